@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from xrec.adapter.artifact import AdapterConfig, TrainedAdapter, write_adapter
+from xrec.adapter.artifact import TrainedAdapter
+from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.config.prompt import PromptConfig
@@ -132,13 +133,6 @@ def toy_adapter(
         "graph_fingerprint": "graph-1",
     }
     return TrainedAdapter(adapters, AdapterConfig(model=model, **{**sizes, **given, **changes}))
-
-
-def save_adapter(adapter: TrainedAdapter, folder: Path, **about: Any) -> Manifest:
-    """Write the artifact of an adapter; `about` are arguments of `write_adapter`."""
-    given = {"run_config": {}, "inputs": {}, "metrics": {}, "extra_files": {}, **about}
-    state = adapter.adapters.state_dict()
-    return write_adapter(open_location(str(folder)), state, adapter.config, **given)
 
 
 def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:

@@ -32,16 +32,18 @@ def test_pipeline_on_s3_leaves_no_credentials_and_no_checkpoints(pipeline):
         assert not [word for word in words if word in data], file
 
 
-def test_adapter_on_s3_holds_weights_and_a_config_that_names_no_place(pipeline):
+def test_adapter_on_s3_holds_weights_config_and_card_which_name_no_place(pipeline):
     location, manifests = pipeline.location("adapter"), pipeline.manifests
     files = ["adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
-    assert location.files() == files
+    assert location.files() == ["README.md", *files]
     config = read_adapter(location).config
     assert (config.embedding_dim, config.hidden_size, config.base_model) == (8, 32, "llm")
     assert config.graph_fingerprint == manifests["graph"].fingerprint
     llm = resolve_model(pipeline.config(TrainAdapterConfig).llm, pipeline.storage)
     model = manifests["adapter"].inputs["base_model"]
     assert config.base_model_fingerprint == model_fingerprint(llm) == model
-    told = (location / "adapter_config.json").read_text()
+    card, told = ((location / name).read_text() for name in ("README.md", "adapter_config.json"))
+    assert manifests["dataset"].fingerprint in card
+    assert f"loss, nats a token: {manifests['adapter'].metrics['validation_loss']:.4g}" in card
     for text in (pipeline.workspace, "s3://test", pipeline.cache_dir):
-        assert text not in told
+        assert text not in card + told

@@ -1,8 +1,8 @@
-"""The adapter artifact: `adapter.safetensors`, `adapter_config.json` and a manifest.
+"""The adapter artifact: a folder in the layout that model hubs expect.
 
+It holds `adapter.safetensors`, `adapter_config.json`, a model card (README.md) and our manifest.
 It holds neither the language model nor the graph. The config and the weights are enough to use the
-adapter, and the fingerprint depends on these two only; the training log is beside them. The
-config's fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
+adapter, and the fingerprint depends on these two only; card and training log are beside them.
 """
 
 from collections.abc import Mapping
@@ -12,78 +12,85 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from pydantic import Field, ValidationError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from xrec.adapter.card import model_card
+from xrec.adapter.config import AdapterConfig, config_bytes, parse_adapter_config
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_vectors
-from xrec.config.adapter import AdapterModelConfig
-from xrec.config.base import Config
 from xrec.config.llm import Dtype, LLMConfig
-from xrec.config.prompt import PromptConfig
 from xrec.config.shared import Device, StorageConfig
-from xrec.errors import ArtifactMismatchError
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.graph.artifact import START_FROM, GraphEmbeddings
 from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype
 from xrec.llm.prompt import PromptBuilder
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.llm.source import is_hub_id, model_fingerprint, resolve_model
 from xrec.storage import (
+    MANIFEST,
     Location,
     Manifest,
     ancestry,
     content_hash,
     fingerprint_of,
     open_location,
-    read_content,
     read_manifest,
-    write_contents,
     write_manifest,
 )
-from xrec.version import __version__
 
 WEIGHTS = "adapter.safetensors"
 CONFIG = "adapter_config.json"
-
-
-class AdapterConfig(Config):
-    """The content of `adapter_config.json`.
-
-    `base_model` is a name for readers (`xrec.llm.source.public_name`), at `base_model_revision` of
-    the hub; only the fingerprints decide whether a model or a graph is the right one.
-    """
-
-    embedding_dim: int
-    hidden_size: int
-    model: AdapterModelConfig
-    prompt: PromptConfig
-    base_model: str
-    base_model_revision: str | None = Field(None, exclude_if=lambda value: value is None)
-    base_model_fingerprint: str
-    graph_fingerprint: str
+CARD = "README.md"
+_HUB_FILES = ["*.json", "*.safetensors", "README.md"]
 
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """An adapter in memory; `manifest` is None if it is of no artifact."""
+    """An adapter in memory.
+
+    `manifest` is None if the folder has no xrec manifest. `card` is the text of README.md, or None.
+    """
 
     adapters: Adapters
     config: AdapterConfig
     manifest: Manifest | None = None
+    card: str | None = None
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, storage: StorageConfig | None = None
+        cls, source: str | Path, *, storage: StorageConfig | None = None
     ) -> "TrainedAdapter":
-        """The adapter in a folder, local or s3://; raises what `read_adapter` raises."""
-        return read_adapter(open_location(str(folder), storage))
+        """The adapter in a folder (local or s3://) or of a hub id.
+
+        If the folder has an xrec manifest, the files are checked against it. Raises
+        ArtifactNotFoundError, or ArtifactMismatchError if the files are broken, written by a newer
+        version of xrec, or do not belong together.
+        """
+        folder = _from_hub(str(source)) if is_hub_id(str(source)) else str(source)
+        location = open_location(folder, storage)
+        return read_adapter(location) if (location / MANIFEST).is_file() else _read(location, None)
+
+    def save_pretrained(self, folder: str | Path, *, storage: StorageConfig | None = None) -> None:
+        """Write the adapter to `folder` (local or s3://), ready to be uploaded to a hub.
+
+        The card is `self.card`. The manifest is written only if config and weights are still those
+        that it describes.
+        """
+        files = _content(self.adapters.state_dict(), self.config)
+        files[CARD] = (self.card or model_card(self.config)).encode("utf-8")
+        if self.manifest is not None and self.manifest.files == _hashes(files):
+            files[MANIFEST] = self.manifest.to_bytes()
+        location = open_location(str(folder), storage)
+        for name, data in files.items():
+            (location / name).write_bytes(data)
 
     @property
     def fingerprint(self) -> str:
         """Identifies the adapter: the manifest's fingerprint, or that of config and weights."""
         if self.manifest is not None:
             return self.manifest.fingerprint
-        content = _content(self.adapters.state_dict(), self.config)
-        return fingerprint_of({name: content_hash(data) for name, data in content.items()})
+        return fingerprint_of(_hashes(_content(self.adapters.state_dict(), self.config)))
 
     def load_base_model(
         self,
@@ -158,27 +165,31 @@ class TrainedAdapter:
 
 def write_adapter(
     location: Location,
-    state: Mapping[str, Tensor],
+    state: dict[str, Tensor],
     config: AdapterConfig,
     *,
     run_config: dict[str, Any],
     inputs: dict[str, str],
     metrics: dict[str, Any],
     extra_files: dict[str, bytes],
+    card: str | None = None,
 ) -> Manifest:
     """Write an adapter's artifact to `location` and return its manifest, which is written last.
 
-    `state` is what `Adapters.state_dict` returns. `extra_files`, such as the loss history, are
-    written beside it and are not part of the fingerprint.
+    `state` is what `Adapters.state_dict` returns. `card` is the text of README.md, by default
+    `model_card(config)`. `extra_files`, such as the loss history, are written beside it and are not
+    part of the fingerprint.
     """
-    for name, data in extra_files.items():
+    content = _content(state, config)
+    card_bytes = (card or model_card(config)).encode("utf-8")
+    for name, data in {**content, CARD: card_bytes, **extra_files}.items():
         (location / name).write_bytes(data)
     return write_manifest(
         location,
         "adapter",
         config=run_config,
         inputs=inputs,
-        files=write_contents(location, _content(state, config)),
+        files=_hashes(content),
         metrics=metrics,
     )
 
@@ -187,25 +198,41 @@ def read_adapter(location: Location) -> TrainedAdapter:
     """The adapter artifact at `location`.
 
     Raises ArtifactNotFoundError if there is none, and ArtifactMismatchError if its files do not
-    fit the manifest or each other, or a newer version of xrec wrote them.
+    fit the manifest or each other.
     """
-    manifest = read_manifest(location, "adapter")
-    weights, data = (
-        read_content(location, manifest, name, remedy="train the adapter again")
-        for name in (WEIGHTS, CONFIG)
-    )
-    config = _parse_config(data, str(location / CONFIG))
-    return TrainedAdapter(_parse_weights(weights, config, location), config, manifest)
+    return _read(location, read_manifest(location, "adapter"))
 
 
-def _parse_config(data: bytes, name: str) -> AdapterConfig:
+def _from_hub(adapter_id: str) -> str:
     try:
-        return AdapterConfig.model_validate_json(data)
-    except ValidationError as error:
-        raise ArtifactMismatchError(
-            f"{name}: xrec {__version__} cannot read this adapter config. If it has unknown keys, "
-            "a newer xrec may have written it: upgrade xrec, or make the adapter again"
-            f"\n{error}"
+        return snapshot_download(adapter_id, allow_patterns=_HUB_FILES)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ArtifactNotFoundError(
+            f"adapter {adapter_id!r}: it is no local folder, and the hub does not give it "
+            f"({error}); check the path or id and the network, set HF_TOKEN for a private adapter"
+        ) from error
+
+
+def _read(location: Location, manifest: Manifest | None) -> TrainedAdapter:
+    files = {name: _read_file(location, name) for name in (CONFIG, WEIGHTS)}
+    for name, data in files.items():
+        if manifest is not None and content_hash(data) != manifest.files[name]:
+            raise ArtifactMismatchError(
+                f"{location / name}: its content is not what the manifest says; "
+                "train the adapter again"
+            )
+    config = parse_adapter_config(files[CONFIG], str(location / CONFIG))
+    card = (location / CARD).read_text() if (location / CARD).is_file() else None
+    return TrainedAdapter(_parse_weights(files[WEIGHTS], config, location), config, manifest, card)
+
+
+def _read_file(location: Location, name: str) -> bytes:
+    try:
+        return (location / name).read_bytes()
+    except StorageNotFoundError as error:
+        raise ArtifactNotFoundError(
+            f"{location}: no {name} there; an adapter is a folder with {CONFIG} and {WEIGHTS}: "
+            "check the path"
         ) from error
 
 
@@ -226,5 +253,8 @@ def _parse_weights(data: bytes, config: AdapterConfig, location: Location) -> Ad
 
 
 def _content(state: Mapping[str, Tensor], config: AdapterConfig) -> dict[str, bytes]:
-    text = config.model_dump_json(indent=2) + "\n"
-    return {CONFIG: text.encode("utf-8"), WEIGHTS: safetensors.torch.save(dict(state))}
+    return {CONFIG: config_bytes(config), WEIGHTS: safetensors.torch.save(dict(state))}
+
+
+def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: content_hash(files[name]) for name in (CONFIG, WEIGHTS)}

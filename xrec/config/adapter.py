@@ -22,6 +22,18 @@ class LearningRateConfig(Config):
     """Share of all steps that the warm-up takes."""
 
 
+class CardConfig(Config):
+    """What the adapter's model card (README.md) says beyond what xrec knows.
+
+    The adapter's content does not depend on it.
+    """
+
+    name: str = Field("xrec adapter", min_length=1)
+    """Title of the card."""
+    license: str = "unknown"
+    """Licence of the adapter's weights, as the hub writes it, e.g. apache-2.0."""
+
+
 class DeepSpeedConfig(Config):
     """What DeepSpeed does with the model and the optimizer."""
 
@@ -149,6 +161,8 @@ class AdapterTrainingJobConfig(AspectsJobConfig, TrainingJobConfig):
 
 class TrainAdapterConfig(AdapterTrainingJobConfig, AdapterJobConfig):
     """`xrec train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
+
+    card: CardConfig = CardConfig()
 
     @model_validator(mode="after")
     def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":

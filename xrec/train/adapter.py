@@ -10,7 +10,9 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.artifact import write_adapter
+from xrec.adapter.card import TRAINED, model_card
+from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import input_vectors
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
@@ -63,14 +65,18 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         write_examples(for_workers(config), run_config, inputs)
     progress, best = _train(config, run_fingerprint("adapter", run_config, inputs))
     metrics = {**progress.best, **leaks}
+    adapter_config = _adapter_config(config, graph, base_model, metrics["hidden_size"])
     manifest = write_adapter(
         output,
         best,
-        _adapter_config(config, graph, base_model, metrics["hidden_size"]),
+        adapter_config,
         run_config=run_config,
         inputs=inputs,
         metrics=metrics,
         extra_files={"history.json": json.dumps(progress.history, indent=2).encode()},
+        card=model_card(
+            adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=metrics
+        ),
     )
     (output / CHECKPOINTS).delete()
     return manifest

@@ -1,39 +1,24 @@
 """The adapter artifact: it is read as it was written, and refuses another model or graph."""
 
+import functools
 import json
-import re
-import textwrap
-from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
 
-from tests.toy import (
-    EMBEDDING_DIM,
-    HIDDEN_SIZE,
-    attach_toy,
-    save_adapter,
-    save_random_graph,
-    save_toy_model,
-    toy_adapter,
-    toy_adapters,
-    toy_model,
-    toy_tokenizer,
-)
-from xrec.adapter.artifact import AdapterConfig, TrainedAdapter, read_adapter, write_adapter
+from tests.toy import EMBEDDING_DIM, HIDDEN_SIZE, attach_toy, toy_adapter, toy_adapters, toy_model
+from xrec.adapter.artifact import TrainedAdapter, read_adapter, write_adapter
+from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.graph.artifact import read_graph
-from xrec.llm.prompt import PairTexts
-from xrec.llm.source import model_fingerprint, public_name
-from xrec.storage import Location, content_hash, open_location, write_manifest
+from xrec.storage import Location, open_location, write_manifest
 
 ADAPTER = toy_adapter("direct")
 CONFIG = ADAPTER.config
-METHOD = Path(__file__).parents[3] / "docs" / "method.md"
-FILES = ["adapter.safetensors", "adapter_config.json", "manifest.json"]
+FILES = ["README.md", "adapter.safetensors", "adapter_config.json", "manifest.json"]
 
 
 @pytest.fixture
@@ -47,8 +32,8 @@ def write(
     config: AdapterConfig = CONFIG,
     **changes: Any,
 ) -> TrainedAdapter:
-    log = {"history.json": b"[]"}
-    save_adapter(TrainedAdapter(adapters, config), location.path, **{"extra_files": log, **changes})
+    given: dict[str, Any] = {"metrics": {}, "extra_files": {"history.json": b"[]"}, **changes}
+    write_adapter(location, adapters.state_dict(), config, run_config={}, inputs={}, **given)
     return read_adapter(location)
 
 
@@ -78,9 +63,9 @@ def test_adapter_written_is_read_back_equal_and_holds_no_weight_of_the_model(loc
     assert location.files() == sorted([*FILES, "history.json"])
 
 
-def test_fingerprint_is_of_config_and_weights_and_not_of_log_and_metrics(location):
+def test_fingerprint_is_of_config_and_weights_and_not_of_card_log_and_metrics(location):
     first = write(location).fingerprint
-    log = {"metrics": {"loss": 2.0}, "extra_files": {"history.json": b"[1]"}}
+    log = {"metrics": {"loss": 2.0}, "extra_files": {"history.json": b"[1]"}, "card": "Mine."}
     assert write(location, **log).fingerprint == first
     assert write(location, toy_adapters("direct", seed=1)).fingerprint != first
 
@@ -96,15 +81,45 @@ def test_adapter_with_the_file_of_another_is_refused(location, name):
         read_adapter(location)
 
 
-def test_artifact_is_read_from_s3(s3):
+def test_pretrained_round_trip_keeps_weights_config_card_and_manifest(location, tmp_path):
+    adapter = write(location)
+    adapter.save_pretrained(tmp_path / "copy")
+    assert same(TrainedAdapter.from_pretrained(tmp_path / "copy"), adapter)
+    copy = open_location(str(tmp_path / "copy"))
+    assert copy.files() == FILES
+    assert all((copy / name).read_bytes() == (location / name).read_bytes() for name in FILES)
+    adapter.adapters.user.scale.fill_(3.0)  # so it is no longer what the manifest describes
+    adapter.save_pretrained(tmp_path / "changed")
+    changed = TrainedAdapter.from_pretrained(tmp_path / "changed")
+    assert changed.manifest is None
+    assert changed.adapters.user.scale == 3.0
+
+
+def test_pretrained_round_trip_on_s3_without_a_manifest(s3):
     uri = f"{s3.new_bucket()}/published/adapter"
-    location = open_location(uri, s3.storage)
-    state = ADAPTER.adapters.state_dict()
-    about = {"run_config": {}, "inputs": {}, "metrics": {}, "extra_files": {}}
-    write_adapter(location, state, CONFIG, **about)
-    assert same(TrainedAdapter.from_pretrained(uri, storage=s3.storage), ADAPTER)
-    with pytest.raises(ArtifactNotFoundError, match=r"manifest\.json is missing"):
+    ADAPTER.save_pretrained(uri, storage=s3.storage)
+    read = TrainedAdapter.from_pretrained(uri, storage=s3.storage)
+    assert same(read, ADAPTER)
+    assert (read.manifest, read.fingerprint) == (None, ADAPTER.fingerprint)
+    with pytest.raises(ArtifactNotFoundError, match=r"no adapter_config\.json there"):
         TrainedAdapter.from_pretrained(f"{uri}-2", storage=s3.storage)
+    with pytest.raises(ArtifactNotFoundError, match=r"manifest\.json is missing"):
+        read_adapter(open_location(uri, s3.storage))  # a job takes artifacts only
+
+
+def test_pretrained_from_the_hub_is_downloaded_by_its_id(tmp_path, monkeypatch):
+    """Runs the hub's own client on a cache folder in its layout; tests have no network."""
+    revision, repository = "0" * 40, tmp_path / "models--someone--adapter"
+    ADAPTER.save_pretrained(repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    download = functools.partial(
+        huggingface_hub.snapshot_download, cache_dir=tmp_path, local_files_only=True
+    )
+    monkeypatch.setattr("xrec.adapter.artifact.snapshot_download", download)
+    assert same(TrainedAdapter.from_pretrained("someone/adapter"), ADAPTER)
+    with pytest.raises(ArtifactNotFoundError, match="'someone/nothing': it is no local folder"):
+        TrainedAdapter.from_pretrained("someone/nothing")
 
 
 STATE = ADAPTER.adapters.state_dict()
@@ -131,78 +146,23 @@ DO_NOT_FIT = r"(?s)adapter_config\.json and adapter\.safetensors do not fit"
         ("adapter_config.json", {"graph_fingerprint": None}, r"(?s)graph_fingerprint.*string"),
     ],
 )
-def test_file_that_this_version_cannot_read_is_refused(location, name, content, message):
-    manifest = write(location).manifest
+def test_pretrained_broken_file_is_refused(tmp_path, name, content, message):
+    ADAPTER.save_pretrained(tmp_path)
     if name == "adapter_config.json" and isinstance(content, dict):
-        there = json.loads((location / name).read_text())
+        there = json.loads((tmp_path / name).read_text())
         content = json.dumps({**there, **content}).encode()
     elif isinstance(content, dict):
         content = safetensors.torch.save(content)
-    (location / name).write_bytes(content)
-    files = {**manifest.files, name: content_hash(content)}
-    write_manifest(location, "adapter", config={}, inputs={}, files=files)
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactMismatchError, match=message):
-        read_adapter(location)
+        TrainedAdapter.from_pretrained(tmp_path)
 
 
-def test_artifact_without_weights_or_of_another_kind_is_refused(location):
-    write(location)
-    (location / "adapter.safetensors").delete()
-    with pytest.raises(ArtifactMismatchError, match=r"adapter\.safetensors.*train the adapter"):
-        read_adapter(location)
-    write_manifest(location, "graph", config={}, inputs={}, files={})
+def test_pretrained_without_weights_or_of_another_kind_is_refused(tmp_path):
+    ADAPTER.save_pretrained(tmp_path)
+    (tmp_path / "adapter.safetensors").unlink()
+    with pytest.raises(ArtifactNotFoundError, match=r"no adapter\.safetensors there"):
+        TrainedAdapter.from_pretrained(tmp_path)
+    write_manifest(open_location(str(tmp_path)), "graph", config={}, inputs={}, files={})
     with pytest.raises(ArtifactMismatchError, match="a graph artifact, expected a adapter"):
-        read_adapter(location)
-
-
-@pytest.fixture
-def town(tmp_path, monkeypatch):
-    """A folder with llm, graph and adapter, as docs/method.md has them; it is the current one."""
-    monkeypatch.chdir(tmp_path)
-    folder = Path("workspace/sample")
-    llm = save_toy_model(folder / "llm")
-    graph = save_random_graph(folder / "graph", 4, 3, "d")
-    known = {
-        "base_model": public_name(str(llm)),
-        "base_model_fingerprint": model_fingerprint(llm),
-        "graph_fingerprint": graph.fingerprint,
-    }
-    save_adapter(toy_adapter("projected", **known), folder / "adapter")
-    return folder
-
-
-def test_code_of_the_docs_runs_as_it_stands(town):
-    code = re.search(
-        r"(?:^    .*\n|^\n)*^    adapter = .*\n(?:^    .*\n)*", METHOD.read_text(), re.M
-    )
-    names: dict[str, Any] = {}
-    exec(textwrap.dedent(code[0]), names)
-    assert "<user 0>" in names["prompts"].show(names["prompt"])
-    output = names["model"].generate(torch.tensor([names["prompt"]]), max_new_tokens=4)
-    assert output.shape[1] > len(names["prompt"])
-
-
-def test_attach_model_with_penalties_generates_past_collaborative_tokens(town):
-    """Penalties for repeated prompt tokens must not reach a user's token, which has no logit.
-
-    Some models, such as Qwen's, come with generation settings that have such penalties.
-    """
-    adapter = TrainedAdapter.from_pretrained(town / "adapter")
-    model, tokenizer = adapter.load_base_model(str(town / "llm"))
-    model.generation_config.update(repetition_penalty=1.1, no_repeat_ngram_size=1)
-    prompts = adapter.attach(model, tokenizer, read_graph(open_location(str(town / "graph"))))
-    prompt = prompts.build(3, 2, PairTexts("", "Luna", ""))
-    output = model.generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False)
-    assert output[0, : len(prompt)].tolist() == prompt
-    assert 0 <= output[0, len(prompt) :].max() < model.config.vocab_size
-
-
-def test_another_model_or_graph_is_refused(town):
-    adapter = TrainedAdapter.from_pretrained(town / "adapter")
-    other = save_toy_model(town / "other", seed=1)
-    with pytest.raises(ArtifactMismatchError, match="but the adapter was trained for 'llm'"):
-        adapter.load_base_model(str(other))
-    save_random_graph(town / "graph-2", 4, 3, "e")
-    graph = read_graph(open_location(str(town / "graph-2")))
-    with pytest.raises(ArtifactMismatchError, match="the adapter was trained on graph"):
-        adapter.attach(toy_model(), toy_tokenizer(), graph)
+        TrainedAdapter.from_pretrained(tmp_path)

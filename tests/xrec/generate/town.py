@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from tests.toy import save_adapter, toy_adapter
+from tests.toy import toy_adapter
 from tests.xrec.train.adapter_town import build_workspace
+from xrec.adapter.artifact import write_adapter
 from xrec.config.prompt import PromptConfig
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location, read_manifest
@@ -34,4 +35,6 @@ def make_adapter(folder: Path, graph: str, base_model: str, seed: int = 0, **pro
         base_model_fingerprint=base_model,
         graph_fingerprint=graph,
     )
-    save_adapter(adapter, folder, run_config={"seed": seed})
+    about = {"run_config": {"seed": seed}, "inputs": {}, "metrics": {}, "extra_files": {}}
+    state = adapter.adapters.state_dict()
+    write_adapter(open_location(str(folder)), state, adapter.config, **about)

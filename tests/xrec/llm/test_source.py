@@ -9,8 +9,9 @@ import huggingface_hub
 import pytest
 import torch
 
-from tests.toy import save_adapter, save_toy_model, toy_adapter
+from tests.toy import save_toy_model, toy_adapter
 from xrec.adapter.artifact import TrainedAdapter
+from xrec.adapter.card import model_card
 from xrec.config.base import parse_config
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
@@ -113,9 +114,11 @@ def test_revision_is_what_is_loaded_fingerprinted_and_kept_by_an_adapter(hub):
     )
     assert main == model_fingerprint(hub / "snapshots" / ("0" * 40)) != v2 == commit
     known = {"base_model": "owner/model", "base_model_fingerprint": v2, "base_model_revision": "v2"}
-    save_adapter(toy_adapter("projected", **known), hub.parent / "adapter")
+    adapter = toy_adapter("projected", **known)
+    adapter.save_pretrained(hub.parent / "adapter")
     read = TrainedAdapter.from_pretrained(hub.parent / "adapter")
     read.load_base_model()
+    assert 'load_base_model("owner/model", revision="v2")' in model_card(read.config)
     with pytest.raises(ArtifactMismatchError, match="was trained for 'owner/model'"):
         read.load_base_model("owner/model")
     assert "revision" not in toy_adapter("projected").config.model_dump_json()

@@ -40,7 +40,7 @@ def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(workspace, trained_
     assert trained_adapter.metrics.items() >= best.items()
     assert {"user profile", "item profile", "vectors"} == trained_adapter.metrics["fits"].keys()
     assert trained_adapter.metrics["num_left_out"] == {}
-    names = ["adapter.safetensors", "adapter_config.json", "history.json"]
+    names = ["README.md", "adapter.safetensors", "adapter_config.json", "history.json"]
     assert sorted(adapter.files()) == [*names, "manifest.json"]
 
 

@@ -1,0 +1,49 @@
+"""`adapter_config.json`: what is needed to attach an adapter to its model and graph.
+
+Its fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
+"""
+
+from pydantic import Field, ValidationError
+
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.base import Config
+from xrec.config.prompt import PromptConfig
+from xrec.errors import ArtifactMismatchError
+from xrec.version import __version__
+
+
+class AdapterConfig(Config):
+    """The content of `adapter_config.json`.
+
+    `base_model` is a name for readers (`xrec.llm.source.public_name`), at `base_model_revision` of
+    the hub; only the fingerprints decide whether a model or a graph is the right one.
+    """
+
+    embedding_dim: int
+    hidden_size: int
+    model: AdapterModelConfig
+    prompt: PromptConfig
+    base_model: str
+    base_model_revision: str | None = Field(None, exclude_if=lambda value: value is None)
+    base_model_fingerprint: str
+    graph_fingerprint: str
+
+
+def config_bytes(config: AdapterConfig) -> bytes:
+    """The content of the file; equal configs give equal bytes."""
+    return (config.model_dump_json(indent=2) + "\n").encode("utf-8")
+
+
+def parse_adapter_config(data: bytes, name: str) -> AdapterConfig:
+    """The config that `data`, the content of the file `name`, holds.
+
+    Raises ArtifactMismatchError, with the file's name and each key that is wrong.
+    """
+    try:
+        return AdapterConfig.model_validate_json(data)
+    except ValidationError as error:
+        raise ArtifactMismatchError(
+            f"{name}: xrec {__version__} cannot read this adapter config. If it has unknown keys, "
+            "a newer xrec may have written it: upgrade xrec, or make the adapter again"
+            f"\n{error}"
+        ) from error
