@@ -74,7 +74,7 @@ def measure(
     limits = ReplyLimits() if is_endpoint else ReplyLimits.of_tokens(config.sampling.max_tokens)
     prompts = Prompts(
         {"pair": read_prompt("pair", None, SCHEMAS["pair"], domain)},
-        RowData(_MAX_DATA_TOKENS, model.num_tokens),
+        RowData(_MAX_DATA_TOKENS),
         limits,
         domain=domain,
         language="English",

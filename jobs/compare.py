@@ -4,13 +4,14 @@ import os
 
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster, demand_of_actors, demand_of_workers
-from jobs.output import Output, llm_fingerprint
+from jobs.output import Output
 from xrec.checks import check_word_list
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import check_has_explanations
 from xrec.lab.compare.comparison import check_packages, compare, comparison_identity
 from xrec.lab.judge.judge import judge_keys
+from xrec.llm.source import known_fingerprint
 from xrec.storage import Manifest, check_artifacts, location_of
 
 
@@ -18,7 +19,7 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
     base_model: str | None = None
     unchecked: tuple[str, ...] = ()
     if config.llm is not None and config.has_language_model:
-        base_model = llm_fingerprint(config, config.llm, exact=exact)
+        base_model = known_fingerprint(config.llm, config.storage, download=exact)
         unchecked = () if base_model else ("base_model",)
     settings, inputs = comparison_identity(config, base_model)
     location = location_of(config, "comparison")

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from xrec.config.backfill import RecommendConfig
-from xrec.config.llm import LLMConfig
 from xrec.config.shared import WORKSPACE, ExplanationsJobConfig, JobConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, StorageError
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import (
     MANIFEST,
     TABLES,
@@ -184,17 +182,3 @@ def present(config: ConfigT) -> ConfigT:
     found = last_night(config)[1] if is_reader else {}
     own = {kind: uri for kind, uri in found.items() if hasattr(config, kind)}
     return config.model_copy(update=own)
-
-
-def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | None:
-    """The fingerprint of the language model.
-
-    Without `exact`, None if the model is not on this machine: it is not downloaded for this.
-    """
-    try:
-        folder = resolve_model(llm, config.storage, download=exact)
-        return model_fingerprint(folder)
-    except (ModelError, StorageError):
-        if exact:
-            raise
-        return None

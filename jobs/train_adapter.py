@@ -2,16 +2,17 @@
 
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster, demand_of_workers
-from jobs.output import Output, llm_fingerprint
+from jobs.output import Output
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data import check_has_explanations
+from xrec.llm.source import known_fingerprint
 from xrec.storage import Manifest, check_artifacts, location_of, manifest_of
 from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 
 def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
-    base_model = llm_fingerprint(config, config.llm, exact=exact)
+    base_model = known_fingerprint(config.llm, config.storage, download=exact)
     dataset = manifest_of(config, "dataset")
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
     return Output(

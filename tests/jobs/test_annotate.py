@@ -47,7 +47,7 @@ def project(tmp_path):
         "annotate": {
             "source": {"kind": "reviews", "uri": str(path)},
             "rows_per_chunk": 4,
-            "annotator": {"kind": "phrases", "max_share": 1},
+            "annotator": {"kind": "phrases"},
             "vocabulary": {"add": ["tone"]},
         },
         "prepare": {"source": {"kind": "annotations"}},
@@ -94,7 +94,7 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
     states = _states(project, "annotate.min_rating=3")
     assert states == {"annotations": "stale", "dataset": "stale"}
-    again = _annotate(project, "max_reviews_per_profile=1")
+    again = _annotate(project, "annotator.min_reviews=2")
     jobs.annotate.output(again).delete()
     jobs.annotate.run(again)
     found = jobs.prepare.output(load_config(PrepareConfig, project)).found()

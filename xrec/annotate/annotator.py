@@ -175,14 +175,13 @@ class Outlook:
     """What a run would write.
 
     counts: of the texts of the stages items, users and pairs.
-    samples: the inputs of some of them, by stage; num_shown of each are shown.
+    samples: the inputs of some of them, by stage.
     rates: what was measured on the texts of stages that have begun.
     """
 
     counts: Mapping[Stage, int]
     samples: Mapping[Stage, Sequence[Input]]
     rates: Mapping[Stage, Rate]
-    num_shown: int = 3
 
 
 def _counts(outlook: Outlook) -> list[str]:

@@ -3,24 +3,16 @@
 The manifest of finished annotations has the versions of the stages' tables, and counts.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
-from xrec.annotate.formats import (
-    KIND,
-    MERGED,
-    begun_files,
-    identify_annotations,
-    stage_format,
-)
+from xrec.annotate.formats import KIND, begun_files, identify_annotations, stage_format
 from xrec.annotate.plan import plan_stage
-from xrec.annotate.read import Versions, count_explained, count_names
+from xrec.annotate.read import Versions, count_explained
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord, learn_from_store
-from xrec.annotate.vocabulary import merged_aspects, names_are_english
 from xrec.bulk import BulkRun, ChunkTask, Summary, added, complete
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
@@ -30,7 +22,6 @@ from xrec.progress import counter
 from xrec.storage import (
     RUN_RECORD,
     Manifest,
-    content_hash,
     location_of,
     manifest_there,
     open_location,
@@ -158,18 +149,11 @@ def _publish(
     record: StoreRecord,
     stages: Stages,
 ) -> Manifest:
-    """Write merged aspects, report and manifest, unless they are there for these tables."""
+    """Write report and manifest, unless they are there for these tables."""
     output, versions = location_of(config, KIND), _versions(stages)
     there = manifest_there(output, KIND)
     if there is not None and there.metrics.get("tables") == versions:
         return there
-    is_english = names_are_english(spec.settings)
-    merged: Mapping[str, str] = {}
-    if config.vocabulary.encoder is not None:
-        names = count_names(output, versions["pairs"], config.storage)
-        merged = merged_aspects(names, config.vocabulary, is_english=is_english)
-    content = json.dumps(merged, ensure_ascii=False).encode()
-    (output / MERGED).write_bytes(content)
     failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}
     costs: Mapping[str, float] = {}
     for each in stages.values():
@@ -180,7 +164,7 @@ def _publish(
         KIND,
         config=identity.config,
         inputs=identity.inputs,
-        files={MERGED: content_hash(content)},
+        files={},
         content={str(stage): each.fingerprint for stage, each in stages.items()},
         row_counts={
             "reviews": sum(record.num_reviews.values()),
@@ -189,14 +173,9 @@ def _publish(
         },
         metrics={
             "tables": versions,
-            "num_files": record.num_files,
-            "num_reviews": record.num_reviews,
-            "num_low_rated": record.num_low_rated,
-            "dropped": record.dropped,
-            "rejected": record.rejected,
-            "personal_removed": record.personal,
+            **record.model_dump(),
             "failed": failed,
             "costs": costs,
-            **write_report(config, record, versions, failed, is_english=is_english),
+            **write_report(config, record, versions, failed),
         },
     )

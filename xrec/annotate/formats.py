@@ -13,8 +13,6 @@ from xrec.storage import RUN_RECORD, Kind, Location
 
 KIND: Kind = "annotations"
 NO_REVIEWS, EMPTY_REVIEW, SOLICITS = "no_reviews", "empty_review", "solicits"
-MERGED = "merged_aspects.json"
-"""Aspects of the vocabulary that are another one by their vectors, and that one."""
 
 KEYS: Mapping[Stage, tuple[str, ...]] = {
     "items": ("item_id",),
@@ -53,18 +51,7 @@ _OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
     "users": (SOLICITS,),
     "pairs": (EMPTY_REVIEW, SOLICITS),
 }
-_SETTINGS = frozenset(
-    {
-        "min_rating",
-        "low_rated",
-        "rating_range",
-        "core",
-        "split",
-        "max_rejected_share",
-        "max_reviews_per_profile",
-        "vocabulary",
-    }
-)
+_SETTINGS = {"min_rating", "rating_range", "core", "split", "max_rejected_share", "vocabulary"}
 
 
 def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:

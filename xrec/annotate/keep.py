@@ -51,8 +51,7 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     if config.min_rating is not None and rows["rating"].null_count < rows.num_rows:
         rows = _drop(rows, pc.is_valid(rows["rating"]), "no rating", dropped)
         is_liked = pc.greater_equal(rows["rating"], config.min_rating)
-        if config.low_rated:
-            low_rated = rows.filter(pc.invert(is_liked))
+        low_rated = rows.filter(pc.invert(is_liked))
         rows = _drop(rows, is_liked, f"rating below {config.min_rating:g}", dropped)
     rows = _drop(rows, _is_newest_of_pair(rows), "another review of the same pair", dropped)
     rows = _drop(rows, _is_in_core(rows, config.core), "too few reviews (core)", dropped)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
 
@@ -10,14 +9,15 @@ import pyarrow as pa
 
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Outlook, Stage
 from xrec.annotate.formats import KEYS, KIND, identify_annotations, stage_format
-from xrec.annotate.keep import KeptReviews, keep_reviews
+from xrec.annotate.keep import keep_reviews
 from xrec.annotate.read import read_item_texts
-from xrec.annotate.source import RawReviews, find_review_files, read_reviews
+from xrec.annotate.source import find_review_files, read_reviews
 from xrec.annotate.stages import InputReader, ItemTexts, TextTask
 from xrec.annotate.store import Folder, ReviewStore, StoreRecord, read_record, write_store
 from xrec.bulk import (
     BulkRun,
     ChunkTask,
+    Rate,
     RunRequest,
     Status,
     clean_keys,
@@ -71,23 +71,24 @@ def plan_stage(
             storage=config.storage,
         )
     )
-    return run, partial(_make_task, stage, config, spec, uri, record.num_files, items_version)
+    num_files = record.num_files
+    return run, partial(_make_task, stage, spec, uri, config.storage, num_files, items_version)
 
 
 def _make_task(
     stage: Stage,
-    config: AnnotateConfig,
     spec: AnnotatorSpec,
     uri: str,
+    storage: StorageConfig,
     num_files: int,
     items_version: int,
 ) -> TextTask:
     """The stage's task, in an actor, whose folder is another one: `uri` is no relative path."""
-    output = open_location(uri, config.storage)
+    output = open_location(uri, storage)
     learned = [spec.learned(output)] if spec.learned else []
     is_first = stage == "items"
-    items = None if is_first else read_item_texts(output, items_version, config.storage)
-    reader = InputReader(ReviewStore(output, num_files), config.max_reviews_per_profile, items)
+    items = None if is_first else read_item_texts(output, items_version, storage)
+    reader = InputReader(ReviewStore(output, num_files), items)
     return TextTask(
         partial(reader.of, stage),
         spec.make(output),
@@ -127,31 +128,27 @@ def read_outlook(config: AnnotateConfig) -> Outlook:
     record = read_record(output)
     if record is None:
         raw = read_reviews(config, find_review_files(config))
-        return outlook_of(config, raw, keep_reviews(raw.reviews, config))
+        kept = keep_reviews(raw.reviews, config)
+        with TemporaryDirectory(prefix="xrec-outlook-") as folder:
+            there = open_location(folder)
+            return _outlook(ReviewStore(there, write_store(there, raw, kept).num_files), {})
     statuses = stage_statuses(output, config.storage)
     rates = {stage: each.rate for stage, each in statuses.items() if each.rate is not None}
-    return replace(_outlook(config, ReviewStore(output, record.num_files)), rates=rates)
+    return _outlook(ReviewStore(output, record.num_files), rates)
 
 
-def outlook_of(config: AnnotateConfig, raw: RawReviews, kept: KeptReviews) -> Outlook:
-    """What a run of `config` would write of these reviews; its workspace is not used."""
-    with TemporaryDirectory(prefix="xrec-outlook-") as folder:
-        there = open_location(folder)
-        return _outlook(config, ReviewStore(there, write_store(there, raw, kept).num_files))
-
-
-def _outlook(config: AnnotateConfig, store: ReviewStore) -> Outlook:
+def _outlook(store: ReviewStore, rates: Mapping[Stage, Rate]) -> Outlook:
     rows = {stage: _distinct(_rows(store, stage)) for stage in STAGES}
     item_ids = rows["items"]["item_id"]
     texts = {"title": _TITLE, "profile": _PROFILE, "title_is_made": False}
     columns = {name: pa.repeat(value, len(item_ids)) for name, value in texts.items()}
     items = ItemTexts(pa.table({"item_id": item_ids, **columns}))
-    reader = InputReader(store, config.max_reviews_per_profile, items)
+    reader = InputReader(store, items)
     samples = {
         stage: reader.of(stage, _some(_distinct(_keys(store, _FOLDERS[stage], stage))))
         for stage in STAGES
     }
-    return Outlook({stage: keys.num_rows for stage, keys in rows.items()}, samples, rates={})
+    return Outlook({stage: keys.num_rows for stage, keys in rows.items()}, samples, rates)
 
 
 def _some(keys: pa.Table) -> pa.Table:

@@ -3,7 +3,6 @@
 A source has texts, interactions with their splits, and aspects.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 
 import duckdb
@@ -11,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.annotator import LOW_RATED, Stage
-from xrec.annotate.formats import KIND, MERGED
+from xrec.annotate.formats import KIND
 from xrec.annotate.stages import ItemTexts
 from xrec.annotate.store import ReviewStore
 from xrec.annotate.vocabulary import Vocabulary, names_are_english
 from xrec.bulk import Published, published
 from xrec.config.shared import StorageConfig
-from xrec.storage import Location, Manifest, open_location, read_content, read_manifest
+from xrec.storage import Location, Manifest, open_location, read_manifest
 
 Versions = Mapping[Stage, int]
 """The version of each stage's table."""
@@ -55,9 +54,7 @@ _NAMED = """
         unnest(aspects, recursive := true)
     FROM pairs"""
 """A row for each aspect of each pair, in the annotator's words."""
-_COUNTED = f"""
-    SELECT aspect, count(DISTINCT (user_id, item_id)) AS num_reviews
-    FROM ({_NAMED}) WHERE split = 'train' GROUP BY aspect"""
+_IS_NAMED = f"SELECT 1 FROM ({_NAMED}) WHERE split = 'train' LIMIT 1"
 _ASPECTS = f"""
     WITH renamed AS (
         SELECT user_id, item_id, split, canonical AS aspect, opinion, sentiment, place
@@ -95,7 +92,7 @@ def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
         tables = {name: database.sql(query).to_arrow_table() for name, query in _QUERIES.items()}
         if database.sql(_LEFT_OUT).fetchone() is not None:
             tables["training_profiles"] = database.sql(_TRAINING_PROFILES).to_arrow_table()
-        aspects = _aspects(database, output, manifest)
+        aspects = _aspects(database, manifest)
     if aspects is not None:
         is_low_rated = pc.equal(aspects["split"], LOW_RATED)
         tables["low_rated_aspects"] = aspects.filter(is_low_rated)
@@ -103,9 +100,7 @@ def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
     return tables
 
 
-def _aspects(
-    database: duckdb.DuckDBPyConnection, output: Location, manifest: Manifest
-) -> pa.Table | None:
+def _aspects(database: duckdb.DuckDBPyConnection, manifest: Manifest) -> pa.Table | None:
     """The aspects of each pair, each once, that are in the vocabulary; None if there are none.
 
     Those of low-rated reviews are among them.
@@ -114,15 +109,11 @@ def _aspects(
     renamed like the others, and kept if that is an aspect of the vocabulary: nothing is learned
     from it.
     """
-    if not database.sql(_COUNTED).to_arrow_table().num_rows:
+    if database.sql(_IS_NAMED).fetchone() is None:
         return None
     settings = manifest.config["vocabulary"]
-    vocabulary = Vocabulary(
-        settings["synonyms"],
-        json.loads(read_content(output, manifest, MERGED, remedy="run `xrec annotate` again")),
-        is_english=names_are_english(manifest.config["annotator"]),
-        drop=settings["drop"],
-    )
+    is_english = names_are_english(manifest.config["annotator"])
+    vocabulary = Vocabulary(settings["synonyms"], settings["drop"], is_english=is_english)
     names = database.sql(f"SELECT DISTINCT aspect FROM ({_NAMED})").to_arrow_table()["aspect"]
     canonical = pa.array(map(vocabulary.canonical, names.to_pylist()), pa.string())
     database.register("names", pa.table({"aspect": names, "canonical": canonical}))
@@ -153,12 +144,3 @@ def count_explained(output: Location, version: int, storage: StorageConfig) -> i
     """How many pairs have an explanation; the reviews of the others praise nothing."""
     batches = stage_table(output, "pairs", version, storage).batches(("explanation",))
     return sum(pc.sum(pc.not_equal(each["explanation"], "")).as_py() or 0 for each in batches)
-
-
-def count_names(output: Location, version: int, storage: StorageConfig) -> dict[str, int]:
-    """In how many training reviews each name of an aspect is."""
-    columns = ("user_id", "item_id", "split", "aspects")
-    with duckdb.connect() as database:
-        database.register("pairs", read_stage(output, "pairs", version, columns, storage))
-        counted = database.sql(_COUNTED).to_arrow_table()
-    return dict(zip(*(column.to_pylist() for column in counted.columns), strict=True))

@@ -6,8 +6,7 @@ of the first users by the hash of their ids.
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,7 +17,6 @@ from xrec.annotate.annotator import LOW_RATED, Stage
 from xrec.annotate.formats import KIND
 from xrec.annotate.read import Versions, read_stage, stage_table
 from xrec.annotate.store import ReviewStore, StoreRecord
-from xrec.annotate.vocabulary import normalized
 from xrec.bulk import Published
 from xrec.config.annotate import AnnotateConfig
 from xrec.storage import location_of, storage_errors
@@ -44,17 +42,15 @@ def write_report(
     record: StoreRecord,
     versions: Versions,
     failed: Mapping[str, Mapping[str, int]],
-    *,
-    is_english: bool,
 ) -> dict[str, float]:
     """Write the report below the output; returns the figures for the manifest.
 
-    failed: numbers of failed rows, by stage and reason. is_english: whether the aspects' names are.
+    failed: numbers of failed rows, by stage and reason.
     """
     output = location_of(config, KIND)
     store = ReviewStore(output, record.num_files)
     pairs = _sampled_pairs(store, stage_table(output, "pairs", versions["pairs"], config.storage))
-    figures = _figures(pairs, partial(is_in_review, is_english=is_english))
+    figures = _figures(pairs)
     if (share := figures["pairs_without_praise"]) > _MOST_WITHOUT_PRAISE:
         logger.warning(
             "in %.0f %% of the reviews the annotator found no praise, so the adapter has few texts "
@@ -91,13 +87,6 @@ def repeats_verbatim(text: str, review: str) -> bool:
     )
 
 
-def is_in_review(aspect: str, review: str, *, is_english: bool = True) -> bool:
-    """Whether the words of an aspect stand in the review, in the singular or as they are."""
-    normal = partial(normalized, is_english=is_english)
-    there = {*map(normal, _words(review)), *_words(review)}
-    return all(word in there or normal(word) in there for word in _words(aspect))
-
-
 def _words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text)]
 
@@ -120,19 +109,12 @@ def _sampled_pairs(store: ReviewStore, table: Published) -> list[dict[str, Any]]
     return [{**row, "review": reviews[row["user_id"], row["item_id"]]} for row in rows]
 
 
-def _figures(
-    pairs: Sequence[dict[str, Any]], is_in: Callable[[str, str], bool]
-) -> dict[str, float]:
-    named = [(each, pair["review"]) for pair in pairs for each in pair["aspects"]]
-    by_name = [is_in(each["aspect"], review) for each, review in named]
-    by_opinion = [bool(each["opinion"]) and is_in(each["opinion"], text) for each, text in named]
+def _figures(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
     explained = [(pair["explanation"], pair["review"]) for pair in pairs if pair["explanation"]]
     return {
         "pairs_without_praise": _mean([not pair["explanation"] for pair in pairs]),
         "explanation_words": _mean([len(_words(text)) for text, _ in explained]),
         "aspects_per_review": _mean([len(pair["aspects"]) for pair in pairs]),
-        "aspects_in_review": _mean(by_name),
-        "aspects_or_opinions_in_review": _mean(list(map(max, by_name, by_opinion))),
         "verbatim_explanations": _mean([repeats_verbatim(*pair) for pair in explained]),
     }
 

@@ -33,6 +33,8 @@ from xrec.bulk import Outcome, RowFormat
 from xrec.data.smuggled import solicits, without_solicitation
 from xrec.schemas import REVIEWS
 
+_MOST_REVIEWS = 50  # that a profile is written from, the most helpful and newest ones
+
 
 class ItemTexts:
     """The texts of the items, by id; those of the stage `items` that succeeded."""
@@ -58,7 +60,6 @@ class InputReader:
     """
 
     store: ReviewStore
-    max_reviews: int
     items: ItemTexts | None = None
 
     def of(self, stage: Stage, rows: pa.Table) -> Sequence[Input]:
@@ -75,7 +76,7 @@ class InputReader:
         inputs: list[Input] = []
         for id_ in ids:
             row, of_item = by_id.get(id_, {"title": "", "details": ""}), reviews.get(id_, [])
-            chosen = tuple(map(_review, of_item[: self.max_reviews]))
+            chosen = tuple(map(_review, of_item[:_MOST_REVIEWS]))
             inputs.append(ItemInput(id_, row["title"], row["details"], chosen, len(of_item)))
         return inputs
 
@@ -85,7 +86,7 @@ class InputReader:
         reviews, items = _by_id(found, "user_id"), self._texts(found["item_id"].to_pylist())
         inputs: list[Input] = []
         for id_ in ids:
-            chosen = map(_review, reviews.get(id_, [])[: self.max_reviews])
+            chosen = map(_review, reviews.get(id_, [])[:_MOST_REVIEWS])
             reviewed = tuple(ReviewedItem(review, items.get(review.item_id)) for review in chosen)
             inputs.append(UserInput(id_, reviewed, len(reviews.get(id_, []))))
         return inputs

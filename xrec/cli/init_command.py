@@ -19,8 +19,8 @@ Looks at the files and finds which one holds users, items, interactions and expl
 reviews that these are to be written from, and what their columns mean, by their names.
 Writes DIR/xrec.yaml, with comments, and with settings that fit the size of the data and this
 machine. Never asks, and replaces no project file without --force.
-Where texts are to be written from reviews, the file has two annotators: a language model, with
-what it would be asked, and one that needs nothing, which is active unless --annotator says so.
+Where texts are to be written from reviews, the file has two annotators: a language model, and one
+that needs nothing, which is active unless --annotator says so.
 
 \b
 In:   a file, or a folder or s3:// prefix, of .csv, .tsv, .jsonl, .json (an object a line) or
@@ -30,7 +30,7 @@ Out:  DIR/xrec.yaml; what was found and what is missing, on standard output
 \b
 Example:
   xrec init shop --from exports/2026-11
-  xrec init shop --from reviews.jsonl.gz --annotator language-model --prices 0.25 2
+  xrec init shop --from reviews.jsonl.gz --annotator language-model
   xrec init shop --from export.csv --columns 'user_id=Kunde Nr,item_id=Artikel,review=Text'
   xrec run shop/xrec.yaml
 """
@@ -58,10 +58,6 @@ def init(
         Literal["language-model", "phrases"],
         typer.Option(help="Who writes texts from reviews. The other one is left as a comment."),
     ] = "phrases",
-    prices: Annotated[
-        tuple[float, float] | None,
-        typer.Option(help="A language model's, of a million tokens: of prompts, of replies."),
-    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a project file that is there.")
     ] = False,
@@ -69,12 +65,7 @@ def init(
     from xrec.init.project import init_project
 
     findings = init_project(
-        directory,
-        source,
-        columns=_columns(columns or []),
-        annotator=annotator,
-        prices=prices,
-        force=force,
+        directory, source, columns=_columns(columns or []), annotator=annotator, force=force
     )
     for line in _lines(findings):
         typer.echo(line)

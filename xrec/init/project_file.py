@@ -80,8 +80,8 @@ $ratings
   # Who writes the texts. For texts that a shop shows we recommend a language model: any endpoint
   # that speaks the OpenAI API (base_url), or an engine on GPUs of yours in place of the endpoint:
   #   model: {kind: engine, llm: {model: Qwen/Qwen3-8B, dtype: bfloat16}}
-  # What it would be asked; --dry-run tells it too, and money by the `prices` of the model:
-$forecast
+  # `xrec annotate THIS_FILE --dry-run` tells what it would be asked, and with the `prices` of
+  # its model the money.
 $language_model
   # This one needs nothing: phrases and counts, in English only, plain and alike.
 $phrases
@@ -170,16 +170,20 @@ _WITHOUT_EXPLANATIONS = """\
 
 
 Annotator = Literal["language-model", "phrases"]
-
-
-def language_model_section(prices: tuple[float, float] | None) -> dict[str, Any]:
-    """The section `annotator` for an endpoint; prices are of a million tokens, of prompts first."""
-    model: dict[str, Any] = {"kind": "endpoint", "base_url": "https://api.openai.com/v1"}
-    model |= {"model": "gpt-5-mini", "api_key_variable": "OPENAI_API_KEY"}
-    if prices is not None:
-        names = ("per_million_prompt_tokens", "per_million_reply_tokens")
-        model["prices"] = dict(zip(names, prices, strict=True))
-    return {"kind": "language_model", "model": model, "domain": "shop", "language": "English"}
+_ANNOTATORS: Mapping[Annotator, Mapping[str, Any]] = {
+    "language-model": {
+        "kind": "language_model",
+        "model": {
+            "kind": "endpoint",
+            "base_url": "https://api.openai.com/v1",
+            "model": "gpt-5-mini",
+            "api_key_variable": "OPENAI_API_KEY",
+        },
+        "domain": "shop",
+        "language": "English",
+    },
+    "phrases": {"kind": "phrases"},
+}
 
 
 def project_text(
@@ -189,7 +193,6 @@ def project_text(
     survey: Survey,
     settings: Mapping[str, Any],
     annotator: Annotator = "phrases",
-    language_model: Mapping[str, Any],
 ) -> str:
     """The YAML; of the two annotators, the one that is not chosen is a comment.
 
@@ -209,9 +212,12 @@ def project_text(
         "max_steps_lines": _filled(_MAX_STEPS, settings) if settings["max_steps"] else "",
         "num_train": survey.num_explanations["train"],
         **_of_reviews(reviews),
-        "forecast": "\n".join(_wrapped(line) for line in survey.forecast),
-        "language_model": _section(language_model, is_active=annotator == "language-model"),
-        "phrases": _section({"kind": "phrases"}, is_active=annotator == "phrases"),
+        **{
+            name.replace("-", "_"): _dumped(
+                {"annotator": section}, "  " if name == annotator else "  # "
+            )
+            for name, section in _ANNOTATORS.items()
+        },
     }
     trains = survey.can_train_adapter
     parts = [
@@ -252,14 +258,6 @@ def _of_reviews(found: FoundReviews | None) -> dict[str, str]:
         "ratings": ratings,
         "split": "time" if found.has_times else "hash",
     }
-
-
-def _wrapped(line: str) -> str:
-    return textwrap.fill(line, 98, initial_indent="  #   ", subsequent_indent="  #     ")
-
-
-def _section(annotator: Mapping[str, Any], *, is_active: bool) -> str:
-    return _dumped({"annotator": annotator}, "  " if is_active else "  # ")
 
 
 def _comment(text: str) -> str:

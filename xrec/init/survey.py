@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from xrec.annotate.keep import keep_reviews
-from xrec.annotate.language_model import language_model_spec
-from xrec.annotate.plan import outlook_of
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
@@ -35,7 +33,7 @@ class Survey:
     num_explanations: by split.
     rejected: rows left out, by "file: reason"; max_rejected_share: the largest share of one file.
     explanation_tokens: about the length of the longest explanation but for one in twenty; 0 without
-    any. dropped: reviews by reason. forecast: lines on what a language model would cost.
+    any. dropped: reviews by reason.
     """
 
     num_users: int
@@ -47,7 +45,6 @@ class Survey:
     max_rejected_share: float
     explanation_tokens: int
     dropped: Mapping[str, int] = field(default_factory=dict)
-    forecast: Sequence[str] = ()
 
     @property
     def can_train_adapter(self) -> bool:
@@ -60,8 +57,8 @@ class Survey:
 def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> Survey:
     """Read reviews as `xrec annotate` does, and count the pairs that it can explain.
 
-    section: of the project file, with a language model as its annotator. Raises DataError if it
-    could not, or would leave out more than half of the rows as unusable.
+    section: `annotate` of the project file. Raises DataError if it could not, or would leave out
+    more than half of the rows as unusable.
     """
     config = parse_config(
         AnnotateConfig, {**section, "workspace": "", "max_rejected_share": _MOST_REJECTED}
@@ -72,7 +69,6 @@ def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> Survey:
     kept = keep_reviews(raw.reviews, config)
     reviews = kept.reviews
     splits = Counter(reviews["split"].to_pylist())
-    outlook = replace(outlook_of(config, raw, kept), num_shown=0)
     return Survey(
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
@@ -83,7 +79,6 @@ def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> Survey:
         max_rejected_share=_largest_share(rejected, raw.num_rows),
         explanation_tokens=_ANNOTATED_TOKENS,
         dropped=kept.dropped,
-        forecast=language_model_spec(config, None).describe(outlook),
     )
 
 

@@ -1,15 +1,12 @@
 """The words that name users, items, texts and tables in the names of columns and files."""
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 from xrec.data.english import word_set
 
 Role = Literal["user", "item"]
-
-
-def _words(text: str) -> list[str]:
-    return text.split()
 
 
 _USER = word_set(
@@ -29,22 +26,19 @@ Meaning = Literal[
     "explanation", "rating", "time", "summary", "helpful", "title", "profile", "split"
 ]
 # The likeliest word comes first.
-_RANKED: dict[Meaning, list[str]] = {
-    "explanation": _words(
-        "explanation reason why rationale justification motivation review text comment feedback "
-        "opinion body content message note remark"
-    ),
-    "rating": _words("rating rate stars star overall score grade"),
-    "time": _words("unix timestamp time date datetime created reviewed published"),
-    "summary": _words("summary title headline heading subject"),
-    "helpful": _words("helpful useful vote votes likes"),
-    "title": _words("title name label headline"),
-    "profile": _words(
-        "profile description desc about bio biography summary synopsis overview details text info "
-        "abstract"
-    ),
-    "split": _words("split fold subset partition set"),
+_LIKELIEST: Mapping[Meaning, str] = {
+    "explanation": "explanation reason why rationale justification motivation review text comment "
+    "feedback opinion body content message note remark",
+    "rating": "rating rate stars star overall score grade",
+    "time": "unix timestamp time date datetime created reviewed published",
+    "summary": "summary title headline heading subject",
+    "helpful": "helpful useful vote votes likes",
+    "title": "title name label headline",
+    "profile": "profile description desc about bio biography summary synopsis overview details "
+    "text info abstract",
+    "split": "split fold subset partition set",
 }
+_RANKED = {meaning: words.split() for meaning, words in _LIKELIEST.items()}
 GIVEN = ("user_id", "item_id", "review", "item_title", *_RANKED)
 """What a user may say that a column is."""
 _TEXTS = ("explanation", "title", "profile")

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 
 from xrec.config.llm import HUB_ID, LLMConfig
 from xrec.config.shared import StorageConfig
-from xrec.errors import ModelError
+from xrec.errors import ModelError, StorageError
 from xrec.storage import Location, fingerprint_of, made_once, node_folder, open_location
 from xrec.storage.packages import PYPI, package_files
 
@@ -91,6 +91,19 @@ def public_name(source: str) -> str:
     if "://" in source:
         return PurePosixPath(source).name
     return Path(source).expanduser().resolve().name
+
+
+def known_fingerprint(llm: LLMConfig, storage: StorageConfig, *, download: bool) -> str | None:
+    """The model's fingerprint; without `download`, None if it is not on this machine.
+
+    Raises ModelError or StorageError if it is to be downloaded and cannot be had.
+    """
+    try:
+        return model_fingerprint(resolve_model(llm, storage, download=download))
+    except (ModelError, StorageError):
+        if download:
+            raise
+        return None
 
 
 def model_fingerprint(folder: Path) -> str:

@@ -118,15 +118,6 @@ class Asker:
             for index, key in enumerate(keys)
         ]
 
-    def count_anew(self) -> None:
-        """From now on each reply costs what it did when it is asked for first, kept or not.
-
-        So what a piece of work costs does not depend on what was asked before it, or in another
-        process. The budget counts none of them twice.
-        """
-        with self._lock:
-            self._counted.clear()
-
     def _kept(self, distinct: Mapping[str, Prompt[ObjectT]]) -> dict[str, Reply[ObjectT]]:
         """The replies that are in the store; the budget counts what an earlier process paid."""
         found = request_each(

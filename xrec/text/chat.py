@@ -34,10 +34,6 @@ class Chat:
                 ids += self._tokenizer(scaffold, add_special_tokens=False)["input_ids"]
         return ids
 
-    def num_tokens(self, text: str) -> int:
-        """The number of tokens of a text."""
-        return len(self._encoder.encode(text))
-
     def decode(self, token_ids: list[int]) -> str:
         """The text of generated ids, without special tokens."""
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))

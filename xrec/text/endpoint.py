@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointError, EndpointUnreachableError
 from xrec.text.answers import OUTAGES, fault_of, read_answer
-from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage, about_tokens
+from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage
 from xrec.text.schema import strict_schema
 
 _MOST_REFUSED = 8
@@ -39,9 +39,8 @@ class EndpointModel:
 
     def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
         self._config, self._key = config, key
-        per_minute, tokens = config.requests_per_minute, config.tokens_per_minute
+        per_minute = config.requests_per_minute
         self._requests = AsyncLimiter(1, 60 / per_minute) if per_minute else None
-        self._tokens = AsyncLimiter(tokens / 60, 1) if tokens else None
         self._client = openai.AsyncOpenAI(
             api_key=key.get_secret_value() if key else "none",
             base_url=config.base_url,
@@ -82,10 +81,6 @@ class EndpointModel:
                 future.cancel()
                 self._places.release()
 
-    def num_tokens(self, text: str) -> int:
-        """See LanguageModel; the endpoint's tokenizer is not known."""
-        return about_tokens(text)
-
     async def _reply(self, index: int, prompt: Prompt[Any], sampling: SamplingConfig) -> RawReply:
         """The reply to a prompt; raises EndpointError if no prompt can have one."""
         if self._ended is not None:
@@ -98,7 +93,6 @@ class EndpointModel:
 
     async def _asked(self, index: int, fields: dict[str, Any]) -> RawReply:
         words = "".join(message["content"] for message in fields["messages"])
-        await self._take_tokens(about_tokens(words))
         started_at, num_requests = time.monotonic(), 1
         try:
             response = await self._client.chat.completions.with_raw_response.create(**fields)
@@ -110,7 +104,6 @@ class EndpointModel:
                 num_requests += int(error.request.headers.get("x-stainless-retry-count", 0))
         else:
             self._replied_at = time.monotonic()
-            await self._take_tokens(reply.usage.num_reply_tokens)
             return reply
         # The error is not chained: its request has the key among its headers.
         if isinstance(fault, EndpointError):
@@ -122,12 +115,6 @@ class EndpointModel:
         """Wait for the turn of a request, which may be a repeated one."""
         if self._requests is not None:
             await self._requests.acquire()
-
-    async def _take_tokens(self, num_tokens: float) -> None:
-        """Wait until so many tokens are within the rate; the limiter takes a second's at most."""
-        while self._tokens is not None and num_tokens > 0:
-            await self._tokens.acquire(min(num_tokens, self._tokens.max_rate))
-            num_tokens -= self._tokens.max_rate
 
     def _fields(self, prompt: Prompt[Any], sampling: SamplingConfig) -> dict[str, Any]:
         """The arguments of a request; `extra` changes our fields, or leaves them out by null."""

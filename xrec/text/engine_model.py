@@ -98,10 +98,6 @@ class EngineModel:
         for completion in self._engine.complete(requests):
             yield self._reply(completion, len(ids[completion.index]))
 
-    def num_tokens(self, text: str) -> int:
-        """See LanguageModel."""
-        return self._chat.num_tokens(text)
-
     def _params(self, prompt: Prompt[Any], sampling: SamplingConfig) -> TextParams:
         return TextParams(
             max_new_tokens=sampling.max_tokens,

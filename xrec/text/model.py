@@ -109,17 +109,13 @@ class Reply(Generic[ObjectT]):
 
 
 class LanguageModel(Protocol):
-    """Writes replies to prompts; its methods may be called from several threads."""
+    """Writes replies to prompts; several threads may call it."""
 
     def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
         """Yield one reply for each prompt, in the order in which they are finished.
 
         A prompt that has no reply has a `failure`. Raises an XRecError if no prompt can have one.
         """
-        ...
-
-    def num_tokens(self, text: str) -> int:
-        """How many tokens a text is, or about how many; always the same of one text."""
         ...
 
 

@@ -79,7 +79,7 @@ def test_run_no_word_of_a_held_out_or_a_pairs_own_review_is_in_what_trains(tmp_p
     config = annotate_config(
         tmp_path / "ws",
         TOWN.write(tmp_path / "raw" / "reviews.jsonl"),
-        annotator={"kind": "phrases", "min_reviews": 1, "max_share": 1},
+        annotator={"kind": "phrases", "min_reviews": 1},
         vocabulary={"min_reviews": 1, "add": [*others, *held_out]},
         rows_per_chunk=4,
     )
@@ -154,17 +154,15 @@ def test_run_warns_where_few_reviews_praise(quoting, caplog):
     [
         ({"drop": ["values"]}, "English", ["tone value"], "Values tone", "tone"),
         ({"synonyms": {"tone": "sound"}}, "English", ["sound"], "Tones", "sound"),
-        ({"encoder": "toy"}, "English", ["sound", "tone"], "Tones", "sound"),
         ({"min_reviews": 2}, "English", ["tone warmth", "Tones"], "warmth tone", "tone"),
         ({"min_reviews": 9, "add": ["tones"]}, "English", ["tone warmth"], "Tones", "tone"),
         ({}, "German", ["glas"], "Glas!", "glas"),
     ],
-    ids=["dropped", "synonym", "merged", "too rare", "added", "another language"],
+    ids=["dropped", "synonym", "too rare", "added", "another language"],
 )
 def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
-    quoting, monkeypatch, vocabulary, language, training, held_out, expected
+    quoting, vocabulary, language, training, held_out, expected
 ):
-    monkeypatch.setattr("xrec.annotate.vocabulary._merged", lambda *_: {"tone": "sound"})
     texts = [*training, held_out, held_out]
     rows = [review("u", f"i{place}", text, time=place) for place, text in enumerate(texts)]
     # The items of held-out reviews have no profiles.

@@ -79,7 +79,7 @@ def _run(folder: Path, kind: str, *, hostile: bool) -> Any:
     """The rows that were written, by stage, and "aspects"; what was dropped; what was asked."""
     with stub_endpoint(_obeys) as stub:
         model = {"model": {"kind": "endpoint", "base_url": stub.url, "model": "stub"}, "folds": 0}
-        settings = {"max_share": 1, "min_reviews": 2} if kind == "phrases" else model
+        settings = {"min_reviews": 2} if kind == "phrases" else model
         config = _config(folder, {"kind": kind, **settings}, hostile=hostile)
         if isinstance(config.annotator, PhrasesAnnotator):
             spec = phrases_spec(config.annotator, config.vocabulary)

@@ -139,7 +139,7 @@ def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path):
     path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
     _init(tmp_path, path)
     file = str(tmp_path / "project" / "xrec.yaml")
-    small = ["annotator.min_reviews=2", "actors.num_actors=1", "annotator.max_share=1"]
+    small = ["annotator.min_reviews=2", "actors.num_actors=1"]
     manifest = jobs.annotate.run(load_config(AnnotateConfig, file, small))
     assert manifest.row_counts["explanations"] == NUM_USERS * 5
     dataset = jobs.prepare.run(load_config(PrepareConfig, file))
@@ -147,7 +147,7 @@ def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path):
     assert dataset.row_counts["explanation_aspects"] > 0
     chosen = jobs.train_aspects.run(load_config(TrainAspectsConfig, file))
     assert chosen.row_counts["aspects"] > 0
-    assert manifest.metrics["aspects_or_opinions_in_review"] == 1
+    assert manifest.metrics["pairs_without_praise"] == 0
     # What is there is not made again, and is known to the project's status.
     assert jobs.annotate.run(load_config(AnnotateConfig, file, small)) == manifest
     assert "annotate" in read_project(file).jobs

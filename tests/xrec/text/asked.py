@@ -48,9 +48,6 @@ class ScriptedModel:
             failure = ReplyFailure("timeout", "late") if text == "late" else None
             yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)
 
-    def num_tokens(self, text: str) -> int:
-        return len(text)
-
 
 def right(asked: Asked) -> Answer:
     return Answer(text=f'{{"word": "{asked.words}"}}')

@@ -166,7 +166,5 @@ def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_on
     _asker(Scripted(), tmp_path).ask(prompts(1))
     budget = Budget(max_tokens=1000, spent=100)
     asker = _asker(Scripted(), tmp_path, budget)
-    asker.ask(prompts(1))
-    asker.count_anew()
     assert asker.ask(prompts(1))[0].usage == COST
     assert "112 tokens are spent" in str(budget.error())

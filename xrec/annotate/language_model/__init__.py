@@ -4,6 +4,6 @@ A row becomes a prompt (prompts), the prompt a reply by a schema (replies), and 
 Prompts are asked once, and what was answered outlives a kill (xrec.text.asker).
 """
 
-from xrec.annotate.language_model.spec import language_model_spec
+from xrec.annotate.language_model.writer import language_model_spec
 
 __all__ = ["language_model_spec"]

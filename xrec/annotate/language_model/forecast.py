@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from xrec.annotate.annotator import Input, Outlook, Stage
-from xrec.annotate.language_model.prompts import CountTokens, Prompts
+from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
 from xrec.bulk import Rate
-from xrec.config.text import PricesConfig, SamplingConfig
+from xrec.config.annotate import LanguageModelAnnotator
+from xrec.config.text import EndpointModelConfig
 from xrec.progress import duration
-from xrec.text import Message
+from xrec.text import Message, about_tokens
 
 _TOKENS_AROUND_MESSAGE = 5
 """Of a chat template, about."""
+
+_NUM_SHOWN = 3  # conversations of each stage
 
 Conversation = tuple[Message, ...]
 
@@ -29,18 +32,12 @@ class _Tokens(NamedTuple):
 class Forecast:
     """Tells what is to be asked.
 
-    count: tokens of a text. is_counted: whether by the model's tokenizer.
-    num_at_once: chunks that all processes together do at the same time. folds: see `AnnotatorSpec`.
+    num_at_once: chunks that all processes together do at the same time.
     """
 
     prompts: Prompts
-    count: CountTokens
-    is_counted: bool
-    sampling: SamplingConfig
-    prices: PricesConfig | None
-    token_budget: int | None
+    annotator: LanguageModelAnnotator
     num_at_once: int
-    folds: int
 
     def lines(self, outlook: Outlook) -> Iterator[str]:
         """Prompts, tokens, time and money; then the prompts of some rows of each kind."""
@@ -57,15 +54,17 @@ class Forecast:
             yield self._line(stage, count, each, total, rate)
         yield self._sum(num_prompts, spent)
         yield self._time(outlook)
-        if self.prices is not None:
+        model = self.annotator.model
+        if isinstance(model, EndpointModelConfig) and model.prices is not None:
             most = "" if outlook.counts.keys() == outlook.rates.keys() else "at most "
-            yield f"cost: {most}{self.prices.of(*spent):,.2f} by the prices"
+            yield f"cost: {most}{model.prices.of(*spent):,.2f} by the prices"
         for stage, conversations in asked.items():
-            yield from _shown(stage, conversations[: outlook.num_shown])
+            yield from _shown(stage, conversations[:_NUM_SHOWN])
 
     def _asked(self, rows: Sequence[Input]) -> list[Conversation]:
         """The conversations of some rows, each followed by those without parts of its reviews."""
-        inputs = ([row, *(part.rest for part in parts_of(row, self.folds))] for row in rows)
+        folds = self.annotator.folds
+        inputs = ([row, *(part.rest for part in parts_of(row, folds))] for row in rows)
         return [self.prompts.of(each) for all_ in inputs for each in all_ if refused(each) is None]
 
     def _each(
@@ -75,18 +74,20 @@ class Forecast:
         if rate is not None and "prompt_tokens" in rate.costs:
             names, num_asked = ("prompt_tokens", "reply_tokens"), rate.num_done * prompts_per_text
             return _Tokens(*(rate.costs[name] / num_asked for name in names))
-        num_tokens = [
-            self.count(message.content) + _TOKENS_AROUND_MESSAGE
+        shown = sum(
+            about_tokens(message.content) + _TOKENS_AROUND_MESSAGE
             for conversation in conversations
             for message in conversation
-        ]
-        return _Tokens(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
+        )
+        longest = self.annotator.model.sampling.max_tokens
+        return _Tokens(shown / max(1, len(conversations)), longest)
 
     def _line(
         self, stage: Stage, num_prompts: int, each: _Tokens, total: _Tokens, rate: Rate | None
     ) -> str:
-        how = "by the model's tokenizer" if self.is_counted else "at 0.3 tokens a character"
-        how, most = (f"measured on {rate.num_done:,} texts", "") if rate else (how, "at most ")
+        how, most = "at 0.3 tokens a character", "at most "
+        if rate:
+            how, most = f"measured on {rate.num_done:,} texts", ""
         return (
             f"{stage}: {num_prompts:,} prompts of {each.shown:,.0f} tokens, "
             f"{total.shown:,.0f} in all; replies of {most}"
@@ -94,7 +95,7 @@ class Forecast:
         )
 
     def _sum(self, num_prompts: int, spent: _Tokens) -> str:
-        limit = self.token_budget
+        limit = self.annotator.token_budget
         ends = limit is not None and sum(spent) > limit
         return (
             f"in all: {num_prompts:,} prompts, {sum(spent):,.0f} tokens; "

@@ -12,10 +12,8 @@ from xrec.annotate.language_model.replies import Kind, ReplyLimits
 from xrec.config.shared import StorageConfig
 from xrec.data.language import language_name
 from xrec.errors import ConfigError
-from xrec.text import Message
+from xrec.text import Message, about_tokens
 from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
-
-CountTokens = Callable[[str], int]
 
 _LEAST_TOKENS = 24
 """A review that would be cut to less is left out."""
@@ -83,10 +81,13 @@ class Prompts:
 
 @dataclass(frozen=True)
 class RowData:
-    """Makes the JSON of rows; all texts of one together have at most `max_tokens` tokens."""
+    """Makes the JSON of rows; all texts of one together have at most `max_tokens` tokens.
+
+    count: how many tokens a text is, about.
+    """
 
     max_tokens: int
-    count: CountTokens
+    count: Callable[[str], int] = about_tokens
 
     def of(self, row: Input) -> dict[str, Any]:
         """What is known of a row, with as many of its reviews as there is room for."""

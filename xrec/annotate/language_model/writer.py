@@ -1,4 +1,4 @@
-"""The annotator itself, and what makes it in an actor and tells the driver what it would ask."""
+"""The annotator itself, what makes it in an actor, and what a run must know of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from xrec.annotate.annotator import (
+    AnnotatorSpec,
     Failure,
     Input,
     ItemInput,
@@ -19,11 +20,12 @@ from xrec.annotate.annotator import (
     Written,
 )
 from xrec.annotate.language_model.forecast import Forecast
-from xrec.annotate.language_model.prompts import CountTokens, Prompts, RowData
+from xrec.annotate.language_model.prompts import Prompts, RowData, read_prompt
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
     OTHER_LANGUAGE,
-    Kind,
+    REASONS,
+    SCHEMAS,
     ReplyLimits,
     item_text,
     pair_text,
@@ -32,15 +34,14 @@ from xrec.annotate.language_model.replies import (
 )
 from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
-from xrec.config.annotate import LanguageModelAnnotator
+from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
 from xrec.config.backfill import ActorsConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.language import other_language
-from xrec.errors import ModelError
-from xrec.llm.source import resolve_model
-from xrec.storage import Location
+from xrec.llm.source import anywhere, known_fingerprint
+from xrec.storage import Location, fingerprint_of
 from xrec.text import (
     Asker,
     Budget,
@@ -48,13 +49,13 @@ from xrec.text import (
     Reply,
     ReplyStore,
     Usage,
-    about_tokens,
+    endpoint_key,
     load_language_model,
 )
-from xrec.text.model import chosen_llm
-from xrec.text.prompt_file import PromptFile
+from xrec.text.model import chosen_llm, model_anywhere, model_settings
 
-CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
+_CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
+_SETTINGS = {"domain", "language", "max_data_tokens", "folds"}
 
 
 class LanguageModelWriter:
@@ -108,7 +109,7 @@ class LanguageModelWriter:
         return text
 
 
-def kept_replies(output: Location) -> ReplyStore:
+def _kept_replies(output: Location) -> ReplyStore:
     """The replies that a run keeps until it is finished; `output` is the folder of all stages."""
     return ReplyStore(output / "replies")
 
@@ -121,7 +122,7 @@ class MakeWriter:
     """
 
     annotator: LanguageModelAnnotator
-    files: Mapping[Kind, PromptFile]
+    prompts: Prompts
     llm: LLMConfig | None
     storage: StorageConfig
     actors: ActorsConfig
@@ -142,56 +143,17 @@ class MakeWriter:
         asker = Asker(
             model,
             config.sampling,
-            kept_replies(output),
+            _kept_replies(output),
             identity=self.identity,
             budget=Budget(self.annotator.token_budget, _num_spent(output, self.storage)),
         )
-        return LanguageModelWriter(self._prompts(model.num_tokens), asker)
+        return LanguageModelWriter(self.prompts, asker)
 
     def describe(self, outlook: Outlook) -> list[str]:
-        """What is to be asked, and its cost, without the model: at most its tokenizer is loaded."""
-        model, count = self.annotator.model, self._tokenizer()
-        is_endpoint = isinstance(model, EndpointModelConfig)
-        forecast = Forecast(
-            self._prompts(count or about_tokens),
-            count or about_tokens,
-            is_counted=count is not None,
-            sampling=model.sampling,
-            prices=model.prices if isinstance(model, EndpointModelConfig) else None,
-            token_budget=self.annotator.token_budget,
-            num_at_once=CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors),
-            folds=self.annotator.folds,
-        )
-        return list(forecast.lines(outlook))
-
-    def _prompts(self, count: CountTokens) -> Prompts:
-        """What makes the conversations, in which `count` counts tokens.
-
-        Replies have lower limits than usual only where something holds the model to them.
-        """
-        config, model = self.annotator, self.annotator.model
-        is_bounded = (
-            not isinstance(model, EndpointModelConfig)
-            or model.structured_output == "bounded_json_schema"
-        )
-        limits = ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits()
-        data = RowData(config.max_data_tokens, count)
-        return Prompts(self.files, data, limits, domain=config.domain, language=config.language)
-
-    def _tokenizer(self) -> CountTokens | None:
-        """What counts tokens as an engine's model does; None if the model is not here."""
-        model = self.annotator.model
-        if isinstance(model, EndpointModelConfig):
-            return None
-        chosen = chosen_llm(model, self.llm)
-        try:
-            folder = resolve_model(chosen, self.storage, download=False)
-        except ModelError:
-            return None
-        from xrec.llm.model import load_tokenizer  # with transformers
-        from xrec.text.chat import Chat
-
-        return Chat(load_tokenizer(folder)).num_tokens
+        """What is to be asked, and its cost; the model is not loaded."""
+        is_endpoint = isinstance(self.annotator.model, EndpointModelConfig)
+        num_at_once = _CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors)
+        return list(Forecast(self.prompts, self.annotator, num_at_once).lines(outlook))
 
 
 def _num_spent(output: Location, storage: StorageConfig) -> int:
@@ -200,3 +162,76 @@ def _num_spent(output: Location, storage: StorageConfig) -> int:
     costs = [status.progress.costs for status in found if status.progress is not None]
     names = ("prompt_tokens", "reply_tokens")
     return sum(int(each.get(name, 0)) for each in costs for name in names)
+
+
+def language_model_spec(
+    config: AnnotateConfig, environment: Mapping[str, str] | None
+) -> AnnotatorSpec:
+    """The spec of `config`'s annotator, which must be of kind language_model.
+
+    environment: has the key of its endpoint. None if nothing will be asked: no key is needed then,
+        and the language model need not be on this machine.
+
+    Raises ConfigError for prompts that cannot be used, for a key that is not there, or if no
+    language model is named; ModelError if it cannot be had.
+    """
+    annotator = config.annotator
+    assert isinstance(annotator, LanguageModelAnnotator)
+    files = {
+        kind: read_prompt(
+            kind, annotator.prompts.get(kind), schema, annotator.domain, config.storage
+        )
+        for kind, schema in SCHEMAS.items()
+    }
+    model = annotator.model
+    key, inputs, gpus_per_actor, max_actors = None, dict[str, str](), 0, None
+    is_bounded = True  # replies have lower limits only where something holds the model to them
+    if isinstance(model, EndpointModelConfig):
+        key = None if environment is None else endpoint_key(model, environment)
+        is_bounded = model.structured_output == "bounded_json_schema"
+        max_actors = 1  # so that its limits are kept
+    else:
+        llm = chosen_llm(model, config.llm)
+        is_needed = environment is not None
+        inputs = {"llm": known_fingerprint(llm, config.storage, download=is_needed) or ""}
+        gpus_per_actor = model.engine.tensor_parallel_size
+    settings = {
+        "kind": annotator.kind,
+        **annotator.model_dump(mode="json", include=_SETTINGS),
+        "prompts": {
+            kind: fingerprint_of([file.system, *file.examples[annotator.domain]])
+            for kind, file in files.items()
+        },
+        "model": {
+            **model_settings(model, config.llm),
+            "sampling": model.sampling.model_dump(mode="json"),
+        },
+    }
+    prompts = Prompts(
+        files,
+        RowData(annotator.max_data_tokens),
+        ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits(),
+        domain=annotator.domain,
+        language=annotator.language,
+    )
+    make = MakeWriter(
+        annotator.model_copy(update={"model": model_anywhere(model)}),
+        prompts,
+        None if config.llm is None else anywhere(config.llm),
+        config.storage,
+        config.actors,
+        key,
+        {**settings["model"], **inputs},
+    )
+    return AnnotatorSpec(
+        settings=settings,
+        inputs=inputs,
+        reasons=REASONS,
+        make=make,
+        describe=make.describe,
+        folds=annotator.folds,
+        chunks_at_once=_CHUNKS_AT_ONCE,
+        gpus_per_actor=gpus_per_actor,
+        max_actors=max_actors,
+        replies=_kept_replies,
+    )

@@ -50,17 +50,19 @@ def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> Anno
     words = vocabulary.model_dump(mode="json", include={"add", "drop"})
     return AnnotatorSpec(
         settings={**config.model_dump(mode="json"), **words, "version": _VERSION},
-        inputs={"parser": parser_fingerprint(config.parser)},
+        inputs={"parser": parser_fingerprint()},
         reasons=(),
-        make=functools.partial(_make, config.parser),
-        learn=functools.partial(learn_phrases, config=config, vocabulary=vocabulary),
+        make=_make,
+        learn=functools.partial(
+            learn_phrases, min_reviews=config.min_reviews, vocabulary=vocabulary
+        ),
         learned=fingerprint_of_phrases,
     )
 
 
-def _make(parser: str, output: Location) -> "PhraseAnnotator":
+def _make(output: Location) -> "PhraseAnnotator":
     lexicon = read_lexicon(output)
-    return PhraseAnnotator(lexicon, Reader(parser, lexicon.valences, read_parsed(output)))
+    return PhraseAnnotator(lexicon, Reader(lexicon.valences, read_parsed(output)))
 
 
 @dataclass(frozen=True)

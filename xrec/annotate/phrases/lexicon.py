@@ -11,7 +11,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +25,7 @@ from xrec.annotate.phrases.mentions import (
     read,
 )
 from xrec.annotate.vocabulary import normalized
-from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
+from xrec.config.annotate import VocabularyConfig
 from xrec.data.english import valence, word_set
 from xrec.data.parser import pack, parse
 from xrec.storage import Location, content_hash, read_table, write_table
@@ -122,7 +121,7 @@ class Lexicon:
 
 
 def learn_phrases(
-    reviews: pa.Table, output: Location, *, config: PhrasesAnnotator, vocabulary: VocabularyConfig
+    reviews: pa.Table, output: Location, *, min_reviews: int, vocabulary: VocabularyConfig
 ) -> None:
     """Write what the reviews (schema REVIEWS) teach, and their parses, to files below `output`.
 
@@ -135,8 +134,7 @@ def learn_phrases(
     whole = [joined_text(*each) for each in zip(summaries, texts, strict=True)]
     starts = range(0, len(whole), _PARSED_TOGETHER)
     batches = [whole[start : start + _PARSED_TOGETHER] for start in starts]
-    parser = partial(_parsed, config.parser)
-    parsed = dict(map_in_processes(lambda: parser, batches, num_processes=num_cpus()))
+    parsed = dict(map_in_processes(lambda: _parsed, batches, num_processes=num_cpus()))
     counts, rows, num_learned = _Counts(), [], 0
     for place, item_id in enumerate(item_ids):
         batch, number = divmod(place, _PARSED_TOGETHER)
@@ -146,13 +144,13 @@ def learn_phrases(
             rows.append({"key": key_of(whole[place]), "doc": data})
             num_learned += 1
     write_table(output / PARSED, pa.Table.from_pylist(rows, schema=PARSED_SCHEMA), PARSED_SCHEMA)
-    write_table(output / _FILE, counts.table(num_learned, config, vocabulary), _SCHEMA)
+    write_table(output / _FILE, counts.table(num_learned, min_reviews, vocabulary), _SCHEMA)
 
 
-def _parsed(source: str, texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:
+def _parsed(texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:
     """Parse texts; None are those in other languages than English."""
     english = [is_english(text) for text in texts]
-    docs = parse(itertools.compress(texts, english), source)
+    docs = parse(itertools.compress(texts, english))
     return [(pack(doc := next(docs)), read(doc)) if known else None for known in english]
 
 
@@ -235,19 +233,17 @@ class _Counts:
                 if not valence(word) and (known := valence(other)):
                     self.joined[word].append(known)
 
-    def table(
-        self, num_learned: int, config: PhrasesAnnotator, vocabulary: VocabularyConfig
-    ) -> pa.Table:
+    def table(self, num_learned: int, min_reviews: int, vocabulary: VocabularyConfig) -> pa.Table:
         """The table that `read_lexicon` reads."""
         names = sorted(self.nouns, key=lambda name: (-self.nouns[name].reviews, name))
-        aspects = [name for name in names if self._is_aspect(name, num_learned, config)]
+        aspects = [name for name in names if self._is_aspect(name, min_reviews)]
         added, dropped = map(normalized, vocabulary.add), set(map(normalized, vocabulary.drop))
         wanted = dict.fromkeys((*added, *aspects[:_MOST_ASPECTS]))
         rows = [self._row(name, "aspect") for name in wanted if name not in dropped]
         rows += [
             self._row(name, "item") | self._as_called(name)
             for name in names
-            if self._is_item(name, config)
+            if self._is_item(name, min_reviews)
         ]
         rows += [
             {"name": word, "kind": "adjective", "valence": learned, "num_reviews": len(known)}
@@ -267,12 +263,11 @@ class _Counts:
             "num_reviews": noun.reviews,
         }
 
-    def _is_aspect(self, name: str, num_learned: int, config: PhrasesAnnotator) -> bool:
+    def _is_aspect(self, name: str, min_reviews: int) -> bool:
         noun, head = self.nouns[name], name.rpartition(" ")[2]
-        most = max(config.max_share * num_learned, config.min_reviews)
         return (
-            noun.reviews >= min(_LEAST_NOUNS, config.min_reviews)
-            and config.min_reviews <= noun.reviews + self.implied[name] <= most
+            noun.reviews >= min(_LEAST_NOUNS, min_reviews)
+            and noun.reviews + self.implied[name] >= min_reviews
             and len(noun.items) >= _LEAST_ITEMS
             and not names_nothing(head)
             and valence(head) >= 0
@@ -291,11 +286,11 @@ class _Counts:
             and noun.own <= _MOST_OWN * noun.reviews
         )
 
-    def _is_item(self, name: str, config: PhrasesAnnotator) -> bool:
+    def _is_item(self, name: str, min_reviews: int) -> bool:
         """Whether it is a noun of one word that the reviews call their items by."""
         noun = self.nouns[name]
         return (
-            config.min_reviews <= noun.reviews
+            noun.reviews >= min_reviews
             and " " not in name
             and not names_nothing(name)
             and not valence(name)

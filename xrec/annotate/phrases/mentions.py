@@ -117,15 +117,13 @@ class Parsed:
 
 
 class Reader:
-    """Reads texts by the pipeline `parser`.
+    """Reads texts.
 
     learned: further valences of words. parsed: packed parses of English texts, by `key_of`.
     """
 
-    def __init__(
-        self, parser: str, learned: Mapping[str, float], parsed: Mapping[bytes, bytes] | None = None
-    ):
-        self._parser, self._learned, self._parsed = parser, learned, parsed or {}
+    def __init__(self, learned: Mapping[str, float], parsed: Mapping[bytes, bytes] | None = None):
+        self._learned, self._parsed = learned, parsed or {}
         self._known: dict[str, tuple[Mention, ...] | None] = {}
 
     def parse(self, texts: Iterable[str]) -> None:
@@ -137,10 +135,10 @@ class Reader:
         unread = []
         for text in new:
             if (data := self._parsed.get(key_of(text))) is not None:
-                self._known[text] = read(unpack(data, self._parser), self._valence).mentions
+                self._known[text] = read(unpack(data), self._valence).mentions
             elif is_english(text):
                 unread.append(text)
-        for text, doc in zip(unread, parse(unread, self._parser), strict=True):
+        for text, doc in zip(unread, parse(unread), strict=True):
             self._known[text] = read(doc, self._valence).mentions
 
     def mentions(self, text: str) -> tuple[Mention, ...] | None:

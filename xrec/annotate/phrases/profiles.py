@@ -75,8 +75,8 @@ def find_aspects(
     is an aspect. The aspects are in the order of the number of profiles. Raises DataError if there
     is none, ModelError if the parser cannot be loaded.
     """
-    found = [list(_reasons(doc)) for doc in parse(profiles, config.parser)]
-    of_texts = [list(_reasons(doc)) for doc in parse(explanations, config.parser)]
+    found = [list(_reasons(doc)) for doc in parse(profiles)]
+    of_texts = [list(_reasons(doc)) for doc in parse(explanations)]
     people = _people([*found, *of_texts])
     praised, explained = (
         [[each for reason in some for each in _praised(reason, people)] for some in texts]

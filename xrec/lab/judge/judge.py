@@ -24,9 +24,8 @@ from xrec.config.evaluate import JudgeConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import EndpointModelConfig
-from xrec.errors import ModelError
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
-from xrec.llm.source import model_fingerprint, public_name, resolve_model
+from xrec.llm.source import known_fingerprint, public_name
 from xrec.storage import Location, fingerprint_of
 from xrec.text import Asker, LanguageModel, Prompt, Reply, ReplyStore, endpoint_key
 from xrec.text.model import chosen_llm, load_language_model, model_settings
@@ -65,7 +64,6 @@ class Judge:
 
         Raises what `Asker.ask` raises: errors that are no single reply's fault.
         """
-        self._asker.count_anew()
         scores = np.zeros(len(texts))
         places = np.flatnonzero(texts.has_text)
         replies = self._asker.ask(
@@ -187,12 +185,9 @@ def _model_identity(
     if isinstance(model, EndpointModelConfig):
         return settings
     chosen = chosen_llm(model, llm)
-    try:
-        folder = resolve_model(chosen, storage, download=False)
-    except ModelError:  # it is fetched, or missed, when it is loaded
-        at = f"@{chosen.revision}" if chosen.revision else ""
-        return {**settings, "llm": public_name(chosen.model) + at}
-    return {**settings, "llm": model_fingerprint(folder)}
+    at = f"@{chosen.revision}" if chosen.revision else ""
+    found = known_fingerprint(chosen, storage, download=False)
+    return {**settings, "llm": found or public_name(chosen.model) + at}
 
 
 def agreement_lines(entry: str, scores: pa.Table, judges: Sequence[str]) -> list[str]:

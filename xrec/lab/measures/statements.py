@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from xrec.annotate.phrases.mentions import Reader
 from xrec.checks import AspectNames
 from xrec.checks.tokens import tokens_of
-from xrec.config.data import DEFAULT_PARSER
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.text_metrics import names_only
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
@@ -80,7 +79,7 @@ class Statements:
         assert dataset.aspects is not None, "a dataset without aspects has no statements"
         assert dataset.explanation_aspects is not None
         vocabulary = dataset.aspects["aspect"].to_pylist()
-        self.finder, self._reader = AspectNames(vocabulary), Reader(DEFAULT_PARSER, {})
+        self.finder, self._reader = AspectNames(vocabulary), Reader({})
         self.names = [self.finder.same(aspect) for aspect in vocabulary]
         self.of_all = self._counted(dataset.aspects, "")[None]
         self.of_items = self._counted(dataset.item_aspects, "item_index", pairs)

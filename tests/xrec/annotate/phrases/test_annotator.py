@@ -32,7 +32,7 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
         {"user_id": "u", "item_id": f"i{number}", "review": text, "summary": "", "split": "train"}
         for number, text in enumerate(_TEXTS * 5)
     ]
-    config = PhrasesAnnotator(kind="phrases", min_reviews=3, max_share=1)
+    config = PhrasesAnnotator(kind="phrases", min_reviews=3)
     spec = phrases_spec(config, vocabulary or VocabularyConfig())
     output = open_location(str(folder))
     with pytest.MonkeyPatch.context() as patch:  # no Ray
@@ -79,7 +79,7 @@ def test_texts_that_were_learned_from_are_not_parsed_again(annotator, folder, mo
     texts = [_pair(annotator, text) for text in _TEXTS]
     spec = phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig())
     again = spec.make(open_location(str(folder)))
-    monkeypatch.setattr("xrec.annotate.phrases.mentions.parse", lambda texts, source: iter(texts))
+    monkeypatch.setattr("xrec.annotate.phrases.mentions.parse", iter)
     assert [_pair(again, text) for text in _TEXTS] == texts
     with pytest.raises(AttributeError):
         _pair(again, "The tone of another pedal is lovely.")
