@@ -96,6 +96,22 @@ class Partition:
         found = ((rows >= 0) & (rows < self.blocks.block_size)).nonzero().flatten()
         return found, rows[found]
 
+    def normal_rows(self, num_columns: int, seed: int) -> Tensor:
+        """Return this worker's rows of a table (N, num_columns) drawn from N(0, 1).
+
+        The table is the same for any number of workers. Empty rows are zero.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        own = self.node_ids[self.node_ids >= 0]
+        rows = torch.zeros(self.blocks.block_size, num_columns)
+        for first in range(0, self.blocks.num_nodes, _NODES_PER_DRAW):
+            drawn = torch.randn(_NODES_PER_DRAW, num_columns, generator=generator)
+            low, high = torch.searchsorted(
+                own, torch.tensor([first, first + _NODES_PER_DRAW])
+            ).tolist()
+            rows[low:high] = drawn[own[low:high] - first]
+        return rows
+
     # Every worker must call the following functions, and none of them makes a gradient.
 
     def all_gather(self, block: Tensor) -> Tensor:
@@ -136,8 +152,7 @@ class Partition:
             return times(block, plus)
         result = block.new_empty(matrix.shape[0], block.shape[1])
         width = -(-block.shape[1] // self.blocks.num_blocks)
-        for first in range(0, block.shape[1], width):
-            at = slice(first, first + width)
+        for at in (slice(first, first + width) for first in range(0, block.shape[1], width)):
             result[:, at] = times(block[:, at], None if plus is None else plus[:, at])
         return result
 
@@ -182,22 +197,6 @@ class Partition:
             return
         found, own = (each.to(block.device) for each in self.find(nodes))
         block.index_add_(0, own, self.all_reduce(rows)[found])
-
-    def normal_rows(self, num_columns: int, seed: int) -> Tensor:
-        """Return this worker's rows of a table (N, num_columns) drawn from N(0, 1).
-
-        The table is the same for any number of workers. Empty rows are zero.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        own = self.node_ids[self.node_ids >= 0]
-        rows = torch.zeros(self.blocks.block_size, num_columns)
-        for first in range(0, self.blocks.num_nodes, _NODES_PER_DRAW):
-            drawn = torch.randn(_NODES_PER_DRAW, num_columns, generator=generator)
-            low, high = torch.searchsorted(
-                own, torch.tensor([first, first + _NODES_PER_DRAW])
-            ).tolist()
-            rows[low:high] = drawn[own[low:high] - first]
-        return rows
 
 
 def _largest(rows: Tensor) -> Tensor:

@@ -149,13 +149,13 @@ def _best(users: Tensor, items: Tensor, seen: SeenItems, k: int) -> tuple[Tensor
 
 def _merged(indices: Tensor, scores: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
     """Return the k best of all workers' items and scores (B, k), and -1 where a score is -inf."""
-    num_rows, k = scores.shape
+    shape = partition.blocks.num_blocks, *scores.shape
     indices, scores = (
-        partition.all_gather(each).view(-1, num_rows, k).transpose(0, 1).flatten(1)
+        partition.all_gather(each).view(shape).transpose(0, 1).flatten(1)
         for each in (indices, scores)
     )
     indices, order = indices.sort(dim=1)  # of equal scores the lower index comes first
-    best, places = stable_top_k(scores.gather(1, order), k)
+    best, places = stable_top_k(scores.gather(1, order), shape[2])
     return indices.gather(1, places).masked_fill(best == -torch.inf, -1), best
 
 
@@ -177,26 +177,8 @@ def stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def metric_names(ks: Sequence[int]) -> list[str]:
-    """Return the keys of `ranking_metrics`, such as "recall@10" and "ndcg@10", for each of `ks`."""
+    """Return the keys of `metrics_of`, such as "recall@10" and "ndcg@10", for each of `ks`."""
     return [f"{name}@{k}" for k in ks for name in _METRICS]
-
-
-def ranking_metrics(
-    users: Tensor,
-    items: Tensor,
-    seen: SeenItems,
-    held_out: SeenItems,
-    user_indices: Tensor,
-    ks: Sequence[int],
-) -> dict[str, float]:
-    """Return {"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`.
-
-    They are means over `user_indices` (N,) int64; each of these users needs a held-out item. `seen`
-    items are left out of the ranking. A user with fewer than k unseen items gets a ranking of all
-    of them. users (U, D), items (I, D) float32.
-    """
-    assert len(user_indices)
-    return metrics_of(_ranked(users, items, seen, user_indices, ks), held_out, len(items), ks)[0]
 
 
 def ranking_report(
@@ -217,7 +199,7 @@ def ranking_report(
     ranking, and so are `lost_items` (G,) int64. The figures are:
 
     - "num_users": how many are ranked; "num_held_out_users": how many could be;
-    - the means of `ranking_metrics`;
+    - the means of `metrics_of`;
     - "coverage@k": the share of the I items that are in the top k of at least one of these users;
     - "by_activity": five groups of users, from the fewest training items to the most; their sizes
       differ by at most one. Each has num_users, min_items and max_items (training items of its
@@ -237,7 +219,7 @@ def ranking_report(
     best_ranks = torch.full((num_items,), num_items)
     by_activity = []
     for group in order.tensor_split(_NUM_GROUPS):
-        ranked = _ranked(users, items, seen, evaluated[group], ks)
+        ranked = top_k_items(users, items, seen, evaluated[group], min(max(ks), num_items))
         metrics, ranks = metrics_of(ranked, held_out, num_items, ks)
         totals = {name: total + metrics[name] * len(group) for name, total in totals.items()}
         best_ranks = torch.minimum(best_ranks, ranks)
@@ -267,18 +249,14 @@ def _drawn(users: Tensor, most: int | None, seed: int) -> Tensor:
     return users[torch.from_numpy(drawn)].sort().values
 
 
-def _ranked(
-    users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, ks: Sequence[int]
-) -> Ranked:
-    return top_k_items(users, items, seen, user_indices, min(max(ks), len(items)))
-
-
 def metrics_of(
     ranked: Ranked, held_out: SeenItems, num_items: int, ks: Sequence[int]
 ) -> tuple[dict[str, float], Tensor]:
-    """Return the metrics, and the best rank (I,) int64 that each item has among these users.
+    """Return {"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`.
 
-    The metrics are 0 without users. Ranks count from 0; an item that was never ranked has I.
+    They are means over the users of `ranked`, each of whom needs a held-out item, and 0 without
+    users. A user with fewer than k unseen items is ranked all of them. Beside them stands the best
+    rank (I,) int64 that each item has among these users, from 0; I if it was never ranked.
     """
     metrics = LinkPredMetricCollection(
         {f"{name}@{k}": metric(k) for k in ks for name, metric in _METRICS.items()}

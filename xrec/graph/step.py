@@ -27,20 +27,17 @@ def batch_loss(
     objective: Objective,
     *,
     first_item: int,
-    rank: int = 0,
-    world_size: int = 1,
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """Return this worker's part of the batch's mean loss, () float32.
 
     The parts of all workers add up to the loss that a single worker would have. vectors (n, D) are
-    this worker's propagated rows; the item i is the node `first_item` + i. Worker `rank` scores its
-    rows of every micro-batch against all candidates of that micro-batch. Forward also computes the
-    gradient, micro-batch by micro-batch, and is collective if the rows are partitioned; backward
-    returns it.
+    this worker's propagated rows; the item i is the node `first_item` + i. `share` is rank and
+    world size: this worker scores its rows of every micro-batch against all candidates of that
+    micro-batch. Forward also computes the gradient, micro-batch by micro-batch, and is collective
+    if the rows are partitioned; backward returns it.
     """
-    loss: Tensor = _BatchLoss.apply(
-        vectors, partition, batch, objective, first_item, rank, world_size
-    )  # type: ignore[no-untyped-call]
+    loss: Tensor = _BatchLoss.apply(vectors, partition, batch, objective, first_item, share)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -71,14 +68,13 @@ class _BatchLoss(torch.autograd.Function):
         batch: Batch,
         objective: Objective,
         first_item: int,
-        rank: int,
-        world_size: int,
+        share: tuple[int, int],
     ) -> Tensor:
         gradient, total = torch.zeros_like(vectors), vectors.new_zeros(())
         for micro_batch in batch.micro_batches:
             items = torch.cat([micro_batch.pos_items, micro_batch.negatives]) + first_item
             nodes = torch.cat([micro_batch.users, items])
-            part = _part(len(micro_batch), rank, world_size)
+            part = _part(len(micro_batch), *share)
             weight = (part.stop - part.start) / len(batch)
             # Only the rows in use become a leaf: torch's gradient of an indexed table would be a
             # whole table for each micro-batch.
@@ -92,7 +88,7 @@ class _BatchLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, *tuple[None, ...]]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0], None, None, None, None, None, None
+        return gradient * grad_outputs[0], None, None, None, None, None
 
 
 def _loss_and_gradient(

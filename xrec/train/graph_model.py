@@ -30,7 +30,6 @@ from xrec.graph.loss import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.ranking import (
     SeenItems,
-    metric_names,
     metrics_of,
     seen_items,
     top_k_of_blocks,
@@ -129,16 +128,14 @@ class HeldOut:
     def score(
         self, vectors: Tensor, partition: Partition, sizes: tuple[int, int]
     ) -> dict[str, float]:
-        """Return the means over `self.users` of the metrics at 20; zeros if there are no users.
+        """Return the means over `self.users` of the metrics at 20 (`metrics_of`).
 
         `vectors` (n, D) are this worker's rows of the vectors that rank; sizes: U and I. If the
         rows are partitioned, this is collective, and `self.users` are the same on every worker.
         """
-        if len(self.users) == 0:
-            return dict.fromkeys(metric_names((K,)), 0.0)
-        k, num_items = min(K, sizes[1]), sizes[1]
+        k = min(K, sizes[1])
         ranked = top_k_of_blocks(vectors, partition, sizes, self.seen, self.users, k)
-        return metrics_of(ranked, self.held_out, num_items, (K,))[0]
+        return metrics_of(ranked, self.held_out, sizes[1], (K,))[0]
 
 
 def build_partition(
@@ -260,14 +257,9 @@ class AspectLoss:
 
         vectors (n, D): this worker's rows of users, items and aspects.
         """
+        first_item, share = self._num_nodes, (rank(), world_size())
         part = batch_loss(
-            vectors,
-            partition,
-            batch,
-            self._objective,
-            first_item=self._num_nodes,
-            rank=rank(),
-            world_size=world_size(),
+            vectors, partition, batch, self._objective, first_item=first_item, share=share
         )
         return ASPECT_LOSS_WEIGHT * part
 

@@ -202,14 +202,9 @@ class GraphWorker:
         """Make an optimizer step; return this worker's part of the batch's loss, a scalar."""
         vectors = self._engine(self._adjacency)
         num_copies = world_size() // self._partition.blocks.num_blocks
+        first_item, share = self._data.num_users, (rank(), world_size())
         part = batch_loss(
-            vectors,
-            self._partition,
-            batch,
-            self._objective,
-            first_item=self._data.num_users,
-            rank=rank(),
-            world_size=world_size(),
+            vectors, self._partition, batch, self._objective, first_item=first_item, share=share
         )
         if self._aspect_loss is not None and aspect_batch is not None:
             part = part + self._aspect_loss.of(vectors, self._partition, aspect_batch)
@@ -313,9 +308,8 @@ def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, Tensors 
         if folder is None:
             return GraphProgress(run), None
         progress = read_progress(GraphProgress, lambda name: (folder / name).read_bytes(), run)
-
-        def load(name: str) -> Tensors:
-            tensors: Tensors = safetensors.torch.load_file(folder / name)
-            return tensors
-
-        return progress, read_rows(load, progress.num_parts, partition.node_ids)
+        return progress, read_rows(
+            lambda name: safetensors.torch.load_file(folder / name),
+            progress.num_parts,
+            partition.node_ids,
+        )

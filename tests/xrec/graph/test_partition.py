@@ -84,8 +84,7 @@ def train(partition: Partition) -> dict[str, torch.Tensor]:
                 batch,
                 objective,
                 first_item=NUM_USERS,
-                rank=partition.rank,
-                world_size=partition.blocks.num_blocks,
+                share=(partition.rank, partition.blocks.num_blocks),
             )
             (loss + 0.1 * layer0_penalty(model, batch, objective)).backward()
             optimizer.step()

@@ -16,7 +16,7 @@ from xrec.config.graph import GraphTrainingConfig
 from xrec.data.dataset import read_dataset
 from xrec.graph.aspects import AspectEdges
 from xrec.graph.partition import Partition
-from xrec.graph.ranking import SeenItems, ranking_metrics
+from xrec.graph.ranking import SeenItems, metrics_of, top_k_items
 from xrec.storage import open_location
 from xrec.train.graph_model import GraphData, HeldOut, K, split_edges
 from xrec.train.graph_worker import GraphWorker
@@ -32,7 +32,8 @@ def test_held_out_of_drawn_users_ranks_them_as_among_all(town):
     held_out = HeldOut.of(dataset, "validation", GraphTrainingConfig(validation_users=11, seed=3))
     assert len(held_out.users) == 11
     seen, wanted = (SeenItems(split_edges(dataset, split)) for split in ("train", "validation"))
-    expected = ranking_metrics(users, items, seen, wanted, held_out.users, (K,))
+    ranked = top_k_items(users, items, seen, held_out.users, K)
+    expected, _ = metrics_of(ranked, wanted, dataset.num_items, (K,))
     sizes = dataset.num_users, dataset.num_items
     assert held_out.score(torch.cat([users, items]), Partition.whole(sum(sizes)), sizes) == expected
     parts = [held_out.part(number, 3).users for number in range(3)]
