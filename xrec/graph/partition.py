@@ -4,7 +4,7 @@ A node is a user (0 to U - 1) or an item (U to N - 1). Each worker owns a block 
 adjacency, of the layer-0 embeddings and of the optimizer's state. Replicated training uses one
 block that holds all rows. No worker ever holds the rows of all nodes:
 
-    a layer     gathers ceil(D / W) columns of all blocks at a time: (W n, D / W)
+    a layer     gathers ceil(D / W) columns of all blocks at a time, one at least: (W n, D / W)
     the loss    asks for the rows of a micro-batch's K nodes: (K, D); their gradients go back
 """
 
