@@ -27,7 +27,7 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.data.dataset import read_dataset
-from xrec.graph.ranking import SeenItems, ranking_metrics, users_with_items
+from xrec.graph.ranking import SeenItems, metrics_of, top_k_items, users_with_items
 from xrec.storage import open_location
 
 app = command_line(__doc__)
@@ -89,8 +89,8 @@ def scores(data: BenchmarkData, vectors: Vectors) -> Record:
     found = {}
     for name, edges in ((VALIDATION, data.validation), (TEST, data.test)):
         items, users = SeenItems(edges), users_with_items(edges)
-        ranked = ranking_metrics(vectors.users, vectors.items, seen, items, users, (20,))
-        found[name] = round(ranked[RECALL], 4)
+        ranked = top_k_items(vectors.users, vectors.items, seen, users, 20)
+        found[name] = round(metrics_of(ranked, items, data.num_items, (20,))[0][RECALL], 4)
     return found
 
 

@@ -14,45 +14,63 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from xrec.graph.partition import Partition
+
 Vectors = tuple[Tensor, Tensor]
-"""users (U, D) and items (I, D); the dot product of two rows is their score."""
+"""users (U, D) and items (I, D), or a worker's rows; the dot product of two rows is their score."""
 
 
-def blend(trained: Vectors, start: Vectors, weight: float) -> Vectors:
+def blend(trained: Vectors, start: Vectors, weight: float, partition: Partition) -> Vectors:
     """Return users (U, D) and items (I, D) float32 whose scores are nearest to the weighted sum.
+
+    All are this worker's rows, and every worker must call this function.
 
     The sum is the scores of `trained` plus `weight` times those of `start`. Before that, `start` is
     scaled by c, so that its scores have the Frobenius norm of the scores of `trained`. Both sides
     get the square root of each singular value; the entry of largest magnitude of each item column
     is positive. Takes time O((U + I) D^2).
     """
-    norm_of_start = score_norm(start)
+    norm_of_start = score_norm(start, partition)
     if weight == 0 or norm_of_start == 0:
         return trained
-    scale = weight * score_norm(trained) / norm_of_start
+    scale = weight * score_norm(trained, partition) / norm_of_start
     users, items = (
         torch.cat(pair, dim=1)
         for pair in zip((trained[0], trained[1]), (start[0] * scale, start[1]), strict=True)
     )
-    (users, left), (items, right) = torch.linalg.qr(users), torch.linalg.qr(items)
-    x, values, y = torch.linalg.svd(left @ right.T)
+    (users, left), (items, right) = _qr(users, partition), _qr(items, partition)
+    x, values, y = map(partition.broadcast, torch.linalg.svd(left @ right.T))
     rank = trained[0].shape[1]
     # There are fewer singular values than dimensions where there are fewer users or items.
     found = min(rank, len(values))
     shared = values[:found].sqrt()
     items = items @ (y.T[:, :found] * shared)
-    signs = torch.where(items.gather(0, items.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0)
+    signs = partition.signs(items)
     users, items = users @ (x[:, :found] * shared) * signs, items * signs
     return pad(users, (0, rank - found)), pad(items, (0, rank - found))
 
 
-def score_norm(vectors: Vectors) -> float:
-    """Return the Frobenius norm of the scores U I^T.
+def score_norm(vectors: Vectors, partition: Partition) -> float:
+    """Return the Frobenius norm of the scores U I^T of all workers' rows.
 
     It comes from the (D, D) Gram matrices: ||U I^T||^2 = <U^T U, I^T I>.
     """
-    users, items = (table.T.double() @ table.double() for table in vectors)
+    users, items = (partition.inner(rows, rows) for rows in vectors)
     return float((users * items).sum().clamp(min=0).sqrt())
+
+
+def _qr(rows: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
+    """Return Q (m, r), this worker's rows, and R (r, k) of all workers' `rows` (m, k).
+
+    Several workers' R have a QR factorization of their own (TSQR, arXiv 0808.2664).
+    """
+    q, r = torch.linalg.qr(rows)
+    if partition.blocks.num_blocks == 1:
+        return q, r
+    width = rows.shape[1]
+    every = partition.all_gather(pad(r, (0, 0, 0, width - len(r))))
+    of_blocks, r_of_all = map(partition.broadcast, torch.linalg.qr(every))
+    return q @ of_blocks[partition.rank * width :][: len(r)], r_of_all
 
 
 def turned_onto(vectors: Tensor, onto: Tensor) -> Tensor:

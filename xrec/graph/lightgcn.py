@@ -18,9 +18,8 @@ class LightGCN(nn.Module):
     worker owns the rows of E^(0), of A and of each layer that `partition` gives it. Without a
     partition it owns all rows.
 
-    Shapes: adjacency (n, W n) sparse CSR -> users (num_users, D), items (num_items, D), float32.
-    Every worker gets both tables in full. With W > 1 workers, forward and backward are collective:
-    every worker must call both.
+    Shapes: adjacency (n, W n) sparse CSR -> this worker's rows (n, D) of E, float32. With W > 1
+    workers, forward and backward are collective: every worker must call both.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class LightGCN(nn.Module):
         # One table for users and items, so that a layer is one product and Adam has one parameter.
         self.embeddings = nn.Parameter(embeddings)
 
-    def forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, adjacency: Tensor) -> Tensor:
         # X + A X + A^2 X = X + A (X + A X), so a layer is one fused product and sum, and no layer
         # must be kept.
         layer_sum: Tensor = self.embeddings
@@ -51,9 +50,7 @@ class LightGCN(nn.Module):
             layer_sum = symmetric_product(
                 adjacency, layer_sum, self.partition, plus=self.embeddings
             )
-        table = self.partition.table(layer_sum / (self.num_layers + 1))
-        users, items = table.split([self.num_users, len(table) - self.num_users])
-        return users, items
+        return layer_sum / (self.num_layers + 1)
 
 
 def random_embeddings(partition: Partition, embedding_dim: int, seed: int) -> Tensor:
@@ -75,7 +72,7 @@ def symmetric_product(
     The gradient needs neither a transposed matrix nor a sum over workers. With G = dL/d(A X) it is
     dL/dX = A^T G = A G, because A is symmetric. This worker's rows of it are A_w G, and G is the
     workers' gradients of their rows, one below the other. So backward does what forward does: it
-    gathers and multiplies with A_w. (torch's own gradient would transpose A at every step.)
+    multiplies all of them with A_w. (torch's own gradient would transpose A at every step.)
     """
     product: Tensor = _SymmetricProduct.apply(adjacency, block, partition, plus)  # type: ignore[no-untyped-call]
     return product
@@ -87,15 +84,14 @@ class _SymmetricProduct(torch.autograd.Function):
         ctx: Any, adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None
     ) -> Tensor:
         ctx.adjacency, ctx.partition = adjacency, partition
-        gathered = partition.all_gather(block)
-        return adjacency @ gathered if plus is None else torch.addmm(plus, adjacency, gathered)
+        return partition.product(adjacency, block, plus)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None, Tensor | None]:
         gradient = grad_outputs[0].contiguous()
         return (
             None,
-            ctx.adjacency @ ctx.partition.all_gather(gradient),
+            ctx.partition.product(ctx.adjacency, gradient),
             None,
             gradient if ctx.needs_input_grad[3] else None,
         )

@@ -120,8 +120,8 @@ class Objective(Protocol):
         An item that the micro-batch has several times is returned several times.
         """
 
-    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return users (U, D), items (I, D) whose dot product ranks, from the encoder's vectors."""
+    def vectors(self, encoded: Tensor) -> Tensor:
+        """Return rows (n, D) whose dot products rank, from rows of the encoder's vectors."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ class BPR:
     def regularized_items(self, batch: MicroBatch) -> Tensor:
         return torch.cat([batch.pos_items, batch.negatives])
 
-    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        return users, items
+    def vectors(self, encoded: Tensor) -> Tensor:
+        return encoded
 
 
 class SampledSoftmax:
@@ -182,5 +182,5 @@ class SampledSoftmax:
     def regularized_items(self, batch: MicroBatch) -> Tensor:
         return batch.pos_items
 
-    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        return F.normalize(users, dim=1), F.normalize(items, dim=1)
+    def vectors(self, encoded: Tensor) -> Tensor:
+        return F.normalize(encoded, dim=1)

@@ -2,20 +2,19 @@
 
 A node is a user (0 to U - 1) or an item (U to N - 1). Each worker owns a block of rows of the
 adjacency, of the layer-0 embeddings and of the optimizer's state. Replicated training uses one
-block that holds all rows.
+block that holds all rows. No worker ever holds the rows of all nodes:
 
-    block (n, D) of each worker ── all-gather ──> all blocks (W n, D) ── by node ──> table (N, D)
-    its gradient                <─ reduce-scatter ─       gradients of all workers, added up
+    a layer     gathers ceil(D / W) columns of all blocks at a time, one at least: (W n, D / W)
+    the loss    asks for the rows of a micro-batch's K nodes: (K, D); their gradients go back
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_NODES_PER_DRAW = 65_536
+_NODES_PER_DRAW = _ROWS_PER_SUM = 65_536
 
 
 @dataclass(frozen=True)
@@ -84,56 +83,18 @@ class Partition:
         """The nodes of this worker's rows: (n,) int64, ascending, then -1 in the empty rows."""
         return self.blocks.node_ids(self.rank)
 
-    def all_gather(self, block: Tensor) -> Tensor:
-        """Return all workers' `block` (n, D), one below the other: (W n, D), without a gradient."""
-        if self.blocks.num_blocks == 1:
-            return block
-        gathered = block.new_empty(len(self.blocks.nodes), *block.shape[1:])
-        dist.all_gather_into_tensor(gathered, block.contiguous())
-        return gathered
+    def num_own(self, below: int) -> int:
+        """Return how many of this worker's rows are of nodes below `below`; these stand first."""
+        return int(((self.node_ids >= 0) & (self.node_ids < below)).sum())
 
-    def reduce_scatter(self, rows: Tensor) -> Tensor:
-        """Return this worker's block (n, D) of the sum of all workers' `rows` (W n, D).
+    def find(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of `nodes` (K,) are this worker's, and their rows in its block.
 
-        The result has no gradient.
+        Both are int64: positions in `nodes`, and rows from 0 to n - 1.
         """
-        if self.blocks.num_blocks == 1:
-            return rows
-        block = rows.new_empty(self.blocks.block_size, *rows.shape[1:])
-        dist.reduce_scatter_tensor(block, rows.contiguous())
-        return block
-
-    def all_reduce(self, value: Tensor) -> Tensor:
-        """Return the sum of all workers' `value`, of any shape, without a gradient."""
-        if self.blocks.num_blocks == 1:
-            return value
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
-
-    def broadcast(self, value: Tensor) -> Tensor:
-        """Return, on every worker, the `value` of the first block's owner, without a gradient."""
-        if self.blocks.num_blocks == 1:
-            return value
-        received = value.contiguous().clone()
-        dist.broadcast(received, group_src=0)
-        return received
-
-    def table(self, block: Tensor) -> Tensor:
-        """Return, on every worker, all workers' `block` (n, D) in the order of the nodes: (N, D).
-
-        With one block it is a view of `block`. The gradient is a reduce-scatter: all workers'
-        gradients of the table are added, and each worker keeps its rows. So every worker must call
-        backward.
-        """
-        table: Tensor = _Table.apply(self, block)  # type: ignore[no-untyped-call]
-        return table
-
-    def own_rows(self, table: Tensor) -> Tensor:
-        """Return this worker's rows (n, D) of `table` (N, D), zero in empty rows."""
-        if self.blocks.num_blocks == 1:
-            return table
-        return _rows_of(table, self.node_ids)
+        rows = self.blocks.rows[nodes] - self.rank * self.blocks.block_size
+        found = ((rows >= 0) & (rows < self.blocks.block_size)).nonzero().flatten()
+        return found, rows[found]
 
     def normal_rows(self, num_columns: int, seed: int) -> Tensor:
         """Return this worker's rows of a table (N, num_columns) drawn from N(0, 1).
@@ -151,23 +112,92 @@ class Partition:
             rows[low:high] = drawn[own[low:high] - first]
         return rows
 
+    # Every worker must call the following functions, and none of them makes a gradient.
 
-class _Table(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, partition: Partition, block: Tensor) -> Tensor:
-        ctx.partition = partition
-        if partition.blocks.num_blocks == 1:
-            return block.view_as(block)
-        return partition.all_gather(block)[partition.blocks.rows.to(block.device)]
+    def all_gather(self, block: Tensor) -> Tensor:
+        """Return all workers' `block` (m, D), one below the other: (W m, D)."""
+        if self.blocks.num_blocks == 1:
+            return block
+        gathered = block.new_empty(self.blocks.num_blocks * len(block), *block.shape[1:])
+        dist.all_gather_into_tensor(gathered, block.contiguous())
+        return gathered
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
-        partition, gradient = ctx.partition, grad_outputs[0]
-        if partition.blocks.num_blocks == 1:
-            return None, gradient
-        return None, partition.reduce_scatter(_rows_of(gradient, partition.blocks.nodes))
+    def all_reduce(self, value: Tensor) -> Tensor:
+        """Return the sum of all workers' `value`, of any shape."""
+        if self.blocks.num_blocks == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        """Return, on every worker, the `value` of the first block's owner."""
+        if self.blocks.num_blocks == 1:
+            return value
+        received = value.contiguous().clone()
+        dist.broadcast(received, group_src=0)
+        return received
+
+    def product(self, matrix: Tensor, block: Tensor, plus: Tensor | None = None) -> Tensor:
+        """Return `matrix` (m, W n), a sparse one, times all workers' `block` (n, D): (m, D).
+
+        `plus` (m, D) is added. A few columns are gathered at a time, which changes no bit.
+        """
+
+        def times(columns: Tensor, plus: Tensor | None) -> Tensor:
+            gathered = self.all_gather(columns)
+            return matrix @ gathered if plus is None else torch.addmm(plus, matrix, gathered)
+
+        if self.blocks.num_blocks == 1:
+            return times(block, plus)
+        result = block.new_empty(matrix.shape[0], block.shape[1])
+        width = -(-block.shape[1] // self.blocks.num_blocks)
+        for at in (slice(first, first + width) for first in range(0, block.shape[1], width)):
+            result[:, at] = times(block[:, at], None if plus is None else plus[:, at])
+        return result
+
+    def inner(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return left^T right (k, l) float64 over the rows (m, k) and (m, l) of all workers.
+
+        Rows are converted to float64 piece by piece, to save memory.
+        """
+        total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
+        for a, b in zip(left.split(_ROWS_PER_SUM), right.split(_ROWS_PER_SUM), strict=True):
+            total.addmm_(a.double().T, b.double())
+        return self.all_reduce(total)
+
+    def signs(self, rows: Tensor) -> Tensor:
+        """Return (k,) of +1 and -1 by which each column's largest entry becomes positive.
+
+        It is the entry of largest magnitude in all workers' `rows` (m, k).
+        """
+        largest = _largest(rows if len(rows) else rows.new_zeros(1, rows.shape[1]))
+        return torch.where(_largest(self.all_gather(largest))[0] < 0, -1.0, 1.0)
+
+    def rows(self, block: Tensor, nodes: Tensor) -> Tensor:
+        """Return the rows (K, D) of `nodes` (K,) int64 from all workers' `block` (n, D).
+
+        The nodes are the same on every worker.
+        """
+        if self.blocks.num_blocks == 1:
+            return block[nodes.to(block.device)]
+        found, own = (each.to(block.device) for each in self.find(nodes))
+        rows = block.new_zeros(len(nodes), *block.shape[1:])
+        rows[found] = block[own]
+        dist.all_reduce(rows)
+        return rows
+
+    def add_rows(self, block: Tensor, nodes: Tensor, rows: Tensor) -> None:
+        """Add all workers' `rows` (K, D) of `nodes` (K,) int64 to their owners' `block` (n, D).
+
+        The nodes are the same on every worker; one that is there twice gets both rows.
+        """
+        if self.blocks.num_blocks == 1:
+            block.index_add_(0, nodes.to(block.device), rows)
+            return
+        found, own = (each.to(block.device) for each in self.find(nodes))
+        block.index_add_(0, own, self.all_reduce(rows)[found])
 
 
-def _rows_of(table: Tensor, nodes: Tensor) -> Tensor:
-    nodes = nodes.to(table.device)
-    return table[nodes.clamp(min=0)].masked_fill_((nodes < 0).unsqueeze(1), 0)
+def _largest(rows: Tensor) -> Tensor:
+    return rows.gather(0, rows.abs().argmax(dim=0, keepdim=True))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch_geometric.metrics import (
     LinkPredHitRatio,
     LinkPredMetricCollection,
@@ -29,6 +30,7 @@ from torch_geometric.metrics import (
 )
 
 from xrec.data.dataset import Dataset
+from xrec.graph.partition import Partition
 
 _SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32 scores at a time; more is hardly faster
 _METRICS = {
@@ -39,6 +41,9 @@ _METRICS = {
     "hit_rate": LinkPredHitRatio,
 }
 _NUM_GROUPS = 5
+
+Ranked = Iterator[tuple[Tensor, Tensor, Tensor]]
+"""Chunks of users (B,), and their best items and the scores of these, (B, k) each."""
 
 
 class SeenItems:
@@ -86,7 +91,7 @@ def _of_users(edges: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
 
 def top_k_items(
     users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, k: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> Ranked:
     """Yield the k best unseen items of users by chunks: user indices (B,), items and scores (B, k).
 
     users (U, D) and items (I, D) must be finite. Items are int64, best first; of equal scores the
@@ -102,6 +107,56 @@ def top_k_items(
         scores[:, seen.lost.to(users.device)] = -torch.inf
         best, indices = stable_top_k(scores, k)
         yield chunk, indices.masked_fill(best == -torch.inf, -1), best
+
+
+def top_k_of_blocks(
+    vectors: Tensor,
+    partition: Partition,
+    sizes: tuple[int, int],
+    seen: SeenItems,
+    user_indices: Tensor,
+    k: int,
+) -> Ranked:
+    """Yield on every worker what `top_k_items` yields, from its rows `vectors` (n, D). Collective.
+
+    sizes: U and I, the number of users and items. Each worker ranks the items that it owns for all
+    of `user_indices`, which are the same on every worker, and the best of all workers are merged.
+    """
+    num_users, num_items = sizes
+    first, stop = partition.num_own(num_users), partition.num_own(num_users + num_items)
+    items, own = vectors[first:stop], partition.node_ids[first:stop].to(vectors.device) - num_users
+    lost = partition.find(seen.lost + num_users)[1] - first
+    num_merged = partition.blocks.num_blocks * (k + vectors.shape[1])
+    for chunk in user_indices.split(max(1, _SCORES_PER_CHUNK // num_merged)):
+        users, (of_users, seen_there) = partition.rows(vectors, chunk), seen.of(chunk)
+        there, rows = partition.find(seen_there + num_users)
+        seen_here = SeenItems(torch.stack([of_users[there], rows - first]), lost=lost)
+        places, scores = _best(users, items, seen_here, min(k, len(items)))
+        indices = torch.cat([own, own.new_tensor([num_items])])[places]
+        missing = (0, k - scores.shape[1])
+        scores = pad(scores, missing, value=-torch.inf)
+        yield chunk, *_merged(pad(indices, missing, value=num_items), scores, partition)
+
+
+def _best(users: Tensor, items: Tensor, seen: SeenItems, k: int) -> tuple[Tensor, Tensor]:
+    """Items and scores (B, k) of `top_k_items` for all `users` (B, D); none if there are none."""
+    if k == 0:
+        return users.new_empty(len(users), 0, dtype=torch.int64), users.new_empty(len(users), 0)
+    chunks = top_k_items(users, items, seen, torch.arange(len(users)), k)
+    _, places, scores = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return places, scores
+
+
+def _merged(indices: Tensor, scores: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
+    """Return the k best of all workers' items and scores (B, k), and -1 where a score is -inf."""
+    shape = partition.blocks.num_blocks, *scores.shape
+    indices, scores = (
+        partition.all_gather(each).view(shape).transpose(0, 1).flatten(1)
+        for each in (indices, scores)
+    )
+    indices, order = indices.sort(dim=1)  # of equal scores the lower index comes first
+    best, places = stable_top_k(scores.gather(1, order), shape[2])
+    return indices.gather(1, places).masked_fill(best == -torch.inf, -1), best
 
 
 def stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -122,26 +177,8 @@ def stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def metric_names(ks: Sequence[int]) -> list[str]:
-    """Return the keys of `ranking_metrics`, such as "recall@10" and "ndcg@10", for each of `ks`."""
+    """Return the keys of `metrics_of`, such as "recall@10" and "ndcg@10", for each of `ks`."""
     return [f"{name}@{k}" for k in ks for name in _METRICS]
-
-
-def ranking_metrics(
-    users: Tensor,
-    items: Tensor,
-    seen: SeenItems,
-    held_out: SeenItems,
-    user_indices: Tensor,
-    ks: Sequence[int],
-) -> dict[str, float]:
-    """Return {"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`.
-
-    They are means over `user_indices` (N,) int64; each of these users needs a held-out item. `seen`
-    items are left out of the ranking. A user with fewer than k unseen items gets a ranking of all
-    of them. users (U, D), items (I, D) float32.
-    """
-    assert len(user_indices)
-    return _score(users, items, seen, held_out, user_indices, ks)[0]
 
 
 def ranking_report(
@@ -162,7 +199,7 @@ def ranking_report(
     ranking, and so are `lost_items` (G,) int64. The figures are:
 
     - "num_users": how many are ranked; "num_held_out_users": how many could be;
-    - the means of `ranking_metrics`;
+    - the means of `metrics_of`;
     - "coverage@k": the share of the I items that are in the top k of at least one of these users;
     - "by_activity": five groups of users, from the fewest training items to the most; their sizes
       differ by at most one. Each has num_users, min_items and max_items (training items of its
@@ -182,7 +219,8 @@ def ranking_report(
     best_ranks = torch.full((num_items,), num_items)
     by_activity = []
     for group in order.tensor_split(_NUM_GROUPS):
-        metrics, ranks = _score(users, items, seen, held_out, evaluated[group], ks)
+        ranked = top_k_items(users, items, seen, evaluated[group], min(max(ks), num_items))
+        metrics, ranks = metrics_of(ranked, held_out, num_items, ks)
         totals = {name: total + metrics[name] * len(group) for name, total in totals.items()}
         best_ranks = torch.minimum(best_ranks, ranks)
         by_activity.append(_group(activity[group], metrics, ks))
@@ -211,30 +249,26 @@ def _drawn(users: Tensor, most: int | None, seed: int) -> Tensor:
     return users[torch.from_numpy(drawn)].sort().values
 
 
-def _score(
-    users: Tensor,
-    items: Tensor,
-    seen: SeenItems,
-    held_out: SeenItems,
-    user_indices: Tensor,
-    ks: Sequence[int],
+def metrics_of(
+    ranked: Ranked, held_out: SeenItems, num_items: int, ks: Sequence[int]
 ) -> tuple[dict[str, float], Tensor]:
-    """Return the metrics, and the best rank (I,) int64 that each item has among these users.
+    """Return {"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`.
 
-    The metrics are 0 without users. Ranks count from 0; an item that was never ranked has I.
+    They are means over the users of `ranked`, each of whom needs a held-out item, and 0 without
+    users. A user with fewer than k unseen items is ranked all of them. Beside them stands the best
+    rank (I,) int64 that each item has among these users, from 0; I if it was never ranked.
     """
-    num_items = items.shape[0]
     metrics = LinkPredMetricCollection(
         {f"{name}@{k}": metric(k) for k in ks for name, metric in _METRICS.items()}
     )
     best_ranks = torch.full((num_items + 1,), num_items)
-    for chunk, ranked, _ in top_k_items(users, items, seen, user_indices, min(max(ks), num_items)):
+    for chunk, best, _ in ranked:
         # torch_geometric makes one key of row and item. With -1 (nothing left to rank) that key
         # would be one of the row before, so the number I, which no item has, takes its place.
-        ranked = ranked.masked_fill(ranked < 0, num_items).cpu()
-        metrics.update(ranked, torch.stack(held_out.of(chunk)))
-        ranks = torch.arange(ranked.shape[1]).expand_as(ranked)
-        best_ranks.scatter_reduce_(0, ranked.flatten(), ranks.flatten(), "amin")
+        best = best.masked_fill(best < 0, num_items).cpu()
+        metrics.update(best, torch.stack(held_out.of(chunk)))
+        ranks = torch.arange(best.shape[1]).expand_as(best)
+        best_ranks.scatter_reduce_(0, best.flatten(), ranks.flatten(), "amin")
     return {name: float(value) for name, value in metrics.compute().items()}, best_ranks[:num_items]
 
 

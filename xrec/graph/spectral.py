@@ -25,7 +25,6 @@ logger = logging.getLogger("xrec")
 _START_STD = 0.1
 _FILL_STD = 0.01
 _NUM_ITERATIONS, _OVERSAMPLING = 4, 16
-_ROWS_PER_SUM = 65_536
 
 
 def spectral_embeddings(
@@ -97,7 +96,7 @@ def truncated_svd(
     items = _orthonormal(image, partition)
     # Rayleigh-Ritz: B = Q_u^T P Q_i is small. With its SVD B = X S Y^T the singular vectors of P
     # are Q_u X and Q_i Y.
-    left, values, right = torch.linalg.svd(_inner(image, items, partition))
+    left, values, right = torch.linalg.svd(partition.inner(image, items))
     left, values, right = (
         partition.broadcast(part)[..., :rank] for part in (left, values, right.T.contiguous())
     )
@@ -125,11 +124,11 @@ def truncated_eigenvectors(
     width = min(rank + _OVERSAMPLING, partition.blocks.num_nodes)
     basis = _orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
     for _ in range(2 * _NUM_ITERATIONS):
-        basis = _orthonormal(adjacency @ partition.all_gather(basis), partition)
-    image = adjacency @ partition.all_gather(basis)
+        basis = _orthonormal(partition.product(adjacency, basis), partition)
+    image = partition.product(adjacency, basis)
     basis = _orthonormal(torch.cat([basis, image], dim=1), partition)
     # Rayleigh-Ritz: with Q^T A Q = X L X^T the eigenvectors of A in the basis Q are Q X.
-    small = _inner(basis, adjacency @ partition.all_gather(basis), partition)
+    small = partition.inner(basis, partition.product(adjacency, basis))
     values, vectors = torch.linalg.eigh((small + small.T) / 2)
     values, vectors = (partition.broadcast(part.flip(-1))[..., :rank] for part in (values, vectors))
     values = values.where(values > _tolerance(2 * width) ** 0.5 * values[0], 0)
@@ -141,7 +140,7 @@ def _finished(
 ) -> tuple[Tensor, Tensor]:
     """Return vectors with fixed signs and values, with zeros in the columns that are missing."""
     vectors = vectors * (values > 0)
-    vectors *= _signs(vectors, num_users, partition)
+    vectors *= partition.signs(vectors[partition.num_own(num_users) :])
     missing = (0, rank - len(values))
     return pad(vectors, missing), pad(values, missing).float()
 
@@ -154,23 +153,19 @@ class _Sides:
 
     def __init__(self, adjacency: Tensor, num_users: int, partition: Partition) -> None:
         self._partition = partition
-        self.num_own_users = int(
-            ((partition.node_ids >= 0) & (partition.node_ids < num_users)).sum()
-        )
+        self.num_own_users = partition.num_own(num_users)
         self._users = _row_slice(adjacency, 0, self.num_own_users)
         self._items = _row_slice(adjacency, self.num_own_users, adjacency.shape[0])
 
     def times_items(self, items: Tensor) -> Tensor:
         """Return this worker's user rows of P X, where `items` are its item rows of X."""
-        return self._users @ self._partition.all_gather(
-            torch.cat([items.new_zeros(self.num_own_users, items.shape[1]), items])
-        )
+        users = items.new_zeros(self.num_own_users, items.shape[1])
+        return self._partition.product(self._users, torch.cat([users, items]))
 
     def times_users(self, users: Tensor) -> Tensor:
         """Return this worker's item rows of P^T X, where `users` are its user rows of X."""
-        return self._items @ self._partition.all_gather(
-            torch.cat([users, users.new_zeros(self._items.shape[0], users.shape[1])])
-        )
+        items = users.new_zeros(self._items.shape[0], users.shape[1])
+        return self._partition.product(self._items, torch.cat([users, items]))
 
 
 def _row_slice(matrix: Tensor, first: int, end: int) -> Tensor:
@@ -182,13 +177,6 @@ def _row_slice(matrix: Tensor, first: int, end: int) -> Tensor:
         matrix.values()[low:high],
         (end - first, matrix.shape[1]),
     )
-
-
-def _signs(vectors: Tensor, num_users: int, partition: Partition) -> Tensor:
-    """Return (k,) of +1 and -1 that make the largest entry of each item column positive."""
-    items = partition.table(vectors)[num_users:]
-    largest = items.gather(0, items.abs().argmax(dim=0, keepdim=True))[0]
-    return torch.where(largest < 0, -1.0, 1.0)
 
 
 def _std(block: Tensor, count: int, partition: Partition) -> Tensor:
@@ -211,24 +199,13 @@ def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
     similar to Cholesky QR, but works for a matrix of lower rank too.
     """
     for _ in range(2):
-        values, vectors = torch.linalg.eigh(_inner(block, block, partition))
+        values, vectors = torch.linalg.eigh(partition.inner(block, block))
         keep = values > _tolerance(block.shape[1]) * values[-1]
         whiten = vectors * torch.where(
             keep, values.clamp(min=torch.finfo(values.dtype).tiny).rsqrt(), 0
         )
         block = block @ partition.broadcast(whiten).to(block.dtype)
     return block
-
-
-def _inner(left: Tensor, right: Tensor, partition: Partition) -> Tensor:
-    """Return left^T right (k, k) float64 over all workers' rows.
-
-    Rows are converted to float64 piece by piece, to save memory.
-    """
-    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
-    for a, b in zip(left.split(_ROWS_PER_SUM), right.split(_ROWS_PER_SUM), strict=True):
-        total.addmm_(a.double().T, b.double())
-    return partition.all_reduce(total)
 
 
 def _tolerance(width: int) -> float:

@@ -229,17 +229,18 @@ def rows_file(part: int, nodes: Tensor, rows: Tensors) -> dict[str, bytes]:
 
 
 def read_rows(
-    read: ReadFile, num_parts: int, nodes: Tensor, names: Sequence[str] = ROWS
+    load: Callable[[str], Tensors], num_parts: int, nodes: Tensor, names: Sequence[str] = ROWS
 ) -> Tensors:
     """Return the named tensors' rows of `nodes` (n,) int64; zeros for node -1.
 
-    One of the `num_parts` files at a time is in memory. Raises ArtifactMismatchError if a node is
-    in none of them.
+    `load` gives the tensors of a file; of those that it maps only these rows come into memory. The
+    `num_parts` files are read one after the other. Raises ArtifactMismatchError if a node is in
+    none of them.
     """
     picked: Tensors = {}
     missing = nodes >= 0
     for part in range(num_parts):
-        tensors = safetensors.torch.load(read(_rows_name(part)))
+        tensors = load(_rows_name(part))
         rows, columns = _matches(nodes, tensors["nodes"])
         missing[rows] = False
         for name in names:

@@ -8,6 +8,7 @@ started again.
 import logging
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -242,8 +243,12 @@ def _train(
         )
     read = outcome.read_checkpoint_file
     progress = read_progress(GraphProgress, read, run)
-    names = ("best", "best_layer0")
-    rows = read_rows(read, progress.num_parts, torch.arange(data.num_nodes), names)
+    rows = read_rows(
+        lambda name: safetensors.torch.load(read(name)),
+        progress.num_parts,
+        torch.arange(data.num_nodes),
+        ("best", "best_layer0"),
+    )
     return progress, rows["best"], rows["best_layer0"]
 
 

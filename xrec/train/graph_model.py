@@ -30,9 +30,9 @@ from xrec.graph.loss import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.ranking import (
     SeenItems,
-    metric_names,
-    ranking_metrics,
+    metrics_of,
     seen_items,
+    top_k_of_blocks,
     users_with_items,
 )
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
@@ -125,14 +125,17 @@ class HeldOut:
         """Return part `number` of the users; parts differ in size by one user at most."""
         return replace(self, users=self.users.tensor_split(num_parts)[number])
 
-    def score(self, users: Tensor, items: Tensor) -> dict[str, float]:
-        """Return the means over `self.users` of the metrics at 20; zeros if there are no users.
+    def score(
+        self, vectors: Tensor, partition: Partition, sizes: tuple[int, int]
+    ) -> dict[str, float]:
+        """Return the means over `self.users` of the metrics at 20 (`metrics_of`).
 
-        `users` (U, D) and `items` (I, D) are the vectors that rank.
+        `vectors` (n, D) are this worker's rows of the vectors that rank; sizes: U and I. If the
+        rows are partitioned, this is collective, and `self.users` are the same on every worker.
         """
-        if len(self.users) == 0:
-            return dict.fromkeys(metric_names((K,)), 0.0)
-        return ranking_metrics(users, items, self.seen, self.held_out, self.users, (K,))
+        k = min(K, sizes[1])
+        ranked = top_k_of_blocks(vectors, partition, sizes, self.seen, self.users, k)
+        return metrics_of(ranked, self.held_out, sizes[1], (K,))[0]
 
 
 def build_partition(
@@ -199,9 +202,9 @@ def later_embeddings(
     _, earlier = read_vectors(location, read_manifest(location, "graph"), LAYER0)
     rows, is_known = data.rows_of(earlier["users"], earlier["items"], partition.node_ids)
     rows, is_known = rows.to(start.device), (is_known & rows.any(dim=1)).to(start.device)
-    near = adjacency @ partition.all_gather(rows)
-    lengths = torch.linalg.vector_norm(torch.cat([earlier["users"], earlier["items"]]), dim=1)
-    near = normalize(near) * lengths[lengths > 0].mean().to(start.device)
+    lengths = torch.linalg.vector_norm(rows, dim=1).double()
+    total, count = partition.all_reduce(torch.stack([lengths.sum(), (lengths > 0).double().sum()]))
+    near = normalize(partition.product(adjacency, rows)) * (total / count).to(rows.dtype)
     new = torch.where((near == 0).all(dim=1, keepdim=True), start, near)
     return torch.where(is_known[:, None], rows, new)
 
@@ -228,7 +231,7 @@ class AspectLoss:
         has_all = torch.bincount(aspects.nodes, minlength=num_nodes) == aspects.num_aspects
         self._edges = aspects.pairs[:, ~has_all[aspects.nodes]]
         self._training = config.training
-        self._num_items = data.num_items
+        self._num_nodes = num_nodes
         self._objective = build_objective(
             config.training.loss, self._edges, num_nodes, aspects.num_aspects
         )
@@ -249,15 +252,14 @@ class AspectLoss:
             seed=seed,
         )
 
-    def of(self, users: Tensor, others: Tensor, batch: Batch) -> Tensor:
-        """Return this worker's part of the weighted loss, () float32.
+    def of(self, vectors: Tensor, partition: Partition, batch: Batch) -> Tensor:
+        """Return this worker's part of the weighted loss, () float32, as `batch_loss` does.
 
-        users (U, D); others (I + A, D) are items, then aspects.
+        vectors (n, D): this worker's rows of users, items and aspects.
         """
-        items, aspects = others.split([self._num_items, len(others) - self._num_items])
-        nodes = torch.cat([users, items])
+        first_item, share = self._num_nodes, (rank(), world_size())
         part = batch_loss(
-            nodes, aspects, batch, self._objective, rank=rank(), world_size=world_size()
+            vectors, partition, batch, self._objective, first_item=first_item, share=share
         )
         return ASPECT_LOSS_WEIGHT * part
 

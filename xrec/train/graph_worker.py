@@ -18,6 +18,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -57,7 +58,7 @@ from xrec.train.graph_model import (
     start_embeddings,
 )
 from xrec.train.ray_worker import (
-    last_checkpoint,
+    checkpoint_folder,
     note_step,
     rank,
     report,
@@ -83,7 +84,9 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         dataset = without_fold(dataset, loop_config["fold"], config.folds)
     data = GraphData.of(dataset, with_aspects=config.model.aspects)
     worker = GraphWorker(config, data, run=loop_config["run"])
-    validation = HeldOut.of(dataset, "validation", config.training).part(rank(), world_size())
+    validation = HeldOut.of(dataset, "validation", config.training)
+    if config.parallelism == "replicated":  # else each worker ranks its own items for all users
+        validation = validation.part(rank(), world_size())
     if config.start_from is not None:
         worker.rank_start(validation)
     while not worker.has_finished:
@@ -197,13 +200,14 @@ class GraphWorker:
 
     def _step(self, batch: Batch, aspect_batch: Batch | None) -> Tensor:
         """Make an optimizer step; return this worker's part of the batch's loss, a scalar."""
-        users, others = self._engine(self._adjacency)  # the others are items, then aspects
+        vectors = self._engine(self._adjacency)
         num_copies = world_size() // self._partition.blocks.num_blocks
+        first_item, share = self._data.num_users, (rank(), world_size())
         part = batch_loss(
-            users, others, batch, self._objective, rank=rank(), world_size=world_size()
+            vectors, self._partition, batch, self._objective, first_item=first_item, share=share
         )
         if self._aspect_loss is not None and aspect_batch is not None:
-            part = part + self._aspect_loss.of(users, others, aspect_batch)
+            part = part + self._aspect_loss.of(vectors, self._partition, aspect_batch)
         if self._training.l2_weight:
             penalty = layer0_penalty(self._engine.module, batch, self._objective)
             part = part + self._training.l2_weight / num_copies * penalty
@@ -235,30 +239,30 @@ class GraphWorker:
     @torch.no_grad()
     def _evaluate(self, validation: HeldOut) -> dict[str, float]:
         """Return the metrics over all workers' validation users; keep the vectors if best."""
-        users, others = self._vectors()
-        own = validation.score(users, others[: self._data.num_items])
+        vectors = self._vectors()
+        sizes = self._data.num_users, self._data.num_items
+        own = validation.score(vectors, self._partition, sizes)
         num_users = len(validation.users)
         sums = torch.tensor(
             [num_users, *(value * num_users for value in own.values())],
             dtype=torch.float64,
-            device=users.device,
+            device=vectors.device,
         )
         dist.all_reduce(sums)
         metrics = dict(zip(own, (sums[1:] / sums[0]).tolist(), strict=True))
         if metrics[SCORE] > self.progress.best_score:
-            self._best = self._partition.own_rows(torch.cat([users, others])).cpu()
+            self._best = vectors.cpu()
             self._best_layer0 = self._engine.module.embeddings.detach().cpu().clone()
         return metrics
 
-    def _vectors(self) -> tuple[Tensor, Tensor]:
-        """Return the vectors that rank: users (U, D), items and then aspects (I + A, D)."""
-        trained: tuple[Tensor, Tensor] = self._objective.vectors(
-            *self._engine.module(self._adjacency)
-        )
+    def _vectors(self) -> Tensor:
+        """Return this worker's rows (n, D) of the vectors that rank."""
+        vectors: Tensor = self._objective.vectors(self._engine.module(self._adjacency))
         if self._start is None:
-            return trained
-        start = self._partition.table(self._start).split(list(map(len, trained)))
-        return blend(trained, start, self._blend_weight)
+            return vectors
+        num_users = self._partition.num_own(self._data.num_users)
+        trained, start = ((rows[:num_users], rows[num_users:]) for rows in (vectors, self._start))
+        return torch.cat(blend(trained, start, self._blend_weight, self._partition))
 
     # Checkpoints
 
@@ -300,8 +304,12 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
 
 def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, Tensors | None]:
     """Return how far the last checkpoint is, and this worker's rows of it if there is one."""
-    with last_checkpoint() as read:
-        if read is None:
+    with checkpoint_folder() as folder:
+        if folder is None:
             return GraphProgress(run), None
-        progress = read_progress(GraphProgress, read, run)
-        return progress, read_rows(read, progress.num_parts, partition.node_ids)
+        progress = read_progress(GraphProgress, lambda name: (folder / name).read_bytes(), run)
+        return progress, read_rows(
+            lambda name: safetensors.torch.load_file(folder / name),
+            progress.num_parts,
+            partition.node_ids,
+        )

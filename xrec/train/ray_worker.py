@@ -139,8 +139,8 @@ def report(
 
 
 @contextmanager
-def last_checkpoint() -> Iterator[ReadFile | None]:
-    """Give a function that reads the files of the last committed checkpoint.
+def checkpoint_folder() -> Iterator[Path | None]:
+    """Give this node's copy of the last committed checkpoint, as long as the context lasts.
 
     Earlier workers of this run may have written it, or an earlier run (`ray_driver.fit`). Without
     a checkpoint the result is None.
@@ -150,7 +150,14 @@ def last_checkpoint() -> Iterator[ReadFile | None]:
         yield None
         return
     with checkpoint.as_directory() as folder:
-        yield lambda name: Path(folder, name).read_bytes()
+        yield Path(folder)
+
+
+@contextmanager
+def last_checkpoint() -> Iterator[ReadFile | None]:
+    """Give a function that reads the files of `checkpoint_folder`, or None without a checkpoint."""
+    with checkpoint_folder() as folder:
+        yield None if folder is None else lambda name: (folder / name).read_bytes()
 
 
 class PreemptionWatch:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from xrec.graph.blend import blend, score_norm, settled
+from xrec.graph.partition import Partition
 
 NUM_USERS, NUM_ITEMS, DIM = 23, 17, 4
+ALONE = Partition.whole(NUM_USERS + NUM_ITEMS)
 
 
 def model(seed: int, dim: int = DIM) -> tuple[Tensor, Tensor]:
@@ -27,7 +29,7 @@ def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight):
     u, s, vt = np.linalg.svd(
         trained + weight * np.linalg.norm(trained) / np.linalg.norm(start) * start
     )
-    users, items = blend(model(0), model(1), weight)
+    users, items = blend(model(0), model(1), weight, ALONE)
     assert users.shape == (NUM_USERS, DIM)
     assert items.shape == (NUM_ITEMS, DIM)
     np.testing.assert_allclose(
@@ -41,14 +43,14 @@ def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight):
 def test_blend_with_itself_only_scales_the_scores():
     """Both have the same span, so the joined bases have a lower rank than they have columns."""
     torch.testing.assert_close(
-        scores(blend(model(0), model(0), 0.5)), 1.5 * scores(model(0)), rtol=1e-4, atol=1e-4
+        scores(blend(model(0), model(0), 0.5, ALONE)), 1.5 * scores(model(0)), rtol=1e-4, atol=1e-4
     )
 
 
 def test_blend_with_weight_zero_or_a_start_of_zeros_leaves_the_trained_vectors():
     trained, (users, items) = model(0), model(1)
-    for result in (blend(trained, (users, items), 0.0), blend(trained, (users * 0, items), 0.5)):
-        assert result is trained
+    for start, weight in (((users, items), 0.0), ((users * 0, items), 0.5)):
+        assert blend(trained, start, weight, ALONE) is trained
 
 
 @pytest.mark.parametrize(("num_users", "num_items"), [(9, 3), (3, 9), (2, 2)])
@@ -56,10 +58,10 @@ def test_blend_of_fewer_users_or_items_than_dimensions_keeps_the_dimensions(num_
     users, items = model(0)
     start_users, start_items = model(1)
     trained = users[:num_users], items[:num_items]
-    found = blend(trained, (start_users[:num_users], start_items[:num_items]), 0.2)
+    found = blend(trained, (start_users[:num_users], start_items[:num_items]), 0.2, ALONE)
     assert [table.shape for table in found] == [(num_users, DIM), (num_items, DIM)]
     start = scores((start_users[:num_users], start_items[:num_items]))
-    weight = 0.2 * score_norm(trained) / float(torch.linalg.norm(start))
+    weight = 0.2 * score_norm(trained, ALONE) / float(torch.linalg.norm(start))
     torch.testing.assert_close(
         scores(found), scores(trained) + weight * start, rtol=1e-3, atol=1e-4
     )

@@ -79,9 +79,11 @@ def test_batch_loss_of_all_workers_is_that_of_the_whole_batch(
 ):
     batch = first_batch(objective)
     users, items = tables()
+    vectors, whole = torch.cat([users, items]), Partition.whole(NUM_USERS + NUM_ITEMS)
+    shares = ((rank, world_size) for rank in range(world_size))
     parts = [
-        batch_loss(users, items, batch, objective, rank=rank, world_size=world_size)
-        for rank in range(world_size)
+        batch_loss(vectors, whole, batch, objective, first_item=NUM_USERS, share=share)
+        for share in shares
     ]
     (2 * sum(parts)).backward()
     expected_users, expected_items = tables()

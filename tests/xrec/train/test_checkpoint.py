@@ -1,8 +1,10 @@
 """The files of a checkpoint: whose they are, what they count, and that they are read as written."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from xrec.errors import ArtifactMismatchError
@@ -12,7 +14,7 @@ from xrec.train.checkpoint import (
     ROWS,
     AdapterProgress,
     GraphProgress,
-    ReadFile,
+    Tensors,
     WholeState,
     adapter_files,
     progress_file,
@@ -128,27 +130,32 @@ def partitions(num_blocks: int) -> list[Partition]:
     return [Partition(blocks, rank) for rank in range(num_blocks)]
 
 
-def save(folder: Path, num_parts: int) -> ReadFile:
+def own_rows(partition: Partition, table: torch.Tensor) -> torch.Tensor:
+    """Return the rows that the worker owns, zeros in empty rows, whose node is -1."""
+    return torch.cat([table, torch.zeros(1, D)])[partition.node_ids]
+
+
+def save(folder: Path, num_parts: int) -> Callable[[str], Tensors]:
     for partition in partitions(num_parts):
-        rows = {name: partition.own_rows(table) for name, table in TABLES.items()}
+        rows = {name: own_rows(partition, table) for name, table in TABLES.items()}
         for name, data in rows_file(partition.rank, partition.node_ids, rows).items():
             (folder / name).write_bytes(data)
-    return lambda name: (folder / name).read_bytes()
+    return lambda name: safetensors.torch.load_file(folder / name)
 
 
 @pytest.mark.parametrize(("written", "read"), [(1, 1), (1, 3), (2, 1), (2, 3), (3, 2)])
 def test_rows_written_in_some_parts_are_read_in_other_parts(tmp_path, written, read):
-    read_file = save(tmp_path, written)
+    load = save(tmp_path, written)
     for partition in partitions(read):
-        rows = read_rows(read_file, written, partition.node_ids)
+        rows = read_rows(load, written, partition.node_ids)
         for name, table in TABLES.items():
-            assert torch.equal(rows[name], partition.own_rows(table))
+            assert torch.equal(rows[name], own_rows(partition, table))
 
 
 def test_best_vectors_come_in_the_order_of_the_nodes_and_a_lack_of_rows_is_refused(tmp_path):
-    read_file = save(tmp_path, 3)
-    rows = read_rows(read_file, 3, torch.arange(N), ("best",))
+    load = save(tmp_path, 3)
+    rows = read_rows(load, 3, torch.arange(N), ("best",))
     assert rows.keys() == {"best"}
     assert torch.equal(rows["best"], TABLES["best"])
     with pytest.raises(ArtifactMismatchError, match="lacks the rows of 3 of 10 nodes"):
-        read_rows(read_file, 3, torch.arange(N + 3))
+        read_rows(load, 3, torch.arange(N + 3))
