@@ -64,7 +64,9 @@ def run(
 
 
 NIGHT_JOBS = PIPELINE[1:-1]
-"""Those of a night: all from `annotate` to `backfill`, `train-adapter` only if it is asked for."""
+"""Those of a night: all from `annotate` to `backfill`."""
+_TRAINED = ("train-aspects", "train-adapter")
+"""Only if training is asked for: a score that is trained anew chooses other aspects for many."""
 _NEEDED = ("prepare", "pretrain-graph", "backfill")
 
 
@@ -126,7 +128,7 @@ def _night(
     configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int, train: bool
 ) -> dict[str, JobConfig]:
     """The configs of the jobs of a night that follows the artifacts `there`."""
-    names = [name for name in NIGHT_JOBS if name in configs and (train or name != "train-adapter")]
+    names = [name for name in NIGHT_JOBS if name in configs and (train or name not in _TRAINED)]
     made = [str(job_named(name).artifact) for name in names if name not in NIGHT_JOBS[-2:]]
     named = [kind for kind in made if any(getattr(configs[name], kind, None) for name in names)]
     if named:

@@ -24,12 +24,13 @@ from xrec.aspects.mentions import (
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.prompt import PromptConfig, placeholder_names
 from xrec.config.shared import StorageConfig
-from xrec.data.dataset import ASPECTS_FROM, Dataset
+from xrec.data.dataset import ASPECTS_FROM, EXTENDS, Dataset
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.storage import (
     Arrays,
     Location,
     Manifest,
+    ancestry,
     content_hash,
     fingerprint_of,
     mapped_arrays,
@@ -110,10 +111,10 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
     """Return the artifact's manifest.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
-    another dataset than the one whose manifest is given.
+    another dataset than the one whose manifest is given, and of none that this one extends.
     """
     manifest = read_manifest(location, "aspects")
-    if manifest.inputs["dataset"] != dataset.fingerprint:
+    if manifest.inputs["dataset"] not in ancestry(dataset, EXTENDS):
         raise ArtifactMismatchError(
             f"{location}: trained on dataset {manifest.inputs['dataset']}, but this one is "
             f"{dataset.fingerprint}; indices would not fit: run `xrec train-aspects` again, or "
@@ -126,7 +127,8 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     """Return the chooser with the trained score; the counts come from `dataset`, as in training.
 
     Counts and neighbours are mapped files of this node. The dataset may have new users and items at
-    its end (`xrec.graph.fold_in`): an item that the training did not know has no neighbours.
+    its end (`xrec.graph.fold_in`), or extend that of the training: an item that the training did
+    not know has no neighbours.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
     another dataset or a file is not what the manifest says.

@@ -12,6 +12,7 @@ import pyarrow as pa
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import changed_parts, content_key
 from xrec.config.decoding import DecodingConfig, TextConfig
+from xrec.config.prompt import placeholder_names
 from xrec.data.dataset import Dataset
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer
@@ -75,27 +76,36 @@ def explain_pairs(
     return generated.sort_by(_BY_PAIR), not_explained.sort_by(_BY_PAIR)
 
 
-def why_again(explainer: Explainer, earlier: pa.Table, shared_key: str) -> pa.Array:
+def why_again(
+    explainer: Explainer, earlier: pa.Table, rules: TextConfig, shared_key: str
+) -> pa.Array:
     """Return for N explanations (schema GENERATED) why each must be written again, N strings.
 
     Null if it may be taken over: its content key is today's, and its text names no other item of
     the catalogue, for which it would be refused today. Otherwise the parts of the key that changed,
-    `unknown` for a pair that the dataset lost, or `names_another_item`.
+    `unknown` for a pair that the dataset lost, or `names_another_item`. Where neither the model nor
+    its text tells any evidence, that may have changed, as long as the text still passes `rules`.
     """
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(PAIRS.names))
     today = {tuple(one.ids.values()): one for one in known}
+    shown = placeholder_names(explainer.pairs.builder.prompt.aspect)
+    is_told = rules.is_backed or bool({*shown} - {"aspect"})
 
     def why(row: dict[str, Any]) -> str | None:
         one = today.get((row["user_id"], row["item_id"]))
         if one is None:
             return "unknown"
         key = content_key(explainer, shared_key, one.pair, one.texts)
-        if key != row["content_key"]:
-            return " + ".join(changed_parts(row["content_key"], key))
+        changed = changed_parts(row["content_key"], key) if key != row["content_key"] else ()
+        is_untold = changed == ("evidence",) and not is_told and row["kind"] == "written"
+        if is_untold and explainer.finisher.unfit(row["explanation"], one.texts, rules) is None:
+            return None
+        if changed:
+            return " + ".join(changed)
         is_refused = explainer.finisher.other_title(row["explanation"], one.texts) is not None
         return "names_another_item" if is_refused else None
 
-    rows = earlier.select([*PAIRS.names, "content_key", "explanation"]).to_pylist()
+    rows = earlier.select([*PAIRS.names, "content_key", "explanation", "kind"]).to_pylist()
     return pa.array(map(why, rows), pa.string())
 
 

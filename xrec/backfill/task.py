@@ -92,7 +92,7 @@ class ExplainTask:
         return failed_rows(self.explainer.dataset, failed)
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        return why_again(self.explainer, earlier, self.shared_key)
+        return why_again(self.explainer, earlier, self.decoding.text, self.shared_key)
 
 
 def costs_of(generated: pa.Table, report: EngineReport) -> dict[str, float]:

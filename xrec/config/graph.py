@@ -106,7 +106,7 @@ class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
     """URI of an earlier graph, of a dataset that this one extends: its users and items start where
     they were, and the result is turned onto its vectors, so that an adapter of it stays in use. If
     null, all start as `model.initialization` says."""
-    keep_within: float = Field(0.1, ge=0)
+    keep_within: float = Field(0.2, ge=0)
     """Share of its length by which a vector of `start_from` may move and still be kept as it was,
     so that no text of it need be written again."""
     folds: int = Field(4, ge=0)

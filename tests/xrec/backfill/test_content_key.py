@@ -1,20 +1,25 @@
 """The content key changes with all that the explanation depends on, and with nothing else."""
 
 import itertools
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from tests.xrec.backfill.runs import changed
 from xrec.adapter.pairs import Pair, PairPrompts
+from xrec.backfill.explain import why_again
 from xrec.backfill.identity import PARTS, changed_parts, content_key, shared_key
 from xrec.bulk import Identity
+from xrec.config.decoding import TextConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.explainer import Explainer
 
 CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "pairs": {}}
+RULES = TextConfig()
 INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}
 
 
@@ -105,3 +110,25 @@ def test_changed_parts_are_those_that_two_keys_differ_in(explainer):
     }
     for expected, keys in changes.items():
         assert changed_parts(*keys) == expected
+
+
+def test_evidence_that_nobody_was_told_may_change_and_the_text_stays(explainer):
+    dataset, prompt = explainer.dataset, explainer.pairs.builder.prompt
+    ids = {"user_id": dataset.users["user_id"][1].as_py()}
+    ids["item_id"] = dataset.items["item_id"][2].as_py()
+    key = key_of(explainer, "s", 1, 2)
+    evidence = 16 + 3 * PARTS.index("evidence")
+    other = "0" * 16 + key[16:evidence] + "---" + key[evidence + 3 :]
+
+    def why(text="A good place to read.", kind="written", rules=RULES, aspect="{aspect}"):
+        shown = copy(explainer.pairs.builder)
+        shown.prompt = prompt.model_copy(update={"aspect": aspect})
+        told = changed(explainer, pairs=PairPrompts(dataset, shown))
+        row = {**ids, "content_key": other, "explanation": text, "kind": kind}
+        return why_again(told, pa.Table.from_pylist([row]), rules, "s")[0].as_py()
+
+    assert why() is None
+    assert why(kind="plain") == "evidence"
+    assert why(rules=RULES.model_copy(update={"is_backed": True})) == "evidence"
+    assert why(aspect="{aspect} ({user_reviews} visits)") == "evidence"
+    assert why(text="Write to me@shop.example.") == "evidence"  # refused today
