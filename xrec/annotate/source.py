@@ -6,9 +6,11 @@ can hold it.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+import joblib
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,6 +35,9 @@ from xrec.errors import DataError
 from xrec.schemas import ITEM_DETAILS
 from xrec.storage import Location, check_access, open_location, storage_errors
 
+T = TypeVar("T")
+
+_FEW_PARTS = 8  # of a MiB; a smaller file is done before other processes have started
 _ADVICE = "name the file's own columns in source.columns ({review: <column>}), or rename them"
 
 
@@ -65,10 +70,9 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
     findings: list[Finding] = []
     num_rows: Counter[str] = Counter()
     titles: dict[str, str] = {}
-    for part in _stream_reviews(config, files["reviews"]):
-        rows = _with_column(part.table, "summary", pc.fill_null(part.table["summary"], ""))
-        rows = _without_personal(rows, ("review", "summary"), num_personal)
-        blocks.append(rows.select(_RAW.names).cast(_RAW))
+    for part, found in _in_processes(_impersonal, _stream_reviews(config, files["reviews"])):
+        num_personal += found
+        blocks.append(part.table.select(_RAW.names).cast(_RAW))
         for item_id, title in zip(*(part.table[name].to_pylist() for name in _TITLED), strict=True):
             if title:
                 titles.setdefault(item_id, title)
@@ -77,7 +81,8 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
     items = ITEM_DETAILS.empty_table()
     if "items" in files:
         read = _read_items(config, files["items"])
-        items = _without_personal(read.table, ("details",), num_personal, mark="")
+        items, found = _without_personal(read.table, ("details",), mark="")
+        num_personal += found
         findings += read.findings
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
@@ -154,9 +159,25 @@ def _with_column(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) 
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
+def _in_processes(do: Callable[[FileRows], T], parts: Iterator[FileRows]) -> Iterator[T]:
+    """Yield `do` of each part, in order; of all but the first few on all cores of this machine."""
+    yield from map(do, itertools.islice(parts, _FEW_PARTS))
+    if (one := next(parts, None)) is not None:
+        parallel = joblib.Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2*n_jobs")
+        yield from parallel(joblib.delayed(do)(part) for part in itertools.chain([one], parts))
+
+
+def _impersonal(part: FileRows) -> tuple[FileRows, Counter[str]]:
+    """The part without personal data in its texts, and how many places had some, by kind."""
+    rows = _with_column(part.table, "summary", pc.fill_null(part.table["summary"], ""))
+    rows, found = _without_personal(rows, ("review", "summary"))
+    return replace(part, table=rows), found
+
+
 def _without_personal(
-    rows: pa.Table, columns: tuple[str, ...], num_personal: Counter[str], mark: str = REMOVED
-) -> pa.Table:
+    rows: pa.Table, columns: tuple[str, ...], mark: str = REMOVED
+) -> tuple[pa.Table, Counter[str]]:
+    num_personal: Counter[str] = Counter()
     for name in columns:
         texts = []
         for text in rows[name].to_pylist():
@@ -164,7 +185,7 @@ def _without_personal(
             texts.append(cleaned)
             num_personal.update(found)
         rows = _with_column(rows, name, pa.array(texts, pa.string()))
-    return rows
+    return rows, num_personal
 
 
 def find_review_files(config: AnnotateConfig) -> dict[str, Location]:

@@ -178,6 +178,18 @@ def test_read_reviews_personal_data_is_removed_and_counted(tmp_path):
     assert raw.num_personal == {"email": 1, "link": 1}
 
 
+def test_read_reviews_of_many_parts_in_processes_gives_the_same_rows(tmp_path, monkeypatch):
+    rows = [review(f"u{n}", "1", f"Call 555-123-4567, said {n}") for n in range(60)]
+    file = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    here = _read(tmp_path, file)
+    monkeypatch.setattr("xrec.data.blocks._BLOCK_BYTES", 500)
+    monkeypatch.setattr("xrec.annotate.source._FEW_PARTS", 2)
+    apart = _read(tmp_path, file)
+    assert here.num_personal == apart.num_personal == {"phone": 60}
+    assert apart.reviews.to_pylist() == here.reviews.to_pylist()
+    assert apart.num_rows == here.num_rows == {"reviews.jsonl": 60}
+
+
 @pytest.mark.parametrize(
     ("uri", "files", "words"),
     [
