@@ -146,24 +146,17 @@ def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker(
 
 @pytest.mark.parametrize("num_blocks", [1, 4, 30])
 def test_products_of_some_columns_at_a_time_have_the_bits_of_the_whole(num_blocks, monkeypatch):
-    """Of all workers in turn; 30 have more than there are columns, and two rows at most."""
-    partitions = _blocks_here(monkeypatch, num_blocks)
+    """Of all workers in turn, where worker r sends r + 1 times what the first one does."""
+
+    def of_all(block: torch.Tensor) -> torch.Tensor:
+        return torch.cat([block * (rank + 1) for rank in range(num_blocks)])
+
+    monkeypatch.setattr(dist, "all_gather_into_tensor", lambda all, one: all.copy_(of_all(one)))
     edges, generator = small_edges(), torch.Generator().manual_seed(0)
-    block, plus = torch.randn(2, partitions[0].blocks.block_size, 13, generator=generator)
-    whole = torch.cat([block * (rank + 1) for rank in range(num_blocks)])
-    for partition in partitions:
+    blocks = RowBlocks.deal(node_degrees(edges, NUM_USERS, NUM_ITEMS), num_blocks)
+    block, plus = torch.randn(2, blocks.block_size, 13, generator=generator)
+    for partition in (Partition(blocks, rank) for rank in range(num_blocks)):
         matrix = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition)
-        assert torch.equal(partition.product(matrix, block), matrix @ whole)
-        expected = torch.addmm(plus, matrix, whole)
+        assert torch.equal(partition.product(matrix, block), matrix @ of_all(block))
+        expected = torch.addmm(plus, matrix, of_all(block))
         assert torch.equal(partition.product(matrix, block, plus), expected)
-
-
-def _blocks_here(monkeypatch: pytest.MonkeyPatch, num_blocks: int) -> list[Partition]:
-    """All workers' partitions in this process: worker r sends r + 1 times what one sends."""
-
-    def all_gather(gathered: torch.Tensor, block: torch.Tensor) -> None:
-        gathered.copy_(torch.cat([block * (rank + 1) for rank in range(num_blocks)]))
-
-    monkeypatch.setattr(dist, "all_gather_into_tensor", all_gather)
-    blocks = RowBlocks.deal(node_degrees(small_edges(), NUM_USERS, NUM_ITEMS), num_blocks)
-    return [Partition(blocks, rank) for rank in range(num_blocks)]
