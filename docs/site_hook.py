@@ -2,10 +2,12 @@
 
 - `keys/JOB.md`, a page a job: its help, and each key of its config class.
 - `python.md`: the public names of `xrec`, by mkdocstrings.
+- The notebook as a page.
 - README.md and other pages outside of this folder, and a page for each file that a page links to.
 """
 
 import html
+import json
 import os.path
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from xrec.config.base import Key
 from xrec.config.jobs import meaning, own_and_shared, type_and_default
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOK = "docs/reviews_to_reasons.ipynb"
 PAGES = {"README.md": "index.md"} | {
     path: path
     for path in (
@@ -51,7 +54,7 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted({path for page in written.items() for path in _sources(*page)}):
         made[_site(path)] = _source_page(path)
     made |= {f"keys/{job.name}.md": _keys_page(job) for job in JOBS}
-    made["python.md"] = _python_page()
+    made |= {"python.md": _python_page(), _site(NOTEBOOK): _notebook_page()}
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
@@ -74,6 +77,8 @@ def _site(path: str) -> str:
     """The page of a file or folder of the repository."""
     if path.startswith("docs/") and path.endswith(".md"):
         return path.removeprefix("docs/")
+    if path == NOTEBOOK:
+        return "reviews_to_reasons.md"
     return PAGES.get(path, f"source/{path}.md")
 
 
@@ -145,3 +150,10 @@ def _plain(text: str) -> str:
 def _python_page() -> str:
     names = (f"::: {xrec._MODULES[name]}.{name}\n" for name in xrec.__all__ if name[0] != "_")
     return "# Python\n\nThe names that `import xrec` has.\n\n" + "\n".join(names)
+
+
+def _notebook_page() -> str:
+    cells = json.loads((ROOT / NOTEBOOK).read_text())["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
+    link = f"\n\nThis page is the notebook `{NOTEBOOK}`."
+    return "\n\n".join(f"~~~python\n{text}\n~~~" if code else text for text, code in texts) + link

@@ -99,9 +99,9 @@ class AdapterTrainingConfig(Config):
     """
 
     leave_out: Literal["own", "nothing"] = "own"
-    """What prompts of training do not know: with own, the pair's own review and interaction, as
-    with a pair that is to be explained: profiles, aspects, evidence and vectors are as if these
-    were not there, as far as the dataset and the graph (pretrain-graph.folds) have such ones."""
+    """What is left out of the prompts of training. own: the pair's own review and interaction, so
+    that profiles, aspects, evidence and vectors are made without them, as far as the dataset and
+    the graph (pretrain-graph.folds) have such ones. nothing: all is shown, as XRec does."""
     weighting: Weighting = "tokens"
     """What counts equally in the loss: tokens, or explanations, so that a token of a long one
     counts less."""

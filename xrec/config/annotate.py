@@ -130,7 +130,7 @@ class AnnotateConfig(BulkConfig, RawTablesJobConfig):
     """Least and greatest rating; a row with another one is rejected."""
     core: int = Field(1, ge=1)
     """Least number of reviews of each user and each item, of those that are rated highly enough.
-    Others are left out, again and again until none is left (the k-core)."""
+    Others are left out, repeatedly, until all that are left have enough (the k-core)."""
     split: ReviewSplit = ReviewSplit()
     """Which reviews are held out."""
     max_reviews_per_profile: int = Field(50, ge=1)
