@@ -19,5 +19,5 @@ def test_notebook_runs_from_reviews_to_reasons(tmp_path):
     done = python(script, cwd=tmp_path, timeout=1700, PYTHONPATH=str(_NOTEBOOK.parents[1]))
     assert done.returncode == 0, done.stderr
     *_, texts = parts = done.stdout.split("reviews of the place")
-    assert len(parts) == 4  # a reason of each of three pairs
+    assert len(parts) > 3  # at least one reason of each of three pairs
     assert sum(line.startswith("resident-") for line in texts.splitlines()) >= 3
