@@ -12,7 +12,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu bench-gpu test-vllm check format lock wheel sbom audit clean
+.PHONY: help setup demo test test-slow test-gpu bench-gpu test-vllm check docs format lock wheel sbom audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ check: setup ## Format, lint, types, layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+docs: setup ## The site in site/; a broken link or anchor is an error
+	@$(BIN)/properdocs build --strict
+
 format: setup ## Format, and mend what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -85,6 +88,6 @@ audit: ## Known vulnerabilities of what the images install; needs uv and network
 	@uvx pip-audit==2.10.1 --disable-pip --require-hashes $(addprefix --requirement ,$(LISTS))
 
 clean: ## Delete .venv, caches and the demo's workspace
-	@rm -rf .venv .venv-vllm-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build dist
+	@rm -rf .venv .venv-vllm-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build dist site
 	@rm -rf workspace/demo
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

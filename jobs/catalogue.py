@@ -244,7 +244,7 @@ the project file is read again. Ctrl-C ends it.
 \b
 In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for some, the language
       model; <workspace>/explanations if there
-Out:  http://127.0.0.1:8000 with a page at / and the API's description at /docs
+Out:  http://127.0.0.1:8000 with a page at / and the API's description at /openapi.json
 
 \b
 Example:

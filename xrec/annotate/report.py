@@ -7,6 +7,8 @@ of the first users by the hash of their ids.
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -19,6 +21,7 @@ from xrec.annotate.read import Versions, read_stage, stage_table
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.bulk import Published
 from xrec.config.annotate import AnnotateConfig
+from xrec.llm.source import public_name
 from xrec.storage import location_of, storage_errors
 
 logger = logging.getLogger("xrec")
@@ -29,11 +32,20 @@ _NUM_EXAMPLES = 20
 _VERBATIM_WORDS = 8
 _SHOWN_REVIEWS, _SHOWN_LETTERS = 3, 600
 _HEAD = (
-    "<!doctype html><meta charset=utf-8><title>Annotations</title><style>body{font:15px/1.5 "
-    "system-ui;max-width:72rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse}"
-    "td,th{padding:.3rem .8rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid "
-    "#ddd}</style>"
+    "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    "<title>Annotations</title><style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui;"
+    "max-width:72rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;display:block;"
+    "overflow-x:auto}td,th{padding:.3rem .8rem .3rem 0;text-align:left;vertical-align:top;"
+    "border-bottom:1px solid #8885}td{min-width:5rem}td:last-child{min-width:15rem}</style>"
 )
+_LABELS = {
+    "pairs_without_praise": "reviews in which no praise was found, share",
+    "explanation_words": "words of an explanation, mean",
+    "aspects_per_review": "aspects of a review, mean",
+    "aspects_in_review": "aspects whose name stands in their review, share",
+    "aspects_or_opinions_in_review": "aspects whose name or opinion stands in it, share",
+    "verbatim_explanations": "explanations that repeat eight words of their review, share",
+}
 _WORD = re.compile(r"[\w']+")
 
 
@@ -72,9 +84,10 @@ def write_report(
         "users": f"{record.num_users:,}",
         "items": f"{record.num_items:,}",
         "pairs in the sample": f"{len(pairs):,}",
-        **{name: f"{value:,.4g}" for name, value in figures.items()},
+        **{_LABELS[name]: f"{value:,.3f}" for name, value in figures.items()},
     }
-    (output / "report.html").write_bytes(_page(summary, tables).encode())
+    heading = f"Annotations of {escape(public_name(config.workspace))}, {date.today()}"
+    (output / "report.html").write_bytes(_page(heading, summary, tables).encode())
     return figures
 
 
@@ -127,7 +140,7 @@ def _losses(record: StoreRecord, failed: Mapping[str, Mapping[str, int]]) -> lis
     losses: dict[str, Mapping[str, int]] = {
         "dropped": record.dropped,
         "rejected": record.rejected,
-        "personal_removed": record.personal,
+        "personal data removed": record.personal,
         **{f"failed: {stage}": reasons for stage, reasons in failed.items()},
     }
     return [
@@ -169,10 +182,13 @@ def _shown_profiles(
     ]
 
 
-def _page(summary: Mapping[str, str], tables: Mapping[str, list[dict[str, Any]]]) -> str:
+def _page(
+    heading: str, summary: Mapping[str, str], tables: Mapping[str, list[dict[str, Any]]]
+) -> str:
     """The report as an HTML page without other files."""
-    with pd.option_context("display.max_colwidth", None):  # it would cut the texts
-        page = f"{_HEAD}<h2>Annotations</h2>{pd.Series(summary).to_frame('').to_html()}"
+    whole = ("display.max_colwidth", None)  # pandas would cut the texts
+    with pd.option_context(*whole, "display.html.border", 0):
+        page = f"{_HEAD}<h2>{heading}</h2>{pd.Series(summary).to_frame('').to_html(header=False)}"
         for title, rows in tables.items():
             page += f"<h2>{title}</h2>{pd.DataFrame(rows).to_html(index=False)}"
     return page

@@ -103,7 +103,7 @@ def _serve(
 
 
 def _tell(address: str) -> None:
-    typer.echo(f"serving at {address}   (page: {address}/   API: {address}/docs   Ctrl-C ends it)")
+    typer.echo(f"serving at {address} (the page; API: {address}/openapi.json; Ctrl-C ends it)")
 
 
 def _write_deployment(config: "ServeConfig", path: str) -> None:

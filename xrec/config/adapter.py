@@ -86,9 +86,9 @@ class AdapterTrainingConfig(Config):
     """
 
     leave_out: Literal["own", "nothing"] = "own"
-    """What prompts of training do not know: with own, the pair's own review and interaction, as
-    with a pair that is to be explained: profiles, aspects, evidence and vectors are as if these
-    were not there, as far as the dataset and the graph (pretrain-graph.folds) have such ones."""
+    """What is left out of the prompts of training. own: the pair's own review and interaction, so
+    that profiles, aspects, evidence and vectors are made without them, as far as the dataset and
+    the graph (pretrain-graph.folds) have such ones. nothing: all is shown, as XRec does."""
     num_epochs: int = Field(4, ge=1)
     """Largest number of passes over the training pairs."""
     max_steps: int | None = Field(None, ge=1)

@@ -119,7 +119,7 @@ class AnnotateConfig(BulkConfig, RawTablesJobConfig):
     """Least and greatest rating; a row with another one is rejected."""
     core: int = Field(1, ge=1)
     """Least number of reviews of each user and each item, of those that are rated highly enough.
-    Others are left out, again and again until none is left (the k-core)."""
+    Others are left out, repeatedly, until all that are left have enough (the k-core)."""
     split: ReviewSplit = ReviewSplit()
     """Which reviews are held out."""
     annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (

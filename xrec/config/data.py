@@ -190,8 +190,8 @@ class ProfileAspects(Config):
     min_items: int = Field(5, ge=1)
     """Least number of items whose profiles must have an aspect."""
     max_share: float = Field(0.2, gt=0, le=1)
-    """Largest share of the items with a profile that may have an aspect; what more of them have
-    tells nothing of any."""
+    """Largest share of the items with a profile that may have an aspect; one that more of them
+    have says nothing of any."""
 
 
 class RawTablesJobConfig(JobConfig):

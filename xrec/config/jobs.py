@@ -115,9 +115,7 @@ def _listed(places: Sequence[str]) -> str:
 
 def job_keys(job: str) -> str:
     """All keys of `job`: name, type, default and meaning; those shared with other jobs first."""
-    keys = list(keys_of(CONFIG_TYPES[job]))
-    shared = [key for key in keys if key.name.split(".")[0] in SHARED]
-    own = [key for key in keys if key.name.split(".")[0] not in SHARED]
+    own, shared = own_and_shared(job)
     lines = [
         "At the top level of the file, or in a section to override it for that job:",
         *(line for key in shared for line in _lines(key)),
@@ -128,13 +126,26 @@ def job_keys(job: str) -> str:
     return "\n".join(lines)
 
 
+def own_and_shared(job: str) -> tuple[list[Key], list[Key]]:
+    """The keys of the section of `job`, and those that stand at the top level of the file."""
+    keys = list(keys_of(CONFIG_TYPES[job]))
+    is_shared = [key.name.split(".")[0] in SHARED for key in keys]
+    own = [key for key, shared in zip(keys, is_shared, strict=True) if not shared]
+    return own, [key for key, shared in zip(keys, is_shared, strict=True) if shared]
+
+
 def _lines(key: Key) -> Iterator[str]:
+    yield f"  {key.name}  ({type_and_default(key)})"
+    yield from textwrap.indent(textwrap.fill(meaning(key), _WIDTH - 6), " " * 6).splitlines()
+
+
+def type_and_default(key: Key) -> str:
+    """Such as `integer, default 3, with kind: sample`."""
     only = f", with kind: {key.kind}" if key.kind else ""
-    yield f"  {key.name}  ({_type(key.field.annotation)}{_default(key)}{only})"
-    yield from textwrap.indent(textwrap.fill(_meaning(key), _WIDTH - 6), " " * 6).splitlines()
+    return f"{_type(key.field.annotation)}{_default(key)}{only}"
 
 
-def _meaning(key: Key) -> str:
+def meaning(key: Key) -> str:
     """What the field says, or else the class of the section that it holds."""
     sections = sections_of(key.field.annotation)
     of_section = (sections[0].__doc__ or "") if len(sections) == 1 else ""

@@ -38,9 +38,9 @@ class PromptConfig(Config):
     aspect: str = "{aspect} in {item_reviews} of {num_item_reviews} reviews"
     """An entry of that list; {user_reviews} and {num_user_reviews} are there too."""
     opinion: str = ' ("{opinion}")'
-    """What follows {aspect} if reviews praise it in own words."""
+    """What follows {aspect} if a review praises it; {opinion} are the words of the review."""
     collaborative: str = ""
-    """What follows the texts, e.g. {user}{item}; empty: nothing does."""
+    """What follows the texts, e.g. {user}{item}. If empty, nothing."""
     max_prompt_tokens: int = Field(512, ge=8)
     """Longer prompts are rejected, never cut."""
     title_placeholder: str = "[title]"

@@ -84,7 +84,7 @@ class ColdStartConfig(Config):
     """
 
     interactions: str | None = None
-    """Parquet file or folder with user_id and item_id, one of each row known."""
+    """Parquet file or folder with user_id and item_id; the graph must know one of each row."""
     users: str | None = None
     """Table with user_id and profile, also of known users whose texts changed."""
     items: str | None = None

@@ -112,21 +112,21 @@ def render_report(
 def verdict(gain: Estimate | None) -> str:
     """What the personalization gain and its interval allow to say of this one training."""
     if gain is None:
-        return "No reference could be weighed: all prompts are too long."
+        return "Nothing could be measured: all prompts with their references are too long."
     size = f"{gain.value:.3f} nats per token (95 % interval {gain.interval(3)})"
     if gain.low is not None and gain.low > 0:
         return (
-            "The likelihood follows the user: with the own vector the reference is likelier than "
-            f"with another user's, by {size}."
+            "What a user did matters: with the user's own vector the model finds the real "
+            f"explanations likelier than with another user's, by {size}."
         )
     if gain.high is not None and gain.high < 0:
         return (
-            "The likelihood is misled: with the user's own vector the reference is less likely "
-            f"than with another user's, a gain of {size}."
+            "The vectors mislead: with the user's own vector the model finds the real explanations "
+            f"less likely than with another user's, a gain of {size}."
         )
     return (
-        "No clear sign of the collaborative signal in the likelihood: the user's own vector, in "
-        f"place of another user's, brings a gain of {size}."
+        "What a user did makes no clear difference: with the user's own vector, in place of "
+        f"another user's, the real explanations become likelier by {size}."
     )
 
 

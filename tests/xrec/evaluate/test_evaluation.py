@@ -106,10 +106,10 @@ def test_report_escapes_texts_and_ids(render, pairs):
 @pytest.mark.parametrize(
     ("gain", "beginning"),
     [
-        (Estimate(0.2, 0.1, 0.3), "The likelihood follows the user"),
-        (Estimate(0.1, -0.1, 0.3), "No clear sign"),
-        (Estimate(-0.2, -0.3, -0.1), "The likelihood is misled"),
-        (None, "No reference could be weighed"),
+        (Estimate(0.2, 0.1, 0.3), "What a user did matters"),
+        (Estimate(0.1, -0.1, 0.3), "What a user did makes no clear"),
+        (Estimate(-0.2, -0.3, -0.1), "The vectors mislead"),
+        (None, "Nothing could be measured"),
     ],
 )
 def test_verdict_follows_the_interval(gain, beginning):
