@@ -238,7 +238,8 @@ class TextFinisher:
 
     def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
         """The plain sentence of a pair; who names another item or solicits is not quoted."""
-        for said in (texts, texts.unquoted):
+        titled = replace(texts, item_title=texts.item_title or self._builder.prompt.untitled)
+        for said in (titled, titled.unquoted):
             sentence = self._checker.plain(said, rules.plain, rules.min_evidence, rules.checks)
             if sentence is None or not (
                 self.other_title(sentence, texts) or solicits(sentence, [texts.item_title])

@@ -337,6 +337,7 @@ def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(num_aspects, 
 
 
 SAID = PairTexts("", TITLE, "", (EVIDENCE,))
+UNTITLED = replace(SAID, item_title="")
 SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
 
 
@@ -344,6 +345,7 @@ SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
     ("fallback", "texts", "expected"),
     [
         ("plain", SAID, ("14 of 31 reviews of The Rusty Fox mention the late hours.", "")),
+        ("plain", UNTITLED, ("14 of 31 reviews of this item mention the late hours.", "")),
         ("plain", SAID_BY_ONE, ("", "abstained")),
         ("plain", UNSAID, ("", "repetitive_text")),
         ("abstain", SAID, ("", "abstained")),
