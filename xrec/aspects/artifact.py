@@ -43,6 +43,7 @@ from xrec.storage import (
 
 WEIGHTS, NEIGHBOURS = "weights.json", "neighbours.safetensors"
 _RULES = 1  # version of what is counted, in the name of the files of counts
+SCORE = 2  # version of the score, a part of the artifact's config
 
 
 def write_aspects(
@@ -111,9 +112,14 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
     """Return the artifact's manifest.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
-    another dataset than the one whose manifest is given, and of none that this one extends.
+    another version, of another dataset than the one whose manifest is given, and of none that this
+    one extends.
     """
     manifest = read_manifest(location, "aspects")
+    if manifest.config.get("score") != SCORE:
+        raise ArtifactMismatchError(
+            f"{location}: a score of another version of xrec; run `xrec train-aspects` again"
+        )
     if manifest.inputs["dataset"] not in ancestry(dataset, EXTENDS):
         raise ArtifactMismatchError(
             f"{location}: trained on dataset {manifest.inputs['dataset']}, but this one is "

@@ -1,4 +1,4 @@
-"""Trains the scorer's six numbers, for NDCG@10 of what held-out reviews mention.
+"""Trains the scorer's four numbers, for NDCG@10 of what held-out reviews mention.
 
     value = NDCG(own) + g (NDCG(own) - NDCG(others in the user's place))
 
@@ -6,10 +6,6 @@ The others are a reviewer of the same item and any user, drawn at random. Withou
 user's part is as small as it may be: near its best, NDCG hardly changes with it, and what is left
 is true of anybody who reviews the item. There are too few numbers to overfit, and NDCG has no
 gradient, so each is tried at several values while the others stay, the item's first, in two rounds.
-
-Training pairs with their own review left out would be more, and they failed: an item's counts
-without a review are fewest where the review has most, so that a loss on them learns to turn the
-counts round; and users with many reviews decide (docs/log).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +25,6 @@ _GRID: Mapping[str, tuple[float, ...]] = {
     "similarity_power": (2, 4, 6, 8),
     "own_weight": (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
     "own_reviews": (3, 5, 10, 20),
-    "graph_weight": (0, 0.05, 0.1, 0.15, 0.2, 0.3),
-    "graph_reviews": (2, 5, 10),
 }
 
 
@@ -55,9 +49,8 @@ def fit(train: Mentions, held_out: Mentions, neighbours: Sparse, *, seed: int = 
     """
     search = _Search(train, neighbours, held_out, seed)
     start = Weights()
-    item_only = replace(start, own_weight=0, graph_weight=0)
-    item_best = search.best(item_only, ("prior_reviews", "similarity_power"))
-    best = replace(item_best, own_weight=start.own_weight, graph_weight=start.graph_weight)
+    item_best = search.best(replace(start, own_weight=0), ("prior_reviews", "similarity_power"))
+    best = replace(item_best, own_weight=start.own_weight)
     for _ in range(2):
         best = search.best(best, tuple(_GRID))
     return search.fitted(AspectScorer(train, neighbours, best), item_best)
@@ -66,7 +59,7 @@ def fit(train: Mentions, held_out: Mentions, neighbours: Sparse, *, seed: int = 
 def evaluate(scorer: AspectScorer, held_out: Mentions, *, seed: int = 0) -> Fitted:
     """Return how well a trained scorer ranks what other `held_out` reviews mention, not nothing."""
     search = _Search(scorer.mentions, scorer.neighbours, held_out, seed)
-    return search.fitted(scorer, replace(scorer.weights, own_weight=0, graph_weight=0))
+    return search.fitted(scorer, replace(scorer.weights, own_weight=0))
 
 
 def draw_others(train: Mentions, users: Indices, items: Indices, seed: int) -> Indices:
@@ -95,7 +88,7 @@ def draw_users(train: Mentions, users: Indices, seed: int) -> Indices:
 
 
 class _Search:
-    """NDCG of weights; the three terms are kept, as most weights share them."""
+    """NDCG of weights; the two terms are kept, as most weights share them."""
 
     def __init__(self, train: Mentions, neighbours: Sparse, held_out: Mentions, seed: int) -> None:
         """Draw the users in the place of the pairs' own, which come first."""
@@ -108,7 +101,6 @@ class _Search:
         self._users = [users, reviewers, draw_users(train, users, seed)]
         self._train, self._neighbours = train, neighbours
         self._parts: dict[tuple[str, float, float], Floats] = {}
-        self._graph_counts = AspectScorer(train, neighbours).graph_counts
 
     def fitted(self, scorer: AspectScorer, item_only: Weights) -> Fitted:
         """Return the figures of a scorer, and those of the best item part."""
@@ -138,18 +130,15 @@ class _Search:
         if item not in self._parts:
             scorer = AspectScorer(self._train, self._neighbours, weights)
             self._parts[item] = scorer.item_part(self._items)
-        scores: Floats = (
-            self._parts[item]
-            + np.float32(weights.own_weight) * self._lift("own", place, weights.own_reviews)
-            + np.float32(weights.graph_weight) * self._lift("graph", place, weights.graph_reviews)
+        scores: Floats = self._parts[item] + np.float32(weights.own_weight) * self._lift(
+            place, weights.own_reviews
         )
         return scores
 
-    def _lift(self, name: str, place: int, reviews: float) -> Floats:
-        key = (name, place, reviews)
+    def _lift(self, place: int, reviews: float) -> Floats:
+        key = ("own", place, reviews)
         if key not in self._parts:
-            users = self._users[place]
-            of_pairs = self._graph_counts(users) if name == "graph" else self._train.of_users[users]
+            of_pairs = self._train.of_users[self._users[place]]
             self._parts[key] = lift(of_pairs, self._train.frequency, reviews).toarray()
         return self._parts[key]
 

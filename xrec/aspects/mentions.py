@@ -59,27 +59,12 @@ class Mentions:
     @cached_property
     def reviews_of_items(self) -> Floats:
         """Of how many reviews of each item the counts `of_items` are, (I,)."""
-        return self.pairs_of_items
-
-    @cached_property
-    def pairs_of_items(self) -> Floats:
-        """The number of pairs of each item, (I,)."""
         return np.bincount(self.items, minlength=self.num_items).astype(np.float32)
 
     @cached_property
     def reviews_of_users(self) -> Floats:
         """The number of pairs of each user, (U,)."""
         return np.bincount(self.users, minlength=self.num_users).astype(np.float32)
-
-    @cached_property
-    def shares_of_reviewers(self) -> Sparse:
-        """For each item, the shares of its users' reviews with each aspect, added up, (I, A)."""
-        shares = self.shares_of_users(np.arange(self.num_users))
-        return add_up(self.items, self.num_items) @ shares[self.users]
-
-    def shares_of_users(self, users: Indices) -> Sparse:
-        """Return the share of the reviews of `users` (N,) with each aspect, (N, A) sparse."""
-        return scaled(self.of_users[users], 1 / np.maximum(self.reviews_of_users[users], 1))
 
     @cached_property
     def frequency(self) -> Floats:
@@ -99,15 +84,6 @@ class Mentions:
     def counted_rows(self, users: Indices, items: Indices) -> Indices:
         """Return the row of each pair that `of_items` counts, (N,) int64, else -1."""
         return self.row_of(users, items)
-
-    def rows_of(self, users: Indices) -> tuple[Indices, Indices]:
-        """Return the place of a user in `users` (N,) and the row of a pair, for all their pairs."""
-        order, keys = self.sorted_keys
-        first, stop = np.searchsorted(keys, np.stack([users, users + 1]) * self.num_items)
-        counts = stop - first
-        places = np.repeat(np.arange(len(users)), counts)
-        within = np.arange(len(places)) - (np.cumsum(counts) - counts)[places]
-        return places, order[first[places] + within]
 
     @cached_property
     def sorted_keys(self) -> tuple[Indices, Indices]:
@@ -245,8 +221,8 @@ def _profiles(dataset: Dataset) -> Sparse:
     return ones_at(items, aspects, (dataset.num_items, dataset.aspects.num_rows))
 
 
-_NUMBERS = ("reviews_of_items", "pairs_of_items", "reviews_of_users", "frequency")
-_COUNTS = ("aspects", "of_items", "of_users", "shares_of_reviewers")
+_NUMBERS = ("reviews_of_items", "reviews_of_users", "frequency")
+_COUNTS = ("aspects", "of_items", "of_users")
 _OPINIONS = ("verdicts", "margins")
 _PARTS = ("data", "indices", "indptr")
 
@@ -287,11 +263,6 @@ def sparse_of(arrays: Arrays, num_columns: int, prefix: str = "") -> Sparse:
     matrix = scipy.sparse.csr_matrix((len(indptr) - 1, num_columns), dtype=data.dtype)
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
     return matrix
-
-
-def scaled(matrix: Sparse, factors: NDArray[np.floating[Any]]) -> Sparse:
-    """Return the rows of a sparse matrix, each times its factor, in float32."""
-    return scipy.sparse.diags(factors.astype(np.float32)) @ matrix
 
 
 def ones_at(rows: Indices, columns: Indices, shape: tuple[int, int]) -> Sparse:

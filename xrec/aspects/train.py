@@ -7,7 +7,7 @@ the manifest.
 import logging
 from typing import Any
 
-from xrec.aspects.artifact import write_aspects
+from xrec.aspects.artifact import SCORE, write_aspects
 from xrec.aspects.fit import Fitted, evaluate, fit
 from xrec.aspects.mentions import Mentions, dataset_mentions, dataset_praise
 from xrec.aspects.neighbours import item_vectors, nearest_items
@@ -29,7 +29,7 @@ def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[s
 
     Raises ArtifactNotFoundError without a dataset.
     """
-    settings = config.model_dump(mode="json", include={"min_item_reviews"})
+    settings = config.model_dump(mode="json", include={"min_item_reviews"}) | {"score": SCORE}
     return settings, {"dataset": manifest_of(config, "dataset").fingerprint}
 
 

@@ -169,7 +169,8 @@ class _Support:
         return {keys[-1] for keys in names if keys}
 
     @cached_property
-    def _numbers(self) -> set[str]:
+    def numbers(self) -> set[str]:
+        """All numbers of the texts and counts, as digits."""
         counts = {str(count) for each in self._texts.aspects for count in each.counts.values()}
         return counts.union(*map(numbers_of, self._tokens))
 
@@ -183,17 +184,11 @@ class _Support:
         opinions = [each.opinion for each in self._texts.aspects if each.aspect == aspect]
         return any(word in tokens_of(opinion).keys for opinion in opinions)
 
-    def has_number(self, number: str) -> bool:
-        return number in self._numbers
-
     def has_digits(self, tokens: Tokens, place: int) -> bool:
         """Whether a word has no digits, or it or all its numbers stand somewhere."""
         numbers = digits_in(tokens.word(place))
-        return (
-            not numbers
-            or all(map(self.has_number, numbers))
-            or self.has_words([tokens.keys[place]])
-        )
+        is_known = not numbers or self.numbers.issuperset(numbers)
+        return is_known or self.has_words([tokens.keys[place]])
 
     def has_aspect(self, named: Named, tokens: Tokens, aspects: AspectNames) -> bool:
         """Whether the aspect is chosen, on the menu, or in a text of what it is said of."""
@@ -305,7 +300,7 @@ def _number_words(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set
         (tokens.spans[start][0], tokens.spans[stop - 1][1])
         for start, stop, number in number_words(tokens)
         if start in rest
-        and not support.has_number(number)
+        and number not in support.numbers
         and not support.has_words(tokens.keys[start:stop])
     }
 

@@ -16,7 +16,7 @@ from xrec.storage import open_location
 
 PROFILES = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1], [0, 0, 1]], dtype=np.float32)
 VISITS = [(0, 0), (0, 1), (0, 3), (1, 0), (1, 2), (2, 1), (2, 2), (2, 3)]  # nobody visits item 4
-OWN_ONLY = Weights(own_weight=0.5, own_reviews=4.0, graph_weight=0.0, prior_reviews=2.0)
+OWN_ONLY = Weights(own_weight=0.5, own_reviews=4.0, prior_reviews=2.0)
 
 
 @pytest.fixture
@@ -63,16 +63,6 @@ def test_choices_have_the_whole_profile_as_menu_and_the_other_visits_as_evidence
     assert chosen.num_user_reviews.tolist() == [2, 1, 2]
     assert chosen.num_item_reviews.tolist() == [1, 1, 1]
     assert chosen.item_reviews.max(axis=1).tolist() == [1, 1, 1]
-
-
-def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(mentions):
-    shares = [np.mean([PROFILES[i] for u, i in VISITS if u == user], axis=0) for user in range(3)]
-    expected = np.zeros((3, 3))
-    for user, item in VISITS:
-        visitors = [u for u, i in VISITS if i == item]
-        expected[user] += sum(shares[u] for u in visitors if u != user) / math.sqrt(len(visitors))
-    found = _scorer(mentions).graph_counts(np.arange(3)).toarray()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

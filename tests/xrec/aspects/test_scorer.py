@@ -11,14 +11,7 @@ from tests.xrec.aspects.conftest import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
 from xrec.aspects import AspectScorer, Mentions, Weights, fit, item_vectors, ndcg, nearest_items
 from xrec.aspects.fit import draw_others, draw_users
 
-WEIGHTS = Weights(
-    prior_reviews=3.0,
-    similarity_power=2.0,
-    own_weight=0.4,
-    own_reviews=5.0,
-    graph_weight=0.2,
-    graph_reviews=2.0,
-)
+WEIGHTS = Weights(prior_reviews=3.0, similarity_power=2.0, own_weight=0.4, own_reviews=5.0)
 
 
 def expected_score(m: Mentions, near: np.ndarray, user: int, item: int, aspect: int) -> float:
@@ -35,19 +28,8 @@ def expected_score(m: Mentions, near: np.ndarray, user: int, item: int, aspect: 
     )
     of_item = c[item] + WEIGHTS.prior_reviews * q  # its denominator ranks nothing
     own = sum(r[2] for r in reviews if r[0] == user)
-    mine = {r[0]: [] for r in reviews}  # type: dict[int, list[float]]
-    for reviewer, _, said in reviews:
-        mine[reviewer].append(said)
-    paths = 0.0
-    for j in (r[1] for r in reviews if r[0] == user):
-        others = [r for r in reviews if r[1] == j and r[0] != user]
-        paths += sum(r[2] for r in others) / max(n[j] - 1, 1)
-        paths += sum(np.mean(mine[r[0]]) for r in others) / math.sqrt(n[j])
-    return (
-        math.log(of_item)
-        + WEIGHTS.own_weight * math.log1p(own / (WEIGHTS.own_reviews * p))
-        + WEIGHTS.graph_weight * math.log1p(paths / (WEIGHTS.graph_reviews * p))
-    )
+    habit = math.log1p(own / (WEIGHTS.own_reviews * p))
+    return math.log(of_item) + WEIGHTS.own_weight * habit
 
 
 def test_scores_equal_the_formula_written_out(mentions, neighbours):
@@ -80,23 +62,12 @@ def test_scores_without_the_own_review_are_those_of_a_town_without_its_words(men
         scorer.__dict__["prior"] = prior
         found.append(scorer.scores(*pair, leave_out_own=True))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
-    weights = Weights(graph_weight=0.0, prior_reviews=3.0)
-    of_all = AspectScorer(mentions, neighbours, weights)
-    silent = AspectScorer(_saying(mentions, 5, 0.0), neighbours, weights)
+    of_all, silent = (
+        AspectScorer(each, neighbours, WEIGHTS) for each in (mentions, _saying(mentions, 5, 0.0))
+    )
     silent.__dict__["prior"] = of_all.prior
     without = of_all.scores(*pair, leave_out_own=True)
     np.testing.assert_allclose(without, silent.scores(*pair), rtol=1e-5, atol=1e-5)
-
-
-def test_scores_by_the_graph_alone_do_not_depend_on_the_users_own_words(mentions, neighbours):
-    weights = Weights(own_weight=0.0, graph_weight=0.5)
-    silent, loud = (
-        AspectScorer(_saying(mentions, mentions.users == 4, said), neighbours, weights)
-        for said in (0.0, 1.0)
-    )
-    found, expected = (scorer.user_part(np.array([4])).toarray() for scorer in (silent, loud))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert found.any()
 
 
 def test_item_without_reviews_or_neighbours_ranks_as_all_reviews_do(mentions):

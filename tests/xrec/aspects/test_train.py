@@ -1,5 +1,6 @@
 """From a dataset with aspects to the artifact and back; what is left out, and what is refused."""
 
+import json
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -68,7 +69,7 @@ def test_trained_score_is_read_back_and_finds_the_planted_taste(trained, dataset
     assert 0 < manifest.metrics["test"]["ndcg@10"] <= 1
     scorer = read_chooser(_aspects(trained), dataset).scorer
     assert scorer.mentions.num_items == manifest.row_counts["items"] == 30
-    assert scorer.weights.own_weight + scorer.weights.graph_weight > 0
+    assert scorer.weights.own_weight > 0
 
 
 def test_mentions_of_a_dataset_are_those_of_the_split_that_do_not_blame(dataset):
@@ -121,6 +122,16 @@ def test_score_of_another_dataset_or_a_changed_file_is_refused(trained, dataset,
     (tmp_path / "aspects" / "weights.json").write_text("{}")
     with pytest.raises(ArtifactMismatchError, match=r"weights\.json: its content"):
         read_chooser(open_location(str(tmp_path / "aspects")), dataset)
+
+
+def test_score_of_another_version_is_refused(trained, dataset, tmp_path):
+    location = open_location(str(tmp_path / "aspects"))
+    shutil.copytree(trained.artifact("aspects"), location.path)
+    manifest = json.loads((location / "manifest.json").read_text())
+    del manifest["config"]["score"]
+    (location / "manifest.json").write_bytes(json.dumps(manifest).encode())
+    with pytest.raises(ArtifactMismatchError, match=r"another version.*train-aspects"):
+        read_chooser(location, dataset)
 
 
 def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(trained, dataset):

@@ -117,8 +117,8 @@ class ReplyLimits:
         each = _CHARACTERS_AROUND_ASPECT + _SHORT_ASPECT + _SHORT_OPINION + _SHORT_QUOTE
         num_aspects = min(max(1, room * 2 // 3 // each), _MOST_ASPECTS)
         return cls(
-            _between(_SHORT_EXPLANATION, room - _MOST_OF_A_NAME),
-            _between(_SHORT_EXPLANATION, room - num_aspects * each),
+            max(_SHORT_EXPLANATION, min(room - _MOST_OF_A_NAME, _MOST_CHARACTERS)),
+            max(_SHORT_EXPLANATION, min(room - num_aspects * each, _MOST_CHARACTERS)),
             num_aspects,
             _SHORT_ASPECT,
             _SHORT_OPINION,
@@ -144,10 +144,6 @@ class ReplyLimits:
             aspects=Annotated[list[aspect], Field(max_length=self.num_aspects)],
             explanation=_text(self.explanation),
         )
-
-
-def _between(least: int, number: int) -> int:
-    return max(least, min(number, _MOST_CHARACTERS))
 
 
 def _text(max_length: int, min_length: int = 0) -> Any:

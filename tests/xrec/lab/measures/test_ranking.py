@@ -75,7 +75,7 @@ def test_ranking_beyond_the_tenth_gains_nothing():
 def chooser() -> AspectChooser:
     """By the item's own counts alone: nobody is near, and users do not matter."""
     none = scipy.sparse.csr_matrix((3, 3), dtype=np.float32)
-    weights = Weights(prior_reviews=1e-6, own_weight=0, graph_weight=0)
+    weights = Weights(prior_reviews=1e-6, own_weight=0)
     return AspectChooser(AspectScorer(dataset_mentions(DATASET, "train"), none, weights))
 
 
