@@ -150,7 +150,8 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
     own = (graph.users[pairs[0]] * graph.items[pairs[1]]).sum(dim=1)
     without = (vectors.users * vectors.items).sum(dim=1)
     assert own.mean() > without.mean()  # the whole graph was trained to score these pairs highly
-    assert manifest.files.keys() == {"embeddings.safetensors", "training_vectors.safetensors"}
+    names = {"embeddings", "layer0", "training_vectors"}
+    assert manifest.files.keys() == {f"{name}.safetensors" for name in names}
     monkeypatch.setattr("xrec.train.graph.fit", None)
     assert pretrain_graph(config) == manifest
 
@@ -336,5 +337,5 @@ def test_graph_of_several_workers_is_that_of_one(
         assert (pair[0] is None) == (pair[1] is None)
         if pair[0] is not None:
             torch.testing.assert_close(*pair, rtol=1e-2, atol=1e-3)
-    files = ["embeddings.safetensors", "manifest.json", "metrics.jsonl"]
+    files = ["embeddings.safetensors", "layer0.safetensors", "manifest.json", "metrics.jsonl"]
     assert open_location(graph, s3.storage).files() == files
