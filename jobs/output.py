@@ -9,7 +9,7 @@ a long read is left out and not compared.
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +29,7 @@ from xrec.storage import (
     finished,
     location_of,
     manifest_there,
+    open_location,
     read_manifest,
 )
 
@@ -184,6 +185,21 @@ def present(config: ConfigT) -> ConfigT:
     found = last_night(config)[1] if is_reader else {}
     own = {kind: uri for kind, uri in found.items() if hasattr(config, kind)}
     return config.model_copy(update=own)
+
+
+def candidates(config: ConfigT) -> Iterator[ConfigT]:
+    """The config with the artifacts of each night that is not published, the last one first.
+
+    At the end comes `present(config)`. Raises what `manifest_there` raises.
+    """
+    number, there = last_night(config)
+    nights = open_location(f"{config.workspace.rstrip('/')}/nights", config.storage)
+    for each in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):
+        made = {kind: nights / str(each) / kind for kind in there}
+        own = {kind: at.uri for kind, at in made.items() if (at / MANIFEST).is_file()}
+        if each > number and {"dataset", "graph"} <= own.keys():
+            yield present(config).model_copy(update=own)
+    yield present(config)
 
 
 def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | None:

@@ -142,6 +142,7 @@ def describe(config: BackfillConfig, run: BulkRun, gate: Gate | None = None) -> 
                 for name, count in sorted(summary.costs.items())
                 if name.startswith(AGAIN) and count
             },
+            "num_taken_down": run.record.num_taken_down,
             "num_retries": len(run.passes()) - 1,
             "num_deaths": summary.num_deaths,
             "failed_by_reason": dict(summary.failed),

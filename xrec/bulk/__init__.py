@@ -55,7 +55,7 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
     which entry it heeds the list. Publish, rollback and undo read it after the table was opened,
     and leave out what is on it; so does the next version where one does not heed all of it, which
     whoever opens the table to commit makes first. Where there is no table, one without rows is
-    made. Carried rows are those that the list leaves.
+    made. Planned rows, and carried ones, are those that the list leaves.
 """
 
 from xrec.bulk.driver import complete, drive

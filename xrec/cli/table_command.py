@@ -313,6 +313,7 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
             "failed": progress.num_failed if progress else 0,
             "left": status.num_left,
             "rejected": record.num_rejected,
+            "taken_down": record.num_taken_down,
         },
         "rows_per_second": status.rows_per_second,
         "seconds_left": status.seconds_left,

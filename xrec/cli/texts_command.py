@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xrec.cli.printing import summary
-from xrec.cli.reporting import ConfigPath, Overrides, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -42,7 +42,7 @@ The gate judges it again, by the bounds that the config has now. --force publish
 and what a rollback took back; its words stand in the table's log.
 
 \b
-In:   CONFIG, as for xrec backfill
+In:   CONFIG, as for xrec backfill or refresh; the last night's run is taken, if it is not published
 Out:  a version of the table; with --look only the gate's figures, and thirty pairs, old and new
 
 \b
@@ -95,15 +95,20 @@ def publish(
     is_look: Annotated[
         bool, typer.Option("--look", help="Show the candidate, and publish nothing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    config = _config(config_path, overrides)
+    from xrec.config.backfill import BackfillConfig
+    from xrec.config.project import load_config
+
+    config = load_config(BackfillConfig, config_path, overrides or [])
     import jobs.backfill
 
     if is_look:
         for line in jobs.backfill.look_at_candidate(config):
             typer.echo(line)
         return
-    typer.echo(summary(jobs.backfill.publish(config, force), config.artifact("explanations")))
+    manifest = jobs.backfill.publish(config, force)
+    typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":

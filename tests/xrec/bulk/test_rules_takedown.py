@@ -19,7 +19,7 @@ from tests.xrec.bulk.toy_run import IDENTITY, Killed, die_here, rows_of
 from xrec.bulk import check_output, lift, read_takedowns, rollback, take_down
 from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import TakenDown
-from xrec.errors import TableError
+from xrec.errors import DataError, TableError
 from xrec.storage.delta import open_log
 
 PAIR = {"user": "u-3", "item": "a"}
@@ -44,11 +44,16 @@ def test_rule_13_what_is_taken_down_before_there_is_a_table_is_never_published(t
     assert (made.number, made.num_rows, made.version) == (1, 0, 0)
     assert down(toys) == made
     toy = toys()
+    record = toy.run.record
+    assert (record.num_rows, record.rejected, record.num_rejected) == (35, {"taken_down": 1}, 0)
     manifest = toy.complete()
     left = [row for row in toy.rows if row != ("u-3", "a")]
     assert (rows_of(toy.published()), manifest.row_counts["explanations"]) == (left, 35)
     assert toys().complete() == toy.published().manifest
     assert check_output(toys.uri, toys.storage) == []
+    down(toys, item="b")
+    with pytest.raises(DataError, match="no rows to do; all 12 are taken down"):
+        toys("b", identity=OTHER)
 
 
 def test_rule_13_takedown_writes_anew_only_the_files_that_have_the_rows(toys):

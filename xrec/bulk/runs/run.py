@@ -26,6 +26,8 @@ from xrec.storage import Location, fingerprint_of, run_fingerprint
 from xrec.storage.delta import DeltaLog
 
 RUNS = "_xrec/runs"
+TAKEN_DOWN = "taken_down"
+"""Why a row of the input is in no chunk, though its ids are well."""
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
 
 M = TypeVar("M", bound=BaseModel)
@@ -104,8 +106,13 @@ class RunRecord(BaseModel):
 
     @property
     def num_rejected(self) -> int:
-        """How many rows of the input are in no chunk."""
-        return sum(self.rejected.values())
+        """How many rows of the input have ids that are none."""
+        return sum(self.rejected.values()) - self.num_taken_down
+
+    @property
+    def num_taken_down(self) -> int:
+        """How many rows were taken down before they were planned."""
+        return self.rejected.get(TAKEN_DOWN, 0)
 
 
 class PassRecord(BaseModel):
