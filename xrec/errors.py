@@ -33,9 +33,14 @@ import shlex
 class XRecError(Exception):
     """Base of all errors that xrec expects; the CLI prints them without a traceback."""
 
+    exit_code = 1
+    """Of a command that ends with the error."""
+
 
 class ConfigError(XRecError):
     """A config file, key or value is wrong."""
+
+    exit_code = 2
 
 
 class DataError(XRecError):
@@ -44,6 +49,8 @@ class DataError(XRecError):
 
 class GateError(DataError):
     """What a run made is not good enough to be published; it stays, and is not lost."""
+
+    exit_code = 3
 
 
 class UnknownIdError(XRecError):

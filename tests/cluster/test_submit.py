@@ -1,15 +1,18 @@
 """`xrec submit` to a cluster of a head and two workers, as a user runs it."""
 
+import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from ray.job_submission import JobDetails, JobStatus
 from ray.runtime_env import RuntimeEnv
 
 from cluster.submit import check_shared_paths, runtime_environment, working_folder
-from tests.command_line import python, xrec
+from tests.command_line import python, said, xrec
 from tests.project_file import SAMPLE, write_yaml
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
@@ -57,6 +60,94 @@ def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes, submit, tmp_
     error = done.stderr[done.stderr.index("error: ") :]
     assert "ended as FAILED: " in error
     assert "exit code 1" in error
+
+
+def test_submit_with_a_key_is_done_once_and_again_if_it_failed(three_nodes, submit, tmp_path):
+    def with_key(*words: str) -> tuple[int, Any, str]:
+        keyed = ("--key", "2026-11-28T02:00", "--json", *words)
+        done = submit(three_nodes.dashboard_url, "prepare", *keyed, **three_nodes.environment)
+        lines = done.stdout.splitlines()
+        return done.returncode, json.loads(lines[0]) if len(lines) == 1 else lines, done.stderr
+
+    missing = f"source={{kind: tables, uri: {tmp_path / 'nowhere'}}}"
+    code, told, err = with_key(missing)
+    assert (code, told["state"], "nowhere" in err) == (1, "FAILED", True), err
+    name = told["submission_id"].removesuffix("-1")
+    assert re.fullmatch(r"xrec-prepare-2026-11-28T02-00-[0-9a-f]{8}", name)
+    code, told, err = with_key()
+    made = {"job": "prepare", "submission_id": f"{name}-2", "state": "SUCCEEDED"}
+    assert (code, told, "xrec.data" in err or "users" in err) == (0, made, True), err
+    code, told, err = with_key()
+    assert (code, told, "users" in err) == (0, made, False), err
+    assert "prepare is there already, succeeded" in err
+    code, _, err = with_key("splits.test=0.25")
+    assert (code, "expected the same; give another key" in err) == (2, True), err
+
+
+class FakeClient:
+    """A job server in a list. `others` submits the same name in between."""
+
+    def __init__(self, others: bool, status: str = "RUNNING", code: int | None = None):
+        self.jobs: list[Any] = []
+        self.others, self.status, self.code = others, status, code
+
+    def list_jobs(self) -> list[Any]:
+        return [*self.jobs]
+
+    def submit_job(self, *, entrypoint: str, submission_id: str, **_: Any) -> str:
+        if self.others:
+            self.others = False
+            self.submit_job(entrypoint=entrypoint, submission_id=submission_id)
+        if any(job.submission_id == submission_id for job in self.jobs):
+            raise RuntimeError(f"Job with submission_id {submission_id} already exists")
+        told = {"type": "SUBMISSION", "status": self.status, "driver_exit_code": self.code}
+        job = JobDetails(submission_id=submission_id, entrypoint=entrypoint, **told)
+        self.jobs.append(job)
+        return submission_id
+
+    async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
+        yield f"the log of {submission_id}\n"
+
+    def get_job_info(self, submission_id: str) -> Any:
+        return next(job for job in self.jobs if job.submission_id == submission_id)
+
+
+@pytest.mark.parametrize(("status", "code"), [("SUCCEEDED", 0), ("FAILED", 3), ("FAILED", 137)])
+def test_submit_with_a_key_of_two_at_a_time_follows_one_job(monkeypatch, tmp_path, status, code):
+    client = FakeClient(others=True)
+    monkeypatch.setattr("cluster.submit.JobSubmissionClient", lambda url: client)
+    monkeypatch.setattr("cluster.submit.check_reachable", Mock())
+    path = write_yaml(tmp_path / "town.yaml", ON_S3)
+    words = ("submit", "--key", "n1", "run", path)
+    client.others, client.status = True, "RUNNING"
+    told = [json.loads(said(*words, "--no-follow", "--json")) for _ in range(2)]
+    assert [each["state"] for each in told] == ["RUNNING", "RUNNING"]
+    (job,) = client.jobs
+    assert {each["submission_id"] for each in told} == {job.submission_id}
+    assert job.entrypoint == "python -m xrec.cli run town.yaml"
+    job.driver_exit_code = code
+    monkeypatch.setattr(client, "get_job_info", lambda _: job)
+    monkeypatch.setattr(client, "list_jobs", lambda: [job.model_copy(update={"status": "RUNNING"})])
+    job.status = JobStatus(status)
+    found, out, _ = xrec(*words)
+    assert (found, out) == (code if code < 126 else 1, f"the log of {job.submission_id}\n")
+    # Another workspace has a job of its own with the same key.
+    said(*words, "workspace=s3://a/other", "--no-follow")
+    assert len(client.jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("prepare", "--train"), "--train goes with xrec submit refresh, saw prepare"),
+        (("refresh", "--redo"), "go with xrec submit run, saw refresh"),
+    ],
+)
+def test_submit_with_an_option_of_another_job_is_refused(tmp_path, words, message):
+    job, option = words
+    path = write_yaml(tmp_path / "town.yaml", ON_S3)
+    code, _, err = xrec("submit", job, path, option)
+    assert (code, message in err) == (2, True), err
 
 
 def test_submit_no_follow_sends_the_command_and_does_not_wait(monkeypatch, tmp_path):
