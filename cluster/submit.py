@@ -34,7 +34,7 @@ _PACKAGES = ("xrec", "jobs", "cluster")
 _URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", *ARTIFACTS}
 _URI_KEYS |= {"pairs", "unsafe_words", "prompts"}
 _ENDED_BADLY = (JobStatus.FAILED, JobStatus.STOPPED)
-_INTERRUPTED = 126  # from here on it is a shell's or a signal's code
+_NO_PATH = ("carry_from", "published")
 _NAME_KEYS = {"files", "columns"}  # what stands below them is below `uri`
 
 
@@ -117,8 +117,8 @@ class JobServer:
     def follow(self, submission_id: str, write: Callable[[str], None]) -> None:
         """Hand the job's log to `write` as it comes, until the job ends.
 
-        Raises ClusterError with the reason if the job did not succeed; it has the exit code of the
-        job, as far as that is one of xrec's. After a KeyboardInterrupt the job goes on.
+        Raises ClusterError with the reason, and the job's exit code, if it did not succeed.
+        After a KeyboardInterrupt the job goes on.
         """
 
         async def tail() -> None:
@@ -131,8 +131,7 @@ class JobServer:
         if job.status != JobStatus.SUCCEEDED:
             message = (job.message or "no message").split(", last available logs")[0]
             failed = ClusterError(f"job {job.submission_id} ended as {job.status}: {message}")
-            code = job.driver_exit_code or 0
-            failed.exit_code = code if 0 < code < _INTERRUPTED else failed.exit_code
+            failed.exit_code = job.driver_exit_code or failed.exit_code
             raise failed
 
     @contextmanager
@@ -202,7 +201,7 @@ def check_shared_paths(config: JobConfig) -> None:
     relative = [
         f"{key}={value}"
         for key, value in _uris(config.model_dump())
-        if "://" not in value and not os.path.isabs(value)
+        if "://" not in value and not os.path.isabs(value) and (key, value) != _NO_PATH
     ]
     if relative:
         raise ConfigError(

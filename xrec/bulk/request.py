@@ -12,19 +12,10 @@ import pyarrow as pa
 
 from xrec.bulk.runs.plan import write_plan
 from xrec.bulk.runs.row_format import OK, RowFormat
-from xrec.bulk.runs.run import (
-    RUNS,
-    TAKEN_DOWN,
-    Base,
-    BulkRun,
-    Identity,
-    RunRecord,
-    newest_record,
-    records,
-)
+from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
 from xrec.bulk.runs.spill import Spill
 from xrec.bulk.table import open_whole, refuse_other_table
-from xrec.bulk.takedown import read_takedowns
+from xrec.bulk.takedown import TAKEN_DOWN, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.schemas import REJECTED
@@ -112,9 +103,10 @@ class RunRequest:
         """The rows by chunk, as they are to be planned: without those that are taken down."""
         most = self.rows_per_chunk
         size = most if isinstance(most, int) else most(spill.num_rows)
-        earlier = self._earlier() if carrying else (iter(()), None)
-        keep = read_takedowns(self.output).without
-        return spill.chunks(size, num_buckets_for(spill.num_rows), *earlier, keep)
+        earlier = self._earlier() if carrying else ()
+        chunks = spill.chunks(size, num_buckets_for(spill.num_rows), *earlier)
+        left = map(read_takedowns(self.output).without, chunks)
+        return (rows for rows in left if rows.num_rows)
 
     def _earlier(self) -> tuple[Iterator[pa.Table], pa.Schema | None]:
         """The rows that succeeded in what is published at `carry_from`, and their columns."""

@@ -118,10 +118,7 @@ def run(
     first: First = None,
     last: Last = None,
     redo: Redo = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print the jobs' resolved configs as YAML and stop."),
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     from xrec.config.project import read_project

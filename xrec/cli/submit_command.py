@@ -10,7 +10,7 @@ import typer
 from jobs.catalogue import chosen_configs, job_named
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
 from xrec.cli.run_command import First, Last, Redo, Train
-from xrec.errors import ConfigError
+from xrec.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,11 +51,7 @@ def submit(
     overrides: Overrides = None,
     key: Annotated[
         str,
-        typer.Option(
-            "--key",
-            help="Submit once: a job of this name, workspace and key that is at work is followed, "
-            "and one that succeeded is not done again.",
-        ),
+        typer.Option(help="Do it once: a job of this key is followed, or left if it succeeded."),
     ] = "",
     first: First = None,
     last: Last = None,
@@ -63,28 +59,11 @@ def submit(
     train: Train = False,
     address: Annotated[
         str | None,
-        typer.Option(
-            "--address",
-            metavar="URL",
-            envvar="RAY_API_SERVER_ADDRESS",
-            help="The cluster's job server, http://host:8265 or host:8265; by default this "
-            "machine's.",
-        ),
+        typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's server."),
     ] = None,
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow/--no-follow",
-            help="Follow the log until the job ends, or return once it is submitted.",
-        ),
-    ] = True,
+    follow: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
     packages: Annotated[
-        str | None,
-        typer.Option(
-            "--packages",
-            metavar="FILE",
-            help="Install these packages for the job, e.g. requirements/lock.txt.",
-        ),
+        str | None, typer.Option(metavar="FILE", help="Packages to install, a requirements file.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -111,14 +90,16 @@ def submit(
         submission_id, status = server.submit_once(name, *sent)
     else:
         submission_id = server.submit(*sent)
-    state = f"is there already, {status.lower()}" if status else "is submitted"
-    typer.echo(f"{job_name} {state}: {submission_id}", err=True)
+    said = f"is there already, {status.lower()}:" if status else "submitted as"
+    typer.echo(f"{job_name} {said} {submission_id}", err=True)
     result = {"job": job_name, "submission_id": submission_id, "state": status or "PENDING"}
     try:
         if follow and status != "SUCCEEDED":
-            result["state"] = "FAILED"
             _follow(submission_id, server, to_stderr=as_json)
             result["state"] = "SUCCEEDED"
+    except ClusterError:
+        result["state"] = "FAILED"
+        raise
     finally:
         if as_json:
             typer.echo(json.dumps(result))

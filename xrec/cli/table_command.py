@@ -263,20 +263,14 @@ def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
 @reporting
 def export(
     uri: OutputUri,
-    to: Annotated[
-        str, typer.Option("--to", metavar="URI", help="Folder of the files, of their own.")
-    ],
+    to: Annotated[str, typer.Option(metavar="URI", help="Folder of the files, of their own.")],
     storage_keys: StorageKeys = None,
-    format: Annotated[
-        Literal["parquet", "csv"], typer.Option("--format", help="Format of the files.")
-    ] = "parquet",
+    format: Annotated[Literal["parquet", "csv"], typer.Option(help="Of the files.")] = "parquet",
     columns: Annotated[
-        str | None,
-        typer.Option("--columns", metavar="A,B,...", help="Columns of the files. Default: all."),
+        str | None, typer.Option(metavar="A,B,...", help="Columns of the files. Default: all.")
     ] = None,
     version: Annotated[
-        int | None,
-        typer.Option("--version", help="Version of the table. Default: the published one."),
+        int | None, typer.Option(help="Version of the table. Default: the published one.")
     ] = None,
 ) -> None:
     from xrec.bulk import export_run

@@ -55,12 +55,8 @@ Example:
 @reporting
 def explain(
     config_path: ConfigPath,
-    user_id: Annotated[
-        str, typer.Option("--user", metavar="ID", help="user_id, as in the dataset.")
-    ],
-    item_id: Annotated[
-        str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")
-    ],
+    user_id: Annotated[str, typer.Option("--user", metavar="ID", help="As in the dataset.")],
+    item_id: Annotated[str, typer.Option("--item", metavar="ID", help="As in the dataset.")],
     overrides: Overrides = None,
 ) -> None:
     config = _config(config_path, overrides)
@@ -89,18 +85,13 @@ def audit(
 def publish(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    force: Annotated[
-        str, typer.Option("--force", metavar="WHY", help="Publish whatever the gate says.")
-    ] = "",
+    force: Annotated[str, typer.Option(metavar="WHY", help="Publish in spite of the gate.")] = "",
     is_look: Annotated[
         bool, typer.Option("--look", help="Show the candidate, and publish nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    from xrec.config.backfill import BackfillConfig
-    from xrec.config.project import load_config
-
-    config = load_config(BackfillConfig, config_path, overrides or [])
+    config = _config(config_path, overrides)
     import jobs.backfill
 
     if is_look:

@@ -20,14 +20,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xrec.bulk.runs.plan import Plan, PlanSize, write_plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.takedown import TAKEN_DOWN
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, TableError
 from xrec.storage import Location, fingerprint_of, run_fingerprint
 from xrec.storage.delta import DeltaLog
 
 RUNS = "_xrec/runs"
-TAKEN_DOWN = "taken_down"
-"""Why a row of the input is in no chunk, though its ids are well."""
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
 
 M = TypeVar("M", bound=BaseModel)

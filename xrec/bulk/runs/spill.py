@@ -1,6 +1,6 @@
 """Keeps all rows of a run on this machine's disk, in DuckDB: they need not fit in memory."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from tempfile import TemporaryDirectory
 
 import duckdb
@@ -50,7 +50,6 @@ class Spill:
         num_buckets: int,
         earlier: Iterable[pa.Table] = (),
         earlier_schema: pa.Schema | None = None,
-        keep: Callable[[pa.Table], pa.Table] = lambda rows: rows,
     ) -> Iterator[pa.Table]:
         """Yield the rows by bucket and keys, with the column `bucket`, a chunk at a time.
 
@@ -58,7 +57,6 @@ class Spill:
         are more.
 
         earlier: rows with the same keys, which stand in the column `EARLIER` beside theirs.
-        keep: which rows of a table are planned.
         """
         bucket = f"(md5_number_upper({_quoted(self._schema.names[0])}) >> 32) * {num_buckets} >> 32"
         columns, source = f"{self._keys}, ({bucket})::INTEGER AS bucket", "rows"
@@ -74,7 +72,7 @@ class Spill:
         sql = f"SELECT {columns} FROM {source} ORDER BY bucket, {self._keys}"
         rows = self._database.execute(sql).to_arrow_reader(_ROWS_AT_ONCE)
         schema = pa.schema(fields)
-        tables = (keep(pa.Table.from_batches([batch]).cast(schema)) for batch in rows)
+        tables = (pa.Table.from_batches([batch]).cast(schema) for batch in rows)
         return _cut(tables, rows_per_chunk)
 
     def delete(self) -> None:
