@@ -116,6 +116,8 @@ GATE: Mapping[str, float | None] = {
     "rewritten": 0.3,
     "own_item": 0.6,
     "own_user": None,
+    "own_profile": 0.85,
+    "own_vector": 0.75,
 }
 """The bounds of the gate that a config does not name."""
 
