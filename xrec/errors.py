@@ -18,7 +18,7 @@ XRecError
 ├── EndpointError        an endpoint cannot be used, a language model's or ours
 │   ├── EndpointAccessError      the key is refused, or its quota is used up
 │   └── EndpointUnreachableError the endpoint answers to nothing, or asks to wait for too long
-├── BudgetError          a job has spent what it may spend on a language model
+├── BudgetError          a job has spent what it may spend of time or tokens        (exit code 4)
 ├── TrainingError        training stopped: NaN loss, a lost worker
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
 
@@ -114,7 +114,9 @@ class EndpointUnreachableError(EndpointError):
 
 
 class BudgetError(XRecError):
-    """A job has spent what it may spend on a language model; it goes on with a larger budget."""
+    """A job has spent what it may spend; what is done stays, and a later start goes on."""
+
+    exit_code = 4
 
 
 class TrainingError(XRecError):

@@ -27,7 +27,13 @@ from xrec.config.data import SampleSource
 from xrec.config.project import read_project
 from xrec.config.shared import JobConfig
 from xrec.data import read_dataset
-from xrec.errors import ArtifactNotFoundError, ConfigError, GateError, TrainingError
+from xrec.errors import (
+    ArtifactNotFoundError,
+    BudgetError,
+    ConfigError,
+    GateError,
+    TrainingError,
+)
 from xrec.graph import read_graph
 from xrec.llm.source import model_fingerprint
 from xrec.sample import generate_town, town_tables
@@ -218,6 +224,8 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at(town):
     first, words = town.texts(), ("pretrain-graph.folds=2", "backfill.gate.coverage=1")
     write_day(town.folder / "raw", (), 78, 7)
+    with pytest.raises(BudgetError, match=r"is used up .* before xrec pretrain-graph"):
+        town.refresh("backfill.budget.seconds=0.02")
     with pytest.raises(GateError, match="NO coverage"):
         town.refresh(*words, train=True)
     assert town.texts() == first

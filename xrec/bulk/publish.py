@@ -135,6 +135,8 @@ def _commit(
     record, version = run.record, 0 if log is None else log.version + 1
     summary = total(part.summary for part in parts)
     row_counts, metrics = describe(summary)
+    files = [part.file for part in parts if part.file]
+    costs = {**summary.costs, "bytes_written": float(sum(file["num_bytes"] for file in files))}
     num_gone = round(summary.costs.get("taken_down", 0))
     content = {"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number}
     manifest = make_manifest(
@@ -144,9 +146,8 @@ def _commit(
         version=version,
         content={**content, "takedowns": taken.number} if num_gone else content,
         row_counts=row_counts,
-        metrics={"num_buckets": record.num_buckets, **metrics, "costs": dict(summary.costs)},
+        metrics={"num_buckets": record.num_buckets, **metrics, "costs": costs},
     )
-    files = [part.file for part in parts if part.file]
     commit = Commit(
         kind="publish",
         table="" if log is None else log.id,

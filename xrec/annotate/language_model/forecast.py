@@ -38,7 +38,7 @@ class Forecast:
     is_counted: bool
     sampling: SamplingConfig
     prices: PricesConfig | None
-    token_budget: int | None
+    token_budget: float | None
     num_at_once: int
     folds: int
 
@@ -99,7 +99,7 @@ class Forecast:
         return (
             f"in all: {num_prompts:,} prompts, {sum(spent):,.0f} tokens; "
             "equal prompts are asked once, and once more where a reply is not valid"
-            + (f"; token_budget = {limit:,} ends the run before" if ends else "")
+            + (f"; budget.tokens = {limit:,.0f} ends the run before" if ends else "")
         )
 
     def _time(self, outlook: Outlook) -> str:

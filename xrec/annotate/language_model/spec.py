@@ -67,6 +67,7 @@ def language_model_spec(
         config.actors,
         key,
         {**settings["model"], **inputs},
+        config.budget.get("tokens") if max_actors else None,
     )
     return AnnotatorSpec(
         settings=settings,

@@ -117,7 +117,8 @@ def kept_replies(output: Location) -> ReplyStore:
 class MakeWriter:
     """Makes an actor's annotator; everything that an actor gets.
 
-    key: of the endpoint; `SecretStr` keeps it out of logs and tracebacks.
+    key: of the endpoint; `SecretStr` keeps it out of logs and tracebacks. max_tokens: what
+    an endpoint may be asked in all, of prompts and replies; None if there is no limit.
     """
 
     annotator: LanguageModelAnnotator
@@ -127,6 +128,7 @@ class MakeWriter:
     actors: ActorsConfig
     key: SecretStr | None
     identity: Mapping[str, Any]
+    max_tokens: float | None = None
 
     def __call__(self, output: Location) -> LanguageModelWriter:
         """Load the model, in the actor's process; `output` is the folder of all stages."""
@@ -144,7 +146,7 @@ class MakeWriter:
             config.sampling,
             kept_replies(output),
             identity=self.identity,
-            budget=Budget(self.annotator.token_budget, _num_spent(output, self.storage)),
+            budget=Budget(self.max_tokens, _num_spent(output, self.storage)),
         )
         return LanguageModelWriter(self._prompts(model.num_tokens), asker)
 
@@ -158,7 +160,7 @@ class MakeWriter:
             is_counted=count is not None,
             sampling=model.sampling,
             prices=model.prices if isinstance(model, EndpointModelConfig) else None,
-            token_budget=self.annotator.token_budget,
+            token_budget=self.max_tokens,
             num_at_once=CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors),
             folds=self.annotator.folds,
         )
