@@ -188,10 +188,7 @@ def present(config: ConfigT) -> ConfigT:
 
 
 def candidates(config: ConfigT) -> Iterator[ConfigT]:
-    """The config with the artifacts of each night that is not published, the last one first.
-
-    At the end comes `present(config)`. Raises what `manifest_there` raises.
-    """
+    """The config with the artifacts of each later night, the last first; then `present(config)`."""
     number, there = last_night(config)
     nights = open_location(f"{config.workspace.rstrip('/')}/nights", config.storage)
     for each in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):

@@ -33,8 +33,7 @@ import shlex
 class XRecError(Exception):
     """Base of all errors that xrec expects; the CLI prints them without a traceback."""
 
-    exit_code = 1
-    """Of a command that ends with the error."""
+    exit_code = 1  # of a command that ends with the error
 
 
 class ConfigError(XRecError):

@@ -154,10 +154,7 @@ class ReadRows:
         return newest[1] if newest is not None and newest[1].has_plan(output) else None
 
     def left_out(self, num_planned: int) -> dict[str, int]:
-        """How many rows are in no chunk of a plan of so many, by reason.
-
-        Raises DataError if all were taken down.
-        """
+        """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
         num_gone = self.spill.num_rows - num_planned
         if not num_planned:
             raise DataError(f"there are no rows to do; all {num_gone} are taken down")

@@ -147,10 +147,10 @@ def test_rule_13_takedown_that_is_killed_is_completed_by_the_next_command(here, 
     assert check_output(here.uri) == []
 
 
-WRITES = (
-    *((LocalLocation, name) for name in ("write_bytes", "create_bytes")),
-    *((deltalake.DeltaTable, name) for name in ("create_write_transaction", "restore")),
-)
+WRITES = {
+    **dict.fromkeys(("write_bytes", "create_bytes"), LocalLocation),
+    **dict.fromkeys(("create_write_transaction", "restore"), deltalake.DeltaTable),
+}
 """All that commands change a store by, once there is a table."""
 
 
@@ -168,7 +168,7 @@ def killed_at(toys: Toys, place: int, when: str, work: Callable[[], object]) -> 
         return made
 
     with toys.patch.context() as patch:
-        for holder, name in WRITES:
+        for name, holder in WRITES.items():
             patch.setattr(holder, name, partialmethod(partial(dying, getattr(holder, name))))
         try:
             work()
