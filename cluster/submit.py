@@ -6,6 +6,7 @@ Ray's own commands: `ray job list | logs | stop`.
 
 import asyncio
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -16,13 +17,14 @@ from typing import Any
 
 from aiohttp import ClientError
 from ray.exceptions import AuthenticationError, RayError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import xrec
 from cluster.connect import check_reachable, environment
 from xrec.config.jobs import ARTIFACTS
 from xrec.config.shared import JobConfig
 from xrec.errors import ClusterError, ConfigError
+from xrec.storage import fingerprint_of
 
 _DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
 _ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
@@ -31,6 +33,8 @@ _PACKAGES = ("xrec", "jobs", "cluster")
 # The keys, in whatever section, whose values are paths or URIs.
 _URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", *ARTIFACTS}
 _URI_KEYS |= {"pairs", "unsafe_words", "prompts"}
+_ENDED_BADLY = (JobStatus.FAILED, JobStatus.STOPPED)
+_NO_PATH = ("carry_from", "published")
 _NAME_KEYS = {"files", "columns"}  # what stands below them is below `uri`
 
 
@@ -55,7 +59,13 @@ class JobServer:
         ):
             self._client = JobSubmissionClient(self.url)
 
-    def submit(self, config_path: Path, command: Sequence[str], packages: str | None = None) -> str:
+    def submit(
+        self,
+        config_path: Path,
+        command: Sequence[str],
+        packages: str | None = None,
+        submission_id: str | None = None,
+    ) -> str:
         """Start `xrec COMMAND` on the cluster, and return the submission id.
 
         The project file goes along by its name. The AWS_* variables of this process go with the
@@ -65,15 +75,49 @@ class JobServer:
         with working_folder(config_path) as folder, self._errors():
             return str(
                 self._client.submit_job(
-                    entrypoint=f"python -m xrec.cli {shlex.join(command)}",
+                    entrypoint=_entrypoint(command),
                     runtime_env=runtime_environment(folder, packages),
+                    submission_id=submission_id,
                 )
             )
+
+    def submit_once(
+        self, name: str, config_path: Path, command: Sequence[str], packages: str | None = None
+    ) -> tuple[str, JobStatus | None]:
+        """Start `xrec COMMAND` as `submit` does, unless an attempt of this name did not fail.
+
+        Attempts have the submission ids NAME-1, NAME-2 and so on. Returns the id of the last one,
+        and its status if it was there before: it is at work, or it succeeded. Whoever else submits
+        the same name at this moment gets the same job. Raises ConfigError if that is another
+        command.
+        """
+        while True:
+            attempts = self._attempts(name)
+            last = max(attempts, default=0)
+            if last and (job := attempts[last]).status not in _ENDED_BADLY:
+                if job.entrypoint != _entrypoint(command):
+                    raise ConfigError(
+                        f"the job {name}-{last} is {job.entrypoint!r}, and this one "
+                        f"{_entrypoint(command)!r}: expected the same; give another key"
+                    )
+                return f"{name}-{last}", job.status
+            try:
+                return self.submit(config_path, command, packages, f"{name}-{last + 1}"), None
+            except ClusterError:
+                if max(self._attempts(name), default=0) == last:
+                    raise  # else someone else has submitted it
+
+    def _attempts(self, name: str) -> dict[int, JobDetails]:
+        """The jobs of a name that the cluster remembers, by the number of the attempt."""
+        attempt = re.compile(rf"{re.escape(name)}-(\d+)")
+        with self._errors():
+            jobs = {job.submission_id or "": job for job in self._client.list_jobs()}
+        return {int(match[1]): jobs[match[0]] for match in map(attempt.fullmatch, jobs) if match}
 
     def follow(self, submission_id: str, write: Callable[[str], None]) -> None:
         """Hand the job's log to `write` as it comes, until the job ends.
 
-        Raises ClusterError with the reason if the job did not succeed.
+        Raises ClusterError with the reason, and the job's exit code, if it did not succeed.
         After a KeyboardInterrupt the job goes on.
         """
 
@@ -86,7 +130,9 @@ class JobServer:
             job = self._client.get_job_info(submission_id)
         if job.status != JobStatus.SUCCEEDED:
             message = (job.message or "no message").split(", last available logs")[0]
-            raise ClusterError(f"job {job.submission_id} ended as {job.status}: {message}")
+            failed = ClusterError(f"job {job.submission_id} ended as {job.status}: {message}")
+            failed.exit_code = job.driver_exit_code or failed.exit_code
+            raise failed
 
     @contextmanager
     def _errors(self, advice: str = _ADVICE) -> Iterator[None]:
@@ -100,6 +146,16 @@ class JobServer:
             ) from error
         except (RuntimeError, OSError, ValueError, KeyError, ClientError, RayError) as error:
             raise ClusterError(f"{self.url}: {error}; {advice}") from error
+
+
+def _entrypoint(command: Sequence[str]) -> str:
+    return f"python -m xrec.cli {shlex.join(command)}"
+
+
+def job_id(job: str, workspace: str, key: str) -> str:
+    """What the submission ids begin with of the attempts at a job of a workspace with this key."""
+    words = re.sub(r"[^A-Za-z0-9.-]+", "-", key)[:40]
+    return f"xrec-{job}-{words}-{fingerprint_of([workspace.rstrip('/'), key])[:8]}"
 
 
 @contextmanager
@@ -140,7 +196,7 @@ def check_shared_paths(config: JobConfig) -> None:
     relative = [
         f"{key}={value}"
         for key, value in _uris(config.model_dump())
-        if "://" not in value and not os.path.isabs(value)
+        if "://" not in value and not os.path.isabs(value) and (key, value) != _NO_PATH
     ]
     if relative:
         raise ConfigError(

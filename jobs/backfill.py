@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster, demand_of_actors
-from jobs.output import Output
+from jobs.output import Output, candidates
 from xrec.backfill.driver import finish, has_work, retry_reasons, run_backfill
 from xrec.backfill.gate import judge, sample_of, side_by_side
 from xrec.backfill.identity import identify, identify_unchecked
@@ -60,32 +60,35 @@ def run(config: BackfillConfig) -> Manifest | None:
 def publish(config: BackfillConfig, force: str = "") -> Manifest:
     """Publish a run that is done, if its gate lets it through or `force` says why nevertheless.
 
-    Raises ArtifactNotFoundError if it was never planned or is not done, and what `finish` raises.
+    It is that of the last night, if one is not published, else that of the present artifacts.
+    Raises ArtifactNotFoundError if none was planned and done, and what `finish` raises.
     """
-    manifest = finish(config, _done_run(config), force)
+    config, run = _candidate(config)
+    manifest = finish(config, run, force)
     assert manifest is not None
     return manifest
 
 
 def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
     """The gate's figures of a run that is done, and pairs of it beside what is published."""
-    run = _done_run(config)
+    config, run = _candidate(config)
     sample = sample_of(run)
     yield from map(str, judge(config, run, sample))
     yield f"of {len(sample.new):,} explanations, beside version {sample.version}"
     yield from side_by_side(sample.new, sample.old)
 
 
-def _done_run(config: BackfillConfig) -> BulkRun:
-    check_artifacts(config, "dataset", "graph", "adapter", "explanations")
-    request = run_request(config, identify(config))
-    run = None if request.planned() is None else open_run(request)
-    if run is None or not all(each.is_done for each in run.passes()):
-        raise ArtifactNotFoundError(
-            f"{request.output}: no run of these settings and pairs is done there; run xrec "
-            "backfill, which goes on with one that was begun"
-        )
-    return run
+def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
+    for each in candidates(config):
+        check_artifacts(each, "dataset", "graph", "adapter", "explanations")
+        request = run_request(each, identify(each))
+        run = None if request.planned() is None else open_run(request)
+        if run is not None and all(one.is_done for one in run.passes()):
+            return each, run
+    raise ArtifactNotFoundError(
+        f"{config.artifact('explanations')}: no run of these settings and pairs is done there; run "
+        "xrec backfill or refresh, which goes on with one that was begun"
+    )
 
 
 def look_ahead(config: BackfillConfig) -> list[str]:
@@ -102,7 +105,7 @@ def preview_lines(preview: Preview, num_actors: int, retry: Sequence[str] = ()) 
     """What a backfill would do; `retry` are the reasons of failed pairs that are done again."""
     lines = [f"{preview.num_rows:,} pairs in {preview.num_chunks:,} chunks"]
     if preview.rejected:
-        lines.append(f"left out, for their ids cannot be used: {reasons_text(preview.rejected)}")
+        lines.append(f"left out: {reasons_text(preview.rejected)}")
     if preview.status and (progress := preview.status.progress) is not None:
         failed = f" ({reasons_text(progress.failed)})" if progress.failed else ""
         lines.append(

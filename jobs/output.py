@@ -9,7 +9,7 @@ a long read is left out and not compared.
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ from xrec.storage import (
     finished,
     location_of,
     manifest_there,
+    open_location,
     read_manifest,
 )
 
@@ -182,3 +183,15 @@ def present(config: ConfigT) -> ConfigT:
     found = last_night(config)[1] if is_reader else {}
     own = {kind: uri for kind, uri in found.items() if hasattr(config, kind)}
     return config.model_copy(update=own)
+
+
+def candidates(config: ConfigT) -> Iterator[ConfigT]:
+    """The config with the artifacts of each later night, the last first; then `present(config)`."""
+    number, there = last_night(config)
+    nights = open_location(f"{config.workspace.rstrip('/')}/nights", config.storage)
+    for each in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):
+        made = {kind: nights / str(each) / kind for kind in there}
+        own = {kind: at.uri for kind, at in made.items() if (at / MANIFEST).is_file()}
+        if each > number and {"dataset", "graph"} <= own.keys():
+            yield present(config).model_copy(update=own)
+    yield present(config)

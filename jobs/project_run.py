@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from cluster.connect import ensure_ray
 from jobs.catalogue import PIPELINE, job_named
 from jobs.output import Found, Output, last_night, present
+from xrec.config.backfill import BulkConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import EXTENDS
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, BudgetError, ConfigError
 from xrec.storage import TABLES, Manifest
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
@@ -31,17 +32,22 @@ def run(
     *,
     redo: bool = False,
     source: str = "",
+    seconds: float | None = None,
     tell: Callable[[str], None],
 ) -> Manifest:
     """Run the jobs of `configs` in order on one Ray cluster; `tell` gets a line of progress.
 
     Returns the manifest of the last job's artifact.
 
-    Raises ArtifactMismatchError if an artifact that is there differs and `redo` is false, before
-    any work where that can be known. Otherwise raises what the jobs raise.
+    seconds: after which no job begins, and no chunk of a bulk job.
+
+    Raises BudgetError once these have passed, ArtifactMismatchError if an artifact that is there
+    differs and `redo` is false, before any work where that can be known. Otherwise raises what the
+    jobs raise.
     """
     if not redo:
         _check_nothing_differs(configs)
+    began = time.monotonic()
     with ExitStack() as cluster:
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
@@ -54,6 +60,8 @@ def run(
                 continue
             tell(f"{step} xrec {name} {source}".rstrip())
             started = time.monotonic()
+            if seconds is not None:
+                config = _within(config, name, seconds, started - began)
             if (ray := getattr(config, "ray", None)) is not None:
                 cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
             done = job_named(name).run(config)
@@ -61,6 +69,18 @@ def run(
             manifest = done
             tell(f"{step} done in {time.monotonic() - started:.0f} s")
     return manifest
+
+
+def _within(config: JobConfig, name: str, seconds: float, spent: float) -> JobConfig:
+    """The config of a job that has what is left of these seconds; raises BudgetError without."""
+    if spent >= seconds:
+        raise BudgetError(
+            f"budget.seconds = {seconds:,.0f} is used up ({spent:,.0f}) before xrec {name}; what "
+            "is done stays, and the same command goes on"
+        )
+    budget = config.budget if isinstance(config, BulkConfig) else {}
+    left = min(seconds - spent, budget.get("seconds", seconds))
+    return _with(config, {"budget": {**budget, "seconds": left}})
 
 
 NIGHT_JOBS = PIPELINE[1:-1]
@@ -82,11 +102,11 @@ def refresh(
     The new artifacts lie at <workspace>/nights/N. A call that was killed goes on where it was; what
     it had made of other raw files is left alone. If the raw files are those of the present dataset,
     only recommendations and explanations are looked at. With `train` the graph is trained on, and
-    an adapter on it, which writes every text again.
+    an adapter on it, which writes every text again. `budget.seconds` of the backfill is for all.
 
-    Raises ConfigError without a section that a night needs, or if the project names the URI of an
-    artifact that it makes; ArtifactNotFoundError if the project was not run before; and what the
-    jobs raise.
+    Raises BudgetError if it is used up; ConfigError without a section that a night needs, or if the
+    project names the URI of an artifact that it makes; ArtifactNotFoundError if the project was not
+    run before; and what the jobs raise.
     """
     if missing := [name for name in _NEEDED if name not in configs]:
         raise ConfigError(
@@ -99,7 +119,8 @@ def refresh(
     else:
         night = _next_night(configs, there, number, train)
         tell(f"night: {night['prepare'].artifact('dataset')}")
-    return run(night, redo=True, source=source, tell=tell)
+    budget = cast(BulkConfig, night["backfill"]).budget
+    return run(night, redo=True, source=source, seconds=budget.get("seconds"), tell=tell)
 
 
 def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int) -> bool:

@@ -18,7 +18,7 @@ XRecError
 ├── EndpointError        an endpoint cannot be used, a language model's or ours
 │   ├── EndpointAccessError      the key is refused, or its quota is used up
 │   └── EndpointUnreachableError the endpoint answers to nothing, or asks to wait for too long
-├── BudgetError          a job has spent what it may spend on a language model
+├── BudgetError          a job has spent what it may spend of time or tokens        (exit code 4)
 ├── TrainingError        training stopped: NaN loss, a lost worker
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
 
@@ -33,9 +33,13 @@ import shlex
 class XRecError(Exception):
     """Base of all errors that xrec expects; the CLI prints them without a traceback."""
 
+    exit_code = 1  # of a command that ends with the error
+
 
 class ConfigError(XRecError):
     """A config file, key or value is wrong."""
+
+    exit_code = 2
 
 
 class DataError(XRecError):
@@ -44,6 +48,8 @@ class DataError(XRecError):
 
 class GateError(DataError):
     """What a run made is not good enough to be published; it stays, and is not lost."""
+
+    exit_code = 3
 
 
 class UnknownIdError(XRecError):
@@ -107,7 +113,9 @@ class EndpointUnreachableError(EndpointError):
 
 
 class BudgetError(XRecError):
-    """A job has spent what it may spend on a language model; it goes on with a larger budget."""
+    """A job has spent what it may spend; what is done stays, and a later start goes on."""
+
+    exit_code = 4
 
 
 class TrainingError(XRecError):

@@ -1,17 +1,21 @@
 """`xrec submit` to a cluster of a head and two workers, as a user runs it."""
 
+import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from ray.job_submission import JobDetails, JobStatus
 from ray.runtime_env import RuntimeEnv
 
 from cluster.submit import check_shared_paths, runtime_environment, working_folder
-from tests.command_line import python, xrec
+from tests.command_line import python, said, xrec
 from tests.project_file import SAMPLE, write_yaml
 from xrec.config.annotate import AnnotateConfig
+from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.data import PrepareConfig
@@ -57,6 +61,75 @@ def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes, submit, tmp_
     error = done.stderr[done.stderr.index("error: ") :]
     assert "ended as FAILED: " in error
     assert "exit code 1" in error
+
+
+def test_submit_with_a_key_is_done_once_and_again_if_it_failed(three_nodes, submit, tmp_path):
+    def with_key(*words: str) -> tuple[int, Any, str]:
+        keyed = ("--key", "2026-11-28T02:00", "--json", *words)
+        done = submit(three_nodes.dashboard_url, "prepare", *keyed, **three_nodes.environment)
+        lines = done.stdout.splitlines()
+        return done.returncode, json.loads(lines[0]) if len(lines) == 1 else lines, done.stderr
+
+    missing = f"source={{kind: tables, uri: {tmp_path / 'nowhere'}}}"
+    code, told, err = with_key(missing)
+    assert (code, told["state"], "nowhere" in err) == (1, "FAILED", True), err
+    name = told["submission_id"].removesuffix("-1")
+    assert re.fullmatch(r"xrec-prepare-2026-11-28T02-00-[0-9a-f]{8}", name)
+    code, told, err = with_key()
+    made = {"job": "prepare", "submission_id": f"{name}-2", "state": "SUCCEEDED"}
+    assert (code, told, "xrec.data" in err or "users" in err) == (0, made, True), err
+    code, told, err = with_key()
+    assert (code, told, "users" in err) == (0, made, False), err
+    assert "prepare is there already, succeeded" in err
+    code, _, err = with_key("splits.test=0.25")
+    assert (code, "expected the same; give another key" in err) == (2, True), err
+
+
+class FakeClient:
+    """A job server in a list, to which someone else submits the first name just before."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+
+    def list_jobs(self) -> list[Any]:
+        return [*self.jobs]
+
+    def submit_job(self, *, entrypoint: str, submission_id: str, **_: Any) -> str:
+        told = {"submission_id": submission_id, "entrypoint": entrypoint, "status": "RUNNING"}
+        is_taken = not self.jobs or submission_id == self.jobs[0].submission_id
+        if not self.jobs or not is_taken:
+            self.jobs.append(JobDetails(type="SUBMISSION", **told))
+        if is_taken:
+            raise RuntimeError(f"Job with submission_id {submission_id} already exists")
+        return submission_id
+
+    async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
+        yield f"the log of {submission_id}\n"
+
+    def get_job_info(self, submission_id: str) -> Any:
+        return self.jobs[0].model_copy(update=self.end)
+
+
+@pytest.mark.parametrize(("status", "code"), [("SUCCEEDED", 0), ("FAILED", 3)])
+def test_submit_with_a_key_of_two_at_a_time_follows_one_job(monkeypatch, tmp_path, status, code):
+    client = FakeClient()
+    monkeypatch.setattr("cluster.submit.JobSubmissionClient", lambda url: client)
+    monkeypatch.setattr("cluster.submit.check_reachable", Mock())
+    words = ("submit", "--key", "n1", "run", write_yaml(tmp_path / "town.yaml", ON_S3))
+    told = json.loads(said(*words, "--no-follow", "--json"))
+    (job,) = client.jobs
+    assert told == {"job": "run", "submission_id": job.submission_id, "state": "RUNNING"}
+    assert job.entrypoint == "python -m xrec.cli run town.yaml"
+    client.end = {"status": JobStatus(status), "driver_exit_code": code}
+    assert xrec(*words)[:2] == (code, f"the log of {job.submission_id}\n")
+    said(*words, "workspace=s3://a/other", "--no-follow")  # has a job of its own for the key
+    assert len(client.jobs) == 2
+
+
+@pytest.mark.parametrize(("option", "job"), [("--train", "prepare"), ("--redo", "refresh")])
+def test_submit_with_an_option_of_another_job_is_refused(tmp_path, option, job):
+    code, _, err = xrec("submit", job, write_yaml(tmp_path / "town.yaml", ON_S3), option)
+    assert (code, option in err, f", saw {job}" in err) == (2, True, True), err
 
 
 def test_submit_no_follow_sends_the_command_and_does_not_wait(monkeypatch, tmp_path):
@@ -147,6 +220,7 @@ PROMPTED = {"kind": "language_model", "model": JUDGES[0]["model"], "prompts": {"
             {"source": {"kind": "reviews", "uri": "s3://b/a.csv"}, "annotator": PROMPTED},
             "prompts=i.txt",
         ),
+        (BackfillConfig, {"llm": {"model": "a/b"}, "pairs": {"kind": "split"}}, None),
         (  # a name of a file is below uri, wherever that is
             PrepareConfig,
             {

@@ -1,5 +1,6 @@
 """Nights on a small town: what is taken over, what is written again and why; kills; bad input."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jobs.backfill
 import jobs.project_run
 from jobs.catalogue import chosen_configs, job_named
 from jobs.output import present
+from tests.command_line import xrec
 from tests.jobs.conftest import DECODING
 from tests.project_file import write_yaml
 from tests.toy import EMBEDDING_DIM, save_toy_model
@@ -25,7 +27,13 @@ from xrec.config.data import SampleSource
 from xrec.config.project import read_project
 from xrec.config.shared import JobConfig
 from xrec.data import read_dataset
-from xrec.errors import ArtifactNotFoundError, ConfigError, TrainingError
+from xrec.errors import (
+    ArtifactNotFoundError,
+    BudgetError,
+    ConfigError,
+    GateError,
+    TrainingError,
+)
 from xrec.graph import read_graph
 from xrec.llm.source import model_fingerprint
 from xrec.sample import generate_town, town_tables
@@ -90,7 +98,11 @@ class Town:
                 "training": TRAINING,
                 "scaling": {"num_workers": 1, "device": "cpu"},
             },
-            "train-adapter": {"scaling": {"num_workers": 1, "device": "cpu"}},
+            "train-adapter": {
+                "model": {"num_experts": 2},
+                "training": {"max_steps": 2, "global_batch_size": 8},
+                "scaling": {"num_workers": 1, "device": "cpu"},
+            },
             "recommend": {"k": 3},
             "backfill": {
                 "pairs": {"kind": "recommendations"},
@@ -113,9 +125,10 @@ class Town:
         make_adapter(Path(adapter.artifact("adapter")), graph.fingerprint, model)
         jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
 
-    def refresh(self, *overrides: str) -> tuple[Manifest, list[str]]:
+    def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
         lines: list[str] = []
-        manifest = jobs.project_run.refresh(self.configs(*overrides), tell=lines.append)
+        configs = self.configs(*overrides)
+        manifest = jobs.project_run.refresh(configs, train=train, tell=lines.append)
         return manifest, [line for line in lines if "done in" not in line]
 
     def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
@@ -206,6 +219,33 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
         assert int(moved.sum()) <= metrics["num_moved"] < metrics["num_known"] / 2
         far = (rows - earlier).norm(dim=1) > 0.1 * earlier.norm(dim=1)
         assert torch.equal(moved, far)
+
+
+def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at(town):
+    first, words = town.texts(), ("pretrain-graph.folds=2", "backfill.gate.coverage=1")
+    write_day(town.folder / "raw", (), 78, 7)
+    with pytest.raises(BudgetError, match=r"is used up .* before xrec pretrain-graph"):
+        town.refresh("backfill.budget.seconds=0.02")
+    with pytest.raises(GateError, match="NO coverage"):
+        town.refresh(*words, train=True)
+    assert town.texts() == first
+    code, out, err = xrec("publish", town.path, "--look")
+    assert (code, "pairs differ" in out) == (0, True), err
+    code, out, err = xrec("publish", town.path, "--force", "it is a toy", "--json")
+    assert code == 0, err
+    metrics = json.loads(out)["metrics"]
+    assert metrics["made_from.adapter"] == "workspace:nights/1/adapter"
+    again = {name: n for name, n in metrics.items() if name.startswith("written_again.")}
+    assert metrics["num_carried"] == 0
+    assert all(name == "written_again.new" or "settings" in name for name in again)
+    graph = read_manifest(open_location(str(town.workspace / "nights/1/graph")), "graph")
+    assert graph.metrics["num_moved"] > 0
+
+    # The next night has the trained adapter, and carries its texts over.
+    write_day(town.folder / "raw", (), 79, 8)
+    manifest, _ = town.refresh()
+    assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/1/adapter"
+    assert manifest.metrics["num_carried"] > 0
 
 
 def test_a_night_that_cannot_be_is_refused(tmp_path):

@@ -4,6 +4,7 @@ The manifest of finished annotations has the versions of the stages' tables, and
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from xrec.annotate.read import Versions, count_explained
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord, learn_from_store
 from xrec.bulk import BulkRun, ChunkTask, Summary, added, complete
+from xrec.bulk.driver import Spent, spent_of
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.annotate import AnnotateConfig
@@ -32,6 +34,7 @@ logger = logging.getLogger("xrec")
 
 Stages = Mapping[Stage, Manifest]
 """The manifest of each stage that is done."""
+_TOKENS = ("prompt_tokens", "reply_tokens")  # among the costs
 _WHAT: Mapping[Stage, str] = {
     "items": "profiles of items",
     "users": "profiles of users",
@@ -51,6 +54,7 @@ def run_annotate(
     annotations to carry from, and an annotator's XRecError, such as a BudgetError. What is done
     stays, and the next call goes on from there.
     """
+    since = time.monotonic()
     _check_reasons(config, spec)
     _check_carried(config)
     output = location_of(config, KIND)
@@ -66,7 +70,9 @@ def run_annotate(
             return None
         items_version = _versions(done).get("items", -1)
         run, make = plan_stage(config, spec, record, files, stage, items_version)
-        manifest = _complete_stage(config, spec, stage, run, make, left)
+        before = [each.metrics["costs"] for each in done.values()]
+        spent = spent_of(config.budget, _TOKENS, since, *before)
+        manifest = _complete_stage(config, spec, stage, run, make, left, spent)
         if manifest is None:
             return None
         done[stage] = manifest
@@ -83,6 +89,7 @@ def _complete_stage(
     run: BulkRun,
     make: Callable[[], ChunkTask],
     max_rows: int | None,
+    spent: Spent,
 ) -> Manifest | None:
     num_rows, num_actors = run.record.num_rows, spec.num_actors(config.actors.num_actors)
     logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
@@ -105,6 +112,7 @@ def _complete_stage(
             retry=known if "all" in wanted else tuple(each for each in wanted if each in known),
             max_failed_share=config.max_failed_share,
             max_rows=max_rows,
+            spent=spent,
             alongside=config.alongside,
             on_progress=lambda progress: show(progress.num_rows),
         )

@@ -1,15 +1,10 @@
-"""Explains what is left of a run on actors, publishes it, and does what follows: vacuum, export.
+"""Explains what is left of a run on actors, publishes it, and does what follows: a vacuum.
 
-The driver sets the counts as Ray metrics, for Prometheus, every few seconds:
-
-    xrec_backfill_pairs_total{outcome="explained" | "carried" | a reason of failed rows}
-    xrec_backfill_tokens_total{kind="prompt" | "generated"}
-    xrec_backfill_deaths_total
-    xrec_backfill_actor_seconds_total
-    xrec_backfill_pairs_left
+The driver sets the counts as Ray metrics, for Prometheus, every few seconds (`BackfillMetrics`).
 """
 
 import logging
+import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,7 +14,7 @@ from ray.util.metrics import Counter, Gauge
 from xrec.backfill.gate import Gate
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
-from xrec.bulk.driver import check_failed_share
+from xrec.bulk.driver import check_failed_share, spent_of
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
 from xrec.bulk.runs.progress import now
@@ -36,6 +31,7 @@ logger = logging.getLogger("xrec")
 
 KIND: Final = "explanations"
 _MOST_CHUNKS = 16
+_TOKENS = ("num_prompt_tokens", "num_generated_tokens")  # among the costs
 
 
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
@@ -91,6 +87,7 @@ def run_backfill(
             retry=retry_reasons(config),
             max_failed_share=config.max_failed_share,
             max_rows=config.limit,
+            spent=spent_of(config.budget, _TOKENS, time.monotonic()),
             alongside=config.alongside,
             on_progress=on_progress,
         )
@@ -142,6 +139,7 @@ def describe(config: BackfillConfig, run: BulkRun, gate: Gate | None = None) -> 
                 for name, count in sorted(summary.costs.items())
                 if name.startswith(AGAIN) and count
             },
+            "num_taken_down": run.record.num_taken_down,
             "num_retries": len(run.passes()) - 1,
             "num_deaths": summary.num_deaths,
             "failed_by_reason": dict(summary.failed),
@@ -170,7 +168,7 @@ class BackfillMetrics:
         self._num_pairs = num_pairs
         self._before: Progress | None = None
         self._pairs = Counter(
-            "xrec_backfill_pairs_total", "Pairs that are done, by outcome.", ("outcome",)
+            "xrec_backfill_pairs_total", "Pairs done: explained, carried, reasons.", ("outcome",)
         )
         self._tokens = Counter(
             "xrec_backfill_tokens_total",

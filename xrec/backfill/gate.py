@@ -1,13 +1,13 @@
 """Whether a run that is done may be published: figures of its texts, beside those published.
 
 Coverage and failures are of all rows. The other figures are of a sample, whole chunks from all over
-the plan, and of the published rows of the same users. A figure of few rows, or with nothing to be
-compared with, is not judged. docs/night.md says what each figure sees.
+the plan, and of the published rows of the same users; two are of what the run was given. A figure
+of few rows, or with nothing to be compared with, is not judged. docs/night.md says what each figure
+sees.
 """
 
 import json
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,18 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.backfill.identity import shared_key
+from xrec.backfill.own import LEAST_ROWS, own_profiles, own_texts, own_vectors
 from xrec.bulk import BulkRun, Identity, Published, Survey, published, read_takedowns
 from xrec.bulk.parts import final_rows
 from xrec.bulk.runs.row_format import OK
 from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import StorageConfig
+from xrec.config.shared import WORKSPACE, StorageConfig
+from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, GateError
+from xrec.graph import read_graph
 from xrec.schemas import GENERATED, PAIRS
-from xrec.storage import fingerprint_of
+from xrec.storage import fingerprint_of, location_of, open_location
 
-SAMPLE_ROWS, LEAST_ROWS = 20_000, 50
-_AT_LEAST = frozenset({"coverage", "named", "distinct", "own_item", "own_user"})
-_WORD = re.compile(r"[\w'-]+")
+SAMPLE_ROWS = 20_000
+_OWN = ("own_item", "own_user", "own_profile", "own_vector")
+_AT_LEAST = frozenset({"coverage", "named", "distinct", *_OWN})
 _NUM_SHOWN, _USERS_LOOKED_AT = 30, 1000
 
 Pair = tuple[str, str]
@@ -62,13 +65,15 @@ class Sample(NamedTuple):
     """Explanations of a run, and the published ones of the same users.
 
     version: the published one; None if there is none. is_alike: whether the same model wrote it,
-    with the same settings, so that only pairs whose inputs changed are written again.
+    with the same settings, so that only pairs whose inputs changed are written again. dataset: the
+    URI of its dataset, as the manifest has it.
     """
 
     new: Rows
     old: Rows
     version: int | None = None
     is_alike: bool = False
+    dataset: str = ""
 
 
 class Gate:
@@ -114,7 +119,28 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
     counts = {"coverage": summary.num_ok / num_rows, "failed": sum(faults) / num_rows}
     bounds = {"failed": config.max_failed_share, **(config.gate or {})}
     values: Values = {**counts, **shares_of(sample.new), **drift(sample)}
+    values |= {
+        name: figure(config, sample) if bounds.get(name) is not None else None
+        for name, figure in (("own_profile", _own_profile), ("own_vector", _own_vector))
+    }
     return [Figure(name, value, bounds.get(name)) for name, value in values.items()]
+
+
+def _own_profile(config: BackfillConfig, sample: Sample) -> float | None:
+    """None if the published version's dataset is this run's, or is not there any more."""
+    dataset = read_dataset(location_of(config, "dataset"))
+    uri = sample.dataset.replace(WORKSPACE, f"{config.workspace.rstrip('/')}/", 1)
+    try:
+        earlier = read_dataset(open_location(uri, config.storage)) if uri else dataset
+    except (ArtifactNotFoundError, ArtifactMismatchError):  # deleted, or of an older xrec
+        return None
+    is_same = earlier.manifest.fingerprint == dataset.manifest.fingerprint
+    return None if is_same else own_profiles(dataset, earlier)
+
+
+def _own_vector(config: BackfillConfig, sample: Sample) -> float | None:
+    dataset, graph = (location_of(config, name) for name in ("dataset", "graph"))
+    return own_vectors(read_dataset(dataset), read_graph(graph))
 
 
 def shares_of(new: Rows) -> Values:
@@ -151,8 +177,8 @@ def drift(sample: Sample) -> Values:
         "distinct": len(set(texts)) / len(set(before)),
         "aspects": _distance(*map(_chosen, (new, old))),
         "rewritten": is_new if sample.is_alike else None,
-        "own_item": _own(texts, before, others, draw),
-        "own_user": _own(texts, before, (of_item[item] for _, item in pairs), draw),
+        "own_item": own_texts(texts, before, others, draw),
+        "own_user": own_texts(texts, before, (of_item[item] for _, item in pairs), draw),
     }
 
 
@@ -173,27 +199,6 @@ def _distance(one: Counter[str], other: Counter[str]) -> float | None:
     return sum(abs(one[name] / sums[0] - other[name] / sums[1]) for name in one | other) / 2
 
 
-def _own(
-    texts: Sequence[str], before: Sequence[str], others: Iterable[list[int]], draw: random.Random
-) -> float | None:
-    """The share of texts nearer to their own earlier text than to one of `others`, drawn at random.
-
-    Near is how many of their words two texts have in common (Jaccard). A tie counts half. Words
-    with capitals do not count, as those of titles, which a text about anything would have.
-    """
-    scores: list[float] = []
-    for place, some in enumerate(others):
-        if some := [each for each in some if before[each] != before[place]]:
-            own, other = (_near(texts[place], before[n]) for n in (place, draw.choice(some)))
-            scores.append((own > other) + (own == other) / 2)
-    return sum(scores) / len(scores) if len(scores) >= LEAST_ROWS else None
-
-
-def _near(one: str, other: str) -> float:
-    words = [{word for word in _WORD.findall(text) if word.islower()} for text in (one, other)]
-    return len(words[0] & words[1]) / max(1, len(words[0] | words[1]))
-
-
 def sample_of(run: BulkRun) -> Sample:
     """The same sample each time; raises BrokenResultError if a result cannot be read."""
     passes, taken, num_chunks = run.passes(), read_takedowns(run.output), run.record.size.num_chunks
@@ -209,7 +214,8 @@ def sample_of(run: BulkRun) -> Sample:
         return Sample(new, {})
     mine, said = run.record.identity, table.manifest
     theirs = Identity(kind=mine.kind, config=said.config, inputs=said.inputs)
-    return Sample(new, old, table.version, shared_key(mine) == shared_key(theirs))
+    uri = said.metrics.get("made_from", {}).get("dataset", "")
+    return Sample(new, old, table.version, shared_key(mine) == shared_key(theirs), uri)
 
 
 def diff_lines(

@@ -46,7 +46,8 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
    this run back; (c) read passes and plan again, and look whether the files are there; (d) commit,
    and go back to (a) whatever the answer.
 9. A run that is not done, was limited, or has too many failed rows publishes nothing.
-10. A limit (`max_rows`) ends a run at the end of a chunk; the next driver goes on.
+10. A limit (`max_rows`) or a budget that is used up (`spent`) ends a run at the end of a chunk, and
+    publishes nothing; the next driver goes on.
 11. Rows are carried over from a published version if the task says that they are still good. They
     stand in the plan, so whatever happens to that version later changes nothing.
 12. A store that fails is tried again after 1, 4 and 16 seconds; then the run ends with that error.
@@ -55,7 +56,7 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
     which entry it heeds the list. Publish, rollback and undo read it after the table was opened,
     and leave out what is on it; so does the next version where one does not heed all of it, which
     whoever opens the table to commit makes first. Where there is no table, one without rows is
-    made. Carried rows are those that the list leaves.
+    made. Planned rows, and carried ones, are those that the list leaves.
 """
 
 from xrec.bulk.driver import complete, drive

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.worker import WorkerSettings
-from xrec.errors import GateError, LeaseError
+from xrec.errors import BudgetError, GateError, LeaseError
 from xrec.storage import Kind, Manifest
 from xrec.storage.process import this_process
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("xrec")
 
+Spent = Callable[[Summary], str]
+"""Says what of a budget is used up, by what is done of a run; an empty text if nothing is."""
 _SECONDS_BETWEEN_SIGNS = TERM.total_seconds() / 3
 _SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -40,6 +42,7 @@ def drive(
     retry: Sequence[str] = (),
     max_failed_share: float = 1.0,
     max_rows: int | None = None,
+    spent: Spent = lambda summary: "",
     alongside: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
@@ -48,15 +51,17 @@ def drive(
     make_task, chunks_at_once: see `WorkerSettings`.
     max_rows: end when so many rows are done, those of earlier calls included, and leave the run
         unfinished. Chunks are not divided, so there may be more.
+    spent: asked after each chunk; once something is used up, no other chunk is begun, and those at
+        work are waited for.
     alongside: begin also if another driver seems to be at work; both work then, this one from the
         last chunk on.
     on_progress: called every few seconds, for progress and metrics.
 
     Returns how far the run is; it is done unless `max_rows` ended it before. Raises LeaseError if
     another driver is at work, or the run was planned anew meanwhile; GateError if more than
-    `max_failed_share` of the rows failed; ValueError for a reason that the format has not, or a
-    limit of a retry; what a process raised; ClusterError. What has a result stays, and the next
-    call goes on from there.
+    `max_failed_share` of the rows failed; BudgetError if something is used up; ValueError for a
+    reason that the format has not, or a limit of a retry; what a process raised; ClusterError. What
+    has a result stays, and the next call goes on from there.
     """
     reasons = run.format.check_reasons(tuple(retry))
     if max_rows is not None and (max_rows < 1 or reasons):
@@ -70,7 +75,7 @@ def drive(
         if not reasons:  # a retry may mend what failed
             check_failed_share(run, progress, max_failed_share, max(num_wanted, progress.num_rows))
 
-    driver = _Driver(run, pool, make_task, chunks_at_once, look, from_last=alongside)
+    driver = _Driver(run, pool, make_task, chunks_at_once, look, spent, from_last=alongside)
     try:
         progress = driver.go(reasons, max_rows)
     except KeyboardInterrupt:
@@ -83,7 +88,34 @@ def drive(
     finally:
         driver.leave()
     check_failed_share(run, progress, max_failed_share)
+    if driver.why and not progress.is_done:
+        raise BudgetError(
+            f"{run.output}: {driver.why}; {driver.num_done} of {run.record.num_rows} rows are done "
+            "and stay, nothing is published; the same command goes on, if tokens are used up with "
+            "a larger budget"
+        )
     return progress
+
+
+def spent_of(
+    budget: Mapping[Literal["seconds", "tokens"], float],
+    tokens: Sequence[str],
+    since: float,
+    *before: Mapping[str, float],
+) -> Spent:
+    """What says which part of `budget` (seconds, tokens) is used up.
+
+    tokens: names of costs. since: time.monotonic() of the start. before: costs that count too.
+    """
+
+    def spent(summary: Summary) -> str:
+        num_tokens = sum(each.get(name, 0) for each in (summary.costs, *before) for name in tokens)
+        used = {"seconds": time.monotonic() - since, "tokens": num_tokens}
+        over = (name for name, most in budget.items() if used[name] >= most)
+        names = (f"budget.{n} = {budget[n]:,.0f} is used up ({used[n]:,.0f})" for n in over)
+        return next(names, "")
+
+    return spent
 
 
 def complete(
@@ -161,7 +193,9 @@ class _Driver:
     make_task: Callable[[], ChunkTask]
     chunks_at_once: int
     on_progress: Callable[[Progress], None]
+    spent: Spent
     from_last: bool
+    why: str = ""
 
     def __post_init__(self) -> None:
         self._looked_at = self._said_at = time.monotonic()
@@ -213,15 +247,21 @@ class _Driver:
             sizes = each.plan.rows_of_chunks[chunks]
             before = self._summary.num_rows + np.cumsum(sizes) - sizes
             chunks = chunks[: int(np.searchsorted(before, max_rows))]
-        if chunks:
+        num_done = 0
+        if chunks and not self._is_spent():
             logger.info("%d of %d chunks left", len(chunks), each.size.num_chunks)
             self._update(pass_number=each.number, reasons=each.reasons)
             settings = WorkerSettings(each, self.run.format, self.make_task, self.chunks_at_once)
             order = chunks[::-1] if self.from_last else chunks
-            for _, summary in self.pool.summaries(settings, order):
+            for _, summary in self.pool.summaries(settings, order, self._is_spent):
                 self._take(summary)
+                num_done += summary.num_rows > 0  # it was begun
             self._note()
-        return len(chunks) == num_left
+        return num_done == num_left
+
+    def _is_spent(self) -> bool:
+        self.why = self.why or self.spent(self._summary)
+        return bool(self.why)
 
     def _take(self, summary: Summary) -> None:
         self._summary = total([self._summary, summary])

@@ -99,12 +99,12 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
             f"{run.output}: {said} came while this job was at work, so its rows are not "
             "published; its results stay, and the same command publishes them over it"
         )
-    published = (each for _, each in deciding(log) if each.kind == "publish")
-    was_published = any(_is_own(run, each, number) for each in published)
-    if commit.kind != "publish" and was_published and not republish:
+    published = ((n, each) for n, each in deciding(log) if each.kind == "publish")
+    own = next((n for n, each in published if _is_own(run, each, number)), None)
+    if commit.kind != "publish" and own is not None and not republish:
         raise TableError(
-            f"{run.output}: this run was published before, and {said} took it back; to publish "
-            "it again, say so (xrec publish CONFIG --force WHY)"
+            f"{run.output}: this run was published as version {own}, and {said} took it back; to "
+            f"have it again: xrec table rollback {run.output} --version {own}"
         )
     return None
 
@@ -135,6 +135,8 @@ def _commit(
     record, version = run.record, 0 if log is None else log.version + 1
     summary = total(part.summary for part in parts)
     row_counts, metrics = describe(summary)
+    files = [part.file for part in parts if part.file]
+    costs = {**summary.costs, "bytes_written": float(sum(file["num_bytes"] for file in files))}
     num_gone = round(summary.costs.get("taken_down", 0))
     content = {"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number}
     manifest = make_manifest(
@@ -144,9 +146,8 @@ def _commit(
         version=version,
         content={**content, "takedowns": taken.number} if num_gone else content,
         row_counts=row_counts,
-        metrics={"num_buckets": record.num_buckets, **metrics, "costs": dict(summary.costs)},
+        metrics={"num_buckets": record.num_buckets, **metrics, "costs": costs},
     )
-    files = [part.file for part in parts if part.file]
     commit = Commit(
         kind="publish",
         table="" if log is None else log.id,

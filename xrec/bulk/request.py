@@ -15,7 +15,7 @@ from xrec.bulk.runs.row_format import OK, RowFormat
 from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
 from xrec.bulk.runs.spill import Spill
 from xrec.bulk.table import open_whole, refuse_other_table
-from xrec.bulk.takedown import read_takedowns
+from xrec.bulk.takedown import TAKEN_DOWN, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.schemas import REJECTED
@@ -100,11 +100,13 @@ class RunRequest:
             spill.delete()
 
     def chunks(self, spill: Spill, *, carrying: bool = True) -> Iterator[pa.Table]:
-        """The rows by chunk, as they are to be planned."""
+        """The rows by chunk, as they are to be planned: without those that are taken down."""
         most = self.rows_per_chunk
         size = most if isinstance(most, int) else most(spill.num_rows)
         earlier = self._earlier() if carrying else ()
-        return spill.chunks(size, num_buckets_for(spill.num_rows), *earlier)
+        chunks = spill.chunks(size, num_buckets_for(spill.num_rows), *earlier)
+        left = map(read_takedowns(self.output).without, chunks)
+        return (rows for rows in left if rows.num_rows)
 
     def _earlier(self) -> tuple[Iterator[pa.Table], pa.Schema | None]:
         """The rows that succeeded in what is published at `carry_from`, and their columns."""
@@ -151,9 +153,13 @@ class ReadRows:
         newest = newest_record(output, self.run)
         return newest[1] if newest is not None and newest[1].has_plan(output) else None
 
-    @property
-    def rejected_by_reason(self) -> dict[str, int]:
-        return dict(Counter(self.rejected["reason"].to_pylist()))
+    def left_out(self, num_planned: int) -> dict[str, int]:
+        """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
+        num_gone = self.spill.num_rows - num_planned
+        if not num_planned:
+            raise DataError(f"there are no rows to do; all {num_gone} are taken down")
+        rejected = Counter(self.rejected["reason"].to_pylist())
+        return {**rejected, **({TAKEN_DOWN: num_gone} if num_gone else {})}
 
 
 def open_run(request: RunRequest) -> BulkRun:
@@ -189,15 +195,16 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
         newest = newest_record(output, name)
         nonce = uuid.uuid4().hex[:16]
         folder = output / RUNS / name / nonce / "plan"
+        size = write_plan(folder, request.chunks(rows.spill))
         record = RunRecord(
             run=name,
             identity=request.identity,
             nonce=nonce,
             rows_fingerprint=rows.spill.fingerprint,
             listing=dict(request.listing),
-            rejected=rows.rejected_by_reason,
+            rejected=rows.left_out(size.num_rows),
             num_buckets=num_buckets_for(rows.spill.num_rows),
-            size=write_plan(folder, request.chunks(rows.spill)),
+            size=size,
             planned_at=time.time(),
         )
         (folder / "rejected.parquet").write_bytes(parquet_bytes(rows.rejected, REJECTED))

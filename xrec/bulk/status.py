@@ -186,10 +186,10 @@ def preview(request: RunRequest) -> Preview:
         with request.read_rows() as rows:
             record = rows.planned(output)
             if record is None:
-                num_rows, rejected = rows.spill.num_rows, rows.rejected_by_reason
-                num_chunks = sum(1 for _ in request.chunks(rows.spill, carrying=False))
+                sizes = [each.num_rows for each in request.chunks(rows.spill, carrying=False)]
+                num_rows, left_out = sum(sizes), rows.left_out(sum(sizes))
                 costs = _costs_elsewhere(request, num_rows)
-                return Preview(num_rows, num_chunks, rejected, None, *costs)
+                return Preview(num_rows, len(sizes), left_out, None, *costs)
     status = status_of(output, record)
     costs = _own_costs(status) or _costs_elsewhere(request, status.num_left)
     return Preview(record.num_rows, record.size.num_chunks, record.rejected, status, *costs)

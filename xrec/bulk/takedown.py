@@ -29,6 +29,8 @@ from xrec.errors import ArtifactMismatchError, TableError
 from xrec.storage import Location, request_each
 from xrec.storage.location import with_backoff
 
+TAKEN_DOWN = "taken_down"
+"""Why a row of an input is not planned, though its ids are well."""
 _LIST = "_xrec/takedowns"
 _NAME = re.compile(r"(\d+)\.json")
 _TEXT, _LISTED, _QUOTED = "explanation", "aspects", "opinion"

@@ -78,11 +78,7 @@ def _serve(
     overrides: Overrides = None,
     write_deployment: Annotated[
         str | None,
-        typer.Option(
-            "--write-deployment",
-            metavar="FILE",
-            help="Write the Serve config for serve deploy or a RayService, and stop.",
-        ),
+        typer.Option(metavar="FILE", help="Write the config for serve deploy, and stop."),
     ] = None,
     dry_run: DryRun = False,
     keys: Annotated[bool, keys_option(SERVE.name)] = False,

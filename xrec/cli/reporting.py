@@ -1,8 +1,7 @@
 """What commands share: arguments, log lines on standard error, messages for errors, exit codes.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 not good enough to be published, 130
-interrupted. SIGTERM interrupts as Ctrl-C
-does, so a job that is stopped ends in order.
+Exit codes are those of the errors (xrec.errors), and 130 if it is interrupted. SIGTERM interrupts
+as Ctrl-C does, so a job that is stopped ends in order.
 """
 
 import functools
@@ -19,11 +18,9 @@ from typing import Annotated, Any
 
 import typer
 
-from xrec.errors import ConfigError, GateError, XRecError
+from xrec.errors import XRecError
 
 FAILED = 1
-BAD_USAGE = 2
-STOPPED_BY_GATE = 3
 INTERRUPTED = 130
 
 ConfigPath = Annotated[
@@ -118,8 +115,7 @@ def _exit_codes(debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
-        codes = ((ConfigError, BAD_USAGE), (GateError, STOPPED_BY_GATE), (XRecError, FAILED))
-        raise typer.Exit(next(code for kind, code in codes if isinstance(error, kind))) from error
+        raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from error

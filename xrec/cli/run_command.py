@@ -105,6 +105,11 @@ Redo = Annotated[
     typer.Option("--redo", help="Delete what was made from other settings or inputs, and redo it."),
 ]
 
+Train = Annotated[
+    bool,
+    typer.Option("--train", help="Train on the graph, and an adapter anew: all texts change."),
+]
+
 
 @reporting
 def run(
@@ -113,10 +118,7 @@ def run(
     first: First = None,
     last: Last = None,
     redo: Redo = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print the jobs' resolved configs as YAML and stop."),
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     from xrec.config.project import read_project
@@ -184,10 +186,8 @@ def _run(
 def refresh(
     config_path: ConfigPath,
     overrides: ProjectOverrides = None,
-    train: Annotated[
-        bool,
-        typer.Option("--train", help="Train on the graph, and an adapter anew: all texts change."),
-    ] = False,
+    train: Train = False,
+    as_json: AsJson = False,
 ) -> None:
     from xrec.config.project import read_project
 
@@ -197,7 +197,8 @@ def refresh(
     manifest = run_night(
         configs, train=train, source=config_path, tell=lambda line: typer.echo(line, err=True)
     )
-    typer.echo(summary(manifest, configs["backfill"].artifact("explanations")))
+    uri = configs["backfill"].artifact("explanations")
+    typer.echo(summary(manifest, uri, as_json=as_json))
 
 
 def _show_explanations(config: "JobConfig") -> None:

@@ -1,5 +1,6 @@
 """`xrec submit`: a job, or all of a project, run on a Ray cluster by its Jobs API."""
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.catalogue import chosen_configs, job_named
-from xrec.cli.reporting import ConfigPath, Overrides, reporting
-from xrec.cli.run_command import First, Last, Redo
-from xrec.errors import ConfigError
+from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
+from xrec.cli.run_command import First, Last, Redo, Train
+from xrec.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +29,14 @@ RAY_AUTH_TOKEN_PATH; see docs/.
 \b
 In:   JOB, run or refresh; CONFIG; the cluster's --address, http://host:8265; without it this
       machine's
-Out:  the job's log on standard output; exit code 0 if it succeeded, 1 with the reason if not
+Out:  the job's log on standard output, with --json on standard error, and how it ended as one line
+      of JSON; the exit code of the job
 
 \b
 Example:
   xrec submit evaluate configs/yelp.yaml workspace=s3://my-bucket/yelp --address http://HEAD:8265
   xrec submit run configs/yelp.yaml workspace=s3://my-bucket/yelp --until train-adapter
+  xrec submit --key 2026-11-28 refresh configs/yelp.yaml workspace=s3://my-bucket/yelp
 """
 
 _OF_A_PROJECT = ("run", "refresh")
@@ -46,44 +49,34 @@ def submit(
     ],
     config_path: ConfigPath,
     overrides: Overrides = None,
+    key: Annotated[
+        str,
+        typer.Option(help="Do it once: a job of this key is followed, or left if it succeeded."),
+    ] = "",
     first: First = None,
     last: Last = None,
     redo: Redo = False,
+    train: Train = False,
     address: Annotated[
         str | None,
-        typer.Option(
-            "--address",
-            metavar="URL",
-            envvar="RAY_API_SERVER_ADDRESS",
-            help="The cluster's job server, http://host:8265 or host:8265; by default this "
-            "machine's.",
-        ),
+        typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's server."),
     ] = None,
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow/--no-follow",
-            help="Follow the log until the job ends, or return once it is submitted.",
-        ),
-    ] = True,
+    follow: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
     packages: Annotated[
-        str | None,
-        typer.Option(
-            "--packages",
-            metavar="FILE",
-            help="Install these packages for the job, e.g. requirements/lock.txt.",
-        ),
+        str | None, typer.Option(metavar="FILE", help="Packages to install, a requirements file.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     given = overrides or []
     options = [
         *(["--from", first] if first else []),
         *(["--until", last] if last else []),
         *(["--redo"] if redo else []),
+        *(["--train"] if train else []),
     ]
     configs = _configs(job_name, config_path, given, first, last)
     _check(job_name, given, options)
-    from cluster.submit import JobServer, check_shared_paths
+    from cluster.submit import JobServer, check_shared_paths, job_id
 
     for config in configs:
         check_shared_paths(config)
@@ -91,10 +84,25 @@ def submit(
     server = JobServer(address)
     words = () if job_name in _OF_A_PROJECT else job_named(job_name).words
     command = [*(words or (job_name,)), Path(config_path).name, *given, *options]
-    submission_id = server.submit(Path(config_path), command, packages)
-    typer.echo(f"{job_name} submitted as {submission_id}", err=True)
-    if follow:
-        _follow(submission_id, server)
+    sent, status = (Path(config_path), command, packages), None
+    if key:
+        name = job_id(job_name, configs[0].workspace, key)
+        submission_id, status = server.submit_once(name, *sent)
+    else:
+        submission_id = server.submit(*sent)
+    said = f"is there already, {status.lower()}:" if status else "submitted as"
+    typer.echo(f"{job_name} {said} {submission_id}", err=True)
+    result = {"job": job_name, "submission_id": submission_id, "state": status or "PENDING"}
+    try:
+        if follow and status != "SUCCEEDED":
+            _follow(submission_id, server, to_stderr=as_json)
+            result["state"] = "SUCCEEDED"
+    except ClusterError:
+        result["state"] = "FAILED"
+        raise
+    finally:
+        if as_json:
+            typer.echo(json.dumps(result))
 
 
 def _configs(
@@ -108,9 +116,11 @@ def _configs(
 
 
 def _check(name: str, overrides: list[str], run_options: list[str]) -> None:
-    """Raise ConfigError for a run's options of a job alone, and for a secret, which is listed."""
-    if run_options and name != "run":
+    """Raise ConfigError for options of another job, and for a secret, which is listed."""
+    if {*run_options} - {"--train"} and name != "run":
         raise ConfigError(f"--from, --until and --redo go with xrec submit run, saw {name}")
+    if "--train" in run_options and name != "refresh":
+        raise ConfigError(f"--train goes with xrec submit refresh, saw {name}")
     if secret := [text.partition("=")[0] for text in overrides if "access_key" in text]:
         raise ConfigError(
             f"{', '.join(secret)}: a secret would be seen in the cluster's list of jobs; give "
@@ -118,9 +128,9 @@ def _check(name: str, overrides: list[str], run_options: list[str]) -> None:
         )
 
 
-def _follow(submission_id: str, server: "JobServer") -> None:
+def _follow(submission_id: str, server: "JobServer", *, to_stderr: bool) -> None:
     try:
-        server.follow(submission_id, write=lambda text: typer.echo(text, nl=False))
+        server.follow(submission_id, lambda text: typer.echo(text, nl=False, err=to_stderr))
     except KeyboardInterrupt:
         end = f"{submission_id} --address {server.url}"
         typer.echo(

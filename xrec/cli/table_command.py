@@ -263,20 +263,14 @@ def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
 @reporting
 def export(
     uri: OutputUri,
-    to: Annotated[
-        str, typer.Option("--to", metavar="URI", help="Folder of the files, of their own.")
-    ],
+    to: Annotated[str, typer.Option(metavar="URI", help="Folder of the files, of their own.")],
     storage_keys: StorageKeys = None,
-    format: Annotated[
-        Literal["parquet", "csv"], typer.Option("--format", help="Format of the files.")
-    ] = "parquet",
+    format: Annotated[Literal["parquet", "csv"], typer.Option(help="Of the files.")] = "parquet",
     columns: Annotated[
-        str | None,
-        typer.Option("--columns", metavar="A,B,...", help="Columns of the files. Default: all."),
+        str | None, typer.Option(metavar="A,B,...", help="Columns of the files. Default: all.")
     ] = None,
     version: Annotated[
-        int | None,
-        typer.Option("--version", help="Version of the table. Default: the published one."),
+        int | None, typer.Option(help="Version of the table. Default: the published one.")
     ] = None,
 ) -> None:
     from xrec.bulk import export_run
@@ -313,6 +307,7 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
             "failed": progress.num_failed if progress else 0,
             "left": status.num_left,
             "rejected": record.num_rejected,
+            "taken_down": record.num_taken_down,
         },
         "rows_per_second": status.rows_per_second,
         "seconds_left": status.seconds_left,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xrec.cli.printing import summary
-from xrec.cli.reporting import ConfigPath, Overrides, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -42,7 +42,7 @@ The gate judges it again, by the bounds that the config has now. --force publish
 and what a rollback took back; its words stand in the table's log.
 
 \b
-In:   CONFIG, as for xrec backfill
+In:   CONFIG, as for xrec backfill or refresh; the last night's run is taken, if it is not published
 Out:  a version of the table; with --look only the gate's figures, and thirty pairs, old and new
 
 \b
@@ -55,12 +55,8 @@ Example:
 @reporting
 def explain(
     config_path: ConfigPath,
-    user_id: Annotated[
-        str, typer.Option("--user", metavar="ID", help="user_id, as in the dataset.")
-    ],
-    item_id: Annotated[
-        str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")
-    ],
+    user_id: Annotated[str, typer.Option("--user", metavar="ID", help="As in the dataset.")],
+    item_id: Annotated[str, typer.Option("--item", metavar="ID", help="As in the dataset.")],
     overrides: Overrides = None,
 ) -> None:
     config = _config(config_path, overrides)
@@ -89,12 +85,11 @@ def audit(
 def publish(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    force: Annotated[
-        str, typer.Option("--force", metavar="WHY", help="Publish whatever the gate says.")
-    ] = "",
+    force: Annotated[str, typer.Option(metavar="WHY", help="Publish in spite of the gate.")] = "",
     is_look: Annotated[
         bool, typer.Option("--look", help="Show the candidate, and publish nothing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     config = _config(config_path, overrides)
     import jobs.backfill
@@ -103,7 +98,8 @@ def publish(
         for line in jobs.backfill.look_at_candidate(config):
             typer.echo(line)
         return
-    typer.echo(summary(jobs.backfill.publish(config, force), config.artifact("explanations")))
+    manifest = jobs.backfill.publish(config, force)
+    typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":

@@ -13,7 +13,7 @@ from xrec.config.data import (
     TableFiles,
 )
 from xrec.config.llm import LLMConfig
-from xrec.config.text import EngineModelConfig, LanguageModelConfig
+from xrec.config.text import LanguageModelConfig
 
 REVIEW_COLUMNS: TableColumns = {
     "reviews": (
@@ -82,15 +82,6 @@ class LanguageModelAnnotator(Config):
     """Number of parts into which the reviews of a user or an item are divided. One more profile is
     written without each part, so that training shows none that was made from the pair's own review.
     With 0 it does."""
-    token_budget: int | None = Field(None, ge=1)
-    """Largest number of tokens at an endpoint, of prompts and replies, of all stages and starts.
-    The job then ends, and goes on with a larger one. If null, there is no limit."""
-
-    @model_validator(mode="after")
-    def _budget_can_be_kept(self) -> "LanguageModelAnnotator":
-        if self.token_budget is not None and isinstance(self.model, EngineModelConfig):
-            raise ValueError("token_budget is for a model of kind endpoint; leave it out")
-        return self
 
 
 class VocabularyConfig(Config):

@@ -74,6 +74,10 @@ class BulkConfig(RunConfig):
     retry_failed: tuple[str, ...] | None = None
     """Which failed texts of this run are written again: all, a reason, or a list of reasons. If
     null, none."""
+    budget: Mapping[Literal["seconds", "tokens"], Annotated[float, Field(gt=0)]] = {}
+    """What is spent before no further chunk is begun, e.g. {seconds: 14400, tokens: 20000000}:
+    seconds of this start, of the whole night in a refresh; tokens of prompts and texts, of all
+    starts. What is done stays, and a later start goes on, or one with more tokens."""
     max_failed_share: float = Field(0.05, ge=0, le=1)
     """Share of failed texts above which the run stops; abstained ones do not count."""
     actors: ActorsConfig = ActorsConfig()
@@ -116,6 +120,8 @@ GATE: Mapping[str, float | None] = {
     "rewritten": 0.3,
     "own_item": 0.6,
     "own_user": None,
+    "own_profile": 0.85,
+    "own_vector": 0.75,
 }
 """The bounds of the gate that a config does not name."""
 

@@ -165,6 +165,7 @@ class PublishedTexts:
         if lookup is not None:
             version, num_rows = lookup.manifest.version, lookup.num_rows
             logger.info("version %d of the backfill: %d explanations", version, num_rows)
+            self._metrics.reads(lookup.manifest)
             try:
                 lookup.read_ahead()
             except XRecError as error:

@@ -3,7 +3,11 @@
 Labels never hold a text, a user or an item.
 """
 
+from datetime import datetime
+
 from ray.util.metrics import Counter, Gauge, Histogram
+
+from xrec.storage import Manifest
 
 _SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
 
@@ -65,6 +69,12 @@ class Metrics:
         self.backfill_rows = Gauge(
             "xrec_serve_backfill_rows", "Explanations in the backfill that is in use."
         )
+        self.backfill_time = Gauge(
+            "xrec_serve_backfill_timestamp_seconds", "When the backfill in use was published."
+        )
+        self.backfill_gate = Gauge(
+            "xrec_serve_backfill_gate_passed", "1 if it passed its gate, 0 if forced or not judged."
+        )
         self.swaps = Counter(
             "xrec_serve_swaps_total",
             "Changes of artifacts under load, by deployment and outcome.",
@@ -78,3 +88,8 @@ class Metrics:
         self.model_pairs = Gauge(
             "xrec_serve_model_pairs", "Pairs that a model replica generates, or that wait for it."
         )
+
+    def reads(self, backfill: Manifest) -> None:
+        """Say how old the version is that is read from now on, and what its gate said."""
+        self.backfill_time.set(datetime.fromisoformat(backfill.created_at).timestamp())
+        self.backfill_gate.set(bool(backfill.metrics.get("gate", {}).get("passed")))

@@ -40,20 +40,12 @@ class Budget:
     is what the job spent before. Without `max_tokens` there is no limit.
     """
 
-    def __init__(self, max_tokens: int | None = None, spent: int = 0):
+    def __init__(self, max_tokens: float | None = None, spent: int = 0):
         self._max_tokens, self._spent, self._under_way = max_tokens, spent, 0
         self._lock = threading.Lock()
 
     def reserve(self, estimate: int) -> bool:
-        """Whether a prompt of this estimate may be asked; it then is under way.
-
-        Raises BudgetError if no budget would be left even if nothing had been spent.
-        """
-        if self._max_tokens is not None and estimate > self._max_tokens:
-            raise BudgetError(
-                f"token_budget = {self._max_tokens}, which is too small for a single prompt, which "
-                f"with its reply takes up to about {estimate} tokens; raise it"
-            )
+        """Whether a prompt of this estimate may be asked; it then is under way."""
         with self._lock:
             total = self._spent + self._under_way + estimate
             if self._max_tokens is not None and total > self._max_tokens:
@@ -70,8 +62,8 @@ class Budget:
     def error(self) -> BudgetError:
         """The error that ends a job because nothing more may be asked."""
         return BudgetError(
-            f"the budget is used up: {self._spent:,} tokens are spent, and one more prompt would "
-            "exceed it; raise it and run again, what is committed stays"
+            f"budget.tokens is used up: {self._spent:,} tokens are spent, and one more prompt "
+            "would be too much; raise it and run again, what is committed stays"
         )
 
 

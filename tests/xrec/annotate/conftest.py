@@ -1,6 +1,6 @@
 """A stage's actor in the test's own process; Ray need not be started."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from ray import cloudpickle
@@ -15,9 +15,9 @@ class PickledPool(PoolHere):
     """Gets its settings as bytes, as processes of Ray do."""
 
     def summaries(
-        self, settings: WorkerSettings, chunks: Sequence[int]
+        self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
-        return super().summaries(cloudpickle.loads(cloudpickle.dumps(settings)), chunks)
+        return super().summaries(cloudpickle.loads(cloudpickle.dumps(settings)), chunks, is_over)
 
 
 @pytest.fixture(scope="module")

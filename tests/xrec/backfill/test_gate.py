@@ -2,17 +2,24 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
+from unittest.mock import Mock
 
+import pyarrow as pa
 import pytest
+import torch
 
 from tests.command_line import xrec
 from tests.project_file import write_project
 from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_rows
 from xrec.backfill.driver import finish
 from xrec.backfill.gate import Figure, Rows, Sample, drift, shares_of
+from xrec.backfill.own import own_profiles, own_vectors
 from xrec.bulk import published, rollback
 from xrec.config.backfill import GATE
+from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, GateError
+from xrec.graph.artifact import GraphEmbeddings
 
 ASPECTS = (
     *("quiet garden", "late hours", "fresh pastries", "river view", "fair prices", "warm staff"),
@@ -47,9 +54,9 @@ def row_of(text: str, aspects: list[dict[str, object]], **more: str) -> dict[str
     return {"explanation": text, "aspects": aspects, "kind": "written", "refused": "", **more}
 
 
-def half(item: int) -> int:
+def half(item: int, num_items: int = 20) -> int:
     """Half of the items have the profiles of others."""
-    return (item + 7) % 20 if item % 2 else item
+    return (item + 7) % num_items if item % 2 else item
 
 
 def changed(rows: Rows, text: Callable[[str], str], **more: str) -> Rows:
@@ -104,7 +111,7 @@ CUT = {"length", "named", "own_item", "distinct"}
         ("half of the profiles swapped", texts_of(0, profile_of=half), True, {"rewritten"}),
         ("all of them", texts_of(1, profile_of=lambda item: (item + 7) % 20), False, {"own_item"}),
         ("shuffled vectors", SHUFFLED, True, {"rewritten"}),
-        ("shuffled vectors, by another adapter", SHUFFLED, False, set()),  # is not seen, see below
+        ("shuffled vectors, by another adapter", SHUFFLED, False, set()),  # see below
     ],
 )
 def test_gate_by_default_stops_what_its_figures_see(what, new, is_alike, stops):
@@ -113,11 +120,68 @@ def test_gate_by_default_stops_what_its_figures_see(what, new, is_alike, stops):
     assert stopped_by(new, {}, is_alike) == stops - drifts  # the first version
 
 
-def test_figure_that_sees_shuffled_vectors_of_another_adapter_has_no_bound_by_default():
+def test_figure_that_sees_shuffled_users_in_the_texts_of_another_adapter_has_no_bound():
     """How many texts are nearer to the published one of their own user than to another user's."""
     assert GATE["own_user"] is None
     good, shuffled = (drift(Sample(new, OLD))["own_user"] for new in (GOOD, SHUFFLED))
     assert good > 0.7 > 0.55 > shuffled
+
+
+def town(profile_of: Callable[[int], int] = lambda item: item, more: str = "") -> Dataset:
+    """Users of four tastes visit items of theirs, and all of them the first item."""
+    users, items = [f"u{n}" for n in range(80)], [f"i{n}" for n in range(60)]
+    visits = [(user, item) for user in range(80) for item in range(60) if (user - item) % 4 == 0]
+    visits = sorted({*visits, *((user, 0) for user in range(80))})
+    words = [random.Random(n).sample(ASPECTS, 2) for n in range(60)]
+    of = map(profile_of, range(60))
+    profiles = [f"It has {words[n]} in street {n}.{more}" for n in of]
+    user_index, item_index = zip(*visits, strict=True)
+    return Dataset(
+        manifest=Mock(row_counts={"users": 80, "items": 60}),
+        users=pa.table({"user_id": users}),
+        items=pa.table({"item_id": items, "profile": profiles}),
+        interactions=pa.table(
+            {"user_index": user_index, "item_index": item_index, "split": ["train"] * len(visits)}
+        ),
+        explanations=pa.table({}),
+        user_order=pa.table({"user_index": sorted(range(80), key=lambda n: users[n])}),
+        item_order=pa.table({"item_index": sorted(range(60), key=lambda n: items[n])}),
+    )
+
+
+def graph(of_user: Callable[[int], int] = int, of_item: Callable[[int], int] = int) -> Any:
+    """A vector has the taste, and something of its own. The first item is the nearest to all."""
+    noise = torch.Generator().manual_seed(0)
+    users, items = (
+        torch.eye(4)[torch.arange(count) % 4] + 0.3 * torch.randn(count, 4, generator=noise)
+        for count in (80, 60)
+    )
+    items[0] += 1
+    places = [list(map(of, range(count))) for of, count in ((of_user, 80), (of_item, 60))]
+    return GraphEmbeddings(users[places[0]], items[places[1]], Mock())
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "stops"),
+    [
+        ("good vectors", lambda: own_vectors(town(), graph()), False),
+        ("users shuffled", lambda: own_vectors(town(), graph(lambda n: (n * 7 + 3) % 80)), True),
+        (
+            "items shuffled",
+            lambda: own_vectors(town(), graph(int, lambda n: n * 3 // 2 % 60)),
+            True,
+        ),
+        ("the same profiles", lambda: own_profiles(town(), town()), False),
+        ("all of them edited", lambda: own_profiles(town(more=" New: a cellar."), town()), False),
+        ("half of them swapped", lambda: own_profiles(town(lambda n: half(n, 60)), town()), True),
+        ("all of them swapped", lambda: own_profiles(town(lambda n: (n + 7) % 60), town()), True),
+    ],
+)
+def test_gate_by_default_stops_inputs_that_are_not_their_own_whatever_the_adapter(
+    what, value, stops
+):
+    name = "own_vector" if "s shuffled" in what or "vectors" in what else "own_profile"
+    assert (value() < GATE[name]) == stops
 
 
 def test_gate_judges_no_figure_of_few_rows():

@@ -15,7 +15,7 @@ from tests.xrec.backfill.runs import never, output_of, pairs_of, published_rows
 from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.bulk import rollback
-from xrec.errors import ConfigError, DataError, TableError
+from xrec.errors import BudgetError, ConfigError, DataError, TableError
 from xrec.storage import read_manifest
 
 BROKEN = ("nobody i0", "u1 nothing", "u2 wordy", "u3 wordy")
@@ -80,11 +80,25 @@ def test_limit_ends_a_run(runs):
 
 
 @pytest.mark.usefixtures("actors_here")
+def test_budget_of_tokens_ends_a_run_which_goes_on_with_more(runs):
+    with pytest.raises(BudgetError, match=r"budget\.tokens = 1 is used up .* of 12 rows are done"):
+        runs.run(*GOOD, budget={"tokens": 1})
+    assert 1 <= len(runs.calls()) < len(GOOD)
+    manifest = runs.run(*GOOD, budget={"tokens": 1e6, "seconds": 3600})
+    assert manifest.row_counts["explanations"] == len(GOOD)
+    files = Path(runs.output.path).glob("part-*.parquet")
+    assert manifest.metrics["costs"]["bytes_written"] == sum(each.stat().st_size for each in files)
+    for bad in ({"hours": 1}, {"tokens": 0}, 5):
+        with pytest.raises(ConfigError, match="budget"):
+            runs.config(budget=bad)
+
+
+@pytest.mark.usefixtures("actors_here")
 def test_publish_of_what_was_rolled_back_must_be_asked_for_and_upkeep_follows(runs):
     runs.run(*GOOD[:3])
     runs.run(*GOOD)
     rollback(runs.output.uri, 0)
-    with pytest.raises(TableError, match=r"took it back; .*xrec publish CONFIG --force"):
+    with pytest.raises(TableError, match=r"as version 1, .* took it back; .*--version 1$"):
         runs.run(*GOOD, toy=never)
     before = published_rows(runs.output)
     stray = Path(runs.output.path) / "part-of-a-publisher-that-died.parquet"

@@ -13,7 +13,7 @@ from xrec.bulk import Outcome, Progress, Survey
 from xrec.bulk import driver as driver_module
 from xrec.bulk.runs.progress import now
 from xrec.bulk.work.pool import RayPool, map_in_processes
-from xrec.errors import ClusterError, DataError, ModelError
+from xrec.errors import BudgetError, ClusterError, DataError, ModelError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -53,6 +53,15 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
     times = [results.fs.modified((results / name).path) for name in sorted(results.sizes())]
     assert times != sorted(times)
     assert progress.started_at < progress.working_since
+
+
+def test_pool_begins_no_chunk_once_its_budget_is_used_up(here):
+    toy = here("a b", num_users=40, rows_per_chunk=2)
+    task = toy.make_task(seconds=0.1)
+    with pytest.raises(BudgetError, match="enough; "):
+        on_ray(toy, RayPool(1), task, spent=lambda summary: "enough" if summary.num_rows else "")
+    assert 2 <= Survey(toy.run).summary.num_rows <= 20
+    assert on_ray(toy, RayPool(1)).num_ok == 80
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pytest
 from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, ToyTask, rows_of
 from xrec.bulk import Outcome, Survey, driver, read_status
 from xrec.bulk.driver import has_work
-from xrec.errors import DataError, LeaseError, TableError
+from xrec.errors import BudgetError, DataError, LeaseError, TableError
 
 
 def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
@@ -295,6 +297,25 @@ def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
     assert rest.done == list(range(3, len(sizes)))
     assert rows_of(toy.published()) == toy.rows
     assert toy.complete(max_rows=1) is not None
+
+
+def test_rule_10_budget_lets_chunks_at_work_end_and_the_next_driver_goes_on(here):
+    toy = here()
+    tokens = partial(driver.spent_of, tokens=("tokens",), since=time.monotonic())
+    pool, spent = PoolHere(), tokens({"tokens": 20, "seconds": 1e9})
+    message = r"budget\.tokens = 20 is used up \(36\); 12 of 36 rows are done and stay, nothing is"
+    with pytest.raises(BudgetError, match=message):
+        toy.complete(pool, spent=spent)
+    with pytest.raises(BudgetError, match=message):  # of all starts
+        toy.complete(again := PoolHere(), spent=spent)
+    assert (Survey(toy.run).summary.num_rows, again.num_starts) == (12, 0)
+    with pytest.raises(BudgetError, match=r"budget\.seconds = 1 is used up \(\d+\); 12 of 36"):
+        toy.complete(spent=tokens({"seconds": 1}, since=time.monotonic() - 2))
+    assert not (here.location / "_delta_log").exists()
+    toy.complete(rest := PoolHere(), spent=tokens({"tokens": 109}))
+    assert rest.done == [2, 3, 4, 5]
+    assert rows_of(toy.published()) == toy.rows
+    assert toy.complete(spent=spent) == toy.published().manifest  # nothing is left to be spent on
 
 
 def test_rule_10_failed_share_is_of_the_rows_within_the_limit(here):

@@ -1,9 +1,10 @@
 """Rule 13 of xrec.bulk: what is taken down is in no later version, whoever makes it."""
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import deltalake
@@ -15,12 +16,13 @@ import pytest
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, files_of, table_at
-from tests.xrec.bulk.toy_run import IDENTITY, Killed, die_here, rows_of
+from tests.xrec.bulk.toy_run import IDENTITY, Killed, die_here, rows_of, toy_rows
 from xrec.bulk import check_output, lift, read_takedowns, rollback, take_down
-from xrec.bulk.takedown import Entry, Takedowns
+from xrec.bulk.takedown import Entry, Takedowns, put_on_list
 from xrec.bulk.upkeep import TakenDown
-from xrec.errors import TableError
+from xrec.errors import DataError, TableError
 from xrec.storage.delta import open_log
+from xrec.storage.local import LocalLocation
 
 PAIR = {"user": "u-3", "item": "a"}
 STEPS = {"put_on_list": "upkeep", "open_whole": "upkeep"} | dict.fromkeys(
@@ -44,11 +46,16 @@ def test_rule_13_what_is_taken_down_before_there_is_a_table_is_never_published(t
     assert (made.number, made.num_rows, made.version) == (1, 0, 0)
     assert down(toys) == made
     toy = toys()
+    record = toy.run.record
+    assert (record.num_rows, record.rejected, record.num_rejected) == (35, {"taken_down": 1}, 0)
     manifest = toy.complete()
     left = [row for row in toy.rows if row != ("u-3", "a")]
     assert (rows_of(toy.published()), manifest.row_counts["explanations"]) == (left, 35)
     assert toys().complete() == toy.published().manifest
     assert check_output(toys.uri, toys.storage) == []
+    down(toys, item="b")
+    with pytest.raises(DataError, match="no rows to do; all 12 are taken down"):
+        toys("b", identity=OTHER)
 
 
 def test_rule_13_takedown_writes_anew_only_the_files_that_have_the_rows(toys):
@@ -138,6 +145,59 @@ def test_rule_13_takedown_that_is_killed_is_completed_by_the_next_command(here, 
         here("a odd-1").complete()
     assert has_pair(here) == (by == "publish" and not is_listed)
     assert check_output(here.uri) == []
+
+
+WRITES = {
+    **dict.fromkeys(("write_bytes", "create_bytes"), LocalLocation),
+    **dict.fromkeys(("create_write_transaction", "restore"), deltalake.DeltaTable),
+}
+"""All that commands change a store by, once there is a table."""
+
+
+def killed_at(toys: Toys, place: int, when: str, work: Callable[[], object]) -> bool:
+    """Do it, and die before or after one of its writes; False if there are not so many."""
+    count = itertools.count()
+
+    def dying(original: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        is_last = next(count) == place
+        if is_last and when == "before":
+            die_here()
+        made = original(*arguments, **options)
+        if is_last:
+            die_here()
+        return made
+
+    with toys.patch.context() as patch:
+        for name, holder in WRITES.items():
+            patch.setattr(holder, name, partialmethod(partial(dying, getattr(holder, name))))
+        try:
+            work()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_rule_13_publish_killed_at_any_write_goes_on_without_what_is_taken_down(here, when):
+    here.in_parts(4000)
+    place, is_killed = 0, True
+    while is_killed:
+        toys = here.at(f"{place}")
+        toys("a odd-1").complete()
+        toy = toys("a b", identity=OTHER)
+        toy.drive()
+        put_on_list(toys.location, rows=(PAIR,), reason="its command was killed here")
+        is_killed = killed_at(here, place, when, toy.publish)
+        # Readers have a version, whole, of one run: without the pair unless it is the earliest one.
+        shown, version = rows_of(toy.published(), "ok"), toy.published().version
+        first = [row for row in sorted(toy_rows("a", 12)) if version == 0 or row != ("u-3", "a")]
+        left = [row for row in toy.rows if row != ("u-3", "a")]
+        assert shown in (first, left)
+        toys("a b", identity=OTHER).publish()
+        assert rows_of(toy.published()) == left
+        assert check_output(toys.uri) == []
+        place += 1
+    assert place > 5
 
 
 def test_rule_13_lifted_rows_come_back_with_a_rollback(toys):

@@ -118,7 +118,10 @@ class PoolHere:
     num_starts: int = 0
 
     def summaries(
-        self, settings: WorkerSettings, chunks: Sequence[int]
+        self,
+        settings: WorkerSettings,
+        chunks: Sequence[int],
+        is_over: Callable[[], bool] = lambda: False,
     ) -> Iterator[tuple[int, bulk.Summary]]:
         marks = Marks(1)
         worker = self._start(settings, marks)
@@ -132,6 +135,7 @@ class PoolHere:
                 except Killed:
                     worker = self._start(settings, marks)
             yield chunk, summary
+            marks.is_over(is_over())
 
     def _start(self, settings: WorkerSettings, marks: Marks) -> ChunkWorker:
         self.num_starts += 1

@@ -147,7 +147,7 @@ def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_pa
 
 def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path):
     model = Scripted()
-    with pytest.raises(BudgetError, match=r"token_budget = 3, which is too small for a single"):
+    with pytest.raises(BudgetError, match=r"budget.tokens is used up: 0 tokens"):
         _asker(model, tmp_path, Budget(max_tokens=3)).ask(prompts(2))
     assert model.words == []
 

@@ -37,6 +37,7 @@ class Forecast:
 
     prompts: Prompts
     annotator: LanguageModelAnnotator
+    max_tokens: float | None
     num_at_once: int
 
     def lines(self, outlook: Outlook) -> Iterator[str]:
@@ -95,12 +96,12 @@ class Forecast:
         )
 
     def _sum(self, num_prompts: int, spent: _Tokens) -> str:
-        limit = self.annotator.token_budget
+        limit = self.max_tokens
         ends = limit is not None and sum(spent) > limit
         return (
             f"in all: {num_prompts:,} prompts, {sum(spent):,.0f} tokens; "
             "equal prompts are asked once, and once more where a reply is not valid"
-            + (f"; token_budget = {limit:,} ends the run before" if ends else "")
+            + (f"; budget.tokens = {limit:,.0f} ends the run before" if ends else "")
         )
 
     def _time(self, outlook: Outlook) -> str:

@@ -118,7 +118,8 @@ def _kept_replies(output: Location) -> ReplyStore:
 class MakeWriter:
     """Makes an actor's annotator; everything that an actor gets.
 
-    key: of the endpoint; `SecretStr` keeps it out of logs and tracebacks.
+    key: of the endpoint; `SecretStr` keeps it out of logs and tracebacks. max_tokens: what
+    an endpoint may be asked in all, of prompts and replies; None if there is no limit.
     """
 
     annotator: LanguageModelAnnotator
@@ -128,6 +129,7 @@ class MakeWriter:
     actors: ActorsConfig
     key: SecretStr | None
     identity: Mapping[str, Any]
+    max_tokens: float | None = None
 
     def __call__(self, output: Location) -> LanguageModelWriter:
         """Load the model, in the actor's process; `output` is the folder of all stages."""
@@ -145,7 +147,7 @@ class MakeWriter:
             config.sampling,
             _kept_replies(output),
             identity=self.identity,
-            budget=Budget(self.annotator.token_budget, _num_spent(output, self.storage)),
+            budget=Budget(self.max_tokens, _num_spent(output, self.storage)),
         )
         return LanguageModelWriter(self.prompts, asker)
 
@@ -153,7 +155,8 @@ class MakeWriter:
         """What is to be asked, and its cost; the model is not loaded."""
         is_endpoint = isinstance(self.annotator.model, EndpointModelConfig)
         num_at_once = _CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors)
-        return list(Forecast(self.prompts, self.annotator, num_at_once).lines(outlook))
+        forecast = Forecast(self.prompts, self.annotator, self.max_tokens, num_at_once)
+        return list(forecast.lines(outlook))
 
 
 def _num_spent(output: Location, storage: StorageConfig) -> int:
@@ -222,6 +225,7 @@ def language_model_spec(
         config.actors,
         key,
         {**settings["model"], **inputs},
+        config.budget.get("tokens") if max_actors else None,
     )
     return AnnotatorSpec(
         settings=settings,

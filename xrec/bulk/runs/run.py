@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xrec.bulk.runs.plan import Plan, PlanSize, write_plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.takedown import TAKEN_DOWN
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, TableError
 from xrec.storage import Location, fingerprint_of, run_fingerprint
@@ -104,8 +105,13 @@ class RunRecord(BaseModel):
 
     @property
     def num_rejected(self) -> int:
-        """How many rows of the input are in no chunk."""
-        return sum(self.rejected.values())
+        """How many rows of the input have ids that are none."""
+        return sum(self.rejected.values()) - self.num_taken_down
+
+    @property
+    def num_taken_down(self) -> int:
+        """How many rows were taken down before they were planned."""
+        return self.rejected.get(TAKEN_DOWN, 0)
 
 
 class PassRecord(BaseModel):

@@ -61,6 +61,12 @@ class Marks:
         self._num_deaths_in_a_row = 0
         self._num_starts_in_a_row = 0
         self._most_starts = _STARTS_PER_ACTOR * max_actors
+        self._is_over = False
+
+    def is_over(self, stop: bool = False) -> bool:
+        """Whether no chunk is to be begun any more, which `stop` decides."""
+        self._is_over |= stop
+        return self._is_over
 
     def starting(self) -> str | None:
         """A process begins to load; returns why it must not, or None."""

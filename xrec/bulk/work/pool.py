@@ -37,11 +37,12 @@ class Pool(Protocol):
     """What does the chunks of a pass."""
 
     def summaries(
-        self, settings: WorkerSettings, chunks: Sequence[int]
+        self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
         """Yield each chunk that is done, with the summary of its result, in any order.
 
-        Raises the XRecError that a process raised, or ClusterError.
+        is_over: asked after each chunk. Once it is true, no chunk is begun, and those that were not
+        have a summary of no rows. Raises the XRecError that a process raised, or ClusterError.
         """
         ...
 
@@ -60,7 +61,7 @@ class RayPool:
     gpus: float = 0
 
     def summaries(
-        self, settings: WorkerSettings, chunks: Sequence[int]
+        self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
         size = min(self.max_actors, len(chunks))
         marks = _marks_actor(size)
@@ -70,6 +71,8 @@ class RayPool:
         with _ray_data(), _own_errors():
             for row in _rows(self._dataset(packed, marks, blocks, size, settings.chunks_at_once)):
                 yield row["chunk"], cloudpickle.loads(row["summary"])
+                if is_over():
+                    marks.is_over.remote(True)
 
     def _dataset(
         self, packed: Any, marks: Any, blocks: list[list[int]], size: int, chunks_at_once: int

@@ -111,6 +111,8 @@ class ChunkWorker:
     def do(self, number: int) -> Summary:
         """Let the chunk have a result, and return the summary of the one that stands.
 
+        It is one of no rows if no chunk is to be begun any more.
+
         Raises StorageError if the store fails for longer than some 20 seconds, ClusterError if too
         many processes died, and any error of the task that is not one of its `row_errors`.
         """
@@ -118,6 +120,8 @@ class ChunkWorker:
         if standing is not None:
             self._marks.done(number)
             return standing
+        if self._marks.is_over():
+            return Summary()
         planned = with_backoff(lambda: self._plan.rows(number))
         outcome, num_deaths = self._by_attempts(number, planned)
         rows = self._format.as_results(planned, outcome.ok, outcome.failed)

@@ -58,14 +58,15 @@ def _strings(value: Any) -> list[str]:
 
 
 def _config(
-    stub: StubEndpoint, tmp_path: Path, model: dict[str, Any] | None = None, **annotator: Any
+    stub: StubEndpoint, tmp_path: Path, model: dict[str, Any] | None = None, **budget: float
 ) -> AnnotateConfig:
     usual = {"kind": "endpoint", "base_url": stub.url, "model": "stub", "concurrency": 3}
     usual |= {"sampling": {"max_tokens": 50}, **(model or {})}
     return annotate_config(
         tmp_path / "ws",
         TOWN.write(tmp_path / "reviews.jsonl"),
-        annotator={"kind": "language_model", "model": usual, "folds": 0, **annotator},
+        annotator={"kind": "language_model", "model": usual, "folds": 0},
+        budget=budget,
         vocabulary={"min_reviews": 1},
         rows_per_chunk=8,
     )
@@ -144,8 +145,8 @@ def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path):
         return replace(_repeats(asked), num_tokens=(600, 50))
 
     with stub_endpoint(behave) as stub:
-        small = _config(stub, tmp_path, token_budget=12_000)
-        with pytest.raises(BudgetError, match=r"the budget is used up: 1\d,\d+ tokens"):
+        small = _config(stub, tmp_path, tokens=12_000)
+        with pytest.raises(BudgetError, match=r"budget.tokens is used up: 1\d,\d+ tokens"):
             _run(small)
         assert 12_000 / 650 - 4 <= len(stub.asked) <= 12_000 / 650 + 1
         assert _run(_config(stub, tmp_path)) is not None
@@ -179,7 +180,7 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tm
             stub,
             tmp_path,
             {"prices": {"per_million_prompt_tokens": 1000, "per_million_reply_tokens": 4000}},
-            token_budget=1000,
+            tokens=1000,
         )
         lines = look_ahead(config)
         assert not stub.asked
@@ -190,7 +191,7 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tm
     shown = [int(tokens.replace(",", "")) for _, tokens in told]
     said = 50 * NUM_PROMPTS
     assert f"{sum(shown) + said:,} tokens" in lines[3]
-    assert "token_budget = 1,000 ends the run before" in lines[3]
+    assert "budget.tokens = 1,000 ends the run before" in lines[3]
     assert f"cost: at most {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices" in lines
     pairs = [
         json.loads(line.split(": ", 1)[1]) for line in lines if line.startswith("  user (pairs ")

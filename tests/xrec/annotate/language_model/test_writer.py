@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from ray import cloudpickle
 
 from tests.xrec.annotate.language_model.rows import item_row, pair_row, user_row
@@ -141,12 +140,10 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     assert KEY not in repr(spec)
 
 
-def test_spec_without_a_language_model_or_key_or_with_a_budget_of_an_engine_is_an_error():
+def test_spec_without_a_language_model_or_key_is_an_error():
     engine = {"kind": "language_model", "model": {"kind": "engine"}}
     with pytest.raises(ConfigError, match="needs llm"):
         language_model_spec(_config(engine), {})
-    with pytest.raises(ValidationError, match="token_budget is for a model of kind endpoint"):
-        _config({**engine, "token_budget": 5})
     endpoint = _config({"kind": "language_model", "model": {"kind": "endpoint", "model": "m"}})
     with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set"):
         language_model_spec(endpoint, {})
