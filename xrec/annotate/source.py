@@ -32,6 +32,7 @@ from xrec.data.tables import find_files
 from xrec.errors import DataError
 from xrec.schemas import ITEM_DETAILS
 from xrec.storage import Location, check_access, open_location, storage_errors
+from xrec.storage.forgotten import read_forgotten
 
 _ADVICE = "name the file's own columns in source.columns ({review: <column>}), or rename them"
 
@@ -45,6 +46,7 @@ class RawReviews:
     titles: of items, in the reviews' rows: the first of each. findings: rows that cannot be used;
     num_rows: of each file, those included.
     num_personal: places with personal data, which were removed, by kind.
+    num_forgotten: reviews of forgotten users, which are left out; no finding has a text then.
     """
 
     reviews: pa.Table
@@ -53,6 +55,7 @@ class RawReviews:
     findings: tuple[Finding, ...]
     num_rows: Mapping[str, int]
     num_personal: Mapping[str, int]
+    num_forgotten: int = 0
 
 
 def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawReviews:
@@ -65,11 +68,14 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
     findings: list[Finding] = []
     num_rows: Counter[str] = Counter()
     titles: dict[str, str] = {}
+    forgotten, num_forgotten = read_forgotten(config), 0
     for part in _stream_reviews(config, files["reviews"]):
-        rows = _with_column(part.table, "summary", pc.fill_null(part.table["summary"], ""))
+        table = forgotten.without(part.table)
+        num_forgotten += part.table.num_rows - table.num_rows
+        rows = _with_column(table, "summary", pc.fill_null(table["summary"], ""))
         rows = _without_personal(rows, ("review", "summary"), num_personal)
         blocks.append(rows.select(_RAW.names).cast(_RAW))
-        for item_id, title in zip(*(part.table[name].to_pylist() for name in _TITLED), strict=True):
+        for item_id, title in zip(*(table[name].to_pylist() for name in _TITLED), strict=True):
             if title:
                 titles.setdefault(item_id, title)
         findings += part.findings
@@ -82,7 +88,10 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
     items = items.cast(ITEM_DETAILS)
-    return RawReviews(reviews, items, titles, tuple(findings), num_rows, num_personal)
+    if forgotten:
+        findings = [replace(each, text="") for each in findings]
+    counts = num_rows, num_personal, num_forgotten
+    return RawReviews(reviews, items, titles, tuple(findings), *counts)
 
 
 _TITLED = ("item_id", "item_title")

@@ -55,7 +55,7 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
     which entry it heeds the list. Publish, rollback and undo read it after the table was opened,
     and leave out what is on it; so does the next version where one does not heed all of it, which
     whoever opens the table to commit makes first. Where there is no table, one without rows is
-    made. Carried rows are those that the list leaves.
+    made. Carried rows are those that the list leaves, and rows of forgotten users are not planned.
 """
 
 from xrec.bulk.driver import complete, drive
@@ -70,7 +70,7 @@ from xrec.bulk.runs.run import BulkRun, Identity
 from xrec.bulk.status import Rate, Status, check_output, read_status
 from xrec.bulk.table import Published, published
 from xrec.bulk.takedown import read_takedowns
-from xrec.bulk.upkeep import empty, lift, rollback, take_down, vacuum
+from xrec.bulk.upkeep import delete_runs, empty, forget, lift, rollback, take_down, vacuum
 
 __all__ = [
     "BulkRun",
@@ -89,9 +89,11 @@ __all__ = [
     "check_output",
     "clean_keys",
     "complete",
+    "delete_runs",
     "drive",
     "empty",
     "export_run",
+    "forget",
     "lift",
     "listing_of",
     "open_run",

@@ -3,11 +3,13 @@ what is not used.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from xrec.bulk.request import check_conditional_writes, refuse_other_files
+from xrec.bulk.runs.progress import refuse_live_driver
 from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.table import (
     CHANCES,
@@ -17,11 +19,12 @@ from xrec.bulk.table import (
     refuse_other_table,
     restore,
 )
-from xrec.bulk.takedown import put_on_list, read_takedowns
+from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import Location, open_location
 from xrec.storage.delta import DeltaLog, delta_errors, open_log
+from xrec.storage.forgotten import Forgotten
 
 logger = logging.getLogger("xrec")
 
@@ -92,6 +95,35 @@ def take_down(
     refuse_other_files(location)
     check_conditional_writes(location)
     number = put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
+    return _taken_down(location, number)
+
+
+def forget(uri: str, forgotten: Forgotten, storage: StorageConfig | None = None) -> TakenDown:
+    """Take the rows of forgotten users out of the table, and keep them out of all later versions.
+
+    The list beside the table has their hashes, and no entry their ids. Calling this again goes on
+    with what was interrupted. Raises TableError, StorageError as `take_down` does.
+    """
+    location = open_location(uri, storage or StorageConfig())
+    refuse_other_files(location)
+    check_conditional_writes(location)
+    return _taken_down(location, forget_on_list(location, forgotten))
+
+
+def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
+    """Delete all runs, with the rows that they read, carried and made; returns their number.
+
+    Raises LeaseError if a driver is at work on one.
+    """
+    location = open_location(uri, storage or StorageConfig())
+    for record in records(location):
+        refuse_live_driver(record.folder(location))
+    runs = (location / RUNS).folders()
+    (location / RUNS).delete()
+    return len(runs)
+
+
+def _taken_down(location: Location, number: int) -> TakenDown:
     log = open_whole(location)
     assert log is not None
     commits = map(log.commit, range(log.version + 1))
@@ -139,15 +171,16 @@ def _next_version(
 def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None) -> int:
     """Delete files that no version of the last `retention` has, and runs nobody needs.
 
-    Returns the number of deleted files of the table. What a job is writing is not touched. Raises
-    TableError if the table is another program's.
+    Returns the number of deleted files of the table. What a job is writing is not touched, unless
+    `retention`, in whole hours, is 0: what it publishes is then undone. Raises TableError if the
+    table is another program's.
     """
     location = open_location(uri, storage or StorageConfig())
     log = open_log(location)
     num_files = 0
     if log is not None:
         refuse_other_table(log)
-        hours = max(1, round(retention.total_seconds() / 3600))
+        hours = math.ceil(retention.total_seconds() / 3600)
         with delta_errors(location):
             deleted = log.delta.vacuum(
                 hours, dry_run=False, enforce_retention_duration=False, full=True

@@ -1,11 +1,16 @@
-"""`xrec explain`, `audit` and `publish`: a pair's text, and what may be shown of all of them."""
+"""`xrec explain`, `audit`, `publish`, `forget`: a pair's text, and what may be shown of all."""
 
+import json
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 
 from xrec.cli.printing import summary
-from xrec.cli.reporting import ConfigPath, Overrides, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
+from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -49,6 +54,23 @@ Out:  a version of the table; with --look only the gate's figures, and thirty pa
 Example:
   xrec publish configs/yelp.yaml --look
   xrec publish configs/yelp.yaml --force 'read thirty of them'
+"""
+
+FORGET_HELP = """People leave a project: its tables, artifacts, and all that is made later.
+
+Puts hashes of their ids on a list first. Then tables get a version without their rows, a night
+(xrec refresh) makes again what has them, and everything else that has them is deleted. If it is
+interrupted, the same command goes on. Without names it goes on with those who are on the list.
+
+\b
+In:   CONFIG; a file of ids, one a line
+Out:  what was removed where, when earlier versions go, which models learned from them, what is left
+      to you; with --json one line for programs
+
+\b
+Example:
+  xrec forget shop/xrec.yaml --users leaving.txt
+  xrec forget shop/xrec.yaml --retention 0
 """
 
 
@@ -104,6 +126,46 @@ def publish(
             typer.echo(line)
         return
     typer.echo(summary(jobs.backfill.publish(config, force), config.artifact("explanations")))
+
+
+@reporting
+def forget(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", metavar="FILE", help="Their ids, one a line.")
+    ] = None,
+    user: Annotated[list[str] | None, typer.Option("--user", metavar="ID", help="One.")] = None,
+    retention: Annotated[
+        float, typer.Option("--retention", min=0, help="Hours that earlier versions stay.")
+    ] = 168,
+    is_later: Annotated[
+        bool, typer.Option("--later", help="Do what takes seconds; the next call does the rest.")
+    ] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train on, and an adapter anew, without them.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    from jobs.forget import forget as forget_people
+    from xrec.config.project import read_project
+
+    try:
+        lines = users.read_text("utf-8-sig").splitlines() if users else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--users {users}: expected a text file in UTF-8: {error}") from error
+    report = forget_people(
+        read_project(config_path, overrides or []),
+        [each for each in (*lines, *(user or ())) if each.strip()],
+        retention=timedelta(hours=retention),
+        later=is_later,
+        train=train,
+        tell=lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        typer.echo(yaml.safe_dump(report, sort_keys=False, width=100).rstrip())
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":

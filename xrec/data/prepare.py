@@ -31,6 +31,7 @@ from xrec.storage import (
     location_of,
     manifest_there,
 )
+from xrec.storage.forgotten import read_forgotten
 
 logger = logging.getLogger("xrec")
 
@@ -62,6 +63,7 @@ def prepare_dataset(
         _check_fits(config.extends, earlier.manifest, identity)
     with Staging(config.splits, config.memory_gb) as staging:
         source.read(staging, files)
+        num_forgotten = staging.forget(read_forgotten(config))
         assembled = assemble(staging, earlier)
         rejected = staging.rejected()
         check_rejected_share(rejected, staging.num_rows, config.max_rejected_share, source.name)
@@ -74,7 +76,7 @@ def prepare_dataset(
         metrics = {
             **assembled.metrics,
             **({ASPECTS_FROM: aspects_from} if "aspects" in tables else {}),
-            "num_rejected": count_reasons(rejected),
+            "num_rejected": {**count_reasons(rejected), **num_forgotten},
             LISTING: [list(each) for each in listing.items()],
             **({} if earlier is None else {EXTENDS: ancestry(earlier.manifest, EXTENDS)}),
         }

@@ -25,6 +25,7 @@ from xrec.data.source import Finding, Rejected, rejected_table
 from xrec.data.splits import split_pairs
 from xrec.errors import StorageError
 from xrec.storage import Location, storage_errors
+from xrec.storage.forgotten import LIST, Forgotten
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "users": ("user_id", "profile"),
@@ -155,6 +156,31 @@ class Staging:
         self.sql(f"""
             INSERT INTO findings SELECT file, line, reason, to_json({{{values}}})
             FROM ({reasons}) JOIN raw.{table} USING (file, line)""")
+
+    def forget(self, forgotten: Forgotten) -> dict[str, int]:
+        """Delete the rows of forgotten users, and the texts of findings, which may name them.
+
+        Returns the number of rows by "table: forgotten".
+        """
+        if not forgotten:
+            return {}
+        self.database.create_function(
+            "is_forgotten", forgotten.mask, ["VARCHAR"], "BOOLEAN", type=ARROW
+        )
+        self.sql("UPDATE findings SET text = ''")
+        found = self.sql("""
+            SELECT table_name FROM duckdb_columns()
+            WHERE schema_name = 'raw' AND column_name = 'user_id' ORDER BY table_name""")
+        gone = (
+            "SELECT user_id FROM (SELECT DISTINCT user_id FROM raw.{}) WHERE is_forgotten(user_id)"
+        )
+        counts = {
+            f"{name}: {LIST}": self.sql(
+                f"DELETE FROM raw.{name} WHERE user_id IN ({gone.format(name)})"
+            )[0][0]
+            for (name,) in found
+        }
+        return {name: count for name, count in counts.items() if count}
 
     def rejected(self) -> list[Rejected]:
         """The rows that were left out, by file (or table) and reason."""
