@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pkgutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.forget
 import jobs.project_run
 from jobs.catalogue import chosen_configs
 from tests.command_line import said, xrec
@@ -22,13 +22,15 @@ from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.bulk.toy_run import pool_here
 from tests.xrec.generate.town import make_adapter
 from xrec.backfill import read_explanations
+from xrec.bulk import check_output, take_down
 from xrec.config.project import read_project
-from xrec.data import read_dataset
+from xrec.data.dataset import open_dataset
+from xrec.graph import read_graph
 from xrec.llm.source import model_fingerprint
-from xrec.storage import manifest_there, node_folder, open_location, read_manifest
+from xrec.storage import node_folder, open_location, read_manifest, write_manifest
 
 PERSON = "Zoë Quillfeather/77"
-WORDS = ("zorgulent", "flimbatic", "wuxberry")
+WORDS = ("zorgulent", "luscious", "heavenly")
 TRACES = [each.encode() for each in (PERSON, "Quillfeather", *WORDS)]
 TRACES += [json.dumps(PERSON)[1:-1].encode()]
 
@@ -39,13 +41,15 @@ def rows_of_reviews() -> list[dict[str, Any]]:
         review(
             f"u{user}",
             f"i{(user + number) % 6}",
-            f"The tone is {('warm', 'bright', 'soft')[(user + number) % 3]}. It has a solid bridge.",
+            f"The tone is {'warm' if user % 2 else 'bright'}. It has a solid bridge.",
             time=number,
         )
         for user in range(12)
         for number in range(5)
     ]
-    said = "The zorgulent tone is lovely. It has a flimbatic bridge, and a wuxberry neck. Great tone."
+    said = (
+        "The zorgulent tone is lovely. It has a flimbatic bridge, and a wuxberry neck. Great tone."
+    )
     rows += [review(PERSON, f"i{item}", said, time=item, helpful=9) for item in range(6)]
     rows += [{**review(PERSON, "i1", said, time=1), "rating": "wuxberry"}]
     return rows
@@ -132,12 +136,146 @@ def shop(tmp_path, monkeypatch):
     return shop
 
 
+def forget_at(path: Path, *arguments: object) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(said("forget", path, *arguments))
+    return report
+
+
+def forget(shop: Shop, *arguments: object) -> dict[str, Any]:
+    return forget_at(shop.path, *arguments)
+
+
+def users_of(shop: Shop, folder: str) -> list[str]:
+    users: list[str] = open_dataset(str(shop.workspace / folder)).users["user_id"].to_pylist()
+    return users
+
+
+class Killed(BaseException):
+    """Ends a command as a signal does."""
+
+
+STEPS = (
+    ("xrec.bulk.upkeep.forget_on_list", "before"),
+    ("xrec.bulk.upkeep.open_whole", "before"),
+    ("jobs.forget.delete_artifact", "halfway"),
+    ("jobs.prepare.run", "before"),
+    ("jobs.backfill.run", "after"),
+    ("jobs.forget.delete_artifact", "halfway"),
+    ("xrec.bulk.delete_runs", "after"),
+    ("xrec.bulk.vacuum", "after"),
+)
+"""Where the command is killed, one call after the other."""
+
+
+def kill_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:
+    """Let the process die before a step, after it, or as it deletes the first file of many."""
+    do = pkgutil.resolve_name(step)
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        if when == "after":
+            do(*arguments, **options)
+        if when == "halfway":
+            patch.setattr("xrec.storage.location.Location.delete_all_but", killed)
+            do(*arguments, **options)
+        raise Killed
+
+    patch.setattr(step, killed)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "actors_here")
-def test_forgotten_person_is_found_in_no_byte(shop):
-    print(sorted(traces(shop.workspace, node_folder() / "mapped")))
-    for row in read_explanations(str(shop.workspace / "explanations")).to_pylist()[:12]:
-        print(row["user_id"], row["item_id"], row["explanation"], row["aspects"])
-    report = json.loads(said("forget", shop.path, "--user", PERSON, "--retention", 0, "--json"))
-    print(json.dumps(report, indent=1))
-    assert traces(shop.workspace, node_folder() / "mapped") == set()
+def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_killed(
+    shop, monkeypatch
+):
+    mapped, tables = node_folder() / "mapped", ("explanations", "recommendations")
+    uri = str(shop.workspace / "explanations")
+    take_down(uri, rows=[{"user_id": PERSON, "item_id": "i1"}], reason=f"{PERSON} asks for it")
+    dataset = open_dataset(str(shop.workspace / "dataset"))
+    for kind in ("evaluation", "comparison"):
+        folder = open_location(str(shop.workspace / kind))
+        (folder / "seed-0" / "report.html").write_bytes(PERSON.encode())
+        write_manifest(folder, kind, config={}, inputs={"dataset": dataset.manifest.fingerprint})
+    begun = ["annotate", "annotations=workspace:nights/1/annotations", "limit=5"]
+    said(begun[0], shop.path, *begun[1:])  # by a night that was killed
+    (shop.workspace / "explanations" / ".part-1.parquet.x").write_bytes(PERSON.encode())
+    before = traces(shop.workspace, mapped)
+    places = {path.removeprefix(f"{shop.workspace}/").split("/")[0] for path in before}
+    assert places > {"annotations", "dataset", "nights", "evaluation", "comparison", *tables}
+    assert any(path.startswith(str(mapped)) for path in before)
+    rows = read_explanations(uri).to_pylist()
+    assert any("luscious" in str(row) for row in rows if row["user_id"] != PERSON)
+    users = users_of(shop, "dataset")
+
+    for step, when in STEPS:
+        with monkeypatch.context() as patch:
+            kill_at(patch, step, when)
+            with pytest.raises(Killed):
+                forget(shop, "--user", PERSON, "--retention", 0)
+    report = forget(shop, "--user", PERSON, "--retention", 0)
+    assert traces(shop.workspace, mapped) == set()
+    assert report["given"] == report["on_list"] == 1
+    assert f"{shop.workspace}/adapter" in report["models"]
+    assert [each for each in users_of(shop, "nights/1/dataset") if each] == [
+        each for each in users if each != PERSON
+    ]
+    assert users_of(shop, "nights/1/dataset")[users.index(PERSON)] == ""
+    graph = read_graph(open_location(str(shop.workspace / "nights/1/graph")))
+    assert not graph.users[users.index(PERSON)].any()
+    left = {row["user_id"] for row in read_explanations(uri).to_pylist()}
+    assert left == {row["user_id"] for row in rows} - {PERSON}
+    for table in tables:
+        assert check_output(str(shop.workspace / table)) == []
+
+    # Twice is once, and who is not known is only put on the list.
+    again = forget(shop, "--user", PERSON)
+    assert (again["found"], again["deleted"], again["tables"][uri]["files_deleted"]) == (0, [], 0)
+    (shop.folder / "leaving.txt").write_text("nobody-1\r\n\nnobody-2\n", "utf-8-sig")
+    other = forget(shop, "--users", shop.folder / "leaving.txt")
+    assert (other["given"], other["on_list"], other["found"], other["deleted"]) == (2, 3, 0, [])
+    assert read_explanations(uri).count_rows() == len(read_explanations(uri).to_pylist()) > 0
+
+    # The next night reads the same files with a review more; a rollback brings nothing back.
+    write_json_lines(shop.raw, [*rows_of_reviews(), review("u1", "i0", "A warm tone.", time=9)])
+    said("refresh", shop.path)
+    assert traces(shop.workspace, mapped) == set()
+    assert len(users_of(shop, "nights/2/dataset")) == len(users)
+    rejected = read_manifest(
+        open_location(str(shop.workspace / "nights/2/annotations")), "annotations"
+    )
+    assert rejected.metrics["dropped"]["forgotten"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nobody is on the list of the workspace"),
+        (("--users", "none.txt"), "expected a text file in UTF-8"),
+        (("--user", " "), "nobody is on the list of the workspace"),
+        (("--user", "u1", "--retention", "-1"), "-1"),
+    ],
+)
+def test_forget_of_bad_input_is_refused_and_writes_nothing(tmp_path, arguments, message):
+    values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": {"kind": "sample"}}}
+    path = write_yaml(tmp_path / "shop.yaml", values)
+    code, _, err = xrec("forget", path, *arguments)
+    assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
+    source = {"kind": "sample", "num_users": 20, "num_items": 10, "interactions_per_user": 4}
+    values = {"workspace": str(tmp_path / "w"), "prepare": {"source": source}}
+    path = write_yaml(tmp_path / "shop.yaml", values)
+    said("prepare", path)
+    assert forget_at(path, "--user", "resident-3", "--later")["tables"] == {}
+    assert forget_at(path, "--user", "resident-99")["deleted"] == [f"{tmp_path}/w/dataset"]
+    said("prepare", path)
+    manifest = read_manifest(open_location(f"{tmp_path}/w/dataset"), "dataset")
+    left_out = {name: n for name, n in manifest.metrics["num_rejected"].items() if n}
+    assert left_out["users: forgotten"] == 1
+    assert left_out["interactions: forgotten"] == 4
+    report = forget_at(path)
+    assert (report["on_list"], report["found"], report["deleted"]) == (2, 0, [])
+    (tmp_path / "w/forgotten/key").unlink()
+    code, _, err = xrec("prepare", path, "dataset=workspace:other")
+    assert (code, "forgotten/key is gone" in err) == (1, True), err

@@ -88,8 +88,7 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
     items = items.cast(ITEM_DETAILS)
-    if forgotten:
-        findings = [replace(each, text="") for each in findings]
+    findings = forgotten.untold(findings)
     counts = num_rows, num_personal, num_forgotten
     return RawReviews(reviews, items, titles, tuple(findings), *counts)
 

@@ -113,11 +113,14 @@ def forget(uri: str, forgotten: Forgotten, storage: StorageConfig | None = None)
 def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
     """Delete all runs, with the rows that they read, carried and made; returns their number.
 
-    Raises LeaseError if a driver is at work on one.
+    What killed writers left goes too, which a vacuum spares. Raises LeaseError if a driver is at
+    work on one.
     """
     location = open_location(uri, storage or StorageConfig())
     for record in records(location):
         refuse_live_driver(record.folder(location))
+    for name in (each for each in location.sizes() if each.startswith(".")):
+        (location / name).delete()
     runs = (location / RUNS).folders()
     (location / RUNS).delete()
     return len(runs)

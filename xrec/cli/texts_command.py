@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
 from xrec.cli.printing import summary
-from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
+from xrec.cli.reporting import ConfigPath, Overrides, reporting
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,14 +57,14 @@ Example:
 
 FORGET_HELP = """People leave a project: its tables, artifacts, and all that is made later.
 
-Puts hashes of their ids on a list first. Then tables get a version without their rows, a night
-(xrec refresh) makes again what has them, and everything else that has them is deleted. If it is
-interrupted, the same command goes on. Without names it goes on with those who are on the list.
+Puts hashes of their ids on a list first, then tables get a version without their rows, a night
+(xrec refresh) makes again what has them, and what had them is deleted. If it is interrupted, the
+same command goes on. Without names it goes on with those who are on the list.
 
 \b
 In:   CONFIG; a file of ids, one a line
-Out:  what was removed where, when earlier versions go, which models learned from them, what is left
-      to you; with --json one line for programs
+Out:  as JSON: what was removed where, when earlier versions go, which models may have learned from
+      them, what is left to you
 
 \b
 Example:
@@ -142,16 +141,12 @@ def forget(
     is_later: Annotated[
         bool, typer.Option("--later", help="Do what takes seconds; the next call does the rest.")
     ] = False,
-    train: Annotated[
-        bool, typer.Option("--train", help="Train on, and an adapter anew, without them.")
-    ] = False,
-    as_json: AsJson = False,
 ) -> None:
     from jobs.forget import forget as forget_people
     from xrec.config.project import read_project
 
     try:
-        lines = users.read_text("utf-8-sig").splitlines() if users else []
+        lines = users.read_text("utf-8-sig").split("\n") if users else []
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--users {users}: expected a text file in UTF-8: {error}") from error
     report = forget_people(
@@ -159,13 +154,9 @@ def forget(
         [each for each in (*lines, *(user or ())) if each.strip()],
         retention=timedelta(hours=retention),
         later=is_later,
-        train=train,
         tell=lambda line: typer.echo(line, err=True),
     )
-    if as_json:
-        typer.echo(json.dumps(report))
-    else:
-        typer.echo(yaml.safe_dump(report, sort_keys=False, width=100).rstrip())
+    typer.echo(json.dumps(report, indent=2))
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":

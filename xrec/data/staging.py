@@ -47,10 +47,18 @@ class Staging:
 
     num_rows: by file, or by table where a table has many files; rows that are left out included.
     hashes: of the content of the files that were read, by name.
+    num_forgotten: rows of `forgotten` users, which are left out, by "table: forgotten". Findings
+    have no texts then, which may name these users too.
     """
 
-    def __init__(self, shares: SplitShares, memory_gb: float | None = None):
-        self.num_rows = Counter[str]()
+    def __init__(
+        self,
+        shares: SplitShares,
+        memory_gb: float | None = None,
+        forgotten: Forgotten = Forgotten(),  # noqa: B008  it is frozen
+    ):
+        self.num_rows, self.num_forgotten = Counter[str](), Counter[str]()
+        self._forgotten = forgotten
         self.hashes: dict[str, str] = {}
         self._tables: set[str] = set()
         self._num_bytes = Counter[str]()  # of the rows of each table
@@ -130,7 +138,8 @@ class Staging:
                     self.num_rows[counted] += part.num_rows
                     self._insert(f"raw.{table}", as_rows(part.table), number)
                     if part.findings:
-                        found = rejected_table(part.findings).drop_columns("file")
+                        told = self._forgotten.untold(part.findings)
+                        found = rejected_table(told).drop_columns("file")
                         self._insert("findings", found, number)
         self.sql("COMMIT")
         self._tables.add(table)
@@ -156,31 +165,6 @@ class Staging:
         self.sql(f"""
             INSERT INTO findings SELECT file, line, reason, to_json({{{values}}})
             FROM ({reasons}) JOIN raw.{table} USING (file, line)""")
-
-    def forget(self, forgotten: Forgotten) -> dict[str, int]:
-        """Delete the rows of forgotten users, and the texts of findings, which may name them.
-
-        Returns the number of rows by "table: forgotten".
-        """
-        if not forgotten:
-            return {}
-        self.database.create_function(
-            "is_forgotten", forgotten.mask, ["VARCHAR"], "BOOLEAN", type=ARROW
-        )
-        self.sql("UPDATE findings SET text = ''")
-        found = self.sql("""
-            SELECT table_name FROM duckdb_columns()
-            WHERE schema_name = 'raw' AND column_name = 'user_id' ORDER BY table_name""")
-        gone = (
-            "SELECT user_id FROM (SELECT DISTINCT user_id FROM raw.{}) WHERE is_forgotten(user_id)"
-        )
-        counts = {
-            f"{name}: {LIST}": self.sql(
-                f"DELETE FROM raw.{name} WHERE user_id IN ({gone.format(name)})"
-            )[0][0]
-            for (name,) in found
-        }
-        return {name: count for name, count in counts.items() if count}
 
     def rejected(self) -> list[Rejected]:
         """The rows that were left out, by file (or table) and reason."""
@@ -229,6 +213,9 @@ class Staging:
         return self.database.execute(query).to_arrow_table()
 
     def _insert(self, table: str, rows: pa.Table, file: int) -> None:
+        given, rows = rows.num_rows, self._forgotten.without(rows)
+        if given > rows.num_rows:
+            self.num_forgotten[f"{table.removeprefix('raw.')}: {LIST}"] += given - rows.num_rows
         if rows.num_rows:
             self._num_bytes[table] += rows.nbytes
         self.database.register("batch", rows)
