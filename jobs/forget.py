@@ -29,11 +29,12 @@ from xrec.storage import (
     manifest_there,
     node_folder,
     open_location,
+    read_manifest,
     read_table,
     storage_errors,
     write_table,
 )
-from xrec.storage.forgotten import Forgotten, put_on_list
+from xrec.storage.forgotten import LIST, Forgotten, put_on_list
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 _OF_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
@@ -76,7 +77,7 @@ def forget(
     beside = (workspace / name for name in workspace.folders())
     tables: dict[str, dict[str, Any]] = {}
     for uri in dict.fromkeys([*own, *(each.uri for each in beside if (each / "_xrec").exists())]):
-        gone = bulk.forget(uri, people, config.storage)
+        gone = bulk.take_down(uri, forgotten=people, reason=LIST, storage=config.storage)
         tables[uri] = {"version": gone.version, "rows": gone.num_rows}
     report: dict[str, Any] = {"given": len(set(user_ids)), "on_list": len(people.hashes)}
     report["tables"] = tables
@@ -95,7 +96,7 @@ def forget(
     shutil.rmtree(node_folder() / "mapped", ignore_errors=True)
     goes, models = datetime.now(UTC) + retention, _models(config, in_use)
     to_do = {
-        "the same command when earlier versions go": bool(retention),
+        "the same command when earlier versions go": bool(retention and tables),
         "xrec run CONFIG: makes again what was deleted": bool(deleted and not in_use),
         "xrec refresh CONFIG --train: these models may have learned from them": bool(models),
         f"run their backfills again: {', '.join(tables.keys() - {*own})}": len(tables) > len(own),
@@ -117,15 +118,13 @@ def _folders(config: JobConfig) -> list[Location]:
     return [workspace, *(workspace / "nights" / each for each in (workspace / "nights").folders())]
 
 
-def _in_use(configs: Mapping[str, JobConfig]) -> dict[Kind, str]:
+def _in_use(configs: Mapping[str, JobConfig]) -> dict[str, str]:
     """What the published explanations were made from, by kind; nothing if none are published."""
     config = configs.get("backfill")
     if config is None or not manifest_there(location_of(config, "explanations"), "explanations"):
         return {}
     uris = last_night(config)[1]
-    kinds: tuple[Kind, ...] = ("dataset", "graph", "aspects", "adapter")
-    folder = uris["dataset"].removesuffix("/dataset")
-    return {"annotations": f"{folder}/annotations", **{kind: uris[kind] for kind in kinds}}
+    return {**uris, "annotations": f"{uris['dataset'].removesuffix('/dataset')}/annotations"}
 
 
 def _found(folder: Location, people: Forgotten) -> set[str]:
@@ -143,7 +142,7 @@ def _found(folder: Location, people: Forgotten) -> set[str]:
 
 
 def _sweep(
-    config: JobConfig, people: Forgotten, in_use: Mapping[Kind, str]
+    config: JobConfig, people: Forgotten, in_use: Mapping[str, str]
 ) -> tuple[dict[str, set[str]], list[str]]:
     """Delete what has the people and is not in use; who was found in which folder, and the URIs.
 
@@ -169,13 +168,15 @@ def _sweep(
     return found, deleted
 
 
-def _models(config: JobConfig, in_use: Mapping[Kind, str]) -> dict[str, str]:
+def _models(config: JobConfig, in_use: Mapping[str, str]) -> dict[str, str]:
     """Fingerprints of those in use that learned of another dataset than that in use, by URI."""
-    found = {}
-    for kind in (kind for kind in ("dataset", *_MODELS) if kind in in_use):
-        there = manifest_there(open_location(in_use[kind], config.storage), kind)
-        if kind == "dataset":
-            dataset = there.fingerprint if there else ""
-        elif there and (there.inputs.get("dataset") != dataset or START_FROM in there.metrics):
-            found[in_use[kind]] = there.fingerprint
-    return found
+    if not in_use:
+        return {}
+    opened = {kind: open_location(uri, config.storage) for kind, uri in in_use.items()}
+    dataset = read_manifest(opened["dataset"], "dataset").fingerprint
+    made = filter(None, (manifest_there(opened[kind], kind) for kind in _MODELS))
+    return {
+        in_use[each.kind]: each.fingerprint
+        for each in made
+        if each.inputs.get("dataset") != dataset or START_FROM in each.metrics
+    }

@@ -70,7 +70,7 @@ from xrec.bulk.runs.run import BulkRun, Identity
 from xrec.bulk.status import Rate, Status, check_output, read_status
 from xrec.bulk.table import Published, published
 from xrec.bulk.takedown import read_takedowns
-from xrec.bulk.upkeep import delete_runs, empty, forget, lift, rollback, take_down, vacuum
+from xrec.bulk.upkeep import delete_runs, empty, lift, rollback, take_down, vacuum
 
 __all__ = [
     "BulkRun",
@@ -93,7 +93,6 @@ __all__ = [
     "drive",
     "empty",
     "export_run",
-    "forget",
     "lift",
     "listing_of",
     "open_run",

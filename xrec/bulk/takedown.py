@@ -28,7 +28,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xrec.errors import ArtifactMismatchError, TableError
 from xrec.storage import Location, request_each
-from xrec.storage.forgotten import LIST as FORGOTTEN
 from xrec.storage.forgotten import Forgotten
 from xrec.storage.location import with_backoff
 
@@ -200,7 +199,7 @@ def _put(output: Location, entry: Entry) -> int:
     raise TableError(f"{output}: the list of takedowns changes all the time; try again later")
 
 
-def forget_on_list(output: Location, forgotten: Forgotten) -> int:
+def forget_on_list(output: Location, forgotten: Forgotten, reason: str) -> int:
     """Put on the list who is not on it; returns the number of the last entry of forgotten users.
 
     Earlier entries that name them by their ids do so no more. Raises as `put_on_list` does.
@@ -209,11 +208,11 @@ def forget_on_list(output: Location, forgotten: Forgotten) -> int:
     new = forgotten.hashes.difference(*(each.hashes for each in there.forgotten))
     if new:
         users, key = tuple(sorted(new)), forgotten.key.hex()
-        put_on_list(output, users=users, key=key, reason=FORGOTTEN)
+        put_on_list(output, users=users, key=key, reason=reason)
     for number, entry in there.entries.items():
         rows = tuple(row for row in entry.rows if not forgotten.has(row.get("user_id", "")))
         if rows != entry.rows:
-            left = entry.model_copy(update={"rows": rows, "reason": FORGOTTEN})
+            left = entry.model_copy(update={"rows": rows, "reason": reason})
             file = output / _LIST / f"{number:06d}.json"
             file.write_bytes(left.model_dump_json(indent=2).encode())
     return max((n for n, each in read_takedowns(output).active.items() if each.users), default=0)

@@ -77,37 +77,36 @@ def take_down(
     *,
     rows: Sequence[Mapping[str, str]] = (),
     phrase: str = "",
+    forgotten: Forgotten = Forgotten(),  # noqa: B008  it is frozen
     reason: str,
     storage: StorageConfig | None = None,
 ) -> TakenDown:
     """Take rows out of the table, and keep them out of all later versions, until it is lifted.
 
     rows: each is taken down whose columns have these values. phrase: each is taken down whose
-    explanation has it (xrec.bulk.takedown). Calling this again goes on with what was interrupted.
-    Earlier versions keep the rows until a vacuum.
+    explanation has it (xrec.bulk.takedown). forgotten: each is taken down whose `user_id` is one of
+    theirs, for good, and no takedown names them any more. Calling this again goes on with what was
+    interrupted. Earlier versions keep the rows until a vacuum.
 
-    Raises ValueError if neither or both are given, or no reason; TableError if other files are at
+    Raises ValueError if none or several are given, or no reason; TableError if other files are at
     the URI, or other programs commit all the time; StorageError.
     """
-    if bool(rows) == bool(phrase.strip()) or not all(rows) or not reason.strip():
+    given = (bool(rows), bool(phrase.strip()), bool(forgotten))
+    if sum(given) != 1 or not all(rows) or not reason.strip():
         raise ValueError("expected rows (a user, an item or both), or a phrase; and a reason")
     location = open_location(uri, storage or StorageConfig())
     refuse_other_files(location)
     check_conditional_writes(location)
-    number = put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
-    return _taken_down(location, number)
-
-
-def forget(uri: str, forgotten: Forgotten, storage: StorageConfig | None = None) -> TakenDown:
-    """Take the rows of forgotten users out of the table, and keep them out of all later versions.
-
-    The list beside the table has their hashes, and no entry their ids. Calling this again goes on
-    with what was interrupted. Raises TableError, StorageError as `take_down` does.
-    """
-    location = open_location(uri, storage or StorageConfig())
-    refuse_other_files(location)
-    check_conditional_writes(location)
-    return _taken_down(location, forget_on_list(location, forgotten))
+    number = (
+        forget_on_list(location, forgotten, reason)
+        if forgotten
+        else put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
+    )
+    log = open_whole(location)
+    assert log is not None
+    commits = map(log.commit, range(log.version + 1))
+    heeding = next((each for each in commits if each and each.takedowns >= number), None)
+    return TakenDown(number, log.version, heeding.num_gone if heeding else 0)
 
 
 def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
@@ -124,14 +123,6 @@ def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
     runs = (location / RUNS).folders()
     (location / RUNS).delete()
     return len(runs)
-
-
-def _taken_down(location: Location, number: int) -> TakenDown:
-    log = open_whole(location)
-    assert log is not None
-    commits = map(log.commit, range(log.version + 1))
-    heeding = next((each for each in commits if each and each.takedowns >= number), None)
-    return TakenDown(number, log.version, heeding.num_gone if heeding else 0)
 
 
 def lift(uri: str, number: int, reason: str, storage: StorageConfig | None = None) -> int:
