@@ -72,11 +72,9 @@ def forget(
             f"{project.source}: nobody is on the list of the workspace, or no job has a section: "
             "name people by --users or --user"
         )
-    own = [configs[job].artifact(kind) for job, kind in _TABLES.items() if job in configs]
-    workspace = _folders(config)[0]
-    beside = (workspace / name for name in workspace.folders())
+    own, beside = _tables(configs, config)
     tables: dict[str, dict[str, Any]] = {}
-    for uri in dict.fromkeys([*own, *(each.uri for each in beside if (each / "_xrec").exists())]):
+    for uri in (*own, *beside):
         gone = bulk.take_down(uri, forgotten=people, reason=LIST, storage=config.storage)
         tables[uri] = {"version": gone.version, "rows": gone.num_rows}
     report: dict[str, Any] = {"given": len(set(user_ids)), "on_list": len(people.hashes)}
@@ -99,7 +97,7 @@ def forget(
         "the same command when earlier versions go": bool(retention and tables),
         "xrec run CONFIG: makes again what was deleted": bool(deleted and not in_use),
         "xrec refresh CONFIG --train: these models may have learned from them": bool(models),
-        f"run their backfills again: {', '.join(tables.keys() - {*own})}": len(tables) > len(own),
+        f"run their backfills again: {', '.join(beside)}": bool(beside),
         "endpoints, other machines, raw files: see Forget in docs/night.md": True,
     }
     return {
@@ -110,6 +108,14 @@ def forget(
         "models": models,
         "to_do": [each for each, is_left in to_do.items() if is_left],
     }
+
+
+def _tables(configs: Mapping[str, JobConfig], config: JobConfig) -> tuple[list[str], list[str]]:
+    """The tables of the project's jobs, and those that lie in the workspace beside them."""
+    own = [configs[job].artifact(kind) for job, kind in _TABLES.items() if job in configs]
+    workspace = _folders(config)[0]
+    there = (workspace / name for name in workspace.folders())
+    return own, [t.uri for t in there if t.uri not in own and (t / "_xrec").exists()]
 
 
 def _folders(config: JobConfig) -> list[Location]:
