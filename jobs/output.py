@@ -97,11 +97,7 @@ class Output:
         if self.kind in TABLES or not self.location.exists():
             return
         self._check_is_ours()
-        (self.location / DELETING).write_bytes(b"")
-        for name in (MANIFEST, *self.records):
-            (self.location / name).delete()
-        self.location.delete_all_but(DELETING)
-        self.location.delete()
+        delete_artifact(self.location, *self.records)
 
     def _check_is_ours(self) -> None:
         names = self.location.files()
@@ -146,6 +142,15 @@ class Output:
 
     def _compared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name not in self.unchecked}
+
+
+def delete_artifact(location: Location, *records: str) -> None:
+    """Delete all that is there; what is left of a deletion that is interrupted has `DELETING`."""
+    (location / DELETING).write_bytes(b"")
+    for name in (MANIFEST, *records):
+        (location / name).delete()
+    location.delete_all_but(DELETING)
+    location.delete()
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def refresh(
     configs: Mapping[str, JobConfig],
     *,
     train: bool = False,
+    anew: bool = False,
     source: str = "",
     tell: Callable[[str], None],
 ) -> Manifest:
@@ -101,8 +102,9 @@ def refresh(
 
     The new artifacts lie at <workspace>/nights/N. A call that was killed goes on where it was; what
     it had made of other raw files is left alone. If the raw files are those of the present dataset,
-    only recommendations and explanations are looked at. With `train` the graph is trained on, and
-    an adapter on it, which writes every text again. `budget.seconds` of the backfill is for all.
+    only recommendations and explanations are looked at, unless it is to be read `anew`. With
+    `train` the graph is trained on, and an adapter on it, which writes every text again.
+    `budget.seconds` of the backfill is for all.
 
     Raises BudgetError if it is used up; ConfigError without a section that a night needs, or if the
     project names the URI of an artifact that it makes; ArtifactNotFoundError if the project was not
@@ -113,7 +115,7 @@ def refresh(
             f"a night needs the sections {', '.join(_NEEDED)}, saw none of {', '.join(missing)}"
         )
     number, there = last_night(configs["backfill"])
-    if not train and _is_prepared(configs, there, number):
+    if not train and not anew and _is_prepared(configs, there, number):
         tell("the raw files are those of the present dataset")
         night = {name: present(configs[name]) for name in NIGHT_JOBS[-2:] if name in configs}
     else:

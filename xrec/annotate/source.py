@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import joblib
@@ -34,6 +35,7 @@ from xrec.data.tables import find_files
 from xrec.errors import DataError
 from xrec.schemas import ITEM_DETAILS
 from xrec.storage import Location, check_access, open_location, storage_errors
+from xrec.storage.forgotten import Forgotten, read_forgotten
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ class RawReviews:
     titles: of items, in the reviews' rows: the first of each. findings: rows that cannot be used;
     num_rows: of each file, those included.
     num_personal: places with personal data, which were removed, by kind.
+    num_forgotten: reviews of forgotten users, which are left out; no finding has a text then.
     """
 
     reviews: pa.Table
@@ -58,6 +61,7 @@ class RawReviews:
     findings: tuple[Finding, ...]
     num_rows: Mapping[str, int]
     num_personal: Mapping[str, int]
+    num_forgotten: int = 0
 
 
 def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawReviews:
@@ -70,7 +74,11 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
     findings: list[Finding] = []
     num_rows: Counter[str] = Counter()
     titles: dict[str, str] = {}
-    for part, found in _in_processes(_impersonal, _stream_reviews(config, files["reviews"])):
+    clean, num_forgotten = partial(_impersonal, forgotten := read_forgotten(config)), 0
+    for part, num_left_out, found in _in_processes(
+        clean, _stream_reviews(config, files["reviews"])
+    ):
+        num_forgotten += num_left_out
         num_personal += found
         blocks.append(part.table.select(_RAW.names).cast(_RAW))
         for item_id, title in zip(*(part.table[name].to_pylist() for name in _TITLED), strict=True):
@@ -87,7 +95,9 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
     items = items.cast(ITEM_DETAILS)
-    return RawReviews(reviews, items, titles, tuple(findings), num_rows, num_personal)
+    findings = forgotten.untold(findings)
+    counts = num_rows, num_personal, num_forgotten
+    return RawReviews(reviews, items, titles, tuple(findings), *counts)
 
 
 _TITLED = ("item_id", "item_title")
@@ -167,11 +177,15 @@ def _in_processes(do: Callable[[FileRows], T], parts: Iterator[FileRows]) -> Ite
         yield from parallel(joblib.delayed(do)(part) for part in itertools.chain([one], parts))
 
 
-def _impersonal(part: FileRows) -> tuple[FileRows, Counter[str]]:
-    """The part without personal data in its texts, and how many places had some, by kind."""
-    rows = _with_column(part.table, "summary", pc.fill_null(part.table["summary"], ""))
+def _impersonal(forgotten: Forgotten, part: FileRows) -> tuple[FileRows, int, Counter[str]]:
+    """The part without rows of forgotten people, how many they were, and without personal data.
+
+    Then how many places had some, by kind.
+    """
+    table = forgotten.without(part.table)
+    rows = _with_column(table, "summary", pc.fill_null(table["summary"], ""))
     rows, found = _without_personal(rows, ("review", "summary"))
-    return replace(part, table=rows), found
+    return replace(part, table=rows), part.table.num_rows - rows.num_rows, found
 
 
 def _without_personal(

@@ -35,6 +35,7 @@ from xrec.data.source import (
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REJECTED, REVIEWS
 from xrec.storage import Location, check_access, claim, location_of, read_table, write_table
+from xrec.storage.forgotten import LIST
 
 logger = logging.getLogger("xrec")
 
@@ -144,7 +145,7 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
         num_low_rated=low_rated.num_rows,
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
-        dropped=dict(kept.dropped),
+        dropped=dict(kept.dropped) | ({LIST: raw.num_forgotten} if raw.num_forgotten else {}),
         rejected=count_reasons(count_findings(raw.findings)),
         personal=dict(raw.num_personal),
     )

@@ -71,7 +71,7 @@ from xrec.bulk.runs.run import BulkRun, Identity
 from xrec.bulk.status import Rate, Status, check_output, read_status
 from xrec.bulk.table import Published, published
 from xrec.bulk.takedown import read_takedowns
-from xrec.bulk.upkeep import empty, lift, rollback, take_down, vacuum
+from xrec.bulk.upkeep import delete_runs, empty, lift, rollback, take_down, vacuum
 
 __all__ = [
     "BulkRun",
@@ -90,6 +90,7 @@ __all__ = [
     "check_output",
     "clean_keys",
     "complete",
+    "delete_runs",
     "drive",
     "empty",
     "export_run",

@@ -4,7 +4,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,6 +21,8 @@ from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableErr
 from xrec.schemas import REJECTED
 from xrec.storage import Location, open_location, parquet_bytes
 from xrec.storage.delta import LOG, check_sound, dataset_of, file_errors, open_log
+from xrec.storage.forgotten import LIST as FORGOTTEN
+from xrec.storage.forgotten import Forgotten
 from xrec.storage.location import with_backoff
 
 ROWS_PER_CHUNK = 1024
@@ -84,7 +86,8 @@ class RunRequest:
         Raises DataError if there are no good rows.
         """
         rejected: list[pa.Table] = [REJECTED.empty_table()]
-        spill = Spill(_good_rows(self.batches(), rejected), self.format.key_schema)
+        forgotten = read_takedowns(self.output).forgotten
+        spill = Spill(_good_rows(self.batches(), rejected, forgotten), self.format.key_schema)
         try:
             bad = pa.concat_tables(rejected)
             if spill.num_rows == 0:
@@ -269,11 +272,25 @@ def num_buckets_for(num_rows: int) -> int:
     return 1 << max(0, (-(-num_rows // ROWS_PER_BUCKET) - 1).bit_length())
 
 
-def _good_rows(batches: Batches, rejected: list[pa.Table]) -> Iterator[pa.Table]:
+def _good_rows(
+    batches: Batches, rejected: list[pa.Table], forgotten: Sequence[Forgotten]
+) -> Iterator[pa.Table]:
+    """The good rows but those of forgotten users, whom no rejected row names either."""
     for good, bad in batches:
+        for some in forgotten:
+            num_given = good.num_rows
+            good = some.without(good)
+            bad = _nameless(bad, num_given - good.num_rows)
         if bad.num_rows:
             rejected.append(bad)
         yield good
+
+
+def _nameless(rejected: pa.Table, num_forgotten: int) -> pa.Table:
+    """Rejected rows without their texts, and so many of forgotten users."""
+    rows = [{**row, "text": ""} for row in rejected.to_pylist()]
+    rows += [{"file": "", "line": 0, "reason": FORGOTTEN, "text": ""}] * num_forgotten
+    return pa.Table.from_pylist(rows, REJECTED)
 
 
 def first_of(rejected: pa.Table) -> str:

@@ -6,7 +6,8 @@ A takedown is on the list before anything is done to the table. Each commit of x
 entry it heeds the list, so whoever opens the table next sees whether something is left to be taken
 out of it (`xrec.bulk.table.open_whole`).
 
-An entry names rows by some of their columns, or a phrase. A phrase is looked for in the columns of
+An entry names rows by some of their columns, a phrase, or forgotten users by the keyed hashes of
+their ids (xrec.storage.forgotten); these cannot be lifted. A phrase is looked for in the columns of
 explanations that hold sentences: the text, and the words of reviewers beside it. It is compared in
 Unicode's composed form and with case folded; any white space equals any other, and a typographic
 apostrophe a plain one. Where it begins or ends with a letter, a digit or "_", no other may touch
@@ -27,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xrec.errors import ArtifactMismatchError, TableError
 from xrec.storage import Location, request_each
+from xrec.storage.forgotten import Forgotten
 from xrec.storage.location import with_backoff
 
 TAKEN_DOWN = "taken_down"
@@ -34,14 +36,15 @@ TAKEN_DOWN = "taken_down"
 _LIST = "_xrec/takedowns"
 _NAME = re.compile(r"(\d+)\.json")
 _TEXT, _LISTED, _QUOTED = "explanation", "aspects", "opinion"
-_SAME = ("rows", "phrase", "lifts")
+_SAME = ("rows", "phrase", "lifts", "users", "key")
 _CHANCES = 100
 
 
 class Entry(BaseModel):
     """What is taken down, by columns of rows or by a phrase; or which entry is lifted.
 
-    rows: each is taken down whose columns have these values. at: the time in UTC, ISO 8601.
+    rows: each is taken down whose columns have these values. users: the hashes of forgotten ids, by
+    a key of hex digits. at: the time in UTC, ISO 8601.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +52,8 @@ class Entry(BaseModel):
     rows: tuple[dict[str, str], ...] = ()
     phrase: str = ""
     lifts: int | None = None
+    users: tuple[str, ...] = ()
+    key: str = ""
     reason: str
     at: str
 
@@ -70,6 +75,11 @@ class Takedowns:
                 names = tuple(sorted(row))
                 self._rows.setdefault(names, {})[tuple(row[name] for name in names)] = number
         self._phrases = {n: _pattern(e.phrase) for n, e in self.active.items() if e.phrase}
+        self.forgotten = tuple(
+            Forgotten(bytes.fromhex(each.key), frozenset(each.users))
+            for each in self.active.values()
+            if each.users
+        )
 
     @property
     def number(self) -> int:
@@ -82,8 +92,14 @@ class Takedowns:
 
     def of_row(self, values: Mapping[str, str]) -> int | None:
         """The entry that takes a row down by these columns; None if none does."""
+        if self.is_forgotten(values.get("user_id", "")):
+            return self.number
         keys = ((taken, tuple(map(values.get, names))) for names, taken in self._rows.items())
         return next((taken[key] for taken, key in keys if key in taken), None)  # type: ignore[index]
+
+    def is_forgotten(self, user_id: str) -> bool:
+        """Whether a user is to be known no more."""
+        return any(each.has(user_id) for each in self.forgotten)
 
     def of_texts(self, texts: Iterable[str]) -> int | None:
         """The entry whose phrase one of the texts has; None if none has any."""
@@ -100,16 +116,19 @@ class Takedowns:
     def columns(self, schema: pa.Schema) -> list[str]:
         """The columns of a table that tell which rows are taken down."""
         texts = (_TEXT, _LISTED) if self._phrases else ()
-        return sorted({*texts, *(n for names in self._rows for n in names)} & {*schema.names})
+        ids = ("user_id",) if self.forgotten else ()
+        return sorted({*texts, *ids, *(n for names in self._rows for n in names)} & {*schema.names})
 
     def _mask(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
         taken = np.zeros(rows.num_rows, dtype=bool)
         there = set(rows.column_names)
+        for each in self.forgotten if "user_id" in there else ():
+            taken |= each.mask(rows["user_id"]).to_numpy()
         for names, values in self._rows.items():
             if not there.issuperset(names):
                 continue
-            each = zip(names, zip(*values, strict=True), strict=True)
-            near = reduce(pc.and_, (pc.is_in(rows[n], pa.array(some)) for n, some in each))
+            columns = zip(names, zip(*values, strict=True), strict=True)
+            near = reduce(pc.and_, (pc.is_in(rows[n], pa.array(some)) for n, some in columns))
             for place in np.flatnonzero(near.to_numpy()):
                 taken[place] |= tuple(rows[name][place].as_py() for name in names) in values
         if self._phrases and _TEXT in there:
@@ -170,8 +189,9 @@ def _put(output: Location, entry: Entry) -> int:
         for number, each in same.items():
             if all(getattr(each, name) == getattr(entry, name) for name in _SAME):
                 return number  # this very one, whose answer was lost, or an earlier command's
-        if entry.lifts is not None and entry.lifts not in there.active:
-            known = ", ".join(map(str, there.active)) or "none"
+        may_be_lifted = [number for number, each in there.active.items() if not each.users]
+        if entry.lifts is not None and entry.lifts not in may_be_lifted:
+            known = ", ".join(map(str, may_be_lifted)) or "none"
             raise TableError(
                 f"{output}: takedown {entry.lifts} is not there: expected one of: {known}"
             )
@@ -179,6 +199,25 @@ def _put(output: Location, entry: Entry) -> int:
         if file.create_bytes(entry.model_dump_json(indent=2).encode()):
             return there.number + 1
     raise TableError(f"{output}: the list of takedowns changes all the time; try again later")
+
+
+def forget_on_list(output: Location, forgotten: Forgotten, reason: str) -> int:
+    """Put on the list who is not on it; returns the number of the last entry of forgotten users.
+
+    Earlier entries that name them by their ids do so no more. Raises as `put_on_list` does.
+    """
+    there = read_takedowns(output)
+    new = forgotten.hashes.difference(*(each.hashes for each in there.forgotten))
+    if new:
+        users, key = tuple(sorted(new)), forgotten.key.hex()
+        put_on_list(output, users=users, key=key, reason=reason)
+    for number, entry in there.entries.items():
+        rows = tuple(row for row in entry.rows if not forgotten.has(row.get("user_id", "")))
+        if rows != entry.rows:
+            left = entry.model_copy(update={"rows": rows, "reason": reason})
+            file = output / _LIST / f"{number:06d}.json"
+            file.write_bytes(left.model_dump_json(indent=2).encode())
+    return max((n for n, each in read_takedowns(output).active.items() if each.users), default=0)
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:

@@ -3,11 +3,13 @@ what is not used.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from xrec.bulk.request import check_conditional_writes, refuse_other_files
+from xrec.bulk.runs.progress import refuse_live_driver
 from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.table import (
     CHANCES,
@@ -17,11 +19,12 @@ from xrec.bulk.table import (
     refuse_other_table,
     restore,
 )
-from xrec.bulk.takedown import put_on_list, read_takedowns
+from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import Location, open_location
 from xrec.storage.delta import DeltaLog, delta_errors, open_log
+from xrec.storage.forgotten import Forgotten
 
 logger = logging.getLogger("xrec")
 
@@ -74,29 +77,52 @@ def take_down(
     *,
     rows: Sequence[Mapping[str, str]] = (),
     phrase: str = "",
+    forgotten: Forgotten = Forgotten(),  # noqa: B008  it is frozen
     reason: str,
     storage: StorageConfig | None = None,
 ) -> TakenDown:
     """Take rows out of the table, and keep them out of all later versions, until it is lifted.
 
     rows: each is taken down whose columns have these values. phrase: each is taken down whose
-    explanation has it (xrec.bulk.takedown). Calling this again goes on with what was interrupted.
-    Earlier versions keep the rows until a vacuum.
+    explanation has it (xrec.bulk.takedown). forgotten: each is taken down whose `user_id` is one of
+    theirs, for good, and no takedown names them any more. Calling this again goes on with what was
+    interrupted. Earlier versions keep the rows until a vacuum.
 
-    Raises ValueError if neither or both are given, or no reason; TableError if other files are at
+    Raises ValueError if none or several are given, or no reason; TableError if other files are at
     the URI, or other programs commit all the time; StorageError.
     """
-    if bool(rows) == bool(phrase.strip()) or not all(rows) or not reason.strip():
+    given = (bool(rows), bool(phrase.strip()), bool(forgotten))
+    if sum(given) != 1 or not all(rows) or not reason.strip():
         raise ValueError("expected rows (a user, an item or both), or a phrase; and a reason")
     location = open_location(uri, storage or StorageConfig())
     refuse_other_files(location)
     check_conditional_writes(location)
-    number = put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
+    number = (
+        forget_on_list(location, forgotten, reason)
+        if forgotten
+        else put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
+    )
     log = open_whole(location)
     assert log is not None
     commits = map(log.commit, range(log.version + 1))
     heeding = next((each for each in commits if each and each.takedowns >= number), None)
     return TakenDown(number, log.version, heeding.num_gone if heeding else 0)
+
+
+def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
+    """Delete all runs, with the rows that they read, carried and made; returns their number.
+
+    What killed writers left goes too, which a vacuum spares. Raises LeaseError if a driver is at
+    work on one.
+    """
+    location = open_location(uri, storage or StorageConfig())
+    for record in records(location):
+        refuse_live_driver(record.folder(location))
+    for name in (each for each in location.sizes() if each.startswith(".")):
+        (location / name).delete()
+    runs = (location / RUNS).folders()
+    (location / RUNS).delete()
+    return len(runs)
 
 
 def lift(uri: str, number: int, reason: str, storage: StorageConfig | None = None) -> int:
@@ -139,15 +165,16 @@ def _next_version(
 def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None) -> int:
     """Delete files that no version of the last `retention` has, and runs nobody needs.
 
-    Returns the number of deleted files of the table. What a job is writing is not touched. Raises
-    TableError if the table is another program's.
+    Returns the number of deleted files of the table. What a job is writing is not touched, unless
+    `retention`, in whole hours, is 0: what it publishes is then undone. Raises TableError if the
+    table is another program's.
     """
     location = open_location(uri, storage or StorageConfig())
     log = open_log(location)
     num_files = 0
     if log is not None:
         refuse_other_table(log)
-        hours = max(1, round(retention.total_seconds() / 3600))
+        hours = math.ceil(retention.total_seconds() / 3600)
         with delta_errors(location):
             deleted = log.delta.vacuum(
                 hours, dry_run=False, enforce_retention_duration=False, full=True

@@ -73,6 +73,7 @@ def _commands_of_the_lab() -> None:
 app.add_typer(_lab, name="lab", help="What measures the method beside others: compare.")
 app.command("explain", help=texts_command.HELP)(texts_command.explain)
 app.command("audit", help=texts_command.AUDIT_HELP)(texts_command.audit)
+app.command("forget", help=texts_command.FORGET_HELP)(texts_command.forget)
 app.command("publish", help=texts_command.PUBLISH_HELP)(texts_command.publish)
 app.command("export", help=table_command.EXPORT_HELP)(table_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)

@@ -254,7 +254,8 @@ def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
     taken = read_takedowns(open_location(uri, storage))
     for number, entry in taken.entries.items():
         rows = ", ".join(" ".join(row.values()) for row in entry.rows[:3])
-        what = f"lifts {entry.lifts}" if entry.lifts else f"{entry.phrase or rows}"
+        people = f"{len(entry.users)} forgotten users"
+        what = f"lifts {entry.lifts}" if entry.lifts else f"{entry.phrase or rows or people}"
         more = f" and {len(entry.rows) - 3} more" if len(entry.rows) > 3 else ""
         state = "" if entry.lifts or number in taken.active else " (lifted)"
         yield f"{number}  {entry.at}  {what}{more}{state}: {entry.reason}"

@@ -1,11 +1,15 @@
-"""`xrec explain`, `audit` and `publish`: a pair's text, and what may be shown of all of them."""
+"""`xrec explain`, `audit`, `publish`, `forget`: a pair's text, and what may be shown of all."""
 
+import json
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xrec.cli.printing import summary
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
+from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -49,6 +53,23 @@ Out:  a version of the table; with --look only the gate's figures, and thirty pa
 Example:
   xrec publish configs/yelp.yaml --look
   xrec publish configs/yelp.yaml --force 'read thirty of them'
+"""
+
+FORGET_HELP = """People leave a project: its tables, artifacts, and all that is made later.
+
+Puts hashes of their ids on a list first, then tables get a version without their rows, a night
+(xrec refresh) makes again what has them, and what had them is deleted. If it is interrupted, the
+same command goes on. Without names it goes on with those who are on the list.
+
+\b
+In:   CONFIG; a file of ids, one a line
+Out:  as JSON: what was removed where, when earlier versions go, which models may have learned from
+      them, what is left to you
+
+\b
+Example:
+  xrec forget shop/xrec.yaml --users leaving.txt
+  xrec forget shop/xrec.yaml --retention 0
 """
 
 
@@ -100,6 +121,38 @@ def publish(
         return
     manifest = jobs.backfill.publish(config, force)
     typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))
+
+
+@reporting
+def forget(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", metavar="FILE", help="Their ids, one a line.")
+    ] = None,
+    user: Annotated[list[str] | None, typer.Option("--user", metavar="ID", help="One.")] = None,
+    retention: Annotated[
+        float, typer.Option("--retention", min=0, help="Hours that earlier versions stay.")
+    ] = 168,
+    is_later: Annotated[
+        bool, typer.Option("--later", help="Do what takes seconds; the next call does the rest.")
+    ] = False,
+) -> None:
+    from jobs.forget import forget as forget_people
+    from xrec.config.project import read_project
+
+    try:
+        lines = users.read_text("utf-8-sig").split("\n") if users else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--users {users}: expected a text file in UTF-8: {error}") from error
+    report = forget_people(
+        read_project(config_path, overrides or []),
+        [each for each in (*lines, *(user or ())) if each.strip()],
+        retention=timedelta(hours=retention),
+        later=is_later,
+        tell=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(json.dumps(report, indent=2))
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":

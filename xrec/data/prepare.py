@@ -31,6 +31,7 @@ from xrec.storage import (
     location_of,
     manifest_there,
 )
+from xrec.storage.forgotten import read_forgotten
 
 logger = logging.getLogger("xrec")
 
@@ -60,7 +61,7 @@ def prepare_dataset(
     if config.extends is not None:
         earlier = open_dataset(config.extends, config.storage)
         _check_fits(config.extends, earlier.manifest, identity)
-    with Staging(config.splits, config.memory_gb) as staging:
+    with Staging(config.splits, config.memory_gb, read_forgotten(config)) as staging:
         source.read(staging, files)
         assembled = assemble(staging, earlier)
         rejected = staging.rejected()
@@ -74,7 +75,7 @@ def prepare_dataset(
         metrics = {
             **assembled.metrics,
             **({ASPECTS_FROM: aspects_from} if "aspects" in tables else {}),
-            "num_rejected": count_reasons(rejected),
+            "num_rejected": {**count_reasons(rejected), **staging.num_forgotten},
             LISTING: [list(each) for each in listing.items()],
             **({} if earlier is None else {EXTENDS: ancestry(earlier.manifest, EXTENDS)}),
         }

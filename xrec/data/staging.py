@@ -25,6 +25,7 @@ from xrec.data.source import Finding, Rejected, rejected_table
 from xrec.data.splits import split_pairs
 from xrec.errors import StorageError
 from xrec.storage import Location, storage_errors
+from xrec.storage.forgotten import LIST, Forgotten
 
 _SPLIT = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
 _BATCH_ROWS = 2**16
@@ -39,10 +40,18 @@ class Staging:
 
     num_rows: by file, or by table where a table has many files; rows that are left out included.
     hashes: of the content of the files that were read, by name.
+    num_forgotten: rows of `forgotten` users, which are left out, by "table: forgotten". Findings
+    have no texts then, which may name these users too.
     """
 
-    def __init__(self, shares: SplitShares, memory_gb: float | None = None):
-        self.num_rows = Counter[str]()
+    def __init__(
+        self,
+        shares: SplitShares,
+        memory_gb: float | None = None,
+        forgotten: Forgotten = Forgotten(),  # noqa: B008  it is frozen
+    ):
+        self.num_rows, self.num_forgotten = Counter[str](), Counter[str]()
+        self._forgotten = forgotten
         self.hashes: dict[str, str] = {}
         self._tables: set[str] = set()
         self._num_bytes = Counter[str]()  # of the rows of each table
@@ -122,7 +131,8 @@ class Staging:
                     self.num_rows[counted] += part.num_rows
                     self._insert(f"raw.{table}", as_rows(part.table), number)
                     if part.findings:
-                        found = rejected_table(part.findings).drop_columns("file")
+                        told = self._forgotten.untold(part.findings)
+                        found = rejected_table(told).drop_columns("file")
                         self._insert("findings", found, number)
         self.sql("COMMIT")
         self._tables.add(table)
@@ -196,6 +206,9 @@ class Staging:
         return self.database.execute(query).to_arrow_table()
 
     def _insert(self, table: str, rows: pa.Table, file: int) -> None:
+        given, rows = rows.num_rows, self._forgotten.without(rows)
+        if given > rows.num_rows:
+            self.num_forgotten[f"{table.removeprefix('raw.')}: {LIST}"] += given - rows.num_rows
         if rows.num_rows:
             self._num_bytes[table] += rows.nbytes
         self.database.register("batch", rows)

@@ -165,6 +165,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
     @router.post("/evidence", responses=_OF_BODY | _OF_IDS, dependencies=[_needs("evidence")])
     async def evidence(request: EvidenceRequest) -> Evidence:
         """Return what an explanation rests on: profiles, and near items of the user's history."""
+        read_through.refuse_forgotten(request.user_id)
         ids = request.user_id, request.item_id
         return await asyncio.to_thread(read_through.catalogue.evidence, *ids)
 
@@ -197,6 +198,7 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         explain: Annotated[bool, Query(description="If true, explain each item.")] = True,
     ) -> Recommendations:
         """Return the k best items that the user has not seen, with explanations."""
+        read_through.refuse_forgotten(user_id)
         items = await asyncio.to_thread(read_through.catalogue.recommend, user_id, k)
         if explain and items:
             await _charge_further(http, len(items))
@@ -214,8 +216,9 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> UserList:
         """Return ids of users, in order."""
-        ids = read_through.catalogue.dataset.user_ids
-        return UserList(users=ids.starting_with(prefix, limit))
+        found = read_through.catalogue.dataset.user_ids.starting_with(prefix, limit)
+        gone = read_through.published.takedowns.is_forgotten
+        return UserList(users=[each for each in found if not gone(each)])
 
     @router.get("/items")
     async def items(

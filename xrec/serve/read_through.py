@@ -222,6 +222,11 @@ class ReadThrough:
         number = takedowns.of_row({"user_id": pair.user_id, "item_id": pair.item_id})
         return takedowns.of_texts(texts) if number is None else number
 
+    def refuse_forgotten(self, user_id: str) -> None:
+        """Raise ProblemError with status 404 for a user who is forgotten."""
+        if self.published.takedowns.is_forgotten(user_id):
+            raise refused("unknown_user", "the user is not known")
+
     def _taken_down(self, pair: PairRequest, number: int) -> NoExplanation:
         message = f"its explanation was taken down (takedown {number}), and is not written again"
         return self._failed(pair, PairError("taken_down", message))

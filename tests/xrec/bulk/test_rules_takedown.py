@@ -1,9 +1,11 @@
 """Rule 13 of xrec.bulk: what is taken down is in no later version, whoever makes it."""
 
+import hmac
 import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial, partialmethod
 from typing import Any
 
@@ -11,17 +13,29 @@ import deltalake
 import duckdb
 import polars
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, files_of, table_at
-from tests.xrec.bulk.toy_run import IDENTITY, Killed, die_here, rows_of, toy_rows
+from tests.xrec.bulk.toy_run import (
+    IDENTITY,
+    Killed,
+    PoolHere,
+    describe,
+    die_here,
+    plan_of,
+    rows_of,
+    toy_rows,
+)
+from xrec import bulk
 from xrec.bulk import check_output, lift, read_takedowns, rollback, take_down
 from xrec.bulk.takedown import Entry, Takedowns, put_on_list
 from xrec.bulk.upkeep import TakenDown
 from xrec.errors import DataError, TableError
 from xrec.storage.delta import open_log
+from xrec.storage.forgotten import Forgotten
 from xrec.storage.local import LocalLocation
 
 PAIR = {"user": "u-3", "item": "a"}
@@ -273,3 +287,61 @@ def test_rule_13_phrase_is_found_as_whole_words_in_any_case(phrase, text, is_the
     rows = pa.table({"n": [0, 1, 2, 3], "explanation": texts, "aspects": evidence})
     assert taken.without(rows)["n"].to_pylist() == ([3] if is_there else [0, 1, 2, 3])
     assert taken.of_texts(["calm", text]) == (1 if is_there else None)
+
+
+class Greeter:
+    """Says hello to each row's user."""
+
+    row_errors = ()
+
+    def do(self, rows: pa.Table) -> bulk.Outcome:
+        texts = [f"hello {row['user_id']}" for row in rows.select(["user_id"]).to_pylist()]
+        ok = rows.select(GREETED.keys).append_column("text", pa.array(texts))
+        return bulk.Outcome(ok, GREETED.failed_schema.empty_table(), {})
+
+
+GREETED = bulk.RowFormat(("user_id", "item"), pa.schema([("text", pa.string())]), pa.schema([]))
+
+
+def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(toys):
+    """They come in a table, a takedown, a plan, rejected rows, and what a rollback brings back."""
+    ids = {
+        "user_id": ["zed-1", "u-2", "zed-1", "zed-3", "zed-1"],
+        "item": ["a", "a", "b", "a", None],
+    }
+
+    def greet(number: int) -> bulk.BulkRun:
+        more = {"config": {"number": number}, "storage": toys.storage}
+        run = plan_of(toys.uri, "explanations", GREETED, pa.table(ids), **more)
+        assert bulk.complete(run, PoolHere(), Greeter, "explanations", describe)
+        return run
+
+    def has_them() -> bool:
+        found = [(toys.location / name).read_bytes() for name in toys.location.files()]
+        tables = [pq.read_table(pa.BufferReader(each)) for each in found if each[:4] == b"PAR1"]
+        return b"zed-" in b"".join(found) or "zed-" in str([each.to_pylist() for each in tables])
+
+    greet(0)
+    down(toys, user_id="zed-1", item="b")
+    key = b"k" * 32
+    hashes = {hmac.new(key, each.encode(), "sha256").hexdigest() for each in ("zed-1", "zed-3")}
+    people = Forgotten(key, frozenset(hashes))
+    forget = partial(take_down, toys.uri, forgotten=people, reason="gone", storage=toys.storage)
+    made = forget()
+    assert (made.version, made.num_rows) == (2, 2)
+    assert forget() == made
+    assert rollback(toys.uri, 0, toys.storage) == 3
+    run = greet(1)
+    assert run.record.rejected == {"forgotten": 3, "null_id": 1}
+    with pytest.raises(TableError, match="takedown 2 is not there: expected one of: 1"):
+        lift(toys.uri, 2, "no", toys.storage)
+    taken = read_takedowns(toys.location)
+    assert [taken.of_row({"user_id": each}) for each in ("zed-3", "u-2")] == [2, None]
+    assert check_output(toys.uri, toys.storage) == []
+    assert has_them()
+    assert bulk.delete_runs(toys.uri, toys.storage) == 2
+    bulk.vacuum(toys.uri, timedelta(0), toys.storage)
+    assert not has_them()
+    rows = bulk.published(toys.uri, storage=toys.storage).dataset().to_table().to_pylist()
+    assert [row["text"] for row in rows] == ["hello u-2"]
+    assert check_output(toys.uri, toys.storage) == []

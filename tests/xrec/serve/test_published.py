@@ -9,6 +9,7 @@ from typing import Any
 
 import deltalake
 import pyarrow as pa
+from fastapi.testclient import TestClient
 
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from tests.xrec.serve.test_app import wait_until
@@ -17,12 +18,16 @@ from xrec import bulk
 from xrec.backfill.task import EXPLANATIONS
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
+from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
+from xrec.serve.api import make_api
 from xrec.serve.artifacts import PublishedTexts
+from xrec.serve.gate import Gate
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import Draft, Event
 from xrec.serve.read_through import ReadThrough
+from xrec.storage.forgotten import Forgotten
 
 MODEL = dict.fromkeys(("base_model", "adapter", "graph"), "toy")
 USERS, ITEMS = [f"u{number}" for number in range(200)], [f"i{number}" for number in range(4)]
@@ -159,6 +164,33 @@ def test_what_is_taken_down_is_not_answered_from_anywhere_until_it_is_lifted(tmp
     bulk.take_down(uri, phrase="i3 by", reason="x")
     assert {ask("u1", "i1"), ask("other", "i1"), ask("u2", "i3")} == {"410 taken_down"}
     assert ask("u2", "i2") == "backfill u2 i2 by 0"
+
+
+def test_forgotten_user_is_known_to_no_route(tmp_path):
+    uri, people = str(tmp_path / "out"), Forgotten(b"key")
+    publish(uri, 0)
+    read_through = reading(uri)
+    catalogue = read_through.catalogue
+    catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u1", "u11", "u2"]]))
+    catalogue.recommend = lambda *of: []
+    api = Gate(make_api(read_through), (), 10, Metrics())
+    client = TestClient(api, "http://127.0.0.1", client=("127.0.0.1", 1))
+    pair = {"user_id": "u1", "item_id": "i1"}
+
+    def ask() -> tuple[list[str], list[int]]:
+        asyncio.run(read_through.published.look_at_takedowns())
+        of_user = [f"/v1/users/u1{end}/recommendations" for end in ("", "1")]
+        answers = [client.get(path) for path in (*of_user, "/v1/explanations/u1/i1")]
+        users = client.get("/v1/users?prefix=u1").json()["users"]
+        return users, [each.status_code for each in answers]
+
+    assert ask() == (["u1", "u11"], [200, 200, 200])
+    people = Forgotten(b"key", frozenset({people.hash_of("u1")}))
+    bulk.take_down(uri, forgotten=people, reason="x")
+    assert ask() == (["u11"], [404, 200, 410])
+    assert client.post("/v1/evidence", json=pair).status_code == 404
+    streamed = client.post("/v1/explanations/stream", json={"pairs": [pair]})
+    assert "taken_down" in streamed.text
 
 
 def test_look_keeps_what_is_known_if_the_list_cannot_be_read(tmp_path):
