@@ -17,12 +17,12 @@ from typing import Any
 
 from cluster.connect import ensure_ray
 from jobs.catalogue import PIPELINE, job_named
-from jobs.output import Found, Output, last_night, present
+from jobs.output import Found, Output
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import EXTENDS
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
-from xrec.storage import TABLES, Manifest
+from xrec.storage import TABLES, Manifest, last_night, present
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 

@@ -13,7 +13,6 @@ import torch
 import jobs.backfill
 import jobs.project_run
 from jobs.catalogue import chosen_configs, job_named
-from jobs.output import present
 from tests.jobs.conftest import DECODING
 from tests.project_file import write_yaml
 from tests.toy import EMBEDDING_DIM, save_toy_model
@@ -29,7 +28,7 @@ from xrec.errors import ArtifactNotFoundError, ConfigError, TrainingError
 from xrec.graph import read_graph
 from xrec.llm.source import model_fingerprint
 from xrec.sample import generate_town, town_tables
-from xrec.storage import Manifest, open_location, read_manifest
+from xrec.storage import Manifest, open_location, present, read_manifest
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster", "actors_here"), pytest.mark.slow]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,8 +86,11 @@ _PAGE_HEADERS = {
 }
 
 
-def make_api(read_through: ReadThrough) -> FastAPI:
-    """Return the application with all routes, and the page, which loads nothing from elsewhere."""
+def make_api(current: Callable[[], ReadThrough]) -> FastAPI:
+    """Return the application with all routes, and the page, which loads nothing from elsewhere.
+
+    current: what answers the next request, or the next pair of a stream.
+    """
     app = FastAPI(
         title="xrec",
         version=__version__,
@@ -98,11 +101,11 @@ def make_api(read_through: ReadThrough) -> FastAPI:
     )
     for error_type in (RequestValidationError, HTTPException, UnknownIdError, Exception):
         app.add_exception_handler(error_type, answer_error)
-    for router in (_explanations(read_through), _lists(read_through)):
+    for router in (_explanations(current), _lists(current)):
         app.include_router(
             router, prefix="/v1", dependencies=_SECURED, responses=_responses(401, 403, 422, 429)
         )
-    app.include_router(_operations(read_through), tags=["operations"])
+    app.include_router(_operations(current), tags=["operations"])
     app.mount("/page", StaticFiles(directory=_PAGE))
 
     @app.get("/", include_in_schema=False)
@@ -112,7 +115,7 @@ def make_api(read_through: ReadThrough) -> FastAPI:
     return app
 
 
-def _explanations(read_through: ReadThrough) -> APIRouter:
+def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
     router = APIRouter(tags=["explanations"])
 
     @router.post("/explanations", responses=_OF_BODY | _OF_MODEL)
@@ -122,7 +125,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
         A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
         """
         await _charge_further(http, len(request.pairs))
-        answers = await read_through.explain(request.pairs, request.max_words)
+        answers = await current().explain(request.pairs, request.max_words)
         return Explanations(explanations=answers)
 
     @router.post(
@@ -142,7 +145,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
         """
         await _charge_further(http, len(request.pairs))
         return StreamingResponse(
-            _events(read_through, request),
+            _events(current, request),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -157,7 +160,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
     ) -> Explanation:
         """Explain one pair."""
         pair = PairRequest(user_id=user_id, item_id=item_id)
-        (answer,) = await read_through.explain([pair], max_words)
+        (answer,) = await current().explain([pair], max_words)
         if isinstance(answer, NoExplanation):
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
@@ -166,7 +169,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
     async def evidence(request: EvidenceRequest) -> Evidence:
         """Return what an explanation rests on: profiles, and near items of the user's history."""
         ids = request.user_id, request.item_id
-        return await asyncio.to_thread(read_through.catalogue.evidence, *ids)
+        return await asyncio.to_thread(current().catalogue.evidence, *ids)
 
     return router
 
@@ -185,7 +188,7 @@ async def _charge_further(http: Request, num_pairs: int) -> None:
     await http.state.caller.charge(num_pairs, num_counted=1)
 
 
-def _lists(read_through: ReadThrough) -> APIRouter:
+def _lists(current: Callable[[], ReadThrough]) -> APIRouter:
     router = APIRouter(tags=["users and items"])
 
     @router.get("/users/{user_id:path}/recommendations", responses=_OF_IDS | _OF_MODEL)
@@ -197,6 +200,7 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         explain: Annotated[bool, Query(description="If true, explain each item.")] = True,
     ) -> Recommendations:
         """Return the k best items that the user has not seen, with explanations."""
+        read_through = current()
         items = await asyncio.to_thread(read_through.catalogue.recommend, user_id, k)
         if explain and items:
             await _charge_further(http, len(items))
@@ -214,7 +218,7 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> UserList:
         """Return ids of users, in order."""
-        ids = read_through.catalogue.dataset.user_ids
+        ids = current().catalogue.dataset.user_ids
         return UserList(users=ids.starting_with(prefix, limit))
 
     @router.get("/items")
@@ -225,13 +229,13 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> ItemList:
         """Find items by a part of their id or title."""
-        found = await asyncio.to_thread(read_through.catalogue.find_items, text, limit)
+        found = await asyncio.to_thread(current().catalogue.find_items, text, limit)
         return ItemList(items=found)
 
     return router
 
 
-def _operations(read_through: ReadThrough) -> APIRouter:
+def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
     router = APIRouter(default_response_class=PlainTextResponse)
 
     @router.get("/healthz")
@@ -244,19 +248,21 @@ def _operations(read_through: ReadThrough) -> APIRouter:
         """Answer 200 once the model is loaded and explains."""
         return (
             PlainTextResponse("ready\n")
-            if await read_through.is_ready()
+            if await current().is_ready()
             else PlainTextResponse("not ready\n", 503, {"Retry-After": "2"})
         )
 
     return router
 
 
-async def _events(read_through: ReadThrough, request: StreamRequest) -> AsyncGenerator[str, None]:
+async def _events(
+    current: Callable[[], ReadThrough], request: StreamRequest
+) -> AsyncGenerator[str, None]:
     options = request.max_words, request.parts
     try:
         for index, pair in enumerate(request.pairs):
             sent = ""
-            async with aclosing(read_through.stream(pair, *options)) as found:
+            async with aclosing(current().stream(pair, *options)) as found:
                 async for each in found:
                     for name, data in _changes(sent, each):
                         yield _sse(name, {"index": index, **data})

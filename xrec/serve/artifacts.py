@@ -1,21 +1,24 @@
 """Which artifacts the endpoint uses, how they change while it runs, and the newest backfill.
 
-The choice of artifacts is the part of the config that may change while the endpoint runs. It is
-Ray Serve's `user_config` of both deployments.
+The choice of artifacts is the part of the config that may change while the endpoint runs: Ray
+Serve's `user_config` of both deployments. What it does not name is what the published version of
+the explanations was made from, so a refresh, or a rollback, changes it too.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
+from xrec.adapter.artifact import read_adapter
+from xrec.aspects import aspects_of
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import read_takedowns
 from xrec.bulk.runs.run import Base
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
-from xrec.generate.loading import model_fingerprint_of
+from xrec.generate.loading import model_fingerprint_of, model_inputs
 from xrec.serve.metrics import Metrics
-from xrec.storage import differing_fields, location_of
+from xrec.storage import differing_fields, fingerprint_of, location_of, manifest_of, present
 from xrec.storage.delta import open_log
 
 logger = logging.getLogger("xrec")
@@ -26,16 +29,16 @@ _LIST_SECONDS = 2.0
 """The same for what was taken down, which must be kept within five seconds."""
 _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
-CHOICE = ("dataset", "graph", "adapter", "explanations")
+CHOICE = ("dataset", "graph", "aspects", "adapter", "explanations")
 """The artifacts whose URIs are the choice."""
 
 
-def choice_of(config: ServeConfig) -> dict[str, str]:
-    """Return the URIs of the artifacts of `config`, by the names in `CHOICE`."""
-    return {name: config.artifact(name) for name in CHOICE}
+def choice_of(config: ServeConfig) -> dict[str, str | None]:
+    """Return the URIs that `config` names, by the names in `CHOICE`; None for all others."""
+    return {name: getattr(config, name) for name in CHOICE}
 
 
-def chosen(config: ServeConfig, choice: Mapping[str, str]) -> ServeConfig:
+def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig:
     """Return `config` with the artifacts of `choice`; raise ConfigError if it has another key."""
     if others := sorted(choice.keys() - set(CHOICE)):
         raise ConfigError(
@@ -45,55 +48,77 @@ def chosen(config: ServeConfig, choice: Mapping[str, str]) -> ServeConfig:
     return config.model_copy(update=dict(choice))
 
 
-class Swaps:
-    """Takes the artifacts of one choice after the other.
+def models_of(config: ServeConfig) -> str:
+    """Return a fingerprint of dataset, graph, adapter, language model and aspects.
 
-    `take` reads them and puts them in the place of the earlier ones; `deployment` names in the
-    metrics who does that. If several choices come while one is being taken, the last is taken next
-    and the others never.
+    Raises ArtifactNotFoundError or ArtifactMismatchError.
+    """
+    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
+    adapter = read_adapter(location_of(config, "adapter"))
+    uri = location_of(config, "aspects").shared_uri
+    aspects = aspects_of(adapter.config.prompt, uri, dataset, config.storage)
+    of_pairs = [each.fingerprint for each in (dataset, aspects) if each is not None]
+    return fingerprint_of([*of_pairs, model_inputs(adapter, graph)])
+
+
+class Followed:
+    """Which artifacts a replica is to have: those of its choice and, where that names none, those
+    of the night whose explanations are published.
+
+    take: gets the config with their URIs, and their `models_of`, after each change of the choice
+        and of what is published. It returns whether the replica has them now, and is called again
+        until it does. deployment: names in the metrics who does that.
     """
 
     def __init__(
         self,
         deployment: str,
         config: ServeConfig,
-        take: Callable[[ServeConfig], Awaitable[None]],
+        take: Callable[[ServeConfig, str], Awaitable[bool]],
         metrics: Metrics,
     ):
         self._deployment, self._config, self._take = deployment, config, take
         self._metrics = metrics
-        self._latest: ServeConfig | None = None
-        self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._given, self._models, self._is_taken = config, "", False
+        self._asked: tuple[tuple[ServeConfig, Base], ServeConfig, str] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
-    async def to(self, choice: Mapping[str, str]) -> None:
+    async def to(self, choice: Mapping[str, str | None]) -> None:
         """Take `choice`.
 
-        The first call waits for it, and raises what `take` raises. Later ones return at once: the
-        earlier artifacts are used until the new ones are read, and stay if these cannot be.
+        The first call waits for it, and raises what `take` raises. After later ones, the earlier
+        artifacts are used until the new ones are read, and stay if these cannot be.
         """
-        is_first, config = self._latest is None, chosen(self._config, choice)
-        self._latest = config
-        if is_first:
-            await self._take(config)
-            return
-        task = asyncio.create_task(self._in_turn(config))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._given = chosen(self._config, choice)
+        if self._watch is None:
+            await self._look()
+            self._watch = asyncio.create_task(again_and_again(self.look, REFRESH_SECONDS))
 
-    async def _in_turn(self, config: ServeConfig) -> None:
-        async with self._lock:
-            if config is not self._latest:
-                return
-            try:
-                await self._take(config)
-            except XRecError as error:
-                logger.error("the new artifacts are not used, the earlier ones stay: %s", error)
-                outcome = "refused"
-            else:
-                logger.info("the adapter is %s now", config.artifact("adapter"))
-                outcome = "taken"
+    async def look(self) -> None:
+        """Look once; what cannot be used is only logged."""
+        before, outcome = self._models, "taken"
+        try:
+            await self._look()
+        except (XRecError, OSError, RuntimeError) as error:  # torch lacks memory: RuntimeError
+            logger.error("the new artifacts are not used, the earlier ones stay: %s", error)
+            outcome = "refused"
+        if outcome == "refused" or self._models != before:
             self._metrics.swaps.inc(1, {"deployment": self._deployment, "outcome": outcome})
+
+    async def _look(self) -> None:
+        given = self._given
+        log = await asyncio.to_thread(open_log, location_of(given, "explanations"))
+        seen = (given, Base.of(log))
+        if self._asked is None or seen != self._asked[0]:
+            config = await asyncio.to_thread(present, given)
+            self._asked = seen, config, await asyncio.to_thread(models_of, config)
+            self._is_taken = False
+        if not self._is_taken:
+            _, config, models = self._asked
+            self._is_taken = await self._take(config, models)
+            if self._is_taken and models != self._models:
+                logger.info("the adapter is %s now", config.artifact("adapter"))
+                self._models = models
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
@@ -130,11 +155,8 @@ class PublishedTexts:
         self._looking = asyncio.Lock()
 
     async def watch(self) -> None:
-        """Look for new versions and takedowns again and again until cancelled."""
-        await asyncio.gather(
-            _again_and_again(self.look, REFRESH_SECONDS),
-            _again_and_again(self.look_at_takedowns, _LIST_SECONDS),
-        )
+        """Read the list of takedowns again and again until cancelled."""
+        await again_and_again(self.look_at_takedowns, _LIST_SECONDS)
 
     async def look_at_takedowns(self) -> None:
         """Read what was taken down or lifted since; if it cannot be read, what is known stays."""
@@ -144,19 +166,23 @@ class PublishedTexts:
         except XRecError as error:
             logger.error("the list of takedowns cannot be read, new ones are not kept: %s", error)
 
-    async def look(self) -> None:
-        """Look once. A backfill that cannot be read, or is another model's, is only logged."""
+    async def look(self) -> bool:
+        """Look once for a new version; return whether it is there, if there is one.
+
+        A backfill that cannot be read, or is another model's, is only logged.
+        """
         async with self._looking:
             try:
                 seen = await asyncio.to_thread(self._newest)
                 if seen == self._seen:
-                    return
+                    return True
                 self.lookup, self._seen = await asyncio.to_thread(self._read), seen
             except XRecError as error:
                 logger.error("the new version of the backfill is not used: %s", error)
                 self._metrics.refreshes.inc(1, {"outcome": "refused"})
-            else:
-                self._metrics.refreshes.inc(1, {"outcome": "taken"})
+                return False
+            self._metrics.refreshes.inc(1, {"outcome": "taken"})
+            return True
 
     def _read(self) -> ExplanationLookup | None:
         """Open what is published, with the footers of its files: first look-ups are fast too."""
@@ -175,7 +201,7 @@ class PublishedTexts:
         return Base.of(open_log(location_of(self._config, "explanations")))
 
 
-async def _again_and_again(look: Callable[[], Awaitable[None]], seconds: float) -> None:
+async def again_and_again(look: Callable[[], Awaitable[object]], seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         await look()

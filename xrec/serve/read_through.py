@@ -39,15 +39,21 @@ _Source = Literal["backfill", "cache", "live"]
 class ReadThrough:
     """Answers pairs from what is published, from generated texts in memory, or by `model`.
 
-    `catalogue` and `published` are set before the first request, and again when the artifacts
-    change. A text in memory is given if the model of `published` wrote it.
+    `catalogue` and `published` are set before the first request. Where artifacts change, another
+    one takes its place, so that a request is answered from one set of them. `of`: which they are.
     """
 
     catalogue: Catalogue
     published: PublishedTexts
 
-    def __init__(self, model: ModelHandle, metrics: Metrics, deadline_seconds: float):
-        self._model, self._metrics = model, metrics
+    def __init__(
+        self,
+        model: ModelHandle,
+        metrics: Metrics,
+        deadline_seconds: float,
+        of: tuple[str, str] = ("", ""),
+    ):
+        self._model, self._metrics, self.of = model, metrics, of
         self._deadline_seconds = deadline_seconds
         self._kept: ByteCache[tuple[str, str, str], Explained] = ByteCache(KEPT_BYTES)
 
@@ -88,6 +94,13 @@ class ReadThrough:
                         yield replace(event, text="" if is_taken else text)
                     else:
                         yield self._generated(pair, event, max_words)
+
+    async def has_models(self) -> bool:
+        """True if all model replicas have the models, which they keep for now."""
+        try:
+            return await self._model.is_loaded()
+        except ProblemError:
+            return False
 
     async def is_ready(self) -> bool:
         """True if a model replica answers."""

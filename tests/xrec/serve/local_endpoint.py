@@ -88,7 +88,7 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     model = LocalModel(load_live(config, metrics))
     read_through = ReadThrough(model, metrics, config.http.deadline_seconds)
     read_through.catalogue, read_through.published = read_contents(config, metrics)
-    with _server(asgi_app(config, read_through, metrics)) as url:
+    with _server(asgi_app(config, lambda: read_through, metrics)) as url:
         yield Endpoint(url, model, metrics)
 
 

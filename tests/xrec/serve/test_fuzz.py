@@ -24,7 +24,9 @@ CHECKS = [
 ]
 OPERATIONS = [
     (path, method)
-    for path, methods in make_api(ReadThrough.__new__(ReadThrough)).openapi()["paths"].items()
+    for path, methods in make_api(lambda: ReadThrough.__new__(ReadThrough))
+    .openapi()["paths"]
+    .items()
     for method in methods
 ]
 
