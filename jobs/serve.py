@@ -88,7 +88,7 @@ def deploy(config: ServeConfig) -> None:
 
 def address_of(config: ServeConfig) -> str:
     host = f"[{config.http.host}]" if ":" in config.http.host else config.http.host
-    return f"{'https' if config.http.tls_certificate else 'http'}://{host}:{config.http.port}"
+    return f"{'https' if config.http.tls else 'http'}://{host}:{config.http.port}"
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from xrec.config.serve import Scope
 from xrec.errors import UnknownIdError
+from xrec.serve.feedback import FeedbackLog
 from xrec.serve.messages import (
     MAX_PAIRS,
     Evidence,
@@ -23,6 +24,7 @@ from xrec.serve.messages import (
     Explanation,
     Explanations,
     ExplanationsRequest,
+    Feedback,
     ItemId,
     ItemList,
     MaxWords,
@@ -52,7 +54,7 @@ _MEANINGS = {
     413: "The body is too large.",
     422: "The request is not well-formed, or the text of the single pair cannot be used.",
     429: "There are too many requests at a time, or too many with this key; see Retry-After.",
-    503: "No model replica answers; see Retry-After.",
+    503: "No model replica answers, or events wait to be written; see Retry-After.",
     504: "The request was not answered within the deadline.",
 }
 
@@ -86,22 +88,32 @@ _PAGE_HEADERS = {
 }
 
 
-def make_api(current: Callable[[], ReadThrough]) -> FastAPI:
+def make_api(current: Callable[[], ReadThrough], feedback: FeedbackLog) -> FastAPI:
     """Return the application with all routes, and the page, which loads nothing from elsewhere.
 
     current: what answers the next request, or the next pair of a stream.
     """
+
+    @asynccontextmanager
+    async def writing(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(feedback.write_on())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
     app = FastAPI(
         title="xrec",
         version=__version__,
         description=_DESCRIPTION,
+        lifespan=writing,
         separate_input_output_schemas=False,
         docs_url=None,  # their pages load scripts from elsewhere, beside the page that knows a key
         redoc_url=None,
     )
     for error_type in (RequestValidationError, HTTPException, UnknownIdError, Exception):
         app.add_exception_handler(error_type, answer_error)
-    for router in (_explanations(current), _lists(current)):
+    for router in (_explanations(current), _feedback(current, feedback), _lists(current)):
         app.include_router(
             router, prefix="/v1", dependencies=_SECURED, responses=_responses(401, 403, 422, 429)
         )
@@ -170,6 +182,23 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         """Return what an explanation rests on: profiles, and near items of the user's history."""
         ids = request.user_id, request.item_id
         return await asyncio.to_thread(current().catalogue.evidence, *ids)
+
+    return router
+
+
+def _feedback(current: Callable[[], ReadThrough], log: FeedbackLog) -> APIRouter:
+    router = APIRouter(tags=["explanations"], dependencies=[_needs("feedback")])
+
+    @router.post("/feedback", status_code=202, responses=_OF_BODY | _responses(503))
+    async def take_feedback(event: Feedback) -> None:
+        """Say what became of an explanation.
+
+        It is noted beside the version, model and aspects that the pair is answered with now.
+        """
+        read_through = current()
+        pair = PairRequest(user_id=event.user_id, item_id=event.item_id)
+        told = event.model_dump(exclude={"user_id"}) | await read_through.facts(pair)
+        log.take(read_through.published.uri, event.user_id, told)
 
     return router
 

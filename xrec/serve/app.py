@@ -34,7 +34,8 @@ from xrec.serve.artifacts import (
     choice_of,
 )
 from xrec.serve.catalogue import Catalogue, read_catalogue
-from xrec.serve.gate import Gate, request_log
+from xrec.serve.feedback import FeedbackLog
+from xrec.serve.gate import MAX_REQUESTS, Gate, request_log
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -50,8 +51,8 @@ KEPT_SECONDS = 60.0
 
 _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 # To deploy it, run `serve deploy FILE`, or put it into a RayService as spec.serveConfigV2.
-# A change of user_config (another adapter or backfill) is made in the running replicas. What is
-# null there is of the last night whose explanations are published.
+# A change of user_config (another adapter or backfill) is made in the running replicas.
+# What is null there is of the last night whose explanations are published.
 # A change of args starts new replicas.
 """
 
@@ -178,8 +179,8 @@ class Generator:
 
 def asgi_app(config: ServeConfig, current: Callable[[], ReadThrough], metrics: Metrics) -> ASGIApp:
     """Return the application behind its gate."""
-    max_requests = config.http.max_concurrent_requests
-    return Gate(make_api(current), config.security.keys, max_requests, metrics)
+    api = make_api(current, FeedbackLog(config.storage))
+    return Gate(api, config.security.keys, metrics)
 
 
 def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, PublishedTexts]:
@@ -226,7 +227,7 @@ def build(config: ServeConfig) -> Any:
         num_replicas=config.frontends.num_replicas,
         ray_actor_options={"num_cpus": config.frontends.cpus_per_replica},
         # Above our own limit, which refuses with 429.
-        max_ongoing_requests=2 * config.http.max_concurrent_requests + 64,
+        max_ongoing_requests=2 * MAX_REQUESTS + 64,
         **_shared_options(config),
     )
     return frontend.bind(config, generator.bind(config))
@@ -252,8 +253,8 @@ def serve_options(config: ServeConfig) -> dict[str, Any]:
     """Return Serve's settings of its proxies: where they listen, and their TLS files."""
     http = config.http
     options: dict[str, Any] = {"host": http.host, "port": http.port}
-    if http.tls_certificate is not None:
-        options |= {"ssl_certfile": http.tls_certificate, "ssl_keyfile": http.tls_key}
+    if http.tls is not None:
+        options |= {"ssl_certfile": http.tls, "ssl_keyfile": http.tls}
     location = "HeadOnly" if is_loopback(http.host) else "EveryNode"
     return {"proxy_location": location, "http_options": options}
 

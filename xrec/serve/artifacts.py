@@ -147,6 +147,7 @@ class PublishedTexts:
 
     def __init__(self, config: ServeConfig, fingerprints: dict[str, str], metrics: Metrics):
         self._config, self._fingerprints, self._metrics = config, fingerprints, metrics
+        self.uri = location_of(config, "explanations").shared_uri
         self.model_fingerprint = model_fingerprint_of(fingerprints)
         # It looks before it reads: a version that comes in between is read again, and not missed.
         self._seen = self._newest()

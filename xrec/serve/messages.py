@@ -208,6 +208,24 @@ class EvidenceRequest(_Message):
     item_id: ItemId
 
 
+class Feedback(_Message):
+    """What became of an explanation that the endpoint gave."""
+
+    user_id: UserId
+    item_id: ItemId
+    event: Literal["shown", "opened", "helpful", "wrong"] = Field(
+        description="shown: the user could see the text; opened: the user went on to the item; "
+        "helpful, wrong: the user said so.",
+        examples=["helpful"],
+    )
+    request_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="X-Request-ID of the answer.",
+        examples=["3f2a"],
+    )
+
+
 class ItemEntry(BaseModel):
     """An item's id and title."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +66,9 @@ class ModelHandle:
         Serve draws a replica for each call, so this asks often, and is to be called again.
         """
         calls = (self._call(self._handle.has) for _ in range(2 * self._num_replicas))
-        for replica, has in await asyncio.gather(*calls):
-            (self._having.add if has else self._having.discard)(replica)
+        with suppress(ProblemError):
+            for replica, has in await asyncio.gather(*calls):
+                (self._having.add if has else self._having.discard)(replica)
         return len(self._having) >= self._num_replicas
 
     async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:

@@ -10,9 +10,9 @@ What was taken down has no answer, wherever its text would come from, and is not
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
@@ -95,12 +95,23 @@ class ReadThrough:
                     else:
                         yield self._generated(pair, event, max_words)
 
+    async def facts(self, pair: PairRequest) -> dict[str, Any]:
+        """What a plain pair is answered with now, as far as it is there: columns of feedback."""
+        lookup, found = self.published.lookup, None
+        with suppress(StorageNotFoundError):
+            found = await self._backfilled(lookup, pair)
+        version = lookup.manifest.version if lookup and found else None
+        key = (self.published.model_fingerprint, pair.user_id, pair.item_id)
+        found = found or self._kept.get(key)
+        return {
+            "version": version,
+            "model_fingerprint": found.model_fingerprint if found else key[0],
+            "aspects": [each.aspect for each in found.aspects if each.is_named] if found else [],
+        }
+
     async def has_models(self) -> bool:
         """True if all model replicas have the models, which they keep for now."""
-        try:
-            return await self._model.is_loaded()
-        except ProblemError:
-            return False
+        return await self._model.is_loaded()
 
     async def is_ready(self) -> bool:
         """True if a model replica answers."""
