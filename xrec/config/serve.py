@@ -90,6 +90,16 @@ class ModelReplicasConfig(ReplicasConfig):
     """What each computes on; auto is a GPU each if there are enough."""
 
 
+class CandidateConfig(Config):
+    """A run that is done and was not published, for some of the users."""
+
+    share: float = Field(0.1, gt=0, le=1)
+    """Share of the users, by a hash of the id, so that a user stays among them or not."""
+    shown: str | None = None
+    """Name of the run whose texts they get, as xrec table status has it. If null, the newest one is
+    compared with what they get, for xrec publish --look, and is not shown."""
+
+
 class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
@@ -99,6 +109,8 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     models: ModelReplicasConfig = ModelReplicasConfig()
     frontends: ReplicasConfig = ReplicasConfig()
     """The processes that answer, without a model."""
+    candidate: CandidateConfig | None = None
+    """A run that waits to be published, shown to some users or looked at beside. If null, none."""
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "ServeConfig":

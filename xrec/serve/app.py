@@ -62,6 +62,7 @@ class Frontend:
 
     def __init__(self, config: ServeConfig, generator: DeploymentHandle):
         self._config, self._generator, self._metrics = config, generator, Metrics()
+        self._feedback = FeedbackLog(config.storage)
         self._followed = Followed("frontend", config, self._take, self._metrics)
         self._now: ReadThrough | None = None
         self._next: ReadThrough | None = None
@@ -71,7 +72,7 @@ class Frontend:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application; Serve calls this."""
-        return asgi_app(self._config, self._current, self._metrics)
+        return asgi_app(self._config, self._current, self._feedback, self._metrics)
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
         """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`."""
@@ -90,7 +91,7 @@ class Frontend:
             return await self._now.published.look()
         if self._next is None or self._next.of != of:
             model = ModelHandle(self._generator, models, config.models.num_replicas)
-            new = ReadThrough(model, self._metrics, seconds, of)
+            new = ReadThrough(model, self._metrics, seconds, self._feedback, of)
             read = asyncio.to_thread(read_contents, config, self._metrics)
             new.catalogue, new.published = await read
             self._next = new
@@ -177,10 +178,14 @@ class Generator:
                 del self._loaded[models]
 
 
-def asgi_app(config: ServeConfig, current: Callable[[], ReadThrough], metrics: Metrics) -> ASGIApp:
+def asgi_app(
+    config: ServeConfig,
+    current: Callable[[], ReadThrough],
+    feedback: FeedbackLog,
+    metrics: Metrics,
+) -> ASGIApp:
     """Return the application behind its gate."""
-    api = make_api(current, FeedbackLog(config.storage))
-    return Gate(api, config.security.keys, metrics)
+    return Gate(make_api(current, feedback), config.security.keys, metrics)
 
 
 def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, PublishedTexts]:

@@ -39,6 +39,8 @@ BATCH_ROWS, BATCH_SECONDS = 1000, 5.0
 """Events are written once there are so many, or after so long."""
 MAX_WAITING = 10_000
 """So many events wait at most, while the storage does not answer; further ones are refused."""
+SHADOW = "shadow_"
+"""What begins the events of a candidate that is not shown: same, other or missing."""
 _RATES, _NUM_SHOWN = ("opened", "helpful", "wrong"), 50
 _COLUMNS = {"model": "model_fingerprint", "item": "item_id", "aspect": "aspects"}
 
@@ -95,14 +97,12 @@ def rates(explanations: str, by: str, storage: StorageConfig) -> Iterator[tuple[
     A text that has an event was shown, and counts once. Intervals cover 95 %, clustered by users.
     The most frequent values come first. Raises ArtifactNotFoundError if there is no feedback.
     """
-    location = open_location(explanations, storage) / FOLDER
-    if (log := open_log(location)) is None:
+    rows = _events(explanations, storage)
+    rows = rows.filter(pc.is_in(rows["event"], pa.array(["shown", *_RATES])))
+    if not rows.num_rows:
         raise ArtifactNotFoundError(
             f"{explanations}: no feedback is there; POST /v1/feedback takes it, or check the URI"
         )
-    with delta_errors(location):
-        rows = log.delta.to_pyarrow_table()
-    rows = rows.filter(pc.is_in(rows["event"], pa.array(["shown", *_RATES])))
     value = rows[_COLUMNS.get(by, by)].combine_chunks()
     if by == "aspect":
         rows, value = rows.take(pc.list_parent_indices(value)), pc.list_flatten(value)
@@ -116,3 +116,22 @@ def rates(explanations: str, by: str, storage: StorageConfig) -> Iterator[tuple[
         users = of["user"].to_pylist()
         values = (of[f"{name}_any"].to_numpy().astype(float) for name in _RATES)
         yield (each, f"{count:,}", *(mean_interval(some, users).text(3) for some in values))
+
+
+def shadow_lines(explanations: str, run: str, storage: StorageConfig) -> Iterator[str]:
+    """What a run that was not shown had in the place of answers of the endpoint, in a line."""
+    rows = _events(explanations, storage)
+    found = Counter(rows.filter(pc.equal(rows["arm"], run))["event"].to_pylist())
+    counts = {said: found[SHADOW + said] for said in ("same", "other", "missing")}
+    if total := sum(counts.values()):
+        shares = ", ".join(f"{count / total:.1%} {said}" for said, count in counts.items())
+        yield f"online, in the place of {total:,} answers: {shares}"
+
+
+def _events(explanations: str, storage: StorageConfig) -> pa.Table:
+    """All events about the explanations at a URI, in `EVENTS`; raises TableError, StorageError."""
+    location = open_location(explanations, storage) / FOLDER
+    if (log := open_log(location)) is None:
+        return EVENTS.empty_table()
+    with delta_errors(location):
+        return log.delta.to_pyarrow_table()

@@ -143,6 +143,10 @@ class Explanation(BaseModel):
     model_fingerprint: str = Field(
         description="Fingerprint of language model, adapter and graph together."
     )
+    arm: str = Field(
+        "published",
+        description="published, or the name of the candidate run whose text this is.",
+    )
     num_generated_tokens: int = Field(description="Number of tokens that the model generated.")
     finish_reason: str = Field(
         description="stop: the model ended the text; length: the text was cut after its last "

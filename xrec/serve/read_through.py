@@ -18,8 +18,9 @@ from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import StorageNotFoundError, XRecError
 from xrec.generate.text_rules import cut_to_words
-from xrec.serve.artifacts import PublishedTexts
+from xrec.serve.artifacts import Candidate, PublishedTexts
 from xrec.serve.catalogue import Catalogue
+from xrec.serve.feedback import SHADOW, FeedbackLog
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, ModelHandle, PairError
@@ -32,6 +33,9 @@ KEPT_BYTES = 32 * 2**20
 """For generated texts in memory."""
 _ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
 _EVIDENCE_BYTES = 200  # the same of a chosen aspect
+
+PUBLISHED = "published"
+"""The arm of a text that is not a candidate's."""
 
 _Source = Literal["backfill", "cache", "live"]
 
@@ -51,9 +55,10 @@ class ReadThrough:
         model: ModelHandle,
         metrics: Metrics,
         deadline_seconds: float,
+        feedback: FeedbackLog,
         of: tuple[str, str] = ("", ""),
     ):
-        self._model, self._metrics, self.of = model, metrics, of
+        self._model, self._metrics, self._feedback, self.of = model, metrics, feedback, of
         self._deadline_seconds = deadline_seconds
         self._kept: ByteCache[tuple[str, str, str], Explained] = ByteCache(KEPT_BYTES)
 
@@ -97,13 +102,14 @@ class ReadThrough:
 
     async def facts(self, pair: PairRequest) -> dict[str, Any]:
         """What a plain pair is answered with now, as far as it is there: columns of feedback."""
-        lookup, found = self.published.lookup, None
+        lookup, found, arm = self.published.lookup, None, PUBLISHED
         with suppress(StorageNotFoundError):
-            found = await self._backfilled(lookup, pair)
-        version = lookup.manifest.version if lookup and found else None
+            found, arm = await self._row(lookup, pair)
+        version = lookup.manifest.version if lookup and found and arm == PUBLISHED else None
         key = (self.published.model_fingerprint, pair.user_id, pair.item_id)
         found = found or self._kept.get(key)
         return {
+            "arm": arm,
             "version": version,
             "model_fingerprint": found.model_fingerprint if found else key[0],
             "aspects": [each.aspect for each in found.aspects if each.is_named] if found else [],
@@ -166,10 +172,38 @@ class ReadThrough:
             return self._taken_down(pair, number)
         if not pair.is_plain or pair.fresh:
             return None
-        if (row := await self._backfilled(lookup, pair)) is not None:
-            return self._answer(pair, row, "backfill", max_words)
+        row, arm = await self._row(lookup, pair)
+        await self._look_beside(pair, row)
+        if row is not None:
+            return self._answer(pair, row, "backfill", max_words, arm)
         kept = self._kept.get((published.model_fingerprint, pair.user_id, pair.item_id))
         return None if kept is None else self._answer(pair, kept, "cache", max_words)
+
+    async def _row(
+        self, lookup: ExplanationLookup | None, pair: PairRequest
+    ) -> tuple[Explained | None, str]:
+        """Return the row that answers the pair, and its arm; raises as `_backfilled` does."""
+        shown = self._candidate(pair, is_shown=True)
+        if shown and (row := await self._backfilled(shown, pair)) is not None:
+            return row, shown.run.record.run
+        return await self._backfilled(lookup, pair), PUBLISHED
+
+    async def _look_beside(self, pair: PairRequest, row: Explained | None) -> None:
+        """Note what a candidate that is not shown has in the place of the row."""
+        if (candidate := self._candidate(pair, is_shown=False)) is None:
+            return
+        other = await self._backfilled(candidate, pair)
+        said = "same" if row and other and row.text == other.text else "other"
+        event = {"event": SHADOW + (said if other else "missing"), "item_id": pair.item_id}
+        with suppress(ProblemError):
+            arm = {"arm": candidate.run.record.run}
+            self._feedback.take(self.published.uri, pair.user_id, {**event, **arm})
+
+    def _candidate(self, pair: PairRequest, *, is_shown: bool) -> Candidate | None:
+        found = self.published.candidate
+        return (
+            found if found and found.is_shown == is_shown and found.is_for(pair.user_id) else None
+        )
 
     async def _backfilled(
         self, lookup: ExplanationLookup | None, pair: PairRequest
@@ -213,7 +247,12 @@ class ReadThrough:
         return _no_explanation(pair, failed.reason, failed.message)
 
     def _answer(
-        self, pair: PairRequest, found: Explained, source: _Source, max_words: int | None
+        self,
+        pair: PairRequest,
+        found: Explained,
+        source: _Source,
+        max_words: int | None,
+        arm: str = PUBLISHED,
     ) -> Explanation | NoExplanation:
         """Return what was found, cut to `max_words`, unless it was taken down meanwhile."""
         quotes = [evidence.opinion for evidence in found.aspects]
@@ -234,6 +273,7 @@ class ReadThrough:
             source="backfill" if source == "backfill" else "live",
             is_cached=source == "cache",
             model_fingerprint=found.model_fingerprint,
+            arm=arm,
             num_generated_tokens=found.num_generated_tokens,
             finish_reason=found.finish_reason,
             kind=found.kind,

@@ -273,14 +273,24 @@ def dataset_of(
         least, greatest = file["min.bucket"], file["max.bucket"]
         is_known = least is not None and "bucket" in schema.names
         bounds.append((bucket >= least) & (bucket <= greatest) if is_known else pc.scalar(True))
-    dataset = pads.FileSystemDataset.from_paths(
+    dataset = files_of(log.location, sizes, schema, bounds)
+    return dataset if status is None else dataset.filter(pads.field("status") == status)
+
+
+def files_of(
+    location: Location,
+    sizes: dict[str, int],
+    schema: pa.Schema,
+    bounds: list[pc.Expression] | None = None,
+) -> pads.Dataset:
+    """The rows of Parquet files by their names and sizes; `bounds` says what may be in each."""
+    return pads.FileSystemDataset.from_paths(
         list(sizes),
         schema=schema,
         format=pads.ParquetFileFormat(),
-        filesystem=_filesystem(log.location, sizes),
+        filesystem=_filesystem(location, sizes),
         partitions=bounds,
     )
-    return dataset if status is None else dataset.filter(pads.field("status") == status)
 
 
 def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
