@@ -16,6 +16,7 @@ from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.progress import duration
+from xrec.serve.feedback import shadow_lines
 from xrec.storage import Manifest, check_artifacts
 
 
@@ -75,6 +76,7 @@ def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
     sample = sample_of(run)
     yield from map(str, judge(config, run, sample))
     yield f"of {len(sample.new):,} explanations, beside version {sample.version}"
+    yield from shadow_lines(run.output.uri, run.record.run, config.storage)
     yield from side_by_side(sample.new, sample.old)
 
 

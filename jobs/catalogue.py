@@ -238,8 +238,8 @@ Example:
         None,
         """Explanations, adapter and language model in, an HTTP endpoint out.
 
-The explanations of a backfill answer first, and the model writes what they do not hold. On SIGHUP
-the project file is read again. Ctrl-C ends it.
+The explanations of a backfill answer first, and the model writes what they do not hold. What xrec
+refresh or a rollback publishes is taken without a break; on SIGHUP the project file is read again.
 
 \b
 In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for some, the language

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 import jobs.project_run
 from jobs.catalogue import chosen_configs
-from jobs.output import DELETING, delete_artifact, last_night
+from jobs.output import DELETING, delete_artifact
 from xrec import bulk
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
@@ -25,6 +25,7 @@ from xrec.schemas import REJECTED
 from xrec.storage import (
     Kind,
     Location,
+    last_night,
     location_of,
     manifest_there,
     node_folder,

@@ -8,13 +8,11 @@ a long read is left out and not compared.
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from xrec.config.backfill import RecommendConfig
-from xrec.config.shared import WORKSPACE, ExplanationsJobConfig, JobConfig
+from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import (
     MANIFEST,
@@ -22,18 +20,15 @@ from xrec.storage import (
     Kind,
     Location,
     Manifest,
-    check_artifacts,
     differing_fields,
     finished,
-    location_of,
-    manifest_there,
+    last_night,
     open_location,
+    present,
     read_manifest,
 )
 
 logger = logging.getLogger("xrec")
-
-_NIGHT = re.compile(r"workspace:nights/(\d+)/graph")
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 State = Literal["missing", "begun", "up to date", "stale"]
@@ -160,34 +155,6 @@ class Found:
     state: State
     manifest: Manifest | None = None
     differences: tuple[str, ...] = ()
-
-
-def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
-    """The number of the night whose explanations are published, and the URIs that it read, by kind.
-
-    These are its dataset, graph, aspects and adapter. Before the first night the number is 0, and
-    they are the project's own. Raises what `manifest_there` raises.
-    """
-    kinds = ("dataset", "graph", "aspects", "adapter")
-    check_artifacts(config, "explanations")
-    published = manifest_there(location_of(config, "explanations"), "explanations")
-    made_from = {} if published is None else published.metrics.get("made_from", {})
-    if (night := _NIGHT.fullmatch(made_from.get("graph", ""))) is None:
-        return 0, {kind: config.artifact(kind) for kind in kinds}
-    own = {kind: getattr(config, kind, None) or made_from[kind] for kind in kinds}
-    workspace = f"{config.workspace.rstrip('/')}/"
-    return int(night[1]), {kind: own[kind].replace(WORKSPACE, workspace, 1) for kind in kinds}
-
-
-def present(config: ConfigT) -> ConfigT:
-    """The config of a job that reads the project's artifacts, with those of the last night.
-
-    A URI that the config names stays. Jobs that make these artifacts have the config that is given.
-    """
-    is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
-    found = last_night(config)[1] if is_reader else {}
-    own = {kind: uri for kind, uri in found.items() if hasattr(config, kind)}
-    return config.model_copy(update=own)
 
 
 def candidates(config: ConfigT) -> Iterator[ConfigT]:

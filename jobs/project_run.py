@@ -17,13 +17,13 @@ from typing import Any, cast
 
 from cluster.connect import ensure_ray
 from jobs.catalogue import PIPELINE, job_named
-from jobs.output import Found, Output, last_night, present
+from jobs.output import Found, Output
 from xrec.config.backfill import BulkConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import EXTENDS
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, BudgetError, ConfigError
-from xrec.storage import TABLES, Manifest
+from xrec.storage import TABLES, Manifest, last_night, present
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 

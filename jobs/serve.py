@@ -17,9 +17,9 @@ from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources, model_inputs
 from xrec.serve.app import APP, build, serve_options
-from xrec.serve.artifacts import read_lookup
+from xrec.serve.artifacts import CHOICE, choice_of, read_lookup
 from xrec.serve.problems import PROXY_CALLBACK, PROXY_VARIABLE
-from xrec.storage import check_artifacts, location_of
+from xrec.storage import check_artifacts, location_of, open_location, present
 
 logger = logging.getLogger("xrec")
 
@@ -50,21 +50,25 @@ def run(
             except XRecError as error:
                 logger.error("the new config is not served, the earlier one stays: %s", error)
             else:
-                logger.info("serving %s", config.artifact("adapter"))
+                logger.info("the new config is served")
 
 
 def checked(config: ServeConfig) -> ServeConfig:
-    """`config` with URIs that any process can open; raises if its artifacts do not fit together."""
-    check_artifacts(config, "dataset", "graph", "adapter", "aspects", "explanations")
-    sources = sources_of(config)
-    names = ("dataset", "graph", "adapter", "aspects", "llm", "cold_start")
-    shared = {name: getattr(sources, name) for name in names}
-    shared["explanations"] = location_of(config, "explanations").shared_uri
-    config = config.model_copy(update=shared)
+    """`config` with URIs that any process can open.
+
+    Raises if the artifacts that it names, and else those of the last night, do not fit together.
+    """
+    check_artifacts(config, *CHOICE)
+    there = present(config)
+    sources = sources_of(there)
+    workspace = open_location(config.workspace, config.storage).shared_uri
+    named = [name for name, uri in choice_of(config).items() if uri]
+    shared = {name: location_of(config, name).shared_uri for name in named}
+    others = {"workspace": workspace, "llm": sources.llm, "cold_start": sources.cold_start}
     check_word_list(config.decoding.text.checks, config.storage)
     found = check_sources(sources)
-    read_lookup(config, model_inputs(found.adapter, found.graph))
-    return config
+    read_lookup(there, model_inputs(found.adapter, found.graph))
+    return config.model_copy(update={**shared, **others})
 
 
 def deploy(config: ServeConfig) -> None:
@@ -84,7 +88,7 @@ def deploy(config: ServeConfig) -> None:
 
 def address_of(config: ServeConfig) -> str:
     host = f"[{config.http.host}]" if ":" in config.http.host else config.http.host
-    return f"{'https' if config.http.tls_certificate else 'http'}://{host}:{config.http.port}"
+    return f"{'https' if config.http.tls else 'http'}://{host}:{config.http.port}"
 
 
 @contextmanager

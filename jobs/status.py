@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from jobs.catalogue import Job, job_named
-from jobs.output import State, present
+from jobs.output import State
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactNotFoundError, XRecError
-from xrec.storage import Kind, Manifest, check_access, location_of
+from xrec.storage import Kind, Manifest, check_access, location_of, present
 
 
 @dataclass(frozen=True)

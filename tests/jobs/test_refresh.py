@@ -14,7 +14,6 @@ import torch
 import jobs.backfill
 import jobs.project_run
 from jobs.catalogue import chosen_configs, job_named
-from jobs.output import present
 from tests.command_line import xrec
 from tests.jobs.conftest import DECODING
 from tests.project_file import write_yaml
@@ -37,7 +36,7 @@ from xrec.errors import (
 from xrec.graph import read_graph
 from xrec.llm.source import model_fingerprint
 from xrec.sample import generate_town, town_tables
-from xrec.storage import Manifest, open_location, read_manifest
+from xrec.storage import Manifest, open_location, present, read_manifest
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster", "actors_here"), pytest.mark.slow]
 

@@ -57,7 +57,7 @@ def _job_command(job: Job) -> Callable[..., None]:
 
 def _present(config: "JobConfig") -> "JobConfig":
     """The config with the artifacts of the last night, if there was one."""
-    from jobs.output import present
+    from xrec.storage import present
 
     return present(config)
 
@@ -83,14 +83,11 @@ def _serve(
     dry_run: DryRun = False,
     keys: Annotated[bool, keys_option(SERVE.name)] = False,
 ) -> None:
-    def given() -> "JobConfig":
-        return SERVE.load_config(config_path, overrides or [])
-
     def load() -> "ServeConfig":
-        return cast("ServeConfig", _present(given()))
+        return cast("ServeConfig", SERVE.load_config(config_path, overrides or []))
 
     if dry_run:
-        show_config(given())
+        show_config(load())
     elif write_deployment is not None:
         _write_deployment(load(), write_deployment)
     else:

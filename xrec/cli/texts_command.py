@@ -156,8 +156,8 @@ def forget(
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":
-    from jobs.output import present
     from xrec.config.backfill import BackfillConfig
     from xrec.config.project import load_config
+    from xrec.storage import present
 
     return present(load_config(BackfillConfig, path, overrides or []))

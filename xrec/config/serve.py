@@ -9,31 +9,20 @@ from xrec.config.base import Config
 from xrec.config.llm import EngineConfig
 from xrec.config.shared import ColdStartJobConfig, Device, ExplanationsJobConfig, RayJobConfig
 
-Scope = Literal["explain", "evidence", "users"]
+Scope = Literal["explain", "evidence", "users", "feedback"]
 
 
 class HTTPConfig(Config):
-    """Where the endpoint listens, and how much it takes in."""
+    """Where the endpoint listens, and how long it may take."""
 
     host: str = "127.0.0.1"
     """Address to listen on; all but loopback need security.keys."""
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen on."""
-    max_concurrent_requests: int = Field(256, ge=1)
-    """Requests that a frontend answers at a time, a quarter of them for each key if there are
-    several; further ones get 429."""
     deadline_seconds: float = Field(30.0, ge=1)
     """Seconds after which a request without an answer gets 504."""
-    tls_certificate: str | None = None
-    """PEM file of the certificate chain. If null, plain HTTP."""
-    tls_key: str | None = None
-    """PEM file of the certificate's private key."""
-
-    @model_validator(mode="after")
-    def _certificate_and_key_come_together(self) -> "HTTPConfig":
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key must be given together")
-        return self
+    tls: str | None = None
+    """PEM file of the certificate chain and its private key. If null, plain HTTP."""
 
 
 def is_loopback(host: str) -> bool:
@@ -53,12 +42,11 @@ class KeyConfig(Config):
     """SHA-256 of the key, as 64 lower-case hex digits; never the key itself."""
     scopes: tuple[Scope, ...] = ("explain",)
     """What it may ask for. explain: explanations, recommendations, items. evidence: also what a
-    text rests on, with the user's profile. users: also lists of user ids."""
+    text rests on, with the user's profile. users: also lists of user ids. feedback: also to say
+    what became of a text."""
     pairs_per_minute: int = Field(600, ge=1)
     """Rate of this key at one frontend, in pairs; any other request counts as one. What is beyond
     it gets 429."""
-    burst: int = Field(64, ge=1)
-    """Number of pairs that may come at once before the rate counts."""
 
 
 class SecurityConfig(Config):
@@ -102,6 +90,16 @@ class ModelReplicasConfig(ReplicasConfig):
     """What each computes on; auto is a GPU each if there are enough."""
 
 
+class CandidateConfig(Config):
+    """A run that is done and was not published, for some of the users."""
+
+    share: float = Field(0.1, gt=0, le=1)
+    """Share of the users, by a hash of the id, so that a user stays among them or not."""
+    shown: str | None = None
+    """Name of the run whose texts they get, as xrec table status has it. If null, the newest one is
+    compared with what they get, for xrec publish --look, and is not shown."""
+
+
 class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
@@ -111,6 +109,8 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     models: ModelReplicasConfig = ModelReplicasConfig()
     frontends: ReplicasConfig = ReplicasConfig()
     """The processes that answer, without a model."""
+    candidate: CandidateConfig | None = None
+    """A run that waits to be published, shown to some users or looked at beside. If null, none."""
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "ServeConfig":

@@ -5,6 +5,7 @@ two; a model replica is the third.
 
 HTTP            gate, api          key, limits and log line; routes, events and the page
                 messages, problems the bodies of requests, answers and errors
+                feedback           what became of texts: a table of events, rates
 read-through    read_through       the table, else memory, else the model; cuts and limits of time
                 artifacts          the newest version of the table; changes of artifacts
                 catalogue          users, items and vectors: recommendations, evidence

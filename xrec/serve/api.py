@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from xrec.config.serve import Scope
 from xrec.errors import UnknownIdError
+from xrec.serve.feedback import FeedbackLog
 from xrec.serve.messages import (
     MAX_PAIRS,
     Evidence,
@@ -23,6 +24,7 @@ from xrec.serve.messages import (
     Explanation,
     Explanations,
     ExplanationsRequest,
+    Feedback,
     ItemId,
     ItemList,
     MaxWords,
@@ -52,7 +54,7 @@ _MEANINGS = {
     413: "The body is too large.",
     422: "The request is not well-formed, or the text of the single pair cannot be used.",
     429: "There are too many requests at a time, or too many with this key; see Retry-After.",
-    503: "No model replica answers; see Retry-After.",
+    503: "No model replica answers, or events wait to be written; see Retry-After.",
     504: "The request was not answered within the deadline.",
 }
 
@@ -86,23 +88,36 @@ _PAGE_HEADERS = {
 }
 
 
-def make_api(read_through: ReadThrough) -> FastAPI:
-    """Return the application with all routes, and the page, which loads nothing from elsewhere."""
+def make_api(current: Callable[[], ReadThrough], feedback: FeedbackLog) -> FastAPI:
+    """Return the application with all routes, and the page, which loads nothing from elsewhere.
+
+    current: what answers the next request, or the next pair of a stream.
+    """
+
+    @asynccontextmanager
+    async def writing(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(feedback.write_on())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
     app = FastAPI(
         title="xrec",
         version=__version__,
         description=_DESCRIPTION,
+        lifespan=writing,
         separate_input_output_schemas=False,
         docs_url=None,  # their pages load scripts from elsewhere, beside the page that knows a key
         redoc_url=None,
     )
     for error_type in (RequestValidationError, HTTPException, UnknownIdError, Exception):
         app.add_exception_handler(error_type, answer_error)
-    for router in (_explanations(read_through), _lists(read_through)):
+    for router in (_explanations(current), _feedback(current, feedback), _lists(current)):
         app.include_router(
             router, prefix="/v1", dependencies=_SECURED, responses=_responses(401, 403, 422, 429)
         )
-    app.include_router(_operations(read_through), tags=["operations"])
+    app.include_router(_operations(current), tags=["operations"])
     app.mount("/page", StaticFiles(directory=_PAGE))
 
     @app.get("/", include_in_schema=False)
@@ -112,7 +127,7 @@ def make_api(read_through: ReadThrough) -> FastAPI:
     return app
 
 
-def _explanations(read_through: ReadThrough) -> APIRouter:
+def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
     router = APIRouter(tags=["explanations"])
 
     @router.post("/explanations", responses=_OF_BODY | _OF_MODEL)
@@ -122,7 +137,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
         A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
         """
         await _charge_further(http, len(request.pairs))
-        answers = await read_through.explain(request.pairs, request.max_words)
+        answers = await current().explain(request.pairs, request.max_words)
         return Explanations(explanations=answers)
 
     @router.post(
@@ -142,7 +157,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
         """
         await _charge_further(http, len(request.pairs))
         return StreamingResponse(
-            _events(read_through, request),
+            _events(current, request),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -157,7 +172,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
     ) -> Explanation:
         """Explain one pair."""
         pair = PairRequest(user_id=user_id, item_id=item_id)
-        (answer,) = await read_through.explain([pair], max_words)
+        (answer,) = await current().explain([pair], max_words)
         if isinstance(answer, NoExplanation):
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
@@ -165,9 +180,27 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
     @router.post("/evidence", responses=_OF_BODY | _OF_IDS, dependencies=[_needs("evidence")])
     async def evidence(request: EvidenceRequest) -> Evidence:
         """Return what an explanation rests on: profiles, and near items of the user's history."""
+        read_through = current()
         read_through.refuse_forgotten(request.user_id)
         ids = request.user_id, request.item_id
         return await asyncio.to_thread(read_through.catalogue.evidence, *ids)
+
+    return router
+
+
+def _feedback(current: Callable[[], ReadThrough], log: FeedbackLog) -> APIRouter:
+    router = APIRouter(tags=["explanations"], dependencies=[_needs("feedback")])
+
+    @router.post("/feedback", status_code=202, responses=_OF_BODY | _responses(503))
+    async def take_feedback(event: Feedback) -> None:
+        """Say what became of an explanation.
+
+        It is noted beside the version, model and aspects that the pair is answered with now.
+        """
+        read_through = current()
+        pair = PairRequest(user_id=event.user_id, item_id=event.item_id)
+        told = event.model_dump(exclude={"user_id"}) | await read_through.facts(pair)
+        log.take(read_through.published.uri, event.user_id, told)
 
     return router
 
@@ -186,7 +219,7 @@ async def _charge_further(http: Request, num_pairs: int) -> None:
     await http.state.caller.charge(num_pairs, num_counted=1)
 
 
-def _lists(read_through: ReadThrough) -> APIRouter:
+def _lists(current: Callable[[], ReadThrough]) -> APIRouter:
     router = APIRouter(tags=["users and items"])
 
     @router.get("/users/{user_id:path}/recommendations", responses=_OF_IDS | _OF_MODEL)
@@ -198,6 +231,7 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         explain: Annotated[bool, Query(description="If true, explain each item.")] = True,
     ) -> Recommendations:
         """Return the k best items that the user has not seen, with explanations."""
+        read_through = current()
         read_through.refuse_forgotten(user_id)
         items = await asyncio.to_thread(read_through.catalogue.recommend, user_id, k)
         if explain and items:
@@ -216,6 +250,7 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> UserList:
         """Return ids of users, in order."""
+        read_through = current()
         found = read_through.catalogue.dataset.user_ids.starting_with(prefix, limit)
         gone = read_through.published.takedowns.is_forgotten
         return UserList(users=[each for each in found if not gone(each)])
@@ -228,13 +263,13 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> ItemList:
         """Find items by a part of their id or title."""
-        found = await asyncio.to_thread(read_through.catalogue.find_items, text, limit)
+        found = await asyncio.to_thread(current().catalogue.find_items, text, limit)
         return ItemList(items=found)
 
     return router
 
 
-def _operations(read_through: ReadThrough) -> APIRouter:
+def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
     router = APIRouter(default_response_class=PlainTextResponse)
 
     @router.get("/healthz")
@@ -247,19 +282,21 @@ def _operations(read_through: ReadThrough) -> APIRouter:
         """Answer 200 once the model is loaded and explains."""
         return (
             PlainTextResponse("ready\n")
-            if await read_through.is_ready()
+            if await current().is_ready()
             else PlainTextResponse("not ready\n", 503, {"Retry-After": "2"})
         )
 
     return router
 
 
-async def _events(read_through: ReadThrough, request: StreamRequest) -> AsyncGenerator[str, None]:
+async def _events(
+    current: Callable[[], ReadThrough], request: StreamRequest
+) -> AsyncGenerator[str, None]:
     options = request.max_words, request.parts
     try:
         for index, pair in enumerate(request.pairs):
             sent = ""
-            async with aclosing(read_through.stream(pair, *options)) as found:
+            async with aclosing(current().stream(pair, *options)) as found:
                 async for each in found:
                     for name, data in _changes(sent, each):
                         yield _sse(name, {"index": index, **data})

@@ -8,7 +8,9 @@ running replicas. A change of `args` starts new replicas.
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -23,9 +25,17 @@ from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.serve import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api
-from xrec.serve.artifacts import CHOICE, PublishedTexts, Swaps, choice_of
+from xrec.serve.artifacts import (
+    CHOICE,
+    REFRESH_SECONDS,
+    Followed,
+    PublishedTexts,
+    again_and_again,
+    choice_of,
+)
 from xrec.serve.catalogue import Catalogue, read_catalogue
-from xrec.serve.gate import Gate, request_log
+from xrec.serve.feedback import FeedbackLog
+from xrec.serve.gate import MAX_REQUESTS, Gate, request_log
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -36,10 +46,13 @@ from xrec.version import __version__
 
 APP = "xrec"
 FRONTEND, GENERATOR = "Frontend", "Generator"
+KEPT_SECONDS = 60.0
+"""How long a model replica keeps models that no frontend asks for; each does every 5 seconds."""
 
 _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 # To deploy it, run `serve deploy FILE`, or put it into a RayService as spec.serveConfigV2.
 # A change of user_config (another adapter or backfill) is made in the running replicas.
+# What is null there is of the last night whose explanations are published.
 # A change of args starts new replicas.
 """
 
@@ -48,80 +61,131 @@ class Frontend:
     """Answers over HTTP, and calls `generator` for texts that the backfill does not hold."""
 
     def __init__(self, config: ServeConfig, generator: DeploymentHandle):
-        self._config, self._metrics = config, Metrics()
-        self._read_through = ReadThrough(
-            ModelHandle(generator), self._metrics, config.http.deadline_seconds
-        )
-        self._swaps = Swaps("frontend", config, self._take, self._metrics)
+        self._config, self._generator, self._metrics = config, generator, Metrics()
+        self._feedback = FeedbackLog(config.storage)
+        self._followed = Followed("frontend", config, self._take, self._metrics)
+        self._now: ReadThrough | None = None
+        self._next: ReadThrough | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._keep: asyncio.Task[None] | None = None
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application; Serve calls this."""
-        return asgi_app(self._config, self._read_through, self._metrics)
+        return asgi_app(self._config, self._current, self._feedback, self._metrics)
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
         """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`."""
-        await self._swaps.to(choice)
+        await self._followed.to(choice)
 
-    async def _take(self, config: ServeConfig) -> None:
-        catalogue, published = await asyncio.to_thread(read_contents, config, self._metrics)
-        if self._watch is not None:
-            self._watch.cancel()
-        self._read_through.catalogue, self._read_through.published = catalogue, published
-        self._watch = asyncio.create_task(published.watch())
+    def _current(self) -> ReadThrough:
+        """What answers a request that begins now, until its end."""
+        assert self._now is not None  # Serve sends requests once `reconfigure` has returned
+        return self._now
+
+    async def _take(self, config: ServeConfig, models: str) -> bool:
+        """Answer from these artifacts once all model replicas have the models too."""
+        of, seconds = (models, config.artifact("explanations")), config.http.deadline_seconds
+        if self._now is not None and self._now.of == of:
+            self._next = None
+            return await self._now.published.look()
+        if self._next is None or self._next.of != of:
+            model = ModelHandle(self._generator, models, config.models.num_replicas)
+            new = ReadThrough(model, self._metrics, seconds, self._feedback, of)
+            read = asyncio.to_thread(read_contents, config, self._metrics)
+            new.catalogue, new.published = await read
+            self._next = new
+        is_whole = await self._next.published.look()
+        if not is_whole or (self._now and not await self._next.has_models()):
+            return False
+        self._now, self._next = self._next, None
+        if self._watch is not None:  # requests in flight heed what is taken down, too
+            asyncio.get_running_loop().call_later(2 * seconds, self._watch.cancel)
+        self._watch = asyncio.create_task(self._now.published.watch())
+        if self._keep is None:
+            ask = again_and_again(lambda: self._current().has_models(), REFRESH_SECONDS)
+            self._keep = asyncio.create_task(ask)
+        return True
 
 
 class Generator:
-    """The model replica: it loads the model at the first `reconfigure`, and generates until it is
-    stopped. Another adapter is loaded beside the current one and then replaces it.
+    """The model replica: it loads the models at the first `reconfigure`, and generates until it is
+    stopped. Others are loaded beside the current ones, which go once no frontend asks for them.
+
+    A call says which `models` it is for (`models_of`).
     """
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus_per_replica)
-        self._metrics = Metrics()
-        self._live: LiveExplainer | None = None
-        self._swaps = Swaps("generator", config, self._take, self._metrics)
+        self._metrics, self._id = Metrics(), uuid.uuid4().hex
+        self._loaded: dict[str, LiveExplainer] = {}
+        self._asked_at: dict[str, float] = {}
+        self._wanted = ""
+        self._followed = Followed("generator", config, self._take, self._metrics)
         _log_to_replica()
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
         """Use the artifacts of `choice`; Serve calls this with a new `user_config`."""
-        await self._swaps.to(choice)
+        await self._followed.to(choice)
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
+    async def explain(
+        self, models: str, pairs: Sequence[PairRequest]
+    ) -> list[Explained | PairError]:
         """See `xrec.serve.model.ModelHandle`."""
-        return await self._ready().explain(pairs)
+        return await self._ready(models).explain(pairs)
 
-    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, models: str, pair: PairRequest, parts: Parts
+    ) -> AsyncGenerator[Event, None]:
         """See `xrec.serve.model.ModelHandle`."""
-        async with aclosing(self._ready().stream(pair, parts)) as events:
+        async with aclosing(self._ready(models).stream(pair, parts)) as events:
             async for event in events:
                 yield event
 
-    async def model_fingerprint(self) -> str:
-        return self._ready().model_fingerprint
+    async def model_fingerprint(self, models: str) -> str:
+        return self._ready(models).model_fingerprint
+
+    async def has(self, models: str) -> tuple[str, bool]:
+        """Return an id of this replica, and whether it has the models, which it keeps for now."""
+        self._asked_at[models] = time.monotonic()
+        self._let_go()
+        return self._id, models in self._loaded
 
     def check_health(self) -> None:
-        """Raise ModelError if the engine failed; Serve then replaces this replica."""
-        if self._live is not None and self._live.engine.failure is not None:
-            raise ModelError(f"the engine failed: {self._live.engine.failure}")
+        """Raise ModelError if an engine failed; Serve then replaces this replica."""
+        for live in self._loaded.values():
+            if live.engine.failure is not None:
+                raise ModelError(f"the engine failed: {live.engine.failure}")
 
-    def _ready(self) -> LiveExplainer:
-        if self._live is None:
-            raise ModelError("the model is not loaded yet")
-        return self._live
+    def _ready(self, models: str) -> LiveExplainer:
+        if models not in self._loaded:
+            raise ModelError("the models are not loaded yet")
+        self._asked_at[models] = time.monotonic()
+        return self._loaded[models]
 
-    async def _take(self, config: ServeConfig) -> None:
-        new = await asyncio.to_thread(load_live, config, self._metrics)
-        old, self._live = self._live, new
-        if old is not None:
-            await old.drained()
+    async def _take(self, config: ServeConfig, models: str) -> bool:
+        self._wanted = models
+        self._let_go()
+        if models not in self._loaded:
+            self._loaded[models] = await asyncio.to_thread(load_live, config, self._metrics)
+        return True
+
+    def _let_go(self) -> None:
+        """Let models go that are not wanted, and that no frontend asked for of late."""
+        before = time.monotonic() - KEPT_SECONDS
+        for models in self._loaded.keys() - {self._wanted} if len(self._loaded) > 1 else ():
+            if self._asked_at.get(models, 0.0) < before and not self._loaded[models].num_pending:
+                del self._loaded[models]
 
 
-def asgi_app(config: ServeConfig, read_through: ReadThrough, metrics: Metrics) -> ASGIApp:
+def asgi_app(
+    config: ServeConfig,
+    current: Callable[[], ReadThrough],
+    feedback: FeedbackLog,
+    metrics: Metrics,
+) -> ASGIApp:
     """Return the application behind its gate."""
-    max_requests = config.http.max_concurrent_requests
-    return Gate(make_api(read_through), config.security.keys, max_requests, metrics)
+    return Gate(make_api(current, feedback), config.security.keys, metrics)
 
 
 def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, PublishedTexts]:
@@ -168,7 +232,7 @@ def build(config: ServeConfig) -> Any:
         num_replicas=config.frontends.num_replicas,
         ray_actor_options={"num_cpus": config.frontends.cpus_per_replica},
         # Above our own limit, which refuses with 429.
-        max_ongoing_requests=2 * config.http.max_concurrent_requests + 64,
+        max_ongoing_requests=2 * MAX_REQUESTS + 64,
         **_shared_options(config),
     )
     return frontend.bind(config, generator.bind(config))
@@ -194,8 +258,8 @@ def serve_options(config: ServeConfig) -> dict[str, Any]:
     """Return Serve's settings of its proxies: where they listen, and their TLS files."""
     http = config.http
     options: dict[str, Any] = {"host": http.host, "port": http.port}
-    if http.tls_certificate is not None:
-        options |= {"ssl_certfile": http.tls_certificate, "ssl_keyfile": http.tls_key}
+    if http.tls is not None:
+        options |= {"ssl_certfile": http.tls, "ssl_keyfile": http.tls}
     location = "HeadOnly" if is_loopback(http.host) else "EveryNode"
     return {"proxy_location": location, "http_options": options}
 

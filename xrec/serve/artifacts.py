@@ -1,22 +1,40 @@
 """Which artifacts the endpoint uses, how they change while it runs, and the newest backfill.
 
-The choice of artifacts is the part of the config that may change while the endpoint runs. It is
-Ray Serve's `user_config` of both deployments.
+The choice of artifacts is the part of the config that may change while the endpoint runs: Ray
+Serve's `user_config` of both deployments. What it does not name is what the published version of
+the explanations was made from, so a refresh, or a rollback, changes it too.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
-from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.bulk import read_takedowns
-from xrec.bulk.runs.run import Base
-from xrec.config.serve import ServeConfig
-from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
-from xrec.generate.loading import model_fingerprint_of
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from xrec.adapter.artifact import read_adapter
+from xrec.aspects import aspects_of
+from xrec.backfill.lookup import Explained, ExplanationLookup, open_lookup
+from xrec.backfill.task import EXPLANATIONS
+from xrec.bulk import BulkRun, read_takedowns
+from xrec.bulk.runs.keys import bucket_of
+from xrec.bulk.runs.run import Base, records
+from xrec.config.serve import CandidateConfig, ServeConfig
+from xrec.errors import ArtifactNotFoundError, ConfigError, StorageNotFoundError, XRecError
+from xrec.generate.loading import model_fingerprint_of, model_inputs
 from xrec.serve.metrics import Metrics
-from xrec.storage import differing_fields, location_of
-from xrec.storage.delta import open_log
+from xrec.storage import (
+    differing_fields,
+    fingerprint_of,
+    location_of,
+    manifest_of,
+    present,
+)
+from xrec.storage.cache import ByteCache
+from xrec.storage.delta import file_errors, files_of, open_log
 
 logger = logging.getLogger("xrec")
 
@@ -24,18 +42,20 @@ REFRESH_SECONDS = 5.0
 """From one look for a new version of the backfill to the next."""
 _LIST_SECONDS = 2.0
 """The same for what was taken down, which must be kept within five seconds."""
+_CANDIDATE_SECONDS = 300.0
+"""The same for a run that waits to be published; a request or two for each run that is there."""
 _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
-CHOICE = ("dataset", "graph", "adapter", "explanations")
+CHOICE = ("dataset", "graph", "aspects", "adapter", "explanations")
 """The artifacts whose URIs are the choice."""
 
 
-def choice_of(config: ServeConfig) -> dict[str, str]:
-    """Return the URIs of the artifacts of `config`, by the names in `CHOICE`."""
-    return {name: config.artifact(name) for name in CHOICE}
+def choice_of(config: ServeConfig) -> dict[str, str | None]:
+    """Return the URIs that `config` names, by the names in `CHOICE`; None for all others."""
+    return {name: getattr(config, name) for name in CHOICE}
 
 
-def chosen(config: ServeConfig, choice: Mapping[str, str]) -> ServeConfig:
+def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig:
     """Return `config` with the artifacts of `choice`; raise ConfigError if it has another key."""
     if others := sorted(choice.keys() - set(CHOICE)):
         raise ConfigError(
@@ -45,55 +65,77 @@ def chosen(config: ServeConfig, choice: Mapping[str, str]) -> ServeConfig:
     return config.model_copy(update=dict(choice))
 
 
-class Swaps:
-    """Takes the artifacts of one choice after the other.
+def models_of(config: ServeConfig) -> str:
+    """Return a fingerprint of dataset, graph, adapter, language model and aspects.
 
-    `take` reads them and puts them in the place of the earlier ones; `deployment` names in the
-    metrics who does that. If several choices come while one is being taken, the last is taken next
-    and the others never.
+    Raises ArtifactNotFoundError or ArtifactMismatchError.
+    """
+    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
+    adapter = read_adapter(location_of(config, "adapter"))
+    uri = location_of(config, "aspects").shared_uri
+    aspects = aspects_of(adapter.config.prompt, uri, dataset, config.storage)
+    of_pairs = [each.fingerprint for each in (dataset, aspects) if each is not None]
+    return fingerprint_of([*of_pairs, model_inputs(adapter, graph)])
+
+
+class Followed:
+    """Which artifacts a replica is to have: those of its choice and, where that names none, those
+    of the night whose explanations are published.
+
+    take: gets the config with their URIs, and their `models_of`, after each change of the choice
+        and of what is published. It returns whether the replica has them now, and is called again
+        until it does. deployment: names in the metrics who does that.
     """
 
     def __init__(
         self,
         deployment: str,
         config: ServeConfig,
-        take: Callable[[ServeConfig], Awaitable[None]],
+        take: Callable[[ServeConfig, str], Awaitable[bool]],
         metrics: Metrics,
     ):
         self._deployment, self._config, self._take = deployment, config, take
         self._metrics = metrics
-        self._latest: ServeConfig | None = None
-        self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._given, self._models, self._is_taken = config, "", False
+        self._asked: tuple[tuple[ServeConfig, Base], ServeConfig, str] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
-    async def to(self, choice: Mapping[str, str]) -> None:
+    async def to(self, choice: Mapping[str, str | None]) -> None:
         """Take `choice`.
 
-        The first call waits for it, and raises what `take` raises. Later ones return at once: the
-        earlier artifacts are used until the new ones are read, and stay if these cannot be.
+        The first call waits for it, and raises what `take` raises. After later ones, the earlier
+        artifacts are used until the new ones are read, and stay if these cannot be.
         """
-        is_first, config = self._latest is None, chosen(self._config, choice)
-        self._latest = config
-        if is_first:
-            await self._take(config)
-            return
-        task = asyncio.create_task(self._in_turn(config))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._given = chosen(self._config, choice)
+        if self._watch is None:
+            await self._look()
+            self._watch = asyncio.create_task(again_and_again(self.look, REFRESH_SECONDS))
 
-    async def _in_turn(self, config: ServeConfig) -> None:
-        async with self._lock:
-            if config is not self._latest:
-                return
-            try:
-                await self._take(config)
-            except XRecError as error:
-                logger.error("the new artifacts are not used, the earlier ones stay: %s", error)
-                outcome = "refused"
-            else:
-                logger.info("the adapter is %s now", config.artifact("adapter"))
-                outcome = "taken"
+    async def look(self) -> None:
+        """Look once; what cannot be used is only logged."""
+        before, outcome = self._models, "taken"
+        try:
+            await self._look()
+        except (XRecError, OSError, RuntimeError) as error:  # torch lacks memory: RuntimeError
+            logger.error("the new artifacts are not used, the earlier ones stay: %s", error)
+            outcome = "refused"
+        if outcome == "refused" or self._models != before:
             self._metrics.swaps.inc(1, {"deployment": self._deployment, "outcome": outcome})
+
+    async def _look(self) -> None:
+        given = self._given
+        log = await asyncio.to_thread(open_log, location_of(given, "explanations"))
+        seen = (given, Base.of(log))
+        if self._asked is None or seen != self._asked[0]:
+            config = await asyncio.to_thread(present, given)
+            self._asked = seen, config, await asyncio.to_thread(models_of, config)
+            self._is_taken = False
+        if not self._is_taken:
+            _, config, models = self._asked
+            self._is_taken = await self._take(config, models)
+            if self._is_taken and models != self._models:
+                logger.info("the adapter is %s now", config.artifact("adapter"))
+                self._models = models
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
@@ -113,6 +155,62 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
     return lookup
 
 
+class Candidate(ExplanationLookup):
+    """A run that is done and not published: its results, looked up as a version is.
+
+    is_shown: whether the users that it is for get its texts.
+    """
+
+    def __init__(self, run: BulkRun, wanted: CandidateConfig):
+        self.run, self.is_shown, self._share = run, wanted.shown is not None, wanted.share
+        schema, folders = EXPLANATIONS.table_schema, [each.results for each in run.passes()]
+        # What succeeded stands in the results of one pass.
+        files = [files_of(each.location, dict(each.sizes().values()), schema) for each in folders]
+        self._dataset = pads.dataset(files)
+        self._users: ByteCache[str, pa.Table] = ByteCache(_KEPT_BYTES)
+
+    def is_for(self, user_id: str) -> bool:
+        """Whether it is looked up for the user."""
+        digest = hashlib.sha256(f"candidate {user_id}".encode()).digest()
+        return int.from_bytes(digest[:4]) < self._share * 2**32
+
+    def find(self, user_id: str, item_id: str) -> Explained | None:
+        """The explanation of a pair; None if there is none, or if the run was deleted."""
+        with suppress(StorageNotFoundError):
+            return super().find(user_id, item_id)
+        return None
+
+    def _rows(self, user_id: str) -> pa.Table:
+        near = pc.field("bucket") == bucket_of(user_id, self.run.record.num_buckets)
+        with file_errors(self.run.output):
+            return self._dataset.to_table(filter=near & (pc.field("user_id") == user_id))
+
+
+def find_candidate(config: ServeConfig, known: Candidate | None = None) -> Candidate | None:
+    """The run that `config.candidate` means, if it is done and not published.
+
+    `known` is returned if that is it. Raises ArtifactNotFoundError if there is no run of the name
+    that is given, StorageError, TableError.
+    """
+    if (wanted := config.candidate) is None:
+        return None
+    output = location_of(config, "explanations")
+    there = (each for each in records(output) if wanted.shown in (None, each.run))
+    if (record := next(there, None)) is None and wanted.shown is not None:
+        raise ArtifactNotFoundError(
+            f"{output}: candidate.shown = {wanted.shown!r}: there is no such run; xrec table "
+            "status tells the name of the newest one"
+        )
+    log = open_log(output)
+    shown = None if log is None else log.decided_by(log.version)
+    if record is None or (shown and (shown.run, shown.nonce) == (record.run, record.nonce)):
+        return None
+    if known is not None and known.run.record == record:
+        return known
+    run = BulkRun(output, record, EXPLANATIONS, config.storage, Base.of(log))
+    return Candidate(run, wanted) if all(each.is_done for each in run.passes()) else None
+
+
 class PublishedTexts:
     """Explanations of the model that has `fingerprints`: of language model, adapter and graph.
 
@@ -122,19 +220,30 @@ class PublishedTexts:
 
     def __init__(self, config: ServeConfig, fingerprints: dict[str, str], metrics: Metrics):
         self._config, self._fingerprints, self._metrics = config, fingerprints, metrics
+        self.uri = location_of(config, "explanations").shared_uri
         self.model_fingerprint = model_fingerprint_of(fingerprints)
         # It looks before it reads: a version that comes in between is read again, and not missed.
         self._seen = self._newest()
         self.lookup = self._read()
         self.takedowns = read_takedowns(location_of(config, "explanations"))
+        self.candidate = find_candidate(config)
         self._looking = asyncio.Lock()
 
     async def watch(self) -> None:
-        """Look for new versions and takedowns again and again until cancelled."""
+        """Look for takedowns and for a candidate again and again until cancelled."""
         await asyncio.gather(
-            _again_and_again(self.look, REFRESH_SECONDS),
-            _again_and_again(self.look_at_takedowns, _LIST_SECONDS),
+            again_and_again(self.look_at_takedowns, _LIST_SECONDS),
+            again_and_again(self.look_for_candidate, _CANDIDATE_SECONDS),
         )
+
+    async def look_for_candidate(self) -> None:
+        """Look once which run waits to be published; if that cannot be read, the last one stays."""
+        try:
+            found = await asyncio.to_thread(find_candidate, self._config, self.candidate)
+        except XRecError as error:
+            logger.error("the runs that wait to be published cannot be read: %s", error)
+        else:
+            self.candidate = found
 
     async def look_at_takedowns(self) -> None:
         """Read what was taken down or lifted since; if it cannot be read, what is known stays."""
@@ -144,19 +253,23 @@ class PublishedTexts:
         except XRecError as error:
             logger.error("the list of takedowns cannot be read, new ones are not kept: %s", error)
 
-    async def look(self) -> None:
-        """Look once. A backfill that cannot be read, or is another model's, is only logged."""
+    async def look(self) -> bool:
+        """Look once for a new version; return whether it is there, if there is one.
+
+        A backfill that cannot be read, or is another model's, is only logged.
+        """
         async with self._looking:
             try:
                 seen = await asyncio.to_thread(self._newest)
                 if seen == self._seen:
-                    return
+                    return True
                 self.lookup, self._seen = await asyncio.to_thread(self._read), seen
             except XRecError as error:
                 logger.error("the new version of the backfill is not used: %s", error)
                 self._metrics.refreshes.inc(1, {"outcome": "refused"})
-            else:
-                self._metrics.refreshes.inc(1, {"outcome": "taken"})
+                return False
+            self._metrics.refreshes.inc(1, {"outcome": "taken"})
+            return True
 
     def _read(self) -> ExplanationLookup | None:
         """Open what is published, with the footers of its files: first look-ups are fast too."""
@@ -176,7 +289,7 @@ class PublishedTexts:
         return Base.of(open_log(location_of(self._config, "explanations")))
 
 
-async def _again_and_again(look: Callable[[], Awaitable[None]], seconds: float) -> None:
+async def again_and_again(look: Callable[[], Awaitable[object]], seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         await look()

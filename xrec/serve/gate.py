@@ -35,6 +35,10 @@ MAX_BODY_BYTES = 256 * 1024
 """The largest body of a request: 64 pairs, or a few with texts of their own."""
 BODY_SECONDS = 10.0
 """How long the body of a request may take to come."""
+MAX_REQUESTS = 256
+"""So many requests a frontend answers at a time; further ones get 429."""
+BURST = 64
+"""So many pairs may come at once with a key before its rate counts."""
 _KEYS_THAT_FILL = 4  # so many keys can take all places
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN_PATHS = ("/healthz", "/readyz", "/", "/openapi.json")
@@ -44,11 +48,8 @@ _OPEN_PREFIX = "/page/"
 class Gate:
     """An ASGI application that checks each request and passes it on to `app`."""
 
-    def __init__(
-        self, app: ASGIApp, keys: tuple[KeyConfig, ...], max_requests: int, metrics: Metrics
-    ):
-        self._app, self._keys = app, Keys(keys, max_requests)
-        self._max_requests, self._metrics = max_requests, metrics
+    def __init__(self, app: ASGIApp, keys: tuple[KeyConfig, ...], metrics: Metrics):
+        self._app, self._keys, self._metrics = app, Keys(keys), metrics
         self._num_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,8 +90,8 @@ class Gate:
             yield Caller("-", ())
             return
         caller = self._keys.caller(scope)
-        if self._num_in_flight > self._max_requests:
-            raise _too_many(self._max_requests)
+        if self._num_in_flight > MAX_REQUESTS:
+            raise _too_many(MAX_REQUESTS)
         with caller.at_work():
             await caller.charge(1)
             length = Headers(scope=scope).get("content-length", "")
@@ -163,7 +164,7 @@ class Caller:
         self.name, self._scopes, self._key = name, scopes, key
         self._num_at_work, self._max_requests = 0, max_requests
         if key is not None:
-            self._limiter = AsyncLimiter(key.burst, 60 * key.burst / key.pairs_per_minute)
+            self._limiter = AsyncLimiter(BURST, 60 * BURST / key.pairs_per_minute)
 
     def check(self, scope: KeyScope) -> None:
         """Raise ProblemError if it may not ask for this."""
@@ -178,7 +179,7 @@ class Caller:
         """
         if self._key is None:
             return
-        amount = min(num_pairs, self._key.burst) - num_counted
+        amount = min(num_pairs, BURST) - num_counted
         if not self._limiter.has_capacity(amount):
             wait = math.ceil(60 * amount / self._key.pairs_per_minute)
             detail = f"more than {self._key.pairs_per_minute} pairs a minute with this key"
@@ -205,8 +206,8 @@ class Keys:
     of its own that points to this machine.
     """
 
-    def __init__(self, keys: tuple[KeyConfig, ...], max_requests: int):
-        most = max_requests if len(keys) == 1 else max(1, max_requests // _KEYS_THAT_FILL)
+    def __init__(self, keys: tuple[KeyConfig, ...]):
+        most = MAX_REQUESTS if len(keys) == 1 else max(1, MAX_REQUESTS // _KEYS_THAT_FILL)
         self._callers = [(key.sha256, Caller(key.name, key.scopes, key, most)) for key in keys]
 
     def caller(self, scope: Scope) -> Caller:

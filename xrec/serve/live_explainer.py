@@ -85,11 +85,6 @@ class LiveExplainer:
         finally:
             self._count(-1)
 
-    async def drained(self) -> None:
-        """Wait until nothing is at work."""
-        while self.num_pending:
-            await asyncio.sleep(0.05)
-
     def _refusal(self, count: int) -> PairError | None:
         """Why `count` more pairs cannot be taken; None if they can."""
         if self.num_pending + count <= self._max_pending:

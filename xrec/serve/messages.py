@@ -143,6 +143,10 @@ class Explanation(BaseModel):
     model_fingerprint: str = Field(
         description="Fingerprint of language model, adapter and graph together."
     )
+    arm: str = Field(
+        "published",
+        description="published, or the name of the candidate run whose text this is.",
+    )
     num_generated_tokens: int = Field(description="Number of tokens that the model generated.")
     finish_reason: str = Field(
         description="stop: the model ended the text; length: the text was cut after its last "
@@ -206,6 +210,24 @@ class EvidenceRequest(_Message):
 
     user_id: UserId
     item_id: ItemId
+
+
+class Feedback(_Message):
+    """What became of an explanation that the endpoint gave."""
+
+    user_id: UserId
+    item_id: ItemId
+    event: Literal["shown", "opened", "helpful", "wrong"] = Field(
+        description="shown: the user could see the text; opened: the user went on to the item; "
+        "helpful, wrong: the user said so.",
+        examples=["helpful"],
+    )
+    request_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="X-Request-ID of the answer.",
+        examples=["3f2a"],
+    )
 
 
 class ItemEntry(BaseModel):

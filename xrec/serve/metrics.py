@@ -32,7 +32,7 @@ class Metrics:
         )
         self.refused = Counter(
             "xrec_serve_refused_total",
-            "Requests refused, by reason: key, rate, concurrency, body, queue, deadline.",
+            "Requests refused, by reason: key, rate, concurrency, body, queue, deadline, feedback.",
             ("reason",),
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +49,27 @@ Event = Draft | Explained | PairError
 
 
 class ModelHandle:
-    """Calls a model replica by its Serve handle.
+    """Calls a model replica by its Serve handle, for texts of `models` (`artifacts.models_of`).
 
     Each method raises ProblemError with status 503 if no replica answers. If the caller gives up,
     the call is cancelled at the replica too.
     """
 
-    def __init__(self, handle: DeploymentHandle):
+    def __init__(self, handle: DeploymentHandle, models: str, num_replicas: int):
         self._handle, self._streaming = handle, handle.options(stream=True)
+        self._models, self._num_replicas = models, num_replicas
+        self._having: set[str] = set()
+
+    async def is_loaded(self) -> bool:
+        """Return whether all replicas were seen to have the models, by now; they keep them.
+
+        Serve draws a replica for each call, so this asks often, and is to be called again.
+        """
+        calls = (self._call(self._handle.has) for _ in range(2 * self._num_replicas))
+        with suppress(ProblemError):
+            for replica, has in await asyncio.gather(*calls):
+                (self._having.add if has else self._having.discard)(replica)
+        return len(self._having) >= self._num_replicas
 
     async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
         """Return a text, or why there is none, for each pair, in order.
@@ -67,7 +81,7 @@ class ModelHandle:
 
     async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
         """Yield drafts of the text while it is written, then the text, or why there is none."""
-        events = self._streaming.stream.remote(pair, parts)
+        events = self._streaming.stream.remote(self._models, pair, parts)
         is_over = False
         try:
             async for event in events:
@@ -84,7 +98,7 @@ class ModelHandle:
         return str(await self._call(self._handle.model_fingerprint))
 
     async def _call(self, method: Any, *arguments: Any) -> Any:
-        response = method.remote(*arguments)
+        response = method.remote(self._models, *arguments)
         try:
             return await response
         except asyncio.CancelledError:

@@ -10,16 +10,17 @@ What was taken down has no answer, wherever its text would come from, and is not
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import StorageNotFoundError, XRecError
 from xrec.generate.text_rules import cut_to_words
-from xrec.serve.artifacts import PublishedTexts
+from xrec.serve.artifacts import Candidate, PublishedTexts
 from xrec.serve.catalogue import Catalogue
+from xrec.serve.feedback import SHADOW, FeedbackLog
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, ModelHandle, PairError
@@ -33,21 +34,31 @@ KEPT_BYTES = 32 * 2**20
 _ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
 _EVIDENCE_BYTES = 200  # the same of a chosen aspect
 
+PUBLISHED = "published"
+"""The arm of a text that is not a candidate's."""
+
 _Source = Literal["backfill", "cache", "live"]
 
 
 class ReadThrough:
     """Answers pairs from what is published, from generated texts in memory, or by `model`.
 
-    `catalogue` and `published` are set before the first request, and again when the artifacts
-    change. A text in memory is given if the model of `published` wrote it.
+    `catalogue` and `published` are set before the first request. Where artifacts change, another
+    one takes its place, so that a request is answered from one set of them. `of`: which they are.
     """
 
     catalogue: Catalogue
     published: PublishedTexts
 
-    def __init__(self, model: ModelHandle, metrics: Metrics, deadline_seconds: float):
-        self._model, self._metrics = model, metrics
+    def __init__(
+        self,
+        model: ModelHandle,
+        metrics: Metrics,
+        deadline_seconds: float,
+        feedback: FeedbackLog,
+        of: tuple[str, str] = ("", ""),
+    ):
+        self._model, self._metrics, self._feedback, self.of = model, metrics, feedback, of
         self._deadline_seconds = deadline_seconds
         self._kept: ByteCache[tuple[str, str, str], Explained] = ByteCache(KEPT_BYTES)
 
@@ -88,6 +99,25 @@ class ReadThrough:
                         yield replace(event, text="" if is_taken else text)
                     else:
                         yield self._generated(pair, event, max_words)
+
+    async def facts(self, pair: PairRequest) -> dict[str, Any]:
+        """What a plain pair is answered with now, as far as it is there: columns of feedback."""
+        lookup, found, arm = self.published.lookup, None, PUBLISHED
+        with suppress(StorageNotFoundError):
+            found, arm = await self._row(lookup, pair)
+        version = lookup.manifest.version if lookup and found and arm == PUBLISHED else None
+        key = (self.published.model_fingerprint, pair.user_id, pair.item_id)
+        found = found or self._kept.get(key)
+        return {
+            "arm": arm,
+            "version": version,
+            "model_fingerprint": found.model_fingerprint if found else key[0],
+            "aspects": [each.aspect for each in found.aspects if each.is_named] if found else [],
+        }
+
+    async def has_models(self) -> bool:
+        """True if all model replicas have the models, which they keep for now."""
+        return await self._model.is_loaded()
 
     async def is_ready(self) -> bool:
         """True if a model replica answers."""
@@ -142,10 +172,38 @@ class ReadThrough:
             return self._taken_down(pair, number)
         if not pair.is_plain or pair.fresh:
             return None
-        if (row := await self._backfilled(lookup, pair)) is not None:
-            return self._answer(pair, row, "backfill", max_words)
+        row, arm = await self._row(lookup, pair)
+        await self._look_beside(pair, row)
+        if row is not None:
+            return self._answer(pair, row, "backfill", max_words, arm)
         kept = self._kept.get((published.model_fingerprint, pair.user_id, pair.item_id))
         return None if kept is None else self._answer(pair, kept, "cache", max_words)
+
+    async def _row(
+        self, lookup: ExplanationLookup | None, pair: PairRequest
+    ) -> tuple[Explained | None, str]:
+        """Return the row that answers the pair, and its arm; raises as `_backfilled` does."""
+        shown = self._candidate(pair, is_shown=True)
+        if shown and (row := await self._backfilled(shown, pair)) is not None:
+            return row, shown.run.record.run
+        return await self._backfilled(lookup, pair), PUBLISHED
+
+    async def _look_beside(self, pair: PairRequest, row: Explained | None) -> None:
+        """Note what a candidate that is not shown has in the place of the row."""
+        if (candidate := self._candidate(pair, is_shown=False)) is None:
+            return
+        other = await self._backfilled(candidate, pair)
+        said = "same" if row and other and row.text == other.text else "other"
+        event = {"event": SHADOW + (said if other else "missing"), "item_id": pair.item_id}
+        with suppress(ProblemError):
+            arm = {"arm": candidate.run.record.run}
+            self._feedback.take(self.published.uri, pair.user_id, {**event, **arm})
+
+    def _candidate(self, pair: PairRequest, *, is_shown: bool) -> Candidate | None:
+        found = self.published.candidate
+        return (
+            found if found and found.is_shown == is_shown and found.is_for(pair.user_id) else None
+        )
 
     async def _backfilled(
         self, lookup: ExplanationLookup | None, pair: PairRequest
@@ -189,7 +247,12 @@ class ReadThrough:
         return _no_explanation(pair, failed.reason, failed.message)
 
     def _answer(
-        self, pair: PairRequest, found: Explained, source: _Source, max_words: int | None
+        self,
+        pair: PairRequest,
+        found: Explained,
+        source: _Source,
+        max_words: int | None,
+        arm: str = PUBLISHED,
     ) -> Explanation | NoExplanation:
         """Return what was found, cut to `max_words`, unless it was taken down meanwhile."""
         quotes = [evidence.opinion for evidence in found.aspects]
@@ -210,6 +273,7 @@ class ReadThrough:
             source="backfill" if source == "backfill" else "live",
             is_cached=source == "cache",
             model_fingerprint=found.model_fingerprint,
+            arm=arm,
             num_generated_tokens=found.num_generated_tokens,
             finish_reason=found.finish_reason,
             kind=found.kind,

@@ -32,7 +32,15 @@ from xrec.storage.mapped import (
     node_folder,
 )
 from xrec.storage.parquet import parquet_bytes, read_footer, read_table, write_table
-from xrec.storage.uri import check_access, check_artifacts, location_of, manifest_of, open_location
+from xrec.storage.uri import (
+    check_access,
+    check_artifacts,
+    last_night,
+    location_of,
+    manifest_of,
+    open_location,
+    present,
+)
 
 __all__ = [
     "MANIFEST",
@@ -50,6 +58,7 @@ __all__ = [
     "differing_fields",
     "fingerprint_of",
     "finished",
+    "last_night",
     "location_of",
     "made_once",
     "make_manifest",
@@ -63,6 +72,7 @@ __all__ = [
     "node_folder",
     "open_location",
     "parquet_bytes",
+    "present",
     "read_content",
     "read_footer",
     "read_manifest",

@@ -273,14 +273,24 @@ def dataset_of(
         least, greatest = file["min.bucket"], file["max.bucket"]
         is_known = least is not None and "bucket" in schema.names
         bounds.append((bucket >= least) & (bucket <= greatest) if is_known else pc.scalar(True))
-    dataset = pads.FileSystemDataset.from_paths(
+    dataset = files_of(log.location, sizes, schema, bounds)
+    return dataset if status is None else dataset.filter(pads.field("status") == status)
+
+
+def files_of(
+    location: Location,
+    sizes: dict[str, int],
+    schema: pa.Schema,
+    bounds: list[pc.Expression] | None = None,
+) -> pads.Dataset:
+    """The rows of Parquet files by their names and sizes; `bounds` says what may be in each."""
+    return pads.FileSystemDataset.from_paths(
         list(sizes),
         schema=schema,
         format=pads.ParquetFileFormat(),
-        filesystem=_filesystem(log.location, sizes),
+        filesystem=_filesystem(location, sizes),
         partitions=bounds,
     )
-    return dataset if status is None else dataset.filter(pads.field("status") == status)
 
 
 def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
@@ -345,6 +355,21 @@ def _metadata(location: Location, version: int) -> dict[str, Any]:
         "createdTime": said.created_time,
         "configuration": said.configuration,
     }
+
+
+def append(location: Location, rows: pa.Table) -> None:
+    """Append rows to the Delta table at `location`, which is made of them if there is none.
+
+    Several processes may append at a time. Every hundredth version puts small files together.
+    Raises TableError or StorageError, and then the rows may be there nevertheless.
+    """
+    with delta_errors(location):
+        uri, options = location.shared_uri, location.delta_options()
+        deltalake.write_deltalake(uri, rows, mode="append", storage_options=options)
+        delta = _load(location, None)
+        if delta.version() % 100 == 99:
+            delta.optimize.compact()
+            delta.vacuum(dry_run=False)
 
 
 def digest_of(files: pa.Table) -> str:

@@ -4,13 +4,20 @@ It is the only place that tells a local path from s3://.
 """
 
 import os
+import re
+from typing import TypeVar
 
-from xrec.config.shared import JobConfig, StorageConfig
+from xrec.config.backfill import RecommendConfig
+from xrec.config.shared import WORKSPACE, ExplanationsJobConfig, JobConfig, StorageConfig
 from xrec.errors import StorageError
-from xrec.storage.artifact import Kind, Manifest, read_manifest
+from xrec.storage.artifact import Kind, Manifest, manifest_there, read_manifest
 from xrec.storage.local import LocalLocation
 from xrec.storage.location import Location
 from xrec.storage.s3 import S3Location, open_s3
+
+_NIGHT = re.compile(r"workspace:nights/(\d+)/graph")
+
+ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
 
 def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
@@ -52,3 +59,31 @@ def check_artifacts(config: JobConfig, *names: str) -> None:
     """Raise StorageError if a place of the artifacts `names` cannot be used; one request each."""
     for name in names:
         check_access(location_of(config, name), config.storage)
+
+
+def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
+    """The number of the night whose explanations are published, and the URIs that it read, by kind.
+
+    These are its dataset, graph, aspects and adapter. Before the first night the number is 0, and
+    they are the project's own. Raises what `manifest_there` raises.
+    """
+    kinds = ("dataset", "graph", "aspects", "adapter")
+    check_artifacts(config, "explanations")
+    published = manifest_there(location_of(config, "explanations"), "explanations")
+    made_from = {} if published is None else published.metrics.get("made_from", {})
+    if (night := _NIGHT.fullmatch(made_from.get("graph", ""))) is None:
+        return 0, {kind: config.artifact(kind) for kind in kinds}
+    own = {kind: getattr(config, kind, None) or made_from[kind] for kind in kinds}
+    workspace = f"{config.workspace.rstrip('/')}/"
+    return int(night[1]), {kind: own[kind].replace(WORKSPACE, workspace, 1) for kind in kinds}
+
+
+def present(config: ConfigT) -> ConfigT:
+    """The config of a job that reads the project's artifacts, with those of the last night.
+
+    A URI that the config names stays. Jobs that make these artifacts have the config that is given.
+    """
+    is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
+    found = last_night(config)[1] if is_reader else {}
+    own = {kind: uri for kind, uri in found.items() if hasattr(config, kind)}
+    return config.model_copy(update=own)

@@ -13,12 +13,13 @@ from xrec.storage import open_location, read_manifest
 NUM_USERS, NUM_ITEMS = 12, 10
 
 
-def make_town(root: Path) -> Path:
-    """Make everything but explanations in `root` and return `root`.
+def make_town(root: Path, **town: int) -> Path:
+    """Make everything but explanations in `root` and return `root`; `town` is of its source.
 
     `adapter` and `adapter-2` are for the same graph and model.
     """
-    build_workspace(root, NUM_USERS, NUM_ITEMS, interactions_per_user=6, explanations_per_user=3)
+    town = {"interactions_per_user": 6, "explanations_per_user": 3, **town}
+    build_workspace(root, NUM_USERS, NUM_ITEMS, **town)
     graph = read_manifest(open_location(str(root / "graph")), "graph").fingerprint
     for seed, name in enumerate(("adapter", "adapter-2")):
         make_adapter(root / name, graph, model_fingerprint(root / "llm"), seed)

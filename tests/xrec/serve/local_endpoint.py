@@ -18,6 +18,7 @@ import uvicorn
 from tests.xrec.serve.town import serve_config
 from xrec.backfill.lookup import Explained
 from xrec.serve.app import asgi_app, read_contents
+from xrec.serve.feedback import FeedbackLog
 from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -86,9 +87,10 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     """Run the endpoint of `serve_config(town, **values)` on a free port of 127.0.0.1."""
     config, metrics = serve_config(town, **values), NotedMetrics()
     model = LocalModel(load_live(config, metrics))
-    read_through = ReadThrough(model, metrics, config.http.deadline_seconds)
+    feedback = FeedbackLog(config.storage)
+    read_through = ReadThrough(model, metrics, config.http.deadline_seconds, feedback)
     read_through.catalogue, read_through.published = read_contents(config, metrics)
-    with _server(asgi_app(config, read_through, metrics)) as url:
+    with _server(asgi_app(config, lambda: read_through, feedback, metrics)) as url:
         yield Endpoint(url, model, metrics)
 
 
@@ -97,7 +99,7 @@ def _server(app: Any) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
         thread = threading.Thread(
             target=lambda: asyncio.run(server.serve([listening])), daemon=True
         )

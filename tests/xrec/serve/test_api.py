@@ -15,6 +15,7 @@ import safetensors.torch
 
 from tests.xrec.serve.local_endpoint import local_endpoint, sse
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, dataset_of, rows_of
+from xrec.serve import gate
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
@@ -199,10 +200,9 @@ def test_deadline_ends_a_request_with_504_and_its_generation(town):
         assert slow.model.live.num_pending == 0
 
 
-def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town):
-    with local_endpoint(
-        town, http={"max_concurrent_requests": 2}, decoding={**DECODING, "max_new_tokens": 300}
-    ) as narrow:
+def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town, monkeypatch):
+    monkeypatch.setattr(gate, "MAX_REQUESTS", 2)
+    with local_endpoint(town, decoding={**DECODING, "max_new_tokens": 300}) as narrow:
         narrow.model.live.engine.core._stop_token_ids = frozenset()
         with ThreadPoolExecutor(6) as pool:
             paths = [f"/v1/explanations/{user}/{ITEMS[8]}" for user in USERS[6:12]]

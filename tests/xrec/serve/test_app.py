@@ -61,15 +61,18 @@ class Watched(Generator):
         self._metrics = NotedMetrics()
         self._num_streams = 0
 
-    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, models: str, pair: PairRequest, parts: Parts
+    ) -> AsyncGenerator[Event, None]:
         self._num_streams += 1
-        async with aclosing(super().stream(pair, parts)) as events:
+        async with aclosing(super().stream(models, pair, parts)) as events:
             async for event in events:
                 yield event
 
     async def model(self) -> Model:
         num_abandoned = int(self._metrics.values.get(("abandoned",), 0))
-        return Model(self._ready().num_pending, num_abandoned, self._num_streams)
+        (live,) = self._loaded.values()
+        return Model(live.num_pending, num_abandoned, self._num_streams)
 
 
 @pytest.fixture(scope="module")

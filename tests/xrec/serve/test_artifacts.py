@@ -22,9 +22,9 @@ from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, 
 from xrec.bulk import rollback
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
-from xrec.errors import ArtifactMismatchError, ConfigError, DataError
+from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.serve.app import read_contents
-from xrec.serve.artifacts import PublishedTexts, Swaps, choice_of, chosen
+from xrec.serve.artifacts import Followed, PublishedTexts, choice_of, chosen
 from xrec.serve.catalogue import read_catalogue
 from xrec.serve.messages import Explanation, PairRequest
 from xrec.serve.metrics import Metrics
@@ -79,7 +79,10 @@ def test_any_process_can_open_what_a_relative_uri_names(town, tmp_path, monkeypa
     monkeypatch.chdir(town)
     config = checked(serve_config(town, workspace=".", adapter="adapter", cold_start=cold_start))
     monkeypatch.chdir("/")
-    assert (config.adapter, config.dataset) == (str(town / "adapter"), str(town / "dataset"))
+    assert (config.adapter, config.artifact("dataset")) == (
+        str(town / "adapter"),
+        str(town / "dataset"),
+    )
     assert read_catalogue(config).dataset.num_users == len(USERS) + 1
 
 
@@ -169,28 +172,30 @@ def test_user_config_names_artifacts_and_nothing_else():
         chosen(CONFIG, {**choice_of(CONFIG), "llm": "/etc/passwd"})
 
 
-def test_of_swaps_in_quick_succession_the_last_is_taken_and_a_bad_one_changes_nothing():
+def test_what_the_choice_does_not_name_is_of_the_last_night_and_a_bad_one_changes_nothing(
+    town, tmp_path
+):
     began: list[str] = []
-    taken: list[str] = []
-    metrics = NotedMetrics()
+    metrics, uri = NotedMetrics(), str(tmp_path / "out")
+    config = serve_config(town, explanations=uri)
+    another = {**choice_of(config), "adapter": str(town / "adapter-2")}
 
-    async def take(config: ServeConfig) -> None:
-        adapter = config.artifact("adapter")
-        began.append(adapter)
-        await asyncio.sleep(0.1 if adapter == "slow" else 0)
-        if adapter == "bad":
-            raise DataError("it is broken")
-        taken.append(adapter)
+    async def take(config: ServeConfig, models: str) -> bool:
+        began.append(config.artifact("adapter").removeprefix(f"{town}/"))
+        return len(began) != 2
 
-    async def swap() -> None:
-        swaps = Swaps("generator", CONFIG, take, metrics)
-        for adapter in ("first", "slow", "skipped", "last", "bad"):
-            await swaps.to({**choice_of(CONFIG), "adapter": adapter})
-            await asyncio.sleep({"slow": 0.02, "last": 0.2}.get(adapter, 0))
-        await asyncio.sleep(0.05)
+    async def follow() -> None:
+        followed = Followed("generator", config, take, metrics)
+        await followed.to(choice_of(config))
+        await followed.to(another)
+        for _ in range(3):
+            await followed.look()
+        assert began == ["adapter", "adapter-2", "adapter-2"]  # until it is taken
+        for adapter in ("missing", "adapter-2", ""):
+            await followed.to({**another, "adapter": f"{town}/{adapter}" if adapter else None})
+            await followed.look()
 
-    asyncio.run(swap())
-    assert began == ["first", "slow", "last", "bad"]
-    assert taken == ["first", "slow", "last"]
-    counted = {("swaps", "generator", "taken"): 2, ("swaps", "generator", "refused"): 1}
-    assert metrics.values == counted
+    asyncio.run(follow())
+    assert began[3:] == ["adapter"]  # the one that is there is not taken again
+    outcomes = {name[-1]: count for name, count in metrics.values.items() if name[0] == "swaps"}
+    assert outcomes == {"taken": 2, "refused": 1}

@@ -13,7 +13,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from xrec.config.shared import StorageConfig
 from xrec.serve.api import make_api
+from xrec.serve.feedback import FeedbackLog
 from xrec.serve.read_through import ReadThrough
 
 CHECKS = [
@@ -22,9 +24,12 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
+NOTHING = ReadThrough.__new__(ReadThrough)
 OPERATIONS = [
     (path, method)
-    for path, methods in make_api(ReadThrough.__new__(ReadThrough)).openapi()["paths"].items()
+    for path, methods in make_api(lambda: NOTHING, FeedbackLog(StorageConfig()))
+    .openapi()["paths"]
+    .items()
     for method in methods
 ]
 

@@ -32,9 +32,11 @@ SERVE: dict[str, Any] = {"workspace": "w", "llm": {"model": "m"}}
 
 @pytest.fixture(scope="module")
 def guarded(town):
-    slow = key("shop", "open sesame", pairs_per_minute=1, burst=4)
-    with local_endpoint(town, security={"keys": [slow]}) as made:
-        yield made
+    slow = key("shop", "open sesame", pairs_per_minute=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "BURST", 4)
+        with local_endpoint(town, security={"keys": [slow]}) as made:
+            yield made
 
 
 async def admitted(keys: Keys, client: str = "10.0.0.7", **headers: str) -> str | int:
@@ -64,16 +66,17 @@ async def admitted(keys: Keys, client: str = "10.0.0.7", **headers: str) -> str 
     ],
 )
 def test_known_keys_are_let_in_by_name_and_others_are_not(headers, expected):
-    keys = Keys((KeyConfig(**SHOP), KeyConfig(**APP)), 256)
+    keys = Keys((KeyConfig(**SHOP), KeyConfig(**APP)))
     assert asyncio.run(admitted(keys, **headers)) == expected
 
 
-def test_rate_is_of_each_key_and_recovers():
-    slow = KeyConfig(**key("slow", "s", pairs_per_minute=600, burst=2))
-    fast = KeyConfig(**key("fast", "f", burst=50))
+def test_rate_is_of_each_key_and_recovers(monkeypatch):
+    monkeypatch.setattr(gate, "BURST", 2)
+    slow = KeyConfig(**key("slow", "s", pairs_per_minute=600))
+    fast = KeyConfig(**key("fast", "f", pairs_per_minute=10**7))
 
     async def ask() -> list[str | int]:
-        keys = Keys((slow, fast), 256)
+        keys = Keys((slow, fast))
         asked = [await admitted(keys, x_api_key=secret) for secret in "sssffffsf"]
         await asyncio.sleep(0.11)  # one request at 600 a minute
         return asked + [await admitted(keys, x_api_key="s") for _ in range(2)]
@@ -94,7 +97,7 @@ def test_rate_is_of_each_key_and_recovers():
     ],
 )
 def test_without_keys_only_this_machine_may_ask(client, host, expected):
-    assert asyncio.run(admitted(Keys((), 256), client, host=host)) == expected
+    assert asyncio.run(admitted(Keys(()), client, host=host)) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,6 @@ def test_without_keys_only_this_machine_may_ask(client, host, expected):
             "sha256: String should match pattern",
         ),
         ({"security": {"keys": [SHOP, {**SHOP, "name": "b"}]}}, "two keys have the same sha256"),
-        ({"http": {"tls_key": "k.pem"}}, "must be given together"),
     ],
 )
 def test_config_that_would_let_strangers_in_is_refused(values, words):
@@ -119,8 +121,9 @@ def test_config_without_keys_may_listen_to_this_machine(host):
     assert is_loopback(parse_config(ServeConfig, {**SERVE, "http": {"host": host}}).http.host)
 
 
-def test_rate_counts_pairs_and_a_large_request_is_a_burst():
-    slow = KeyConfig(**key("slow", "s", pairs_per_minute=1, burst=4))
+def test_rate_counts_pairs_and_a_large_request_is_a_burst(monkeypatch):
+    monkeypatch.setattr(gate, "BURST", 4)
+    slow = KeyConfig(**key("slow", "s", pairs_per_minute=1))
 
     async def charges(*counts: int, num_counted: int = 0) -> list[bool]:
         caller, answers = Caller("slow", slow.scopes, slow), []
@@ -138,8 +141,9 @@ def test_rate_counts_pairs_and_a_large_request_is_a_burst():
     assert asyncio.run(charges(1, 64, num_counted=1)) == [True, True]
 
 
-def test_key_cannot_take_all_places():
-    keys = Keys((KeyConfig(**SHOP), KeyConfig(**APP)), max_requests=8)
+def test_key_cannot_take_all_places(monkeypatch):
+    monkeypatch.setattr(gate, "MAX_REQUESTS", 8)
+    keys = Keys((KeyConfig(**SHOP), KeyConfig(**APP)))
     headers = [(b"authorization", b"Bearer open sesame")]
     caller = keys.caller({"type": "http", "headers": headers})
     with (
@@ -156,9 +160,10 @@ def test_key_cannot_take_all_places():
 @pytest.mark.parametrize(
     ("scopes", "expected"),
     [
-        (["explain"], [200, 403, 403]),
-        (["explain", "evidence"], [200, 200, 403]),
-        (["explain", "users"], [200, 403, 200]),
+        (["explain"], [200, 403, 403, 403]),
+        (["explain", "evidence"], [200, 200, 403, 403]),
+        (["explain", "users"], [200, 403, 200, 403]),
+        (["explain", "feedback"], [200, 403, 403, 422]),
     ],
 )
 def test_key_may_ask_for_what_is_in_its_scopes(town, scopes, expected):
@@ -168,6 +173,7 @@ def test_key_may_ask_for_what_is_in_its_scopes(town, scopes, expected):
             shop.get("/v1/items", headers=BEARER),
             shop.post("/v1/evidence", pair, headers=BEARER),
             shop.get("/v1/users", headers=BEARER),
+            shop.post("/v1/feedback", pair, headers=BEARER),
         ]
     assert [answer.status_code for answer in answers] == expected
 
@@ -178,7 +184,8 @@ def test_page_of_the_api_that_loads_scripts_from_elsewhere_is_not_there(endpoint
 
 def test_bodies_that_do_not_come_are_given_up_and_take_no_place(town, monkeypatch):
     monkeypatch.setattr(gate, "BODY_SECONDS", 0.5)
-    with local_endpoint(town, http={"max_concurrent_requests": 3}) as small:
+    monkeypatch.setattr(gate, "MAX_REQUESTS", 3)
+    with local_endpoint(town) as small:
         host, port = small.url.removeprefix("http://").split(":")
         head = f"POST /v1/explanations HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\n"
         stalled = [socket.create_connection((host, int(port)), 60) for _ in range(3)]

@@ -84,11 +84,8 @@ def numbers_of(pairs: Sequence[PairRequest], answers: Sequence[Any]) -> set[str]
     return found
 
 
-def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(
-    tmp_path, monkeypatch
-):
+def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(tmp_path):
     uri = str(tmp_path / "out")
-    monkeypatch.setattr(artifacts, "REFRESH_SECONDS", 0.05)
     publish(uri, 0)
     read_through = reading(uri)
     seen: Counter[str] = Counter()
@@ -106,7 +103,8 @@ def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(
             wait_until(lambda number=number + 3: str(number) in seen)
 
     async def ask() -> None:
-        watch = asyncio.create_task(read_through.published.watch())
+        looking = artifacts.again_and_again(read_through.published.look, 0.05)
+        watch = asyncio.create_task(looking)
         changing = asyncio.create_task(asyncio.to_thread(change))
         place = 0
         while not changing.done():

@@ -3,6 +3,7 @@
 
 const at = (id) => document.getElementById(id);
 const SOURCES = { backfill: "from the backfill", live: "written now", cached: "written before" };
+let shown = null; // the pair whose text is on the page
 let asked = null; // the AbortController of the current request; a new request aborts it
 
 function headers() {
@@ -120,7 +121,8 @@ function reset() {
   const texts = ["text", "facts", "source", "pair"];
   const evidence = ["aspects", "near", "standing", "item-profile", "user-profile"];
   for (const id of [...texts, ...evidence]) at(id).textContent = "";
-  at("aspects-title").hidden = true;
+  at("aspects-title").hidden = at("thumbs").hidden = true;
+  at("thanks").textContent = "";
   at("answer").hidden = false;
 }
 
@@ -166,6 +168,8 @@ async function explain(pair) {
         ? "A plain sentence made of the evidence, because the model's text was refused."
         : `${answer.num_generated_tokens} tokens.`;
     at("model").textContent = `model ${answer.model_fingerprint}`;
+    shown = pair;
+    at("thumbs").hidden = false;
   } finally {
     if (signal === asked?.signal) at("explain").setAttribute("aria-busy", "false");
   }
@@ -229,6 +233,13 @@ async function suggestForUser() {
   await suggestBest();
 }
 
+for (const button of at("thumbs").querySelectorAll("button")) {
+  button.addEventListener("click", () => {
+    call("/v1/feedback", { ...shown, event: button.dataset.event })
+      .then(() => (at("thanks").textContent = "Thank you."))
+      .catch(fail);
+  });
+}
 at("user").addEventListener("input", later(suggestForUser, 200));
 at("item").addEventListener("input", later(suggestItems, 200));
 at("key").addEventListener("change", () => start());
