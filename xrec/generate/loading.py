@@ -4,21 +4,19 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
-from xrec.config.llm import Dtype, EngineConfig, LLMConfig
+from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
-from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import TextFinisher
 from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset
@@ -116,12 +114,18 @@ def load_explainer(
         graph = graph.with_more_users(torch.zeros(num_reserved_users, graph.users.shape[1]))
     on, model = resolve_device(device), None
     tokenizer = load_tokenizer(checked.llm)
-    shared: SharedEngine
     if choose_engine(engine, on, checked.llm) == "vllm":
-        shared, vocabulary = _with_vllm(
-            checked, tokenizer, graph, engine, sources.llm.dtype, on, is_streaming
+        shared = _vllm_engine()(
+            checked.llm,
+            tokenizer,
+            checked.adapter,
+            graph,
+            engine,
+            dtype=sources.llm.dtype,
+            device=on,
+            is_streaming=is_streaming,
         )
-        builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
+        builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, shared.vocabulary)
     else:
         model = load_llm(sources.llm, checked.llm, on)
         builder = checked.adapter.attach(model, tokenizer, graph)
@@ -173,15 +177,8 @@ def _pairs(
     return PairPrompts(dataset, builder, chooser)
 
 
-def _with_vllm(
-    checked: CheckedSources,
-    tokenizer: PreTrainedTokenizerBase,
-    graph: GraphEmbeddings,
-    config: EngineConfig,
-    dtype: Dtype,
-    device: torch.device,
-    is_streaming: bool,
-) -> tuple[SharedEngine, Vocabulary]:
+def _vllm_engine() -> Any:
+    """The class `VllmEngine`; raises ModelError without a vLLM of a known version."""
     try:
         check_installed_vllm()
         from xrec.generate.vllm.engine import VllmEngine
@@ -190,17 +187,7 @@ def _with_vllm(
             f"engine.kind vllm: vLLM cannot be imported here ({error}); "
             f"run: {install_command('vllm')}, or set engine.kind=builtin"
         ) from error
-    engine = VllmEngine(
-        checked.llm,
-        tokenizer,
-        checked.adapter,
-        graph,
-        config,
-        dtype=dtype,
-        device=device,
-        is_streaming=is_streaming,
-    )
-    return engine, engine.vocabulary
+    return VllmEngine
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

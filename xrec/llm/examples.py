@@ -14,12 +14,16 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 IGNORE = -100
+CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
+"""The argument of a model's `forward` that takes a cache; other names are silently ignored."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,13 @@ def label_logits(model: PreTrainedModel, batch: Batch, past: KeyValues | None = 
         input_ids=batch.input_ids,
         attention_mask=mask,
         position_ids=last_positions(mask, length),
-        cache=cache,
         use_cache=cache is not None,
         # A tensor, because a number makes a slice, and its product with the head copies the head
         # for each row.
         logits_to_keep=torch.arange(
             length - num_labels - 1, length - 1, device=batch.input_ids.device
         ),
+        **{CACHE: cache},
     ).logits
     return logits
 

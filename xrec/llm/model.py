@@ -113,6 +113,9 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         text_config = config.get_text_config(decoder=True)
+        if attn_implementation == "sdpa" and getattr(text_config, "attn_logit_softcapping", None):
+            # transformers below 5.21 would leave the cap out, and say nothing.
+            raise ValueError(f"sdpa has no cap on scores as {text_config.model_type}; set eager")
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             config=text_config,

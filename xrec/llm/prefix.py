@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from xrec.llm.examples import Example, KeyValues, last_positions
+from xrec.llm.examples import CACHE, Example, KeyValues, last_positions
 from xrec.llm.model import unusual_layers
 
 
@@ -54,8 +54,8 @@ def compute_key_values(
         input_ids=input_ids,
         attention_mask=mask,
         position_ids=last_positions(mask, length),
-        cache=cache,
         use_cache=True,
+        **{CACHE: cache},
     )
     tensor = torch.stack(
         [

