@@ -176,7 +176,7 @@ class BaselineTrainer:
         workers = self._workers
         torch.manual_seed(noise_seed(self._seed, step, workers.rank))
         self._optimizer.zero_grad()
-        counts = self.model.counts(self._data.collate(examples))
+        counts = self.model.counts(self._batch(examples))
         weights = torch.tensor(self.model.loss_weights) / counts.clamp_min(1)
         totals = torch.zeros_like(counts, device=self._device)
         for batch in self._passes(examples):
@@ -200,7 +200,11 @@ class BaselineTrainer:
         own = sorted(examples[self._workers.rank :: self._workers.world_size], key=len)
         most = self._recipe.micro_batch_size
         for start in range(0, len(own), most):
-            yield self._data.collate(own[start : start + most]).to(self._device)
+            yield self._batch(own[start : start + most]).to(self._device)
+
+    def _batch(self, examples: Sequence[Any]) -> Any:
+        """Texts as the model takes them."""
+        return self._data.collate(examples)
 
     def _apply_gradients(self) -> None:
         parameters = list(self._trained().values())
@@ -220,7 +224,7 @@ class BaselineTrainer:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for batch in self._passes(self._data.validation):
             total += self.model(batch)[0]
-        count = self.model.counts(self._data.collate(self._data.validation))[0]
+        count = self.model.counts(self._batch(self._data.validation))[0]
         return float(self._workers.add_up(total)) / float(count)
 
     def checkpoint(self) -> dict[str, bytes]:
