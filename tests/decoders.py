@@ -46,7 +46,9 @@ def tiny_decoder(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel
     It has 2 layers, 4 query heads and, unless the family has another number, 2 key-value heads.
     """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(name, **changes)).eval()
+    attention = "eager" if name == "gemma2" else None  # sdpa of an older transformers has no cap
+    config = tiny_config(name, **changes)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)

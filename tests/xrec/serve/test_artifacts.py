@@ -7,6 +7,7 @@ at the start and later.
 import asyncio
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,13 @@ def test_backfill_that_comes_later_grows_or_is_rolled_back_is_taken_up(backfill)
     assert published.lookup is first  # nothing was read, because nothing is new
     backfill.make(2)
     assert seen(published) == (2, 1)
-    assert backfill.metrics.values == {("refreshes", "taken"): 2, ("backfill_rows",): 2}
+    made = datetime.fromisoformat(published.lookup.manifest.created_at)
+    assert backfill.metrics.values == {
+        ("refreshes", "taken"): 2,
+        ("backfill_rows",): 2,
+        ("backfill_time",): made.timestamp(),
+        ("backfill_gate",): 0,  # it was not judged
+    }
     rollback(backfill.uri, 0)
     assert seen(published) == (1, 2)
 
