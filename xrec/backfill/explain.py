@@ -84,7 +84,7 @@ def why_again(
     Null if it may be taken over: its content key is today's, and its text names no other item of
     the catalogue, for which it would be refused today. Otherwise the parts of the key that changed,
     `unknown` for a pair that the dataset lost, or `names_another_item`. Where neither the model nor
-    its text tells any evidence, that may have changed, as long as the text still passes `rules`.
+    its text tells any evidence, counts in it may have changed, if the text still passes `rules`.
     """
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(PAIRS.names))
     today = {tuple(one.ids.values()): one for one in known}
@@ -97,7 +97,9 @@ def why_again(
             return "unknown"
         key = content_key(explainer, shared_key, one.pair, one.texts)
         changed = changed_parts(row["content_key"], key) if key != row["content_key"] else ()
+        quoted = [each["opinion"] for each in row["aspects"]]
         is_untold = changed == ("evidence",) and not is_told and row["kind"] == "written"
+        is_untold &= quoted == [each.opinion for each in one.texts.aspects]
         if is_untold and explainer.finisher.unfit(row["explanation"], one.texts, rules) is None:
             return None
         if changed:
@@ -105,7 +107,9 @@ def why_again(
         is_refused = explainer.finisher.other_title(row["explanation"], one.texts) is not None
         return "names_another_item" if is_refused else None
 
-    rows = earlier.select([*PAIRS.names, "content_key", "explanation", "kind"]).to_pylist()
+    rows = earlier.select(
+        [*PAIRS.names, "content_key", "explanation", "kind", "aspects"]
+    ).to_pylist()
     return pa.array(map(why, rows), pa.string())
 
 

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.evaluate.intervals import mean_interval
 from xrec.serve.problems import RETRY_SECONDS, ProblemError
 from xrec.storage import open_location
-from xrec.storage.delta import append, delta_errors, open_log
+from xrec.storage.delta import append, delta_errors, open_log, overwrite
 
 logger = logging.getLogger("xrec")
 
@@ -61,8 +61,8 @@ class FeedbackLog:
         if len(self._waiting) >= MAX_WAITING:
             detail = f"{MAX_WAITING} events wait to be written; send this one again later"
             raise ProblemError(503, "feedback", detail, RETRY_SECONDS)
-        user = hashlib.sha256(user_id.encode()).hexdigest()[:16]
-        self._waiting.append((explanations, {"at": datetime.now(UTC), "user": user, **event}))
+        user = {"user": _hash_of(user_id)}
+        self._waiting.append((explanations, {"at": datetime.now(UTC), **user, **event}))
         if len(self._waiting) % BATCH_ROWS == 0:
             self._is_due.set()
 
@@ -89,6 +89,20 @@ class FeedbackLog:
                 logger.error("feedback is not written yet: %s", error)
                 return
         del self._waiting[: len(batch)]
+
+
+def forget(explanations: str, user_ids: Iterable[str], storage: StorageConfig) -> None:
+    """Delete what these people told, for good; raises TableError, StorageError."""
+    rows = _events(explanations, storage)
+    left = rows.filter(
+        pc.invert(pc.is_in(rows["user"], pa.array(map(_hash_of, user_ids), pa.string())))
+    )
+    if left.num_rows < rows.num_rows:
+        overwrite(open_location(explanations, storage) / FOLDER, left)
+
+
+def _hash_of(user_id: str) -> str:
+    return hashlib.sha256(user_id.encode()).hexdigest()[:16]
 
 
 def rates(explanations: str, by: str, storage: StorageConfig) -> Iterator[tuple[str, ...]]:

@@ -120,15 +120,18 @@ def test_evidence_that_nobody_was_told_may_change_and_the_text_stays(explainer):
     evidence = 16 + 3 * PARTS.index("evidence")
     other = "0" * 16 + key[16:evidence] + "---" + key[evidence + 3 :]
 
-    def why(text="A good place to read.", kind="written", rules=RULES, aspect="{aspect}"):
+    def why(
+        text="A good place to read.", kind="written", rules=RULES, aspect="{aspect}", aspects=()
+    ):
         shown = copy(explainer.pairs.builder)
         shown.prompt = prompt.model_copy(update={"aspect": aspect})
         told = changed(explainer, pairs=PairPrompts(dataset, shown))
-        row = {**ids, "content_key": other, "explanation": text, "kind": kind}
+        row = {**ids, "content_key": other, "explanation": text, "kind": kind, "aspects": aspects}
         return why_again(told, pa.Table.from_pylist([row]), rules, "s")[0].as_py()
 
     assert why() is None
     assert why(kind="plain") == "evidence"
+    assert why(aspects=[{"opinion": "quiet"}]) == "evidence"  # it is no quote any more
     assert why(rules=RULES.model_copy(update={"is_backed": True})) == "evidence"
     assert why(aspect="{aspect} ({user_reviews} visits)") == "evidence"
     assert why(text="Write to me@shop.example.") == "evidence"  # refused today

@@ -124,6 +124,17 @@ def test_events_wait_while_the_storage_does_not_answer_and_are_refused_when_too_
     log.take(uri, "cleo", {"item_id": "i1", "event": "shown"})
 
 
+def test_people_who_are_forgotten_leave_no_event(tmp_path):
+    log, uri = FeedbackLog(StorageConfig()), str(tmp_path)
+    feedback.forget(uri, ["ann"], StorageConfig())  # there is none yet
+    for user in ("ann", "bob"):
+        log.take(uri, user, {"item_id": f"of-{user}", "event": "shown"})
+        asyncio.run(log.write())
+    feedback.forget(uri, ["ann", "who"], StorageConfig())
+    assert [row["item_id"] for row in rows_at(uri)] == ["of-bob"]
+    assert not any(b"of-ann" in file.read_bytes() for file in tmp_path.rglob("*.parquet"))
+
+
 def test_small_files_are_put_together(tmp_path):
     for number in range(100):
         log = FeedbackLog(StorageConfig())
