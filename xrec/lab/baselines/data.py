@@ -19,7 +19,7 @@ from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import END, PAD, Words
 from xrec.lab.baselines.lora import prompt_examples
 from xrec.lab.baselines.peter import Pairs, TextBatch
-from xrec.llm.examples import IGNORE, Batch
+from xrec.llm.examples import IGNORE
 from xrec.llm.examples import collate as collate_rows
 
 MAX_VOCABULARY = 20_000
@@ -99,7 +99,7 @@ class BaselineData:
     sizes: Mapping[str, int]
     codec: Words | None
     max_words: int
-    collate: Callable[[Sequence[Any]], TextBatch | Batch] = collate
+    collate: Callable[[Sequence[Any]], Any] = collate
 
 
 def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
