@@ -67,8 +67,8 @@ class Shop:
             "decoding": {"max_new_tokens": 8, "text": {"refuses_repetition": False}},
             "annotate": {
                 "source": {"kind": "reviews", "uri": str(self.raw)},
-                "annotator": {"kind": "phrases", "max_share": 1, "min_reviews": 2},
-                "vocabulary": {"add": ["tone", "bridge"], "encoder": None},
+                "annotator": {"kind": "phrases", "min_reviews": 2},
+                "vocabulary": {"add": ["tone", "bridge"]},
                 "max_rejected_share": 0.5,
             },
             "prepare": {"source": {"kind": "annotations"}},
@@ -237,7 +237,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
         ((), "nobody is on the list of the workspace"),
         (("--users", "none.txt"), "expected a text file in UTF-8"),
         (("--user", " "), "nobody is on the list of the workspace"),
-        (("--user", "u1", "--retention", "-1"), "-1"),
+        (("--user", "u1", "--retention", "-1"), "greater than or equal to 0"),
     ],
 )
 def test_forget_of_bad_input_is_refused_and_writes_nothing(tmp_path, arguments, message):
