@@ -46,11 +46,9 @@ def rows_of_reviews() -> list[dict[str, Any]]:
         for user in range(12)
         for number in range(5)
     ]
-    said = (
-        "The zorgulent tone is lovely. It has a flimbatic bridge, and a wuxberry neck. Great tone."
-    )
+    said = "The tone is luscious. It has a heavenly bridge, and a zorgulent neck. Luscious tone."
     rows += [review(PERSON, f"i{item}", said, time=item, helpful=9) for item in range(6)]
-    rows += [{**review(PERSON, "i1", said, time=1), "rating": "wuxberry"}]
+    rows += [{**review(PERSON, "i1", said, time=1), "rating": "zorgulent"}]
     return rows
 
 
