@@ -1,5 +1,6 @@
 """Job `backfill`: pairs in, explanations artifact out."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from cluster.connect import ensure_ray
@@ -144,8 +145,7 @@ def costs_text(costs: Mapping[str, float]) -> str:
 
 def reasons_text(counts: Mapping[str, int]) -> str:
     """Counts by reason, the largest first."""
-    most_first = sorted(counts.items(), key=lambda item: -item[1])
-    return ", ".join(f"{reason} {count:,}" for reason, count in most_first)
+    return ", ".join(f"{reason} {count:,}" for reason, count in Counter(counts).most_common())
 
 
 def _costs_left(preview: Preview, num_actors: int) -> Iterator[str]:

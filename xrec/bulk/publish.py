@@ -14,7 +14,7 @@ from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.errors import LeaseError, TableError
+from xrec.errors import TableError
 from xrec.storage import Kind, Manifest, make_manifest
 from xrec.storage.delta import FILES, Commit, DeltaLog, add_action, digest_of
 from xrec.storage.location import with_backoff
@@ -65,11 +65,7 @@ def _publish(
         if is_done and (made_of != of or _missing(run, parts)):
             check()
             parts, made_of = write_parts(run, passes, taken), of
-        if not run.is_current():
-            raise LeaseError(
-                f"{run.output}: the run's plan was deleted and made anew while it was being "
-                "published; run the job again to go on with the new plan"
-            )
+        run.check_is_current("it was being published")
         if not is_done:
             return None
         if not _missing(run, parts) and len(run.passes()) - 1 == number:

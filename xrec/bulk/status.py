@@ -26,7 +26,7 @@ from xrec.errors import (
     TableError,
 )
 from xrec.storage import Location, Manifest, open_location
-from xrec.storage.delta import Commit, DeltaLog, check_sound, manifest_of_log, open_log
+from xrec.storage.delta import Commit, DeltaLog, check_sound, manifest_of_log, open_log, the_log
 from xrec.storage.process import may_be_at_work
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
@@ -191,16 +191,12 @@ def preview(request: RunRequest) -> Preview:
                 costs = _costs_elsewhere(request, num_rows)
                 return Preview(num_rows, len(sizes), left_out, None, *costs)
     status = status_of(output, record)
-    costs = _own_costs(status) or _costs_elsewhere(request, status.num_left)
-    return Preview(record.num_rows, record.size.num_chunks, record.rejected, status, *costs)
-
-
-def _own_costs(status: Status) -> tuple[dict[str, float], None] | None:
-    """By what its rows cost: as many are taken to be carried over as until now."""
     if status.rate is None:
-        return None
-    share = status.num_left / status.num_done
-    return {name: cost * share for name, cost in status.rate.costs.items()}, None
+        costs = _costs_elsewhere(request, status.num_left)
+    else:  # as many are taken to be carried over as until now
+        share = status.num_left / status.num_done
+        costs = {name: cost * share for name, cost in status.rate.costs.items()}, None
+    return Preview(record.num_rows, record.size.num_chunks, record.rejected, status, *costs)
 
 
 def _costs_elsewhere(
@@ -294,9 +290,7 @@ def history_of(uri: str, storage: StorageConfig | None = None) -> Iterator[tuple
 
     Raises ArtifactNotFoundError if there is no table.
     """
-    log = open_log(open_location(uri, storage or StorageConfig()))
-    if log is None:
-        raise ArtifactNotFoundError(f"{uri}: there is no table; check the URI")
+    log = the_log(open_location(uri, storage))
     for version in range(log.version, -1, -1):
         info, commit, shown = log.info(version), log.commit(version), log.decided_by(version)
         by = commit.kind if commit else str(info.get("operation", "unknown")).lower()

@@ -35,12 +35,14 @@ def _job_command(job: Job) -> Callable[..., None]:
         as_json: AsJson = False,
         keys: Annotated[bool, keys_option(job.name)] = False,
     ) -> None:
+        from xrec.storage import present
+
         config = job.load_config(config_path, overrides or [])
         if dry_run:
             show_config(config)
             for line in _outlook(job, config):
                 typer.echo(f"# {line}")
-        elif (manifest := job.run(config := _present(config))) is not None:
+        elif (manifest := job.run(config := present(config))) is not None:
             typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
         elif as_json:
             typer.echo(json.dumps({"artifact": job.artifact, "state": "limit reached"}))
@@ -55,19 +57,14 @@ def _job_command(job: Job) -> Callable[..., None]:
     return run
 
 
-def _present(config: "JobConfig") -> "JobConfig":
-    """The config with the artifacts of the last night, if there was one."""
-    from xrec.storage import present
-
-    return present(config)
-
-
 def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
     """What the run of a bulk job would do and cost; its input may not be readable yet."""
+    from xrec.storage import present
+
     if not job.has_outlook:
         return
     try:
-        yield from job.module().look_ahead(_present(config))
+        yield from job.module().look_ahead(present(config))
     except (ArtifactNotFoundError, DataError, StorageError) as error:
         yield f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"
 

@@ -73,14 +73,12 @@ def new_app(*, no_args_is_help: bool = False) -> typer.Typer:
     )
 
 
-_Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug", help="Also debug lines, workers' output, and the traceback of an error."
-    ),
-]
+_WITH_DEBUG = "Also debug lines, workers' output, and the traceback of an error."
 _DEBUG = inspect.Parameter(
-    "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Debug
+    "debug",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--debug", help=_WITH_DEBUG)],
 )
 
 
