@@ -41,12 +41,10 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: BackfillConfig) -> Manifest | None:
-    """Plan, connect to Ray, and explain what is left.
+    """Plan, and explain what is left on Ray; returns the manifest, None if the limit ended it.
 
-    Returns the manifest, or None if the limit ended the run before it was finished.
-
-    A run that is planned reads no pairs, unless their files changed. One that is done, or has
-    reached its limit, starts no cluster. Raises what `open_backfill` and `run_backfill` raise.
+    A run that has reached its limit starts no cluster. Raises what `open_backfill` and
+    `run_backfill` raise.
     """
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     check_word_list(config.decoding.text.checks, config.storage)

@@ -43,10 +43,7 @@ class Job:
         return load_config(CONFIG_TYPES[self.name], path, overrides)
 
     def run(self, config: "JobConfig") -> "Manifest | None":
-        """Do the job; returns its artifact's manifest, None if its limit ended it first.
-
-        Raises XRecError.
-        """
+        """Do the job; returns its artifact's manifest, None if its limit ended it first."""
         return cast("Manifest | None", self.module().run(config))
 
     def output(self, config: "JobConfig", *, exact: bool = True) -> "Output":

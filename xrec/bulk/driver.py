@@ -134,15 +134,17 @@ def complete(
     Returns the manifest; None if `max_rows` ended the run before it was done. A chunk whose result
     turns out to be unreadable is done once more.
     """
-    try:
-        progress = drive(run, pool, make_task, **options)
-        if not progress.is_done:
+
+    def once() -> Manifest | None:
+        if not drive(run, pool, make_task, **options).is_done:
             return None
         return publish(run, kind, describe, republish=republish, check=check)
+
+    try:
+        return once()
     except BrokenResultError as error:
         logger.warning("%s", str(error))  # a log that keeps the error would keep processes
-    drive(run, pool, make_task, **options)
-    return publish(run, kind, describe, republish=republish, check=check)
+    return once()
 
 
 def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = None) -> bool:

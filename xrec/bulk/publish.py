@@ -74,19 +74,15 @@ def _publish(
 
 
 def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> Manifest | None:
-    """The manifest of this run's rows if the newest version has them, of this pass or later.
-
-    Raises TableError if something was published, rolled back or emptied that must not be undone
-    without a word.
-    """
+    """The manifest of this run's rows if the newest version has them, of this pass or later."""
     newest = None if log is None else next(deciding(log), None)
     if log is None or newest is None:
         return None
     version, commit = newest
     shown = log.decided_by(log.version)  # another one than the newest after a rollback
-    if shown is not None and _is_own(run, shown, number):
+    if shown is not None and run.record.is_of(shown) and shown.pass_number >= number:
         return shown.manifest
-    if commit.kind == "publish" and _is_own(run, commit, 0):
+    if commit.kind == "publish" and run.record.is_of(commit):
         return None  # an earlier pass of this very run
     what = {"publish": "another publish", "rollback": "a rollback", "empty": "an emptying"}
     said = f"{what[commit.kind]} (version {version})"
@@ -96,18 +92,14 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
             "published; its results stay, and the same command publishes them over it"
         )
     published = ((n, each) for n, each in deciding(log) if each.kind == "publish")
-    own = next((n for n, each in published if _is_own(run, each, number)), None)
+    whole = (n for n, each in published if run.record.is_of(each) and each.pass_number >= number)
+    own = next(whole, None)
     if commit.kind != "publish" and own is not None and not republish:
         raise TableError(
             f"{run.output}: this run was published as version {own}, and {said} took it back; to "
             f"have it again: xrec table rollback {run.output} --version {own}"
         )
     return None
-
-
-def _is_own(run: BulkRun, commit: Commit, number: int) -> bool:
-    whose = (run.record.run, run.record.nonce)
-    return (commit.run, commit.nonce) == whose and commit.pass_number >= number
 
 
 def _missing(run: BulkRun, parts: Sequence[Part]) -> bool:

@@ -40,11 +40,7 @@ _CHANCES = 100
 
 
 class Entry(Record):
-    """What is taken down, by columns of rows or by a phrase; or which entry is lifted.
-
-    rows: each is taken down whose columns have these values. users: the hashes of forgotten ids, by
-    a key of hex digits. at: the time in UTC, ISO 8601.
-    """
+    """What is taken down, or which entry is lifted; key: hex digits; at: UTC, ISO 8601."""
 
     rows: tuple[dict[str, str], ...] = ()
     phrase: str = ""

@@ -39,10 +39,7 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
     """
 
     def go_back(log: DeltaLog) -> None:
-        if not 0 <= version <= log.version:
-            raise TableError(
-                f"{uri}: version {version} is not there; the table has 0 to {log.version}"
-            )
+        open_log(log.location, version)  # raises if it is not there
         if not log.is_sound(version) or (missing := log.missing_files(version)):
             what = f"{missing[0]} is gone" if log.is_sound(version) else "it is not sound"
             raise TableError(f"{uri}: version {version} cannot be restored: {what}; name another")

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from jobs.catalogue import SERVE, Job
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option, reporting
-from xrec.errors import ArtifactNotFoundError, ConfigError, DataError, StorageError
+from xrec.errors import ArtifactNotFoundError, DataError, StorageError
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
@@ -74,7 +73,7 @@ def _serve(
     config_path: ConfigPath,
     overrides: Overrides = None,
     write_deployment: Annotated[
-        str | None,
+        typer.FileTextWrite | None,
         typer.Option(metavar="FILE", help="Write the config for serve deploy, and stop."),
     ] = None,
     dry_run: DryRun = False,
@@ -86,7 +85,10 @@ def _serve(
     if dry_run:
         show_config(load())
     elif write_deployment is not None:
-        _write_deployment(load(), write_deployment)
+        from xrec.serve.app import deployment_yaml
+
+        write_deployment.write(deployment_yaml(load()))
+        typer.echo(f"{write_deployment.name}: serve deploy {write_deployment.name}")
     else:
         os.environ.update(_PLAIN_LINES)
         SERVE.module().run(load(), load, _tell)
@@ -94,18 +96,3 @@ def _serve(
 
 def _tell(address: str) -> None:
     typer.echo(f"serving at {address} (the page; API: {address}/openapi.json; Ctrl-C ends it)")
-
-
-def _write_deployment(config: "ServeConfig", path: str) -> None:
-    """Write the Serve config; raises ConfigError if the file cannot be written."""
-    from xrec.serve.app import deployment_yaml
-
-    text = deployment_yaml(config)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"--write-deployment {path}: cannot be written ({error.strerror}); expected a file in "
-            "a folder that is there"
-        ) from error
-    typer.echo(f"{path}: serve deploy {path}")

@@ -120,10 +120,7 @@ def _exit_codes(debug: bool) -> Iterator[None]:
 
 
 def _configure_logging(debug: bool) -> None:
-    """Show INFO and above of the `xrec` logger on standard error, and with `debug` everything.
-
-    A second call replaces the handler of the first.
-    """
+    """Show INFO and above of the `xrec` logger on standard error, and with `debug` everything."""
     logger = logging.getLogger("xrec")
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False  # libraries that set up the root logger would show each line again

@@ -25,9 +25,6 @@ from xrec.storage.artifact import (
 from xrec.storage.location import Location, request_each, storage_errors
 from xrec.storage.mapped import (
     Arrays,
-    made_once,
-    map_file,
-    map_table,
     mapped,
     mapped_arrays,
     node_folder,
@@ -62,12 +59,9 @@ __all__ = [
     "finished",
     "last_night",
     "location_of",
-    "made_once",
     "make_manifest",
     "manifest_of",
     "manifest_there",
-    "map_file",
-    "map_table",
     "mapped",
     "mapped_arrays",
     "mismatch",

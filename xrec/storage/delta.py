@@ -111,10 +111,7 @@ class DeltaLog:
         return next((each["commitInfo"] for each in actions if "commitInfo" in each), {})
 
     def _commit(self, version: int) -> Commit | None:
-        """The commit of a version; None if another program wrote it, and it is no RESTORE.
-
-        Raises as `info` does.
-        """
+        """The commit of a version; None if another program wrote it, and it is no RESTORE."""
         info = self.info(version)
         if (said := info.get(COMMIT_KEY)) is not None:
             return Commit.model_validate_json(said)
@@ -137,7 +134,14 @@ class DeltaLog:
         """The files of a version: path, num_bytes, num_rows, min.bucket and max.bucket; sorted."""
         with delta_errors(self.location):
             delta = self.delta if version == self.version else _load(self.location, version)
-        return _file_table(pa.table(delta.get_add_actions(flatten=True)))
+        actions = pa.table(delta.get_add_actions(flatten=True))
+        columns = {
+            name: actions[there].cast(type_)
+            if there in actions.column_names
+            else pa.nulls(actions.num_rows, type_)  # the log says nothing
+            for there, name, type_ in _FILE_COLUMNS
+        }
+        return pa.table(columns).sort_by([("min.bucket", "ascending"), ("path", "ascending")])
 
     def decided_by(self, version: int) -> Commit | None:
         """The publish or emptying whose rows the version shows; None if there is none.
@@ -398,15 +402,3 @@ def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
     return deltalake.DeltaTable(
         location.shared_uri, version=version, storage_options=location.delta_options()
     )
-
-
-def _file_table(actions: pa.Table) -> pa.Table:
-    """The columns of `DeltaLog.files`; null where the log says nothing."""
-    return pa.table(
-        {
-            name: actions[there].cast(type_)
-            if there in actions.column_names
-            else pa.nulls(actions.num_rows, type_)
-            for there, name, type_ in _FILE_COLUMNS
-        }
-    ).sort_by([("min.bucket", "ascending"), ("path", "ascending")])

@@ -56,9 +56,8 @@ class Summary(Record):
 
     def __add__(self, other: "Summary") -> "Summary":
         """Both together: rows that were done again count once, by what became of them last."""
-        failed = added(self.failed, other.failed)
-        for reason, count in other.was_failed.items():
-            failed[reason] = failed.get(reason, 0) - count
+        mended = {reason: -count for reason, count in other.was_failed.items()}
+        failed = added(added(self.failed, other.failed), mended)
         return Summary(
             num_ok=self.num_ok + other.num_ok,
             num_ok_rows=self.num_ok_rows + other.num_ok_rows,

@@ -24,7 +24,7 @@ from xrec.bulk.takedown import TAKEN_DOWN
 from xrec.config.shared import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
 from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
-from xrec.storage.delta import DeltaLog
+from xrec.storage.delta import Commit, DeltaLog
 
 RUNS = "_xrec/runs"
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
@@ -86,6 +86,10 @@ class RunRecord(Record):
     def folder(self, output: Location) -> Location:
         """Where its plan and its results are."""
         return output / RUNS / self.run / self.nonce
+
+    def is_of(self, commit: Commit) -> bool:
+        """Whether the commit published rows of this plan."""
+        return (commit.run, commit.nonce) == (self.run, self.nonce)
 
     def has_plan(self, output: Location) -> bool:
         """Whether all files of its plan are there, and the records of all passes."""
