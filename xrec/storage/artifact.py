@@ -70,7 +70,7 @@ _MADE_BY: Mapping[Kind, str] = {
 class Record(BaseModel):
     """What a file of JSON says; a field that its class does not have is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     @classmethod
     def read(cls, file: Location) -> Self:
