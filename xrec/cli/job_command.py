@@ -74,7 +74,9 @@ def _serve(
     overrides: Overrides = None,
     write_deployment: Annotated[
         typer.FileTextWrite | None,
-        typer.Option(metavar="FILE", help="Write the config for serve deploy, and stop."),
+        typer.Option(
+            metavar="FILE", encoding="utf-8", help="Write the config for serve deploy, and stop."
+        ),
     ] = None,
     dry_run: DryRun = False,
     keys: Annotated[bool, keys_option(SERVE.name)] = False,
