@@ -135,10 +135,7 @@ def _check_nodes(nodes: Mapping[str, str], output: str, storage: StorageConfig) 
 
 
 def _answer(address: str, answer: "ray.ObjectRef[list[Problem]]") -> list[Problem]:
-    """The node's problems; none if the node is gone, since a job can start without it.
-
-    Raises ClusterError if the node is there and cannot answer.
-    """
+    """The node's problems; none if the node is gone, since a job can start without it."""
     try:
         problems: list[Problem] = ray.get(answer, timeout=_ANSWER_SECONDS)
     except _GONE:

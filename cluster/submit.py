@@ -215,10 +215,8 @@ def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(values, list | tuple):
         for value in values:
             yield from _uris(value, key)
-    elif isinstance(values, str) and (key in _URI_KEYS or _is_local_model(key, values)):
-        yield key, values
-
-
-def _is_local_model(key: str, value: str) -> bool:
-    """Whether it names a folder of a language model, and no hub id: both may look like a/b."""
-    return key == "model" and (value.startswith(".") or os.path.isdir(value))
+    elif isinstance(values, str):
+        # A folder of a language model and a hub id may both look like a/b.
+        is_folder = values.startswith(".") or os.path.isdir(values)
+        if key in _URI_KEYS or (key == "model" and is_folder):
+            yield key, values

@@ -38,10 +38,9 @@ def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: AnnotateConfig) -> Manifest | None:
-    """Keep and split the reviews, connect to Ray, and write what is left of all texts.
+    """Keep and split the reviews, and write what is left of all texts on Ray.
 
-    Returns the manifest, or None if the limit ended the run before it was finished. Annotations
-    that are finished do no work and start no cluster, unless failed texts are to be retried.
+    Returns the manifest, or None if the limit ended the run before it was finished.
     """
     check_artifacts(config, KIND)
     if config.retry_failed is None and (done := output(config).done()) is not None:

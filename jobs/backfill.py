@@ -1,5 +1,6 @@
 """Job `backfill`: pairs in, explanations artifact out."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from cluster.connect import ensure_ray
@@ -40,12 +41,10 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: BackfillConfig) -> Manifest | None:
-    """Plan, connect to Ray, and explain what is left.
+    """Plan, and explain what is left on Ray; returns the manifest, None if the limit ended it.
 
-    Returns the manifest, or None if the limit ended the run before it was finished.
-
-    A run that is planned reads no pairs, unless their files changed. One that is done, or has
-    reached its limit, starts no cluster. Raises what `open_backfill` and `run_backfill` raise.
+    A run that has reached its limit starts no cluster. Raises what `open_backfill` and
+    `run_backfill` raise.
     """
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     check_word_list(config.decoding.text.checks, config.storage)
@@ -144,8 +143,7 @@ def costs_text(costs: Mapping[str, float]) -> str:
 
 def reasons_text(counts: Mapping[str, int]) -> str:
     """Counts by reason, the largest first."""
-    most_first = sorted(counts.items(), key=lambda item: -item[1])
-    return ", ".join(f"{reason} {count:,}" for reason, count in most_first)
+    return ", ".join(f"{reason} {count:,}" for reason, count in Counter(counts).most_common())
 
 
 def _costs_left(preview: Preview, num_actors: int) -> Iterator[str]:

@@ -24,14 +24,12 @@ class Job:
 
     `artifact` is what it makes, by the name of the config's key for its URI. Where
     `has_outlook`, its module has `look_ahead(config)`, lines of what a run would do and cost.
-    `words` are those of its command, after `xrec`; if empty, its name.
     """
 
     name: str
     artifact: "Kind | None"
     help: str
     has_outlook: bool = False
-    words: tuple[str, ...] = ()
 
     def module(self) -> ModuleType:
         """The module of the job, which is imported now."""
@@ -45,10 +43,7 @@ class Job:
         return load_config(CONFIG_TYPES[self.name], path, overrides)
 
     def run(self, config: "JobConfig") -> "Manifest | None":
-        """Do the job; returns its artifact's manifest, None if its limit ended it first.
-
-        Raises XRecError.
-        """
+        """Do the job; returns its artifact's manifest, None if its limit ended it first."""
         return cast("Manifest | None", self.module().run(config))
 
     def output(self, config: "JobConfig", *, exact: bool = True) -> "Output":
@@ -231,7 +226,6 @@ Example:
   xrec lab compare configs/instruments-compare.yaml
   xrec lab compare configs/yelp.yaml 'entries=[ours,nearest,profile]' 'seeds=[0,1,2]'
 """,
-        words=("lab", "compare"),
     ),
     Job(
         "serve",
@@ -297,9 +291,7 @@ def chosen_configs(
 
 def job_named(name: str) -> Job:
     """The job `name`; raises ConfigError naming the known ones."""
-    for job in JOBS:
-        if job.name == name:
-            return job
-    raise ConfigError(
-        f"no job is named {name!r}; known jobs: {', '.join(job.name for job in JOBS)}"
-    )
+    named = {job.name: job for job in JOBS}
+    if name not in named:
+        raise ConfigError(f"no job is named {name!r}; known jobs: {', '.join(named)}")
+    return named[name]

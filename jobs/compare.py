@@ -27,11 +27,7 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: CompareConfig) -> Manifest:
-    """Make, score and compare what is not done yet; returns the manifest.
-
-    A comparison that is there with the same settings and inputs starts no cluster.
-    Raises what `compare` raises.
-    """
+    """Make, score and compare what is not done yet on Ray; returns the manifest."""
     check_artifacts(config, "dataset", "graph", "comparison")
     check_word_list(config.decoding.text.checks, config.storage)
     check_has_explanations(location_of(config, "dataset"))
@@ -43,14 +39,8 @@ def run(config: CompareConfig) -> Manifest:
         return found.manifest
     keys = judge_keys(config.metrics.judges, os.environ)
     with ensure_ray(config.ray):
-        _check_cluster(config)
+        uri, parallel = config.artifact("comparison"), config.engine.tensor_parallel_size
+        if set(config.entries) & set(ADAPTERS):
+            check_cluster(demand_of_workers(config.scaling), uri, config.storage)
+        check_cluster(demand_of_actors(config.actors, parallel), uri, config.storage)
         return compare(config, made.config, made.inputs, keys=keys)
-
-
-def _check_cluster(config: CompareConfig) -> None:
-    """Check that the nodes have room, and can write the comparison."""
-    uri = config.artifact("comparison")
-    if set(config.entries) & set(ADAPTERS):
-        check_cluster(demand_of_workers(config.scaling), uri, config.storage)
-    demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
-    check_cluster(demand, uri, config.storage)

@@ -29,9 +29,8 @@ def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: EvaluateConfig) -> Manifest:
-    """Score the held-out explanations and return the manifest.
+    """Score the held-out explanations, unless it is done; returns the manifest.
 
-    If a run with the same settings and inputs is finished, nothing is done.
     Raises ArtifactMismatchError if the explanations are another adapter's, or were drawn by another
     decoding than texts with other users' vectors would be; DataError if none of them has a
     reference.

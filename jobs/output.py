@@ -23,7 +23,7 @@ from xrec.storage import (
     differing_fields,
     finished,
     last_night,
-    open_location,
+    location_of,
     present,
     read_manifest,
 )
@@ -160,7 +160,7 @@ class Found:
 def candidates(config: ConfigT) -> Iterator[ConfigT]:
     """The config with the artifacts of each later night, the last first; then `present(config)`."""
     number, there = last_night(config)
-    nights = open_location(f"{config.workspace.rstrip('/')}/nights", config.storage)
+    nights = location_of(config, "nights")
     for each in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):
         made = {kind: nights / str(each) / kind for kind in there}
         own = {kind: at.uri for kind, at in made.items() if (at / MANIFEST).is_file()}

@@ -16,13 +16,9 @@ def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: PretrainGraphConfig) -> Manifest:
-    """Check that the storage can be used, connect to Ray, and train; returns the manifest.
-
-    A run that is finished does no work and starts no cluster.
-    """
+    """Train on Ray, unless it is done; returns the manifest."""
     check_artifacts(config, "dataset", "graph")
-    done = pretrained_graph(config)
-    if done is not None:
+    if (done := pretrained_graph(config)) is not None:
         return done
     with ensure_ray(config.ray):
         check_cluster(demand_of_workers(config.scaling), config.artifact("graph"), config.storage)

@@ -127,7 +127,7 @@ def refresh(
 
 def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int) -> bool:
     """Whether the raw files and their settings are those of the present dataset."""
-    folder = _folder(configs["prepare"], number)
+    folder = configs["prepare"].artifact(f"nights/{number}")
     own = {**there, **({"annotations": f"{folder}/annotations"} if number else {})}
     names = [name for name in ("annotate", "prepare") if name in configs]
     made = (job_named(name).output(_with(configs[name], own)) for name in names)
@@ -154,12 +154,13 @@ def _night(
     names = [name for name in NIGHT_JOBS if name in configs and (train or name not in _TRAINED)]
     made = [str(job_named(name).artifact) for name in names if name not in NIGHT_JOBS[-2:]]
     named = [kind for kind in made if any(getattr(configs[name], kind, None) for name in names)]
+    folder = configs["prepare"].artifact(f"nights/{number}")
     if named:
         raise ConfigError(
             f"{', '.join(named)}: the project names a URI of it, and a night makes its own below "
-            f"{_folder(configs['prepare'], number)}; take the key out"
+            f"{folder}; take the key out"
         )
-    night = {**there, **{kind: f"{_folder(configs['prepare'], number)}/{kind}" for kind in made}}
+    night = {**there, **{kind: f"{folder}/{kind}" for kind in made}}
     changes: dict[str, dict[str, Any]] = {
         "prepare": {EXTENDS: there["dataset"]},
         "pretrain-graph": {"start_from": there["graph"]},
@@ -170,10 +171,6 @@ def _night(
         as_it_is = graph.training.model_copy(update={"num_epochs": 0})
         changes["pretrain-graph"].update(training=as_it_is, folds=0)
     return {name: _with(configs[name], {**night, **changes.get(name, {})}) for name in names}
-
-
-def _folder(config: JobConfig, number: int) -> str:
-    return f"{config.workspace.rstrip('/')}/nights/{number}"
 
 
 def _with(config: JobConfig, values: Mapping[str, Any]) -> JobConfig:

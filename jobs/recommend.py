@@ -21,14 +21,10 @@ def output(config: RecommendConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: RecommendConfig) -> Manifest:
-    """Read, plan, connect to Ray, and rank what is left; returns the manifest.
-
-    If this very run is published, nothing is read and no cluster is started.
-    """
+    """Rank what is left on Ray, unless this very run is published; returns the manifest."""
     check_artifacts(config, "dataset", "graph", "recommendations")
-    found = output(config).found()
-    if found.state == "up to date" and found.manifest is not None:
-        return found.manifest
+    if (done := output(config).done()) is not None:
+        return done
     planned = plan_recommendations(config, read_tables(config)[0])
     if (manifest := publish_recommendations(planned)) is not None:
         return manifest

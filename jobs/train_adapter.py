@@ -26,15 +26,11 @@ def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: TrainAdapterConfig) -> Manifest:
-    """Check that the storage can be used, connect to Ray, and train; returns the manifest.
-
-    A run that is finished does no work and starts no cluster.
-    """
+    """Train on Ray, unless it is done; returns the manifest."""
     check_artifacts(config, "dataset", "graph", "adapter")
     check_has_explanations(location_of(config, "dataset"))
     if (done := output(config).done()) is not None:
         return done
     with ensure_ray(config.ray):
-        demand = demand_of_workers(config.scaling)
-        check_cluster(demand, config.artifact("adapter"), config.storage)
+        check_cluster(demand_of_workers(config.scaling), config.artifact("adapter"), config.storage)
         return train_adapter(config)

@@ -12,6 +12,7 @@ Profiles are written from the first two folders, which hold no review that is he
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -19,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import KIND, identify_annotations
@@ -34,7 +34,7 @@ from xrec.data.source import (
 )
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REJECTED, REVIEWS
-from xrec.storage import Location, check_access, claim, location_of, read_table, write_table
+from xrec.storage import Location, Record, check_access, claim, location_of, read_table, write_table
 from xrec.storage.forgotten import LIST
 
 logger = logging.getLogger("xrec")
@@ -52,15 +52,13 @@ _NUM_LEARNED = 20_000  # training reviews that an annotator learns from
 _LEARNED = "annotator/learned"
 
 
-class StoreRecord(BaseModel):
+class StoreRecord(Record):
     """What `reviews.json` holds.
 
     num_files: of each folder. num_reviews: by split, without the low-rated ones. dropped: reviews
         that were dropped, by reason; rejected: rows that could not be used, by file and reason.
         personal: places with personal data that were removed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_files: int
     num_reviews: dict[str, int]
@@ -149,7 +147,7 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
         rejected=count_reasons(count_findings(raw.findings)),
         personal=dict(raw.num_personal),
     )
-    (output / "reviews" / "reviews.json").write_bytes(record.model_dump_json(indent=2).encode())
+    (output / "reviews" / "reviews.json").write_bytes(record.to_bytes())
     return record
 
 
@@ -163,11 +161,9 @@ def _items(raw: RawReviews, kept: KeptReviews) -> pa.Table:
 
 def read_record(output: Location) -> StoreRecord | None:
     """The record, or None if the reviews were not written, or not all of them."""
-    try:
-        data = (output / "reviews" / "reviews.json").read_bytes()
-    except StorageNotFoundError:
-        return None
-    return StoreRecord.model_validate_json(data)
+    with suppress(StorageNotFoundError):
+        return StoreRecord.read(output / "reviews" / "reviews.json")
+    return None
 
 
 class ReviewStore:

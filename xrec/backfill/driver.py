@@ -120,7 +120,7 @@ def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
     )
 
 
-def describe(config: BackfillConfig, run: BulkRun, gate: Gate | None = None) -> Describe:
+def describe(config: BackfillConfig, run: BulkRun, gate: Gate) -> Describe:
     """What makes the manifest's row counts and metrics of a run's counts."""
     workspace = f"{config.workspace.rstrip('/')}/"
     uris = {name: config.artifact(name) for name in ("dataset", "graph", "aspects", "adapter")}
@@ -144,7 +144,7 @@ def describe(config: BackfillConfig, run: BulkRun, gate: Gate | None = None) -> 
             "num_deaths": summary.num_deaths,
             "failed_by_reason": dict(summary.failed),
             "made_from": {name: uris[name].replace(workspace, WORKSPACE, 1) for name in uris},
-            **(gate.metrics if gate else {}),
+            **gate.metrics,
         }
 
     return of

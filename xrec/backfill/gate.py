@@ -115,8 +115,8 @@ class Gate:
 
 def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
     summary, num_rows = Survey(run).summary, run.record.num_rows
-    faults = (n for why, n in summary.failed.items() if why not in run.format.expected_reasons)
-    counts = {"coverage": summary.num_ok / num_rows, "failed": sum(faults) / num_rows}
+    num_failed = run.format.faults(summary.failed).total()
+    counts = {"coverage": summary.num_ok / num_rows, "failed": num_failed / num_rows}
     bounds = {"failed": config.max_failed_share, **(config.gate or {})}
     values: Values = {**counts, **shares_of(sample.new), **drift(sample)}
     values |= {

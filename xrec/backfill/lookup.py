@@ -1,6 +1,6 @@
 """Reads what is published: all explanations of a version, or those of single pairs and users."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,7 +46,7 @@ def read_explanations(uri: str, storage: StorageConfig | None = None) -> pa.Tabl
 
 @dataclass(frozen=True)
 class Explained:
-    """An explanation of the backfill; the fields are columns of the schema GENERATED."""
+    """An explanation of the backfill; the fields after `text` are columns of GENERATED."""
 
     text: str
     num_prompt_tokens: int
@@ -145,12 +145,5 @@ def _explained(rows: pa.Table, item_id: str) -> Explained | None:
     if not found.num_rows:
         return None
     (row,) = found.to_pylist()
-    return Explained(
-        row["explanation"],
-        row["num_prompt_tokens"],
-        row["num_generated_tokens"],
-        row["finish_reason"],
-        row["model_fingerprint"],
-        row["kind"],
-        tuple(NamedEvidence(**evidence) for evidence in row["aspects"]),
-    )
+    row["aspects"] = tuple(NamedEvidence(**evidence) for evidence in row["aspects"])
+    return Explained(row["explanation"], *(row[each.name] for each in fields(Explained)[1:]))

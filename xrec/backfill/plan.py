@@ -171,10 +171,7 @@ def _clean(tables: Iterable[pa.Table], file: str) -> Iterator[Batch]:
 
 
 def table_batches(location: Location) -> Iterator[Batch]:
-    """Yield the pairs of a Parquet file or folder, as `pair_batches` does.
-
-    Raises DataError if it cannot be read, or lacks user_id or item_id.
-    """
+    """Yield the pairs of a Parquet file or folder, and raise, as `pair_batches` does."""
     with storage_errors(location.uri):
         try:
             files = pads.dataset(

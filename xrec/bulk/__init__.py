@@ -65,7 +65,7 @@ from xrec.bulk.publish import publish
 from xrec.bulk.request import RunRequest, listing_of, open_run
 from xrec.bulk.runs.keys import clean_keys
 from xrec.bulk.runs.progress import Progress, Survey
-from xrec.bulk.runs.result import Summary, added
+from xrec.bulk.runs.result import Summary
 from xrec.bulk.runs.row_format import ChunkTask, Outcome, RowFormat
 from xrec.bulk.runs.run import BulkRun, Identity
 from xrec.bulk.status import Rate, Status, check_output, read_status
@@ -86,7 +86,6 @@ __all__ = [
     "Status",
     "Summary",
     "Survey",
-    "added",
     "check_output",
     "clean_keys",
     "complete",

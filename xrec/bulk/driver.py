@@ -18,7 +18,7 @@ from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.worker import WorkerSettings
-from xrec.errors import BudgetError, GateError, LeaseError
+from xrec.errors import BudgetError, GateError
 from xrec.storage import Kind, Manifest
 from xrec.storage.process import this_process
 
@@ -134,15 +134,17 @@ def complete(
     Returns the manifest; None if `max_rows` ended the run before it was done. A chunk whose result
     turns out to be unreadable is done once more.
     """
-    try:
-        progress = drive(run, pool, make_task, **options)
-        if not progress.is_done:
+
+    def once() -> Manifest | None:
+        if not drive(run, pool, make_task, **options).is_done:
             return None
         return publish(run, kind, describe, republish=republish, check=check)
+
+    try:
+        return once()
     except BrokenResultError as error:
         logger.warning("%s", str(error))  # a log that keeps the error would keep processes
-    drive(run, pool, make_task, **options)
-    return publish(run, kind, describe, republish=republish, check=check)
+    return once()
 
 
 def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = None) -> bool:
@@ -165,18 +167,12 @@ def check_failed_share(
 
     num_rows: those that are done if it is None. Reasons that the run's format expects do not count.
     """
-    faults = {
-        reason: count
-        for reason, count in progress.failed.items()
-        if reason not in run.format.expected_reasons
-    }
-    num_failed, num_done = sum(faults.values()), progress.num_rows
+    faults = run.format.faults(progress.failed)
+    num_failed, num_done = faults.total(), progress.num_rows
     num_rows = num_done if num_rows is None else num_rows
     if num_failed <= max_failed_share * num_rows:
         return
-    reasons = ", ".join(
-        f"{reason} {count}" for reason, count in sorted(faults.items(), key=lambda item: -item[1])
-    )
+    reasons = ", ".join(f"{reason} {count}" for reason, count in faults.most_common())
     raise GateError(
         f"{num_failed} of {num_rows} rows failed ({reasons}), more than max_failed_share = "
         f"{max_failed_share}, so nothing is published; {progress.num_ok} succeeded, "
@@ -270,11 +266,7 @@ class _Driver:
         if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
             self._note()
         if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_SIGNS:
-            if not self.run.is_current():
-                raise LeaseError(
-                    f"{self.run.output}: the run's plan was deleted and made anew while this "
-                    "driver was at work, so it ends; run the job again to go on with the new plan"
-                )
+            self.run.check_is_current("this driver was at work, so it ends")
             self._say(alive=True)
 
     def _note(self) -> None:

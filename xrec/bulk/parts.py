@@ -19,6 +19,7 @@ from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.takedown import Takedowns
 from xrec.storage import Location, request_each
+from xrec.storage.parquet import row_groups
 
 PART_BYTES = 96 * 2**20
 """About so many bytes of results become one file of the table."""
@@ -91,8 +92,8 @@ def write_file(
     num_rows, buckets = 0, list[int]()
     schema = bare(schema.empty_table()).schema
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
-        for rows in _groups(table for table in tables if table.num_rows):
-            writer.write_table(bare(rows), row_group_size=2 * _ROWS_PER_GROUP)
+        for rows in row_groups((table for table in tables if table.num_rows), _ROWS_PER_GROUP):
+            writer.write_table(bare(rows))
             num_rows += rows.num_rows
             buckets += [rows["bucket"][place].as_py() for place in (0, -1)]
     if not num_rows:
@@ -142,20 +143,6 @@ def _replaced(rows: pa.Table, done_again: pa.Table, format: RowFormat) -> pa.Tab
     if not mine.num_rows:
         return rows
     return format.sorted(pa.concat_tables([format.without(rows, mine), mine])).combine_chunks()
-
-
-def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of tables in tables of `_ROWS_PER_GROUP` rows at least."""
-    held: list[pa.Table] = []
-    num_held = 0
-    for table in tables:
-        held.append(table)
-        num_held += table.num_rows
-        if num_held >= _ROWS_PER_GROUP:
-            yield pa.concat_tables(held)
-            held, num_held = [], 0
-    if held:
-        yield pa.concat_tables(held)
 
 
 def ranges(first_pass: Pass) -> Iterator[tuple[int, int]]:

@@ -14,7 +14,7 @@ from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.errors import LeaseError, TableError
+from xrec.errors import TableError
 from xrec.storage import Kind, Manifest, make_manifest
 from xrec.storage.delta import FILES, Commit, DeltaLog, add_action, digest_of
 from xrec.storage.location import with_backoff
@@ -65,11 +65,7 @@ def _publish(
         if is_done and (made_of != of or _missing(run, parts)):
             check()
             parts, made_of = write_parts(run, passes, taken), of
-        if not run.is_current():
-            raise LeaseError(
-                f"{run.output}: the run's plan was deleted and made anew while it was being "
-                "published; run the job again to go on with the new plan"
-            )
+        run.check_is_current("it was being published")
         if not is_done:
             return None
         if not _missing(run, parts) and len(run.passes()) - 1 == number:
@@ -78,19 +74,15 @@ def _publish(
 
 
 def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> Manifest | None:
-    """The manifest of this run's rows if the newest version has them, of this pass or later.
-
-    Raises TableError if something was published, rolled back or emptied that must not be undone
-    without a word.
-    """
+    """The manifest of this run's rows if the newest version has them, of this pass or later."""
     newest = None if log is None else next(deciding(log), None)
     if log is None or newest is None:
         return None
     version, commit = newest
     shown = log.decided_by(log.version)  # another one than the newest after a rollback
-    if shown is not None and _is_own(run, shown, number):
+    if shown is not None and run.record.is_of(shown) and shown.pass_number >= number:
         return shown.manifest
-    if commit.kind == "publish" and _is_own(run, commit, 0):
+    if commit.kind == "publish" and run.record.is_of(commit):
         return None  # an earlier pass of this very run
     what = {"publish": "another publish", "rollback": "a rollback", "empty": "an emptying"}
     said = f"{what[commit.kind]} (version {version})"
@@ -100,18 +92,14 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
             "published; its results stay, and the same command publishes them over it"
         )
     published = ((n, each) for n, each in deciding(log) if each.kind == "publish")
-    own = next((n for n, each in published if _is_own(run, each, number)), None)
+    whole = (n for n, each in published if run.record.is_of(each) and each.pass_number >= number)
+    own = next(whole, None)
     if commit.kind != "publish" and own is not None and not republish:
         raise TableError(
             f"{run.output}: this run was published as version {own}, and {said} took it back; to "
             f"have it again: xrec table rollback {run.output} --version {own}"
         )
     return None
-
-
-def _is_own(run: BulkRun, commit: Commit, number: int) -> bool:
-    whose = (run.record.run, run.record.nonce)
-    return (commit.run, commit.nonce) == whose and commit.pass_number >= number
 
 
 def _missing(run: BulkRun, parts: Sequence[Part]) -> bool:

@@ -213,7 +213,7 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
         (folder / "rejected.parquet").write_bytes(parquet_bytes(rows.rejected, REJECTED))
         number = 0 if newest is None else newest[0] + 1
         file = output / RUNS / name / f"run-{number}.json"
-        file.create_bytes(record.model_dump_json(indent=2).encode())
+        file.create_bytes(record.to_bytes())
     raise TableError(
         f"{output}: the plan of run {name} was deleted while it was made; let nothing delete files "
         "there and run the job again"

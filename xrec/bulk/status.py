@@ -9,7 +9,7 @@ size and other bytes is not found.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Literal, NamedTuple
 
 from xrec.bulk.request import RunRequest, refuse_other_files
 from xrec.bulk.runs.progress import Progress, now, read_progress
@@ -26,7 +26,7 @@ from xrec.errors import (
     TableError,
 )
 from xrec.storage import Location, Manifest, open_location
-from xrec.storage.delta import Commit, DeltaLog, check_sound, manifest_of_log, open_log
+from xrec.storage.delta import DeltaLog, check_sound, manifest_of_log, open_log, the_log
 from xrec.storage.process import may_be_at_work
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
@@ -125,9 +125,8 @@ def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
 
     Raises ArtifactNotFoundError if no run was planned there, TableError if the log cannot be read.
     """
-    output = open_location(uri, storage or StorageConfig())
-    record = next(records(output), None)
-    if record is None:
+    output = open_location(uri, storage)
+    if (record := next(records(output), None)) is None:
         raise ArtifactNotFoundError(f"{uri}: no run was planned there; check the URI")
     return status_of(output, record)
 
@@ -136,19 +135,15 @@ def status_of(output: Location, record: RunRecord) -> Status:
     manifest, is_published, was_published, is_outdated = None, False, False, False
     progress = read_progress(record.folder(output))
     if (log := open_log(output)) is not None:
-        was_published = any(_is_of(commit, record) for _, commit in deciding(log))
+        was_published = any(record.is_of(commit) for _, commit in deciding(log))
         shown = log.decided_by(log.version)
         if shown is not None and shown.manifest is not None:
             manifest = manifest_of_log(log)
-            is_published = _is_of(shown, record)
+            is_published = record.is_of(shown)
             pass_number = 0 if progress is None else progress.pass_number
             is_outdated = is_published and shown.pass_number < pass_number
     is_taken_back = was_published and not is_published
     return Status(output.uri, record, progress, manifest, is_published, is_taken_back, is_outdated)
-
-
-def _is_of(commit: Commit, record: RunRecord) -> bool:
-    return (commit.run, commit.nonce) == (record.run, record.nonce)
 
 
 @dataclass(frozen=True)
@@ -191,16 +186,12 @@ def preview(request: RunRequest) -> Preview:
                 costs = _costs_elsewhere(request, num_rows)
                 return Preview(num_rows, len(sizes), left_out, None, *costs)
     status = status_of(output, record)
-    costs = _own_costs(status) or _costs_elsewhere(request, status.num_left)
-    return Preview(record.num_rows, record.size.num_chunks, record.rejected, status, *costs)
-
-
-def _own_costs(status: Status) -> tuple[dict[str, float], None] | None:
-    """By what its rows cost: as many are taken to be carried over as until now."""
     if status.rate is None:
-        return None
-    share = status.num_left / status.num_done
-    return {name: cost * share for name, cost in status.rate.costs.items()}, None
+        costs = _costs_elsewhere(request, status.num_left)
+    else:  # as many are taken to be carried over as until now
+        share = status.num_left / status.num_done
+        costs = {name: cost * share for name, cost in status.rate.costs.items()}, None
+    return Preview(record.num_rows, record.size.num_chunks, record.rejected, status, *costs)
 
 
 def _costs_elsewhere(
@@ -217,18 +208,13 @@ def _costs_elsewhere(
     return None, None
 
 
-Severity = Literal["error", "warning"]
+class Finding(NamedTuple):
+    """Something that is wrong with an output, and what to do about it.
 
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is wrong with an output.
-
-    severity: `error` if readers miss rows or a run cannot go on until it is mended; else `warning`.
-    what: what is so, with the place and the values seen, and what to do about it.
+    severity: `error` if readers miss rows or a run cannot go on until it is mended.
     """
 
-    severity: Severity
+    severity: Literal["error", "warning"]
     what: str
 
 
@@ -242,7 +228,7 @@ def check_output(uri: str, storage: StorageConfig | None = None) -> list[Finding
         findings = list(_findings(output))
     except (TableError, ArtifactMismatchError) as error:
         findings = [Finding("error", str(error))]
-    return sorted(findings, key=lambda finding: get_args(Severity).index(finding.severity))
+    return sorted(findings, key=lambda finding: finding.severity)
 
 
 def _findings(output: Location) -> Iterator[Finding]:
@@ -294,9 +280,7 @@ def history_of(uri: str, storage: StorageConfig | None = None) -> Iterator[tuple
 
     Raises ArtifactNotFoundError if there is no table.
     """
-    log = open_log(open_location(uri, storage or StorageConfig()))
-    if log is None:
-        raise ArtifactNotFoundError(f"{uri}: there is no table; check the URI")
+    log = the_log(open_location(uri, storage))
     for version in range(log.version, -1, -1):
         info, commit, shown = log.info(version), log.commit(version), log.decided_by(version)
         by = commit.kind if commit else str(info.get("operation", "unknown")).lower()

@@ -24,7 +24,7 @@ from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.runs.row_format import FAILED, OK
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageError, TableError
+from xrec.errors import ArtifactMismatchError, StorageError, TableError
 from xrec.storage import Location, Manifest, fingerprint_of, open_location
 from xrec.storage.delta import (
     FILES,
@@ -36,6 +36,7 @@ from xrec.storage.delta import (
     file_errors,
     manifest_of_log,
     open_log,
+    the_log,
 )
 
 logger = logging.getLogger("xrec")
@@ -320,9 +321,5 @@ def published(
     Raises ArtifactNotFoundError if nothing is published there; TableError if there is no such
     version, or if it is not sound.
     """
-    log = open_log(open_location(uri, storage or StorageConfig()), version)
-    if log is None:
-        raise ArtifactNotFoundError(
-            f"{uri}: nothing was published there; run its job first, or check the URI"
-        )
+    log = the_log(open_location(uri, storage), version)
     return Published(log, manifest_of_log(log))

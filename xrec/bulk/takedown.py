@@ -24,10 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from xrec.errors import ArtifactMismatchError, TableError
-from xrec.storage import Location, request_each
+from xrec.errors import TableError
+from xrec.storage import Location, Record, request_each
 from xrec.storage.forgotten import Forgotten
 from xrec.storage.location import with_backoff
 
@@ -40,14 +39,8 @@ _SAME = ("rows", "phrase", "lifts", "users", "key")
 _CHANCES = 100
 
 
-class Entry(BaseModel):
-    """What is taken down, by columns of rows or by a phrase; or which entry is lifted.
-
-    rows: each is taken down whose columns have these values. users: the hashes of forgotten ids, by
-    a key of hex digits. at: the time in UTC, ISO 8601.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Entry(Record):
+    """What is taken down, or which entry is lifted; key: hex digits; at: UTC, ISO 8601."""
 
     rows: tuple[dict[str, str], ...] = ()
     phrase: str = ""
@@ -158,17 +151,8 @@ def read_takedowns(output: Location, known: Takedowns | None = None) -> Takedown
     new = sorted(numbers.keys() - entries.keys())
     if known is not None and entries == known.entries and not new:
         return known
-    read = request_each(lambda number: _read(output / _LIST / numbers[number]), new)
+    read = request_each(lambda number: Entry.read(output / _LIST / numbers[number]), new)
     return Takedowns({**entries, **dict(zip(new, read, strict=True))})
-
-
-def _read(file: Location) -> Entry:
-    try:
-        return Entry.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise ArtifactMismatchError(
-            f"{file}: not a takedown that this xrec reads: {error}; use the xrec that wrote it"
-        ) from error
 
 
 def put_on_list(output: Location, **what: object) -> int:
@@ -196,7 +180,7 @@ def _put(output: Location, entry: Entry) -> int:
                 f"{output}: takedown {entry.lifts} is not there: expected one of: {known}"
             )
         file = output / _LIST / f"{there.number + 1:06d}.json"
-        if file.create_bytes(entry.model_dump_json(indent=2).encode()):
+        if file.create_bytes(entry.to_bytes()):
             return there.number + 1
     raise TableError(f"{output}: the list of takedowns changes all the time; try again later")
 
@@ -215,8 +199,7 @@ def forget_on_list(output: Location, forgotten: Forgotten, reason: str) -> int:
         rows = tuple(row for row in entry.rows if not forgotten.has(row.get("user_id", "")))
         if rows != entry.rows:
             left = entry.model_copy(update={"rows": rows, "reason": reason})
-            file = output / _LIST / f"{number:06d}.json"
-            file.write_bytes(left.model_dump_json(indent=2).encode())
+            (output / _LIST / f"{number:06d}.json").write_bytes(left.to_bytes())
     return max((n for n, each in read_takedowns(output).active.items() if each.users), default=0)
 
 

@@ -21,9 +21,9 @@ from xrec.bulk.table import (
 )
 from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactNotFoundError, TableError
+from xrec.errors import TableError
 from xrec.storage import Location, open_location
-from xrec.storage.delta import DeltaLog, delta_errors, open_log
+from xrec.storage.delta import DeltaLog, delta_errors, open_log, the_log
 from xrec.storage.forgotten import Forgotten
 
 logger = logging.getLogger("xrec")
@@ -39,10 +39,7 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
     """
 
     def go_back(log: DeltaLog) -> None:
-        if not 0 <= version <= log.version:
-            raise TableError(
-                f"{uri}: version {version} is not there; the table has 0 to {log.version}"
-            )
+        open_log(log.location, version)  # raises if it is not there
         if not log.is_sound(version) or (missing := log.missing_files(version)):
             what = f"{missing[0]} is gone" if log.is_sound(version) else "it is not sound"
             raise TableError(f"{uri}: version {version} cannot be restored: {what}; name another")
@@ -148,9 +145,7 @@ def _next_version(
     """Commit to the table, opened anew each time, until the version after it is what was meant."""
     location = open_location(uri, storage or StorageConfig())
     for _ in range(CHANCES):
-        log = open_whole(location)
-        if log is None:
-            raise ArtifactNotFoundError(f"{uri}: there is no table; check the URI")
+        log = open_whole(location) or the_log(location)
         commit(log)
         if log.version == target:
             return log.version

@@ -90,12 +90,13 @@ def _lines(findings: "Findings") -> list[str]:
 
     counts = findings.survey
     explanations = sum(counts.num_explanations.values())
+    what = "explanations" if findings.reviews is None else "reviews to explain from"
     return [
         text_table(("file", "rows", "table", "columns"), file_rows(findings)),
         "",
         f"{counts.num_users} users, {counts.num_items} items, "
         f"{counts.num_interactions} interactions, "
-        f"{explanations} {_texts(findings)} ({counts.num_explanations['train']} to train on)",
+        f"{explanations} {what} ({counts.num_explanations['train']} to train on)",
         f"machine: {findings.machine.describe()}",
         *_section("to know:", notes(findings)),
         *_section("files of other kinds, not read:", findings.folder.others[:10]),
@@ -103,10 +104,6 @@ def _lines(findings: "Findings") -> list[str]:
         f"wrote {findings.project_file}",
         f"next: xrec run {findings.project_file}",
     ]
-
-
-def _texts(findings: "Findings") -> str:
-    return "explanations" if findings.reviews is None else "reviews to explain from"
 
 
 def _section(title: str, lines: "list[str] | tuple[str, ...]") -> list[str]:

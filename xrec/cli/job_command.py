@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from jobs.catalogue import SERVE, Job
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option, reporting
-from xrec.errors import ArtifactNotFoundError, ConfigError, DataError, StorageError
+from xrec.errors import ArtifactNotFoundError, DataError, StorageError
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
@@ -35,12 +34,14 @@ def _job_command(job: Job) -> Callable[..., None]:
         as_json: AsJson = False,
         keys: Annotated[bool, keys_option(job.name)] = False,
     ) -> None:
+        from xrec.storage import present
+
         config = job.load_config(config_path, overrides or [])
         if dry_run:
             show_config(config)
             for line in _outlook(job, config):
                 typer.echo(f"# {line}")
-        elif (manifest := job.run(config := _present(config))) is not None:
+        elif (manifest := job.run(config := present(config))) is not None:
             typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
         elif as_json:
             typer.echo(json.dumps({"artifact": job.artifact, "state": "limit reached"}))
@@ -55,19 +56,14 @@ def _job_command(job: Job) -> Callable[..., None]:
     return run
 
 
-def _present(config: "JobConfig") -> "JobConfig":
-    """The config with the artifacts of the last night, if there was one."""
-    from xrec.storage import present
-
-    return present(config)
-
-
 def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
     """What the run of a bulk job would do and cost; its input may not be readable yet."""
+    from xrec.storage import present
+
     if not job.has_outlook:
         return
     try:
-        yield from job.module().look_ahead(_present(config))
+        yield from job.module().look_ahead(present(config))
     except (ArtifactNotFoundError, DataError, StorageError) as error:
         yield f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"
 
@@ -77,8 +73,10 @@ def _serve(
     config_path: ConfigPath,
     overrides: Overrides = None,
     write_deployment: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Write the config for serve deploy, and stop."),
+        typer.FileTextWrite | None,
+        typer.Option(
+            metavar="FILE", encoding="utf-8", help="Write the config for serve deploy, and stop."
+        ),
     ] = None,
     dry_run: DryRun = False,
     keys: Annotated[bool, keys_option(SERVE.name)] = False,
@@ -89,7 +87,10 @@ def _serve(
     if dry_run:
         show_config(load())
     elif write_deployment is not None:
-        _write_deployment(load(), write_deployment)
+        from xrec.serve.app import deployment_yaml
+
+        write_deployment.write(deployment_yaml(load()))
+        typer.echo(f"{write_deployment.name}: serve deploy {write_deployment.name}")
     else:
         os.environ.update(_PLAIN_LINES)
         SERVE.module().run(load(), load, _tell)
@@ -97,18 +98,3 @@ def _serve(
 
 def _tell(address: str) -> None:
     typer.echo(f"serving at {address} (the page; API: {address}/openapi.json; Ctrl-C ends it)")
-
-
-def _write_deployment(config: "ServeConfig", path: str) -> None:
-    """Write the Serve config; raises ConfigError if the file cannot be written."""
-    from xrec.serve.app import deployment_yaml
-
-    text = deployment_yaml(config)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"--write-deployment {path}: cannot be written ({error.strerror}); expected a file in "
-            "a folder that is there"
-        ) from error
-    typer.echo(f"{path}: serve deploy {path}")

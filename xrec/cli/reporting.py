@@ -73,14 +73,12 @@ def new_app(*, no_args_is_help: bool = False) -> typer.Typer:
     )
 
 
-_Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug", help="Also debug lines, workers' output, and the traceback of an error."
-    ),
-]
+_WITH_DEBUG = "Also debug lines, workers' output, and the traceback of an error."
 _DEBUG = inspect.Parameter(
-    "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Debug
+    "debug",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--debug", help=_WITH_DEBUG)],
 )
 
 
@@ -122,10 +120,7 @@ def _exit_codes(debug: bool) -> Iterator[None]:
 
 
 def _configure_logging(debug: bool) -> None:
-    """Show INFO and above of the `xrec` logger on standard error, and with `debug` everything.
-
-    A second call replaces the handler of the first.
-    """
+    """Show INFO and above of the `xrec` logger on standard error, and with `debug` everything."""
     logger = logging.getLogger("xrec")
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False  # libraries that set up the root logger would show each line again

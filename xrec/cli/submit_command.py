@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.catalogue import chosen_configs, job_named
+from jobs.catalogue import COMPARE, chosen_configs, job_named
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
 from xrec.cli.run_command import First, Last, Redo, Train
 from xrec.errors import ClusterError, ConfigError
@@ -82,8 +82,8 @@ def submit(
         check_shared_paths(config)
     logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets the level of all lines
     server = JobServer(address)
-    words = () if job_name in _OF_A_PROJECT else job_named(job_name).words
-    command = [*(words or (job_name,)), Path(config_path).name, *given, *options]
+    words = ("lab", job_name) if job_name == COMPARE.name else (job_name,)
+    command = [*words, Path(config_path).name, *given, *options]
     sent, status = (Path(config_path), command, packages), None
     if key:
         name = job_id(job_name, configs[0].workspace, key)

@@ -18,14 +18,8 @@ import torch
 from torch import Tensor
 
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.storage import (
-    Location,
-    Manifest,
-    map_file,
-    read_manifest,
-    write_contents,
-    write_manifest,
-)
+from xrec.storage import Location, Manifest, read_manifest, write_contents, write_manifest
+from xrec.storage.mapped import map_file
 
 EMBEDDINGS = "embeddings.safetensors"
 LAYER0 = "layer0.safetensors"

@@ -25,7 +25,8 @@ from huggingface_hub.errors import (
 from xrec.config.llm import HUB_ID, LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError, StorageError
-from xrec.storage import Location, fingerprint_of, made_once, node_folder, open_location
+from xrec.storage import Location, fingerprint_of, node_folder, open_location
+from xrec.storage.mapped import made_once
 from xrec.storage.packages import PYPI, package_files
 
 logger = logging.getLogger("xrec")

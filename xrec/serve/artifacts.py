@@ -203,7 +203,7 @@ def find_candidate(config: ServeConfig, known: Candidate | None = None) -> Candi
         )
     log = open_log(output)
     shown = None if log is None else log.decided_by(log.version)
-    if record is None or (shown and (shown.run, shown.nonce) == (record.run, record.nonce)):
+    if record is None or (shown and record.is_of(shown)):
         return None
     if known is not None and known.run.record == record:
         return known

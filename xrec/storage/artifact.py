@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -67,13 +67,32 @@ _MADE_BY: Mapping[Kind, str] = {
 """The commands that make the artifacts, for messages."""
 
 
-class Manifest(BaseModel):
+class Record(BaseModel):
+    """What a file of JSON says; a field that its class does not have is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @classmethod
+    def read(cls, file: Location) -> Self:
+        """What the file says; raises ArtifactMismatchError if this xrec cannot read it."""
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            raise ArtifactMismatchError(
+                f"{file}: not a record that this xrec reads: {error}; use the xrec that wrote it "
+                f"(this is {__version__}), or give another output URI"
+            ) from error
+
+    def to_bytes(self) -> bytes:
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        return f"{text}\n".encode()
+
+
+class Manifest(Record):
     """What `manifest.json` holds.
 
     version: of the table, if the artifact is one; `files` is then empty.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
     schema_version: int
@@ -87,9 +106,6 @@ class Manifest(BaseModel):
     code_version: str
     created_at: str
     version: int | None = None
-
-    def to_bytes(self) -> bytes:
-        return (json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def fingerprint_of(value: Any) -> str:
@@ -126,8 +142,8 @@ def finished(
         return None
     raise mismatch(
         f"{location}: holds the {kind} of another run:",
-        {**manifest.config, "inputs": manifest.inputs, "schema_version": manifest.schema_version},
-        {**config, "inputs": dict(inputs), "schema_version": SCHEMA_VERSION},
+        {**manifest.config, "inputs": manifest.inputs},
+        {**config, "inputs": dict(inputs)},
         _ADVICE,
     )
 
@@ -219,25 +235,17 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
     """
     if kind in TABLES:
         # It imports deltalake, which most commands do not need.
-        from xrec.storage.delta import published_manifest
+        from xrec.storage.delta import manifest_of_log, the_log
 
-        return _of_kind(published_manifest(location, kind), location, kind)
+        return _of_kind(manifest_of_log(the_log(location)), location, kind)
     try:
-        data = (location / MANIFEST).read_bytes()
+        return _of_kind(Manifest.read(location / MANIFEST), location, kind)
     except StorageNotFoundError as error:
         job = f"run {_MADE_BY[kind]} first" if kind in _MADE_BY else "run its job first"
         raise ArtifactNotFoundError(
             f"{location}: no {kind} artifact ({MANIFEST} is missing): it was never made, or its "
             f"job did not finish; {job}, or check the URI"
         ) from error
-    try:
-        manifest = Manifest.model_validate_json(data)
-    except ValidationError as error:
-        raise ArtifactMismatchError(
-            f"{location / MANIFEST}: not a manifest that this version ({__version__}) reads: "
-            f"{error}"
-        ) from error
-    return _of_kind(manifest, location, kind)
 
 
 def manifest_there(location: Location, kind: Kind) -> Manifest | None:

@@ -25,7 +25,6 @@ import pyarrow.dataset as pads
 import pyarrow.fs
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
-from pydantic import BaseModel, ConfigDict
 
 from xrec.errors import (
     ArtifactNotFoundError,
@@ -34,7 +33,7 @@ from xrec.errors import (
     StorageNotFoundError,
     TableError,
 )
-from xrec.storage.artifact import Kind, Manifest
+from xrec.storage.artifact import Manifest, Record
 from xrec.storage.location import Location, storage_errors
 
 LOG = "_delta_log"
@@ -51,7 +50,7 @@ COMMIT_KEY = "xrec"
 """Where a commit's metadata has the `Commit`, as JSON."""
 
 
-class Commit(BaseModel):
+class Commit(Record):
     """What a commit of xrec says of itself; another program's RESTORE is taken for a rollback.
 
     table: the id of the table that it was made for; empty in the commit that makes the table.
@@ -61,8 +60,6 @@ class Commit(BaseModel):
     after rows were taken down. takedowns: the last entry of the list of takedowns that it heeds.
     num_gone: rows that it lacks for that.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["publish", "undo", "rollback", "empty", "takedown"]
     table: str
@@ -114,10 +111,7 @@ class DeltaLog:
         return next((each["commitInfo"] for each in actions if "commitInfo" in each), {})
 
     def _commit(self, version: int) -> Commit | None:
-        """The commit of a version; None if another program wrote it, and it is no RESTORE.
-
-        Raises as `info` does.
-        """
+        """The commit of a version; None if another program wrote it, and it is no RESTORE."""
         info = self.info(version)
         if (said := info.get(COMMIT_KEY)) is not None:
             return Commit.model_validate_json(said)
@@ -140,7 +134,14 @@ class DeltaLog:
         """The files of a version: path, num_bytes, num_rows, min.bucket and max.bucket; sorted."""
         with delta_errors(self.location):
             delta = self.delta if version == self.version else _load(self.location, version)
-        return _file_table(pa.table(delta.get_add_actions(flatten=True)))
+        actions = pa.table(delta.get_add_actions(flatten=True))
+        columns = {
+            name: actions[there].cast(type_)
+            if there in actions.column_names
+            else pa.nulls(actions.num_rows, type_)  # the log says nothing
+            for there, name, type_ in _FILE_COLUMNS
+        }
+        return pa.table(columns).sort_by([("min.bucket", "ascending"), ("path", "ascending")])
 
     def decided_by(self, version: int) -> Commit | None:
         """The publish or emptying whose rows the version shows; None if there is none.
@@ -222,32 +223,27 @@ def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
     return None  # its folder is there, and no entry yet
 
 
-def published_manifest(location: Location, kind: Kind) -> Manifest:
-    """The manifest of what is published at `location`; its `version` is the newest one.
+def the_log(location: Location, version: int | None = None) -> DeltaLog:
+    """As `open_log`; raises ArtifactNotFoundError if there is no table."""
+    if (log := open_log(location, version)) is None:
+        raise ArtifactNotFoundError(
+            f"{location}: nothing was published there, as there is no table; run its job first, or "
+            "check the URI"
+        )
+    return log
 
-    Raises ArtifactNotFoundError if nothing is published, TableError if the newest version is not
-    sound.
+
+def manifest_of_log(log: DeltaLog) -> Manifest:
+    """The manifest of what the version shows that was opened, whose number it has.
+
+    Raises ArtifactNotFoundError if that is nothing, TableError if the version is not sound.
     """
-    log = open_log(location)
-    if log is None:
-        raise _nothing(location, kind, "nothing was published there")
-    return manifest_of_log(log, kind)
-
-
-def manifest_of_log(log: DeltaLog, kind: str = "published") -> Manifest:
-    """The manifest of what the version shows that was opened; raises as `published_manifest`."""
     commit = log.decided_by(log.version)
     if commit is None or commit.manifest is None:
         why = "xrec published nothing there" if commit is None else "it was emptied"
-        raise _nothing(log.location, kind, why)
+        raise ArtifactNotFoundError(f"{log.location}: {why}; run its job first, or check the URI")
     check_sound(log)
     return commit.manifest.model_copy(update={"version": log.version})
-
-
-def _nothing(location: Location, kind: str, why: str) -> ArtifactNotFoundError:
-    return ArtifactNotFoundError(
-        f"{location}: no {kind} artifact: {why}; run its job first, or check the URI"
-    )
 
 
 def check_sound(log: DeltaLog) -> None:
@@ -417,15 +413,3 @@ def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
     return deltalake.DeltaTable(
         location.shared_uri, version=version, storage_options=location.delta_options()
     )
-
-
-def _file_table(actions: pa.Table) -> pa.Table:
-    """The columns of `DeltaLog.files`; null where the log says nothing."""
-    return pa.table(
-        {
-            name: actions[there].cast(type_)
-            if there in actions.column_names
-            else pa.nulls(actions.num_rows, type_)
-            for there, name, type_ in _FILE_COLUMNS
-        }
-    ).sort_by([("min.bucket", "ascending"), ("path", "ascending")])

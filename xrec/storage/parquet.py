@@ -1,7 +1,7 @@
 """Parquet files at a location: whole tables in a schema of xrec.schemas, and footers."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from tempfile import NamedTemporaryFile
 
 import pyarrow as pa
@@ -41,20 +41,21 @@ def write_table(
         return content_hash(data)
     with NamedTemporaryFile(prefix="xrec-", suffix=".parquet") as file:
         with pq.ParquetWriter(file.name, schema, compression="zstd") as writer:
-            for rows in _row_groups(table):
+            for rows in row_groups(map(pa.table, table), _GROUP_ROWS):
                 writer.write_table(rows.select(schema.names).cast(schema).combine_chunks())
         location.write_file(file.name)
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _row_groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
-    held = reader.schema.empty_table()
-    for batch in reader:
-        held = pa.concat_tables([held, pa.table(batch)])
-        while held.num_rows >= _GROUP_ROWS:
-            yield held.slice(0, _GROUP_ROWS)
-            held = held.slice(_GROUP_ROWS)
-    if held.num_rows:
+def row_groups(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
+    """The rows in tables of so many, and one of what is left."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        while held.num_rows >= num_rows:
+            yield held.slice(0, num_rows)
+            held = held.slice(num_rows)
+    if held is not None and held.num_rows:
         yield held
 
 

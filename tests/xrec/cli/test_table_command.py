@@ -96,8 +96,11 @@ def test_command_where_there_is_no_table_exits_1_and_says_so(disk, tmp_path):
         (("status", disk.uri), "no run was planned there; check the URI"),
         (("status", *nowhere), "http://127.0.0.1:9"),
         (("status", tmp_path / "project.yaml"), "check the path"),
-        (("rollback", disk.uri, "--version", "0"), "there is no table; check the URI"),
-        (("empty", disk.uri), "there is no table; check the URI"),
+        (
+            ("rollback", disk.uri, "--version", "0"),
+            "there is no table; run its job first, or check",
+        ),
+        (("empty", disk.uri), "there is no table; run its job first, or check the URI"),
     ):
         code, _, err = xrec("table", *command)
         assert (code, words in err) == (1, True), err

@@ -42,5 +42,5 @@ def test_command_writes_the_file_or_says_why_not_and_starts_nothing(tmp_path):
     assert code == 0, err
     ServeDeploySchema.model_validate(yaml.safe_load(target.read_text()))
     code, _, err = xrec("serve", YELP, "--write-deployment", elsewhere)
-    words = f"--write-deployment {elsewhere}: cannot be written (No such file"
-    assert (code, words in err) == (2, True), err
+    words = f"Could not open file '{elsewhere}': No such file"
+    assert (code, words in err) == (1, True), err

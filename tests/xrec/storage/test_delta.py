@@ -106,7 +106,7 @@ def test_manifest_is_that_of_the_publish_whose_rows_the_newest_version_shows(out
     assert log_of(output).is_sound(4)
     assert read_manifest(output, "explanations").version == 4
     commit(output, "empty", [])
-    with pytest.raises(ArtifactNotFoundError, match="no explanations artifact: it was emptied"):
+    with pytest.raises(ArtifactNotFoundError, match="it was emptied; run its job first"):
         read_manifest(output, "explanations")
 
 

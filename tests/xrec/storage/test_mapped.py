@@ -18,15 +18,13 @@ from xrec.schemas import PAIRS
 from xrec.storage import (
     Location,
     Manifest,
-    made_once,
-    map_file,
-    map_table,
     mapped,
     mapped_arrays,
     node_folder,
     open_location,
     write_contents,
 )
+from xrec.storage.mapped import made_once, map_file, map_table
 
 ROWS = pa.table({"user_id": [f"u{n}" for n in range(70_000)], "item_id": ["i"] * 70_000})
 

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from xrec.bulk.runs.result import bare
 from xrec.errors import DataError, StorageNotFoundError
-from xrec.storage import Location, read_table, write_table
+from xrec.storage import Location, Record, read_table, write_table
 
 _PART_BYTES = 64 * 2**20
 _INDEX_FILE = "chunks.parquet"
@@ -36,10 +35,8 @@ ORIGIN = "chunk"
 """The column of a retry's rows that has the number of their chunk in the first plan."""
 
 
-class PlanSize(BaseModel):
+class PlanSize(Record):
     """What a record says of its plan. parts: the number of bytes of each part."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_rows: int
     num_chunks: int

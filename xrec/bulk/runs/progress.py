@@ -88,7 +88,7 @@ def _summaries(each: Pass) -> Mapping[int, Summary]:
 
 
 def write_progress(run: BulkRun, progress: Progress) -> None:
-    (run.folder / _DRIVER).write_bytes(progress.model_dump_json(indent=2).encode())
+    (run.folder / _DRIVER).write_bytes(progress.to_bytes())
 
 
 def read_progress(folder: Location) -> Progress | None:

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from xrec.bulk.runs.row_format import FAILED, OK
 from xrec.errors import DataError, StorageNotFoundError
-from xrec.storage import Location, read_footer, storage_errors
+from xrec.storage import Location, Record, read_footer, storage_errors
 
 _NAME = re.compile(r"(\d+)(~1)?\.parquet")
 _SUMMARY = b"xrec"
@@ -29,7 +29,7 @@ class BrokenResultError(DataError):
     """A result that cannot be read."""
 
 
-class Summary(BaseModel):
+class Summary(Record):
     """Counts and costs of some rows.
 
     num_ok: rows that succeeded; num_ok_rows: the rows of the table that they became
@@ -38,13 +38,11 @@ class Summary(BaseModel):
     of rows that an earlier run wrote. num_deaths: processes that died with the rows.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     num_ok: int = 0
     num_ok_rows: int = 0
-    failed: dict[str, int] = {}
-    was_failed: dict[str, int] = {}
-    costs: dict[str, float] = {}
+    failed: dict[str, int] = Field(default_factory=dict)
+    was_failed: dict[str, int] = Field(default_factory=dict)
+    costs: dict[str, float] = Field(default_factory=dict)
     num_deaths: int = 0
 
     @property
@@ -58,9 +56,8 @@ class Summary(BaseModel):
 
     def __add__(self, other: "Summary") -> "Summary":
         """Both together: rows that were done again count once, by what became of them last."""
-        failed = added(self.failed, other.failed)
-        for reason, count in other.was_failed.items():
-            failed[reason] = failed.get(reason, 0) - count
+        mended = {reason: -count for reason, count in other.was_failed.items()}
+        failed = added(added(self.failed, other.failed), mended)
         return Summary(
             num_ok=self.num_ok + other.num_ok,
             num_ok_rows=self.num_ok_rows + other.num_ok_rows,

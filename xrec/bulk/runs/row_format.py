@@ -1,5 +1,6 @@
 """The rows of a bulk run, what they become, and the protocol of the task that does them."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -109,6 +110,10 @@ class RowFormat:
                 f"reasons {sorted(unknown)}: expected some of {', '.join(self.all_reasons)}"
             )
         return tuple(sorted(set(reasons)))
+
+    def faults(self, failed: Mapping[str, int]) -> Counter[str]:
+        """Those of the counts by reason whose reasons are not expected."""
+        return Counter({why: n for why, n in failed.items() if why not in self.expected_reasons})
 
     def sorted(self, rows: pa.Table) -> pa.Table:
         """The rows by their buckets if they have them, their keys, and those of `ok_keys`."""

@@ -11,34 +11,30 @@ _xrec/runs/<run>/<nonce>/driver.json        who is at work, and how far (progres
 import re
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xrec.bulk.runs.plan import Plan, PlanSize, write_plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.takedown import TAKEN_DOWN
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, StorageNotFoundError, TableError
-from xrec.storage import Location, fingerprint_of, run_fingerprint
-from xrec.storage.delta import DeltaLog
+from xrec.errors import LeaseError, StorageNotFoundError, TableError
+from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
+from xrec.storage.delta import Commit, DeltaLog
 
 RUNS = "_xrec/runs"
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
 
-M = TypeVar("M", bound=BaseModel)
 
-
-class Identity(BaseModel):
+class Identity(Record):
     """What the rows of a run depend on.
 
     config: the settings; inputs: the fingerprints of what they are made from.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     config: dict[str, Any]
@@ -66,7 +62,7 @@ class Base(NamedTuple):
         return cls() if log is None else cls(log.id, log.version)
 
 
-class RunRecord(BaseModel):
+class RunRecord(Record):
     """What `run-<k>.json` holds.
 
     run: the run's name, a fingerprint of identity and rows. nonce: the folder of its plan and
@@ -75,8 +71,6 @@ class RunRecord(BaseModel):
     listing: what the inputs' store said of their files when they were read (`listing_of`).
     num_buckets: C; the bucket of a row is which of C equal ranges has the hash of its first key.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout: Literal[2] = 2
     run: str
@@ -92,6 +86,10 @@ class RunRecord(BaseModel):
     def folder(self, output: Location) -> Location:
         """Where its plan and its results are."""
         return output / RUNS / self.run / self.nonce
+
+    def is_of(self, commit: Commit) -> bool:
+        """Whether the commit published rows of this plan."""
+        return (commit.run, commit.nonce) == (self.run, self.nonce)
 
     def has_plan(self, output: Location) -> bool:
         """Whether all files of its plan are there, and the records of all passes."""
@@ -114,10 +112,8 @@ class RunRecord(BaseModel):
         return self.rejected.get(TAKEN_DOWN, 0)
 
 
-class PassRecord(BaseModel):
+class PassRecord(Record):
     """What `pass-<p>.json` holds: a retry of the rows that had failed for these reasons."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     reasons: tuple[str, ...]
@@ -169,7 +165,9 @@ class BulkRun:
         """All passes that were begun, in their order; raises TableError if one was deleted."""
         passes = [Pass(0, self.folder, self.record.size)]
         for number in pass_numbers(self.folder):
-            found = _read(self.folder / f"pass-{number}.json", PassRecord)
+            found = None
+            with suppress(StorageNotFoundError):
+                found = PassRecord.read(self.folder / f"pass-{number}.json")
             if found is None or number != len(passes):
                 raise TableError(
                     f"{self.folder}: pass-{len(passes)}.json was deleted; run the job again, which "
@@ -186,12 +184,20 @@ class BulkRun:
         size = write_plan(folder / "plan", chunks)
         record = PassRecord(key=key, reasons=reasons, size=size)
         file = self.folder / f"pass-{number}.json"
-        file.create_bytes(record.model_dump_json(indent=2).encode())
+        file.create_bytes(record.to_bytes())
 
     def is_current(self) -> bool:
         """Whether the newest record still names this plan; else it was deleted meanwhile."""
         newest = newest_record(self.output, self.record.run)
         return newest is not None and newest[1].nonce == self.record.nonce
+
+    def check_is_current(self, when: str) -> None:
+        """Raise LeaseError if the plan was deleted; `when` says what was being done meanwhile."""
+        if not self.is_current():
+            raise LeaseError(
+                f"{self.output}: the run's plan was deleted and made anew while {when}; run the "
+                "job again to go on with the new plan"
+            )
 
 
 def pass_numbers(folder: Location) -> list[int]:
@@ -211,22 +217,6 @@ def newest_record(output: Location, run: str) -> tuple[int, RunRecord] | None:
     folder = output / RUNS / run
     numbers = [int(match[1]) for match in map(_RECORD.fullmatch, folder.sizes()) if match]
     for number in sorted(numbers, reverse=True):
-        if (record := _read(folder / f"run-{number}.json", RunRecord)) is not None:
-            return number, record
+        with suppress(StorageNotFoundError):
+            return number, RunRecord.read(folder / f"run-{number}.json")
     return None
-
-
-def _read(file: Location, model: type[M]) -> M | None:
-    """What a record says; None if there is none.
-
-    Raises ArtifactMismatchError if this xrec cannot read it.
-    """
-    try:
-        return model.model_validate_json(file.read_bytes())
-    except StorageNotFoundError:
-        return None
-    except ValidationError as error:
-        raise ArtifactMismatchError(
-            f"{file}: not a record that this xrec reads: {error}; use the xrec that wrote it, or "
-            "give another output URI"
-        ) from error

@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -101,7 +100,7 @@ def _cut(tables: Iterable[pa.Table], rows_per_chunk: int) -> Iterator[pa.Table]:
     held: pa.Table | None = None
     for table in tables:
         rows = table if held is None else pa.concat_tables([held, table])
-        ends = _group_ends(rows.column(0))
+        ends = pc.run_end_encode(rows.column(0).combine_chunks()).run_ends.to_numpy()
         start = 0
         while rows.num_rows - start > rows_per_chunk:
             last = int(np.searchsorted(ends, start + rows_per_chunk, side="right")) - 1
@@ -113,12 +112,3 @@ def _cut(tables: Iterable[pa.Table], rows_per_chunk: int) -> Iterator[pa.Table]:
         held = rows.slice(start)
     if held is not None and held.num_rows:
         yield held.combine_chunks()
-
-
-def _group_ends(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Where each run of equal values ends, in increasing order."""
-    ids = column.combine_chunks()
-    if len(ids) < 2:
-        return np.array([len(ids)], dtype=np.int64)
-    differs = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    return np.append(np.flatnonzero(differs) + 1, len(ids)).astype(np.int64)

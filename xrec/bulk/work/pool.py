@@ -113,13 +113,11 @@ class DoChunks:
     """What a process of Ray Data does: it makes a ChunkWorker, and gives it chunks."""
 
     def __init__(self, packed: Any, marks: Any, blocks: Any):
-        why_not = ray.get(marks.starting.remote())
-        if why_not is not None:
-            raise ClusterError(why_not)
         self._blocks: list[list[int]] = ray.get(blocks)
         node = ray.get_runtime_context().get_node_id()
-        self._worker = ChunkWorker(unpack(ray.get(packed)), RemoteMarks(marks), node)  # type: ignore[arg-type]
-        ray.get(marks.ready.remote())
+        remote = RemoteMarks(marks)
+        with _starting(remote):
+            self._worker = ChunkWorker(unpack(ray.get(packed)), remote, node)  # type: ignore[arg-type]
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         """Do the chunks of a block; those that have a result already are passed over."""
@@ -137,6 +135,15 @@ class RemoteMarks:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
+
+
+@contextmanager
+def _starting(marks: RemoteMarks) -> Iterator[None]:
+    """A process loads within; raises ClusterError if too many in a row did so in vain."""
+    if (why_not := marks.starting()) is not None:
+        raise ClusterError(why_not)
+    yield
+    marks.ready()
 
 
 def _marks_actor(max_actors: int) -> Any:
@@ -237,10 +244,8 @@ class DoItem:
         self._marks = RemoteMarks(marks)
         self._name = uuid.uuid4().hex
         self._node = ray.get_runtime_context().get_node_id()
-        if (why_not := ray.get(marks.starting.remote())) is not None:
-            raise ClusterError(why_not)
-        self._do = unpack(ray.get(packed))()
-        ray.get(marks.ready.remote())
+        with _starting(self._marks):
+            self._do = unpack(ray.get(packed))()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do an item, unless two processes died with it."""
