@@ -24,7 +24,7 @@ from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
 from xrec.generate.builtin.engine import load_engine
-from xrec.generate.explainer import Explainer
+from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.loading import load_explainer
 from xrec.graph.artifact import read_graph
 from xrec.lab.baselines.lora import text_vocabulary
@@ -127,7 +127,8 @@ class Town:
         prompts = StatedTaste(self.dataset, builder, self.favourites)
         engine = load_engine(model, stop_token_ids(model, tokenizer), EngineConfig())
         graph = read_graph(location_of(config, "graph"))
-        return Explainer(model, engine, prompts, self.dataset, graph, STATED)
+        checker = checker_of(self.dataset)
+        return Explainer(model, engine, prompts, self.dataset, graph, STATED, checker)
 
 
 class StatedTaste(PairPrompts):

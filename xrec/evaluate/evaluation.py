@@ -132,16 +132,14 @@ def verdict(gain: Estimate | None) -> str:
 
 def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, str]]]]:
     """The metrics as table rows, by group."""
-    rows = [_row(name, estimate) for name, estimate in metrics.items()]
+    rows = []
+    for name, estimate in metrics.items():
+        about = DESCRIPTIONS[name]
+        value, interval = f"{estimate.value:.{about.digits}f}", estimate.interval(about.digits)
+        rows.append({**vars(about), "name": name, "value": value, "interval": interval})
     return [
         (group, list(members)) for group, members in groupby(rows, key=lambda row: row["group"])
     ]
-
-
-def _row(name: str, estimate: Estimate) -> dict[str, str]:
-    about = DESCRIPTIONS[name]
-    value, interval = f"{estimate.value:.{about.digits}f}", estimate.interval(about.digits)
-    return {**vars(about), "name": name, "value": value, "interval": interval}
 
 
 def _as_yaml(values: Mapping[str, Any]) -> str:

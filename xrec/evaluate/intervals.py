@@ -80,14 +80,9 @@ def _estimate(sides: Sequence[tuple[float, ArrayLike]], users: Sequence[Hashable
     parts += [
         (float(each.var(ddof=1)) / len(each), len(each) - 1) for each in of_seeds if len(each) > 1
     ]
-    half_width = _half_width(parts)
-    return Estimate(value, value - half_width, value + half_width)
-
-
-def _half_width(parts: Sequence[tuple[float, int]]) -> float:
-    """Of an interval, by the parts of the variance with their degrees of freedom."""
     total = sum(variance for variance, _ in parts)
     if total == 0:
-        return 0.0
+        return Estimate(value, value, value)
     freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts)
-    return float(student_t.ppf(0.975, freedom) * np.sqrt(total))
+    half_width = float(student_t.ppf(0.975, freedom) * np.sqrt(total))
+    return Estimate(value, value - half_width, value + half_width)

@@ -48,6 +48,7 @@ class Explanation:
     refused: str = ""
 
 
+@dataclass(eq=False)
 class Explainer:
     """Explains pairs of one dataset with one model.
 
@@ -57,24 +58,16 @@ class Explainer:
     `checker` checks them.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel | None,
-        engine: SharedEngine,
-        pairs: PairPrompts,
-        dataset: Dataset,
-        graph: GraphEmbeddings,
-        model_fingerprint: str,
-        checker: Checker | None = None,
-    ):
-        self.model = model
-        self.engine = engine
-        self.pairs = pairs
-        self.checker = checker or checker_of(dataset)
-        self.finisher = TextFinisher(pairs.builder, pairs.titles, self.checker)
-        self.dataset = dataset
-        self.graph = graph
-        self.model_fingerprint = model_fingerprint
+    model: PreTrainedModel | None
+    engine: SharedEngine
+    pairs: PairPrompts
+    dataset: Dataset
+    graph: GraphEmbeddings
+    model_fingerprint: str
+    checker: Checker
+
+    def __post_init__(self) -> None:
+        self.finisher = TextFinisher(self.pairs.builder, self.pairs.titles, self.checker)
 
     def explain(
         self,

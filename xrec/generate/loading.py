@@ -115,7 +115,15 @@ def load_explainer(
     on, model = resolve_device(device), None
     tokenizer = load_tokenizer(checked.llm)
     if choose_engine(engine, on, checked.llm) == "vllm":
-        shared = _vllm_engine()(
+        try:
+            check_installed_vllm()
+            from xrec.generate.vllm.engine import VllmEngine
+        except ImportError as error:
+            raise ModelError(
+                f"engine.kind vllm: vLLM cannot be imported here ({error}); "
+                f"run: {install_command('vllm')}, or set engine.kind=builtin"
+            ) from error
+        shared: Any = VllmEngine(
             checked.llm,
             tokenizer,
             checked.adapter,
@@ -175,19 +183,6 @@ def _pairs(
     if checked.aspects is not None and sources.aspects is not None:
         chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
     return PairPrompts(dataset, builder, chooser)
-
-
-def _vllm_engine() -> Any:
-    """The class `VllmEngine`; raises ModelError without a vLLM of a known version."""
-    try:
-        check_installed_vllm()
-        from xrec.generate.vllm.engine import VllmEngine
-    except ImportError as error:
-        raise ModelError(
-            f"engine.kind vllm: vLLM cannot be imported here ({error}); "
-            f"run: {install_command('vllm')}, or set engine.kind=builtin"
-        ) from error
-    return VllmEngine
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

@@ -6,10 +6,10 @@ from xrec.adapter.pairs import Pair
 from xrec.config.decoding import DecodingConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
-from xrec.generate.engine import Completion, LikelihoodParams
+from xrec.generate.engine import LikelihoodParams
 from xrec.generate.explainer import Explainer, Explanation
 from xrec.llm.examples import Example
-from xrec.llm.prompt import PairTexts, PromptTooLongError
+from xrec.llm.prompt import PromptTooLongError
 from xrec.progress import progress
 
 
@@ -28,9 +28,13 @@ def shuffled_pairs(pairs: Sequence[HeldOutPair], others: Sequence[int]) -> list[
 
 def fitting_pairs(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> list[bool]:
     """False for each pair whose prompt is too long for the adapter's `prompt.max_prompt_tokens`."""
-    indices = own_pairs(pairs)
-    texts = explainer.pairs.texts_of(indices)
-    return [_fits(explainer, pair, said) for pair, said in zip(indices, texts, strict=True)]
+    indices, fits = own_pairs(pairs), [True] * len(pairs)
+    for place, texts in enumerate(explainer.pairs.texts_of(indices)):
+        try:
+            explainer.pairs.prompt(indices[place], texts)
+        except PromptTooLongError:
+            fits[place] = False
+    return fits
 
 
 def reference_nll(
@@ -62,18 +66,12 @@ def token_log_likelihoods(
     completions = explainer.engine.complete(
         [(example.prompt_ids, LikelihoodParams(tuple(example.label_ids))) for example in examples]
     )
-    by_index = {
-        completion.index: _log_likelihoods(completion)
-        for completion in progress(completions, description, len(examples))
-    }
+    by_index: dict[int, tuple[float, ...]] = {}
+    for completion in progress(completions, description, len(examples)):
+        if completion.failure is not None:
+            raise ModelError(f"a reference cannot be weighed: {completion.failure.message}")
+        by_index[completion.index] = completion.log_likelihoods or ()
     return [by_index[index] for index in range(len(examples))]
-
-
-def _log_likelihoods(completion: Completion) -> tuple[float, ...]:
-    if completion.log_likelihoods is None:
-        assert completion.failure is not None
-        raise ModelError(f"a reference cannot be weighed: {completion.failure.message}")
-    return completion.log_likelihoods
 
 
 def nll_own_and_shuffled(
@@ -106,11 +104,3 @@ def generated_texts(
     explanations = explainer.explain(prompts, texts, decoding)
     by_index = {text.index: text for text in progress(explanations, description, len(prompts))}
     return [by_index[index] for index in range(len(prompts))]
-
-
-def _fits(explainer: Explainer, pair: Pair, texts: PairTexts) -> bool:
-    try:
-        explainer.pairs.prompt(pair, texts)
-    except PromptTooLongError:
-        return False
-    return True

@@ -16,7 +16,7 @@ from xrec.data.english import is_noun, may_be_doubled
 from xrec.data.language import other_language
 from xrec.data.sentences import sentence_ends, words
 from xrec.data.smuggled import solicits
-from xrec.data.titles import Span, TitleIndex, composed, title_spans
+from xrec.data.titles import TitleIndex, composed, title_spans
 from xrec.generate.engine import Completion, Failure
 from xrec.llm.prompt import PairTexts, PromptBuilder
 
@@ -262,7 +262,8 @@ def _refused(text: str, title: str, rules: TextConfig) -> Failure | None:
     found = words(text.lower())
     if found[-1:] and found[-1] in _ENDS_NOTHING:
         return Failure("no_full_sentence", f"it ends with {found[-1]!r}")
-    phrase, count = _most_repeated(found)
+    phrases = Counter(zip(*(found[start:] for start in range(_PHRASE_WORDS)), strict=False))
+    phrase, count = max(phrases.items(), key=lambda item: item[1], default=((), 0))
     if count > _MAX_PHRASE_REPEATS:
         return Failure(
             "repetitive_text",
@@ -298,18 +299,14 @@ def _whole_sentences(text: str, max_words: int | None, title: str) -> str:
 
     A full stop within the item's `title` ends no sentence.
     """
-    places = _title_places(text, composed(title).strip())
+    title = composed(title).strip()
+    written = re.finditer(re.escape(title), text) if title else ()  # as in "Dr. Pepper's tea"
+    places = [*title_spans(text, title), *(match.span() for match in written)]
     ends = [
         end for end in sentence_ends(text) if not any(start < end < stop for start, stop in places)
     ]
     fits = (end for end in reversed(ends) if _is_within(text[:end], max_words))
     return text[: next(fits, 0)]
-
-
-def _title_places(text: str, title: str) -> list[Span]:
-    """Where `title` stands in `text` as a name, or letter by letter, as in "Dr. Pepper's tea"."""
-    written = re.finditer(re.escape(title), text) if title else ()
-    return [*title_spans(text, title), *(match.span() for match in written)]
 
 
 def cut_to_words(text: str, max_words: int | None, title: str) -> str:
@@ -322,12 +319,6 @@ def cut_to_words(text: str, max_words: int | None, title: str) -> str:
 
 def _is_within(text: str, max_words: int | None) -> bool:
     return max_words is None or len(words(text)) <= max_words
-
-
-def _most_repeated(found: Sequence[str]) -> tuple[Sequence[str], int]:
-    """The phrase of three words that stands most often among `found`, and how often."""
-    phrases = Counter(zip(*(found[start:] for start in range(_PHRASE_WORDS)), strict=False))
-    return max(phrases.items(), key=lambda item: item[1], default=((), 0))
 
 
 def _stuttered(found: Sequence[str]) -> Sequence[str]:

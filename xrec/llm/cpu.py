@@ -80,23 +80,19 @@ def pack_linears(model: PreTrainedModel) -> int:
     whose forward was replaced before are left alone. On a GPU, and for a type of weights that
     oneDNN cannot multiply here, no layer is changed.
     """
-    linears = [linear for linear in linear_layers(model) if _can_pack(linear)]
+    parts = (*model.get_decoder().modules(), model.get_output_embeddings())
+    linears = [part for part in parts if isinstance(part, nn.Linear) and _can_pack(part)]
     for linear in linears:
         packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         linear.forward = partial(_product, packed, linear.bias)  # type: ignore[method-assign]
     return len(linears)
 
 
-def linear_layers(model: PreTrainedModel) -> list[nn.Linear]:
-    """The linear layers of the decoder, and the output layer, whose forward was not replaced."""
-    parts = (*model.get_decoder().modules(), model.get_output_embeddings())
-    return [part for part in parts if isinstance(part, nn.Linear) and "forward" not in vars(part)]
-
-
 def _can_pack(linear: nn.Linear) -> bool:
     weight = linear.weight
     if (
-        weight.requires_grad
+        "forward" in vars(linear)
+        or weight.requires_grad
         or weight.device.type != "cpu"
         or not torch.backends.mkldnn.is_available()
     ):

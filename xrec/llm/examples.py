@@ -54,9 +54,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        return Batch(
-            self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device)
-        )
+        return Batch(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -89,18 +87,14 @@ class KeyValues:
 def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
     """NLL in nats of each label token, (B, L); 0 where a label is -100.
 
-    `past` holds what comes before the batch's rows.
+    `past` holds what comes before the batch's rows. Logits (B, L, V) are computed at the L
+    positions that predict a label, and at no others.
     """
-    return label_nll(label_logits(model, batch, past), batch.labels)
-
-
-def label_logits(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
-    """The logits (B, L, V) of the L positions that predict a label, and of no others."""
     mask, cache = batch.attention_mask, None
     if past is not None:
         mask, cache = torch.cat([past.mask, mask], dim=1), past.cache()
     length, num_labels = batch.input_ids.shape[1], batch.labels.shape[1]
-    logits: Tensor = model(
+    logits = model(
         input_ids=batch.input_ids,
         attention_mask=mask,
         position_ids=last_positions(mask, length),
@@ -112,7 +106,7 @@ def label_logits(model: PreTrainedModel, batch: Batch, past: KeyValues | None = 
         ),
         **{CACHE: cache},
     ).logits
-    return logits
+    return label_nll(logits, batch.labels)
 
 
 def last_positions(mask: Tensor, count: int) -> Tensor:

@@ -25,8 +25,6 @@ from xrec.llm.cpu import GROUPED, register_grouped_attention
 _FIRST_WITH_INT8 = (7, 5)
 """Compute capability of the first GPUs with matrix products of 8-bit integers."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 _TEXT_DECODER_KEYS = {
     r"^language_model\.model\.": "model.",
     r"^model\.language_model\.": "model.",
@@ -57,7 +55,8 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     A V100 and a T4 only emulate it, slowly: for them give float16, or leave float32.
     """
     if dtype != "auto":
-        return _DTYPES[dtype]
+        named: torch.dtype = getattr(torch, dtype)
+        return named
     has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_it else torch.float32
 
@@ -131,7 +130,13 @@ def load_model(
             f"{folder}: the language model cannot be loaded with "
             f"llm.attn_implementation={attn_implementation}: {error}"
         ) from error
-    _check_complete(folder, type(model).__name__, sorted(loaded["missing_keys"]))
+    if missing := sorted(loaded["missing_keys"]):  # transformers leaves them at random values
+        raise ModelError(
+            f"{folder}: the files lack {len(missing)} weights of a {type(model).__name__}, "
+            f"the first is {missing[0]}; "
+            "give the folder of a whole causal language model, "
+            "not of an encoder, a base model or an adapter"
+        )
     model.requires_grad_(False)
     model.eval()
     return model if device is None or quantization else model.to(device)
@@ -171,17 +176,6 @@ def _loading(quantization: Quantization | None, device: torch.device | None) -> 
             "use another GPU, or set llm.quantization=null"
         )
     return {**straight_to_device, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-
-
-def _check_complete(folder: Path, name: str, missing: list[str]) -> None:
-    """Refuse files that lack weights: transformers would leave those weights at random values."""
-    if missing:
-        raise ModelError(
-            f"{folder}: the files lack {len(missing)} weights of a {name}, "
-            f"the first is {missing[0]}; "
-            "give the folder of a whole causal language model, "
-            "not of an encoder, a base model or an adapter"
-        )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -182,11 +182,8 @@ class PrefixCache:
         past = batch_key_values(self._shared, [None])
         computed = dict(zip(rows, compute_key_values(model, rows, past), strict=True))
         for ids in missing:
-            self._keep(ids, computed[ids])
+            num_bytes = computed[ids].nbytes
+            if self.num_bytes + num_bytes <= self._budget_bytes:
+                self._kept[ids] = computed[ids]
+                self.num_bytes += num_bytes
         return computed
-
-    def _keep(self, ids: tuple[int, ...], row: Tensor) -> None:
-        num_bytes = row.numel() * row.element_size()
-        if self.num_bytes + num_bytes <= self._budget_bytes:
-            self._kept[ids] = row
-            self.num_bytes += num_bytes

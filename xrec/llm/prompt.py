@@ -142,14 +142,14 @@ class PromptBuilder:
         """Ids of the list of chosen aspects, none if there is none."""
         if not (self.prompt.aspects and texts.aspects):
             return []
-        entries = [self._entry(evidence) for evidence in texts.aspects]
-        values: dict[str, str | list[int]] = {"aspects": ", ".join(entries)}
-        return [*self._encode("\n"), *self._fill(self.prompt.aspects_part, values)]
-
-    def _entry(self, evidence: AspectEvidence) -> str:
-        prompt, values = self.prompt, vars(evidence)
-        opinion = prompt.opinion.format(**values) if evidence.opinion else ""
-        return prompt.aspect.format(**{**values, "aspect": evidence.aspect + opinion})
+        prompt, entries = self.prompt, list[str]()
+        for each in texts.aspects:
+            opinion = prompt.opinion.format(**vars(each)) if each.opinion else ""
+            entries.append(prompt.aspect.format(**{**vars(each), "aspect": each.aspect + opinion}))
+        return [
+            *self._encode("\n"),
+            *self._fill(prompt.aspects_part, {"aspects": ", ".join(entries)}),
+        ]
 
     def _fill(self, part: str, values: dict[str, str | list[int]]) -> list[int]:
         """Ids of a template part: texts are tokenized, collaborative tokens are put in."""

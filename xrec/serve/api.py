@@ -136,7 +136,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 
         A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
         """
-        await _charge_further(http, len(request.pairs))
+        await http.state.caller.charge(len(request.pairs), num_counted=1)
         answers = await current().explain(request.pairs, request.max_words)
         return Explanations(explanations=answers)
 
@@ -155,7 +155,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         `problem` ends the stream after an error, and takes back the parts of a text without an
         `explanation`; `done` ends the stream after the last pair.
         """
-        await _charge_further(http, len(request.pairs))
+        await http.state.caller.charge(len(request.pairs), num_counted=1)
         return StreamingResponse(
             _events(current, request),
             media_type="text/event-stream",
@@ -214,11 +214,6 @@ def _needs(scope: Scope) -> Any:
     return Depends(check)
 
 
-async def _charge_further(http: Request, num_pairs: int) -> None:
-    """Count all pairs of a request but the one that the gate has counted."""
-    await http.state.caller.charge(num_pairs, num_counted=1)
-
-
 def _lists(current: Callable[[], ReadThrough]) -> APIRouter:
     router = APIRouter(tags=["users and items"])
 
@@ -235,7 +230,7 @@ def _lists(current: Callable[[], ReadThrough]) -> APIRouter:
         read_through.refuse_forgotten(user_id)
         items = await asyncio.to_thread(read_through.catalogue.recommend, user_id, k)
         if explain and items:
-            await _charge_further(http, len(items))
+            await http.state.caller.charge(len(items), num_counted=1)
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
             answers = await read_through.explain(pairs, max_words)
             for item, answer in zip(items, answers, strict=True):

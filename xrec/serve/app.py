@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -72,7 +72,8 @@ class Frontend:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application; Serve calls this."""
-        return asgi_app(self._config, self._current, self._feedback, self._metrics)
+        api = make_api(self._current, self._feedback)
+        return Gate(api, self._config.security.keys, self._metrics)
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
         """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`."""
@@ -96,14 +97,14 @@ class Frontend:
             new.catalogue, new.published = await read
             self._next = new
         is_whole = await self._next.published.look()
-        if not is_whole or (self._now and not await self._next.has_models()):
+        if not is_whole or (self._now and not await self._next.model.is_loaded()):
             return False
         self._now, self._next = self._next, None
         if self._watch is not None:  # requests in flight heed what is taken down, too
             asyncio.get_running_loop().call_later(2 * seconds, self._watch.cancel)
         self._watch = asyncio.create_task(self._now.published.watch())
         if self._keep is None:
-            ask = again_and_again(lambda: self._current().has_models(), REFRESH_SECONDS)
+            ask = again_and_again(lambda: self._current().model.is_loaded(), REFRESH_SECONDS)
             self._keep = asyncio.create_task(ask)
         return True
 
@@ -176,16 +177,6 @@ class Generator:
         for models in self._loaded.keys() - {self._wanted} if len(self._loaded) > 1 else ():
             if self._asked_at.get(models, 0.0) < before and not self._loaded[models].num_pending:
                 del self._loaded[models]
-
-
-def asgi_app(
-    config: ServeConfig,
-    current: Callable[[], ReadThrough],
-    feedback: FeedbackLog,
-    metrics: Metrics,
-) -> ASGIApp:
-    """Return the application behind its gate."""
-    return Gate(make_api(current, feedback), config.security.keys, metrics)
 
 
 def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, PublishedTexts]:

@@ -90,13 +90,9 @@ class Client:
             ) from error
         if answer.ok:
             return answer.content
+        try:
+            detail = str(answer.json()["detail"])
+        except (ValueError, KeyError, TypeError):  # the page of a proxy
+            detail = answer.text[:300]
         error_type = _ERRORS.get(answer.status_code, EndpointError)
-        raise error_type(f"{self._url}: {answer.status_code}: {_detail(answer)}")
-
-
-def _detail(answer: requests.Response) -> str:
-    """What the problem says; the page of a proxy as it is."""
-    try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:300]
+        raise error_type(f"{self._url}: {answer.status_code}: {detail}")

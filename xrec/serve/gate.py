@@ -217,9 +217,19 @@ class Keys:
         """
         headers = Headers(scope=scope)
         if not self._callers:
-            _check_local(scope, headers)
+            client, host = scope.get("client"), headers.get("host", "")
+            name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+            if client is None or not (is_loopback(client[0]) and is_loopback(name)):
+                raise ProblemError(
+                    403,
+                    "not_local",
+                    "without security.keys this endpoint answers its own machine only, "
+                    "by a loopback address or localhost",
+                )
             return Caller("local", get_args(KeyScope))
-        given = _given(headers)
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        is_bearer = scheme.lower() == "bearer" and credentials.strip()
+        given = credentials.strip() if is_bearer else headers.get("x-api-key")
         if given is None:
             raise ProblemError(
                 401, "key", "this endpoint asks for a key; send Authorization: Bearer KEY"
@@ -230,25 +240,6 @@ class Keys:
         if not matches:
             raise ProblemError(401, "key", "this key is not known; check it, or ask for one")
         return matches[0]
-
-
-def _given(headers: Headers) -> str | None:
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    is_bearer = scheme.lower() == "bearer" and credentials.strip()
-    return credentials.strip() if is_bearer else headers.get("x-api-key")
-
-
-def _check_local(scope: Scope, headers: Headers) -> None:
-    client, host = scope.get("client"), headers.get("host", "")
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    is_local = client is not None and is_loopback(client[0]) and is_loopback(name)
-    if not is_local:
-        raise ProblemError(
-            403,
-            "not_local",
-            "without security.keys this endpoint answers its own machine only, "
-            "by a loopback address or localhost",
-        )
 
 
 def _too_many(most: int, whose: str = "") -> ProblemError:

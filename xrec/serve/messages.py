@@ -11,24 +11,9 @@ from xrec.serve.problems import Problem
 MAX_PAIRS = 64
 MAX_WORDS = 500
 
-UserId = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=256,
-        description="user_id, as in the dataset.",
-        examples=["resident-17"],
-    ),
-]
-ItemId = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=256,
-        description="item_id, as in the dataset.",
-        examples=["place-3"],
-    ),
-]
+_Id = Annotated[str, Field(min_length=1, max_length=256)]
+UserId = Annotated[_Id, Field(description="user_id, as in the dataset.", examples=["resident-17"])]
+ItemId = Annotated[_Id, Field(description="item_id, as in the dataset.", examples=["place-3"])]
 Text = Annotated[str, Field(max_length=8000)]
 MaxWords = Annotated[
     int | None,

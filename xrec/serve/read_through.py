@@ -58,7 +58,7 @@ class ReadThrough:
         feedback: FeedbackLog,
         of: tuple[str, str] = ("", ""),
     ):
-        self._model, self._metrics, self._feedback, self.of = model, metrics, feedback, of
+        self.model, self._metrics, self._feedback, self.of = model, metrics, feedback, of
         self._deadline_seconds = deadline_seconds
         self._kept: ByteCache[tuple[str, str, str], Explained] = ByteCache(KEPT_BYTES)
 
@@ -73,7 +73,7 @@ class ReadThrough:
         async with self._deadline():
             answers = await self._known(pairs, max_words)
             missing = [pair for pair, answer in zip(pairs, answers, strict=True) if not answer]
-            texts = iter(await self._model.explain(missing) if missing else ())
+            texts = iter(await self.model.explain(missing) if missing else ())
             return [
                 answer or self._generated(pair, next(texts), max_words)
                 for pair, answer in zip(pairs, answers, strict=True)
@@ -91,7 +91,7 @@ class ReadThrough:
             if known is not None:
                 yield known
                 return
-            async with aclosing(self._model.stream(pair, parts)) as events:
+            async with aclosing(self.model.stream(pair, parts)) as events:
                 async for event in events:
                     if isinstance(event, Draft):
                         text = self._cut(event.text, pair, max_words)
@@ -115,15 +115,11 @@ class ReadThrough:
             "aspects": [each.aspect for each in found.aspects if each.is_named] if found else [],
         }
 
-    async def has_models(self) -> bool:
-        """True if all model replicas have the models, which they keep for now."""
-        return await self._model.is_loaded()
-
     async def is_ready(self) -> bool:
         """True if a model replica answers."""
         try:
             async with self._deadline():
-                return bool(await self._model.model_fingerprint())
+                return bool(await self.model.model_fingerprint())
         except ProblemError:
             return False
 

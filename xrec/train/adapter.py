@@ -66,7 +66,16 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         write_examples(for_workers(config), run_config, inputs)
     progress, best = _train(config, run_fingerprint("adapter", run_config, inputs))
     metrics = {**progress.best, **leaks}
-    adapter_config = _adapter_config(config, graph, base_model, metrics["hidden_size"])
+    adapter_config = AdapterConfig(
+        embedding_dim=graph.config["model"]["embedding_dim"],
+        hidden_size=metrics["hidden_size"],
+        model=config.model,
+        prompt=config.prompt,
+        base_model=public_name(config.llm.model),
+        base_model_revision=config.llm.revision,
+        base_model_fingerprint=base_model,
+        graph_fingerprint=graph.fingerprint,
+    )
     manifest = write_adapter(
         output,
         best,
@@ -111,21 +120,6 @@ def _measured_leaks(config: TrainAdapterConfig) -> dict[str, Any]:
         },
         "leaks": leaks,
     }
-
-
-def _adapter_config(
-    config: TrainAdapterConfig, graph: Manifest, base_model: str, hidden_size: int
-) -> AdapterConfig:
-    return AdapterConfig(
-        embedding_dim=graph.config["model"]["embedding_dim"],
-        hidden_size=hidden_size,
-        model=config.model,
-        prompt=config.prompt,
-        base_model=public_name(config.llm.model),
-        base_model_revision=config.llm.revision,
-        base_model_fingerprint=base_model,
-        graph_fingerprint=graph.fingerprint,
-    )
 
 
 def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:

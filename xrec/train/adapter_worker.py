@@ -168,18 +168,17 @@ class AdapterWorker:
     def _end_step(self, totals: Tensor, place: str) -> float:
         """Count a step, write a checkpoint if one is due; return the mean NLL over all workers."""
         now = time.monotonic()
-        nll, count, is_time_to_look = self._summed(totals, place)
+        looking = totals.new_tensor([self._preemption.is_due()])
+        nll, count, num_looking = sum_over_workers(torch.cat([totals, looking]), place)
         self.progress = self.progress.after_step(nll, count, now - self._step_ended)
         self._step_ended = now
         if not self.epoch_has_ended:
-            self._checkpoint_if_due(place, look_for_notice=is_time_to_look)
+            every = self._training.steps_per_checkpoint
+            is_announced = num_looking > 0 and self._preemption.has_new_notice()
+            if is_announced or (every and self.progress.step % every == 0):
+                reason = ", because a node is to be taken away" if is_announced else ""
+                report({"note": f"{place}: checkpoint{reason}"}, self._checkpoint())
         return nll / count
-
-    def _summed(self, totals: Tensor, place: str) -> tuple[float, float, bool]:
-        """Sums over all workers, and whether it is time to look for a notice. Collective."""
-        looking = totals.new_tensor([self._preemption.is_due()])
-        loss, count, num_looking = sum_over_workers(torch.cat([totals, looking]), place)
-        return loss, count, num_looking > 0
 
     def _end_epoch(self, validation_loss: float) -> None:
         """Report the epoch's row, with a checkpoint."""
@@ -223,13 +222,6 @@ class AdapterWorker:
             f"epoch {self.progress.epoch}, step {self.progress.step}: going on from the "
             f"checkpoint, on {world_size()} workers"
         )
-
-    def _checkpoint_if_due(self, place: str, *, look_for_notice: bool) -> None:
-        every = self._training.steps_per_checkpoint
-        is_announced = look_for_notice and self._preemption.has_new_notice()
-        if is_announced or (every and self.progress.step % every == 0):
-            reason = ", because a node is to be taken away" if is_announced else ""
-            report({"note": f"{place}: checkpoint{reason}"}, self._checkpoint())
 
     def _checkpoint(self) -> dict[str, bytes] | None:
         """Return the checkpoint's files on rank 0, and None on others. Collective."""

@@ -241,26 +241,21 @@ def read_rows(
     missing = nodes >= 0
     for part in range(num_parts):
         tensors = load(_rows_name(part))
-        rows, columns = _matches(nodes, tensors["nodes"])
+        there = tensors["nodes"]  # ascending
+        places = torch.searchsorted(there, nodes).clamp(max=len(there) - 1)
+        rows = (there[places] == nodes).nonzero().flatten()
         missing[rows] = False
         for name in names:
             rows_of_all = picked.setdefault(
                 name, tensors[name].new_zeros(len(nodes), tensors[name].shape[1])
             )
-            rows_of_all[rows] = tensors[name][columns]
+            rows_of_all[rows] = tensors[name][places[rows]]
     if bool(missing.any()):
         raise ArtifactMismatchError(
             f"the checkpoint lacks the rows of {int(missing.sum())} of {len(nodes)} nodes; "
             "delete the checkpoints to start again"
         )
     return picked
-
-
-def _matches(wanted: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the positions in `wanted` and in `there` (ascending) of the nodes that are in both."""
-    places = torch.searchsorted(there, wanted).clamp(max=len(there) - 1)
-    rows = (there[places] == wanted).nonzero().flatten()
-    return rows, places[rows]
 
 
 def _rows_name(part: int) -> str:

@@ -37,9 +37,6 @@ FIRST_SCALE_POWER = 16
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
-MAX_LIVE_PARAMETERS = 1_000_000_000
-"""At stage 3: elements of gathered parameters that a worker holds at a time, beside its shard."""
-
 STEPS_TO_DOUBLE = 1000
 """Number of steps without an overflow after which DeepSpeed doubles the loss scale."""
 
@@ -93,8 +90,6 @@ def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "stage": 3,
         "stage3_param_persistence_threshold": config.param_persistence_threshold,
-        "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
-        "stage3_max_reuse_distance": MAX_LIVE_PARAMETERS,
         "zero_hpz_partition_size": config.hpz_partition_size,
     }
     if config.offload == "cpu":
@@ -270,15 +265,11 @@ def _write(engine: "DeepSpeedEngine", parameter: Any, state: WholeState) -> None
         set_param = utils.safe_set_local_fp32_param
         set_moment = utils.safe_set_local_optimizer_state
         size = parameter.ds_tensor.numel()
-        values = {key: _own_part(value, size) for key, value in values.items()}
+        missing = size * dist.get_world_size() - state.weight.numel()  # the last part is filled up
+        values = {
+            key: functional.pad(value.flatten(), (0, missing)).view(-1, size)[dist.get_rank()]
+            for key, value in values.items()
+        }
     set_param(parameter, values["weight"])
     for key in _MOMENTS:
         set_moment(parameter, values[key], key)
-
-
-def _own_part(value: Tensor, num_elements: int) -> Tensor:
-    """Return this worker's part of a whole value, flat; the last part is filled up with zeros."""
-    padded = functional.pad(
-        value.flatten(), (0, num_elements * dist.get_world_size() - value.numel())
-    )
-    return padded.view(-1, num_elements)[dist.get_rank()]

@@ -29,6 +29,7 @@ from torch.nn.functional import cosine_similarity
 from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset, edges_of, pair_keys
 from xrec.data.profiles import Profiles
+from xrec.evaluate.intervals import mean_interval
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.leave_out import TrainingVectors
 
@@ -173,9 +174,9 @@ def _fit(training: Indices, held_out: Indices, fit_of: FitOf, shared: int | None
     train, held = (list(_compared(pairs, fit_of, shared)) for pairs in (training, held_out))
     if not train or not held:
         return None
-    (own, other, error), (own_held, other_held, error_held) = _means(train), _means(held)
-    gap, half = (own - other) - (own_held - other_held), 1.96 * math.hypot(error, error_held)
-    return Fit(own, other, own_held, other_held, gap, gap - half, gap + half)
+    (own, other, half), (own_held, other_held, half_held) = _means(train), _means(held)
+    gap, either = (own - other) - (own_held - other_held), math.hypot(half, half_held)
+    return Fit(own, other, own_held, other_held, gap, gap - either, gap + either)
 
 
 def _compared(
@@ -200,10 +201,8 @@ def _pair(pairs: Indices, row: int) -> Pair:
 
 
 def _means(rows: Iterable[tuple[int, float, float]]) -> tuple[float, float, float]:
-    """The means of own and other, and the standard error of their difference, by users."""
+    """The means of own and other, and half the interval of their difference, by users."""
     users, own, other = (np.array(column) for column in zip(*rows, strict=True))
-    difference = own - other
-    _, number = np.unique(users, return_inverse=True)
-    of_users = np.bincount(number, weights=difference - difference.mean())
-    error = math.sqrt(float((of_users**2).sum())) / len(own)
-    return float(own.mean()), float(other.mean()), error
+    difference = mean_interval(own - other, users.tolist())
+    half = 0.0 if difference.high is None else difference.high - difference.value
+    return float(own.mean()), float(other.mean()), half

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import TrainAdapterConfig
@@ -97,7 +97,11 @@ def model_bytes(
             embedding_dim=data.graph.users.shape[1],
             hidden_size=text_config.hidden_size,
         )
-    frozen = _frozen_bytes(model, training_dtype(config), config.llm.quantization is not None)
+    maps = (part for part in model.get_decoder().layers.modules() if isinstance(part, nn.Linear))
+    is_int8 = config.llm.quantization is not None
+    in_8_bits = sum(part.weight.numel() for part in maps) if is_int8 else 0
+    rest = int(model.num_parameters()) - in_8_bits
+    frozen = in_8_bits + rest * training_dtype(config).itemsize
     _, largest = stage3.model_to_params(model)
     parameters = [*adapters.user.parameters(), *adapters.item.parameters()]
     trained = sum(parameter.numel() for parameter in parameters)
@@ -107,13 +111,6 @@ def model_bytes(
     size = config.deepspeed.hpz_partition_size
     copy = -(-frozen // size) if size > 1 else 0
     return {1: frozen + whole, 3: -(-frozen // num_workers) + copy + sharded}
-
-
-def _frozen_bytes(model: PreTrainedModel, dtype: torch.dtype, is_int8: bool) -> int:
-    layers = model.get_decoder().layers.modules()
-    linear = sum(part.weight.numel() for part in layers if isinstance(part, nn.Linear))
-    in_8_bits = linear if is_int8 else 0
-    return in_8_bits + (int(model.num_parameters()) - in_8_bits) * dtype.itemsize
 
 
 def memory_of_a_worker(device: torch.device, num_local_workers: int) -> int:

@@ -6,10 +6,10 @@ WANDB_PROJECT. TensorBoard's files are in the workspace.
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+import pandas as pd
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -30,7 +30,17 @@ def tracked(config: TrainingJobConfig, name: str, on_report: OnReport) -> Iterat
     if config.tracker is None:
         yield on_report
         return
-    _check(config)
+    package = _PACKAGES.get(config.tracker, config.tracker)
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"tracker: {config.tracker} needs the package {package}, which is not installed; "
+            f"pip install {package}, or take the key out"
+        )
+    if config.tracker == "tensorboard" and "://" in config.workspace:
+        raise ConfigError(
+            f"tracker: tensorboard writes to a disk, and the workspace is {config.workspace}; "
+            "take mlflow or wandb"
+        )
     PartialState()
     project = os.path.basename(config.workspace.rstrip("/")) or "xrec"
     kind = LOGGER_TYPE_TO_CLASS[config.tracker]
@@ -38,47 +48,21 @@ def tracked(config: TrainingJobConfig, name: str, on_report: OnReport) -> Iterat
     tracker = kind(name, folder) if kind.requires_logging_directory else kind(project)
     tracker.start()
     try:
-        tracker.store_init_configuration(_flat(config.model_dump(mode="json")))
+        settings = pd.json_normalize(config.model_dump(mode="json", exclude_none=True))
+        (named,) = settings.to_dict("records")  # by dotted names
+        tracker.store_init_configuration(
+            {name: v if isinstance(v, int | float) else str(v) for name, v in named.items()}
+        )
 
         def report(row: Metrics) -> None:
             on_report(row)
-            tracker.log(_numbers(row), step=row["epoch"])
+            numbers = {
+                name.replace("@", "_at_"): value  # MLflow allows no "@" in a name
+                for name, value in row.items()
+                if isinstance(value, int | float) and name not in ("epoch", "time")
+            }
+            tracker.log(numbers, step=row["epoch"])
 
         yield report
     finally:
         tracker.finish()
-
-
-def _check(config: TrainingJobConfig) -> None:
-    tracker = str(config.tracker)
-    package = _PACKAGES.get(tracker, tracker)
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"tracker: {tracker} needs the package {package}, which is not installed; "
-            f"pip install {package}, or take the key out"
-        )
-    if tracker == "tensorboard" and "://" in config.workspace:
-        raise ConfigError(
-            f"tracker: tensorboard writes to a disk, and the workspace is {config.workspace}; "
-            "take mlflow or wandb"
-        )
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row; MLflow allows no "@" in a name."""
-    return {
-        name.replace("@", "_at_"): value
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in ("epoch", "time")
-    }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float]:
-    """The settings with dotted names, as trackers want them; nulls are left out."""
-    flat: dict[str, str | int | float] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            flat[prefix + name] = value if isinstance(value, int | float) else str(value)
-    return flat

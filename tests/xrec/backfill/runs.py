@@ -5,7 +5,7 @@ The rows are read by deltalake and pyarrow, without code of xrec.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,7 @@ OTHER_DECODING = {**DECODING, "max_new_tokens": 5}
 
 def changed(explainer: Explainer, **parts: Any) -> Explainer:
     """The explainer with other parts, by the names of its attributes."""
-    names = ("model", "engine", "pairs", "dataset", "graph", "model_fingerprint")
-    return Explainer(**{name: getattr(explainer, name) for name in names} | parts)
+    return replace(explainer, **parts)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ import uvicorn
 
 from tests.xrec.serve.town import serve_config
 from xrec.backfill.lookup import Explained
-from xrec.serve.app import asgi_app, read_contents
+from xrec.serve.api import make_api
+from xrec.serve.app import read_contents
 from xrec.serve.feedback import FeedbackLog
+from xrec.serve.gate import Gate
 from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -90,7 +92,8 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     feedback = FeedbackLog(config.storage)
     read_through = ReadThrough(model, metrics, config.http.deadline_seconds, feedback)
     read_through.catalogue, read_through.published = read_contents(config, metrics)
-    with _server(asgi_app(config, lambda: read_through, feedback, metrics)) as url:
+    api = make_api(lambda: read_through, feedback)
+    with _server(Gate(api, config.security.keys, metrics)) as url:
         yield Endpoint(url, model, metrics)
 
 

@@ -63,7 +63,14 @@ class ModelRunner:
         return self._next_tokens(requests, logits)
 
     def _logits(self, spans: Sequence[Span], keep: list[int] | None = None) -> Tensor:
-        attend = layout_of(spans, self._slots.cache).attend
+        """The logits of a pass over spans, in which those of one block follow each other."""
+        cache, parts, first = self._slots.cache, [], 0
+        for _, group in itertools.groupby(spans, key=lambda span: id(span.sequence.block)):
+            members = list(group)
+            count = sum(span.stop - span.start for span in members)
+            parts.append(_part(members, first, first + count, cache.shape.device))
+            first += count
+        attend = PackedLayout(cache, _places(spans, cache), parts).attend
         token_ids = [
             token for span in spans for token in span.sequence.token_ids[span.start : span.stop]
         ]
@@ -132,17 +139,6 @@ def _kept(span: Span) -> range:
     return range(max(span.start, span.sequence.num_rest - 1), span.stop)
 
 
-def layout_of(spans: Sequence[Span], cache: KVCache) -> PackedLayout:
-    """The layout of a pass over spans, in which those of one block follow each other."""
-    parts, first = [], 0
-    for _, group in itertools.groupby(spans, key=lambda span: id(span.sequence.block)):
-        members = list(group)
-        count = sum(span.stop - span.start for span in members)
-        parts.append(_part(members, first, first + count, cache.shape.device))
-        first += count
-    return PackedLayout(cache, _places(spans, cache), parts)
-
-
 def _positions(spans: Sequence[Span]) -> list[int]:
     """The positions of a pass's tokens, counted from the beginning of their prompts."""
     positions: list[int] = []
@@ -208,7 +204,10 @@ def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefi
     requests = [span.sequence for span in spans if isinstance(span.sequence, Request)]
     if not requests or requests[0].prefix.block is None:
         return None
-    slots = _read_slots(sorted({request.prefix.slot for request in requests}))
+    slots = sorted({request.prefix.slot for request in requests})
+    whole = list(range(slots[0], slots[-1] + 1))
+    if 4 * len(whole) <= 5 * len(slots):  # without a gap: a view, of not much more
+        slots = whole
     place_of = {slot: place for place, slot in enumerate(slots)}
     num_members = Counter(request.prefix.slot for request in requests)
     max_members = max(num_members.values())
@@ -226,12 +225,6 @@ def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefi
         lengths=torch.tensor(lengths, device=device),
         max_members=max_members,
     )
-
-
-def _read_slots(used: list[int]) -> list[int]:
-    """The slots to read: without a gap if that is not much more than those that are used."""
-    whole = list(range(used[0], used[-1] + 1))
-    return whole if 4 * len(whole) <= 5 * len(used) else used
 
 
 def _inverse(places: Sequence[int], size: int, device: torch.device) -> Tensor:

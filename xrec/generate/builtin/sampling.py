@@ -72,31 +72,20 @@ def apply_masks(logits: Tensor, masks: Sequence[TokenMask | None]) -> None:
     bitmask = torch.zeros(-(-vocabulary // 32), dtype=torch.int32)
     for row, mask in zip(logits, masks, strict=True):
         if mask is not None and mask.fill(bitmask):
-            row.masked_fill_(_bits(~bitmask)[:vocabulary].to(row.device), -torch.inf)
-
-
-def _bits(words: Tensor) -> Tensor:
-    """The bits of int32 words (n,) as booleans (32 n,), the lowest bit of each word first."""
-    octets = words.numpy().astype("<i4", copy=False).view(np.uint8)
-    return torch.from_numpy(np.unpackbits(octets, bitorder="little").view(np.bool_))
+            octets = (~bitmask).numpy().astype("<i4", copy=False).view(np.uint8)
+            refused = np.unpackbits(octets, bitorder="little").view(np.bool_)[:vocabulary]
+            row.masked_fill_(torch.from_numpy(refused).to(row.device), -torch.inf)
 
 
 def _sampled(requests: Sequence[Request], logits: Tensor) -> list[int]:
-    numbers = torch.tensor(
-        [
-            (_uniform(request), request.text_params.temperature, request.text_params.top_p)
-            for request in requests
-        ],
-        dtype=torch.float64,
-    ).to(logits.device)
+    rows = []
+    for request in requests:
+        params = request.text_params
+        request.uniform = request.uniform or draws(request.prompt, params).tolist()
+        rows.append((request.uniform[len(request.generated)], params.temperature, params.top_p))
+    numbers = torch.tensor(rows, dtype=torch.float64).to(logits.device)
     tokens: list[int] = sampled(logits, *numbers.unbind(1)).tolist()
     return tokens
-
-
-def _uniform(request: Request) -> float:
-    if request.uniform is None:
-        request.uniform = draws(request.prompt, request.text_params).tolist()
-    return request.uniform[len(request.generated)]
 
 
 def draws(prompt: Sequence[int], params: TextParams) -> Tensor:

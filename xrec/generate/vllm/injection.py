@@ -36,8 +36,12 @@ class InjectionBuffer(nn.Module):
         width = added(projections[0], torch.zeros(1, projections[0].hidden_size), rule).shape[1]
         self.register_buffer("values", torch.zeros(max_num_tokens, width), persistent=False)
         self._written: Tensor | None = None
-        for projection in projections:
-            _install(projection, self.values, rule)
+        for projection in projections if rule != "none" else ():
+            projection.register_buffer("injection", self.values, persistent=False)
+            if rule == "projected":
+                projection.register_forward_pre_hook(_add_to_input)
+            else:  # its output is the first of a tuple
+                projection.register_forward_hook(_add_to_output)
 
     def write(self, rows: Tensor, vectors: Tensor) -> None:
         """Let the tokens `rows` (N,), int64, of a step add what `vectors` (N, H) say, others none.
@@ -77,17 +81,6 @@ def added(projection: Any, vectors: Tensor, rule: Injection) -> Tensor:
     num_parts = num_key_value_heads // projection.num_kv_heads
     key = folded.chunk(num_parts, dim=1)[projection.tp_rank // projection.num_kv_head_replicas]
     return torch.cat([query, key, key], dim=1)
-
-
-def _install(projection: nn.Module, values: Tensor, rule: Injection) -> None:
-    """Let the projection, whose output is the first of a tuple, add the first rows of `values`."""
-    if rule == "none":
-        return
-    projection.register_buffer("injection", values, persistent=False)
-    if rule == "projected":
-        projection.register_forward_pre_hook(_add_to_input)
-    else:
-        projection.register_forward_hook(_add_to_output)
 
 
 def _add_to_input(projection: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
