@@ -193,7 +193,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     assert places > {"annotations", "dataset", "nights", "evaluation", "comparison", *tables}
     assert any(path.startswith(str(mapped)) for path in before)
     rows = read_explanations(uri).to_pylist()
-    assert any("luscious" in str(row) for row in rows if row["user_id"] != PERSON)
+    assert any("heavenly" in str(row) for row in rows if row["user_id"] != PERSON)
     users = users_of(shop, "dataset")
 
     for step, when in STEPS:
