@@ -149,7 +149,8 @@ def test_revision_of_what_has_none_is_refused(tmp_path, monkeypatch):
         resolve_model(LLMConfig(model="owner/model", revision="v2"))
 
 
-def test_resolve_model_on_s3_is_downloaded_once(folder, s3):
+def test_resolve_model_on_s3_is_downloaded_once(folder, s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     uri = f"{s3.new_bucket()}/models/toy"
     store = open_location(uri, s3.storage)
     for path in folder.iterdir():

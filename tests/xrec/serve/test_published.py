@@ -18,10 +18,12 @@ from xrec import bulk
 from xrec.backfill.task import EXPLANATIONS
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
+from xrec.config.shared import StorageConfig
 from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import PublishedTexts
+from xrec.serve.feedback import FeedbackLog
 from xrec.serve.gate import Gate
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -171,7 +173,8 @@ def test_forgotten_user_is_known_to_no_route(tmp_path):
     catalogue = read_through.catalogue
     catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u1", "u11", "u2"]]))
     catalogue.recommend = lambda *of: []
-    api = Gate(make_api(read_through), (), 10, Metrics())
+    api = make_api(lambda: read_through, FeedbackLog(StorageConfig()))
+    api = Gate(api, (), Metrics())
     client = TestClient(api, "http://127.0.0.1", client=("127.0.0.1", 1))
     pair = {"user_id": "u1", "item_id": "i1"}
 
