@@ -71,7 +71,7 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
         made = job.output(present(config), exact=False)
         found = made.found()
     except ArtifactNotFoundError as error:  # an input
-        note = f"its input {str(error).split(':')[0]} is missing"
+        note = f"its input {str(error).partition(': ')[0]} is missing"
         return replace(status, state="stale", notes=(note,)) if status.num_bytes else status
     except XRecError as error:
         return replace(status, state="unusable", notes=(str(error).splitlines()[0],))
