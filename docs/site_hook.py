@@ -17,7 +17,7 @@ from typing import Any
 from properdocs.structure.files import File, Files
 
 import xrec
-from jobs.catalogue import JOBS, Job
+from jobs.catalogue import COMPARE, JOBS, Job
 from xrec.config.base import Key
 from xrec.config.jobs import meaning, own_and_shared, type_and_default
 
@@ -116,7 +116,7 @@ def _relative_name(folder: str, name: str) -> str:
 def _keys_page(job: Job) -> str:
     """The help of the job, and its keys as definitions with an anchor each."""
     own, shared = own_and_shared(job.name)
-    command = " ".join(("xrec", *(job.words or (job.name,))))
+    command = f"xrec {'lab ' if job is COMPARE else ''}{job.name}"
     help_text = job.help.replace("\b\n", "").strip()
     prose = PROSE.get(job.name, f"{job.name}.md")
     return "\n".join(

@@ -38,3 +38,8 @@ def python(
         timeout=timeout,
         check=False,
     )
+
+
+def words_of(job: str) -> tuple[str, ...]:
+    """The words of a job's command, after `xrec`."""
+    return ("lab", job) if job == "compare" else (job,)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
+from xrec.backfill.gate import Gate
 from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
 from xrec.config.backfill import BackfillConfig
@@ -65,9 +66,9 @@ def uri(tmp_path_factory):
     config = BackfillConfig(
         workspace="w", llm={"model": "m"}, pairs={"kind": "split", "split": "test"}
     )
-    explain = Explain()
+    explain, told = Explain(), describe(config, run, Gate(config, run))
     for retry in ((), ("empty_text",)):
-        complete(run, PoolHere(), lambda: TaskOf(explain), KIND, describe(config, run), retry=retry)
+        complete(run, PoolHere(), lambda: TaskOf(explain), KIND, told, retry=retry)
         explain.is_healed = True
     return uri
 

@@ -17,6 +17,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from jobs.catalogue import JOBS, job_named
+from tests.command_line import words_of
 from tests.infra.manifests import (
     KUBERAY,
     OVERLAYS,
@@ -110,7 +111,7 @@ def test_jobs_project_has_a_config_of_that_job_and_its_entrypoint_runs_it(folder
     changes = {change["path"]: change.get("value") for change in yaml.safe_load(patch["patch"])}
     assert shlex.split(changes["/spec/entrypoint"]) == [
         "xrec",
-        *(job_named(folder.name).words or (folder.name,)),
+        *words_of(folder.name),
         "/etc/xrec/project.yaml",
     ]
     assert changes["/metadata/labels/app.kubernetes.io~1component"] == folder.name

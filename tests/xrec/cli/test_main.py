@@ -10,8 +10,8 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from jobs.catalogue import JOBS, job_named
-from tests.command_line import python, said, xrec
+from jobs.catalogue import JOBS
+from tests.command_line import python, said, words_of, xrec
 from tests.project_file import SAMPLE, write_yaml
 from tests.xrec.config.test_base import SECRET
 from xrec.config.base import keys_of
@@ -40,7 +40,7 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 
 
 COMMANDS = [
-    *(" ".join(job.words or (job.name,)) for job in JOBS),
+    *(" ".join(words_of(job.name)) for job in JOBS),
     *("run", "demo", "refresh", "doctor", "status", "explain", "audit", "publish", "export"),
     *("init", "submit", "table takedown"),
     *(f"table {name}" for name in ("status", "check", "history", "diff", "rollback", "empty")),
@@ -66,7 +66,7 @@ def test_help_imports_neither_torch_nor_ray_nor_pyarrow():
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_keys_lists_every_key_of_the_job_with_its_meaning(job):
-    out = said(*(job.words or (job.name,)), "--keys")
+    out = said(*words_of(job.name), "--keys")
     listed = [
         line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "
     ]
@@ -88,7 +88,7 @@ def test_keys_says_type_default_and_kind():
 )
 def test_dry_run_every_section_of_every_config_file_passes(path, job, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    out = said(*(job_named(job).words or (job,)), path, "--dry-run")
+    out = said(*words_of(job), path, "--dry-run")
     assert yaml.safe_load(out)["workspace"]
     assert list(tmp_path.iterdir()) == []
 
