@@ -74,10 +74,9 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
     findings: list[Finding] = []
     num_rows: Counter[str] = Counter()
     titles: dict[str, str] = {}
-    clean, num_forgotten = partial(_impersonal, forgotten := read_forgotten(config)), 0
-    for part, num_left_out, found in _in_processes(
-        clean, _stream_reviews(config, files["reviews"])
-    ):
+    forgotten, num_forgotten = read_forgotten(config), 0
+    parts = _stream_reviews(config, files["reviews"])
+    for part, num_left_out, found in _in_processes(partial(_impersonal, forgotten), parts):
         num_forgotten += num_left_out
         num_personal += found
         blocks.append(part.table.select(_RAW.names).cast(_RAW))
