@@ -7,13 +7,27 @@ The project's dataset is made first, and arrives night by night: a hash decides 
 interaction and each user does. Of both halves of a night's share (1 % of the interactions), one is
 new users with all that they have, and one is interactions of known users. Arrivals begin when 93 %
 are there. The pairs are those of the recommendations, or `--num-pairs` interactions that are not
-trained on, which arrive too. Prints a line a night: users, interactions, seconds, texts taken over,
-reasons, vectors moved, validation Recall@20.
+trained on, which arrive too; those with a text of the release first. Prints a line a night: users,
+interactions, seconds, texts taken over, reasons, vectors moved, Recall@20, and a digest of all
+rows. With `--kills` each night is a process of its own that is killed once, at a random second, and
+begun again: the digests are to be those of nights that nobody killed.
+
+At last, in the last night's place: a graph trained anew on all that is there, and all pairs written
+anew with the night's models (`--no-compare` leaves this out). Of the texts that are as the first
+run wrote them it prints the same figures as of those that are new in their place.
 """
 
+import hashlib
+import random
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from os import killpg
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,16 +35,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
+import jobs.backfill
+import jobs.explain
 import jobs.prepare
+import jobs.pretrain_graph
 import jobs.project_run
 from jobs.catalogue import chosen_configs
+from xrec.backfill.gate import shares_of
+from xrec.bulk import published
+from xrec.config.backfill import BackfillConfig
 from xrec.config.data import PrepareConfig
+from xrec.config.graph import PretrainGraphConfig
 from xrec.config.project import read_project
 from xrec.config.shared import JobConfig
-from xrec.data.dataset import Dataset, read_dataset
-from xrec.storage import Manifest, location_of, open_location, read_manifest
+from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
+from xrec.evaluate.intervals import mean_interval
+from xrec.evaluate.text_metrics import num_words, rouge_l, unique_sentence_ratio
+from xrec.schemas import GENERATED
+from xrec.storage import Manifest, location_of, open_location, present, read_manifest
 
 _FIRST, _SEED = 0.93, 0
+Rows = dict[tuple[str, str], dict[str, Any]]
+"""Explanations by user and item."""
+_PAIR = ("user_index", "item_index")
 
 
 def tables_of(dataset: Dataset, num_pairs: int | None) -> dict[str, pa.Table]:
@@ -44,7 +71,13 @@ def tables_of(dataset: Dataset, num_pairs: int | None) -> dict[str, pa.Table]:
         test = pc.equal(dataset.interactions["split"], "test")
         rows["interactions"] = dataset.interactions.filter(pc.invert(test))
         held_out = dataset.interactions.filter(test)
-        drawn = np.random.default_rng(_SEED).permutation(held_out.num_rows)[:num_pairs]
+        texts = dataset.explanations
+        rows["explanations"] = texts.filter(pc.not_equal(texts["split"], "test"))
+        told = set(zip(*(texts[name].to_pylist() for name in _PAIR), strict=True))
+        pairs = zip(*(held_out[name].to_pylist() for name in _PAIR), strict=True)
+        order = np.random.default_rng(_SEED).permutation(held_out.num_rows)
+        has_text = np.array([pair in told for pair in pairs])[order]
+        drawn = np.concatenate([order[has_text], order[~has_text]])[:num_pairs]
         rows["pairs"] = held_out.take(pa.array(drawn))
     for name, table in rows.items():
         ids = {
@@ -78,14 +111,84 @@ def _told(line: str) -> None:
     typer.echo(f"    {line}")
 
 
-def _line(night: int, sizes: tuple[int, int], seconds: float, manifest: Manifest) -> str:
+def _line(
+    night: int, sizes: tuple[int, int], seconds: float, manifest: Manifest, rows: Rows
+) -> str:
     metrics, counts = manifest.metrics, manifest.row_counts
-    graph_uri = metrics["made_from"]["graph"]
+    digest = hashlib.sha256(repr(sorted(rows.items())).encode()).hexdigest()[:16]
     return (
         f"night {night}: {sizes[0]} users, {sizes[1]} visits, {seconds:.0f} s; taken over "
         f"{metrics['num_carried']} of {counts['explanations'] + counts['failed']}; not: "
-        f"{metrics['written_again']}; {graph_uri}"
+        f"{metrics['written_again']}; {metrics['made_from']['graph']}; rows {digest}"
     )
+
+
+def rows_of(config: JobConfig) -> tuple[Manifest, Rows]:
+    """What is published of a backfill."""
+    table = published(config.artifact("explanations"))
+    found = (row for rows in table.batches(GENERATED.names) for row in rows.to_pylist())
+    return table.manifest, {(row["user_id"], row["item_id"]): row for row in found}
+
+
+def killed_once(config: str, given: Sequence[str], seconds: float, draw: random.Random) -> None:
+    """A night by `xrec refresh`, killed after up to so many seconds and begun again."""
+    command = [sys.executable, "-m", "xrec.cli", "refresh", config, *given]
+    night = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    after = draw.uniform(0.05, 0.95) * seconds
+    with suppress(subprocess.TimeoutExpired):
+        night.wait(after)
+    _told(f"killed after {after:.0f} s" if night.poll() is None else "it ended before its kill")
+    with suppress(ProcessLookupError):
+        killpg(night.pid, signal.SIGKILL)
+    night.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def yardsticks(rows: Rows, references: Mapping[tuple[str, str], str]) -> str:
+    """Figures of texts: shares, words, distinct ones, and nearness to the release's texts."""
+    texts = [row["explanation"] for row in rows.values()]
+    shares = {name: value for name, value in shares_of(rows).items() if value is not None}
+    told = [pair for pair in rows if pair in references]
+    near = rouge_l([rows[pair]["explanation"] for pair in told], [references[p] for p in told])
+    estimate = mean_interval(near, [user for user, _ in told])
+    return (
+        f"{', '.join(f'{name} {value:.3f}' for name, value in shares.items())}, "
+        f"words {num_words(texts).mean():.1f}, distinct {unique_sentence_ratio(texts):.3f}, "
+        f"ROUGE-L {estimate.value:.4f} ({estimate.interval(4)}) of {len(told)}"
+    )
+
+
+def compare(
+    configs: Mapping[str, JobConfig], folder: Path, first: Rows, references: Mapping[Any, str]
+) -> None:
+    """A graph of the last night trained anew, and its texts written anew, beside what is there."""
+    backfill, graph = configs["backfill"], configs["pretrain-graph"]
+    assert isinstance(backfill, BackfillConfig)
+    assert isinstance(graph, PretrainGraphConfig)
+    now = rows_of(backfill)[1]
+    night = present(backfill)
+    of_night = {"dataset": night.artifact("dataset"), "graph": str(folder / "graph")}
+    anew = jobs.pretrain_graph.run(graph.model_copy(update={**of_night, "folds": 0}))
+    there = read_manifest(open_location(night.artifact("graph")), "graph")
+    for name, made in (("carried through the nights", there), ("trained anew", anew)):
+        recall = {
+            part: round(made.metrics[part]["recall@20"], 4) for part in ("validation", "test")
+        }
+        typer.echo(f"graph {name}: Recall@20 {recall}")
+    for line in list(jobs.explain.audit(night, takes_down=False))[-1:]:
+        typer.echo(line)
+    elsewhere = {"explanations": str(folder / "anew"), "carry_from": None, "gate": None}
+    written = night.model_copy(update=elsewhere)
+    jobs.backfill.run(written)
+    new = rows_of(written)[1]
+    said = {pair: row["explanation"] for pair, row in first.items()}
+    kept = {p: row for p, row in now.items() if said.get(p) == row["explanation"] and p in new}
+    fresh = {pair: new[pair] for pair in kept}
+    rest = {pair: row for pair, row in now.items() if pair not in kept}
+    same = sum(row["explanation"] == new[pair]["explanation"] for pair, row in kept.items())
+    typer.echo(f"{len(kept)} texts are as first written; {same} would be written so again")
+    for name, rows in (("as first written", kept), ("anew", fresh), ("others, of nights", rest)):
+        typer.echo(f"{name}: {yardsticks(rows, references)}")
 
 
 def main(
@@ -95,13 +198,17 @@ def main(
     nights: int = 7,
     share: float = 0.01,
     num_pairs: int | None = None,
+    kills: bool = False,
+    compares: Annotated[bool, typer.Option("--compare/--no-compare")] = True,
 ) -> None:
     """Run the project on what arrived first, then night after night."""
     base = read_project(config, [f"workspace={folder / 'base'}", *(overrides or [])])
     prepare = chosen_configs(base)["prepare"]
     assert isinstance(prepare, PrepareConfig)
     jobs.prepare.run(prepare)
-    tables = tables_of(read_dataset(location_of(prepare, "dataset")), num_pairs)
+    dataset = read_dataset(location_of(prepare, "dataset"))
+    tables = tables_of(dataset, num_pairs)
+    references = {(p.user_id, p.item_id): p.reference for p in held_out_pairs(dataset, "test")}
     raw = folder / "raw"
     pairs = (
         "{kind: recommendations}"
@@ -118,17 +225,26 @@ def main(
     def configs() -> dict[str, JobConfig]:
         return dict(chosen_configs(read_project(config, given), None, "backfill"))
 
+    seconds, draw, first = 0.0, random.Random(_SEED), Rows()
     for night in range(nights + 1):
         sizes = write_night(raw, tables, night, share)
         started = time.monotonic()
-        step = jobs.project_run.refresh if night else jobs.project_run.run
-        manifest = step(configs(), tell=_told)
-        typer.echo(_line(night, sizes, time.monotonic() - started, manifest))
+        if night and kills:
+            killed_once(config, given, seconds, draw)
+        else:
+            step = jobs.project_run.refresh if night else jobs.project_run.run
+            step(configs(), tell=_told)
+        seconds = time.monotonic() - started if night else 240.0
+        manifest, rows = rows_of(configs()["backfill"])
+        first = first or rows
+        typer.echo(_line(night, sizes, time.monotonic() - started, manifest, rows))
         made = manifest.metrics["made_from"]["graph"].removeprefix("workspace:")
         graph = read_manifest(open_location(str(folder / "workspace" / made)), "graph").metrics
         moved = f"{graph.get('num_moved')} of {graph.get('num_known')}"
         recall = graph["validation"]["recall@20"]
         typer.echo(f"    best epoch {graph['best_epoch']}; moved {moved}; Recall@20 {recall:.4f}")
+    if compares:
+        compare(configs(), folder, first, references)
 
 
 if __name__ == "__main__":
