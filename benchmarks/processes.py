@@ -33,7 +33,7 @@ def wait(process: subprocess.Popen[str]) -> tuple[str, dict[str, float]]:
     """
     seconds: dict[int, float] = {}
     while process.poll() is None:
-        for each in _family(process):
+        for each in family(process):
             with suppress(psutil.Error):
                 times = each.cpu_times()
                 seconds[each.pid] = times.user + times.system
@@ -60,13 +60,14 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def send_kill(process: subprocess.Popen[str]) -> None:
     """Kill it and all that it started; for another thread than the one that waits for it."""
-    family = _family(process)
-    for each in family:
+    found = family(process)
+    for each in found:
         each.kill()
-    psutil.wait_procs(family, timeout=30)
+    psutil.wait_procs(found, timeout=30)
 
 
-def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """It and all that it started, as far as they are there."""
     try:
         own = psutil.Process(process.pid)
         return [own, *own.children(recursive=True)]
