@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.backfill.identity import shared_key
+from xrec.backfill.judged import judged
 from xrec.backfill.own import LEAST_ROWS, own_profiles, own_texts, own_vectors
 from xrec.bulk import BulkRun, Identity, Published, Survey, published, read_takedowns
 from xrec.bulk.parts import final_rows
@@ -31,7 +32,7 @@ from xrec.storage import fingerprint_of, location_of, open_location
 
 SAMPLE_ROWS = 20_000
 _OWN = ("own_item", "own_user", "own_profile", "own_vector")
-_AT_LEAST = frozenset({"coverage", "named", "distinct", *_OWN})
+_AT_LEAST = frozenset({"coverage", "named", "distinct", "judged", *_OWN})
 _NUM_SHOWN, _USERS_LOOKED_AT = 30, 1000
 
 Pair = tuple[str, str]
@@ -123,6 +124,8 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
         name: figure(config, sample) if bounds.get(name) is not None else None
         for name, figure in (("own_profile", _own_profile), ("own_vector", _own_vector))
     }
+    scored = sample.new, sample.old, run.folder / "judged"
+    values["judged"] = judged(config, *scored) if bounds.get("judged") is not None else None
     return [Figure(name, value, bounds.get(name)) for name, value in values.items()]
 
 

@@ -16,6 +16,7 @@ from xrec.config.shared import (
     Split,
     artifact_uri,
 )
+from xrec.config.text import LanguageModelConfig
 
 
 class SplitPairs(Config):
@@ -122,6 +123,7 @@ GATE: Mapping[str, float | None] = {
     "own_user": None,
     "own_profile": 0.85,
     "own_vector": 0.75,
+    "judged": 0.9,
 }
 """The bounds of the gate that a config does not name."""
 
@@ -139,6 +141,9 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
     """Bounds of what is published, by figure (docs/night.md); those that are not named have their
     defaults, and null is none. If null, all that is done is published."""
+    judge: LanguageModelConfig | None = None
+    """A language model that scores a hundred texts and the published ones of the same pairs, for
+    the gate's figure `judged`. If null, that is not known."""
     retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = None
     """Which failed rows of this run are done again: all, a reason, or a list of reasons. If null,
     none."""

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
@@ -16,7 +16,7 @@ from xrec.config.text import (
     SamplingConfig,
 )
 from xrec.errors import ConfigError
-from xrec.llm.source import anywhere
+from xrec.llm.source import anywhere, known_fingerprint, public_name
 
 ObjectT = TypeVar("ObjectT", bound=BaseModel)
 
@@ -106,6 +106,22 @@ class Reply(Generic[ObjectT]):
     failure: ReplyFailure | None
     raw: str
     usage: Usage
+
+
+class ScoreReply(BaseModel):
+    """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_bare_number(cls, value: Any) -> Any:
+        values = {"score": value} if isinstance(value, int | float) else value
+        if isinstance(values, dict) and isinstance(values.get("score"), bool):
+            raise ValueError("expected a number, saw a yes or no")
+        return values
 
 
 class LanguageModel(Protocol):
@@ -198,3 +214,18 @@ def model_settings(
         names = {"kind", "base_url", "model", "structured_output", "extra"}
         return config.model_dump(mode="json", include=names)
     return {"kind": config.kind, "dtype": chosen_llm(config, llm).dtype}
+
+
+def model_identity(
+    config: EngineModelConfig | EndpointModelConfig,
+    llm: LLMConfig | None,
+    storage: StorageConfig | None = None,
+) -> dict[str, Any]:
+    """The settings with the model's fingerprint, or its name if it is not on this machine."""
+    settings = model_settings(config, llm)
+    if isinstance(config, EndpointModelConfig):
+        return settings
+    chosen = chosen_llm(config, llm)
+    at = f"@{chosen.revision}" if chosen.revision else ""
+    found = known_fingerprint(chosen, storage or StorageConfig(), download=False)
+    return {**settings, "llm": found or public_name(chosen.model) + at}

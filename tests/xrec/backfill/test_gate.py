@@ -1,5 +1,6 @@
 """The gate: figures of bad candidates, what it stops, and what stands where afterwards."""
 
+import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +13,19 @@ import torch
 from tests.command_line import xrec
 from tests.project_file import write_project
 from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_rows
+from tests.xrec.text.asked import ScriptedModel
 from xrec.backfill.driver import finish
 from xrec.backfill.gate import Figure, Rows, Sample, drift, shares_of
+from xrec.backfill.judged import judged
 from xrec.backfill.own import own_profiles, own_vectors
 from xrec.bulk import published, rollback
 from xrec.config.backfill import GATE
+from xrec.config.text import SamplingConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings
+from xrec.storage import open_location
+from xrec.text import Prompt
 
 ASPECTS = (
     *("quiet garden", "late hours", "fresh pastries", "river view", "fair prices", "warm staff"),
@@ -138,8 +144,8 @@ def town(profile_of: Callable[[int], int] = lambda item: item, more: str = "") -
     user_index, item_index = zip(*visits, strict=True)
     return Dataset(
         manifest=Mock(row_counts={"users": 80, "items": 60}),
-        users=pa.table({"user_id": users}),
-        items=pa.table({"item_id": items, "profile": profiles}),
+        users=pa.table({"user_id": users, "profile": [f"Visits {n % 4}." for n in range(80)]}),
+        items=pa.table({"item_id": items, "title": items, "profile": profiles}),
         interactions=pa.table(
             {"user_index": user_index, "item_index": item_index, "split": ["train"] * len(visits)}
         ),
@@ -182,6 +188,54 @@ def test_gate_by_default_stops_inputs_that_are_not_their_own_whatever_the_adapte
 ):
     name = "own_vector" if "s shuffled" in what or "vectors" in what else "own_profile"
     assert (value() < GATE[name]) == stops
+
+
+@pytest.mark.parametrize(
+    ("scores", "figure"),
+    [
+        (lambda text: 80, 1.0),
+        (lambda text: 40 if "new" in text else 80, 0.5),
+        (lambda text: 0, 0.0),
+        # Of a hundred pairs half have no score of their old text, or a few less.
+        (lambda text: 80 if "new" in text or text < "old text 5" else 170, None),
+        (lambda text: 80 if "new" in text or text < "old text 70" else 170, 1.0),
+    ],
+)
+def test_gate_asks_a_judge_about_texts_and_those_published_once(
+    scores, figure, runs, tmp_path, monkeypatch
+):
+    asked = []
+
+    def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
+        question = next(each.content for each in prompt.messages if each.content[0] == "{")
+        asked.append(json.loads(question))
+        return json.dumps({"score": scores(asked[-1]["text"])})
+
+    model = {"kind": "endpoint", "model": "gpt", "api_key_variable": None}
+    monkeypatch.setattr(
+        "xrec.backfill.judged.load_language_model", lambda *_, **__: ScriptedModel(answer)
+    )
+    monkeypatch.setattr("xrec.backfill.judged.read_dataset", lambda _: town())
+    aspects = [{"aspect": "river view", "opinion": "wide", "is_named": True}]
+    pairs = [(f"u{n % 80}", f"i{n % 50}") for n in range(100)]
+    new, old = (
+        {pair: row_of(f"{what} text {n}", aspects) for n, pair in enumerate(pairs)}
+        for what in ("new", "old")
+    )
+    replies = open_location(str(tmp_path))
+    config = runs.config(judge=model)
+    assert judged(config, new, old, replies) == figure
+    assert {
+        "user": "Visits 3.",
+        "item": ["i3", town().items["profile"][3].as_py()],
+        "reviews of the item": [["river view", "wide"]],
+        "text": "new text 3",
+    } in asked
+    asked.clear()
+    assert judged(config, new, old, replies) == figure  # replies are kept
+    assert not asked
+    assert judged(runs.config(), new, old, replies) is None
+    assert not asked
 
 
 def test_gate_judges_no_figure_of_few_rows():

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import combinations
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import SecretStr
 from scipy.stats import spearmanr
 
 from xrec.config.evaluate import JudgeConfig
@@ -25,31 +25,14 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
-from xrec.llm.source import known_fingerprint, public_name
 from xrec.storage import Location, fingerprint_of
-from xrec.text import Asker, LanguageModel, Prompt, Reply, ReplyStore, endpoint_key
-from xrec.text.model import chosen_llm, load_language_model, model_settings
+from xrec.text import Asker, LanguageModel, Prompt, Reply, ReplyStore, ScoreReply, endpoint_key
+from xrec.text.model import load_language_model, model_identity
 from xrec.text.prompt_file import PromptFile, parse_prompt_file
 
 logger = logging.getLogger("xrec")
 
 _LEAST = 3  # pairs of which a correlation is told
-
-
-class ScoreReply(BaseModel):
-    """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _may_be_a_bare_number(cls, value: Any) -> Any:
-        values = {"score": value} if isinstance(value, int | float) else value
-        if isinstance(values, dict) and isinstance(values.get("score"), bool):
-            raise ValueError("expected a number, saw a yes or no")
-        return values
 
 
 class Judge:
@@ -145,7 +128,7 @@ def load_judge(
         models[settings],
         config.model.sampling,
         ReplyStore(access.replies),
-        identity=_model_identity(config, access.llm, access.storage),
+        identity=model_identity(config.model, access.llm, access.storage),
     )
     return Judge(config.name, judge_question(), asker)
 
@@ -168,7 +151,7 @@ def judge_identity(
         "name": config.name,
         "sampling": config.model.sampling.model_dump(mode="json"),
         "question": fingerprint_of([question.system, dict(question.examples)]),
-        "model": _model_identity(config, llm, storage),
+        "model": model_identity(config.model, llm, storage),
     }
 
 
@@ -176,18 +159,6 @@ def judge_question() -> PromptFile:
     """What a judge is asked: the article's prompt, with the score as a JSON object."""
     text = (resources.files(__package__) / "score.txt").read_text("utf-8")
     return parse_prompt_file("score.txt", text)
-
-
-def _model_identity(
-    config: JudgeConfig, llm: LLMConfig | None, storage: StorageConfig
-) -> dict[str, Any]:
-    model, settings = config.model, model_settings(config.model, llm)
-    if isinstance(model, EndpointModelConfig):
-        return settings
-    chosen = chosen_llm(model, llm)
-    at = f"@{chosen.revision}" if chosen.revision else ""
-    found = known_fingerprint(chosen, storage, download=False)
-    return {**settings, "llm": found or public_name(chosen.model) + at}
 
 
 def agreement_lines(entry: str, scores: pa.Table, judges: Sequence[str]) -> list[str]:
