@@ -174,6 +174,7 @@ FAILED = pa.schema(
         *PAIRS,
         _column("reason", pa.string(), "why there is no explanation"),
         _column("message", pa.string(), "details of the reason, for people"),
+        GENERATED.field("content_key"),
         _column("user_profile", pa.string(), "profile in the prompt; empty if the user is unknown"),
         _column("item_title", pa.string(), "the item's title; empty if it has none or is unknown"),
         _column("item_profile", pa.string(), "profile in the prompt; empty if the item is unknown"),

@@ -195,8 +195,8 @@ class BackfillMetrics:
 
 
 def _outcomes(progress: Progress) -> dict[str, float]:
-    carried = progress.costs.get("carried", 0)
-    return {"explained": progress.num_ok - carried, "carried": carried, **progress.failed}
+    carried, failed = (progress.costs.get(name, 0) for name in ("carried", "carried_failed"))
+    return {"explained": progress.num_ok - carried + failed, "carried": carried, **progress.failed}
 
 
 def _add(counter: Counter, amount: float, **tags: str) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import changed_parts, content_key
+from xrec.bulk.runs.row_format import FAILED as FAILED_ROW
 from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.prompt import placeholder_names
 from xrec.data.dataset import Dataset
@@ -25,11 +26,15 @@ _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 @dataclass(frozen=True)
 class FailedPair:
-    """A pair without a text, and why; `ids` are its row of the schema PAIRS."""
+    """A pair without a text, and why; `ids` are its row of the schema PAIRS.
+
+    content_key: of a pair for which a text was written; empty for others.
+    """
 
     ids: dict[str, str]
     reason: str
     message: str
+    content_key: str = ""
 
 
 def explain_pairs(
@@ -52,8 +57,9 @@ def explain_pairs(
             failed.append(FailedPair(one.ids, "prompt_too_long", str(error)))
     for explanation in explainer.explain(prompts, [one.texts for one in accepted], decoding):
         one = accepted[explanation.index]
+        key = content_key(explainer, shared_key, one.pair, one.texts)
         if (failure := explanation.failure) is not None:
-            failed.append(FailedPair(one.ids, failure.reason, failure.message))
+            failed.append(FailedPair(one.ids, failure.reason, failure.message, key))
             continue
         rows.append(
             {
@@ -63,7 +69,7 @@ def explain_pairs(
                 "num_generated_tokens": explanation.num_generated_tokens,
                 "finish_reason": explanation.finish_reason,
                 "model_fingerprint": explainer.model_fingerprint,
-                "content_key": content_key(explainer, shared_key, one.pair, one.texts),
+                "content_key": key,
                 "aspects": [
                     vars(each) for each in explainer.checker.evidence(explanation.text, one.texts)
                 ],
@@ -79,12 +85,13 @@ def explain_pairs(
 def why_again(
     explainer: Explainer, earlier: pa.Table, rules: TextConfig, shared_key: str
 ) -> pa.Array:
-    """Return for N explanations (schema GENERATED) why each must be written again, N strings.
+    """Return for N rows of a table why each must be written again, N strings.
 
     Null if it may be taken over: its content key is today's, and its text names no other item of
     the catalogue, for which it would be refused today. Otherwise the parts of the key that changed,
-    `unknown` for a pair that the dataset lost, or `names_another_item`. Where neither the model nor
-    its text tells any evidence, counts in it may have changed, if the text still passes `rules`.
+    `unknown` for a pair that the dataset lost, `names_another_item`, or `failed` for a row without
+    a text, unless nothing could be said of the pair (`abstained`). Where neither the model nor its
+    text tells any evidence, counts in it may have changed, if the text still passes `rules`.
     """
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(PAIRS.names))
     today = {tuple(one.ids.values()): one for one in known}
@@ -95,8 +102,12 @@ def why_again(
         one = today.get((row["user_id"], row["item_id"]))
         if one is None:
             return "unknown"
+        if row["status"] == FAILED_ROW and row["reason"] != "abstained":
+            return "failed"
         key = content_key(explainer, shared_key, one.pair, one.texts)
         changed = changed_parts(row["content_key"], key) if key != row["content_key"] else ()
+        if row["status"] == FAILED_ROW:
+            return " + ".join(changed) or None
         quoted = [each["opinion"] for each in row["aspects"]]
         is_untold = changed == ("evidence",) and not is_told and row["kind"] == "written"
         is_untold &= quoted == [each.opinion for each in one.texts.aspects]
@@ -108,7 +119,7 @@ def why_again(
         return "names_another_item" if is_refused else None
 
     rows = earlier.select(
-        [*PAIRS.names, "content_key", "explanation", "kind", "aspects"]
+        [*PAIRS.names, "status", "reason", "content_key", "explanation", "kind", "aspects"]
     ).to_pylist()
     return pa.array(map(why, rows), pa.string())
 
@@ -171,5 +182,5 @@ def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:
             "item_title": "" if item is None else items["title"][item].as_py(),
             "item_profile": "" if item is None else items["profile"][item].as_py(),
         }
-        rows.append({**each.ids, "reason": each.reason, "message": each.message, **texts})
+        rows.append({**vars(each), **each.ids, **texts})
     return pa.Table.from_pylist(rows, FAILED)

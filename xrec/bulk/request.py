@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from xrec.bulk.runs.plan import write_plan
-from xrec.bulk.runs.row_format import OK, RowFormat
+from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
 from xrec.bulk.runs.spill import Spill
 from xrec.bulk.table import open_whole, refuse_other_table
@@ -112,7 +112,7 @@ class RunRequest:
         return (rows for rows in left if rows.num_rows)
 
     def _earlier(self) -> tuple[Iterator[pa.Table], pa.Schema | None]:
-        """The rows that succeeded in what is published at `carry_from`, and their columns."""
+        """The rows of what is published at `carry_from`, and their columns."""
         log = self.carry_from and open_log(open_location(self.carry_from, self.storage))
         if not log:
             return iter(()), None
@@ -122,7 +122,7 @@ class RunRequest:
         types = dict(zip(there.names, there.types, strict=True))
         differing = [
             f"{field.name}: {types.get(field.name, 'none')} there, {field.type} here"
-            for field in self.format.ok_schema
+            for field in self.format.table_schema
             if types.get(field.name) != field.type
         ]
         if differing and location.shared_uri == self.output.shared_uri:
@@ -132,15 +132,16 @@ class RunRequest:
                 f"{self.carry_from}: its rows have other columns, so none can be carried over: "
                 + ", ".join(differing)
             )
-        dataset = dataset_of(log, log.version, self.format.table_schema, status=OK)
+        schema = self.format.table_schema
+        dataset = dataset_of(log, log.version, schema)
         taken = read_takedowns(location)
 
         def batches() -> Iterator[pa.Table]:
             with file_errors(location):
-                for each in dataset.to_batches(columns=self.format.ok_schema.names):
+                for each in dataset.to_batches(columns=schema.names):
                     yield taken.without(pa.Table.from_batches([each]))
 
-        return batches(), self.format.ok_schema
+        return batches(), schema
 
 
 @dataclass(frozen=True)

@@ -121,12 +121,20 @@ def test_evidence_that_nobody_was_told_may_change_and_the_text_stays(explainer):
     other = "0" * 16 + key[16:evidence] + "---" + key[evidence + 3 :]
 
     def why(
-        text="A good place to read.", kind="written", rules=RULES, aspect="{aspect}", aspects=()
+        text="A good place to read.",
+        kind="written",
+        rules=RULES,
+        aspect="{aspect}",
+        aspects=(),
+        reason=None,
+        content_key=other,
     ):
         shown = copy(explainer.pairs.builder)
         shown.prompt = prompt.model_copy(update={"aspect": aspect})
         told = changed(explainer, pairs=PairPrompts(dataset, shown))
-        row = {**ids, "content_key": other, "explanation": text, "kind": kind, "aspects": aspects}
+        status = "failed" if reason else "ok"
+        row = {**ids, "status": status, "reason": reason, "content_key": content_key}
+        row |= {"explanation": text, "kind": kind, "aspects": aspects}
         return why_again(told, pa.Table.from_pylist([row]), rules, "s")[0].as_py()
 
     assert why() is None
@@ -135,3 +143,7 @@ def test_evidence_that_nobody_was_told_may_change_and_the_text_stays(explainer):
     assert why(rules=RULES.model_copy(update={"is_backed": True})) == "evidence"
     assert why(aspect="{aspect} ({user_reviews} visits)") == "evidence"
     assert why(text="Write to me@shop.example.") == "evidence"  # refused today
+    said = {"text": None, "kind": None, "aspects": None}
+    assert why(**said, reason="abstained") == "evidence"
+    assert why(**said, reason="abstained", content_key=key) is None
+    assert why(**said, reason="engine_error", content_key=key) == "failed"

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import deltalake
 import pyarrow as pa
+import pyarrow.compute as pc
 
 OK, FAILED = "ok", "failed"
 """The values of the column `status`."""
@@ -21,7 +22,8 @@ class RowFormat:
     keys: names of the columns that identify a row, all of them strings. Rows with one value of the
         first key lie together.
     ok: further columns of a row that succeeded; they are null in a failed one.
-    failed: further columns of a row that failed, besides `reason` and `message`.
+    failed: further columns of a row that failed, besides `reason` and `message`; some may be
+        columns of `ok` too.
     ok_keys: columns of `ok`. If there are any, a row that succeeds becomes one or more rows of the
         table, such as the k items of a user, which have the same keys and differ in these columns.
     reasons: the reasons for which the task lets rows fail.
@@ -45,7 +47,7 @@ class RowFormat:
 
     def __post_init__(self) -> None:
         names = ["status", "bucket", *self.keys, *self.ok.names, "reason", "message"]
-        names += self.failed.names
+        names += (column.name for column in self.failed if column not in self.ok)
         if not self.keys or len(set(names)) < len(names):
             raise ValueError(f"columns {names}: expected at least one key, and each name once")
         if missing := set(self.ok_keys) - set(self.ok.names):
@@ -90,7 +92,7 @@ class RowFormat:
                 *(field.with_nullable(True) for field in self.ok),
                 _field("reason", pa.string(), f"why the row failed; null if it is {OK}"),
                 _field("message", pa.string(), f"details for a reader; null if it is {OK}"),
-                *(field.with_nullable(True) for field in self.failed),
+                *(field.with_nullable(True) for field in self.failed if field not in self.ok),
             ]
         )
 
@@ -119,6 +121,14 @@ class RowFormat:
         """The rows by their buckets if they have them, their keys, and those of `ok_keys`."""
         names = [name for name in ("bucket", *self.row_keys) if name in rows.column_names]
         return rows.sort_by([(name, "ascending") for name in names])
+
+    def by_status(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Rows of the table as `Outcome.ok` and `Outcome.failed`."""
+        ok, failed = (
+            rows.filter(pc.equal(rows["status"], status)).select(schema.names).cast(schema)
+            for status, schema in ((OK, self.ok_schema), (FAILED, self.failed_schema))
+        )
+        return ok, failed
 
     def without(self, rows: pa.Table, others: pa.Table) -> pa.Table:
         """The rows, in no order, of which `others` has none with the same keys."""
@@ -189,9 +199,10 @@ class CarryingTask(Protocol):
     """A task that can carry rows over from an earlier run; a task need not be one."""
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        """For each row of an earlier run (`RowFormat.ok_schema`), why it must be done again.
+        """For each row of an earlier table (`RowFormat.table_schema`), why it must be done again.
 
-        Null if it may be carried over. The costs count each reason, as `AGAIN` and its name.
+        Null if it may be carried over, also one that failed. The costs count each reason, as
+        `AGAIN` and its name.
         """
         ...
 

@@ -183,30 +183,31 @@ class ChunkWorker:
             outcome = self._failed(keys, self._format.error_reason, message)
             self._check(keys, outcome)
             return outcome
-        carried, counts = self._carried(rows)
-        left = self._format.sorted(self._format.without(keys, carried)) if carried else keys
+        carried = self._carried(rows)
+        names = keys.column_names
+        there = pa.concat_tables([carried.ok.select(names), carried.failed.select(names)])
+        left = self._format.sorted(self._format.without(keys, there)) if len(there) else keys
         do = self._do_or_halve if halves else self._do
         outcome = do(left) if left.num_rows else self._failed(left, "", "")
         self._check(left, outcome)
-        ok = pa.concat_tables([carried, outcome.ok]) if carried else outcome.ok
-        return Outcome(ok, outcome.failed, added(outcome.costs, counts))
+        return joined([carried, outcome])
 
-    def _carried(self, rows: pa.Table) -> tuple[pa.Table | None, Counter[str]]:
-        """The earlier rows that are still good, None if there are none; counts for the costs."""
+    def _carried(self, rows: pa.Table) -> Outcome:
+        """The earlier rows that are still good, and counts."""
         counts = Counter({"carried": 0})
-        if EARLIER not in rows.schema.names or not isinstance(self._task, CarryingTask):
-            return None, counts
-        earlier = rows[EARLIER].combine_chunks()
-        there = earlier.filter(pc.is_valid(earlier))
-        counts[f"{AGAIN}new"] = rows.num_rows - len(there)
-        if not len(there):
-            return None, counts
-        found = pa.Table.from_struct_array(there).cast(self._format.ok_schema)
-        why = self._task.why_again(found)
-        counts.update(f"{AGAIN}{reason}" for reason in why.to_pylist() if reason is not None)
-        good: pa.Table = found.filter(pc.is_null(why))
-        counts["carried"] = good.num_rows
-        return good if good.num_rows else None, counts
+        good = self._format.table_schema.empty_table()
+        if EARLIER in rows.schema.names and isinstance(self._task, CarryingTask):
+            earlier = rows[EARLIER].combine_chunks()
+            there = earlier.filter(pc.is_valid(earlier))
+            counts[f"{AGAIN}new"] = rows.num_rows - len(there)
+            if len(there):
+                found = pa.Table.from_struct_array(there).cast(good.schema)
+                why = self._task.why_again(found)
+                counts.update(f"{AGAIN}{each}" for each in why.to_pylist() if each is not None)
+                good = found.filter(pc.is_null(why))
+        ok, failed = self._format.by_status(good)
+        counts["carried"], counts["carried_failed"] = good.num_rows, failed.num_rows
+        return Outcome(ok, failed, counts)
 
     def _do(self, rows: pa.Table) -> Outcome:
         """What the task does; ends the process if its GPU can no longer be used."""
