@@ -25,8 +25,7 @@ class Recipe:
 
     learning_rate_decay: what the rate is multiplied by after each epoch without a lower validation
         loss. warmup_share: of all steps; the rate rises in them, then falls to zero; None: neither.
-    gradient_clipping: the largest norm. batch_size: pairs of a step, of all workers together;
-        micro_batch_size: of one pass of a worker.
+    gradient_clipping: the largest norm. batch_size: pairs of a step; micro_batch_size: of a pass.
     patience: epochs without a lower validation loss, in all, after which the training ends.
     sizes: further arguments of the model.
     """
@@ -73,7 +72,8 @@ class Baseline:
 
     dataset, aspects, output: URIs that any working directory can open; `output` is the model's.
     max_pairs: the number of training pairs, all if None.
-    llm, prompt: of lora, whose prompts are in words only.
+    llm, prompt: of lora, whose prompts are in words only. scaling: the training's process is like
+        one of its workers.
     """
 
     kind: BaselineKind

@@ -18,7 +18,7 @@ from xrec.errors import DataError
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import END, PAD, Words
 from xrec.lab.baselines.lora import prompt_examples
-from xrec.lab.baselines.peter import Pairs, TextBatch
+from xrec.lab.baselines.peter import TextBatch
 from xrec.llm.examples import IGNORE
 from xrec.llm.examples import collate as collate_rows
 
@@ -57,25 +57,12 @@ def example(
 
 
 def collate(examples: Sequence[TextExample]) -> TextBatch:
-    """The examples as a batch; B is at least 1."""
+    """The examples as a batch; B is at least 1, and the aspects of all have one length."""
     return TextBatch(
-        collate_pairs(
-            [each.user_index for each in examples],
-            [each.item_index for each in examples],
-            [each.aspect_ids for each in examples],
-        ),
+        torch.tensor([each.user_index for each in examples], dtype=torch.int64),
+        torch.tensor([each.item_index for each in examples], dtype=torch.int64),
+        _padded([each.aspect_ids for each in examples], PAD),
         _padded([each.token_ids for each in examples], IGNORE),
-    )
-
-
-def collate_pairs(
-    users: Sequence[int], items: Sequence[int], aspects: Sequence[Sequence[int]]
-) -> Pairs:
-    """Pairs without texts; the aspects of all have one length."""
-    return Pairs(
-        torch.tensor(users, dtype=torch.int64),
-        torch.tensor(items, dtype=torch.int64),
-        _padded(aspects, PAD),
     )
 
 

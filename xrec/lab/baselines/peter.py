@@ -23,35 +23,23 @@ USER, ITEM = 0, 1
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """What the model reads of B pairs.
+class TextBatch:
+    """B pairs, with what is to be written of them.
 
     users, items: (B,) int64, their indices.
     aspects: (B, A) int64, the words of the aspects that were chosen, 0 where there are no more.
+    labels: (B, T) int64, the texts with their end tokens, and -100 behind them; T is 0 if the
+        model is to write them.
     """
 
     users: Tensor
     items: Tensor
     aspects: Tensor
-
-    def to(self, device: torch.device) -> "Pairs":
-        """The same on `device`."""
-        return Pairs(*(tensor.to(device) for tensor in (self.users, self.items, self.aspects)))
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """B pairs with what is to be written of them.
-
-    labels: (B, T) int64, the texts with their end tokens, and -100 behind them.
-    """
-
-    pairs: Pairs
     labels: Tensor
 
     def to(self, device: torch.device) -> "TextBatch":
         """The same on `device`."""
-        return TextBatch(self.pairs.to(device), self.labels.to(device))
+        return TextBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     @property
     def words(self) -> Tensor:
@@ -121,7 +109,7 @@ class PETER(nn.Module):
 
     def forward(self, batch: TextBatch) -> Tensor:
         """The sums of both losses over the batch, (2,) nats."""
-        hidden = self.hidden(batch.pairs, batch.inputs)
+        hidden = self.hidden(batch, batch.inputs)
         nll = label_nll(self.output(hidden[:, self._begin_place :]), batch.labels).sum()
         return torch.stack([nll, self._context_nll(hidden[:, ITEM], batch.words)])
 
@@ -136,7 +124,7 @@ class PETER(nn.Module):
         nll: Tensor = -(found * (words >= 0)).sum()
         return nll
 
-    def hidden(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
+    def hidden(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
         """The last layer at all places: user, item, A aspects, and S tokens, (B, 2 + A + S, D)."""
         read = [self.users(pairs.users)[:, None], self.items(pairs.items)[:, None]]
         read += [self.words(pairs.aspects), self.words(token_ids)]
@@ -151,7 +139,7 @@ class PETER(nn.Module):
         return hidden
 
     @torch.inference_mode()
-    def write(self, pairs: Pairs, max_words: int) -> list[list[int]]:
+    def write(self, pairs: TextBatch, max_words: int) -> list[list[int]]:
         """The likeliest next token, again and again, for each of B pairs.
 
         A text ends with END, or after `max_words` without one; <pad>, <bos> and <unk> are passed
@@ -166,7 +154,7 @@ class PETER(nn.Module):
         rows = token_ids[:, 1:].tolist()
         return [row[: row.index(END) + 1] if END in row else row[:max_words] for row in rows]
 
-    def next_logits(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
+    def next_logits(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
         """The logits (B, V) of what follows the texts so far (B, T), which begin with <bos>."""
         logits: Tensor = self.output(self.hidden(pairs, token_ids)[:, -1])
         return logits

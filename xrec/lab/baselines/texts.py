@@ -11,7 +11,7 @@ from xrec.bulk.work.ray_actors import gpus_each
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.data import aspect_ids, collate_pairs, load_choice
+from xrec.lab.baselines.data import TextExample, aspect_ids, collate, load_choice
 from xrec.lab.baselines.peter import PETER
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
@@ -37,8 +37,9 @@ def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[st
     def write(pairs: Sequence[Pair]) -> tuple[list[str], float]:
         start = time.monotonic()
         users, items = map(list, zip(*pairs, strict=True))
-        aspects = [aspect_ids(codec, aspect, count) for aspect in choose(users, items)]
-        texts = model.write(collate_pairs(users, items, aspects).to(device), trained.max_words)
+        read = zip(users, items, choose(users, items), strict=True)
+        batch = collate([TextExample(u, i, (), aspect_ids(codec, a, count)) for u, i, a in read])
+        texts = model.write(batch.to(device), trained.max_words)
         return list(map(codec.decode, texts)), time.monotonic() - start
 
     return write

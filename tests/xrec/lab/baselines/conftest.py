@@ -88,7 +88,7 @@ def make_baseline(workspace, tmp_path, llm):
             "llm": llm,
             "prompt": PROMPT,
             "actors": ActorsConfig(device="cpu", num_actors=1),
-            "scaling": ScalingConfig(device="cpu", num_workers=1),
+            "scaling": ScalingConfig(device="cpu"),
         }
         return Baseline(kind, **{**defaults, **values})
 
@@ -97,8 +97,9 @@ def make_baseline(workspace, tmp_path, llm):
 
 @pytest.fixture
 def processes_here(monkeypatch):
-    monkeypatch.setattr("xrec.lab.baselines.texts.map_in_processes", map_here)
-    monkeypatch.setattr("xrec.lab.baselines.texts.gpus_each", lambda *arguments: 0)
+    for module in ("texts", "train"):
+        monkeypatch.setattr(f"xrec.lab.baselines.{module}.map_in_processes", map_here)
+        monkeypatch.setattr(f"xrec.lab.baselines.{module}.gpus_each", lambda *arguments: 0)
 
 
 def write_untrained(baseline: Baseline, dataset: Dataset) -> Manifest:

@@ -64,9 +64,9 @@ def test_data_longest_text_follows_the_training_explanations_and_one_that_is_cut
 
 def test_collate_pads_and_says_what_counts():
     batch = collate([TextExample(1, 2, (7, 8, END)), TextExample(3, 4, (9,))])
-    assert batch.pairs.users.tolist() == [1, 3]
-    assert batch.pairs.items.tolist() == [2, 4]
-    assert batch.pairs.aspects.shape == (2, 0)
+    assert batch.users.tolist() == [1, 3]
+    assert batch.items.tolist() == [2, 4]
+    assert batch.aspects.shape == (2, 0)
     assert batch.labels.tolist() == [[7, 8, END], [9, IGNORE, IGNORE]]
     assert batch.words.tolist() == [[7, 8, IGNORE], [9, IGNORE, IGNORE]]
     assert batch.inputs.tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]

@@ -12,7 +12,7 @@ from torch import nn
 from tests.toy import HIDDEN_SIZE, explanation_nll, toy_model
 from xrec.errors import ModelError
 from xrec.lab.baselines.codec import BEGIN, END
-from xrec.lab.baselines.data import TextExample, collate, collate_pairs
+from xrec.lab.baselines.data import TextExample, collate
 from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.peter import PETER, sines
 from xrec.llm.examples import Example
@@ -48,9 +48,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def peter_logits(model: PETER, pair: TextExample, text: Sequence[int]) -> np.ndarray:
     """The logits at all places, computed for this one text, (2 + A + 1 + T, V)."""
-    pairs = collate_pairs([pair.user_index], [pair.item_index], [pair.aspect_ids])
     with torch.no_grad():
-        hidden = model.hidden(pairs, torch.tensor([[BEGIN, *text]]))
+        hidden = model.hidden(collate([pair]), torch.tensor([[BEGIN, *text]]))
         return model.output(hidden)[0].double().numpy()
 
 
@@ -74,7 +73,7 @@ def test_losses_are_the_nll_of_the_tokens_that_count_by_hand():
 def test_peter_writes_with_the_probabilities_that_it_learns():
     model, text = peter(), [7, 4, 9]
     one, other = EXAMPLES[0], EXAMPLES[2]  # beside it stands another pair
-    pairs = collate([one, other]).pairs
+    pairs = collate([one, other])
     so_far = torch.tensor([[BEGIN, *text[:-1]], [BEGIN, 11, 11]])
     with torch.no_grad():
         found = [
@@ -88,7 +87,7 @@ def test_peter_writes_with_the_probabilities_that_it_learns():
 def test_peter_changed_place_changes_those_that_may_see_it_and_no_others(place):
     """The whole model obeys the mask: u, i, two aspects, the begin token, three words."""
     model = peter()
-    pairs, text = collate_pairs([1], [2], [(4, 5)]), torch.tensor([[BEGIN, 6, 7, 8]])
+    pairs, text = collate([TextExample(1, 2, (), (4, 5))]), torch.tensor([[BEGIN, 6, 7, 8]])
 
     def hidden(changed: int | None) -> torch.Tensor:
         changes = torch.zeros(1, 2 + A + 4, 8)
@@ -106,7 +105,7 @@ def test_peter_changed_place_changes_those_that_may_see_it_and_no_others(place):
 
 
 def _next(model: PETER, aspects: tuple[int, int]) -> torch.Tensor:
-    return model.next_logits(collate_pairs([1], [2], [aspects]), torch.tensor([[BEGIN]]))
+    return model.next_logits(collate([TextExample(1, 2, (), aspects)]), torch.tensor([[BEGIN]]))
 
 
 def test_peter_aspect_that_is_none_is_not_seen():
