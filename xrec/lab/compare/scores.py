@@ -1,8 +1,7 @@
 """Scores of each entry's texts: a row a pair, kept beside them.
 
-Processes of Ray load the scoring models once and take an entry at a time. What is there with the
-same settings and inputs is taken; else it is made again: texts cost much more than what is measured
-of them.
+Processes of Ray load the scoring models once and take an entry at a time. Scores lie in a file that
+is named by all that they depend on; what is there is taken.
 """
 
 import logging
@@ -20,7 +19,6 @@ from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.compare import CompareConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.dataset import HeldOutPair, read_dataset
-from xrec.errors import ArtifactMismatchError
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.judge.judge import JudgeAccess
@@ -34,18 +32,9 @@ from xrec.lab.measures.measures import (
 from xrec.llm.model import resolve_device
 from xrec.llm.source import anywhere
 from xrec.progress import progress
-from xrec.storage import (
-    MANIFEST,
-    finished,
-    location_of,
-    manifest_of,
-    write_manifest,
-    write_table,
-)
+from xrec.storage import fingerprint_of, location_of, manifest_of, write_table
 
 logger = logging.getLogger("xrec")
-
-_FILE = "scores.parquet"
 
 
 @dataclass(frozen=True)
@@ -114,51 +103,28 @@ def score_entries(
 
     Raises the XRecError of a process that scores, or ClusterError.
     """
-    settings = {
+    identity = {
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
         "pairs": pairs.fingerprint,
-    }
-    dataset = manifest_of(config, "dataset").fingerprint
-    inputs = {
-        entry: {"texts": each.fingerprint, "dataset": dataset} for entry, each in made.items()
+        "dataset": manifest_of(config, "dataset").fingerprint,
     }
     texts = {entry: ScoredTexts.of(pairs.pairs, each.texts) for entry, each in made.items()}
-    tables = {entry: _kept(entry, settings, own) for entry, own in inputs.items()}
-    left = [entry for entry, kept in tables.items() if kept is None]
+    files = {
+        entry: entry.location / f"scores-{fingerprint_of([identity, each.fingerprint])}.parquet"
+        for entry, each in made.items()
+    }
+    tables = {
+        entry: pq.read_table(pa.BufferReader(file.read_bytes()))
+        for entry, file in files.items()
+        if file.is_file()
+    }
+    left = [entry for entry in made if entry not in tables]
     if left:
         load = partial(_load_scorer, _for_actors(config), pairs.pairs, keys)
         scored = _scored(config, load, [texts[entry] for entry in left])
         for place, table in progress(scored, "scoring", len(left)):
             entry = left[place]
             tables[entry] = table
-            _keep(entry, table, settings, inputs[entry])
+            write_table(files[entry], table, table.schema)
             logger.info("%s: scoring done", entry.title)
-    return {
-        entry: Scored(texts[entry], table) for entry, table in tables.items() if table is not None
-    }
-
-
-def _kept(entry: Entry, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> pa.Table | None:
-    location = entry.location / "scores"
-    try:
-        if finished(location, "scores", settings, inputs) is None:
-            return None
-    except ArtifactMismatchError as error:
-        logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
-        return None
-    return pq.read_table(pa.BufferReader((location / _FILE).read_bytes()))
-
-
-def _keep(
-    entry: Entry, table: pa.Table, settings: Mapping[str, Any], inputs: Mapping[str, str]
-) -> None:
-    location = entry.location / "scores"
-    (location / MANIFEST).delete()  # it is of another table
-    write_manifest(
-        location,
-        "scores",
-        config=settings,
-        inputs=inputs,
-        files={_FILE: write_table(location / _FILE, table, table.schema)},
-        row_counts={"pairs": table.num_rows},
-    )
+    return {entry: Scored(texts[entry], tables[entry]) for entry in made}
