@@ -23,7 +23,7 @@ from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import score_entries
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.judge.judge import agreement_lines
+from xrec.lab.measures.judge import agreement_lines
 from xrec.lab.measures.measures import metrics_identity, ranker_tables
 from xrec.storage import (
     MANIFEST,

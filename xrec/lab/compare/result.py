@@ -12,18 +12,11 @@ import pyarrow as pa
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.figures import (
-    LEAST_SEEDS,
-    MetricRow,
-    Run,
-    difference_rows,
-    metric_rows,
-)
+from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows
 from xrec.lab.compare.scores import Scored
 from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import MetricInfo
-from xrec.lab.measures.measures import describe_metrics
-from xrec.lab.measures.overlap import of_corpus
+from xrec.lab.measures.measures import describe_metrics, of_corpus
 
 COVERAGE = "coverage"
 
@@ -148,7 +141,7 @@ def result_of(
 def _figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Figure]]:
     first, found = next(iter(runs.values())), {}
     for name, of_name in runs.items():
-        rows = [] if of_name is first else difference_rows(of_name, first)
+        rows = [] if of_name is first else metric_rows(of_name, first)
         differences = {row.metric: row for row in rows}
         own = metric_rows(of_name)
         found[name] = {row.metric: Figure(row, differences.get(row.metric)) for row in own}

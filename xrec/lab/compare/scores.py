@@ -21,7 +21,7 @@ from xrec.config.text import EndpointModelConfig
 from xrec.data.dataset import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.judge.judge import JudgeAccess
+from xrec.lab.measures.judge import JudgeAccess
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import (
     load_measures,
