@@ -61,8 +61,8 @@ def ours(split: Split, seed: int) -> Score:
     """xrec's scorer: neighbours by the graph with aspects, its numbers on validation."""
     train, validation = (_mentions(reviews, split) for reviews in (split.train, split.validation))
     vectors = item_vectors(train, embedding_dim=_DIM, seed=seed)
-    found = fit(train, validation, nearest_items(vectors, _NUM_NEIGHBOURS), seed=seed)
-    return lambda users, items: found.scorer.scores(users, items)
+    scorer, _ = fit(train, validation, nearest_items(vectors, _NUM_NEIGHBOURS), seed=seed)
+    return lambda users, items: scorer.scores(users, items)
 
 
 METHODS: dict[str, Method] = {"item": item_frequency, "ours": ours}

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from xrec.aspects.artifact import SCORE, write_aspects
-from xrec.aspects.fit import Fitted, evaluate, fit
+from xrec.aspects.fit import Figures, evaluate, fit
 from xrec.aspects.mentions import Mentions, dataset_mentions, dataset_praise
 from xrec.aspects.neighbours import item_vectors, nearest_items
 from xrec.aspects.scorer import AspectScorer
@@ -52,7 +52,7 @@ def train_aspects(config: TrainAspectsConfig) -> Manifest:
     )
     scorer, of_validation = _fit(train, validation)
     _check_praise(dataset)
-    of_test = _shown(evaluate(scorer, test, seed=_SEED)) if test.aspects.nnz else {}
+    of_test = evaluate(scorer, test, seed=_SEED) if test.aspects.nnz else {}
     metrics = {"validation": of_validation, "test": of_test}
     for split, figures in metrics.items():
         logger.info("%s: %s", split, figures or "no review mentions an aspect")
@@ -60,7 +60,7 @@ def train_aspects(config: TrainAspectsConfig) -> Manifest:
     return write_aspects(location, scorer, config=settings, inputs=inputs, metrics=metrics)
 
 
-def _fit(train: Mentions, validation: Mentions) -> tuple[AspectScorer, dict[str, float]]:
+def _fit(train: Mentions, validation: Mentions) -> tuple[AspectScorer, Figures]:
     """The trained score, and its figures on the validation."""
     if not train.aspects.nnz:
         raise DataError(
@@ -75,8 +75,7 @@ def _fit(train: Mentions, validation: Mentions) -> tuple[AspectScorer, dict[str,
             len(validation.users),
         )
         return AspectScorer(train, neighbours), {}
-    found = fit(train, validation, neighbours, seed=_SEED)
-    return found.scorer, _shown(found)
+    return fit(train, validation, neighbours, seed=_SEED)
 
 
 def _check_praise(dataset: Dataset) -> None:
@@ -87,11 +86,3 @@ def _check_praise(dataset: Dataset) -> None:
             "no aspect of an item is praised by more training reviews than blame it, so none "
             "can be chosen; annotate more reviews"
         )
-
-
-def _shown(found: Fitted) -> dict[str, float]:
-    return {
-        "ndcg@10": round(found.ndcg, 4),
-        "ndcg@10_others": round(found.ndcg_others, 4),
-        "ndcg@10_item": round(found.ndcg_item, 4),
-    }

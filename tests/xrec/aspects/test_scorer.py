@@ -93,10 +93,10 @@ def test_nearest_items_are_those_of_the_largest_cosine_and_never_the_item():
 
 def test_fit_finds_the_users_habit_and_prefers_own_to_others(mentions, neighbours):
     held_out = town(split=1)
-    found = fit(mentions, held_out, neighbours)
-    assert found.scorer.weights.own_weight > 0
-    assert found.ndcg > found.ndcg_others
-    scores = found.scorer.scores(np.array([0, 1]), np.array([0, 0]))
+    scorer, figures = fit(mentions, held_out, neighbours)
+    assert scorer.weights.own_weight > 0
+    assert figures["ndcg@10"] > figures["ndcg@10_others"]
+    scores = scorer.scores(np.array([0, 1]), np.array([0, 0]))
     rank_of_habit = (scores > scores[:, 5:]).sum(axis=1)
     assert rank_of_habit[0] < rank_of_habit[1]
 

@@ -17,7 +17,7 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair, taken
 from xrec.evaluate.encoder import embedding_scores, encoder_folder, load_encoder
-from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, num_words, rouge_l
+from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
 from xrec.lab.measures.judge import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
 from xrec.lab.measures.ranking import StatementsRanked, rankers
@@ -54,7 +54,7 @@ def overlap(texts: ScoredTexts) -> dict[str, Floats]:
     """Coverage, words and ROUGE-L (F1, 0 to 1, no stemming); a PairMeasure."""
     return {
         "coverage": texts.has_text.astype(np.float64),
-        "words": num_words(texts.texts).astype(np.float64),
+        "words": np.array([len(text.split()) for text in texts.texts], dtype=np.float64),
         "rouge_l": rouge_l(texts.texts, texts.references),
     }
 
