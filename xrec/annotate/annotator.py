@@ -222,7 +222,3 @@ class AnnotatorSpec:
     max_actors: int | None = None
     replies: Callable[[Location], ReplyStore] | None = None
     describe: Callable[[Outlook], list[str]] = _counts
-
-    def num_actors(self, wanted: int) -> int:
-        """How many actors a stage of texts has if the config asks for `wanted`."""
-        return wanted if self.max_actors is None else min(wanted, self.max_actors)

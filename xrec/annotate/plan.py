@@ -132,13 +132,13 @@ def _outlook(store: ReviewStore, rates: Mapping[Stage, Rate]) -> Outlook:
     items = ItemTexts(pa.table({"item_id": item_ids, **columns}))
     reader = InputReader(store, items)
     samples = {
-        stage: reader.of(stage, _some(_distinct(_keys(store, _FOLDERS[stage], stage))))
+        stage: reader.of(stage, _sampled(_distinct(_keys(store, _FOLDERS[stage], stage))))
         for stage in STAGES
     }
     return Outlook({stage: keys.num_rows for stage, keys in rows.items()}, samples, rates)
 
 
-def _some(keys: pa.Table) -> pa.Table:
+def _sampled(keys: pa.Table) -> pa.Table:
     """Some of the rows, at even distances."""
     num_chosen = min(_NUM_SAMPLED, keys.num_rows)
     places = [number * keys.num_rows // num_chosen for number in range(num_chosen)]

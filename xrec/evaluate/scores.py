@@ -94,7 +94,7 @@ class Coverage:
 
         `explanations` has the columns user_id, item_id and kind, `failed` reason in its place.
         """
-        texts = {(pair.user_id, pair.item_id): text for pair, text in rows}
+        texts = {pair.ids: text for pair, text in rows}
         without = {ids for ids, text in texts.items() if not text}
         reasons = Counter(row["reason"] for row in failed.to_pylist() if _ids(row) in without)
         kinds = Counter(row["kind"] for row in explanations.to_pylist() if _ids(row) in texts)
@@ -143,11 +143,7 @@ def with_references(
     """
     texts = {_ids(row): "" for row in failed.to_pylist()}
     texts |= {_ids(row): row["explanation"] for row in explanations.to_pylist()}
-    return [
-        (pair, texts[key])
-        for pair in held_out_pairs(dataset, split)
-        if (key := (pair.user_id, pair.item_id)) in texts
-    ]
+    return [(pair, texts[pair.ids]) for pair in held_out_pairs(dataset, split) if pair.ids in texts]
 
 
 def score_pairs(

@@ -155,7 +155,7 @@ def _write(
         Example(
             pair,
             titles[pair.item_index].as_py(),
-            {name: of_pairs.get((pair.user_id, pair.item_id)) for name, of_pairs in texts.items()},
+            {name: of_pairs.get(pair.ids) for name, of_pairs in texts.items()},
         )
         for pair in drawn_pairs(pairs, _NUM_EXAMPLES)
     ]

@@ -53,10 +53,6 @@ class ComparedPairs:
     uri: str
     fingerprint: str
 
-    @property
-    def ids(self) -> list[tuple[str, str]]:
-        return [(pair.user_id, pair.item_id) for pair in self.pairs]
-
 
 def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]:
     """The split's explained pairs, or those of them that are drawn.

@@ -14,7 +14,7 @@ from xrec.data.dataset import Dataset
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows
 from xrec.lab.compare.scores import Scored
-from xrec.lab.compare.texts import Costs, EntryTexts
+from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import MetricInfo
 from xrec.lab.measures.measures import describe_metrics, of_corpus
 
@@ -148,12 +148,11 @@ def _figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Figure]]:
     return found
 
 
-def _cost_figures(costs: Sequence[Costs]) -> dict[str, Figure]:
+def _cost_figures(costs: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
     """A cost that a seed does not have is left out."""
     found = {}
     for info in COST_INFOS:
-        found_values = (getattr(each, info.name) for each in costs)
-        values = tuple(float(value) for value in found_values if value is not None)
+        values = tuple(float(each[info.name]) for each in costs if info.name in each)
         if values:
             row = MetricRow(info.name, float(np.mean(values)), None, None, values, 0)
             found[info.name] = Figure(row)

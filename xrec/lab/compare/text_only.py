@@ -61,7 +61,7 @@ def text_only_texts(
     logger.info("%s: writing texts", entry.title)
     identity = _identity(config, backfill, pairs, inputs)
     texts = write_texts(backfill, identity, partial(load_text_only, config.prompt, load))
-    return replace(texts, costs=replace(texts.costs, num_trained_parameters=0))
+    return replace(texts, costs={**texts.costs, "num_trained_parameters": 0})
 
 
 def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask) -> Explainer:

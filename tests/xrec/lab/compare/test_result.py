@@ -13,7 +13,7 @@ from xrec.lab.compare.entries import entries_of
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import Scored
 from xrec.lab.compare.table import Example, markdown_page
-from xrec.lab.compare.texts import Costs, EntryTexts
+from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
 
 PAIRS = held_out(*((user, item) for user in range(3) for item in range(3)))
@@ -41,9 +41,9 @@ def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **change
     )
     all_values = {name: iter(values) for name, values in runs.items()}
     entries = {entry: next(all_values[entry.name]) for entry in entries_of(config)}
-    costs = Costs(training_seconds=7.0, num_trained_parameters=5)
+    costs = {"training_seconds": 7.0, "num_trained_parameters": 5}
     made = {
-        entry: EntryTexts({}, "f", {"empty_text": 1}, costs if entry.seed is not None else Costs())
+        entry: EntryTexts({}, "f", {"empty_text": 1}, costs if entry.seed is not None else {})
         for entry in entries
     }
     all_scored = {entry: scored(values) for entry, values in entries.items()}
