@@ -40,7 +40,7 @@ def build_model(
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
         return LoRA(load_llm(baseline.language_model, baseline.llm_folder(), device), **own)
-    return PETER(**sizes, **own, num_aspect_words=baseline.num_aspect_words)
+    return PETER(**sizes, **own)
 
 
 @dataclass(frozen=True)

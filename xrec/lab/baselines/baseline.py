@@ -44,10 +44,8 @@ class Recipe:
     sizes: Mapping[str, float] = field(default_factory=dict)
 
 
-_PETER = Recipe("SGD", 1.0, learning_rate_decay=0.25)
 RECIPES: Mapping[BaselineKind, Recipe] = {
-    "peter": _PETER,
-    "peter_plus": _PETER,
+    "peter": Recipe("SGD", 1.0, learning_rate_decay=0.25),
     "lora": Recipe(
         "AdamW",
         2e-4,
@@ -70,7 +68,8 @@ def recipe_of(kind: BaselineKind, training: AdapterTrainingConfig) -> Recipe:
 class Baseline:
     """What a training and its texts depend on; it may be sent to a process anywhere.
 
-    dataset, aspects, output: URIs that any working directory can open; `output` is the model's.
+    dataset, aspects, output: URIs that any working directory can open; `output` is the model's,
+        and the aspects are there if the prompt of lora has some.
     max_pairs: the number of training pairs, all if None.
     llm, prompt: of lora, whose prompts are in words only. scaling: the training's process is like
         one of its workers.
@@ -93,11 +92,6 @@ class Baseline:
     def model(self) -> Location:
         """Where the trained model lies."""
         return self.open(self.output)
-
-    @property
-    def num_aspect_words(self) -> int:
-        """How many words PETER+ reads of the aspect that is chosen for a pair; others read none."""
-        return 3 if self.kind == "peter_plus" else 0
 
     @property
     def language_model(self) -> LLMConfig:

@@ -1,12 +1,12 @@
-"""PETER: a transformer over [u, i, aspects, words], whose first two places see each other.
+"""PETER: a transformer over [u, i, words], whose first two places see each other.
 
-    S = [u, i, a_1 .. a_A, <bos>, w_1 .. w_T], each vector times sqrt(D), plus sines of its place
+    S = [u, i, <bos>, w_1 .. w_T], each vector times sqrt(D), plus sines of its place
     a place sees those before it and itself, and u sees i too
     text: softmax(V s_t + d) at <bos> and the words;  context: the same at i, for all words of the
     text in no order
 
 Li, Zhang, Chen: Personalized Transformer for Explainable Recommendation, ACL 2021, without the
-rating at u. With aspects in the input it is PETER+.
+rating at u.
 """
 
 import math
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN
 from xrec.llm.examples import IGNORE, label_nll
 
-USER, ITEM = 0, 1
-"""The places of the user and the item."""
+USER, ITEM, _BEGIN_PLACE = range(3)
+"""The places of the user, the item and <bos>."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,12 @@ class TextBatch:
     """B pairs, with what is to be written of them.
 
     users, items: (B,) int64, their indices.
-    aspects: (B, A) int64, the words of the aspects that were chosen, 0 where there are no more.
     labels: (B, T) int64, the texts with their end tokens, and -100 behind them; T is 0 if the
         model is to write them.
     """
 
     users: Tensor
     items: Tensor
-    aspects: Tensor
     labels: Tensor
 
     def to(self, device: torch.device) -> "TextBatch":
@@ -71,7 +69,7 @@ def sines(length: int, size: int) -> Tensor:
 
 
 class PETER(nn.Module):
-    """The model for U users, I items and V tokens, with `num_aspect_words` places for aspects.
+    """The model for U users, I items and V tokens.
 
     Its losses are the NLL of the texts, and that of their words in no order.
     """
@@ -84,7 +82,6 @@ class PETER(nn.Module):
         num_users: int,
         num_items: int,
         num_tokens: int,
-        num_aspect_words: int = 0,
         embedding_dim: int = 512,
         num_heads: int = 2,
         feedforward_size: int = 2048,
@@ -92,7 +89,6 @@ class PETER(nn.Module):
         dropout: float = 0.2,
     ):
         super().__init__()
-        self._begin_place = 2 + num_aspect_words
         size = embedding_dim
         self.users = nn.Embedding(num_users, size)
         self.items = nn.Embedding(num_items, size)
@@ -110,7 +106,7 @@ class PETER(nn.Module):
     def forward(self, batch: TextBatch) -> Tensor:
         """The sums of both losses over the batch, (2,) nats."""
         hidden = self.hidden(batch, batch.inputs)
-        nll = label_nll(self.output(hidden[:, self._begin_place :]), batch.labels).sum()
+        nll = label_nll(self.output(hidden[:, _BEGIN_PLACE:]), batch.labels).sum()
         return torch.stack([nll, self._context_nll(hidden[:, ITEM], batch.words)])
 
     def counts(self, batch: TextBatch) -> Tensor:
@@ -125,17 +121,14 @@ class PETER(nn.Module):
         return nll
 
     def hidden(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
-        """The last layer at all places: user, item, A aspects, and S tokens, (B, 2 + A + S, D)."""
+        """The last layer at all places: user, item, and S tokens, (B, 2 + S, D)."""
         read = [self.users(pairs.users)[:, None], self.items(pairs.items)[:, None]]
-        read += [self.words(pairs.aspects), self.words(token_ids)]
-        vectors = torch.cat(read, dim=1)
+        vectors = torch.cat([*read, self.words(token_ids)], dim=1)
         length, size = vectors.shape[1:]
-        is_none = torch.zeros_like(vectors[:, :, 0], dtype=torch.bool)
-        is_none[:, 2 : self._begin_place] = pairs.aspects == PAD
         hidden: Tensor = self.dropout(vectors * math.sqrt(size) + sines(length, size).to(vectors))
         hides = ~may_see(length).to(vectors.device)
         for layer in self.layers:
-            hidden = layer(hidden, src_mask=hides, src_key_padding_mask=is_none)
+            hidden = layer(hidden, src_mask=hides)
         return hidden
 
     @torch.inference_mode()

@@ -8,10 +8,9 @@ import torch
 
 from xrec.bulk.work.pool import map_in_processes
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.data import TextExample, aspect_ids, collate, load_choice
+from xrec.lab.baselines.data import TextExample, collate
 from xrec.lab.baselines.peter import PETER
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
@@ -29,16 +28,13 @@ def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[st
     torch.set_num_threads(baseline.actors.cpus_per_actor)
     device = resolve_device(baseline.actors.device)
     trained = read_baseline(baseline, device)
-    choose = load_choice(baseline, read_dataset(baseline.open(baseline.dataset)))
-    model, codec, count = trained.model, trained.codec, baseline.num_aspect_words
+    model, codec = trained.model, trained.codec
     assert isinstance(model, PETER)
     assert codec is not None
 
     def write(pairs: Sequence[Pair]) -> tuple[list[str], float]:
         start = time.monotonic()
-        users, items = map(list, zip(*pairs, strict=True))
-        read = zip(users, items, choose(users, items), strict=True)
-        batch = collate([TextExample(u, i, (), aspect_ids(codec, a, count)) for u, i, a in read])
+        batch = collate([TextExample(*pair, ()) for pair in pairs])
         texts = model.write(batch.to(device), trained.max_words)
         return list(map(codec.decode, texts)), time.monotonic() - start
 

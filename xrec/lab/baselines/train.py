@@ -42,9 +42,9 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
         settings["prompt"] = baseline.prompt.model_dump(mode="json")
         settings["dtype"] = baseline.language_model.dtype
         inputs["base_model"] = model_fingerprint(baseline.llm_folder())
-    if baseline.num_aspect_words or (baseline.kind == "lora" and baseline.prompt.aspects):
-        aspects = read_aspects_manifest(baseline.open(baseline.aspects), dataset)
-        inputs["aspects"] = aspects.fingerprint
+        if baseline.prompt.aspects:
+            aspects = read_aspects_manifest(baseline.open(baseline.aspects), dataset)
+            inputs["aspects"] = aspects.fingerprint
     return settings, inputs
 
 

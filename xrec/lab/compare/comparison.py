@@ -75,7 +75,7 @@ def comparison_identity(
     inputs = {"dataset": dataset.fingerprint}
     if config.has_language_model or "nearest" in names:
         inputs["graph"] = manifest_of(config, "graph").fingerprint
-    needs_aspects = (config.has_language_model and config.prompt.aspects) or "peter_plus" in names
+    needs_aspects = config.has_language_model and config.prompt.aspects
     with suppress(*(() if needs_aspects else (ArtifactNotFoundError, ArtifactMismatchError))):
         aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
         inputs["aspects"] = aspects.fingerprint

@@ -24,7 +24,7 @@ NUM_USERS, NUM_ITEMS = 10, 6
 FOODS = ("Soup", "Noodles", "Waffles", "Dumplings", "Curry", "A well-known pie")
 PLACES = ("garden", "view", "room", "terrace", "café", "bar", "roof", "pier", "hall", "yard")
 _PETER = {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0}
-SMALL: dict[str, dict[str, Any]] = {"peter": _PETER, "peter_plus": _PETER, "lora": {"rank": 8}}
+SMALL: dict[str, dict[str, Any]] = {"peter": _PETER, "lora": {"rank": 8}}
 
 PROMPT = PromptConfig(
     instruction="Why?", user="{user} {user_profile}", item="{item} {item_title}. {item_profile}"
