@@ -101,8 +101,7 @@ class Baseline:
 
     def llm_folder(self) -> Path:
         """The local folder of the language model; raises ModelError if there is none."""
-        llm = self.language_model
-        return resolve_model(llm, self.storage)
+        return resolve_model(self.language_model, self.storage)
 
     def open(self, uri: str) -> Location:
         return open_location(uri, self.storage)

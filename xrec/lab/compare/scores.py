@@ -5,10 +5,9 @@ is named by all that they depend on; what is there is taken.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,25 +65,6 @@ def _load_scorer(
     return partial(score_table, measures)
 
 
-def _scored(
-    config: CompareConfig, load: Callable[[], Any], texts: Sequence[ScoredTexts]
-) -> Iterator[tuple[int, pa.Table]]:
-    """Score in processes of Ray, as many as `actors` says; with GPUs each has one.
-
-    If a judge is an endpoint it is one process, so that the endpoint's limits are kept.
-    """
-    actors, judges = config.actors, config.metrics.judges
-    has_endpoint = any(isinstance(judge.model, EndpointModelConfig) for judge in judges)
-    num_processes = 1 if has_endpoint else min(actors.num_actors, len(texts))
-    return map_in_processes(
-        load,
-        texts,
-        num_processes=num_processes,
-        cpus=actors.cpus_per_actor,
-        gpus=gpus_each(actors.device, num_processes),
-    )
-
-
 def _for_actors(config: CompareConfig) -> CompareConfig:
     """The config of actors, which may have another working directory."""
     metrics = metrics_anywhere(config.metrics)
@@ -121,7 +101,17 @@ def score_entries(
     left = [entry for entry in made if entry not in tables]
     if left:
         load = partial(_load_scorer, _for_actors(config), pairs.pairs, keys)
-        scored = _scored(config, load, [texts[entry] for entry in left])
+        actors, models = config.actors, [judge.model for judge in config.metrics.judges]
+        # One process asks an endpoint, so that its limits are kept.
+        has_endpoint = any(isinstance(each, EndpointModelConfig) for each in models)
+        num_processes = 1 if has_endpoint else min(actors.num_actors, len(left))
+        scored = map_in_processes(
+            load,
+            [texts[entry] for entry in left],
+            num_processes=num_processes,
+            cpus=actors.cpus_per_actor,
+            gpus=gpus_each(actors.device, num_processes),
+        )
         for place, table in progress(scored, "scoring", len(left)):
             entry = left[place]
             tables[entry] = table

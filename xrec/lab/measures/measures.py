@@ -162,20 +162,16 @@ def metrics_identity(
     Raises ModelError for an encoder's folder or package that is not there: before anything is
     trained.
     """
-    access = storage or StorageConfig()
+    access, encoder = storage or StorageConfig(), None
+    if config.encoder is not None:
+        folder = encoder_folder(config.encoder)
+        known = {} if folder is None else {"fingerprint": model_fingerprint(folder)}
+        encoder = {"source": config.encoder, **known}
     return {
         "version": _VERSION,
-        "encoder": _encoder_identity(config.encoder),
+        "encoder": encoder,
         "judges": [judge_identity(judge, llm, access) for judge in config.judges],
     }
-
-
-def _encoder_identity(source: str | None) -> dict[str, Any] | None:
-    if source is None:
-        return None
-    folder = encoder_folder(source)
-    known = {} if folder is None else {"fingerprint": model_fingerprint(folder)}
-    return {"source": source, **known}
 
 
 def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
