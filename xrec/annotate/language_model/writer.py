@@ -172,14 +172,14 @@ def language_model_spec(
     max_tokens = config.budget.get("tokens") if max_actors else None
     identity = {**settings["model"], **inputs}
     num_at_once = _CHUNKS_AT_ONCE * (max_actors or config.actors.num_actors)
-    llm = None if config.llm is None else anywhere(config.llm)
+    llm_of_job = None if config.llm is None else anywhere(config.llm)
     loaded, actors, storage = model_anywhere(model), config.actors, config.storage
 
     def make(output: Location) -> LanguageModelWriter:
         """Load the model, in the actor's process; `output` is the folder of all stages."""
         language_model = load_language_model(
             loaded,
-            llm=llm,
+            llm=llm_of_job,
             storage=storage,
             device=actors.device,
             num_threads=actors.cpus_per_actor,

@@ -52,8 +52,9 @@ def metric_rows(runs: Sequence[Run], minus: Sequence[Run] = ()) -> list[MetricRo
         values = [_stacked(side, metric) for side in sides]
         there = np.isfinite(np.concatenate(values)).all(axis=0)
         if there.any():
-            interval = difference_interval if minus else mean_interval
-            estimate = interval(*values, users)
+            estimate = mean_interval(values[0], users)
+            if minus:
+                estimate = difference_interval(values[0], values[1], users)
             of_pairs = [side[:, there] for side in values]
             by_seed = of_pairs[0] - (of_pairs[1].mean(axis=0) if minus else 0)
             found.append(_row(metric, estimate, by_seed.mean(axis=1), by_seed.shape[1]))
