@@ -52,9 +52,10 @@ def metric_rows(runs: Sequence[Run], minus: Sequence[Run] = ()) -> list[MetricRo
         values = [_stacked(side, metric) for side in sides]
         there = np.isfinite(np.concatenate(values)).all(axis=0)
         if there.any():
-            estimate = mean_interval(values[0], users)
             if minus:
                 estimate = difference_interval(values[0], values[1], users)
+            else:
+                estimate = mean_interval(values[0], users)
             of_pairs = [side[:, there] for side in values]
             by_seed = of_pairs[0] - (of_pairs[1].mean(axis=0) if minus else 0)
             found.append(_row(metric, estimate, by_seed.mean(axis=1), by_seed.shape[1]))
@@ -68,7 +69,8 @@ def metric_rows(runs: Sequence[Run], minus: Sequence[Run] = ()) -> list[MetricRo
 
 
 def _row(metric: str, estimate: Estimate, by_seed: Values, num_pairs: int) -> MetricRow:
-    return MetricRow(metric, **vars(estimate), by_seed=tuple(by_seed.tolist()), num_pairs=num_pairs)
+    interval = estimate.low, estimate.high
+    return MetricRow(metric, estimate.value, *interval, tuple(by_seed.tolist()), num_pairs)
 
 
 def _shared_metrics(runs: Sequence[Run]) -> list[str]:
