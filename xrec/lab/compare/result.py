@@ -13,10 +13,9 @@ from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows
-from xrec.lab.compare.scores import Scored
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import MetricInfo
-from xrec.lab.measures.measures import describe_metrics, of_corpus
+from xrec.lab.measures.measures import describe_metrics
 
 COVERAGE = "coverage"
 
@@ -111,7 +110,7 @@ def result_of(
     config: CompareConfig,
     dataset: Dataset,
     made: Mapping[Entry, EntryTexts],
-    scored: Mapping[Entry, Scored],
+    scored: Mapping[Entry, Run],
     notes: tuple[str, ...] = (),
     rankings: Mapping[str, pa.Table] | None = None,
 ) -> Result:
@@ -120,8 +119,8 @@ def result_of(
     rankings: metrics of rankers, as `score_table` gives them; they stand below the entries.
     """
     runs: dict[str, list[Run]] = {name: [] for name in config.entries}
-    for entry, scores in scored.items():
-        runs[entry.name].append(Run(scores.table, of_corpus(scores.texts)))
+    for entry, run in scored.items():
+        runs[entry.name].append(run)
     ranked = {name: [Run(table)] for name, table in (rankings or {}).items()}
     figures = _figures(runs | ranked)
     for name in config.entries:

@@ -6,7 +6,6 @@ is named by all that they depend on; what is there is taken.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from xrec.config.compare import CompareConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.dataset import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import ComparedPairs, Entry
+from xrec.lab.compare.figures import Run
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.judge import JudgeAccess
 from xrec.lab.measures.measure import ScoredTexts
@@ -26,6 +26,7 @@ from xrec.lab.measures.measures import (
     load_measures,
     metrics_anywhere,
     metrics_identity,
+    of_corpus,
     score_table,
 )
 from xrec.llm.model import resolve_device
@@ -34,14 +35,6 @@ from xrec.progress import progress
 from xrec.storage import fingerprint_of, location_of, manifest_of, write_table
 
 logger = logging.getLogger("xrec")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The scores of one entry: `table` as `score_table` gives it."""
-
-    texts: ScoredTexts
-    table: pa.Table
 
 
 def _load_scorer(
@@ -78,7 +71,7 @@ def score_entries(
     pairs: ComparedPairs,
     made: Mapping[Entry, EntryTexts],
     keys: Mapping[str, SecretStr | None],
-) -> dict[Entry, Scored]:
+) -> dict[Entry, Run]:
     """The scores of all entries; Ray must be initialised.
 
     Raises the XRecError of a process that scores, or ClusterError.
@@ -117,4 +110,4 @@ def score_entries(
             tables[entry] = table
             write_table(files[entry], table, table.schema)
             logger.info("%s: scoring done", entry.title)
-    return {entry: Scored(texts[entry], tables[entry]) for entry in made}
+    return {entry: Run(tables[entry], of_corpus(texts[entry])) for entry in made}
