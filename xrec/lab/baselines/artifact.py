@@ -39,7 +39,8 @@ def build_model(
     torch.manual_seed(baseline.seed)
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
-        return LoRA(load_llm(baseline.language_model, baseline.llm_folder(), device), **own)
+        llm = load_llm(baseline.config.language_model, baseline.llm_folder(), device)
+        return LoRA(llm, **own)
     return PETER(**sizes, **own)
 
 

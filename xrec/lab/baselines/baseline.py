@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from xrec.config.adapter import AdapterTrainingConfig
-from xrec.config.backfill import ActorsConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.entries import BaselineKind
-from xrec.config.llm import LLMConfig
-from xrec.config.prompt import PromptConfig
-from xrec.config.shared import ScalingConfig, StorageConfig
 from xrec.llm.source import resolve_model
 from xrec.storage import Location, open_location
 
@@ -68,40 +65,23 @@ def recipe_of(kind: BaselineKind, training: AdapterTrainingConfig) -> Recipe:
 class Baseline:
     """What a training and its texts depend on; it may be sent to a process anywhere.
 
-    dataset, aspects, output: URIs that any working directory can open; `output` is the model's,
-        and the aspects are there if the prompt of lora has some.
-    max_pairs: the number of training pairs, all if None.
-    llm, prompt: of lora, whose prompts are in words only. scaling: the training's process is like
-        one of its workers.
+    config: of the comparison, without relative paths (`config_anywhere`). Of its `prompt`, which is
+        in words only here, and language model there is use for lora alone; a training's process is
+        like a worker of its `scaling`.
+    output: the URI of the model.
     """
 
     kind: BaselineKind
     seed: int
     recipe: Recipe
-    dataset: str
-    aspects: str
+    config: CompareConfig
     output: str
-    max_pairs: int | None = None
-    llm: LLMConfig | None = None
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    scaling: ScalingConfig = field(default_factory=ScalingConfig)
-    actors: ActorsConfig = field(default_factory=ActorsConfig)
 
     @property
     def model(self) -> Location:
         """Where the trained model lies."""
-        return self.open(self.output)
-
-    @property
-    def language_model(self) -> LLMConfig:
-        """The language model of a baseline that has one."""
-        assert self.llm is not None  # the comparison's config sees to it
-        return self.llm
+        return open_location(self.output, self.config.storage)
 
     def llm_folder(self) -> Path:
         """The local folder of the language model; raises ModelError if there is none."""
-        return resolve_model(self.language_model, self.storage)
-
-    def open(self, uri: str) -> Location:
-        return open_location(uri, self.storage)
+        return resolve_model(self.config.language_model, self.config.storage)

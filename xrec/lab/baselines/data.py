@@ -79,7 +79,8 @@ class BaselineData:
 
 def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     """The examples of the drawn pairs; raises DataError without training or validation pairs."""
-    train = drawn_explanations(dataset, dataset.explained_pairs("train"), baseline.max_pairs)
+    max_pairs = baseline.config.training.max_pairs
+    train = drawn_explanations(dataset, dataset.explained_pairs("train"), max_pairs)
     validation = drawn_explanations(
         dataset, dataset.explained_pairs("validation"), baseline.recipe.max_validation_pairs
     )

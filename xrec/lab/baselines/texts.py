@@ -25,8 +25,9 @@ def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[st
 
     A text is "" if it ends before its first word. Beside them stand the seconds they took.
     """
-    torch.set_num_threads(baseline.actors.cpus_per_actor)
-    device = resolve_device(baseline.actors.device)
+    actors = baseline.config.actors
+    torch.set_num_threads(actors.cpus_per_actor)
+    device = resolve_device(actors.device)
     trained = read_baseline(baseline, device)
     model, codec = trained.model, trained.codec
     assert isinstance(model, PETER)
@@ -47,7 +48,7 @@ def write_baseline_texts(baseline: Baseline, pairs: Sequence[Pair]) -> tuple[lis
     Ray must be initialised. Raises ArtifactNotFoundError without a trained baseline, and the
     XRecError of a process, or ClusterError.
     """
-    actors, starts = baseline.actors, range(0, len(pairs), _AT_ONCE)
+    actors, starts = baseline.config.actors, range(0, len(pairs), _AT_ONCE)
     num_processes = min(actors.num_actors, len(starts))
     parts = map_in_processes(
         partial(_load_writer, baseline),

@@ -18,7 +18,7 @@ from xrec.lab.baselines.data import BaselineData, build_data
 from xrec.lab.baselines.trainer import BaselineTrainer, Row, best_row
 from xrec.llm.model import resolve_device
 from xrec.llm.source import model_fingerprint
-from xrec.storage import Manifest, finished, read_manifest
+from xrec.storage import Manifest, finished, location_of, manifest_of
 from xrec.train.checkpoint import Tensors
 
 logger = logging.getLogger("xrec")
@@ -30,20 +30,21 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
     Raises ArtifactNotFoundError without a dataset, or without aspects if it reads some, and
     ArtifactMismatchError if they are of another dataset.
     """
+    config = baseline.config
     settings: dict[str, Any] = {
         "kind": baseline.kind,
         "seed": baseline.seed,
-        "max_pairs": baseline.max_pairs,
+        "max_pairs": config.training.max_pairs,
         "recipe": asdict(baseline.recipe),
     }
-    dataset = read_manifest(baseline.open(baseline.dataset), "dataset")
+    dataset = manifest_of(config, "dataset")
     inputs = {"dataset": dataset.fingerprint}
     if baseline.kind == "lora":
-        settings["prompt"] = baseline.prompt.model_dump(mode="json")
-        settings["dtype"] = baseline.language_model.dtype
+        settings["prompt"] = config.prompt.model_dump(mode="json")
+        settings["dtype"] = config.language_model.dtype
         inputs["base_model"] = model_fingerprint(baseline.llm_folder())
-        if baseline.prompt.aspects:
-            aspects = read_aspects_manifest(baseline.open(baseline.aspects), dataset)
+        if config.prompt.aspects:
+            aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
             inputs["aspects"] = aspects.fingerprint
     return settings, inputs
 
@@ -61,7 +62,7 @@ def train_baseline(baseline: Baseline) -> Manifest:
     if done is not None:
         logger.info("%s: already there", output)
         return done
-    data = build_data(baseline, read_dataset(baseline.open(baseline.dataset)))
+    data = build_data(baseline, read_dataset(location_of(baseline.config, "dataset")))
     history, best = _train(baseline)
     return write_baseline(
         baseline,
@@ -89,7 +90,7 @@ def _metrics(data: BaselineData, history: Sequence[Row], trained: Tensors) -> di
 
 def _train(baseline: Baseline) -> tuple[list[Row], Tensors]:
     """The rows of the epochs, and the parameters of the best one."""
-    scaling, found = baseline.scaling, dict[int, Row]()
+    scaling, found = baseline.config.scaling, dict[int, Row]()
     best: Tensors = {}
     for place, made in map_in_processes(
         partial(_load_trainer, baseline),
@@ -113,9 +114,10 @@ def _load_trainer(baseline: Baseline) -> Callable[[int], tuple[Row, Tensors] | N
     It gives the epoch's row, with the last one the parameters of the best; None after the last one.
     A process in the place of one that died makes the epochs before again.
     """
-    torch.set_num_threads(baseline.scaling.cpus_per_worker)
-    device = resolve_device(baseline.scaling.device)
-    data = build_data(baseline, read_dataset(baseline.open(baseline.dataset)))
+    config = baseline.config
+    torch.set_num_threads(config.scaling.cpus_per_worker)
+    device = resolve_device(config.scaling.device)
+    data = build_data(baseline, read_dataset(location_of(config, "dataset")))
     model = build_model(baseline, data.sizes, device)
     trainer = BaselineTrainer(model, data, baseline.recipe, seed=baseline.seed, device=device)
 

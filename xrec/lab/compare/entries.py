@@ -9,6 +9,8 @@ from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.errors import DataError
+from xrec.lab.measures.measures import metrics_anywhere
+from xrec.llm.source import anywhere
 from xrec.schemas import PAIRS
 from xrec.storage import Location, content_hash, location_of, parquet_bytes
 
@@ -43,6 +45,16 @@ def entries_of(config: CompareConfig) -> list[Entry]:
         for name in config.entries
         for seed in (config.seeds if config.is_seeded(name) else (None,))
     ]
+
+
+def config_anywhere(config: CompareConfig) -> CompareConfig:
+    """The config of a process, which may have another working directory: no path is relative."""
+    names = ("dataset", "aspects", "comparison")
+    uris = {name: location_of(config, name).shared_uri for name in names}
+    llm = None if config.llm is None else anywhere(config.llm)
+    return config.model_copy(
+        update={"metrics": metrics_anywhere(config.metrics), "llm": llm, **uris}
+    )
 
 
 @dataclass(frozen=True)

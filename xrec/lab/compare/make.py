@@ -24,10 +24,9 @@ from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import train_baseline
 from xrec.lab.compare.copies import Texts, nearest_texts, profile_texts, read_elsewhere
-from xrec.lab.compare.entries import ComparedPairs, Entry
+from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere
 from xrec.lab.compare.text_only import frozen_model, text_only_texts
 from xrec.lab.compare.texts import EntryTexts, write_texts
-from xrec.llm.source import anywhere
 from xrec.schemas import PAIRS
 from xrec.storage import finished, location_of, read_table, write_manifest, write_table
 from xrec.train.adapter import train_adapter
@@ -98,20 +97,9 @@ def adapter_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> 
 def baseline_of(config: CompareConfig, entry: Entry) -> Baseline:
     """The baseline of an entry, with its outputs in its folder."""
     kind = cast(BaselineKind, entry.name)
-    return Baseline(
-        kind=kind,
-        seed=entry.seed or 0,
-        recipe=recipe_of(kind, config.training),
-        dataset=location_of(config, "dataset").shared_uri,
-        aspects=location_of(config, "aspects").shared_uri,
-        output=(entry.location / "model").shared_uri,
-        max_pairs=config.training.max_pairs,
-        llm=None if config.llm is None else anywhere(config.llm),
-        prompt=config.prompt,
-        storage=config.storage,
-        scaling=config.scaling,
-        actors=config.actors,
-    )
+    recipe = recipe_of(kind, config.training)
+    output = (entry.location / "model").shared_uri
+    return Baseline(kind, entry.seed or 0, recipe, config_anywhere(config), output)
 
 
 def baseline_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:

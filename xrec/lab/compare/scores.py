@@ -17,20 +17,18 @@ from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.compare import CompareConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.dataset import HeldOutPair, read_dataset
-from xrec.lab.compare.entries import ComparedPairs, Entry
+from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere
 from xrec.lab.compare.figures import Run
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.judge import JudgeAccess
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import (
     load_measures,
-    metrics_anywhere,
     metrics_identity,
     of_corpus,
     score_table,
 )
 from xrec.llm.model import resolve_device
-from xrec.llm.source import anywhere
 from xrec.progress import progress
 from xrec.storage import fingerprint_of, location_of, manifest_of, write_table
 
@@ -56,14 +54,6 @@ def _load_scorer(
         ),
     )
     return partial(score_table, measures)
-
-
-def _for_actors(config: CompareConfig) -> CompareConfig:
-    """The config of actors, which may have another working directory."""
-    metrics = metrics_anywhere(config.metrics)
-    uris = {name: location_of(config, name).shared_uri for name in ("dataset", "comparison")}
-    llm = None if config.llm is None else anywhere(config.llm)
-    return config.model_copy(update={"metrics": metrics, "llm": llm, **uris})
 
 
 def score_entries(
@@ -93,7 +83,7 @@ def score_entries(
     }
     left = [entry for entry in made if entry not in tables]
     if left:
-        load = partial(_load_scorer, _for_actors(config), pairs.pairs, keys)
+        load = partial(_load_scorer, config_anywhere(config), pairs.pairs, keys)
         actors, models = config.actors, [judge.model for judge in config.metrics.judges]
         # One process asks an endpoint, so that its limits are kept.
         has_endpoint = any(isinstance(each, EndpointModelConfig) for each in models)

@@ -9,10 +9,9 @@ import torch
 from tests.toy import save_toy_model
 from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.recommend.catalogue import make_dataset
-from xrec.config.backfill import ActorsConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
-from xrec.config.shared import ScalingConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import RECIPES, Baseline
@@ -79,18 +78,18 @@ def make_baseline(workspace, tmp_path, llm):
 
     def make(kind: Any = "peter", **values: Any) -> Baseline:
         sizes = {**SMALL[kind], **values.pop("sizes", {})}
-        defaults = {
-            "seed": 0,
-            "recipe": replace(RECIPES[kind], sizes=sizes, **values.pop("recipe", {})),
-            "dataset": f"{workspace}/dataset",
-            "aspects": f"{workspace}/aspects",
-            "output": str(tmp_path / "model"),
+        recipe = replace(RECIPES[kind], sizes=sizes, **values.pop("recipe", {}))
+        settings = {
+            "workspace": workspace,
+            "entries": [kind],
             "llm": llm,
             "prompt": PROMPT,
-            "actors": ActorsConfig(device="cpu", num_actors=1),
-            "scaling": ScalingConfig(device="cpu"),
+            "training": {"max_pairs": values.pop("max_pairs", None)},
+            "actors": {"device": "cpu", "num_actors": 1},
+            "scaling": {"device": "cpu"},
         }
-        return Baseline(kind, **{**defaults, **values})
+        config, output = CompareConfig.model_validate(settings), str(tmp_path / "model")
+        return Baseline(kind, values.pop("seed", 0), recipe, config, output, **values)
 
     return make
 
