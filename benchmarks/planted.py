@@ -55,7 +55,7 @@ from xrec.config.decoding import DecodingConfig
 from xrec.config.project import load_config
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.scores import other_users
-from xrec.evaluate.text_metrics import aspect_pattern, chance_level, names_only
+from xrec.evaluate.text_metrics import aspect_pattern, names_only
 from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs
 from xrec.sample import ASPECTS
@@ -118,7 +118,7 @@ def score(explainer: Explainer, pairs: Sequence[HeldOutPair], seed: int) -> Scor
     pattern = aspect_pattern(ASPECTS)
     found: Scores = {
         "user_id": [pair.user_id for pair in pairs],
-        "chance": chance_level([pair.aspects or () for pair in pairs]),
+        "chance": float(np.mean([1 / len(set(pair.aspects or ())) for pair in pairs])),
     }
     for suffix, prompted in ways.items():
         found[f"nll{suffix}"] = reference_nll(explainer, prompted, references, f"NLL{suffix}")

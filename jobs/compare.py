@@ -10,7 +10,7 @@ from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import check_has_explanations
 from xrec.lab.compare.comparison import check_packages, compare, comparison_identity
-from xrec.lab.judge.judge import judge_keys
+from xrec.lab.measures.judge import judge_keys
 from xrec.llm.source import known_fingerprint
 from xrec.storage import Manifest, check_artifacts, location_of
 

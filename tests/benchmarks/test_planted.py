@@ -12,7 +12,6 @@ from benchmarks.planted_data import (
     UNSEEN_USERS,
     StatedTaste,
     Town,
-    configured,
     seen_pairs,
 )
 from tests.xrec.train.adapter_town import NUM_USERS, make_config
@@ -57,12 +56,6 @@ def test_stated_taste_is_the_right_aspect_wherever_the_item_has_it(town):
         assert favourite in shown
         assert "<user" not in shown
     assert any(town.favourites[row["user_index"]] in row["aspects"] for row in planted_pairs)
-
-
-def test_configured_takes_the_vectors_of_the_variant_and_the_seed(town):
-    changed = configured(town.config, "random", 4)
-    assert (changed.model.vectors, changed.model.vectors_seed) == ("random", 4)
-    assert changed.training.seed == 4
 
 
 def _scores(*seeds: list[bool]) -> list[dict[str, Any]]:

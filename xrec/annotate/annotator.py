@@ -195,7 +195,7 @@ class AnnotatorSpec:
     settings: what the texts depend on, as plain JSON: settings, hashes of prompts. inputs: the
         fingerprints of models. Together they decide whether an output is of the same run.
     reasons: the reasons of `Failure` that it may give.
-    make: makes one, in an actor; `output` is where `learn` wrote. It must be picklable.
+    make: makes one, in an actor, to which it is sent; its argument is where `learn` wrote.
     learn: called in the driver, before the first stage, with a sample of the training reviews
         (schema REVIEWS); writes what actors are to read below `output`. It must write the same if
         it is called twice.
@@ -222,7 +222,3 @@ class AnnotatorSpec:
     max_actors: int | None = None
     replies: Callable[[Location], ReplyStore] | None = None
     describe: Callable[[Outlook], list[str]] = _counts
-
-    def num_actors(self, wanted: int) -> int:
-        """How many actors a stage of texts has if the config asks for `wanted`."""
-        return wanted if self.max_actors is None else min(wanted, self.max_actors)

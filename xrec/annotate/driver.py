@@ -92,7 +92,8 @@ def _complete_stage(
     max_rows: int | None,
     spent: Spent,
 ) -> Manifest | None:
-    num_rows, num_actors = run.record.num_rows, spec.num_actors(config.actors.num_actors)
+    num_rows, wanted_actors = run.record.num_rows, config.actors.num_actors
+    num_actors = min(wanted_actors, spec.max_actors or wanted_actors)
     logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
     wanted, known = config.retry_failed or (), run.format.all_reasons
     num_gpus = spec.gpus_per_actor

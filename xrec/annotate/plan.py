@@ -54,48 +54,35 @@ def plan_stage(
     stages read. Raises what `open_run` raises.
     """
     output = location_of(config, KIND)
-    store, uri = ReviewStore(output, record.num_files), output.shared_uri
+    storage, num_files = config.storage, record.num_files
+    form, uri = stage_format(stage, spec.reasons), output.shared_uri
 
     def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
-        for rows in _rows(store, stage):
+        for rows in _rows(ReviewStore(output, num_files), stage):
             yield clean_keys(rows, KEYS[stage], file=uri, first_line=1)
+
+    def make() -> TextTask:
+        """Called in an actor, whose folder is another one: `uri` is no relative path."""
+        folder = open_location(uri, storage)
+        learned = [spec.learned(folder)] if spec.learned else []
+        items = None if stage == "items" else read_item_texts(folder, items_version, storage)
+        reader = InputReader(ReviewStore(folder, num_files), items)
+        settings = fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned])
+        inputs = partial(reader.of, stage)
+        return TextTask(inputs, spec.make(folder), form, settings, spec.folds)
 
     run = open_run(
         RunRequest(
             (output / stage).uri,
             identify_annotations(config, spec, files, stage),
-            stage_format(stage, spec.reasons),
+            form,
             batches,
             rows_per_chunk=config.rows_per_chunk,
             carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
-            storage=config.storage,
+            storage=storage,
         )
     )
-    num_files = record.num_files
-    return run, partial(_make_task, stage, spec, uri, config.storage, num_files, items_version)
-
-
-def _make_task(
-    stage: Stage,
-    spec: AnnotatorSpec,
-    uri: str,
-    storage: StorageConfig,
-    num_files: int,
-    items_version: int,
-) -> TextTask:
-    """The stage's task, in an actor, whose folder is another one: `uri` is no relative path."""
-    output = open_location(uri, storage)
-    learned = [spec.learned(output)] if spec.learned else []
-    is_first = stage == "items"
-    items = None if is_first else read_item_texts(output, items_version, storage)
-    reader = InputReader(ReviewStore(output, num_files), items)
-    return TextTask(
-        partial(reader.of, stage),
-        spec.make(output),
-        stage_format(stage, spec.reasons),
-        fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
-        spec.folds,
-    )
+    return run, make
 
 
 def _rows(store: ReviewStore, stage: Stage) -> Iterator[pa.Table]:
@@ -145,13 +132,13 @@ def _outlook(store: ReviewStore, rates: Mapping[Stage, Rate]) -> Outlook:
     items = ItemTexts(pa.table({"item_id": item_ids, **columns}))
     reader = InputReader(store, items)
     samples = {
-        stage: reader.of(stage, _some(_distinct(_keys(store, _FOLDERS[stage], stage))))
+        stage: reader.of(stage, _sampled(_distinct(_keys(store, _FOLDERS[stage], stage))))
         for stage in STAGES
     }
     return Outlook({stage: keys.num_rows for stage, keys in rows.items()}, samples, rates)
 
 
-def _some(keys: pa.Table) -> pa.Table:
+def _sampled(keys: pa.Table) -> pa.Table:
     """Some of the rows, at even distances."""
     num_chosen = min(_NUM_SAMPLED, keys.num_rows)
     places = [number * keys.num_rows // num_chosen for number in range(num_chosen)]

@@ -42,8 +42,6 @@ _LABELS = {
     "pairs_without_praise": "reviews in which no praise was found, share",
     "explanation_words": "words of an explanation, mean",
     "aspects_per_review": "aspects of a review, mean",
-    "aspects_in_review": "aspects whose name stands in their review, share",
-    "aspects_or_opinions_in_review": "aspects whose name or opinion stands in it, share",
     "verbatim_explanations": "explanations that repeat eight words of their review, share",
 }
 _WORD = re.compile(r"[\w']+")

@@ -119,16 +119,8 @@ def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[File
         "item_title": parse_description,
     }
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        yield from stream_rows(
-            location.name,
-            opened,
-            columns,
-            optional,
-            names=config.source.names_in("reviews"),
-            delimiter=config.source.delimiter,
-            encoding=config.source.encoding,
-            advice=_ADVICE,
-        )
+        given = {"names": config.source.names_in("reviews"), **config.source.format}
+        yield from stream_rows(location.name, opened, columns, optional, **given, advice=_ADVICE)
 
 
 def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
@@ -143,8 +135,7 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
             {"item_id": parse_id},
             dict.fromkeys(("title", "details"), parse_description),
             names=names,
-            delimiter=source.delimiter,
-            encoding=source.encoding,
+            **source.format,
             advice=_ADVICE,
             may_be_missing=() if is_named else ("details",),
         )
@@ -159,7 +150,7 @@ def _other_columns(
     """All columns of the items but id and title."""
     taken = {*names.get("item_id", ("item_id",)), *names.get("title", ("title",))}
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        columns, lines = stream_lines(location.name, opened, source.delimiter, source.encoding)
+        columns, lines = stream_lines(location.name, opened, **source.format)
         there = columns or keys_of(itertools.islice(lines, 1000))
     return tuple(name for name in there if name not in taken)
 

@@ -9,7 +9,7 @@ gradient, so each is tried at several values while the others stay, the item's f
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,24 +28,16 @@ _GRID: Mapping[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The scorer, and NDCG@10 on the held-out pairs.
-
-    `ndcg` is that of the pairs' own users, `ndcg_others` that of others in their place, and
-    `ndcg_item` that of the item part alone.
-    """
-
-    scorer: AspectScorer
-    ndcg: float
-    ndcg_others: float
-    ndcg_item: float
+Figures = dict[str, float]
+"""NDCG@10 on held-out pairs: of their own users, of others in their place, of the item alone."""
 
 
-def fit(train: Mentions, held_out: Mentions, neighbours: Sparse, *, seed: int = 0) -> Fitted:
+def fit(
+    train: Mentions, held_out: Mentions, neighbours: Sparse, *, seed: int = 0
+) -> tuple[AspectScorer, Figures]:
     """Return the scorer that ranks best what the `held_out` reviews mention, one aspect or more.
 
-    `seed` draws the others.
+    `seed` draws the others. Beside it stand its figures.
     """
     search = _Search(train, neighbours, held_out, seed)
     start = Weights()
@@ -53,13 +45,13 @@ def fit(train: Mentions, held_out: Mentions, neighbours: Sparse, *, seed: int = 
     best = replace(item_best, own_weight=start.own_weight)
     for _ in range(2):
         best = search.best(best, tuple(_GRID))
-    return search.fitted(AspectScorer(train, neighbours, best), item_best)
+    return AspectScorer(train, neighbours, best), search.figures(best, item_best)
 
 
-def evaluate(scorer: AspectScorer, held_out: Mentions, *, seed: int = 0) -> Fitted:
+def evaluate(scorer: AspectScorer, held_out: Mentions, *, seed: int = 0) -> Figures:
     """Return how well a trained scorer ranks what other `held_out` reviews mention, not nothing."""
     search = _Search(scorer.mentions, scorer.neighbours, held_out, seed)
-    return search.fitted(scorer, replace(scorer.weights, own_weight=0))
+    return search.figures(scorer.weights, replace(scorer.weights, own_weight=0))
 
 
 def draw_others(train: Mentions, users: Indices, items: Indices, seed: int) -> Indices:
@@ -102,9 +94,11 @@ class _Search:
         self._train, self._neighbours = train, neighbours
         self._parts: dict[tuple[str, float, float], Floats] = {}
 
-    def fitted(self, scorer: AspectScorer, item_only: Weights) -> Fitted:
-        """Return the figures of a scorer, and those of the best item part."""
-        return Fitted(scorer, *self.ndcg(scorer.weights), self.ndcg(item_only)[0])
+    def figures(self, weights: Weights, item_only: Weights) -> Figures:
+        """Return the figures of some weights, and those of the best item part."""
+        values = (*self.ndcg(weights), self.ndcg(item_only)[0])
+        names = (f"ndcg@{K}", f"ndcg@{K}_others", f"ndcg@{K}_item")
+        return {name: round(value, 4) for name, value in zip(names, values, strict=True)}
 
     def best(self, weights: Weights, names: Sequence[str]) -> Weights:
         """Try each of `names` at all its values, one after the other."""

@@ -274,11 +274,13 @@ def _joined(texts: Sequence[Tokens]) -> str:
 def _bare_aspects(tokens: Tokens, rest: Sequence[int], aspects: AspectNames) -> list[Named]:
     """The nouns of `rest` that are the last words of aspects, or what is praised everywhere."""
     found = [*aspects.last_words.find_in(tokens), *_PRAISED_EVERYWHERE.find_in(tokens)]
-    return [each for each in found if each.first in rest and _is_a_thing(tokens.keys[each.first])]
-
-
-def _is_a_thing(word: str) -> bool:
-    return word not in _SAYS_NOTHING and tags().get(word, "NN").startswith("NN")
+    return [
+        each
+        for each in found
+        if each.first in rest
+        and (word := tokens.keys[each.first]) not in _SAYS_NOTHING
+        and tags().get(word, "NN").startswith("NN")
+    ]
 
 
 def _adjectives(tokens: Tokens, support: _Support, named: Sequence[Named]) -> set[tuple[int, int]]:

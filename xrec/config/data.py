@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Mapping
 from itertools import chain
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -86,6 +86,11 @@ class TableFiles(Config):
             column: (names,) if isinstance(names, str) else tuple(names or ())
             for column, names in named.items()
         }
+
+    @property
+    def format(self) -> dict[str, Any]:
+        """How the lines of its files are read, as `xrec.data.blocks` takes it."""
+        return {"delimiter": self.delimiter, "encoding": self.encoding}
 
     def _ours(self, key: str) -> str:
         """Our column that a key of `columns` means; raises ValueError if it is none of ours."""

@@ -8,7 +8,7 @@ from xrec.config.base import Config
 from xrec.config.data import TABLE_ENDINGS
 from xrec.config.prompt import PromptConfig
 
-BaselineKind = Literal["peter", "peter_plus", "lora"]
+BaselineKind = Literal["peter", "lora"]
 WITHOUT_ASPECTS = "without_aspects"
 ADAPTERS = (
     "ours",

@@ -305,6 +305,11 @@ class HeldOutPair:
     aspect: str | None = None
     aspects: tuple[str, ...] | None = None
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """The ids of user and item."""
+        return self.user_id, self.item_id
+
 
 def held_out_pairs(dataset: Dataset, split: Literal["validation", "test"]) -> list[HeldOutPair]:
     """The split's explained pairs, by user and item."""

@@ -120,8 +120,7 @@ def read_tables(
                 columns=_COLUMNS[table],
                 optional=_OPTIONAL.get(table),
                 names=source.names_in(table),
-                delimiter=source.delimiter,
-                encoding=source.encoding,
+                **source.format,
                 advice=_ADVICE,
             )
             staging.read(table, files[table], stream)

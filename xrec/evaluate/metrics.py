@@ -52,11 +52,9 @@ def _mean(values: ArrayLike, pairs: Sequence[ScoredPair]) -> Estimate:
 
 
 def _signal_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    own = np.array([pair.nll_own for pair in pairs], dtype=np.float64)
-    shuffled = np.array([pair.nll_shuffled for pair in pairs], dtype=np.float64)
     return {
-        "personalization_gain": _mean(shuffled - own, pairs),
-        "nll_own": _mean(own, pairs),
+        "personalization_gain": _mean(np.array([pair.gain for pair in pairs], np.float64), pairs),
+        "nll_own": _mean(np.array([pair.nll_own for pair in pairs], np.float64), pairs),
     }
 
 
@@ -76,7 +74,7 @@ def _aspect_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
     return {
         "aspect_accuracy": _mean(own, pairs),
         "aspect_accuracy_shuffled": _mean(of_others, pairs),
-        "aspect_chance": Estimate(text_metrics.chance_level(aspects)),
+        "aspect_chance": Estimate(float(np.mean([1 / len(set(each)) for each in aspects]))),
         "aspect_accuracy_references": Estimate(float(of_references.mean())),
         "aspects_supported": _mean(text_metrics.names_none_beside(texts, aspects, pattern), pairs),
     }
@@ -99,12 +97,16 @@ def _text_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metric
     found = {
         "bleu": Estimate(text_metrics.corpus_bleu(texts, references)),
         "rouge_l": _mean(text_metrics.rouge_l(texts, references), pairs),
-        "unique_sentence_ratio": Estimate(text_metrics.unique_sentence_ratio(texts)),
-        "mean_words": Estimate(float(text_metrics.num_words(texts).mean())),
-        "mean_words_references": Estimate(float(text_metrics.num_words(references).mean())),
+        "unique_sentence_ratio": Estimate(len(set(texts)) / len(texts)),
+        "mean_words": Estimate(_mean_words(texts)),
+        "mean_words_references": Estimate(_mean_words(references)),
     }
     if config.encoder is not None:
         encoder = load_encoder(config.encoder, device=str(resolve_device(config.device)))
         scores = embedding_scores(encoder, texts, references)
         found |= {name: _mean(values, pairs) for name, values in scores.items()}
     return found
+
+
+def _mean_words(texts: Sequence[str]) -> float:
+    return float(np.mean([len(text.split()) for text in texts]))

@@ -94,7 +94,7 @@ class Coverage:
 
         `explanations` has the columns user_id, item_id and kind, `failed` reason in its place.
         """
-        texts = {(pair.user_id, pair.item_id): text for pair, text in rows}
+        texts = {pair.ids: text for pair, text in rows}
         without = {ids for ids, text in texts.items() if not text}
         reasons = Counter(row["reason"] for row in failed.to_pylist() if _ids(row) in without)
         kinds = Counter(row["kind"] for row in explanations.to_pylist() if _ids(row) in texts)
@@ -143,11 +143,7 @@ def with_references(
     """
     texts = {_ids(row): "" for row in failed.to_pylist()}
     texts |= {_ids(row): row["explanation"] for row in explanations.to_pylist()}
-    return [
-        (pair, texts[key])
-        for pair in held_out_pairs(dataset, split)
-        if (key := (pair.user_id, pair.item_id)) in texts
-    ]
+    return [(pair, texts[pair.ids]) for pair in held_out_pairs(dataset, split) if pair.ids in texts]
 
 
 def score_pairs(
@@ -166,7 +162,13 @@ def score_pairs(
         pair: other for pair, other, fit in zip(pairs, others, fits, strict=True) if fit
     }
     planted = [pair for pair in pairs if pair.aspect is not None]
-    shuffled = _shuffled_texts(explainer, planted, can_be_asked, decoding)
+    written = [pair for pair in planted if pair in can_be_asked]
+    prompts = shuffled_pairs(written, [can_be_asked[pair] for pair in written])
+    texts = generated_texts(explainer, prompts, decoding, "texts with another user's vector")
+    shuffled = dict.fromkeys(planted, "")
+    shuffled |= {
+        pair: text.text for pair, text in zip(written, texts, strict=True) if not text.failure
+    }
     return [
         _scored(explainer, pair, text, nll, shuffled.get(pair))
         for (pair, text), nll in zip(rows, weighed, strict=True)
@@ -189,20 +191,6 @@ def other_users(user_ids: Sequence[str], seed: int = 0) -> list[str]:
 def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
     """The pairs as a table of the schema SCORED_PAIRS, in their order."""
     return pa.Table.from_pylist([asdict(pair) for pair in pairs], schema=SCORED_PAIRS)
-
-
-def _shuffled_texts(
-    explainer: Explainer,
-    pairs: Sequence[HeldOutPair],
-    others: Mapping[HeldOutPair, int],
-    decoding: DecodingConfig,
-) -> dict[HeldOutPair, str]:
-    """Texts of the pairs with the vectors of `others`, "" where there is none."""
-    written = [pair for pair in pairs if pair in others]
-    prompts = shuffled_pairs(written, [others[pair] for pair in written])
-    texts = generated_texts(explainer, prompts, decoding, "texts with another user's vector")
-    found = {pair: text.text for pair, text in zip(written, texts, strict=True) if not text.failure}
-    return {**dict.fromkeys(pairs, ""), **found}
 
 
 def _scored(

@@ -36,16 +36,6 @@ def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[n
     )
 
 
-def unique_sentence_ratio(texts: Sequence[str]) -> float:
-    """Distinct texts over all texts, 0 to 1 (USR of NETE, Li et al. 2020). At 1 all differ."""
-    return len(set(texts)) / len(texts)
-
-
-def num_words(texts: Sequence[str]) -> NDArray[np.int64]:
-    """(N,) whitespace-separated words of each text."""
-    return np.array([len(text.split()) for text in texts], dtype=np.int64)
-
-
 def aspect_pattern(aspects: Iterable[str]) -> re.Pattern[str]:
     """A pattern that finds the phrases in any case and spacing, as whole words.
 
@@ -87,11 +77,6 @@ def names_none_beside(
         ],
         dtype=np.bool_,
     )
-
-
-def chance_level(aspects: Sequence[Sequence[str]]) -> float:
-    """The accuracy of naming one of the item's aspects at random: the mean of 1 / their number."""
-    return float(np.mean([1 / len(set(of_item)) for of_item in aspects]))
 
 
 def _canonical(phrase: str) -> str:

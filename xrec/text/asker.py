@@ -41,23 +41,29 @@ class Budget:
     """
 
     def __init__(self, max_tokens: float | None = None, spent: int = 0):
-        self._max_tokens, self._spent, self._under_way = max_tokens, spent, 0
-        self._lock = threading.Lock()
+        self._max_tokens = float("inf") if max_tokens is None else max_tokens
+        self._spent, self._under_way = spent, 0
+        self._settled = threading.Condition()
 
-    def reserve(self, estimate: int) -> bool:
-        """Whether a prompt of this estimate may be asked; it then is under way."""
-        with self._lock:
-            total = self._spent + self._under_way + estimate
-            if self._max_tokens is not None and total > self._max_tokens:
-                return False
+    def reserve(self, estimate: int, *, wait: bool = False) -> bool:
+        """Whether a prompt of this estimate may be asked; it then is under way.
+
+        wait: whether to wait for what others have under way, which may take less than it might.
+        """
+        with self._settled:
+            while self._spent + self._under_way + estimate > self._max_tokens:
+                if not (wait and self._under_way):
+                    return False
+                self._settled.wait()
             self._under_way += estimate
             return True
 
     def settle(self, estimate: int, num_tokens: int) -> None:
         """Note what a prompt that was under way took in the end."""
-        with self._lock:
+        with self._settled:
             self._under_way -= estimate
             self._spent += num_tokens
+            self._settled.notify_all()
 
     def error(self) -> BudgetError:
         """The error that ends a job because nothing more may be asked."""
@@ -131,7 +137,7 @@ class Asker:
         for key, prompt in distinct.items():
             num_shown = sum(about_tokens(message.content) for message in prompt.messages)
             estimate = num_shown + self._sampling.max_tokens
-            if not self._budget.reserve(estimate):
+            if not self._budget.reserve(estimate, wait=not estimates):
                 break
             estimates[key] = estimate
         return estimates

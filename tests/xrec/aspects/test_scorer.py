@@ -8,8 +8,10 @@ import scipy.sparse
 import torch
 
 from tests.xrec.aspects.conftest import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
-from xrec.aspects import AspectScorer, Mentions, Weights, fit, item_vectors, ndcg, nearest_items
-from xrec.aspects.fit import draw_others, draw_users
+from xrec.aspects.fit import draw_others, draw_users, fit, ndcg
+from xrec.aspects.mentions import Mentions
+from xrec.aspects.scorer import AspectScorer, Weights
+from xrec.aspects.train import item_vectors, nearest_items
 
 WEIGHTS = Weights(prior_reviews=3.0, similarity_power=2.0, own_weight=0.4, own_reviews=5.0)
 
@@ -93,10 +95,10 @@ def test_nearest_items_are_those_of_the_largest_cosine_and_never_the_item():
 
 def test_fit_finds_the_users_habit_and_prefers_own_to_others(mentions, neighbours):
     held_out = town(split=1)
-    found = fit(mentions, held_out, neighbours)
-    assert found.scorer.weights.own_weight > 0
-    assert found.ndcg > found.ndcg_others
-    scores = found.scorer.scores(np.array([0, 1]), np.array([0, 0]))
+    scorer, figures = fit(mentions, held_out, neighbours)
+    assert scorer.weights.own_weight > 0
+    assert figures["ndcg@10"] > figures["ndcg@10_others"]
+    scores = scorer.scores(np.array([0, 1]), np.array([0, 0]))
     rank_of_habit = (scores > scores[:, 5:]).sum(axis=1)
     assert rank_of_habit[0] < rank_of_habit[1]
 

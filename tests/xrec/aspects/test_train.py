@@ -11,15 +11,9 @@ import pytest
 
 from jobs.train_aspects import output, run
 from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
-from xrec.aspects import (
-    AspectChooser,
-    AspectScorer,
-    Weights,
-    aspects_of,
-    dataset_mentions,
-    dataset_praise,
-    read_chooser,
-)
+from xrec.aspects import AspectChooser, aspects_of, read_chooser
+from xrec.aspects.mentions import dataset_mentions, dataset_praise
+from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.graph import TrainAspectsConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig

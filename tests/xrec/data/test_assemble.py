@@ -105,20 +105,6 @@ def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed):
     assert tables["users"]["user_id"].to_pylist() == sorted(USERS)
 
 
-@pytest.mark.parametrize(
-    ("explained", "kept"),
-    [
-        (TRAIN, {(0, 0): "train", (0, 1): "test"}),
-        (("u0", "i1", "test"), {(0, 0): "train", (0, 1): "test"}),
-        (("u0", "i0", "test"), {(0, 1): "test"}),
-    ],
-)
-def test_assemble_removes_the_training_edge_of_a_held_out_explanation_alone(explained, kept):
-    assembled = _assembled(_source([TRAIN, ("u0", "i1", "test")], [explained]))
-    assert _splits(assembled, "interactions") == kept
-    assert assembled.metrics["num_removed_edges"] == 2 - len(kept)
-
-
 def test_assemble_pairs_without_a_split_get_the_same_one_in_all_tables():
     pairs: list[Row] = [(f"u{u}", f"i{i}", None) for u in range(3) for i in range(20)]
     pairs[0] = (*pairs[0][:2], "test")

@@ -10,7 +10,7 @@ from xrec import schemas
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.dataset import _SCHEMAS, HeldOutPair, held_out_pairs
 from xrec.data.source import rejected_table
-from xrec.errors import ArtifactNotFoundError, DataError, UnknownIdError
+from xrec.errors import ArtifactNotFoundError, DataError
 from xrec.storage import Location, open_location
 
 TABLES = {
@@ -94,13 +94,3 @@ def test_held_out_pairs_have_ids_reference_and_planted_aspects(location):
     assert held_out_pairs(dataset, "validation") == []
     without = replace(dataset, planted=None)
     assert held_out_pairs(without, "test") == [replace(pair, aspect=None, aspects=None)]
-
-
-def test_index_of_an_id_is_its_row(location):
-    dataset = write_small_dataset(location)
-    assert [dataset.user_index(user_id) for user_id in ("ann", "bob", "anna-lena")] == [0, 1, 2]
-    assert dataset.item_index("y") == 1
-    with pytest.raises(UnknownIdError, match=r"^user 'anna_lena' is not among the 3 users"):
-        dataset.user_index("anna_lena")
-    with pytest.raises(UnknownIdError, match=r"^item 'zzzzzz' is not among the 2 items"):
-        dataset.item_index("zzzzzz")

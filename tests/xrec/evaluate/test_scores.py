@@ -1,20 +1,10 @@
 import pyarrow as pa
 import pytest
 
-from tests.xrec.evaluate.conftest import scored
 from xrec.data.dataset import HeldOutPair
-from xrec.evaluate.scores import SCORED_PAIRS, Coverage, other_users, scored_pairs_table
+from xrec.evaluate.scores import Coverage, other_users
 
 USERS = [f"u{number % 7}" for number in range(30)]
-
-
-def test_table_of_pairs_has_the_pinned_schema_and_keeps_order_and_nulls():
-    pairs = [scored("b"), scored("a", aspect="jazz", aspects=("jazz", "view"))]
-    table = scored_pairs_table(pairs)
-    assert table.schema.equals(SCORED_PAIRS)
-    assert table["user_id"].to_pylist() == ["b", "a"]
-    assert table["aspects"].to_pylist() == [None, ["jazz", "view"]]
-    assert table["shuffled_explanation"].null_count == 2
 
 
 def test_coverage_counts_the_reasons_of_pairs_without_a_text_and_what_a_template_wrote():

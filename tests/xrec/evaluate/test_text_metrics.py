@@ -1,19 +1,8 @@
 import pytest
 
-from xrec.evaluate.text_metrics import (
-    aspect_pattern,
-    named_aspects,
-    num_words,
-    unique_sentence_ratio,
-)
+from xrec.evaluate.text_metrics import aspect_pattern, named_aspects
 
 PATTERN = aspect_pattern(["patio", "dog-friendly patio", "Live Jazz", "view"])
-
-
-def test_lengths_count_words_and_distinct_texts_are_a_share():
-    texts = ["w " * 51, "w " * 50, "  ", ""]
-    assert num_words(texts).tolist() == [51, 50, 0, 0]
-    assert unique_sentence_ratio(["a", "a", "b", "c"]) == 0.75
 
 
 @pytest.mark.parametrize(

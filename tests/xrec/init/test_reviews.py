@@ -6,15 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-import jobs.annotate
-import jobs.prepare
-import jobs.train_aspects
 from tests.xrec.annotate.review_files import review, write_json_lines
 from tests.xrec.init.shop import CPU
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.data import PrepareConfig
-from xrec.config.graph import TrainAspectsConfig
-from xrec.config.project import load_config, read_project
 from xrec.init.project import Findings, init_project, notes
 
 NUM_USERS, NUM_ITEMS = 12, 6
@@ -131,23 +124,3 @@ def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(tmp_
     ]
     write_json_lines(tmp_path / "other" / "pairs.jsonl", reasons)
     assert init_project(str(tmp_path / "p2"), str(tmp_path / "other"), machine=CPU).reviews is None
-
-
-@pytest.mark.slow  # on a Ray cluster; tests/jobs/test_annotate.py does the same in its own process
-@pytest.mark.usefixtures("ray_cluster")
-def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path):
-    path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
-    _init(tmp_path, path)
-    file = str(tmp_path / "project" / "xrec.yaml")
-    small = ["annotator.min_reviews=2", "actors.num_actors=1"]
-    manifest = jobs.annotate.run(load_config(AnnotateConfig, file, small))
-    assert manifest.row_counts["explanations"] == NUM_USERS * 5
-    dataset = jobs.prepare.run(load_config(PrepareConfig, file))
-    assert dataset.inputs == {"annotations": manifest.fingerprint}
-    assert dataset.row_counts["explanation_aspects"] > 0
-    chosen = jobs.train_aspects.run(load_config(TrainAspectsConfig, file))
-    assert chosen.row_counts["aspects"] > 0
-    assert manifest.metrics["pairs_without_praise"] == 0
-    # What is there is not made again, and is known to the project's status.
-    assert jobs.annotate.run(load_config(AnnotateConfig, file, small)) == manifest
-    assert "annotate" in read_project(file).jobs

@@ -1,5 +1,6 @@
 """What is not valid is asked for again once; equal prompts once, also after a kill; a budget."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,3 +169,32 @@ def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_on
     asker = _asker(Scripted(), tmp_path, budget)
     assert asker.ask(prompts(1))[0].usage == COST
     assert "112 tokens are spent" in str(budget.error())
+
+
+def test_asker_waits_for_what_is_under_way_before_the_budget_is_used_up(tmp_path):
+    """A reply of COST's 12 tokens is under way with 52; two of them would be beyond the budget."""
+    has_begun, comes_too, may_end = threading.Event(), threading.Event(), threading.Event()
+
+    class Watched(Budget):
+        def reserve(self, estimate: int, **how: bool) -> bool:
+            if has_begun.is_set():
+                comes_too.set()
+            return super().reserve(estimate, **how)
+
+    def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
+        has_begun.set()
+        assert may_end.wait(30)
+        return '{"word": "a"}'
+
+    sampling = SAMPLING.model_copy(update={"max_tokens": 50})
+    asker = _asker(ScriptedModel(answer), tmp_path, Watched(70), sampling=sampling)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = prompts(2)
+        asked = [pool.submit(asker.ask, [first])]
+        assert has_begun.wait(30)
+        asked.append(pool.submit(asker.ask, [second]))
+        assert comes_too.wait(30)
+        may_end.set()
+        assert [_words(each.result()) for each in asked] == [["a"], ["a"]]
+    with pytest.raises(BudgetError, match="24 tokens are spent"):
+        asker.ask(prompts(3))

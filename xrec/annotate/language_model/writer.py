@@ -1,25 +1,24 @@
-"""The annotator itself, what makes it in an actor, and what a run must know of it."""
+"""The annotator itself, and what a run must know of it: what makes it in an actor, its prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
 from xrec.annotate.annotator import (
     AnnotatorSpec,
     Failure,
     Input,
     ItemInput,
-    Outlook,
     PairInput,
     PairText,
     Text,
     UserInput,
     Written,
 )
-from xrec.annotate.language_model.forecast import Forecast
+from xrec.annotate.language_model.forecast import forecast
 from xrec.annotate.language_model.prompts import Prompts, RowData, read_prompt
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
@@ -35,8 +34,6 @@ from xrec.annotate.language_model.replies import (
 from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.backfill import ActorsConfig
-from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.language import other_language
@@ -114,51 +111,6 @@ def _kept_replies(output: Location) -> ReplyStore:
     return ReplyStore(output / "replies")
 
 
-@dataclass(frozen=True)
-class MakeWriter:
-    """Makes an actor's annotator; everything that an actor gets.
-
-    key: of the endpoint; `SecretStr` keeps it out of logs and tracebacks. max_tokens: what
-    an endpoint may be asked in all, of prompts and replies; None if there is no limit.
-    """
-
-    annotator: LanguageModelAnnotator
-    prompts: Prompts
-    llm: LLMConfig | None
-    storage: StorageConfig
-    actors: ActorsConfig
-    key: SecretStr | None
-    identity: Mapping[str, Any]
-    max_tokens: float | None = None
-
-    def __call__(self, output: Location) -> LanguageModelWriter:
-        """Load the model, in the actor's process; `output` is the folder of all stages."""
-        config = self.annotator.model
-        model = load_language_model(
-            config,
-            llm=self.llm,
-            storage=self.storage,
-            device=self.actors.device,
-            num_threads=self.actors.cpus_per_actor,
-            key=self.key,
-        )
-        asker = Asker(
-            model,
-            config.sampling,
-            _kept_replies(output),
-            identity=self.identity,
-            budget=Budget(self.max_tokens, _num_spent(output, self.storage)),
-        )
-        return LanguageModelWriter(self.prompts, asker)
-
-    def describe(self, outlook: Outlook) -> list[str]:
-        """What is to be asked, and its cost; the model is not loaded."""
-        is_endpoint = isinstance(self.annotator.model, EndpointModelConfig)
-        num_at_once = _CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors)
-        forecast = Forecast(self.prompts, self.annotator, self.max_tokens, num_at_once)
-        return list(forecast.lines(outlook))
-
-
 def _num_spent(output: Location, storage: StorageConfig) -> int:
     """The tokens that all stages have spent, as their drivers last said."""
     found = stage_statuses(output, storage).values()
@@ -217,22 +169,33 @@ def language_model_spec(
         domain=annotator.domain,
         language=annotator.language,
     )
-    make = MakeWriter(
-        annotator.model_copy(update={"model": model_anywhere(model)}),
-        prompts,
-        None if config.llm is None else anywhere(config.llm),
-        config.storage,
-        config.actors,
-        key,
-        {**settings["model"], **inputs},
-        config.budget.get("tokens") if max_actors else None,
-    )
+    max_tokens = config.budget.get("tokens") if max_actors else None
+    identity = {**settings["model"], **inputs}
+    num_at_once = _CHUNKS_AT_ONCE * (max_actors or config.actors.num_actors)
+    llm_of_job = None if config.llm is None else anywhere(config.llm)
+    loaded, actors, storage = model_anywhere(model), config.actors, config.storage
+
+    def make(output: Location) -> LanguageModelWriter:
+        """Load the model, in the actor's process; `output` is the folder of all stages."""
+        language_model = load_language_model(
+            loaded,
+            llm=llm_of_job,
+            storage=storage,
+            device=actors.device,
+            num_threads=actors.cpus_per_actor,
+            key=key,
+        )
+        budget = Budget(max_tokens, _num_spent(output, storage))
+        store, sampling = _kept_replies(output), loaded.sampling
+        asker = Asker(language_model, sampling, store, identity=identity, budget=budget)
+        return LanguageModelWriter(prompts, asker)
+
     return AnnotatorSpec(
         settings=settings,
         inputs=inputs,
         reasons=REASONS,
         make=make,
-        describe=make.describe,
+        describe=partial(forecast, prompts, annotator, max_tokens, num_at_once),
         folds=annotator.folds,
         chunks_at_once=_CHUNKS_AT_ONCE,
         gpus_per_actor=gpus_per_actor,

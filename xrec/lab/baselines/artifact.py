@@ -39,8 +39,9 @@ def build_model(
     torch.manual_seed(baseline.seed)
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
-        return LoRA(load_llm(baseline.language_model, baseline.llm_folder(), device), **own)
-    return PETER(**sizes, **own, num_aspect_words=baseline.num_aspect_words)
+        llm = load_llm(baseline.config.language_model, baseline.llm_folder(), device)
+        return LoRA(llm, **own)
+    return PETER(**sizes, **own)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from xrec.config.adapter import AdapterTrainingConfig
-from xrec.config.backfill import ActorsConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.entries import BaselineKind
-from xrec.config.llm import LLMConfig
-from xrec.config.prompt import PromptConfig
-from xrec.config.shared import ScalingConfig, StorageConfig
 from xrec.llm.source import resolve_model
 from xrec.storage import Location, open_location
 
@@ -25,8 +22,7 @@ class Recipe:
 
     learning_rate_decay: what the rate is multiplied by after each epoch without a lower validation
         loss. warmup_share: of all steps; the rate rises in them, then falls to zero; None: neither.
-    gradient_clipping: the largest norm. batch_size: pairs of a step, of all workers together;
-        micro_batch_size: of one pass of a worker.
+    gradient_clipping: the largest norm. batch_size: pairs of a step; micro_batch_size: of a pass.
     patience: epochs without a lower validation loss, in all, after which the training ends.
     sizes: further arguments of the model.
     """
@@ -45,10 +41,8 @@ class Recipe:
     sizes: Mapping[str, float] = field(default_factory=dict)
 
 
-_PETER = Recipe("SGD", 1.0, learning_rate_decay=0.25)
 RECIPES: Mapping[BaselineKind, Recipe] = {
-    "peter": _PETER,
-    "peter_plus": _PETER,
+    "peter": Recipe("SGD", 1.0, learning_rate_decay=0.25),
     "lora": Recipe(
         "AdamW",
         2e-4,
@@ -71,44 +65,23 @@ def recipe_of(kind: BaselineKind, training: AdapterTrainingConfig) -> Recipe:
 class Baseline:
     """What a training and its texts depend on; it may be sent to a process anywhere.
 
-    dataset, aspects, output: URIs that any working directory can open; `output` is the model's.
-    max_pairs: the number of training pairs, all if None.
-    llm, prompt: of lora, whose prompts are in words only.
+    config: of the comparison, without relative paths (`config_anywhere`). Of its `prompt`, which is
+        in words only here, and language model there is use for lora alone; a training's process is
+        like a worker of its `scaling`.
+    output: the URI of the model.
     """
 
     kind: BaselineKind
     seed: int
     recipe: Recipe
-    dataset: str
-    aspects: str
+    config: CompareConfig
     output: str
-    max_pairs: int | None = None
-    llm: LLMConfig | None = None
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    scaling: ScalingConfig = field(default_factory=ScalingConfig)
-    actors: ActorsConfig = field(default_factory=ActorsConfig)
 
     @property
     def model(self) -> Location:
         """Where the trained model lies."""
-        return self.open(self.output)
-
-    @property
-    def num_aspect_words(self) -> int:
-        """How many words PETER+ reads of the aspect that is chosen for a pair; others read none."""
-        return 3 if self.kind == "peter_plus" else 0
-
-    @property
-    def language_model(self) -> LLMConfig:
-        """The language model of a baseline that has one."""
-        assert self.llm is not None  # the comparison's config sees to it
-        return self.llm
+        return open_location(self.output, self.config.storage)
 
     def llm_folder(self) -> Path:
         """The local folder of the language model; raises ModelError if there is none."""
-        llm = self.language_model
-        return resolve_model(llm, self.storage)
-
-    def open(self, uri: str) -> Location:
-        return open_location(uri, self.storage)
+        return resolve_model(self.config.language_model, self.config.storage)

@@ -25,14 +25,11 @@ class Words:
     pieces: tuple[str, ...]
 
     @classmethod
-    def of(cls, texts: Iterable[str], max_words: int, names: Iterable[str] = ()) -> "Words":
-        """The `max_words` most frequent pieces of the texts; of equally frequent ones, the first
-        by code points. The pieces of `names`, as they stand within a text, come on top.
-        """
-        known = dict.fromkeys(piece for name in names for piece in pieces_within(name))
+    def of(cls, texts: Iterable[str], max_words: int) -> "Words":
+        """The `max_words` most frequent pieces of texts; of equal ones the first by letters."""
         counts = Counter(piece for text in texts for piece in pieces_of(text))
         frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))[:max_words]
-        return cls((*SPECIAL, *frequent, *(piece for piece in known if piece not in set(frequent))))
+        return cls((*SPECIAL, *frequent))
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -45,10 +42,6 @@ class Words:
     def encode(self, text: str) -> list[int]:
         """The ids of a text's pieces, without an end; UNKNOWN for pieces that are not known."""
         return [self._ids.get(piece, UNKNOWN) for piece in pieces_of(text)]
-
-    def encode_within(self, phrase: str) -> list[int]:
-        """The ids of a phrase's pieces as they are within a text, behind a blank."""
-        return [self._ids.get(piece, UNKNOWN) for piece in pieces_within(phrase)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids that were written; it goes to the first end."""
@@ -65,9 +58,3 @@ def pieces_of(text: str) -> list[str]:
         spans += [(place, place + 1) for place in range(end, start) if text[place] != " "]
         spans += [(start, stop)] if stop > start else []
     return [text[start - (start > 0 and text[start - 1] == " ") : stop] for start, stop in spans]
-
-
-def pieces_within(phrase: str) -> list[str]:
-    """The pieces of a phrase as they are within a text, behind a blank."""
-    pieces = pieces_of(phrase)
-    return [f" {pieces[0]}", *pieces[1:]] if pieces else []

@@ -23,6 +23,7 @@ from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Batch, Example, token_nll
 from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PromptBuilder
+from xrec.storage import location_of
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _ALPHA = 16.0
@@ -35,11 +36,11 @@ def text_vocabulary(num_text_tokens: int, dataset: Dataset) -> Vocabulary:
 
 def prompt_examples(baseline: Baseline, dataset: Dataset, explanations: pa.Table) -> list[Example]:
     """Examples of the table; raises DataError if it has none that fits."""
-    folder = baseline.llm_folder()
+    folder, prompt = baseline.llm_folder(), baseline.config.prompt
     vocabulary = text_vocabulary(read_text_config(folder).vocab_size, dataset)
-    builder = PromptBuilder(load_tokenizer(folder), baseline.prompt, vocabulary)
-    aspects = baseline.open(baseline.aspects)
-    chooser = read_chooser(aspects, dataset) if baseline.prompt.aspects else None
+    builder = PromptBuilder(load_tokenizer(folder), prompt, vocabulary)
+    aspects = location_of(baseline.config, "aspects")
+    chooser = read_chooser(aspects, dataset) if prompt.aspects else None
     prompts = PairPrompts(dataset, builder, chooser)
     examples, left_out = prompts.examples(explanations, baseline.recipe.max_explanation_tokens)
     if not examples:

@@ -1,12 +1,12 @@
-"""PETER: a transformer over [u, i, aspects, words], whose first two places see each other.
+"""PETER: a transformer over [u, i, words], whose first two places see each other.
 
-    S = [u, i, a_1 .. a_A, <bos>, w_1 .. w_T], each vector times sqrt(D), plus sines of its place
+    S = [u, i, <bos>, w_1 .. w_T], each vector times sqrt(D), plus sines of its place
     a place sees those before it and itself, and u sees i too
     text: softmax(V s_t + d) at <bos> and the words;  context: the same at i, for all words of the
     text in no order
 
 Li, Zhang, Chen: Personalized Transformer for Explainable Recommendation, ACL 2021, without the
-rating at u. With aspects in the input it is PETER+.
+rating at u.
 """
 
 import math
@@ -18,40 +18,26 @@ from torch import Tensor, nn
 from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN
 from xrec.llm.examples import IGNORE, label_nll
 
-USER, ITEM = 0, 1
-"""The places of the user and the item."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """What the model reads of B pairs.
-
-    users, items: (B,) int64, their indices.
-    aspects: (B, A) int64, the words of the aspects that were chosen, 0 where there are no more.
-    """
-
-    users: Tensor
-    items: Tensor
-    aspects: Tensor
-
-    def to(self, device: torch.device) -> "Pairs":
-        """The same on `device`."""
-        return Pairs(*(tensor.to(device) for tensor in (self.users, self.items, self.aspects)))
+USER, ITEM, _BEGIN_PLACE = range(3)
+"""The places of the user, the item and <bos>."""
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """B pairs with what is to be written of them.
+    """B pairs, with what is to be written of them.
 
-    labels: (B, T) int64, the texts with their end tokens, and -100 behind them.
+    users, items: (B,) int64, their indices.
+    labels: (B, T) int64, the texts with their end tokens, and -100 behind them; T is 0 if the
+        model is to write them.
     """
 
-    pairs: Pairs
+    users: Tensor
+    items: Tensor
     labels: Tensor
 
     def to(self, device: torch.device) -> "TextBatch":
         """The same on `device`."""
-        return TextBatch(self.pairs.to(device), self.labels.to(device))
+        return TextBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     @property
     def words(self) -> Tensor:
@@ -83,7 +69,7 @@ def sines(length: int, size: int) -> Tensor:
 
 
 class PETER(nn.Module):
-    """The model for U users, I items and V tokens, with `num_aspect_words` places for aspects.
+    """The model for U users, I items and V tokens.
 
     Its losses are the NLL of the texts, and that of their words in no order.
     """
@@ -96,7 +82,6 @@ class PETER(nn.Module):
         num_users: int,
         num_items: int,
         num_tokens: int,
-        num_aspect_words: int = 0,
         embedding_dim: int = 512,
         num_heads: int = 2,
         feedforward_size: int = 2048,
@@ -104,7 +89,6 @@ class PETER(nn.Module):
         dropout: float = 0.2,
     ):
         super().__init__()
-        self._begin_place = 2 + num_aspect_words
         size = embedding_dim
         self.users = nn.Embedding(num_users, size)
         self.items = nn.Embedding(num_items, size)
@@ -121,8 +105,8 @@ class PETER(nn.Module):
 
     def forward(self, batch: TextBatch) -> Tensor:
         """The sums of both losses over the batch, (2,) nats."""
-        hidden = self.hidden(batch.pairs, batch.inputs)
-        nll = label_nll(self.output(hidden[:, self._begin_place :]), batch.labels).sum()
+        hidden = self.hidden(batch, batch.inputs)
+        nll = label_nll(self.output(hidden[:, _BEGIN_PLACE:]), batch.labels).sum()
         return torch.stack([nll, self._context_nll(hidden[:, ITEM], batch.words)])
 
     def counts(self, batch: TextBatch) -> Tensor:
@@ -136,22 +120,19 @@ class PETER(nn.Module):
         nll: Tensor = -(found * (words >= 0)).sum()
         return nll
 
-    def hidden(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
-        """The last layer at all places: user, item, A aspects, and S tokens, (B, 2 + A + S, D)."""
+    def hidden(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
+        """The last layer at all places: user, item, and S tokens, (B, 2 + S, D)."""
         read = [self.users(pairs.users)[:, None], self.items(pairs.items)[:, None]]
-        read += [self.words(pairs.aspects), self.words(token_ids)]
-        vectors = torch.cat(read, dim=1)
+        vectors = torch.cat([*read, self.words(token_ids)], dim=1)
         length, size = vectors.shape[1:]
-        is_none = torch.zeros_like(vectors[:, :, 0], dtype=torch.bool)
-        is_none[:, 2 : self._begin_place] = pairs.aspects == PAD
         hidden: Tensor = self.dropout(vectors * math.sqrt(size) + sines(length, size).to(vectors))
         hides = ~may_see(length).to(vectors.device)
         for layer in self.layers:
-            hidden = layer(hidden, src_mask=hides, src_key_padding_mask=is_none)
+            hidden = layer(hidden, src_mask=hides)
         return hidden
 
     @torch.inference_mode()
-    def write(self, pairs: Pairs, max_words: int) -> list[list[int]]:
+    def write(self, pairs: TextBatch, max_words: int) -> list[list[int]]:
         """The likeliest next token, again and again, for each of B pairs.
 
         A text ends with END, or after `max_words` without one; <pad>, <bos> and <unk> are passed
@@ -166,7 +147,7 @@ class PETER(nn.Module):
         rows = token_ids[:, 1:].tolist()
         return [row[: row.index(END) + 1] if END in row else row[:max_words] for row in rows]
 
-    def next_logits(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
+    def next_logits(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
         """The logits (B, V) of what follows the texts so far (B, T), which begin with <bos>."""
         logits: Tensor = self.output(self.hidden(pairs, token_ids)[:, -1])
         return logits

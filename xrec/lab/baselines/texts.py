@@ -8,10 +8,9 @@ import torch
 
 from xrec.bulk.work.pool import map_in_processes
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.data import aspect_ids, collate_pairs, load_choice
+from xrec.lab.baselines.data import TextExample, collate
 from xrec.lab.baselines.peter import PETER
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
@@ -26,19 +25,18 @@ def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[st
 
     A text is "" if it ends before its first word. Beside them stand the seconds they took.
     """
-    torch.set_num_threads(baseline.actors.cpus_per_actor)
-    device = resolve_device(baseline.actors.device)
+    actors = baseline.config.actors
+    torch.set_num_threads(actors.cpus_per_actor)
+    device = resolve_device(actors.device)
     trained = read_baseline(baseline, device)
-    choose = load_choice(baseline, read_dataset(baseline.open(baseline.dataset)))
-    model, codec, count = trained.model, trained.codec, baseline.num_aspect_words
+    model, codec = trained.model, trained.codec
     assert isinstance(model, PETER)
     assert codec is not None
 
     def write(pairs: Sequence[Pair]) -> tuple[list[str], float]:
         start = time.monotonic()
-        users, items = map(list, zip(*pairs, strict=True))
-        aspects = [aspect_ids(codec, aspect, count) for aspect in choose(users, items)]
-        texts = model.write(collate_pairs(users, items, aspects).to(device), trained.max_words)
+        batch = collate([TextExample(*pair, ()) for pair in pairs])
+        texts = model.write(batch.to(device), trained.max_words)
         return list(map(codec.decode, texts)), time.monotonic() - start
 
     return write
@@ -50,7 +48,7 @@ def write_baseline_texts(baseline: Baseline, pairs: Sequence[Pair]) -> tuple[lis
     Ray must be initialised. Raises ArtifactNotFoundError without a trained baseline, and the
     XRecError of a process, or ClusterError.
     """
-    actors, starts = baseline.actors, range(0, len(pairs), _AT_ONCE)
+    actors, starts = baseline.config.actors, range(0, len(pairs), _AT_ONCE)
     num_processes = min(actors.num_actors, len(starts))
     parts = map_in_processes(
         partial(_load_writer, baseline),

@@ -1,30 +1,25 @@
-"""The recipe of a baseline: dataset in, trained baseline out, by Ray Train.
-
-    train_baseline   driver: checks the data, runs the workers, writes the best epoch
-    train_worker     one worker: the data, the model, `BaselineTrainer` from epoch to epoch
-
-A run that was stopped in any way goes on from its last finished epoch when it is started again.
-"""
+"""The recipe of a baseline: dataset in, trained baseline out, by a process of Ray."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-import safetensors.torch
+import torch
 
 from xrec.aspects import read_aspects_manifest
+from xrec.bulk.work.pool import map_in_processes
+from xrec.bulk.work.ray_actors import gpus_each
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import BaselineData, build_data
-from xrec.lab.baselines.trainer import BEST, BaselineProgress, BaselineTrainer, Workers
+from xrec.lab.baselines.trainer import BaselineTrainer, Row, best_row
+from xrec.llm.model import resolve_device
 from xrec.llm.source import model_fingerprint
-from xrec.storage import Manifest, claim, finished, read_manifest, run_fingerprint
-from xrec.train.checkpoint import Tensors, read_progress
-from xrec.train.lease import CHECKPOINTS
-from xrec.train.ray_driver import fit
-from xrec.train.ray_worker import last_checkpoint, rank, report, worker_device, world_size
+from xrec.storage import Manifest, finished, location_of, manifest_of
+from xrec.train.checkpoint import Tensors
 
 logger = logging.getLogger("xrec")
 
@@ -35,21 +30,22 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
     Raises ArtifactNotFoundError without a dataset, or without aspects if it reads some, and
     ArtifactMismatchError if they are of another dataset.
     """
+    config = baseline.config
     settings: dict[str, Any] = {
         "kind": baseline.kind,
         "seed": baseline.seed,
-        "max_pairs": baseline.max_pairs,
+        "max_pairs": config.training.max_pairs,
         "recipe": asdict(baseline.recipe),
     }
-    dataset = read_manifest(baseline.open(baseline.dataset), "dataset")
+    dataset = manifest_of(config, "dataset")
     inputs = {"dataset": dataset.fingerprint}
     if baseline.kind == "lora":
-        settings["prompt"] = baseline.prompt.model_dump(mode="json")
-        settings["dtype"] = baseline.language_model.dtype
+        settings["prompt"] = config.prompt.model_dump(mode="json")
+        settings["dtype"] = config.language_model.dtype
         inputs["base_model"] = model_fingerprint(baseline.llm_folder())
-    if baseline.num_aspect_words or (baseline.kind == "lora" and baseline.prompt.aspects):
-        aspects = read_aspects_manifest(baseline.open(baseline.aspects), dataset)
-        inputs["aspects"] = aspects.fingerprint
+        if config.prompt.aspects:
+            aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
+            inputs["aspects"] = aspects.fingerprint
     return settings, inputs
 
 
@@ -57,8 +53,8 @@ def train_baseline(baseline: Baseline) -> Manifest:
     """Train and write the baseline, and return its manifest.
 
     If this run is already finished, its manifest is returned at once; otherwise Ray must be
-    initialised. Raises ArtifactMismatchError if another run's baseline or checkpoints are at the
-    output, DataError without training or validation explanations, TrainingError.
+    initialised. Raises ArtifactMismatchError if another run's baseline is at the output, DataError
+    without training or validation explanations, TrainingError, ClusterError.
     """
     output = baseline.model
     settings, inputs = baseline_identity(baseline)
@@ -66,75 +62,70 @@ def train_baseline(baseline: Baseline) -> Manifest:
     if done is not None:
         logger.info("%s: already there", output)
         return done
-    data = build_data(baseline, read_dataset(baseline.open(baseline.dataset)))
-    claim(output / CHECKPOINTS, "baseline", settings, inputs)
-    progress, best = _train(baseline, run_fingerprint("baseline", settings, inputs))
-    manifest = write_baseline(
+    data = build_data(baseline, read_dataset(location_of(baseline.config, "dataset")))
+    history, best = _train(baseline)
+    return write_baseline(
         baseline,
         data,
         best,
-        progress.history,
+        history,
         settings=settings,
         inputs=inputs,
-        metrics=_metrics(data, progress, best),
+        metrics=_metrics(data, history, best),
     )
-    (output / CHECKPOINTS).delete()
-    return manifest
 
 
-def _metrics(data: BaselineData, progress: BaselineProgress, trained: Tensors) -> dict[str, Any]:
-    best = progress.best
+def _metrics(data: BaselineData, history: Sequence[Row], trained: Tensors) -> dict[str, Any]:
+    best = best_row(history)
     return {
         "num_trained_parameters": sum(each.numel() for each in trained.values()),
-        "training_seconds": sum(float(row["seconds"]) for row in progress.history),
+        "training_seconds": sum(float(row["seconds"]) for row in history),
         "best_epoch": best["epoch"],
-        "num_epochs": len(progress.history),
+        "num_epochs": len(history),
         "validation_loss": best["validation_loss"],
         "num_words": data.sizes["num_tokens"],
         "max_words": data.max_words,
     }
 
 
-def _train(baseline: Baseline, run: str) -> tuple[BaselineProgress, Tensors]:
-    """Run the workers; return how the run went, and the parameters of the best epoch."""
-    outcome = fit(
-        train_worker,
-        {"baseline": baseline, "run": run},
-        scaling=baseline.scaling,
-        storage=baseline.model / CHECKPOINTS,
-        name="baseline",
-        on_report=_log_epoch,
-    )
-    progress = read_progress(BaselineProgress, outcome.read_checkpoint_file, run)
-    return progress, safetensors.torch.load(outcome.read_checkpoint_file(BEST))
+def _train(baseline: Baseline) -> tuple[list[Row], Tensors]:
+    """The rows of the epochs, and the parameters of the best one."""
+    scaling, found = baseline.config.scaling, dict[int, Row]()
+    best: Tensors = {}
+    for place, made in map_in_processes(
+        partial(_load_trainer, baseline),
+        range(1, baseline.recipe.num_epochs + 1),
+        num_processes=1,
+        cpus=scaling.cpus_per_worker,
+        gpus=gpus_each(scaling.device, 1),
+    ):
+        if made is not None:
+            found[place], best = made[0], made[1] or best
+            logger.info(
+                "epoch %d: training loss %.3f, validation loss %.3f nats a token (%.1f s)",
+                *(made[0][key] for key in ("epoch", "train_loss", "validation_loss", "seconds")),
+            )
+    return [found[place] for place in sorted(found)], best
 
 
-def _log_epoch(row: Mapping[str, Any]) -> None:
-    logger.info(
-        "epoch %d: training loss %.3f, validation loss %.3f nats a token (%.1f s)",
-        *(row[key] for key in ("epoch", "train_loss", "validation_loss", "seconds")),
-    )
+def _load_trainer(baseline: Baseline) -> Callable[[int], tuple[Row, Tensors] | None]:
+    """Load data and model in this process; returns what trains up to an epoch, from 1.
 
-
-def train_worker(loop_config: dict[str, Any]) -> None:
-    """Train in one worker, from the argument only.
-
-    `loop_config` has "baseline", a Baseline, and "run", the fingerprint of the run.
+    It gives the epoch's row, with the last one the parameters of the best; None after the last one.
+    A process in the place of one that died makes the epochs before again.
     """
-    baseline: Baseline = loop_config["baseline"]
-    data = build_data(baseline, read_dataset(baseline.open(baseline.dataset)))
-    trainer = BaselineTrainer(
-        build_model(baseline, data.sizes, worker_device()),
-        data,
-        baseline.recipe,
-        seed=baseline.seed,
-        run=loop_config["run"],
-        device=worker_device(),
-        workers=Workers(rank(), world_size()),
-    )
-    with last_checkpoint() as read:
-        if read is not None:
-            trainer.restore(read)
-    while not trainer.has_finished:
-        row = trainer.run_epoch()
-        report(row, trainer.checkpoint() if rank() == 0 else None)
+    config = baseline.config
+    torch.set_num_threads(config.scaling.cpus_per_worker)
+    device = resolve_device(config.scaling.device)
+    data = build_data(baseline, read_dataset(location_of(config, "dataset")))
+    model = build_model(baseline, data.sizes, device)
+    trainer = BaselineTrainer(model, data, baseline.recipe, seed=baseline.seed, device=device)
+
+    def train(epoch: int) -> tuple[Row, Tensors] | None:
+        while len(trainer.history) < epoch and not trainer.has_finished:
+            trainer.run_epoch()
+        if len(trainer.history) < epoch:
+            return None
+        return trainer.history[epoch - 1], trainer.best if trainer.has_finished else {}
+
+    return train

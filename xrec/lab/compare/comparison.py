@@ -23,7 +23,7 @@ from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import score_entries
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.judge.judge import agreement_lines
+from xrec.lab.measures.judge import agreement_lines
 from xrec.lab.measures.measures import metrics_identity, ranker_tables
 from xrec.storage import (
     MANIFEST,
@@ -75,7 +75,7 @@ def comparison_identity(
     inputs = {"dataset": dataset.fingerprint}
     if config.has_language_model or "nearest" in names:
         inputs["graph"] = manifest_of(config, "graph").fingerprint
-    needs_aspects = (config.has_language_model and config.prompt.aspects) or "peter_plus" in names
+    needs_aspects = config.has_language_model and config.prompt.aspects
     with suppress(*(() if needs_aspects else (ArtifactNotFoundError, ArtifactMismatchError))):
         aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
         inputs["aspects"] = aspects.fingerprint
@@ -155,7 +155,7 @@ def _write(
         Example(
             pair,
             titles[pair.item_index].as_py(),
-            {name: of_pairs.get((pair.user_id, pair.item_id)) for name, of_pairs in texts.items()},
+            {name: of_pairs.get(pair.ids) for name, of_pairs in texts.items()},
         )
         for pair in drawn_pairs(pairs, _NUM_EXAMPLES)
     ]

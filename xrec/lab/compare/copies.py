@@ -28,10 +28,7 @@ _ITEMS_AT_ONCE = 256
 def profile_texts(dataset: Dataset, pairs: Sequence[HeldOutPair]) -> Texts:
     """Each item's profile as it is: the simplest thing that a shop could print."""
     profiles = dataset.items["profile"]
-    return {
-        (pair.user_id, pair.item_id): profiles[pair.item_index].as_py().strip() or None
-        for pair in pairs
-    }
+    return {pair.ids: profiles[pair.item_index].as_py().strip() or None for pair in pairs}
 
 
 def nearest_texts(
@@ -48,7 +45,7 @@ def nearest_texts(
     for row, item in enumerate(explanations["item_index"].to_pylist()):
         of_item.setdefault(item, []).append(row)
     if not of_item:
-        return {(pair.user_id, pair.item_id): None for pair in pairs}
+        return {pair.ids: None for pair in pairs}
     writers = explanations["user_index"].to_numpy()
     texts = explanations["explanation"]
     sources = _explained_items(graph.items, sorted(of_item), [pair.item_index for pair in pairs])
@@ -57,7 +54,7 @@ def nearest_texts(
     for pair, item in zip(pairs, sources, strict=True):
         rows = of_item[item]
         nearness = users[writers[rows]] @ users[pair.user_index]
-        found[pair.user_id, pair.item_id] = texts[rows[int(nearness.argmax())]].as_py()
+        found[pair.ids] = texts[rows[int(nearness.argmax())]].as_py()
     return found
 
 

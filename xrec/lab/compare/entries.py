@@ -9,6 +9,8 @@ from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.errors import DataError
+from xrec.lab.measures.measures import metrics_anywhere
+from xrec.llm.source import anywhere
 from xrec.schemas import PAIRS
 from xrec.storage import Location, content_hash, location_of, parquet_bytes
 
@@ -45,6 +47,16 @@ def entries_of(config: CompareConfig) -> list[Entry]:
     ]
 
 
+def config_anywhere(config: CompareConfig) -> CompareConfig:
+    """The config of a process, which may have another working directory: no path is relative."""
+    names = ("dataset", "aspects", "comparison")
+    uris = {name: location_of(config, name).shared_uri for name in names}
+    llm = None if config.llm is None else anywhere(config.llm)
+    return config.model_copy(
+        update={"metrics": metrics_anywhere(config.metrics), "llm": llm, **uris}
+    )
+
+
 @dataclass(frozen=True)
 class ComparedPairs:
     """The held-out pairs that all entries write for, and the URI of the table of their ids."""
@@ -52,10 +64,6 @@ class ComparedPairs:
     pairs: tuple[HeldOutPair, ...]
     uri: str
     fingerprint: str
-
-    @property
-    def ids(self) -> list[tuple[str, str]]:
-        return [(pair.user_id, pair.item_id) for pair in self.pairs]
 
 
 def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]:

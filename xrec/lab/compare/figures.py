@@ -5,7 +5,7 @@ over seeds if there are several; a figure of a corpus has the values of the seed
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -40,61 +40,37 @@ class MetricRow:
     num_pairs: int
 
 
-def metric_rows(runs: Sequence[Run]) -> list[MetricRow]:
-    """The figures of one entry, those of its corpus last.
+def metric_rows(runs: Sequence[Run], minus: Sequence[Run] = ()) -> list[MetricRow]:
+    """The figures of one entry, those of its corpus last; minus those of another one if given.
 
-    A metric that a run lacks, or that no pair has in all seeds, is left out.
+    A metric that a run lacks, or that no pair has in all seeds, is left out. A difference is of the
+    same pair. Its `by_seed` are those of the entry minus the mean over all seeds of the other.
     """
-    users, found = _users(runs), []
-    for metric in _shared_metrics(runs):
-        values = _stacked(runs, metric)
-        there = np.isfinite(values).all(axis=0)
+    sides = [side for side in (runs, minus) if side]
+    users, found = _users([*runs, *minus]), []
+    for metric in _shared_metrics([*runs, *minus]):
+        values = [_stacked(side, metric) for side in sides]
+        there = np.isfinite(np.concatenate(values)).all(axis=0)
         if there.any():
-            found.append(_row(metric, mean_interval(values, users), values[:, there]))
-    return found + _of_corpora(runs)
+            if minus:
+                estimate = difference_interval(values[0], values[1], users)
+            else:
+                estimate = mean_interval(values[0], users)
+            of_pairs = [side[:, there] for side in values]
+            by_seed = of_pairs[0] - (of_pairs[1].mean(axis=0) if minus else 0)
+            found.append(_row(metric, estimate, by_seed.mean(axis=1), by_seed.shape[1]))
+    names = [name for name in runs[0].corpus if all(name in run.corpus for run in (*runs, *minus))]
+    for name in names:
+        level = float(np.mean([run.corpus[name] for run in minus])) if minus else 0.0
+        by_seed = np.array([run.corpus[name] for run in runs]) - level
+        estimate = Estimate(float(by_seed.mean()))
+        found.append(_row(name, estimate, by_seed, runs[0].table.num_rows))
+    return found
 
 
-def difference_rows(runs: Sequence[Run], first: Sequence[Run]) -> list[MetricRow]:
-    """The figures of an entry minus those of the first one, of the metrics that both have.
-
-    A difference is of the same pair. `by_seed` are the means of the entry's seeds minus the mean of
-    all seeds of the first.
-    """
-    users, found = _users([*runs, *first]), []
-    for metric in _shared_metrics([*runs, *first]):
-        values, others = (_stacked(side, metric) for side in (runs, first))
-        there = np.isfinite(np.concatenate([values, others])).all(axis=0)
-        if there.any():
-            estimate = difference_interval(values, others, users)
-            level = others[:, there].mean(axis=0)
-            found.append(_row(metric, estimate, values[:, there] - level))
-    levels = {row.metric: row.value for row in _of_corpora(first)}
-    return found + [
-        replace(
-            row,
-            value=row.value - levels[row.metric],
-            by_seed=tuple(value - levels[row.metric] for value in row.by_seed),
-        )
-        for row in _of_corpora(runs)
-        if row.metric in levels
-    ]
-
-
-def _row(metric: str, estimate: Estimate, values: Values) -> MetricRow:
-    by_seed = tuple(values.mean(axis=1).tolist())
+def _row(metric: str, estimate: Estimate, by_seed: Values, num_pairs: int) -> MetricRow:
     interval = estimate.low, estimate.high
-    return MetricRow(metric, estimate.value, *interval, by_seed, values.shape[1])
-
-
-def _of_corpora(runs: Sequence[Run]) -> list[MetricRow]:
-    """Of the metrics that each run's corpus has."""
-    num_pairs = runs[0].table.num_rows
-    names = [name for name in runs[0].corpus if all(name in run.corpus for run in runs)]
-    by_seed = {name: tuple(run.corpus[name] for run in runs) for name in names}
-    return [
-        MetricRow(name, float(np.mean(values)), None, None, values, num_pairs)
-        for name, values in by_seed.items()
-    ]
+    return MetricRow(metric, estimate.value, *interval, tuple(by_seed.tolist()), num_pairs)
 
 
 def _shared_metrics(runs: Sequence[Run]) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import logging
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import cast
 
 import pyarrow as pa
@@ -12,8 +11,6 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import identify
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.backfill import BackfillConfig
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS, BASELINES, BaselineKind
 from xrec.data.dataset import Dataset
@@ -27,10 +24,9 @@ from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import train_baseline
 from xrec.lab.compare.copies import Texts, nearest_texts, profile_texts, read_elsewhere
-from xrec.lab.compare.entries import ComparedPairs, Entry
+from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere
 from xrec.lab.compare.text_only import frozen_model, text_only_texts
-from xrec.lab.compare.texts import Costs, EntryTexts, write_texts
-from xrec.llm.source import anywhere
+from xrec.lab.compare.texts import EntryTexts, write_texts
 from xrec.schemas import PAIRS
 from xrec.storage import finished, location_of, read_table, write_manifest, write_table
 from xrec.train.adapter import train_adapter
@@ -65,7 +61,7 @@ def make(given: Inputs, entry: Entry) -> EntryTexts:
         return text_only_texts(config, entry, pairs, inputs={}, load=frozen_model)
     is_profile = entry.name == "profile"
     texts = profile_texts(given.dataset, pairs.pairs) if is_profile else _nearest(given)
-    return EntryTexts.of(texts, Costs(num_trained_parameters=0))
+    return EntryTexts.of(texts, num_trained_parameters=0)
 
 
 def _nearest(given: Inputs) -> Texts:
@@ -79,60 +75,31 @@ def _nearest(given: Inputs) -> Texts:
     return nearest_texts(known, graph, given.pairs.pairs)
 
 
-def adapter_runs(
-    config: CompareConfig, entry: Entry, pairs_uri: str
-) -> tuple[TrainAdapterConfig, BackfillConfig]:
-    """The training and the bulk run of an adapter, with their outputs in the entry's folder."""
-    adapter, explanations = ((entry.location / name).uri for name in ("adapter", "explanations"))
-    return (
-        config.training_of(entry.name, entry.seed or 0, adapter),
-        config.backfill_of(entry.seed or 0, pairs_uri, explanations, adapter),
-    )
-
-
 def adapter_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:
     """Train the entry's adapter and write its texts, as far as that is not done."""
-    training, backfill = adapter_runs(config, entry, pairs.uri)
+    trained, explanations = entry.location / "adapter", entry.location / "explanations"
+    seed = entry.seed or 0
     logger.info("%s: training", entry.title)
-    train_adapter(training)
+    train_adapter(config.training_of(entry.name, seed, trained.uri))
     logger.info("%s: writing texts", entry.title)
+    backfill = config.backfill_of(seed, pairs.uri, explanations.uri, trained.uri)
     texts = write_texts(backfill, identify(backfill))
-    trained = entry.location / "adapter"
     adapters = read_adapter(trained).adapters
     weights = [each for side in (adapters.user, adapters.item) for each in side.parameters()]
     history = json.loads((trained / "history.json").read_text())
-    costs = replace(
-        texts.costs,
-        training_seconds=float(sum(row["seconds"] for row in history)),
-        num_trained_parameters=sum(weight.numel() for weight in weights),
-    )
-    return replace(texts, costs=costs)
-
-
-def load_merged(baseline: Baseline, sources: Sources, device: torch.device) -> PreTrainedModel:
-    """The language model with the sum of its own and the low-rank weights, on `device`."""
-    model = read_baseline(baseline, device).model
-    assert isinstance(model, LoRA)
-    return model.merged()
+    costs = {
+        "training_seconds": float(sum(row["seconds"] for row in history)),
+        "num_trained_parameters": sum(weight.numel() for weight in weights),
+    }
+    return replace(texts, costs={**texts.costs, **costs})
 
 
 def baseline_of(config: CompareConfig, entry: Entry) -> Baseline:
     """The baseline of an entry, with its outputs in its folder."""
     kind = cast(BaselineKind, entry.name)
-    return Baseline(
-        kind=kind,
-        seed=entry.seed or 0,
-        recipe=recipe_of(kind, config.training),
-        dataset=location_of(config, "dataset").shared_uri,
-        aspects=location_of(config, "aspects").shared_uri,
-        output=(entry.location / "model").shared_uri,
-        max_pairs=config.training.max_pairs,
-        llm=None if config.llm is None else anywhere(config.llm),
-        prompt=config.prompt,
-        storage=config.storage,
-        scaling=config.scaling,
-        actors=config.actors,
-    )
+    recipe = recipe_of(kind, config.training)
+    output = (entry.location / "model").shared_uri
+    return Baseline(kind, entry.seed or 0, recipe, config_anywhere(config), output)
 
 
 def baseline_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:
@@ -142,14 +109,19 @@ def baseline_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) ->
     trained = train_baseline(baseline)
     logger.info("%s: writing texts", entry.title)
     if baseline.kind == "lora":
+
+        def merged(sources: Sources, device: torch.device) -> PreTrainedModel:
+            model = read_baseline(baseline, device).model
+            assert isinstance(model, LoRA)
+            return model.merged()
+
         inputs = {"baseline": trained.fingerprint}
-        load = partial(load_merged, baseline)
-        texts = text_only_texts(config, entry, pairs, inputs=inputs, load=load)
+        texts = text_only_texts(config, entry, pairs, inputs=inputs, load=merged)
     else:
         texts = _written(baseline, entry, pairs, trained.fingerprint)
     names = ("training_seconds", "num_trained_parameters")
     measured = {name: trained.metrics[name] for name in names}
-    return replace(texts, costs=replace(texts.costs, **measured))
+    return replace(texts, costs={**texts.costs, **measured})
 
 
 def _written(baseline: Baseline, entry: Entry, pairs: ComparedPairs, trained: str) -> EntryTexts:
@@ -159,7 +131,7 @@ def _written(baseline: Baseline, entry: Entry, pairs: ComparedPairs, trained: st
     if (done := finished(location, "texts", settings, inputs)) is None:
         indices = [(pair.user_index, pair.item_index) for pair in pairs.pairs]
         texts, rate = write_baseline_texts(baseline, indices)
-        users, items = zip(*pairs.ids, strict=True)
+        users, items = zip(*(pair.ids for pair in pairs.pairs), strict=True)
         rows = [users, items, [text or None for text in texts]]
         done = write_manifest(
             location,
@@ -172,12 +144,12 @@ def _written(baseline: Baseline, entry: Entry, pairs: ComparedPairs, trained: st
         )
     kept = read_table(location / file, TEXTS).to_pylist()
     found = {(row["user_id"], row["item_id"]): row["text"] for row in kept}
-    return EntryTexts.of(found, Costs(pairs_per_second=done.metrics["pairs_per_second"]))
+    return EntryTexts.of(found, pairs_per_second=done.metrics["pairs_per_second"])
 
 
 def elsewhere_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:
     """Texts from elsewhere; raises DataError if none is of a pair that is compared."""
-    source, ids = config.texts[entry.name], pairs.ids
+    source, ids = config.texts[entry.name], [pair.ids for pair in pairs.pairs]
     texts = read_elsewhere(entry.name, source, config.storage)
     if not any(map(texts.get, ids)):
         raise DataError(

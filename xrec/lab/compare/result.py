@@ -12,18 +12,10 @@ import pyarrow as pa
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.figures import (
-    LEAST_SEEDS,
-    MetricRow,
-    Run,
-    difference_rows,
-    metric_rows,
-)
-from xrec.lab.compare.scores import Scored
-from xrec.lab.compare.texts import Costs, EntryTexts
+from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows
+from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import MetricInfo
 from xrec.lab.measures.measures import describe_metrics
-from xrec.lab.measures.overlap import of_corpus
 
 COVERAGE = "coverage"
 
@@ -118,7 +110,7 @@ def result_of(
     config: CompareConfig,
     dataset: Dataset,
     made: Mapping[Entry, EntryTexts],
-    scored: Mapping[Entry, Scored],
+    scored: Mapping[Entry, Run],
     notes: tuple[str, ...] = (),
     rankings: Mapping[str, pa.Table] | None = None,
 ) -> Result:
@@ -127,8 +119,8 @@ def result_of(
     rankings: metrics of rankers, as `score_table` gives them; they stand below the entries.
     """
     runs: dict[str, list[Run]] = {name: [] for name in config.entries}
-    for entry, scores in scored.items():
-        runs[entry.name].append(Run(scores.table, of_corpus(scores.texts)))
+    for entry, run in scored.items():
+        runs[entry.name].append(run)
     ranked = {name: [Run(table)] for name, table in (rankings or {}).items()}
     figures = _figures(runs | ranked)
     for name in config.entries:
@@ -148,19 +140,18 @@ def result_of(
 def _figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Figure]]:
     first, found = next(iter(runs.values())), {}
     for name, of_name in runs.items():
-        rows = [] if of_name is first else difference_rows(of_name, first)
+        rows = [] if of_name is first else metric_rows(of_name, first)
         differences = {row.metric: row for row in rows}
         own = metric_rows(of_name)
         found[name] = {row.metric: Figure(row, differences.get(row.metric)) for row in own}
     return found
 
 
-def _cost_figures(costs: Sequence[Costs]) -> dict[str, Figure]:
+def _cost_figures(costs: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
     """A cost that a seed does not have is left out."""
     found = {}
     for info in COST_INFOS:
-        found_values = (getattr(each, info.name) for each in costs)
-        values = tuple(float(value) for value in found_values if value is not None)
+        values = tuple(float(each[info.name]) for each in costs if info.name in each)
         if values:
             row = MetricRow(info.name, float(np.mean(values)), None, None, values, 0)
             found[info.name] = Figure(row)

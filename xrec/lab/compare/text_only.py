@@ -15,7 +15,6 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
-from xrec.config.backfill import BackfillConfig
 from xrec.config.compare import CompareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import read_dataset
@@ -59,9 +58,27 @@ def text_only_texts(
     explanations = (entry.location / "explanations").uri
     backfill = config.backfill_of(entry.seed or 0, pairs.uri, explanations, explanations)
     logger.info("%s: writing texts", entry.title)
-    identity = _identity(config, backfill, pairs, inputs)
+    llm, dataset = config.language_model, manifest_of(config, "dataset")
+    folder = resolve_model(llm, config.storage)
+    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
+    identity = Identity(
+        kind="explanations",
+        config={
+            "decoding": backfill.decoding.model_dump(mode="json"),
+            "dtype": llm.dtype,
+            "prompt": config.prompt.model_dump(mode="json"),
+            "pairs": pairs.fingerprint,
+        },
+        inputs={
+            "dataset": dataset.fingerprint,
+            "graph": manifest_of(config, "graph").fingerprint,
+            "base_model": model_fingerprint(folder),
+            **({} if aspects is None else {"aspects": aspects.fingerprint}),
+            **inputs,
+        },
+    )
     texts = write_texts(backfill, identity, partial(load_text_only, config.prompt, load))
-    return replace(texts, costs=replace(texts.costs, num_trained_parameters=0))
+    return replace(texts, costs={**texts.costs, "num_trained_parameters": 0})
 
 
 def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask) -> Explainer:
@@ -86,28 +103,4 @@ def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask)
         graph,
         fingerprint_of(made.shared_key),
         checker_of(dataset, sources.storage),
-    )
-
-
-def _identity(
-    config: CompareConfig, backfill: BackfillConfig, pairs: ComparedPairs, inputs: dict[str, str]
-) -> Identity:
-    llm, dataset = config.language_model, manifest_of(config, "dataset")
-    folder = resolve_model(llm, config.storage)
-    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
-    return Identity(
-        kind="explanations",
-        config={
-            "decoding": backfill.decoding.model_dump(mode="json"),
-            "dtype": llm.dtype,
-            "prompt": config.prompt.model_dump(mode="json"),
-            "pairs": pairs.fingerprint,
-        },
-        inputs={
-            "dataset": dataset.fingerprint,
-            "graph": manifest_of(config, "graph").fingerprint,
-            "base_model": model_fingerprint(folder),
-            **({} if aspects is None else {"aspects": aspects.fingerprint}),
-            **inputs,
-        },
     )

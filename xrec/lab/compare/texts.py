@@ -11,41 +11,32 @@ from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
 from xrec.config.backfill import BackfillConfig
 from xrec.lab.measures.measure import PairIds
-from xrec.storage import Manifest, fingerprint_of
+from xrec.storage import fingerprint_of
 
 _NO_TEXT = "no_text"
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What an entry costs; None where it was not measured, or there was no such work.
-
-    training_seconds: by the clock, of the epochs with their validations.
-    num_trained_parameters: 0 where nothing is trained, None of texts from elsewhere.
-    pairs_per_second: texts that a process writes in a second.
-    """
-
-    training_seconds: float | None = None
-    num_trained_parameters: int | None = None
-    pairs_per_second: float | None = None
-
-
-@dataclass(frozen=True)
 class EntryTexts:
-    """The texts of an entry by (user_id, item_id), None where it has none."""
+    """The texts of an entry by (user_id, item_id), None where it has none.
+
+    costs: by the names of `xrec.lab.compare.result.COST_INFOS`, as far as they were measured:
+        training_seconds by the clock, of the epochs with their validations;
+        num_trained_parameters, 0 where nothing is trained; pairs_per_second of a process at work.
+    """
 
     texts: Mapping[PairIds, str | None]
     fingerprint: str
     failed: Mapping[str, int] = field(default_factory=dict)
-    costs: Costs = field(default_factory=Costs)
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, texts: Mapping[PairIds, str | None], costs: Costs | None = None) -> "EntryTexts":
+    def of(cls, texts: Mapping[PairIds, str | None], **costs: float) -> "EntryTexts":
         """Texts that were not written by a bulk run."""
         missing = sum(text is None for text in texts.values())
         fingerprint = fingerprint_of([[*ids, text] for ids, text in texts.items()])
         failed = {_NO_TEXT: missing} if missing else {}
-        return cls(texts, fingerprint, failed, costs or Costs())
+        return cls(texts, fingerprint, failed, costs)
 
 
 def write_texts(
@@ -66,12 +57,8 @@ def write_texts(
     }
     texts |= {(row["user_id"], row["item_id"]): None for row in failed}
     reasons = Counter(row["reason"] for row in failed)
-    costs = Costs(pairs_per_second=_pairs_per_second(manifest))
+    of_run, counts = manifest.metrics["costs"], manifest.row_counts
+    num_done = counts["explanations"] + counts["failed"] - of_run.get("carried", 0)
+    is_timed = num_done and of_run.get("seconds")  # not if all were carried over
+    costs = {"pairs_per_second": num_done / of_run["seconds"]} if is_timed else {}
     return EntryTexts(texts, manifest.fingerprint, dict(sorted(reasons.items())), costs)
-
-
-def _pairs_per_second(manifest: Manifest) -> float | None:
-    """Pairs a second of a process at work; None if all were carried over."""
-    costs, counts = manifest.metrics["costs"], manifest.row_counts
-    num_done = counts["explanations"] + counts["failed"] - costs.get("carried", 0)
-    return num_done / costs["seconds"] if num_done and costs.get("seconds") else None

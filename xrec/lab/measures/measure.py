@@ -32,8 +32,11 @@ class ScoredTexts:
     @classmethod
     def of(cls, pairs: Sequence[HeldOutPair], texts: Mapping[PairIds, str | None]) -> "ScoredTexts":
         """The texts of the pairs; texts of other pairs are passed over."""
-        found = [texts.get((pair.user_id, pair.item_id)) or "" for pair in pairs]
-        return cls(tuple(pairs), tuple(text if any(map(_shows, text)) else "" for text in found))
+        found = [texts.get(pair.ids) or "" for pair in pairs]
+        # A reader sees no blank, and nothing like a zero-width space.
+        seen = (any(sign.isprintable() and not sign.isspace() for sign in text) for text in found)
+        shown = (text if is_seen else "" for text, is_seen in zip(found, seen, strict=True))
+        return cls(tuple(pairs), tuple(shown))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -48,11 +51,6 @@ class ScoredTexts:
         return np.array([bool(text) for text in self.texts], dtype=np.bool_)
 
 
-def _shows(character: str) -> bool:
-    """Whether a reader sees it: no blank, and nothing like a zero-width space."""
-    return character.isprintable() and not character.isspace()
-
-
 @dataclass(frozen=True)
 class MetricInfo:
     """A metric in a table: its label with unit, and how many digits are shown (docs/metrics.md)."""
@@ -64,3 +62,14 @@ class MetricInfo:
 
 PairMeasure = Callable[[ScoredTexts], Mapping[str, Floats]]
 """The values of one or more metrics, (N,); NaN where a metric is not defined for the pair."""
+
+
+def by_pair(
+    texts: ScoredTexts,
+    infos: Sequence[MetricInfo],
+    values: Callable[[HeldOutPair, str], Sequence[float]],
+) -> dict[str, Floats]:
+    """What a PairMeasure returns, of the values of all `infos` for a pair and its text."""
+    rows = [values(pair, text) for pair, text in zip(texts.pairs, texts.texts, strict=True)]
+    columns = np.array(rows, dtype=np.float64).reshape(-1, len(infos)).T
+    return dict(zip((info.name for info in infos), columns, strict=True))

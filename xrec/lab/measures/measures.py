@@ -17,10 +17,9 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair, taken
 from xrec.evaluate.encoder import embedding_scores, encoder_folder, load_encoder
-from xrec.evaluate.text_metrics import aspect_pattern
-from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
+from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
+from xrec.lab.measures.judge import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
-from xrec.lab.measures.overlap import CORPUS_INFOS, OVERLAP_INFOS, embedding_infos, overlap
 from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.specificity import Specificity
 from xrec.lab.measures.statements import (
@@ -37,6 +36,38 @@ from xrec.text import LanguageModel
 from xrec.text.model import model_anywhere
 
 _VERSION = 7  # of the measures and what they mean; with another one all is scored again
+_OVERLAP_INFOS = (
+    MetricInfo("coverage", "Coverage"),
+    MetricInfo("words", "Words, mean", 1),
+    MetricInfo("rouge_l", "ROUGE-L F1"),
+)
+_CORPUS_INFOS = (MetricInfo("bleu", "BLEU, 0 to 100", 2), MetricInfo("usr", "USR"))
+_EMBEDDING_LABELS = {
+    "embedding_precision": "Embedding P",
+    "embedding_recall": "Embedding R",
+    "embedding_f1": "Embedding F1",
+    "sentence_cosine": "Sentence cosine",
+}
+
+
+def overlap(texts: ScoredTexts) -> dict[str, Floats]:
+    """Coverage, words and ROUGE-L (F1, 0 to 1, no stemming); a PairMeasure."""
+    return {
+        "coverage": texts.has_text.astype(np.float64),
+        "words": np.array([len(text.split()) for text in texts.texts], dtype=np.float64),
+        "rouge_l": rouge_l(texts.texts, texts.references),
+    }
+
+
+def of_corpus(texts: ScoredTexts) -> dict[str, float]:
+    """BLEU, and the USR of NETE (Li et al., CIKM 2020), of all texts of an entry together.
+
+    Both depend on the number of texts: compare entries on the same pairs only.
+    """
+    return {
+        "bleu": corpus_bleu(texts.texts, texts.references),
+        "usr": len({tuple(text.split()) for text in texts.texts}) / len(texts),
+    }
 
 
 def score_table(measures: Sequence[PairMeasure], texts: ScoredTexts) -> pa.Table:
@@ -109,13 +140,14 @@ def ranker_tables(
 
 def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
     """All metrics of `config` in the order of tables."""
-    infos = [*OVERLAP_INFOS, *CORPUS_INFOS, *Specificity.infos]
+    infos = [*_OVERLAP_INFOS, *_CORPUS_INFOS, *Specificity.infos]
     if dataset.aspects is not None:
         infos += [*ASPECT_INFOS, *STATEMENT_INFOS, *StatementsRanked.infos]
     if dataset.planted is not None:
         infos.append(RIGHT_ASPECT_INFO)
     if config.encoder is not None:
-        infos += embedding_infos(config.encoder)
+        by = config.encoder.rsplit("/", 1)[-1].removeprefix("pypi:")
+        infos += [MetricInfo(name, f"{label} ({by})") for name, label in _EMBEDDING_LABELS.items()]
     for judge in config.judges:
         infos += describe_judge(judge)
     return {info.name: info for info in infos}
@@ -130,20 +162,16 @@ def metrics_identity(
     Raises ModelError for an encoder's folder or package that is not there: before anything is
     trained.
     """
-    access = storage or StorageConfig()
+    access, encoder = storage or StorageConfig(), None
+    if config.encoder is not None:
+        folder = encoder_folder(config.encoder)
+        known = {} if folder is None else {"fingerprint": model_fingerprint(folder)}
+        encoder = {"source": config.encoder, **known}
     return {
         "version": _VERSION,
-        "encoder": _encoder_identity(config.encoder),
+        "encoder": encoder,
         "judges": [judge_identity(judge, llm, access) for judge in config.judges],
     }
-
-
-def _encoder_identity(source: str | None) -> dict[str, Any] | None:
-    if source is None:
-        return None
-    folder = encoder_folder(source)
-    known = {} if folder is None else {"fingerprint": model_fingerprint(folder)}
-    return {"source": source, **known}
 
 
 def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:

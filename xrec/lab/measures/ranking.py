@@ -13,7 +13,7 @@ import numpy as np
 
 from xrec.aspects import AspectChooser
 from xrec.data.dataset import HeldOutPair
-from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
+from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts, by_pair
 from xrec.lab.measures.statements import SENTIMENTS, K, Statement, Statements, against_reference
 
 Score = Callable[[HeldOutPair], Callable[[Statement], Any]]
@@ -44,9 +44,7 @@ class StatementsRanked:
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure; NaN where no candidate is relevant."""
-        rows = [self._of_pair(*each) for each in zip(texts.pairs, texts.texts, strict=True)]
-        columns = np.array(rows, dtype=np.float64).reshape(-1, len(self.infos)).T
-        return dict(zip((info.name for info in self.infos), columns, strict=True))
+        return by_pair(texts, self.infos, self._of_pair)
 
     def _of_pair(self, pair: HeldOutPair, text: str) -> tuple[float, float, float]:
         candidates = self._statements.of_items[pair.item_index]

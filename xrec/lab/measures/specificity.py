@@ -40,12 +40,12 @@ class Specificity:
         self._title_words = [frozenset(text_words(title)) for title in titles]
         self._untitled = list(map(without_words, self._references, self._title_words))
         self._tf_idf = TfIdf(self._references)
-        self._places = {_ids(pair): place for place, pair in enumerate(pairs)}
+        self._places = {pair.ids: place for place, pair in enumerate(pairs)}
         self._items = np.array([pair.item_index for pair in pairs])
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure; `specificity_in_item` is NaN where the item has no other pair."""
-        own = np.array([self._places[_ids(pair)] for pair in texts.pairs], dtype=np.int64)
+        own = np.array([self._places[pair.ids] for pair in texts.pairs], dtype=np.int64)
         starts = range(0, len(own), _ROWS)
         blocks = [
             self._block(texts.texts[start : start + _ROWS], own[start : start + _ROWS])
@@ -87,10 +87,6 @@ def share_below(
     num_others = others.sum(axis=1)
     shares: NDArray[np.float64] = np.where(others, nearer, 0).sum(axis=1)
     return np.where(num_others > 0, shares / np.maximum(num_others, 1), np.nan)
-
-
-def _ids(pair: HeldOutPair) -> tuple[str, str]:
-    return pair.user_id, pair.item_id
 
 
 class TfIdf:

@@ -22,7 +22,7 @@ from xrec.checks import AspectNames
 from xrec.checks.tokens import tokens_of
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.text_metrics import names_only
-from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
+from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts, by_pair
 
 K = 10
 SENTIMENTS = ("positive", "negative")
@@ -63,7 +63,7 @@ def against_reference(named: Sequence[Hashable], wanted: Collection[Hashable]) -
 
 
 def f1_of(precision: float, recall: float) -> float:
-    """The harmonic mean, 0 if both are 0."""
+    """The harmonic mean, 0 if both are 0, NaN if both are."""
     total = precision + recall
     return 2 * precision * recall / total if total else 0.0
 
@@ -137,16 +137,16 @@ def aspects_named(statements: Statements, texts: ScoredTexts) -> dict[str, Float
     NETE): whether the text names the first aspect of its reference. PETER's data have one feature a
     pair, ours several.
     """
-    rows = np.full((len(texts), len(ASPECT_INFOS)), np.nan)
-    for row, pair, text in zip(rows, texts.pairs, texts.texts, strict=True):
+
+    def values(pair: HeldOutPair, text: str) -> Sequence[float]:
         named = named_aspects(text, statements.finder)
         reference = statements.of_reference(pair, ("positive", "neutral"))
         wanted = [each.aspect for each in reference]
-        row[0] = len(named)
-        if wanted:
-            precision, recall, _ = against_reference(named, wanted)
-            row[1:] = precision, recall, f1_of(precision, recall), wanted[0] in named
-    return dict(zip((info.name for info in ASPECT_INFOS), rows.T, strict=True))
+        precision, recall, _ = against_reference(named, wanted)
+        fmr = wanted[0] in named if wanted else np.nan
+        return len(named), precision, recall, f1_of(precision, recall), fmr
+
+    return by_pair(texts, ASPECT_INFOS, values)
 
 
 STATEMENT_INFOS = tuple(
@@ -160,12 +160,13 @@ def statements_made(statements: Statements, texts: ScoredTexts) -> dict[str, Flo
 
     All are NaN where the reference states nothing, and 0 where only the reference does.
     """
-    rows = np.full((len(texts), len(STATEMENT_INFOS)), np.nan)
-    for row, pair, text in zip(rows, texts.pairs, texts.texts, strict=True):
-        if wanted := statements.of_reference(pair):
-            precision, recall, _ = against_reference(statements.of_text(text), wanted)
-            row[:] = precision, recall, f1_of(precision, recall)
-    return dict(zip((info.name for info in STATEMENT_INFOS), rows.T, strict=True))
+
+    def values(pair: HeldOutPair, text: str) -> Sequence[float]:
+        wanted = statements.of_reference(pair)
+        precision, recall, _ = against_reference(statements.of_text(text), wanted)
+        return precision, recall, f1_of(precision, recall)
+
+    return by_pair(texts, STATEMENT_INFOS, values)
 
 
 RIGHT_ASPECT_INFO = MetricInfo("aspect_accuracy", "Right aspect")

@@ -9,10 +9,9 @@ import torch
 from tests.toy import save_toy_model
 from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.recommend.catalogue import make_dataset
-from xrec.config.backfill import ActorsConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
-from xrec.config.shared import ScalingConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import RECIPES, Baseline
@@ -24,7 +23,7 @@ NUM_USERS, NUM_ITEMS = 10, 6
 FOODS = ("Soup", "Noodles", "Waffles", "Dumplings", "Curry", "A well-known pie")
 PLACES = ("garden", "view", "room", "terrace", "café", "bar", "roof", "pier", "hall", "yard")
 _PETER = {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0}
-SMALL: dict[str, dict[str, Any]] = {"peter": _PETER, "peter_plus": _PETER, "lora": {"rank": 8}}
+SMALL: dict[str, dict[str, Any]] = {"peter": _PETER, "lora": {"rank": 8}}
 
 PROMPT = PromptConfig(
     instruction="Why?", user="{user} {user_profile}", item="{item} {item_title}. {item_profile}"
@@ -79,26 +78,27 @@ def make_baseline(workspace, tmp_path, llm):
 
     def make(kind: Any = "peter", **values: Any) -> Baseline:
         sizes = {**SMALL[kind], **values.pop("sizes", {})}
-        defaults = {
-            "seed": 0,
-            "recipe": replace(RECIPES[kind], sizes=sizes, **values.pop("recipe", {})),
-            "dataset": f"{workspace}/dataset",
-            "aspects": f"{workspace}/aspects",
-            "output": str(tmp_path / "model"),
+        recipe = replace(RECIPES[kind], sizes=sizes, **values.pop("recipe", {}))
+        settings = {
+            "workspace": workspace,
+            "entries": [kind],
             "llm": llm,
             "prompt": PROMPT,
-            "actors": ActorsConfig(device="cpu", num_actors=1),
-            "scaling": ScalingConfig(device="cpu", num_workers=1),
+            "training": {"max_pairs": values.pop("max_pairs", None)},
+            "actors": {"device": "cpu", "num_actors": 1},
+            "scaling": {"device": "cpu"},
         }
-        return Baseline(kind, **{**defaults, **values})
+        config, output = CompareConfig.model_validate(settings), str(tmp_path / "model")
+        return Baseline(kind, values.pop("seed", 0), recipe, config, output, **values)
 
     return make
 
 
 @pytest.fixture
 def processes_here(monkeypatch):
-    monkeypatch.setattr("xrec.lab.baselines.texts.map_in_processes", map_here)
-    monkeypatch.setattr("xrec.lab.baselines.texts.gpus_each", lambda *arguments: 0)
+    for module in ("texts", "train"):
+        monkeypatch.setattr(f"xrec.lab.baselines.{module}.map_in_processes", map_here)
+        monkeypatch.setattr(f"xrec.lab.baselines.{module}.gpus_each", lambda *arguments: 0)
 
 
 def write_untrained(baseline: Baseline, dataset: Dataset) -> Manifest:

@@ -8,9 +8,9 @@ from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, write_untrai
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.lab.baselines.artifact import build_model, read_baseline
 from xrec.lab.baselines.codec import END, UNKNOWN
-from xrec.lab.baselines.data import build_data, collate_pairs
+from xrec.lab.baselines.data import TextExample, build_data, collate
 from xrec.lab.baselines.lora import LoRA
-from xrec.lab.baselines.peter import PETER, Pairs
+from xrec.lab.baselines.peter import PETER, TextBatch
 from xrec.lab.baselines.texts import write_baseline_texts
 
 PAIRS = [(user, (user + 3) % NUM_ITEMS) for user in range(NUM_USERS)]
@@ -23,7 +23,7 @@ class Parrot(PETER):
     def __init__(self) -> None:
         super().__init__(num_users=1, num_items=1, num_tokens=V, embedding_dim=2, num_heads=1)
 
-    def next_logits(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
+    def next_logits(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
         wanted = pairs.users + token_ids.shape[1] - 1
         wanted = torch.where(wanted > pairs.items, END, wanted.clamp(max=V - 1))
         logits = torch.zeros(len(wanted), V)
@@ -33,7 +33,8 @@ class Parrot(PETER):
 
 
 def _written(users: list[int], items: list[int], max_words: int) -> list[list[int]]:
-    return Parrot().write(collate_pairs(users, items, [()] * len(users)), max_words)
+    pairs = zip(users, items, strict=True)
+    return Parrot().write(collate([TextExample(*pair, ()) for pair in pairs]), max_words)
 
 
 def test_write_each_text_to_its_own_end_or_as_long_as_allowed():
@@ -52,7 +53,7 @@ def test_texts_are_what_the_model_writes_for_each_pair_alone(make_baseline, data
     assert rate > 0
     trained = read_baseline(baseline)
     for (user, item), text in zip(PAIRS, texts, strict=True):
-        (ids,) = trained.model.write(collate_pairs([user], [item], [()]), trained.max_words)
+        (ids,) = trained.model.write(collate([TextExample(user, item, ())]), trained.max_words)
         assert text == trained.codec.decode(ids)
 
 

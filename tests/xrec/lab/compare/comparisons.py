@@ -14,7 +14,7 @@ from xrec.config.compare import CompareConfig
 from xrec.lab.compare.comparison import compare, comparison_identity
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.make import Inputs, make
-from xrec.lab.compare.texts import Costs, EntryTexts
+from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.storage import Manifest
 
@@ -62,9 +62,9 @@ def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
     texts: dict[tuple[str, str], str | None] = {}
     for pair in given.pairs.pairs:
         words = [word for word in pair.reference.split() if rng.random() < _KEPT[entry.name]]
-        texts[pair.user_id, pair.item_id] = " ".join(words) if rng.random() < 0.9 else None
-    costs = Costs(training_seconds=12.0, num_trained_parameters=100, pairs_per_second=3.0)
-    return EntryTexts.of(texts, costs)
+        texts[pair.ids] = " ".join(words) if rng.random() < 0.9 else None
+    costs = {"training_seconds": 12.0, "num_trained_parameters": 100, "pairs_per_second": 3.0}
+    return EntryTexts.of(texts, **costs)
 
 
 def run(config: CompareConfig, done: Done | None = None) -> Manifest:

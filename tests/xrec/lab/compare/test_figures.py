@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from xrec.lab.compare.figures import MetricRow, Run, difference_rows, metric_rows
+from xrec.lab.compare.figures import MetricRow, Run, metric_rows
 
 
 def _run(rouge: list[float], fmr: list[float | None], usr: float, users: str = "aabbcc") -> Run:
@@ -38,10 +38,10 @@ def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed():
 
 def test_differences_are_of_the_same_pairs_minus_the_first_entry():
     first = [_run([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0, 0, 1, 0, None, 0], 0.9)]
-    rouge, fmr, usr = difference_rows(RUNS[:1], first)
+    rouge, fmr, usr = metric_rows(RUNS[:1], first)
     assert (rouge.value, rouge.low, rouge.high) == pytest.approx((0.1, 0.1, 0.1))
     assert (fmr.value, fmr.num_pairs) == (0.75, 4)
     assert (usr.value, usr.low) == (pytest.approx(-0.4), None)
-    both = difference_rows(RUNS, first)[0]
+    both = metric_rows(RUNS, first)[0]
     assert both.by_seed == pytest.approx((0.1, 0.3))
     assert both.low < 0.1 < 0.3 < both.high

@@ -10,17 +10,18 @@ import pytest
 from tests.xrec.lab.compare.conftest import MakeConfig
 from tests.xrec.lab.small import dataset_of, held_out
 from xrec.lab.compare.entries import entries_of
+from xrec.lab.compare.figures import Run
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
-from xrec.lab.compare.scores import Scored
 from xrec.lab.compare.table import Example, markdown_page
-from xrec.lab.compare.texts import Costs, EntryTexts
+from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
+from xrec.lab.measures.measures import of_corpus
 
 PAIRS = held_out(*((user, item) for user in range(3) for item in range(3)))
 DATASET = dataset_of()
 
 
-def scored(values: list[float]) -> Scored:
+def scored(values: list[float]) -> Run:
     texts = ScoredTexts(tuple(PAIRS), tuple(f"text {value}" for value in values))
     table = pa.table(
         {
@@ -31,7 +32,7 @@ def scored(values: list[float]) -> Scored:
             "rouge_l": values,
         }
     )
-    return Scored(texts, table)
+    return Run(table, of_corpus(texts))
 
 
 def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **changes: Any) -> Result:
@@ -41,9 +42,9 @@ def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **change
     )
     all_values = {name: iter(values) for name, values in runs.items()}
     entries = {entry: next(all_values[entry.name]) for entry in entries_of(config)}
-    costs = Costs(training_seconds=7.0, num_trained_parameters=5)
+    costs = {"training_seconds": 7.0, "num_trained_parameters": 5}
     made = {
-        entry: EntryTexts({}, "f", {"empty_text": 1}, costs if entry.seed is not None else Costs())
+        entry: EntryTexts({}, "f", {"empty_text": 1}, costs if entry.seed is not None else {})
         for entry in entries
     }
     all_scored = {entry: scored(values) for entry, values in entries.items()}

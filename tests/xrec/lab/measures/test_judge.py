@@ -16,7 +16,7 @@ from xrec.config.shared import StorageConfig
 from xrec.config.text import SamplingConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ConfigError
-from xrec.lab.judge.judge import (
+from xrec.lab.measures.judge import (
     Judge,
     JudgeAccess,
     agreement_lines,
@@ -112,7 +112,7 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
         loads.append(config.llm.model)
         return ScriptedModel(lambda prompt, sampling: '{"score": 5}')
 
-    monkeypatch.setattr("xrec.lab.judge.judge.load_language_model", load)
+    monkeypatch.setattr("xrec.lab.measures.judge.load_language_model", load)
     judges = [
         {"name": name, "model": {"kind": "engine", "llm": {"model": model}, "sampling": sampling}}
         for name, model, sampling in (
