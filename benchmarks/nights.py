@@ -50,7 +50,7 @@ from xrec.config.project import read_project
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
 from xrec.evaluate.intervals import mean_interval
-from xrec.evaluate.text_metrics import num_words, rouge_l, unique_sentence_ratio
+from xrec.evaluate.text_metrics import rouge_l
 from xrec.schemas import GENERATED
 from xrec.storage import Manifest, location_of, open_location, present, read_manifest
 
@@ -153,7 +153,8 @@ def yardsticks(rows: Rows, references: Mapping[tuple[str, str], str]) -> str:
     estimate = mean_interval(near, [user for user, _ in told])
     return (
         f"{', '.join(f'{name} {value:.3f}' for name, value in shares.items())}, "
-        f"words {num_words(texts).mean():.1f}, distinct {unique_sentence_ratio(texts):.3f}, "
+        f"words {np.mean([len(text.split()) for text in texts]):.1f}, "
+        f"distinct {len(set(texts)) / len(texts):.3f}, "
         f"ROUGE-L {estimate.value:.4f} ({estimate.interval(4)}) of {len(told)}"
     )
 
