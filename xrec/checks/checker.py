@@ -107,16 +107,17 @@ class Checker:
     def as_written(self, texts: PairTexts) -> Callable[[str], str]:
         """How an aspect is to be written: as the item's profile has it, if it names it.
 
-        Where it stands in the item's title or begins a sentence its capitals say nothing, and the
-        first half of "taco stand" is no form of tacos.
+        Where it begins a sentence or stands in a name ("Busloop Burgers") its capitals say nothing,
+        and the first half of "taco stand" is no form of tacos.
         """
         profile = composed(texts.item_profile)
         own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)
-        forms = {
-            each.name: _POSSESSIVE.sub("", profile[each.start : each.end])
-            for each in self.aspects.find(profile)
-            if not _begins_a_sentence(profile, each.start, ends) and not each.is_within(own)
-        }
+        forms = dict[str, str]()
+        for each in self.aspects.find(profile):
+            in_name = each.is_within(own) or _is_in_a_name(profile, each.start, each.end)
+            if not in_name and not _begins_a_sentence(profile, each.start, ends):
+                form = _POSSESSIVE.sub("", profile[each.start : each.end])
+                forms[each.name] = max(form, forms.get(each.name, form))  # small letters are larger
 
         def written(aspect: str) -> str:
             form = forms.get(aspect, "")
@@ -195,6 +196,14 @@ class Checker:
         if uri not in self._lists:
             self._lists[uri] = read_word_list(uri, self._storage)
         return self._lists[uri]
+
+
+def _is_in_a_name(text: str, start: int, end: int) -> bool:
+    """Whether a word with a capital stands there beside another one, or an ampersand."""
+    beside = text[end : end + 2], text[:start].rpartition(" ")[0].rpartition(" ")[2][:1]
+    has_neighbour = text[start - 1 : start] == " " and (beside[1].isupper() or beside[1] == "&")
+    has_neighbour |= beside[0][:1] == " " and (beside[0][1:].isupper() or beside[0][1:] == "&")
+    return text[start].isupper() and not text[start:end].isupper() and has_neighbour
 
 
 def _begins_a_sentence(text: str, start: int, ends: Sequence[int]) -> bool:

@@ -42,7 +42,10 @@ def tags() -> Mapping[str, str]:
 def with_capitals(words: str) -> str:
     """A phrase in lower case with the capitals of words that have no other form: "Thai food"."""
     written = " ".join(
-        word.capitalize() if word not in tags() and word.capitalize() in tags() else word
+        # The lexicon has "Vegans" as the name of a people.
+        word.capitalize()
+        if word not in tags() and tags().get(word.capitalize(), "NNPS") != "NNPS"
+        else word
         for word in words.split(" ")
     )
     return written.replace("middle eastern", "Middle Eastern")

@@ -250,11 +250,14 @@ def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(tmp_path, content):
 
 def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something():
     profile = (
-        "Craft beer and BBQ, by the taco stand, for fans of Irish pubs. Pho Ha Market has fish. "
-        "Guests praise the staff's kindness.\n- Late hours\n- Quiet garden"
+        "Craft beer and Texas BBQ, by the taco stand, for fans of Irish pubs. "
+        "Pho Ha Market has fish. Guests praise the staff's kindness.\n- Late hours\n"
+        "- Quiet garden\n- It is no Busloop Burgers, nor Bonjung Sushi & Noodles, "
+        "whose sushi is Arts & Crafts. Vegans love it."
     )
     names = ["craft beer", "BBQ", "market", "fish", "tacos", "Irish pub", "staff", "late hours"]
     names += ["Latin American cuisine", "Middle Eastern dishes"]
+    names += ["burgers", "sushi", "noodles", "crafts", "vegans"]
     texts = PairTexts("", "Pho Ha Market", profile)
     written = Checker(map(str.lower, names), are_written=True).as_written(texts)
     assert [written(name.lower()) for name in names] == names
