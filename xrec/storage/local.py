@@ -35,11 +35,6 @@ class LocalLocation(Location):
         with storage_errors(self.uri):
             return Path(self.path).read_bytes()
 
-    def read_range(self, start: int, num_bytes: int) -> bytes:
-        with storage_errors(self.uri), Path(self.path).open("rb") as file:
-            file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
-            return file.read(num_bytes)
-
     def write_bytes(self, data: bytes) -> None:
         self._write(io.BytesIO(data))
 

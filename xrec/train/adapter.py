@@ -56,9 +56,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     run_config = adapter_run_config(config)
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
     inputs = adapter_inputs(dataset, graph, base_model, aspects)
-    done = finished(output, "adapter", run_config, inputs)
-    if done is not None:
-        logger.info("%s: already there", output)
+    if (done := finished(output, "adapter", run_config, inputs)) is not None:
         return done
     claim(output / CHECKPOINTS, "adapter", run_config, inputs)
     leaks = _measured_leaks(config)
