@@ -1,11 +1,13 @@
 """A published version's rows as plain files, for programs that do not read Delta tables.
 
 The folder of an export holds the files and `_SUCCESS`, which is written last and lists them with
-their sizes.
+their sizes. Each export gives its files names of their own. So one that slept meanwhile overwrites
+none of another's, and finds out that it is not alone.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +47,8 @@ def export_run(
 
     columns: of the files; all if None. version: the newest if None. Raises what `published` raises;
     ConfigError if the folder or the columns do not fit the table; ArtifactMismatchError if the
-    folder is not empty; DataError if a file of the table cannot be read; StorageError.
+    folder is not empty, or was changed meanwhile; DataError if a file of the table cannot be read;
+    StorageError.
     """
     storage = storage or StorageConfig()
     table, target = published(uri, version=version, storage=storage), open_location(to, storage)
@@ -57,8 +60,10 @@ def export_run(
             "interrupted export has left there"
         )
     files, num_rows = _write(table, target, format, names)
+    _check(target, files)
     success = {"version": table.version, "num_rows": num_rows, "files": files}
     (target / SUCCESS).write_bytes(f"{json.dumps(success, indent=2)}\n".encode())
+    _check(target, files)
     return Exported(target, table.version, num_rows, len(files))
 
 
@@ -106,7 +111,7 @@ def _write(
             schema=schema,
             format=format,
             filesystem=target.arrow_filesystem(),
-            basename_template=f"part-{{i}}.{format}",
+            basename_template=f"part-{{i}}-{uuid.uuid4().hex}.{format}",
             existing_data_behavior="overwrite_or_ignore",
             use_threads=False,  # else the rows would lose their order
             max_rows_per_file=ROWS_PER_FILE,
@@ -127,3 +132,19 @@ def _with_json_cells(rows: pa.Table) -> pa.Table:
             ]
             rows = rows.set_column(place, field.name, pa.array(cells, pa.string()))
     return rows
+
+
+def _check(target: Location, files: Mapping[str, int]) -> None:
+    """Raise ArtifactMismatchError unless the folder holds these files alone; it is not whole then.
+
+    Files that are hidden, such as those of who writes meanwhile, do not count.
+    """
+    root = f"{target.path.rstrip('/')}/"
+    sizes = {path.removeprefix(root): int(i["size"]) for path, i in target.details().items()}
+    others = {name for name in sizes if name.rpartition("/")[2].startswith((".", SUCCESS))}
+    if {name: sizes[name] for name in sizes.keys() - others} != files:
+        (target / SUCCESS).delete()
+        raise ArtifactMismatchError(
+            f"{target}: was changed meanwhile; make the export again into an empty folder, and let "
+            "nothing else write there"
+        )
