@@ -159,7 +159,7 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
 def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tensors]:
     """Run the workers; return how the run went, and the adapter of its best epoch."""
     with tracked(config, "train-adapter", _log_epoch) as on_report:
-        outcome = fit(
+        read = fit(
             train_worker,
             {"config": for_workers(config), "run": run},
             scaling=config.scaling,
@@ -167,7 +167,6 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
             name="train-adapter",
             on_report=on_report,
         )
-    read = outcome.read_checkpoint_file
     return read_progress(AdapterProgress, read, run), read_best_adapter(read)
 
 

@@ -216,7 +216,7 @@ def _train(
         found[START_FROM] = open_location(config.start_from, config.storage).shared_uri
     name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
     with tracked(config, name, _log_epoch) as on_report:
-        outcome = fit(
+        read = fit(
             train_worker,
             {"config": config.model_copy(update=found), "run": run, "fold": fold},
             scaling=config.scaling,
@@ -224,7 +224,6 @@ def _train(
             name=name,
             on_report=on_report,
         )
-    read = outcome.read_checkpoint_file
     progress = read_progress(GraphProgress, read, run)
     rows = read_rows(
         lambda name: safetensors.torch.load(read(name)),

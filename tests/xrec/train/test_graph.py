@@ -20,10 +20,11 @@ from xrec.graph.aspects import AspectEdges
 from xrec.graph.leave_out import read_training_vectors
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.storage import open_location
+from xrec.train.checkpoint import ReadFile
 from xrec.train.graph import pretrain_graph
 from xrec.train.graph_model import AspectLoss, GraphData, split_edges
 from xrec.train.graph_worker import GraphWorker, check_convergence
-from xrec.train.ray_driver import TrainingOutcome, fit
+from xrec.train.ray_driver import fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -129,7 +130,7 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
 ):
     config, began = make_graph_config(tmp_path / "graph", folds=2), list[str]()
 
-    def fit_but_once(*arguments: Any, **options: Any) -> TrainingOutcome:
+    def fit_but_once(*arguments: Any, **options: Any) -> ReadFile:
         began.append(options["name"])
         if len(began) == 3:
             raise TrainingError("stopped before the second fold")

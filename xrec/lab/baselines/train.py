@@ -97,7 +97,7 @@ def _metrics(data: BaselineData, progress: BaselineProgress, trained: Tensors) -
 
 def _train(baseline: Baseline, run: str) -> tuple[BaselineProgress, Tensors]:
     """Run the workers; return how the run went, and the parameters of the best epoch."""
-    outcome = fit(
+    read = fit(
         train_worker,
         {"baseline": baseline, "run": run},
         scaling=baseline.scaling,
@@ -105,8 +105,7 @@ def _train(baseline: Baseline, run: str) -> tuple[BaselineProgress, Tensors]:
         name="baseline",
         on_report=_log_epoch,
     )
-    progress = read_progress(BaselineProgress, outcome.read_checkpoint_file, run)
-    return progress, safetensors.torch.load(outcome.read_checkpoint_file(BEST))
+    return read_progress(BaselineProgress, read, run), safetensors.torch.load(read(BEST))
 
 
 def _log_epoch(row: Mapping[str, Any]) -> None:
