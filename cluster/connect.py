@@ -46,8 +46,8 @@ def ensure_ray(config: RayConfig, *, shows_workers: bool = False) -> Iterator[No
 
     The first of these that exists is used: the Ray that this process is already connected to; the
     cluster at `config.address` or else RAY_ADDRESS; a new local cluster. At the end of the block
-    only what this call connected or started is shut down. shows_workers: what actors and tasks of
-    this job write appears here, which it else does for debug lines only.
+    only what this call connected or started is shut down. shows_workers: whether what actors and
+    tasks of this job write appears here; it always does if debug lines are shown.
 
     Raises ClusterError if the cluster cannot be reached within a few seconds or refuses.
     """

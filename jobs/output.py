@@ -7,7 +7,6 @@ a long read is left out and not compared.
 """
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -27,8 +26,6 @@ from xrec.storage import (
     present,
     read_manifest,
 )
-
-logger = logging.getLogger("xrec")
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 State = Literal["missing", "begun", "up to date", "stale"]
@@ -61,10 +58,7 @@ class Output:
         Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is
         there.
         """
-        manifest = finished(self.location, self.kind, self.config, self.inputs)
-        if manifest is not None:
-            logger.info("%s: already there", self.location)
-        return manifest
+        return finished(self.location, self.kind, self.config, self.inputs)
 
     def found(self) -> "Found":
         """For `xrec run` and `xrec status`: what is there, and in what it differs from this run.

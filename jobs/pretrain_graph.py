@@ -5,7 +5,7 @@ from cluster.preflight import check_cluster, demand_of_workers
 from jobs.output import Output
 from xrec.config.graph import PretrainGraphConfig
 from xrec.storage import Manifest, check_artifacts, location_of
-from xrec.train.graph import graph_identity, pretrain_graph, pretrained_graph
+from xrec.train.graph import graph_identity, pretrain_graph
 
 
 def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
@@ -18,7 +18,7 @@ def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
 def run(config: PretrainGraphConfig) -> Manifest:
     """Train on Ray, unless it is done; returns the manifest."""
     check_artifacts(config, "dataset", "graph")
-    if (done := pretrained_graph(config)) is not None:
+    if (done := output(config).done()) is not None:
         return done
     with ensure_ray(config.ray):
         check_cluster(demand_of_workers(config.scaling), config.artifact("graph"), config.storage)

@@ -32,7 +32,7 @@ class Show(Protocol):
 def counter(description: str, total: int) -> Iterator[Show]:
     """Yield a function that shows how many of `total` are done; it is called with that number."""
     if not sys.stderr.isatty():
-        yield _Lines(description, total).show
+        yield _lines(description, total)
         return
     # Loading rich takes 0.3 s, and actors import this module too.
     from rich.console import Console
@@ -72,15 +72,15 @@ class Pace:
         return f", {duration((self._total - done) * (now - since) / (done - before))} to go"
 
 
-class _Lines:
-    """A line in the log at most every ten seconds."""
+def _lines(description: str, total: int) -> Show:
+    """Shows it by a line in the log at most every ten seconds."""
+    last, pace = time.monotonic(), Pace(total)
 
-    def __init__(self, description: str, total: int):
-        self._description, self._total = description, total
-        self._last, self._pace = time.monotonic(), Pace(total)
+    def show(done: int, text: str | None = None) -> None:
+        nonlocal last
+        to_go = pace.to_go(done)
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES and done < total:
+            last = time.monotonic()
+            logger.info("%s", text or f"{description}: {done} of {total}{to_go}")
 
-    def show(self, done: int, text: str | None = None) -> None:
-        to_go = self._pace.to_go(done)
-        if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES and done < self._total:
-            self._last = time.monotonic()
-            logger.info("%s", text or f"{self._description}: {done} of {self._total}{to_go}")
+    return show

@@ -28,31 +28,16 @@ TRAINING_PROFILES = _schema(
 
 # What `xrec annotate` keeps of the reviews. `rating` is in the source's own scale, `helpful` the
 # number of votes.
-REVIEWS = pa.schema(
-    [
-        *_schema(
-            user_id=pa.string(),
-            item_id=pa.string(),
-            review=pa.string(),
-            summary=pa.string(),
-            split=pa.string(),
-        ),
-        pa.field("rating", pa.float64()),
-        pa.field("time", pa.float64()),
-        pa.field("helpful", pa.float64()),
-    ]
-)
+_TEXTS = dict.fromkeys(("user_id", "item_id", "review", "summary", "split"), pa.string())
+_FIGURES = dict.fromkeys(("rating", "time", "helpful"), pa.float64())  # null where they are unknown
+REVIEWS = pa.schema([*_schema(**_TEXTS), *_FIGURES.items()])
 
 # What a source's table of items knows; empty where it knows nothing.
 ITEM_DETAILS = _schema(item_id=pa.string(), title=pa.string(), details=pa.string())
 
 # What reviews praise, as a vocabulary of the catalogue. The counts are of training reviews, or of
 # profiles (`Dataset.aspects_from`).
-_ASPECT_COUNTS = {
-    "num_reviews": pa.int32(),
-    "num_positive": pa.int32(),
-    "num_negative": pa.int32(),
-}
+_ASPECT_COUNTS = dict.fromkeys(("num_reviews", "num_positive", "num_negative"), pa.int32())
 ASPECTS = _schema(aspect_index=pa.int32(), aspect=pa.string(), **_ASPECT_COUNTS)
 ITEM_ASPECTS = _schema(item_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
 # Of reviews below the least rating, which are no interactions and in no other count.
@@ -76,15 +61,11 @@ REJECTED = _schema(file=pa.string(), line=pa.int64(), reason=pa.string(), text=p
 # In the dataset of the generated sample only: what the town planted, for aspect_accuracy.
 # `aspects` are the phrases of the item's aspects; `aspect` is the one of them that the user likes
 # most, which is the right one to name.
-PLANTED = pa.schema(
-    [
-        pa.field("user_index", pa.int32(), nullable=False),
-        pa.field("item_index", pa.int32(), nullable=False),
-        pa.field("aspect", pa.string(), nullable=False),
-        pa.field(
-            "aspects", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False
-        ),
-    ]
+PLANTED = _schema(
+    user_index=pa.int32(),
+    item_index=pa.int32(),
+    aspect=pa.string(),
+    aspects=pa.list_(pa.field("element", pa.string(), nullable=False)),
 )
 
 # The best unseen items of each user, by user_id and rank. `rank` counts from 1; `score` is the dot
@@ -96,16 +77,14 @@ RECOMMENDATIONS = _schema(
 
 # An aspect of an item that was chosen for a user: xrec.data.evidence.AspectEvidence, and whether
 # the text names it.
+_COUNTS = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 EVIDENCE = pa.struct(
-    [
-        pa.field("aspect", pa.string(), nullable=False),
-        *(
-            pa.field(name, pa.int32(), nullable=False)
-            for name in ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
-        ),
-        pa.field("opinion", pa.string(), nullable=False),
-        pa.field("is_named", pa.bool_(), nullable=False),
-    ]
+    _schema(
+        aspect=pa.string(),
+        **dict.fromkeys(_COUNTS, pa.int32()),
+        opinion=pa.string(),
+        is_named=pa.bool_(),
+    )
 )
 
 

@@ -36,6 +36,7 @@ from xrec.storage import (
     fingerprint_of,
     open_location,
     read_manifest,
+    write_contents,
     write_manifest,
 )
 
@@ -77,20 +78,19 @@ class TrainedAdapter:
         The card is `self.card`. The manifest is written only if config and weights are still those
         that it describes.
         """
-        files = _content(self.adapters.state_dict(), self.config)
-        files[CARD] = (self.card or model_card(self.config)).encode("utf-8")
-        if self.manifest is not None and self.manifest.files == _hashes(files):
-            files[MANIFEST] = self.manifest.to_bytes()
         location = open_location(str(folder), storage)
-        for name, data in files.items():
-            (location / name).write_bytes(data)
+        files = write_contents(location, _content(self.adapters.state_dict(), self.config))
+        write_contents(location, {CARD: self.card or model_card(self.config)})
+        if self.manifest is not None and self.manifest.files == files:
+            (location / MANIFEST).write_bytes(self.manifest.to_bytes())
 
     @property
     def fingerprint(self) -> str:
         """Identifies the adapter: the manifest's fingerprint, or that of config and weights."""
         if self.manifest is not None:
             return self.manifest.fingerprint
-        return fingerprint_of(_hashes(_content(self.adapters.state_dict(), self.config)))
+        content = _content(self.adapters.state_dict(), self.config)
+        return fingerprint_of({name: content_hash(data) for name, data in content.items()})
 
     def load_base_model(
         self,
@@ -180,17 +180,10 @@ def write_adapter(
     `model_card(config)`. `extra_files`, such as the loss history, are written beside it and are not
     part of the fingerprint.
     """
-    content = _content(state, config)
-    card_bytes = (card or model_card(config)).encode("utf-8")
-    for name, data in {**content, CARD: card_bytes, **extra_files}.items():
-        (location / name).write_bytes(data)
+    files = write_contents(location, _content(state, config))
+    write_contents(location, {CARD: card or model_card(config), **extra_files})
     return write_manifest(
-        location,
-        "adapter",
-        config=run_config,
-        inputs=inputs,
-        files=_hashes(content),
-        metrics=metrics,
+        location, "adapter", config=run_config, inputs=inputs, files=files, metrics=metrics
     )
 
 
@@ -254,7 +247,3 @@ def _parse_weights(data: bytes, config: AdapterConfig, location: Location) -> Ad
 
 def _content(state: Mapping[str, Tensor], config: AdapterConfig) -> dict[str, bytes]:
     return {CONFIG: config_bytes(config), WEIGHTS: safetensors.torch.save(dict(state))}
-
-
-def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: content_hash(files[name]) for name in (CONFIG, WEIGHTS)}

@@ -44,8 +44,7 @@ class RunRequest:
         rows and returns it. A run that is planned keeps its own.
     carry_from: the URI of a table whose published rows are taken over where the task, a
         `CarryingTask`, finds them still good. It may be `uri` itself, or have nothing published.
-
-    Raises ValueError for `carry_from` if a row becomes several (`RowFormat.ok_keys`).
+        None where a row becomes several (`RowFormat.ok_keys`).
     """
 
     uri: str
@@ -56,13 +55,6 @@ class RunRequest:
     rows_per_chunk: Callable[[int], int] | int = ROWS_PER_CHUNK
     carry_from: str | None = None
     storage: StorageConfig = field(default_factory=StorageConfig)
-
-    def __post_init__(self) -> None:
-        if self.carry_from is not None and self.format.ok_keys:
-            raise ValueError(
-                f"carry_from = {self.carry_from}: rows of {self.format.ok_keys} are not carried "
-                "over"
-            )
 
     @property
     def output(self) -> Location:

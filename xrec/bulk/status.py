@@ -56,8 +56,9 @@ class Status:
     """A run, as its last driver said, and what is published.
 
     progress: None if no driver has said anything. manifest: of what is published; its `version` is
-    the table's newest. is_published: whether that is this run; is_outdated: and an earlier pass of
-    it than the newest; is_replaced: whether it was.
+    the table's newest. is_published: whether that is this run. is_outdated: whether that is an
+    earlier pass of this run than its newest. is_replaced: whether this run was published before,
+    and something else is now.
     """
 
     uri: str

@@ -119,12 +119,11 @@ Example:
 
 EXPORT_HELP = """The published rows as plain files, for programs that do not read Delta tables.
 
-The folder must be empty. It has no _SUCCESS, which lists the files, until it is whole. If the
-export is interrupted, the same command goes on.
+The folder must be empty. It has no _SUCCESS, which lists the files, until it is whole.
 
 \b
 In:   URI of the output of a bulk job
-Out:  in the folder --to: files of rows, _export.json, and _SUCCESS last
+Out:  in the folder --to: files of rows, and _SUCCESS last
 
 \b
 Example:
@@ -304,10 +303,9 @@ def export(
     names = None if columns is None else [each.strip() for each in columns.split(",")]
     storage = _storage(storage_keys)
     exported = export_run(uri, to, format=format, columns=names, version=version, storage=storage)
-    there = "written" if exported.is_new else "already there"
     typer.echo(
-        f"{exported.location}: {there}: {exported.num_rows:,} rows of version "
-        f"{exported.version} in {exported.num_files:,} files"
+        f"{exported.location}: {exported.num_rows:,} rows of version {exported.version} in "
+        f"{exported.num_files:,} files"
     )
 
 

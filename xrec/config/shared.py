@@ -115,6 +115,8 @@ def _found(value: Any, workspace: str) -> Any:
     """The value with the URI of the folder in place of `workspace:NAME`."""
     if isinstance(value, Mapping):
         return {key: _found(each, workspace) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_found(each, workspace) for each in value]
     if isinstance(value, str) and value.startswith(WORKSPACE):
         return f"{workspace}/{value.removeprefix(WORKSPACE)}"
     return value

@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from xrec.errors import ModelError
 from xrec.progress import progress
-from xrec.storage.packages import PYPI, package_files
+from xrec.storage.uri import PYPI, package_files
 
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 _WAYS_OUT = (

@@ -151,8 +151,7 @@ def load_explainer(
 
 
 def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]:
-    """What says whether a text may be shown, without the language model, of which it reads the
-    tokenizer.
+    """What checks finished texts; of the language model only the tokenizer is loaded.
 
     Raises what `load_explainer` raises.
     """

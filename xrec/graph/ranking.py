@@ -40,7 +40,6 @@ _METRICS = {
     "precision": LinkPredPrecision,
     "hit_rate": LinkPredHitRatio,
 }
-_NUM_GROUPS = 5
 
 Ranked = Iterator[tuple[Tensor, Tensor, Tensor]]
 """Chunks of users (B,), and their best items and the scores of these, (B, k) each."""
@@ -176,11 +175,6 @@ def stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, indices
 
 
-def metric_names(ks: Sequence[int]) -> list[str]:
-    """Return the keys of `metrics_of`, such as "recall@10" and "ndcg@10", for each of `ks`."""
-    return [f"{name}@{k}" for k in ks for name in _METRICS]
-
-
 def ranking_report(
     users: Tensor,
     items: Tensor,
@@ -200,36 +194,23 @@ def ranking_report(
 
     - "num_users": how many are ranked; "num_held_out_users": how many could be;
     - the means of `metrics_of`;
-    - "coverage@k": the share of the I items that are in the top k of at least one of these users;
-    - "by_activity": five groups of users, from the fewest training items to the most; their sizes
-      differ by at most one. Each has num_users, min_items and max_items (training items of its
-      users), recall@k and ndcg@k. In a group without users all but num_users are None.
+    - "coverage@k": the share of the I items that are in the top k of at least one of these users.
 
     users (U, D), items (I, D) float32. No (users x items) matrix is held. There must be held-out
     edges.
     """
-    num_users, num_items = users.shape[0], items.shape[0]
+    num_items = items.shape[0]
     held_out_users = users_with_items(held_out_edges)
     evaluated = _drawn(held_out_users, most_users, seed)
     assert len(evaluated)
     seen, held_out = SeenItems(train_edges, lost=lost_items), SeenItems(held_out_edges)
-    activity = torch.bincount(train_edges[0], minlength=num_users)[evaluated]
-    order = activity.argsort(stable=True)
-    totals = dict.fromkeys(metric_names(ks), 0.0)
-    best_ranks = torch.full((num_items,), num_items)
-    by_activity = []
-    for group in order.tensor_split(_NUM_GROUPS):
-        ranked = top_k_items(users, items, seen, evaluated[group], min(max(ks), num_items))
-        metrics, ranks = metrics_of(ranked, held_out, num_items, ks)
-        totals = {name: total + metrics[name] * len(group) for name, total in totals.items()}
-        best_ranks = torch.minimum(best_ranks, ranks)
-        by_activity.append(_group(activity[group], metrics, ks))
+    ranked = top_k_items(users, items, seen, evaluated, min(max(ks), num_items))
+    metrics, best_ranks = metrics_of(ranked, held_out, num_items, ks)
     return {
         "num_users": len(evaluated),
         "num_held_out_users": len(held_out_users),
-        **{name: total / len(evaluated) for name, total in totals.items()},
+        **metrics,
         **{f"coverage@{k}": float((best_ranks < min(k, num_items)).sum()) / num_items for k in ks},
-        "by_activity": by_activity,
     }
 
 
@@ -270,15 +251,3 @@ def metrics_of(
         ranks = torch.arange(best.shape[1]).expand_as(best)
         best_ranks.scatter_reduce_(0, best.flatten(), ranks.flatten(), "amin")
     return {name: float(value) for name, value in metrics.compute().items()}, best_ranks[:num_items]
-
-
-def _group(activity: Tensor, metrics: dict[str, float], ks: Sequence[int]) -> dict[str, Any]:
-    names = [f"{name}@{k}" for k in ks for name in ("recall", "ndcg")]
-    if len(activity) == 0:
-        return {"num_users": 0, **dict.fromkeys(("min_items", "max_items", *names))}
-    return {
-        "num_users": len(activity),
-        "min_items": int(activity.min()),
-        "max_items": int(activity.max()),
-        **{name: metrics[name] for name in names},
-    }

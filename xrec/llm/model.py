@@ -77,7 +77,7 @@ def read_text_config(folder: Path) -> PreTrainedConfig:
 
 
 def unusual_layers(model: PreTrainedModel) -> list[str]:
-    """What layers are beside full and sliding attention, each over keys of its own."""
+    """The kinds of its layers other than full or sliding attention over keys of their own."""
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ())
     shares = bool(getattr(config, "num_kv_shared_layers", None))

@@ -27,7 +27,7 @@ from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError, StorageError
 from xrec.storage import Location, fingerprint_of, node_folder, open_location
 from xrec.storage.mapped import made_once
-from xrec.storage.packages import PYPI, package_files
+from xrec.storage.uri import PYPI, package_files
 
 logger = logging.getLogger("xrec")
 

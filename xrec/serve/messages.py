@@ -30,6 +30,11 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class _PairOf(_Message):
+    user_id: UserId
+    item_id: ItemId
+
+
 class ProfileOverrides(_Message):
     """Texts that replace the dataset's in this request only."""
 
@@ -38,11 +43,9 @@ class ProfileOverrides(_Message):
     item_profile: Text | None = Field(None, description="A description of the item.")
 
 
-class PairRequest(_Message):
+class PairRequest(_PairOf):
     """A pair to explain."""
 
-    user_id: UserId
-    item_id: ItemId
     history: list[ItemId] = Field(
         [],
         max_length=1000,
@@ -186,22 +189,17 @@ class Recommendations(BaseModel):
     items: list[RecommendedItem]
 
 
-class EvidenceRequest(_Message):
+class EvidenceRequest(_PairOf):
     """A pair whose evidence is wanted."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"user_id": "resident-17", "item_id": "place-3"}]}
     )
 
-    user_id: UserId
-    item_id: ItemId
 
-
-class Feedback(_Message):
+class Feedback(_PairOf):
     """What became of an explanation that the endpoint gave."""
 
-    user_id: UserId
-    item_id: ItemId
     event: Literal["shown", "opened", "helpful", "wrong"] = Field(
         description="shown: the user could see the text; opened: the user went on to the item; "
         "helpful, wrong: the user said so.",

@@ -13,6 +13,7 @@ published them, and names no files.
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage.location import Location, request_each, storage_errors
 from xrec.version import __version__
+
+logger = logging.getLogger("xrec")
 
 MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
@@ -135,7 +138,10 @@ def finished(
     table may have the rows of another run, which the next one replaces: None then.
     """
     manifest = manifest_there(location, kind)
-    if manifest is None or manifest.run == run_fingerprint(kind, config, inputs):
+    if manifest is None:
+        return None
+    if manifest.run == run_fingerprint(kind, config, inputs):
+        logger.info("%s: already there", location)
         return manifest
     if kind in TABLES:
         return None

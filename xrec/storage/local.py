@@ -35,11 +35,6 @@ class LocalLocation(Location):
         with storage_errors(self.uri):
             return Path(self.path).read_bytes()
 
-    def read_range(self, start: int, num_bytes: int) -> bytes:
-        with storage_errors(self.uri), Path(self.path).open("rb") as file:
-            file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
-            return file.read(num_bytes)
-
     def write_bytes(self, data: bytes) -> None:
         self._write(io.BytesIO(data))
 
@@ -56,11 +51,12 @@ class LocalLocation(Location):
         with storage_errors(self.uri), _finished_file_beside(self.path, content) as temporary:
             try:
                 os.link(temporary, self.path)
-            except FileExistsError:
-                return False
-            except OSError:
-                # On NFS the answer of a link that was made may be lost.
+            except OSError as error:
+                # On NFS the answer of a link that was made may be lost; asked again, the server
+                # answers that the name is there.
                 if os.stat(temporary).st_nlink != 2:
+                    if isinstance(error, FileExistsError):
+                        return False
                     raise
             _flush_folder(os.path.dirname(self.path))
         return True

@@ -87,13 +87,14 @@ class Location(ABC):
     def read_bytes(self) -> bytes:
         """The content of one version of the file; raises StorageNotFoundError if there is none."""
 
-    @abstractmethod
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """`num_bytes` bytes of the file from byte `start` on; fewer if it ends before.
 
         It takes one request. `start` must lie before the file's end. For the last n bytes, `start`
         is -n and `num_bytes` n. Raises StorageNotFoundError if there is no file.
         """
+        with storage_errors(self.uri):
+            return bytes(self.fs.cat_file(self.path, start=start, end=start + num_bytes or None))
 
     @abstractmethod
     def write_bytes(self, data: bytes) -> None:

@@ -83,8 +83,8 @@ def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path]
 def mapped_arrays(name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
     """The arrays by name that `make` returns, as files in the folder `name` of this node.
 
-    name: says of what they are made, and by which version of the rules. A process that writes into
-    one changes its own copy of the pages. Raises as `mapped` does.
+    name: must differ where the arrays would, by what they are made of or how. A process that writes
+    into one changes its own copy of the pages. Raises as `mapped` does.
     """
 
     def write(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pyarrow.fs
 import s3fs
 
 from xrec.config.shared import StorageConfig
+from xrec.errors import StorageError
 from xrec.storage.location import Location, storage_errors
 
 _CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS = 5.0, 60.0
@@ -31,13 +32,12 @@ class S3Location(Location):
             return bytes(self.fs.cat_file(self.path, max_concurrency=1))
 
     def read_range(self, start: int, num_bytes: int) -> bytes:
-        end = start + num_bytes or None
-        with storage_errors(self.uri):
-            try:
-                return bytes(self.fs.cat_file(self.path, start=start, end=end))
-            except OSError as error:
-                if error.errno != errno.EINVAL or start >= 0:
-                    raise
+        try:
+            return super().read_range(start, num_bytes)
+        except StorageError as error:
+            why = error.__cause__
+            if start >= 0 or not (isinstance(why, OSError) and why.errno == errno.EINVAL):
+                raise
         return self.read_bytes()  # an empty file has no end to read
 
     def write_bytes(self, data: bytes) -> None:

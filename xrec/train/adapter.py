@@ -56,9 +56,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     run_config = adapter_run_config(config)
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
     inputs = adapter_inputs(dataset, graph, base_model, aspects)
-    done = finished(output, "adapter", run_config, inputs)
-    if done is not None:
-        logger.info("%s: already there", output)
+    if (done := finished(output, "adapter", run_config, inputs)) is not None:
         return done
     claim(output / CHECKPOINTS, "adapter", run_config, inputs)
     leaks = _measured_leaks(config)
@@ -161,7 +159,7 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
 def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tensors]:
     """Run the workers; return how the run went, and the adapter of its best epoch."""
     with tracked(config, "train-adapter", _log_epoch) as on_report:
-        outcome = fit(
+        read = fit(
             train_worker,
             {"config": for_workers(config), "run": run},
             scaling=config.scaling,
@@ -169,7 +167,6 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
             name="train-adapter",
             on_report=on_report,
         )
-    read = outcome.read_checkpoint_file
     return read_progress(AdapterProgress, read, run), read_best_adapter(read)
 
 

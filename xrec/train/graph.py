@@ -59,14 +59,13 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     output, DataError for an empty graph, ids out of range or a split without interactions,
     ConfigError for a graph that cannot be partitioned among the workers, TrainingError.
     """
-    done = pretrained_graph(config)
-    if done is not None:
+    target, (settings, inputs) = location_of(config, "graph"), graph_identity(config)
+    if (done := finished(target, "graph", settings, inputs)) is not None:
         return done
-    target = location_of(config, "graph")
+    claim(target / CHECKPOINTS, "graph", settings, inputs)
     dataset = read_dataset(location_of(config, "dataset"))
     data = GraphData.of(dataset, with_aspects=config.model.aspects)
     _check(dataset, data, config)
-    settings, inputs = graph_identity(config)
     run = run_fingerprint("graph", settings, inputs)
     progress, vectors, layer0 = _train(config, data, run)
     moves: dict[str, Any] = {}
@@ -152,22 +151,6 @@ def _training_vectors(
     return found
 
 
-def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
-    """Return the manifest if this run is already finished, else None; needs no Ray.
-
-    Raises ArtifactNotFoundError without a dataset, and ArtifactMismatchError if another run's graph
-    or checkpoints are at the output.
-    """
-    target = location_of(config, "graph")
-    settings, inputs = graph_identity(config)
-    done = finished(target, "graph", settings, inputs)
-    if done is not None:
-        logger.info("%s: this graph is already trained", target)
-        return done
-    claim(target / CHECKPOINTS, "graph", settings, inputs)
-    return None
-
-
 def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings that the graph's content depends on, and the inputs' fingerprints.
 
@@ -233,7 +216,7 @@ def _train(
         found[START_FROM] = open_location(config.start_from, config.storage).shared_uri
     name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
     with tracked(config, name, _log_epoch) as on_report:
-        outcome = fit(
+        read = fit(
             train_worker,
             {"config": config.model_copy(update=found), "run": run, "fold": fold},
             scaling=config.scaling,
@@ -241,7 +224,6 @@ def _train(
             name=name,
             on_report=on_report,
         )
-    read = outcome.read_checkpoint_file
     progress = read_progress(GraphProgress, read, run)
     rows = read_rows(
         lambda name: safetensors.torch.load(read(name)),

@@ -115,11 +115,7 @@ class HeldOut:
         """Return those of at most `training.validation_users` users of the split."""
         held_out = split_edges(dataset, split)
         users = users_with_items(held_out, training.validation_users, seed=training.seed)
-        return cls(
-            seen_items(dataset),
-            SeenItems(held_out),
-            users,
-        )
+        return cls(seen_items(dataset), SeenItems(held_out), users)
 
     def part(self, number: int, num_parts: int) -> "HeldOut":
         """Return part `number` of the users; parts differ in size by one user at most."""

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -37,6 +37,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from xrec.config.shared import ScalingConfig
 from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
+from xrec.train.checkpoint import ReadFile
 from xrec.train.lease import only_driver
 from xrec.train.ray_worker import prepare_worker
 
@@ -66,18 +67,6 @@ _GAUGES = {
 _FIELDS = {"epoch": "epoch", "step": "step", "seconds": "epoch_seconds"}
 _LABELS = {"loss": "split", "score": "metric"}
 _SPLITS = {"loss": "train", "train_loss": "train", "validation_loss": "validation"}
-
-
-@dataclass(frozen=True)
-class TrainingOutcome:
-    """The last checkpoint of a finished `fit`, and the metrics that were reported with it."""
-
-    metrics: Metrics
-    checkpoint: Location
-
-    def read_checkpoint_file(self, name: str) -> bytes:
-        """Return the file `name` of the last checkpoint; raises StorageNotFoundError."""
-        return (self.checkpoint / name).read_bytes()
 
 
 class TrainingMetrics:
@@ -130,8 +119,8 @@ def fit(
     storage: Location,
     name: str,
     on_report: OnReport | None = None,
-) -> TrainingOutcome:
-    """Run the loop on the workers of `scaling` and return when all of them have ended.
+) -> ReadFile:
+    """Run the loop on the workers of `scaling`; returns what reads files of the last checkpoint.
 
     The metrics of each `xrec.train.ray_worker.report` are exported as they arrive, as series of the
     job `name`, and then given to `on_report`, in the driver; workers that replace lost ones report
@@ -156,9 +145,8 @@ def fit(
         reports.shutdown(force=True)
     assert result.checkpoint is not None, "a loop reports files at least once"
     path = result.checkpoint.path
-    return TrainingOutcome(
-        result.metrics, replace(storage, uri=f"{storage.uri} ({path})", path=path)
-    )
+    checkpoint = replace(storage, uri=f"{storage.uri} ({path})", path=path)
+    return lambda name: (checkpoint / name).read_bytes()
 
 
 def _trainer(

@@ -14,11 +14,9 @@ import pytest
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import Killed, Toy, die_here
 from xrec.bulk import export_run
-from xrec.bulk.export import RECORD, SUCCESS, Exported, _with_json_cells
+from xrec.bulk.export import SUCCESS, Exported, _with_json_cells
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, TableError
 from xrec.storage import Location, open_location
-from xrec.storage.local import LocalLocation
-from xrec.storage.s3 import S3Location
 
 ODD_ITEMS = ["a", 'says "no", or\nnot; é🙂', "comma, and\ttab", "odd-1"]
 
@@ -40,13 +38,8 @@ def target_of(place: Place) -> Location:
 
 def exported_files(place: Place) -> dict[str, bytes]:
     target = target_of(place)
-    names = (name for name in target.files() if name not in (RECORD, SUCCESS))
+    names = (name for name in target.files() if name != SUCCESS)
     return {name: (target / name).read_bytes() for name in names}
-
-
-def success_of(place: Place) -> dict[str, Any] | None:
-    file = target_of(place) / SUCCESS
-    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def finished(toys: Toys, items: Any = ODD_ITEMS) -> Toy:
@@ -73,7 +66,7 @@ def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
 def test_export_holds_the_rows_that_succeeded(toys, format):
     toy = finished(toys)
     exported = export(toys, format=format)
-    assert (exported.num_rows, exported.version, exported.is_new) == (36, 0, True)
+    assert (exported.num_rows, exported.version) == (36, 0)
     files = exported_files(toys)
     assert len(files) == exported.num_files > 2
     assert all(name.endswith(f".{format}") for name in files)
@@ -83,7 +76,11 @@ def test_export_holds_the_rows_that_succeeded(toys, format):
     expected = toy.published().dataset().to_table().to_pylist()
     assert in_order(rows, columns) == in_order(expected, columns)
     sizes = {name: len(data) for name, data in files.items()}
-    assert success_of(toys) == {"version": 0, "num_rows": 36, "files": sizes}
+    assert json.loads((target_of(toys) / SUCCESS).read_text()) == {
+        "version": 0,
+        "num_rows": 36,
+        "files": sizes,
+    }
 
 
 @pytest.mark.parametrize(
@@ -111,69 +108,28 @@ def test_csv_has_lists_as_json():
     assert (second["text"], second["aspects"]) == ("two", None)
 
 
-@pytest.mark.usefixtures("small_files")
-def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(toys):
-    finished(toys)
-    export(toys)
-    files = exported_files(toys)
-    for moment in ("create_bytes", "files", "write_bytes"):
-        target_of(toys).delete()
-        with pytest.MonkeyPatch.context() as patch:
-            _stop_at(moment, patch)
-            with pytest.raises(Killed):
-                export(toys)
-        assert success_of(toys) is None
-        assert export(toys).is_new
-        assert exported_files(toys) == files
-    assert not export(toys).is_new
-    (target_of(toys) / min(files)).delete()
-    assert export(toys).is_new
-    assert exported_files(toys) == files
-
-
-def _stop_at(moment: str, patch: pytest.MonkeyPatch) -> None:
-    """Stop an export before its record, within its files, or before `_SUCCESS`."""
-    original = pads.write_dataset
+def test_export_that_was_interrupted_or_is_among_other_files_is_refused(toys):
+    toy = finished(toys)
+    original, columns = pads.write_dataset, ["text", "user", "bucket"]
 
     def write(batches: Any, *arguments: Any, **settings: Any) -> None:
         original(list(batches)[:1], *arguments, **settings)
         die_here()
 
-    if moment == "files":
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pads, "write_dataset", write)
-        return
-    for kind in (LocalLocation, S3Location):
-        patch.setattr(kind, moment, lambda *_: die_here())
-
-
-def test_export_of_something_else_or_among_other_files_is_refused(toys):
-    target, toy = target_of(toys), finished(toys)
-    cat = target / "photos" / "cat.parquet"
-    cat.write_bytes(b"a cat")
-    with pytest.raises(ArtifactMismatchError, match=r"of no export, such as photos/cat\.parquet"):
-        export(toys)
-    assert target.files() == ["photos/cat.parquet"]
-    target.delete()
-    same = {"columns": ["text", "user", "bucket"]}
-    export(toys, **same)
-    before = exported_files(toys)
-    here = pq.read_schema(pa.BufferReader(*before.values()))
+        with pytest.raises(Killed):
+            export(toys)
+    for num_files, first in ((1, "part-0-"), (2, "_SUCCESS")):
+        assert len(target_of(toys).files()) == num_files
+        with pytest.raises(ArtifactMismatchError, match=rf"holds files, such as {first}.*; give"):
+            export(toys)
+        target_of(toys).delete()
+        export(toys, columns=columns)
+    here = pq.read_schema(pa.BufferReader(*exported_files(toys).values()))
     assert [*zip(here.names, here.types, strict=True)] == [
-        (name, toy.run.format.table_schema.field(name).type) for name in same["columns"]
+        (name, toy.run.format.table_schema.field(name).type) for name in columns
     ]
-    toy.heal()
-    toy.complete(retry=["odd"])
-    for settings, field in ((same, "version"), ({"version": 0}, "columns")):
-        with pytest.raises(ArtifactMismatchError, match=rf"(?s)another export:\n.*{field}: "):
-            export(toys, **settings)
-    assert exported_files(toys) == before
-    cat.write_bytes(b"a cat")
-    with pytest.raises(ArtifactMismatchError, match=r"changed meanwhile, such as photos/cat"):
-        export(toys, version=0, **same)
-    assert success_of(toys) is None
-    (target / RECORD).write_bytes(b"{}")
-    with pytest.raises(ArtifactMismatchError, match="another export"):
-        export(toys)
 
 
 def test_export_of_what_is_not_published_or_around_the_table_is_refused(here):

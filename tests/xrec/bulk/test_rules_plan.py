@@ -190,19 +190,6 @@ def test_rule_2_rejected_rows_are_kept_with_file_line_and_reason(disk):
     assert run.record.num_rejected == 4
 
 
-@pytest.mark.parametrize(
-    ("field", "ok_keys", "message"),
-    [
-        (("user", pa.string()), (), "each name once"),
-        (("count", pa.uint32()), (), "a Delta table would make it"),
-        (("text", pa.string()), ("rank",), r"ok_keys \['rank'\]: expected columns of ok, \['text'"),
-    ],
-)
-def test_row_format_that_makes_no_table_is_refused(field, ok_keys, message):
-    with pytest.raises(ValueError, match=message):
-        bulk.RowFormat(("user",), pa.schema([field]), pa.schema([]), ok_keys=ok_keys)
-
-
 # 4. Who sleeps while the output is deleted writes where nobody looks.
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
 
 from xrec.config.backfill import BackfillConfig, TablePairs
 from xrec.config.base import Config, parse_config, resolved_yaml
+from xrec.config.compare import CompareConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.serve import ServeConfig
@@ -55,12 +55,6 @@ def test_parse_config_mistake_is_named_by_its_place(config_type, values, message
         parse_config(config_type, {**MINIMAL[config_type], **values})
 
 
-def test_config_is_immutable():
-    config = PretrainGraphConfig(workspace="w")
-    with pytest.raises(ValidationError):
-        config.workspace = "elsewhere"
-
-
 def test_resolved_yaml_read_again_is_the_same_config():
     config = parse_config(
         BackfillConfig, {"workspace": "w", "pairs": {"kind": "split"}, "llm": {"model": "m"}}
@@ -85,3 +79,7 @@ def test_uri_in_the_workspace_is_a_folder_of_it():
     assert config.pairs == TablePairs(kind="table", uri="s3://bucket/run/pairs")
     assert config.llm.model == "s3://bucket/run/llm"
     assert config.artifact("explanations") == "s3://bucket/run/top"
+    judge = {"model": {"kind": "engine", "llm": {"model": "workspace:judge"}}}
+    metrics = {"judges": [{"name": name, **judge} for name in ("ann", "bob")]}
+    compare = parse_config(CompareConfig, {**MINIMAL[ServeConfig], "metrics": metrics})
+    assert [each.model.llm.model for each in compare.metrics.judges] == ["w/judge"] * 2

@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from xrec.graph.ranking import (
     SeenItems,
-    metric_names,
     metrics_of,
     ranking_report,
     top_k_items,
@@ -107,10 +105,10 @@ def test_ranking_metrics_equal_brute_force(ks, device):
         users, items = case.users.to(device), case.items.to(device)
         ranked = top_k_items(users, items, seen, evaluated, min(max(ks), NUM_ITEMS))
         metrics, _ = metrics_of(ranked, held_out, NUM_ITEMS, ks)
-    assert list(metrics) == metric_names(ks)
     for k in ks:
         expected = case.metrics(case.evaluated, k)
         assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert len(metrics) == len(ks) * len(expected)
 
 
 def test_ranking_report_equals_brute_force():
@@ -123,35 +121,6 @@ def test_ranking_report_equals_brute_force():
         assert report[f"coverage@{k}"] == pytest.approx(len(shown) / NUM_ITEMS)
     assert 0 < report["coverage@2"] < 1
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-
-
-def test_ranking_report_groups_users_from_sparse_to_active():
-    case = _Case(seed=8)
-    groups = ranking_report(case.users, case.items, *case.edges, ks=(5, 20))["by_activity"]
-    by_items = sorted(case.evaluated, key=lambda user: (int(case.seen[user].sum()), user))
-    counts = [group["num_users"] for group in groups]
-    assert sum(counts) == len(case.evaluated)
-    # Unequal groups, so that the test sees where the remainder goes.
-    assert max(counts) - min(counts) == 1
-    for group in groups:
-        members, by_items = by_items[: group["num_users"]], by_items[group["num_users"] :]
-        expected: dict[str, Any] = {
-            "num_users": len(members),
-            "min_items": int(case.seen[members[0]].sum()),
-            "max_items": int(case.seen[members[-1]].sum()),
-        }
-        for k in (5, 20):
-            of_all = case.metrics(members, k)
-            expected |= {name: of_all[name] for name in (f"recall@{k}", f"ndcg@{k}")}
-        assert group == pytest.approx(expected, abs=1e-6)
-
-
-def test_ranking_report_of_three_users_has_groups_without_users():
-    held_out = torch.tensor([[0, 2, 3], [1, 1, 0]])
-    report = ranking_report(torch.eye(4), torch.eye(4), NO_EDGES, held_out, ks=(1,))
-    assert [group["num_users"] for group in report["by_activity"]] == [1, 1, 1, 0, 0]
-    empty = {"num_users": 0, "min_items": None, "max_items": None, "recall@1": None, "ndcg@1": None}
-    assert report["by_activity"][3:] == [empty, empty]
 
 
 def test_ranking_report_of_drawn_users_says_so_and_is_of_these():

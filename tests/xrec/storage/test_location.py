@@ -171,6 +171,8 @@ def test_local_creation_outlives_a_power_failure_and_a_lost_answer_of_nfs(tmp_pa
         link(*paths)
         if "lost" in paths[1]:
             raise OSError(5, "Input/output error")  # the server made it
+        if "asked again" in paths[1]:
+            raise FileExistsError(17, "File exists")
 
     def synced(descriptor: int) -> None:
         steps.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
@@ -178,13 +180,13 @@ def test_local_creation_outlives_a_power_failure_and_a_lost_answer_of_nfs(tmp_pa
 
     monkeypatch.setattr(os, "link", linked)
     monkeypatch.setattr(os, "fsync", synced)
-    for name in ("record", "lost"):
+    for name in ("record", "lost", "asked again"):
         steps.clear()
         assert open_location(str(tmp_path / name)).create_bytes(b"1") is True
         assert steps == ["file", "link", "folder"]
         assert open_location(str(tmp_path / name)).create_bytes(b"2") is False
         assert open_location(str(tmp_path / name)).read_bytes() == b"1"
-    assert sorted(os.listdir(tmp_path)) == ["lost", "record"]
+    assert sorted(os.listdir(tmp_path)) == ["asked again", "lost", "record"]
 
 
 def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path):

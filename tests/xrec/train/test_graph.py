@@ -20,10 +20,11 @@ from xrec.graph.aspects import AspectEdges
 from xrec.graph.leave_out import read_training_vectors
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.storage import open_location
-from xrec.train.graph import pretrain_graph, pretrained_graph
+from xrec.train.checkpoint import ReadFile
+from xrec.train.graph import pretrain_graph
 from xrec.train.graph_model import AspectLoss, GraphData, split_edges
 from xrec.train.graph_worker import GraphWorker, check_convergence
-from xrec.train.ray_driver import TrainingOutcome, fit
+from xrec.train.ray_driver import fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -119,7 +120,7 @@ def test_start_from_a_graph_that_does_not_fit_is_refused(
     (tmp_path / "manifest.json").write_bytes(earlier.to_bytes())
     config = make_graph_config(tmp_path / "graph", model={"embedding_dim": dim})
     with pytest.raises(ArtifactMismatchError, match=message):
-        pretrained_graph(config.model_copy(update={"start_from": str(tmp_path)}))
+        pretrain_graph(config.model_copy(update={"start_from": str(tmp_path)}))
     assert not (tmp_path / "graph").exists()
 
 
@@ -129,7 +130,7 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
 ):
     config, began = make_graph_config(tmp_path / "graph", folds=2), list[str]()
 
-    def fit_but_once(*arguments: Any, **options: Any) -> TrainingOutcome:
+    def fit_but_once(*arguments: Any, **options: Any) -> ReadFile:
         began.append(options["name"])
         if len(began) == 3:
             raise TrainingError("stopped before the second fold")
@@ -253,10 +254,10 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     ended = time.time()  # no epoch is trained again
     with pytest.raises(
         ArtifactMismatchError,
-        match=r"checkpoints: holds another run, begun and not finished:"
+        match=r"checkpoints: holds another run of kind graph, begun and not finished:"
         r"(.|\n)*training\.num_epochs: 2 there, 3 here",
     ):
-        pretrained_graph(make_graph_config(tmp_path / "graph", num_epochs=3))
+        pretrain_graph(make_graph_config(tmp_path / "graph", num_epochs=3))
     pretrain_graph(config)
     assert all(row["time"] < ended for row in metrics_of(config.artifact("graph")))
     assert not (tmp_path / "graph" / "checkpoints").exists()

@@ -9,7 +9,8 @@ import pytest
 from xrec.config.shared import ScalingConfig
 from xrec.errors import DataError, TrainingError
 from xrec.storage import Location, open_location
-from xrec.train.ray_driver import TrainingMetrics, TrainingOutcome, _uses_gpu, fit
+from xrec.train.checkpoint import ReadFile
+from xrec.train.ray_driver import TrainingMetrics, _uses_gpu, fit
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def storage(tmp_path):
 
 def run(
     loop: Any, storage: Location, config: dict[str, Any] | None = None, **settings: Any
-) -> TrainingOutcome:
+) -> ReadFile:
     scaling = ScalingConfig(
         **{"num_workers": 1, "device": "cpu", "max_failures": 0, **settings.pop("scaling", {})}
     )
@@ -78,15 +79,12 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
             report({"epoch": epoch, **sizes}, {"file": f"{epoch}".encode()})
             report({"note": f"after {epoch}"}, {"file": b"-"} if epoch == 1 else None)
 
-    seen: list[int] = []
+    seen: list[dict[str, Any]] = []
     scaling = {"num_workers": 64, "min_workers": 2}
     with caplog.at_level("INFO", logger="xrec"):
-        outcome = run(
-            loop, storage, scaling=scaling, on_report=lambda metrics: seen.append(metrics["epoch"])
-        )
-    assert outcome.metrics == {"epoch": 2, "world_size": 4, "threads": 1}
-    assert outcome.read_checkpoint_file("file") == b"2"
-    assert seen == [1, 2]
+        read = run(loop, storage, scaling=scaling, on_report=seen.append)
+    assert read("file") == b"2"
+    assert seen == [{"epoch": epoch, "world_size": 4, "threads": 1} for epoch in (1, 2)]
     assert {"after 1", "after 2"} <= {*caplog.messages}
 
 

@@ -100,7 +100,7 @@ def read_progress(folder: Location) -> Progress | None:
 
 
 def refuse_live_driver(folder: Location) -> None:
-    """Raise LeaseError if a driver said so lately that it is at work that it may be."""
+    """Raise LeaseError if a driver said lately that it is at work, and may still be."""
     progress = read_progress(folder)
     if progress is None or not may_be_at_work(progress.holder, progress.expires_at):
         return

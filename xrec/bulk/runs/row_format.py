@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,9 +30,6 @@ class RowFormat:
     error_reason: the reason of a row that the task cannot do, or that kills its process.
     key_comments: what each of the keys means, which is written into the table; so is the metadata
         of the fields of `ok` and `failed`.
-
-    Raises ValueError if there are no keys, two columns have one name, `ok` lacks an `ok_keys`, or a
-    Delta table would give a column back with another type.
     """
 
     keys: tuple[str, ...]
@@ -44,18 +40,6 @@ class RowFormat:
     expected_reasons: tuple[str, ...] = ()
     error_reason: str = "task_error"
     key_comments: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        names = ["status", "bucket", *self.keys, *self.ok.names, "reason", "message"]
-        names += (column.name for column in self.failed if column not in self.ok)
-        if not self.keys or len(set(names)) < len(names):
-            raise ValueError(f"columns {names}: expected at least one key, and each name once")
-        if missing := set(self.ok_keys) - set(self.ok.names):
-            raise ValueError(f"ok_keys {sorted(missing)}: expected columns of ok, {self.ok.names}")
-        kept = pa.schema(deltalake.Schema.from_arrow(self.table_schema).to_arrow())
-        for column in self.table_schema:
-            if (made := kept.field(column.name)).type != column.type:
-                raise ValueError(f"column {column}: a Delta table would make it {made}")
 
     @property
     def key_schema(self) -> pa.Schema:
