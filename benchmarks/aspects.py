@@ -34,7 +34,9 @@ from benchmarks.report import (
     with_interval,
     write_tables,
 )
-from xrec.aspects import Mentions, fit, item_vectors, ndcg, nearest_items
+from xrec.aspects.fit import fit, ndcg
+from xrec.aspects.mentions import Mentions
+from xrec.aspects.neighbours import item_vectors, nearest_items
 
 app = command_line()
 

@@ -10,26 +10,3 @@
 
 The formula is in `xrec.aspects.scorer`.
 """
-
-from xrec.aspects.artifact import aspects_of, read_aspects_manifest, read_chooser
-from xrec.aspects.choice import AspectChooser
-from xrec.aspects.fit import fit, ndcg
-from xrec.aspects.mentions import Mentions, dataset_mentions, dataset_praise
-from xrec.aspects.neighbours import item_vectors, nearest_items
-from xrec.aspects.scorer import AspectScorer, Weights
-
-__all__ = [
-    "AspectChooser",
-    "AspectScorer",
-    "Mentions",
-    "Weights",
-    "aspects_of",
-    "dataset_mentions",
-    "dataset_praise",
-    "fit",
-    "item_vectors",
-    "ndcg",
-    "nearest_items",
-    "read_aspects_manifest",
-    "read_chooser",
-]

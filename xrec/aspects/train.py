@@ -5,9 +5,8 @@ the manifest.
 """
 
 import logging
-from typing import Any
 
-from xrec.aspects.artifact import SCORE, write_aspects
+from xrec.aspects.artifact import aspects_identity, write_aspects
 from xrec.aspects.fit import Fitted, evaluate, fit
 from xrec.aspects.mentions import Mentions, dataset_mentions, dataset_praise
 from xrec.aspects.neighbours import item_vectors, nearest_items
@@ -15,22 +14,13 @@ from xrec.aspects.scorer import AspectScorer
 from xrec.config.graph import TrainAspectsConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
-from xrec.storage import Manifest, location_of, manifest_of
+from xrec.storage import Manifest, location_of
 
 logger = logging.getLogger("xrec")
 
 # Of the vectors by whose angle items are near, and how many items count as near.
 _EMBEDDING_DIM, _NUM_NEIGHBOURS = 64, 100
 _SEED = 0  # of the vectors and of the other users
-
-
-def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings that the content depends on, and the dataset's fingerprint.
-
-    Raises ArtifactNotFoundError without a dataset.
-    """
-    settings = config.model_dump(mode="json", include={"min_item_reviews"}) | {"score": SCORE}
-    return settings, {"dataset": manifest_of(config, "dataset").fingerprint}
 
 
 def train_aspects(config: TrainAspectsConfig) -> Manifest:

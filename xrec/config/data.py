@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Mapping
 from itertools import chain
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -207,8 +207,7 @@ class PrepareConfig(DatasetJobConfig, RawTablesJobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
     source: Annotated[
-        ReleaseSource | TablesSource | AnnotationsSource | SampleSource,
-        Field(discriminator="kind"),
+        ReleaseSource | TablesSource | AnnotationsSource | SampleSource, Field(discriminator="kind")
     ]
     extends: str | None = None
     """URI of an earlier dataset of the same catalogue: its users and items keep their index, new
@@ -245,3 +244,7 @@ class BuildSampleLLMConfig(JobConfig):
     """Number of torch threads."""
     prompt: PromptConfig = PromptConfig()
     """The prompt that the training texts follow."""
+
+    def content(self) -> dict[str, Any]:
+        """The settings that the model depends on; it has no inputs."""
+        return self.model_dump(mode="json", include={"num_steps", "num_threads", "prompt"})

@@ -23,18 +23,13 @@ from xrec.config.graph import (
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
 from xrec.graph.adjacency import node_degrees, normalized_adjacency
-from xrec.graph.artifact import LAYER0, read_vectors
+from xrec.graph.artifact import read_vectors
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges
+from xrec.graph.identity import LAYER0
 from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.loss import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.graph.ranking import (
-    SeenItems,
-    metrics_of,
-    seen_items,
-    top_k_of_blocks,
-    users_with_items,
-)
+from xrec.graph.ranking import SeenItems, metrics_of, seen_items, top_k_of_blocks, users_with_items
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.spectral import spectral_embeddings
 from xrec.graph.step import batch_loss
@@ -115,11 +110,7 @@ class HeldOut:
         """Return those of at most `training.validation_users` users of the split."""
         held_out = split_edges(dataset, split)
         users = users_with_items(held_out, training.validation_users, seed=training.seed)
-        return cls(
-            seen_items(dataset),
-            SeenItems(held_out),
-            users,
-        )
+        return cls(seen_items(dataset), SeenItems(held_out), users)
 
     def part(self, number: int, num_parts: int) -> "HeldOut":
         """Return part `number` of the users; parts differ in size by one user at most."""

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from xrec.aspects import AspectScorer, Mentions, item_vectors, nearest_items
+from xrec.aspects.mentions import Mentions
+from xrec.aspects.neighbours import item_vectors, nearest_items
+from xrec.aspects.scorer import AspectScorer
 
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS = 12, 8, 6
 

@@ -8,8 +8,9 @@ import scipy.sparse
 
 from jobs.train_aspects import run as train_aspects
 from tests.xrec.aspects.planted_aspects import OF_PROFILES, prepared_town
-from xrec.aspects import AspectChooser, AspectScorer, Weights, dataset_mentions, read_chooser
-from xrec.aspects.mentions import ProfileMentions
+from xrec.aspects.choice import AspectChooser, read_chooser
+from xrec.aspects.mentions import ProfileMentions, dataset_mentions
+from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.graph import TrainAspectsConfig
 from xrec.errors import DataError
 from xrec.storage import open_location

@@ -8,8 +8,10 @@ import scipy.sparse
 import torch
 
 from tests.xrec.aspects.conftest import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
-from xrec.aspects import AspectScorer, Mentions, Weights, fit, item_vectors, ndcg, nearest_items
-from xrec.aspects.fit import draw_others, draw_users
+from xrec.aspects.fit import draw_others, draw_users, fit, ndcg
+from xrec.aspects.mentions import Mentions
+from xrec.aspects.neighbours import item_vectors, nearest_items
+from xrec.aspects.scorer import AspectScorer, Weights
 
 WEIGHTS = Weights(prior_reviews=3.0, similarity_power=2.0, own_weight=0.4, own_reviews=5.0)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from xrec.aspects import read_chooser
+from xrec.aspects.choice import read_chooser
 from xrec.data.dataset import Dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError

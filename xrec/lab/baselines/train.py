@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 
-from xrec.aspects import read_aspects_manifest
+from xrec.aspects.artifact import read_aspects_manifest
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import Baseline

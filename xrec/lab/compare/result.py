@@ -12,13 +12,7 @@ import pyarrow as pa
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.figures import (
-    LEAST_SEEDS,
-    MetricRow,
-    Run,
-    difference_rows,
-    metric_rows,
-)
+from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, difference_rows, metric_rows
 from xrec.lab.compare.scores import Scored
 from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import MetricInfo

@@ -34,14 +34,7 @@ from xrec.lab.measures.measures import (
 from xrec.llm.model import resolve_device
 from xrec.llm.source import anywhere
 from xrec.progress import progress
-from xrec.storage import (
-    MANIFEST,
-    finished,
-    location_of,
-    manifest_of,
-    write_manifest,
-    write_table,
-)
+from xrec.storage import MANIFEST, finished, location_of, manifest_of, write_manifest, write_table
 
 logger = logging.getLogger("xrec")
 

@@ -8,7 +8,7 @@ from jobs.train_aspects import run as train_aspects
 from tests.toy import toy_tokenizer
 from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
 from tests.xrec.lab.baselines.conftest import explanation, write_untrained
-from xrec.aspects import read_chooser
+from xrec.aspects.choice import read_chooser
 from xrec.config.graph import TrainAspectsConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, DataError

@@ -79,7 +79,7 @@ def test_compare_killed_amid_a_write_starts_anew(killed_in, manifest_of, make_co
     with monkeypatch.context() as patch:
         other = {"other": 1}
         patch.setattr("xrec.lab.compare.scores.metrics_identity", lambda *rest, **names: other)
-        patch.setattr("xrec.lab.compare.comparison.metrics_identity", lambda *rest, **names: other)
+        patch.setattr("xrec.lab.compare.entries.metrics_identity", lambda *rest, **names: other)
         patch.setattr(f"xrec.lab.compare.{killed_in}", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(config)

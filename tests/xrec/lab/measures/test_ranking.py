@@ -7,7 +7,9 @@ import pytest
 import scipy.sparse
 
 from tests.xrec.lab.small import dataset_of, held_out
-from xrec.aspects import AspectChooser, AspectScorer, Weights, dataset_mentions
+from xrec.aspects.choice import AspectChooser
+from xrec.aspects.mentions import dataset_mentions
+from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.entries import RANKERS
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.ranking import StatementsRanked, rankers
