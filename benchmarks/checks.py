@@ -30,14 +30,13 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.adapter.pairs import Pair
-from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig
 from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.project import load_config
 from xrec.data.dataset import held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import load_explainer
+from xrec.generate.loading import load_explainer, sources_of
 
 app = command_line()
 

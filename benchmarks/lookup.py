@@ -41,7 +41,7 @@ from benchmarks.report import (
 )
 from tests.object_store import ObjectStore, object_store
 from xrec.backfill.lookup import open_lookup
-from xrec.backfill.task import EXPLANATIONS
+from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import (
     BulkRun,
     Identity,

@@ -1,5 +1,7 @@
 """The endpoint under load: `python -m benchmarks.serve run WORKSPACE`, from the repository's root.
 
+`flood` instead asks, as one client, for pairs of the backfill, first alone and then beside a flood.
+
 1, 4 and 16 clients ask for one pair after the other, each over a connection that stays open. `hits`
 are pairs of the backfill, and `live` ones are generated (`fresh`). `plain` is what one would write
 first: the same model and adapter behind Ray Serve, with `generate` for one request at a time. Every
@@ -7,17 +9,21 @@ server runs in processes of its own and the clients in this process, all on the 
 """
 
 import asyncio
+import multiprocessing
 import random
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.request import urlopen
 
 import aiohttp
@@ -119,6 +125,108 @@ def run(
     write_tables(output, "serve", {str(config): rows})
 
 
+KEYS = {"shop": "the key of a shop", "flood": "another key"}
+_STALLED, _LARGE_BYTES = 300, 2**20
+_SECONDS_BEFORE = 3.0  # in which the flood begins
+_RATES = ("many", "large", "malformed")
+
+
+@app.command()
+def flood(
+    workspace: Annotated[
+        str, typer.Argument(help="Folder with dataset, graph, adapter and explanations.")
+    ],
+    llm: Annotated[str, typer.Option(help="The language model of the adapter.")],
+    seconds: Annotated[float, typer.Option(min=1, help="Alone, and as long beside it.")] = 60.0,
+    rate: Annotated[
+        float, typer.Option(min=0.1, help="Requests a second of each kind but the stalled ones.")
+    ] = 20.0,
+    output: Output = BENCHMARKS / "serve",
+) -> None:
+    """Measure a client beside a flood of slow, large, many and malformed requests by another key.
+
+    300 connections send a body a byte a second; the others are as many a second as `rate` says:
+    pairs of the backfill beyond the key's rate, bodies of 1 MiB, and what is no request.
+    """
+    keys = [
+        {"name": name, "sha256": sha256(key.encode()).hexdigest(), "pairs_per_minute": pairs}
+        for (name, key), pairs in zip(KEYS.items(), (10**6, 600), strict=True)
+    ]
+    config: Record = {
+        "workspace": str(Path(workspace).resolve()),
+        "llm": {"model": llm},
+        "models": {"device": "cpu"},
+        "security": {"keys": keys},
+    }
+    rows: list[Record] = []
+    with _server(_SERVERS["hits"], config) as server:
+        ask, pairs = _ask("hits", server.url, workspace), _pairs("hits", workspace)
+        headers = {"X-API-Key": KEYS["shop"]}
+        for what in ("alone", "beside the flood"):
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+                if what != "alone":
+                    other.submit(int).result()  # its imports take seconds
+                    flooding = other.submit(_flood, server.url, pairs, rate, seconds)
+                    time.sleep(_SECONDS_BEFORE)
+                measured = asyncio.run(_measure(ask, 1, seconds, headers))
+                answered = flooding.result() if what != "alone" else {}
+            rows.append({"what": what, "rate": rate, **measured, **answered})
+            Results(output).append("flood", rows[-1])
+    alone, beside = (row["p99 ms"] for row in rows)
+    rows[-1]["times its own p99"] = round(beside / alone, 2)
+    write_tables(output, "flood", {f"{rate} a second": rows})
+
+
+def _flood(url: str, pairs: list[tuple[str, str]], rate: float, seconds: float) -> Record:
+    """Flood the endpoint from a process of its own; returns how often each status was answered."""
+    return asyncio.run(_flooded(url, pairs, rate, seconds + _SECONDS_BEFORE))
+
+
+async def _flooded(url: str, pairs: list[tuple[str, str]], rate: float, seconds: float) -> Record:
+    found: Counter[str] = Counter()
+    ends, headers = time.monotonic() + seconds, {"X-API-Key": KEYS["flood"]}
+    host, port = url.removeprefix("http://").split(":")
+    explain = f"{url}/v1/explanations"
+    texts = (b"{", b'{"pairs": 1}', b"\xff" * 99, b"[" * 9999)
+    sent: dict[str, Callable[[int], dict[str, Any]]] = {
+        "many": lambda n: {"method": "GET", "url": "/".join((explain, *pairs[n % len(pairs)]))},
+        "large": lambda n: {"method": "POST", "url": explain, "data": b" " * _LARGE_BYTES},
+        "malformed": lambda n: {"method": "POST", "url": explain, "data": texts[n % len(texts)]},
+    }
+
+    async def stalled() -> None:
+        head = f"POST /v1/explanations HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9999\r\n"
+        while time.monotonic() < ends:
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(f"{head}X-API-Key: {KEYS['flood']}\r\n\r\n".encode())
+                while time.monotonic() < ends and not reader.at_eof() and not writer.is_closing():
+                    writer.write(b" ")
+                    with suppress(TimeoutError):
+                        line = await asyncio.wait_for(reader.readline(), 1)
+                        found[f"stalled {line[9:12].decode() or 'closed'}"] += 1
+                        break
+                writer.close()
+            await asyncio.sleep(1)  # as Retry-After says
+
+    async def ask(session: aiohttp.ClientSession, kind: str, number: int) -> None:
+        try:
+            async with session.request(**sent[kind](number)) as response:
+                await response.read()
+                found[f"{kind} {response.status}"] += 1
+        except aiohttp.ClientError as error:
+            found[f"{kind} {type(error).__name__}"] += 1
+
+    connector = aiohttp.TCPConnector(limit=100)
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+        waiting = [asyncio.create_task(stalled()) for _ in range(_STALLED)]
+        for number in range(round(rate * seconds)):
+            waiting += [asyncio.create_task(ask(session, kind, number)) for kind in _RATES]
+            await asyncio.sleep(1 / rate)
+        await asyncio.gather(*waiting)
+    return dict(sorted(found.items()))
+
+
 @contextmanager
 def _server(modules: tuple[str, ...], config: Record) -> Iterator[Server]:
     """Run `python -m modules... CONFIG`: wait until it is ready, and end it after the `with`."""
@@ -179,11 +287,15 @@ def _pairs(kind: str, workspace: str) -> list[tuple[str, str]]:
     return [(user, item) for user in users.to_pylist() for item in items.to_pylist()]
 
 
-async def _measure(ask: Ask, num_clients: int, seconds: float) -> Record:
+async def _measure(
+    ask: Ask, num_clients: int, seconds: float, headers: dict[str, str] | None = None
+) -> Record:
     latencies: list[float] = []
     connector = aiohttp.TCPConnector(limit=num_clients)
     timeout = aiohttp.ClientTimeout(total=600)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, headers=headers
+    ) as session:
         for number in range(_WARM_UP):
             await ask(session, number)
         started = time.perf_counter()

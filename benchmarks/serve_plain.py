@@ -19,11 +19,10 @@ from transformers import GenerationConfig
 from benchmarks.generate import unpack_linears
 from cluster.connect import ensure_ray
 from xrec.adapter.pairs import Pair
-from xrec.backfill.identity import sources_of
 from xrec.config.project import load_config
 from xrec.config.serve import ServeConfig
 from xrec.generate.engine import Completion
-from xrec.generate.loading import load_explainer
+from xrec.generate.loading import load_explainer, sources_of
 from xrec.llm.model import stop_token_ids
 
 api = FastAPI()

@@ -3,11 +3,8 @@
 import os
 from collections.abc import Mapping
 
-from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster, demand_of_actors
 from jobs.output import Output
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.driver import run_annotate
 from xrec.annotate.formats import KIND, begun_files, identify_annotations
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.plan import read_outlook
@@ -42,6 +39,10 @@ def run(config: AnnotateConfig) -> Manifest | None:
 
     Returns the manifest, or None if the limit ended the run before it was finished.
     """
+    from cluster.connect import ensure_ray
+    from cluster.preflight import check_cluster, demand_of_actors
+    from xrec.annotate.driver import run_annotate
+
     check_artifacts(config, KIND)
     if config.retry_failed is None and (done := output(config).done()) is not None:
         return done

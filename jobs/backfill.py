@@ -3,13 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster, demand_of_actors
 from jobs.output import Output, candidates
-from xrec.backfill.driver import finish, has_work, retry_reasons, run_backfill
 from xrec.backfill.gate import judge, sample_of, side_by_side
 from xrec.backfill.identity import identify, identify_unchecked
-from xrec.backfill.plan import open_backfill, pairs_difference, run_request
+from xrec.backfill.plan import open_backfill, pairs_difference, retry_reasons, run_request
 from xrec.bulk import BulkRun, open_run
 from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.status import Preview, preview
@@ -17,7 +14,6 @@ from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.progress import duration
-from xrec.serve.feedback import shadow_lines
 from xrec.storage import Manifest, check_artifacts
 
 
@@ -46,6 +42,10 @@ def run(config: BackfillConfig) -> Manifest | None:
     A run that has reached its limit starts no cluster. Raises what `open_backfill` and
     `run_backfill` raise.
     """
+    from cluster.connect import ensure_ray
+    from cluster.preflight import check_cluster, demand_of_actors
+    from xrec.backfill.driver import finish, has_work, run_backfill
+
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     check_word_list(config.decoding.text.checks, config.storage)
     run = open_backfill(config)
@@ -63,6 +63,8 @@ def publish(config: BackfillConfig, force: str = "") -> Manifest:
     It is that of the last night, if one is not published, else that of the present artifacts.
     Raises ArtifactNotFoundError if none was planned and done, and what `finish` raises.
     """
+    from xrec.backfill.driver import finish
+
     config, run = _candidate(config)
     manifest = finish(config, run, force)
     assert manifest is not None
@@ -71,6 +73,8 @@ def publish(config: BackfillConfig, force: str = "") -> Manifest:
 
 def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
     """The gate's figures of a run that is done, and pairs of it beside what is published."""
+    from xrec.serve.feedback import shadow_lines
+
     config, run = _candidate(config)
     sample = sample_of(run)
     yield from map(str, judge(config, run, sample))

@@ -2,15 +2,16 @@
 
 from jobs.output import Output
 from xrec.config.data import BuildSampleLLMConfig
-from xrec.sample.language_model import build_sample_llm, llm_settings
 from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
-    return Output(location_of(config, "llm"), "llm", llm_settings(config), {})
+    return Output(location_of(config, "llm"), "llm", config.content(), {})
 
 
 def run(config: BuildSampleLLMConfig) -> Manifest:
     """Train in this process, unless it is done; returns the manifest."""
+    from xrec.sample.language_model import build_sample_llm
+
     check_artifacts(config, "llm")
     return output(config).done() or build_sample_llm(config)

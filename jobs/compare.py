@@ -2,14 +2,12 @@
 
 import os
 
-from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster, demand_of_actors, demand_of_workers
 from jobs.output import Output
 from xrec.checks import check_word_list
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import check_has_explanations
-from xrec.lab.compare.comparison import check_packages, compare, comparison_identity
+from xrec.lab.compare.entries import comparison_identity
 from xrec.lab.measures.judge import judge_keys
 from xrec.llm.source import known_fingerprint
 from xrec.storage import Manifest, check_artifacts, location_of
@@ -28,6 +26,10 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
 
 def run(config: CompareConfig) -> Manifest:
     """Make, score and compare what is not done yet on Ray; returns the manifest."""
+    from cluster.connect import ensure_ray
+    from cluster.preflight import check_cluster, demand_of_actors, demand_of_workers
+    from xrec.lab.compare.comparison import check_packages, compare
+
     check_artifacts(config, "dataset", "graph", "comparison")
     check_word_list(config.decoding.text.checks, config.storage)
     check_has_explanations(location_of(config, "dataset"))

@@ -5,21 +5,18 @@ from collections.abc import Mapping
 
 from jobs.output import Output
 from xrec.backfill import read, read_failed
-from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.evaluate import EvaluateConfig
+from xrec.data.dataset import HeldOutPair
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate.evaluation import REPORT, write_evaluation
-from xrec.evaluate.metrics import compute_metrics
-from xrec.evaluate.scores import Coverage, Row, score_pairs, with_references
-from xrec.generate.loading import load_explainer
 from xrec.llm.source import public_name
 from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of, mismatch
 
 logger = logging.getLogger("xrec")
 
 _ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
+_Row = tuple[HeldOutPair, str]
 _CHOSEN_BY = ("aspects", "cold_start")
 """Inputs of explanations beside those that belong to the adapter; evaluate reads no cold start."""
 
@@ -35,6 +32,11 @@ def run(config: EvaluateConfig) -> Manifest:
     decoding than texts with other users' vectors would be; DataError if none of them has a
     reference.
     """
+    from xrec.evaluate.evaluation import REPORT, write_evaluation
+    from xrec.evaluate.metrics import compute_metrics
+    from xrec.evaluate.scores import Coverage, score_pairs, with_references
+    from xrec.generate.loading import load_explainer, sources_of
+
     check_artifacts(config, *_ARTIFACTS, "evaluation")
     check_word_list(config.decoding.text.checks, config.storage)
     manifests = _manifests(config)
@@ -86,7 +88,7 @@ def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output
     )
 
 
-def _draw(rows: list[Row], config: EvaluateConfig) -> list[Row]:
+def _draw(rows: list[_Row], config: EvaluateConfig) -> list[_Row]:
     """The rows that are scored; raises DataError if they are of fewer than two users."""
     if len({pair.user_id for pair, _ in rows}) < 2:
         raise DataError(

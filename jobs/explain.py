@@ -5,13 +5,12 @@ from collections.abc import Iterator
 
 from xrec.adapter.pairs import Pair
 from xrec.backfill.explain import FailedPair, refused_today
-from xrec.backfill.identity import sources_of
 from xrec.bulk import published, take_down
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import EngineConfig
 from xrec.generate.explainer import Explanation
-from xrec.generate.loading import load_explainer, load_finisher
+from xrec.generate.loading import load_explainer, load_finisher, sources_of
 from xrec.schemas import GENERATED
 from xrec.storage import check_artifacts
 

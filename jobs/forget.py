@@ -20,7 +20,7 @@ from xrec import bulk
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
-from xrec.graph.artifact import START_FROM
+from xrec.graph.identity import START_FROM
 from xrec.schemas import REJECTED
 from xrec.serve import feedback
 from xrec.storage import (

@@ -1,11 +1,9 @@
 """Job `pretrain-graph`: the dataset in, a vector for each user and item out."""
 
-from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster, demand_of_workers
 from jobs.output import Output
 from xrec.config.graph import PretrainGraphConfig
+from xrec.graph.identity import graph_identity
 from xrec.storage import Manifest, check_artifacts, location_of
-from xrec.train.graph import graph_identity, pretrain_graph
 
 
 def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
@@ -17,6 +15,10 @@ def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
 
 def run(config: PretrainGraphConfig) -> Manifest:
     """Train on Ray, unless it is done; returns the manifest."""
+    from cluster.connect import ensure_ray
+    from cluster.preflight import check_cluster, demand_of_workers
+    from xrec.train.graph import pretrain_graph
+
     check_artifacts(config, "dataset", "graph")
     if (done := output(config).done()) is not None:
         return done

@@ -1,7 +1,5 @@
 """Job `recommend`: dataset and graph in, each user's best unseen items out."""
 
-from cluster.connect import ensure_ray
-from cluster.preflight import ONE_CPU, check_cluster
 from jobs.output import Output
 from xrec.config.backfill import RecommendConfig
 from xrec.recommend import (
@@ -22,6 +20,9 @@ def output(config: RecommendConfig, *, exact: bool = True) -> Output:
 
 def run(config: RecommendConfig) -> Manifest:
     """Rank what is left on Ray, unless this very run is published; returns the manifest."""
+    from cluster.connect import ensure_ray
+    from cluster.preflight import ONE_CPU, check_cluster
+
     check_artifacts(config, "dataset", "graph", "recommendations")
     if (done := output(config).done()) is not None:
         return done

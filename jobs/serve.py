@@ -11,11 +11,10 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from ray import serve
 
 from cluster.connect import ensure_ray, environment
-from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError, XRecError
-from xrec.generate.loading import check_sources, model_inputs
+from xrec.generate.loading import check_sources, sources_of
 from xrec.serve.app import APP, build, serve_options
 from xrec.serve.artifacts import CHOICE, choice_of, read_lookup
 from xrec.serve.problems import PROXY_CALLBACK, PROXY_VARIABLE
@@ -67,7 +66,7 @@ def checked(config: ServeConfig) -> ServeConfig:
     others = {"workspace": workspace, "llm": sources.llm, "cold_start": sources.cold_start}
     check_word_list(config.decoding.text.checks, config.storage)
     found = check_sources(sources)
-    read_lookup(there, model_inputs(found.adapter, found.graph))
+    read_lookup(there, found.model)
     return config.model_copy(update={**shared, **others})
 
 

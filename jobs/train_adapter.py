@@ -1,14 +1,12 @@
 """Job `train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
-from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster, demand_of_workers
 from jobs.output import Output
-from xrec.aspects import aspects_of
+from xrec.adapter.config import adapter_inputs, adapter_run_config
+from xrec.aspects.artifact import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data import check_has_explanations
 from xrec.llm.source import known_fingerprint
 from xrec.storage import Manifest, check_artifacts, location_of, manifest_of
-from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 
 def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
@@ -27,6 +25,10 @@ def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
 
 def run(config: TrainAdapterConfig) -> Manifest:
     """Train on Ray, unless it is done; returns the manifest."""
+    from cluster.connect import ensure_ray
+    from cluster.preflight import check_cluster, demand_of_workers
+    from xrec.train.adapter import train_adapter
+
     check_artifacts(config, "dataset", "graph", "adapter")
     check_has_explanations(location_of(config, "dataset"))
     if (done := output(config).done()) is not None:

@@ -1,7 +1,7 @@
 """Job `train-aspects`: the dataset in, a score of the aspects of items for users out."""
 
 from jobs.output import Output
-from xrec.aspects.train import aspects_identity, train_aspects
+from xrec.aspects.artifact import aspects_identity
 from xrec.config.graph import TrainAspectsConfig
 from xrec.storage import Manifest, check_artifacts, location_of
 
@@ -13,5 +13,7 @@ def output(config: TrainAspectsConfig, *, exact: bool = True) -> Output:
 
 def run(config: TrainAspectsConfig) -> Manifest:
     """Train in this process, unless it is done; returns the manifest."""
+    from xrec.aspects.train import train_aspects
+
     check_artifacts(config, "dataset", "aspects")
     return output(config).done() or train_aspects(config)

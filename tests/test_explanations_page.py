@@ -15,7 +15,7 @@ import pytest
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
 from xrec.backfill.gate import Gate
-from xrec.backfill.task import EXPLANATIONS
+from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
 from xrec.config.backfill import BackfillConfig
 

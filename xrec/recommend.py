@@ -3,19 +3,17 @@
 It is a bulk run (xrec.bulk) whose rows are users; the table has a row for each of a user's items.
 A backfill can take its pairs from here. What stands first is the run: what it depends on, its plan,
 its work, its publishing; then what an actor does with some users, and the rows of a table that is
-published.
+published. Torch and Ray are imported by what ranks, since a status needs neither.
 """
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import torch
 
 from xrec.bulk import (
     BulkRun,
@@ -32,18 +30,19 @@ from xrec.bulk import (
     published,
 )
 from xrec.bulk.driver import has_work
-from xrec.bulk.work.pool import RayPool
 from xrec.config.backfill import RecommendConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.cold_start import cold_start_anywhere, read_cold_start
 from xrec.data.dataset import Dataset, taken
 from xrec.errors import ClusterError, ConfigError
-from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset
-from xrec.graph.fold_in import read_with_new
-from xrec.graph.ranking import seen_items, top_k_items
+from xrec.graph.identity import check_graph_of_dataset
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
 from xrec.storage import Kind, Manifest, location_of, manifest_of, storage_errors
+
+if TYPE_CHECKING:
+    from xrec.bulk.work.pool import Pool
+    from xrec.graph.artifact import GraphEmbeddings
 
 KIND: Kind = "recommendations"
 ALL_SEEN = "all_items_seen"
@@ -75,13 +74,15 @@ _LOST = ROWS.error_reason
 """Why users failed with whom processes died; the next start tries them again."""
 
 
-def read_tables(config: RecommendConfig) -> tuple[Dataset, GraphEmbeddings]:
+def read_tables(config: RecommendConfig) -> tuple[Dataset, "GraphEmbeddings"]:
     """Read dataset and graph; users and items of a cold start are appended.
 
     Raises ArtifactNotFoundError if dataset or graph is missing, ArtifactMismatchError if the graph
     is of another dataset, DataError if a vector is not finite, UnknownIdError for a user who is
     neither in the dataset nor in the cold start.
     """
+    from xrec.graph.fold_in import read_with_new
+
     dataset, graph = read_with_new(
         location_of(config, "dataset"),
         location_of(config, "graph"),
@@ -150,7 +151,7 @@ def run_recommend(config: RecommendConfig, run: BulkRun) -> Manifest:
     with counter("users ranked", num_users) as show:
         manifest = complete(
             run,
-            RayPool(max_actors=max(1, int(ray.cluster_resources().get("CPU", 1)))),
+            _pool(),
             functools.partial(load_task, _anywhere(config)),
             KIND,
             _describe,
@@ -160,6 +161,15 @@ def run_recommend(config: RecommendConfig, run: BulkRun) -> Manifest:
         )
     assert manifest is not None, "only a limit ends a run before it is done"
     return manifest
+
+
+def _pool() -> "Pool":
+    """Of an actor a CPU of the cluster."""
+    import ray
+
+    from xrec.bulk.work.pool import RayPool
+
+    return RayPool(max_actors=max(1, int(ray.cluster_resources().get("CPU", 1))))
 
 
 def _anywhere(config: RecommendConfig) -> RecommendConfig:
@@ -191,6 +201,8 @@ def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
 
 def load_task(config: RecommendConfig) -> "RankingTask":
     """The task of an actor; the actors of a node share the mapped files of dataset and graph."""
+    import torch
+
     torch.set_num_threads(1)
     return RankingTask(*read_tables(config), config.k)
 
@@ -200,7 +212,9 @@ class RankingTask:
 
     row_errors: tuple[type[Exception], ...] = ()
 
-    def __init__(self, dataset: Dataset, graph: GraphEmbeddings, k: int):
+    def __init__(self, dataset: Dataset, graph: "GraphEmbeddings", k: int):
+        from xrec.graph.ranking import seen_items
+
         self._dataset, self._graph, self._k = dataset, graph, k
         self._seen = seen_items(dataset)
 
@@ -209,6 +223,10 @@ class RankingTask:
 
         A user who has seen all items is a failed row.
         """
+        import torch
+
+        from xrec.graph.ranking import top_k_items
+
         users = np.sort(self._dataset.user_ids.rows(rows["user_id"]))
         assert (users >= 0).all(), "a planned user is not in the dataset"
         chunks = [

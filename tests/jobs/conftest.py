@@ -147,9 +147,9 @@ def pipeline(ray_cluster, s3):
 def without_work(monkeypatch):
     """No job may ask for Ray, nor load a model to evaluate with."""
     work = Mock(side_effect=AssertionError("the job started to work"))
-    for module in ("backfill", "recommend", "train_adapter", "pretrain_graph", "project_run"):
-        monkeypatch.setattr(f"jobs.{module}.ensure_ray", work)
-    monkeypatch.setattr("jobs.evaluate.load_explainer", work)
+    for name in ("cluster.connect.ensure_ray", "jobs.project_run.ensure_ray"):
+        monkeypatch.setattr(name, work)
+    monkeypatch.setattr("xrec.generate.loading.load_explainer", work)
 
 
 @pytest.fixture

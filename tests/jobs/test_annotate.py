@@ -24,8 +24,8 @@ NUM_USERS = 8
 def _no_cluster(monkeypatch):
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
     monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-    monkeypatch.setattr("jobs.annotate.ensure_ray", nullcontext)
-    monkeypatch.setattr("jobs.annotate.check_cluster", lambda *arguments, **more: None)
+    monkeypatch.setattr("cluster.connect.ensure_ray", nullcontext)
+    monkeypatch.setattr("cluster.preflight.check_cluster", lambda *arguments, **more: None)
 
 
 @pytest.fixture

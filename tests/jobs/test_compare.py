@@ -106,7 +106,7 @@ def _pairs(table: pa.Table) -> set[tuple[str, str]]:
 
 def test_compare_again_starts_no_work_and_other_settings_are_refused(town, compared, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(jobs.compare, "compare", None)
+        patch.setattr("xrec.lab.compare.comparison.compare", None)
         assert jobs.compare.run(config_of(town)) == compared
     with pytest.raises(ArtifactMismatchError, match=r"training.weight_decay: 0.0 there, 0.5 here"):
         jobs.compare.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))

@@ -11,14 +11,13 @@ import torch
 import jobs.evaluate
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations, read_failed
-from xrec.backfill.identity import sources_of
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import held_out_pairs
 from xrec.errors import DataError
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, score_pairs, with_references
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import load_explainer
+from xrec.generate.loading import load_explainer, sources_of
 from xrec.storage import Location, read_table
 
 

@@ -24,7 +24,7 @@ from xrec.backfill import read_explanations
 from xrec.bulk import check_output, take_down
 from xrec.config.project import read_project
 from xrec.data.dataset import open_dataset
-from xrec.graph import read_graph
+from xrec.graph.artifact import read_graph
 from xrec.llm.source import model_fingerprint
 from xrec.storage import node_folder, open_location, read_manifest, write_manifest
 
@@ -121,11 +121,11 @@ def traces(*folders: Path) -> set[str]:
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
-    monkeypatch.setattr("xrec.recommend.RayPool", lambda **settings: pool_here())
+    monkeypatch.setattr("xrec.recommend._pool", pool_here)
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
     monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-    monkeypatch.setattr("jobs.annotate.ensure_ray", lambda ray: nullcontext())
-    monkeypatch.setattr("jobs.annotate.check_cluster", lambda *arguments, **more: None)
+    monkeypatch.setattr("cluster.connect.ensure_ray", lambda ray: nullcontext())
+    monkeypatch.setattr("cluster.preflight.check_cluster", lambda *arguments, **more: None)
     shop = Shop(tmp_path)
     shop.begin()
     return shop

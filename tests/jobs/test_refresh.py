@@ -33,7 +33,7 @@ from xrec.errors import (
     GateError,
     TrainingError,
 )
-from xrec.graph import read_graph
+from xrec.graph.artifact import read_graph
 from xrec.llm.source import model_fingerprint
 from xrec.sample import generate_town, town_tables
 from xrec.storage import Manifest, open_location, present, read_manifest
@@ -141,7 +141,7 @@ class Town:
 
 @pytest.fixture
 def town(tmp_path, monkeypatch):
-    monkeypatch.setattr("xrec.recommend.RayPool", lambda **settings: pool_here())
+    monkeypatch.setattr("xrec.recommend._pool", pool_here)
     town = Town(tmp_path)
     write_day(tmp_path / "raw", (), FIRST, 6)
     town.begin()

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import yaml
+
 import jobs.prepare
 from jobs.status import project_status
-from tests.command_line import said
+from tests.command_line import python, said
 from tests.jobs.test_project_run import project_of
 from tests.project_file import SAMPLE, write_yaml
 from tests.xrec.init.shop import write_shop
 from xrec.cli.run_command import _row
+from xrec.config.backfill import BackfillConfig
 from xrec.config.project import Project
 
 
@@ -48,6 +51,28 @@ def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_fig
     assert rows["adapter"].endswith(f"validation_loss {loss:.4g}")
     assert "personalization_gain " in rows["evaluation"]
     assert " explanations" in rows["explanations"]
+
+
+_LOADED = """import sys; from xrec.cli.main import app
+for arguments in sys.argv[1:]:
+    app(arguments.split(), standalone_mode=False)
+print(*({"ray", "torch", "transformers"} & set(sys.modules)), file=sys.stderr)"""
+
+
+def test_status_and_commands_on_tables_load_neither_torch_nor_ray(config_file, pipeline):
+    config = pipeline.config(BackfillConfig)
+    uri, path = config.artifact("explanations"), config_file(config)
+    storage = yaml.safe_load(path.read_text())["backfill"]["storage"]
+    sections = project_of(pipeline).values | {name: {} for name in ("train-aspects", "recommend")}
+    sections["annotate"] = {"source": {"kind": "reviews", "uri": pipeline.workspace}}
+    sections["compare"] = {"entries": ["peter"]}
+    sections = {name: {**each, "storage": storage} for name, each in sections.items()}
+    write_yaml(path, {"workspace": pipeline.workspace, **sections})
+    keys = " ".join(f"storage.{name}={value}" for name, value in storage.items())
+    tables = [f"table {each} {uri} {keys}" for each in ("status", "history", "check", "feedback")]
+    ran = python("-c", _LOADED, f"status {path}", f"table diff {uri} 0 0 {keys}", *tables)
+    assert (ran.returncode, ran.stderr.split("\n")[-2]) == (0, ""), ran.stderr
+    assert ran.stdout.count(" up to date ") == len(pipeline.manifests)
 
 
 def test_status_says_what_differs_and_what_follows_from_it(pipeline):

@@ -18,12 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from xrec.adapter.card import model_card
-from xrec.adapter.config import AdapterConfig, config_bytes, parse_adapter_config
+from xrec.adapter.config import CONFIG, AdapterConfig, config_bytes, parse_adapter_config
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_vectors
 from xrec.config.llm import Dtype, LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
-from xrec.graph.artifact import START_FROM, GraphEmbeddings
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.identity import START_FROM
 from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import is_hub_id, model_fingerprint, resolve_model
@@ -35,13 +36,13 @@ from xrec.storage import (
     content_hash,
     fingerprint_of,
     open_location,
+    read_content,
     read_manifest,
     write_contents,
     write_manifest,
 )
 
 WEIGHTS = "adapter.safetensors"
-CONFIG = "adapter_config.json"
 CARD = "README.md"
 _HUB_FILES = ["*.json", "*.safetensors", "README.md"]
 
@@ -207,19 +208,15 @@ def _from_hub(adapter_id: str) -> str:
 
 
 def _read(location: Location, manifest: Manifest | None) -> TrainedAdapter:
-    files = {name: _read_file(location, name) for name in (CONFIG, WEIGHTS)}
-    for name, data in files.items():
-        if manifest is not None and content_hash(data) != manifest.files[name]:
-            raise ArtifactMismatchError(
-                f"{location / name}: its content is not what the manifest says; "
-                "train the adapter again"
-            )
+    files = {name: _read_file(location, manifest, name) for name in (CONFIG, WEIGHTS)}
     config = parse_adapter_config(files[CONFIG], str(location / CONFIG))
     card = (location / CARD).read_text() if (location / CARD).is_file() else None
     return TrainedAdapter(_parse_weights(files[WEIGHTS], config, location), config, manifest, card)
 
 
-def _read_file(location: Location, name: str) -> bytes:
+def _read_file(location: Location, manifest: Manifest | None, name: str) -> bytes:
+    if manifest is not None:
+        return read_content(location, manifest, name, remedy="train the adapter again")
     try:
         return (location / name).read_bytes()
     except StorageNotFoundError as error:

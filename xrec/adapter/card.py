@@ -117,7 +117,7 @@ def _usage(config: AdapterConfig) -> str:
 import torch
 
 from xrec.adapter.artifact import TrainedAdapter
-from xrec.graph import read_graph
+from xrec.graph.artifact import read_graph
 from xrec.llm.prompt import PairTexts
 from xrec.storage import open_location
 

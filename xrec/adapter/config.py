@@ -3,13 +3,18 @@
 Its fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
 """
 
+from typing import Any
+
 from pydantic import Field, ValidationError
 
-from xrec.config.adapter import AdapterModelConfig
+from xrec.config.adapter import AdapterModelConfig, TrainAdapterConfig
 from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
+from xrec.storage import Location, Manifest, read_content
 from xrec.version import __version__
+
+CONFIG = "adapter_config.json"
 
 
 class AdapterConfig(Config):
@@ -47,3 +52,45 @@ def parse_adapter_config(data: bytes, name: str) -> AdapterConfig:
             "a newer xrec may have written it: upgrade xrec, or make the adapter again"
             f"\n{error}"
         ) from error
+
+
+def read_config(location: Location, manifest: Manifest) -> AdapterConfig:
+    """That of the adapter whose manifest is given, without a look at its weights.
+
+    Raises ArtifactMismatchError if it is not the one that the manifest names, or cannot be read.
+    """
+    data = read_content(location, manifest, CONFIG, remedy="train the adapter again")
+    return parse_adapter_config(data, str(location / CONFIG))
+
+
+def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
+    """Return the settings that the adapter's content depends on.
+
+    The number of workers, the ZeRO stage and the time of checkpoints are not among them.
+    """
+    values = config.model_dump(mode="json", include={"model", "prompt"})
+    training = config.training.model_dump(
+        mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"}
+    )
+    clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
+    weights: dict[str, str] = {"dtype": config.llm.dtype}
+    if config.llm.quantization is not None:
+        weights["quantization"] = config.llm.quantization
+    return {**values, "training": training, "deepspeed": clipping, **weights}
+
+
+def adapter_inputs(
+    dataset: Manifest, graph: Manifest, base_model: str, aspects: Manifest | None
+) -> dict[str, str]:
+    """Return the fingerprints of what an adapter is made from."""
+    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
+    return inputs if aspects is None else {**inputs, "aspects": aspects.fingerprint}
+
+
+def model_inputs(config: AdapterConfig, adapter: str, graph: Manifest) -> dict[str, str]:
+    """Fingerprints of what a text's model consists of; `adapter` is that of the adapter."""
+    return {
+        "base_model": config.base_model_fingerprint,
+        "adapter": adapter,
+        "graph": graph.fingerprint,
+    }

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.aspects import AspectChooser
-from xrec.aspects.choice import Choices
+from xrec.aspects.choice import AspectChooser, Choices
 from xrec.aspects.mentions import Indices
 from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset

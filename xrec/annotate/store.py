@@ -26,12 +26,7 @@ from xrec.annotate.formats import KIND, identify_annotations
 from xrec.annotate.keep import KeptReviews, keep_reviews, listed
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
-from xrec.data.source import (
-    check_rejected_share,
-    count_findings,
-    count_reasons,
-    rejected_table,
-)
+from xrec.data.source import check_rejected_share, count_findings, count_reasons, rejected_table
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REJECTED, REVIEWS
 from xrec.storage import Location, Record, check_access, claim, location_of, read_table, write_table

@@ -9,8 +9,3 @@
 
 The formula is in `xrec.aspects.scorer`.
 """
-
-from xrec.aspects.artifact import aspects_of, read_aspects_manifest, read_chooser
-from xrec.aspects.choice import AspectChooser
-
-__all__ = ["AspectChooser", "aspects_of", "read_aspects_manifest", "read_chooser"]

@@ -8,47 +8,46 @@ neighbours.safetensors  the cosines of each item's nearest ones: starts (I + 1,)
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
 
-from xrec.aspects.choice import AspectChooser
-from xrec.aspects.mentions import (
-    count_arrays,
-    dataset_mentions,
-    dataset_praise,
-    mapped_counts,
-    sparse_of,
-)
-from xrec.aspects.scorer import AspectScorer, Weights
+from xrec.config.graph import TrainAspectsConfig
 from xrec.config.prompt import PromptConfig, placeholder_names
 from xrec.config.shared import StorageConfig
-from xrec.data.dataset import ASPECTS_FROM, EXTENDS, Dataset
+from xrec.data.dataset import ASPECTS_FROM, EXTENDS
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.storage import (
-    Arrays,
     Location,
     Manifest,
     ancestry,
-    content_hash,
-    fingerprint_of,
-    mapped_arrays,
+    manifest_of,
     open_location,
-    read_content,
     read_manifest,
     write_contents,
     write_manifest,
 )
 
+if TYPE_CHECKING:
+    from xrec.aspects.scorer import AspectScorer  # it imports scipy
+
 WEIGHTS, NEIGHBOURS = "weights.json", "neighbours.safetensors"
-_RULES = 1  # version of what is counted, in the name of the files of counts
 SCORE = 2  # version of the score, a part of the artifact's config
+
+
+def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings that the content depends on, and the dataset's fingerprint.
+
+    Raises ArtifactNotFoundError without a dataset.
+    """
+    settings = config.model_dump(mode="json", include={"min_item_reviews"}) | {"score": SCORE}
+    return settings, {"dataset": manifest_of(config, "dataset").fingerprint}
 
 
 def write_aspects(
     location: Location,
-    scorer: AspectScorer,
+    scorer: "AspectScorer",
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -127,35 +126,3 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
             "give its dataset"
         )
     return manifest
-
-
-def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
-    """Return the chooser with the trained score; the counts come from `dataset`, as in training.
-
-    Counts and neighbours are mapped files of this node. The dataset may have new users and items at
-    its end (`xrec.graph.fold_in`), or extend that of the training: an item that the training did
-    not know has no neighbours.
-
-    Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
-    another dataset or a file is not what the manifest says.
-    """
-    manifest = read_aspects_manifest(location, dataset.manifest)
-    remedy = "run `xrec train-aspects` again"
-    weights = json.loads(read_content(location, manifest, WEIGHTS, remedy=remedy))
-    num_items, later = dataset.num_items, dataset.later
-
-    def neighbours() -> Arrays:
-        content = read_content(location, manifest, NEIGHBOURS, remedy=remedy)
-        parts = safetensors.numpy.load(content)
-        starts = np.pad(parts["starts"], (0, num_items + 1 - len(parts["starts"])), mode="edge")
-        return {"data": parts["cosines"], "indices": parts["items"], "indptr": starts}
-
-    def counts() -> Arrays:
-        return count_arrays(dataset_mentions(dataset, "train"), dataset_praise(dataset))
-
-    near = mapped_arrays(f"{manifest.files[NEIGHBOURS]}-{num_items}.neighbours", neighbours)
-    of = [_RULES, dataset.manifest.fingerprint, dataset.num_users, num_items]
-    of += [] if later is None else [content_hash(later.tobytes())]
-    mentions, praise = mapped_counts(mapped_arrays(f"{fingerprint_of(of)}.counts", counts), dataset)
-    scorer = AspectScorer(mentions, sparse_of(near, num_items), Weights(**weights))
-    return AspectChooser(scorer, manifest.config["min_item_reviews"], praise)

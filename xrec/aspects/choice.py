@@ -4,18 +4,35 @@ Only an item's menu is chosen from: the aspects that its training reviews mentio
 as much as its item's menu is long, however many aspects there are.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
-from xrec.aspects.mentions import Floats, Indices, Praise, Sparse, rows_or_zero
-from xrec.aspects.scorer import AspectScorer
+from xrec.aspects.artifact import NEIGHBOURS, WEIGHTS, read_aspects_manifest
+from xrec.aspects.mentions import (
+    Floats,
+    Indices,
+    Praise,
+    Sparse,
+    count_arrays,
+    dataset_mentions,
+    dataset_praise,
+    mapped_counts,
+    rows_or_zero,
+    sparse_of,
+)
+from xrec.aspects.scorer import AspectScorer, Weights
+from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
 from xrec.graph.ranking import stable_top_k
+from xrec.storage import Arrays, Location, content_hash, fingerprint_of, mapped_arrays, read_content
 
+_RULES = 1  # version of what is counted, in the name of the files of counts
 _PAIRS_PER_BLOCK = 4096
 _LEAST_SHARE = 0.05  # of an item's reviews: 2 of 55 are no reason
 Counts = NDArray[np.int32]
@@ -196,3 +213,35 @@ def _top(scores: Floats, aspects: Indices, k: int) -> Indices:
     best, places = stable_top_k(torch.from_numpy(scores), min(k, scores.shape[1]))
     chosen = np.take_along_axis(aspects, places.numpy(), axis=1).astype(np.int64)
     return np.where(best.numpy() > -np.inf, chosen, -1)
+
+
+def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
+    """Return the chooser with the trained score; the counts come from `dataset`, as in training.
+
+    Counts and neighbours are mapped files of this node. The dataset may have new users and items at
+    its end (`xrec.graph.fold_in`), or extend that of the training: an item that the training did
+    not know has no neighbours.
+
+    Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
+    another dataset or a file is not what the manifest says.
+    """
+    manifest = read_aspects_manifest(location, dataset.manifest)
+    remedy = "run `xrec train-aspects` again"
+    weights = json.loads(read_content(location, manifest, WEIGHTS, remedy=remedy))
+    num_items, later = dataset.num_items, dataset.later
+
+    def neighbours() -> Arrays:
+        content = read_content(location, manifest, NEIGHBOURS, remedy=remedy)
+        parts = safetensors.numpy.load(content)
+        starts = np.pad(parts["starts"], (0, num_items + 1 - len(parts["starts"])), mode="edge")
+        return {"data": parts["cosines"], "indices": parts["items"], "indptr": starts}
+
+    def counts() -> Arrays:
+        return count_arrays(dataset_mentions(dataset, "train"), dataset_praise(dataset))
+
+    near = mapped_arrays(f"{manifest.files[NEIGHBOURS]}-{num_items}.neighbours", neighbours)
+    of = [_RULES, dataset.manifest.fingerprint, dataset.num_users, num_items]
+    of += [] if later is None else [content_hash(later.tobytes())]
+    mentions, praise = mapped_counts(mapped_arrays(f"{fingerprint_of(of)}.counts", counts), dataset)
+    scorer = AspectScorer(mentions, sparse_of(near, num_items), Weights(**weights))
+    return AspectChooser(scorer, manifest.config["min_item_reviews"], praise)

@@ -7,14 +7,13 @@ the score's numbers; those of the test are scored once, for the manifest.
 """
 
 import logging
-from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
 
-from xrec.aspects.artifact import SCORE, write_aspects
+from xrec.aspects.artifact import aspects_identity, write_aspects
 from xrec.aspects.fit import Figures, evaluate, fit
 from xrec.aspects.mentions import Mentions, Sparse, dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer
@@ -24,7 +23,7 @@ from xrec.errors import DataError
 from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.aspects import AspectCounts, aspect_edges
 from xrec.graph.spectral import spectral_embeddings
-from xrec.storage import Manifest, location_of, manifest_of
+from xrec.storage import Manifest, location_of
 
 logger = logging.getLogger("xrec")
 
@@ -33,15 +32,6 @@ _EMBEDDING_DIM, _NUM_NEIGHBOURS = 64, 100
 _SEED = 0  # of the vectors and of the other users
 _EXPONENT = 0.25
 _SCORES_PER_CHUNK = 2**26
-
-
-def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings that the content depends on, and the dataset's fingerprint.
-
-    Raises ArtifactNotFoundError without a dataset.
-    """
-    settings = config.model_dump(mode="json", include={"min_item_reviews"}) | {"score": SCORE}
-    return settings, {"dataset": manifest_of(config, "dataset").fingerprint}
 
 
 def train_aspects(config: TrainAspectsConfig) -> Manifest:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from ray.util.metrics import Counter, Gauge
 
 from xrec.backfill.gate import Gate
-from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
+from xrec.backfill.plan import retry_reasons
+from xrec.backfill.task import LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
 from xrec.bulk.driver import check_failed_share, spent_of
 from xrec.bulk.driver import has_work as rows_are_left
@@ -37,11 +38,6 @@ _TOKENS = ("num_prompt_tokens", "num_generated_tokens")  # among the costs
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
     """True if pairs are left, within the limit if there is one, or failed ones to be retried."""
     return rows_are_left(run, retry=retry_reasons(config), max_rows=config.limit)
-
-
-def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
-    wanted = config.retry_failed or ()
-    return EXPLANATIONS.all_reasons if "all" in wanted else wanted
 
 
 def chunks_at_once(config: BackfillConfig, rows_per_chunk: int) -> int:

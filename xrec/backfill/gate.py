@@ -26,7 +26,6 @@ from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import WORKSPACE, StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, GateError
-from xrec.graph import read_graph
 from xrec.schemas import GENERATED, PAIRS
 from xrec.storage import fingerprint_of, location_of, open_location
 
@@ -142,6 +141,8 @@ def _own_profile(config: BackfillConfig, sample: Sample) -> float | None:
 
 
 def _own_vector(config: BackfillConfig, sample: Sample) -> float | None:
+    from xrec.graph.artifact import read_graph  # it imports torch, which xrec table needs not
+
     dataset, graph = (location_of(config, name) for name in ("dataset", "graph"))
     return own_vectors(read_dataset(dataset), read_graph(graph))
 

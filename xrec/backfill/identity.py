@@ -14,27 +14,27 @@ text must not name: the carrying over checks those itself (explain.why_again).
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from xrec.adapter.artifact import read_adapter
-from xrec.adapter.pairs import Pair
-from xrec.aspects import aspects_of
+from xrec.adapter.config import model_inputs, read_config
+from xrec.aspects.artifact import aspects_of
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
-from xrec.config.shared import ColdStartJobConfig, ExplanationsJobConfig
-from xrec.data.cold_start import cold_start_anywhere, read_cold_start
-from xrec.generate.explainer import Explainer
-from xrec.generate.loading import Sources, check_sources, model_inputs
-from xrec.llm.prompt import PairTexts
-from xrec.llm.source import anywhere
+from xrec.data.cold_start import read_cold_start
 from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
+
+if TYPE_CHECKING:  # they import torch, which a status needs not
+    from xrec.adapter.pairs import Pair
+    from xrec.generate.explainer import Explainer
+    from xrec.llm.prompt import PairTexts
 
 
 def identify(config: BackfillConfig) -> Identity:
     """The identity of a run of `config`; raises what `check_sources` raises."""
-    checked = check_sources(sources_of(config))
-    # check_sources has checked that llm.model is the adapter's model.
-    model = model_inputs(checked.adapter, checked.graph)
-    return _identity(config, checked.dataset, model, checked.aspects)
+    from xrec.generate.loading import check_sources, sources_of
+
+    checked = check_sources(sources_of(config))  # that llm.model is the adapter's model, too
+    return _identity(config, checked.dataset, checked.model, checked.aspects)
 
 
 def identify_unchecked(config: BackfillConfig) -> Identity:
@@ -43,21 +43,21 @@ def identify_unchecked(config: BackfillConfig) -> Identity:
     Raises ArtifactNotFoundError if an input is not finished.
     """
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
-    adapter = read_adapter(location_of(config, "adapter"))
-    prompt, uri = adapter.config.prompt, config.artifact("aspects")
-    aspects = aspects_of(prompt, uri, dataset, config.storage)
-    return _identity(config, dataset, model_inputs(adapter, graph), aspects)
+    adapter = manifest_of(config, "adapter")
+    of_adapter = read_config(location_of(config, "adapter"), adapter)
+    aspects = aspects_of(of_adapter.prompt, config.artifact("aspects"), dataset, config.storage)
+    model = model_inputs(of_adapter, adapter.fingerprint, graph)
+    return _identity(config, dataset, model, aspects)
 
 
 def _identity(
     config: BackfillConfig, dataset: Manifest, model: Mapping[str, str], aspects: Manifest | None
 ) -> Identity:
-    sources = sources_of(config)
     inputs = {"dataset": dataset.fingerprint, **model}
     if aspects is not None:
         inputs["aspects"] = aspects.fingerprint
-    if sources.cold_start:
-        inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
+    if config.cold_start:
+        inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
     settings = {
         "decoding": config.decoding.model_dump(mode="json"),
         "dtype": config.llm.dtype,
@@ -72,19 +72,6 @@ def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs)
         return location_of(config, "recommendations")
     assert pairs.uri is not None
     return open_location(pairs.uri, config.storage)
-
-
-def sources_of(config: ExplanationsJobConfig) -> Sources:
-    """Return what the workers load, with URIs that do not depend on the working directory."""
-    names = ("dataset", "graph", "adapter", "aspects")
-    locations = {name: location_of(config, name) for name in names}
-    tables = config.cold_start if isinstance(config, ColdStartJobConfig) else None
-    return Sources(
-        **{name: location.shared_uri for name, location in locations.items()},
-        llm=anywhere(config.llm),
-        storage=config.storage,
-        cold_start=cold_start_anywhere(tables, config.storage),
-    )
 
 
 def shared_key(identity: Identity) -> str:
@@ -102,7 +89,7 @@ PARTS = (
 _KEY_DIGITS, _PART_DIGITS = 16, 3  # these tell a reason, and decide nothing
 
 
-def content_key(explainer: Explainer, shared: str, pair: Pair, texts: PairTexts) -> str:
+def content_key(explainer: "Explainer", shared: str, pair: "Pair", texts: "PairTexts") -> str:
     """Return the content key of a pair with these texts: 16 hex digits of a SHA-256.
 
     Behind them are 3 for each of `PARTS`. `shared` is the run's `shared_key`.

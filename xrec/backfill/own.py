@@ -7,12 +7,15 @@ counts half. Where things were exchanged, each wins one of two.
 import random
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from xrec.data.dataset import Dataset, taken
-from xrec.graph.artifact import GraphEmbeddings
+
+if TYPE_CHECKING:
+    from xrec.graph.artifact import GraphEmbeddings
 
 LEAST_ROWS = 50
 """A figure of fewer is not known."""
@@ -52,7 +55,7 @@ def own_profiles(dataset: Dataset, earlier: Dataset) -> float | None:
     return own_texts(texts, before, others, draw)
 
 
-def own_vectors(dataset: Dataset, graph: GraphEmbeddings) -> float | None:
+def own_vectors(dataset: Dataset, graph: "GraphEmbeddings") -> float | None:
     """The share of users' training items whose vectors score higher than an item of another user.
 
     The other item was taken by someone as the own one was, so that popularity tells nothing.

@@ -7,15 +7,16 @@ compares `pairs_listing` with that of the plan.
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 
 from xrec.backfill.identity import identify, pairs_location
-from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import (
     BulkRun,
     Identity,
+    RowFormat,
     RunRequest,
     clean_keys,
     listing_of,
@@ -25,10 +26,12 @@ from xrec.bulk import (
 )
 from xrec.bulk.request import ROWS_PER_CHUNK, first_of
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs
+from xrec.config.decoding import TextFailure
+from xrec.config.llm import PromptFailure
 from xrec.data.dataset import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import recommendation_batches
-from xrec.schemas import PAIRS
+from xrec.schemas import FAILED, GENERATED, PAIRS
 from xrec.storage import Location, location_of, read_manifest, storage_errors
 from xrec.storage.delta import open_log
 
@@ -37,6 +40,15 @@ logger = logging.getLogger("xrec")
 Batch = tuple[pa.Table, pa.Table]
 """Good pairs (schema PAIRS) and rejected rows (REJECTED)."""
 
+EXPLANATIONS = RowFormat(
+    keys=tuple(PAIRS.names),
+    ok=pa.schema([f for f in GENERATED if f.name not in PAIRS.names]),
+    failed=pa.schema([f for f in FAILED if f.name not in {*PAIRS.names, "reason", "message"}]),
+    reasons=("unknown_user", "unknown_item", *get_args(PromptFailure), *get_args(TextFailure)),
+    expected_reasons=("abstained",),
+    error_reason="engine_error",
+    key_comments=tuple(field.metadata[b"comment"].decode() for field in PAIRS),
+)
 _BATCH_ROWS = 65_536
 _SECONDS_PER_CHUNK = 30
 _CHUNKS_PER_ACTOR = 4
@@ -82,6 +94,11 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
         with request.read_rows() as rows:
             name = rows.run
     return () if name == commit.run else ("pairs: others there than here",)
+
+
+def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
+    wanted = config.retry_failed or ()
+    return EXPLANATIONS.all_reasons if "all" in wanted else wanted
 
 
 def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:

@@ -2,35 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
 from xrec.backfill.explain import FailedPair, explain_pairs, failed_rows, why_again
-from xrec.backfill.identity import shared_key, sources_of
-from xrec.bulk import Identity, Outcome, RowFormat
+from xrec.backfill.identity import shared_key
+from xrec.bulk import Identity, Outcome
 from xrec.config.backfill import BackfillConfig
-from xrec.config.decoding import DecodingConfig, TextFailure
-from xrec.config.llm import PromptFailure
+from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import Sources, load_explainer
-from xrec.schemas import FAILED, GENERATED, PAIRS
+from xrec.generate.loading import Sources, load_explainer, sources_of
+from xrec.schemas import PAIRS
 
 # What torch, transformers and vLLM raise for a batch that they cannot do, lack of memory included.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
-
-EXPLANATIONS = RowFormat(
-    keys=tuple(PAIRS.names),
-    ok=pa.schema([f for f in GENERATED if f.name not in PAIRS.names]),
-    failed=pa.schema([f for f in FAILED if f.name not in {*PAIRS.names, "reason", "message"}]),
-    reasons=("unknown_user", "unknown_item", *get_args(PromptFailure), *get_args(TextFailure)),
-    expected_reasons=("abstained",),
-    error_reason="engine_error",
-    key_comments=tuple(field.metadata[b"comment"].decode() for field in PAIRS),
-)
 
 
 @dataclass(frozen=True)

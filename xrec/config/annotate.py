@@ -6,12 +6,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.backfill import BulkConfig
 from xrec.config.base import Config
-from xrec.config.data import (
-    RawTablesJobConfig,
-    SplitShares,
-    TableColumns,
-    TableFiles,
-)
+from xrec.config.data import RawTablesJobConfig, SplitShares, TableColumns, TableFiles
 from xrec.config.llm import LLMConfig
 from xrec.config.text import LanguageModelConfig
 

@@ -5,10 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.adapter import (
-    AdapterTrainingJobConfig,
-    TrainAdapterConfig,
-)
+from xrec.config.adapter import AdapterTrainingJobConfig, TrainAdapterConfig
 from xrec.config.backfill import ActorsConfig, BackfillConfig, TablePairs
 from xrec.config.base import Config, Problem
 from xrec.config.entries import (

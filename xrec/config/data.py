@@ -212,8 +212,7 @@ class PrepareConfig(DatasetJobConfig, RawTablesJobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
     source: Annotated[
-        ReleaseSource | TablesSource | AnnotationsSource | SampleSource,
-        Field(discriminator="kind"),
+        ReleaseSource | TablesSource | AnnotationsSource | SampleSource, Field(discriminator="kind")
     ]
     extends: str | None = None
     """URI of an earlier dataset of the same catalogue: its users and items keep their index, new
@@ -250,3 +249,7 @@ class BuildSampleLLMConfig(JobConfig):
     """Number of torch threads."""
     prompt: PromptConfig = PromptConfig()
     """The prompt that the training texts follow."""
+
+    def content(self) -> dict[str, Any]:
+        """The settings that the model depends on; it has no inputs."""
+        return self.model_dump(mode="json", include={"num_steps", "num_threads", "prompt"})

@@ -5,12 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.shared import (
-    DatasetJobConfig,
-    GraphJobConfig,
-    TrainingJobConfig,
-    artifact_uri,
-)
+from xrec.config.shared import DatasetJobConfig, GraphJobConfig, TrainingJobConfig, artifact_uri
 
 
 class SpectralConfig(Config):

@@ -45,8 +45,7 @@ class KeyConfig(Config):
     text rests on, with the user's profile. users: also lists of user ids. feedback: also to say
     what became of a text."""
     pairs_per_minute: int = Field(600, ge=1)
-    """Rate of this key at one frontend, in pairs; any other request counts as one. What is beyond
-    it gets 429."""
+    """Rate of this key in pairs; any other request counts as one. What is beyond it gets 429."""
 
 
 class SecurityConfig(Config):

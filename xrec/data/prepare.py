@@ -12,13 +12,7 @@ from xrec.config.data import PrepareConfig
 from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.assemble import CHANGES, TABLES, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, EXTENDS, AspectsFrom, open_dataset, write_dataset
-from xrec.data.source import (
-    LISTING,
-    Source,
-    check_rejected_share,
-    count_reasons,
-    listing_of,
-)
+from xrec.data.source import LISTING, Source, check_rejected_share, count_reasons, listing_of
 from xrec.data.staging import Staging
 from xrec.errors import DataError
 from xrec.storage import (

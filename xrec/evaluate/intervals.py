@@ -10,6 +10,10 @@ the mean over seeds of all values of u exceeds n_u m by, the two parts of the va
 Their intersection is not taken off, so that an interval is rather too wide. The degrees of freedom
 are Satterthwaite's (1946), between those of the users and those of the seeds. With one seed an
 interval says nothing of other trainings.
+
+A share, of values that are all 0 or 1, has Clopper and Pearson's interval, which stays within 0 and
+1, for as many independent values as have the same error (Korn, Graubard 1998); if all values are
+the same, for as many as there are users.
 """
 
 from collections.abc import Hashable, Sequence
@@ -17,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student_t
+from scipy.special import betaincinv, stdtrit
 
 Values = NDArray[np.float64]
 
@@ -81,8 +85,20 @@ def _estimate(sides: Sequence[tuple[float, ArrayLike]], users: Sequence[Hashable
         (float(each.var(ddof=1)) / len(each), len(each) - 1) for each in of_seeds if len(each) > 1
     ]
     total = sum(variance for variance, _ in parts)
+    is_share = len(tables) == 1 and bool(np.isin(tables[0][:, there], (0, 1)).all())
     if total == 0:
-        return Estimate(value, value, value)
+        return _share(value, num_users) if is_share else Estimate(value, value, value)
     freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts)
-    half_width = float(student_t.ppf(0.975, freedom) * np.sqrt(total))
+    quantile, num_pairs = float(stdtrit(freedom, 0.975)), len(of_pairs)
+    if is_share:
+        shrunk = (stdtrit(num_pairs - 1, 0.975) / quantile) ** 2
+        return _share(value, min(num_pairs, value * (1 - value) / total * shrunk))
+    half_width = quantile * float(np.sqrt(total))
     return Estimate(value, value - half_width, value + half_width)
+
+
+def _share(value: float, count: float) -> Estimate:
+    """A share of `count` independent values, by Clopper and Pearson (1934)."""
+    ones, zeros = value * count, (1 - value) * count
+    low = float(betaincinv(ones, zeros + 1, 0.025)) if ones else 0.0
+    return Estimate(value, low, float(betaincinv(ones + 1, zeros, 0.975)) if zeros else 1.0)

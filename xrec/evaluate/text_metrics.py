@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
 
@@ -27,6 +26,8 @@ def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[n
 
     That library's words are runs of a-z and 0-9: text in other scripts scores 0.
     """
+    from rouge_score.rouge_scorer import RougeScorer  # nltk behind it imports all of scipy.stats
+
     scorer = RougeScorer(["rougeL"])
     return np.array(
         [

@@ -13,13 +13,7 @@ from xrec.checks import Checker
 from xrec.config.decoding import DecodingConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset
-from xrec.generate.engine import (
-    Completion,
-    Failure,
-    FinishReason,
-    TextParams,
-    text_params,
-)
+from xrec.generate.engine import Completion, Failure, FinishReason, TextParams, text_params
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import ExplanationKind, TextFinisher
 from xrec.graph.artifact import GraphEmbeddings
@@ -70,10 +64,7 @@ class Explainer:
         self.finisher = TextFinisher(self.pairs.builder, self.pairs.titles, self.checker)
 
     def explain(
-        self,
-        prompts: Sequence[Sequence[int]],
-        texts: Sequence[PairTexts],
-        decoding: DecodingConfig,
+        self, prompts: Sequence[Sequence[int]], texts: Sequence[PairTexts], decoding: DecodingConfig
     ) -> Iterator[Explanation]:
         """Yield the explanation of each prompt as it is finished.
 

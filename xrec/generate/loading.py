@@ -9,18 +9,28 @@ from typing import Any, Literal
 import torch
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
+from xrec.adapter.config import model_inputs
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects import aspects_of, read_chooser
+from xrec.aspects.artifact import aspects_of
+from xrec.aspects.choice import read_chooser
 from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import ColdStartConfig, Device, StorageConfig
+from xrec.config.shared import (
+    ColdStartConfig,
+    ColdStartJobConfig,
+    Device,
+    ExplanationsJobConfig,
+    StorageConfig,
+)
+from xrec.data.cold_start import cold_start_anywhere
 from xrec.data.dataset import Dataset
 from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.text_rules import TextFinisher
 from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
-from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset
+from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import read_with_new
+from xrec.graph.identity import check_graph_of_dataset
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import (
     load_llm,
@@ -30,8 +40,8 @@ from xrec.llm.model import (
     stop_token_ids,
 )
 from xrec.llm.prompt import PromptBuilder
-from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
+from xrec.llm.source import anywhere, model_fingerprint, resolve_model
+from xrec.storage import Manifest, fingerprint_of, location_of, open_location, read_manifest
 
 logger = logging.getLogger("xrec")
 
@@ -52,6 +62,19 @@ class Sources:
     aspects: str | None = None
 
 
+def sources_of(config: ExplanationsJobConfig) -> Sources:
+    """Return what the workers load, with URIs that do not depend on the working directory."""
+    names = ("dataset", "graph", "adapter", "aspects")
+    locations = {name: location_of(config, name) for name in names}
+    tables = config.cold_start if isinstance(config, ColdStartJobConfig) else None
+    return Sources(
+        **{name: location.shared_uri for name, location in locations.items()},
+        llm=anywhere(config.llm),
+        storage=config.storage,
+        cold_start=cold_start_anywhere(tables, config.storage),
+    )
+
+
 @dataclass(frozen=True)
 class CheckedSources:
     """Sources that belong together; the language model is the files in `llm`.
@@ -65,14 +88,10 @@ class CheckedSources:
     aspects: Manifest | None
     llm: Path
 
-
-def model_inputs(adapter: TrainedAdapter, graph: Manifest) -> dict[str, str]:
-    """Fingerprints of base_model, adapter and graph: what a text's model consists of."""
-    return {
-        "base_model": adapter.config.base_model_fingerprint,
-        "adapter": adapter.fingerprint,
-        "graph": graph.fingerprint,
-    }
+    @property
+    def model(self) -> dict[str, str]:
+        """The fingerprints that `model_inputs` returns."""
+        return model_inputs(self.adapter.config, self.adapter.fingerprint, self.graph)
 
 
 def model_fingerprint_of(inputs: Mapping[str, str]) -> str:
@@ -145,7 +164,7 @@ def load_explainer(
         _pairs(sources, checked, dataset, builder),
         dataset,
         graph,
-        model_fingerprint_of(model_inputs(checked.adapter, checked.graph)),
+        model_fingerprint_of(checked.model),
         checker_of(dataset, sources.storage),
     )
 

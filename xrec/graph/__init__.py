@@ -3,7 +3,3 @@
 This package has the parts of LightGCN, its losses and negatives, ranking, fold-in of new users and
 items, and the artifact of the vectors. `xrec.train` puts the parts together.
 """
-
-from xrec.graph.artifact import read_graph
-
-__all__ = ["read_graph"]

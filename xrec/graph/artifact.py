@@ -17,15 +17,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from xrec.errors import ArtifactMismatchError, DataError
+from xrec.errors import DataError
 from xrec.storage import Location, Manifest, read_manifest, write_contents, write_manifest
 from xrec.storage.mapped import map_file
 
 EMBEDDINGS = "embeddings.safetensors"
-LAYER0 = "layer0.safetensors"
 METRICS = "metrics.jsonl"
-START_FROM = "start_from"
-"""Among the metrics: the fingerprints of the graphs that this one started from, the last first."""
 _ROOM_BYTES = 2**28  # for a million users of 64 numbers that come later; the hole takes no space
 
 
@@ -153,18 +150,3 @@ def _map(path: Path, num_more_users: int = 0) -> dict[str, Tensor]:
         rows = data[first : first + num_rows * dim * torch.float32.itemsize]
         found[name] = rows.view(torch.float32).view(num_rows, dim)
     return found
-
-
-def check_graph_of_dataset(
-    graph: Manifest, dataset: Manifest, graph_uri: str, dataset_uri: str
-) -> None:
-    """Raise ArtifactMismatchError unless the graph was trained on the dataset.
-
-    The dataset's indices find the graph's vectors, so the two must belong together.
-    """
-    if graph.inputs["dataset"] != dataset.fingerprint:
-        raise ArtifactMismatchError(
-            f"{graph_uri}: trained on dataset {graph.inputs['dataset']}, but {dataset_uri} is "
-            f"{dataset.fingerprint}; indices would not fit: train the graph again, or give its "
-            "dataset"
-        )

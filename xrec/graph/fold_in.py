@@ -26,12 +26,8 @@ from xrec.data.cold_start import ColdStartTables, extend_dataset, read_cold_star
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.graph.adjacency import check_edges
-from xrec.graph.artifact import (
-    GraphEmbeddings,
-    check_finite,
-    check_graph_of_dataset,
-    read_graph,
-)
+from xrec.graph.artifact import GraphEmbeddings, check_finite, read_graph
+from xrec.graph.identity import check_graph_of_dataset
 from xrec.graph.ranking import SeenItems
 from xrec.storage import Location
 

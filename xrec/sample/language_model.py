@@ -9,7 +9,6 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -62,13 +61,9 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     output = location_of(config, "llm")
     hashes, metrics = write_contents(output, files), {"loss": loss}
-    settings = llm_settings(config)
-    return write_manifest(output, "llm", config=settings, inputs={}, files=hashes, metrics=metrics)
-
-
-def llm_settings(config: BuildSampleLLMConfig) -> dict[str, Any]:
-    """The settings that the model depends on; it has no inputs."""
-    return config.model_dump(mode="json", include={"num_steps", "num_threads", "prompt"})
+    return write_manifest(
+        output, "llm", config=config.content(), inputs={}, files=hashes, metrics=metrics
+    )
 
 
 def train_sample_model(

@@ -1,5 +1,7 @@
 """The Ray Serve application: frontends, which speak HTTP, and model replicas, which generate.
 
+Of several frontends one replica of `Rates` counts what each key asks for.
+
 `xrec.serve.app:build` is the import path for `serve deploy` and KubeRay's RayService; its `args`
 are a `ServeConfig`. A change of `user_config` (`xrec.serve.artifacts`) is made under load, in the
 running replicas. A change of `args` starts new replicas.
@@ -35,19 +37,24 @@ from xrec.serve.artifacts import (
 )
 from xrec.serve.catalogue import Catalogue, read_catalogue
 from xrec.serve.feedback import FeedbackLog
-from xrec.serve.gate import MAX_REQUESTS, Gate, request_log
+from xrec.serve.gate import MAX_REQUESTS, Gate, Rates, request_log
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import Event, ModelHandle, PairError
+from xrec.serve.model import DEAD, Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import fingerprint_of
 from xrec.version import __version__
 
+logger = logging.getLogger("xrec")
+
 APP = "xrec"
-FRONTEND, GENERATOR = "Frontend", "Generator"
+FRONTEND, GENERATOR, RATES = "Frontend", "Generator", "Rates"
 KEPT_SECONDS = 60.0
 """How long a model replica keeps models that no frontend asks for; each does every 5 seconds."""
+
+_RATES_SECONDS = 0.5  # that a frontend waits for Rates
+_ALONE_SECONDS = 5.0  # for which it then does not ask again
 
 _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 # To deploy it, run `serve deploy FILE`, or put it into a RayService as spec.serveConfigV2.
@@ -57,11 +64,39 @@ _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 """
 
 
-class Frontend:
-    """Answers over HTTP, and calls `generator` for texts that the backfill does not hold."""
+class SharedRates(Rates):
+    """The rates at all frontends together; while `rates` does not answer, a share of them."""
 
-    def __init__(self, config: ServeConfig, generator: DeploymentHandle):
+    def __init__(self, config: ServeConfig, rates: DeploymentHandle, metrics: Metrics):
+        super().__init__(config.security.keys, 1 / config.frontends.num_replicas)
+        self._rates, self._metrics, self._alone_until = rates, metrics, 0.0
+
+    async def take(self, name: str, num_pairs: int) -> bool:
+        if time.monotonic() >= self._alone_until:
+            try:
+                async with asyncio.timeout(_RATES_SECONDS):
+                    return bool(await self._rates.take.remote(name, num_pairs))
+            except (TimeoutError, *DEAD) as error:
+                self._alone_until = time.monotonic() + _ALONE_SECONDS
+                logger.warning("rates are not shared for now: %s", type(error).__name__)
+        self._metrics.rated_alone.inc(num_pairs)
+        return await super().take(name, num_pairs)
+
+
+class Frontend:
+    """Answers over HTTP, and calls `generator` for texts that the backfill does not hold.
+
+    rates: counts what keys ask for at all frontends; None if this is the only one.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        generator: DeploymentHandle,
+        rates: DeploymentHandle | None = None,
+    ):
         self._config, self._generator, self._metrics = config, generator, Metrics()
+        self._rates = None if rates is None else SharedRates(config, rates, self._metrics)
         self._feedback = FeedbackLog(config.storage)
         self._followed = Followed("frontend", config, self._take, self._metrics)
         self._now: ReadThrough | None = None
@@ -73,7 +108,7 @@ class Frontend:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application; Serve calls this."""
         api = make_api(self._current, self._feedback)
-        return Gate(api, self._config.security.keys, self._metrics)
+        return Gate(api, self._config.security.keys, self._metrics, self._rates)
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
         """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`."""
@@ -226,7 +261,14 @@ def build(config: ServeConfig) -> Any:
         max_ongoing_requests=2 * MAX_REQUESTS + 64,
         **_shared_options(config),
     )
-    return frontend.bind(config, generator.bind(config))
+    keys, rates = config.security.keys, None
+    if keys and config.frontends.num_replicas > 1:
+        options = {**_shared_options(config), "user_config": None}
+        one = serve.deployment(Rates).options(
+            name=RATES, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000, **options
+        )
+        rates = one.bind(keys)
+    return frontend.bind(config, generator.bind(config), rates)
 
 
 def _shared_options(config: ServeConfig) -> dict[str, Any]:

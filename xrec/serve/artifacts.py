@@ -15,24 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from xrec.adapter.artifact import read_adapter
-from xrec.aspects import aspects_of
+from xrec.adapter.config import model_inputs, read_config
+from xrec.aspects.artifact import aspects_of
 from xrec.backfill.lookup import Explained, ExplanationLookup, open_lookup
-from xrec.backfill.task import EXPLANATIONS
+from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import BulkRun, read_takedowns
 from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.runs.run import Base, records
 from xrec.config.serve import CandidateConfig, ServeConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError, StorageNotFoundError, XRecError
-from xrec.generate.loading import model_fingerprint_of, model_inputs
+from xrec.generate.loading import model_fingerprint_of
 from xrec.serve.metrics import Metrics
-from xrec.storage import (
-    differing_fields,
-    fingerprint_of,
-    location_of,
-    manifest_of,
-    present,
-)
+from xrec.storage import differing_fields, fingerprint_of, location_of, manifest_of, present
 from xrec.storage.cache import ByteCache
 from xrec.storage.delta import file_errors, files_of, open_log
 
@@ -71,11 +65,12 @@ def models_of(config: ServeConfig) -> str:
     Raises ArtifactNotFoundError or ArtifactMismatchError.
     """
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
-    adapter = read_adapter(location_of(config, "adapter"))
+    adapter = manifest_of(config, "adapter")
+    of_adapter = read_config(location_of(config, "adapter"), adapter)
     uri = location_of(config, "aspects").shared_uri
-    aspects = aspects_of(adapter.config.prompt, uri, dataset, config.storage)
+    aspects = aspects_of(of_adapter.prompt, uri, dataset, config.storage)
     of_pairs = [each.fingerprint for each in (dataset, aspects) if each is not None]
-    return fingerprint_of([*of_pairs, model_inputs(adapter, graph)])
+    return fingerprint_of([*of_pairs, model_inputs(of_adapter, adapter.fingerprint, graph)])
 
 
 class Followed:

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from xrec.adapter.artifact import read_adapter
+from xrec.adapter.config import model_inputs
 from xrec.checks import AspectNames
 from xrec.config.serve import ServeConfig
 from xrec.data.dataset import Dataset
-from xrec.generate.loading import model_inputs
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import read_with_new
 from xrec.graph.ranking import seen_items, top_k_items
@@ -134,7 +134,7 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
     )
     adapter = read_adapter(location_of(config, "adapter"))
     adapter.check_graph(graph.manifest)
-    fingerprints = model_inputs(adapter, graph.manifest)
+    fingerprints = model_inputs(adapter.config, adapter.fingerprint, graph.manifest)
     catalogue = Catalogue(dataset, graph, fingerprints)
     catalogue.aspect_names.build()
     return catalogue

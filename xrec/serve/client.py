@@ -13,13 +13,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError, UnknownIdError
-from xrec.serve.messages import (
-    MAX_PAIRS,
-    Explanation,
-    Explanations,
-    NoExplanation,
-    Recommendations,
-)
+from xrec.serve.messages import MAX_PAIRS, Explanation, Explanations, NoExplanation, Recommendations
 
 _ERRORS: dict[int, type[EndpointError | UnknownIdError]] = {
     401: EndpointAccessError,

@@ -14,7 +14,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import get_args
@@ -38,7 +38,7 @@ BODY_SECONDS = 10.0
 MAX_REQUESTS = 256
 """So many requests a frontend answers at a time; further ones get 429."""
 BURST = 64
-"""So many pairs may come at once with a key before its rate counts."""
+"""So many pairs may come at once with a key before its rate counts, at all frontends together."""
 _KEYS_THAT_FILL = 4  # so many keys can take all places
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN_PATHS = ("/healthz", "/readyz", "/", "/openapi.json")
@@ -48,8 +48,14 @@ _OPEN_PREFIX = "/page/"
 class Gate:
     """An ASGI application that checks each request and passes it on to `app`."""
 
-    def __init__(self, app: ASGIApp, keys: tuple[KeyConfig, ...], metrics: Metrics):
-        self._app, self._keys, self._metrics = app, Keys(keys), metrics
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: tuple[KeyConfig, ...],
+        metrics: Metrics,
+        rates: "Rates | None" = None,
+    ):
+        self._app, self._keys, self._metrics = app, Keys(keys, rates), metrics
         self._num_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,6 +157,27 @@ class _Exchange:
         await self._send(message)
 
 
+class Rates:
+    """How many pairs each key may still ask for: a bucket of `BURST`, filled at the key's rate.
+
+    share: of rates and buckets that is kept here.
+    """
+
+    def __init__(self, keys: Iterable[KeyConfig], share: float = 1.0):
+        size = max(1.0, share * BURST)
+        times = {key.name: 60 * size / (share * key.pairs_per_minute) for key in keys}
+        self._buckets = {name: AsyncLimiter(size, seconds) for name, seconds in times.items()}
+
+    async def take(self, name: str, num_pairs: int) -> bool:
+        """Count the pairs, a bucket at most; False, and none is counted, if that is too many."""
+        bucket = self._buckets[name]
+        amount = min(num_pairs, bucket.max_rate)
+        has = bucket.has_capacity(amount)
+        if has:
+            await bucket.acquire(amount)  # this does not wait
+        return has
+
+
 class Caller:
     """Who asks: a key's name and scopes, its rate, and how many of its requests are at work."""
 
@@ -160,11 +187,10 @@ class Caller:
         scopes: Collection[KeyScope],
         key: KeyConfig | None = None,
         max_requests: int | None = None,
+        rates: Rates | None = None,
     ):
-        self.name, self._scopes, self._key = name, scopes, key
+        self.name, self._scopes, self._key, self._rates = name, scopes, key, rates
         self._num_at_work, self._max_requests = 0, max_requests
-        if key is not None:
-            self._limiter = AsyncLimiter(BURST, 60 * BURST / key.pairs_per_minute)
 
     def check(self, scope: KeyScope) -> None:
         """Raise ProblemError if it may not ask for this."""
@@ -177,14 +203,13 @@ class Caller:
 
         More pairs than fit a burst count as a burst. num_counted: those that were counted before.
         """
-        if self._key is None:
+        if self._key is None or self._rates is None:
             return
         amount = min(num_pairs, BURST) - num_counted
-        if not self._limiter.has_capacity(amount):
+        if amount and not await self._rates.take(self.name, amount):
             wait = math.ceil(60 * amount / self._key.pairs_per_minute)
             detail = f"more than {self._key.pairs_per_minute} pairs a minute with this key"
             raise ProblemError(429, "rate", f"{detail}; wait {wait} s", wait)
-        await self._limiter.acquire(amount)  # it has room, so this does not wait
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -206,9 +231,10 @@ class Keys:
     of its own that points to this machine.
     """
 
-    def __init__(self, keys: tuple[KeyConfig, ...]):
+    def __init__(self, keys: tuple[KeyConfig, ...], rates: Rates | None = None):
         most = MAX_REQUESTS if len(keys) == 1 else max(1, MAX_REQUESTS // _KEYS_THAT_FILL)
-        self._callers = [(key.sha256, Caller(key.name, key.scopes, key, most)) for key in keys]
+        of = most, rates or Rates(keys)
+        self._callers = [(key.sha256, Caller(key.name, key.scopes, key, *of)) for key in keys]
 
     def caller(self, scope: Scope) -> Caller:
         """Return who asks; it is "local", and may ask for all, if no keys are configured.

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from xrec.adapter.pairs import Pair
-from xrec.backfill.identity import sources_of
 from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
 from xrec.config.serve import ServeConfig
@@ -22,7 +21,7 @@ from xrec.data.dataset import Dataset
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Advance, Failure, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
-from xrec.generate.loading import load_explainer
+from xrec.generate.loading import load_explainer, sources_of
 from xrec.generate.shared_engine import EngineRequest
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import FoldIn

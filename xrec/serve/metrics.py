@@ -35,6 +35,10 @@ class Metrics:
             "Requests refused, by reason: key, rate, concurrency, body, queue, deadline, feedback.",
             ("reason",),
         )
+        self.rated_alone = Counter(
+            "xrec_serve_rated_alone_total",
+            "Pairs that a frontend counted against its share of a rate, as Rates did not answer.",
+        )
 
         self.pairs = Counter(
             "xrec_serve_pairs_total",

@@ -18,7 +18,7 @@ from xrec.serve.problems import ProblemError, unavailable
 logger = logging.getLogger("xrec")
 
 OVERLOADED = "overloaded"
-_DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
+DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
 
 
 class PairError(Exception):
@@ -87,7 +87,7 @@ class ModelHandle:
             async for event in events:
                 yield event
             is_over = True
-        except _DEAD as error:
+        except DEAD as error:
             raise _unavailable(error) from error
         finally:
             if not is_over:
@@ -104,7 +104,7 @@ class ModelHandle:
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except _DEAD as error:
+        except DEAD as error:
             raise _unavailable(error) from error
 
 

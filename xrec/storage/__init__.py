@@ -23,12 +23,7 @@ from xrec.storage.artifact import (
     write_manifest,
 )
 from xrec.storage.location import Location, request_each, storage_errors
-from xrec.storage.mapped import (
-    Arrays,
-    mapped,
-    mapped_arrays,
-    node_folder,
-)
+from xrec.storage.mapped import Arrays, mapped, mapped_arrays, node_folder
 from xrec.storage.parquet import parquet_bytes, read_footer, read_table, write_table
 from xrec.storage.uri import (
     check_access,

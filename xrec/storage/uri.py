@@ -16,7 +16,6 @@ from xrec.errors import ModelError, StorageError
 from xrec.storage.artifact import Kind, Manifest, manifest_there, read_manifest
 from xrec.storage.local import LocalLocation
 from xrec.storage.location import Location
-from xrec.storage.s3 import S3Location, open_s3
 
 PYPI = "pypi:"
 _NIGHT = re.compile(r"workspace:nights/(\d+)/graph")
@@ -40,6 +39,8 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
         )
     if not rest.split("/", 1)[0]:
         raise StorageError(f"URI {uri!r} names no bucket; expected s3://bucket/prefix")
+    from xrec.storage.s3 import S3Location, open_s3  # slow to import
+
     return S3Location(uri, rest.rstrip("/"), open_s3(storage or StorageConfig()))
 
 
@@ -60,7 +61,10 @@ def package_files(package: str, name: str) -> list[Path]:
 
 def check_access(location: Location, storage: StorageConfig) -> None:
     """Raise a StorageError if the bucket cannot be used; a local path may still be made."""
-    if isinstance(location, S3Location):
+    if location.uri.startswith("s3://"):
+        from xrec.storage.s3 import S3Location
+
+        assert isinstance(location, S3Location)
         location.check_bucket(storage)
 
 

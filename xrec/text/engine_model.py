@@ -16,12 +16,7 @@ from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.engine import Completion, TextParams, TokenMask
 from xrec.generate.shared_engine import SharedEngine
-from xrec.llm.model import (
-    load_llm,
-    load_tokenizer,
-    resolve_device,
-    stop_token_ids,
-)
+from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
 from xrec.llm.source import resolve_model
 from xrec.text.chat import Chat
 from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage

@@ -12,23 +12,19 @@ from typing import Any
 
 from xrec.adapter.artifact import write_adapter
 from xrec.adapter.card import TRAINED, model_card
-from xrec.adapter.config import AdapterConfig
+from xrec.adapter.config import AdapterConfig, adapter_inputs, adapter_run_config
 from xrec.adapter.model import input_vectors
-from xrec.aspects import aspects_of
+from xrec.aspects.artifact import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ConfigError
-from xrec.graph.artifact import check_graph_of_dataset, read_graph
+from xrec.graph.artifact import read_graph
+from xrec.graph.identity import check_graph_of_dataset
 from xrec.llm.model import check_quantization
 from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, claim, finished, location_of, manifest_of, run_fingerprint
 from xrec.train.adapter_worker import train_worker
-from xrec.train.checkpoint import (
-    AdapterProgress,
-    Tensors,
-    read_best_adapter,
-    read_progress,
-)
+from xrec.train.checkpoint import AdapterProgress, Tensors, read_best_adapter, read_progress
 from xrec.train.data import training_vectors
 from xrec.train.example_shards import write_examples
 from xrec.train.leak import measure_leak
@@ -118,31 +114,6 @@ def _measured_leaks(config: TrainAdapterConfig) -> dict[str, Any]:
         },
         "leaks": leaks,
     }
-
-
-def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
-    """Return the settings that the adapter's content depends on.
-
-    The number of workers, the ZeRO stage and the time of checkpoints are not among them.
-    """
-    values = config.model_dump(mode="json", include={"model", "prompt"})
-    training = config.training.model_dump(
-        mode="json",
-        exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"},
-    )
-    clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
-    weights: dict[str, str] = {"dtype": config.llm.dtype}
-    if config.llm.quantization is not None:
-        weights["quantization"] = config.llm.quantization
-    return {**values, "training": training, "deepspeed": clipping, **weights}
-
-
-def adapter_inputs(
-    dataset: Manifest, graph: Manifest, base_model: str, aspects: Manifest | None
-) -> dict[str, str]:
-    """Return the fingerprints of what an adapter is made from."""
-    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
-    return inputs if aspects is None else {**inputs, "aspects": aspects.fingerprint}
 
 
 def _check_batch_sizes(config: TrainAdapterConfig) -> None:

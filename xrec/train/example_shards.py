@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import feather
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects import read_chooser
+from xrec.aspects.choice import read_chooser
 from xrec.bulk.work.pool import map_in_processes, num_cpus
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.shared import Split
@@ -28,14 +28,7 @@ from xrec.llm.prefix import num_prefix_tokens
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.progress import progress
-from xrec.storage import (
-    Manifest,
-    content_hash,
-    finished,
-    location_of,
-    manifest_of,
-    write_manifest,
-)
+from xrec.storage import Manifest, content_hash, finished, location_of, manifest_of, write_manifest
 from xrec.train.data import examples_folder, shows_training_vectors
 
 _PAIRS_PER_SHARD = 20_000

@@ -14,17 +14,13 @@ from torch import Tensor
 
 from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
 from xrec.config.shared import Split
-from xrec.data.dataset import EXTENDS, Dataset, edges_of, read_dataset
-from xrec.errors import ArtifactMismatchError, ConfigError
+from xrec.data.dataset import Dataset, edges_of, read_dataset
+from xrec.errors import ConfigError
 from xrec.graph.adjacency import check_edges
-from xrec.graph.artifact import LAYER0, START_FROM, embeddings_bytes, read_graph, write_graph
+from xrec.graph.artifact import embeddings_bytes, read_graph, write_graph
 from xrec.graph.blend import settled, turned_onto
-from xrec.graph.leave_out import (
-    TRAINING_VECTORS,
-    TrainingVectors,
-    fold_numbers,
-    without_fold,
-)
+from xrec.graph.identity import LAYER0, START_FROM, graph_identity
+from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, fold_numbers, without_fold
 from xrec.graph.ranking import ranking_report
 from xrec.storage import (
     Manifest,
@@ -33,7 +29,6 @@ from xrec.storage import (
     finished,
     location_of,
     open_location,
-    read_manifest,
     run_fingerprint,
 )
 from xrec.train.checkpoint import GraphProgress, read_progress, read_rows
@@ -114,11 +109,7 @@ def _settled(
 
 
 def _training_vectors(
-    config: PretrainGraphConfig,
-    dataset: Dataset,
-    whole: Tensor,
-    progress: GraphProgress,
-    run: str,
+    config: PretrainGraphConfig, dataset: Dataset, whole: Tensor, progress: GraphProgress, run: str
 ) -> TrainingVectors | None:
     """The vectors of explained training pairs by graphs without them; None if there are none.
 
@@ -149,44 +140,6 @@ def _training_vectors(
             items[pairs[1, of_pairs]],
         )
     return found
-
-
-def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings that the graph's content depends on, and the inputs' fingerprints.
-
-    The number of workers, their mode and the time of checkpoints are not among them. Raises
-    ArtifactNotFoundError without a dataset, or without the graph that it starts from;
-    ArtifactMismatchError if that does not fit.
-    """
-    training = config.training.model_dump(mode="json", exclude={"epochs_per_checkpoint"})
-    settings = {
-        "model": config.model.model_dump(mode="json"),
-        "training": training,
-        "folds": config.folds,
-    }
-    dataset = read_manifest(location_of(config, "dataset"), "dataset")
-    inputs = {"dataset": dataset.fingerprint}
-    if config.start_from is not None:
-        settings["keep_within"] = config.keep_within
-        inputs[START_FROM] = _check_start(config, config.start_from, dataset).fingerprint
-    return settings, inputs
-
-
-def _check_start(config: PretrainGraphConfig, uri: str, dataset: Manifest) -> Manifest:
-    """The manifest of the graph at `uri`, whose vectors have the indices and the length of ours."""
-    earlier = read_manifest(open_location(uri, config.storage), "graph")
-    dim, known = earlier.config["model"]["embedding_dim"], earlier.inputs["dataset"]
-    if known not in ancestry(dataset, EXTENDS):
-        why = f"of dataset {known}, which {config.artifact('dataset')} does not extend"
-    elif dim != config.model.embedding_dim:
-        why = f"of {dim} dimensions, and model.embedding_dim is {config.model.embedding_dim}"
-    elif LAYER0 not in earlier.files:
-        why = f"of an older xrec, without {LAYER0}"
-    else:
-        return earlier
-    raise ArtifactMismatchError(
-        f"start_from: the graph at {uri} is {why}; give one that fits, or leave start_from out"
-    )
 
 
 def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> None:

@@ -23,18 +23,13 @@ from xrec.config.graph import (
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
 from xrec.graph.adjacency import node_degrees, normalized_adjacency
-from xrec.graph.artifact import LAYER0, read_vectors
+from xrec.graph.artifact import read_vectors
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges
+from xrec.graph.identity import LAYER0
 from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.loss import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.graph.ranking import (
-    SeenItems,
-    metrics_of,
-    seen_items,
-    top_k_of_blocks,
-    users_with_items,
-)
+from xrec.graph.ranking import SeenItems, metrics_of, seen_items, top_k_of_blocks, users_with_items
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.spectral import spectral_embeddings
 from xrec.graph.step import batch_loss

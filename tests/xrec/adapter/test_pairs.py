@@ -12,7 +12,7 @@ from jobs.prepare import run as prepare_dataset
 from tests.toy import toy_tokenizer
 from tests.xrec.aspects.planted_aspects import with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.aspects import AspectChooser
+from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer
 from xrec.config.data import PrepareConfig

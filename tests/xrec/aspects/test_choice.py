@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 
 from tests.xrec.aspects.conftest import NUM_ASPECTS, NUM_ITEMS, NUM_USERS
-from xrec.aspects import AspectChooser
+from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import Mentions, Praise
 from xrec.aspects.scorer import AspectScorer
 

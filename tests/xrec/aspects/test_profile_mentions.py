@@ -8,7 +8,7 @@ import scipy.sparse
 
 from jobs.train_aspects import run as train_aspects
 from tests.xrec.aspects.planted_aspects import OF_PROFILES, prepared_town
-from xrec.aspects import AspectChooser, read_chooser
+from xrec.aspects.choice import AspectChooser, read_chooser
 from xrec.aspects.mentions import ProfileMentions, dataset_mentions
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.graph import TrainAspectsConfig

@@ -11,7 +11,8 @@ import pytest
 
 from jobs.train_aspects import output, run
 from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
-from xrec.aspects import AspectChooser, aspects_of, read_chooser
+from xrec.aspects.artifact import aspects_of
+from xrec.aspects.choice import AspectChooser, read_chooser
 from xrec.aspects.mentions import dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.graph import TrainAspectsConfig
@@ -84,7 +85,7 @@ def test_counts_lie_in_files_of_the_node_and_choose_as_those_in_memory(
     scorer = read_chooser(_aspects(trained), dataset).scorer
     counted = AspectScorer(dataset_mentions(dataset, "train"), scorer.neighbours, scorer.weights)
     in_memory = AspectChooser(counted, praise=dataset_praise(dataset))
-    monkeypatch.setattr("xrec.aspects.artifact.dataset_mentions", None)  # nothing counts again
+    monkeypatch.setattr("xrec.aspects.choice.dataset_mentions", None)  # nothing counts again
     kept = read_chooser(_aspects(trained), dataset)
     pairs = counted.mentions.users, counted.mentions.items
     for leave_out_own in (False, True):
@@ -102,7 +103,7 @@ def test_counts_lie_in_files_of_the_node_and_choose_as_those_in_memory(
 
 
 def test_second_run_does_no_work_and_other_settings_are_refused(trained, monkeypatch):
-    monkeypatch.setattr("jobs.train_aspects.train_aspects", None)
+    monkeypatch.setattr("xrec.aspects.train.train_aspects", None)
     run(trained)
     with pytest.raises(ArtifactMismatchError, match="min_item_reviews"):
         run(trained.model_copy(update={"min_item_reviews": 3}))

@@ -6,9 +6,8 @@ from tests.toy import save_random_graph, save_toy_model
 from tests.xrec.backfill.runs import Runs
 from tests.xrec.generate.town import make_adapter
 from tests.xrec.recommend.catalogue import make_dataset, pair_rows
-from xrec.backfill.identity import sources_of
 from xrec.config.llm import EngineConfig
-from xrec.generate.loading import load_explainer
+from xrec.generate.loading import load_explainer, sources_of
 from xrec.llm.source import model_fingerprint
 
 NUM_USERS, NUM_ITEMS = 12, 6

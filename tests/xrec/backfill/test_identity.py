@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.backfill.runs import OTHER_DECODING
-from xrec.backfill.identity import identify, identify_unchecked, sources_of
+from xrec.backfill.identity import identify, identify_unchecked
+from xrec.generate.loading import sources_of
 from xrec.storage import run_fingerprint
 
 TWO = {"kind": "split", "max_pairs": 2}

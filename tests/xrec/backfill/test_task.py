@@ -12,7 +12,8 @@ import pytest
 from tests.xrec.backfill.runs import pairs_of, pairs_table
 from xrec.backfill.driver import chunks_at_once
 from xrec.backfill.identity import identify
-from xrec.backfill.task import EXPLANATIONS, explain_task
+from xrec.backfill.plan import EXPLANATIONS
+from xrec.backfill.task import explain_task
 from xrec.bulk import Outcome
 from xrec.config.backfill import FailureReason
 

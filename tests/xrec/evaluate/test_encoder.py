@@ -8,7 +8,8 @@ from transformers import BertModel, RobertaConfig, RobertaModel, RobertaTokenize
 
 from tests.word_bert import bert_config, word_tokenizer
 from xrec.errors import ModelError
-from xrec.evaluate.encoder import SentenceEncoder, embedding_scores, encoder_folder, load_encoder
+from xrec.evaluate.encoder import SentenceEncoder, embedding_scores, load_encoder
+from xrec.llm.source import encoder_folder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
 

@@ -41,10 +41,33 @@ def test_interval_of_users_with_equally_many_pairs_is_that_of_their_means_by_sci
 
 
 def test_mean_is_over_all_pairs_whatever_their_number_a_user():
-    estimate = mean_interval([True, True, True, False], ["a", "a", "a", "b"])
-    # Residuals 3/4 and -3/4 of 4 pairs, two users: standard error 2 * 3/16, t of one degree 12.7.
-    assert estimate.value == 0.75
-    assert estimate.high - estimate.value == pytest.approx(12.706 * 0.375, rel=1e-3)
+    estimate = mean_interval([2.0, 2.0, 2.0, 0.0], ["a", "a", "a", "b"])
+    # Residuals 3/2 and -3/2 of 4 pairs, two users: standard error 2 * 3/8, t of one degree 12.7.
+    assert estimate.value == 1.5
+    assert estimate.high - estimate.value == pytest.approx(12.706 * 0.75, rel=1e-3)
+
+
+@pytest.mark.parametrize(("mean", "num_users"), [(0.5, 40), (0.97, 60), (0.05, 4)])
+def test_interval_of_a_share_is_within_0_and_1_and_covers_it(mean, num_users):
+    """Users differ, by a beta distribution; exact intervals are rather too wide."""
+    rng, covered = np.random.default_rng(5), []
+    users = np.repeat(np.arange(num_users), 5)
+    for _ in range(1000):
+        of_users = rng.beta(4 * mean, 4 * (1 - mean), num_users)
+        found = mean_interval(rng.random(len(users)) < of_users[users], users.tolist())
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        covered.append(found.low < mean < found.high)
+    assert np.mean(covered) > 0.94
+
+
+def test_interval_of_a_share_of_independent_values_is_that_of_scipy():
+    for ones in (0, 1, 37, 300):
+        found = mean_interval(np.arange(300) < ones, range(300))
+        theirs = stats.binomtest(ones, 300).proportion_ci(method="exact")
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-3)
+    same = mean_interval(np.ones(300), [number // 3 for number in range(300)])
+    theirs = stats.binomtest(100, 100).proportion_ci(method="exact")  # a hundred users
+    assert (same.low, same.high) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():

@@ -29,7 +29,6 @@ from xrec.generate.loading import (
     check_sources,
     load_explainer,
     model_fingerprint_of,
-    model_inputs,
 )
 from xrec.generate.scoring import reference_nll
 from xrec.generate.shared_engine import Requests
@@ -56,7 +55,7 @@ def sources(workspace: Path, **changes: Path) -> Sources:
 
 
 def fingerprint_of_model(checked: CheckedSources) -> str:
-    return model_fingerprint_of(model_inputs(checked.adapter, checked.graph))
+    return model_fingerprint_of(checked.model)
 
 
 def loaded(sources: Sources) -> Explainer:

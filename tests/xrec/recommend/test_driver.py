@@ -18,7 +18,7 @@ from xrec.bulk import BulkRun, Survey, published
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ClusterError, ConfigError
-from xrec.graph import read_graph
+from xrec.graph.artifact import read_graph
 from xrec.recommend import RankingTask
 from xrec.storage import Manifest, open_location
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 @pytest.fixture
 def actor_here(monkeypatch):
     """One actor in this process; its task still gets its tables from Ray."""
-    monkeypatch.setattr("xrec.recommend.RayPool", pool_here)
+    monkeypatch.setattr("xrec.recommend._pool", pool_here)
 
 
 def _plan(config: Any) -> BulkRun:
@@ -105,7 +105,7 @@ def _stop_at(chunk: int, error: type[BaseException], monkeypatch: Any) -> None:
         if number == chunk:
             raise error
 
-    monkeypatch.setattr("xrec.recommend.RayPool", lambda **_: PoolHere(before=stop))
+    monkeypatch.setattr("xrec.recommend._pool", lambda: PoolHere(before=stop))
 
 
 @pytest.mark.usefixtures("actor_here")

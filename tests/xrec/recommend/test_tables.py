@@ -16,7 +16,7 @@ from xrec.errors import (
     DataError,
     UnknownIdError,
 )
-from xrec.graph import read_graph
+from xrec.graph.artifact import read_graph
 from xrec.recommend import RankingTask, identify_recommendations, read_tables
 from xrec.storage import open_location
 

@@ -4,12 +4,15 @@ Answers are the same as without Ray; replicas are killed and artifacts are swapp
 clients disconnect.
 """
 
+import asyncio
+import itertools
 import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, NamedTuple
 from unittest.mock import ANY
 
@@ -29,8 +32,9 @@ from tests.xrec.serve.town import (
     serve_config,
 )
 from xrec.backfill import read_explanations
-from xrec.config.serve import ServeConfig
-from xrec.serve.app import APP, Generator, serve_options
+from xrec.config.serve import KeyConfig, ReplicasConfig, SecurityConfig, ServeConfig
+from xrec.serve.app import APP, Generator, SharedRates, build, serve_options
+from xrec.serve.gate import BURST, Keys
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.model import Event
 
@@ -180,6 +184,41 @@ def test_answers_are_those_without_ray(served, endpoint):
     assert len(parts) > 2
     assert parts[0]["is_checked"] is False
     assert served.get("/readyz").text == "ready\n"
+
+
+def test_rate_of_a_key_holds_at_two_frontends_together_and_shares_of_it_without_rates(
+    served, monkeypatch
+):
+    """Two gates before nothing; `Rates` is a real replica, which goes away then."""
+    secret = {"name": "shop", "sha256": sha256(b"sesame").hexdigest(), "pairs_per_minute": 1}
+    config = served.config.model_copy(
+        update={
+            "security": SecurityConfig(keys=(KeyConfig(**secret),)),
+            "frontends": ReplicasConfig(num_replicas=2),
+        }
+    )
+    frontend = build(config)._bound_deployment  # with what Serve would give it
+    rates = serve.run(frontend.init_args[2], name="rates", route_prefix=None)
+    noted = NotedMetrics()
+
+    async def admitted(num_requests: int, num_pairs: int) -> int:
+        shared = [SharedRates(config, rates, noted) for _ in range(2)]
+        both = itertools.cycle(Keys(config.security.keys, each) for each in shared)
+        scope = {"type": "http", "headers": [(b"x-api-key", b"sesame")]}
+        callers = [next(both).caller(scope) for _ in range(num_requests)]
+        charges = (caller.charge(num_pairs) for caller in callers)
+        done = await asyncio.gather(*charges, return_exceptions=True)
+        assert {each.problem.status for each in done if each} <= {429}
+        return done.count(None)
+
+    monkeypatch.setattr("xrec.serve.app._RATES_SECONDS", 60.0)
+    assert asyncio.run(admitted(2 * BURST, 1)) == BURST
+    assert noted.values == {}
+    serve.delete("rates")
+    monkeypatch.setattr("xrec.serve.app._RATES_SECONDS", 0.5)
+    assert asyncio.run(admitted(2 * BURST, 1)) == BURST
+    assert noted.values == {("rated_alone",): 2 * BURST}
+    assert asyncio.run(admitted(3, 64)) == 2  # one of half a bucket at each
 
 
 def test_request_id_comes_back_once(served):

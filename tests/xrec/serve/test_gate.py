@@ -16,7 +16,7 @@ from xrec.config.base import parse_config
 from xrec.config.serve import KeyConfig, ServeConfig, is_loopback
 from xrec.errors import ConfigError
 from xrec.serve import gate
-from xrec.serve.gate import Caller, Keys
+from xrec.serve.gate import Caller, Keys, Rates
 from xrec.serve.problems import ProblemError
 
 BEARER = {"Authorization": "Bearer open sesame"}
@@ -126,7 +126,7 @@ def test_rate_counts_pairs_and_a_large_request_is_a_burst(monkeypatch):
     slow = KeyConfig(**key("slow", "s", pairs_per_minute=1))
 
     async def charges(*counts: int, num_counted: int = 0) -> list[bool]:
-        caller, answers = Caller("slow", slow.scopes, slow), []
+        caller, answers = Caller("slow", slow.scopes, slow, rates=Rates((slow,))), []
         for place, count in enumerate(counts):
             counted = num_counted if place else 0
             try:

@@ -15,7 +15,6 @@ import pytest
 from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, serve_config
 from xrec.adapter.pairs import Pair
-from xrec.backfill.identity import sources_of
 from xrec.backfill.lookup import Explained
 from xrec.config.llm import EngineConfig
 from xrec.config.serve import ServeConfig
@@ -23,7 +22,7 @@ from xrec.config.shared import ColdStartConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
-from xrec.generate.loading import load_explainer
+from xrec.generate.loading import load_explainer, sources_of
 from xrec.llm.prompt import PairTexts
 from xrec.serve import live_explainer
 from xrec.serve.live_explainer import LiveExplainer

@@ -15,7 +15,7 @@ from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from tests.xrec.serve.test_app import wait_until
 from tests.xrec.serve.test_read_through import Writing, answering
 from xrec import bulk
-from xrec.backfill.task import EXPLANATIONS
+from xrec.backfill.plan import EXPLANATIONS
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import StorageConfig

@@ -8,13 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from xrec.generate.builtin.kv_cache import KVCache, SlotLengths
-from xrec.generate.builtin.requests import (
-    Prefix,
-    PrefixBlock,
-    Request,
-    RequestBlock,
-    shared_length,
-)
+from xrec.generate.builtin.requests import Prefix, PrefixBlock, Request, RequestBlock, shared_length
 
 
 class Slots:

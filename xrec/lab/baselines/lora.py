@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects import read_chooser
+from xrec.aspects.choice import read_chooser
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError, ModelError
 from xrec.lab.baselines.baseline import Baseline

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from xrec.aspects import read_aspects_manifest
+from xrec.aspects.artifact import read_aspects_manifest
 from xrec.bulk.work.pool import map_in_processes
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.data.dataset import read_dataset

@@ -4,19 +4,15 @@ import importlib.util
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from xrec.aspects import read_aspects_manifest, read_chooser
+from xrec.aspects.choice import read_chooser
 from xrec.config.compare import CompareConfig
-from xrec.config.entries import ADAPTERS, BASELINES
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, install_command
-from xrec.lab.baselines.baseline import recipe_of
+from xrec.errors import ModelError, install_command
 from xrec.lab.compare.entries import Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
@@ -24,71 +20,20 @@ from xrec.lab.compare.scores import score_entries
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.judge import agreement_lines
-from xrec.lab.measures.measures import metrics_identity, ranker_tables
+from xrec.lab.measures.measures import ranker_tables
 from xrec.storage import (
     MANIFEST,
     Manifest,
-    content_hash,
     location_of,
-    manifest_of,
-    open_location,
     write_contents,
     write_manifest,
     write_table,
 )
-from xrec.train.adapter import adapter_run_config
 
 logger = logging.getLogger("xrec")
 
 _NUM_EXAMPLES = 20
-_ALWAYS = {"entries", "seeds", "split", "max_pairs"}
 _Value = TypeVar("_Value")
-
-
-def comparison_identity(
-    config: CompareConfig, base_model: str | None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings and the inputs of a comparison, known before the work.
-
-    base_model: the fingerprint of the language model, None if no entry has one.
-
-    The aspects are an input if an entry needs them, or if they are there: they rank statements.
-
-    Raises ArtifactNotFoundError if an input is not finished, ArtifactMismatchError if aspects that
-    are needed are of another dataset, StorageNotFoundError for texts that are not there.
-    """
-    names = set(config.entries)
-    elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
-    settings = {
-        **config.model_dump(mode="json", include=_ALWAYS),
-        "max_training_pairs": config.training.max_pairs,
-        "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
-        "texts": {
-            name: texts.model_dump(mode="json", exclude={"uri"})
-            for name, texts in elsewhere.items()
-        },
-        "baselines": {
-            kind: asdict(recipe_of(kind, config.training)) for kind in BASELINES if kind in names
-        },
-    }
-    dataset = manifest_of(config, "dataset")
-    inputs = {"dataset": dataset.fingerprint}
-    if config.has_language_model or "nearest" in names:
-        inputs["graph"] = manifest_of(config, "graph").fingerprint
-    needs_aspects = config.has_language_model and config.prompt.aspects
-    with suppress(*(() if needs_aspects else (ArtifactNotFoundError, ArtifactMismatchError))):
-        aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
-        inputs["aspects"] = aspects.fingerprint
-    if config.has_language_model:
-        inputs["base_model"] = base_model or ""
-        settings |= config.model_dump(mode="json", include={"decoding", "prompt"})
-        settings["dtype"] = config.language_model.dtype
-    if names & set(ADAPTERS):
-        settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
-    for name, texts in elsewhere.items():
-        content = open_location(texts.uri, config.storage).read_bytes()
-        inputs[f"texts {name}"] = content_hash(content)
-    return settings, inputs
 
 
 def check_packages(config: CompareConfig) -> None:

@@ -1,18 +1,33 @@
 """The entries of a comparison, each with a seed in a folder of its own, and the pairs of all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
+from xrec.adapter.config import adapter_run_config
+from xrec.aspects.artifact import read_aspects_manifest
 from xrec.config.compare import CompareConfig
+from xrec.config.entries import ADAPTERS, BASELINES
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.splits import drawn_pairs
-from xrec.errors import DataError
-from xrec.lab.measures.measures import metrics_anywhere
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
+from xrec.lab.baselines.baseline import recipe_of
+from xrec.lab.measures.measures import metrics_anywhere, metrics_identity
 from xrec.llm.source import anywhere
 from xrec.schemas import PAIRS
-from xrec.storage import Location, content_hash, location_of, parquet_bytes
+from xrec.storage import (
+    Location,
+    content_hash,
+    location_of,
+    manifest_of,
+    open_location,
+    parquet_bytes,
+)
+
+_ALWAYS = {"entries", "seeds", "split", "max_pairs"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,52 @@ def config_anywhere(config: CompareConfig) -> CompareConfig:
     return config.model_copy(
         update={"metrics": metrics_anywhere(config.metrics), "llm": llm, **uris}
     )
+
+
+def comparison_identity(
+    config: CompareConfig, base_model: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings and the inputs of a comparison, known before the work.
+
+    base_model: the fingerprint of the language model, None if no entry has one.
+
+    The aspects are an input if an entry needs them, or if they are there: they rank statements.
+
+    Raises ArtifactNotFoundError if an input is not finished, ArtifactMismatchError if aspects that
+    are needed are of another dataset, StorageNotFoundError for texts that are not there.
+    """
+    names = set(config.entries)
+    elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
+    settings = {
+        **config.model_dump(mode="json", include=_ALWAYS),
+        "max_training_pairs": config.training.max_pairs,
+        "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
+        "texts": {
+            name: texts.model_dump(mode="json", exclude={"uri"})
+            for name, texts in elsewhere.items()
+        },
+        "baselines": {
+            kind: asdict(recipe_of(kind, config.training)) for kind in BASELINES if kind in names
+        },
+    }
+    dataset = manifest_of(config, "dataset")
+    inputs = {"dataset": dataset.fingerprint}
+    if config.has_language_model or "nearest" in names:
+        inputs["graph"] = manifest_of(config, "graph").fingerprint
+    needs_aspects = config.has_language_model and config.prompt.aspects
+    with suppress(*(() if needs_aspects else (ArtifactNotFoundError, ArtifactMismatchError))):
+        aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
+        inputs["aspects"] = aspects.fingerprint
+    if config.has_language_model:
+        inputs["base_model"] = base_model or ""
+        settings |= config.model_dump(mode="json", include={"decoding", "prompt"})
+        settings["dtype"] = config.language_model.dtype
+    if names & set(ADAPTERS):
+        settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
+    for name, texts in elsewhere.items():
+        content = open_location(texts.uri, config.storage).read_bytes()
+        inputs[f"texts {name}"] = content_hash(content)
+    return settings, inputs
 
 
 @dataclass(frozen=True)

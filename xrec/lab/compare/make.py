@@ -17,7 +17,8 @@ from xrec.data.dataset import Dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.generate.loading import Sources
-from xrec.graph.artifact import check_graph_of_dataset, read_graph
+from xrec.graph.artifact import read_graph
+from xrec.graph.identity import check_graph_of_dataset
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline, recipe_of
 from xrec.lab.baselines.lora import LoRA

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects import aspects_of, read_chooser
+from xrec.aspects.artifact import aspects_of
+from xrec.aspects.choice import read_chooser
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
 from xrec.config.compare import CompareConfig

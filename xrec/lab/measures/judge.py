@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pydantic import SecretStr
-from scipy.stats import spearmanr
 
 from xrec.config.evaluate import JudgeConfig
 from xrec.config.llm import LLMConfig
@@ -168,6 +167,8 @@ def agreement_lines(entry: str, scores: pa.Table, judges: Sequence[str]) -> list
     pairs at which a judge failed are left out. There is no sentence where fewer than three pairs
     are left, or a judge says the same of all.
     """
+    from scipy.stats import spearmanr  # slow to import, and a status needs it not
+
     has_text = np.array([bool(text) for text in scores["text"].to_pylist()], dtype=np.bool_)
     values = {name: scores[f"gptscore_{name}"].to_numpy().astype(np.float64) for name in judges}
     lines = []

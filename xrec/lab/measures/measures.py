@@ -6,17 +6,15 @@ table = score_table(measures, texts)     # a row a pair, a column a metric
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from xrec.aspects import AspectChooser
 from xrec.config.evaluate import MetricsConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair, taken
-from xrec.evaluate.encoder import embedding_scores, encoder_folder, load_encoder
 from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
 from xrec.lab.measures.judge import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
@@ -31,9 +29,12 @@ from xrec.lab.measures.statements import (
     right_aspect,
     statements_made,
 )
-from xrec.llm.source import model_fingerprint, name_anywhere
+from xrec.llm.source import encoder_folder, model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
 from xrec.text.model import model_anywhere
+
+if TYPE_CHECKING:
+    from xrec.aspects.choice import AspectChooser
 
 _VERSION = 7  # of the measures and what they mean; with another one all is scored again
 _OVERLAP_INFOS = (
@@ -118,6 +119,8 @@ def load_measures(
         planted = dataset.planted["aspect"].unique().to_pylist()
         made.append(partial(right_aspect, aspect_pattern(planted)))
     if config.encoder is not None:
+        from xrec.evaluate.encoder import embedding_scores, load_encoder  # they import torch
+
         encoder = load_encoder(config.encoder, device=device)
         made.append(lambda texts: embedding_scores(encoder, texts.texts, texts.references))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
@@ -128,7 +131,7 @@ def load_measures(
 
 
 def ranker_tables(
-    dataset: Dataset, pairs: Sequence[HeldOutPair], chooser: AspectChooser | None
+    dataset: Dataset, pairs: Sequence[HeldOutPair], chooser: "AspectChooser | None"
 ) -> dict[str, pa.Table]:
     """The table of each ranker that needs no text; none for a dataset without aspects."""
     if dataset.aspects is None:

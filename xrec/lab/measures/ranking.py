@@ -7,14 +7,16 @@ text stand beside it. docs/metrics.md says where the article differs.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xrec.aspects import AspectChooser
 from xrec.data.dataset import HeldOutPair
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts, by_pair
 from xrec.lab.measures.statements import SENTIMENTS, K, Statement, Statements, against_reference
+
+if TYPE_CHECKING:
+    from xrec.aspects.choice import AspectChooser
 
 Score = Callable[[HeldOutPair], Callable[[Statement], Any]]
 """What a pair's candidates are sorted by, the largest first."""
@@ -54,7 +56,7 @@ class StatementsRanked:
         return ndcg, recall, precision * len(first) / K
 
 
-def rankers(statements: Statements, chooser: AspectChooser | None) -> dict[str, StatementsRanked]:
+def rankers(statements: Statements, chooser: "AspectChooser | None") -> dict[str, StatementsRanked]:
     """The rankers that need no text, by name (`xrec.config.entries.RANKERS`).
 
     Popularity is the number of training reviews of the item, the user, or all that make the
@@ -81,7 +83,7 @@ def _drawn(pair: HeldOutPair) -> Callable[[Statement], float]:
     return lambda statement: chance.random()
 
 
-def _chooser_score(statements: Statements, chooser: AspectChooser) -> Score:
+def _chooser_score(statements: Statements, chooser: "AspectChooser") -> Score:
     """The score of the aspect, and ln of the share of the item's opinions on it that agree."""
     places = {name: place for place, name in reversed(list(enumerate(statements.names)))}
 

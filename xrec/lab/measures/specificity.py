@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 
 from xrec.data.dataset import HeldOutPair
@@ -110,6 +109,8 @@ class TfIdf:
 
     def _vectors(self, texts: Sequence[str]) -> Sparse:
         """(N, V) sparse, rows of length 1; all zeros for a text without a known word."""
+        import scipy.sparse  # slow to import, and a status needs it not
+
         counts = [
             (row, self._columns[word], count)
             for row, text in enumerate(texts)

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from xrec.config.compare import CompareConfig
-from xrec.lab.compare.comparison import compare, comparison_identity
-from xrec.lab.compare.entries import Entry
+from xrec.lab.compare.comparison import compare
+from xrec.lab.compare.entries import Entry, comparison_identity
 from xrec.lab.compare.make import Inputs, make
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import ScoredTexts

@@ -75,7 +75,7 @@ def test_compare_killed_amid_a_write_starts_anew(make_config, monkeypatch):
     with monkeypatch.context() as patch:
         other = {"other": 1}
         patch.setattr("xrec.lab.compare.scores.metrics_identity", lambda *rest, **names: other)
-        patch.setattr("xrec.lab.compare.comparison.metrics_identity", lambda *rest, **names: other)
+        patch.setattr("xrec.lab.compare.entries.metrics_identity", lambda *rest, **names: other)
         killed = Mock(side_effect=KeyboardInterrupt)
         patch.setattr("xrec.lab.compare.comparison.write_contents", killed)
         with pytest.raises(KeyboardInterrupt):

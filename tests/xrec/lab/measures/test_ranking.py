@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from tests.xrec.lab.small import dataset_of, held_out
-from xrec.aspects import AspectChooser
+from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import dataset_mentions
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.entries import RANKERS
