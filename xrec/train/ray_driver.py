@@ -36,7 +36,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.config.shared import ScalingConfig
 from xrec.errors import StorageError, TrainingError, XRecError
-from xrec.storage import Location
+from xrec.storage import Location, storage_errors
 from xrec.train.lease import only_driver
 from xrec.train.ray_worker import prepare_worker
 
@@ -78,6 +78,12 @@ class TrainingOutcome:
     def read_checkpoint_file(self, name: str) -> bytes:
         """Return the file `name` of the last checkpoint; raises StorageNotFoundError."""
         return (self.checkpoint / name).read_bytes()
+
+    def copy_checkpoint_file(self, name: str, path: str) -> None:
+        """Copy the file `name` of the last checkpoint to this machine's `path`; raises likewise."""
+        file = self.checkpoint / name
+        with storage_errors(file.uri):
+            file.fs.get_file(file.path, path)
 
 
 class TrainingMetrics:

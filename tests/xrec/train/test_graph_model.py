@@ -2,6 +2,7 @@
 
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from tests.fake_gpu import CPU
 from tests.xrec.train.one_gpu_worker import become_worker
 from xrec.config.graph import GraphTrainingConfig
 from xrec.data.dataset import read_dataset
+from xrec.graph.adjacency import distinct_edges
 from xrec.graph.aspects import AspectEdges
 from xrec.graph.partition import Partition
 from xrec.graph.ranking import SeenItems, metrics_of, top_k_items
-from xrec.storage import open_location
+from xrec.storage import mapped_arrays, node_folder, open_location
 from xrec.train.graph_model import GraphData, HeldOut, K, split_edges
 from xrec.train.graph_worker import GraphWorker
 
@@ -29,7 +31,8 @@ def test_held_out_of_drawn_users_ranks_them_as_among_all(town):
         torch.randn(number, 4, generator=generator)
         for number in (dataset.num_users, dataset.num_items)
     )
-    held_out = HeldOut.of(dataset, "validation", GraphTrainingConfig(validation_users=11, seed=3))
+    data = GraphData.of(dataset, with_aspects=False)
+    held_out = HeldOut.of(dataset, data, GraphTrainingConfig(validation_users=11, seed=3))
     assert len(held_out.users) == 11
     seen, wanted = (SeenItems(split_edges(dataset, split)) for split in ("train", "validation"))
     ranked = top_k_items(users, items, seen, held_out.users, K)
@@ -38,16 +41,20 @@ def test_held_out_of_drawn_users_ranks_them_as_among_all(town):
     assert held_out.score(torch.cat([users, items]), Partition.whole(sum(sizes)), sizes) == expected
     parts = [held_out.part(number, 3).users for number in range(3)]
     assert torch.equal(torch.cat(parts), held_out.users)
-    everybody = HeldOut.of(dataset, "validation", GraphTrainingConfig())
+    everybody = HeldOut.of(dataset, data, GraphTrainingConfig())
     assert set(everybody.users.tolist()) == set(dataset.interaction_edges("validation")[0].tolist())
 
 
 class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of the floating-point tensors that torch's operations make and that live."""
+    """Counts the bytes of the tensors that torch's operations make in memory and that live.
 
-    def __init__(self) -> None:
+    Those of floating-point tensors, or of all that are no files.
+    """
+
+    def __init__(self, *, all_types: bool = False) -> None:
         super().__init__()
         self._living, self.now, self.peak = set[int](), 0, 0
+        self._all_types = all_types
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -55,11 +62,13 @@ class PeakBytes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                self._count(tensor.untyped_storage(), tensor.is_floating_point())
+                is_counted = self._all_types or tensor.is_floating_point()
+                self._count(tensor.untyped_storage(), is_counted)
         return result
 
     def _count(self, storage: Any, is_counted: bool) -> None:
-        if is_counted and id(storage) not in self._living:
+        is_file = self._all_types and storage.nbytes() > 50_000 and _is_file(storage.data_ptr())
+        if is_counted and id(storage) not in self._living and not is_file:
             self._living.add(id(storage))
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
@@ -75,6 +84,16 @@ class PeakBytes(TorchDispatchMode):
         return peak
 
 
+def _is_file(address: int) -> bool:
+    """Whether the address is in a file of this node that is mapped."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if str(node_folder()) in line:
+            first, stop = (int(number, 16) for number in line.split()[0].split("-"))
+            if first <= address < stop:
+                return True
+    return False
+
+
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS, DIM = 9000, 6000, 200, 16
 
 
@@ -85,7 +104,9 @@ def random_graph() -> tuple[GraphData, HeldOut]:
     def draw(most: int, size: int) -> Tensor:
         return torch.randint(most, (size,), generator=generator)
 
-    edges = torch.stack([draw(NUM_USERS, 15_000), draw(NUM_ITEMS, 15_000)])
+    edges = distinct_edges(
+        torch.stack([draw(NUM_USERS, 15_000), draw(NUM_ITEMS, 15_000)]), NUM_ITEMS
+    )
     nodes = torch.arange(NUM_USERS + NUM_ITEMS)
     said = AspectEdges(nodes, draw(NUM_ASPECTS, len(nodes)), torch.ones(len(nodes)), NUM_ASPECTS)
     held_out = torch.stack([torch.arange(0, NUM_USERS, 180), draw(NUM_ITEMS, 50)])
@@ -126,3 +147,30 @@ def test_what_a_partitioned_worker_holds_at_its_peaks_falls_with_the_number_of_w
     for num_workers in (2, 4, 8):
         shares = [each * num_workers for each in peaks[num_workers]]
         assert shares == [pytest.approx(alone, rel=0.2) for alone in peaks[1]]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("kind", ["bpr", "sampled_softmax"])
+def test_worker_whose_edges_are_files_holds_none_and_has_the_losses_of_one_that_does(
+    kind, num_workers, make_graph_config, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    monkeypatch.setattr("xrec.graph.adjacency._EDGES_PER_PIECE", 500)
+    become_worker(monkeypatch, tmp_path / "meeting", CPU, num_workers)
+    dense = torch.rand(300, 200, generator=torch.Generator().manual_seed(0)) < 0.5
+    edges = dense.nonzero().T.contiguous()
+    config = make_graph_config(
+        tmp_path, num_workers, "partitioned", model={"embedding_dim": 4}, loss={"kind": kind}
+    )
+    losses, peaks = [], []
+    file = torch.from_numpy(mapped_arrays("e.edges", lambda: {"edges": edges.numpy()})["edges"])
+    for data in (GraphData(edges, 300, 200), GraphData(file, 300, 200, name="e")):
+        with PeakBytes(all_types=True) as counted:
+            worker = GraphWorker(config, data, "run")
+            losses.append([worker.train_epoch(epoch)[0] for epoch in (1, 2)])
+        peaks.append(counted.peak)
+    assert losses[0] == losses[1]
+    assert peaks[0] > edges.nbytes > 400_000
+    assert peaks[1] < edges.nbytes / 4
+    data.delete_files()
+    assert {path.suffix for path in tmp_path.glob("node/*/*/*")} == {".lock"}
