@@ -52,10 +52,8 @@ def normalized_adjacency(
         own = partition.node_ids
         crow[1:] = degrees[own].where(own >= 0, 0).cumsum(0)
         num_values = int(crow[-1])
-        # MKL multiplies with 32-bit indices. Given 64-bit ones, torch makes a 32-bit copy at each
-        # call.
-        small = max(num_values, len(blocks.nodes)) <= _LARGEST_INT32
-        index = np.int32 if small else np.int64
+        # MKL multiplies with 32-bit indices. Given 64-bit ones, torch copies them at each call.
+        index = np.int32 if max(num_values, len(blocks.nodes)) <= _LARGEST_INT32 else np.int64
         torch.from_numpy(allocate("crow", crow.shape, index)).copy_(crow)
         columns = torch.from_numpy(allocate("columns", (num_values,), index))
         values = torch.from_numpy(allocate("values", (num_values,), np.float32))
@@ -66,8 +64,8 @@ def normalized_adjacency(
         _sort_and_scale(crow, columns, values, scale[own], scale[blocks.nodes])
 
     path = f"{name}-{blocks.num_blocks}-{partition.rank}-{exponent!r}.adjacency"
-    parts = map(torch.from_numpy, filled_arrays(name and path, fill).values())
-    return torch.sparse_csr_tensor(*parts, (blocks.block_size, len(blocks.nodes)))
+    crow, columns, values = map(torch.from_numpy, filled_arrays(name and path, fill).values())
+    return torch.sparse_csr_tensor(crow, columns, values, (blocks.block_size, len(blocks.nodes)))
 
 
 def node_degrees(

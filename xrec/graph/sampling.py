@@ -51,7 +51,8 @@ class NegativeSampler:
             gaps = self._items[torch.minimum(first + middle, stop - 1)] - middle
             is_after = (low < high) & (gaps <= draws)
             low, high = low.where(~is_after, middle + 1), high.where(is_after, middle)
-        return draws + low
+        negatives: Tensor = draws + low
+        return negatives
 
 
 DrawNegatives = Callable[[Tensor, torch.Generator], Tensor]

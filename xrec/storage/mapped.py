@@ -105,8 +105,8 @@ def filled_arrays(name: str | None, fill: Callable[[Allocate], object]) -> Array
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        names: list[str] = []
-        fill(lambda each, *of: names.append(each) or file_of_zeros(folder / f"{each}.npy", *of))
+        names: Arrays = {}
+        fill(lambda each, *of: names.setdefault(each, file_of_zeros(folder / f"{each}.npy", *of)))
         (folder / "names").write_text("\n".join(names))
 
     def read(folder: Path) -> Arrays:

@@ -250,7 +250,8 @@ def _train(
 
         def load(name: str) -> Tensors:
             outcome.copy_checkpoint_file(name, part := f"{folder}/part")
-            return safetensors.torch.load_file(part)
+            tensors: Tensors = safetensors.torch.load_file(part)
+            return tensors
 
         def zeros(name: str, shape: tuple[int, int]) -> Tensor:
             return torch.from_numpy(file_of_zeros(Path(folder) / name, shape))

@@ -88,21 +88,22 @@ class GraphData:
         def make() -> Arrays:
             part = dataset if fold is None else without_fold(dataset, *fold)
             aspects = dataset_aspect_edges(part) if with_aspects else NO_ASPECTS
-            said = (aspects.nodes, aspects.aspects, aspects.weights, aspects.num_aspects)
-            names = ("nodes", "aspects", "weights", "num_aspects")
-            return {
-                "edges": part.interaction_edges("train"),
-                **dict(zip(names, map(np.asarray, said), strict=True)),
-            }
+            said = {name: np.asarray(each) for name, each in vars(aspects).items()}
+            return {"edges": part.interaction_edges("train"), **said}
 
         what = f"graph-{_RULES}-{with_aspects}-" + "of".join(map(str, fold or ["whole"]))
         was_read = dataset.interactions is dataset.on_disk
         name = f"{dataset.manifest.fingerprint}.{what}" if was_read else None
         is_there = name is None or (fold is None and not with_aspects)
         arrays = make() if is_there else mapped_arrays(f"{name}.edges", make)
-        edges, *said, number = map(torch.from_numpy, arrays.values())
-        aspects = AspectEdges(*said, num_aspects=int(number))
+        edges, nodes, named, weights, number = map(torch.from_numpy, arrays.values())
+        aspects = AspectEdges(nodes, named, weights, int(number))
         return cls(edges, dataset.num_users, dataset.num_items, aspects, name)
+
+    def adjacency(self, partition: Partition, exponent: float = 0.5) -> Tensor:
+        """Return this worker's rows of the matrix (`normalized_adjacency`)."""
+        edges, name = (self.edges, self.num_users, self.num_items), self.name
+        return normalized_adjacency(*edges, partition, exponent, self.aspects, name)
 
     def delete_files(self) -> None:
         """Delete this node's files of the training."""
@@ -193,17 +194,8 @@ def start_embeddings(
     if model.initialization == "random":
         return random_embeddings(partition, model.embedding_dim, seed).to(device)
     spectral = model.spectral
-    matrix = normalized_adjacency(
-        data.edges,
-        data.num_users,
-        data.num_items,
-        partition,
-        exponent=spectral.exponent,
-        aspects=data.aspects,
-        name=data.name,
-    ).to(device)
     return spectral_embeddings(
-        matrix,
+        data.adjacency(partition, spectral.exponent).to(device),
         data.num_users,
         model.embedding_dim,
         num_aspects=data.aspects.num_aspects,

@@ -26,7 +26,6 @@ from torch import Tensor
 from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
-from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.blend import blend
 from xrec.graph.lightgcn import LightGCN
 from xrec.graph.loss import Objective
@@ -107,14 +106,7 @@ class GraphWorker:
             config.training.loss, data.edges, data.num_users, data.num_items
         )
         self._partition = build_partition(config.parallelism, data, rank(), world_size())
-        self._adjacency = normalized_adjacency(
-            data.edges,
-            data.num_users,
-            data.num_items,
-            self._partition,
-            aspects=data.aspects,
-            name=data.name,
-        ).to(device)
+        self._adjacency = data.adjacency(self._partition).to(device)
         self.progress, rows = _last_state(run, self._partition)
         start = start_embeddings(config, data, self._partition, device)
         self._blend_weight = blend_weight(config.model)

@@ -1,6 +1,7 @@
 """The validation users of the graph's workers, and what a worker of a partitioned graph holds."""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,15 +47,15 @@ def test_held_out_of_drawn_users_ranks_them_as_among_all(town):
 
 
 class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that torch's operations make in memory and that live.
+    """Counts the bytes of the floating-point tensors that torch's operations make and that live.
 
-    Those of floating-point tensors, or of all that are no files.
+    Or of those tensors of which `is_counted` is true.
     """
 
-    def __init__(self, *, all_types: bool = False) -> None:
+    def __init__(self, is_counted: Callable[[Tensor], bool] = Tensor.is_floating_point) -> None:
         super().__init__()
         self._living, self.now, self.peak = set[int](), 0, 0
-        self._all_types = all_types
+        self._is_counted = is_counted
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -62,13 +63,11 @@ class PeakBytes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                is_counted = self._all_types or tensor.is_floating_point()
-                self._count(tensor.untyped_storage(), is_counted)
+                self._count(tensor.untyped_storage(), self._is_counted(tensor))
         return result
 
     def _count(self, storage: Any, is_counted: bool) -> None:
-        is_file = self._all_types and storage.nbytes() > 50_000 and _is_file(storage.data_ptr())
-        if is_counted and id(storage) not in self._living and not is_file:
+        if is_counted and id(storage) not in self._living:
             self._living.add(id(storage))
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
@@ -84,14 +83,25 @@ class PeakBytes(TorchDispatchMode):
         return peak
 
 
-def _is_file(address: int) -> bool:
-    """Whether the address is in a file of this node that is mapped."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if str(node_folder()) in line:
-            first, stop = (int(number, 16) for number in line.split()[0].split("-"))
-            if first <= address < stop:
-                return True
-    return False
+class InMemory:
+    """Whether a tensor is of indices, and not in a file of this node that is mapped."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[int, int]] = []
+
+    def __call__(self, tensor: Tensor) -> bool:
+        storage = tensor.untyped_storage()
+        if tensor.dtype not in (torch.int32, torch.int64) or storage.nbytes() < 20_000:
+            return False
+        address = storage.data_ptr()
+        if not self._has(address):
+            lines = Path("/proc/self/maps").read_text().splitlines()
+            ours = [line.split()[0].split("-") for line in lines if str(node_folder()) in line]
+            self._files = [(int(first, 16), int(stop, 16)) for first, stop in ours]
+        return not self._has(address)
+
+    def _has(self, address: int) -> bool:
+        return any(first <= address < stop for first, stop in self._files)
 
 
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS, DIM = 9000, 6000, 200, 16
@@ -160,17 +170,24 @@ def test_worker_whose_edges_are_files_holds_none_and_has_the_losses_of_one_that_
     dense = torch.rand(300, 200, generator=torch.Generator().manual_seed(0)) < 0.5
     edges = dense.nonzero().T.contiguous()
     config = make_graph_config(
-        tmp_path, num_workers, "partitioned", model={"embedding_dim": 4}, loss={"kind": kind}
+        tmp_path,
+        num_workers,
+        "partitioned",
+        model={"embedding_dim": 4},
+        loss={"kind": kind},
+        steps_per_epoch=16,
+        micro_batch_size=1000,
     )
     losses, peaks = [], []
     file = torch.from_numpy(mapped_arrays("e.edges", lambda: {"edges": edges.numpy()})["edges"])
     for data in (GraphData(edges, 300, 200), GraphData(file, 300, 200, name="e")):
-        with PeakBytes(all_types=True) as counted:
+        with PeakBytes(InMemory()) as counted:
             worker = GraphWorker(config, data, "run")
-            losses.append([worker.train_epoch(epoch)[0] for epoch in (1, 2)])
+            losses.append(worker.train_epoch(1)[0])
         peaks.append(counted.peak)
     assert losses[0] == losses[1]
     assert peaks[0] > edges.nbytes > 400_000
     assert peaks[1] < edges.nbytes / 4
+    assert not InMemory()(worker._adjacency.values().view(torch.int32))
     data.delete_files()
     assert {path.suffix for path in tmp_path.glob("node/*/*/*")} == {".lock"}
