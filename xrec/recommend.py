@@ -83,8 +83,7 @@ Rows, and not a list of items in one row, because every reader can filter, join 
 
 _USERS_PER_CHUNK = 8192
 _LINKS, _NUM_BUILD, _NUM_SEARCH = 32, 80, 128  # HNSW's links, efConstruction, least efSearch
-_MOST_FOUND = 8 * _NUM_SEARCH
-_NUM_GATHERED = 2**17  # vectors at a time, 32 MB of 64 numbers
+_MOST_FOUND, _USERS_PER_SEARCH = 1024, 256
 _MOST_COMPARED = 1000  # users
 _COMPARED, _RECALL = "compared_users", "sum_of_recalls"
 _LOST = ROWS.error_reason
@@ -317,19 +316,16 @@ class ItemIndex:
         """
         best, scores = torch.full((len(rows), k), -1), torch.full((len(rows), k), -torch.inf)
         needed = k + torch.bincount(seen.of(rows)[0], minlength=len(rows))
-        less = 0
-        for most in (_NUM_SEARCH, 2 * _NUM_SEARCH, 4 * _NUM_SEARCH, _MOST_FOUND):
-            most = min(most, self._index.ntotal)
-            here = ((needed > less) & (needed <= most)).nonzero()[:, 0]
-            for some in here.split(_NUM_GATHERED // most):
-                vectors, found = users[rows[some]], self._search(users[rows[some]], most)
-                of_found = (items[found] @ vectors[:, :, None])[:, :, 0]
-                of_user, there = seen.of(rows[some])
-                keys = found + torch.arange(len(some))[:, None] * len(items)
-                is_out = torch.isin(keys, there + of_user * len(items)) | (found < 0)
-                scores[some], at = stable_top_k(of_found.masked_fill(is_out, -torch.inf), k)
-                best[some] = found.gather(1, at)
-            less = most
+        few = needed <= min(_MOST_FOUND, self._index.ntotal)
+        for some in needed.argsort()[: int(few.sum())].split(_USERS_PER_SEARCH):
+            number = min(max(_NUM_SEARCH, int(needed[some[-1]])), self._index.ntotal)
+            vectors, (of_user, there) = users[rows[some]], seen.of(rows[some])
+            found = self._search(vectors, number)
+            of_found = (items[found] @ vectors[:, :, None])[:, :, 0]
+            keys = found + torch.arange(len(some))[:, None] * len(items)
+            is_out = torch.isin(keys, there + of_user * len(items)) | (found < 0)
+            scores[some], at = stable_top_k(of_found.masked_fill(is_out, -torch.inf), k)
+            best[some] = found.gather(1, at)
         rest = (scores[:, -1] == -torch.inf).nonzero()[:, 0]
         exact = list(zip(*top_k_items(users, items, seen, rows[rest], k), strict=True))[1:]
         best[rest], scores[rest] = map(torch.cat, exact)
@@ -350,7 +346,7 @@ def _build(items: torch.Tensor, there: npt.NDArray[np.int64], path: Path) -> Non
     faiss.omp_set_num_threads(1)
     index = faiss.IndexHNSWFlat(items.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = _NUM_BUILD
-    for some in np.array_split(there, len(there) // _NUM_GATHERED + 1):
+    for some in torch.from_numpy(there).split(65_536):
         index.add(items[some].numpy())
     faiss.write_index(index, str(path))
 

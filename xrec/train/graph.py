@@ -147,7 +147,7 @@ def _training_vectors(
         _, vectors, _ = _train(of_fold, data, f"{run}-{fold}", fold)
         users, items, _ = _tables(data, vectors)
         data.delete_files()
-        users, items = turned_onto(torch.cat([users, items]), whole).split([len(users), len(items)])
+        users, items = turned_onto(vectors[: len(whole)], whole).split([len(users), len(items)])
         of_pairs = (folds == fold).nonzero()[:, 0]
         found.users[of_pairs], found.items[of_pairs] = (
             users[pairs[0, of_pairs]],

@@ -89,10 +89,10 @@ class GraphData:
             part = dataset if fold is None else without_fold(dataset, *fold)
             aspects = dataset_aspect_edges(part) if with_aspects else NO_ASPECTS
             said = {name: np.asarray(each) for name, each in vars(aspects).items()}
-            return {"edges": part.interaction_edges("train"), **said}
+            return {"edges": split_edges(part, "train").numpy(), **said}
 
         what = f"graph-{_RULES}-{with_aspects}-" + "of".join(map(str, fold or ["whole"]))
-        was_read = dataset.interactions is dataset.on_disk
+        was_read = dataset.interactions is dataset.on_disk and dataset.later is None
         name = f"{dataset.manifest.fingerprint}.{what}" if was_read else None
         is_there = name is None or (fold is None and not with_aspects)
         arrays = make() if is_there else mapped_arrays(f"{name}.edges", make)

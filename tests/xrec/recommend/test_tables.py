@@ -67,7 +67,12 @@ def _dataset(num_users: int, num_items: int, edges: Tensor, lost: list[int]) -> 
 def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, monkeypatch):
     """Also for users who have seen nearly all, and for whom it finds too few."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name, value in {"_LINKS": 4, "_NUM_BUILD": 8, "_NUM_SEARCH": 16}.items():
+    for name, value in {
+        "_LINKS": 4,
+        "_NUM_BUILD": 8,
+        "_NUM_SEARCH": 16,
+        "_USERS_PER_SEARCH": 20,
+    }.items():
         monkeypatch.setattr(f"xrec.recommend.{name}", value)
     draw = torch.Generator().manual_seed(0)
     users, items = (torch.randn(number, 16, generator=draw) for number in (300, 3000))

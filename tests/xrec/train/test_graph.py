@@ -253,7 +253,7 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     ended = time.time()  # no epoch is trained again
     with pytest.raises(
         ArtifactMismatchError,
-        match=r"checkpoints: holds another run, begun and not finished:"
+        match=r"checkpoints: holds another run of kind graph, begun and not finished:"
         r"(.|\n)*training\.num_epochs: 2 there, 3 here",
     ):
         pretrained_graph(make_graph_config(tmp_path / "graph", num_epochs=3))
