@@ -225,8 +225,8 @@ def load_task(config: RecommendConfig) -> "RankingTask":
     if config.index == "hnsw":
         inputs = identify_recommendations(config).inputs
         task.index = ItemIndex(fingerprint_of(inputs), graph.items, dataset.lost_items)
-        ids = dataset.user_ids
-        among = np.arange(len(ids)) if config.user_ids is None else ids.rows(config.user_ids)
+        named = config.user_ids and [*map(dataset.user_index, config.user_ids)]
+        among = np.arange(dataset.num_users) if named is None else np.unique(named)
         task.compared = np.random.default_rng(0).permutation(among)[:_MOST_COMPARED]
     return task
 

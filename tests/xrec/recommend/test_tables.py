@@ -23,7 +23,13 @@ from xrec.errors import (
 from xrec.graph import read_graph
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.ranking import SeenItems
-from xrec.recommend import ItemIndex, RankingTask, identify_recommendations, read_tables
+from xrec.recommend import (
+    ItemIndex,
+    RankingTask,
+    identify_recommendations,
+    load_task,
+    read_tables,
+)
 from xrec.storage import Manifest, open_location
 
 
@@ -106,6 +112,16 @@ def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, m
     assert mine.costs["compared_users"] == 92
     assert mine.costs["sum_of_recalls"] == pytest.approx(len(of_users & wanted) / 10)
     assert theirs.costs == {}
+
+
+@needs_faiss
+def test_index_is_compared_for_the_users_who_are_asked_for(make_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    task = load_task(make_config(index="hnsw", user_ids=["u5", "u3", "u5"]))
+    costs = task.do(pa.table({"user_id": [f"u{user}" for user in range(23)]})).costs
+    assert costs == {"compared_users": 2, "sum_of_recalls": 2}
+    everybody = load_task(make_config(index="hnsw")).compared
+    assert sorted(everybody.tolist()) == list(range(23))
 
 
 @needs_faiss
