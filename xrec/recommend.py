@@ -7,6 +7,7 @@ published. Torch and Ray are imported by what ranks, since a status needs neithe
 """
 
 import functools
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +35,25 @@ from xrec.config.backfill import RecommendConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.cold_start import cold_start_anywhere, read_cold_start
 from xrec.data.dataset import Dataset, taken
-from xrec.errors import ClusterError, ConfigError
+from xrec.errors import ClusterError, ConfigError, install_command
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
-from xrec.storage import Kind, Manifest, location_of, manifest_of, storage_errors
+from xrec.storage import (
+    Kind,
+    Manifest,
+    fingerprint_of,
+    location_of,
+    manifest_of,
+    storage_errors,
+)
 
 if TYPE_CHECKING:
+    import torch
+
     from xrec.bulk.work.pool import Pool
     from xrec.graph.artifact import GraphEmbeddings
+    from xrec.graph.index import ItemIndex
 
 KIND: Kind = "recommendations"
 ALL_SEEN = "all_items_seen"
@@ -70,6 +81,9 @@ Rows, and not a list of items in one row, because every reader can filter, join 
 """
 
 
+_USERS_PER_CHUNK = 8192
+_MOST_COMPARED = 1000  # users
+_COMPARED, _RECALL = "compared_users", "sum_of_recalls"
 _LOST = ROWS.error_reason
 """Why users failed with whom processes died; the next start tries them again."""
 
@@ -99,8 +113,14 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
     """The run that `config` asks for; reads manifests and the tables of a cold start.
 
     Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
-    another dataset, ConfigError if k is more than there are items or user_ids is empty.
+    another dataset, ConfigError if k is more than there are items or user_ids is empty, or if the
+    index's package is not installed.
     """
+    if config.index == "hnsw" and importlib.util.find_spec("faiss") is None:
+        raise ConfigError(
+            "index=hnsw needs faiss, which is not installed; "
+            f"run: {install_command('index')}, or set index=exact"
+        )
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     num_items = graph.row_counts["items"]
@@ -112,7 +132,10 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
     if config.cold_start is not None:
         inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
-    return Identity(kind=KIND, config={"k": config.k, "user_ids": user_ids}, inputs=inputs)
+    settings: dict[str, Any] = {"k": config.k, "user_ids": user_ids}
+    if config.index != "exact":
+        settings["index"] = config.index
+    return Identity(kind=KIND, config=settings, inputs=inputs)
 
 
 def plan_recommendations(config: RecommendConfig, dataset: Dataset) -> BulkRun:
@@ -127,7 +150,7 @@ def plan_recommendations(config: RecommendConfig, dataset: Dataset) -> BulkRun:
             identify_recommendations(config),
             ROWS,
             lambda: [_users(config, dataset)],  # they follow from the identity
-            rows_per_chunk=config.users_per_task,
+            rows_per_chunk=_USERS_PER_CHUNK,
             storage=config.storage,
         )
     )
@@ -196,7 +219,11 @@ def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
         "users": summary.num_rows,
         "users_without_items": summary.num_failed,
     }
-    return counts, {}
+    costs = summary.costs
+    if _COMPARED not in costs:
+        return counts, {}
+    recall = costs[_RECALL] / costs[_COMPARED]
+    return counts, {"recall_of_index": recall, _COMPARED: int(costs[_COMPARED])}
 
 
 def load_task(config: RecommendConfig) -> "RankingTask":
@@ -204,13 +231,28 @@ def load_task(config: RecommendConfig) -> "RankingTask":
     import torch
 
     torch.set_num_threads(1)
-    return RankingTask(*read_tables(config), config.k)
+    dataset, graph = read_tables(config)
+    task = RankingTask(dataset, graph, config.k)
+    if config.index == "hnsw":
+        from xrec.graph.index import ItemIndex
+
+        inputs = identify_recommendations(config).inputs
+        task.index = ItemIndex(fingerprint_of(inputs), graph.items, dataset.lost_items)
+        named = config.user_ids and [*map(dataset.user_index, config.user_ids)]
+        among = np.arange(dataset.num_users) if named is None else np.unique(named)
+        task.compared = np.random.default_rng(0).permutation(among)[:_MOST_COMPARED]
+    return task
 
 
 class RankingTask:
-    """Ranks the items of some users (a ChunkTask of xrec.bulk)."""
+    """Ranks the items of some users (a ChunkTask of xrec.bulk).
+
+    With an `index`, its items are compared with the exact ones for the users `compared` (M,).
+    """
 
     row_errors: tuple[type[Exception], ...] = ()
+    index: "ItemIndex | None" = None
+    compared: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
     def __init__(self, dataset: Dataset, graph: "GraphEmbeddings", k: int):
         from xrec.graph.ranking import seen_items
@@ -225,17 +267,17 @@ class RankingTask:
         """
         import torch
 
-        from xrec.graph.ranking import top_k_items
-
         users = np.sort(self._dataset.user_ids.rows(rows["user_id"]))
         assert (users >= 0).all(), "a planned user is not in the dataset"
-        chunks = [
-            (items, scores)
-            for _, items, scores in top_k_items(
-                self._graph.users, self._graph.items, self._seen, torch.from_numpy(users), self._k
-            )
-        ]
-        items, scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))  # (N, k)
+        items, scores = self._best(torch.from_numpy(users), self.index)
+        compared, costs = np.isin(users, self.compared), {}
+        if compared.any():
+            exact, _ = self._best(torch.from_numpy(users[compared]), None)
+            shares = [
+                np.isin(best, found).mean()
+                for best, found in zip(exact, items[compared], strict=True)
+            ]
+            costs = {_COMPARED: len(shares), _RECALL: float(sum(shares))}
         of_user, places = np.nonzero(items >= 0)  # -1 where no unseen item is left
         ok = pa.table(
             {
@@ -246,7 +288,21 @@ class RankingTask:
             }
         )
         without = pa.table({"user_id": self._ids("user", users[items[:, 0] < 0])})
-        return Outcome(ok, self.fail(without, ALL_SEEN, "the user has seen every item"))
+        return Outcome(ok, self.fail(without, ALL_SEEN, "the user has seen every item"), costs)
+
+    def _best(
+        self, users: "torch.Tensor", index: "ItemIndex | None"
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Items and scores (N, k) of `users` (N,), by the index or exactly."""
+        import torch
+
+        from xrec.graph.ranking import top_k_items
+
+        vectors = self._graph.users, self._graph.items
+        rank = top_k_items if index is None else index.top_k
+        chunks = [each for _, *each in rank(*vectors, self._seen, users, self._k)]
+        items, scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))
+        return items, scores
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         texts = {"reason": reason, "message": message}

@@ -169,5 +169,7 @@ class RecommendConfig(RunConfig, ColdStartJobConfig):
     """Number of items of each user."""
     user_ids: tuple[str, ...] | None = None
     """The users. If null, all users."""
-    users_per_task: int = Field(8192, ge=1)
-    """Largest number of users that an actor ranks at a time."""
+    index: Literal["exact", "hnsw"] = "exact"
+    """exact: each user's scores of all items. hnsw: those of the items that an index finds, for
+    catalogues of millions (docs/graph.md); the manifest says how many of the best it found. It
+    needs faiss."""

@@ -6,14 +6,19 @@ rows and columns after the items, with weighted edges to users and items; a degr
 of a node's weights. A is symmetric, so it is its own transpose.
 """
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from xrec.errors import DataError
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges
 from xrec.graph.partition import Partition
+from xrec.storage.mapped import Allocate, filled_arrays
 
 _LARGEST_INT32 = 2**31 - 1
+_EDGES_PER_PIECE = 2**20  # sorted at a time, in some 100 MB
 
 
 def normalized_adjacency(
@@ -23,48 +28,55 @@ def normalized_adjacency(
     partition: Partition | None = None,
     exponent: float = 0.5,
     aspects: AspectEdges = NO_ASPECTS,
+    name: str | None = None,
 ) -> Tensor:
     """Return A as a sparse CSR tensor (N, N) float32, N = num_users + num_items + num_aspects.
 
-    `edges` (2, E) int64 has user indices in row 0 and item indices in row 1; a pair that stands
-    there twice counts once, with weight 1. The edges of `aspects` have their own weights. A node
-    without edges has an empty row. `exponent` is a.
+    `edges` (2, E) int64 has user indices in row 0 and item indices in row 1, each pair once, with
+    weight 1. The edges of `aspects` have their own weights. A node without edges has an empty row.
+    `exponent` is a.
 
     With `partition`, only this worker's rows are returned, (n, W n): row r belongs to the node
     `partition.node_ids[r]`, and the columns are in the order of `partition.blocks.nodes`.
-    Raises DataError as `check_edges` does.
+
+    With `name`, which says what the edges are, the rows are a file of this node (`filled_arrays`),
+    and no edge is in the memory of a worker. Raises DataError as `check_edges` does.
     """
     check_edges(edges, num_users, num_items)
     partition = partition or Partition.whole(num_users + num_items + aspects.num_aspects)
-    users, items = _distinct(edges, num_items)
-    ends = torch.stack([users, items + num_users])
-    weights = None
-    if len(aspects):
-        aspect_nodes = aspects.aspects + (num_users + num_items)
-        weights = torch.cat([torch.ones(ends.shape[1]), aspects.weights])
-        ends = torch.cat([ends, torch.stack([aspects.nodes, aspect_nodes])], dim=1)
-    degrees = _weighted_degrees(ends, weights, partition.blocks.num_nodes)
-    # A node without edges has degree 0. It scales no edge; 1 in its place avoids an infinite value.
-    scale = degrees.where(degrees > 0, 1).pow(-exponent).float()
-    nodes = partition.blocks.nodes
-    crow, columns, values = _sorted_rows(partition.blocks.rows[ends], weights, partition)
-    values = values * scale[nodes.clamp(min=0)][columns]
-    values *= scale[partition.node_ids.clamp(min=0)].repeat_interleave(crow.diff())
-    return _csr(crow, columns, values, (partition.blocks.block_size, len(nodes)))
+    blocks = partition.blocks
+
+    def fill(allocate: Allocate) -> None:
+        degrees = _degrees(edges, num_users, num_items, aspects)
+        crow = torch.zeros(blocks.block_size + 1, dtype=torch.int64)
+        own = partition.node_ids
+        crow[1:] = degrees[own].where(own >= 0, 0).cumsum(0)
+        num_values = int(crow[-1])
+        # MKL multiplies with 32-bit indices. Given 64-bit ones, torch copies them at each call.
+        index = np.int32 if max(num_values, len(blocks.nodes)) <= _LARGEST_INT32 else np.int64
+        torch.from_numpy(allocate("crow", crow.shape, index)).copy_(crow)
+        columns = torch.from_numpy(allocate("columns", (num_values,), index))
+        values = torch.from_numpy(allocate("values", (num_values,), np.float32))
+        _place(_pieces(edges, num_users, num_items, aspects), partition, crow, columns, values)
+        weighted = _degrees(edges, num_users, num_items, aspects, aspects.weights).double()
+        # A node without edges has degree 0. It scales no edge; 1 avoids an infinite value.
+        scale = weighted.where(weighted > 0, 1).pow(-exponent).float()
+        _sort_and_scale(crow, columns, values, scale[own], scale[blocks.nodes])
+
+    path = f"{name}-{blocks.num_blocks}-{partition.rank}-{exponent!r}.adjacency"
+    crow, columns, values = map(torch.from_numpy, filled_arrays(name and path, fill).values())
+    return torch.sparse_csr_tensor(crow, columns, values, (blocks.block_size, len(blocks.nodes)))
 
 
 def node_degrees(
     edges: Tensor, num_users: int, num_items: int, aspects: AspectEdges = NO_ASPECTS
 ) -> Tensor:
-    """Return the number of distinct edges of each node: users, items, aspects; (N,) int64.
+    """Return the number of edges of each node: users, items, aspects; (N,) int64.
 
     N is num_users + num_items + num_aspects. Raises DataError as `check_edges` does.
     """
     check_edges(edges, num_users, num_items)
-    users, items = _distinct(edges, num_items)
-    num_nodes = num_users + num_items + aspects.num_aspects
-    ends = [users, items + num_users, aspects.nodes, aspects.aspects + num_users + num_items]
-    return torch.bincount(torch.cat(ends), minlength=num_nodes)
+    return _degrees(edges, num_users, num_items, aspects)
 
 
 def check_edges(
@@ -83,60 +95,79 @@ def check_edges(
         ("user_index", edges[0], num_users),
         ("item_index", edges[1], num_items),
     ):
-        wrong = (indices < 0) | (indices >= count)
-        if bool(wrong.any()):
-            first = int(indices[wrong][0])
+        if indices.min() < 0 or indices.max() >= count:
+            wrong = indices[(indices < 0) | (indices >= count)]
             raise DataError(
-                f"{int(wrong.sum())} {what} have a {name} out of range, the first is {first}; "
+                f"{len(wrong)} {what} have a {name} out of range, the first is {int(wrong[0])}; "
                 f"expected 0 to {count - 1}"
             )
 
 
-def _distinct(edges: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
+def distinct_edges(edges: Tensor, num_items: int) -> Tensor:
+    """Return `edges` (2, E) int64 by user, then item, each once."""
     keys = torch.unique(edges[0] * num_items + edges[1])
-    return keys // num_items, keys % num_items
+    return torch.stack([keys // num_items, keys % num_items])
 
 
-def _weighted_degrees(ends: Tensor, weights: Tensor | None, num_nodes: int) -> Tensor:
-    """Return the sum of each node's weights, (N,) float64, or the number of its edges."""
+def _degrees(
+    edges: Tensor,
+    num_users: int,
+    num_items: int,
+    aspects: AspectEdges,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Return the number of each node's edges; with `weights` of the aspects' edges, their sum."""
+    num_nodes = num_users + num_items + aspects.num_aspects
+    ends = torch.cat([aspects.nodes, aspects.aspects + num_users + num_items])
     both = None if weights is None else weights.double().repeat(2)
-    return torch.bincount(ends.flatten(), weights=both, minlength=num_nodes).double()
+    degrees = torch.bincount(ends, weights=both, minlength=num_nodes)
+    degrees[:num_users] += torch.bincount(edges[0], minlength=num_users)
+    degrees[num_users:][:num_items] += torch.bincount(edges[1], minlength=num_items)
+    return degrees
 
 
-def _sorted_rows(
-    rows: Tensor, weights: Tensor | None, partition: Partition
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return this worker's rows: their starts (n + 1,), columns (nnz,) int64, weights (nnz,).
-
-    `rows` (2, E) are the rows of each edge's two ends in the layout. Within a row the columns
-    ascend. Without `weights` (E,) all weights are 1, and less memory is used.
-    """
-    size, num_columns = partition.blocks.block_size, len(partition.blocks.nodes)
-    first = partition.rank * size
-    both = [(rows[0], rows[1]), (rows[1], rows[0])]
-    keys = [_own_keys(row, column, first, size, num_columns) for row, column in both]
-    if weights is None:
-        ordered = torch.cat(keys).sort().values
-        sorted_weights = torch.ones(())
-    else:
-        own = [weights[_is_own(row, first, size)] for row, _ in both]
-        ordered, order = torch.cat(keys).sort()
-        sorted_weights = torch.cat(own)[order]
-    starts = torch.searchsorted(ordered, torch.arange(size + 1) * num_columns)
-    return starts, ordered.remainder_(num_columns), sorted_weights
+def _pieces(
+    edges: Tensor, num_users: int, num_items: int, aspects: AspectEdges
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the nodes at the two ends of some edges, and weights, (P,) each."""
+    for users, items in zip(*(row.split(_EDGES_PER_PIECE) for row in edges), strict=True):
+        yield users, items + num_users, torch.ones(len(users))
+    parts = (aspects.nodes, aspects.aspects, aspects.weights)
+    for nodes, named, weights in zip(*(p.split(_EDGES_PER_PIECE) for p in parts), strict=True):
+        yield nodes, named + (num_users + num_items), weights
 
 
-def _own_keys(rows: Tensor, columns: Tensor, first: int, size: int, num_columns: int) -> Tensor:
-    """Return one number for each edge in the rows `first` to `first + size`: row, then column."""
-    own = _is_own(rows, first, size)
-    return (rows[own] - first) * num_columns + columns[own]
+def _place(
+    pieces: Iterator[tuple[Tensor, Tensor, Tensor]],
+    partition: Partition,
+    crow: Tensor,
+    columns: Tensor,
+    values: Tensor,
+) -> None:
+    """Put each edge's column and weight into its row's part of `columns` and `values` (nnz,)."""
+    free = crow[:-1].clone()
+    for left, right, weights in pieces:
+        for ends, others in ((left, right), (right, left)):
+            found, rows = partition.find(ends)
+            rows, order = rows.sort(stable=True)
+            found = found[order]
+            places = free[rows] + torch.arange(len(rows)) - torch.searchsorted(rows, rows)
+            columns[places] = partition.blocks.rows[others[found]].to(columns.dtype)
+            values[places] = weights[found]
+            filled, counts = rows.unique_consecutive(return_counts=True)
+            free[filled] += counts
 
 
-def _is_own(rows: Tensor, first: int, size: int) -> Tensor:
-    return (rows >= first) & (rows < first + size)
-
-
-def _csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    # MKL multiplies with 32-bit indices. Given 64-bit ones, torch makes a 32-bit copy at each call.
-    dtype = torch.int32 if max(len(columns), shape[1]) <= _LARGEST_INT32 else torch.int64
-    return torch.sparse_csr_tensor(crow.to(dtype), columns.to(dtype), values, shape)
+def _sort_and_scale(
+    crow: Tensor, columns: Tensor, values: Tensor, of_rows: Tensor, of_columns: Tensor
+) -> None:
+    """Let the columns of each row ascend; multiply with the scale of row (n,) and column (W n,)."""
+    every = torch.arange(0, len(columns) + _EDGES_PER_PIECE, _EDGES_PER_PIECE)
+    ends = torch.searchsorted(crow, every, right=True).clamp(max=len(crow) - 1).unique()
+    for first, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        at = slice(int(crow[first]), int(crow[stop]))
+        rows = torch.arange(stop - first).repeat_interleave(crow[first : stop + 1].diff())
+        keys, order = (rows * len(of_columns) + columns[at]).sort()
+        ordered = keys.remainder_(len(of_columns))
+        columns[at] = ordered.to(columns.dtype)
+        values[at] = values[at][order] * of_columns[ordered] * of_rows[first:stop][rows]

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from xrec.errors import DataError
-from xrec.storage import Location, Manifest, read_manifest, write_contents, write_manifest
+from xrec.storage import Location, Manifest, open_location, read_manifest, write_manifest
 from xrec.storage.mapped import map_file
 
 EMBEDDINGS = "embeddings.safetensors"
@@ -74,18 +75,10 @@ def check_finite(what: str, vectors: Tensor) -> None:
         )
 
 
-def embeddings_bytes(users: Tensor, items: Tensor, aspects: Tensor | None = None) -> bytes:
-    """Return users (U, D), items (I, D) and aspects (A, D) as the content of a safetensors file."""
-    tables = {"users": users, "items": items, "aspects": aspects}
-    there = {name: table.contiguous() for name, table in tables.items() if table is not None}
-    return bytes(safetensors.torch.save(there))
-
-
 def write_graph(
     location: Location,
-    embeddings: bytes,
+    tables: Mapping[str, Mapping[str, Tensor]],
     history: Sequence[Mapping[str, Any]],
-    more: Mapping[str, bytes] | None = None,
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -93,11 +86,10 @@ def write_graph(
 ) -> Manifest:
     """Write the artifact, its manifest last, and return the manifest.
 
-    `embeddings` comes from `embeddings_bytes`; `history` has one row for each epoch. `more` are
-    further files that the fingerprint depends on, by name.
+    `tables` are, by the name of their file, users (U, D), items (I, D) and, in `EMBEDDINGS`,
+    aspects (A, D) if there are; they are not copied in memory. `history` has a row for each epoch.
     """
-    tables = safetensors.torch.load(embeddings)
-    files = write_contents(location, {EMBEDDINGS: embeddings, **(more or {})})
+    files = {name: _write_tensors(location / name, parts) for name, parts in tables.items()}
     lines = "".join(json.dumps(row) + "\n" for row in history)
     (location / METRICS).write_bytes(lines.encode())
     return write_manifest(
@@ -106,9 +98,18 @@ def write_graph(
         config=config,
         inputs=inputs,
         files=files,
-        row_counts={name: len(table) for name, table in tables.items()},
+        row_counts={name: len(table) for name, table in tables[EMBEDDINGS].items()},
         metrics=metrics,
     )
+
+
+def _write_tensors(file: Location, tensors: Mapping[str, Tensor]) -> str:
+    """Write contiguous tensors as a safetensors file; return its content hash."""
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / file.name
+        safetensors.torch.save_file(dict(tensors), copy)
+        file.write_file(str(copy))
+        return open_location(str(copy)).digest()
 
 
 def read_graph(location: Location) -> GraphEmbeddings:
@@ -126,7 +127,7 @@ def read_graph(location: Location) -> GraphEmbeddings:
 def read_vectors(
     location: Location, manifest: Manifest, name: str
 ) -> tuple[Path, dict[str, Tensor]]:
-    """This node's copy of a file of `embeddings_bytes`, and what it holds, mapped."""
+    """This node's copy of a file of `write_graph`, and what it holds, mapped."""
     return map_file(location, manifest, name, lambda path: (path, _map(path)), _ROOM_BYTES)
 
 

@@ -78,9 +78,8 @@ def turned_onto(vectors: Tensor, onto: Tensor) -> Tensor:
 
     The orthogonal Procrustes problem (Schonemann 1966), in float64.
     """
-    left, _, right = torch.linalg.svd(vectors.T.double() @ onto.double())
-    turned: Tensor = (vectors.double() @ (left @ right)).float()
-    return turned
+    left, _, right = torch.linalg.svd(Partition.whole(len(vectors)).inner(vectors, onto))
+    return torch.cat([(rows.double() @ (left @ right)).float() for rows in vectors.split(65_536)])
 
 
 def settled(vectors: Tensor, earlier: Tensor, keep_within: float) -> Tensor:

@@ -32,7 +32,9 @@ from torch_geometric.metrics import (
 from xrec.data.dataset import Dataset
 from xrec.graph.partition import Partition
 
-_SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32 scores at a time; more is hardly faster
+_SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32 scores at a time; on a CPU more is hardly faster
+_BYTES_OF_A_SCORE = 32  # at most: the score, and it and its index in the sort of rows with ties
+_SHARE_OF_FREE_MEMORY = 0.5  # of a GPU, for a chunk
 _METRICS = {
     "recall": LinkPredRecall,
     "ndcg": LinkPredNDCG,
@@ -99,13 +101,22 @@ def top_k_items(
     """
     num_items = items.shape[0]
     assert 1 <= k <= num_items
-    for chunk in user_indices.split(max(1, _SCORES_PER_CHUNK // num_items)):
+    for chunk in user_indices.split(max(1, _scores_per_chunk(users.device) // num_items)):
         scores = users[chunk.to(users.device)] @ items.T  # (B, I)
         rows, seen_items = seen.of(chunk)
         scores[rows.to(users.device), seen_items.to(users.device)] = -torch.inf
         scores[:, seen.lost.to(users.device)] = -torch.inf
         best, indices = stable_top_k(scores, k)
         yield chunk, indices.masked_fill(best == -torch.inf, -1), best
+
+
+def _scores_per_chunk(device: torch.device) -> int:
+    """Number of scores that are held at a time; no result depends on it."""
+    if device.type == "cpu":
+        return _SCORES_PER_CHUNK
+    free, _ = torch.cuda.mem_get_info(device)
+    fitting = int(_SHARE_OF_FREE_MEMORY * free) // _BYTES_OF_A_SCORE
+    return min(fitting, 16 * _SCORES_PER_CHUNK)
 
 
 def top_k_of_blocks(
@@ -125,6 +136,7 @@ def top_k_of_blocks(
     first, stop = partition.num_own(num_users), partition.num_own(num_users + num_items)
     items, own = vectors[first:stop], partition.node_ids[first:stop].to(vectors.device) - num_users
     lost = partition.find(seen.lost + num_users)[1] - first
+    # The same on every worker, whatever memory is free there.
     num_merged = partition.blocks.num_blocks * (k + vectors.shape[1])
     for chunk in user_indices.split(max(1, _SCORES_PER_CHUNK // num_merged)):
         users, (of_users, seen_there) = partition.rows(vectors, chunk), seen.of(chunk)

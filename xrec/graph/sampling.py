@@ -14,25 +14,22 @@ from torch import Tensor
 from torch_geometric.utils.sparse import index2ptr
 
 from xrec.errors import DataError
+from xrec.storage.mapped import Allocate, delete_mapped, filled_arrays
 
 
 class NegativeSampler:
     """Draws items uniformly from those that a user has not interacted with, without rejection.
 
     With a user's positives p_0 < p_1 < ..., the r-th other item, counted from 0, is
-    r + #{k: p_k - k <= r}. The p_k - k of all users, shifted by user * num_items, form one sorted
-    array, so each draw needs one binary search.
+    r + #{k: p_k - k <= r}. The p_k - k ascend, so each draw needs one binary search.
     """
 
     def __init__(self, edges: Tensor, num_users: int, num_items: int) -> None:
-        """Sort `edges` (2, E) int64, the known positives.
+        """Take `edges` (2, E) int64, the known positives by user and item, each once, as they are.
 
         Raises DataError if a user has interacted with every item.
         """
-        keys = torch.unique(edges[0] * num_items + edges[1])
-        users, items = keys // num_items, keys % num_items
-        self._num_items = num_items
-        self._first = index2ptr(users, num_users)
+        self._items, self._first = edges[1], index2ptr(edges[0], num_users)
         self._num_others = num_items - self._first.diff()
         if bool((self._num_others == 0).any()):
             user = int((self._num_others == 0).nonzero()[0])
@@ -40,7 +37,6 @@ class NegativeSampler:
                 f"user_index {user} has interacted with all {num_items} items: "
                 "there is no negative item; leave that user out"
             )
-        self._gaps = users * num_items + items - (torch.arange(len(keys)) - self._first[users])
 
     def sample(self, users: Tensor, generator: torch.Generator) -> Tensor:
         """Return one negative item for each of `users`, (B,) int64 each."""
@@ -48,11 +44,14 @@ class NegativeSampler:
             torch.rand(len(users), generator=generator, dtype=torch.float64)
             * self._num_others[users]
         ).long()
-        before = (
-            torch.searchsorted(self._gaps, users * self._num_items + draws, right=True)
-            - self._first[users]
-        )
-        negatives: Tensor = draws + before
+        first, stop = self._first[users], self._first[users + 1]
+        low, high = torch.zeros_like(users), stop - first
+        for _ in range(int(high.max()).bit_length()):
+            middle = (low + high) // 2
+            gaps = self._items[torch.minimum(first + middle, stop - 1)] - middle
+            is_after = (low < high) & (gaps <= draws)
+            low, high = low.where(~is_after, middle + 1), high.where(is_after, middle)
+        negatives: Tensor = draws + low
         return negatives
 
 
@@ -91,14 +90,21 @@ def epoch_batches(
     micro_batch_size: int,
     seed: int,
     epoch: int,
+    name: str | None = None,
 ) -> Iterator[Batch]:
     """Yield all E interactions of `edges` (2, E) int64 in the epoch's own order, as batches.
 
     There are `steps_per_epoch` batches, or E if that is fewer; their sizes differ by at most one.
     They depend on the arguments only, so every worker gets the same batches and takes its own rows
-    of each micro-batch.
+    of each micro-batch. With `name`, of the edges, the order is a file of this node while it lasts.
     """
-    order = torch.randperm(edges.shape[1], generator=_generator(seed, epoch))
+    path = name and f"{name}-{seed}-{epoch}.order"
+
+    def fill(allocate: Allocate) -> None:
+        order = torch.from_numpy(allocate("order", edges.shape[1:], np.int64))
+        torch.randperm(len(order), generator=_generator(seed, epoch), out=order)
+
+    order = torch.from_numpy(filled_arrays(path, fill)["order"])
     for step, chosen in enumerate(order.tensor_split(min(steps_per_epoch, len(order)))):
         columns = edges[:, chosen].split(micro_batch_size, dim=1)
         yield Batch(
@@ -107,6 +113,8 @@ def epoch_batches(
                 for number, column in enumerate(columns)
             )
         )
+    if path:  # every worker has it open, since a step takes all of them
+        delete_mapped(path)
 
 
 def _micro_batch(

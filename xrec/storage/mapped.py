@@ -27,6 +27,8 @@ logger = logging.getLogger("xrec")
 
 T = TypeVar("T")
 Arrays = dict[str, npt.NDArray[Any]]
+Allocate = Callable[[str, tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
+"""Makes an array of zeros of a name, a shape and a dtype, which is then filled piece by piece."""
 
 _REMEDY = "make the artifact again"
 
@@ -81,24 +83,54 @@ def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path]
 
 
 def mapped_arrays(name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
-    """The arrays by name that `make` returns, as files in the folder `name` of this node.
+    """The arrays by name that `make` returns, as `filled_arrays` has them."""
 
-    name: must differ where the arrays would, by what they are made of or how. A process that writes
-    into one changes its own copy of the pages. Raises as `mapped` does.
+    def fill(allocate: Allocate) -> None:
+        for each, array in make().items():
+            allocate(each, array.shape, array.dtype)[...] = array
+
+    return filled_arrays(name, fill)
+
+
+def filled_arrays(name: str | None, fill: Callable[[Allocate], object]) -> Arrays:
+    """The arrays by name that `fill` allocates and fills, as files in the folder `name` here.
+
+    name: must differ where the arrays would, by what they are made of or how; None: they are in
+    memory. A process that writes into one changes its own copy of the pages. Raises as `mapped`.
     """
+    if name is None:
+        arrays: Arrays = {}
+        fill(lambda each, *of: arrays.setdefault(each, np.zeros(*of)))
+        return arrays
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        arrays = make()
-        for each, array in arrays.items():
-            np.save(folder / each, array)
-        (folder / "names").write_text("\n".join(arrays))
+        names: Arrays = {}
+        fill(lambda each, *of: names.setdefault(each, file_of_zeros(folder / f"{each}.npy", *of)))
+        (folder / "names").write_text("\n".join(names))
 
     def read(folder: Path) -> Arrays:
         names = (folder / "names").read_text().split("\n")
         return {each: np.asarray(np.load(folder / f"{each}.npy", mmap_mode="c")) for each in names}
 
     return mapped(name, write, read)
+
+
+def file_of_zeros(
+    path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32
+) -> npt.NDArray[Any]:
+    """A mapped array whose memory is the new file `path`; raises OSError if there is no room."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, tuple(shape))  # type: ignore[no-untyped-call]
+    with path.open("r+b") as file:  # a page that finds no room later would kill the process
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return np.asarray(array)
+
+
+def delete_mapped(prefix: str) -> None:
+    """Delete this node's mapped files whose names begin so; who has one mapped may go on."""
+    for path in (node_folder() / "mapped").glob(f"{prefix}*"):
+        if path.suffix != ".lock":  # whoever waits for it has it open
+            _delete(path)
 
 
 def map_table(location: Location, manifest: Manifest, name: str, schema: pa.Schema) -> pa.Table:

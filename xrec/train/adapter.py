@@ -130,7 +130,7 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
 def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tensors]:
     """Run the workers; return how the run went, and the adapter of its best epoch."""
     with tracked(config, "train-adapter", _log_epoch) as on_report:
-        read = fit(
+        checkpoint = fit(
             train_worker,
             {"config": for_workers(config), "run": run},
             scaling=config.scaling,
@@ -138,6 +138,10 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
             name="train-adapter",
             on_report=on_report,
         )
+
+    def read(name: str) -> bytes:
+        return (checkpoint / name).read_bytes()
+
     return read_progress(AdapterProgress, read, run), read_best_adapter(read)
 
 

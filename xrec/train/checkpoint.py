@@ -217,6 +217,9 @@ layer-0 embeddings.
 """
 
 
+_ROWS_AT_A_TIME = 65_536  # are copied
+
+
 def rows_file(part: int, nodes: Tensor, rows: Tensors) -> dict[str, bytes]:
     """Return name and content of file `part` with the `ROWS` of `nodes` (n,) int64.
 
@@ -229,13 +232,17 @@ def rows_file(part: int, nodes: Tensor, rows: Tensors) -> dict[str, bytes]:
 
 
 def read_rows(
-    load: Callable[[str], Tensors], num_parts: int, nodes: Tensor, names: Sequence[str] = ROWS
+    load: Callable[[str], Tensors],
+    num_parts: int,
+    nodes: Tensor,
+    names: Sequence[str] = ROWS,
+    zeros: Callable[[str, tuple[int, int]], Tensor] = lambda _, shape: torch.zeros(shape),
 ) -> Tensors:
     """Return the named tensors' rows of `nodes` (n,) int64; zeros for node -1.
 
     `load` gives the tensors of a file; of those that it maps only these rows come into memory. The
-    `num_parts` files are read one after the other. Raises ArtifactMismatchError if a node is in
-    none of them.
+    `num_parts` files are read one after the other. `zeros` makes a table of a name and a shape.
+    Raises ArtifactMismatchError if a node is in none of them.
     """
     picked: Tensors = {}
     missing = nodes >= 0
@@ -246,10 +253,10 @@ def read_rows(
         rows = (there[places] == nodes).nonzero().flatten()
         missing[rows] = False
         for name in names:
-            rows_of_all = picked.setdefault(
-                name, tensors[name].new_zeros(len(nodes), tensors[name].shape[1])
-            )
-            rows_of_all[rows] = tensors[name][places[rows]]
+            if part == 0:
+                picked[name] = zeros(name, (len(nodes), tensors[name].shape[1]))
+            for some in rows.split(_ROWS_AT_A_TIME):
+                picked[name][some] = tensors[name][places[some]]
     if bool(missing.any()):
         raise ArtifactMismatchError(
             f"the checkpoint lacks the rows of {int(missing.sum())} of {len(nodes)} nodes; "

@@ -6,6 +6,8 @@ started again.
 """
 
 import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import safetensors.torch
@@ -17,10 +19,10 @@ from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, edges_of, read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.adjacency import check_edges
-from xrec.graph.artifact import embeddings_bytes, read_graph, write_graph
+from xrec.graph.artifact import EMBEDDINGS, read_graph, write_graph
 from xrec.graph.blend import settled, turned_onto
 from xrec.graph.identity import LAYER0, START_FROM, graph_identity
-from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, fold_numbers, without_fold
+from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, fold_numbers
 from xrec.graph.ranking import ranking_report
 from xrec.storage import (
     Manifest,
@@ -30,8 +32,10 @@ from xrec.storage import (
     location_of,
     open_location,
     run_fingerprint,
+    storage_errors,
 )
-from xrec.train.checkpoint import GraphProgress, read_progress, read_rows
+from xrec.storage.mapped import file_of_zeros
+from xrec.train.checkpoint import GraphProgress, Tensors, read_progress, read_rows
 from xrec.train.graph_model import RECALL, SCORE, GraphData, split_edges
 from xrec.train.graph_worker import train_worker
 from xrec.train.lease import CHECKPOINTS, only_driver
@@ -67,17 +71,19 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     if config.start_from is not None:
         vectors, moves = _settled(config, data, vectors)
     users, items, aspects = _tables(data, vectors)
-    training = _training_vectors(config, dataset, torch.cat([users, items]), progress, run)
-    embeddings = embeddings_bytes(users, items, aspects if len(aspects) else None)
-    more = {LAYER0: embeddings_bytes(*_tables(data, layer0)[:2])}
+    whole = vectors[: data.num_users + data.num_items]
+    training = _training_vectors(config, dataset, whole, progress, run)
+    tables = {EMBEDDINGS: {"users": users, "items": items}}
+    if len(aspects):
+        tables[EMBEDDINGS]["aspects"] = aspects
+    tables[LAYER0] = dict(zip(("users", "items"), _tables(data, layer0), strict=False))
     if training is not None:
-        more[TRAINING_VECTORS] = embeddings_bytes(training.users, training.items)
+        tables[TRAINING_VECTORS] = {"users": training.users, "items": training.items}
     with only_driver(target / CHECKPOINTS):  # ranking all held-out users takes a while
         manifest = write_graph(
             target,
-            embeddings,
+            tables,
             progress.history,
-            more,
             config=settings,
             inputs=inputs,
             metrics={**_final_metrics(dataset, users, items, progress, config.training), **moves},
@@ -129,11 +135,11 @@ def _training_vectors(
     found = TrainingVectors(*(torch.zeros(pairs.shape[1], whole.shape[1]) for _ in range(2)))
     for fold in range(num_folds):
         logger.info("without part %d of %d of the explained pairs", fold + 1, num_folds)
-        part = without_fold(dataset, fold, num_folds)
-        data = GraphData.of(part, with_aspects=config.model.aspects)
+        data = GraphData.of(dataset, with_aspects=config.model.aspects, fold=(fold, num_folds))
         _, vectors, _ = _train(of_fold, data, f"{run}-{fold}", fold)
         users, items, _ = _tables(data, vectors)
-        users, items = turned_onto(torch.cat([users, items]), whole).split([len(users), len(items)])
+        data.delete_files()
+        users, items = turned_onto(vectors[: len(whole)], whole).split([len(users), len(items)])
         of_pairs = (folds == fold).nonzero()[:, 0]
         found.users[of_pairs], found.items[of_pairs] = (
             users[pairs[0, of_pairs]],
@@ -162,14 +168,14 @@ def _train(
     """Run the workers; return how the run went, vectors and layer-0 embeddings of its best epoch.
 
     data: of the whole dataset, or without the fold. Both tables are (N, D) float32: users, items,
-    aspects.
+    aspects; files of which nothing but the mapping is left.
     """
     found = {"dataset": location_of(config, "dataset").shared_uri}
     if config.start_from is not None:
         found[START_FROM] = open_location(config.start_from, config.storage).shared_uri
     name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
     with tracked(config, name, _log_epoch) as on_report:
-        read = fit(
+        checkpoint = fit(
             train_worker,
             {"config": config.model_copy(update=found), "run": run, "fold": fold},
             scaling=config.scaling,
@@ -177,13 +183,21 @@ def _train(
             name=name,
             on_report=on_report,
         )
-    progress = read_progress(GraphProgress, read, run)
-    rows = read_rows(
-        lambda name: safetensors.torch.load(read(name)),
-        progress.num_parts,
-        torch.arange(data.num_nodes),
-        ("best", "best_layer0"),
-    )
+    progress = read_progress(GraphProgress, lambda name: (checkpoint / name).read_bytes(), run)
+    with TemporaryDirectory() as folder:
+
+        def load(name: str) -> Tensors:
+            file, part = checkpoint / name, f"{folder}/part"
+            with storage_errors(file.uri):
+                file.fs.get_file(file.path, part)
+            tensors: Tensors = safetensors.torch.load_file(part)
+            return tensors
+
+        def zeros(name: str, shape: tuple[int, int]) -> Tensor:
+            return torch.from_numpy(file_of_zeros(Path(folder) / name, shape))
+
+        nodes, names = torch.arange(data.num_nodes), ("best", "best_layer0")
+        rows = read_rows(load, progress.num_parts, nodes, names, zeros)
     return progress, rows["best"], rows["best_layer0"]
 
 

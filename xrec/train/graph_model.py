@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,18 +23,20 @@ from xrec.config.graph import (
 )
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
-from xrec.graph.adjacency import node_degrees, normalized_adjacency
+from xrec.graph.adjacency import distinct_edges, node_degrees, normalized_adjacency
 from xrec.graph.artifact import read_vectors
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges
 from xrec.graph.identity import LAYER0
+from xrec.graph.leave_out import without_fold
 from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.loss import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.graph.ranking import SeenItems, metrics_of, seen_items, top_k_of_blocks, users_with_items
+from xrec.graph.ranking import SeenItems, metrics_of, top_k_of_blocks, users_with_items
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.spectral import spectral_embeddings
 from xrec.graph.step import batch_loss
-from xrec.storage import open_location, read_manifest
+from xrec.storage import Arrays, mapped_arrays, open_location, read_manifest
+from xrec.storage.mapped import delete_mapped
 from xrec.train.deepspeed_engine import initialize_engine
 from xrec.train.ray_worker import rank, world_size
 
@@ -45,6 +48,7 @@ RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
 
 ASPECT_LOSS_WEIGHT = 0.1
 """Weight of the aspects' loss beside 1 of the interactions'."""
+_RULES = 1  # the version of the files of a training
 _ASPECT_SEED = 1_000_003  # the batches of interactions must not depend on aspects
 
 
@@ -57,23 +61,50 @@ def split_edges(dataset: Dataset, split: Split) -> Tensor:
 class GraphData:
     """What a graph is trained on: the training interactions, and aspects if the graph has some.
 
-    `edges` (2, E) int64 are user indices, then item indices.
+    `edges` (2, E) int64 are user indices, then item indices, in ascending order, each pair once.
+    Those of a dataset that was read are files of this node; the names of all files that are made of
+    them begin with `name`.
     """
 
     edges: Tensor
     num_users: int
     num_items: int
     aspects: AspectEdges = NO_ASPECTS
+    name: str | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, *, with_aspects: bool) -> "GraphData":
-        """Return those of `dataset`; raises DataError if it has no aspects and shall have some."""
-        return cls(
-            split_edges(dataset, "train"),
-            dataset.num_users,
-            dataset.num_items,
-            dataset_aspect_edges(dataset) if with_aspects else NO_ASPECTS,
-        )
+    def of(
+        cls, dataset: Dataset, *, with_aspects: bool, fold: tuple[int, int] | None = None
+    ) -> "GraphData":
+        """Return those of `dataset`, or without fold `fold[0]` of `fold[1]` (`without_fold`).
+
+        Raises DataError if it has no aspects and shall have some.
+        """
+
+        def make() -> Arrays:
+            part = dataset if fold is None else without_fold(dataset, *fold)
+            aspects = dataset_aspect_edges(part) if with_aspects else NO_ASPECTS
+            said = {name: np.asarray(each) for name, each in vars(aspects).items()}
+            return {"edges": split_edges(part, "train").numpy(), **said}
+
+        what = f"graph-{_RULES}-{with_aspects}-" + "of".join(map(str, fold or ["whole"]))
+        was_read = dataset.interactions is dataset.on_disk and dataset.later is None
+        name = f"{dataset.manifest.fingerprint}.{what}" if was_read else None
+        is_there = name is None or (fold is None and not with_aspects)
+        arrays = make() if is_there else mapped_arrays(f"{name}.edges", make)
+        edges, nodes, named, weights, number = map(torch.from_numpy, arrays.values())
+        aspects = AspectEdges(nodes, named, weights, int(number))
+        return cls(edges, dataset.num_users, dataset.num_items, aspects, name)
+
+    def adjacency(self, partition: Partition, exponent: float = 0.5) -> Tensor:
+        """Return this worker's rows of the matrix (`normalized_adjacency`)."""
+        edges, name = (self.edges, self.num_users, self.num_items), self.name
+        return normalized_adjacency(*edges, partition, exponent, self.aspects, name)
+
+    def delete_files(self) -> None:
+        """Delete this node's files of the training."""
+        if self.name is not None:
+            delete_mapped(self.name)
 
     @property
     def num_nodes(self) -> int:
@@ -99,18 +130,19 @@ class GraphData:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A split's held-out interactions, for ranking; `users` (N,) int64 have at least one."""
+    """The validation's interactions, for ranking; `users` (N,) int64 have at least one."""
 
     seen: SeenItems
     held_out: SeenItems
     users: Tensor
 
     @classmethod
-    def of(cls, dataset: Dataset, split: Split, training: GraphTrainingConfig) -> "HeldOut":
-        """Return those of at most `training.validation_users` users of the split."""
-        held_out = split_edges(dataset, split)
+    def of(cls, dataset: Dataset, data: GraphData, training: GraphTrainingConfig) -> "HeldOut":
+        """Return those of at most `training.validation_users` users of the validation."""
+        held_out = split_edges(dataset, "validation")
         users = users_with_items(held_out, training.validation_users, seed=training.seed)
-        return cls(seen_items(dataset), SeenItems(held_out), users)
+        lost = torch.from_numpy(dataset.lost_items)
+        return cls(SeenItems(data.edges, lost=lost), SeenItems(held_out), users)
 
     def part(self, number: int, num_parts: int) -> "HeldOut":
         """Return part `number` of the users; parts differ in size by one user at most."""
@@ -158,16 +190,8 @@ def start_embeddings(
     if model.initialization == "random":
         return random_embeddings(partition, model.embedding_dim, seed).to(device)
     spectral = model.spectral
-    matrix = normalized_adjacency(
-        data.edges,
-        data.num_users,
-        data.num_items,
-        partition,
-        exponent=spectral.exponent,
-        aspects=data.aspects,
-    ).to(device)
     return spectral_embeddings(
-        matrix,
+        data.adjacency(partition, spectral.exponent).to(device),
         data.num_users,
         model.embedding_dim,
         num_aspects=data.aspects.num_aspects,
@@ -203,7 +227,10 @@ def later_embeddings(
 def build_objective(
     loss: BPRLossConfig | SampledSoftmaxConfig, edges: Tensor, num_users: int, num_items: int
 ) -> Objective:
-    """Return the loss with its negatives; `edges` (2, E) int64 are the training interactions."""
+    """Return the loss with its negatives; `edges` (2, E) int64 are the training interactions.
+
+    They are sorted by user and item, each once.
+    """
     if isinstance(loss, BPRLossConfig):
         return BPR(NegativeSampler(edges, num_users, num_items))
     return SampledSoftmax(edges, num_items, **loss.model_dump(exclude={"kind"}))
@@ -224,7 +251,10 @@ class AspectLoss:
         self._training = config.training
         self._num_nodes = num_nodes
         self._objective = build_objective(
-            config.training.loss, self._edges, num_nodes, aspects.num_aspects
+            config.training.loss,
+            distinct_edges(self._edges, aspects.num_aspects),
+            num_nodes,
+            aspects.num_aspects,
         )
 
     def batches(self, epoch: int, most: int) -> Iterator[Batch]:

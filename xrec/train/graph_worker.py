@@ -26,9 +26,7 @@ from torch import Tensor
 from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
-from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.blend import blend
-from xrec.graph.leave_out import without_fold
 from xrec.graph.lightgcn import LightGCN
 from xrec.graph.loss import Objective
 from xrec.graph.partition import Partition
@@ -80,17 +78,17 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     """
     config: PretrainGraphConfig = loop_config["config"]
     dataset = read_dataset(location_of(config, "dataset"))
-    if loop_config["fold"] is not None:
-        dataset = without_fold(dataset, loop_config["fold"], config.folds)
-    data = GraphData.of(dataset, with_aspects=config.model.aspects)
+    fold = None if loop_config["fold"] is None else (loop_config["fold"], config.folds)
+    data = GraphData.of(dataset, with_aspects=config.model.aspects, fold=fold)
     worker = GraphWorker(config, data, run=loop_config["run"])
-    validation = HeldOut.of(dataset, "validation", config.training)
+    validation = HeldOut.of(dataset, data, config.training)
     if config.parallelism == "replicated":  # else each worker ranks its own items for all users
         validation = validation.part(rank(), world_size())
     if config.start_from is not None:
         worker.rank_start(validation)
     while not worker.has_finished:
         worker.run_epoch(validation)
+    data.delete_files()
 
 
 class GraphWorker:
@@ -108,9 +106,7 @@ class GraphWorker:
             config.training.loss, data.edges, data.num_users, data.num_items
         )
         self._partition = build_partition(config.parallelism, data, rank(), world_size())
-        self._adjacency = normalized_adjacency(
-            data.edges, data.num_users, data.num_items, self._partition, aspects=data.aspects
-        ).to(device)
+        self._adjacency = data.adjacency(self._partition).to(device)
         self.progress, rows = _last_state(run, self._partition)
         start = start_embeddings(config, data, self._partition, device)
         self._blend_weight = blend_weight(config.model)
@@ -183,6 +179,7 @@ class GraphWorker:
             steps_per_epoch=self._training.steps_per_epoch,
             micro_batch_size=self._training.micro_batch_size,
             seed=self._training.seed,
+            name=self._data.name,
         )
         total, num_steps = torch.zeros((), dtype=torch.float64, device=self._engine.device), 0
         num_edges = self._data.edges.shape[1]

@@ -37,7 +37,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from xrec.config.shared import ScalingConfig
 from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
-from xrec.train.checkpoint import ReadFile
 from xrec.train.lease import only_driver
 from xrec.train.ray_worker import prepare_worker
 
@@ -119,8 +118,8 @@ def fit(
     storage: Location,
     name: str,
     on_report: OnReport | None = None,
-) -> ReadFile:
-    """Run the loop on the workers of `scaling`; returns what reads files of the last checkpoint.
+) -> Location:
+    """Run the loop on the workers of `scaling`; returns where the last checkpoint's files are.
 
     The metrics of each `xrec.train.ray_worker.report` are exported as they arrive, as series of the
     job `name`, and then given to `on_report`, in the driver; workers that replace lost ones report
@@ -145,8 +144,7 @@ def fit(
         reports.shutdown(force=True)
     assert result.checkpoint is not None, "a loop reports files at least once"
     path = result.checkpoint.path
-    checkpoint = replace(storage, uri=f"{storage.uri} ({path})", path=path)
-    return lambda name: (checkpoint / name).read_bytes()
+    return replace(storage, uri=f"{storage.uri} ({path})", path=path)
 
 
 def _trainer(

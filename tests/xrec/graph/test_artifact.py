@@ -1,14 +1,17 @@
 """The graph artifact: what is written is read back; broken or foreign content is refused."""
 
 import json
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
 from xrec.graph.artifact import (
+    EMBEDDINGS,
     GraphEmbeddings,
-    embeddings_bytes,
     read_graph,
     write_graph,
 )
@@ -22,12 +25,14 @@ def location(tmp_path):
     return open_location(str(tmp_path / "graph"))
 
 
-def write(location: Location, data: bytes, **row: float) -> Manifest:
-    return write_graph(location, data, [row], config={}, inputs={"dataset": "d"}, metrics={})
+def write(location: Location, users: Tensor, *aspects: Tensor, **row: float) -> Manifest:
+    tables = dict(zip(("users", "items", "aspects"), (users, ITEMS, *aspects), strict=False))
+    about: dict[str, Any] = {"config": {}, "inputs": {"dataset": "d"}, "metrics": {}}
+    return write_graph(location, {EMBEDDINGS: tables}, [row], **about)
 
 
 def test_graph_written_is_read_back_equal_and_its_log_is_not_in_the_fingerprint(location):
-    written = write(location, embeddings_bytes(USERS, ITEMS), loss=0.5)
+    written = write(location, USERS, loss=0.5)
     graph = read_graph(location)
     assert torch.equal(graph.users, USERS)
     assert torch.equal(graph.items, ITEMS)
@@ -35,22 +40,22 @@ def test_graph_written_is_read_back_equal_and_its_log_is_not_in_the_fingerprint(
     assert graph.manifest == written
     assert written.row_counts == {"users": 5, "items": 4}
     assert json.loads((location / "metrics.jsonl").read_text()) == {"loss": 0.5}
-    again = write(location, embeddings_bytes(USERS, ITEMS), loss=0.7)
+    again = write(location, USERS, loss=0.7)
     assert again.fingerprint == written.fingerprint
 
 
 def test_graph_unfinished_or_changed_is_refused(location):
-    (location / "embeddings.safetensors").write_bytes(embeddings_bytes(USERS, ITEMS))
+    (location / "embeddings.safetensors").write_bytes(safetensors.torch.save({"users": USERS}))
     with pytest.raises(ArtifactNotFoundError):
         read_graph(location)
-    write(location, embeddings_bytes(USERS + 1, ITEMS))
-    (location / "embeddings.safetensors").write_bytes(embeddings_bytes(USERS + 2, ITEMS))
+    write(location, USERS + 1)
+    (location / "embeddings.safetensors").write_bytes(safetensors.torch.save({"users": USERS}))
     with pytest.raises(ArtifactMismatchError, match="not what the manifest says"):
         read_graph(location)
 
 
 def test_more_users_stand_behind_those_that_were_read_which_are_not_copied(location):
-    write(location, embeddings_bytes(USERS, ITEMS, torch.randn(2, 3)))
+    write(location, USERS, torch.randn(2, 3))
     graph, more = read_graph(location), torch.randn(2, 3)
     one = graph.with_more_users(more).with_more_users(more[:1])
     other = graph.with_more_users(torch.zeros(4, 3))
@@ -65,7 +70,7 @@ def test_more_users_stand_behind_those_that_were_read_which_are_not_copied(locat
 
 def test_more_users_than_there_is_room_for_are_copied(location, monkeypatch):
     monkeypatch.setattr("xrec.graph.artifact._ROOM_BYTES", 30)
-    write(location, embeddings_bytes(USERS * 5, ITEMS))
+    write(location, USERS * 5)
     more = torch.randn(3, 3)
     graph = read_graph(location).with_more_users(more[:2])
     assert torch.equal(graph.with_more_users(more[2:]).users, torch.cat([USERS * 5, more]))

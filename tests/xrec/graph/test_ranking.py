@@ -95,6 +95,19 @@ def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
         assert scored == [case.scores(user)[item] for item in expected] + [-math.inf] * missing
 
 
+@pytest.mark.parametrize(("free", "sizes"), [(0, [1] * 8), (64 * 3 * NUM_ITEMS, [3, 3, 2])])
+def test_top_k_on_a_gpu_takes_chunks_that_fit_and_ranks_as_in_one(free, sizes, monkeypatch):
+    case, users = _Case(seed=0), torch.tensor([7, 0, 3, 11, 22, 7, 13, 9])
+    ((_, *whole),) = top_k_items(case.users, case.items, SeenItems(case.edges[0]), users, 5)
+    with FakeGPU():
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 10**9))
+        vectors = case.users.to(GPU), case.items.to(GPU)
+        chunks = list(top_k_items(*vectors, SeenItems(case.edges[0]), users, 5))
+        assert [len(chunk) for chunk, *_ in chunks] == sizes
+        for each, expected in zip(list(zip(*chunks, strict=True))[1:], whole, strict=True):
+            assert torch.equal(torch.cat(each).cpu(), expected)
+
+
 @pytest.mark.parametrize("device", [CPU, GPU])
 @pytest.mark.parametrize("ks", [(1,), (4,), (50,), (20, 3, 50)])
 def test_ranking_metrics_equal_brute_force(ks, device):

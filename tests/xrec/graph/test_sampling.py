@@ -24,9 +24,7 @@ def edges():
     dense[1], dense[1, :15] = False, True
     dense[2], dense[2, -1] = False, True
     dense[-1] = False
-    users, items = dense.nonzero(as_tuple=True)
-    shuffled = torch.randperm(len(users), generator=generator)
-    return torch.stack([users, items])[:, shuffled]
+    return dense.nonzero().T.contiguous()
 
 
 def test_negatives_are_never_positives(edges):
@@ -55,10 +53,12 @@ def test_sampler_user_with_all_items_raises_data_error():
         NegativeSampler(edges, 2, 3)
 
 
-def batches_of(edges: torch.Tensor, seed: int = 5, epoch: int = 1) -> list[Batch]:
+def batches_of(
+    edges: torch.Tensor, seed: int = 5, epoch: int = 1, name: str | None = None
+) -> list[Batch]:
     draw = NegativeSampler(edges, NUM_USERS, NUM_ITEMS).sample
     sizes = {"steps_per_epoch": 7, "micro_batch_size": 20}
-    return list(epoch_batches(edges, draw, seed=seed, epoch=epoch, **sizes))
+    return list(epoch_batches(edges, draw, seed=seed, epoch=epoch, name=name, **sizes))
 
 
 def triples(batches: list[Batch]) -> list[tuple[int, int, int]]:
@@ -80,6 +80,12 @@ def test_epoch_covers_each_interaction_once_with_fresh_order_and_negatives(edges
     assert [triple[:2] for triple in first] != [triple[:2] for triple in second]
     negatives = [{triple[:2]: triple[2] for triple in epoch} for epoch in (first, second)]
     assert sum(negatives[0][pair] != negatives[1][pair] for pair in negatives[0]) > len(first) / 2
+
+
+def test_epoch_by_a_file_is_the_same_and_leaves_none(edges, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert triples(batches_of(edges, name="edges")) == triples(batches_of(edges))
+    assert [path.suffix for path in tmp_path.glob("*/*/*")] == [".lock"]
 
 
 def test_epoch_has_equal_batches_of_micro_batches_of_at_most_their_size(edges):

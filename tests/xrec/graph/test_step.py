@@ -16,7 +16,11 @@ from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.step import batch_loss, layer0_penalty
 
 NUM_USERS, NUM_ITEMS, DIM = 6, 9, 4
-PAIRS = torch.randperm(NUM_USERS * NUM_ITEMS, generator=torch.Generator().manual_seed(3))[:25]
+PAIRS = (
+    torch.randperm(NUM_USERS * NUM_ITEMS, generator=torch.Generator().manual_seed(3))[:25]
+    .sort()
+    .values
+)
 EDGES = torch.stack([PAIRS // NUM_ITEMS, PAIRS % NUM_ITEMS])
 
 

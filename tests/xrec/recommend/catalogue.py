@@ -1,13 +1,20 @@
 """Datasets of a few rows."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from jobs.prepare import run as prepare_dataset
 from tests.xrec.annotate.review_files import write_json_lines
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
+
+needs_faiss = pytest.mark.skipif(
+    importlib.util.find_spec("faiss") is None, reason="the extra index is not installed"
+)
 
 
 def make_dataset(root: Path, **tables: Sequence[Mapping[str, Any]]) -> str:

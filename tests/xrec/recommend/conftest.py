@@ -40,14 +40,15 @@ def workspace(tmp_path_factory):
 
 
 @pytest.fixture
-def make_config(workspace, tmp_path):
+def make_config(workspace, tmp_path, monkeypatch):
+    """A config by its keys; an actor ranks `users_per_chunk` at a time."""
 
-    def make(**values: Any) -> RecommendConfig:
+    def make(users_per_chunk: int = 5, **values: Any) -> RecommendConfig:
+        monkeypatch.setattr("xrec.recommend._USERS_PER_CHUNK", users_per_chunk)
         defaults = {
             "workspace": str(workspace),
             "recommendations": str(tmp_path / "recommendations"),
             "k": 3,
-            "users_per_task": 5,
         }
         return parse_config(RecommendConfig, {**defaults, **values})
 

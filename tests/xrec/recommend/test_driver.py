@@ -13,6 +13,7 @@ import pytest
 from tests.object_store import copy_files
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Killed, PoolHere, pool_here, toy_run
+from tests.xrec.recommend.catalogue import needs_faiss
 from xrec import recommend
 from xrec.bulk import BulkRun, Survey, published
 from xrec.config.shared import StorageConfig
@@ -75,7 +76,7 @@ def _check(config: Any, *users: str, k: int = 3) -> None:
 
 
 def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config):
-    config = make_config(users_per_task=12)  # two tasks, so two processes
+    config = make_config(users_per_chunk=12)  # two tasks, so two processes
     manifest = _run(config)
     num_rows = 21 * 3 + 2  # u7 has seen all but two, and u8 all
     counts = {"recommendations": num_rows, "users": 23, "users_without_items": 1}
@@ -122,10 +123,18 @@ def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(make_conf
     assert _run(config) == manifest
 
 
+@needs_faiss
+@pytest.mark.usefixtures("actor_here")
+def test_run_by_an_index_says_how_many_of_the_best_it_found(make_config):
+    manifest = _run(config := make_config(index="hnsw"))
+    assert manifest.metrics == {"recall_of_index": 1, "compared_users": 23}  # of 15 items
+    _check(config)
+
+
 @pytest.mark.usefixtures("actor_here")
 def test_run_users_that_kill_their_process_end_it_and_are_done_later(make_config, monkeypatch):
     """Also if the next one is stopped: what was finished before lacks users, and is not the end."""
-    config = make_config(user_ids=["u3", "u5"], users_per_task=1)
+    config = make_config(user_ids=["u3", "u5"], users_per_chunk=1)
     with monkeypatch.context() as patch:
         patch.setattr(RankingTask, "do", _die)
         with pytest.raises(ClusterError, match="2 of 2 users are not ranked: 4 processes died"):
@@ -156,6 +165,6 @@ def test_run_of_named_users_on_s3_by_the_configs_keys(make_config, s3):
             open_location(make_config().artifact(name)), open_location(f"{town}/{name}", s3.storage)
         )
     on_s3 = {"workspace": town, "recommendations": None, "storage": s3.storage}
-    config = make_config(**on_s3, user_ids=["u7", "u12", "u3", "u7"], users_per_task=2)
+    config = make_config(**on_s3, user_ids=["u7", "u12", "u3", "u7"], users_per_chunk=2)
     assert _run(config).row_counts["users"] == 3
     _check(config, "u12", "u3", "u7")

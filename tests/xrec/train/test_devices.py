@@ -196,7 +196,8 @@ def graph_worker(config: PretrainGraphConfig) -> GraphWorker:
 
 def train_graph_here(worker: OneWorker, config: PretrainGraphConfig) -> list[dict[str, Any]]:
     dataset = read_dataset(open_location(config.artifact("dataset")))
-    validation = HeldOut.of(dataset, "validation", config.training).part(0, worker.world_size)
+    data = GraphData.of(dataset, with_aspects=config.model.aspects)
+    validation = HeldOut.of(dataset, data, config.training).part(0, worker.world_size)
     training = graph_worker(config)
     while not training.has_finished:
         training.run_epoch(validation)

@@ -82,8 +82,8 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
     seen: list[dict[str, Any]] = []
     scaling = {"num_workers": 64, "min_workers": 2}
     with caplog.at_level("INFO", logger="xrec"):
-        read = run(loop, storage, scaling=scaling, on_report=seen.append)
-    assert read("file") == b"2"
+        checkpoint = run(loop, storage, scaling=scaling, on_report=seen.append)
+    assert (checkpoint / "file").read_bytes() == b"2"
     assert seen == [{"epoch": epoch, "world_size": 4, "threads": 1} for epoch in (1, 2)]
     assert {"after 1", "after 2"} <= {*caplog.messages}
 

@@ -1,0 +1,84 @@
+"""The best items of users by a kept approximate index, in place of all dot products."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from xrec.graph.ranking import Ranked, SeenItems, stable_top_k, top_k_items
+from xrec.storage import mapped
+
+_LINKS, _NUM_BUILD, _NUM_SEARCH = 32, 80, 128  # HNSW's links, efConstruction, least efSearch
+_MOST_FOUND, _USERS_PER_SEARCH = 1024, 256
+
+
+class ItemIndex:
+    """The items as an HNSW graph (arXiv 1603.09320) of inner products, a file of this node.
+
+    One thread makes it, so that it is the same on every node: 3 minutes for 1e6 items.
+    """
+
+    def __init__(self, name: str, items: torch.Tensor, lost: npt.NDArray[np.int64]):
+        """items: (I, D) float32; `name` says which these are, and which of them are `lost` (G,)."""
+        there = np.setdiff1d(np.arange(len(items)), lost)
+        build = functools.partial(_build, items, there)
+        self._index = mapped(f"{name}-{_LINKS}-{_NUM_BUILD}.hnsw", build, _open)
+        self._ids = torch.from_numpy(np.append(there, -1))  # faiss says -1 where it finds none
+
+    def top_k(
+        self, users: torch.Tensor, items: torch.Tensor, seen: SeenItems, rows: torch.Tensor, k: int
+    ) -> Ranked:
+        """Yield once what `top_k_items` yields for the users `rows` (N,), of items that are found.
+
+        As many more are asked for as the user has seen. Users who need more than `_MOST_FOUND`, or
+        for whom fewer than k are found, are ranked exactly.
+        """
+        best, scores = torch.full((len(rows), k), -1), torch.full((len(rows), k), -torch.inf)
+        needed = k + torch.bincount(seen.of(rows)[0], minlength=len(rows))
+        few = needed <= min(_MOST_FOUND, self._index.ntotal)
+        for some in needed.argsort()[: int(few.sum())].split(_USERS_PER_SEARCH):
+            number = min(max(_NUM_SEARCH, int(needed[some[-1]])), self._index.ntotal)
+            vectors, (of_user, there) = users[rows[some]], seen.of(rows[some])
+            found = self._search(vectors, number)
+            of_found = (items[found] @ vectors[:, :, None])[:, :, 0]
+            keys = found + torch.arange(len(some))[:, None] * len(items)
+            is_out = torch.isin(keys, there + of_user * len(items)) | (found < 0)
+            scores[some], at = stable_top_k(of_found.masked_fill(is_out, -torch.inf), k)
+            best[some] = found.gather(1, at)
+        rest = (scores[:, -1] == -torch.inf).nonzero()[:, 0]
+        exact = list(zip(*top_k_items(users, items, seen, rows[rest], k), strict=True))[1:]
+        best[rest], scores[rest] = map(torch.cat, exact)
+        yield rows, best, scores
+
+    def _search(self, users: torch.Tensor, number: int) -> torch.Tensor:
+        """Return items (B, number) near `users` (B, D), in ascending order; -1 where none are."""
+        import faiss
+
+        settings = faiss.SearchParametersHNSW(efSearch=number)
+        _, places = self._index.search(users.numpy(), number, params=settings)
+        return self._ids[torch.from_numpy(places)].sort(dim=1).values
+
+
+def _build(items: torch.Tensor, there: npt.NDArray[np.int64], path: Path) -> None:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexHNSWFlat(items.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = _NUM_BUILD
+    for some in torch.from_numpy(there).split(65_536):
+        index.add(items[some].numpy())
+    faiss.write_index(index, str(path))
+
+
+def _open(path: Path) -> Any:
+    """The index in a file, mapped; raises ValueError if it is cut off."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
