@@ -15,7 +15,7 @@ from xrec.annotate.read import Versions, count_explained
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord, learn_from_store
 from xrec.bulk import BulkRun, ChunkTask, Summary, complete
-from xrec.bulk.driver import Spent, spent_of
+from xrec.bulk.driver import Spent, spent_of, use_of
 from xrec.bulk.runs.result import added
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
@@ -35,7 +35,6 @@ logger = logging.getLogger("xrec")
 
 Stages = Mapping[Stage, Manifest]
 """The manifest of each stage that is done."""
-_TOKENS = ("prompt_tokens", "reply_tokens")  # among the costs
 _WHAT: Mapping[Stage, str] = {
     "items": "profiles of items",
     "users": "profiles of users",
@@ -72,7 +71,7 @@ def run_annotate(
         items_version = _versions(done).get("items", -1)
         run, make = plan_stage(config, spec, record, files, stage, items_version)
         before = [each.metrics["costs"] for each in done.values()]
-        spent = spent_of(config.budget, _TOKENS, since, *before)
+        spent = spent_of(config.budget, config.prices, since, *before)
         manifest = _complete_stage(config, spec, stage, run, make, left, spent)
         if manifest is None:
             return None
@@ -185,6 +184,7 @@ def _publish(
             **record.model_dump(),
             "failed": failed,
             "costs": costs,
+            **use_of(costs, config.prices),
             **write_report(config, record, versions, failed),
         },
     )

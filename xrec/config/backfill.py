@@ -45,6 +45,16 @@ class RecommendedPairs(Config):
     """Number of each user's best items; null: all."""
 
 
+_Spent = Literal["seconds", "gpu_hours", "tokens", "money"]
+_Priced = Literal[
+    "cpu_hour",
+    "gpu_hour",
+    "million_prompt_tokens",
+    "million_reply_tokens",
+    "million_store_requests",
+]
+
+
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
@@ -74,10 +84,14 @@ class BulkConfig(RunConfig):
     retry_failed: tuple[str, ...] | None = None
     """Which failed texts of this run are written again: all, a reason, or a list of reasons. If
     null, none."""
-    budget: Mapping[Literal["seconds", "tokens"], Annotated[float, Field(gt=0)]] = {}
-    """What is spent before no further chunk is begun, e.g. {seconds: 14400, tokens: 20000000}:
-    seconds of this start, of the whole night in a refresh; tokens of prompts and texts, of all
-    starts. What is done stays, and a later start goes on, or one with more tokens."""
+    budget: Mapping[_Spent, Annotated[float, Field(gt=0)]] = {}
+    """What is spent before no further chunk is begun, e.g. {seconds: 14400, money: 20}: seconds of
+    this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money by
+    `prices`, of all starts. In a refresh, all of it of the whole night. What is done stays, and a
+    later start goes on, or one with more."""
+    prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
+    """What is paid for, in any currency, e.g. {gpu_hour: 2.5, million_store_requests: 5}. Costs are
+    then told in money too."""
     max_failed_share: float = Field(0.05, ge=0, le=1)
     """Share of failed texts above which the run stops; abstained ones do not count."""
     actors: ActorsConfig = ActorsConfig()
@@ -86,6 +100,15 @@ class BulkConfig(RunConfig):
     @classmethod
     def _one_reason_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _money_has_prices(self) -> Self:
+        if "money" in self.budget and not any(self.prices.values()):
+            raise ValueError(
+                f"budget.money = {self.budget['money']:g} needs prices, such as "
+                f"prices={{gpu_hour: 2.5}}; saw {dict(self.prices) or 'none'}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _retry_has_no_limit(self) -> Self:

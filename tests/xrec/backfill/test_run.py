@@ -84,13 +84,15 @@ def test_budget_of_tokens_ends_a_run_which_goes_on_with_more(runs):
     with pytest.raises(BudgetError, match=r"budget\.tokens = 1 is used up .* of 12 rows are done"):
         runs.run(*GOOD, budget={"tokens": 1})
     assert 1 <= len(runs.calls()) < len(GOOD)
-    manifest = runs.run(*GOOD, budget={"tokens": 1e6, "seconds": 3600})
+    budget = {"tokens": 1e6, "seconds": 3600, "gpu_hours": 1, "money": 9}
+    manifest = runs.run(*GOOD, budget=budget, prices={"million_reply_tokens": 1e6})
     assert manifest.row_counts["explanations"] == len(GOOD)
-    files = Path(runs.output.path).glob("part-*.parquet")
-    assert manifest.metrics["costs"]["bytes_written"] == sum(each.stat().st_size for each in files)
-    for bad in ({"hours": 1}, {"tokens": 0}, 5):
+    assert manifest.metrics["money"] == manifest.metrics["costs"]["num_generated_tokens"]
+    for bad in ({"hours": 1}, {"tokens": 0}, 5, {"money": 3}):
         with pytest.raises(ConfigError, match="budget"):
             runs.config(budget=bad)
+    with pytest.raises(ConfigError, match=r"money = 3 needs prices, such as .* saw {'gpu_hour'"):
+        runs.config(budget={"money": 3}, prices={"gpu_hour": 0})
 
 
 @pytest.mark.usefixtures("actors_here")

@@ -8,8 +8,8 @@ from xrec.annotate.annotator import Input, Outlook, Stage
 from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
 from xrec.bulk import Rate
+from xrec.bulk.driver import Amounts, use_of
 from xrec.config.annotate import LanguageModelAnnotator
-from xrec.config.text import EndpointModelConfig
 from xrec.progress import duration
 from xrec.text import Message, about_tokens
 
@@ -39,6 +39,7 @@ class Forecast:
     annotator: LanguageModelAnnotator
     max_tokens: float | None
     num_at_once: int
+    prices: Amounts
 
     def lines(self, outlook: Outlook) -> Iterator[str]:
         """Prompts, tokens, time and money; then the prompts of some rows of each kind."""
@@ -55,10 +56,10 @@ class Forecast:
             yield self._line(stage, count, each, total, rate)
         yield self._sum(num_prompts, spent)
         yield self._time(outlook)
-        model = self.annotator.model
-        if isinstance(model, EndpointModelConfig) and model.prices is not None:
+        tokens = {"prompt_tokens": spent.shown, "reply_tokens": spent.said}
+        if money := use_of(tokens, self.prices).get("money"):
             most = "" if outlook.counts.keys() == outlook.rates.keys() else "at most "
-            yield f"cost: {most}{model.prices.of(*spent):,.2f} by the prices"
+            yield f"cost: {most}{money:,.2f} by the prices of tokens"
         for stage, conversations in asked.items():
             yield from _shown(stage, conversations[:_NUM_SHOWN])
 

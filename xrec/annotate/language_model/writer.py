@@ -1,7 +1,7 @@
 """The annotator itself, what makes it in an actor, and what a run must know of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -130,6 +130,7 @@ class MakeWriter:
     key: SecretStr | None
     identity: Mapping[str, Any]
     max_tokens: float | None = None
+    prices: Mapping[Any, float] = field(default_factory=dict)
 
     def __call__(self, output: Location) -> LanguageModelWriter:
         """Load the model, in the actor's process; `output` is the folder of all stages."""
@@ -155,7 +156,7 @@ class MakeWriter:
         """What is to be asked, and its cost; the model is not loaded."""
         is_endpoint = isinstance(self.annotator.model, EndpointModelConfig)
         num_at_once = _CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors)
-        forecast = Forecast(self.prompts, self.annotator, self.max_tokens, num_at_once)
+        forecast = Forecast(self.prompts, self.annotator, self.max_tokens, num_at_once, self.prices)
         return list(forecast.lines(outlook))
 
 
@@ -226,6 +227,7 @@ def language_model_spec(
         key,
         {**settings["model"], **inputs},
         config.budget.get("tokens") if max_actors else None,
+        config.prices,
     )
     return AnnotatorSpec(
         settings=settings,
