@@ -102,16 +102,12 @@ class BulkConfig(RunConfig):
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _money_has_prices(self) -> Self:
+    def _retry_has_no_limit_and_money_has_prices(self) -> Self:
         if "money" in self.budget and not any(self.prices.values()):
-            raise ValueError(
-                f"budget.money = {self.budget['money']:g} needs prices, such as "
-                f"prices={{gpu_hour: 2.5}}; saw {dict(self.prices) or 'none'}"
+            seen = (
+                f"budget.money = {self.budget['money']:g} and prices {dict(self.prices) or 'none'}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _retry_has_no_limit(self) -> Self:
+            raise ValueError(f"{seen}: expected a price, such as prices={{gpu_hour: 2.5}}")
         if self.limit is not None and self.retry_failed is not None:
             raise ValueError(
                 f"limit = {self.limit} and retry_failed: expected one of them, because a retry has "
