@@ -109,7 +109,7 @@ class _Night:
                 f"{why} before xrec {name}; what is done stays, and the same command goes on, if "
                 "it was not for seconds with a larger budget"
             )
-        traffic()  # what was asked before this job is of no job
+        traffic()  # of no job
         if not isinstance(config, BulkConfig):
             return config
         left = {kind: most - used.get(kind, 0) for kind, most in self._spend.budget.items()}
@@ -132,9 +132,8 @@ def _held(config: JobConfig, seconds: float) -> dict[str, float]:
     scaling, hours = getattr(config, "scaling", None), seconds / 3600
     if scaling is None:
         return {"cpu_hours": hours}
-    hours *= scaling.num_workers
-    gpus = gpus_each(scaling.device, scaling.num_workers)
-    return {"cpu_hours": scaling.cpus_per_worker * hours, "gpu_hours": gpus * hours}
+    count, gpus = scaling.num_workers, gpus_each(scaling.device, scaling.num_workers)
+    return {"cpu_hours": scaling.cpus_per_worker * count * hours, "gpu_hours": gpus * count * hours}
 
 
 NIGHT_JOBS = PIPELINE[1:-1]

@@ -6,6 +6,7 @@ The manifest of finished annotations has the versions of the stages' tables, and
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
@@ -163,9 +164,7 @@ def _publish(
     if there is not None and there.metrics.get("tables") == versions:
         return there
     failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}
-    costs: Mapping[str, float] = {}
-    for each in stages.values():
-        costs = added(costs, each.metrics["costs"])
+    costs = reduce(added, (each.metrics["costs"] for each in stages.values()))
     identity = identify_annotations(config, spec, files)
     return write_manifest(
         output,

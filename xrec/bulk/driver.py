@@ -228,9 +228,8 @@ class _Driver:
     def __post_init__(self) -> None:
         self._looked_at = self._said_at = time.monotonic()
         self._survey = Survey(self.run)
-        self._summary = self._survey.summary
+        self._summary = self._survey.summary + costs_of_starts(self.run.folder)
         self._name = f"{uuid.uuid4().hex}.json"
-        self._earlier = costs_of_starts(self.run.folder)
         self._held, self._held_since = dict[str, float](), time.monotonic()
         newest = self._survey.passes[-1]
         self._progress = Progress(
@@ -300,7 +299,7 @@ class _Driver:
     @property
     def _all(self) -> Summary:
         """Counts and costs of rows, and of all drivers' starts."""
-        return self._summary + self._earlier + self.own
+        return self._summary + self.own
 
     def _count(self, held: dict[str, float]) -> None:
         """Count what this start cost besides rows; from now on its pool holds these CPUs, GPUs."""

@@ -77,13 +77,8 @@ def submit(
     given = overrides or []
     chosen = {"--from": first, "--until": last, "--redo": redo, "--train": train, "--users": users}
     chosen |= {"--retention": None if retention == 168 else f"{retention:g}", "--later": later}
-    options = [
-        word
-        for name, value in chosen.items()
-        if value
-        for word in (name, value)
-        if word is not True
-    ]
+    asked = [word for name, value in chosen.items() if value for word in (name, value)]
+    options = [str(word) for word in asked if word is not True]
     configs = _configs(job_name, config_path, given, first, last)
     _check(job_name, given, options)
     from cluster.submit import JobServer, check_shared_paths, job_id
