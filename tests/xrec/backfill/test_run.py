@@ -85,7 +85,7 @@ def test_budget_of_tokens_ends_a_run_which_goes_on_with_more(runs):
     with pytest.raises(BudgetError, match=r"budget\.tokens = 1 is used up .* of 12 rows are done"):
         runs.run(*GOOD, budget={"tokens": 1})
     assert 1 <= len(runs.calls()) < len(GOOD)
-    budget = {"tokens": 1e6, "seconds": 3600, "gpu_hours": 1, "money": 9}
+    budget = {"tokens": 1e6, "seconds": 3600, "gpu_hours": 1, "money": 1e6}
     manifest = runs.run(*GOOD, budget=budget, prices={"million_reply_tokens": 1e6})
     assert manifest.row_counts["explanations"] == len(GOOD)
     assert manifest.metrics["money"] == manifest.metrics["costs"]["num_generated_tokens"]
