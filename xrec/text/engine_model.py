@@ -113,7 +113,7 @@ class EngineModel:
 
     def _reply(self, completion: Completion, num_prompt_tokens: int) -> RawReply:
         if completion.failure is not None:
-            reason = _REASONS.get(completion.failure.reason, "bad_request")
+            reason: ReplyFailureReason = _REASONS.get(completion.failure.reason, "bad_request")
             failure = ReplyFailure(reason, completion.failure.message)
             return RawReply(completion.index, "", Usage(num_requests=1), failure=failure)
         return RawReply(
