@@ -188,14 +188,14 @@ def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, 
     }
 
 
-def check_shared_paths(config: JobConfig) -> None:
-    """Raise ConfigError if `config` names a relative path.
+def check_shared_paths(config: JobConfig, **others: str) -> None:
+    """Raise ConfigError if `config` names a relative path, or one of the `others` is one.
 
     It would lie in the job's own folder on the cluster, which is deleted after the job.
     """
     relative = [
         f"{key}={value}"
-        for key, value in _uris(config.model_dump())
+        for key, value in _uris({**config.model_dump(), **others})
         if "://" not in value and not os.path.isabs(value) and (key, value) != _NO_PATH
     ]
     if relative:

@@ -138,7 +138,8 @@ def costs_text(costs: Mapping[str, float]) -> str:
     """
     shown = [f"{duration(costs['seconds'])} of actor time"] if "seconds" in costs else []
     shown += [
-        f"{cost:,.0f} {name.removeprefix('num_').replace('_', ' ')}"
+        f"{format(cost, ',.0f' if cost >= 100 else '.3g')} "
+        f"{name.removeprefix('num_').replace('_', ' ')}"
         for name, cost in costs.items()
         if name != "seconds" and not name.startswith(("engine_", AGAIN)) and cost
     ]

@@ -9,21 +9,27 @@ A night (`refresh`) is such a run too. Its artifacts lie in a folder of their ow
 that publishes its explanations names them: so they become the project's present ones all at once.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import reduce
 from typing import Any, cast
 
 from cluster.connect import ensure_ray
 from jobs.catalogue import PIPELINE, job_named
 from jobs.output import Found, Output
+from xrec.bulk.driver import use_of, used_up
+from xrec.bulk.runs.result import added
+from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BulkConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import EXTENDS
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, BudgetError, ConfigError
-from xrec.storage import TABLES, Manifest, last_night, present
+from xrec.storage import TABLES, Location, Manifest, last_night, open_location, present
+from xrec.storage.location import traffic
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 
@@ -32,22 +38,21 @@ def run(
     *,
     redo: bool = False,
     source: str = "",
-    seconds: float | None = None,
+    night: "_Night | None" = None,
     tell: Callable[[str], None],
 ) -> Manifest:
     """Run the jobs of `configs` in order on one Ray cluster; `tell` gets a line of progress.
 
     Returns the manifest of the last job's artifact.
 
-    seconds: after which no job begins, and no chunk of a bulk job.
+    night: has a budget for all jobs, and adds up what they cost.
 
-    Raises BudgetError once these have passed, ArtifactMismatchError if an artifact that is there
+    Raises BudgetError once that is used up, ArtifactMismatchError if an artifact that is there
     differs and `redo` is false, before any work where that can be known. Otherwise raises what the
     jobs raise.
     """
     if not redo:
         _check_nothing_differs(configs)
-    began = time.monotonic()
     with ExitStack() as cluster:
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
@@ -60,27 +65,75 @@ def run(
                 continue
             tell(f"{step} xrec {name} {source}".rstrip())
             started = time.monotonic()
-            if seconds is not None:
-                config = _within(config, name, seconds, started - began)
+            if night is not None:
+                config = night.within(config, name)
             if (ray := getattr(config, "ray", None)) is not None:
                 cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
             done = job_named(name).run(config)
             assert done is not None  # a run has no limit
-            manifest = done
-            tell(f"{step} done in {time.monotonic() - started:.0f} s")
+            manifest, seconds = done, time.monotonic() - started
+            if night is not None:
+                night.add(config, name, manifest, seconds)
+            tell(f"{step} done in {seconds:.0f} s")
     return manifest
 
 
-def _within(config: JobConfig, name: str, seconds: float, spent: float) -> JobConfig:
-    """The config of a job that has what is left of these seconds; raises BudgetError without."""
-    if spent >= seconds:
-        raise BudgetError(
-            f"budget.seconds = {seconds:,.0f} is used up ({spent:,.0f}) before xrec {name}; what "
-            "is done stays, and the same command goes on"
-        )
-    budget = config.budget if isinstance(config, BulkConfig) else {}
-    left = min(seconds - spent, budget.get("seconds", seconds))
-    return _with(config, {"budget": {**budget, "seconds": left}})
+_COSTS = (
+    *("seconds", "cpu_hours", "gpu_hours", "tokens", "money"),
+    *("store_requests", "bytes_read", "bytes_written"),
+)
+
+
+class _Night:
+    """What the jobs of a night may cost, and what they did.
+
+    spend: whose budget is for all jobs, and whose prices are for those without their own. record:
+    the file of what each job cost, which earlier calls may have begun; None: of this call alone.
+    """
+
+    def __init__(self, spend: BulkConfig, record: Location | None):
+        self._spend, self._record, self._began = spend, record, time.monotonic()
+        text = record.read_text() if record is not None and record.is_file() else "{}"
+        self._jobs: dict[str, dict[str, float]] = json.loads(text)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What all jobs cost; without money if there are no prices."""
+        return reduce(added, self._jobs.values(), {})
+
+    def within(self, config: JobConfig, name: str) -> JobConfig:
+        """The config of a job that has what is left of the budget; raises BudgetError without."""
+        used = {**self.costs, "seconds": time.monotonic() - self._began}
+        if why := used_up(self._spend.budget, used):
+            raise BudgetError(
+                f"{why} before xrec {name}; what is done stays, and the same command goes on, if "
+                "it was not for seconds with a larger budget"
+            )
+        traffic()  # of no job
+        if not isinstance(config, BulkConfig):
+            return config
+        left = {kind: most - used.get(kind, 0) for kind, most in self._spend.budget.items()}
+        own = {kind: min(most, left.get(kind, most)) for kind, most in config.budget.items()}
+        prices = config.prices or self._spend.prices
+        return _with(config, {"budget": {**left, **own}, "prices": prices})
+
+    def add(self, config: JobConfig, name: str, manifest: Manifest, seconds: float) -> None:
+        """Add a job that ended after so many seconds: by its manifest, or as it is seen here."""
+        costs = manifest.metrics.get("costs") or {**_held(config, seconds), **traffic()}
+        prices = getattr(config, "prices", None) or self._spend.prices
+        costs = {**costs, **use_of(costs, prices), "seconds": seconds}
+        self._jobs[name] = {each: costs[each] for each in _COSTS if each in costs}
+        if self._record is not None:
+            self._record.write_bytes(json.dumps(self._jobs, indent=1).encode())
+
+
+def _held(config: JobConfig, seconds: float) -> dict[str, float]:
+    """The hours of the workers of a training, and of one CPU of a job that has none."""
+    scaling, hours = getattr(config, "scaling", None), seconds / 3600
+    if scaling is None:
+        return {"cpu_hours": hours}
+    count, gpus = scaling.num_workers, gpus_each(scaling.device, scaling.num_workers)
+    return {"cpu_hours": scaling.cpus_per_worker * count * hours, "gpu_hours": gpus * count * hours}
 
 
 NIGHT_JOBS = PIPELINE[1:-1]
@@ -104,7 +157,8 @@ def refresh(
     it had made of other raw files is left alone. If the raw files are those of the present dataset,
     only recommendations and explanations are looked at, unless it is to be read `anew`. With
     `train` the graph is trained on, and an adapter on it, which writes every text again.
-    `budget.seconds` of the backfill is for all.
+    `budget` and `prices` of the backfill are for all. What all cost is the metric `night` of the
+    manifest that is returned; what each did is in nights/N/costs.json.
 
     Raises BudgetError if it is used up; ConfigError without a section that a night needs, or if the
     project names the URI of an artifact that it makes; ArtifactNotFoundError if the project was not
@@ -117,12 +171,17 @@ def refresh(
     number, there = last_night(configs["backfill"])
     if not train and not anew and _is_prepared(configs, there, number):
         tell("the raw files are those of the present dataset")
-        night = {name: present(configs[name]) for name in NIGHT_JOBS[-2:] if name in configs}
+        jobs = {name: present(configs[name]) for name in NIGHT_JOBS[-2:] if name in configs}
+        record = None
     else:
-        night = _next_night(configs, there, number, train)
-        tell(f"night: {night['prepare'].artifact('dataset')}")
-    budget = cast(BulkConfig, night["backfill"]).budget
-    return run(night, redo=True, source=source, seconds=budget.get("seconds"), tell=tell)
+        jobs = _next_night(configs, there, number, train)
+        dataset = jobs["prepare"].artifact("dataset")
+        tell(f"night: {dataset}")
+        record = open_location(dataset.removesuffix("/dataset"), jobs["prepare"].storage)
+        record = record / "costs.json"
+    night = _Night(cast(BulkConfig, jobs["backfill"]), record)
+    manifest = run(jobs, redo=True, source=source, night=night, tell=tell)
+    return manifest.model_copy(update={"metrics": {**manifest.metrics, "night": night.costs}})
 
 
 def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int) -> bool:

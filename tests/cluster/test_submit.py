@@ -126,10 +126,18 @@ def test_submit_with_a_key_of_two_at_a_time_follows_one_job(monkeypatch, tmp_pat
     assert len(client.jobs) == 2
 
 
-@pytest.mark.parametrize(("option", "job"), [("--train", "prepare"), ("--redo", "refresh")])
-def test_submit_with_an_option_of_another_job_is_refused(tmp_path, option, job):
-    code, _, err = xrec("submit", job, write_yaml(tmp_path / "town.yaml", ON_S3), option)
-    assert (code, option in err, f", saw {job}" in err) == (2, True, True), err
+@pytest.mark.parametrize(
+    ("job", "options", "said"),
+    [
+        ("prepare", ("--train",), "--train goes with xrec submit refresh, saw prepare"),
+        ("refresh", ("--redo",), "--redo goes with xrec submit run, saw refresh"),
+        ("run", ("--users", "s3://a/x.txt"), "--users goes with xrec submit forget, saw run"),
+        ("forget", ("--users", "x.txt"), "relative path users=x.txt: a submitted job has"),
+    ],
+)
+def test_submit_with_what_the_job_cannot_have_is_refused(tmp_path, job, options, said):
+    code, _, err = xrec("submit", job, write_yaml(tmp_path / "town.yaml", ON_S3), *options)
+    assert (code, said in err) == (2, True), err
 
 
 def test_submit_no_follow_sends_the_command_and_does_not_wait(monkeypatch, tmp_path):
@@ -142,6 +150,9 @@ def test_submit_no_follow_sends_the_command_and_does_not_wait(monkeypatch, tmp_p
     assert (code, "run submitted as raysubmit_7" in err) == (0, True), err
     server.submit.assert_called_once_with(path, ["run", "town.yaml", *words], None)
     server.follow.assert_not_called()
+    words = ["--users", "s3://a/leaving.txt", "--retention", "24", "--later"]
+    assert xrec("submit", "forget", path, *words, "--no-follow")[0] == 0
+    server.submit.assert_called_with(path, ["forget", "town.yaml", *words], None)
 
 
 @pytest.mark.parametrize("variables", [{}, {"RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}])

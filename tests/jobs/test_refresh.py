@@ -223,8 +223,10 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at(town):
     first, words = town.texts(), ("pretrain-graph.folds=2", "backfill.gate.coverage=1")
     write_day(town.folder / "raw", (), 78, 7)
-    with pytest.raises(BudgetError, match=r"is used up .* before xrec pretrain-graph"):
-        town.refresh("backfill.budget.seconds=0.02")
+    a_second = "backfill.prices={cpu_hour: 3600}"
+    for over in ("seconds=0.02", "money=0.001"):  # the second time by what the first one did
+        with pytest.raises(BudgetError, match=r"is used up .* before xrec pretrain-graph"):
+            town.refresh(a_second, f"backfill.budget.{over}")
     with pytest.raises(GateError, match="NO coverage"):
         town.refresh(*words, train=True)
     assert town.texts() == first
@@ -242,9 +244,16 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
 
     # The next night has the trained adapter, and carries its texts over.
     write_day(town.folder / "raw", (), 79, 8)
-    manifest, _ = town.refresh()
+    manifest, _ = town.refresh(a_second)
     assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/1/adapter"
     assert manifest.metrics["num_carried"] > 0
+    jobs_of_night = json.loads((town.workspace / "nights/2/costs.json").read_text())
+    assert [*jobs_of_night] == ["prepare", "pretrain-graph", "recommend", "backfill"]
+    night, by_job = manifest.metrics["night"], jobs_of_night.values()
+    assert all(night[name] == pytest.approx(sum(e[name] for e in by_job)) for name in night)
+    assert night["money"] == pytest.approx(3600 * night["cpu_hours"])
+    assert min(each["bytes_written"] for each in by_job) > 0
+    assert jobs_of_night["backfill"]["tokens"] > 0
 
 
 def test_a_night_that_cannot_be_is_refused(tmp_path):

@@ -6,6 +6,7 @@ The manifest of finished annotations has the versions of the stages' tables, and
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
@@ -15,7 +16,7 @@ from xrec.annotate.read import Versions, count_explained
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord, learn_from_store
 from xrec.bulk import BulkRun, ChunkTask, Summary, complete
-from xrec.bulk.driver import Spent, spent_of
+from xrec.bulk.driver import Spent, spent_of, use_of
 from xrec.bulk.runs.result import added
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
@@ -35,7 +36,6 @@ logger = logging.getLogger("xrec")
 
 Stages = Mapping[Stage, Manifest]
 """The manifest of each stage that is done."""
-_TOKENS = ("prompt_tokens", "reply_tokens")  # among the costs
 _WHAT: Mapping[Stage, str] = {
     "items": "profiles of items",
     "users": "profiles of users",
@@ -72,7 +72,7 @@ def run_annotate(
         items_version = _versions(done).get("items", -1)
         run, make = plan_stage(config, spec, record, files, stage, items_version)
         before = [each.metrics["costs"] for each in done.values()]
-        spent = spent_of(config.budget, _TOKENS, since, *before)
+        spent = spent_of(config.budget, config.prices, since, *before)
         manifest = _complete_stage(config, spec, stage, run, make, left, spent)
         if manifest is None:
             return None
@@ -165,9 +165,7 @@ def _publish(
     if there is not None and there.metrics.get("tables") == versions:
         return there
     failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}
-    costs: Mapping[str, float] = {}
-    for each in stages.values():
-        costs = added(costs, each.metrics["costs"])
+    costs = reduce(added, (each.metrics["costs"] for each in stages.values()))
     identity = identify_annotations(config, spec, files)
     return write_manifest(
         output,
@@ -186,6 +184,7 @@ def _publish(
             **record.model_dump(),
             "failed": failed,
             "costs": costs,
+            **use_of(costs, config.prices),
             **write_report(config, record, versions, failed),
         },
     )

@@ -15,7 +15,7 @@ from xrec.backfill.gate import Gate
 from xrec.backfill.plan import retry_reasons
 from xrec.backfill.task import LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
-from xrec.bulk.driver import check_failed_share, spent_of
+from xrec.bulk.driver import check_failed_share, spent_of, use_of
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
 from xrec.bulk.runs.progress import now
@@ -32,7 +32,6 @@ logger = logging.getLogger("xrec")
 
 KIND: Final = "explanations"
 _MOST_CHUNKS = 16
-_TOKENS = ("num_prompt_tokens", "num_generated_tokens")  # among the costs
 
 
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
@@ -83,7 +82,7 @@ def run_backfill(
             retry=retry_reasons(config),
             max_failed_share=config.max_failed_share,
             max_rows=config.limit,
-            spent=spent_of(config.budget, _TOKENS, time.monotonic()),
+            spent=spent_of(config.budget, config.prices, time.monotonic()),
             alongside=config.alongside,
             on_progress=on_progress,
         )
@@ -140,6 +139,7 @@ def describe(config: BackfillConfig, run: BulkRun, gate: Gate) -> Describe:
             "num_deaths": summary.num_deaths,
             "failed_by_reason": dict(summary.failed),
             "made_from": {name: uris[name].replace(workspace, WORKSPACE, 1) for name in uris},
+            **use_of(summary.costs, config.prices),
             **gate.metrics,
         }
 

@@ -2,9 +2,11 @@
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +15,23 @@ import pyarrow.compute as pc
 from xrec.bulk.parts import final_rows
 from xrec.bulk.publish import Describe, publish
 from xrec.bulk.runs.plan import ORIGIN
-from xrec.bulk.runs.progress import TERM, Progress, Survey, now, refuse_live_driver, write_progress
-from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
+from xrec.bulk.runs.progress import (
+    STARTS,
+    TERM,
+    Progress,
+    Survey,
+    costs_of_starts,
+    now,
+    refuse_live_driver,
+    write_progress,
+)
+from xrec.bulk.runs.result import BrokenResultError, Summary, added, bare
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.worker import WorkerSettings
 from xrec.errors import BudgetError, GateError
 from xrec.storage import Kind, Manifest
+from xrec.storage.location import traffic
 from xrec.storage.process import this_process
 
 if TYPE_CHECKING:
@@ -91,29 +103,48 @@ def drive(
     if driver.why and not progress.is_done:
         raise BudgetError(
             f"{run.output}: {driver.why}; {driver.num_done} of {run.record.num_rows} rows are done "
-            "and stay, nothing is published; the same command goes on, if tokens are used up with "
-            "a larger budget"
+            "and stay, nothing is published; the same command goes on, if it was not for seconds "
+            "with a larger budget"
         )
     return progress
 
 
-def spent_of(
-    budget: Mapping[Literal["seconds", "tokens"], float],
-    tokens: Sequence[str],
-    since: float,
-    *before: Mapping[str, float],
-) -> Spent:
-    """What says which part of `budget` (seconds, tokens) is used up.
+_PROMPTS = ("prompt_tokens", "num_prompt_tokens")
+_REPLIES = ("reply_tokens", "num_generated_tokens")
+Amounts = Mapping[Any, float]
 
-    tokens: names of costs. since: time.monotonic() of the start. before: costs that count too.
+
+def use_of(costs: Amounts, prices: Amounts) -> dict[str, float]:
+    """What costs are in the terms of a budget: gpu_hours, tokens, and money if there are prices."""
+    prompts, replies = (sum(costs.get(n, 0) for n in names) for names in (_PROMPTS, _REPLIES))
+    amounts = {
+        "cpu_hour": costs.get("cpu_hours", 0),
+        "gpu_hour": costs.get("gpu_hours", 0),
+        "million_prompt_tokens": prompts / 1e6,
+        "million_reply_tokens": replies / 1e6,
+        "million_store_requests": costs.get("store_requests", 0) / 1e6,
+    }
+    money = {"money": sum(price * amounts[name] for name, price in prices.items())}
+    use = {"gpu_hours": amounts["gpu_hour"], "tokens": prompts + replies}
+    return use | money if prices else use
+
+
+def used_up(budget: Amounts, used: Amounts) -> str:
+    """What of a budget is used up, for a reader; "" if nothing is."""
+    over = (name for name, most in budget.items() if used.get(name, 0) >= most)
+    texts = (f"budget.{n} = {budget[n]:,.10g} is used up ({used[n]:,.4g})" for n in over)
+    return next(texts, "")
+
+
+def spent_of(budget: Amounts, prices: Amounts, since: float, *before: Amounts) -> Spent:
+    """What says which part of `budget` is used up.
+
+    since: time.monotonic() of the start. before: costs that count too.
     """
 
     def spent(summary: Summary) -> str:
-        num_tokens = sum(each.get(name, 0) for each in (summary.costs, *before) for name in tokens)
-        used = {"seconds": time.monotonic() - since, "tokens": num_tokens}
-        over = (name for name, most in budget.items() if used[name] >= most)
-        names = (f"budget.{n} = {budget[n]:,.0f} is used up ({used[n]:,.0f})" for n in over)
-        return next(names, "")
+        used = use_of(reduce(added, before, summary.costs), prices)
+        return used_up(budget, {**used, "seconds": time.monotonic() - since})
 
     return spent
 
@@ -192,11 +223,14 @@ class _Driver:
     spent: Spent
     from_last: bool
     why: str = ""
+    own: Summary = field(default_factory=Summary)
 
     def __post_init__(self) -> None:
         self._looked_at = self._said_at = time.monotonic()
         self._survey = Survey(self.run)
-        self._summary = self._survey.summary
+        self._summary = self._survey.summary + costs_of_starts(self.run.folder)
+        self._name = f"{uuid.uuid4().hex}.json"
+        self._held, self._held_since = dict[str, float](), time.monotonic()
         newest = self._survey.passes[-1]
         self._progress = Progress(
             holder=this_process(),
@@ -249,18 +283,33 @@ class _Driver:
             self._update(pass_number=each.number, reasons=each.reasons)
             settings = WorkerSettings(each, self.run.format, self.make_task, self.chunks_at_once)
             order = chunks[::-1] if self.from_last else chunks
+            self._count(self.pool.held(len(chunks)))
             for _, summary in self.pool.summaries(settings, order, self._is_spent):
                 self._take(summary)
                 num_done += summary.num_rows > 0  # it was begun
+            self._count({})
             self._note()
         return num_done == num_left
 
     def _is_spent(self) -> bool:
-        self.why = self.why or self.spent(self._summary)
+        self._count(self._held)
+        self.why = self.why or self.spent(self._all)
         return bool(self.why)
 
+    @property
+    def _all(self) -> Summary:
+        """Counts and costs of rows, and of all drivers' starts."""
+        return self._summary + self.own
+
+    def _count(self, held: dict[str, float]) -> None:
+        """Count what this start cost besides rows; from now on its pool holds these CPUs, GPUs."""
+        hours = (time.monotonic() - self._held_since) / 3600
+        costs = added({name: n * hours for name, n in self._held.items()}, traffic())
+        self.own, self._held = self.own + Summary(costs=costs), held
+        self._held_since = time.monotonic()
+
     def _take(self, summary: Summary) -> None:
-        self._summary = total([self._summary, summary])
+        self._summary += summary
         if self._progress.working_since is None:
             self._update(working_since=now(), num_rows_before=self._summary.num_rows)
         if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
@@ -276,11 +325,13 @@ class _Driver:
 
     def _say(self, *, alive: bool) -> None:
         self._said_at = time.monotonic()
+        self._count(self._held)
+        (self.run.folder / STARTS / self._name).write_bytes(self.own.to_bytes())
         self._update(written_at=now(), expires_at=now() + TERM if alive else None)
         write_progress(self.run, self._progress)
 
     def _update(self, **changes: Any) -> None:
-        self._progress = self._progress.model_copy(update={**dict(self._summary), **changes})
+        self._progress = self._progress.model_copy(update={**dict(self._all), **changes})
 
     def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
         """Plan the rows anew whose last result is that they failed for one of the reasons."""

@@ -19,6 +19,7 @@ from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.takedown import Takedowns
 from xrec.storage import Location, request_each
+from xrec.storage.location import traffic
 from xrec.storage.parquet import row_groups
 
 PART_BYTES = 96 * 2**20
@@ -65,7 +66,7 @@ def _write_part(
             yield kept
 
     file = write_file(run.output, run.format.table_schema, rows_of_chunks())
-    return Part(file, total(summaries))
+    return Part(file, total([*summaries, Summary(costs=traffic())]))
 
 
 def _gone(rows: pa.Table, kept: pa.Table, keys: list[str]) -> Summary:

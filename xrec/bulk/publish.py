@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.bulk.parts import Part, write_parts
+from xrec.bulk.runs.progress import costs_of_starts
 from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
@@ -17,7 +18,7 @@ from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import TableError
 from xrec.storage import Kind, Manifest, make_manifest
 from xrec.storage.delta import FILES, Commit, DeltaLog, add_action, digest_of
-from xrec.storage.location import with_backoff
+from xrec.storage.location import traffic, with_backoff
 
 Describe = Callable[[Summary], tuple[Mapping[str, int], Mapping[str, Any]]]
 """The manifest's row counts and metrics, from the counts of all that is done."""
@@ -44,7 +45,9 @@ def publish(
     Raises TableError if something else was published since this command began, or if the run was
     taken back; LeaseError if the run was planned anew; BrokenResultError; StorageError.
     """
-    return with_backoff(lambda: _publish(run, kind, describe, republish, check))
+    manifest = with_backoff(lambda: _publish(run, kind, describe, republish, check))
+    traffic()  # it is in the manifest, or nothing was written
+    return manifest
 
 
 def _publish(
@@ -121,10 +124,10 @@ def _commit(
 ) -> None:
     """Try to commit the next version; whether it is there is found out by who opens the log."""
     record, version = run.record, 0 if log is None else log.version + 1
-    summary = total(part.summary for part in parts)
+    summary = total(part.summary for part in parts) + costs_of_starts(run.folder)
+    summary += Summary(costs=traffic(take=False))
     row_counts, metrics = describe(summary)
     files = [part.file for part in parts if part.file]
-    costs = {**summary.costs, "bytes_written": float(sum(file["num_bytes"] for file in files))}
     num_gone = round(summary.costs.get("taken_down", 0))
     content = {"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number}
     manifest = make_manifest(
@@ -134,7 +137,7 @@ def _commit(
         version=version,
         content={**content, "takedowns": taken.number} if num_gone else content,
         row_counts=row_counts,
-        metrics={"num_buckets": record.num_buckets, **metrics, "costs": costs},
+        metrics={"num_buckets": record.num_buckets, **metrics, "costs": summary.costs},
     )
     commit = Commit(
         kind="publish",

@@ -73,5 +73,5 @@ def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return f"{value:,}" if type(value) is int else str(value)

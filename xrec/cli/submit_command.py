@@ -10,6 +10,7 @@ import typer
 from jobs.catalogue import COMPARE, chosen_configs, job_named
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
 from xrec.cli.run_command import First, Last, Redo, Train
+from xrec.cli.texts_command import Later, Retention, Users
 from xrec.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.submit import JobServer
     from xrec.config.shared import JobConfig
 
-HELP = """Run a job on a Ray cluster, or with "run" or "refresh" all jobs of a project.
+HELP = """Run a job on a Ray cluster; "run", "refresh" and "forget" are of a whole project.
 
 Sends code and config, follows the log, and ends as the job ends. After Ctrl-C the job goes on: see
 ray job. Artifacts must lie where every node finds them: s3://, or an absolute path on a disk that
@@ -27,8 +28,8 @@ cluster with token authentication set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or
 RAY_AUTH_TOKEN_PATH; see docs/.
 
 \b
-In:   JOB, run or refresh; CONFIG; the cluster's --address, http://host:8265; without it this
-      machine's
+In:   JOB, run, refresh or forget; CONFIG; the cluster's --address, http://host:8265; without it
+      this machine's
 Out:  the job's log on standard output, with --json on standard error, and how it ended as one line
       of JSON; the exit code of the job
 
@@ -37,15 +38,18 @@ Example:
   xrec submit evaluate configs/yelp.yaml workspace=s3://my-bucket/yelp --address http://HEAD:8265
   xrec submit run configs/yelp.yaml workspace=s3://my-bucket/yelp --until train-adapter
   xrec submit --key 2026-11-28 refresh configs/yelp.yaml workspace=s3://my-bucket/yelp
+  xrec submit forget configs/yelp.yaml --users s3://my-bucket/leaving.txt
 """
 
-_OF_A_PROJECT = ("run", "refresh")
+_OF_A_PROJECT = ("run", "refresh", "forget")
+_JOB_OF = {"--from": "run", "--until": "run", "--redo": "run", "--train": "refresh"}
+_JOB_OF |= {"--users": "forget", "--retention": "forget", "--later": "forget"}
 
 
 @reporting
 def submit(
     job_name: Annotated[
-        str, typer.Argument(metavar="JOB", help="The job's name, run, or refresh.")
+        str, typer.Argument(metavar="JOB", help="The job's name, run, refresh, or forget.")
     ],
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -57,6 +61,9 @@ def submit(
     last: Last = None,
     redo: Redo = False,
     train: Train = False,
+    users: Users = None,
+    retention: Retention = 168,
+    later: Later = False,
     address: Annotated[
         str | None,
         typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's server."),
@@ -68,18 +75,16 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     given = overrides or []
-    options = [
-        *(["--from", first] if first else []),
-        *(["--until", last] if last else []),
-        *(["--redo"] if redo else []),
-        *(["--train"] if train else []),
-    ]
+    chosen = {"--from": first, "--until": last, "--redo": redo, "--train": train, "--users": users}
+    chosen |= {"--retention": None if retention == 168 else f"{retention:g}", "--later": later}
+    asked = [word for name, value in chosen.items() if value for word in (name, value)]
+    options = [str(word) for word in asked if word is not True]
     configs = _configs(job_name, config_path, given, first, last)
     _check(job_name, given, options)
     from cluster.submit import JobServer, check_shared_paths, job_id
 
     for config in configs:
-        check_shared_paths(config)
+        check_shared_paths(config, **({"users": users} if users else {}))
     logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets the level of all lines
     server = JobServer(address)
     words = ("lab", job_name) if job_name == COMPARE.name else (job_name,)
@@ -117,10 +122,9 @@ def _configs(
 
 def _check(name: str, overrides: list[str], run_options: list[str]) -> None:
     """Raise ConfigError for options of another job, and for a secret, which is listed."""
-    if {*run_options} - {"--train"} and name != "run":
-        raise ConfigError(f"--from, --until and --redo go with xrec submit run, saw {name}")
-    if "--train" in run_options and name != "refresh":
-        raise ConfigError(f"--train goes with xrec submit refresh, saw {name}")
+    for option in run_options:
+        if (job := _JOB_OF.get(option, name)) != name:
+            raise ConfigError(f"{option} goes with xrec submit {job}, saw {name}")
     if secret := [text.partition("=")[0] for text in overrides if "access_key" in text]:
         raise ConfigError(
             f"{', '.join(secret)}: a secret would be seen in the cluster's list of jobs; give "

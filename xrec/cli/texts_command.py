@@ -2,14 +2,13 @@
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xrec.cli.printing import summary
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
-from xrec.errors import ConfigError
+from xrec.errors import ConfigError, StorageNotFoundError
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -123,30 +122,39 @@ def publish(
     typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))
 
 
+Users = Annotated[
+    str | None, typer.Option("--users", metavar="FILE", help="Their ids, one a line; or s3://.")
+]
+Retention = Annotated[
+    float, typer.Option("--retention", min=0, help="Hours that earlier versions stay.")
+]
+Later = Annotated[
+    bool, typer.Option("--later", help="Do what takes seconds; the next call does the rest.")
+]
+
+
 @reporting
 def forget(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    users: Annotated[
-        Path | None, typer.Option("--users", metavar="FILE", help="Their ids, one a line.")
-    ] = None,
+    users: Users = None,
     user: Annotated[list[str] | None, typer.Option("--user", metavar="ID", help="One.")] = None,
-    retention: Annotated[
-        float, typer.Option("--retention", min=0, help="Hours that earlier versions stay.")
-    ] = 168,
-    is_later: Annotated[
-        bool, typer.Option("--later", help="Do what takes seconds; the next call does the rest.")
-    ] = False,
+    retention: Retention = 168,
+    is_later: Later = False,
 ) -> None:
     from jobs.forget import forget as forget_people
     from xrec.config.project import read_project
+    from xrec.storage import open_location
 
+    project = read_project(config_path, overrides or [])
+    storage = next((each.storage for each in project.configs(project.jobs).values()), None)
     try:
-        lines = users.read_text("utf-8-sig").split("\n") if users else []
-    except (OSError, UnicodeDecodeError) as error:
+        data = open_location(users, storage).read_bytes() if users else b""
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except (StorageNotFoundError, UnicodeDecodeError) as error:
         raise ConfigError(f"--users {users}: expected a text file in UTF-8: {error}") from error
     report = forget_people(
-        read_project(config_path, overrides or []),
+        project,
         [each for each in (*lines, *(user or ())) if each.strip()],
         retention=timedelta(hours=retention),
         later=is_later,

@@ -46,6 +46,16 @@ class RecommendedPairs(Config):
     """Number of each user's best items; null: all."""
 
 
+_Spent = Literal["seconds", "gpu_hours", "tokens", "money"]
+_Priced = Literal[
+    "cpu_hour",
+    "gpu_hour",
+    "million_prompt_tokens",
+    "million_reply_tokens",
+    "million_store_requests",
+]
+
+
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
@@ -75,10 +85,14 @@ class BulkConfig(RunConfig):
     retry_failed: tuple[str, ...] | None = None
     """Which failed texts of this run are written again: all, a reason, or a list of reasons. If
     null, none."""
-    budget: Mapping[Literal["seconds", "tokens"], Annotated[float, Field(gt=0)]] = {}
-    """What is spent before no further chunk is begun, e.g. {seconds: 14400, tokens: 20000000}:
-    seconds of this start, of the whole night in a refresh; tokens of prompts and texts, of all
-    starts. What is done stays, and a later start goes on, or one with more tokens."""
+    budget: Mapping[_Spent, Annotated[float, Field(gt=0)]] = {}
+    """What is spent before no further chunk is begun, e.g. {seconds: 14400, money: 20}: seconds of
+    this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money by
+    `prices`, of all starts. In a refresh, all of it of the whole night. What is done stays, and a
+    later start goes on, or one with more."""
+    prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
+    """What is paid for, in any currency, e.g. {gpu_hour: 2.5, million_store_requests: 5}. Costs are
+    then told in money too."""
     max_failed_share: float = Field(0.05, ge=0, le=1)
     """Share of failed texts above which the run stops; abstained ones do not count."""
     actors: ActorsConfig = ActorsConfig()
@@ -89,7 +103,12 @@ class BulkConfig(RunConfig):
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _retry_has_no_limit(self) -> Self:
+    def _retry_has_no_limit_and_money_has_prices(self) -> Self:
+        if "money" in self.budget and not any(self.prices.values()):
+            seen = (
+                f"budget.money = {self.budget['money']:g} and prices {dict(self.prices) or 'none'}"
+            )
+            raise ValueError(f"{seen}: expected a price, such as prices={{gpu_hour: 2.5}}")
         if self.limit is not None and self.retry_failed is not None:
             raise ValueError(
                 f"limit = {self.limit} and retry_failed: expected one of them, because a retry has "

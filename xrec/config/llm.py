@@ -52,6 +52,7 @@ PromptFailure = Literal[
     "no_token_allowed",
     "invalid_logits",
     "unsupported_request",
+    "timeout",
 ]
 """Why a prompt cannot be completed."""
 
@@ -70,6 +71,9 @@ class EngineConfig(Config):
     kv_cache_gib: float = Field(2.0, gt=0)
     """GiB for the KV cache, set aside at the start; vLLM on a GPU takes gpu_memory_share in its
     place."""
+    row_seconds: float | None = Field(None, gt=0)
+    """Longest time of a text, in seconds from its first token, those that are drawn again included;
+    then its row fails (timeout), and the others go on. If null, any: max_new_tokens bounds it."""
     gpu_memory_share: float = Field(0.9, gt=0, lt=1)
     """With vllm on a GPU: the share of its free memory that is used."""
     tensor_parallel_size: int = Field(1, ge=1)

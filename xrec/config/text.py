@@ -41,21 +41,6 @@ class SamplingConfig(Config):
     """Seed of sampling, which few endpoints heed."""
 
 
-class PricesConfig(Config):
-    """What an endpoint asks for its tokens, in any currency."""
-
-    per_million_prompt_tokens: float = Field(ge=0)
-    """Price of a million of prompts."""
-    per_million_reply_tokens: float = Field(ge=0)
-    """Price of a million of replies."""
-
-    def of(self, num_prompt_tokens: float, num_reply_tokens: float) -> float:
-        return (
-            num_prompt_tokens * self.per_million_prompt_tokens
-            + num_reply_tokens * self.per_million_reply_tokens
-        ) / 1e6
-
-
 class EngineModelConfig(Config):
     """A language model in processes of ours; its decoding is held to the schema."""
 
@@ -95,8 +80,6 @@ class EndpointModelConfig(Config):
     max_retries: int = Field(10, ge=0)
     """How often a request is repeated that the endpoint did not answer, or answered with 408, 409,
     429 or 5xx."""
-    prices: PricesConfig | None = None
-    """If null, jobs tell tokens only."""
     sampling: SamplingConfig = SamplingConfig()
 
     @field_validator("base_url")

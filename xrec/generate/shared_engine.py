@@ -10,13 +10,22 @@ A step that raises an error may do so because of any request at work, so all of 
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
 
-from xrec.generate.engine import Advance, Completion, EngineCore, EngineReport, RequestParams
+from xrec.generate.engine import (
+    Advance,
+    Completion,
+    EngineCore,
+    EngineReport,
+    Failure,
+    RequestParams,
+    failed,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -36,6 +45,7 @@ class EngineRequest:
     tell: Callable[[Advance | Exception], None]
     request_id: int | None = None
     has_ended: bool = False
+    began_at: float | None = None  # when its first token came
 
 
 class SharedEngine:
@@ -43,11 +53,11 @@ class SharedEngine:
 
     Threads may call it at the same time: their prompts are computed together. `failure` is the
     error of the last step that raised one. Others may use the attributes of `core` and its
-    `refusal` only.
+    `refusal` only. A text that takes more than `row_seconds` from its first token is cancelled.
     """
 
-    def __init__(self, core: EngineCore):
-        self.core = core
+    def __init__(self, core: EngineCore, row_seconds: float | None = None):
+        self.core, self._row_seconds = core, row_seconds
         self.failure: Exception | None = None
         self._lock = threading.Lock()
         self._commands: list[Callable[[], None]] = []
@@ -133,7 +143,12 @@ class SharedEngine:
                 del self._at_work[request.request_id]
 
     def _tell(self, advance: Advance) -> None:
-        request = self._at_work[advance.request_id]
+        request, most, now = self._at_work[advance.request_id], self._row_seconds, time.monotonic()
+        began_at = request.began_at = now if request.began_at is None else request.began_at
+        if most is not None and advance.completion is None and now - began_at > most:
+            self.core.cancel(advance.request_id)
+            why = f"the text took longer than engine.row_seconds = {most:g}; raise it, or retry"
+            advance = failed(advance.request_id, Failure("timeout", why))
         if advance.completion is not None:
             request.has_ended = True
             del self._at_work[advance.request_id]

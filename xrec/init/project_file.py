@@ -80,8 +80,8 @@ $ratings
   # Who writes the texts. For texts that a shop shows we recommend a language model: any endpoint
   # that speaks the OpenAI API (base_url), or an engine on GPUs of yours in place of the endpoint:
   #   model: {kind: engine, llm: {model: Qwen/Qwen3-8B, dtype: bfloat16}}
-  # `xrec annotate THIS_FILE --dry-run` tells what it would be asked, and with the `prices` of
-  # its model the money.
+  # `xrec annotate THIS_FILE --dry-run` tells what it would be asked, and with `prices`
+  # the money.
 $language_model
   # This one needs nothing: phrases and counts, in English only, plain and alike.
 $phrases

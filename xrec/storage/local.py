@@ -17,7 +17,7 @@ import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from xrec.storage.location import Location, storage_errors
+from xrec.storage.location import Location, count_traffic, storage_errors
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class LocalLocation(Location):
 
     def read_bytes(self) -> bytes:
         with storage_errors(self.uri):
-            return Path(self.path).read_bytes()
+            return _counted(Path(self.path).read_bytes())
+
+    def read_range(self, start: int, num_bytes: int) -> bytes:
+        return _counted(super().read_range(start, num_bytes))
 
     def write_bytes(self, data: bytes) -> None:
         self._write(io.BytesIO(data))
@@ -88,6 +91,11 @@ class LocalLocation(Location):
         return pyarrow.fs.LocalFileSystem()
 
 
+def _counted(data: bytes) -> bytes:
+    count_traffic(bytes_read=len(data))
+    return data
+
+
 def _unless_missing(error: OSError) -> None:
     """Let a folder that is not there, or was deleted meanwhile, be empty."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -116,6 +124,7 @@ def _finished_file_beside(target: str, content: IO[bytes]) -> Iterator[str]:
             shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
+            count_traffic(bytes_written=file.tell())
         os.chmod(temporary, 0o644)
         yield temporary
     finally:

@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
+import threading
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -181,6 +182,29 @@ class Location(ABC):
         with storage_errors(self.uri):
             if others:
                 self.fs.rm(others)
+
+
+_traffic, _counting = Counter[str](), threading.Lock()
+
+
+def count_traffic(**amounts: int) -> None:
+    """Count what a location asked of its store: store_requests, bytes_read, bytes_written."""
+    with _counting:
+        _traffic.update(amounts)
+
+
+def traffic(*, take: bool = True) -> dict[str, float]:
+    """What this process counted since it was last taken.
+
+    On S3 each attempt of a request counts, with the bytes of its body and of the answer's. On a
+    disk only bytes do, of files that are read or written whole or by a range. What deltalake and
+    Arrow do by themselves is not counted.
+    """
+    with _counting:
+        found = {name: float(amount) for name, amount in _traffic.items() if amount}
+        if take:
+            _traffic.clear()
+    return found
 
 
 @contextmanager

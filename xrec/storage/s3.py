@@ -12,7 +12,7 @@ import s3fs
 
 from xrec.config.shared import StorageConfig
 from xrec.errors import StorageError
-from xrec.storage.location import Location, storage_errors
+from xrec.storage.location import Location, count_traffic, storage_errors
 
 _CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS = 5.0, 60.0
 
@@ -114,11 +114,31 @@ class S3Location(Location):
             fs.call_s3("head_bucket", Bucket=self.path.split("/", 1)[0])
 
 
+class CountingS3(s3fs.S3FileSystem):  # type: ignore[misc]
+    """Counts each attempt of a request, and the bytes of bodies (`location.traffic`)."""
+
+    async def set_session(self, *arguments: Any, **options: Any) -> Any:
+        client = await super().set_session(*arguments, **options)
+        client.meta.events.register("before-send.s3", _count_sent, "xrec sent")
+        client.meta.events.register("response-received.s3", _count_received, "xrec received")
+        return client
+
+
+def _count_sent(request: Any, **_: object) -> None:
+    # Over https a body comes in signed chunks, and says in another header how long it is.
+    sizes = map(request.headers.get, ("X-Amz-Decoded-Content-Length", "Content-Length"))
+    count_traffic(store_requests=1, bytes_written=int(next(filter(None, sizes), 0)))
+
+
+def _count_received(event_name: str, response_dict: Any = None, **_: object) -> None:
+    """The answer to a HEAD has the length of an object, and no body."""
+    if response_dict and "Head" not in event_name:
+        count_traffic(bytes_read=int(response_dict["headers"].get("content-length", 0)))
+
+
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:
     """A file system for s3://; what `storage` leaves out comes from AWS's variables and files."""
-    return s3fs.S3FileSystem(
-        use_listings_cache=False, **_client_settings(storage, storage.max_attempts)
-    )
+    return CountingS3(use_listings_cache=False, **_client_settings(storage, storage.max_attempts))
 
 
 def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any]:

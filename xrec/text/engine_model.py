@@ -1,7 +1,7 @@
 """A language model in this process: an engine of ours, held to the schema by a grammar."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,11 @@ from xrec.llm.source import resolve_model
 from xrec.text.chat import Chat
 from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage
 
-_TOO_LONG = frozenset({"prompt_too_long", "over_memory_budget"})
+_REASONS: Mapping[str, ReplyFailureReason] = {
+    "prompt_too_long": "prompt_too_long",
+    "over_memory_budget": "prompt_too_long",
+    "timeout": "timeout",
+}
 
 
 class SchemaGrammars:
@@ -104,8 +108,7 @@ class EngineModel:
 
     def _reply(self, completion: Completion, num_prompt_tokens: int) -> RawReply:
         if completion.failure is not None:
-            is_long = completion.failure.reason in _TOO_LONG
-            reason: ReplyFailureReason = "prompt_too_long" if is_long else "bad_request"
+            reason: ReplyFailureReason = _REASONS.get(completion.failure.reason, "bad_request")
             failure = ReplyFailure(reason, completion.failure.message)
             return RawReply(completion.index, "", Usage(num_requests=1), failure=failure)
         return RawReply(

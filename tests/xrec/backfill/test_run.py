@@ -14,6 +14,7 @@ import pytest
 from tests.xrec.backfill.runs import never, output_of, pairs_of, published_rows
 from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import open_backfill
+from xrec.backfill.task import load_task_explainer
 from xrec.bulk import rollback
 from xrec.errors import BudgetError, ConfigError, DataError, TableError
 from xrec.storage import read_manifest
@@ -84,13 +85,28 @@ def test_budget_of_tokens_ends_a_run_which_goes_on_with_more(runs):
     with pytest.raises(BudgetError, match=r"budget\.tokens = 1 is used up .* of 12 rows are done"):
         runs.run(*GOOD, budget={"tokens": 1})
     assert 1 <= len(runs.calls()) < len(GOOD)
-    manifest = runs.run(*GOOD, budget={"tokens": 1e6, "seconds": 3600})
+    budget = {"tokens": 1e6, "seconds": 3600, "gpu_hours": 1, "money": 1e6}
+    manifest = runs.run(*GOOD, budget=budget, prices={"million_reply_tokens": 1e6})
     assert manifest.row_counts["explanations"] == len(GOOD)
-    files = Path(runs.output.path).glob("part-*.parquet")
-    assert manifest.metrics["costs"]["bytes_written"] == sum(each.stat().st_size for each in files)
-    for bad in ({"hours": 1}, {"tokens": 0}, 5):
+    assert manifest.metrics["money"] == manifest.metrics["costs"]["num_generated_tokens"]
+    for bad in ({"hours": 1}, {"tokens": 0}, 5, {"money": 3}):
         with pytest.raises(ConfigError, match="budget"):
             runs.config(budget=bad)
+    with pytest.raises(ConfigError, match=r"money = 3 and prices {'gpu_hour': 0.0}: exp"):
+        runs.config(budget={"money": 3}, prices={"gpu_hour": 0})
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_rows_that_take_too_long_fail_with_their_reason_and_a_retry_may_give_them_time(runs):
+    real = load_task_explainer
+    manifest = runs.run(*GOOD, toy=real, engine={"kind": "builtin", "row_seconds": 1e-9})
+    assert manifest.metrics["failed_by_reason"]["timeout"] > len(GOOD) / 2
+    rows = published_rows(runs.output, failed=True)
+    assert any("engine.row_seconds = 1e-09" in row["message"] for row in rows)
+    assert has_work(runs.config(retry_failed="timeout"), runs.plan(*GOOD))
+    mended = runs.run(*GOOD, toy=real, engine={"kind": "builtin"}, retry_failed="timeout")
+    assert "timeout" not in mended.metrics["failed_by_reason"]
+    assert sum(mended.row_counts.values()) == len(GOOD)
 
 
 @pytest.mark.usefixtures("actors_here")

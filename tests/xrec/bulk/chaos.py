@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,14 +19,17 @@ import psutil
 
 from cluster.connect import environment
 from tests.local_cluster import LocalCluster, NodeProcess
+from tests.xrec.bulk import chaos_driver
 from tests.xrec.bulk.chaos_driver import INTERRUPTED, REFUSED, Setting, main
-from xrec.bulk import Published, check_output, published
+from xrec.bulk import Published, check_output, published, read_takedowns
 from xrec.bulk.runs.run import RUNS, records
+from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import clean
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.storage.delta import open_log
 
 KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
+KINDS += ("takedown", "audit", "lift")
 _REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
 # Whatever commands do to a table, others may be refused for one of these.
@@ -62,12 +66,14 @@ class Chaos:
     """Starts commands on the runs of a table, and strikes them.
 
     blows: how many of each kind there were. refusals: of commands, by their beginning.
-    was_deleted: whether the output was deleted by hand; then more may be seen.
+    was_deleted: whether the output was deleted by hand; then more may be seen. deletes: whether it
+    may be.
     """
 
     setting: Setting
     seed: int
     cluster: LocalCluster | None = None
+    deletes: bool = True
     commands: list[Command] = field(default_factory=list)
     blows: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
@@ -107,7 +113,8 @@ class Chaos:
                 self.start("complete", republish=self.draw.random() < 0.5)
             time.sleep(order.uniform(*seconds))
             if not kinds:
-                kinds = [*KINDS, "delete", *(["worker", "worker"] if self.cluster else [])]
+                kinds = [*KINDS, *["delete"] * self.deletes]
+                kinds += ["worker", "worker"] if self.cluster else []
                 order.shuffle(kinds)
             kind = kinds.pop()
             print(f"{time.strftime('%X')} {number}: {kind}")  # noqa: T201
@@ -271,16 +278,21 @@ class Reader:
         log = open_log(self._chaos.setting.place.location)
         for version in range(log.version + 1):
             self.look(version)
+        heeded = [log.takedowns(each) for each in range(log.version + 1) if log.is_sound(each)]
+        assert heeded == sorted(heeded) or self._chaos.was_deleted
 
     def _check(self, table: Published) -> None:
-        """Each row of one run and plan is there once, with the text that it has for ever."""
+        """Each row of one run and plan is there once, with the text that it has for ever, but for
+        those that were taken down.
+        """
         commit = table.log.decided_by(table.version)
         columns = ["user", "item", "text", "hint", "status"]
         rows = table.dataset(status=None).to_table(columns=columns).to_pydict()
         keys = list(zip(rows["user"], rows["item"], strict=True))
         run = table.manifest.config["run"]
         planned = self._rows.setdefault(run, self._chaos.setting.rows(run))
-        assert sorted(keys) == planned, f"version {table.version}: {len(keys)} rows"
+        assert len({*keys}) == len(keys), f"version {table.version} has rows twice"
+        check_takedowns(self._chaos, table, {*keys}, {*planned})
         mark = f"{commit.run} {commit.nonce}"
         said = zip(rows["text"], rows["hint"], strict=True)
         marks = {hint or text.partition(",")[0] for text, hint in said}
@@ -293,13 +305,44 @@ class Reader:
                 assert self._texts.setdefault((mark, *key), text) == text
 
 
+def check_takedowns(
+    chaos: Chaos, table: Published, shown: set[tuple[str, str]], planned: set[tuple[str, str]]
+) -> None:
+    """Nothing is shown that is on the list as far as the version heeds it, and only rows that were
+    on it some time are missing.
+    """
+    place = chaos.setting.place
+    entries = read_takedowns(place.location).entries
+    number = table.log.takedowns(table.version)
+    heeded = {n: entry for n, entry in entries.items() if n <= number}
+    if chaos.was_deleted and (
+        [*heeded] != [*range(1, number + 1)] or open_log(place.location).id != table.log.id
+    ):
+        return  # the list is another one than the version heeded
+
+    def rows_of(some: Iterable[Entry]) -> set[tuple[str, str]]:
+        items, named = chaos_driver.ITEMS, (row for entry in some for row in entry.rows)
+        return {
+            (row["user"], item) for row in named for item in items if row.get("item", item) == item
+        }
+
+    gone = rows_of(Takedowns(heeded).active.values())
+    assert not shown & gone, f"version {table.version} shows {sorted(shown & gone)[:3]}"
+    missing = planned - shown - rows_of(heeded.values())
+    assert not missing, f"version {table.version} lacks {sorted(missing)[:3]}"
+    assert shown <= planned
+
+
 def check_end(chaos: Chaos) -> None:
     """See that `main` is published, that nothing is wrong, and that no garbage is left."""
     place = chaos.setting.place
     table = published(place.uri, storage=place.storage)
     assert table.manifest.config == {"run": "main"}
     rows = table.dataset().to_table(columns=["user", "item"]).to_pydict()
-    assert sorted(zip(*rows.values(), strict=True)) == chaos.setting.rows("main")
+    shown = list(zip(*rows.values(), strict=True))
+    assert len({*shown}) == len(shown)
+    assert table.log.takedowns(table.version) == read_takedowns(place.location).number
+    check_takedowns(chaos, table, {*shown}, {*chaos.setting.rows("main")})
     found = check_output(place.uri, place.storage)
     assert not [finding for finding in found if finding.severity == "error"], found
     check_garbage(chaos, table)
@@ -318,5 +361,6 @@ def check_garbage(chaos: Chaos, table: Published) -> None:
     wanted = {record.run: record.nonce for record in records(output)}
     assert {live} <= set(wanted) <= {live, next(records(output)).run}, (live, wanted)
     folders = [f"{RUNS}/{run}/{name}" for run, nonce in wanted.items() for name in (nonce, "run-")]
-    left = [file for file in output.files() if not file.startswith(("_delta_log/", *folders))]
+    folders += ["_delta_log/", "_xrec/takedowns/"]
+    left = [file for file in output.files() if not file.startswith(tuple(folders))]
     assert sorted(left) == sorted(table.log.files(table.version)["path"].to_pylist())

@@ -9,7 +9,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ from xrec import bulk
 from xrec.bulk import driver, parts
 from xrec.bulk.work.pool import Pool, RayPool
 from xrec.config.shared import RayConfig
-from xrec.errors import XRecError
+from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.storage import location
 from xrec.storage.delta import open_log
 
@@ -91,6 +91,27 @@ def _rollback(setting: Setting, *_: object) -> None:
         bulk.rollback(setting.place.uri, version, setting.place.storage)
 
 
+def _takedown(setting: Setting, *_: object) -> None:
+    """Take a pair down, or all of a user's."""
+    user = {"user": f"u-{random.randrange(setting.num_users)}"}
+    row = random.choice([user, {**user, "item": random.choice(ITEMS)}])
+    bulk.take_down(setting.place.uri, rows=[row], reason="chaos", storage=setting.place.storage)
+
+
+def _audit(setting: Setting, *_: object) -> None:
+    """Take down what a new check would refuse of the texts that are published."""
+    uri, storage = setting.place.uri, setting.place.storage
+    with suppress(ArtifactNotFoundError):
+        rows = bulk.published(uri, storage=storage).dataset().to_table(columns=["user", "item"])
+        bad = random.sample(rows.to_pylist(), min(20, rows.num_rows))
+        bulk.take_down(uri, rows=bad, reason="audit", storage=storage)
+
+
+def _lift(setting: Setting, *_: object) -> None:
+    if active := list(bulk.read_takedowns(setting.place.location).active):
+        bulk.lift(setting.place.uri, random.choice(active), "chaos", setting.place.storage)
+
+
 def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> None:
     """Do what another program does, which has errors of its own."""
     location = setting.place.location
@@ -135,6 +156,9 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "publish": lambda at, run, republish, retry: at.open(run).publish(republish=republish),
     "empty": lambda at, *_: bulk.empty(at.place.uri, at.place.storage),
     "rollback": _rollback,
+    "takedown": _takedown,
+    "audit": _audit,
+    "lift": _lift,
     "vacuum": lambda at, *_: bulk.vacuum(at.place.uri, _WEEK, at.place.storage),
     "their_vacuum": lambda at, *_: _theirs(
         at, lambda table: table.vacuum(dry_run=False, full=True)

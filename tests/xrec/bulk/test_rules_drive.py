@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, ToyTask, rows_of
 from xrec.bulk import Outcome, Survey, driver, read_status
 from xrec.bulk.driver import has_work
 from xrec.errors import BudgetError, DataError, LeaseError, TableError
+from xrec.storage import Manifest
 
 
 def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
@@ -301,21 +303,54 @@ def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
 
 def test_rule_10_budget_lets_chunks_at_work_end_and_the_next_driver_goes_on(here):
     toy = here()
-    tokens = partial(driver.spent_of, tokens=("tokens",), since=time.monotonic())
-    pool, spent = PoolHere(), tokens({"tokens": 20, "seconds": 1e9})
+    spent_of = partial(driver.spent_of, prices={}, since=time.monotonic())
+    pool, spent = PoolHere(), spent_of({"tokens": 20, "seconds": 1e9})
     message = r"budget\.tokens = 20 is used up \(36\); 12 of 36 rows are done and stay, nothing is"
     with pytest.raises(BudgetError, match=message):
         toy.complete(pool, spent=spent)
     with pytest.raises(BudgetError, match=message):  # of all starts
         toy.complete(again := PoolHere(), spent=spent)
     assert (Survey(toy.run).summary.num_rows, again.num_starts) == (12, 0)
-    with pytest.raises(BudgetError, match=r"budget\.seconds = 1 is used up \(\d+\); 12 of 36"):
-        toy.complete(spent=tokens({"seconds": 1}, since=time.monotonic() - 2))
+    with pytest.raises(BudgetError, match=r"budget\.seconds = 1 is used up \(2.*\); 12 of 36"):
+        toy.complete(spent=spent_of({"seconds": 1}, since=time.monotonic() - 2))
     assert not (here.location / "_delta_log").exists()
-    toy.complete(rest := PoolHere(), spent=tokens({"tokens": 109}))
+    toy.complete(rest := PoolHere(), spent=spent_of({"tokens": 109}))
     assert rest.done == [2, 3, 4, 5]
     assert rows_of(toy.published()) == toy.rows
     assert toy.complete(spent=spent) == toy.published().manifest  # nothing is left to be spent on
+
+
+def test_rule_10_hours_and_money_of_all_starts_end_a_run_and_stand_in_its_manifest(toys):
+    """A chunk takes ten minutes of as many GPUs as chunks are left, and twice as many CPUs."""
+    toy, clock = toys(), [0.0]
+    toys.patch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    prices = {"gpu_hour": 2.0, "cpu_hour": 0.5, "million_reply_tokens": 1e6 / 36}
+
+    class TenMinutes(ToyTask):
+        def do(self, rows: pa.Table) -> Outcome:
+            clock[0] += 600
+            return super().do(rows)
+
+    def complete(**budget: float) -> Manifest | None:
+        task, spent = toy.make_task(TenMinutes), driver.spent_of(budget, prices, 0.0)
+        return toy.complete(task=task, spent=spent)
+
+    for _ in range(2):  # the second start begins nothing
+        with pytest.raises(BudgetError, match=r"gpu_hours = 2 is used up \(2\); 12 of 36 rows"):
+            complete(gpu_hours=2)
+    # Two GPU hours, four CPU hours and 36 tokens are 7; four GPUs and a chunk are 2.5 more.
+    with pytest.raises(BudgetError, match=r"money = 8 is used up \(9.5\); 18 of 36 rows"):
+        complete(money=8)
+    costs = complete(money=100).metrics["costs"]
+    hours = 2 + 4 / 6 + 3 * 3 / 6
+    assert costs["gpu_hours"] == pytest.approx(hours)
+    assert costs["cpu_hours"] == pytest.approx(2 * hours)
+    written = toys.location.details().items()
+    sizes = [info["size"] for path, info in written if "_delta_log" not in path]
+    assert sum(sizes) <= costs["bytes_written"] <= 2 * sum(sizes)  # some files several times
+    assert costs["bytes_read"] > 0
+    assert ("store_requests" in costs) == toys.uri.startswith("s3://")
+    assert costs.get("store_requests", 99) > len(sizes)
 
 
 def test_rule_10_failed_share_is_of_the_rows_within_the_limit(here):

@@ -76,7 +76,7 @@ class ToyTask:
         return bulk.Outcome(
             pa.Table.from_pylist(ok, FORMAT.ok_schema),
             pa.Table.from_pylist(failed, FORMAT.failed_schema),
-            {"tokens": 3 * len(ok)},
+            {"tokens": 3 * len(ok), "num_generated_tokens": 3 * len(ok)},
         )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
@@ -136,6 +136,10 @@ class PoolHere:
                     worker = self._start(settings, marks)
             yield chunk, summary
             marks.is_over(is_over())
+
+    def held(self, num_chunks: int) -> dict[str, float]:
+        """As if all chunks had a GPU at a time."""
+        return {"cpu_hours": 2.0 * num_chunks, "gpu_hours": float(num_chunks)}
 
     def _start(self, settings: WorkerSettings, marks: Marks) -> ChunkWorker:
         self.num_starts += 1

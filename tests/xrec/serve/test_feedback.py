@@ -6,10 +6,13 @@ from typing import Any
 import deltalake
 import pytest
 
-from tests.command_line import xrec
+import xrec
+from tests.command_line import xrec as command
+from tests.xrec.bulk.conftest import Place
 from tests.xrec.serve.local_endpoint import local_endpoint
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill
 from xrec.backfill import read_explanations
+from xrec.bulk import check_output
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError, StorageError
 from xrec.serve import feedback
@@ -17,16 +20,18 @@ from xrec.serve.feedback import FOLDER, FeedbackLog, rates
 from xrec.serve.problems import ProblemError
 
 
-def rows_at(uri: str) -> list[dict[str, Any]]:
-    return deltalake.DeltaTable(f"{uri}/{FOLDER}").to_pyarrow_table().to_pylist()
+def rows_at(place: Place) -> list[dict[str, Any]]:
+    uri, options = f"{place.uri}/{FOLDER}", place.location.delta_options()
+    return deltalake.DeltaTable(uri, storage_options=options).to_pyarrow_table().to_pylist()
 
 
-def test_events_are_written_with_what_the_pair_is_answered_with_and_no_user(town, tmp_path):
-    uri = str(tmp_path / "out")
-    make_backfill(backfill_config(town, uri), [(USERS[0], item) for item in ITEMS])
-    known = read_explanations(uri).to_pylist()[0]
+def test_events_are_written_with_what_the_pair_is_answered_with_and_no_user(town, place):
+    uri, storage = place.uri, place.storage
+    config = backfill_config(town, uri, storage=storage)
+    make_backfill(config, [(USERS[0], item) for item in ITEMS])
+    known = read_explanations(uri, storage).to_pylist()[0]
     pair = {"user_id": known["user_id"], "item_id": known["item_id"]}
-    with local_endpoint(town, explanations=uri) as endpoint:
+    with local_endpoint(town, explanations=uri, storage=storage) as endpoint:
         sent = [
             ({**pair, "event": "shown", "request_id": "mine"}, 202),
             ({"user_id": "who", "item_id": "what", "event": "wrong"}, 202),
@@ -38,7 +43,11 @@ def test_events_are_written_with_what_the_pair_is_answered_with_and_no_user(town
         for body, status in sent:
             assert endpoint.post("/v1/feedback", body).status_code == status, body
         model = endpoint.model.live.model_fingerprint
-    first, second = sorted(rows_at(uri), key=lambda row: row["event"])
+        with xrec.Client(endpoint.url) as client:
+            client.feedback(USERS[0], known["item_id"], "opened")
+    opened, first, second = sorted(rows_at(place), key=lambda row: row["event"])
+    assert (opened["event"], opened["version"], opened["item_id"]) == ("opened", 0, pair["item_id"])
+    assert opened["user"] == first["user"]
     named = [each["aspect"] for each in known["aspects"] if each["is_named"]]
     assert (first["version"], first["model_fingerprint"], first["aspects"]) == (0, model, named)
     assert (first["item_id"], first["request_id"]) == (known["item_id"], "mine")
@@ -46,8 +55,10 @@ def test_events_are_written_with_what_the_pair_is_answered_with_and_no_user(town
     assert first["user"] != second["user"]
     assert not any(f"'{user}'" in f"{first} {second}" for user in (USERS[0], "who"))
     # The table below does no harm to the one above.
-    code, out, err = xrec("table", "check", uri)
-    assert (code, "nothing is wrong" in out) == (0, True), out + err
+    assert check_output(uri, storage) == []
+    assert next(rates(uri, "version", storage))[:2] == ("0", "1")
+    feedback.forget(uri, [USERS[0]], storage)
+    assert [row["event"] for row in rows_at(place)] == ["wrong"]
 
 
 EVENTS = [  # user, item, event, version, aspects
@@ -92,14 +103,14 @@ def test_rates_count_each_text_once_with_intervals_by_users(tmp_path):
         "view": ("2", "0.000", "1.000", "0.500"),
     }
     # One of two users each, of whom the mean's standard error is a half: t(1) is 12.7.
-    _, out, _ = xrec("table", "feedback", uri, "--by", "item")
+    _, out, _ = command("table", "feedback", uri, "--by", "item")
     assert "0.500 (-5.853 to 6.853)" in out
 
 
 def test_events_wait_while_the_storage_does_not_answer_and_are_refused_when_too_many(
-    tmp_path, monkeypatch
+    disk, monkeypatch
 ):
-    uri, log = str(tmp_path), log_of(str(tmp_path))
+    uri, log = disk.uri, log_of(disk.uri)
     monkeypatch.setattr(feedback, "MAX_WAITING", len(EVENTS))
     with monkeypatch.context() as patch:
 
@@ -120,25 +131,25 @@ def test_events_wait_while_the_storage_does_not_answer_and_are_refused_when_too_
             await writing
 
     asyncio.run(write_some())
-    assert len(rows_at(uri)) == len(EVENTS)
+    assert len(rows_at(disk)) == len(EVENTS)
     log.take(uri, "cleo", {"item_id": "i1", "event": "shown"})
 
 
-def test_people_who_are_forgotten_leave_no_event(tmp_path):
-    log, uri = FeedbackLog(StorageConfig()), str(tmp_path)
+def test_people_who_are_forgotten_leave_no_event(disk, tmp_path):
+    log, uri = FeedbackLog(StorageConfig()), disk.uri
     feedback.forget(uri, ["ann"], StorageConfig())  # there is none yet
     for user in ("ann", "bob"):
         log.take(uri, user, {"item_id": f"of-{user}", "event": "shown"})
         asyncio.run(log.write())
     feedback.forget(uri, ["ann", "who"], StorageConfig())
-    assert [row["item_id"] for row in rows_at(uri)] == ["of-bob"]
+    assert [row["item_id"] for row in rows_at(disk)] == ["of-bob"]
     assert not any(b"of-ann" in file.read_bytes() for file in tmp_path.rglob("*.parquet"))
 
 
-def test_small_files_are_put_together(tmp_path):
+def test_small_files_are_put_together(disk):
     for number in range(100):
         log = FeedbackLog(StorageConfig())
-        log.take(str(tmp_path), f"u{number}", {"item_id": "i", "event": "shown"})
+        log.take(disk.uri, f"u{number}", {"item_id": "i", "event": "shown"})
         asyncio.run(log.write())
-    assert len(deltalake.DeltaTable(f"{tmp_path}/{FOLDER}").file_uris()) == 1
-    assert len(rows_at(str(tmp_path))) == 100
+    assert len(deltalake.DeltaTable(f"{disk.uri}/{FOLDER}").file_uris()) == 1
+    assert len(rows_at(disk)) == 100

@@ -16,6 +16,7 @@ from xrec.bulk import drive
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
+from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import Dataset
 from xrec.schemas import PAIRS
@@ -68,9 +69,9 @@ def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manif
     return manifest
 
 
-def rows_of(folder: Path) -> dict[tuple[str, str], str]:
+def rows_of(folder: Path | str, storage: StorageConfig | None = None) -> dict[tuple[str, str], str]:
     """Return the explanations of a backfill by pair, read without code of the endpoint."""
-    rows = read_explanations(str(folder)).to_pylist()
+    rows = read_explanations(str(folder), storage).to_pylist()
     return {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
 
 

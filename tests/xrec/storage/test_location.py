@@ -10,6 +10,7 @@ import deltalake
 import pyarrow as pa
 import pytest
 
+from tests.faulty_proxy import Faults, faulty_proxy
 from tests.object_store import requests_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import (
@@ -19,6 +20,7 @@ from xrec.errors import (
     StorageUnreachableError,
 )
 from xrec.storage import check_access, open_location, request_each
+from xrec.storage.location import traffic
 
 
 @pytest.fixture
@@ -27,6 +29,27 @@ def folder(output):
     folder = output / "a folder, 100%"
     (folder / "file").write_bytes(b"0123456789")
     return folder
+
+
+def test_traffic_is_what_the_store_saw(s3):
+    """A proxy counts too. It lets the first two requests fail, so a body is sent three times."""
+    faults = Faults(0.0, burst=3)
+    with faulty_proxy(s3.storage.endpoint_url, faults) as url:
+        storage = s3.storage.model_copy(update={"endpoint_url": url})
+        folder = open_location(f"{s3.new_bucket()}/some", storage)
+        traffic()
+        (folder / "a").write_bytes(b"x" * 1000)
+        assert (folder / "b").create_bytes(b"y" * 10)
+        assert len((folder / "a").read_bytes() + (folder / "a").read_range(-7, 7)) == 1007
+        assert traffic() == {
+            "store_requests": faults.num_requests,
+            "bytes_written": 3 * 1000 + 10,
+            "bytes_read": 1000 + 7,
+        }
+        assert folder.files() == ["a", "b"]
+        assert traffic(take=False)["bytes_read"] > 100  # a listing
+        assert traffic()["store_requests"] == faults.num_requests - 6
+        assert traffic() == {}
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from xrec.annotate.annotator import Input, Outlook, Stage
 from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
+from xrec.bulk.driver import Amounts, use_of
 from xrec.config.annotate import LanguageModelAnnotator
-from xrec.config.text import EndpointModelConfig
 from xrec.progress import duration
 from xrec.text import Message, about_tokens
 
@@ -31,6 +31,7 @@ def forecast(
     annotator: LanguageModelAnnotator,
     max_tokens: float | None,
     num_at_once: int,
+    prices: Amounts,
     outlook: Outlook,
 ) -> list[str]:
     """Prompts, tokens, time and money; then the prompts of some rows of each kind.
@@ -64,9 +65,10 @@ def forecast(
         + (f"; budget.tokens = {max_tokens:,.0f} ends the run before" if ends else ""),
         _time(outlook, num_at_once),
     ]
-    if isinstance(annotator.model, EndpointModelConfig) and annotator.model.prices is not None:
+    tokens = {"prompt_tokens": spent.shown, "reply_tokens": spent.said}
+    if money := use_of(tokens, prices).get("money"):
         most = "" if outlook.counts.keys() == outlook.rates.keys() else "at most "
-        lines.append(f"cost: {most}{annotator.model.prices.of(*spent):,.2f} by the prices")
+        lines.append(f"cost: {most}{money:,.2f} by the prices of tokens")
     for stage, conversations in asked.items():
         lines += _shown(stage, conversations[:_NUM_SHOWN])
     return lines

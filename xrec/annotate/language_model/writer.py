@@ -195,7 +195,7 @@ def language_model_spec(
         inputs=inputs,
         reasons=REASONS,
         make=make,
-        describe=partial(forecast, prompts, annotator, max_tokens, num_at_once),
+        describe=partial(forecast, prompts, annotator, max_tokens, num_at_once, config.prices),
         folds=annotator.folds,
         chunks_at_once=_CHUNKS_AT_ONCE,
         gpus_per_actor=gpus_per_actor,

@@ -19,7 +19,8 @@ from xrec.storage.process import may_be_at_work
 
 TERM = timedelta(seconds=90)
 """A driver that has said nothing for so long is taken for dead."""
-_DRIVER = "driver.json"
+_DRIVER, STARTS = "driver.json", "starts"
+"""What each driver's start cost besides its rows lies in files of the folder `starts`."""
 
 
 class Progress(Summary):
@@ -85,6 +86,13 @@ def _summaries(each: Pass) -> Mapping[int, Summary]:
     names = {chunk: name for chunk, (name, _) in results.sizes().items() if chunk not in doubted}
     found = request_each(lambda chunk: (chunk, results.summary(names[chunk])), names)
     return {chunk: summary for chunk, summary in found if summary is not None}
+
+
+def costs_of_starts(folder: Location) -> Summary:
+    """What the starts of drivers cost besides rows, as they last said."""
+    starts = folder / STARTS
+    names = (name for name in starts.sizes() if name.endswith(".json"))  # others are being written
+    return total(request_each(lambda name: Summary.read(starts / name), names))
 
 
 def write_progress(run: BulkRun, progress: Progress) -> None:

@@ -46,6 +46,10 @@ class Pool(Protocol):
         """
         ...
 
+    def held(self, num_chunks: int) -> dict[str, float]:
+        """The CPUs and GPUs that it holds for so many chunks, as costs of an hour."""
+        ...
+
 
 @dataclass(frozen=True)
 class RayPool:
@@ -73,6 +77,10 @@ class RayPool:
                 yield row["chunk"], cloudpickle.loads(row["summary"])
                 if is_over():
                     marks.is_over.remote(True)
+
+    def held(self, num_chunks: int) -> dict[str, float]:
+        size = min(self.max_actors, num_chunks)
+        return {"cpu_hours": size * self.cpus, "gpu_hours": size * self.gpus}
 
     def _dataset(
         self, packed: Any, marks: Any, blocks: list[list[int]], size: int, chunks_at_once: int

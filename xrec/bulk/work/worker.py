@@ -22,7 +22,7 @@ from xrec.bulk.runs.run import Pass
 from xrec.bulk.runs.spill import EARLIER
 from xrec.bulk.work.marks import Attempt, Marks
 from xrec.errors import ClusterError
-from xrec.storage.location import with_backoff
+from xrec.storage.location import traffic, with_backoff
 
 logger = logging.getLogger("xrec")
 
@@ -129,7 +129,7 @@ class ChunkWorker:
         summary = summary_of(
             rows,
             list(self._format.keys),
-            costs=outcome.costs,
+            costs=added(outcome.costs, traffic()),
             was_failed=Counter(reasons),
             num_deaths=num_deaths,
         )

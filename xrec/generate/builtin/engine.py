@@ -146,5 +146,6 @@ def load_engine(
             max_rows=config.max_rows,
             kv_cache_bytes=int(config.kv_cache_gib * 2**30),
             passes_per_step=1 if is_streaming else None,
-        )
+        ),
+        config.row_seconds,
     )

@@ -92,7 +92,8 @@ class VllmEngine(SharedEngine):
                 context=config.max_position_embeddings,
                 max_rows=engine.max_rows,
                 is_streaming=is_streaming,
-            )
+            ),
+            engine.row_seconds,
         )
 
     def close(self) -> None:

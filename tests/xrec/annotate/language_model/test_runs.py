@@ -58,7 +58,11 @@ def _strings(value: Any) -> list[str]:
 
 
 def _config(
-    stub: StubEndpoint, tmp_path: Path, model: dict[str, Any] | None = None, **budget: float
+    stub: StubEndpoint,
+    tmp_path: Path,
+    model: dict[str, Any] | None = None,
+    prices: dict[str, float] | None = None,
+    **budget: float,
 ) -> AnnotateConfig:
     usual = {"kind": "endpoint", "base_url": stub.url, "model": "stub", "concurrency": 3}
     usual |= {"sampling": {"max_tokens": 50}, **(model or {})}
@@ -67,6 +71,7 @@ def _config(
         TOWN.write(tmp_path / "reviews.jsonl"),
         annotator={"kind": "language_model", "model": usual, "folds": 0},
         budget=budget,
+        prices=prices or {},
         vocabulary={"min_reviews": 1},
         rows_per_chunk=8,
     )
@@ -179,7 +184,7 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tm
         config = _config(
             stub,
             tmp_path,
-            {"prices": {"per_million_prompt_tokens": 1000, "per_million_reply_tokens": 4000}},
+            prices={"million_prompt_tokens": 1000, "million_reply_tokens": 4000},
             tokens=1000,
         )
         lines = look_ahead(config)
@@ -192,7 +197,9 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tm
     said = 50 * NUM_PROMPTS
     assert f"{sum(shown) + said:,} tokens" in lines[3]
     assert "budget.tokens = 1,000 ends the run before" in lines[3]
-    assert f"cost: at most {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices" in lines
+    assert (
+        f"cost: at most {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices of tokens" in lines
+    )
     pairs = [
         json.loads(line.split(": ", 1)[1]) for line in lines if line.startswith("  user (pairs ")
     ]

@@ -3,6 +3,7 @@
 import operator
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,10 @@ from tests.xrec.generate.builtin.toy_cores import (
 )
 from tests.xrec.generate.cores import generate
 from xrec.config.decoding import DecodingConfig
+from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
+from xrec.generate.builtin.engine import load_engine
+from xrec.generate.engine import Advance, TextParams
 from xrec.generate.shared_engine import SharedEngine
 
 GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
@@ -151,6 +155,32 @@ def test_generate_after_a_step_that_failed_is_as_good_as_new(monkeypatch):
         run(engine, [*good, [3, 63, 4]])
     assert engine.core.is_idle
     assert run(engine, good) == expected
+
+
+def test_text_that_takes_too_long_is_cancelled_and_the_others_go_on(monkeypatch):
+    """A step takes a second; each other text may have three tokens, the rest twelve."""
+    model, prompts, num_steps = make_model("projected"), make_prompts(), [0]
+    whole = run(make_engine(model), prompts)
+    engine = load_engine(model, (END,), EngineConfig(kind="builtin", row_seconds=5))
+    step = engine.core.step
+
+    def counted() -> list[Advance]:
+        num_steps[0] += 1
+        return step()
+
+    monkeypatch.setattr(engine.core, "step", counted)
+    clock = SimpleNamespace(monotonic=lambda: float(num_steps[0]))
+    monkeypatch.setattr("xrec.generate.shared_engine.time", clock)
+    lengths = [(3, NUM_NEW)[place % 2] for place in range(len(prompts))]
+    asked = [(p, TextParams(max_new_tokens=n)) for p, n in zip(prompts, lengths, strict=True)]
+    found = sorted(engine.complete(asked), key=lambda each: each.index)
+    late = [each.index for each in found if each.failure and each.failure.reason == "timeout"]
+    # Its first step gives a text two tokens, and five more seconds one each; an end token is one.
+    assert late == [n for n, ids in enumerate(whole) if lengths[n] > 3 and len(ids) > 7]
+    assert late
+    rest = [each for each in found if each.index not in late]
+    assert all(each.token_ids == whole[each.index][: lengths[each.index]] for each in rest)
+    assert engine.core.is_idle
 
 
 @pytest.mark.parametrize(
