@@ -11,9 +11,9 @@ Their intersection is not taken off, so that an interval is rather too wide. The
 are Satterthwaite's (1946), between those of the users and those of the seeds. With one seed an
 interval says nothing of other trainings.
 
-A share, of values that are all 0 or 1, has Clopper and Pearson's interval, which stays within 0 and
-1, for as many independent values as have the same error (Korn, Graubard 1998); if all values are
-the same, for as many as there are users.
+A share, of values that are true or false, has Clopper and Pearson's interval, which stays within 0
+and 1, for as many independent values as have the same error (Korn, Graubard 1998); if all values
+are the same, for as many as there are users.
 """
 
 from collections.abc import Hashable, Sequence
@@ -48,6 +48,8 @@ class Estimate:
 
 def mean_interval(values: ArrayLike, users: Sequence[Hashable]) -> Estimate:
     """The mean of `values`, (N,) or (S, N) over seeds and pairs, whose users are `users` (N,).
+
+    Values of type bool are those of a share. Differences of such are numbers, be they 0 or 1.
 
     NaN is a pair without a value, which is left out in all seeds; some pair must have all values.
     One user alone has no interval.
@@ -85,7 +87,7 @@ def _estimate(sides: Sequence[tuple[float, ArrayLike]], users: Sequence[Hashable
         (float(each.var(ddof=1)) / len(each), len(each) - 1) for each in of_seeds if len(each) > 1
     ]
     total = sum(variance for variance, _ in parts)
-    is_share = len(tables) == 1 and bool(np.isin(tables[0][:, there], (0, 1)).all())
+    is_share = len(sides) == 1 and np.asarray(sides[0][1]).dtype == np.bool_
     if total == 0:
         return _share(value, num_users) if is_share else Estimate(value, value, value)
     freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts)

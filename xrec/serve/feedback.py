@@ -128,7 +128,7 @@ def rates(explanations: str, by: str, storage: StorageConfig) -> Iterator[tuple[
     for each, count in Counter(shown["value"].to_pylist()).most_common(_NUM_SHOWN):
         of = shown.filter(pc.equal(shown["value"], each))
         users = of["user"].to_pylist()
-        values = (of[f"{name}_any"].to_numpy().astype(float) for name in _RATES)
+        values = (of[f"{name}_any"].to_numpy() for name in _RATES)
         yield (each, f"{count:,}", *(mean_interval(some, users).text(3) for some in values))
 
 

@@ -111,7 +111,10 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path):
         (["run", "{config}", "--from", "backfill"], "--from backfill: expected a job of the run"),
         (["run", "{config}", "--until", "serve"], "--until serve: expected a job of the run"),
         (["explain", "{config}", "--user", "u"], "--item"),
-        (["submit", "prepare", "{config}", "--redo", *THERE], "go with xrec submit run, saw prep"),
+        (
+            ["submit", "prepare", "{config}", "--redo", *THERE],
+            "goes with xrec submit run, saw prep",
+        ),
         (
             ["submit", "run", "{config}", *GIVEN, *THERE],
             "storage.access_key_id, storage.secret_access_key: a secret would be seen",

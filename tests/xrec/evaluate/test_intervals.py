@@ -65,7 +65,7 @@ def test_interval_of_a_share_of_independent_values_is_that_of_scipy():
         found = mean_interval(np.arange(300) < ones, range(300))
         theirs = stats.binomtest(ones, 300).proportion_ci(method="exact")
         assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-3)
-    same = mean_interval(np.ones(300), [number // 3 for number in range(300)])
+    same = mean_interval(np.ones(300, np.bool_), [number // 3 for number in range(300)])
     theirs = stats.binomtest(100, 100).proportion_ci(method="exact")  # a hundred users
     assert (same.low, same.high) == pytest.approx((theirs.low, theirs.high))
 

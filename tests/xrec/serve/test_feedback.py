@@ -102,9 +102,9 @@ def test_rates_count_each_text_once_with_intervals_by_users(tmp_path):
         "tea": ("2", "0.500", "0.500", "0.000"),
         "view": ("2", "0.000", "1.000", "0.500"),
     }
-    # One of two users each, of whom the mean's standard error is a half: t(1) is 12.7.
+    # One of two users each: nothing is known but that it is a share.
     _, out, _ = command("table", "feedback", uri, "--by", "item")
-    assert "0.500 (-5.853 to 6.853)" in out
+    assert "0.500 (0.000 to 1.000)" in out
 
 
 def test_events_wait_while_the_storage_does_not_answer_and_are_refused_when_too_many(
