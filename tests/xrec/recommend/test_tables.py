@@ -73,7 +73,7 @@ def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, m
         "_NUM_SEARCH": 16,
         "_USERS_PER_SEARCH": 20,
     }.items():
-        monkeypatch.setattr(f"xrec.recommend.{name}", value)
+        monkeypatch.setattr(f"xrec.graph.index.{name}", value)
     draw = torch.Generator().manual_seed(0)
     users, items = (torch.randn(number, 16, generator=draw) for number in (300, 3000))
     items *= torch.rand(3000, 1, generator=draw) + 0.2
