@@ -39,14 +39,7 @@ from xrec.errors import ClusterError, ConfigError, install_command
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
-from xrec.storage import (
-    Kind,
-    Manifest,
-    fingerprint_of,
-    location_of,
-    manifest_of,
-    storage_errors,
-)
+from xrec.storage import Kind, Manifest, fingerprint_of, location_of, manifest_of, storage_errors
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.backfill.identity import shared_key
-from xrec.backfill.judged import judged
+from xrec.backfill.judged import Rows, judged
 from xrec.backfill.own import LEAST_ROWS, own_profiles, own_texts, own_vectors
 from xrec.bulk import BulkRun, Identity, Published, Survey, published, read_takedowns
 from xrec.bulk.parts import final_rows
@@ -34,9 +34,6 @@ _OWN = ("own_item", "own_user", "own_profile", "own_vector")
 _AT_LEAST = frozenset({"coverage", "named", "distinct", "judged", *_OWN})
 _NUM_SHOWN, _USERS_LOOKED_AT = 30, 1000
 
-Pair = tuple[str, str]
-Rows = Mapping[Pair, Mapping[str, Any]]
-"""Explanations (schema GENERATED) by user and item."""
 Values = dict[str, float | None]
 
 

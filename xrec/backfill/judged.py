@@ -33,6 +33,7 @@ _QUESTION: Final = (
 )
 
 Rows = Mapping[tuple[str, str], Mapping[str, Any]]
+"""Explanations (schema GENERATED) by user and item."""
 
 
 def judged(config: BackfillConfig, new: Rows, old: Rows, replies: Location) -> float | None:

@@ -200,10 +200,12 @@ class Checker:
 
 def _is_in_a_name(text: str, start: int, end: int) -> bool:
     """Whether a word with a capital stands there beside another one, or an ampersand."""
-    beside = text[end : end + 2], text[:start].rpartition(" ")[0].rpartition(" ")[2][:1]
-    has_neighbour = text[start - 1 : start] == " " and (beside[1].isupper() or beside[1] == "&")
-    has_neighbour |= beside[0][:1] == " " and (beside[0][1:].isupper() or beside[0][1:] == "&")
-    return text[start].isupper() and not text[start:end].isupper() and has_neighbour
+    if not text[start].isupper() or text[start:end].isupper():
+        return False
+    head, blank, rest = text[:start].rpartition(" ")
+    before = head.rpartition(" ")[2][:1] if blank and not rest else ""
+    after = text[end + 1 : end + 2] if text[end : end + 1] == " " else ""
+    return any(beside.isupper() or beside == "&" for beside in (before, after))
 
 
 def _begins_a_sentence(text: str, start: int, ends: Sequence[int]) -> bool:
