@@ -155,11 +155,16 @@ def _check_night(town: Town, before: dict[Any, Any], now: dict[Any, Any], made: 
     assert all(now[pair] == before[pair] for pair in same)
     again, num_carried = made.metrics["written_again"], made.metrics["num_carried"]
     assert num_carried == len(same)
-    failed = read_failed(str(town.workspace / "explanations")).to_table().to_pylist()
-    planned = {*now, *((row["user_id"], row["item_id"]) for row in failed)}
-    assert again.get("new", 0) == len(planned - set(before))
+    uri = str(town.workspace / "explanations")
+    failed_before, failed = (
+        {(row["user_id"], row["item_id"]) for row in table.to_table().to_pylist()}
+        for table in (read_failed(uri, version=made.version - 1), read_failed(uri))
+    )
+    planned = {*now, *failed}
+    assert again.get("new", 0) == len(planned - set(before) - failed_before)
+    assert again.get("failed", 0) == len(planned & failed_before)
     assert num_carried + sum(again.values()) == len(planned)
-    assert {part for reason in again for part in reason.split(" + ")} <= {"new", *PARTS}
+    assert {part for reason in again for part in reason.split(" + ")} <= {"new", "failed", *PARTS}
 
 
 def _killed(config: JobConfig) -> Manifest:
@@ -238,7 +243,8 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     assert metrics["made_from.adapter"] == "workspace:nights/1/adapter"
     again = {name: n for name, n in metrics.items() if name.startswith("written_again.")}
     assert metrics["num_carried"] == 0
-    assert all(name == "written_again.new" or "settings" in name for name in again)
+    others = {"written_again.new", "written_again.failed"}
+    assert all(name in others or "settings" in name for name in again)
     graph = read_manifest(open_location(str(town.workspace / "nights/1/graph")), "graph")
     assert graph.metrics["num_moved"] > 0
 
