@@ -144,10 +144,16 @@ class ReadRows:
     rejected: pa.Table
     run: str
 
-    def planned(self, output: Location) -> RunRecord | None:
-        """The newest record of a run of these rows, if its plan is there."""
+    def planned(self, output: Location) -> tuple[int, RunRecord | None]:
+        """The number of the next record of these rows' run; the newest one, if its plan is there.
+
+        One look tells both: if another driver plans after it, that number is taken.
+        """
         newest = newest_record(output, self.run)
-        return newest[1] if newest is not None and newest[1].has_plan(output) else None
+        if newest is None:
+            return 0, None
+        number, record = newest
+        return number + 1, record if record.has_plan(output) else None
 
     def left_out(self, num_planned: int) -> dict[str, int]:
         """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
@@ -186,9 +192,9 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
     """The record of a plan of these rows, which this driver makes unless another was first."""
     output, name = request.output, rows.run
     for _ in range(_CHANCES_TO_PLAN):
-        if (record := rows.planned(output)) is not None:
+        number, record = rows.planned(output)
+        if record is not None:
             return record
-        newest = newest_record(output, name)
         nonce = uuid.uuid4().hex[:16]
         folder = output / RUNS / name / nonce / "plan"
         size = write_plan(folder, request.chunks(rows.spill))
@@ -204,7 +210,6 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
             planned_at=time.time(),
         )
         (folder / "rejected.parquet").write_bytes(parquet_bytes(rows.rejected, REJECTED))
-        number = 0 if newest is None else newest[0] + 1
         file = output / RUNS / name / f"run-{number}.json"
         file.create_bytes(record.to_bytes())
     raise TableError(

@@ -180,7 +180,7 @@ def preview(request: RunRequest) -> Preview:
     record = request.planned()
     if record is None:
         with request.read_rows() as rows:
-            record = rows.planned(output)
+            _, record = rows.planned(output)
             if record is None:
                 sizes = [each.num_rows for each in request.chunks(rows.spill, carrying=False)]
                 num_rows, left_out = sum(sizes), rows.left_out(sum(sizes))

@@ -11,6 +11,7 @@ from tests.object_store import requests_of
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, batch_of, rows_of, toy_request
 from xrec import bulk
+from xrec.bulk import request
 from xrec.bulk.runs import plan
 from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.runs.run import RUNS
@@ -97,6 +98,22 @@ def test_rule_2_drivers_get_one_plan_and_trust_it_without_a_look_at_the_input(pl
         runs = list(pool.map(lambda _: opened(place, ROWS), range(4)))
     assert [run.record for run in runs] == [opened(place).record] * 4
     assert rows_in(opened(place)) == sorted(ROWS)
+
+
+def test_rule_2_driver_that_looks_just_before_another_plans_takes_its_plan(place, monkeypatch):
+    look, others = request.newest_record, []
+
+    def look_and_be_overtaken(*args: Any) -> Any:
+        found = look(*args)
+        if not others:
+            others.append(None)
+            others[0] = opened(place, ROWS).record
+        return found
+
+    monkeypatch.setattr(request, "newest_record", look_and_be_overtaken)
+    run = opened(place, ROWS)
+    assert [run.record] == others
+    assert run.is_current()
 
 
 def test_rule_2_listing_changes_with_the_file(place):
