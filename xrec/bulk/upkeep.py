@@ -99,8 +99,8 @@ def take_down(
         if forgotten
         else put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
     )
-    log = open_whole(location)
-    assert log is not None
+    if (log := open_whole(location)) is None:
+        raise TableError(f"{uri}: takedown {number} was lifted meanwhile, and nothing is there")
     commits = map(log.commit, range(log.version + 1))
     heeding = next((each for each in commits if each and each.takedowns >= number), None)
     return TakenDown(number, log.version, heeding.num_gone if heeding else 0)

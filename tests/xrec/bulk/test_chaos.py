@@ -14,7 +14,7 @@ from contextlib import closing
 import pytest
 
 from tests.local_cluster import LocalCluster, add_node, local_cluster, stop_nodes
-from tests.xrec.bulk.chaos import Chaos, Reader, check_end, workers_on
+from tests.xrec.bulk.chaos import Chaos, Reader, check_end, check_garbage, workers_on
 from tests.xrec.bulk.chaos_driver import INTERRUPTED, ITEMS, REFUSED, Setting
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Toy, rows_of
@@ -46,6 +46,7 @@ def run_in_chaos(
         reading.result()
         reader.look_at_all()
     check_end(chaos)
+    check_garbage(chaos)
     print(  # noqa: T201
         f"{time.monotonic() - began:.0f} s; {dict(chaos.blows)}; refused: {dict(chaos.refusals)}; "
         f"{reader.num_versions} versions read"
