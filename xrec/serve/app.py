@@ -37,7 +37,7 @@ from xrec.serve.artifacts import (
 )
 from xrec.serve.catalogue import Catalogue, read_catalogue
 from xrec.serve.feedback import FeedbackLog
-from xrec.serve.gate import MAX_REQUESTS, Gate, Rates, request_log
+from xrec.serve.gate import BURST, MAX_REQUESTS, Gate, Rates, request_log
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -65,22 +65,44 @@ _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 
 
 class SharedRates(Rates):
-    """The rates at all frontends together; while `rates` does not answer, a share of them."""
+    """The rates at all frontends together; while `rates` does not answer, a share of them.
+
+    A frontend counts what a key may ask for within a quarter second at once, so that not each
+    request waits for `rates`; no other frontend has what it then does not use.
+    """
 
     def __init__(self, config: ServeConfig, rates: DeploymentHandle, metrics: Metrics):
-        super().__init__(config.security.keys, 1 / config.frontends.num_replicas)
+        keys = config.security.keys
+        super().__init__(keys, 1 / config.frontends.num_replicas)
         self._rates, self._metrics, self._alone_until = rates, metrics, 0.0
+        self._ahead = {key.name: key.pairs_per_minute // 240 for key in keys}
+        self._counted = dict.fromkeys(self._ahead, 0)
+        self._asks = {name: asyncio.Lock() for name in self._ahead}
 
-    async def take(self, name: str, num_pairs: int) -> bool:
+    async def take(self, name: str, num_pairs: int, ahead: int = 0) -> int:
+        async with self._asks[name]:
+            if self._counted[name] >= num_pairs or await self._ask(name, num_pairs):
+                self._counted[name] -= num_pairs
+                return num_pairs
         if time.monotonic() >= self._alone_until:
-            try:
-                async with asyncio.timeout(_RATES_SECONDS):
-                    return bool(await self._rates.take.remote(name, num_pairs))
-            except (TimeoutError, *DEAD) as error:
-                self._alone_until = time.monotonic() + _ALONE_SECONDS
-                logger.warning("rates are not shared for now: %s", type(error).__name__)
+            return 0
         self._metrics.rated_alone.inc(num_pairs)
         return await super().take(name, num_pairs)
+
+    async def _ask(self, name: str, num_pairs: int) -> bool:
+        """Let `rates` count them, and some ahead; False if it refuses or does not answer."""
+        if time.monotonic() < self._alone_until:
+            return False
+        ahead = min(self._ahead[name], BURST - num_pairs)
+        try:
+            async with asyncio.timeout(_RATES_SECONDS):
+                number = int(await self._rates.take.remote(name, num_pairs, ahead))
+        except (TimeoutError, *DEAD) as error:
+            self._alone_until = time.monotonic() + _ALONE_SECONDS
+            logger.warning("rates are not shared for now: %s", type(error).__name__)
+            return False
+        self._counted[name] += number
+        return number > 0
 
 
 class Frontend:

@@ -168,14 +168,18 @@ class Rates:
         times = {key.name: 60 * size / (share * key.pairs_per_minute) for key in keys}
         self._buckets = {name: AsyncLimiter(size, seconds) for name, seconds in times.items()}
 
-    async def take(self, name: str, num_pairs: int) -> bool:
-        """Count the pairs, a bucket at most; False, and none is counted, if that is too many."""
+    async def take(self, name: str, num_pairs: int, ahead: int = 0) -> int:
+        """Count the pairs, a bucket at most, and if there is room so many that will be asked for.
+
+        Returns how many may be asked for; 0, and none is counted, if `num_pairs` is too many.
+        """
         bucket = self._buckets[name]
-        amount = min(num_pairs, bucket.max_rate)
-        has = bucket.has_capacity(amount)
-        if has:
-            await bucket.acquire(amount)  # this does not wait
-        return has
+        for number in (num_pairs + ahead, num_pairs):
+            amount = min(number, bucket.max_rate)
+            if bucket.has_capacity(amount):
+                await bucket.acquire(amount)  # this does not wait
+                return number
+        return 0
 
 
 class Caller:

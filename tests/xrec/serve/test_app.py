@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import ANY
 
@@ -34,7 +35,7 @@ from tests.xrec.serve.town import (
 from xrec.backfill import read_explanations
 from xrec.config.serve import KeyConfig, ReplicasConfig, SecurityConfig, ServeConfig
 from xrec.serve.app import APP, Generator, SharedRates, build, serve_options
-from xrec.serve.gate import BURST, Keys
+from xrec.serve.gate import BURST, Keys, Rates
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.model import Event
 
@@ -219,6 +220,25 @@ def test_rate_of_a_key_holds_at_two_frontends_together_and_shares_of_it_without_
     assert asyncio.run(admitted(2 * BURST, 1)) == BURST
     assert noted.values == {("rated_alone",): 2 * BURST}
     assert asyncio.run(admitted(3, 64)) == 2  # one of half a bucket at each
+
+
+def test_frontend_asks_for_a_quarter_second_of_a_rate_at_once():
+    keys = [KeyConfig(name="shop", sha256="0" * 64, pairs_per_minute=2400)]
+    security = SecurityConfig(keys=tuple(keys))
+    config = ServeConfig(workspace="w", llm={"model": "toy"}, security=security)
+    rates, asked = Rates(keys), list[tuple[int, int]]()
+
+    async def remote(name: str, num_pairs: int, ahead: int) -> int:
+        asked.append((num_pairs, ahead))
+        return await rates.take(name, num_pairs, ahead)
+
+    async def admitted() -> list[int]:
+        handle = SimpleNamespace(take=SimpleNamespace(remote=remote))
+        shared = SharedRates(config, handle, NotedMetrics())
+        return await asyncio.gather(*(shared.take("shop", 1) for _ in range(33)))
+
+    assert asyncio.run(admitted()) == [1] * 33
+    assert asked == [(1, 10)] * 3
 
 
 def test_request_id_comes_back_once(served):
