@@ -55,6 +55,7 @@ from xrec.schemas import GENERATED
 from xrec.storage import Manifest, location_of, open_location, present, read_manifest
 
 _FIRST, _SEED = 0.93, 0
+_SECONDS_TO_KILL = 60.0  # within which a night is killed, or less if one took less
 Rows = dict[tuple[str, str], dict[str, Any]]
 """Explanations by user and item."""
 _PAIR = ("user_index", "item_index")
@@ -235,7 +236,7 @@ def main(
         else:
             step = jobs.project_run.refresh if night else jobs.project_run.run
             step(configs(), tell=_told)
-        seconds = time.monotonic() - started if night else 240.0
+        seconds = min(seconds, time.monotonic() - started) if night else _SECONDS_TO_KILL
         manifest, rows = rows_of(configs()["backfill"])
         first = first or rows
         typer.echo(_line(night, sizes, time.monotonic() - started, manifest, rows))
