@@ -61,7 +61,7 @@ def installed(wheel, tmp_path_factory):
     """An environment with the wheel, which finds the packages that it requires in this one."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-deps", "--no-index"]
+    pip = [str(folder / "bin" / "python"), "-Im", "pip", "install", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "required.pth").write_text("\n".join(site.getsitepackages()))
