@@ -76,7 +76,7 @@ def run(program: Path, folder: Path, *arguments: str) -> str:
         env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
         text=True,
-        timeout=540,
+        timeout=1100,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -84,6 +84,7 @@ def run(program: Path, folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_installed_doctor_and_demo_work_in_an_empty_folder(installed, tmp_path):
     told = run(installed, tmp_path, "doctor")
     assert str(installed.parents[1]) in told  # it is the wheel's, and no checkout's
