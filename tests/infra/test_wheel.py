@@ -61,7 +61,7 @@ def installed(wheel, tmp_path_factory):
     """An environment with the wheel, which finds the packages that it requires in this one."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-deps", "--no-index"]
+    pip = [str(folder / "bin" / "python"), "-Im", "pip", "install", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "required.pth").write_text("\n".join(site.getsitepackages()))
@@ -76,7 +76,7 @@ def run(program: Path, folder: Path, *arguments: str) -> str:
         env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
         text=True,
-        timeout=540,
+        timeout=1100,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -84,6 +84,7 @@ def run(program: Path, folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_installed_doctor_and_demo_work_in_an_empty_folder(installed, tmp_path):
     told = run(installed, tmp_path, "doctor")
     assert str(installed.parents[1]) in told  # it is the wheel's, and no checkout's

@@ -102,18 +102,20 @@ class Gate:
         self.metrics = {"gate": {**verdict, **self.metrics.get("gate", {})}}
         if not passed and not self._force:
             shown = "\n".join(f"  {each}" for each in figures)
+            failed = [f"{n} {name}" for name, n in Survey(self._run).summary.failed.items()]
             raise GateError(
                 f"{self._run.output}: the run is done and stays a candidate, since its gate does "
-                f"not let it through:\n{shown}\nlook at it (xrec publish CONFIG --look); then "
-                "correct the cause, give other bounds (gate.NAME), or publish it nevertheless "
-                "(xrec publish CONFIG --force WHY)"
+                f"not let it through:\n{shown}\nwithout a text: {', '.join(failed) or 'none'}\n"
+                "look at it (xrec publish CONFIG --look); then correct the cause, give other "
+                "bounds (gate.NAME), or publish it nevertheless (xrec publish CONFIG --force WHY)"
             )
 
 
 def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
     summary, num_rows = Survey(run).summary, run.record.num_rows
     num_failed = run.format.faults(summary.failed).total()
-    counts = {"coverage": summary.num_ok / num_rows, "failed": num_failed / num_rows}
+    coverage = summary.num_ok / num_rows if num_rows >= LEAST_ROWS else None
+    counts = {"coverage": coverage, "failed": num_failed / num_rows}
     bounds = {"failed": config.max_failed_share, **(config.gate or {})}
     values: Values = {**counts, **shares_of(sample.new), **drift(sample)}
     values |= {

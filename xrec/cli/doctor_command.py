@@ -104,7 +104,7 @@ def _packages() -> Iterator[Line]:
     lacking = [each for each in packages_of() if not _has(each)]
     advice = f"none: pip install {shlex.join(lacking)}"
     yield _needed("packages", not lacking, f"{len(lacking)} lacking", advice)
-    for extra in ("gguf", "schema", "int8", "compare", "vllm"):
+    for extra in ("gguf", "schema", "index", "int8", "compare", "vllm"):
         has = all(map(_has, packages_of(extra)))
         yield f"extra {extra}", "ok" if has else "optional", "" if has else install_command(extra)
     for name in _model_names():
@@ -113,8 +113,11 @@ def _packages() -> Iterator[Line]:
 
 
 def _torch() -> Iterator[Line]:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: of a library that torch loads
+        yield "torch", "missing", f"{error}; install torch again"
+        return
     yield "torch", "ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"
     if not torch.cuda.is_available():
         yield "gpu", "optional", "none that torch sees: jobs work on CPUs"
@@ -124,6 +127,8 @@ def _torch() -> Iterator[Line]:
 
 
 def _ray() -> Line:
+    if not _has("ray"):
+        return "ray", "missing", "not installed"
     version, address = importlib.metadata.version("ray"), os.environ.get("RAY_ADDRESS")
     if not address:
         return "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start it on this machine"

@@ -64,7 +64,7 @@ def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     width = max(map(len, metrics), default=0)
     ends = {f"{name}_{end}" for name in metrics for end in ("low", "high")}
     for name, value in metrics.items():
-        if name in ends:
+        if name in ends or name.startswith("gate.bounds."):  # which the config has
             continue
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         interval = "" if low is None else f"  ({_short(low)} to {_short(high)})"

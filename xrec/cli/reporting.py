@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -41,10 +42,8 @@ DryRun = Annotated[
         "nothing is touched.",
     ),
 ]
-
 AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print the result as one line of JSON, for programs."),
+    bool, typer.Option("--json", help="Print the result as one line of JSON, for programs.")
 ]
 
 
@@ -127,6 +126,7 @@ def _configure_logging(debug: bool) -> None:
     logging.getLogger("DeepSpeed").addFilter(
         lambda record: record.levelno >= logging.ERROR
     )  # it warns that there is no GPU
+    warnings.filterwarnings("ignore", message="Sparse ")  # torch's, of sparse matrices
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for each model loaded
     handler = logging.StreamHandler(sys.stderr)
     form = "%(asctime)s %(levelname)s %(message)s"

@@ -181,7 +181,7 @@ class Staging:
         They come in the order of the query, or in that in which its table was made.
         """
         self.sql("SET preserve_insertion_order = true")
-        return self.database.cursor().execute(query).to_arrow_reader(_BATCH_ROWS)
+        return self.database.cursor().sql(query).to_arrow_reader(_BATCH_ROWS)
 
     def limit_threads(self) -> None:
         """Let as many threads sort as have room in memory for rows as long as the source's.

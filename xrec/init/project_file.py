@@ -117,8 +117,8 @@ _TRAIN_ASPECTS = """\
 train-aspects: {}
 """
 _TRAIN_ADAPTER = """\
-# The adapters between the vectors and the language model; there are $num_train explanations
-# to train them on.
+# The adapters between the vectors and the language model; there are at most $num_train
+# explanations to train them on.
 train-adapter:
   model:
     num_tokens: 4

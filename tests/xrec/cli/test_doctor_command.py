@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 import subprocess
+import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -37,10 +38,12 @@ def test_doctor_exits_1_and_says_what_to_do_about_what_is_missing(monkeypatch):
     )
     monkeypatch.setattr(doctor_command, "_LEAST_GIB", 10**6)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "torch", None)  # its import fails
     code, out, _ = xrec("doctor")
     found = lines(out)
     assert code == 1
-    assert found["packages"][0] == found["memory"][0] == found["ray"][0] == "missing"
+    missing = {part for part, (state, _) in found.items() if state == "missing"}
+    assert missing == {"packages", "memory", "disk", "torch", "ray"}, out
     assert "pip install 'pyarrow>=26'" in found["packages"][1]
     assert "nothing answers at '127.0.0.1:9'" in found["ray"][1]
 

