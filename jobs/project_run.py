@@ -26,8 +26,14 @@ from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BulkConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
-from xrec.data.dataset import EXTENDS
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, BudgetError, ConfigError
+from xrec.data.dataset import EXTENDS, KEPT
+from xrec.errors import (
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    BudgetError,
+    ConfigError,
+    GateError,
+)
 from xrec.storage import TABLES, Location, Manifest, last_night, open_location, present
 from xrec.storage.location import traffic
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
@@ -62,19 +68,21 @@ def run(
             if there is not None and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
                 manifest = there
-                continue
-            tell(f"{step} xrec {name} {source}".rstrip())
-            started = time.monotonic()
+            else:
+                tell(f"{step} xrec {name} {source}".rstrip())
+                started = time.monotonic()
+                if night is not None:
+                    config = night.within(config, name)
+                if (ray := getattr(config, "ray", None)) is not None:
+                    cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
+                done = job_named(name).run(config)
+                assert done is not None  # a run has no limit
+                manifest, seconds = done, time.monotonic() - started
+                if night is not None:
+                    night.add(config, name, manifest, seconds)
+                tell(f"{step} done in {seconds:.0f} s")
             if night is not None:
-                config = night.within(config, name)
-            if (ray := getattr(config, "ray", None)) is not None:
-                cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
-            done = job_named(name).run(config)
-            assert done is not None  # a run has no limit
-            manifest, seconds = done, time.monotonic() - started
-            if night is not None:
-                night.add(config, name, manifest, seconds)
-            tell(f"{step} done in {seconds:.0f} s")
+                night.check(manifest)
     return manifest
 
 
@@ -116,6 +124,18 @@ class _Night:
         own = {kind: min(most, left.get(kind, most)) for kind, most in config.budget.items()}
         prices = config.prices or self._spend.prices
         return _with(config, {"budget": {**left, **own}, "prices": prices})
+
+    def check(self, made: Manifest) -> None:
+        """Raise GateError if it is a dataset that lacks too much of the one before."""
+        least = (getattr(self._spend, "gate", None) or {}).get("kept") or 0
+        kept = made.metrics.get(KEPT, {}) if made.kind == "dataset" else {}
+        if any(share < least for share in kept.values()):
+            shown = ", ".join(f"{share:.0%} of the {table}" for table, share in kept.items())
+            raise GateError(
+                f"the night's dataset has {shown} of the one before: expected {least:.0%} or more "
+                "of each. Nothing is published: mend the raw files, and refresh again; or, if it "
+                "is meant, with backfill.gate.kept=null"
+            )
 
     def add(self, config: JobConfig, name: str, manifest: Manifest, seconds: float) -> None:
         """Add a job that ended after so many seconds: by its manifest, or as it is seen here."""

@@ -234,13 +234,19 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     [
         ((), "nobody is on the list of the workspace"),
         (("--users", "none.txt"), "expected a text file in UTF-8"),
+        (("--users", "blank.txt"), "blank.txt: line 3: blanks beside the id; take them out"),
         (("--user", " "), "nobody is on the list of the workspace"),
         (("--user", "u1", "--retention", "-1"), "greater than or equal to 0"),
+        (("--user", "u1", "--retention", "inf"), "less than or equal to"),
     ],
 )
-def test_forget_of_bad_input_is_refused_and_writes_nothing(tmp_path, arguments, message):
+def test_forget_of_bad_input_is_refused_and_writes_nothing(
+    tmp_path, monkeypatch, arguments, message
+):
     values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": {"kind": "sample"}}}
     path = write_yaml(tmp_path / "shop.yaml", values)
+    (tmp_path / "blank.txt").write_text("u1\n\nu2 \n")
+    monkeypatch.chdir(tmp_path)
     code, _, err = xrec("forget", path, *arguments)
     assert (code, message in err) == (2, True), err
     assert not (tmp_path / "workspace").exists()

@@ -5,6 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
@@ -13,18 +16,20 @@ import jobs.project_run
 import jobs.recommend
 from jobs.catalogue import chosen_configs, job_named
 from jobs.output import Output
-from tests.command_line import xrec
+from tests.command_line import said, xrec
 from tests.jobs.conftest import DECODING, PIPELINE_JOBS
 from tests.project_file import SAMPLE, write_yaml
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress
 from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.data import TABLE_COLUMNS, SampleSource
 from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.project import Project, read_project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, LeaseError
 from xrec.recommend import plan_recommendations, read_tables
+from xrec.sample import generate_town, town_tables
 from xrec.storage import open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
 
@@ -240,3 +245,48 @@ def test_run_names_every_job_that_differs_before_any_work(pipeline):
     assert "  model.embedding_dim: 8 there, 16 here" in str(raised.value)
     assert "  max_pairs: 200 there, 5 here" in str(raised.value)
     assert "(xrec pretrain-graph)" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("lost", "seen"),
+    [
+        ({"users": ("resident-1",)}, None),  # some always go
+        ({"users": "half", "interactions": "half", "explanations": "half"}, "50% of the users"),
+        ({"items": "half", "interactions": "half", "explanations": "half"}, "50% of the items"),
+        ({"interactions": "half"}, "50% of the interactions"),
+        ({"explanations": "all"}, "0% of the explanations"),
+        ({"users": "the file"}, "0% of the users"),  # whose profiles would all be empty
+    ],
+)
+def test_night_whose_files_lack_much_of_what_was_there_stops_before_it_publishes(
+    tmp_path, lost, seen
+):
+    """A table loses one of its users, every other user or item, all rows, or its file."""
+    source = {**SAMPLE, "num_users": 60, "num_items": 60, "interactions_per_user": 12}
+    tables, raw = town_tables(generate_town(SampleSource(**source))), tmp_path / "raw"
+    key = "item_id" if "items" in lost else "user_id"
+    ids = tables[f"{key[:4]}s"][key].to_pylist()
+    gone = {"half": ids[::2], "all": ids, "the file": ids}
+    sections = {name: {} for name in ("pretrain-graph", "train-adapter")}
+    prepare = {"source": {"kind": "tables", "uri": str(raw)}, "max_rejected_share": 1}
+    sections |= {"prepare": prepare, "backfill": {"pairs": {"kind": "split"}}}
+    values = {"workspace": str(tmp_path / "workspace"), "llm": {"model": "none"}}
+    path = write_yaml(tmp_path / "town.yaml", {**values, **sections})
+    raw.mkdir()
+    for name in TABLE_COLUMNS:
+        pq.write_table(tables[name], raw / f"{name}.parquet")
+    said("prepare", path)
+    for name, what in lost.items():
+        those = pa.array(gone.get(what, what))
+        pq.write_table(
+            tables[name].filter(pc.invert(pc.is_in(tables[name][key], those))),
+            raw / f"{name}.parquet",
+        )
+        if what == "the file":
+            (raw / f"{name}.parquet").unlink()
+    for _ in range(2):  # a second call does not pass over it
+        code, _, err = xrec("refresh", path)
+        assert (code, (seen or "no graph artifact") in err) == (3 if seen else 1, True), err
+        assert not (tmp_path / "workspace/nights/1/graph").exists()
+    code, _, err = xrec("refresh", path, "backfill.gate.kept=null")
+    assert (code, "no graph artifact" in err) == (1, True), err

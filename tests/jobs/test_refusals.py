@@ -130,9 +130,11 @@ def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path, job):
         "llm": {"model": str(save_toy_model(tmp_path / "llm", seed=0))},
         "backfill": {"pairs": {"kind": "split"}},
     }
-    code, _, err = xrec(job, write_yaml(tmp_path / "project.yaml", values))
-    assert code == 1
-    assert re.search("no dataset artifact .* run xrec prepare first", err)
+    path = write_yaml(tmp_path / "project.yaml", values)
+    for of_night, advice in (("", "run xrec prepare first"), ("nights/1/", "put it back, or roll")):
+        code, _, err = xrec(job, path, f"dataset=workspace:{of_night}dataset")
+        assert code == 1
+        assert re.search(f"no dataset artifact .* {advice}", err)
     assert not (tmp_path / "workspace").exists()
 
 

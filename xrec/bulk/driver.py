@@ -132,7 +132,7 @@ def use_of(costs: Amounts, prices: Amounts) -> dict[str, float]:
 def used_up(budget: Amounts, used: Amounts) -> str:
     """What of a budget is used up, for a reader; "" if nothing is."""
     over = (name for name, most in budget.items() if used.get(name, 0) >= most)
-    texts = (f"budget.{n} = {budget[n]:,.10g} is used up ({used[n]:,.4g})" for n in over)
+    texts = (f"budget.{n} = {budget[n]:,.10g} is used up ({used[n]:,.6g})" for n in over)
     return next(texts, "")
 
 
@@ -189,10 +189,7 @@ def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = 
 
 
 def check_failed_share(
-    run: BulkRun,
-    progress: Progress | Summary,
-    max_failed_share: float,
-    num_rows: int | None = None,
+    run: BulkRun, progress: Progress | Summary, max_failed_share: float, num_rows: int | None = None
 ) -> None:
     """Raise GateError if more than `max_failed_share` of `num_rows` rows failed.
 

@@ -107,10 +107,8 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
 
 def _missing(run: BulkRun, parts: Sequence[Part]) -> bool:
     """Whether a file of the table is not there as it was written."""
-    there = run.output.sizes()
-    return any(
-        there.get(part.file["path"]) != part.file["num_bytes"] for part in parts if part.file
-    )
+    there, files = run.output.sizes(), filter(None, (part.file for part in parts))
+    return any(there.get(each["path"]) != each["num_bytes"] for each in files)
 
 
 def _commit(

@@ -74,7 +74,7 @@ def open_whole(output: Location) -> DeltaLog | None:
         if not log.is_whole(log.version):
             undo(log, taken)
         elif taken.after(log.takedowns(log.version)).active:
-            logger.info("%s: version %d is without what was taken down", output, log.version + 1)
+            logger.info("%s: version %d leaves out what was taken down", output, log.version + 1)
             restore(log, log.version, "takedown", taken)
         else:
             return log
@@ -319,7 +319,10 @@ def published(
     """What is published at `uri`: the newest version of the table, or an earlier one.
 
     Raises ArtifactNotFoundError if nothing is published there; TableError if there is no such
-    version, or if it is not sound.
+    version, if it is not sound, or if a vacuum deleted files of an earlier one.
     """
     log = the_log(open_location(uri, storage), version)
-    return Published(log, manifest_of_log(log))
+    found = Published(log, manifest_of_log(log))
+    if version is not None and (gone := log.missing_files(version)):
+        raise TableError(f"{uri}: version {version} lacks {gone[0]} (a vacuum?); name another one")
+    return found

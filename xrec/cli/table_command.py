@@ -223,8 +223,7 @@ def diff(
 ) -> None:
     from xrec.backfill.gate import diff_lines
 
-    for line in diff_lines(uri, old, new, seed, _storage(storage_keys)):
-        typer.echo(line)
+    typer.echo("\n".join(diff_lines(uri, old, new, seed, _storage(storage_keys))))
 
 
 @app.command("feedback", help=FEEDBACK_HELP)
@@ -266,7 +265,8 @@ def takedown(
         made = take_down(uri, rows=rows, phrase=phrase, reason=reason, storage=storage)
     except ValueError as error:
         raise ConfigError(f"takedown: {error}") from error
-    found = f"without {made.num_rows:,} rows that it had" if made.num_rows else "no row had it"
+    nothing = "no row had it" if made.version else "no table was there before; is that the URI?"
+    found = f"without {made.num_rows:,} rows that it had" if made.num_rows else nothing
     typer.echo(f"{uri}: takedown {made.number}: version {made.version}: {found}")
 
 

@@ -82,8 +82,7 @@ def explain(
     config = _config(config_path, overrides)
     import jobs.explain
 
-    for line in jobs.explain.run(config, user_id, item_id):
-        typer.echo(line)
+    typer.echo("\n".join(jobs.explain.run(config, user_id, item_id)))
 
 
 @reporting
@@ -115,8 +114,7 @@ def publish(
     import jobs.backfill
 
     if is_look:
-        for line in jobs.backfill.look_at_candidate(config):
-            typer.echo(line)
+        typer.echo("\n".join(jobs.backfill.look_at_candidate(config)))
         return
     manifest = jobs.backfill.publish(config, force)
     typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))
@@ -126,7 +124,7 @@ Users = Annotated[
     str | None, typer.Option("--users", metavar="FILE", help="Their ids, one a line; or s3://.")
 ]
 Retention = Annotated[
-    float, typer.Option("--retention", min=0, help="Hours that earlier versions stay.")
+    float, typer.Option("--retention", min=0, max=1e6, help="Hours that earlier versions stay.")
 ]
 Later = Annotated[
     bool, typer.Option("--later", help="Do what takes seconds; the next call does the rest.")
@@ -153,6 +151,9 @@ def forget(
         lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except (StorageNotFoundError, UnicodeDecodeError) as error:
         raise ConfigError(f"--users {users}: expected a text file in UTF-8: {error}") from error
+    if blank := [n for n, line in enumerate(lines, start=1) if line.strip() not in ("", line)]:
+        where = f"--users {users}: line {blank[0]}"
+        raise ConfigError(f"{where}: blanks beside the id; take them out, or give it by --user")
     report = forget_people(
         project,
         [each for each in (*lines, *(user or ())) if each.strip()],

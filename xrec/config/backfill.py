@@ -105,38 +105,27 @@ class BulkConfig(RunConfig):
     @model_validator(mode="after")
     def _retry_has_no_limit_and_money_has_prices(self) -> Self:
         if "money" in self.budget and not any(self.prices.values()):
-            seen = (
-                f"budget.money = {self.budget['money']:g} and prices {dict(self.prices) or 'none'}"
-            )
+            prices = dict(self.prices) or "none"
+            seen = f"budget.money = {self.budget['money']:g} and prices {prices}"
             raise ValueError(f"{seen}: expected a price, such as prices={{gpu_hour: 2.5}}")
         if self.limit is not None and self.retry_failed is not None:
-            raise ValueError(
-                f"limit = {self.limit} and retry_failed: expected one of them, because a retry has "
-                "no limit"
-            )
+            seen = f"limit = {self.limit} and retry_failed"
+            raise ValueError(f"{seen}: expected one of them, as a retry has no limit")
         return self
 
 
-FailureReason = Literal[
-    "unknown_user",
-    "unknown_item",
-    PromptFailure,
-    TextFailure,
-    "engine_error",
-]
+FailureReason = Literal["unknown_user", "unknown_item", PromptFailure, TextFailure, "engine_error"]
 """Why a pair has no explanation."""
 
 
 GATE: Mapping[str, float | None] = {
+    "kept": 0.7,
     "coverage": 0.7,
     "plain": 0.7,
     "refused": 0.85,
     "unsupported": 0.75,
     "named": 0.6,
-    "commonest": 0.5,
-    "length": 0.5,
-    "distinct": 0.5,
-    "aspects": 0.5,
+    **dict.fromkeys(("commonest", "length", "distinct", "aspects"), 0.5),
     "rewritten": 0.3,
     "own_item": 0.6,
     "own_user": None,

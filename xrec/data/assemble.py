@@ -17,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.data.aspects import aspect_tables, low_rated_aspects
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import KEPT, Dataset
 from xrec.data.rows import SPLITS
 from xrec.data.staging import Staging
 from xrec.errors import DataError
+from xrec.storage.forgotten import LIST
 
 _INDEXED = """
     SELECT users.rowid::INT AS user_index, items.rowid::INT AS item_index,
@@ -49,6 +50,7 @@ TABLES: Mapping[str, str] = {
     "explanations": "FROM explanations",
 }
 """The tables that every dataset has, after `assemble`: queries of the staging tables."""
+_OF_IDS = {"users": ("profile",), "items": ("title", "profile")}  # and their texts
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
     """
     staging.limit_threads()
     orders, changes = {}, {}
-    for table, texts in (("users", ("profile",)), ("items", ("title", "profile"))):
+    for table, texts in _OF_IDS.items():
         key, index, order = (f"{table[:-1]}_{end}" for end in ("id", "index", "order"))
         if earlier is not None:
             staging.database.register(f"earlier_{table}", getattr(earlier, table))
@@ -86,16 +88,15 @@ def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
     staging.sql(_INTERACTIONS)
     num_usable = staging.count("ranked", "reason IS NULL")
     staging.sql("DROP TABLE ranked")
-    without_table = [table for table in ("users", "items") if not staging.has(table)]
     metrics = {
-        "num_without_table": {table: _count_ids(staging, table) for table in without_table},
+        "num_without_table": {t: _count_ids(staging, t) for t in _OF_IDS if not staging.has(t)},
         "num_removed_edges": num_usable - staging.count("interactions"),
         **_count_without_edges(staging),
         **{
             f"num_{table}": {split: staging.count(table, f"split = '{split}'") for split in SPLITS}
             for table in ("interactions", "explanations")
         },
-        **({} if earlier is None else {CHANGES: changes}),
+        **({} if earlier is None else {CHANGES: changes, KEPT: _kept(staging, earlier, changes)}),
     }
     tables = {
         **{name: staging.reader(query) for name, query in TABLES.items()},
@@ -166,6 +167,23 @@ def _changes(
     return dict(zip(("new", "removed", "changed"), map(int, counts), strict=True))
 
 
+def _kept(staging: Staging, earlier: Dataset, changes: Mapping[str, Any]) -> dict[str, float]:
+    """The shares of the earlier users and items that are there, and of its number of pairs.
+
+    Forgotten people are not missed; users or items whose table is gone are. Few say nothing.
+    """
+    there, known = earlier.manifest.row_counts, earlier.manifest.metrics["num_without_table"]
+    before = {table: there[table] for table in ("interactions", "explanations")}
+    here = {table: staging.count(table) for table in before}
+    for table, changed in changes.items():
+        here[table] = _count_ids(staging, table) - changed["new"]
+        before[table] = here[table] + changed["removed"]
+        if not staging.has(table) and table not in known:
+            here[table] = 0
+    gone = {table: staging.num_forgotten[f"{table}: {LIST}"] for table in here}
+    return {t: min(1.0, (here[t] + gone[t]) / n) for t, n in before.items() if n >= 50}
+
+
 def _rank(staging: Staging, table: str, text: str | None = None) -> None:
     """Make the table `ranked` of pairs by index, each with the reason for which it is left out.
 
@@ -212,9 +230,7 @@ def check_not_empty(staging: Staging) -> None:
     """Raise DataError if there are no users, no items, or no interactions to train on."""
     for name in ("users", "items"):
         if not _count_ids(staging, name):
-            raise DataError(
-                f"no usable {name}: the dataset would be empty; check the source's files"
-            )
+            raise DataError(f"no usable {name}: the dataset would be empty; check the files")
     if not staging.count("interactions", "split = 'train'"):
         raise DataError(
             "no interaction is left for training: check the source's interactions, and "

@@ -39,6 +39,8 @@ AspectsFrom = Literal["reviews", "profiles"]
 ASPECTS_FROM = "aspects_from"  # among the manifest's metrics
 EXTENDS = "extends"
 """Among a manifest's metrics: the fingerprints of the datasets that it extends, the last first."""
+KEPT = "kept"
+"""Among them too: what it has of the one before, as shares by table."""
 
 
 @dataclass(frozen=True, eq=False)

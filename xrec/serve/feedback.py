@@ -94,9 +94,8 @@ class FeedbackLog:
 def forget(explanations: str, user_ids: Iterable[str], storage: StorageConfig) -> None:
     """Delete what these people told, for good; raises TableError, StorageError."""
     rows = _events(explanations, storage)
-    left = rows.filter(
-        pc.invert(pc.is_in(rows["user"], pa.array(map(_hash_of, user_ids), pa.string())))
-    )
+    gone = pa.array(map(_hash_of, user_ids), pa.string())
+    left = rows.filter(pc.invert(pc.is_in(rows["user"], gone)))
     if left.num_rows < rows.num_rows:
         overwrite(open_location(explanations, storage) / FOLDER, left)
 

@@ -247,6 +247,8 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
         return _of_kind(Manifest.read(location / MANIFEST), location, kind)
     except StorageNotFoundError as error:
         job = f"run {_MADE_BY[kind]} first" if kind in _MADE_BY else "run its job first"
+        if "/nights/" in location.uri:
+            job = "put it back, or roll back to texts of another night (xrec table history)"
         raise ArtifactNotFoundError(
             f"{location}: no {kind} artifact ({MANIFEST} is missing): it was never made, or its "
             f"job did not finish; {job}, or check the URI"

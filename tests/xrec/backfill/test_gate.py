@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
 
@@ -18,7 +19,7 @@ from xrec.backfill.driver import finish
 from xrec.backfill.gate import Figure, Rows, Sample, drift, shares_of
 from xrec.backfill.judged import judged
 from xrec.backfill.own import own_profiles, own_vectors
-from xrec.bulk import published, rollback
+from xrec.bulk import published, rollback, vacuum
 from xrec.config.backfill import GATE
 from xrec.config.text import SamplingConfig
 from xrec.data.dataset import Dataset
@@ -295,6 +296,10 @@ def test_commands_show_a_candidate_publish_it_and_tell_the_history(runs, tmp_pat
     code, out, _ = xrec("table", "history", uri)
     assert (code, out.count("passed"), "forced: read it" in out.splitlines()[1]) == (0, 2, True)
     assert "30 of 60 pairs differ" in xrec("table", "diff", uri, "0", "1")[1]
+    vacuum(uri, timedelta(0))
+    for versions in (("0", "1"), ("1", "0")):
+        code, _, err = xrec("table", "diff", uri, *versions)
+        assert (code, "version 0 lacks part-" in err, "name another" in err) == (1, True, True), err
 
 
 @pytest.mark.parametrize(
@@ -302,7 +307,7 @@ def test_commands_show_a_candidate_publish_it_and_tell_the_history(runs, tmp_pat
     [
         (
             {"failed": 0.1},
-            r"gate: .*figures \['failed'\]; expected some of coverage",
+            r"gate: .*figures \['failed'\]; expected some of kept",
         ),
         ({"plain": 1.5}, r"gate\.plain: .* less than or equal to 1, saw 1\.5"),
         ({"plain": float("nan")}, r"gate\.plain: .* saw nan"),

@@ -171,6 +171,8 @@ def test_takedown_is_made_listed_and_lifted(place, tmp_path):
         return code, out.removeprefix(f"{uri}: ") or err
 
     assert takedown() == (0, "nothing is taken down\n")
+    elsewhere = xrec("table", "takedown", tmp_path / "typo", "--user", "u1", "--reason", "no")
+    assert (elsewhere[0], "version 0: no table was there before" in elsewhere[1]) == (0, True)
     pair = ("--user", "u1", "--item", "a", "--reason", "no")
     made = (0, "takedown 1: version 1: without 1 rows that it had\n")
     assert (takedown(*pair), takedown(*pair)) == (made, made)
