@@ -120,7 +120,7 @@ FailureReason = Literal["unknown_user", "unknown_item", PromptFailure, TextFailu
 
 GATE: Mapping[str, float | None] = {
     "kept": 0.7,
-    "coverage": 0.7,
+    "coverage": 0.6,
     "plain": 0.7,
     "refused": 0.85,
     "unsupported": 0.75,
