@@ -102,12 +102,14 @@ class Gate:
         self.metrics = {"gate": {**verdict, **self.metrics.get("gate", {})}}
         if not passed and not self._force:
             shown = "\n".join(f"  {each}" for each in figures)
-            raise GateError(
+            refused = GateError(
                 f"{self._run.output}: the run is done and stays a candidate, since its gate does "
                 f"not let it through:\n{shown}\nlook at it (xrec publish CONFIG --look); then "
                 "correct the cause, give other bounds (gate.NAME), or publish it nevertheless "
                 "(xrec publish CONFIG --force WHY)"
             )
+            refused.metrics = self.metrics
+            raise refused
 
 
 def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
