@@ -1,8 +1,7 @@
 """Nights on a small town: what is taken over, what is written again and why; kills; bad input."""
 
 import json
-from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +135,10 @@ class Town:
         record = self.workspace / f"nights/{night}/costs.json"
         return dict(json.loads(record.read_text()))
 
+    def night_costs(self, night: int) -> dict[str, float]:
+        by_job = self.costs(night).values()
+        return {name: sum(each.get(name, 0) for each in by_job) for name in {*chain(*by_job)}}
+
     def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
         rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
         return {(row["user_id"], row["item_id"]): row for row in rows}
@@ -171,10 +174,6 @@ def _check_night(town: Town, before: dict[Any, Any], now: dict[Any, Any], made: 
     assert again.get("failed", 0) == len(planned & failed_before)
     assert num_carried + sum(again.values()) == len(planned)
     assert {part for reason in again for part in reason.split(" + ")} <= {"new", "failed", *PARTS}
-
-
-def _sum(by_job: dict[str, dict[str, float]]) -> dict[str, float]:
-    return dict(sum((Counter(each) for each in by_job.values()), Counter()))
 
 
 def _killed(config: JobConfig) -> Manifest:
@@ -249,7 +248,7 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     by_job, told = town.costs(1), stopped.value.metrics
     names = ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
     assert [*by_job] == names
-    assert told["night"] == pytest.approx(_sum(by_job))
+    assert told["night"] == pytest.approx(town.night_costs(1))
     assert (told["gate"]["passed"], by_job["backfill"]["tokens"] > 0) == (False, True)
     page = (town.workspace / "nights/1/report.html").read_text()
     assert all(
@@ -284,7 +283,7 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     assert manifest.metrics["num_carried"] > 0
     night, by_job = manifest.metrics["night"], town.costs(2)
     assert [*by_job] == ["prepare", "pretrain-graph", "recommend", "backfill"]
-    assert night == pytest.approx(_sum(by_job))
+    assert night == pytest.approx(town.night_costs(2))
     assert night["money"] == pytest.approx(3600 * night["cpu_hours"])
     assert min(each["bytes_written"] for each in by_job.values()) > 0
     assert by_job["backfill"]["tokens"] > 0
