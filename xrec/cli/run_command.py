@@ -50,8 +50,8 @@ refresh that was interrupted goes on when it is started again; one without new f
 
 \b
 In:   CONFIG, with the sections prepare, pretrain-graph and backfill; overrides as for xrec run
-Out:  <workspace>/nights/N; a new version of the explanations; how many were taken over, and why the
-      others were not
+Out:  <workspace>/nights/N; a new version of the explanations; how many were taken over, why the
+      others were not, and what it cost, also if it is not published
 
 \b
 Example:
