@@ -33,8 +33,8 @@ def check_words(tmp_path, monkeypatch):
     program.write_text(f"#!/bin/sh\n{words}\necho '{TOLD}'\nexit ${{XREC_STUB_CODE:-0}}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    server = Mock(url="http://HEAD:8265", **{"follow.return_value.status": "SUCCEEDED"})
-    server.result.return_value = {}
+    ended = {"follow.return_value.status": "SUCCEEDED", "result.return_value": {}}
+    server = Mock(url="http://HEAD:8265", **ended)
     server.submit_once.return_value = ("xrec-refresh-1", None)
     monkeypatch.setattr("cluster.submit.JobServer", lambda address: server)
     backfill = {"pairs": {"kind": "split"}, "llm": {"model": "a/b"}}

@@ -130,14 +130,10 @@ class Town:
         manifest = jobs.project_run.refresh(configs, train=train, tell=lines.append)
         return manifest, [line for line in lines if "done in" not in line]
 
-    def costs(self, night: int) -> dict[str, dict[str, float]]:
-        """What each job of a night cost."""
-        record = self.workspace / f"nights/{night}/costs.json"
-        return dict(json.loads(record.read_text()))
-
-    def night_costs(self, night: int) -> dict[str, float]:
-        by_job = self.costs(night).values()
-        return {name: sum(each.get(name, 0) for each in by_job) for name in {*chain(*by_job)}}
+    def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """What each job of a night cost, and all of them."""
+        of = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
+        return of, {n: sum(job.get(n, 0) for job in of.values()) for n in {*chain(*of.values())}}
 
     def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
         rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
@@ -241,26 +237,24 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     for over in ("seconds=0.02", "money=0.001"):  # the second time by what the first one did
         with pytest.raises(BudgetError, match=r"is used up .* before xrec pretrain-graph") as ended:
             town.refresh(a_second, f"backfill.budget.{over}")
-    assert ended.value.metrics["night"] == town.costs(1)["prepare"]
+    assert ended.value.metrics["night"] == town.costs(1)[0]["prepare"]
     with pytest.raises(GateError, match="NO coverage") as stopped:
         town.refresh(*words, train=True)
     assert town.texts() == first
-    by_job, told = town.costs(1), stopped.value.metrics
-    names = ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
-    assert [*by_job] == names
-    assert told["night"] == pytest.approx(town.night_costs(1))
+    (by_job, costs), told = town.costs(1), stopped.value.metrics
+    assert [*by_job] == ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
+    assert told["night"] == pytest.approx(costs)
     assert (told["gate"]["passed"], by_job["backfill"]["tokens"] > 0) == (False, True)
     page = (town.workspace / "nights/1/report.html").read_text()
-    assert all(
-        each in page for each in (*by_job, "GateError, exit code 3", "gate.figures.coverage")
-    )
+    shown = ["GateError, exit code 3", "gate.figures.coverage"]
+    assert [each for each in (*by_job, *costs, *shown) if each not in page] == []
 
     # The gate is asked once more: seconds are added, and what all starts of the run cost is not.
     code, out, err = xrec("refresh", town.path, *words, "--train", "--json")
-    ended, again = json.loads(out), town.costs(1)
-    assert (code, ended["exit_code"], "all jobs" in err) == (3, 3, True), err
-    assert ended["metrics"]["gate.passed"] is False
-    assert ended["metrics"]["night.tokens"] == by_job["backfill"]["tokens"]
+    told, again = json.loads(out), town.costs(1)[0]
+    passed, said = told["metrics"]["gate.passed"], "all jobs" in err
+    assert (code, told["exit_code"], passed, said) == (3, 3, False, True), err
+    assert told["metrics"]["night.tokens"] == by_job["backfill"]["tokens"]
     assert again["backfill"]["seconds"] > by_job["backfill"]["seconds"]
     assert again["train-adapter"] == by_job["train-adapter"]
     code, out, err = xrec("publish", town.path, "--look")
@@ -281,9 +275,9 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     manifest, _ = town.refresh(a_second)
     assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/1/adapter"
     assert manifest.metrics["num_carried"] > 0
-    night, by_job = manifest.metrics["night"], town.costs(2)
+    night, (by_job, costs) = manifest.metrics["night"], town.costs(2)
     assert [*by_job] == ["prepare", "pretrain-graph", "recommend", "backfill"]
-    assert night == pytest.approx(town.night_costs(2))
+    assert night == pytest.approx(costs)
     assert night["money"] == pytest.approx(3600 * night["cpu_hours"])
     assert min(each["bytes_written"] for each in by_job.values()) > 0
     assert by_job["backfill"]["tokens"] > 0
