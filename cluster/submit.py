@@ -129,13 +129,11 @@ class JobServer:
 
     def result(self, submission_id: str) -> dict[str, Any] | None:
         """The last line of JSON in a job's log; None if there is none, or no log any more."""
-        log = ""
         with suppress(ClusterError), self._errors():
-            log = self._client.get_job_logs(submission_id)
-        for line in reversed(log.splitlines()):
-            with suppress(ValueError):
-                if isinstance(found := json.loads(line), dict):
-                    return found
+            for line in reversed(self._client.get_job_logs(submission_id).splitlines()):
+                with suppress(ValueError):
+                    if isinstance(found := json.loads(line), dict):
+                        return found
         return None
 
     @contextmanager

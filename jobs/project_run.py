@@ -142,9 +142,7 @@ class _Night:
         prices = getattr(config, "prices", None) or self._spend.prices
         costs = added(before, {**costs, **use_of(costs, prices), "seconds": seconds})
         self._jobs[name] = {each: costs[each] for each in _COSTS if each in costs}
-        if self._folder is not None:
-            record = json.dumps(self._jobs, indent=1).encode()
-            (self._folder / "costs.json").write_bytes(record)
+        self._write("costs.json", json.dumps(self._jobs, indent=1))
 
     def report(self, metrics: _Metrics, end: str, tell: Callable[[str], None]) -> dict[str, Any]:
         """Tell what the jobs cost, and write the page; returns the metrics with these costs too."""
@@ -159,12 +157,18 @@ class _Night:
         costs = costs[[each for each in _COSTS if each in total]]
         shown: dict[str, Any] = {"float_format": short, "na_rep": "-"}
         tell(costs.to_string(**shown))
-        if self._folder is not None:
-            page = f"{HEAD}<h2>A night: {end}</h2>{costs.to_html(**shown)}<h2>All figures</h2>"
-            page += pd.json_normalize(metrics).T.to_html(header=False, **shown)
-            (self._folder / "report.html").write_bytes(page.encode())
-            tell(f"report: {self._folder / 'report.html'}")
+        page = f"{HEAD}<h2>A night: {end}</h2>{costs.to_html(**shown)}<h2>All figures</h2>"
+        page += pd.json_normalize(metrics).T.to_html(header=False, **shown)
+        if self._write("report.html", page):
+            tell(f"report: {self._folder}/report.html")
         return metrics
+
+    def _write(self, name: str, text: str) -> bool:
+        """Write a file, unless no job has made anything; returns whether it did."""
+        if self._folder is None or not self._folder.exists():
+            return False
+        (self._folder / name).write_bytes(text.encode())
+        return True
 
 
 def _held(config: JobConfig, seconds: float) -> dict[str, float]:

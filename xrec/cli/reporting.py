@@ -46,8 +46,7 @@ DryRun = Annotated[
 ]
 
 AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print the result as one line of JSON, for programs."),
+    bool, typer.Option("--json", help="Print the result as one line of JSON, for programs.")
 ]
 
 

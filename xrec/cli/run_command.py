@@ -82,7 +82,6 @@ _FIGURES: Mapping[str, tuple[str, ...]] = {
     "adapter": ("validation_loss",),
     "evaluation": ("personalization_gain", "aspect_accuracy"),
 }
-_MOST_COUNTS = 2
 
 
 First = Annotated[
@@ -224,5 +223,5 @@ def _row(artifact: "ArtifactStatus") -> tuple[str, ...]:
         for name in _FIGURES.get(artifact.kind, ())
         if isinstance(metrics.get(name), int | float)
     ]
-    shown = "; ".join(filter(None, (", ".join(counts[:_MOST_COUNTS]), ", ".join(figures))))
+    shown = "; ".join(filter(None, (", ".join(counts[:2]), ", ".join(figures))))
     return (artifact.kind, artifact.state, made, size, shown or "-")
