@@ -5,13 +5,14 @@ Ray's own commands: `ray job list | logs | stop`.
 """
 
 import asyncio
+import json
 import os
 import re
 import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ _PACKAGES = ("xrec", "jobs", "cluster")
 _URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", *ARTIFACTS}
 _URI_KEYS |= {"pairs", "unsafe_words", "prompts"}
 _ENDED_BADLY = (JobStatus.FAILED, JobStatus.STOPPED)
+_JSON = " --json"  # at the end of a command: it does the same without
 _NO_PATH = ("carry_from", "published")
 _NAME_KEYS = {"files", "columns"}  # what stands below them is below `uri`
 
@@ -53,10 +55,7 @@ class JobServer:
         self.url = address if "://" in address else f"http://{address}"
         check_reachable(self.url, _ADVICE)
         # Ray's client prefers these variables to the address that it is given.
-        with (
-            self._errors(),
-            environment({"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": None}),
-        ):
+        with self._errors(), environment({"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": None}):
             self._client = JobSubmissionClient(self.url)
 
     def submit(
@@ -95,7 +94,7 @@ class JobServer:
             attempts = self._attempts(name)
             last = max(attempts, default=0)
             if last and (job := attempts[last]).status not in _ENDED_BADLY:
-                if job.entrypoint != _entrypoint(command):
+                if job.entrypoint.removesuffix(_JSON) != _entrypoint(command).removesuffix(_JSON):
                     raise ConfigError(
                         f"the job {name}-{last} is {job.entrypoint!r}, and this one "
                         f"{_entrypoint(command)!r}: expected the same; give another key"
@@ -114,10 +113,9 @@ class JobServer:
             jobs = {job.submission_id or "": job for job in self._client.list_jobs()}
         return {int(match[1]): jobs[match[0]] for match in map(attempt.fullmatch, jobs) if match}
 
-    def follow(self, submission_id: str, write: Callable[[str], None]) -> None:
-        """Hand the job's log to `write` as it comes, until the job ends.
+    def follow(self, submission_id: str, write: Callable[[str], None]) -> JobDetails:
+        """Hand the job's log to `write` as it comes, until the job ends; returns how it ended.
 
-        Raises ClusterError with the reason, and the job's exit code, if it did not succeed.
         After a KeyboardInterrupt the job goes on.
         """
 
@@ -127,12 +125,16 @@ class JobServer:
 
         with self._errors(f"the log of {submission_id} broke off; it may go on: ray job list"):
             asyncio.run(tail())
-            job = self._client.get_job_info(submission_id)
-        if job.status != JobStatus.SUCCEEDED:
-            message = (job.message or "no message").split(", last available logs")[0]
-            failed = ClusterError(f"job {job.submission_id} ended as {job.status}: {message}")
-            failed.exit_code = job.driver_exit_code or failed.exit_code
-            raise failed
+            return self._client.get_job_info(submission_id)
+
+    def result(self, submission_id: str) -> dict[str, Any] | None:
+        """The last line of JSON in a job's log; None if there is none, or no log any more."""
+        with suppress(ClusterError), self._errors():
+            for line in reversed(self._client.get_job_logs(submission_id).splitlines()):
+                with suppress(ValueError):
+                    if isinstance(found := json.loads(line), dict):
+                        return found
+        return None
 
     @contextmanager
     def _errors(self, advice: str = _ADVICE) -> Iterator[None]:

@@ -13,7 +13,7 @@ from xrec.bulk.status import Preview, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.errors import ArtifactNotFoundError
-from xrec.progress import duration
+from xrec.progress import duration, short
 from xrec.storage import Manifest, check_artifacts
 
 
@@ -138,8 +138,7 @@ def costs_text(costs: Mapping[str, float]) -> str:
     """
     shown = [f"{duration(costs['seconds'])} of actor time"] if "seconds" in costs else []
     shown += [
-        f"{format(cost, ',.0f' if cost >= 100 else '.3g')} "
-        f"{name.removeprefix('num_').replace('_', ' ')}"
+        f"{short(cost)} {name.removeprefix('num_').replace('_', ' ')}"
         for name, cost in costs.items()
         if name != "seconds" and not name.startswith(("engine_", AGAIN)) and cost
     ]

@@ -33,7 +33,9 @@ from xrec.errors import (
     BudgetError,
     ConfigError,
     GateError,
+    XRecError,
 )
+from xrec.progress import short
 from xrec.storage import TABLES, Location, Manifest, last_night, open_location, present
 from xrec.storage.location import traffic
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
@@ -67,7 +69,6 @@ def run(
             retries = getattr(config, "retry_failed", None) is not None
             if there is not None and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
-                manifest = there
             else:
                 tell(f"{step} xrec {name} {source}".rstrip())
                 started = time.monotonic()
@@ -75,14 +76,14 @@ def run(
                     config = night.within(config, name)
                 if (ray := getattr(config, "ray", None)) is not None:
                     cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
-                done = job_named(name).run(config)
-                assert done is not None  # a run has no limit
-                manifest, seconds = done, time.monotonic() - started
+                there = job_named(name).run(config)
+                assert there is not None  # a run has no limit
                 if night is not None:
-                    night.add(config, name, manifest, seconds)
-                tell(f"{step} done in {seconds:.0f} s")
+                    night.add(there.metrics)
+                tell(f"{step} done in {time.monotonic() - started:.0f} s")
             if night is not None:
-                night.check(manifest)
+                night.check(there)
+            manifest = there
     return manifest
 
 
@@ -90,34 +91,39 @@ _COSTS = (
     *("seconds", "cpu_hours", "gpu_hours", "tokens", "money"),
     *("store_requests", "bytes_read", "bytes_written"),
 )
+_Metrics = Mapping[str, Any]
 
 
 class _Night:
     """What the jobs of a night may cost, and what they did.
 
-    spend: whose budget is for all jobs, and whose prices are for those without their own. record:
-    the file of what each job cost, which earlier calls may have begun; None: of this call alone.
+    spend: whose budget is for all jobs, and whose prices are for those without their own. folder:
+    of the page, and of the record of what each job cost, which earlier calls may have begun; None:
+    there are none.
     """
 
-    def __init__(self, spend: BulkConfig, record: Location | None):
-        self._spend, self._record, self._began = spend, record, time.monotonic()
+    def __init__(self, spend: BulkConfig, folder: Location | None):
+        self._spend, self._folder, self._began = spend, folder, time.monotonic()
+        record = None if folder is None else folder / "costs.json"
         text = record.read_text() if record is not None and record.is_file() else "{}"
         self._jobs: dict[str, dict[str, float]] = json.loads(text)
+        self._at_work: tuple[JobConfig, str, float] | None = None  # and since when
 
-    @property
-    def costs(self) -> dict[str, float]:
-        """What all jobs cost; without money if there are no prices."""
-        return reduce(added, self._jobs.values(), {})
+    def costs(self, but: str = "") -> dict[str, float]:
+        """What all jobs but one cost; without money if there are no prices."""
+        return reduce(added, (each for name, each in self._jobs.items() if name != but), {})
 
     def within(self, config: JobConfig, name: str) -> JobConfig:
         """The config of a job that has what is left of the budget; raises BudgetError without."""
-        used = {**self.costs, "seconds": time.monotonic() - self._began}
+        but = name if isinstance(config, BulkConfig) else ""  # it counts its earlier starts itself
+        used = {**self.costs(but), "seconds": time.monotonic() - self._began}
         if why := used_up(self._spend.budget, used):
             raise BudgetError(
                 f"{why} before xrec {name}; what is done stays, and the same command goes on, if "
                 "it was not for seconds with a larger budget"
             )
         traffic()  # of no job
+        self._at_work = config, name, time.monotonic()
         if not isinstance(config, BulkConfig):
             return config
         left = {kind: most - used.get(kind, 0) for kind, most in self._spend.budget.items()}
@@ -137,14 +143,46 @@ class _Night:
                 "is meant, with backfill.gate.kept=null"
             )
 
-    def add(self, config: JobConfig, name: str, manifest: Manifest, seconds: float) -> None:
-        """Add a job that ended after so many seconds: by its manifest, or as it is seen here."""
-        costs = manifest.metrics.get("costs") or {**_held(config, seconds), **traffic()}
+    def add(self, metrics: _Metrics) -> None:
+        """Add the start of the job at work, which ended: by its metrics, or as it is seen here."""
+        if self._at_work is None:
+            return
+        (config, name, since), self._at_work = self._at_work, None
+        seconds = time.monotonic() - since
+        before, costs = self._jobs.get(name, {}), metrics.get("costs")
+        if costs:  # of all starts of its run
+            before = {"seconds": before.get("seconds", 0)}
+        costs = costs or {**_held(config, seconds), **traffic()}
         prices = getattr(config, "prices", None) or self._spend.prices
-        costs = {**costs, **use_of(costs, prices), "seconds": seconds}
+        costs = added(before, {**costs, **use_of(costs, prices), "seconds": seconds})
         self._jobs[name] = {each: costs[each] for each in _COSTS if each in costs}
-        if self._record is not None:
-            self._record.write_bytes(json.dumps(self._jobs, indent=1).encode())
+        self._write("costs.json", json.dumps(self._jobs, indent=1))
+
+    def report(self, metrics: _Metrics, end: str, tell: Callable[[str], None]) -> dict[str, Any]:
+        """Tell what the jobs cost, and write the page; returns the metrics with these costs too."""
+        metrics = {**metrics, "night": (total := self.costs())}
+        if not total:
+            return metrics
+        import pandas as pd  # it takes half a second
+
+        from xrec.annotate.report import HEAD
+
+        costs = pd.DataFrame({**self._jobs, "all jobs": total}).T
+        costs = costs[[each for each in _COSTS if each in total]]
+        shown: dict[str, Any] = {"float_format": short, "na_rep": "-"}
+        tell(costs.to_string(**shown))
+        page = f"{HEAD}<h2>A night: {end}</h2>{costs.to_html(**shown)}<h2>All figures</h2>"
+        page += pd.json_normalize(metrics).T.to_html(header=False, **shown)
+        if self._write("report.html", page):
+            tell(f"report: {self._folder}/report.html")
+        return metrics
+
+    def _write(self, name: str, text: str) -> bool:
+        """Write a file, unless no job has made anything; returns whether it did."""
+        if self._folder is None or not self._folder.exists():
+            return False
+        (self._folder / name).write_bytes(text.encode())
+        return True
 
 
 def _held(config: JobConfig, seconds: float) -> dict[str, float]:
@@ -178,7 +216,7 @@ def refresh(
     only recommendations and explanations are looked at, unless it is to be read `anew`. With
     `train` the graph is trained on, and an adapter on it, which writes every text again.
     `budget` and `prices` of the backfill are for all. What all cost is the metric `night` of the
-    manifest that is returned; what each did is in nights/N/costs.json.
+    manifest that is returned, or of the error; nights/N/costs.json and report.html have it by job.
 
     Raises BudgetError if it is used up; ConfigError without a section that a night needs, or if the
     project names the URI of an artifact that it makes; ArtifactNotFoundError if the project was not
@@ -192,16 +230,22 @@ def refresh(
     if not train and not anew and _is_prepared(configs, there, number):
         tell("the raw files are those of the present dataset")
         jobs = {name: present(configs[name]) for name in NIGHT_JOBS[-2:] if name in configs}
-        record = None
+        folder = None
     else:
         jobs = _next_night(configs, there, number, train)
         dataset = jobs["prepare"].artifact("dataset")
         tell(f"night: {dataset}")
-        record = open_location(dataset.removesuffix("/dataset"), jobs["prepare"].storage)
-        record = record / "costs.json"
-    night = _Night(cast(BulkConfig, jobs["backfill"]), record)
-    manifest = run(jobs, redo=True, source=source, night=night, tell=tell)
-    return manifest.model_copy(update={"metrics": {**manifest.metrics, "night": night.costs}})
+        folder = open_location(dataset.removesuffix("/dataset"), jobs["prepare"].storage)
+    night = _Night(cast(BulkConfig, jobs["backfill"]), folder)
+    try:
+        manifest = run(jobs, redo=True, source=source, night=night, tell=tell)
+    except XRecError as error:
+        night.add(error.metrics)
+        end = f"{type(error).__name__}, exit code {error.exit_code}"  # no words of the raw files
+        error.metrics = night.report(error.metrics, end, tell)
+        raise
+    metrics = night.report(manifest.metrics, f"published as version {manifest.version}", tell)
+    return manifest.model_copy(update={"metrics": metrics})
 
 
 def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int) -> bool:

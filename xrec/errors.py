@@ -28,12 +28,16 @@ A message says what is wrong, the value seen, what was expected, and what to do.
 
 import importlib.metadata
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 
 class XRecError(Exception):
     """Base of all errors that xrec expects; the CLI prints them without a traceback."""
 
     exit_code = 1  # of a command that ends with the error
+    metrics: Mapping[str, Any] = {}
+    """Of the job that ends with it, as in a manifest: its costs, what its gate saw."""
 
 
 class ConfigError(XRecError):

@@ -56,6 +56,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
+def short(number: float) -> str:
+    """A number for a reader: whole, or three digits of it."""
+    return format(number, ",.0f" if number >= 100 else ".3g")
+
+
 class Pace:
     """How long the rest of `total` takes, at the rate since the first call of `to_go`."""
 

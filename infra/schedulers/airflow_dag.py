@@ -1,8 +1,9 @@
 """Airflow: `xrec refresh` each night. Put it into the folder of DAGs; it needs `xrec` on the path.
 
 The key of a night is its date: a retry follows the job that is at work, or goes on where it failed.
-Exit codes other than 0 fail the task (docs/projects.md); after 3, which asks for a person, a retry
-does no work and ends with 3 again.
+Exit codes other than 0 fail the task (docs/projects.md), with the cause and the costs in its log.
+After 3, which asks for a person, a retry does no work and ends with 3 again. After 4 it goes on for
+budget.seconds once more: leave `retries` out where that is too late.
 """
 
 from datetime import datetime, timedelta
@@ -24,5 +25,5 @@ with DAG(
         append_env=True,
         retries=3,
         retry_delay=timedelta(minutes=10),
-        do_xcom_push=True,  # {"job": "refresh", "submission_id": ..., "state": "SUCCEEDED"}
+        do_xcom_push=True,  # {"job": "refresh", ..., "result": {"version": 12, "metrics": ...}}
     )

@@ -1,7 +1,8 @@
 """Dagster: the explanations as an asset with a partition a day, made by `xrec refresh`.
 
 The key of a night is its partition: a retry follows the job that is at work, or goes on where it
-failed. Only exit code 1 is tried again; 2 and 3 ask for a person (docs/projects.md).
+failed. Only exit code 1 is tried again; 2 and 3 ask for a person, 4 for time or money
+(docs/projects.md). What a night cost and what its gate saw are figures of the asset, by day.
 """
 
 import json
@@ -30,9 +31,11 @@ def explanations(context: AssetExecutionContext) -> MaterializeResult:
     """A night: what changed since the last one."""
     words = ["xrec", "submit", "--json", "--key", context.partition_key, *COMMAND]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise Failure(f"exit code {done.returncode}", allow_retries=done.returncode == 1)
-    return MaterializeResult(metadata=json.loads(done.stdout))
+    told, code = json.loads(done.stdout or "{}"), done.returncode
+    figures = (told.get("result") or {}).get("metrics", {})
+    if code:
+        raise Failure(f"exit code {code}", metadata=figures, allow_retries=code == 1)
+    return MaterializeResult(metadata=figures)
 
 
 nights = define_asset_job("nights", [explanations])

@@ -52,7 +52,7 @@ def test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3(three_nodes, s
     assert manifest.row_counts["users"] == 30
 
 
-def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes, submit, tmp_path):
+def test_submit_job_that_fails_exits_as_the_job_with_the_reason(three_nodes, submit, tmp_path):
     missing = tmp_path / "no-such-folder"
     source = f"source={{kind: tables, uri: {missing}}}"
     url, variables = three_nodes.dashboard_url, three_nodes.environment
@@ -61,6 +61,10 @@ def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes, submit, tmp_
     error = done.stderr[done.stderr.index("error: ") :]
     assert "ended as FAILED: " in error
     assert "exit code 1" in error
+    done = submit(url, "refresh", "--json", **variables)  # what only the job finds out
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["result"]["exit_code"]) == (2, 2, 2)
+    assert "a night needs the sections" in told["result"]["error"]
 
 
 def test_submit_with_a_key_is_done_once_and_again_if_it_failed(three_nodes, submit, tmp_path):
@@ -73,13 +77,15 @@ def test_submit_with_a_key_is_done_once_and_again_if_it_failed(three_nodes, subm
     missing = f"source={{kind: tables, uri: {tmp_path / 'nowhere'}}}"
     code, told, err = with_key(missing)
     assert (code, told["state"], "nowhere" in err) == (1, "FAILED", True), err
+    assert "nowhere" in told["result"]["error"]
     name = told["submission_id"].removesuffix("-1")
     assert re.fullmatch(r"xrec-prepare-2026-11-28T02-00-[0-9a-f]{8}", name)
     code, told, err = with_key()
-    made = {"job": "prepare", "submission_id": f"{name}-2", "state": "SUCCEEDED"}
-    assert (code, told, "xrec.data" in err or "users" in err) == (0, made, True), err
+    made = {"job": "prepare", "submission_id": f"{name}-2", "state": "SUCCEEDED", "exit_code": 0}
+    result = told["result"]
+    assert (code, told, result["artifact"]) == (0, {**made, "result": result}, "dataset"), err
     code, told, err = with_key()
-    assert (code, told, "users" in err) == (0, made, False), err
+    assert (code, told, "users" in err) == (0, {**made, "result": result}, False), err
     assert "prepare is there already, succeeded" in err
     code, _, err = with_key("splits.test=0.25")
     assert (code, "expected the same; give another key" in err) == (2, True), err
@@ -109,9 +115,24 @@ class FakeClient:
     def get_job_info(self, submission_id: str) -> Any:
         return self.jobs[0].model_copy(update=self.end)
 
+    def get_job_logs(self, submission_id: str) -> str:
+        if self.log is None:
+            raise RuntimeError("the agent of the head is gone")
+        return self.log
 
-@pytest.mark.parametrize(("status", "code"), [("SUCCEEDED", 0), ("FAILED", 3)])
-def test_submit_with_a_key_of_two_at_a_time_follows_one_job(monkeypatch, tmp_path, status, code):
+
+ENDS = [
+    ("SUCCEEDED", 0, 0, '{"artifact": "x"}\n{not JSON}\n[1]\n12\n', {"artifact": "x"}),
+    ("FAILED", 3, 3, 'a line\n{"artifact": "x"}\n{"error": "y"}', {"error": "y"}),
+    ("FAILED", -9, 1, "killed\n", None),
+    ("STOPPED", None, 1, None, None),
+]
+
+
+@pytest.mark.parametrize(("status", "driver_code", "code", "log", "result"), ENDS)
+def test_submit_with_a_key_of_two_at_a_time_follows_one_job(
+    monkeypatch, tmp_path, status, driver_code, code, log, result
+):
     client = FakeClient()
     monkeypatch.setattr("cluster.submit.JobSubmissionClient", lambda url: client)
     monkeypatch.setattr("cluster.submit.check_reachable", Mock())
@@ -119,9 +140,13 @@ def test_submit_with_a_key_of_two_at_a_time_follows_one_job(monkeypatch, tmp_pat
     told = json.loads(said(*words, "--no-follow", "--json"))
     (job,) = client.jobs
     assert told == {"job": "run", "submission_id": job.submission_id, "state": "RUNNING"}
-    assert job.entrypoint == "python -m xrec.cli run town.yaml"
-    client.end = {"status": JobStatus(status), "driver_exit_code": code}
+    assert job.entrypoint == "python -m xrec.cli run town.yaml --json"
+    client.end, client.log = {"status": JobStatus(status), "driver_exit_code": driver_code}, log
     assert xrec(*words)[:2] == (code, f"the log of {job.submission_id}\n")
+    ended, out, err = xrec(*words, "--json")
+    told = {**told, "state": status, "exit_code": code}
+    assert (ended, json.loads(out)) == (code, {**told, "result": result})
+    assert ("error: job" in err, f"the log of {job.submission_id}" in err) == (code > 0, True)
     said(*words, "workspace=s3://a/other", "--no-follow")  # has a job of its own for the key
     assert len(client.jobs) == 2
 

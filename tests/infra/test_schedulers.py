@@ -21,7 +21,8 @@ from tests.infra.manifests import ROOT
 from tests.project_file import write_yaml
 
 SCHEDULERS, NIGHT, PROJECT = ROOT / "infra" / "schedulers", "2026-11-28", "/etc/xrec/shop.yaml"
-TOLD = '{"job": "refresh", "submission_id": "xrec-refresh-1", "state": "SUCCEEDED"}'
+FIGURES = {"num_carried": 940, "night.money": 2.5}
+TOLD = json.dumps({"state": "SUCCEEDED", "exit_code": 0, "result": {"metrics": FIGURES}})
 
 
 @pytest.fixture
@@ -32,7 +33,8 @@ def check_words(tmp_path, monkeypatch):
     program.write_text(f"#!/bin/sh\n{words}\necho '{TOLD}'\nexit ${{XREC_STUB_CODE:-0}}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    server = Mock(url="http://HEAD:8265")
+    ended = {"follow.return_value.status": "SUCCEEDED", "result.return_value": {}}
+    server = Mock(url="http://HEAD:8265", **ended)
     server.submit_once.return_value = ("xrec-refresh-1", None)
     monkeypatch.setattr("cluster.submit.JobServer", lambda address: server)
     backfill = {"pairs": {"kind": "split"}, "llm": {"model": "a/b"}}
@@ -69,18 +71,18 @@ def test_airflow_calls_refresh_with_the_date_as_key(check_words, monkeypatch):
 
 def test_dagster_makes_an_asset_and_tries_again_what_may_succeed(check_words, monkeypatch):
     class Failure(Exception):  # noqa: N818  its name
-        def __init__(self, description: str, *, allow_retries: bool):
+        def __init__(self, description: str, *, metadata: Any, allow_retries: bool):
             super().__init__(description)
-            self.allow_retries = allow_retries
+            self.metadata, self.allow_retries = metadata, allow_retries
 
     stub: Any = MagicMock(Failure=Failure, MaterializeResult=dict)
     stub.asset = lambda **_: lambda function: function
     monkeypatch.setitem(sys.modules, "dagster", stub)
     night = runpy.run_path(str(SCHEDULERS / "dagster_asset.py"))["explanations"]
-    assert night(Mock(partition_key=NIGHT)) == {"metadata": json.loads(TOLD)}
+    assert night(Mock(partition_key=NIGHT)) == {"metadata": FIGURES}
     check_words(NIGHT)
-    for code in (1, 2, 3):
+    for code in (1, 2, 3, 4):
         monkeypatch.setenv("XREC_STUB_CODE", str(code))
         with pytest.raises(Failure, match=f"exit code {code}") as failed:
             night(Mock(partition_key=NIGHT))
-        assert failed.value.allow_retries == (code == 1)
+        assert (failed.value.allow_retries, failed.value.metadata) == (code == 1, FIGURES)

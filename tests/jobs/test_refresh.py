@@ -1,7 +1,7 @@
 """Nights on a small town: what is taken over, what is written again and why; kills; bad input."""
 
 import json
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,11 @@ class Town:
         manifest = jobs.project_run.refresh(configs, train=train, tell=lines.append)
         return manifest, [line for line in lines if "done in" not in line]
 
+    def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """What each job of a night cost, and all of them."""
+        of = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
+        return of, {n: sum(job.get(n, 0) for job in of.values()) for n in {*chain(*of.values())}}
+
     def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
         rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
         return {(row["user_id"], row["item_id"]): row for row in rows}
@@ -230,11 +235,28 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     write_day(town.folder / "raw", (), 78, 7)
     a_second = "backfill.prices={cpu_hour: 3600}"
     for over in ("seconds=0.02", "money=0.001"):  # the second time by what the first one did
-        with pytest.raises(BudgetError, match=r"is used up .* before xrec pretrain-graph"):
+        with pytest.raises(BudgetError, match=r"is used up .* before xrec pretrain-graph") as ended:
             town.refresh(a_second, f"backfill.budget.{over}")
-    with pytest.raises(GateError, match="NO coverage"):
+    assert ended.value.metrics["night"] == town.costs(1)[0]["prepare"]
+    with pytest.raises(GateError, match="NO coverage") as stopped:
         town.refresh(*words, train=True)
     assert town.texts() == first
+    (by_job, costs), told = town.costs(1), stopped.value.metrics
+    assert [*by_job] == ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
+    assert told["night"] == pytest.approx(costs)
+    assert (told["gate"]["passed"], by_job["backfill"]["tokens"] > 0) == (False, True)
+    page = (town.workspace / "nights/1/report.html").read_text()
+    shown = ["GateError, exit code 3", "gate.figures.coverage"]
+    assert [each for each in (*by_job, *costs, *shown) if each not in page] == []
+
+    # Once more: seconds are added, and what the run cost counts once, in the night's budget too.
+    words += (f"backfill.budget.tokens={costs['tokens']:.0f}",)
+    code, out, err = xrec("refresh", town.path, *words, "--train", "--json")
+    told, again = json.loads(out), town.costs(1)[0]
+    assert (code, told["exit_code"], "all jobs" in err) == (3, 3, True), err
+    assert told["metrics"]["night.tokens"] == by_job["backfill"]["tokens"]
+    assert again["backfill"]["seconds"] > by_job["backfill"]["seconds"]
+    assert again["train-adapter"] == by_job["train-adapter"]
     code, out, err = xrec("publish", town.path, "--look")
     assert (code, "pairs differ" in out) == (0, True), err
     code, out, err = xrec("publish", town.path, "--force", "it is a toy", "--json")
@@ -253,13 +275,14 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     manifest, _ = town.refresh(a_second)
     assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/1/adapter"
     assert manifest.metrics["num_carried"] > 0
-    jobs_of_night = json.loads((town.workspace / "nights/2/costs.json").read_text())
-    assert [*jobs_of_night] == ["prepare", "pretrain-graph", "recommend", "backfill"]
-    night, by_job = manifest.metrics["night"], jobs_of_night.values()
-    assert all(night[name] == pytest.approx(sum(e[name] for e in by_job)) for name in night)
+    night, (by_job, costs) = manifest.metrics["night"], town.costs(2)
+    assert [*by_job] == ["prepare", "pretrain-graph", "recommend", "backfill"]
+    assert night == pytest.approx(costs)
     assert night["money"] == pytest.approx(3600 * night["cpu_hours"])
-    assert min(each["bytes_written"] for each in by_job) > 0
-    assert jobs_of_night["backfill"]["tokens"] > 0
+    assert min(each["bytes_written"] for each in by_job.values()) > 0
+    assert by_job["backfill"]["tokens"] > 0
+    page = (town.workspace / "nights/2/report.html").read_text()
+    assert f"published as version {manifest.version}" in page
 
 
 def test_a_night_that_cannot_be_is_refused(tmp_path):

@@ -16,7 +16,7 @@ from xrec.annotate.read import Versions, count_explained
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord, learn_from_store
 from xrec.bulk import BulkRun, ChunkTask, Summary, complete
-from xrec.bulk.driver import Spent, spent_of, use_of
+from xrec.bulk.driver import Spent, costs_told, spent_of, use_of
 from xrec.bulk.runs.result import added
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
@@ -73,7 +73,8 @@ def run_annotate(
         run, make = plan_stage(config, spec, record, files, stage, items_version)
         before = [each.metrics["costs"] for each in done.values()]
         spent = spent_of(config.budget, config.prices, since, *before)
-        manifest = _complete_stage(config, spec, stage, run, make, left, spent)
+        with costs_told(run, *before):
+            manifest = _complete_stage(config, spec, stage, run, make, left, spent)
         if manifest is None:
             return None
         done[stage] = manifest

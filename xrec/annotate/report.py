@@ -31,9 +31,9 @@ _MOST_WITHOUT_PRAISE = 0.75
 _NUM_EXAMPLES = 20
 _VERBATIM_WORDS = 8
 _SHOWN_REVIEWS, _SHOWN_LETTERS = 3, 600
-_HEAD = (
+HEAD = (
     "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    "<title>Annotations</title><style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui;"
+    "<title>xrec</title><style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui;"
     "max-width:72rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;display:block;"
     "overflow-x:auto}td,th{padding:.3rem .8rem .3rem 0;text-align:left;vertical-align:top;"
     "border-bottom:1px solid #8885}td{min-width:5rem}td:last-child{min-width:15rem}</style>"
@@ -186,7 +186,7 @@ def _page(
     """The report as an HTML page without other files."""
     whole = ("display.max_colwidth", None)  # pandas would cut the texts
     with pd.option_context(*whole, "display.html.border", 0):
-        page = f"{_HEAD}<h2>{heading}</h2>{pd.Series(summary).to_frame('').to_html(header=False)}"
+        page = f"{HEAD}<h2>{heading}</h2>{pd.Series(summary).to_frame('').to_html(header=False)}"
         for title, rows in tables.items():
             page += f"<h2>{title}</h2>{pd.DataFrame(rows).to_html(index=False)}"
     return page

@@ -15,7 +15,7 @@ from xrec.backfill.gate import Gate
 from xrec.backfill.plan import retry_reasons
 from xrec.backfill.task import LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
-from xrec.bulk.driver import check_failed_share, spent_of, use_of
+from xrec.bulk.driver import check_failed_share, costs_told, spent_of, use_of
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
 from xrec.bulk.runs.progress import now
@@ -97,11 +97,11 @@ def finish(config: BackfillConfig, run: BulkRun, force: str = "") -> Manifest | 
     texts are not good enough.
     """
     gate = Gate(config, run, force)
-    if config.gate is None and not force:
-        check_failed_share(run, Survey(run).summary, config.max_failed_share)
-    manifest = publish(
-        run, KIND, describe(config, run, gate), republish=bool(force), check=gate.check
-    )
+    with costs_told(run):
+        if config.gate is None and not force:
+            check_failed_share(run, Survey(run).summary, config.max_failed_share)
+        shown = describe(config, run, gate)
+        manifest = publish(run, KIND, shown, republish=bool(force), check=gate.check)
     return None if manifest is None else _after_publishing(config, run, manifest)
 
 

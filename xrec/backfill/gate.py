@@ -103,12 +103,14 @@ class Gate:
         if not passed and not self._force:
             shown = "\n".join(f"  {each}" for each in figures)
             failed = [f"{n} {name}" for name, n in Survey(self._run).summary.failed.items()]
-            raise GateError(
+            refused = GateError(
                 f"{self._run.output}: the run is done and stays a candidate, since its gate does "
                 f"not let it through:\n{shown}\nwithout a text: {', '.join(failed) or 'none'}\n"
                 "look at it (xrec publish CONFIG --look); then correct the cause, give other "
                 "bounds (gate.NAME), or publish it nevertheless (xrec publish CONFIG --force WHY)"
             )
+            refused.metrics = self.metrics
+            raise refused
 
 
 def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:

@@ -6,21 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from xrec.backfill.own import LEAST_ROWS
 from xrec.config.backfill import BackfillConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.storage import Location, location_of
-from xrec.text import (
-    Asker,
-    Prompt,
-    ReplyStore,
-    ScoreReply,
-    endpoint_key,
-    load_language_model,
-)
+from xrec.text import Asker, Prompt, ReplyStore, ScoreReply, endpoint_key, load_language_model
 from xrec.text.model import model_identity
 from xrec.text.prompt_file import PromptFile
 
@@ -49,11 +41,7 @@ def judged(config: BackfillConfig, new: Rows, old: Rows, replies: Location) -> f
         return None
     key = endpoint_key(model, os.environ) if isinstance(model, EndpointModelConfig) else None
     loaded = load_language_model(
-        model,
-        llm=config.llm,
-        storage=config.storage,
-        device=config.actors.device,
-        key=key,
+        model, llm=config.llm, storage=config.storage, device=config.actors.device, key=key
     )
     identity = model_identity(model, config.llm, config.storage)
     asker = Asker(loaded, model.sampling, ReplyStore(replies), identity=identity)
@@ -71,14 +59,11 @@ def judged(config: BackfillConfig, new: Rows, old: Rows, replies: Location) -> f
 def _prompt(dataset: Dataset, pair: tuple[str, str], said: Mapping[str, Any]) -> Prompt[ScoreReply]:
     """The question about the text `said` (schema GENERATED) of a pair of user and item."""
     user, item = dataset.user_ids.find(pair[0]), dataset.item_ids.find(pair[1])
+    of_items = dataset.items.select(["title", "profile"]).columns
     known = {
         "user": "" if user is None else dataset.users["profile"][user].as_py(),
-        "item": ["", ""] if item is None else _texts(dataset.items, item),
+        "item": ["" if item is None else column[item].as_py() for column in of_items],
         "reviews of the item": [(each["aspect"], each["opinion"]) for each in said["aspects"]],
     }
     asked = PromptFile("judged", _QUESTION, {})
     return Prompt(asked.messages({**known, "text": said["explanation"]}, None, {}), ScoreReply)
-
-
-def _texts(items: pa.Table, row: int) -> list[str]:
-    return [items[name][row].as_py() for name in ("title", "profile")]

@@ -3,7 +3,8 @@
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from xrec.bulk.runs.result import BrokenResultError, Summary, added, bare
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.worker import WorkerSettings
-from xrec.errors import BudgetError, GateError
+from xrec.errors import BudgetError, ClusterError, GateError
 from xrec.storage import Kind, Manifest
 from xrec.storage.location import traffic
 from xrec.storage.process import this_process
@@ -167,15 +168,27 @@ def complete(
     """
 
     def once() -> Manifest | None:
-        if not drive(run, pool, make_task, **options).is_done:
-            return None
-        return publish(run, kind, describe, republish=republish, check=check)
+        with costs_told(run):
+            if not drive(run, pool, make_task, **options).is_done:
+                return None
+            return publish(run, kind, describe, republish=republish, check=check)
 
     try:
         return once()
     except BrokenResultError as error:
         logger.warning("%s", str(error))  # a log that keeps the error would keep processes
     return once()
+
+
+@contextmanager
+def costs_told(run: BulkRun, *before: Amounts) -> Iterator[None]:
+    """Let what ends a run say what its starts and those `before` cost, as a manifest would."""
+    try:
+        yield
+    except (BudgetError, ClusterError, GateError) as error:
+        summary = Survey(run).summary + costs_of_starts(run.folder)
+        error.metrics = {**error.metrics, "costs": reduce(added, before, summary.costs)}
+        raise
 
 
 def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = None) -> bool:

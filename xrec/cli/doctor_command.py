@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from xrec.cli.printing import text_table
-from xrec.cli.reporting import FAILED, reporting
+from xrec.cli.reporting import FAILED
 from xrec.errors import ClusterError, install_command, packages_of
 from xrec.version import __version__
 
@@ -38,7 +38,6 @@ _LEAST_GIB = 8  # of memory, and of disk for models and mapped files
 Line = tuple[str, str, str]  # part, state, and what is there or what to do
 
 
-@reporting
 def doctor(
     install_models: Annotated[
         bool,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from xrec.cli.printing import text_table
-from xrec.cli.reporting import reporting
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ Example:
 """
 
 
-@reporting
 def init(
     directory: Annotated[
         str, typer.Argument(metavar="DIR", help="Folder of the project file; made if needed.")

@@ -9,13 +9,14 @@ import typer
 
 from jobs.catalogue import SERVE, Job
 from xrec.cli.printing import show_config, summary
-from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option
 from xrec.errors import ArtifactNotFoundError, DataError, StorageError
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
     from xrec.config.shared import JobConfig
 
+_SERVING = "serving at {0} (the page; API: {0}/openapi.json; Ctrl-C ends it)"
 # Ray reads these when it is imported: lines of replicas appear here as they were written.
 _PLAIN_LINES = {"RAY_DISABLE_WORKER_LOG_PREFIX": "1", "RAY_DEDUP_LOGS": "0"}
 
@@ -26,7 +27,6 @@ def add_job_command(app: typer.Typer, job: Job) -> None:
 
 
 def _job_command(job: Job) -> Callable[..., None]:
-    @reporting
     def run(
         config_path: ConfigPath,
         overrides: Overrides = None,
@@ -68,7 +68,6 @@ def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
         yield f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"
 
 
-@reporting
 def _serve(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -93,8 +92,4 @@ def _serve(
         typer.echo(f"{write_deployment.name}: serve deploy {write_deployment.name}")
     else:
         os.environ.update(_PLAIN_LINES)
-        SERVE.module().run(load(), load, _tell)
-
-
-def _tell(address: str) -> None:
-    typer.echo(f"serving at {address} (the page; API: {address}/openapi.json; Ctrl-C ends it)")
+        SERVE.module().run(load(), load, lambda at: typer.echo(_SERVING.format(at)))

@@ -31,15 +31,9 @@ def show_config(config: "Config | Mapping[str, Config]") -> None:
 def summary(manifest: "Manifest", uri: str, *, as_json: bool = False) -> str:
     """The artifact's URI, row counts and scalar metrics; curves and tables stay in its manifest."""
     if as_json:
-        return json.dumps(
-            {
-                "artifact": manifest.kind,
-                "uri": uri,
-                "fingerprint": manifest.fingerprint,
-                "rows": manifest.row_counts,
-                "metrics": dict(scalars(manifest.metrics)),
-            }
-        )
+        told = {"artifact": manifest.kind, "uri": uri, "version": manifest.version}
+        more = {"fingerprint": manifest.fingerprint, "rows": manifest.row_counts}
+        return json.dumps({**told, **more, "metrics": dict(scalars(manifest.metrics))})
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest.row_counts.items())
     return "\n".join(
         [

@@ -6,6 +6,7 @@ as Ctrl-C does, so a job that is stopped ends in order.
 
 import functools
 import inspect
+import json
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
+from xrec.cli.printing import scalars
 from xrec.errors import XRecError
 
 FAILED = 1
@@ -30,8 +32,9 @@ ConfigPath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[section.key=value ...]",
-        help="Values that replace the file's, for example training.num_epochs=3.",
+        metavar="[key=value ...]",
+        help="Values that replace the file's: workspace=DIR, a job's training.num_epochs=3, a "
+        "project's train-adapter.training.num_epochs=3.",
     ),
 ]
 DryRun = Annotated[
@@ -62,9 +65,15 @@ def keys_option(job: str) -> Any:
     )
 
 
+class _Program(typer.Typer):
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        add = super().command(*arguments, **options)
+        return lambda work: add(_reporting(work))
+
+
 def new_app(*, no_args_is_help: bool = False) -> typer.Typer:
-    """An empty program, without shell completion and coloured tracebacks."""
-    return typer.Typer(
+    """An empty program, whose commands print errors and end by their exit codes."""
+    return _Program(
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -81,12 +90,12 @@ _DEBUG = inspect.Parameter(
 )
 
 
-def reporting(work: Callable[..., None]) -> Callable[..., None]:
+def _reporting(work: Callable[..., None]) -> Callable[..., None]:
     """Return `work` as a command, which has the option `--debug` too."""
 
     @functools.wraps(work)
     def command(*arguments: Any, debug: bool = False, **options: Any) -> None:
-        with _exit_codes(debug):
+        with _exit_codes(debug, bool(options.get("as_json"))):
             work(*arguments, **options)
 
     signature = inspect.signature(work)
@@ -96,12 +105,12 @@ def reporting(work: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def _exit_codes(debug: bool) -> Iterator[None]:
+def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
     """Turn the errors of the `with` body into messages and exit codes, and show log lines.
 
     Of an expected error (XRecError) the message is printed on standard error, with `debug` also the
-    traceback. An unexpected one is a bug: it passes through, and Python prints its traceback and
-    exits with 1.
+    traceback, and with `as_json` a result on standard output. An unexpected one is a bug: it passes
+    through, and Python prints its traceback and exits with 1.
     """
     _configure_logging(debug)
     try:
@@ -112,6 +121,9 @@ def _exit_codes(debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
+        if as_json:
+            told = {"error": str(error), "exit_code": error.exit_code}
+            typer.echo(json.dumps({**told, "metrics": dict(scalars(error.metrics))}))
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted", err=True)

@@ -13,7 +13,7 @@ import yaml
 from jobs.catalogue import chosen_configs
 from xrec.cli import doctor_command
 from xrec.cli.printing import scalars, show_config, summary, text_table
-from xrec.cli.reporting import AsJson, ConfigPath, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, Overrides
 
 if TYPE_CHECKING:
     from jobs.status import ArtifactStatus
@@ -50,8 +50,8 @@ refresh that was interrupted goes on when it is started again; one without new f
 
 \b
 In:   CONFIG, with the sections prepare, pretrain-graph and backfill; overrides as for xrec run
-Out:  <workspace>/nights/N; a new version of the explanations; how many were taken over, and why the
-      others were not
+Out:  <workspace>/nights/N; a new version of the explanations; how many were taken over, why the
+      others were not, and what it cost, also if it is not published
 
 \b
 Example:
@@ -82,16 +82,8 @@ _FIGURES: Mapping[str, tuple[str, ...]] = {
     "adapter": ("validation_loss",),
     "evaluation": ("personalization_gain", "aspect_accuracy"),
 }
-_MOST_COUNTS = 2
 
 
-ProjectOverrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[key=value ...]",
-        help="Values that replace the file's: workspace=DIR, train-adapter.training.num_epochs=3.",
-    ),
-]
 First = Annotated[
     str | None,
     typer.Option("--from", metavar="JOB", help="Start with this job; earlier ones are not run."),
@@ -106,15 +98,13 @@ Redo = Annotated[
 ]
 
 Train = Annotated[
-    bool,
-    typer.Option("--train", help="Train on the graph, and an adapter anew: all texts change."),
+    bool, typer.Option("--train", help="Train on the graph, and an adapter anew: all texts change.")
 ]
 
 
-@reporting
 def run(
     config_path: ConfigPath,
-    overrides: ProjectOverrides = None,
+    overrides: Overrides = None,
     first: First = None,
     last: Last = None,
     redo: Redo = False,
@@ -146,12 +136,11 @@ Example:
 """
 
 
-@reporting
 def demo(
     folder: Annotated[
         str, typer.Argument(metavar="[FOLDER]", help="Folder of all that is made.")
     ] = "xrec-demo",
-    overrides: ProjectOverrides = None,
+    overrides: Overrides = None,
 ) -> None:
     from xrec.config.project import read_project
 
@@ -182,10 +171,9 @@ def _run(
     typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
 
 
-@reporting
 def refresh(
     config_path: ConfigPath,
-    overrides: ProjectOverrides = None,
+    overrides: Overrides = None,
     train: Train = False,
     as_json: AsJson = False,
 ) -> None:
@@ -210,8 +198,7 @@ def _show_explanations(config: "JobConfig") -> None:
         typer.echo(f"{row['user_id']}, {row['item_id']}: {row['explanation']}")
 
 
-@reporting
-def status(config_path: ConfigPath, overrides: ProjectOverrides = None) -> None:
+def status(config_path: ConfigPath, overrides: Overrides = None) -> None:
     from jobs.status import project_status
     from xrec.config.project import read_project
 
@@ -236,5 +223,5 @@ def _row(artifact: "ArtifactStatus") -> tuple[str, ...]:
         for name in _FIGURES.get(artifact.kind, ())
         if isinstance(metrics.get(name), int | float)
     ]
-    shown = "; ".join(filter(None, (", ".join(counts[:_MOST_COUNTS]), ", ".join(figures))))
+    shown = "; ".join(filter(None, (", ".join(counts[:2]), ", ".join(figures))))
     return (artifact.kind, artifact.state, made, size, shown or "-")

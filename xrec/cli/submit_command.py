@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.catalogue import COMPARE, chosen_configs, job_named
-from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
+from jobs.catalogue import COMPARE, SERVE, chosen_configs, job_named
+from xrec.cli.reporting import FAILED, AsJson, ConfigPath, Overrides
 from xrec.cli.run_command import First, Last, Redo, Train
 from xrec.cli.texts_command import Later, Retention, Users
-from xrec.errors import ClusterError, ConfigError
+from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ray.job_submission import JobDetails
 
     from cluster.submit import JobServer
     from xrec.config.shared import JobConfig
@@ -31,7 +33,7 @@ RAY_AUTH_TOKEN_PATH; see docs/.
 In:   JOB, run, refresh or forget; CONFIG; the cluster's --address, http://host:8265; without it
       this machine's
 Out:  the job's log on standard output, with --json on standard error, and how it ended as one line
-      of JSON; the exit code of the job
+      of JSON with the job's own result; the exit code of the job
 
 \b
 Example:
@@ -46,7 +48,6 @@ _JOB_OF = {"--from": "run", "--until": "run", "--redo": "run", "--train": "refre
 _JOB_OF |= {"--users": "forget", "--retention": "forget", "--later": "forget"}
 
 
-@reporting
 def submit(
     job_name: Annotated[
         str, typer.Argument(metavar="JOB", help="The job's name, run, refresh, or forget.")
@@ -88,7 +89,8 @@ def submit(
     logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets the level of all lines
     server = JobServer(address)
     words = ("lab", job_name) if job_name == COMPARE.name else (job_name,)
-    command = [*words, Path(config_path).name, *given, *options]
+    json_too = ["--json"] if as_json and job_name != SERVE.name else []
+    command = [*words, Path(config_path).name, *given, *options, *json_too]
     sent, status = (Path(config_path), command, packages), None
     if key:
         name = job_id(job_name, configs[0].workspace, key)
@@ -97,17 +99,18 @@ def submit(
         submission_id = server.submit(*sent)
     said = f"is there already, {status.lower()}:" if status else "submitted as"
     typer.echo(f"{job_name} {said} {submission_id}", err=True)
-    result = {"job": job_name, "submission_id": submission_id, "state": status or "PENDING"}
-    try:
-        if follow and status != "SUCCEEDED":
-            _follow(submission_id, server, to_stderr=as_json)
-            result["state"] = "SUCCEEDED"
-    except ClusterError:
-        result["state"] = "FAILED"
-        raise
-    finally:
-        if as_json:
-            typer.echo(json.dumps(result))
+    code, told = 0, {"job": job_name, "submission_id": submission_id, "state": status or "PENDING"}
+    if follow and status != "SUCCEEDED":
+        end = _follow(submission_id, server, to_stderr=as_json)
+        told["state"] = end.status
+        if end.status != "SUCCEEDED":
+            code = max(end.driver_exit_code or FAILED, FAILED)  # below 0 it is a signal
+            message = (end.message or "no message").split(", last available logs")[0]
+            typer.echo(f"error: job {submission_id} ended as {end.status}: {message}", err=True)
+    if as_json:
+        ended = {"exit_code": code, "result": server.result(submission_id)} if follow else {}
+        typer.echo(json.dumps({**told, **ended}))
+    raise typer.Exit(code)
 
 
 def _configs(
@@ -132,9 +135,9 @@ def _check(name: str, overrides: list[str], run_options: list[str]) -> None:
         )
 
 
-def _follow(submission_id: str, server: "JobServer", *, to_stderr: bool) -> None:
+def _follow(submission_id: str, server: "JobServer", *, to_stderr: bool) -> "JobDetails":
     try:
-        server.follow(submission_id, lambda text: typer.echo(text, nl=False, err=to_stderr))
+        return server.follow(submission_id, lambda text: typer.echo(text, nl=False, err=to_stderr))
     except KeyboardInterrupt:
         end = f"{submission_id} --address {server.url}"
         typer.echo(

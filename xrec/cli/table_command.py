@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xrec.cli.reporting import FAILED, new_app, reporting
+from xrec.cli.reporting import FAILED, new_app
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -156,7 +156,6 @@ def _storage(keys: list[str] | None) -> "StorageConfig":
 
 
 @app.command("status", help=STATUS_HELP)
-@reporting
 def status(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     import yaml
 
@@ -167,7 +166,6 @@ def status(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
 
 
 @app.command("check", help=CHECK_HELP)
-@reporting
 def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     from xrec.bulk import check_output
 
@@ -181,7 +179,6 @@ def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
 
 
 @app.command("rollback", help=ROLLBACK_HELP)
-@reporting
 def rollback(
     uri: OutputUri,
     version: Annotated[int, typer.Option("--version", help="The version to go back to.")],
@@ -194,7 +191,6 @@ def rollback(
 
 
 @app.command("empty", help=EMPTY_HELP)
-@reporting
 def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     from xrec.bulk import empty as make_empty
 
@@ -203,7 +199,6 @@ def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
 
 
 @app.command("history", help=HISTORY_HELP)
-@reporting
 def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     from xrec.bulk.status import history_of
     from xrec.cli.printing import text_table
@@ -213,7 +208,6 @@ def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
 
 
 @app.command("diff", help=DIFF_HELP)
-@reporting
 def diff(
     uri: OutputUri,
     old: Annotated[int, typer.Argument(metavar="OLD", help="A version.")],
@@ -227,7 +221,6 @@ def diff(
 
 
 @app.command("feedback", help=FEEDBACK_HELP)
-@reporting
 def feedback(uri: OutputUri, storage_keys: StorageKeys = None, by: _By = "model") -> None:
     from xrec.cli.printing import text_table
     from xrec.serve.feedback import rates
@@ -237,7 +230,6 @@ def feedback(uri: OutputUri, storage_keys: StorageKeys = None, by: _By = "model"
 
 
 @app.command("takedown", help=TAKEDOWN_HELP)
-@reporting
 def takedown(
     uri: OutputUri,
     storage_keys: StorageKeys = None,
@@ -285,7 +277,6 @@ def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
         yield f"{number}  {entry.at}  {what}{more}{state}: {entry.reason}"
 
 
-@reporting
 def export(
     uri: OutputUri,
     to: Annotated[str, typer.Option(metavar="URI", help="Folder of the files, of their own.")],

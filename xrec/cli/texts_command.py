@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xrec.cli.printing import summary
-from xrec.cli.reporting import AsJson, ConfigPath, Overrides, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, Overrides
 from xrec.errors import ConfigError, StorageNotFoundError
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ Example:
 """
 
 
-@reporting
 def explain(
     config_path: ConfigPath,
     user_id: Annotated[str, typer.Option("--user", metavar="ID", help="As in the dataset.")],
@@ -85,7 +84,6 @@ def explain(
     typer.echo("\n".join(jobs.explain.run(config, user_id, item_id)))
 
 
-@reporting
 def audit(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -100,7 +98,6 @@ def audit(
         typer.echo(line)
 
 
-@reporting
 def publish(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -131,7 +128,6 @@ Later = Annotated[
 ]
 
 
-@reporting
 def forget(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -139,6 +135,7 @@ def forget(
     user: Annotated[list[str] | None, typer.Option("--user", metavar="ID", help="One.")] = None,
     retention: Retention = 168,
     is_later: Later = False,
+    as_json: AsJson = False,
 ) -> None:
     from jobs.forget import forget as forget_people
     from xrec.config.project import read_project
@@ -161,7 +158,7 @@ def forget(
         later=is_later,
         tell=lambda line: typer.echo(line, err=True),
     )
-    typer.echo(json.dumps(report, indent=2))
+    typer.echo(json.dumps(report, indent=None if as_json else 2))
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":

@@ -45,12 +45,7 @@ def write_evaluation(
     texts = {
         "metrics.json": json.dumps(flat, indent=2, allow_nan=False) + "\n",
         REPORT: render_report(
-            pairs,
-            metrics,
-            coverage=coverage,
-            sources=sources,
-            config=config,
-            about=about,
+            pairs, metrics, coverage=coverage, sources=sources, config=config, about=about
         ),
     }
     table = scored_pairs_table(pairs)

@@ -70,12 +70,7 @@ def spectral_embeddings(
 
 
 def truncated_svd(
-    adjacency: Tensor,
-    num_users: int,
-    rank: int,
-    *,
-    seed: int,
-    partition: Partition,
+    adjacency: Tensor, num_users: int, rank: int, *, seed: int, partition: Partition
 ) -> tuple[Tensor, Tensor]:
     """Return this worker's rows of [U; V] (n, rank) and S (rank,), float32, of P ~ U S V^T.
 
@@ -106,12 +101,7 @@ def truncated_svd(
 
 
 def truncated_eigenvectors(
-    adjacency: Tensor,
-    num_users: int,
-    rank: int,
-    *,
-    seed: int,
-    partition: Partition,
+    adjacency: Tensor, num_users: int, rank: int, *, seed: int, partition: Partition
 ) -> tuple[Tensor, Tensor]:
     """Return this worker's rows of Q (n, rank) and L (rank,), float32, of A ~ Q L Q^T.
 

@@ -82,8 +82,11 @@ def test_limit_ends_a_run(runs):
 
 @pytest.mark.usefixtures("actors_here")
 def test_budget_of_tokens_ends_a_run_which_goes_on_with_more(runs):
-    with pytest.raises(BudgetError, match=r"budget\.tokens = 1 is used up .* of 12 rows are done"):
+    with pytest.raises(
+        BudgetError, match=r"budget\.tokens = 1 is used up .* of 12 rows are done"
+    ) as it:
         runs.run(*GOOD, budget={"tokens": 1})
+    assert it.value.metrics["costs"]["num_generated_tokens"] > 0
     assert 1 <= len(runs.calls()) < len(GOOD)
     budget = {"tokens": 1e6, "seconds": 3600, "gpu_hours": 1, "money": 1e6}
     manifest = runs.run(*GOOD, budget=budget, prices={"million_reply_tokens": 1e6})

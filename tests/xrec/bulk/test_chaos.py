@@ -79,9 +79,9 @@ def test_50000_pairs_in_chaos_on_three_nodes_are_there_once(s3, tmp_path):
 
 @pytest.fixture
 def disk_on_ray(tmp_path):
-    """A setting of 2,000 rows in 100 chunks of half a second, on a disk."""
+    """A setting of 2,000 rows in 100 chunks of half a second, or so many, on a disk."""
     place = Place(str(tmp_path / "out"), StorageConfig())
-    return lambda cluster: Setting(place, tmp_path, 400, 20, 0.5, cluster.address, max_actors=6)
+    return lambda ray, pace=0.5: Setting(place, tmp_path, 400, 20, pace, ray.address, max_actors=6)
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
@@ -134,7 +134,7 @@ def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray):
 @pytest.mark.slow
 def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
     with local_cluster(num_workers=1, cpus_per_node=1) as cluster:
-        setting = disk_on_ray(cluster)
+        setting = disk_on_ray(cluster, pace=2)  # a node may take a minute to be there
         toy = setting.open("main")
         toy.heal()
         with closing(Chaos(setting, 0, cluster)) as chaos:
@@ -147,7 +147,7 @@ def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
                 assert workers_on(cluster.nodes[1])
                 cluster.nodes[1].kill()
                 assert num_done(toy) < 80
-                wait_until(lambda: driver.process.exitcode is not None)
+                wait_until(lambda: driver.process.exitcode is not None, 300)
                 assert driver.process.exitcode == 0, chaos.log(driver)
             finally:
                 stop_nodes(cluster.nodes[2:])

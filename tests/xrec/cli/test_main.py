@@ -164,6 +164,7 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_pa
     assert json.loads(said("prepare", config_path, "--json")) == {
         "artifact": "dataset",
         "uri": f"{config_path.parent / 'workspace'}/dataset",
+        "version": None,
         "fingerprint": make_manifest("dataset", **values).fingerprint,
         "rows": {"users": 1200},
         "metrics": {"test.recall": 0.123456},
@@ -180,11 +181,15 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_pa
 )
 @pytest.mark.parametrize("debug", [False, True])
 def test_job_that_ends_early_says_why(config_path, monkeypatch, error, expected, said, debug):
+    error.metrics = {"gate": {"figures": {"plain": 0.9, "judged": None}}}
     _prepare_does(monkeypatch, Mock(side_effect=error))
     code, out, err = xrec("prepare", config_path, *(["--debug"] if debug else []))
     assert (code, out) == (expected, "")
     assert err.splitlines()[-1] == said
     assert ("Traceback" in err) is (debug and expected != 130)
+    code, out, _ = xrec("prepare", config_path, "--json")
+    told = {"error": str(error), "exit_code": expected, "metrics": {"gate.figures.plain": 0.9}}
+    assert (code, out and json.loads(out)) == (expected, told if expected < 130 else "")
 
 
 def test_job_that_gets_sigterm_ends_as_if_interrupted(config_path, monkeypatch):

@@ -236,11 +236,7 @@ def map_in_processes(
     with _ray_data(), _own_errors():
         items_data = ray.data.from_items(rows, override_num_blocks=len(rows))
         done = items_data.map(
-            DoItem,
-            fn_constructor_args=(packed, marks),
-            compute=pool,
-            num_cpus=cpus,
-            num_gpus=gpus,
+            DoItem, fn_constructor_args=(packed, marks), compute=pool, num_cpus=cpus, num_gpus=gpus
         )
         for row in _rows(done):
             yield row["place"], cloudpickle.loads(row["made"])

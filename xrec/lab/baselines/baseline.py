@@ -44,12 +44,7 @@ class Recipe:
 RECIPES: Mapping[BaselineKind, Recipe] = {
     "peter": Recipe("SGD", 1.0, learning_rate_decay=0.25),
     "lora": Recipe(
-        "AdamW",
-        2e-4,
-        warmup_share=0.05,
-        batch_size=16,
-        micro_batch_size=8,
-        sizes={"rank": 8},
+        "AdamW", 2e-4, warmup_share=0.05, batch_size=16, micro_batch_size=8, sizes={"rank": 8}
     ),
 }
 

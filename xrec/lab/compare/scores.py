@@ -22,12 +22,7 @@ from xrec.lab.compare.figures import Run
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.judge import JudgeAccess
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.measures import (
-    load_measures,
-    metrics_identity,
-    of_corpus,
-    score_table,
-)
+from xrec.lab.measures.measures import load_measures, metrics_identity, of_corpus, score_table
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
 from xrec.storage import fingerprint_of, location_of, manifest_of, write_table

@@ -151,8 +151,10 @@ def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path):
 
     with stub_endpoint(behave) as stub:
         small = _config(stub, tmp_path, tokens=12_000)
-        with pytest.raises(BudgetError, match=r"budget.tokens is used up: 1\d,\d+ tokens"):
+        with pytest.raises(BudgetError, match=r"budget.tokens is used up: 1\d,\d+ tokens") as ended:
             _run(small)
+        costs = ended.value.metrics["costs"]  # of all stages, but for chunks that have no result
+        assert 6_000 < costs["prompt_tokens"] + costs["reply_tokens"] < 14_000
         assert 12_000 / 650 - 4 <= len(stub.asked) <= 12_000 / 650 + 1
         assert _run(_config(stub, tmp_path)) is not None
     assert len(stub.asked) == NUM_PROMPTS
