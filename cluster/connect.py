@@ -100,11 +100,7 @@ def _connect(address: str, shows_workers: bool) -> None:
         check_reachable(address, advice)
     logger.info("connecting to the Ray cluster at %s", address)
     try:
-        ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            log_to_driver=shows_workers,
-        )
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=shows_workers)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"cannot connect to the Ray cluster at {address!r} ({_root_cause(error)}); {advice}"

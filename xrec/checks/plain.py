@@ -17,10 +17,7 @@ _FEWEST_OF_USER = 2
 
 
 def plain_sentence(
-    texts: PairTexts,
-    templates: PlainConfig,
-    min_evidence: int,
-    written: Callable[[str], str] = str,
+    texts: PairTexts, templates: PlainConfig, min_evidence: int, written: Callable[[str], str] = str
 ) -> str | None:
     """A sentence of the best aspects with evidence: "14 of 31 reviews of the Fox mention the tea."
 

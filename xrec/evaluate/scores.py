@@ -131,10 +131,7 @@ def _ids(row: Mapping[str, str]) -> tuple[str, str]:
 
 
 def with_references(
-    dataset: Dataset,
-    explanations: pa.Table,
-    failed: pa.Table,
-    split: Literal["validation", "test"],
+    dataset: Dataset, explanations: pa.Table, failed: pa.Table, split: Literal["validation", "test"]
 ) -> list[Row]:
     """The split's explained pairs that the backfill has, by user and item, with their texts.
 

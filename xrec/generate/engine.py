@@ -220,8 +220,7 @@ def request_failure(
     ):
         if ids and not 0 <= min(ids) <= max(ids) < stop:
             return Failure(
-                "token_out_of_range",
-                f"{what} must be in 0..{stop - 1}, saw {min(ids)}..{max(ids)}",
+                "token_out_of_range", f"{what} must be in 0..{stop - 1}, saw {min(ids)}..{max(ids)}"
             )
     if len(prompt) + max(1, len(given)) > context_length:
         return Failure(

@@ -75,10 +75,7 @@ def token_log_likelihoods(
 
 
 def nll_own_and_shuffled(
-    explainer: Explainer,
-    pairs: Sequence[HeldOutPair],
-    others: Sequence[int],
-    fits: Sequence[bool],
+    explainer: Explainer, pairs: Sequence[HeldOutPair], others: Sequence[int], fits: Sequence[bool]
 ) -> list[tuple[float, float] | tuple[None, None]]:
     """`reference_nll` of each pair with the own vector and with that of `others` (user indices).
 

@@ -166,9 +166,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         "/explanations/{user_id}/{item_id}", responses=_OF_IDS | _responses(410) | _OF_MODEL
     )
     async def explain_one(
-        user_id: UserId,
-        item_id: ItemId,
-        max_words: Annotated[MaxWords, Query()] = None,
+        user_id: UserId, item_id: ItemId, max_words: Annotated[MaxWords, Query()] = None
     ) -> Explanation:
         """Explain one pair."""
         pair = PairRequest(user_id=user_id, item_id=item_id)

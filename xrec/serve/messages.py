@@ -53,12 +53,10 @@ class PairRequest(_PairOf):
         "interacted with.",
     )
     profiles: ProfileOverrides | None = Field(
-        None,
-        description="Texts that replace the dataset's. The answer is not kept in memory.",
+        None, description="Texts that replace the dataset's. The answer is not kept in memory."
     )
     fresh: bool = Field(
-        False,
-        description="If true, generate the text even if the backfill or memory has one.",
+        False, description="If true, generate the text even if the backfill or memory has one."
     )
 
     @property
@@ -132,8 +130,7 @@ class Explanation(BaseModel):
         description="Fingerprint of language model, adapter and graph together."
     )
     arm: str = Field(
-        "published",
-        description="published, or the name of the candidate run whose text this is.",
+        "published", description="published, or the name of the candidate run whose text this is."
     )
     num_generated_tokens: int = Field(description="Number of tokens that the model generated.")
     finish_reason: str = Field(

@@ -25,12 +25,7 @@ PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 PROXY_CALLBACK = "xrec.serve.problems:middlewares"
 RETRY_SECONDS = 2
 """When to ask again, if nothing tells it better."""
-_STATUS_OF_REASON = {
-    "unknown_user": 404,
-    "unknown_item": 404,
-    "taken_down": 410,
-    "overloaded": 429,
-}
+_STATUS_OF_REASON = {"unknown_user": 404, "unknown_item": 404, "taken_down": 410, "overloaded": 429}
 
 
 class Problem(BaseModel):
@@ -132,9 +127,7 @@ def _problem_of(error: Exception, request_id: str | None) -> ProblemError:
 
 def _of_validation(error: RequestValidationError) -> ProblemError:
     told = ProblemError(
-        422,
-        "not_well_formed",
-        "the request is not what the API takes; see errors, /openapi.json",
+        422, "not_well_formed", "the request is not what the API takes; see errors, /openapi.json"
     )
     told.problem.errors = [
         {

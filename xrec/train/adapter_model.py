@@ -132,11 +132,7 @@ def try_step(config: TrainAdapterConfig, model: PreTrainedModel, rows: Sequence[
 
 
 def build_engine(
-    model: PreTrainedModel,
-    config: TrainAdapterConfig,
-    data: AdapterData,
-    *,
-    num_steps: int,
+    model: PreTrainedModel, config: TrainAdapterConfig, data: AdapterData, *, num_steps: int
 ) -> "DeepSpeedEngine":
     """Return the DeepSpeed engine of a worker over the model of `build_model`."""
     training = config.training

@@ -190,9 +190,7 @@ def _largest_that_fits(sizes: Sequence[int], go: Callable[[int], None], kept_byt
         return size
 
     largest_that_goes = find_executable_batch_size(
-        go_and_tell,
-        starting_batch_size=sizes[-1],
-        reduce_batch_size_fn=lambda: next(smaller),
+        go_and_tell, starting_batch_size=sizes[-1], reduce_batch_size_fn=lambda: next(smaller)
     )
     try:
         own = largest_that_goes()

@@ -33,10 +33,7 @@ from xrec.storage import Location, read_table
 
 PARSED = "annotator/parsed.parquet"
 PARSED_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.binary(), nullable=False),
-        pa.field("doc", pa.binary(), nullable=False),
-    ]
+    [pa.field("key", pa.binary(), nullable=False), pa.field("doc", pa.binary(), nullable=False)]
 )
 # Nouns that English makes of an adjective: what is durable has durability. Those count that reviews
 # of the catalogue use as nouns. The first are good to have, whatever the adjective.

@@ -10,11 +10,7 @@ _ITEM = (
     "It is praised for its {praised}.",
 )
 _COMPLAINTS = ("Some find fault with the {blamed}.", "A few complain about the {blamed}.")
-_USER = (
-    "Often praises {praised}.",
-    "Cares about {praised}.",
-    "Looks for {praised}.",
-)
+_USER = ("Often praises {praised}.", "Cares about {praised}.", "Looks for {praised}.")
 # A model learns them with a place-holder for the name, so none has to know if it is a plural.
 _PAIR = (
     "You would enjoy {name} for the {praised}.",

@@ -193,12 +193,7 @@ class PackedLayout:
 
 
 def _attend_part(
-    part: Part,
-    cache: KVCache,
-    layer: int,
-    query: Tensor,
-    softcap: float | None,
-    window: int | None,
+    part: Part, cache: KVCache, layer: int, query: Tensor, softcap: float | None, window: int | None
 ) -> Tensor:
     stacked = part.stack(query, cache.shape.num_heads)  # (B, K, C, G, d)
     own_keys, own_values = part.own.read(cache, layer)

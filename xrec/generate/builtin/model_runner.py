@@ -175,10 +175,7 @@ def _part(spans: Sequence[Span], first: int, last: int, device: torch.device) ->
     return Part(
         tokens=slice(first, last),
         own=_extent(
-            block,
-            [span.sequence.slot for span in spans],
-            max(span.stop for span in spans),
-            device,
+            block, [span.sequence.slot for span in spans], max(span.stop for span in spans), device
         ),
         positions=starts[:, None] + torch.arange(columns, device=device),
         cells=None if columns == 1 else torch.tensor(cells, device=device),
