@@ -210,9 +210,7 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, C
     new, files, gone = taken.after(log.takedowns(version)), log.files(version), Counter[str]()
     if not new.active or not files.num_rows:
         return files, gone
-    at = open_log(log.location, version)
-    assert at is not None
-    schema = pa.schema(at.delta.schema().to_arrow())
+    schema = pa.schema(the_log(log.location, version).delta.schema().to_arrow())
     fragments = {each.path: each for each in dataset_of(log, version, schema).get_fragments()}
     left: list[Mapping[str, Any]] = []
     with file_errors(log.location):

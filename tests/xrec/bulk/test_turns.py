@@ -65,7 +65,7 @@ class Actor(threading.Thread):
         self._turns.pass_on(self, ended=True)
 
     def wait(self) -> None:
-        assert self.may_go.wait(20), "nobody passed the turn on"
+        assert self.may_go.wait(300), "nobody passed the turn on"
         self.may_go.clear()
 
 
@@ -150,6 +150,7 @@ def play(setting: Setting, seed: int, patch: pytest.MonkeyPatch, *, deletes: boo
     with patch.context() as patched:
         patched.setattr(location, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
         patched.setattr("xrec.bulk.parts.PART_BYTES", 1 << 12)
+        patched.setattr("os.fsync", lambda file: None)
         patched.setattr(uuid, "uuid4", lambda: uuid.UUID(int=draw.getrandbits(128)))
         # On Python 3.11 one lock is of all plans.
         patched.setattr(Plan.__dict__["index"], "lock", nullcontext(), raising=False)
