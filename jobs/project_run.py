@@ -23,7 +23,7 @@ from jobs.output import Found, Output
 from xrec.bulk.driver import use_of, used_up
 from xrec.bulk.runs.result import added
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config.backfill import BulkConfig
+from xrec.config.backfill import BackfillConfig, BulkConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import EXTENDS, KEPT
@@ -102,7 +102,7 @@ class _Night:
     there are none.
     """
 
-    def __init__(self, spend: BulkConfig, folder: Location | None):
+    def __init__(self, spend: BackfillConfig, folder: Location | None):
         self._spend, self._folder, self._began = spend, folder, time.monotonic()
         record = None if folder is None else folder / "costs.json"
         text = record.read_text() if record is not None and record.is_file() else "{}"
@@ -133,7 +133,7 @@ class _Night:
 
     def check(self, made: Manifest) -> None:
         """Raise GateError if it is a dataset that lacks too much of the one before."""
-        least = (getattr(self._spend, "gate", None) or {}).get("kept") or 0
+        least = (self._spend.gate or {}).get("kept") or 0
         kept = made.metrics.get(KEPT, {}) if made.kind == "dataset" else {}
         if any(share < least for share in kept.values()):
             shown = ", ".join(f"{share:.0%} of the {table}" for table, share in kept.items())
@@ -236,7 +236,7 @@ def refresh(
         dataset = jobs["prepare"].artifact("dataset")
         tell(f"night: {dataset}")
         folder = open_location(dataset.removesuffix("/dataset"), jobs["prepare"].storage)
-    night = _Night(cast(BulkConfig, jobs["backfill"]), folder)
+    night = _Night(cast(BackfillConfig, jobs["backfill"]), folder)
     try:
         manifest = run(jobs, redo=True, source=source, night=night, tell=tell)
     except XRecError as error:

@@ -21,7 +21,6 @@ from xrec.generate.text_rules import TextFinisher
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.schemas import FAILED, GENERATED, PAIRS
 
-_TOLD = ("num_prompt_tokens", "num_generated_tokens", "finish_reason", "kind", "refused")
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
@@ -66,12 +65,16 @@ def explain_pairs(
             {
                 **one.ids,
                 "explanation": explanation.text,
-                **{name: getattr(explanation, name) for name in _TOLD},
+                "num_prompt_tokens": explanation.num_prompt_tokens,
+                "num_generated_tokens": explanation.num_generated_tokens,
+                "finish_reason": explanation.finish_reason,
                 "model_fingerprint": explainer.model_fingerprint,
                 "content_key": key,
                 "aspects": [
                     vars(each) for each in explainer.checker.evidence(explanation.text, one.texts)
                 ],
+                "kind": explanation.kind,
+                "refused": explanation.refused,
             }
         )
     generated = pa.Table.from_pylist(rows, GENERATED)

@@ -186,8 +186,9 @@ def costs_told(run: BulkRun, *before: Amounts) -> Iterator[None]:
     try:
         yield
     except (BudgetError, ClusterError, GateError) as error:
-        summary = Survey(run).summary + costs_of_starts(run.folder)
-        error.metrics = {**error.metrics, "costs": reduce(added, before, summary.costs)}
+        costs = error.metrics.get("costs")  # as `complete` has told them
+        costs = costs or (Survey(run).summary + costs_of_starts(run.folder)).costs
+        error.metrics = {**error.metrics, "costs": reduce(added, before, costs)}
         raise
 
 

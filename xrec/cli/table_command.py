@@ -217,7 +217,8 @@ def diff(
 ) -> None:
     from xrec.backfill.gate import diff_lines
 
-    typer.echo("\n".join(diff_lines(uri, old, new, seed, _storage(storage_keys))))
+    for line in diff_lines(uri, old, new, seed, _storage(storage_keys)):
+        typer.echo(line)
 
 
 @app.command("feedback", help=FEEDBACK_HELP)

@@ -81,7 +81,8 @@ def explain(
     config = _config(config_path, overrides)
     import jobs.explain
 
-    typer.echo("\n".join(jobs.explain.run(config, user_id, item_id)))
+    for line in jobs.explain.run(config, user_id, item_id):
+        typer.echo(line)
 
 
 def audit(
@@ -111,7 +112,8 @@ def publish(
     import jobs.backfill
 
     if is_look:
-        typer.echo("\n".join(jobs.backfill.look_at_candidate(config)))
+        for line in jobs.backfill.look_at_candidate(config):
+            typer.echo(line)
         return
     manifest = jobs.backfill.publish(config, force)
     typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))

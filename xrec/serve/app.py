@@ -81,18 +81,19 @@ class SharedRates(Rates):
 
     async def take(self, name: str, num_pairs: int, ahead: int = 0) -> int:
         async with self._asks[name]:
-            if self._counted[name] >= num_pairs or await self._ask(name, num_pairs):
+            has = self._counted[name] >= num_pairs or await self._ask(name, num_pairs)
+            if has:
                 self._counted[name] -= num_pairs
                 return num_pairs
-        if time.monotonic() >= self._alone_until:
+        if has is not None:
             return 0
         self._metrics.rated_alone.inc(num_pairs)
         return await super().take(name, num_pairs)
 
-    async def _ask(self, name: str, num_pairs: int) -> bool:
-        """Let `rates` count them, and some ahead; False if it refuses or does not answer."""
+    async def _ask(self, name: str, num_pairs: int) -> bool | None:
+        """Let `rates` count them, and some ahead; False if it refuses, None if it is silent."""
         if time.monotonic() < self._alone_until:
-            return False
+            return None
         ahead = min(self._ahead[name], BURST - num_pairs)
         try:
             async with asyncio.timeout(_RATES_SECONDS):
@@ -100,7 +101,7 @@ class SharedRates(Rates):
         except (TimeoutError, *DEAD) as error:
             self._alone_until = time.monotonic() + _ALONE_SECONDS
             logger.warning("rates are not shared for now: %s", type(error).__name__)
-            return False
+            return None
         self._counted[name] += number
         return number > 0
 
