@@ -10,7 +10,6 @@ server runs in processes of its own and the clients in this process, all on the 
 
 import asyncio
 import multiprocessing
-import os
 import random
 import socket
 import subprocess
@@ -179,11 +178,7 @@ def flood(
 
 
 def _flood(url: str, pairs: list[tuple[str, str]], rate: float, seconds: float) -> Record:
-    """Flood the endpoint from a process of its own; returns how often each status was answered.
-
-    It has the least priority: the machine that floods is another one.
-    """
-    os.nice(19)
+    """Flood the endpoint from a process of its own; returns how often each status was answered."""
     return asyncio.run(_flooded(url, pairs, rate, seconds + _SECONDS_BEFORE))
 
 

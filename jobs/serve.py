@@ -17,7 +17,7 @@ from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources, sources_of
 from xrec.serve.app import APP, build, serve_options
 from xrec.serve.artifacts import CHOICE, choice_of, read_lookup
-from xrec.serve.problems import PROXY_CALLBACK, PROXY_VARIABLE
+from xrec.serve.proxy import PROXY_CALLBACK, PROXY_VARIABLE
 from xrec.storage import check_artifacts, location_of, open_location, present
 
 logger = logging.getLogger("xrec")

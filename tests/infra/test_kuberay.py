@@ -34,7 +34,7 @@ from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig, is_loopback
 from xrec.serve.app import FRONTEND, GENERATOR
 from xrec.serve.artifacts import choice_of
-from xrec.serve.problems import PROXY_CALLBACK, PROXY_VARIABLE
+from xrec.serve.proxy import PROXY_CALLBACK, PROXY_VARIABLE
 
 WITH_WORKERS = ("train-adapter", "backfill", "compare")
 PROJECT = KUBERAY / "base" / "project.yaml"

@@ -137,7 +137,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
         """
         await http.state.caller.charge(len(request.pairs), num_counted=1)
-        answers = await current().explain(request.pairs, request.max_words)
+        answers = await current().explain(request.pairs, request.max_words, _key(http))
         return Explanations(explanations=answers)
 
     @router.post(
@@ -157,7 +157,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         """
         await http.state.caller.charge(len(request.pairs), num_counted=1)
         return StreamingResponse(
-            _events(current, request),
+            _events(current, request, _key(http)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -166,11 +166,14 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         "/explanations/{user_id}/{item_id}", responses=_OF_IDS | _responses(410) | _OF_MODEL
     )
     async def explain_one(
-        user_id: UserId, item_id: ItemId, max_words: Annotated[MaxWords, Query()] = None
+        http: Request,
+        user_id: UserId,
+        item_id: ItemId,
+        max_words: Annotated[MaxWords, Query()] = None,
     ) -> Explanation:
         """Explain one pair."""
         pair = PairRequest(user_id=user_id, item_id=item_id)
-        (answer,) = await current().explain([pair], max_words)
+        (answer,) = await current().explain([pair], max_words, _key(http))
         if isinstance(answer, NoExplanation):
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
@@ -230,7 +233,7 @@ def _lists(current: Callable[[], ReadThrough]) -> APIRouter:
         if explain and items:
             await http.state.caller.charge(len(items), num_counted=1)
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
-            answers = await read_through.explain(pairs, max_words)
+            answers = await read_through.explain(pairs, max_words, _key(http))
             for item, answer in zip(items, answers, strict=True):
                 item.answer = answer
         return Recommendations(user_id=user_id, items=items)
@@ -282,10 +285,14 @@ def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
     return router
 
 
+def _key(http: Request) -> str:
+    return str(http.state.caller.name)
+
+
 async def _events(
-    current: Callable[[], ReadThrough], request: StreamRequest
+    current: Callable[[], ReadThrough], request: StreamRequest, key: str
 ) -> AsyncGenerator[str, None]:
-    options = request.max_words, request.parts
+    options = request.max_words, request.parts, key
     try:
         for index, pair in enumerate(request.pairs):
             sent = ""

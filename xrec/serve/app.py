@@ -188,16 +188,16 @@ class Generator:
         await self._followed.to(choice)
 
     async def explain(
-        self, models: str, pairs: Sequence[PairRequest]
+        self, models: str, pairs: Sequence[PairRequest], key: str = ""
     ) -> list[Explained | PairError]:
         """See `xrec.serve.model.ModelHandle`."""
-        return await self._ready(models).explain(pairs)
+        return await self._ready(models).explain(pairs, key)
 
     async def stream(
-        self, models: str, pair: PairRequest, parts: Parts
+        self, models: str, pair: PairRequest, parts: Parts, key: str = ""
     ) -> AsyncGenerator[Event, None]:
         """See `xrec.serve.model.ModelHandle`."""
-        async with aclosing(self._ready(models).stream(pair, parts)) as events:
+        async with aclosing(self._ready(models).stream(pair, parts, key)) as events:
             async for event in events:
                 yield event
 

@@ -5,7 +5,6 @@ long it takes to come are checked. This is plain ASGI, so that streams and disco
 application unchanged.
 """
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -23,23 +22,19 @@ from aiolimiter import AsyncLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xrec.config.serve import KeyConfig, is_loopback
+from xrec.config.serve import KeyConfig, SecurityConfig, is_loopback
 from xrec.config.serve import Scope as KeyScope
 from xrec.serve.metrics import Metrics
-from xrec.serve.problems import ProblemError
+from xrec.serve.problems import ProblemError, too_many
+from xrec.serve.proxy import Body
 
 request_log = logging.getLogger("xrec.requests")
 """A line of JSON for each request."""
 
-MAX_BODY_BYTES = 256 * 1024
-"""The largest body of a request: 64 pairs, or a few with texts of their own."""
-BODY_SECONDS = 10.0
-"""How long the body of a request may take to come."""
 MAX_REQUESTS = 256
 """So many requests a frontend answers at a time; further ones get 429."""
 BURST = 64
 """So many pairs may come at once with a key before its rate counts, at all frontends together."""
-_KEYS_THAT_FILL = 4  # so many keys can take all places
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN_PATHS = ("/healthz", "/readyz", "/", "/openapi.json")
 _OPEN_PREFIX = "/page/"
@@ -65,21 +60,21 @@ class Gate:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        started, exchange = time.perf_counter(), _Exchange(receive, send)
+        started, answer = time.perf_counter(), _Answer(send)
         self._count(1)
         try:
             async with self._admitted(scope) as caller:
-                exchange.key = caller.name
+                answer.key = caller.name
                 scope["state"]["caller"] = caller
-                await self._app(scope, exchange.receive, exchange.send)
+                await self._app(scope, Body(scope, receive).receive, answer.send)
         except ProblemError as error:
-            if exchange.status is not None:
+            if answer.status is not None:
                 raise
             self._metrics.refused.inc(1, {"reason": error.reason})
-            await error.response(request_id)(scope, receive, exchange.send)
+            await error.response(request_id)(scope, receive, answer.send)
         finally:
             self._count(-1)
-            self._record(scope, exchange, request_id, time.perf_counter() - started)
+            self._record(scope, answer, request_id, time.perf_counter() - started)
 
     def _count(self, change: int) -> None:
         self._num_in_flight += change
@@ -97,18 +92,15 @@ class Gate:
             return
         caller = self._keys.caller(scope)
         if self._num_in_flight > MAX_REQUESTS:
-            raise _too_many(MAX_REQUESTS)
+            raise too_many(MAX_REQUESTS)
         with caller.at_work():
             await caller.charge(1)
-            length = Headers(scope=scope).get("content-length", "")
-            if length.isdecimal() and int(length[:18]) > MAX_BODY_BYTES:  # int refuses 4,301 digits
-                raise _too_large()
             yield caller
 
-    def _record(self, scope: Scope, exchange: "_Exchange", request_id: str, seconds: float) -> None:
+    def _record(self, scope: Scope, answer: "_Answer", request_id: str, seconds: float) -> None:
         """Count and log the request, by its route: its path names the user and the item."""
         route = getattr(scope.get("route"), "path", "none")
-        status = str(exchange.status or 499)  # 499: the client disconnected before an answer began
+        status = str(answer.status or 499)  # 499: the client disconnected before an answer began
         self._metrics.requests.inc(1, {"route": route, "status": status})
         self._metrics.request_seconds.observe(seconds, {"route": route})
         line = {
@@ -117,39 +109,19 @@ class Gate:
             "method": scope["method"],
             "route": route,
             "status": int(status),
-            "key": exchange.key,
+            "key": answer.key,
             "milliseconds": round(1000 * seconds, 1),
         }
         request_log.info(json.dumps(line))
 
 
-class _Exchange:
-    """The messages of one request and its answer.
+class _Answer:
+    """Sends the answer of one request, and keeps its status and whose request it is."""
 
-    It keeps the status that was sent, and watches the body, which may come without its length, and
-    slowly.
-    """
-
-    def __init__(self, receive: Receive, send: Send):
-        self._receive, self._send = receive, send
-        self._num_bytes = 0
-        self._body_ends: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
+    def __init__(self, send: Send):
+        self._send = send
         self.status: int | None = None
         self.key = "-"
-
-    async def receive(self) -> Message:
-        try:
-            async with asyncio.timeout_at(self._body_ends):
-                message = await self._receive()
-        except TimeoutError:
-            detail = f"the body did not come within {BODY_SECONDS:g} s; send it again"
-            raise ProblemError(408, "slow_body", detail) from None
-        self._num_bytes += len(message.get("body", b""))
-        if self._num_bytes > MAX_BODY_BYTES:
-            raise _too_large()
-        if not message.get("more_body"):
-            self._body_ends = None
-        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -219,7 +191,7 @@ class Caller:
     def at_work(self) -> Iterator[None]:
         """Count a request until exit; raises ProblemError if too many are at work."""
         if self._max_requests is not None and self._num_at_work >= self._max_requests:
-            raise _too_many(self._max_requests, " of this key")
+            raise too_many(self._max_requests, " of this key")
         self._num_at_work += 1
         try:
             yield
@@ -236,8 +208,7 @@ class Keys:
     """
 
     def __init__(self, keys: tuple[KeyConfig, ...], rates: Rates | None = None):
-        most = MAX_REQUESTS if len(keys) == 1 else max(1, MAX_REQUESTS // _KEYS_THAT_FILL)
-        of = most, rates or Rates(keys)
+        of = SecurityConfig(keys=keys).share(MAX_REQUESTS), rates or Rates(keys)
         self._callers = [(key.sha256, Caller(key.name, key.scopes, key, *of)) for key in keys]
 
     def caller(self, scope: Scope) -> Caller:
@@ -270,16 +241,3 @@ class Keys:
         if not matches:
             raise ProblemError(401, "key", "this key is not known; check it, or ask for one")
         return matches[0]
-
-
-def _too_many(most: int, whose: str = "") -> ProblemError:
-    detail = f"{most} requests{whose} are being answered; ask again in a second"
-    return ProblemError(429, "concurrency", detail, 1)
-
-
-def _too_large() -> ProblemError:
-    return ProblemError(
-        413,
-        "body",
-        f"the body has more than {MAX_BODY_BYTES // 1024} KiB; send fewer pairs, or shorter texts",
-    )

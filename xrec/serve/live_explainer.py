@@ -5,6 +5,7 @@ A model replica (`xrec.serve.app.Generator`) is this within Ray Serve.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ import torch
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
-from xrec.config.serve import ServeConfig
+from xrec.config.serve import SecurityConfig, ServeConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Advance, Failure, text_params
@@ -31,7 +32,8 @@ from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, PairError
 
 MAX_WAITING_PAIRS = 256
-"""Of a replica; a request beyond them is answered with 429 and Retry-After."""
+"""Of a replica; a request beyond them is answered with 429 and Retry-After. One of several keys may
+have a part of what is at work and waits (`SecurityConfig.share`), at whichever frontend it asks."""
 
 
 class LiveExplainer:
@@ -41,7 +43,13 @@ class LiveExplainer:
     ModelError if the engine's memory does not hold the longest prompt and its text.
     """
 
-    def __init__(self, explainer: Explainer, decoding: DecodingConfig, metrics: Metrics):
+    def __init__(
+        self,
+        explainer: Explainer,
+        decoding: DecodingConfig,
+        metrics: Metrics,
+        security: SecurityConfig,
+    ):
         self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
@@ -54,48 +62,59 @@ class LiveExplainer:
                 f"{refused.message}"
             )
         self._max_pending = core.max_rows + MAX_WAITING_PAIRS
-        self.num_pending = 0
+        self._max_of_key = security.share(self._max_pending)
+        self._pending: Counter[str] = Counter()
 
     @property
     def model_fingerprint(self) -> str:
         """The fingerprint of language model, adapter and graph together."""
         return self._explainer.model_fingerprint
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
+    @property
+    def num_pending(self) -> int:
+        """How many pairs are at work, or wait."""
+        return self._pending.total()
+
+    async def explain(
+        self, pairs: Sequence[PairRequest], key: str = ""
+    ) -> list[Explained | PairError]:
         """See `xrec.serve.model.ModelHandle`."""
-        if (refused := self._refusal(len(pairs))) is not None:
+        if (refused := self._refusal(key, len(pairs))) is not None:
             return [refused] * len(pairs)
-        self._count(len(pairs))
+        self._count(key, len(pairs))
         tasks = [asyncio.ensure_future(self._explain_one(pair)) for pair in pairs]
         for task in tasks:  # also where one is cancelled before it begins
-            task.add_done_callback(lambda _: self._count(-1))
+            task.add_done_callback(lambda _: self._count(key, -1))
         return await asyncio.gather(*tasks)
 
-    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, pair: PairRequest, parts: Parts, key: str = ""
+    ) -> AsyncGenerator[Event, None]:
         """See `xrec.serve.model.ModelHandle`."""
-        if (refused := self._refusal(1)) is not None:
+        if (refused := self._refusal(key, 1)) is not None:
             yield refused
             return
-        self._count(1)
+        self._count(key, 1)
         try:
             async with aclosing(self._events(pair, parts)) as events:
                 async for event in events:
                     yield event
         finally:
-            self._count(-1)
+            self._count(key, -1)
 
-    def _refusal(self, count: int) -> PairError | None:
-        """Why `count` more pairs cannot be taken; None if they can."""
-        if self.num_pending + count <= self._max_pending:
-            return None
-        return PairError(
-            OVERLOADED,
-            f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; "
-            "ask again later",
-        )
+    def _refusal(self, key: str, count: int) -> PairError | None:
+        """Why `count` more pairs of the key cannot be taken; None if they can."""
+        for pending, most, whose in (
+            (self.num_pending, self._max_pending, ""),
+            (self._pending[key], self._max_of_key, " of this key"),
+        ):
+            if pending + count > most:
+                told = f"{pending} pairs{whose} are at work or wait, at most {most} may"
+                return PairError(OVERLOADED, f"{told}; ask again later")
+        return None
 
-    def _count(self, change: int) -> None:
-        self.num_pending += change
+    def _count(self, key: str, change: int) -> None:
+        self._pending[key] += change
         self._metrics.model_pairs.set(self.num_pending)
 
     async def _explain_one(self, pair: PairRequest) -> Explained | PairError:
@@ -292,7 +311,7 @@ def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
     )
     explainer.pairs.titles.build()
     explainer.checker.aspects.build()
-    return LiveExplainer(explainer, config.decoding, metrics)
+    return LiveExplainer(explainer, config.decoding, metrics, config.security)
 
 
 def _raise(failure: Failure | None) -> None:

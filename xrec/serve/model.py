@@ -71,17 +71,23 @@ class ModelHandle:
                 (self._having.add if has else self._having.discard)(replica)
         return len(self._having) >= self._num_replicas
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
+    async def explain(
+        self, pairs: Sequence[PairRequest], key: str = ""
+    ) -> list[Explained | PairError]:
         """Return a text, or why there is none, for each pair, in order.
 
-        If there is not room for all pairs, all fail with the reason OVERLOADED.
+        If there is not room for all pairs, or for so many of this key, all fail with the reason
+        OVERLOADED.
         """
-        found: list[Explained | PairError] = await self._call(self._handle.explain, list(pairs))
+        asked = self._handle.explain, list(pairs), key
+        found: list[Explained | PairError] = await self._call(*asked)
         return found
 
-    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, pair: PairRequest, parts: Parts, key: str = ""
+    ) -> AsyncGenerator[Event, None]:
         """Yield drafts of the text while it is written, then the text, or why there is none."""
-        events = self._streaming.stream.remote(self._models, pair, parts)
+        events = self._streaming.stream.remote(self._models, pair, parts, key)
         is_over = False
         try:
             async for event in events:

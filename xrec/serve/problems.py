@@ -10,19 +10,14 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xrec.errors import UnknownIdError
 
 logger = logging.getLogger("xrec")
 
 MEDIA_TYPE = "application/problem+json"
-PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-PROXY_CALLBACK = "xrec.serve.problems:middlewares"
 RETRY_SECONDS = 2
 """When to ask again, if nothing tells it better."""
 _STATUS_OF_REASON = {"unknown_user": 404, "unknown_item": 404, "taken_down": 410, "overloaded": 429}
@@ -91,6 +86,12 @@ def refused(reason: str, message: str) -> ProblemError:
     return ProblemError(status, reason, message, RETRY_SECONDS if status == 429 else None)
 
 
+def too_many(most: int, whose: str = "") -> ProblemError:
+    """Return the error for a request beyond those that may be answered at a time."""
+    detail = f"{most} requests{whose} are being answered; ask again in a second"
+    return ProblemError(429, "concurrency", detail, 1)
+
+
 def unavailable() -> ProblemError:
     """Return the error for a request that no model replica answers."""
     return ProblemError(
@@ -144,36 +145,3 @@ def _of_validation(error: RequestValidationError) -> ProblemError:
 
 def _printable(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()[:200]
-
-
-class DeadFrontend:
-    """Wraps the app of Serve's HTTP proxy, which sends nothing if a request's frontend died.
-
-    The answer is 503 with Retry-After, where Serve alone would answer 500. Serve loads this if the
-    nodes of the cluster have `PROXY_VARIABLE` = `PROXY_CALLBACK` in their environment. `xrec serve`
-    sets it for a cluster that it starts.
-    """
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
-        await self._app(scope, receive, watched)
-        if scope["type"] == "http" and not has_begun:
-            request_id = Headers(scope=scope).get("x-request-id")
-            response = unavailable().response(request_id)
-            if request_id:
-                response.headers["X-Request-ID"] = request_id
-            await response(scope, receive, send)
-
-
-def middlewares() -> list[Middleware]:
-    """Return the middlewares for Serve, which calls this."""
-    return [Middleware(DeadFrontend)]

@@ -63,24 +63,25 @@ class ReadThrough:
         self._kept: ByteCache[tuple[str, str, str], Explained] = ByteCache(KEPT_BYTES)
 
     async def explain(
-        self, pairs: Sequence[PairRequest], max_words: int | None
+        self, pairs: Sequence[PairRequest], max_words: int | None, key: str = ""
     ) -> list[Explanation | NoExplanation]:
         """Return one answer for each pair, in order.
 
         All answers from the backfill are of one version. All pairs that must be generated are
-        generated together. Raises ProblemError with status 429, 503 or 504.
+        generated together. key: the name of that which asks. Raises ProblemError with status 429,
+        503 or 504.
         """
         async with self._deadline():
             answers = await self._known(pairs, max_words)
             missing = [pair for pair, answer in zip(pairs, answers, strict=True) if not answer]
-            texts = iter(await self.model.explain(missing) if missing else ())
+            texts = iter(await self.model.explain(missing, key) if missing else ())
             return [
                 answer or self._generated(pair, next(texts), max_words)
                 for pair, answer in zip(pairs, answers, strict=True)
             ]
 
     async def stream(
-        self, pair: PairRequest, max_words: int | None, parts: Parts
+        self, pair: PairRequest, max_words: int | None, parts: Parts, key: str = ""
     ) -> AsyncGenerator[Draft | Explanation | NoExplanation, None]:
         """Yield drafts of the text while it is written, then the answer.
 
@@ -91,7 +92,7 @@ class ReadThrough:
             if known is not None:
                 yield known
                 return
-            async with aclosing(self.model.stream(pair, parts)) as events:
+            async with aclosing(self.model.stream(pair, parts, key)) as events:
                 async for event in events:
                     if isinstance(event, Draft):
                         text = self._cut(event.text, pair, max_words)

@@ -53,13 +53,15 @@ class LocalModel(ModelHandle):
         self.live = live
         self.asked: list[PairRequest] = []
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
+    async def explain(
+        self, pairs: Sequence[PairRequest], key: str = ""
+    ) -> list[Explained | PairError]:
         self.asked += pairs
-        return await self.live.explain(pairs)
+        return await self.live.explain(pairs, key)
 
-    def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
+    def stream(self, pair: PairRequest, parts: Parts, key: str = "") -> AsyncGenerator[Event, None]:
         self.asked.append(pair)
-        return self.live.stream(pair, parts)
+        return self.live.stream(pair, parts, key)
 
     async def model_fingerprint(self) -> str:
         return self.live.model_fingerprint

@@ -67,10 +67,10 @@ class Watched(Generator):
         self._num_streams = 0
 
     async def stream(
-        self, models: str, pair: PairRequest, parts: Parts
+        self, models: str, pair: PairRequest, parts: Parts, key: str = ""
     ) -> AsyncGenerator[Event, None]:
         self._num_streams += 1
-        async with aclosing(super().stream(models, pair, parts)) as events:
+        async with aclosing(super().stream(models, pair, parts, key)) as events:
             async for event in events:
                 yield event
 

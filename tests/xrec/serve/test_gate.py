@@ -15,7 +15,7 @@ from tests.xrec.serve.town import ITEMS, USERS
 from xrec.config.base import parse_config
 from xrec.config.serve import KeyConfig, ServeConfig, is_loopback
 from xrec.errors import ConfigError
-from xrec.serve import gate
+from xrec.serve import gate, proxy
 from xrec.serve.gate import Caller, Keys, Rates
 from xrec.serve.problems import ProblemError
 
@@ -178,12 +178,36 @@ def test_key_may_ask_for_what_is_in_its_scopes(town, scopes, expected):
     assert [answer.status_code for answer in answers] == expected
 
 
+def test_one_of_two_keys_takes_a_quarter_of_the_model_through_each_route(town, monkeypatch):
+    with local_endpoint(town, security={"keys": [SHOP, APP]}) as shops:
+        live = shops.model.live
+        assert live._max_of_key == live._max_pending // 4
+        monkeypatch.setattr(live, "_max_of_key", 1)
+        live._count("shop", 1)  # a pair of it is at work
+        pairs = {"pairs": [{"user_id": USERS[9], "item_id": ITEMS[9]}]}
+        single, best = f"{USERS[9]}/{ITEMS[9]}", f"/v1/users/{USERS[9]}/recommendations?k=1"
+
+        def answered(key: str) -> list[int | bool]:
+            headers = {"X-API-Key": key}
+            plain = [
+                shops.post("/v1/explanations", pairs, headers=headers),
+                shops.get(f"/v1/explanations/{single}", headers=headers),
+                shops.get(best, headers=headers),
+            ]
+            streamed = shops.post("/v1/explanations/stream", pairs, headers=headers)
+            is_refused = "1 pairs of this key are at work" in streamed.text
+            return [*(answer.status_code for answer in plain), is_refused]
+
+        assert answered("open sesame") == [429, 429, 429, True]
+        assert answered("other secret") == [200, 200, 200, False]
+
+
 def test_page_of_the_api_that_loads_scripts_from_elsewhere_is_not_there(endpoint):
     assert [endpoint.get(path).status_code for path in ("/docs", "/redoc")] == [404, 404]
 
 
 def test_bodies_that_do_not_come_are_given_up_and_take_no_place(town, monkeypatch):
-    monkeypatch.setattr(gate, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(proxy, "BODY_SECONDS", 0.5)
     monkeypatch.setattr(gate, "MAX_REQUESTS", 3)
     with local_endpoint(town) as small:
         host, port = small.url.removeprefix("http://").split(":")

@@ -208,7 +208,9 @@ def test_look_keeps_what_is_known_if_the_list_cannot_be_read(tmp_path):
 class Streaming(Writing):
     """Writes "It is calm." and then "It is rude.", a sentence after the other."""
 
-    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, pair: PairRequest, parts: Parts, key: str = ""
+    ) -> AsyncGenerator[Event, None]:
         for text in ("It is calm.", "It is calm. It is rude."):
             yield Draft(text, is_checked=True)
         (whole,) = await self.explain([pair])

@@ -29,7 +29,9 @@ class Writing(ModelHandle):
     def __init__(self, text: str, aspects: Sequence[NamedEvidence] = ()):
         self._text = Explained(text, 9, 7, "stop", "model", "written", tuple(aspects))
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
+    async def explain(
+        self, pairs: Sequence[PairRequest], key: str = ""
+    ) -> list[Explained | PairError]:
         return [self._text] * len(pairs)
 
 
