@@ -110,6 +110,13 @@ def driver():
     driver.quit()
 
 
+@pytest.fixture(scope="module")
+def endpoint(town):
+    """The town's endpoint, which has written no text yet."""
+    with local_endpoint(town) as made:
+        yield made
+
+
 @pytest.fixture
 def page(driver, endpoint):
     """The endpoint's page, with the best items of the first user."""
