@@ -49,7 +49,8 @@ def ensure_ray(config: RayConfig, *, shows_workers: bool = False) -> Iterator[No
     only what this call connected or started is shut down. shows_workers: whether what actors and
     tasks of this job write appears here; it always does if debug lines are shown.
 
-    Raises ClusterError if the cluster cannot be reached within a few seconds or refuses.
+    Raises ClusterError if the cluster does not start, cannot be reached within a few seconds, or
+    refuses.
     """
     if ray.is_initialized():
         yield
@@ -80,14 +81,21 @@ def _start_local(num_cpus: int, shows_workers: bool) -> None:
     logger.info("starting a local Ray cluster with %d logical CPUs", num_cpus)
     metrics = {name: os.environ.get(name, value) for name, value in _NO_METRICS.items()}
     with environment(LOCAL_ENVIRONMENT | metrics):
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=shows_workers,
-            _node_ip_address=LOOPBACK_ADDRESS,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=shows_workers,
+                _node_ip_address=LOOPBACK_ADDRESS,
+            )
+        except Exception as error:  # Ray raises a bare one if a process is not up within 30 s
+            raise ClusterError(
+                f"no Ray cluster started on this machine ({_root_cause(error)}); see that it has "
+                "free memory and CPUs, and space in /tmp or RAY_TMPDIR, and run the command again; "
+                "what Ray says is in ray/session_latest/logs there"
+            ) from error
 
 
 def _connect(address: str, shows_workers: bool) -> None:

@@ -3,7 +3,7 @@
 XRecError
 ├── ConfigError          a config file, key or value is wrong               (exit code 2)
 ├── DataError            input data is broken beyond the configured threshold
-│   └── GateError                a run is done, and not good enough to be published   (exit code 3)
+│   └── GateError                a run is done, and may not be published   (exit code 3)
 ├── UnknownIdError       a user or item id that the dataset does not hold
 ├── StorageError         a URI cannot be used
 │   ├── StorageAccessError       credentials or permissions are refused
@@ -51,7 +51,7 @@ class DataError(XRecError):
 
 
 class GateError(DataError):
-    """What a run made is not good enough to be published; it stays, and is not lost."""
+    """What a run made is not good enough, or was taken back: it stays, and is not published."""
 
     exit_code = 3
 

@@ -15,7 +15,7 @@ from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.errors import TableError
+from xrec.errors import GateError, TableError
 from xrec.storage import Kind, Manifest, make_manifest
 from xrec.storage.delta import FILES, Commit, DeltaLog, add_action, digest_of
 from xrec.storage.location import traffic, with_backoff
@@ -42,8 +42,8 @@ def publish(
     check: called once all is done, before anything of the table is written; what it raises ends
         this. It may be called several times.
 
-    Raises TableError if something else was published since this command began, or if the run was
-    taken back; LeaseError if the run was planned anew; BrokenResultError; StorageError.
+    Raises TableError if something else was published since this command began; GateError if the run
+    was taken back; LeaseError if the run was planned anew; BrokenResultError; StorageError.
     """
     manifest = with_backoff(lambda: _publish(run, kind, describe, republish, check))
     traffic()  # it is in the manifest, or nothing was written
@@ -98,7 +98,7 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
     whole = (n for n, each in published if run.record.is_of(each) and each.pass_number >= number)
     own = next(whole, None)
     if commit.kind != "publish" and own is not None and not republish:
-        raise TableError(
+        raise GateError(
             f"{run.output}: this run was published as version {own}, and {said} took it back; to "
             f"have it again: xrec table rollback {run.output} --version {own}"
         )

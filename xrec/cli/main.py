@@ -30,7 +30,7 @@ Data goes one way. Each arrow is a command, each noun an artifact at a URI (loca
 
 A project is one YAML file, and xrec run goes through all of it. Start with xrec init.
 Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 done and
-not good enough to be published, 4 a budget is used up.
+not published (the gate stopped it, or a person took it back), 4 a budget is used up.
 """
 
 

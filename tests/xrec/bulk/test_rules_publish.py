@@ -20,7 +20,7 @@ from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, die_here, rows_of
 from xrec.bulk import empty, published, rollback
 from xrec.bulk.table import deciding, replace_content
-from xrec.errors import ArtifactNotFoundError, StorageError, TableError
+from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
 from xrec.storage.delta import Commit, open_log
 
 MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
@@ -141,7 +141,7 @@ def test_rule_8_run_that_was_taken_back_is_published_only_if_told_so(toys, what)
     else:  # another program's
         table_at(toys).restore(0)
     toy, first = toys("c d", identity=OTHER), toys()
-    with pytest.raises(TableError, match=r"\(version 2\) took it back; .*--version 1$"):
+    with pytest.raises(GateError, match=r"\(version 2\) took it back; .*--version 1$"):
         toy.complete()
     if what != "empty":  # the first run is what readers take
         assert rows_of(first.published()) == first.rows
