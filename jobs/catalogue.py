@@ -57,7 +57,7 @@ JOBS = (
         "llm",
         """Nothing in, a small language model of the sample's language out.
 
-Trains for two minutes on one core, so that the sample needs no download.
+Trains for some minutes on CPUs, so that the sample needs no download.
 
 \b
 In:   nothing

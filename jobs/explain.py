@@ -74,8 +74,9 @@ def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
         for each in refused_today(*knows, rows, rules):
             by_reason[each.reason].append(each)
             yield f"{each.ids['user_id']}  {each.ids['item_id']}  {each.reason}: {each.message}"
-    refused = {reason: len(found) for reason, found in by_reason.items()}
-    yield f"{uri}: {sum(refused.values())} of {num_rows} texts would be refused today {refused}"
+    why = "".join(f"; {len(found)} {reason}" for reason, found in by_reason.items())
+    num_refused = sum(map(len, by_reason.values()))
+    yield f"{uri}: {num_refused} of {num_rows} texts would be refused today{why}"
     for reason, found in by_reason.items() if takes_down else ():
         rows, why = [each.ids for each in found], f"audit: {reason}"
         made = take_down(uri, rows=rows, reason=why, storage=config.storage)

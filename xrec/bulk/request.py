@@ -237,8 +237,8 @@ def refuse_other_files(output: Location) -> None:
     there = [name for name in (*output.sizes(), *output.folders()) if not left.fullmatch(name)]
     if there and LOG not in there and RUNS.partition("/")[0] not in there:
         raise TableError(
-            f"{output}: holds other files, such as {sorted(there)[0]}; give a folder that is empty "
-            "or not there"
+            f"{output}: holds other files, such as {sorted(there)[0]}; expected a table of xrec, "
+            "or for a new one a folder that is empty or not there"
         )
 
 

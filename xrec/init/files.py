@@ -139,7 +139,7 @@ def read_folder(location: Location, given: Mapping[str, str] | None = None) -> F
 def _names_in(location: Location) -> list[str]:
     names = [name for name in location.files() if "/" not in name and name[0] not in "._"]
     if not names and not location.exists():
-        raise StorageNotFoundError(f"{location}: there is no such folder; check --from")
+        raise StorageNotFoundError(f"{location}: there is no such file or folder; check --from")
     return names
 
 
