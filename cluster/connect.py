@@ -49,32 +49,24 @@ def ensure_ray(config: RayConfig, *, shows_workers: bool = False) -> Iterator[No
     only what this call connected or started is shut down. shows_workers: whether what actors and
     tasks of this job write appears here; it always does if debug lines are shown.
 
-    Raises ClusterError if the cluster does not start, cannot be reached within a few seconds, or
-    refuses.
+    Raises ClusterError if the cluster does not start, does not answer within seconds, or refuses.
     """
     if ray.is_initialized():
         yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
     shows_workers = shows_workers or logger.isEnabledFor(logging.DEBUG)
-    with _same_sigterm_handler():
-        if address in (None, "", "local"):
-            _start_local(config.num_cpus or max(2, os.cpu_count() or 2), shows_workers)
-        else:
-            _connect(address, shows_workers)
+    handler = signal.getsignal(signal.SIGTERM)
+    if address in (None, "", "local"):
+        _start_local(config.num_cpus or max(2, os.cpu_count() or 2), shows_workers)
+    else:
+        _connect(address, shows_workers)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
     try:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _same_sigterm_handler() -> Iterator[None]:
-    """Let the process keep its handler of SIGTERM, if it has one: Ray puts its own in its place."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 def _start_local(num_cpus: int, shows_workers: bool) -> None:

@@ -53,7 +53,7 @@ def lines_of(explanation: Explanation) -> list[str]:
     if (failure := explanation.failure) is not None:
         lines.append(f"failed        {failure.reason}: {failure.message}")
     elif explanation.refused:
-        instead = "a plain sentence" if explanation.kind == "plain" else "the second try"
+        instead = "a plain sentence" if explanation.kind == "plain" else "a later try"
         lines.append(f"              ({instead}: a text was refused as {explanation.refused})")
     return lines
 
@@ -75,8 +75,8 @@ def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
             by_reason[each.reason].append(each)
             yield f"{each.ids['user_id']}  {each.ids['item_id']}  {each.reason}: {each.message}"
     why = "".join(f"; {len(found)} {reason}" for reason, found in by_reason.items())
-    num_refused = sum(map(len, by_reason.values()))
-    yield f"{uri}: {num_refused} of {num_rows} texts would be refused today{why}"
+    n = sum(map(len, by_reason.values()))
+    yield f"{uri}: {n} of {num_rows} texts would be refused today{why}"
     for reason, found in by_reason.items() if takes_down else ():
         rows, why = [each.ids for each in found], f"audit: {reason}"
         made = take_down(uri, rows=rows, reason=why, storage=config.storage)

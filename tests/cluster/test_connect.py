@@ -109,7 +109,7 @@ def test_ensure_ray_local_that_does_not_start_says_what_to_look_at():
     done = python("-c", CONNECTS, "local", RAY_ADDRESS="", RAY_TMPDIR="/dev/null/ray")
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("xrec.errors.ClusterError: no Ray cluster started on this machine")
-    assert "/dev/null/ray" in message and "space in /tmp or RAY_TMPDIR" in message
+    assert all(part in message for part in ("/dev/null/ray", "space in /tmp or RAY_TMPDIR"))
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ UNSURE = {"refused": "unsupported"}
     ("changes", "last"),
     [
         ({}, "(4 tokens, ended by stop)"),
-        (UNSURE, "(the second try: a text was refused as unsupported)"),
+        (UNSURE, "(a later try: a text was refused as unsupported)"),
         ({**UNSURE, "kind": "plain"}, "(a plain sentence: a text was refused as unsupported)"),
         (
             {"refused": "unsafe", "failure": Failure("abstained", "too little")},

@@ -185,8 +185,7 @@ def refresh(
     manifest = run_night(
         configs, train=train, source=config_path, tell=lambda line: typer.echo(line, err=True)
     )
-    uri = configs["backfill"].artifact("explanations")
-    typer.echo(summary(manifest, uri, as_json=as_json))
+    typer.echo(summary(manifest, configs["backfill"].artifact("explanations"), as_json=as_json))
 
 
 def _show_explanations(config: "JobConfig") -> None:

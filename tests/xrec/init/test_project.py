@@ -267,7 +267,7 @@ def test_init_unusable_files_raise_and_nothing_is_written(tmp_path, shop, change
 
 
 def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(tmp_path, shop, monkeypatch):
-    with pytest.raises(StorageNotFoundError, match="nowhere: there is no such file or folder; check"):
+    with pytest.raises(StorageNotFoundError, match="nowhere: there is no such file or folder"):
         _init(tmp_path, tmp_path / "nowhere")
     (shop / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"notes\.txt: no file that xrec can read; expected"):
