@@ -217,8 +217,7 @@ def diff(
 ) -> None:
     from xrec.backfill.gate import diff_lines
 
-    for line in diff_lines(uri, old, new, seed, _storage(storage_keys)):
-        typer.echo(line)
+    typer.echo("\n".join(diff_lines(uri, old, new, seed, _storage(storage_keys))))
 
 
 @app.command("feedback", help=FEEDBACK_HELP)

@@ -81,8 +81,7 @@ def explain(
     config = _config(config_path, overrides)
     import jobs.explain
 
-    for line in jobs.explain.run(config, user_id, item_id):
-        typer.echo(line)
+    typer.echo("\n".join(jobs.explain.run(config, user_id, item_id)))
 
 
 def audit(
@@ -112,8 +111,7 @@ def publish(
     import jobs.backfill
 
     if is_look:
-        for line in jobs.backfill.look_at_candidate(config):
-            typer.echo(line)
+        typer.echo("\n".join(jobs.backfill.look_at_candidate(config)))
         return
     manifest = jobs.backfill.publish(config, force)
     typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))

@@ -80,8 +80,10 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
+            first = error.errors()[0]
+            why = ": ".join(map(str, (*first["loc"], first["msg"])))
             raise ArtifactMismatchError(
-                f"{file}: not a record that this xrec reads: {error}; use the xrec that wrote it "
+                f"{file}: not a record that this xrec reads ({why}); use the xrec that wrote it "
                 f"(this is {__version__}), or give another output URI"
             ) from error
 

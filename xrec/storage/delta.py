@@ -391,7 +391,8 @@ def delta_errors(location: Location) -> Iterator[None]:
     try:
         yield
     except deltalake.exceptions.DeltaError as error:
-        raise TableError(f"{location}: the Delta log cannot be used: {error}") from error
+        why = str(error).partition("\n")[0] + "; mend it from a copy, or give another output URI"
+        raise TableError(f"{location}: the Delta log cannot be used: {why}") from error
     except OSError as error:
         raise StorageError(f"{location}: {error}") from error
 
