@@ -75,8 +75,7 @@ def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
             by_reason[each.reason].append(each)
             yield f"{each.ids['user_id']}  {each.ids['item_id']}  {each.reason}: {each.message}"
     why = "".join(f"; {len(found)} {reason}" for reason, found in by_reason.items())
-    n = sum(map(len, by_reason.values()))
-    yield f"{uri}: {n} of {num_rows} texts would be refused today{why}"
+    yield f"{uri}: {sum(map(len, by_reason.values()))} of {num_rows} texts are refused today{why}"
     for reason, found in by_reason.items() if takes_down else ():
         rows, why = [each.ids for each in found], f"audit: {reason}"
         made = take_down(uri, rows=rows, reason=why, storage=config.storage)

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from ray import serve
 
 from cluster.connect import ensure_ray, environment
 from xrec.checks import check_word_list
-from xrec.config.serve import ServeConfig
+from xrec.config.serve import HTTPConfig, ServeConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources, sources_of
 from xrec.serve.app import APP, build, serve_options
@@ -65,8 +66,7 @@ def checked(config: ServeConfig) -> ServeConfig:
     shared = {name: location_of(config, name).shared_uri for name in named}
     others = {"workspace": workspace, "llm": sources.llm, "cold_start": sources.cold_start}
     check_word_list(config.decoding.text.checks, config.storage)
-    found = check_sources(sources)
-    read_lookup(there, found.model)
+    read_lookup(there, check_sources(sources).model)
     return config.model_copy(update={**shared, **others})
 
 
@@ -75,14 +75,8 @@ def deploy(config: ServeConfig) -> None:
 
     Returns when it is ready. Raises ClusterError.
     """
-    try:
+    with _start_errors(config.http):
         serve.run(build(config), name=APP, route_prefix="/")
-    except RuntimeError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ClusterError(
-            f"the endpoint could not be started: {lines[-1] if lines else error}; "
-            "see the logs of its replicas"
-        ) from error
 
 
 def address_of(config: ServeConfig) -> str:
@@ -91,13 +85,26 @@ def address_of(config: ServeConfig) -> str:
 
 
 @contextmanager
+def _start_errors(http: HTTPConfig) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+        raise ClusterError(
+            f"the endpoint could not be started at http.port={http.port} with http.tls={http.tls} "
+            f"({lines[-1]}); expected a free port, and a PEM file of certificates and their key, "
+            "or null; else see the logs of its replicas"
+        ) from error
+
+
+@contextmanager
 def _serving(config: ServeConfig, end: ExitStack) -> Iterator[None]:
-    options = serve_options(config)
-    serve.start(
-        proxy_location=options["proxy_location"],
-        http_options=options["http_options"],
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
-    )
+    is_own = config.ray.address is None and not os.environ.get("RAY_ADDRESS")
+    logs = {"enable_access_log": False, "log_level": "WARNING"}
+    with _start_errors(config.http):
+        if config.http.tls and is_own:  # Serve says nothing of a bad file, and does not listen
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(config.http.tls)
+        serve.start(**serve_options(config), logging_config=logs)
     try:
         deploy(config)
         yield
@@ -105,7 +112,7 @@ def _serving(config: ServeConfig, end: ExitStack) -> Iterator[None]:
         # What Ray says of its own end is no line of a request.
         end.enter_context(redirect_stdout(sys.stderr))
         serve.delete(APP)
-        if config.ray.address is None and not os.environ.get("RAY_ADDRESS"):
+        if is_own:
             serve.shutdown()
 
 
@@ -117,7 +124,6 @@ def _hang_ups() -> Iterator[None]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     while True:
-        happened.wait(1)
-        if happened.is_set():
+        if happened.wait(1):
             happened.clear()
             yield

@@ -10,9 +10,23 @@ import time
 import pytest
 import requests
 
+from tests.command_line import python
 from tests.project_file import write_project
 from tests.xrec.generate.town import make_town
 from tests.xrec.serve.town import ITEMS, USERS, serve_config
+
+
+@pytest.mark.slow
+def test_command_that_cannot_listen_says_so(tmp_path):
+    config, path = serve_config(make_town(tmp_path)), tmp_path / "serve.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for http in ({"port": port}, {"tls": str(path)}):
+            write_project(path, config, http=http)
+            done = python("-m", "xrec.cli", "serve", str(path), RAY_ADDRESS="")
+            told = [f"http.{name}={value}" for name, value in http.items()]
+            assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+            assert all(part in done.stderr for part in (*told, "expected a free port"))
 
 
 @pytest.mark.slow
@@ -24,12 +38,9 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
         port = free.getsockname()[1]
     path, log, requests_log = (tmp_path / name for name in ("serve.yaml", "log", "requests"))
     write_project(path, config, http={"port": port})
+    command = [sys.executable, "-m", "xrec.cli", "serve", str(path)]
     with log.open("w") as errors, requests_log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "xrec.cli", "serve", str(path)],
-            stdout=output,
-            stderr=errors,
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=errors)
     try:
         wait_for(
             lambda: f"serving at http://127.0.0.1:{port} " in requests_log.read_text(), process

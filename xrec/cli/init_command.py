@@ -65,8 +65,7 @@ def init(
     findings = init_project(
         directory, source, columns=_columns(columns or []), annotator=annotator, force=force
     )
-    for line in _lines(findings):
-        typer.echo(line)
+    typer.echo("\n".join(_lines(findings)))
 
 
 def _columns(given: Sequence[str]) -> dict[str, str]:

@@ -46,12 +46,9 @@ def _job_command(job: Job) -> Callable[..., None]:
         elif as_json:
             typer.echo(json.dumps({"artifact": job.artifact, "state": "limit reached"}))
         else:
-            typer.echo(
-                f"the limit of {getattr(config, 'limit', 0):,} rows is reached, in whole "
-                "chunks; the same command without a limit goes on"
-            )
-            for line in _outlook(job, config):
-                typer.echo(line)
+            told = f"the limit of {getattr(config, 'limit', 0):,} rows is reached in whole chunks; "
+            told += "the same command without a limit goes on"
+            typer.echo("\n".join([told, *_outlook(job, config)]))
 
     return run
 

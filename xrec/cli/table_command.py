@@ -170,10 +170,8 @@ def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     from xrec.bulk import check_output
 
     findings = check_output(uri, _storage(storage_keys))
-    if not findings:
-        typer.echo(f"{uri}: nothing is wrong")
-    for finding in findings:
-        typer.echo(f"{finding.severity}: {finding.what}")
+    lines = [f"{finding.severity}: {finding.what}" for finding in findings]
+    typer.echo("\n".join(lines) or f"{uri}: nothing is wrong")
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(FAILED)
 
@@ -253,8 +251,9 @@ def takedown(
             lift(uri, number, reason, storage)
             typer.echo(f"{uri}: takedown {number} is lifted")
             return
-        rows = [row] if row else []
-        made = take_down(uri, rows=rows, phrase=phrase, reason=reason, storage=storage)
+        made = take_down(
+            uri, rows=[row] if row else [], phrase=phrase, reason=reason, storage=storage
+        )
     except ValueError as error:
         raise ConfigError(f"takedown: {error}") from error
     nothing = "no row had it" if made.version else "no table was there before; is that the URI?"

@@ -155,7 +155,7 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     judge: LanguageModelConfig | None = None
     """A language model that scores a hundred texts and the published ones of the same pairs, for
     the gate's figure `judged`. If null, that is not known."""
-    retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = None
+    retry_failed: tuple[Literal["all", FailureReason], ...] | None = None
     """Which failed rows of this run are done again: all, a reason, or a list of reasons. If null,
     none."""
     vacuum_hours: float | None = Field(None, ge=1)
