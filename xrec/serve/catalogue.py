@@ -9,8 +9,7 @@ from xrec.adapter.config import model_inputs
 from xrec.checks import AspectNames
 from xrec.config.serve import ServeConfig
 from xrec.data.dataset import Dataset
-from xrec.graph.artifact import GraphEmbeddings
-from xrec.graph.fold_in import read_with_new
+from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.ranking import seen_items, top_k_items
 from xrec.serve.messages import Evidence, ItemEntry, NearHistory, RecommendedItem
 from xrec.storage import location_of
@@ -20,7 +19,7 @@ NUM_NEAREST = 5
 
 
 class Catalogue:
-    """A dataset and its graph, both with the new users and items of the config if there are any.
+    """A dataset and its graph.
 
     `fingerprints` are those of language model, adapter and graph, by name: only explanations of
     this model are served. Methods raise UnknownIdError.
@@ -126,12 +125,7 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
     Raises ArtifactNotFoundError or ArtifactMismatchError if the artifacts are missing or do not fit
     each other, DataError if a vector of the graph is not finite.
     """
-    dataset, graph = read_with_new(
-        location_of(config, "dataset"),
-        location_of(config, "graph"),
-        config.cold_start,
-        config.storage,
-    )
+    dataset, graph = read_dataset_and_graph(config)
     adapter = read_adapter(location_of(config, "adapter"))
     adapter.check_graph(graph.manifest)
     fingerprints = model_inputs(adapter.config, adapter.fingerprint, graph.manifest)
