@@ -5,9 +5,7 @@ they are in this order. No dictionary is held.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from itertools import islice, takewhile
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +21,18 @@ class IdIndex:
     """
 
     def __init__(self, ids: pa.ChunkedArray, order: pa.ChunkedArray | None = None):
-        self._ids = ids
-        if order is None:
-            descends = pc.any(pc.less(ids.slice(1), ids.slice(0, max(0, len(ids) - 1)))).as_py()
-            order = pc.sort_indices(ids) if descends else range(len(ids))
-        self._rows: Sequence[Any] = order
+        if order is None and pc.any(pc.less(ids[1:], ids[: max(0, len(ids) - 1)])).as_py():
+            order = pc.sort_indices(ids)
+        self._ids, self._order = ids, order
 
     def __len__(self) -> int:
         """How many ids there are."""
-        return len(self._rows)
+        return len(self._ids if self._order is None else self._order)
 
     def find(self, wanted: str) -> int | None:
         """The row of an id; None if it is not there."""
-        place = bisect_left(self._rows, wanted, key=self._id)
-        found = place < len(self._rows) and self._id(self._rows[place]) == wanted
-        return _number(self._rows[place]) if found else None
+        place = self._place(wanted)
+        return self._row(place) if place < len(self) and self._id(place) == wanted else None
 
     def rows(self, wanted: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
         """The row of each id, (M,) int64, -1 where it is not there."""
@@ -48,13 +43,14 @@ class IdIndex:
 
     def starting_with(self, prefix: str, limit: int) -> list[str]:
         """The first `limit` ids that begin with `prefix`, in order."""
-        first = bisect_left(self._rows, prefix, key=self._id)
-        following = (self._id(self._rows[place]) for place in range(first, len(self._rows)))
+        following = map(self._id, range(self._place(prefix), len(self)))
         return list(islice(takewhile(lambda each: each.startswith(prefix), following), limit))
 
-    def _id(self, row: Any) -> str:
-        return str(self._ids[_number(row)].as_py())
+    def _place(self, wanted: str) -> int:
+        return bisect_left(range(len(self)), wanted, key=self._id)
 
+    def _row(self, place: int) -> int:
+        return place if self._order is None else int(self._order[place].as_py())
 
-def _number(row: Any) -> int:
-    return row.as_py() if isinstance(row, pa.Scalar) else int(row)
+    def _id(self, place: int) -> str:
+        return str(self._ids[self._row(place)].as_py())

@@ -78,7 +78,7 @@ class Catalogue:
             score=float(scores[item]),
             rank=int((scores[unseen] > scores[item]).sum()) + 1,
             num_ranked=int(unseen.sum()),
-            nearest_history=self._nearest(seen[seen != item].unique(), item),
+            nearest_history=self._nearest(seen[seen != item], item),
             aspects_from=self.dataset.aspects_from,
         )
 
@@ -99,9 +99,7 @@ class Catalogue:
     def _nearest(self, history: torch.Tensor, item: int) -> list[NearHistory]:
         """Return the items of a history (H,) that are nearest to an item."""
         vectors = self._graph.items
-        similarities = F.cosine_similarity(
-            vectors[history].float(), vectors[item].float()[None], dim=1
-        )
+        similarities = F.cosine_similarity(vectors[history], vectors[item][None], dim=1)
         order = torch.argsort(similarities, descending=True, stable=True)[:NUM_NEAREST]
         return [
             NearHistory(
