@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from tests.toy import explanation_nll, save_random_graph, save_toy_model, toy_tokenizer
 from tests.xrec.generate.cores import generate
@@ -258,20 +257,3 @@ def test_load_explainer_without_a_known_vllm_is_refused(workspace, monkeypatch, 
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     with pytest.raises(ModelError, match=message):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
-
-
-def test_load_explainer_explains_a_new_user_in_a_reserved_row(workspace, explainer):
-    reserved = load_explainer(
-        sources(workspace), device="cpu", engine=EngineConfig(max_rows=3), num_reserved_users=2
-    )
-    assert torch.equal(reserved.graph.users[:12], explainer.graph.users)
-    reserved.graph.users[12] = -explainer.graph.users[3]
-    texts = explainer.pairs.texts(Pair(0, 2))
-    prompts = [reserved.pairs.builder.build(user, 2, texts) for user in (12, 0)]
-    assert "<user 12>" in reserved.pairs.builder.show(prompts[0])
-    new, old = explained(reserved, prompts, [texts] * 2)
-    assert new.num_generated_tokens > 0
-    # A known user's text is what it was, though its item has another token id now.
-    (before,) = explained(explainer, [explainer.pairs.prompt(Pair(0, 2))], [texts])
-    assert (old.text, old.text == new.text) == (before.text, False)
-    assert reserved.model_fingerprint == explainer.model_fingerprint
