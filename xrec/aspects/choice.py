@@ -30,7 +30,7 @@ from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
 from xrec.graph.ranking import stable_top_k
-from xrec.storage import Arrays, Location, fingerprint_of, mapped_arrays, read_content
+from xrec.storage import Arrays, Location, mapped_arrays, read_content
 
 _RULES = 1  # version of what is counted, in the name of the files of counts
 _PAIRS_PER_BLOCK = 4096
@@ -239,7 +239,7 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
         return count_arrays(dataset_mentions(dataset, "train"), dataset_praise(dataset))
 
     near = mapped_arrays(f"{manifest.files[NEIGHBOURS]}-{num_items}.neighbours", neighbours)
-    of = fingerprint_of([_RULES, dataset.manifest.fingerprint])
-    mentions, praise = mapped_counts(mapped_arrays(f"{of}.counts", counts), dataset)
+    counted = mapped_arrays(f"{dataset.manifest.fingerprint}.counts-{_RULES}", counts)
+    mentions, praise = mapped_counts(counted, dataset)
     scorer = AspectScorer(mentions, sparse_of(near, num_items), Weights(**weights))
     return AspectChooser(scorer, manifest.config["min_item_reviews"], praise)
