@@ -17,8 +17,6 @@ logger = logging.getLogger("xrec")
 
 _ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
 _Row = tuple[HeldOutPair, str]
-_CHOSEN_BY = ("aspects", "cold_start")
-"""Inputs of explanations beside those that belong to the adapter; evaluate reads no cold start."""
 
 
 def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
@@ -110,11 +108,12 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
         )
     if "planted.parquet" not in manifests["dataset"].files:
         return  # nothing is drawn beside them
-    made = manifests["explanations"]
-    inputs = {name: made.inputs[name] for name in _CHOSEN_BY if name in made.inputs}
-    there = {"decoding": made.config["decoding"], "inputs": inputs}
-    own = {name: manifests[name].fingerprint for name in _CHOSEN_BY if name in manifests}
-    here = {"decoding": config.decoding.model_dump(mode="json"), "inputs": own}
+    made, aspects = manifests["explanations"], manifests.get("aspects")
+    there = {"decoding": made.config["decoding"], "aspects": made.inputs.get("aspects")}
+    here = {
+        "decoding": config.decoding.model_dump(mode="json"),
+        "aspects": aspects and aspects.fingerprint,
+    }
     if there != here:
         raise mismatch(
             f"{config.artifact('explanations')}: their texts were drawn otherwise than those of "

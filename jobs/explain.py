@@ -18,8 +18,8 @@ from xrec.storage import check_artifacts
 def run(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
     """Explain the pair; returns its texts, the prompt, and the explanation, for a reader.
 
-    Raises UnknownIdError for an id that neither the dataset nor `config.cold_start` knows, and what
-    `load_explainer` raises.
+    Raises UnknownIdError for an id that the dataset does not know, and what `load_explainer`
+    raises.
     """
     check_artifacts(config, "dataset", "graph", "adapter")
     check_word_list(config.decoding.text.checks, config.storage)

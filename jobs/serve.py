@@ -64,10 +64,9 @@ def checked(config: ServeConfig) -> ServeConfig:
     workspace = open_location(config.workspace, config.storage).shared_uri
     named = [name for name, uri in choice_of(config).items() if uri]
     shared = {name: location_of(config, name).shared_uri for name in named}
-    others = {"workspace": workspace, "llm": sources.llm, "cold_start": sources.cold_start}
     check_word_list(config.decoding.text.checks, config.storage)
     read_lookup(there, check_sources(sources).model)
-    return config.model_copy(update={**shared, **others})
+    return config.model_copy(update={**shared, "workspace": workspace, "llm": sources.llm})
 
 
 def deploy(config: ServeConfig) -> None:

@@ -87,7 +87,9 @@ def toy_vectors(seed: int = 0) -> tuple[Tensor, Tensor]:
     )
 
 
-def save_graph(folder: Path, users: Tensor, items: Tensor, dataset: str) -> Manifest:
+def save_graph(
+    folder: Path, users: Tensor, items: Tensor, dataset: str, **metrics: Any
+) -> Manifest:
     """Write a graph of the dataset of this fingerprint with the vectors (U, D) and (I, D)."""
     return write_graph(
         open_location(str(folder)),
@@ -95,7 +97,7 @@ def save_graph(folder: Path, users: Tensor, items: Tensor, dataset: str) -> Mani
         [],
         config={"model": {"embedding_dim": users.shape[1]}},
         inputs={"dataset": dataset},
-        metrics={},
+        metrics=metrics,
     )
 
 

@@ -33,7 +33,6 @@ from xrec.bulk import (
 from xrec.bulk.driver import has_work
 from xrec.config.backfill import RecommendConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.cold_start import cold_start_anywhere, read_cold_start
 from xrec.data.dataset import Dataset, taken
 from xrec.errors import ClusterError, ConfigError, install_command
 from xrec.graph.identity import check_graph_of_dataset
@@ -82,20 +81,15 @@ _LOST = ROWS.error_reason
 
 
 def read_tables(config: RecommendConfig) -> tuple[Dataset, "GraphEmbeddings"]:
-    """Read dataset and graph; users and items of a cold start are appended.
+    """Read dataset and graph.
 
     Raises ArtifactNotFoundError if dataset or graph is missing, ArtifactMismatchError if the graph
-    is of another dataset, DataError if a vector is not finite, UnknownIdError for a user who is
-    neither in the dataset nor in the cold start.
+    is of another dataset, DataError if a vector is not finite, UnknownIdError for a user who is not
+    in the dataset.
     """
-    from xrec.graph.fold_in import read_with_new
+    from xrec.graph.artifact import read_dataset_and_graph
 
-    dataset, graph = read_with_new(
-        location_of(config, "dataset"),
-        location_of(config, "graph"),
-        config.cold_start,
-        config.storage,
-    )
+    dataset, graph = read_dataset_and_graph(config)
     graph.check_finite()
     for user_id in config.user_ids or ():
         dataset.user_index(user_id)
@@ -103,7 +97,7 @@ def read_tables(config: RecommendConfig) -> tuple[Dataset, "GraphEmbeddings"]:
 
 
 def identify_recommendations(config: RecommendConfig) -> Identity:
-    """The run that `config` asks for; reads manifests and the tables of a cold start.
+    """The run that `config` asks for; reads manifests only.
 
     Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
     another dataset, ConfigError if k is more than there are items or user_ids is empty, or if the
@@ -123,8 +117,6 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
         raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
     user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
-    if config.cold_start is not None:
-        inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
     settings: dict[str, Any] = {"k": config.k, "user_ids": user_ids}
     if config.index != "exact":
         settings["index"] = config.index
@@ -191,8 +183,7 @@ def _pool() -> "Pool":
 def _anywhere(config: RecommendConfig) -> RecommendConfig:
     """The same config for a process with another working directory, as far as actors read it."""
     found = {name: location_of(config, name).shared_uri for name in ("dataset", "graph")}
-    new = cold_start_anywhere(config.cold_start, config.storage)
-    return config.model_copy(update={**found, "cold_start": new})
+    return config.model_copy(update=found)
 
 
 def publish_recommendations(run: BulkRun) -> Manifest | None:

@@ -96,8 +96,8 @@ def _column(name: str, type_: pa.DataType, comment: str, unit: str | None = None
 
 PAIRS = pa.schema(
     [
-        _column("user_id", pa.string(), "id of the user, as the dataset or cold_start has it"),
-        _column("item_id", pa.string(), "id of the item, as the dataset or cold_start has it"),
+        _column("user_id", pa.string(), "id of the user, as the dataset has it"),
+        _column("item_id", pa.string(), "id of the item, as the dataset has it"),
     ]
 )
 GENERATED = pa.schema(

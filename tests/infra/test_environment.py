@@ -32,8 +32,13 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
     assert [each for each in minors if re.match(pattern[1], each)] == PYTHONS
     assert re.findall(r"python(3\.\d+) ", set_up.split("candidates=")[1].splitlines()[0]) == PYTHONS
     images = re.findall(r"^FROM python:([\d.]+)", _text("infra/docker/Dockerfile"), re.MULTILINE)
+    workflow = _text(".github/workflows/checks.yml")
+    used = re.findall(r"\"(3\.\d+)\"", workflow)
     assert images
-    assert set(images) <= set(PYTHONS)
+    assert used
+    assert {*images, *used} <= set(PYTHONS)
+    made = re.findall(r"^(\w[\w-]*):", _text("Makefile"), re.MULTILINE)
+    assert set(re.findall(r"run: make ([\w-]+)", workflow)) <= set(made)
 
 
 def test_lock_has_a_version_that_fits_of_every_package_that_is_installed():

@@ -114,7 +114,7 @@ def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline):
     assert not pipeline.location("other-evaluation").exists()
 
 
-def test_pairs_to_score_pass_over_users_and_items_of_a_cold_start(pipeline):
+def test_pairs_to_score_are_those_with_a_reference(pipeline):
     dataset = read_dataset(pipeline.location("dataset"))
     first, second = held_out_pairs(dataset, "test")[:2]
     known = (first.user_id, first.item_id)

@@ -37,11 +37,11 @@ def _other_llm(pipeline: Any) -> dict[str, Any]:
     return {"llm": {"model": other.uri}}
 
 
-def _of_a_cold_start(pipeline: Any) -> dict[str, Any]:
-    """What is drawn beside the texts knows no newcomers, and would be chosen otherwise."""
-    other = pipeline.copy_of("explanations", "explanations-of-a-cold-start")
+def _with_aspects(pipeline: Any) -> dict[str, Any]:
+    """What is drawn beside the texts would be told of no aspects."""
+    other = pipeline.copy_of("explanations", "explanations-with-aspects")
     log, inputs = other / "_delta_log" / f"{0:020d}.json", rb"\"inputs\":{"
-    changed = inputs + rb"\"cold_start\":\"%b\"," % (b"1" * 16)
+    changed = inputs + rb"\"aspects\":\"%b\"," % (b"1" * 16)
     log.write_bytes(log.read_bytes().replace(inputs, changed))
     return {"explanations": other.uri}
 
@@ -97,9 +97,9 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ),
     (
         "evaluate",
-        _of_a_cold_start,
+        _with_aspects,
         ArtifactMismatchError,
-        r"inputs\.cold_start: '1{16}' there, nothing here",
+        r"aspects: '1{16}' there, None here",
     ),
     (
         "evaluate",

@@ -83,7 +83,7 @@ def input_vectors(
     """The vectors that `config.vectors` names, for users (U, D) and items (I, D), float32.
 
     `users` and `items` are the graph's vectors. The two others are for ablations. A row of theirs
-    depends on its index only, so that users and items which a cold start appends change no other:
+    depends on its index only, so that later users and items change no other:
 
     random      a fixed standard normal vector for each user and item. It identifies the user but
                 carries no taste: training can memorize users and learns nothing about others.

@@ -30,7 +30,7 @@ from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
 from xrec.graph.ranking import stable_top_k
-from xrec.storage import Arrays, Location, content_hash, fingerprint_of, mapped_arrays, read_content
+from xrec.storage import Arrays, Location, mapped_arrays, read_content
 
 _RULES = 1  # version of what is counted, in the name of the files of counts
 _PAIRS_PER_BLOCK = 4096
@@ -218,9 +218,8 @@ def _top(scores: Floats, aspects: Indices, k: int) -> Indices:
 def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     """Return the chooser with the trained score; the counts come from `dataset`, as in training.
 
-    Counts and neighbours are mapped files of this node. The dataset may have new users and items at
-    its end (`xrec.graph.fold_in`), or extend that of the training: an item that the training did
-    not know has no neighbours.
+    Counts and neighbours are mapped files of this node. The dataset may extend that of the
+    training: an item that the training did not know has no neighbours.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
     another dataset or a file is not what the manifest says.
@@ -228,7 +227,7 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     manifest = read_aspects_manifest(location, dataset.manifest)
     remedy = "run `xrec train-aspects` again"
     weights = json.loads(read_content(location, manifest, WEIGHTS, remedy=remedy))
-    num_items, later = dataset.num_items, dataset.later
+    num_items = dataset.num_items
 
     def neighbours() -> Arrays:
         content = read_content(location, manifest, NEIGHBOURS, remedy=remedy)
@@ -240,8 +239,7 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
         return count_arrays(dataset_mentions(dataset, "train"), dataset_praise(dataset))
 
     near = mapped_arrays(f"{manifest.files[NEIGHBOURS]}-{num_items}.neighbours", neighbours)
-    of = [_RULES, dataset.manifest.fingerprint, dataset.num_users, num_items]
-    of += [] if later is None else [content_hash(later.tobytes())]
-    mentions, praise = mapped_counts(mapped_arrays(f"{fingerprint_of(of)}.counts", counts), dataset)
+    counted = mapped_arrays(f"{dataset.manifest.fingerprint}.counts-{_RULES}", counts)
+    mentions, praise = mapped_counts(counted, dataset)
     scorer = AspectScorer(mentions, sparse_of(near, num_items), Weights(**weights))
     return AspectChooser(scorer, manifest.config["min_item_reviews"], praise)

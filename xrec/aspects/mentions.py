@@ -162,7 +162,7 @@ def dataset_mentions(dataset: Dataset, split: Split) -> Mentions:
             "(`xrec annotate`), or with prepare.aspects_from: {kind: profiles}"
         )
     if dataset.aspects_from == "reviews":
-        return _mentions(dataset, split, dataset.reviewed_edges(split), _COUNTED)
+        return _mentions(dataset, split, dataset.interaction_edges(split), _COUNTED)
     if split == "train":
         users, items = dataset.interaction_edges("train")
         return ProfileMentions.of(users, items, _profiles(dataset), dataset.num_users)
@@ -177,7 +177,7 @@ def dataset_praise(dataset: Dataset) -> Praise | None:
     """
     if dataset.aspects_from != "reviews":
         return None
-    edges = dataset.reviewed_edges("train")
+    edges = dataset.interaction_edges("train")
     praise, blame = (
         _mentions(dataset, "train", edges, [sentiment]) for sentiment in ("positive", "negative")
     )

@@ -20,7 +20,6 @@ from xrec.adapter.config import model_inputs, read_config
 from xrec.aspects.artifact import aspects_of
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
-from xrec.data.cold_start import read_cold_start
 from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
 
 if TYPE_CHECKING:  # they import torch, which a status needs not
@@ -56,8 +55,6 @@ def _identity(
     inputs = {"dataset": dataset.fingerprint, **model}
     if aspects is not None:
         inputs["aspects"] = aspects.fingerprint
-    if config.cold_start:
-        inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
     settings = {
         "decoding": config.decoding.model_dump(mode="json"),
         "dtype": config.llm.dtype,

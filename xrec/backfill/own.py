@@ -60,7 +60,7 @@ def own_vectors(dataset: Dataset, graph: "GraphEmbeddings") -> float | None:
 
     The other item was taken by someone as the own one was, so that popularity tells nothing.
     """
-    edges, draw = dataset.reviewed_edges("train"), np.random.default_rng(0)
+    edges, draw = dataset.interaction_edges("train"), np.random.default_rng(0)
     users, own = edges[:, draw.integers(edges.shape[1], size=_NUM_DRAWN)]
     others = edges[1, draw.integers(edges.shape[1], size=_NUM_DRAWN)]
     starts, ends = (np.searchsorted(edges[0], users, side=side) for side in ("left", "right"))

@@ -19,7 +19,7 @@ HELP = """One pair, explained, with what the model was given.
 In:   CONFIG, whose section backfill is used, but for its pairs; two ids
 Out:  the explanation, with the prompt and the texts it was made from, on standard output
 
-An id that neither the dataset nor cold_start holds is an error.
+An id that the dataset does not hold is an error.
 
 \b
 Example:

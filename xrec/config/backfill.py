@@ -9,9 +9,9 @@ from xrec.config.base import Config
 from xrec.config.decoding import TextFailure
 from xrec.config.llm import PromptFailure
 from xrec.config.shared import (
-    ColdStartJobConfig,
     Device,
     ExplanationsJobConfig,
+    GraphJobConfig,
     RayJobConfig,
     Split,
     artifact_uri,
@@ -139,7 +139,7 @@ GATE: Mapping[str, float | None] = {
 """The bounds of the gate that a config does not name."""
 
 
-class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
+class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
     pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
@@ -172,7 +172,7 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
         return {**GATE, **value}
 
 
-class RecommendConfig(RunConfig, ColdStartJobConfig):
+class RecommendConfig(RunConfig, GraphJobConfig):
     """`xrec recommend`: dataset and graph in, each user's best unseen items out."""
 
     recommendations: str | None = artifact_uri("recommendations")

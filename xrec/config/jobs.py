@@ -56,7 +56,6 @@ SHARED = (
     "llm",
     "prompt",
     "decoding",
-    "cold_start",
     "scaling",
     *ARTIFACTS,
 )

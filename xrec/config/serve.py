@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import EngineConfig
-from xrec.config.shared import ColdStartJobConfig, Device, ExplanationsJobConfig, RayJobConfig
+from xrec.config.shared import Device, ExplanationsJobConfig, RayJobConfig
 
 Scope = Literal["explain", "evidence", "users", "feedback"]
 
@@ -103,7 +103,7 @@ class CandidateConfig(Config):
     compared with what they get, for xrec publish --look, and is not shown."""
 
 
-class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
+class ServeConfig(RayJobConfig, ExplanationsJobConfig):
     """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
     engine: LiveEngineConfig = LiveEngineConfig()

@@ -1,4 +1,4 @@
-"""What several jobs share: artifacts, storage, Ray cluster, workers, new users and items."""
+"""What several jobs share: artifacts, storage, Ray cluster, workers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -77,20 +77,6 @@ class ScalingConfig(Config):
         return self.min_workers or self.num_workers
 
 
-class ColdStartConfig(Config):
-    """What came after the graph was trained: new users and items, and new texts of known ones.
-
-    The vectors of the new ones are computed from their interactions (fold-in).
-    """
-
-    interactions: str | None = None
-    """Parquet file or folder with user_id and item_id; the graph must know one of each row."""
-    users: str | None = None
-    """Table with user_id and profile, also of known users whose texts changed."""
-    items: str | None = None
-    """Table with item_id, title and profile, also of known items."""
-
-
 class JobConfig(Config):
     """What every job has: a place for its artifacts, and the way there."""
 
@@ -137,13 +123,6 @@ class GraphJobConfig(DatasetJobConfig):
     """A job that makes or reads the graph."""
 
     graph: str | None = artifact_uri("graph")
-
-
-class ColdStartJobConfig(GraphJobConfig):
-    """A job that takes in users and items which came after the graph was trained."""
-
-    cold_start: ColdStartConfig | None = None
-    """New users and items. If null, only the dataset's own are known."""
 
 
 class AspectsJobConfig(GraphJobConfig):

@@ -59,9 +59,8 @@ class Dataset:
     Rows are in the order of their ids, or `user_order` and `item_order` have the indices in it.
     Only then there may be holes, which U and I count.
 
-    `later` (2, E) are the train edges that `extend_dataset` added, which have no reviews and may
-    repeat interactions; None before it was called. `on_disk` is the table of interactions whose
-    edges this node may keep as files: that of the manifest, as it was read.
+    `on_disk` is the table of interactions whose edges this node may keep as files: that of the
+    manifest, as it was read.
     """
 
     manifest: Manifest
@@ -78,7 +77,6 @@ class Dataset:
     low_rated_aspects: pa.Table | None = None
     user_order: pa.Table | None = None
     item_order: pa.Table | None = None
-    later: npt.NDArray[np.int64] | None = None
     on_disk: pa.Table | None = None
 
     @property
@@ -123,10 +121,7 @@ class Dataset:
         return self._ids("item", self.items, self.item_order)
 
     def _ids(self, what: str, rows: pa.Table, order: pa.Table | None) -> IdIndex:
-        if order is None:
-            return IdIndex(rows[f"{what}_id"])
-        num_ordered = self.manifest.row_counts[f"{what}s"]
-        return IdIndex(rows[f"{what}_id"], order[f"{what}_index"], num_ordered)
+        return IdIndex(rows[f"{what}_id"], None if order is None else order[f"{what}_index"])
 
     @cached_property
     def lost_items(self) -> npt.NDArray[np.int64]:
@@ -138,28 +133,14 @@ class Dataset:
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
         """The E interactions of the split, (2, E) int64: row 0 has user indices, row 1 items'.
 
-        They are sorted by user and item, each once, and the `later` ones are train interactions.
-        """
-        edges = self.reviewed_edges(split)
-        if self.later is None or split != "train":
-            return edges
-        keys = np.unique(np.concatenate([_keys(edges), _keys(self.later)]))
-        return np.stack([keys >> 32, keys & 0xFFFFFFFF])
-
-    def reviewed_edges(self, split: Split) -> npt.NDArray[np.int64]:
-        """Those of `interaction_edges` that may have a review: none that came after training.
-
-        They are a mapped file if the dataset was read; pages are copied when written.
+        They are sorted by user and item, each once: a mapped file if the dataset was read; pages
+        are copied when written.
         """
         if self.interactions is not self.on_disk:
             return edges_of(_of_split(self.interactions, split))
         name = f"{self.manifest.files['interactions.parquet']}-{split}.npy"
         make = partial(_write_edges, self.interactions, split)
         return mapped(name, make, lambda path: np.asarray(np.load(path, mmap_mode="c")))
-
-    def seen_edges(self) -> list[npt.NDArray[np.int64]]:
-        """The train interactions in one or two parts, (2, E) each, which may share some."""
-        return [self.reviewed_edges("train"), *([] if self.later is None else [self.later])]
 
     def explained_pairs(self, split: Split) -> pa.Table:
         """The split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
@@ -169,7 +150,7 @@ class Dataset:
 _SCHEMAS: dict[str, pa.Schema] = {
     each.name: getattr(schemas, each.name.upper())
     for each in fields(Dataset)
-    if each.name not in ("manifest", "later", "on_disk")
+    if each.name not in ("manifest", "on_disk")
 }
 
 
@@ -258,11 +239,8 @@ def edges_of(pairs: pa.Table) -> npt.NDArray[np.int64]:
 
 def pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
     """One number for each of P pairs by index, (P,); ordered by user, then item."""
-    return _keys(edges_of(pairs))
-
-
-def _keys(edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.asarray((edges[0] << 32) + edges[1])
+    users, items = edges_of(pairs)
+    return np.asarray((users << 32) + items)
 
 
 def taken(column: pa.ChunkedArray, rows: Iterable[int]) -> list[Any]:
@@ -279,7 +257,7 @@ def _known(what: str, ids: IdIndex, wanted: str) -> int:
 
 
 def _write_edges(interactions: pa.Table, split: Split, path: Path) -> None:
-    """Write `Dataset.reviewed_edges`, first all users and then all items, a batch at a time."""
+    """Write `Dataset.interaction_edges`, first all users and then all items, a batch at a time."""
     batches = interactions.to_batches()
     count = sum(pc.sum(pc.equal(batch["split"], split)).as_py() or 0 for batch in batches)
     header = {"descr": "<i8", "fortran_order": False, "shape": (2, count)}

@@ -47,7 +47,7 @@ class Menus:
 
     def of(self, item_index: int) -> frozenset[str]:
         """The names of the aspects on an item's menu."""
-        starts = self._starts[item_index : item_index + 2]  # one or none if it came later
+        starts = self._starts[item_index : item_index + 2]  # fewer behind the last with some
         places = slice(*starts) if len(starts) == 2 else slice(0)
         return frozenset(self.names[index] for index in self._aspects[places])
 

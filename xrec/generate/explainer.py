@@ -46,10 +46,9 @@ class Explanation:
 class Explainer:
     """Explains pairs of one dataset with one model.
 
-    `dataset` and `graph` also hold the new users and items of a cold start. `model` is None with
-    vLLM, which does not give its model away. `model_fingerprint` identifies language model, adapter
-    and trained graph together. `finisher` makes explanations of the texts that `engine` writes, and
-    `checker` checks them.
+    `model` is None with vLLM, which does not give its model away. `model_fingerprint` identifies
+    language model, adapter and trained graph together. `finisher` makes explanations of the texts
+    that `engine` writes, and `checker` checks them.
     """
 
     model: PreTrainedModel | None

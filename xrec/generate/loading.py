@@ -14,22 +14,14 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.aspects.artifact import aspects_of
 from xrec.aspects.choice import read_chooser
 from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import (
-    ColdStartConfig,
-    ColdStartJobConfig,
-    Device,
-    ExplanationsJobConfig,
-    StorageConfig,
-)
-from xrec.data.cold_start import cold_start_anywhere
-from xrec.data.dataset import Dataset
+from xrec.config.shared import Device, ExplanationsJobConfig, StorageConfig
+from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.text_rules import TextFinisher
 from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
-from xrec.graph.artifact import GraphEmbeddings
-from xrec.graph.fold_in import read_with_new
+from xrec.graph.artifact import read_graph
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import (
@@ -58,21 +50,14 @@ class Sources:
     adapter: str
     llm: LLMConfig
     storage: StorageConfig
-    cold_start: ColdStartConfig | None = None
     aspects: str | None = None
 
 
 def sources_of(config: ExplanationsJobConfig) -> Sources:
     """Return what the workers load, with URIs that do not depend on the working directory."""
     names = ("dataset", "graph", "adapter", "aspects")
-    locations = {name: location_of(config, name) for name in names}
-    tables = config.cold_start if isinstance(config, ColdStartJobConfig) else None
-    return Sources(
-        **{name: location.shared_uri for name, location in locations.items()},
-        llm=anywhere(config.llm),
-        storage=config.storage,
-        cold_start=cold_start_anywhere(tables, config.storage),
-    )
+    uris = {name: location_of(config, name).shared_uri for name in names}
+    return Sources(**uris, llm=anywhere(config.llm), storage=config.storage)
 
 
 @dataclass(frozen=True)
@@ -106,8 +91,11 @@ def check_sources(sources: Sources) -> CheckedSources:
     ArtifactMismatchError, ModelError.
     """
     dataset = read_manifest(open_location(sources.dataset, sources.storage), "dataset")
-    graph = read_manifest(open_location(sources.graph, sources.storage), "graph")
-    return _check(sources, dataset, graph)
+    return _check(sources, dataset, _graph_of(sources))
+
+
+def _graph_of(sources: Sources) -> Manifest:
+    return read_manifest(open_location(sources.graph, sources.storage), "graph")
 
 
 def load_explainer(
@@ -125,12 +113,13 @@ def load_explainer(
     reads the graph sees what is written into `graph.users` there. `is_streaming` is for texts that
     are read while they are written: each of their tokens is told at once.
 
-    Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
-    read.
+    Raises what `check_sources` raises, ModelError.
     """
-    checked, dataset, graph = _read(sources)
+    dataset = read_dataset(open_location(sources.dataset, sources.storage))
+    graph = read_graph(open_location(sources.graph, sources.storage))
+    checked = _check(sources, dataset.manifest, graph.manifest)
     if num_reserved_users:
-        graph = graph.with_more_users(torch.zeros(num_reserved_users, graph.users.shape[1]))
+        graph = graph.with_more_users(num_reserved_users)
     on, model = resolve_device(device), None
     tokenizer = load_tokenizer(checked.llm)
     if choose_engine(engine, on, checked.llm) == "vllm":
@@ -170,28 +159,18 @@ def load_explainer(
 
 
 def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]:
-    """What checks finished texts; of the language model only the tokenizer is loaded.
+    """What checks finished texts; of graph and language model no vectors and weights are loaded.
 
-    Raises what `load_explainer` raises.
+    Raises what `check_sources` raises.
     """
-    checked, dataset, _ = _read(sources)
+    dataset = read_dataset(open_location(sources.dataset, sources.storage))
+    checked = _check(sources, dataset.manifest, _graph_of(sources))
     tokenizer = load_tokenizer(checked.llm)
     vocabulary = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
     pairs = _pairs(sources, checked, dataset, builder)
     checker = checker_of(dataset, sources.storage)
     return dataset, pairs, TextFinisher(builder, pairs.titles, checker)
-
-
-def _read(sources: Sources) -> tuple[CheckedSources, Dataset, GraphEmbeddings]:
-    """Dataset and graph with the new users and items, once all sources were checked."""
-    dataset, graph = read_with_new(
-        open_location(sources.dataset, sources.storage),
-        open_location(sources.graph, sources.storage),
-        sources.cold_start,
-        sources.storage,
-    )
-    return _check(sources, dataset.manifest, graph.manifest), dataset, graph
 
 
 def _pairs(

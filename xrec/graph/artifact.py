@@ -16,15 +16,26 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from xrec.config.shared import GraphJobConfig
+from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
-from xrec.storage import Location, Manifest, open_location, read_manifest, write_manifest
+from xrec.graph.identity import check_graph_of_dataset
+from xrec.storage import (
+    Location,
+    Manifest,
+    location_of,
+    open_location,
+    read_manifest,
+    write_manifest,
+)
 from xrec.storage.mapped import map_file
 
 EMBEDDINGS = "embeddings.safetensors"
 METRICS = "metrics.jsonl"
-_ROOM_BYTES = 2**28  # for a million users of 64 numbers that come later; the hole takes no space
+_ROOM_BYTES = 2**28  # for a million more users of 64 numbers; the hole takes no space
 
 
 @dataclass(frozen=True)
@@ -42,19 +53,14 @@ class GraphEmbeddings:
     aspects: Tensor | None = None
     file: Path | None = None
 
-    def with_more_users(self, more: Tensor) -> "GraphEmbeddings":
-        """The graph with the vectors `more` (N, D) behind those of its users.
+    def with_more_users(self, number: int) -> "GraphEmbeddings":
+        """The graph with `number` more users behind its own, whose vectors are zeros.
 
-        Those that were read are not copied, as long as there is room for what came later.
+        Vectors that were read are not copied, as long as there is room behind them.
         """
-        more = more.to(self.users.dtype)
-        num_read = self.manifest.row_counts.get("users", 0)
-        later = torch.cat([self.users[num_read:], more])
-        if self.file is None or later.nbytes > _ROOM_BYTES:
-            return replace(self, users=torch.cat([self.users, more]))
-        users = _map(self.file, num_more_users=len(later))["users"]
-        users[num_read:] = later
-        return replace(self, users=users)
+        if self.file is None or number * self.users.shape[1] * self.users.itemsize > _ROOM_BYTES:
+            return replace(self, users=F.pad(self.users, (0, 0, 0, number)))
+        return replace(self, users=_map(self.file, num_more_users=number)["users"])
 
     def check_finite(self) -> None:
         """Raise DataError if a vector holds NaN or infinity; the message names the first one."""
@@ -122,6 +128,18 @@ def read_graph(location: Location) -> GraphEmbeddings:
     manifest = read_manifest(location, "graph")
     file, vectors = read_vectors(location, manifest, EMBEDDINGS)
     return GraphEmbeddings(manifest=manifest, file=file, **vectors)
+
+
+def read_dataset_and_graph(config: GraphJobConfig) -> tuple[Dataset, GraphEmbeddings]:
+    """The dataset and the graph of a job.
+
+    Raises what `read_dataset` and `read_graph` raise, ArtifactMismatchError if the graph is of
+    another dataset.
+    """
+    dataset, graph = (location_of(config, name) for name in ("dataset", "graph"))
+    known, vectors = read_dataset(dataset), read_graph(graph)
+    check_graph_of_dataset(vectors.manifest, known.manifest, graph.uri, dataset.uri)
+    return known, vectors
 
 
 def read_vectors(

@@ -53,41 +53,30 @@ class SeenItems:
     It leaves out those of `lost` (G,) int64 too, for every user: they are no items any more.
     """
 
-    def __init__(self, *edges: Tensor, lost: Tensor | None = None) -> None:
-        """Each of `edges` (2, E) int64 has user indices in row 0 and item indices in row 1.
+    def __init__(self, edges: Tensor, lost: Tensor | None = None) -> None:
+        """`edges` (2, E) int64 have user indices in row 0 and item indices in row 1.
 
         Edges that are sorted by user are not copied.
         """
-        self._parts = [_by_user(each) for each in edges]
+        users = edges[0]
+        is_sorted = bool((users[1:] >= users[:-1]).all())
+        self._edges = edges if is_sorted else edges[:, users.argsort()]
         self.lost = torch.empty(0, dtype=torch.int64) if lost is None else lost
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each.
-
-        An item is there twice if two of the edges have it.
-        """
-        rows, items = zip(*(_of_users(part, users) for part in self._parts), strict=True)
-        return torch.cat(rows), torch.cat(items)
+        """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each."""
+        of, items = self._edges
+        first, stop = (torch.searchsorted(of, users, right=right) for right in (False, True))
+        counts = stop - first
+        rows = torch.repeat_interleave(torch.arange(len(users)), counts)
+        within = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+        return rows, items[first[rows] + within]
 
 
 def seen_items(dataset: Dataset) -> SeenItems:
     """Those that nobody is recommended: a user's training interactions, and lost items."""
-    edges = map(torch.from_numpy, dataset.seen_edges())
-    return SeenItems(*edges, lost=torch.from_numpy(dataset.lost_items))
-
-
-def _by_user(edges: Tensor) -> Tensor:
-    users = edges[0]
-    return edges if (users[1:] >= users[:-1]).all() else edges[:, users.argsort()]
-
-
-def _of_users(edges: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
-    """`SeenItems.of` in `edges` (2, E), which are sorted by user."""
-    first, stop = (torch.searchsorted(edges[0], users, right=right) for right in (False, True))
-    counts = stop - first
-    rows = torch.repeat_interleave(torch.arange(len(users)), counts)
-    within = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
-    return rows, edges[1, first[rows] + within]
+    edges = torch.from_numpy(dataset.interaction_edges("train"))
+    return SeenItems(edges, torch.from_numpy(dataset.lost_items))
 
 
 def top_k_items(

@@ -9,8 +9,7 @@ from xrec.adapter.config import model_inputs
 from xrec.checks import AspectNames
 from xrec.config.serve import ServeConfig
 from xrec.data.dataset import Dataset
-from xrec.graph.artifact import GraphEmbeddings
-from xrec.graph.fold_in import read_with_new
+from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.ranking import seen_items, top_k_items
 from xrec.serve.messages import Evidence, ItemEntry, NearHistory, RecommendedItem
 from xrec.storage import location_of
@@ -20,7 +19,7 @@ NUM_NEAREST = 5
 
 
 class Catalogue:
-    """A dataset and its graph, both with the new users and items of the config if there are any.
+    """A dataset and its graph.
 
     `fingerprints` are those of language model, adapter and graph, by name: only explanations of
     this model are served. Methods raise UnknownIdError.
@@ -79,7 +78,7 @@ class Catalogue:
             score=float(scores[item]),
             rank=int((scores[unseen] > scores[item]).sum()) + 1,
             num_ranked=int(unseen.sum()),
-            nearest_history=self._nearest(seen[seen != item].unique(), item),
+            nearest_history=self._nearest(seen[seen != item], item),
             aspects_from=self.dataset.aspects_from,
         )
 
@@ -100,9 +99,7 @@ class Catalogue:
     def _nearest(self, history: torch.Tensor, item: int) -> list[NearHistory]:
         """Return the items of a history (H,) that are nearest to an item."""
         vectors = self._graph.items
-        similarities = F.cosine_similarity(
-            vectors[history].float(), vectors[item].float()[None], dim=1
-        )
+        similarities = F.cosine_similarity(vectors[history], vectors[item][None], dim=1)
         order = torch.argsort(similarities, descending=True, stable=True)[:NUM_NEAREST]
         return [
             NearHistory(
@@ -126,12 +123,7 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
     Raises ArtifactNotFoundError or ArtifactMismatchError if the artifacts are missing or do not fit
     each other, DataError if a vector of the graph is not finite.
     """
-    dataset, graph = read_with_new(
-        location_of(config, "dataset"),
-        location_of(config, "graph"),
-        config.cold_start,
-        config.storage,
-    )
+    dataset, graph = read_dataset_and_graph(config)
     adapter = read_adapter(location_of(config, "adapter"))
     adapter.check_graph(graph.manifest)
     fingerprints = model_inputs(adapter.config, adapter.fingerprint, graph.manifest)

@@ -230,12 +230,10 @@ class NewUsers:
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
         self._dataset, self._users = dataset, graph.users
-        trained, *later = dataset.seen_edges()
+        trained = dataset.interaction_edges("train")
         users = graph.users[: dataset.num_users]
-        self._fold_in = FoldIn.of_users(users, graph.items, torch.from_numpy(trained))
-        self._has_vector = np.zeros(dataset.num_items, dtype=np.bool_)
-        for edges in (trained, *later):
-            self._has_vector |= np.bincount(edges[1], minlength=dataset.num_items) > 0
+        self._fold_in = FoldIn.of(users, graph.items, torch.from_numpy(trained))
+        self._has_vector = np.bincount(trained[1], minlength=dataset.num_items) > 0
         self._free = list(range(dataset.num_users, len(graph.users)))
 
     @contextmanager
@@ -254,9 +252,8 @@ class NewUsers:
                 "name an item that has"
             )
         index = self._free.pop()
-        edges = torch.tensor([[0] * len(items), items])
         try:
-            self._users[index] = self._fold_in.vectors(edges)[0].to(self._users.dtype)
+            self._users[index] = self._fold_in.vector(torch.tensor(items))
             yield index
         finally:
             self._free.append(index)

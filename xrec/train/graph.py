@@ -174,7 +174,8 @@ def _train(
     if config.start_from is not None:
         found[START_FROM] = open_location(config.start_from, config.storage).shared_uri
     name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
-    with tracked(config, name, _log_epoch) as on_report:
+    log = _log_epoch if fold is None else lambda _: None  # steps and the time left are told of both
+    with tracked(config, name, log) as on_report:
         checkpoint = fit(
             train_worker,
             {"config": config.model_copy(update=found), "run": run, "fold": fold},

@@ -88,8 +88,8 @@ class GraphData:
             return {"edges": split_edges(part, "train").numpy(), **said}
 
         what = f"graph-{_RULES}-{with_aspects}-" + "of".join(map(str, fold or ["whole"]))
-        was_read = dataset.interactions is dataset.on_disk and dataset.later is None
-        name = f"{dataset.manifest.fingerprint}.{what}" if was_read else None
+        is_read = dataset.interactions is dataset.on_disk
+        name = f"{dataset.manifest.fingerprint}.{what}" if is_read else None
         is_there = name is None or (fold is None and not with_aspects)
         arrays = make() if is_there else mapped_arrays(f"{name}.edges", make)
         edges, nodes, named, weights, number = map(torch.from_numpy, arrays.values())

@@ -19,7 +19,7 @@ from xrec.config.graph import TrainAspectsConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
-from xrec.data.cold_start import extend_dataset, read_cold_start
+from xrec.data.dataset import EXTENDS
 from xrec.data.menus import Menus, Opinions
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.storage import Location, open_location, read_manifest
@@ -130,8 +130,11 @@ def test_score_of_another_version_is_refused(trained, dataset, tmp_path):
 
 
 def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(trained, dataset):
+    earlier = dataset.manifest
+    metrics = {**earlier.metrics, EXTENDS: [earlier.fingerprint]}
     extended = replace(
         dataset,
+        manifest=earlier.model_copy(update={"fingerprint": "later", "metrics": metrics}),
         users=pa.concat_tables([dataset.users, dataset.users.slice(0, 1)]),
         items=pa.concat_tables([dataset.items, dataset.items.slice(0, 1)]),
     )
@@ -145,22 +148,6 @@ def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(trained, 
     assert found.aspects[0, 0] == menu[part[menu].argmax()]
     assert found.user_reviews[0].tolist() == [0, 0]
     assert found.aspects[1].tolist() == [-1, -1]
-
-
-def test_interactions_that_came_after_training_are_no_reviews(trained, dataset):
-    """A reader is told of how many reviews the counts are."""
-    item, user = dataset.items["item_id"][3].as_py(), dataset.users["user_id"][0].as_py()
-    nothing = read_cold_start(None, StorageConfig())
-    pairs = pa.table({"user_id": ["new", "newer", user], "item_id": [item] * 3})
-    extended = extend_dataset(dataset, replace(nothing, interactions=pairs)).dataset
-    before, after = (
-        AspectChooser(read_chooser(_aspects(trained), each).scorer).choose(
-            np.array([0]), np.array([3]), 2
-        )
-        for each in (dataset, extended)
-    )
-    assert before.num_item_reviews[0] == after.num_item_reviews[0]
-    assert before.num_user_reviews[0] == after.num_user_reviews[0]
 
 
 def test_dataset_without_aspects_or_praise_is_refused(plain, tmp_path):

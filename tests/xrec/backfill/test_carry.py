@@ -1,13 +1,15 @@
 """A later run generates only what changed; the rest is taken over from what is published."""
 
-from pathlib import Path
+import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_rows
+from tests.toy import save_graph
+from tests.xrec.backfill.runs import OTHER_DECODING, Runs, never, pairs_of, published_rows
+from tests.xrec.recommend.catalogue import make_dataset
 from xrec.errors import ArtifactNotFoundError
+from xrec.graph.artifact import read_graph
+from xrec.storage import open_location
 
 pytestmark = pytest.mark.usefixtures("actors_here")
 
@@ -15,22 +17,29 @@ FIRST = tuple(f"u{user} i{item}" for user in range(12) for item in range(3))
 SIX = FIRST[:6]
 
 
-def _with_table(folder: Path, name: str, **columns: str) -> dict[str, str]:
-    """A cold start that gives a known user or item other texts."""
-    pq.write_table(pa.table({name: [text] for name, text in columns.items()}), folder / name)
-    return {name: str(folder / name)}
+def _later(runs: Runs, table: str, row: int, **texts: str) -> dict[str, str]:
+    """A later dataset that has other texts in a row of users or items, and the same vectors."""
+    rows = {
+        file.stem: [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        for file in (runs.workspace / "raw").glob("*.jsonl")
+    }
+    rows[table][row] |= texts
+    earlier = read_graph(open_location(str(runs.workspace / "graph")))
+    dataset = make_dataset(runs.folder, extends=runs.workspace / "dataset", **rows)
+    vectors = earlier.users, earlier.items
+    save_graph(runs.folder / "graph", *vectors, dataset, start_from=[earlier.manifest.fingerprint])
+    return {name: str(runs.folder / name) for name in ("dataset", "graph")}
 
 
 def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs):
     runs.run(*FIRST, rows_per_chunk=8)
     runs.calls()
-    changed = _with_table(runs.folder, "users", user_id="u7", profile="Now a poet.")
     new = ("u0 i3", "u5 i4")
     manifest = runs.run(
         *(*FIRST[:-1], *new, "nobody i0"),
         toy=runs.toy(says="made later"),
         rows_per_chunk=8,
-        cold_start=changed,
+        **_later(runs, "users", 7, profile="Now a poet."),
     )
     made = sorted(["u7 i0", "u7 i1", "u7 i2", *new])
     assert runs.calls() == made
@@ -54,10 +63,8 @@ def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(runs
     runs.run(*SIX, toy=toy)
     assert pairs_of(published_rows(runs.output)) == sorted(SIX)
     runs.calls()
-    renamed = _with_table(
-        runs.folder, "items", item_id="wordy", title="Blue Heron", profile="Near."
-    )
-    manifest = runs.run(*SIX, toy=toy, cold_start=renamed)
+    renamed = _later(runs, "items", -1, title="Blue Heron")
+    manifest = runs.run(*SIX, toy=toy, **renamed)
     assert (manifest.metrics["num_carried"], runs.calls()) == (0, sorted(SIX))
     failed = published_rows(runs.output, failed=True)
     assert {row["reason"] for row in failed} == {"names_another_item"}

@@ -1,7 +1,5 @@
 """What a run is known by: the settings, inputs and rows that its texts depend on, and no URI."""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.backfill.runs import OTHER_DECODING
@@ -57,23 +55,7 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
     assert identify(tables[0]) == identify(tables[1])
 
 
-def test_identity_with_other_newcomers_is_another_run(runs):
-    """The same rows in another file and order are the same newcomers."""
-
-    def run_of(name: str, *users: str) -> str:
-        table = pa.table({"user_id": users, "item_id": ["i0"] * len(users)})
-        pq.write_table(table, runs.folder / name)
-        return identify(runs.config(cold_start={"interactions": str(runs.folder / name)})).run
-
-    one, same = run_of("one.parquet", "n", "m"), run_of("same.parquet", "m", "n")
-    assert one == same
-    assert len({one, run_of("other.parquet", "m", "k"), identify(runs.config()).run}) == 3
-
-
 def test_sources_can_be_opened_from_anywhere(runs, monkeypatch):
     monkeypatch.chdir(runs.folder)
-    tables = {"interactions": "new.parquet", "users": "s3://bucket/users.parquet"}
-    cold_start = sources_of(runs.config(cold_start=tables)).cold_start
-    assert cold_start.interactions == str(runs.folder / "new.parquet")
-    assert cold_start.users == "s3://bucket/users.parquet"
-    assert cold_start.items is None
+    sources = sources_of(runs.config(adapter="mine", graph="s3://bucket/graph"))
+    assert (sources.adapter, sources.graph) == (str(runs.folder / "mine"), "s3://bucket/graph")

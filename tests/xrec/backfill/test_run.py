@@ -16,7 +16,7 @@ from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import load_task_explainer
 from xrec.bulk import rollback
-from xrec.errors import BudgetError, ConfigError, DataError, TableError
+from xrec.errors import BudgetError, ConfigError, DataError, GateError
 from xrec.storage import read_manifest
 
 BROKEN = ("nobody i0", "u1 nothing", "u2 wordy", "u3 wordy")
@@ -117,7 +117,7 @@ def test_publish_of_what_was_rolled_back_must_be_asked_for_and_upkeep_follows(ru
     runs.run(*GOOD[:3])
     runs.run(*GOOD)
     rollback(runs.output.uri, 0)
-    with pytest.raises(TableError, match=r"as version 1, .* took it back; .*--version 1$"):
+    with pytest.raises(GateError, match=r"as version 1, .* took it back; .*--version 1$"):
         runs.run(*GOOD, toy=never)
     before = published_rows(runs.output)
     stray = Path(runs.output.path) / "part-of-a-publisher-that-died.parquet"

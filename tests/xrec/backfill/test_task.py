@@ -1,15 +1,13 @@
 """Explaining pairs as a task of xrec.bulk."""
 
-import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import pairs_of, pairs_table
+from tests.xrec.backfill.runs import pairs_table
 from xrec.backfill.driver import chunks_at_once
 from xrec.backfill.identity import identify
 from xrec.backfill.plan import EXPLANATIONS
@@ -18,18 +16,6 @@ from xrec.bulk import Outcome
 from xrec.config.backfill import FailureReason
 
 PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing", "u4 i4")
-
-
-def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_had(runs):
-    pq.write_table(pairs_table("newcomer i0", "newcomer i1"), runs.folder / "new.parquet")
-    config = runs.config(cold_start={"interactions": str(runs.folder / "new.parquet")})
-    sent = pickle.dumps(explain_task(config, identify(config), runs.toy()))
-    actor = pickle.loads(sent)()
-    outcome = actor.do(pairs_table("newcomer i2", "u0 i2"))
-    assert pairs_of(outcome.ok.to_pylist()) == ["newcomer i2", "u0 i2"]
-    assert outcome.failed.num_rows == 0
-    vector = actor.explainer.graph.users[actor.explainer.dataset.user_index("newcomer")]
-    assert vector.norm() > 0
 
 
 def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(runs):

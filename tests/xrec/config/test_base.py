@@ -31,11 +31,6 @@ MINIMAL: dict[type[Config], dict[str, Any]] = {
             {"source": {"kind": "sample", "num_usrs": 100}},
             r" source\.num_usrs: unknown key; did you mean 'num_users'\?",
         ),
-        (
-            BackfillConfig,
-            {"pairs": {"kind": "split", "splitt": "test"}},
-            r" pairs\.splitt: unknown key; did you mean 'split'\?",
-        ),
         (PrepareConfig, {"source": {"kind": "csv"}}, r"xrec_release.*tables.*sample"),
         (
             ServeConfig,

@@ -158,7 +158,6 @@ MISTAKES = [
         r"train-adapter\.num_epochs: .*; num_epochs stands in train-adapter\.training\.num_epochs$",
     ),
     ({"llm": {"model": "m", "dtype": "half"}}, r"  llm\.dtype: .* saw 'half'"),
-    ({"cold_start": {"user": "x"}}, r"cold_start\.user: unknown key; did you mean 'users'\?"),
     ({"prepare": ["a"]}, r"prepare: expected a mapping of keys to values, saw list"),
     ({"compare": {"entries": ["ours", "ours"]}}, r"  compare: entries: each once"),
     (

@@ -111,7 +111,6 @@ REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
         for changes, words in (
             ({"entries": ["ours", "pepper"]}, "'pepper' is none of ours"),
             ({"entries": ["ours", "neerest"]}, "did you mean 'nearest'"),
-            ({"entries": ["ours", "ours"]}, "each once"),
             ({"entries": ["ours", "without_aspects"]}, "prompt.aspects is above 0"),
             ({"entries": ["ours"], "llm": None}, "llm is required"),
             ({"model": {"injection": "none"}}, "injection not none, saw graph and none"),

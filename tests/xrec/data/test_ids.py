@@ -1,4 +1,4 @@
-"""Rows of ids, against a dictionary: sorted, in runs, in chunks, and in no order."""
+"""Rows of ids, against a dictionary: sorted, in chunks, in no order, and with holes."""
 
 import random
 
@@ -18,17 +18,20 @@ def _column(ids: list[str], chunk: int) -> pa.ChunkedArray:
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @pytest.mark.parametrize(
-    "ids",
+    ("ids", "has_order"),
     [
-        SORTED,
-        [*SORTED[1::2], *SORTED[::2]],  # as a cold start appends them
-        SHUFFLED,
-        ["only"],
-        [],
+        (SORTED, False),
+        (SHUFFLED, False),
+        (["", *SHUFFLED, ""], True),
+        (["only"], False),
+        ([], False),
     ],
 )
-def test_rows_and_prefixes_are_those_of_a_dictionary(ids, chunk):
-    index, rows = IdIndex(_column(ids, chunk)), {each: row for row, each in enumerate(ids)}
+def test_rows_and_prefixes_are_those_of_a_dictionary(ids, has_order, chunk):
+    rows = {each: row for row, each in enumerate(ids) if each}
+    order = pa.chunked_array([[rows[each] for each in sorted(rows)]]) if has_order else None
+    index = IdIndex(_column(ids, chunk), order)
+    assert len(index) == len(rows)
     wanted = [*SORTED, "", "zzz", "10x", "日", "only"]
     assert [index.find(each) for each in wanted] == [rows.get(each) for each in wanted]
     asked = pa.array([*wanted, *wanted[:5]], pa.string())
@@ -37,5 +40,5 @@ def test_rows_and_prefixes_are_those_of_a_dictionary(ids, chunk):
     assert index.rows(pa.chunked_array([asked])).tolist() == expected
     assert index.rows(pa.chunked_array([], pa.string())).tolist() == []
     for prefix in ("1", "10", "é", "", "none"):
-        found = sorted(each for each in ids if each.startswith(prefix))
+        found = sorted(each for each in rows if each.startswith(prefix))
         assert index.starting_with(prefix, 4) == found[:4]

@@ -6,10 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 
 from tests.toy import explanation_nll, save_random_graph, save_toy_model, toy_tokenizer
 from tests.xrec.generate.cores import generate
@@ -18,7 +15,7 @@ from xrec.adapter.pairs import Pair
 from xrec.config.checks import ChecksConfig
 from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import ColdStartConfig, StorageConfig
+from xrec.config.shared import StorageConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams
@@ -32,7 +29,6 @@ from xrec.generate.loading import (
 )
 from xrec.generate.scoring import reference_nll
 from xrec.generate.shared_engine import Requests
-from xrec.graph.fold_in import FoldIn
 from xrec.llm import prompt
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
@@ -261,44 +257,3 @@ def test_load_explainer_without_a_known_vllm_is_refused(workspace, monkeypatch, 
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     with pytest.raises(ModelError, match=message):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
-
-
-def test_load_explainer_explains_a_new_user(workspace, explainer, tmp_path):
-    known = explainer
-    pairs = {"user_id": ["newcomer", "newcomer"], "item_id": ["place-1", "place-3"]}
-    explainer = loaded(with_new_items(workspace, tmp_path, **pairs))
-    user, item = explainer.dataset.user_index("newcomer"), explainer.dataset.item_index("place-2")
-    assert user == 12
-    fold_in = FoldIn.of_users(
-        known.graph.users,
-        known.graph.items,
-        torch.from_numpy(known.dataset.interaction_edges("train")),
-    )
-    visited = [known.dataset.item_index(each) for each in pairs["item_id"]]
-    expected = fold_in.vectors(torch.tensor([[0, 0], visited]))[0]
-    assert torch.equal(explainer.graph.users[user], expected)
-    prompts, texts = asked(explainer, Pair(user, item), Pair(0, item))
-    assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
-    assert f"<item {item}>" in explainer.pairs.builder.show(prompts[0])
-    new, old = explained(explainer, prompts, texts)
-    assert new.num_generated_tokens > 0
-    # A known user's text is what it was, though its item has another token id now.
-    (before,) = explained(known, [known.pairs.prompt(Pair(0, item))], texts[1:])
-    assert old.text == before.text
-    assert explainer.model_fingerprint == known.model_fingerprint
-
-
-def with_new_items(workspace: Path, tmp_path: Path, **rows: list[str]) -> Sources:
-    pq.write_table(pa.table(rows), tmp_path / "new.parquet")
-    new = ColdStartConfig(interactions=str(tmp_path / "new.parquet"))
-    return replace(sources(workspace), cold_start=new)
-
-
-def test_load_explainer_with_tables_knows_new_users_and_items(workspace, tmp_path):
-    users = ["resident-1", "early", "late", "late"]
-    items = ["new-place", "place-1", "place-3", "new-place"]
-    explainer = loaded(with_new_items(workspace, tmp_path, user_id=users, item_id=items))
-    assert explainer.dataset.users["user_id"].to_pylist()[12:] == ["early", "late"]
-    assert explainer.dataset.items["item_id"].to_pylist()[10:] == ["new-place"]
-    assert explainer.dataset.items["title"].to_pylist()[10:] == [""]
-    assert (len(explainer.graph.users), len(explainer.graph.items)) == (14, 11)

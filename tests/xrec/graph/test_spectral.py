@@ -129,13 +129,6 @@ def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges, adj
     assert embeddings[~connected].abs().max() < 0.05
 
 
-def test_spectral_embeddings_with_aspects_have_a_row_for_each_node(edges, aspects):
-    matrix = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, aspects=aspects)
-    found = spectral_embeddings(matrix, NUM_USERS, RANK, num_aspects=NUM_ASPECTS)
-    assert found.shape == (NUM_USERS + NUM_ITEMS + NUM_ASPECTS, RANK)
-    assert float(found.std()) == pytest.approx(0.1, rel=0.2)
-
-
 @pytest.mark.parametrize("dim", [5, 40])
 def test_spectral_embeddings_more_dimensions_than_rank_fill_the_rest_at_random(dim):
     # Three blocks of ones: a matrix of rank 3.

@@ -17,12 +17,15 @@ needs_faiss = pytest.mark.skipif(
 )
 
 
-def make_dataset(root: Path, **tables: Sequence[Mapping[str, Any]]) -> str:
+def make_dataset(
+    root: Path, *, extends: Path | None = None, **tables: Sequence[Mapping[str, Any]]
+) -> str:
     """Make the dataset of a workspace from rows of its tables, and return its fingerprint."""
     for name, rows in tables.items():
         write_json_lines(root / "raw" / f"{name}.jsonl", rows)
     source = {"kind": "tables", "uri": str(root / "raw")}
-    config = parse_config(PrepareConfig, {"workspace": str(root), "source": source})
+    values = {"workspace": str(root), "source": source, "extends": extends and str(extends)}
+    config = parse_config(PrepareConfig, values)
     return prepare_dataset(config).fingerprint
 
 

@@ -1,11 +1,9 @@
 """What a run is made from, and what is refused before Ray is asked for."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -25,27 +23,6 @@ from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems
 from xrec.recommend import RankingTask, identify_recommendations, load_task, read_tables
 from xrec.storage import Manifest, open_location
-
-
-def _newcomer(folder: Path, *items: str) -> dict[str, str]:
-    """A cold start of a new user with this history."""
-    file = folder / "new.parquet"
-    pq.write_table(pa.table({"user_id": ["newcomer"] * len(items), "item_id": items}), file)
-    return {"interactions": str(file)}
-
-
-def test_read_tables_ranks_a_cold_starts_new_user(make_config, tmp_path):
-    history = ["i2", "i5", "i11", "i0"]
-    config = make_config(cold_start=_newcomer(tmp_path, *history), k=15)
-    dataset, graph = read_tables(config)
-    assert set(dataset.users["user_id"].to_pylist()) == {
-        *(f"u{user}" for user in range(23)),
-        "newcomer",
-    }
-    outcome = RankingTask(dataset, graph, k=15).do(pa.table({"user_id": ["newcomer"]}))
-    items = outcome.ok["item_id"].to_pylist()
-    assert sorted(items + history) == sorted(f"i{item}" for item in range(15))
-    read_tables(config.model_copy(update={"user_ids": ("newcomer",)}))  # it is known
 
 
 def _dataset(num_users: int, num_items: int, edges: Tensor, lost: list[int]) -> Dataset:
@@ -156,10 +133,7 @@ def test_identity_is_of_inputs_k_index_and_set_of_users(make_config, tmp_path, m
     both = {"user_ids": ["u1", "u3"]}
     for values in ({"user_ids": ["u1"]}, {}, {**both, "k": 2}, {**both, "index": "hnsw"}):
         runs.add(identify_recommendations(make_config(**values)).run)
-    for item in ("i2", "i3"):
-        config = make_config(cold_start=_newcomer(tmp_path, item))
-        runs.add(identify_recommendations(config).run)
-    assert len(runs) == 7
+    assert len(runs) == 5
 
 
 def _read(config: Any) -> None:

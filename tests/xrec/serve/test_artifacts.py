@@ -5,14 +5,11 @@ at the start and later.
 """
 
 import asyncio
-import os
 import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from jobs.serve import checked
@@ -73,18 +70,12 @@ def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town):
     assert [each.name for each in found] == [aspect]
 
 
-def test_any_process_can_open_what_a_relative_uri_names(town, tmp_path, monkeypatch):
-    new = pa.table({"user_id": ["newcomer"], "item_id": [ITEMS[0]]})
-    pq.write_table(new, tmp_path / "new.parquet")
-    cold_start = {"interactions": os.path.relpath(tmp_path / "new.parquet", town)}
+def test_any_process_can_open_what_a_relative_uri_names(town, monkeypatch):
     monkeypatch.chdir(town)
-    config = checked(serve_config(town, workspace=".", adapter="adapter", cold_start=cold_start))
+    config = checked(serve_config(town, workspace=".", adapter="adapter"))
     monkeypatch.chdir("/")
-    assert (config.adapter, config.artifact("dataset")) == (
-        str(town / "adapter"),
-        str(town / "dataset"),
-    )
-    assert read_catalogue(config).dataset.num_users == len(USERS) + 1
+    assert config.adapter == str(town / "adapter")
+    assert read_catalogue(config).dataset.num_users == len(USERS)
 
 
 def test_backfill_that_comes_later_grows_or_is_rolled_back_is_taken_up(backfill):

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, serve_config
@@ -18,11 +17,11 @@ from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config.llm import EngineConfig
 from xrec.config.serve import ServeConfig
-from xrec.config.shared import ColdStartConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.loading import load_explainer, sources_of
+from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PairTexts
 from xrec.serve import live_explainer
 from xrec.serve.live_explainer import LiveExplainer
@@ -98,22 +97,21 @@ def test_pairs_get_the_closed_engines_texts_in_order(live, closed, town):
     assert values["tokens", "generated"] == sum(each.num_generated_tokens for each in written)
 
 
-def test_new_user_with_a_history_gets_the_text_of_cold_start(live, town, tmp_path):
+def test_new_user_with_a_history_gets_the_text_of_its_vector(live, town):
     histories = [tuple(ITEMS[:3]), (ITEMS[5], ITEMS[7])] * 4
-    pairs = [asked("newcomer", ITEMS[4], history) for history in histories]
-    answers = explained(live, pairs)
+    answers = explained(live, [asked("newcomer", ITEMS[4], history) for history in histories])
+    engine = EngineConfig(max_rows=4, kv_cache_gib=0.05)
+    sources = sources_of(backfill_config(town, "unused"))
+    explainer = load_explainer(sources, device="cpu", engine=engine, num_reserved_users=1)
+    dataset, graph, new = explainer.dataset, explainer.graph, len(USERS)
+    edges = torch.from_numpy(dataset.interaction_edges("train"))
+    fold_in = FoldIn.of(graph.users[:new], graph.items, edges)
+    texts = replace(explainer.pairs.texts(Pair(0, 4)), user_profile="")
+    prompt = explainer.pairs.builder.build(new, 4, texts)
     for answer, history in zip(answers[:2], histories, strict=False):
-        pairs_of = {"user_id": ["newcomer"] * len(history), "item_id": list(history)}
-        pq.write_table(pa.table(pairs_of), tmp_path / "new.parquet")
-        cold_start = ColdStartConfig(interactions=str(tmp_path / "new.parquet"))
-        explainer = load_explainer(
-            replace(sources_of(backfill_config(town, "unused")), cold_start=cold_start),
-            device="cpu",
-            engine=EngineConfig(max_rows=4, kv_cache_gib=0.05),
-        )
-        pair = Pair(explainer.dataset.user_index("newcomer"), 4)
-        prompt, said = explainer.pairs.prompt(pair), explainer.pairs.texts(pair)
-        (expected,) = explainer.explain([prompt], [said], serve_config(town).decoding)
+        rows = [dataset.item_index(item) for item in history]
+        graph.users[new] = fold_in.vector(torch.tensor(rows))
+        (expected,) = explainer.explain([prompt], [texts], serve_config(town).decoding)
         assert isinstance(answer, Explained)
         assert (answer.text, answer.num_prompt_tokens) == (
             expected.text,
