@@ -36,7 +36,7 @@ from xrec.storage import Location
 
 OTHER_LANGUAGE = "other_language"
 """The cost that counts the pairs whose review is not in English, and was not read."""
-_VERSION = 14  # of the rules; another one is another run
+_VERSION = 15  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _LEAST_SHARE = 0.1  # of the reviews, that praise what a profile names
 _MOST_TITLES = 3
@@ -166,10 +166,12 @@ class PhraseAnnotator:
     def _mentions(self, review: Review) -> list[_Mentioned]:
         """The aspects of a review, each once, in its order."""
         found: dict[str, _Mentioned] = {}
-        for mention in self._read(review):
+        mentions = self._read(review)
+        topics = {each.names[-1] for each in mentions if each.is_topic}
+        for mention in mentions:
             known = self._lexicon.aspect_of(mention)
-            if known is None:
-                continue
+            if known is None or known[0].rpartition(" ")[2] in topics:
+                continue  # what is said of "this light" is said of the item
             name, written = known
             aspect = Aspect(name, mention.opinion, mention.sentiment)
             is_shown = bool(mention.opinion) and not name.startswith(mention.opinion)

@@ -18,7 +18,9 @@ from xrec.annotate.phrases.opinion import (
     Valence,
     by_adverb,
     first_of,
+    form_of,
     has_no_opinion,
+    is_adjective,
     is_denied,
     judgement,
     predicates,
@@ -57,7 +59,9 @@ MOST_WORDS = 3  # of a noun with those that it is composed with
 _KEPT = 2**14  # texts: a profile is written once more without each of its reviews
 _OTHERS = word_set("than unlike")
 _ITEM = word_set("it this that they these")
-_THIS = word_set("this these")
+_THE = word_set("the this these")
+_ONE = word_set("a an")
+_TOLD = ("ROOT", "attr", "appos")
 _ITS = word_set("its their")
 _HAS = word_set("have has offer provide give produce feature include deliver make")
 _OWNERS = word_set("my our your")
@@ -76,7 +80,7 @@ class Mention:
     of: of an implied one the lemma of the noun that it is said of; empty if that is `it`.
     is_named: whether a proper name stands before it, or it is one. is_own: whether it is the
         writer's ("my hair"). is_what_it_is: whether the text calls its item so ("it is a film");
-        is_pointed: by `this` or `these`.
+        is_pointed: by `this` or `these`; is_topic: in place of the item ("I love this light").
     is_part: whether the text says that the item has it: "its tone", "it has a warm tone", or says
         how the one is: "the tone is warm" (as Popescu and Etzioni find parts, 2005).
     """
@@ -91,6 +95,7 @@ class Mention:
     is_own: bool = False
     is_what_it_is: bool = False
     is_pointed: bool = False
+    is_topic: bool = False
     is_part: bool = False
     of: str = ""
 
@@ -205,9 +210,10 @@ def _noun(value: Valence, noun: Token) -> Mention | None:
         strength,
         described=_described(noun, before, lemmas),
         is_named=any(each.pos_ == "PROPN" for each in noun.lefts),
-        is_own=any(each.dep_ == "poss" and each.lower_ in _OWNERS for each in noun.children),
+        is_own=_is_own(noun),
         is_what_it_is=_is_what_it_is(noun),
         is_pointed=_is_pointed(noun),
+        is_topic=_is_topic(noun),
         is_part=_is_part(noun),
     )
 
@@ -228,8 +234,13 @@ def _composed(noun: Token) -> list[Token]:
 def _described(noun: Token, before: Sequence[Token], lemmas: Sequence[str]) -> str:
     place = (before[0] if before else noun).i - 1
     adjective = noun.doc[place] if place >= 0 else noun
-    is_before = adjective.dep_ == "amod" and adjective.pos_ == "ADJ"
-    return " ".join((adjective.lower_, *lemmas)) if is_before else ""
+    return " ".join((adjective.lower_, *lemmas)) if is_adjective(adjective) else ""
+
+
+def _is_own(noun: Token) -> bool:
+    """Whether it is the writer's: "my hair", "the look of my hair"."""
+    of = [each for prep in noun.children if prep.lower_ == "of" for each in prep.subtree]
+    return any(each.lower_ in _OWNERS for each in (*noun.children, *of) if each.dep_ == "poss")
 
 
 def _is_of_another(noun: Token) -> bool:
@@ -249,14 +260,23 @@ def _of(noun: Token) -> str:
 
 
 def _is_pointed(noun: Token) -> bool:
-    return any(each.dep_ == "det" and each.lower_ in _THIS for each in noun.children)
+    this = "these" if noun.tag_ == "NNS" else "this"  # "these sound good" points at no sound
+    return any(each.dep_ == "det" and each.lower_ == this for each in noun.children)
 
 
 def _is_what_it_is(noun: Token) -> bool:
-    """Whether the text says `this film`, or `it is a film`."""
-    if _is_pointed(noun):
-        return True
-    return noun.dep_ == "attr" and any(_is_item(each) for each in noun.head.children)
+    """Whether the text says `this film`, `it is a film`, or "A film about love." and no more."""
+    if noun.dep_ == "ROOT" and noun.left_edge.lower_ in _ONE:
+        return any(each.dep_ == "prep" for each in noun.children)
+    is_said = noun.dep_ == "attr" and any(_is_item(each) for each in noun.head.children)
+    return is_said or _is_pointed(noun)
+
+
+def _is_topic(noun: Token) -> bool:
+    """Whether it says "I love this light" or "this is a light" of the item; "at this price" not."""
+    if noun.dep_ == "attr" and noun.left_edge.lower_ in _ONE:
+        return any(_is_item(each) and each.lower_ in _THE for each in noun.head.children)
+    return noun.dep_ in ("nsubj", "nsubjpass", "dobj") and _is_pointed(noun)
 
 
 def _is_item(token: Token) -> bool:
@@ -288,7 +308,7 @@ def _implied(value: Valence, token: Token) -> Mention | None:
         said = [each for each in token.children if each.dep_ == "acomp" and each.pos_ == "ADJ"]
         judged = [(each, judgement(value, each, token)) for each in with_joined(said)]
         strength = next((found for _, found in judged if found), 0.0)
-        shown = next((each.lower_ for each, found in judged if found > 0), "")
+        shown = next((form_of(each) for each, found in judged if found > 0), "")
     elif token.pos_ == "ADJ" and not has_no_opinion(token):
         of, strength = _described_item(token), judgement(value, token, token)
         names = _nouns_of(token, is_known=strength != 0)
@@ -317,9 +337,15 @@ def _deed(participle: Token, strength: float) -> Mention | None:
 
 
 def _described_item(adjective: Token) -> str | None:
-    """Of which noun an adjective is said; "" of `it`, None of what is no item."""
+    """Of which noun an adjective is said; "" of `it`, None of what is no item.
+
+    What it stands before is the item where the text calls it so, or says nothing else of it: with
+    "a portable amp" a cable may be used.
+    """
     if adjective.dep_ == "amod":
-        return str(adjective.head.lemma_.lower()) if adjective.head.pos_ == "NOUN" else None
+        noun = adjective.head
+        is_item = first_of(noun).dep_ in _TOLD or any(each.lower_ in _THE for each in noun.children)
+        return str(noun.lemma_.lower()) if noun.pos_ == "NOUN" and is_item else None
     if adjective.dep_ == "conj" and adjective.head.pos_ in ("ADJ", "VERB"):
         return _described_item(adjective.head)
     if adjective.dep_ == "acomp" and adjective.head.lemma_ == "be":

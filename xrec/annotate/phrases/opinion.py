@@ -4,11 +4,12 @@ It is read from the parse. A negation turns an opinion around, what is too much 
 blame, and a condition, a wish or a question praises nothing.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from xrec.data.english import word_set
+from xrec.data.english import is_noun, word_set
 
 Token = Any
 """A token of spaCy."""
@@ -20,13 +21,15 @@ LOVED = 0.5  # strength of a judgement that no adjective makes
 _NO_OPINION = word_set(
     "second certain different entire total main new old original available able sure right real "
     "true special particular important popular worth alright okay overall general possible likely "
-    "necessary ok acceptable adequate decent fair average satisfactory standard challenging "
-    "complimentary ready free large big huge small little high low long short light single"
+    "necessary ok acceptable adequate decent fair average satisfactory standard normal exact cheap "
+    "challenging complimentary shared ready free large big huge small little high low long short "
+    "light single"
 )
 _CONDITIONS = word_set("if unless whether")
 _WISHES = word_set("wish hope want need expect")
 _MIGHT = word_set("could should would might may")
 _MORE = word_set("JJR RBR")
+_NOT_QUITE = word_set("enough almost nearly")
 _NEAR = word_set("near nearby close around across within outside everywhere")
 _NOT_ONLY = word_set("only just merely")
 _BEATEN = word_set("beat fault")  # "you can't beat the price"
@@ -35,7 +38,18 @@ _HARD = word_set("hard difficult impossible tough")  # "it is hard to get a clea
 
 def has_no_opinion(adjective: Token) -> bool:
     """Whether an adjective praises and blames nothing, whatever its valence."""
-    return adjective.is_stop or adjective.lower_ in _NO_OPINION
+    return adjective.is_stop or not _NO_OPINION.isdisjoint((adjective.lower_, adjective.lemma_))
+
+
+def is_adjective(word: Token) -> bool:
+    """Whether it describes the noun that it stands before; "sound" of sound quality names it."""
+    return word.dep_ == "amod" and word.pos_ == "ADJ" and not is_noun(word.lower_)
+
+
+def form_of(adjective: Token) -> str:
+    """How it stands before a noun: of "sounds richer" the sound is rich; empty of another word."""
+    is_one = adjective.tag_ in ("JJ", "JJR", "JJS")
+    return ("good" if adjective.lemma_ == "well" else str(adjective.lemma_)) if is_one else ""
 
 
 def first_of(noun: Token) -> Token:
@@ -49,7 +63,7 @@ def said_of(value: Valence, noun: Token) -> tuple[str, float]:
     def is_known(adjective: Token) -> bool:
         return has_no_opinion(adjective) or value(adjective.lower_) != 0
 
-    own = [each for each in noun.children if each.dep_ == "amod" and each.pos_ == "ADJ"]
+    own = [each for each in noun.children if is_adjective(each)]
     judged = [
         (each, judgement(value, each, noun)) for each in [*with_joined(own), *predicates(noun)]
     ]
@@ -58,14 +72,8 @@ def said_of(value: Valence, noun: Token) -> tuple[str, float]:
     strength = next((found for _, found in judged if found), 0.0)
     if not strength:
         strength = _by_verb(value, noun)
-    shown = next(
-        (
-            each.lower_
-            for each, found in judged
-            if found > 0 and each.tag_ == "JJ" and value(each.lower_) > 0
-        ),
-        "",
-    )
+    praise = (form_of(each) for each, found in judged if found > 0)
+    shown = next((word for word in praise if value(word) > 0), "")
     strength = strength * reality(noun) if strength > 0 else strength
     if strength > 0 and is_around(noun):
         return "", 0.0
@@ -74,6 +82,9 @@ def said_of(value: Valence, noun: Token) -> tuple[str, float]:
 
 def is_around(noun: Token) -> bool:
     """Whether it is what the text finds around the item: "good restaurants are close by"."""
+    behind = itertools.takewhile(lambda each: each.pos_ not in ("VERB", "AUX"), noun.ancestors)
+    if any(each.lower_ in _NEAR for each in behind):
+        return True  # near the sea and great restaurants
     if any(each.dep_ in ("det", "poss") for each in noun.children):
         return False
     near = [*noun.children, *noun.head.children, *noun.head.head.children]
@@ -116,7 +127,7 @@ def judgement(value: Valence, adjective: Token, of: Token) -> float:
         return -abs(strength)
     if is_denied(adjective, of):
         return min(-strength, 0.0)
-    return 0.0 if "enough" in adverbs else strength
+    return strength if _NOT_QUITE.isdisjoint(adverbs) else 0.0
 
 
 def is_denied(word: Token, of: Token) -> bool:
@@ -158,22 +169,22 @@ def _by_verb(value: Valence, noun: Token) -> float:
         strength = strength or next((value(each.lemma_) for each in nouns), 0.0)
     else:
         first = first_of(noun)
-        if first.dep_ != "dobj":
-            return 0.0
+        if first.dep_ != "dobj" or first.head.pos_ != "VERB":
+            return 0.0  # nor has what is worth its weight a good one
         verb, strength = first.head, value(first.head.lemma_)
         if any(each.tag_ == "TO" for each in verb.children):
             return 0.0  # what is made to protect the finish has no good finish itself
     turned = is_denied(verb, noun)
     if turned and verb.lemma_ in _BEATEN:
         return LOVED
-    if not strength:
-        return 0.0
+    if not strength or (turned and strength < 0 and first_of(noun).dep_ == "dobj"):
+        return 0.0  # what does no harm to the finish has no good finish either
     return math.copysign(LOVED, -strength if turned else strength)
 
 
 def by_adverb(value: Valence, verb: Token) -> float:
-    adverbs = (each for each in verb.children if each.dep_ == "advmod")
-    return next((strength for each in adverbs if (strength := value(each.lower_))), 0.0)
+    adverbs = (each.lower_ for each in verb.children if each.dep_ == "advmod")
+    return next((value(each) for each in adverbs if value(each) and each not in _NO_OPINION), 0.0)
 
 
 def reality(token: Token) -> float:

@@ -15,10 +15,10 @@ _USER = ("Often praises {praised}.", "Cares about {praised}.", "Looks for {prais
 _PAIR = (
     "You would enjoy {name} for the {praised}.",
     "You are likely to appreciate the {praised} of {name}.",
-    "{Name} should suit you for the {praised}.",
+    "{Name} could win you over with the {praised}.",
     "With the {praised}, {name} would be a good match for you.",
     "The {praised} of {name} should please you.",
-    "Look at {name} for the {praised}.",
+    "You should be happy with the {praised} of {name}.",
     "You will like {name} for the {praised}.",
 )
 _MOST_DETAILS = 300

@@ -144,6 +144,7 @@ def test_user_profile_names_what_they_praise_and_have(annotator):
             {"display": "negative", "tone": "positive", "switch": "positive"},
             "warm tone and great switch",
         ),
+        ("Great switch. I love this switch. A warm tone.", {"tone": "positive"}, "warm tone"),
         ("The display came. The display is bad.", {"display": "negative"}, ""),
         ("The display is bad. The display came.", {"display": "negative"}, ""),
         ("The display is bad. But the display is great.", {"display": "positive"}, "great display"),

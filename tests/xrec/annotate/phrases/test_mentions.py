@@ -24,8 +24,15 @@ def _mentions(text: str) -> dict[str, Mention]:
         # A denial turns an opinion around, and too much is blame.
         ("The screen is not great.", "screen", "", "negative"),
         ("The dialogue is too funny.", "dialogue", "", "negative"),
-        ("It couldn't have a better sound.", "sound", "", "positive"),
+        ("It couldn't have a better sound.", "sound", "good", "positive"),
         ("You can't beat the price.", "price", "", "positive"),
+        # What is richer than another is rich; but a higher price, a cheap look and what is almost
+        # so are no praise, and a word that names the thing is none.
+        ("It has a much richer sound.", "sound", "rich", "positive"),
+        ("It has a higher price.", "price", "", "neutral"),
+        ("A cheap look.", "look", "", "neutral"),
+        ("The fit is almost perfect.", "fit", "", "neutral"),
+        ("The sound quality is poor.", "quality", "", "negative"),
         # What is wished for, asked for or a condition praises nothing.
         ("I wish it had a warm tone.", "tone", "", "negative"),
         ("If you want great quality, look elsewhere.", "quality", "", "neutral"),
@@ -36,6 +43,10 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("The neck is good enough.", "neck", "", "neutral"),
         ("It is hard to get clean tones from it.", "tone", "", "neutral"),
         ("It is soft enough to protect the finish.", "finish", "", "neutral"),
+        ("It did not harm the finish or the frets.", "fret", "", "neutral"),
+        ("It is worth its weight in gold.", "weight", "", "neutral"),
+        # What an item stands near is not its own.
+        ("It is close to the sea and some great restaurants.", "restaurant", "", "neutral"),
         # Adjectives of order and number are no praise.
         ("My own first impression.", "impression", "", "neutral"),
         # Verbs and adjectives that stand for a noun.
@@ -75,11 +86,32 @@ def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
     assert _mentions("This film moved me.")["film"].is_pointed
     assert _mentions("It is a wonderful movie.")["movie"].is_what_it_is
     assert not _mentions("It is a wonderful movie.")["movie"].is_pointed
-    assert _mentions("My hair feels soft.")["hair"].is_own
+    assert _mentions("A wonderful movie about love.")["movie"].is_what_it_is
+    assert not _mentions("A warm tone.")["tone"].is_what_it_is
+    for text in ("I love this light.", "This light is bright.", "This is a good light."):
+        assert _mentions(text)["light"].is_topic
+    assert not _mentions("I bought it at this price.")["price"].is_topic
+    assert not _mentions("These sound good.")["sound"].is_pointed
+    for text in ("My hair feels soft.", "I like the look of my new hair."):
+        assert all(each.is_own for each in _mentions(text).values())
     assert _mentions("I prefer the Marshall sound.")["sound"].is_named
     for text in ("Its tone is warm.", "It has a warm tone.", "The tone is warm."):
         assert _mentions(text)["tone"].is_part
     assert not _mentions("I play in a room.")["room"].is_part
+
+
+@pytest.mark.parametrize(
+    ("text", "is_said"),
+    [
+        ("This is a portable amp.", True),
+        ("Nice portable amp.", True),
+        ("I love this portable amp.", True),
+        ("I use the cable with a portable amp.", False),
+        ("It works with portable amps.", False),
+    ],
+)
+def test_adjective_before_another_thing_tells_nothing_of_the_item(text, is_said):
+    assert ("portability" in _mentions(text)) == is_said
 
 
 def test_mention_may_be_called_by_its_last_words():
