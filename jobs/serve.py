@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -101,8 +102,8 @@ def _serving(config: ServeConfig, end: ExitStack) -> Iterator[None]:
     is_own = config.ray.address is None and not os.environ.get("RAY_ADDRESS")
     logs = {"enable_access_log": False, "log_level": "WARNING"}
     with _start_errors(config.http):
-        if config.http.tls and is_own:  # Serve says nothing of a bad file, and does not listen
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(config.http.tls)
+        if is_own:
+            _check_door(config.http)
         serve.start(**serve_options(config), logging_config=logs)
     try:
         deploy(config)
@@ -113,6 +114,18 @@ def _serving(config: ServeConfig, end: ExitStack) -> Iterator[None]:
         serve.delete(APP)
         if is_own:
             serve.shutdown()
+
+
+def _check_door(http: HTTPConfig) -> None:
+    """Raise OSError for a TLS file that is none, or a port that is taken.
+
+    Serve says nothing of such a file, and does not listen; and it shares a port with the proxies of
+    another cluster, each of which would get some of the requests.
+    """
+    if http.tls:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(http.tls)
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    socket.create_server((http.host, http.port), family=family).close()
 
 
 def _hang_ups() -> Iterator[None]:

@@ -19,7 +19,7 @@ from tests.xrec.serve.town import ITEMS, USERS, serve_config
 @pytest.mark.slow
 def test_command_that_cannot_listen_says_so(tmp_path):
     config, path = serve_config(make_town(tmp_path)), tmp_path / "serve.yaml"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
         port = taken.getsockname()[1]
         for http in ({"port": port}, {"tls": str(path)}):
             write_project(path, config, http=http)

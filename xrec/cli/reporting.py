@@ -82,37 +82,41 @@ def new_app(*, no_args_is_help: bool = False) -> typer.Typer:
 
 
 _WITH_DEBUG = "Also debug lines, workers' output, and the traceback of an error."
-_DEBUG = inspect.Parameter(
-    "debug",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=False,
-    annotation=Annotated[bool, typer.Option("--debug", help=_WITH_DEBUG)],
-)
+_WITH_QUIET = "No lines of progress: warnings, errors and the result only."
+_OF_LINES = [
+    inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option(f"--{name}", help=told)],
+    )
+    for name, told in (("debug", _WITH_DEBUG), ("quiet", _WITH_QUIET))
+]
 
 
 def _reporting(work: Callable[..., None]) -> Callable[..., None]:
-    """Return `work` as a command, which has the option `--debug` too."""
+    """Return `work` as a command, which has the options `--debug` and `--quiet` too."""
 
     @functools.wraps(work)
-    def command(*arguments: Any, debug: bool = False, **options: Any) -> None:
+    def command(*arguments: Any, debug: bool = False, quiet: bool = False, **options: Any) -> None:
+        _configure_logging(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
         with _exit_codes(debug, bool(options.get("as_json"))):
             work(*arguments, **options)
 
     signature = inspect.signature(work)
-    parameters = [*signature.parameters.values(), _DEBUG]
+    parameters = [*signature.parameters.values(), *_OF_LINES]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
 
 
 @contextmanager
 def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
-    """Turn the errors of the `with` body into messages and exit codes, and show log lines.
+    """Turn the errors of the `with` body into messages and exit codes.
 
     Of an expected error (XRecError) the message is printed on standard error, with `debug` also the
     traceback, and with `as_json` a result on standard output. An unexpected one is a bug: it passes
     through, and Python prints its traceback and exits with 1.
     """
-    _configure_logging(debug)
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -130,10 +134,10 @@ def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from error
 
 
-def _configure_logging(debug: bool) -> None:
-    """Show INFO and above of the `xrec` logger on standard error, and with `debug` everything."""
+def _configure_logging(level: int) -> None:
+    """Show lines of the `xrec` logger from this level on, on standard error."""
     logger = logging.getLogger("xrec")
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False  # libraries that set up the root logger would show each line again
     logging.getLogger("DeepSpeed").addFilter(
         lambda record: record.levelno >= logging.ERROR

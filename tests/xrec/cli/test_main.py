@@ -1,6 +1,7 @@
 """The program as a user runs it: help, dry runs, exit codes."""
 
 import json
+import logging
 import signal
 import sys
 import types
@@ -190,6 +191,23 @@ def test_job_that_ends_early_says_why(config_path, monkeypatch, error, expected,
     code, out, _ = xrec("prepare", config_path, "--json")
     told = {"error": str(error), "exit_code": expected, "metrics": {"gate.figures.plain": 0.9}}
     assert (code, out and json.loads(out)) == (expected, told if expected < 130 else "")
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"), [([], "iw"), (["--debug"], "diw"), (["--quiet"], "w")]
+)
+def test_lines_of_progress_are_on_standard_error_unless_it_is_to_be_quiet(
+    config_path, monkeypatch, option, shown
+):
+    def work(config):
+        for level, letter in ((10, "d"), (20, "i"), (30, "w")):
+            logging.getLogger("xrec").log(level, letter)
+        return make_manifest("dataset", config={}, inputs={}, row_counts={}, metrics={})
+
+    _prepare_does(monkeypatch, work)
+    code, out, err = xrec("prepare", config_path, *option)
+    assert (code, [line.split()[-1] for line in err.splitlines()]) == (0, [*shown])
+    assert out.startswith("dataset: ")
 
 
 def test_job_that_gets_sigterm_ends_as_if_interrupted(config_path, monkeypatch):
