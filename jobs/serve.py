@@ -75,7 +75,7 @@ def deploy(config: ServeConfig) -> None:
 
     Returns when it is ready. Raises ClusterError.
     """
-    with _start_errors(config.http):
+    with _start_errors("see the logs of its replicas"):
         serve.run(build(config), name=APP, route_prefix="/")
 
 
@@ -85,25 +85,24 @@ def address_of(config: ServeConfig) -> str:
 
 
 @contextmanager
-def _start_errors(http: HTTPConfig) -> Iterator[None]:
+def _start_errors(advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        raise ClusterError(
-            f"the endpoint could not be started at http.port={http.port} with http.tls={http.tls} "
-            f"({lines[-1]}); expected a free port, and a PEM file of certificates and their key, "
-            "or null; else see the logs of its replicas"
-        ) from error
+        raise ClusterError(f"the endpoint could not be started: {lines[-1]}; {advice}") from error
 
 
 @contextmanager
 def _serving(config: ServeConfig, end: ExitStack) -> Iterator[None]:
     is_own = config.ray.address is None and not os.environ.get("RAY_ADDRESS")
     logs = {"enable_access_log": False, "log_level": "WARNING"}
-    with _start_errors(config.http):
+    http = config.http
+    advice = f"saw http.port={http.port} and http.tls={http.tls}; expected a free port, and a PEM "
+    advice += "file of certificates and their key, or null"
+    with _start_errors(advice):
         if is_own:
-            _check_door(config.http)
+            _check_door(http)
         serve.start(**serve_options(config), logging_config=logs)
     try:
         deploy(config)

@@ -63,10 +63,6 @@ class SecurityConfig(Config):
                 raise ValueError(f"two keys have the same {field}")
         return keys
 
-    def share(self, places: int) -> int:
-        """Return how many of the places one key may take: a quarter of them if there are others."""
-        return places if len(self.keys) <= 1 else max(1, places // 4)
-
 
 class LiveEngineConfig(EngineConfig):
     """The engine of requests as they come, which is small so that each is done soon."""

@@ -13,20 +13,20 @@ import math
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sized
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import get_args
 
 from aiolimiter import AsyncLimiter
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from xrec.config.serve import KeyConfig, SecurityConfig, is_loopback
+from xrec.config.serve import KeyConfig, is_loopback
 from xrec.config.serve import Scope as KeyScope
 from xrec.serve.metrics import Metrics
 from xrec.serve.problems import ProblemError, too_many
-from xrec.serve.proxy import Body
+from xrec.serve.proxy import Answer, Body
 
 request_log = logging.getLogger("xrec.requests")
 """A line of JSON for each request."""
@@ -38,6 +38,11 @@ BURST = 64
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN_PATHS = ("/healthz", "/readyz", "/", "/openapi.json")
 _OPEN_PREFIX = "/page/"
+
+
+def share_of_key(places: int, keys: Sized) -> int:
+    """Return how many of the places one key may take: a quarter of them if there are others."""
+    return places if len(keys) <= 1 else max(1, places // 4)
 
 
 class Gate:
@@ -60,12 +65,11 @@ class Gate:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        started, answer = time.perf_counter(), _Answer(send)
+        started, answer, key = time.perf_counter(), Answer(send), "-"
         self._count(1)
         try:
             async with self._admitted(scope) as caller:
-                answer.key = caller.name
-                scope["state"]["caller"] = caller
+                scope["state"]["caller"], key = caller, caller.name
                 await self._app(scope, Body(scope, receive).receive, answer.send)
         except ProblemError as error:
             if answer.status is not None:
@@ -74,7 +78,7 @@ class Gate:
             await error.response(request_id)(scope, receive, answer.send)
         finally:
             self._count(-1)
-            self._record(scope, answer, request_id, time.perf_counter() - started)
+            self._record(scope, answer.status, key, time.perf_counter() - started)
 
     def _count(self, change: int) -> None:
         self._num_in_flight += change
@@ -97,36 +101,22 @@ class Gate:
             await caller.charge(1)
             yield caller
 
-    def _record(self, scope: Scope, answer: "_Answer", request_id: str, seconds: float) -> None:
+    def _record(self, scope: Scope, answered: int | None, key: str, seconds: float) -> None:
         """Count and log the request, by its route: its path names the user and the item."""
         route = getattr(scope.get("route"), "path", "none")
-        status = str(answer.status or 499)  # 499: the client disconnected before an answer began
+        status = str(answered or 499)  # 499: the client disconnected before an answer began
         self._metrics.requests.inc(1, {"route": route, "status": status})
         self._metrics.request_seconds.observe(seconds, {"route": route})
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request_id": request_id,
+            "request_id": scope["state"]["request_id"],
             "method": scope["method"],
             "route": route,
             "status": int(status),
-            "key": answer.key,
+            "key": key,
             "milliseconds": round(1000 * seconds, 1),
         }
         request_log.info(json.dumps(line))
-
-
-class _Answer:
-    """Sends the answer of one request, and keeps its status and whose request it is."""
-
-    def __init__(self, send: Send):
-        self._send = send
-        self.status: int | None = None
-        self.key = "-"
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        await self._send(message)
 
 
 class Rates:
@@ -208,7 +198,7 @@ class Keys:
     """
 
     def __init__(self, keys: tuple[KeyConfig, ...], rates: Rates | None = None):
-        of = SecurityConfig(keys=keys).share(MAX_REQUESTS), rates or Rates(keys)
+        of = share_of_key(MAX_REQUESTS, keys), rates or Rates(keys)
         self._callers = [(key.sha256, Caller(key.name, key.scopes, key, *of)) for key in keys]
 
     def caller(self, scope: Scope) -> Caller:

@@ -6,7 +6,7 @@ A model replica (`xrec.serve.app.Generator`) is this within Ray Serve.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
 from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
-from xrec.config.serve import SecurityConfig, ServeConfig
+from xrec.config.serve import ServeConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Advance, Failure, text_params
@@ -27,13 +27,14 @@ from xrec.generate.shared_engine import EngineRequest
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PromptTooLongError
+from xrec.serve.gate import share_of_key
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, PairError
 
 MAX_WAITING_PAIRS = 256
 """Of a replica; a request beyond them is answered with 429 and Retry-After. One of several keys may
-have a part of what is at work and waits (`SecurityConfig.share`), at whichever frontend it asks."""
+have a part of what is at work and waits (`share_of_key`), at whichever frontend it asks."""
 
 
 class LiveExplainer:
@@ -48,7 +49,7 @@ class LiveExplainer:
         explainer: Explainer,
         decoding: DecodingConfig,
         metrics: Metrics,
-        security: SecurityConfig,
+        keys: Sized,
     ):
         self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
@@ -62,7 +63,7 @@ class LiveExplainer:
                 f"{refused.message}"
             )
         self._max_pending = core.max_rows + MAX_WAITING_PAIRS
-        self._max_of_key = security.share(self._max_pending)
+        self._max_of_key = share_of_key(self._max_pending, keys)
         self._pending: Counter[str] = Counter()
 
     @property
@@ -308,7 +309,7 @@ def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
     )
     explainer.pairs.titles.build()
     explainer.checker.aspects.build()
-    return LiveExplainer(explainer, config.decoding, metrics, config.security)
+    return LiveExplainer(explainer, config.decoding, metrics, config.security.keys)
 
 
 def _raise(failure: Failure | None) -> None:

@@ -32,7 +32,8 @@ class Metrics:
         )
         self.refused = Counter(
             "xrec_serve_refused_total",
-            "Requests refused, by reason: key, rate, concurrency, body, queue, deadline, feedback.",
+            "Requests refused, by reason: key, scope, rate, concurrency, body, slow_body, queue, "
+            "deadline, feedback.",
             ("reason",),
         )
         self.rated_alone = Counter(

@@ -8,11 +8,12 @@ environment. `xrec serve` sets it for a cluster that it starts.
 """
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -69,8 +70,21 @@ class Body:
         return bytes(found)
 
 
+class Answer:
+    """Sends the answer of one request, and keeps its status; None before it begins."""
+
+    def __init__(self, send: Send):
+        self._send = send
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
 class Proxied:
-    """Wraps the app of Serve's proxy: a request is passed on with its whole body.
+    """Wraps the app of Serve's proxy: a request is passed on with its whole body, and with an id.
 
     The answer is 503 with Retry-After if the frontend died before it answered, for which Serve
     alone would answer 500.
@@ -84,12 +98,14 @@ class Proxied:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_begun, body = False, None
+        # Serve gives an id too, but only to what is passed on.
+        request_id = MutableHeaders(scope=scope).setdefault("x-request-id", uuid.uuid4().hex)
+        body, answer = None, Answer(send)
 
-        async def watched(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
+        async def refuse(error: ProblemError) -> None:
+            response = error.response(request_id)
+            response.headers["X-Request-ID"] = request_id
+            await response(scope, receive, send)
 
         async def received() -> Message:
             nonlocal body
@@ -101,18 +117,14 @@ class Proxied:
         try:
             with self._awaits(scope):
                 body = await Body(scope, receive).whole()
-            if body is None:
-                return
-            await self._app(scope, received, watched)
-            if not has_begun:
-                raise unavailable()
         except ProblemError as error:
             self._metrics.refused.inc(1, {"reason": error.reason})
-            request_id = Headers(scope=scope).get("x-request-id")
-            response = error.response(request_id)
-            if request_id:
-                response.headers["X-Request-ID"] = request_id
-            await response(scope, receive, send)
+            await refuse(error)
+            return
+        if body is not None:
+            await self._app(scope, received, answer.send)
+            if answer.status is None:
+                await refuse(unavailable())
 
     @contextmanager
     def _awaits(self, scope: Scope) -> Iterator[None]:

@@ -63,6 +63,19 @@ def test_answer_that_never_began_is_503_with_retry_after():
     assert told([start, body]) == (503, "/problems/model_unavailable")
 
 
+@pytest.mark.parametrize("given", [None, "abc-1"])
+def test_what_is_refused_here_has_an_id_and_a_client_who_goes_later_is_not_refused(given):
+    client = Client()
+    headers = [] if given is None else [(b"x-request-id", given.encode())]
+    announced = (b"content-length", str(MAX_BODY_BYTES + 1).encode())
+    start, body = asyncio.run(client.asks(piece(b""), headers=[*headers, announced]))
+    asyncio.run(client.asks(piece(b"", False), GONE, headers=headers))
+    shown = dict(start["headers"])[b"x-request-id"].decode()
+    assert shown == json.loads(body["body"])["request_id"]
+    assert (given or shown) == shown != ""
+    assert client.proxied._metrics.values == {("refused", "body"): 1}
+
+
 def test_answer_that_began_is_let_through():
     messages = [START, {"type": "http.response.body", "body": b"x", "more_body": True}]
     client = Client(*messages)

@@ -17,7 +17,8 @@ from xrec.data.dataset import Dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.generate.loading import Sources
-from xrec.graph.artifact import read_dataset_and_graph
+from xrec.graph.artifact import read_graph
+from xrec.graph.identity import check_graph_of_dataset
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline, recipe_of
 from xrec.lab.baselines.lora import LoRA
@@ -28,7 +29,7 @@ from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere
 from xrec.lab.compare.text_only import frozen_model, text_only_texts
 from xrec.lab.compare.texts import EntryTexts, write_texts
 from xrec.schemas import PAIRS
-from xrec.storage import finished, read_table, write_manifest, write_table
+from xrec.storage import finished, location_of, read_table, write_manifest, write_table
 from xrec.train.adapter import train_adapter
 
 logger = logging.getLogger("xrec")
@@ -66,8 +67,11 @@ def make(given: Inputs, entry: Entry) -> EntryTexts:
 
 def _nearest(given: Inputs) -> Texts:
     """Raises ArtifactMismatchError for a graph of another dataset."""
-    dataset, graph = read_dataset_and_graph(given.config)
-    explained, count = dataset.explained_pairs("train"), given.config.training.max_pairs
+    config, dataset = given.config, given.dataset
+    graph = read_graph(location_of(config, "graph"))
+    uris = config.artifact("graph"), config.artifact("dataset")
+    check_graph_of_dataset(graph.manifest, dataset.manifest, *uris)
+    explained, count = dataset.explained_pairs("train"), config.training.max_pairs
     known = drawn_explanations(dataset, explained, count)
     return nearest_texts(known, graph, given.pairs.pairs)
 
