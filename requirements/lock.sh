@@ -4,7 +4,8 @@
 #   base.txt      what xrec imports, and gguf
 #   source.txt    the part of base that PyPI has as source only
 #   cuda.txt      torch for GPUs and its libraries
-#   dev.txt       what `make setup` adds to base: tests, docs, and the extras that they cover
+#   dev.txt       what `make setup` adds to base: tests, docs, and the extras that they cover; and
+#                 triton, which xgrammar needs beside torch for CPUs too
 #   vllm.txt      what vLLM adds to base and cuda
 #   extras.txt    what the remaining extras add
 # torch-cpu.txt and models.txt are edited by hand.
@@ -33,7 +34,7 @@ add() { # LIST EXTRA...: the packages of these extras go into LIST, but for thos
         list = own
         if (/^(deepspeed|rouge-score)==/) list = "source"
         if (own == "base" && /^(torch==|triton==|nvidia-|cuda-)/) list = "cuda"
-        isnew = !($1 in known)
+        isnew = !($1 in known) || (own == "dev" && /^triton==/)
         if (isnew) print $1 >> known_file
       }
       isnew { print >> (list ".txt") }'
