@@ -72,8 +72,10 @@ wheels=("${by_hash[@]}" --only-binary :all:)
 # that pip knows (PIP_FIND_LINKS).
 install_torch() {
   if [[ -n ${TORCH_INDEX:-} ]]; then
-    step 2 "torch from $TORCH_INDEX, unchecked: only that index knows the hashes"
-    "${install[@]}" "$index_option" "$TORCH_INDEX" "$(grep -o '^torch==[0-9.]*' requirements/cuda.txt)"
+    step 2 "torch from $TORCH_INDEX; its hashes are not known here, and not checked"
+    local torch
+    torch=$(grep -o '^torch==[0-9.]*' requirements/cuda.txt)
+    "${install[@]}" "$index_option" "$TORCH_INDEX" "$torch"
     return
   fi
   if [[ $(uname -s) == Linux ]] && ! has_gpu; then

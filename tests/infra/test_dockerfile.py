@@ -82,7 +82,9 @@ def test_image_installs_packages_by_hash_only(device, tmp_path):
     }
     for value in _of("RUN", "build"):
         if "/pip install" in value:
-            command = value.replace("/opt/xrec/bin/pip", str(pip))
+            command = value.replace("/opt/xrec/bin/", f"{tmp_path}/").replace(
+                " /tmp/", f" {tmp_path}/"
+            )
             subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, check=True)
     *packages, own, check = (tmp_path / "asked").read_text().splitlines()
     wheels = "install --no-deps --require-hashes --only-binary :all: "
@@ -95,7 +97,7 @@ def test_image_installs_packages_by_hash_only(device, tmp_path):
         wheels + "-r requirements/base.txt",
         wheels + "-r requirements/vllm.txt",
         "install --no-deps --require-hashes --no-build-isolation -r requirements/source.txt",
-        wheels + "-r /tmp/parser.txt",
+        f"{wheels}-r {tmp_path}/parser.txt",
     ]
     assert own == "install --no-deps --no-build-isolation ."
     assert check == "check"
