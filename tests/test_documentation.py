@@ -1,5 +1,6 @@
-"""What all pages of the documentation keep to: devices, links, lines."""
+"""What all pages of the documentation keep to: devices, links, lines, promises with tests."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -48,3 +49,34 @@ def test_lines_of_prose_have_at_most_100_characters(page):
         if len(line) > 100 and not line.lstrip().startswith(("|", "#"))
     ]
     assert not long, long
+
+
+def test_each_promise_has_a_test_that_is_there():
+    """Compare the rows of docs/guarantees.md with the promises of README.md and SECURITY.md."""
+    rows = re.findall(
+        r"^\| (?!promise )([^|]+) \|([^|]+)\|$", _text("docs/guarantees.md"), re.MULTILINE
+    )
+    assert rows
+    for promise, held_by in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", held_by)
+        assert re.sub(r"`tests/[^`]+`|[ ,]", "", held_by) == ""
+        assert tests, promise
+        for path, name in tests:
+            assert name in _functions(path), f"{promise}: {path}::{name}"
+    named = {title for promise, _ in rows for title in re.findall(r"\*\*(.+?)\*\*", promise)}
+    promised = {"Two commands", "Your own data, in two commands", "Limits"}
+    for page, heading in (("README.md", "What it guarantees"), ("SECURITY.md", "What is promised")):
+        section = _text(page).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        bullets = re.findall(r"^- (.*)$", section, re.MULTILINE)
+        titles = [re.match(r"\*\*(.+?)\.?\*\*", bullet) for bullet in bullets]
+        assert all(titles), f"{page}: each promise begins with its name in bold"
+        promised |= {title[1] for title in titles if title}
+    assert named == promised
+
+
+def _text(path: str) -> str:
+    return (_ROOT / path).read_text(encoding="utf-8")
+
+
+def _functions(path: str) -> set[str]:
+    return {node.name for node in ast.parse(_text(path)).body if isinstance(node, ast.FunctionDef)}

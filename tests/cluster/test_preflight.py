@@ -76,4 +76,4 @@ def test_preflight_a_driver_with_another_torch_is_told_of_every_node(three_nodes
     for address in NODES:
         wrong = rf"the node at {re.escape(address)} has torch 2\.\d+\.\d+, the driver has 9\.9\.9"
         assert re.search(wrong, said), said
-    assert "requirements/lock.txt" in said
+    assert "xrec submit --packages" in said

@@ -223,7 +223,7 @@ def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_
     assert environment["env_vars"]["HF_TOKEN"] == "hf_1"
     assert "secret" not in str(environment)
     assert "pip" not in environment
-    lock = ROOT / "requirements" / "lock.txt"
+    lock = ROOT / "requirements" / "base.txt"
     packages = RuntimeEnv(**runtime_environment(tmp_path, str(lock))).pip_config()["packages"]
     assert packages == lock.read_text().strip().split("\n")
     with pytest.raises(ConfigError, match=r"nowhere\.txt"):

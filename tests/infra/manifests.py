@@ -1,6 +1,7 @@
-"""The manifests of infra/kuberay, as files and as built by kustomize; requirements of packages."""
+"""The manifests of infra/kuberay, as files and as built by kustomize; the lists of packages."""
 
 import functools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -78,3 +79,13 @@ def requirements_of(wanted: Requirement) -> Iterator[Requirement]:
         extras = wanted.extras or {""}
         if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras):
             yield each
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the versions in requirements/NAME.txt by package. Each package must have a hash."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    lines = re.sub(r" \\\n +", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    pattern = r"([\w.-]+)==([\w.+]+)( ; [^\\]+?)?( --hash=sha256:[0-9a-f]{64})+"
+    matches = [re.fullmatch(pattern, line) for line in lines]
+    assert all(matches), [line for line, match in zip(lines, matches, strict=True) if not match]
+    return {match[1]: match[2] for match in matches if match}

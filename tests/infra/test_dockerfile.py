@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.infra.manifests import ROOT, requirements_of
+from tests.infra.manifests import ROOT, locked, requirements_of
 
 TEXT = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8")
 ALLOWED = {
@@ -34,7 +34,7 @@ def _stages() -> dict[str, list[tuple[str, str]]]:
 
 
 STAGES = _stages()
-assert list(STAGES) == ["build", "node", "serve"]
+assert list(STAGES) == ["python", "build", "node", "serve"]
 
 
 def _of(keyword: str, *names: str) -> list[str]:
@@ -59,62 +59,66 @@ def test_image_runs_as_a_user_without_rights_and_demands_a_token():
     assert not {"RUN", "COPY"} & set(keywords[keywords.index("USER") :])
 
 
-def test_all_packages_but_torch_for_cpus_are_installed_by_hash_and_in_no_cache():
-    installs = [each for value in _of("RUN") for each in re.findall(r"pip install [^&;|]+", value)]
-    assert all("--no-deps" in each for each in installs)
-    cpu_torch, *others, own = installs
-    assert '--index-url "$CPU_TORCH_INDEX" "$torch"' in cpu_torch
-    assert [bool("--require-hashes" in each) for each in others] == [True] * 3
-    assert own.split()[-1] == "."
-    assert any("pip check" in value for value in _of("RUN", "build"))
-    assert any("PIP_NO_CACHE_DIR=1" in value for value in _of("ENV"))
-    named = re.findall(r"(?:--build-arg |ARG )PACKAGES=([\w,]+)", TEXT)
-    assert {name for each in named for name in each.split(",")} == {"base", "vllm"}
-
-
-def _listed(name: str) -> dict[str, str]:
-    """The packages of a list with hashes, and their versions; each must have a hash."""
-    text = (ROOT / "requirements" / "images" / f"{name}.txt").read_text()
-    blocks = re.split(r"\n(?=\w)", text.strip())
-    assert all(re.fullmatch(r"\S+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", b) for b in blocks)
-    pins = [block.split()[0].partition("==") for block in blocks]
-    return {package: version for package, _, version in pins}
-
-
-def test_lists_with_hashes_have_the_locked_versions_of_all_that_an_image_imports():
-    base, cuda, vllm = (_listed(name) for name in ("base", "cuda", "vllm"))
-    lock = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
+def test_base_image_is_pinned_by_digest():
+    (base,) = _of("FROM", "python")
+    assert re.fullmatch(r"python:3\.11-slim-trixie@sha256:[0-9a-f]{64} AS python", base)
+    assert [value.split(" AS ")[0] for value in _of("FROM")[1:]] == ["python", "python", "node"]
     assert all(
-        f"{name}=={each}" in lock for found in (base, cuda, vllm) for name, each in found.items()
+        value.split()[0].startswith("--from=build") for value in _of("COPY") if "--from" in value
     )
-    assert len(base | cuda | vllm) == len(base) + len(cuda) + len(vllm)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_image_installs_packages_by_hash_only(device, tmp_path):
+    """Run the commands of the build with a pip that records its arguments."""
+    pip = tmp_path / "pip"
+    pip.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    pip.chmod(0o755)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DEVICE": device,
+        "PACKAGES": "base,vllm",
+        "CPU_TORCH_INDEX": "https://index",
+    }
+    for value in _of("RUN", "build"):
+        if "/pip install" in value:
+            command = value.replace("/opt/xrec/bin/", f"{tmp_path}/").replace(
+                " /tmp/", f" {tmp_path}/"
+            )
+            subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, check=True)
+    *packages, own, check = (tmp_path / "asked").read_text().splitlines()
+    wheels = "install --no-deps --require-hashes --only-binary :all: "
+    torch = {
+        "cpu": "--index-url https://index -r requirements/torch-cpu.txt",
+        "gpu": "-r requirements/cuda.txt",
+    }
+    assert packages == [
+        wheels + torch[device],
+        wheels + "-r requirements/base.txt",
+        wheels + "-r requirements/vllm.txt",
+        "install --no-deps --require-hashes --no-build-isolation -r requirements/source.txt",
+        f"{wheels}-r {tmp_path}/parser.txt",
+    ]
+    assert own == "install --no-deps --no-build-isolation ."
+    assert check == "check"
+    assert any("PIP_NO_CACHE_DIR=1" in value for value in _of("ENV"))
+
+
+def test_lists_hold_all_that_an_image_imports_and_no_package_twice():
+    lists = [locked(name) for name in ("base", "source", "cuda", "dev", "vllm", "extras")]
+    assert len({name for found in lists for name in found}) == sum(len(found) for found in lists)
+    base, source, cuda, _, vllm, _ = lists
     assert "vllm" in vllm
+    assert locked("torch-cpu") == {"torch": f"{cuda['torch']}+cpu"}
     left, seen = ["xrec[gguf]"], set[str]()
     while left:
         for requirement in requirements_of(Requirement(left.pop())):
             name = canonicalize_name(requirement.name)
-            assert name in base or name in cuda, requirement
+            assert name in base | source | cuda, requirement
             if name not in seen:
                 seen.add(name)
                 left.append(str(requirement).partition(";")[0])
     assert len(seen) > 100
-
-
-def test_pin_script_pins_each_base_image_and_refuses_what_is_no_digest(tmp_path):
-    digest = "sha256:" + "ab" * 32
-    for answer, code in ((digest, 0), (digest.replace("ab", "cd", 1), 0), ("no such image", 1)):
-        (tmp_path / "docker").write_text(f"#!/bin/sh\necho '{answer}'\n")
-        (tmp_path / "docker").chmod(0o755)
-        path = tmp_path / "Dockerfile"
-        path.write_text(TEXT if code == 0 else path.read_text())
-        command = ["bash", str(ROOT / "infra" / "docker" / "pin.sh"), str(path)]
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        before = path.read_text()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
-        expected = re.sub(r"^(FROM python:\S+)", rf"\1@{answer}", before, flags=re.MULTILINE)
-        assert path.read_text() == (expected if code == 0 else before)
-    assert "expected a digest (sha256:...), saw 'no such image'" in done.stderr
 
 
 @pytest.mark.parametrize("stage", ["node", "serve"])

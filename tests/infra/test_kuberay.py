@@ -26,6 +26,7 @@ from tests.infra.manifests import (
     built,
     cluster_spec,
     documents,
+    locked,
     only,
     pod_templates,
     source_documents,
@@ -137,8 +138,7 @@ def test_ray_manifest_demands_a_token_and_names_the_ray_that_is_locked(manifest)
     spec = cluster_spec(manifest)
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["rayVersion"] == ray.__version__
-    lock = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
-    assert f"ray=={ray.__version__}" in lock
+    assert locked("base")["ray"] == ray.__version__
 
 
 @each_ray_manifest
