@@ -249,7 +249,3 @@ class BuildSampleLLMConfig(JobConfig):
     """Number of torch threads."""
     prompt: PromptConfig = PromptConfig()
     """The prompt that the training texts follow."""
-
-    def content(self) -> dict[str, Any]:
-        """The settings that the model depends on; it has no inputs."""
-        return self.model_dump(mode="json", include={"num_steps", "num_threads", "prompt"})
