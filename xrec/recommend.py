@@ -32,6 +32,7 @@ from xrec.bulk import (
 )
 from xrec.bulk.driver import has_work
 from xrec.config.backfill import RecommendConfig
+from xrec.config.identity import identity_of
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, taken
 from xrec.errors import ClusterError, ConfigError, install_command
@@ -117,9 +118,7 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
         raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
     user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
-    settings: dict[str, Any] = {"k": config.k, "user_ids": user_ids}
-    if config.index != "exact":
-        settings["index"] = config.index
+    settings = {**identity_of(config), "user_ids": user_ids}
     return Identity(kind=KIND, config=settings, inputs=inputs)
 
 

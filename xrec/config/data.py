@@ -247,7 +247,3 @@ class BuildSampleLLMConfig(JobConfig):
     """Number of steps on the town's language. Each step has new texts."""
     prompt: PromptConfig = PromptConfig()
     """The prompt that the training texts follow."""
-
-    def content(self) -> dict[str, Any]:
-        """The settings that the model depends on; it has no inputs."""
-        return self.model_dump(mode="json", include={"num_steps", "prompt"})

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from xrec.config.data import BuildSampleLLMConfig
+from xrec.config.identity import identity_of
 from xrec.config.prompt import PromptConfig
 from xrec.data.titles import title_spans
 from xrec.llm.collaborative import Vocabulary
@@ -67,7 +68,7 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
     output = location_of(config, "llm")
     hashes, metrics = write_contents(output, files), {"loss": loss}
     return write_manifest(
-        output, "llm", config=config.content(), inputs={}, files=hashes, metrics=metrics
+        output, "llm", config=identity_of(config), inputs={}, files=hashes, metrics=metrics
     )
 
 

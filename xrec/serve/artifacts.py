@@ -22,6 +22,7 @@ from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import BulkRun, read_takedowns
 from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.runs.run import Base, records
+from xrec.config.identity import identity_of
 from xrec.config.serve import CandidateConfig, ServeConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError, StorageNotFoundError, XRecError
 from xrec.generate.loading import model_fingerprint_of
@@ -144,7 +145,7 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
     except ArtifactNotFoundError as error:
         logger.warning("%s; until it is there, all texts are generated", error)
         return None
-    ours = {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype}
+    ours = {"decoding": identity_of(config.decoding), "llm": identity_of(config.llm)}
     for line in differing_fields({name: lookup.manifest.config[name] for name in ours}, ours):
         logger.warning("the settings of the backfill differ from those of the endpoint: %s", line)
     return lookup
