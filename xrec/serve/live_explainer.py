@@ -19,8 +19,9 @@ from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
 from xrec.config.serve import ServeConfig
 from xrec.data.dataset import Dataset
+from xrec.data.evidence import NamedEvidence
 from xrec.errors import DataError, ModelError, UnknownIdError
-from xrec.generate.engine import Advance, Failure, text_params
+from xrec.generate.engine import Advance, Completion, Failure, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.generate.shared_engine import EngineRequest
@@ -128,7 +129,7 @@ class LiveExplainer:
         started = time.perf_counter()
         try:
             with self._indices(pair) as indices:
-                asked = self._asked(*indices, pair.own_texts)
+                asked = await asyncio.to_thread(self._asked, *indices, pair.own_texts)
                 async with aclosing(self._written(asked, started, parts)) as events:
                     async for event in events:
                         yield event
@@ -187,21 +188,34 @@ class LiveExplainer:
     async def _written(
         self, asked: Asked, started: float, parts: Parts | None
     ) -> AsyncGenerator[Draft | Explained, None]:
-        """Yield drafts, then the text; raises PairError if it cannot be used."""
+        """Yield drafts, then the text; raises PairError if it cannot be used.
+
+        Texts are read and checked in threads, so that neither the event loop nor the engine waits.
+        """
         is_checked = parts == "checked"
-        read = asked.whole_sentences if is_checked else asked.unfinished
-        ids, seen = list[int](), ""
         advances = _Advances(with_drafts=bool(parts))
-        with self.engine.at_work([EngineRequest(asked.prompt_ids, asked.params, advances.take)]):
-            while (completion := (advance := await advances.latest()).completion) is None:
-                if advance.token_ids[: len(ids)] != ids:  # another text began
-                    seen = ""
-                ids, text = advance.token_ids, read(advance.token_ids)
-                if len(text) > len(seen):
-                    seen = text
-                    if not is_checked or asked.passes(text, ids):
+        request = EngineRequest(asked.prompt_ids, asked.params, advances.take)
+
+        def read(ids: list[int], seen: str) -> tuple[str, bool]:
+            text = asked.whole_sentences(ids) if is_checked else asked.unfinished(ids)
+            is_longer = len(text) > len(seen)
+            return text, is_longer and (not is_checked or asked.passes(text, ids))
+
+        with self.engine.at_work([request]):
+            seen = ""
+            while True:
+                advance = await advances.latest()
+                if (completion := advance.completion) is None:
+                    text, is_draft = await asyncio.to_thread(read, advance.token_ids, seen)
+                    seen = max(seen, text, key=len)
+                    if is_draft:
                         yield Draft(text, is_checked)
-        found = asked.explanation(0, completion)
+                elif (params := await asyncio.to_thread(asked.again, completion)) is not None:
+                    seen = ""
+                    self.engine.resubmit(request, params)
+                else:
+                    break
+        found, evidence = await asyncio.to_thread(self._explanation, asked, completion)
         _raise(found.failure)
         self._record(found, advances.first_token_at - started, time.perf_counter() - started)
         yield Explained(
@@ -211,8 +225,15 @@ class LiveExplainer:
             finish_reason=found.finish_reason,
             model_fingerprint=self.model_fingerprint,
             kind=found.kind,
-            aspects=self._explainer.checker.evidence(found.text, asked.texts),
+            aspects=evidence,
         )
+
+    def _explanation(
+        self, asked: Asked, completion: Completion
+    ) -> tuple[Explanation, tuple[NamedEvidence, ...]]:
+        """Return a pair's explanation, and the evidence that it names."""
+        found = asked.explanation(0, completion)
+        return found, self._explainer.checker.evidence(found.text, asked.texts)
 
     def _record(self, found: Explanation, first_token_seconds: float, seconds: float) -> None:
         metrics = self._metrics

@@ -4,6 +4,7 @@ They are of known users, new users with a history, and pairs with own texts. Lim
 """
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from xrec.config.serve import ServeConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
+from xrec.generate.explainer import MOST_TEXTS
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PairTexts
@@ -154,6 +156,38 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(t
     reasons = list(map(reasons_of, asyncio.run(ask())))
     assert reasons == [accepted, accepted, refused, refused]
     assert live.num_pending == 0
+
+
+def test_texts_are_read_and_checked_beside_the_event_loop_and_the_engine(town, monkeypatch):
+    """Each by threads of its own, also while they are streamed and where they are refused."""
+    decoding = {**serve_config(town).decoding.model_dump(), "text": {"retry_temperature": 1.0}}
+    live = load_live(serve_config(town, decoding=decoding))
+    finisher, threads = live._explainer.finisher, list[tuple[str, threading.Thread]]()
+
+    def noted(name: str) -> Any:
+        do = getattr(finisher, name)
+
+        def noting(*args: Any) -> Any:
+            threads.append((name, threading.current_thread()))
+            return do(*args)
+
+        return noting
+
+    for name in ("failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"):
+        monkeypatch.setattr(finisher, name, noted(name))
+
+    async def ask() -> None:
+        pair = asked(USERS[0], ITEMS[0])
+        await live.explain([pair])
+        for parts in ("checked", "unchecked"):
+            assert [event async for event in live.stream(pair, parts)]
+
+    asyncio.run(ask())
+    names = [name for name, _ in threads]
+    assert set(names) >= {"failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"}
+    assert names.count("finish") == 3 * MOST_TEXTS
+    assert threading.main_thread() not in {thread for _, thread in threads}
+    assert "xrec-model" not in {thread.name for _, thread in threads}
 
 
 def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
