@@ -5,7 +5,7 @@ with Client("http://127.0.0.1:8000") as client:
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import requests
@@ -63,13 +63,6 @@ class Client:
         options = {"k": k, "explain": explain, "max_words": max_words}
         place = f"/v1/users/{quote(user_id, safe='')}/recommendations"
         return Recommendations.model_validate_json(self._ask("GET", place, params=options))
-
-    def feedback(
-        self, user_id: str, item_id: str, event: Literal["shown", "opened", "helpful", "wrong"]
-    ) -> None:
-        """Tell what became of the text that the pair is answered with; raises as `explain` does."""
-        body = {"user_id": user_id, "item_id": item_id, "event": event}
-        self._ask("POST", "/v1/feedback", json=body)
 
     def close(self) -> None:
         self._session.close()

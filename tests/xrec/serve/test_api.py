@@ -4,7 +4,6 @@ A pair of the backfill is not generated, a generated text is kept, and every err
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 from unittest.mock import ANY
@@ -15,7 +14,6 @@ import safetensors.torch
 
 from tests.xrec.serve.local_endpoint import local_endpoint, sse
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, dataset_of, rows_of
-from xrec.serve import gate
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
@@ -198,22 +196,6 @@ def test_deadline_ends_a_request_with_504_and_its_generation(town):
         assert problem(response)["type"] == "/problems/deadline"
         assert response.headers["Retry-After"] == "2"
         assert slow.model.live.num_pending == 0
-
-
-def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town, monkeypatch):
-    monkeypatch.setattr(gate, "MAX_REQUESTS", 2)
-    with local_endpoint(town, decoding={**DECODING, "max_new_tokens": 300}) as narrow:
-        narrow.model.live.engine.core._stop_token_ids = frozenset()
-        with ThreadPoolExecutor(6) as pool:
-            paths = [f"/v1/explanations/{user}/{ITEMS[8]}" for user in USERS[6:12]]
-            answers = list(pool.map(narrow.get, paths))
-        # A toy model's text of 300 tokens may hold what looks like a link: 422.
-        assert {429} < {answer.status_code for answer in answers} <= {200, 422, 429}
-        for answer in answers:
-            if answer.status_code == 429:
-                assert problem(answer)["type"] == "/problems/concurrency"
-                assert int(answer.headers["Retry-After"]) >= 1
-        assert narrow.get("/healthz").status_code == 200
 
 
 def test_queue_that_is_full_answers_429_with_retry_after(endpoint, monkeypatch):
