@@ -149,18 +149,6 @@ class _Scoped(APIRoute):
         await super().handle(scope, receive, send)
 
 
-class _Explain(_Scoped):
-    needs = "explain"
-
-
-class _SeeEvidence(_Scoped):
-    needs = "evidence"
-
-
-class _ListUsers(_Scoped):
-    needs = "users"
-
-
 def check_scopes(app: FastAPI) -> None:
     """Raise ConfigError for a route that neither declares a scope nor is public."""
     for route in app.routes:
@@ -172,13 +160,17 @@ def check_scopes(app: FastAPI) -> None:
             )
 
 
-def _router(route_class: type[_Scoped], tag: str) -> APIRouter:
-    """Return a router for routes of a scope."""
-    return APIRouter(route_class=route_class, tags=[tag], dependencies=_SECURED, responses=_OF_KEY)
+def _router(scope: Scope, tag: str) -> APIRouter:
+    """Return a router whose routes need a scope."""
+
+    class Route(_Scoped):
+        needs = scope
+
+    return APIRouter(route_class=Route, tags=[tag], dependencies=_SECURED, responses=_OF_KEY)
 
 
 def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
-    router = _router(_Explain, "explanations")
+    router = _router("explain", "explanations")
 
     @router.post("/explanations", responses=_OF_BODY | _OF_MODEL)
     async def explain(http: Request, request: ExplanationsRequest) -> Explanations:
@@ -210,7 +202,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         await http.state.caller.charge(len(request.pairs), num_counted=1)
         request.pairs = _as_allowed(http, request.pairs)
         return StreamingResponse(
-            _kept_alive(_events(current, request, _key(http))),
+            kept_alive(_events(current, request, _key(http))),
             media_type="text/event-stream",
             headers={"X-Accel-Buffering": "no"},
         )
@@ -271,7 +263,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 
 
 def _evidence(current: Callable[[], ReadThrough]) -> APIRouter:
-    router = _router(_SeeEvidence, "explanations")
+    router = _router("evidence", "explanations")
 
     @router.post("/evidence", responses=_OF_BODY | _OF_IDS)
     async def evidence(request: EvidenceRequest) -> Evidence:
@@ -284,7 +276,7 @@ def _evidence(current: Callable[[], ReadThrough]) -> APIRouter:
 
 
 def _users(current: Callable[[], ReadThrough]) -> APIRouter:
-    router = _router(_ListUsers, _LISTS)
+    router = _router("users", _LISTS)
 
     @router.get("/users")
     async def users(
@@ -334,7 +326,7 @@ def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
 
 
-async def _kept_alive(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+async def kept_alive(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     """Yield the events, and a comment after each `KEEP_ALIVE_SECONDS` without one."""
     waiting = asyncio.Queue[str | Exception | None](1)
 
