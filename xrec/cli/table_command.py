@@ -106,17 +106,6 @@ Example:
   xrec table takedown s3://my-bucket/run-7 --lift 2 --reason 'it was right'
 """
 
-FEEDBACK_HELP = """What users made of the explanations: shares opened, helpful and wrong.
-
-\b
-In:   URI of the explanations, about which POST /v1/feedback was told
-Out:  a line for each value: texts shown, and shares of them with intervals of 95 %
-
-\b
-Example:
-  xrec table feedback s3://my-bucket/run-7 --by aspect
-"""
-
 EXPORT_HELP = """The published rows as plain files, for programs that do not read Delta tables.
 
 The folder must be empty. It has no _SUCCESS, which lists the files, until it is whole.
@@ -140,10 +129,6 @@ StorageKeys = Annotated[
         metavar="[storage.key=value ...]",
         help="How s3:// is reached, if the AWS variables do not say it.",
     ),
-]
-
-_By = Annotated[
-    Literal["arm", "model", "version", "aspect", "item"], typer.Option("--by", help="Of what.")
 ]
 
 app = new_app(no_args_is_help=True)
@@ -216,15 +201,6 @@ def diff(
     from xrec.backfill.gate import diff_lines
 
     typer.echo("\n".join(diff_lines(uri, old, new, seed, _storage(storage_keys))))
-
-
-@app.command("feedback", help=FEEDBACK_HELP)
-def feedback(uri: OutputUri, storage_keys: StorageKeys = None, by: _By = "model") -> None:
-    from xrec.cli.printing import text_table
-    from xrec.serve.feedback import rates
-
-    lines = list(rates(uri, by, _storage(storage_keys)))
-    typer.echo(text_table((by, "shown", "opened", "helpful", "wrong"), lines))
 
 
 @app.command("takedown", help=TAKEDOWN_HELP)

@@ -353,32 +353,6 @@ def _metadata(location: Location, version: int) -> dict[str, Any]:
     }
 
 
-def append(location: Location, rows: pa.Table) -> None:
-    """Append rows to the Delta table at `location`, which is made of them if there is none.
-
-    Several processes may append at a time. Every hundredth version puts small files together.
-    Raises TableError or StorageError, and then the rows may be there nevertheless.
-    """
-    with delta_errors(location):
-        uri, options = location.shared_uri, location.delta_options()
-        deltalake.write_deltalake(uri, rows, mode="append", storage_options=options)
-        delta = _load(location, None)
-        if delta.version() % 100 == 99:
-            delta.optimize.compact()
-            delta.vacuum(dry_run=False)
-
-
-def overwrite(location: Location, rows: pa.Table) -> None:
-    """Give the Delta table at `location` these rows, and delete all files of before.
-
-    Raises TableError if somebody appends meanwhile, or StorageError.
-    """
-    with delta_errors(location):
-        uri, options = location.shared_uri, location.delta_options()
-        deltalake.write_deltalake(uri, rows, mode="overwrite", storage_options=options)
-        _load(location, None).vacuum(0, dry_run=False, enforce_retention_duration=False)
-
-
 def digest_of(files: pa.Table) -> str:
     """16 hex digits of a hash of the files' paths and sizes; their order does not count."""
     lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())

@@ -7,10 +7,12 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError
 
 from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, serve_config
@@ -29,7 +31,8 @@ from xrec.serve import live_explainer
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.live_explainer import load_live as load
 from xrec.serve.messages import PairRequest
-from xrec.serve.model import PairError
+from xrec.serve.model import ModelHandle, PairError
+from xrec.serve.problems import ProblemError
 
 
 def load_live(config: ServeConfig) -> LiveExplainer:
@@ -217,3 +220,70 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeyp
         with pytest.raises(ModelError, match="the model failed: no memory"):
             explained(live, [asked(user, ITEMS[0]) for user in USERS[:num_users]])
     assert isinstance(live.engine.failure, RuntimeError)
+
+
+def test_exception_of_one_pair_is_a_problem_of_that_pair_alone(town, monkeypatch):
+    live = load_live(serve_config(town))
+    builder = live._explainer.pairs.builder
+    build = builder.build
+
+    def fail(user: int, item: int, texts: PairTexts) -> list[int]:
+        if texts.user_profile == "broken":
+            raise RecursionError("too deep")
+        return build(user, item, texts)
+
+    monkeypatch.setattr(builder, "build", fail)
+    own = {"profiles": {"user_profile": "broken"}}
+    pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[0], **own), asked(USERS[2], ITEMS[0])]
+    first, broken, last = explained(live, pairs)
+    assert reasons_of([broken]) == ["bug"]
+    assert [first, last] == explained(live, [pairs[0], pairs[2]])
+    assert live.num_pending == 0
+
+
+def test_what_clients_send_is_looked_up_split_and_tokenized_off_the_event_loop(town, monkeypatch):
+    live = load_live(serve_config(town))
+    threads = set[int]()
+    builder, finisher = live._explainer.pairs.builder, live._explainer.finisher
+    dataset = live._explainer.dataset
+
+    def note(call: Any, *of: Any) -> Any:
+        threads.add(threading.get_ident())
+        return call(*of)
+
+    for thing, name in (
+        (builder, "build"),
+        (finisher, "failure_of_any"),
+        (dataset, "item_index"),
+    ):
+        monkeypatch.setattr(thing, name, partial(note, getattr(thing, name)))
+
+    async def explain() -> int:
+        await live.explain([asked("newcomer", ITEMS[0], tuple(ITEMS[1:4])) for _ in range(3)])
+        return threading.get_ident()
+
+    loop = asyncio.run(explain())
+    assert len(threads) == 1  # one at a time, as tokenizers are not made for several threads
+    assert loop not in threads
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "reason"),
+    [(ValueError("a bug"), 500, "bug"), (ModelError("not loaded yet"), 503, "unavailable")],
+)
+def test_bug_in_a_replica_does_not_read_as_a_restart(cause, status, reason):
+    class Failing:
+        def options(self, **_: Any) -> "Failing":
+            return self
+
+        @property
+        def explain(self) -> Any:
+            return self
+
+        async def remote(self, *_: Any) -> Any:
+            raise RayTaskError("explain", "traceback", cause)
+
+    model = ModelHandle(Failing(), "models")
+    with pytest.raises(ProblemError) as refused:
+        asyncio.run(model.explain([asked(USERS[0], ITEMS[0])]))
+    assert (refused.value.status_code, refused.value.reason) == (status, reason)
