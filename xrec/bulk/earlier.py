@@ -15,11 +15,17 @@ from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import ArtifactMismatchError
 from xrec.storage import Location
-from xrec.storage.delta import DeltaLog, check_sound, file_errors, files_of, open_log
+from xrec.storage.delta import (
+    FEW_AT_ONCE,
+    DeltaLog,
+    check_sound,
+    file_errors,
+    files_of,
+    open_log,
+)
 from xrec.storage.parquet import row_groups
 
 _ROWS_AT_ONCE = 2**16
-_BATCH_ROWS = 2**14
 _PLACE = "place"
 
 
@@ -73,9 +79,7 @@ class Earlier:
         batches = files_of(location, sizes, schema).to_batches(
             columns=schema.names,
             filter=(bucket >= least) & (bucket <= greatest),
-            batch_size=_BATCH_ROWS,
-            batch_readahead=2,
-            fragment_readahead=1,
+            **FEW_AT_ONCE,
         )
         tables = (pa.Table.from_batches([each]) for each in batches if each.num_rows)
         with file_errors(location):

@@ -4,7 +4,6 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from tests.xrec.bulk.test_rules_carry import CarryingTask
@@ -242,7 +241,7 @@ def test_users_are_hashed_once_for_a_key_however_many_were_forgotten():
     ]
 
 
-def test_text_is_searched_only_for_phrases_whose_first_word_it_has():
+def test_phrases_are_found_by_their_first_word():
     """Among many phrases each is found, also those that begin with no letter or have none."""
     phrases = ["happy ending", "$5 tea", "!!", "\u00e9t\u00e9", *(f"word{n} x" for n in range(300))]
     taken = Takedowns(
@@ -254,4 +253,3 @@ def test_text_is_searched_only_for_phrases_whose_first_word_it_has():
     assert taken.of_texts(["!! word8 x", "happy ending"]) == 1
     texts = pa.table({"explanation": ["word3 x", "word3", None]})
     assert taken.without(texts)["explanation"].to_pylist() == ["word3", None]
-    assert pc.sum(pc.is_valid(texts["explanation"])).as_py() == 2
