@@ -40,6 +40,7 @@ from xrec.graph.identity import check_graph_of_dataset
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
 from xrec.storage import Kind, Manifest, fingerprint_of, location_of, manifest_of, storage_errors
+from xrec.storage.delta import FEW_AT_ONCE
 
 if TYPE_CHECKING:
     import torch
@@ -318,6 +319,8 @@ def recommendation_batches(
         )
     is_wanted = None if k is None else pc.field("rank") <= k
     with storage_errors(uri):
-        for batch in dataset.to_batches(columns=RECOMMENDATIONS.names, filter=is_wanted):
+        for batch in dataset.to_batches(
+            columns=RECOMMENDATIONS.names, filter=is_wanted, **FEW_AT_ONCE
+        ):
             if batch.num_rows:
                 yield pa.Table.from_batches([batch]).cast(RECOMMENDATIONS)

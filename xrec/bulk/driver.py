@@ -1,5 +1,6 @@
 """The driver of a run: it lets the chunks that have no result be done, pass after pass."""
 
+import itertools
 import logging
 import time
 import uuid
@@ -33,6 +34,7 @@ from xrec.bulk.work.worker import WorkerSettings
 from xrec.errors import BudgetError, ClusterError, GateError
 from xrec.storage import Kind, Manifest
 from xrec.storage.location import traffic
+from xrec.storage.parquet import row_groups
 from xrec.storage.process import this_process
 
 if TYPE_CHECKING:
@@ -295,7 +297,8 @@ class _Driver:
             settings = WorkerSettings(each, self.run.format, self.make_task, self.chunks_at_once)
             order = chunks[::-1] if self.from_last else chunks
             self._count(self.pool.held(len(chunks)))
-            for _, summary in self.pool.summaries(settings, order, self._is_spent):
+            for chunk, summary in self.pool.summaries(settings, order, self._is_spent):
+                self._survey.add(each, chunk, summary)
                 self._take(summary)
                 num_done += summary.num_rows > 0  # it was begun
             self._count({})
@@ -340,28 +343,28 @@ class _Driver:
         (self.run.folder / STARTS / self._name).write_bytes(self.own.to_bytes())
         self._update(written_at=now(), expires_at=now() + TERM if alive else None)
         write_progress(self.run, self._progress)
+        self._survey.keep()
 
     def _update(self, **changes: Any) -> None:
         self._progress = self._progress.model_copy(update={**dict(self._all), **changes})
 
     def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
         """Plan the rows anew whose last result is that they failed for one of the reasons."""
-        rows = last_failed(self.run, passes)
-        rows = rows.filter(pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
-        if not rows.num_rows:
-            return
         size = max(1, int(passes[0].plan.rows_of_chunks.max()))
-        rows = self.run.format.sorted(rows).combine_chunks()
-        chunks = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
-        self.run.begin_pass(len(passes), reasons, chunks)
+        chunks = row_groups(last_failed(self.run, passes, reasons), size)
+        if (chunk := next(chunks, None)) is not None:
+            self.run.begin_pass(len(passes), reasons, itertools.chain([chunk], chunks))
 
 
-def last_failed(run: BulkRun, passes: Sequence[Pass]) -> pa.Table:
-    """The rows whose last result is that they failed: `bucket`, keys, `reason` and `ORIGIN`."""
-    names, tables = ["bucket", *run.format.keys, "reason"], []
+def last_failed(run: BulkRun, passes: Sequence[Pass], reasons: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield, in the plan's order, the rows whose last result is that they failed for a reason.
+
+    Their columns are `bucket`, keys, `reason` and `ORIGIN`.
+    """
+    names = ["bucket", *run.format.keys, "reason"]
+    wanted = pc.field("reason").isin(list(reasons)) & (pc.field("status") == FAILED)
     all_rows = final_rows(run.format, passes, 0, passes[0].size.num_chunks - 1)
     for chunk, (rows, _) in enumerate(all_rows):
-        failed = rows.filter(pc.equal(rows["status"], FAILED)).select(names)
+        failed = rows.filter(wanted).select(names)
         origin = pa.repeat(pa.scalar(chunk, pa.int64()), failed.num_rows)
-        tables.append(bare(failed.append_column(ORIGIN, origin)))
-    return pa.concat_tables(tables)
+        yield bare(failed.append_column(ORIGIN, origin))

@@ -5,6 +5,7 @@ The results are in the table's order already.
 
 import io
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,35 +113,47 @@ def final_rows(
 
     The summaries, of all passes, add up to that of these rows.
     """
+    chunks, read = range(first, last + 1), partial(_read, passes[0], format)
     later = [_later(each, first, last, format) for each in passes[1:]]
-    summaries = [summary for _, summary in later]
-    results, chunks, schema = passes[0].results, range(first, last + 1), format.table_schema
-    names = results.names(chunks)
-    for rows, summary in request_each(lambda each: results.read(names[each], schema), chunks):
-        for done_again, _ in later:
-            rows = _replaced(rows, done_again, format)
-        yield rows, total([summary, *summaries]) if summaries else summary
-        summaries.clear()
+    for (rows, summary), *done_again in zip(request_each(read, chunks), *later, strict=True):
+        for rows_again, summary_again in done_again:
+            rows, summary = _replaced(rows, rows_again, format), summary + summary_again
+        yield rows, summary
 
 
-def _later(each: Pass, first: int, last: int, format: RowFormat) -> tuple[pa.Table, Summary]:
-    """The rows of a later pass's chunks that have some of the chunks `first` to `last`.
+def _read(each: Pass, format: RowFormat, chunk: int) -> tuple[pa.Table, Summary]:
+    return each.results.of_chunk(chunk, format.table_schema)
 
-    The summary is of those of its chunks that begin there, so all parts together count once.
+
+def _later(
+    each: Pass, first: int, last: int, format: RowFormat
+) -> Iterator[tuple[pa.Table, Summary]]:
+    """Yield, for each of the chunks `first` to `last`, the rows of a later pass's chunks that have
+    some of it.
+
+    A later pass has rows in the order of the first one, so few of its chunks are held. The summary
+    is of those that begin there, so all parts together count each once.
     """
-    plan, results, schema = each.plan, each.results, format.table_schema
-    chunks, starts = plan.chunks_of(first, last), plan.index["first"].to_pylist()
-    names = results.names(chunks)
-    found = {chunk: results.read(names[chunk], schema) for chunk in chunks}
-    rows = pa.concat_tables([schema.empty_table(), *(rows for rows, _ in found.values())])
-    return rows, total(one for chunk, (_, one) in found.items() if first <= starts[chunk] <= last)
+    coming, index = deque(each.plan.chunks_of(first, last)), each.plan.index
+    starts, ends = (index[name].to_numpy() for name in ("first", "last"))
+    results = request_each(partial(_read, each, format), tuple(coming))
+    held = deque[tuple[int, pa.Table]]()
+    for chunk in range(first, last + 1):
+        summary = Summary()
+        while held and held[0][0] < chunk:
+            held.popleft()
+        while coming and starts[coming[0]] <= chunk:
+            number, (rows, summary_of_chunk) = coming.popleft(), next(results)
+            held.append((ends[number], rows))
+            summary += summary_of_chunk if starts[number] >= first else Summary()
+        yield pa.concat_tables([format.table_schema.empty_table(), *(t for _, t in held)]), summary
 
 
 def _replaced(rows: pa.Table, done_again: pa.Table, format: RowFormat) -> pa.Table:
     """The rows of a chunk, with what became of them later in place of what they were."""
     least, greatest = (rows["bucket"][place].as_py() for place in (0, -1))
-    near = (pc.field("bucket") >= least) & (pc.field("bucket") <= greatest)
-    mine = format.among(done_again.filter(near), rows)
+    near = done_again.filter((pc.field("bucket") >= least) & (pc.field("bucket") <= greatest))
+    mine = format.among(near, rows) if near.num_rows else near
     if not mine.num_rows:
         return rows
     return format.sorted(pa.concat_tables([format.without(rows, mine), mine])).combine_chunks()

@@ -182,10 +182,11 @@ def preview(request: RunRequest) -> Preview:
         with request.read_rows() as rows:
             _, record = rows.planned(output)
             if record is None:
-                sizes = [each.num_rows for each in request.chunks(rows.spill, carrying=False)]
-                num_rows, left_out = sum(sizes), rows.left_out(sum(sizes))
+                num_rows, num_chunks = 0, 0
+                for each in request.chunks(rows.spill, carrying=False):
+                    num_rows, num_chunks = num_rows + each.num_rows, num_chunks + 1
                 costs = _costs_elsewhere(request, num_rows)
-                return Preview(num_rows, len(sizes), left_out, None, *costs)
+                return Preview(num_rows, num_chunks, rows.left_out(num_rows), None, *costs)
     status = status_of(output, record)
     if status.rate is None:
         costs = _costs_elsewhere(request, status.num_left)

@@ -27,6 +27,7 @@ from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageError, TableError
 from xrec.storage import Location, Manifest, fingerprint_of, open_location
 from xrec.storage.delta import (
+    FEW_AT_ONCE,
     FILES,
     Commit,
     DeltaLog,
@@ -293,7 +294,7 @@ class Published:
         schema = pa.schema([dataset.schema.field(name) for name in columns]).remove_metadata()
         yield schema.empty_table()
         with file_errors(self.log.location):
-            for batch in dataset.to_batches(columns=list(columns)):
+            for batch in dataset.to_batches(columns=list(columns), **FEW_AT_ONCE):
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch]).cast(schema)
 

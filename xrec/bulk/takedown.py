@@ -16,7 +16,7 @@ it: "tea" is in "Tea, please" and not in "steak" or "teas".
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import reduce
 
@@ -54,7 +54,9 @@ class Entry(Record):
 class Takedowns:
     """The list as it was read; entries have numbers from 1 on.
 
-    `active` are those that take something down and were not lifted.
+    active: those that take something down and were not lifted. forgotten: all of their users, one
+    set for each key, so that a user is hashed once for a key and not once for an entry. `_phrases`
+    has the phrases by their first word: a text is searched only for phrases whose word it has.
     """
 
     def __init__(self, entries: Mapping[int, Entry]):
@@ -67,11 +69,16 @@ class Takedowns:
             for row in entry.rows:
                 names = tuple(sorted(row))
                 self._rows.setdefault(names, {})[tuple(row[name] for name in names)] = number
-        self._phrases = {n: _pattern(e.phrase) for n, e in self.active.items() if e.phrase}
+        self._phrases: dict[str, list[tuple[int, re.Pattern[str]]]] = {}
+        users: dict[str, set[str]] = {}
+        for number, entry in self.active.items():
+            if entry.phrase:
+                word = next(_words(_folded(entry.phrase)), "")
+                self._phrases.setdefault(word, []).append((number, _pattern(entry.phrase)))
+            if entry.users:
+                users.setdefault(entry.key, set()).update(entry.users)
         self.forgotten = tuple(
-            Forgotten(bytes.fromhex(each.key), frozenset(each.users))
-            for each in self.active.values()
-            if each.users
+            Forgotten(bytes.fromhex(key), frozenset(hashes)) for key, hashes in users.items()
         )
 
     @property
@@ -96,9 +103,12 @@ class Takedowns:
 
     def of_texts(self, texts: Iterable[str]) -> int | None:
         """The entry whose phrase one of the texts has; None if none has any."""
-        folded = [_folded(text) for text in texts] if self._phrases else []
-        found = (n for n, phrase in self._phrases.items() if any(map(phrase.search, folded)))
-        return next(found, None)
+        if not self._phrases:
+            return None
+        folded = [_folded(text) for text in texts]
+        words = {"", *(word for text in folded for word in _words(text))}
+        near = (each for word in words for each in self._phrases.get(word, ()))
+        return min((n for n, phrase in near if any(map(phrase.search, folded))), default=None)
 
     def without(self, rows: pa.Table) -> pa.Table:
         """The rows that are not taken down, in their order; the very table if that is all."""
@@ -209,6 +219,14 @@ def _pattern(phrase: str) -> re.Pattern[str]:
     before = r"(?<!\w)" if re.match(r"\w", words[0]) else ""
     after = r"(?!\w)" if re.search(r"\w$", words[-1]) else ""
     return re.compile(f"{before}{inner}{after}")
+
+
+def _words(folded: str) -> Iterator[str]:
+    """The runs of letters, digits and "_" of a folded text.
+
+    No match of a pattern begins or ends within a run, so a text that has a phrase has its words.
+    """
+    return (match[0] for match in re.finditer(r"\w+", folded))
 
 
 def _folded(text: str) -> str:

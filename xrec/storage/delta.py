@@ -46,6 +46,12 @@ _FILE_COLUMNS: tuple[tuple[str, str, Any], ...] = (  # deltalake's name, ours, t
 )
 FILES = pa.schema([(name, type_) for _, name, type_ in _FILE_COLUMNS])
 """The columns of `DeltaLog.files`."""
+FEW_AT_ONCE: Mapping[str, int] = {
+    "batch_size": 2**14,
+    "batch_readahead": 2,
+    "fragment_readahead": 1,
+}
+"""How a dataset is streamed. By default Arrow reads 64 batches of 131,072 rows ahead."""
 COMMIT_KEY = "xrec"
 """Where a commit's metadata has the `Commit`, as JSON."""
 

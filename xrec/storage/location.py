@@ -235,19 +235,19 @@ def storage_errors(uri: str) -> Iterator[None]:
 T = TypeVar("T")
 R = TypeVar("R")
 
-_IN_FLIGHT = 8
 
-
-def request_each(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield `function(item)` for each item, in order, with eight calls at a time.
+def request_each(
+    function: Callable[[T], R], items: Iterable[T], *, at_once: int = 8
+) -> Iterator[R]:
+    """Yield `function(item)` for each item, in order, with so many calls at a time.
 
     `items` may be endless: only those in flight are held.
     """
     pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) >= _IN_FLIGHT:
+            if len(pending) >= at_once:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -15,6 +15,8 @@ from xrec.errors import StorageError
 from xrec.storage.location import Location, count_traffic, storage_errors
 
 _CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS = 5.0, 60.0
+_CONNECTIONS = 64
+"""At a time; botocore has 10 by default."""
 
 
 @dataclass(frozen=True)
@@ -152,5 +154,6 @@ def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
             "read_timeout": _READ_TIMEOUT_SECONDS,
             "retries": {"mode": "standard", "total_max_attempts": max_attempts},
+            "max_pool_connections": _CONNECTIONS,
         },
     }

@@ -5,21 +5,21 @@ to, and is whole before a record names the folder.
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xrec.bulk.runs.result import bare
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.storage import Location, Record, read_table, write_table
 
 _PART_BYTES = 64 * 2**20
-_INDEX_FILE = "chunks.parquet"
+_INDEX_FILE, _INDEX_ROWS = "chunks.parquet", 1024
 _INDEX = pa.schema(
     [
         pa.field("part", pa.int32(), nullable=False),
@@ -33,6 +33,8 @@ _INDEX = pa.schema(
 )
 ORIGIN = "chunk"
 """The column of a retry's rows that has the number of their chunk in the first plan."""
+EARLIER = "earlier"
+"""The column of a planned row that has what an earlier run wrote for it, or null."""
 
 
 class PlanSize(Record):
@@ -98,31 +100,47 @@ class Plan:
 
 
 def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
-    index: list[tuple[int, ...]] = []
-    sizes: list[int] = []
-    part = io.BytesIO()
+    """Write a plan of chunks, each of which is held until its part is written."""
+    num_rows, num_chunks, sizes = 0, 0, list[int]()
 
-    def finish_part() -> None:
-        (folder / _part_name(len(sizes))).write_bytes(part.getvalue())
-        sizes.append(part.tell())
-        part.seek(0)
-        part.truncate()
+    def index() -> Iterator[pa.RecordBatch]:
+        nonlocal num_rows, num_chunks
+        part, rows_of_index = io.BytesIO(), list[dict[str, int]]()
+        for rows in chunks:
+            if part.tell() >= _PART_BYTES:
+                _finish(folder, part, sizes)
+            start = part.tell()
+            part.write(_piece(rows))
+            ends = pc.min_max(rows[ORIGIN]).as_py() if ORIGIN in rows.column_names else {}
+            rows_of_index.append(
+                {
+                    "part": len(sizes),
+                    "start": start,
+                    "num_bytes": part.tell() - start,
+                    "rows": rows.num_rows,
+                    "first": ends.get("min", num_chunks),
+                    "last": ends.get("max", num_chunks),
+                }
+            )
+            num_rows, num_chunks = num_rows + rows.num_rows, num_chunks + 1
+            if len(rows_of_index) == _INDEX_ROWS:
+                yield pa.RecordBatch.from_pylist(rows_of_index, _INDEX)
+                rows_of_index.clear()
+        yield pa.RecordBatch.from_pylist(rows_of_index, _INDEX)
+        if part.tell():
+            _finish(folder, part, sizes)
 
-    for rows in chunks:
-        if part.tell() >= _PART_BYTES:
-            finish_part()
-        number, start = len(index), part.tell()
-        origins = rows[ORIGIN].to_pylist() if ORIGIN in rows.column_names else [number]
-        part.write(_piece(rows))
-        piece = (len(sizes), start, part.tell() - start)
-        index.append((*piece, rows.num_rows, min(origins), max(origins)))
-    if part.tell():
-        finish_part()
-    columns: list[Any] = list(zip(*index, strict=True)) or [()] * len(_INDEX)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, _INDEX, strict=True)]
-    write_table(folder / _INDEX_FILE, pa.table(arrays, schema=_INDEX), _INDEX)
-    num_rows = sum(num_rows for *_, num_rows, _, _ in index)
-    return PlanSize(num_rows=num_rows, num_chunks=len(index), parts=tuple(sizes))
+    reader = pa.RecordBatchReader.from_batches(_INDEX, index())
+    write_table(folder / _INDEX_FILE, reader, _INDEX)
+    return PlanSize(num_rows=num_rows, num_chunks=num_chunks, parts=tuple(sizes))
+
+
+def _finish(folder: Location, part: io.BytesIO, sizes: list[int]) -> None:
+    """Write a part, and empty it for the next one."""
+    (folder / _part_name(len(sizes))).write_bytes(part.getvalue())
+    sizes.append(part.tell())
+    part.seek(0)
+    part.truncate()
 
 
 def _piece(rows: pa.Table) -> bytes:

@@ -7,6 +7,7 @@ and then an error names it.
 import io
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,19 +90,6 @@ class ResultFolder:
                 found[int(match[1])] = (name, size)  # 7~1.parquet comes after 7.parquet
         return found
 
-    def names(self, chunks: Iterable[int]) -> dict[int, str]:
-        """The names of the results of some chunks.
-
-        Raises StorageNotFoundError if a chunk has none: someone deleted it.
-        """
-        sizes = self.sizes()
-        if gone := [chunk for chunk in chunks if chunk not in sizes]:
-            raise StorageNotFoundError(
-                f"{self.location}: {len(gone)} results are gone, such as that of chunk {gone[0]}; "
-                "run the job again, and let nothing delete files there"
-            )
-        return {chunk: name for chunk, (name, _) in sizes.items()}
-
     def create(self, chunk: int, rows: pa.Table, summary: Summary) -> Summary:
         """Write a chunk's result unless it has one; returns the summary of the one that stands.
 
@@ -159,6 +147,25 @@ class ResultFolder:
             raise BrokenResultError(
                 f"{self.location / name}: a result cannot be read ({error}); its chunk is to be "
                 "done once more: run the job again"
+            ) from error
+
+    def of_chunk(self, chunk: int, schema: pa.Schema) -> tuple[pa.Table, Summary]:
+        """The rows of the result that stands, and its summary; no listing is needed.
+
+        Raises what `read` raises, and StorageNotFoundError if there is no result: someone deleted
+        it.
+        """
+        first, second = _names(chunk)
+        try:
+            return self.read(first, schema)
+        except (BrokenResultError, StorageNotFoundError) as error:
+            with suppress(StorageNotFoundError):
+                return self.read(second, schema)
+            if isinstance(error, BrokenResultError):
+                raise
+            raise StorageNotFoundError(
+                f"{self.location / first}: the result of a chunk is gone; run the job again, and "
+                "let nothing delete files there"
             ) from error
 
     def doubted(self) -> set[int]:

@@ -6,6 +6,7 @@ _xrec/runs/<run>/<nonce>/results/           a file for each chunk of it that is 
 _xrec/runs/<run>/<nonce>/pass-<p>.json      PassRecord of a retry, p = 1, 2, ...
 _xrec/runs/<run>/<nonce>/pass-<p>-<key>/    its plan/ and results/
 _xrec/runs/<run>/<nonce>/driver.json        who is at work, and how far (progress)
+_xrec/runs/<run>/<nonce>/counted.json       counts of results, so that they are read once (progress)
 _xrec/runs/<run>/<nonce>/starts/            what each driver's start cost besides its rows
 """
 

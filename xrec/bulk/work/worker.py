@@ -16,10 +16,10 @@ from typing import NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.runs.plan import EARLIER
 from xrec.bulk.runs.result import Summary, added, summary_of
 from xrec.bulk.runs.row_format import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
 from xrec.bulk.runs.run import Pass
-from xrec.bulk.runs.spill import EARLIER
 from xrec.bulk.work.marks import Attempt, Marks
 from xrec.errors import ClusterError
 from xrec.storage.location import traffic, with_backoff
