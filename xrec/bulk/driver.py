@@ -29,6 +29,7 @@ from xrec.bulk.runs.progress import (
 from xrec.bulk.runs.result import BrokenResultError, Summary, added, bare
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
+from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.work.worker import WorkerSettings
 from xrec.errors import BudgetError, ClusterError, GateError
 from xrec.storage import Kind, Manifest
@@ -348,6 +349,7 @@ class _Driver:
         """Plan the rows anew whose last result is that they failed for one of the reasons."""
         rows = last_failed(self.run, passes)
         rows = rows.filter(pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
+        rows = read_takedowns(self.run.output).without(rows)
         if not rows.num_rows:
             return
         size = max(1, int(passes[0].plan.rows_of_chunks.max()))

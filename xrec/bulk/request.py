@@ -69,7 +69,7 @@ class RunRequest:
 
     def planned(self) -> RunRecord | None:
         """The one of them whose plan is there; the input need not be read then."""
-        return next((each for each in self.known() if each.has_plan(self.output)), None)
+        return next((each for each in self.known() if each.is_good(self.output)), None)
 
     @contextmanager
     def read_rows(self) -> "Iterator[ReadRows]":
@@ -94,14 +94,24 @@ class RunRequest:
         finally:
             spill.delete()
 
-    def chunks(self, spill: Spill, *, carrying: bool = True) -> Iterator[pa.Table]:
-        """The rows by chunk, as they are to be planned: without those that are taken down."""
+    def chunks(
+        self, spill: Spill, takedowns: set[int], *, carrying: bool = True
+    ) -> Iterator[pa.Table]:
+        """The rows by chunk, as they are to be planned: without those that are taken down.
+
+        The numbers of the takedowns that rows are left out for are added to `takedowns`.
+        """
         most = self.rows_per_chunk
         size = most if isinstance(most, int) else most(spill.num_rows)
         earlier = self._earlier() if carrying else ()
         chunks = spill.chunks(size, num_buckets_for(spill.num_rows), *earlier)
-        left = map(read_takedowns(self.output).without, chunks)
-        return (rows for rows in left if rows.num_rows)
+        taken = read_takedowns(self.output)
+        for rows in chunks:
+            if (left := taken.without(rows)) is not rows:
+                keys = rows.select(self.format.keys).to_pylist()
+                takedowns |= taken.active.keys() & {*map(taken.of_row, keys)}
+            if left.num_rows:
+                yield left
 
     def _earlier(self) -> tuple[Iterator[pa.Table], pa.Schema | None]:
         """The rows of what is published at `carry_from`, and their columns."""
@@ -145,7 +155,7 @@ class ReadRows:
     run: str
 
     def planned(self, output: Location) -> tuple[int, RunRecord | None]:
-        """The number of the next record of these rows' run; the newest one, if its plan is there.
+        """The number of the next record of these rows' run; the newest one, if its plan is good.
 
         One look tells both: if another driver plans after it, that number is taken.
         """
@@ -153,7 +163,7 @@ class ReadRows:
         if newest is None:
             return 0, None
         number, record = newest
-        return number + 1, record if record.has_plan(output) else None
+        return number + 1, record if record.is_good(output) else None
 
     def left_out(self, num_planned: int) -> dict[str, int]:
         """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
@@ -195,9 +205,9 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
         number, record = rows.planned(output)
         if record is not None:
             return record
-        nonce = uuid.uuid4().hex[:16]
+        nonce, takedowns = uuid.uuid4().hex[:16], set[int]()
         folder = output / RUNS / name / nonce / "plan"
-        size = write_plan(folder, request.chunks(rows.spill))
+        size = write_plan(folder, request.chunks(rows.spill, takedowns))
         record = RunRecord(
             run=name,
             identity=request.identity,
@@ -208,6 +218,7 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
             num_buckets=num_buckets_for(rows.spill.num_rows),
             size=size,
             planned_at=time.time(),
+            takedowns=tuple(sorted(takedowns)),
         )
         (folder / "rejected.parquet").write_bytes(parquet_bytes(rows.rejected, REJECTED))
         file = output / RUNS / name / f"run-{number}.json"

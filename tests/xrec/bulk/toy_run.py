@@ -180,8 +180,8 @@ class Toy:
         self.healed.touch()
 
 
-def describe(summary: bulk.Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
-    counts = {"explanations": summary.num_ok, "failed": summary.num_failed}
+def describe(summary: bulk.Summary) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    counts = {"explanations": "num_ok", "failed": "num_failed"}
     return counts, {"failed_by_reason": dict(summary.failed)}
 
 
