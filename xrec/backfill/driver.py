@@ -120,10 +120,10 @@ def describe(config: BackfillConfig, run: BulkRun, gate: Gate) -> Describe:
     workspace = f"{config.workspace.rstrip('/')}/"
     uris = {name: config.artifact(name) for name in ("dataset", "graph", "aspects", "adapter")}
 
-    def of(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
-        row_counts = {
-            "explanations": summary.num_ok,
-            "failed": summary.num_failed,
+    def of(summary: Summary) -> tuple[Mapping[str, int | str], Mapping[str, Any]]:
+        row_counts: dict[str, int | str] = {
+            "explanations": "num_ok",
+            "failed": "num_failed",
             "rejected": run.record.num_rejected,
         }
         return row_counts, {

@@ -30,6 +30,7 @@ from xrec.bulk.runs.progress import (
 from xrec.bulk.runs.result import BrokenResultError, Summary, added, bare
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
+from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.work.worker import WorkerSettings
 from xrec.errors import BudgetError, ClusterError, GateError
 from xrec.storage import Kind, Manifest
@@ -351,7 +352,8 @@ class _Driver:
     def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
         """Plan the rows anew whose last result is that they failed for one of the reasons."""
         size = max(1, int(passes[0].plan.rows_of_chunks.max()))
-        chunks = row_groups(last_failed(self.run, passes, reasons), size)
+        rows = map(read_takedowns(self.run.output).without, last_failed(self.run, passes, reasons))
+        chunks = row_groups(rows, size)
         if (chunk := next(chunks, None)) is not None:
             self.run.begin_pass(len(passes), reasons, itertools.chain([chunk], chunks))
 

@@ -39,19 +39,24 @@ class Part:
     summary: Summary
 
 
-def write_parts(run: BulkRun, passes: Sequence[Pass], taken: Takedowns) -> list[Part]:
-    """Write the files of the table: several at a time on Ray Data if Ray is initialised.
+def write_parts(
+    run: BulkRun, passes: Sequence[Pass], taken: Takedowns, some: Sequence[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], Part]]:
+    """Write files of the table, of some `ranges` of chunks; yield each once it is written.
 
-    Raises BrokenResultError if a result cannot be read.
+    It writes several at a time on Ray Data if Ray is initialised. Raises BrokenResultError if a
+    result cannot be read.
     """
-    write, some = partial(_write_part, run, tuple(passes), taken), list(ranges(passes[0]))
+    write = partial(_write_part, run, tuple(passes), taken)
     if len(some) > 1:
         from xrec.bulk.work.pool import map_in_processes, num_cpus  # it imports Ray
 
         if most := num_cpus():
-            made = map_in_processes(lambda: write, some, num_processes=most)
-            return [part for _, part in made]
-    return [write(each) for each in some]
+            for place, part in map_in_processes(lambda: write, some, num_processes=most):
+                yield some[place], part
+            return
+    for each in some:
+        yield each, write(each)
 
 
 def _write_part(
@@ -91,18 +96,23 @@ def write_file(
     `DeltaLog.files`, or None if there are no rows.
     """
     path, sink = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO()
-    num_rows, buckets = 0, list[int]()
+    num_rows, bounds = 0, list[Mapping[str, int]]()
     schema = bare(schema.empty_table()).schema
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
         for rows in row_groups((table for table in tables if table.num_rows), _ROWS_PER_GROUP):
             writer.write_table(bare(rows))
             num_rows += rows.num_rows
-            buckets += [rows["bucket"][place].as_py() for place in (0, -1)]
+            bounds.append(pc.min_max(rows["bucket"]).as_py())
     if not num_rows:
         return None
     (output / path).write_bytes(sink.getvalue())
-    bounds = {"min.bucket": buckets[0], "max.bucket": buckets[-1]}
-    return {"path": path, "num_bytes": sink.getbuffer().nbytes, "num_rows": num_rows, **bounds}
+    return {
+        "path": path,
+        "num_bytes": sink.getbuffer().nbytes,
+        "num_rows": num_rows,
+        "min.bucket": min(each["min"] for each in bounds),
+        "max.bucket": max(each["max"] for each in bounds),
+    }
 
 
 def final_rows(

@@ -67,7 +67,7 @@ class RunRequest:
 
     def planned(self) -> RunRecord | None:
         """The one of them whose plan is there; the input need not be read then."""
-        return next((each for each in self.known() if each.has_plan(self.output)), None)
+        return next((each for each in self.known() if each.is_good(self.output)), None)
 
     @contextmanager
     def read_rows(self) -> "Iterator[ReadRows]":
@@ -93,16 +93,24 @@ class RunRequest:
                     raise error.__cause__ from None
                 raise
 
-    def chunks(self, spill: Spill, *, carrying: bool = True) -> Iterator[pa.Table]:
-        """The rows by chunk, as they are to be planned: without those that are taken down."""
+    def chunks(
+        self, spill: Spill, takedowns: set[int], *, carrying: bool = True
+    ) -> Iterator[pa.Table]:
+        """The rows by chunk, as they are to be planned: without those that are taken down.
+
+        The numbers of the takedowns that rows are left out for are added to `takedowns`.
+        """
         most = self.rows_per_chunk
         size = most if isinstance(most, int) else most(spill.num_rows)
         taken, num_buckets = read_takedowns(self.output), num_buckets_for(spill.num_rows)
         earlier = self._earlier() if carrying else None
 
         def prepared(rows: pa.Table) -> pa.Table:
-            rows = taken.without(rows)
-            return rows if earlier is None else earlier.beside(rows, num_buckets)
+            left = taken.without(rows)
+            if left is not rows:
+                keys = rows.select(self.format.keys).to_pylist()
+                takedowns.update(taken.active.keys() & {*map(taken.of_row, keys)})
+            return left if earlier is None else earlier.beside(left, num_buckets)
 
         return spill.chunks(size, num_buckets, prepared)
 
@@ -122,7 +130,7 @@ class ReadRows:
     run: str
 
     def planned(self, output: Location) -> tuple[int, RunRecord | None]:
-        """The number of the next record of these rows' run; the newest one, if its plan is there.
+        """The number of the next record of these rows' run; the newest one, if its plan is good.
 
         One look tells both: if another driver plans after it, that number is taken.
         """
@@ -130,7 +138,7 @@ class ReadRows:
         if newest is None:
             return 0, None
         number, record = newest
-        return number + 1, record if record.has_plan(output) else None
+        return number + 1, record if record.is_good(output) else None
 
     def left_out(self, num_planned: int) -> dict[str, int]:
         """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
@@ -171,9 +179,9 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
         number, record = rows.planned(output)
         if record is not None:
             return record
-        nonce = uuid.uuid4().hex[:16]
+        nonce, takedowns = uuid.uuid4().hex[:16], set[int]()
         folder = output / RUNS / name / nonce / "plan"
-        size = write_plan(folder, request.chunks(rows.spill))
+        size = write_plan(folder, request.chunks(rows.spill, takedowns))
         record = RunRecord(
             run=name,
             identity=request.identity,
@@ -184,6 +192,7 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
             num_buckets=num_buckets_for(rows.spill.num_rows),
             size=size,
             planned_at=time.time(),
+            takedowns=tuple(sorted(takedowns)),
         )
         rows.rejected.write(folder / "rejected.parquet")
         file = output / RUNS / name / f"run-{number}.json"

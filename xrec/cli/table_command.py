@@ -93,7 +93,9 @@ Example:
 TAKEDOWN_HELP = """Take rows out of a table, and keep them out of all later versions.
 
 The endpoint keeps it within five seconds. No run and no rollback brings the rows back until it is
-lifted; then the next run does, or a rollback. If it is interrupted, the same command goes on.
+lifted; then the next run does, or a rollback. If it is interrupted, the same command goes on. If
+entries of the list were deleted, all commands on the table end with an error; --restart goes on
+without them.
 
 \b
 In:   URI of the output, what to take down or to lift, and why; without it the list is printed
@@ -213,19 +215,26 @@ def takedown(
         str, typer.Option("--phrase", help="Texts with these words, as whole ones, in any case.")
     ] = "",
     number: Annotated[int, typer.Option("--lift", help="A takedown that holds no more.")] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Go on without entries that were deleted.")
+    ] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands on the list.")] = "",
 ) -> None:
-    from xrec.bulk import lift, take_down
+    from xrec.bulk import lift, restart_takedowns, take_down
 
     storage, ids = _storage(storage_keys), {"user_id": user, "item_id": item}
     row = {name: value for name, value in ids.items() if value}
-    if not (row or phrase or number or reason):
+    if not (row or phrase or number or restart or reason):
         typer.echo("\n".join(takedown_lines(uri, storage)) or f"{uri}: nothing is taken down")
         return
     try:
         if number:
             lift(uri, number, reason, storage)
-            typer.echo(f"{uri}: takedown {number} is lifted")
+            typer.echo(f"{uri}: takedown {number} is lifted; the next run has its rows")
+            return
+        if restart:
+            made_number = restart_takedowns(uri, reason, storage)
+            typer.echo(f"{uri}: the list goes on with number {made_number + 1}")
             return
         made = take_down(
             uri, rows=[row] if row else [], phrase=phrase, reason=reason, storage=storage
@@ -247,8 +256,11 @@ def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
         rows = ", ".join(" ".join(row.values()) for row in entry.rows[:3])
         people = f"{len(entry.users)} forgotten users"
         what = f"lifts {entry.lifts}" if entry.lifts else f"{entry.phrase or rows or people}"
+        if entry.restarts or entry.is_blank:
+            what = "restarts the list" if entry.restarts else "nothing any more"
         more = f" and {len(entry.rows) - 3} more" if len(entry.rows) > 3 else ""
-        state = "" if entry.lifts or number in taken.active else " (lifted)"
+        is_over = entry.takes_down and number not in taken.active
+        state = " (lifted)" if is_over else ""
         yield f"{number}  {entry.at}  {what}{more}{state}: {entry.reason}"
 
 

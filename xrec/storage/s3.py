@@ -4,6 +4,7 @@ A creation is a put with `If-None-Match: *`.
 """
 
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,17 +74,14 @@ class S3Location(Location):
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
 
-    def sizes(self) -> dict[str, int]:
+    def _listing(self) -> Mapping[str, Mapping[str, Any]]:
         with storage_errors(self.uri):
             try:
                 found = self.fs.ls(self.path, detail=True, refresh=True)
             except FileNotFoundError:
                 return {}
-        return {
-            each["name"].rpartition("/")[2]: int(each["size"])
-            for each in found
-            if each["type"] == "file"
-        }
+        files = (each for each in found if each["type"] == "file")
+        return {each["name"].rpartition("/")[2]: each for each in files}
 
     def delta_options(self) -> dict[str, str]:
         """See Location; deltalake has a client of its own, which reads the AWS variables too."""
