@@ -15,7 +15,7 @@ from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.errors import GateError, TableError
+from xrec.errors import DataError, GateError, TableError
 from xrec.storage import Kind, Manifest, make_manifest
 from xrec.storage.delta import FILES, Commit, DeltaLog, add_action, digest_of
 from xrec.storage.location import traffic, with_backoff
@@ -105,6 +105,20 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
     return None
 
 
+def _check_counts(run: BulkRun, summary: Summary, num_written: int, num_gone: int) -> None:
+    """Raise DataError unless the files have each planned row, but for those taken down."""
+    planned, done = run.record.num_rows, summary.num_rows
+    several = num_gone and run.format.ok_keys  # then a planned row may be several of those
+    is_whole = planned - num_gone <= done <= planned if several else done == planned - num_gone
+    if num_written != summary.num_ok_rows + summary.num_failed or not is_whole:
+        raise DataError(
+            f"{run.output}: {planned} rows are planned and {num_gone} were taken down, but the "
+            f"results have {done}, and the table's new files {num_written} rows; nothing is "
+            f"published. Find out what changes files in {run.folder}, delete that folder and run "
+            "the job again"
+        )
+
+
 def _missing(run: BulkRun, parts: Sequence[Part]) -> bool:
     """Whether a file of the table is not there as it was written."""
     there, files = run.output.sizes(), filter(None, (part.file for part in parts))
@@ -127,6 +141,7 @@ def _commit(
     row_counts, metrics = describe(summary)
     files = [part.file for part in parts if part.file]
     num_gone = round(summary.costs.get("taken_down", 0))
+    _check_counts(run, summary, sum(file["num_rows"] for file in files), num_gone)
     content = {"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number}
     manifest = make_manifest(
         kind,

@@ -47,7 +47,6 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
         engine={"max_rows": 2, "kind": "vllm", "tensor_parallel_size": 2},
         max_failed_share=0.1,
         retry_failed="all",
-        alongside=True,
         vacuum_hours=168,
     )
     assert identify(other) == identify(runs.config())

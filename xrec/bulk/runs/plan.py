@@ -1,9 +1,11 @@
 """A plan says which rows are in which chunk: files with a piece for each chunk, and an index.
 
 A piece is an Arrow stream of the chunk's rows. The plan lies in a folder that nobody else writes
-to, and is whole before a record names the folder.
+to, and is whole before a record names the folder. The record has a digest of the index, and the
+index one of each piece, so a damaged plan is an error and never other rows.
 """
 
+import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from xrec.bulk.runs.result import bare
 from xrec.errors import DataError, StorageNotFoundError
-from xrec.storage import Location, Record, read_table, write_table
+from xrec.storage import Location, Record, parquet_bytes
 
 _PART_BYTES = 64 * 2**20
 _INDEX_FILE = "chunks.parquet"
@@ -29,6 +32,7 @@ _INDEX = pa.schema(
         # The chunks of the first plan that have its rows: first to last.
         pa.field("first", pa.int64(), nullable=False),
         pa.field("last", pa.int64(), nullable=False),
+        pa.field("digest", pa.binary(16), nullable=False),
     ]
 )
 ORIGIN = "chunk"
@@ -36,30 +40,34 @@ ORIGIN = "chunk"
 
 
 class PlanSize(Record):
-    """What a record says of its plan. parts: the number of bytes of each part."""
+    """What a record says of its plan.
+
+    parts: the number of bytes of each part. digest: of the index, as hexadecimal digits.
+    """
 
     num_rows: int
     num_chunks: int
     parts: tuple[int, ...]
+    digest: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan in `folder`; chunk N is row N of the index, and takes 40 bytes."""
+    """The plan in `folder`; chunk N is row N of the index, and takes 56 bytes."""
 
     folder: Location
     size: PlanSize
 
     @cached_property
     def index(self) -> pa.Table:
-        """The index, which is read once; raises DataError if it is not whole."""
+        """The index, which is read once; raises DataError if it is not as it was written."""
         try:
-            index = read_table(self.folder / _INDEX_FILE, _INDEX)
+            data = (self.folder / _INDEX_FILE).read_bytes()
         except StorageNotFoundError as error:
             raise self._broken(f"{_INDEX_FILE} is missing") from error
-        if index.num_rows != self.size.num_chunks:
-            raise self._broken(f"the index has {index.num_rows} chunks")
-        return index
+        if _digest(data).hex() != self.size.digest:
+            raise self._broken(f"{_INDEX_FILE} was changed")
+        return pq.read_table(pa.BufferReader(data))
 
     @property
     def rows_of_chunks(self) -> npt.NDArray[np.int64]:
@@ -79,11 +87,11 @@ class Plan:
         name = _part_name(row["part"])
         try:
             piece = (self.folder / name).read_range(row["start"], row["num_bytes"])
-            return pa.ipc.open_stream(piece).read_all()
         except StorageNotFoundError as error:
             raise self._broken(f"{name} is missing") from error
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._broken(f"{name} was changed: {error}") from error
+        if _digest(piece) != row["digest"]:
+            raise self._broken(f"{name} was changed at chunk {chunk}")
+        return pa.ipc.open_stream(piece).read_all()
 
     def chunks_of(self, first: int, last: int) -> list[int]:
         """The chunks that have rows of the chunks `first` to `last` of the first plan."""
@@ -98,7 +106,8 @@ class Plan:
 
 
 def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
-    index: list[tuple[int, ...]] = []
+    index: list[tuple[int | bytes, ...]] = []
+    num_rows = 0
     sizes: list[int] = []
     part = io.BytesIO()
 
@@ -113,16 +122,22 @@ def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
             finish_part()
         number, start = len(index), part.tell()
         origins = rows[ORIGIN].to_pylist() if ORIGIN in rows.column_names else [number]
-        part.write(_piece(rows))
-        piece = (len(sizes), start, part.tell() - start)
-        index.append((*piece, rows.num_rows, min(origins), max(origins)))
+        part.write(piece := _piece(rows))
+        place = (len(sizes), start, len(piece))
+        index.append((*place, rows.num_rows, min(origins), max(origins), _digest(piece)))
+        num_rows += rows.num_rows
     if part.tell():
         finish_part()
     columns: list[Any] = list(zip(*index, strict=True)) or [()] * len(_INDEX)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _INDEX, strict=True)]
-    write_table(folder / _INDEX_FILE, pa.table(arrays, schema=_INDEX), _INDEX)
-    num_rows = sum(num_rows for *_, num_rows, _, _ in index)
-    return PlanSize(num_rows=num_rows, num_chunks=len(index), parts=tuple(sizes))
+    data = parquet_bytes(pa.table(arrays, schema=_INDEX), _INDEX)
+    (folder / _INDEX_FILE).write_bytes(data)
+    digest = _digest(data).hex()
+    return PlanSize(num_rows=num_rows, num_chunks=len(index), parts=tuple(sizes), digest=digest)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:16]
 
 
 def _piece(rows: pa.Table) -> bytes:
