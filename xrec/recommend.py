@@ -164,7 +164,6 @@ def run_recommend(config: RecommendConfig, run: BulkRun) -> Manifest:
             KIND,
             _describe,
             retry=(_LOST,) if is_lost else (),
-            alongside=config.alongside,
             on_progress=lambda progress: show(progress.num_rows),
         )
     assert manifest is not None, "only a limit ends a run before it is done"

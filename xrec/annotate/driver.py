@@ -116,7 +116,6 @@ def _complete_stage(
             max_failed_share=config.max_failed_share,
             max_rows=max_rows,
             spent=spent,
-            alongside=config.alongside,
             on_progress=lambda progress: show(progress.num_rows),
         )
 

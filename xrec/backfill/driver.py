@@ -83,7 +83,6 @@ def run_backfill(
             max_failed_share=config.max_failed_share,
             max_rows=config.limit,
             spent=spent_of(config.budget, config.prices, time.monotonic()),
-            alongside=config.alongside,
             on_progress=on_progress,
         )
     return None if manifest is None else _after_publishing(config, run, manifest)

@@ -16,7 +16,7 @@ from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.errors import GateError, TableError
+from xrec.errors import DataError, GateError, TableError
 from xrec.storage import Kind, Location, Manifest, make_manifest
 from xrec.storage.delta import (
     FILES,
@@ -132,6 +132,7 @@ class _Publisher:
         numbers = {name: each for name, each in said.items() if isinstance(each, int)}
         files = [part.file for part in parts if part.file]
         num_gone = round(summary.costs.get("taken_down", 0))
+        _check_counts(run, summary, sum(file["num_rows"] for file in files), num_gone)
         content = {"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number}
         manifest = make_manifest(
             self.kind,
@@ -174,6 +175,20 @@ def _found(
     if commit.kind != "publish" or not run.record.is_of(commit):
         _refuse_what_came(run, log, version, commit, republish)
     return None
+
+
+def _check_counts(run: BulkRun, summary: Summary, num_written: int, num_gone: int) -> None:
+    """Raise DataError unless the files have each planned row, but for those taken down."""
+    planned, done = run.record.num_rows, summary.num_rows
+    several = num_gone and run.format.ok_keys  # then a planned row may be several of those
+    is_whole = planned - num_gone <= done <= planned if several else done == planned - num_gone
+    if num_written != summary.num_ok_rows + summary.num_failed or not is_whole:
+        raise DataError(
+            f"{run.output}: {planned} rows are planned and {num_gone} were taken down, but the "
+            f"results have {done}, and the table's new files {num_written} rows; nothing is "
+            f"published. Find out what changes files in {run.folder}, delete that folder and run "
+            "the job again"
+        )
 
 
 def lacks_lifted(output: Location) -> bool:

@@ -20,7 +20,6 @@ from xrec.config.backfill import (
     BulkConfig,
     RecommendConfig,
     RecommendedPairs,
-    RunConfig,
     TablePairs,
 )
 from xrec.config.base import Config
@@ -64,7 +63,6 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     "extra.prompt_cache_key extra.safety_identifier",
     # Bulk jobs: processes, chunks, what stops a run, and what is published of it.
     ActorsConfig: "num_actors min_actors cpus_per_actor",
-    RunConfig: "alongside",
     BulkConfig: "limit retry_failed budget prices max_failed_share",
     BackfillConfig: "rows_per_chunk carry_from gate judge vacuum_hours",
     TablePairs: "uri",
@@ -89,7 +87,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     EvaluateConfig: "evaluation",
     CompareConfig: "comparison",
     ElsewhereConfig: "uri",
-    ServeConfig: "http security models frontends candidate",
+    ServeConfig: "http security models frontends",
 }
 """The options that do not identify a run, by the class that has them.
 

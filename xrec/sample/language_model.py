@@ -206,4 +206,4 @@ def _backward(
     losses, gradients = zip(*threads.map(part, batches), strict=True)
     for parameter, parts in zip(parameters, zip(*gradients, strict=True), strict=True):
         parameter.grad = sum(parts[1:], start=parts[0])
-    return sum(losses)
+    return float(sum(losses))

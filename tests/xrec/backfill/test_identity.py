@@ -57,7 +57,6 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
         engine={"max_rows": 2, "vllm_options": {"max_num_batched_tokens": 4096}},
         max_failed_share=0.1,
         retry_failed="all",
-        alongside=True,
         vacuum_hours=168,
     )
     assert identify(other) == identify(runs.config())

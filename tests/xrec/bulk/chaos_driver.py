@@ -98,7 +98,7 @@ def _complete(setting: Setting, run: str, republish: bool, retry: tuple[str, ...
         mark = f"{toy.run.record.run} {toy.run.record.nonce}"
         seconds = setting.seconds_per_chunk / setting.rows_per_chunk
         task = toy.make_task(kill=die, mark=mark, seconds=seconds, format=FORMAT)
-        toy.complete(_pool(setting), task, republish=republish, retry=retry, alongside=True)
+        toy.complete(_pool(setting), task, republish=republish, retry=retry)
 
 
 def _pool(setting: Setting) -> Pool:
@@ -182,6 +182,7 @@ def main(
     location._WAITS_SECONDS = (0.1, 0.3, 1.0)
     driver._SECONDS_BETWEEN_SIGNS = 1.0
     driver._SECONDS_BETWEEN_LOOKS = 0.5
+    driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
     parts.PART_BYTES = 1 << 15  # several files a version
     try:
         COMMANDS[what](setting, run, republish, retry)

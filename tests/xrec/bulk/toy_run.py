@@ -136,8 +136,10 @@ class PoolHere:
                     break
                 except Killed:
                     worker = self._start(settings, marks)
-            yield chunk, summary
-            marks.is_over(is_over())
+            if summary is not None:
+                yield chunk, summary
+            if marks.is_over(is_over()):
+                return
 
     def held(self, num_chunks: int) -> dict[str, float]:
         """As if all chunks had a GPU at a time."""

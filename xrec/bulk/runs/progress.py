@@ -197,17 +197,20 @@ def read_progress(folder: Location) -> Progress | None:
         return None
 
 
-def refuse_live_driver(folder: Location) -> None:
-    """Raise LeaseError if a driver said lately that it is at work, and may still be."""
+def refuse_live_driver(folder: Location, *, but: str = "") -> None:
+    """Raise LeaseError if a driver other than `but` said lately that it works, and still may."""
     progress = read_progress(folder)
-    if progress is None or not may_be_at_work(progress.holder, progress.expires_at):
+    if (
+        progress is None
+        or progress.holder == but
+        or not may_be_at_work(progress.holder, progress.expires_at)
+    ):
         return
     assert progress.expires_at is not None
     raise LeaseError(
         f"{folder}: {progress.holder} works on this run, and is taken for alive until "
-        f"{progress.expires_at:%Y-%m-%d %H:%M:%S} UTC, or longer if it says so again; wait until "
-        "it ends, or stop it. If it is dead, run again after that time, or begin beside it "
-        "(alongside)"
+        f"{progress.expires_at:%Y-%m-%d %H:%M:%S} UTC, or longer if it reports again; wait until "
+        "it ends, or stop it. If it is dead, run again after that time"
     )
 
 
