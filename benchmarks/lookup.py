@@ -65,8 +65,10 @@ _MANY = 2**14  # different lists of aspects
 Find = Callable[[str], int]
 
 
-def opened(uri: str, storage: StorageConfig, num_rows: int) -> BulkRun:
-    """The run; it is planned if it is not yet."""
+def opened(
+    uri: str, storage: StorageConfig, num_rows: int, carry_from: str | None = None
+) -> BulkRun:
+    """The run, which is planned if it is not yet; with `carry_from` it is another run."""
 
     def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
         for start in range(0, num_rows, _BATCH):
@@ -76,9 +78,9 @@ def opened(uri: str, storage: StorageConfig, num_rows: int) -> BulkRun:
             rows = pa.table({"user_id": users, "item_id": items})
             yield clean_keys(rows, PAIRS.names, file="rows", first_line=1)
 
-    identity = Identity(kind="explanations", config={}, inputs={})
+    identity = Identity(kind="explanations", config={"carry_from": carry_from}, inputs={})
     request = partial(RunRequest, rows_per_chunk=_ROWS_PER_CHUNK, storage=storage)
-    return open_run(request(uri, identity, EXPLANATIONS, batches))
+    return open_run(request(uri, identity, EXPLANATIONS, batches, carry_from=carry_from))
 
 
 def fill(run: BulkRun) -> None:

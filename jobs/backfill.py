@@ -73,13 +73,10 @@ def publish(config: BackfillConfig, force: str = "") -> Manifest:
 
 def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
     """The gate's figures of a run that is done, and pairs of it beside what is published."""
-    from xrec.serve.feedback import shadow_lines
-
     config, run = _candidate(config)
     sample = sample_of(run)
     yield from map(str, judge(config, run, sample))
     yield f"of {len(sample.new):,} explanations, beside version {sample.version}"
-    yield from shadow_lines(run.output.uri, run.record.run, config.storage)
     yield from side_by_side(sample.new, sample.old)
 
 

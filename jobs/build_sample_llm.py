@@ -2,11 +2,12 @@
 
 from jobs.output import Output
 from xrec.config.data import BuildSampleLLMConfig
+from xrec.config.identity import identity_of
 from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
-    return Output(location_of(config, "llm"), "llm", config.content(), {})
+    return Output(location_of(config, "llm"), "llm", identity_of(config), {})
 
 
 def run(config: BuildSampleLLMConfig) -> Manifest:

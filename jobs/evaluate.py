@@ -7,6 +7,7 @@ from jobs.output import Output
 from xrec.backfill import read, read_failed
 from xrec.checks import check_word_list
 from xrec.config.evaluate import EvaluateConfig
+from xrec.config.identity import identity_of
 from xrec.data.dataset import HeldOutPair
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError
@@ -73,15 +74,10 @@ def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
 
 
 def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:
-    elsewhere = {"workspace", "storage", "evaluation", "aspects", *_ARTIFACTS}
     return Output(
         location_of(config, "evaluation"),
         "evaluation",
-        {
-            **config.model_dump(mode="json", exclude={*elsewhere, "engine", "llm"}),
-            "engine": config.engine.kind,
-            "dtype": config.llm.dtype,
-        },
+        identity_of(config),
         {name: manifest.fingerprint for name, manifest in manifests.items()},
     )
 
@@ -111,7 +107,7 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
     made, aspects = manifests["explanations"], manifests.get("aspects")
     there = {"decoding": made.config["decoding"], "aspects": made.inputs.get("aspects")}
     here = {
-        "decoding": config.decoding.model_dump(mode="json"),
+        "decoding": identity_of(config.decoding),
         "aspects": aspects and aspects.fingerprint,
     }
     if there != here:

@@ -22,7 +22,6 @@ from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
 from xrec.graph.identity import START_FROM
 from xrec.schemas import REJECTED
-from xrec.serve import feedback
 from xrec.storage import (
     Kind,
     Location,
@@ -79,7 +78,6 @@ def forget(
     for uri in (*own, *beside):
         gone = bulk.take_down(uri, forgotten=people, reason=LIST, storage=config.storage)
         tables[uri] = {"version": gone.version, "rows": gone.num_rows}
-        feedback.forget(uri, user_ids, config.storage)
     report: dict[str, Any] = {"given": len(set(user_ids)), "on_list": len(people.hashes)}
     report["tables"] = tables
     if later:

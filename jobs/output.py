@@ -55,10 +55,11 @@ class Output:
     def done(self) -> Manifest | None:
         """For the job itself: the manifest if this very run is finished, and None if nothing is.
 
-        Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is
-        there.
+        A table that lacks rows whose takedown was lifted is not finished. Raises
+        ArtifactMismatchError, with the fields that differ, if another run's artifact is there.
         """
-        return finished(self.location, self.kind, self.config, self.inputs)
+        manifest = finished(self.location, self.kind, self.config, self.inputs)
+        return None if manifest is not None and self._lacks_lifted() else manifest
 
     def found(self) -> "Found":
         """For `xrec run` and `xrec status`: what is there, and in what it differs from this run.
@@ -72,6 +73,8 @@ class Output:
                 return Found("stale", None, ("its deletion was interrupted",))
             return self._begun() or Found("missing")
         differences = self._differences(manifest.config, manifest.inputs)
+        if not differences and self._lacks_lifted():
+            differences = ("a takedown was lifted",)
         if differences:
             return Found("stale", manifest, differences)
         return Found("up to date", manifest)
@@ -108,6 +111,13 @@ class Output:
                 f"{self.location}: not deleted, since it is no {self.kind} of xrec; "
                 "give another output URI, or delete it yourself"
             )
+
+    def _lacks_lifted(self) -> bool:
+        if self.kind not in TABLES:
+            return False
+        from xrec.bulk.publish import lacks_lifted  # deltalake, which most commands do not need
+
+        return lacks_lifted(self.location)
 
     def _begun(self) -> "Found | None":
         if self.kind in TABLES:

@@ -8,18 +8,18 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 
 from ray import serve
 
-from cluster.connect import ensure_ray, environment
+from cluster.connect import ensure_ray
 from xrec.checks import check_word_list
 from xrec.config.serve import HTTPConfig, ServeConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources, sources_of
 from xrec.serve.app import APP, build, serve_options
 from xrec.serve.artifacts import CHOICE, choice_of, read_lookup
-from xrec.serve.proxy import PROXY_CALLBACK, PROXY_VARIABLE
+from xrec.serve.model import DEAD
 from xrec.storage import check_artifacts, location_of, open_location, present
 
 logger = logging.getLogger("xrec")
@@ -39,7 +39,6 @@ def run(
     config = checked(config)
     with (
         ExitStack() as end,
-        environment({PROXY_VARIABLE: os.environ.get(PROXY_VARIABLE, PROXY_CALLBACK)}),
         ensure_ray(config.ray, shows_workers=True),
         _serving(config, end),
     ):
@@ -79,6 +78,13 @@ def deploy(config: ServeConfig) -> None:
         serve.run(build(config), name=APP, route_prefix="/")
 
 
+def drain(config: ServeConfig) -> None:
+    """Let all frontends refuse new requests, and wait for those in flight until their deadline."""
+    with suppress(TimeoutError, *DEAD):  # a frontend died, or there is none
+        drained = serve.get_app_handle(APP).broadcast("drain")
+        drained.results(timeout_s=config.http.deadline_seconds + 5, return_exceptions=True)
+
+
 def address_of(config: ServeConfig) -> str:
     host = f"[{config.http.host}]" if ":" in config.http.host else config.http.host
     return f"{'https' if config.http.tls else 'http'}://{host}:{config.http.port}"
@@ -110,9 +116,12 @@ def _serving(config: ServeConfig, end: ExitStack) -> Iterator[None]:
     finally:
         # What Ray says of its own end is no line of a request.
         end.enter_context(redirect_stdout(sys.stderr))
-        serve.delete(APP)
-        if is_own:
-            serve.shutdown()
+        try:
+            drain(config)
+        finally:  # also if a second signal ends the wait
+            serve.delete(APP)
+            if is_own:
+                serve.shutdown()
 
 
 def _check_door(http: HTTPConfig) -> None:

@@ -1,9 +1,10 @@
 """Job `train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
 from jobs.output import Output
-from xrec.adapter.config import adapter_inputs, adapter_run_config
+from xrec.adapter.config import adapter_inputs
 from xrec.aspects.artifact import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.identity import identity_of
 from xrec.data import check_has_explanations
 from xrec.llm.source import known_fingerprint
 from xrec.storage import Manifest, check_artifacts, location_of, manifest_of
@@ -16,7 +17,7 @@ def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
     return Output(
         location_of(config, "adapter"),
         "adapter",
-        adapter_run_config(config),
+        identity_of(config),
         adapter_inputs(dataset, manifest_of(config, "graph"), base_model or "", aspects),
         unchecked=() if base_model else ("base_model",),
         records=("checkpoints/run.json",),

@@ -24,10 +24,6 @@ from xrec.storage import node_folder, open_location
 # very slow when anything else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Else Ray's workers wait for the tests of the other process, and tests wait for them.
-os.environ.setdefault("RAY_worker_niceness", "0")
-# `xrec serve` sets this too. Serve's proxy reads it when the cluster starts.
-os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.proxy:middlewares")
 
 
 def _use_another_cache() -> None:

@@ -3,6 +3,7 @@
 A tokenizer that is trained on the spot, Llamas with some thousand random weights, random vectors.
 """
 
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,19 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(
         [example.explanation for example in generate_language_examples(200, seed=0)], vocab_size=400
     )
+
+
+def thinking_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose template asks for thoughts unless told not to, as Qwen3's does."""
+    tokenizer = copy.deepcopy(toy_tokenizer())
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = (
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+        "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+        "{%- if enable_thinking is defined and enable_thinking is false %}"
+        "{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"
+    )
+    return tokenizer
 
 
 def toy_model(

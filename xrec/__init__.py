@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from xrec.generate.explainer import Explainer
     from xrec.generate.loading import Sources, load_explainer
     from xrec.serve.client import Client
+    from xrec.serve.messages import PairRequest
 
 __all__ = [
     "Client",
     "Dataset",
     "Explainer",
+    "PairRequest",
     "Sources",
     "TrainedAdapter",
     "__version__",
@@ -37,6 +39,7 @@ _MODULES = {
     "Client": "xrec.serve.client",
     "Dataset": "xrec.data.dataset",
     "Explainer": "xrec.generate.explainer",
+    "PairRequest": "xrec.serve.messages",
     "Sources": "xrec.generate.loading",
     "TrainedAdapter": "xrec.adapter.artifact",
     "load_explainer": "xrec.generate.loading",

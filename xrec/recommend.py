@@ -32,6 +32,7 @@ from xrec.bulk import (
 )
 from xrec.bulk.driver import has_work
 from xrec.config.backfill import RecommendConfig
+from xrec.config.identity import identity_of
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, taken
 from xrec.errors import ClusterError, ConfigError, install_command
@@ -39,6 +40,7 @@ from xrec.graph.identity import check_graph_of_dataset
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
 from xrec.storage import Kind, Manifest, fingerprint_of, location_of, manifest_of, storage_errors
+from xrec.storage.delta import FEW_AT_ONCE
 
 if TYPE_CHECKING:
     import torch
@@ -117,9 +119,7 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
         raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
     user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
-    settings: dict[str, Any] = {"k": config.k, "user_ids": user_ids}
-    if config.index != "exact":
-        settings["index"] = config.index
+    settings = {**identity_of(config), "user_ids": user_ids}
     return Identity(kind=KIND, config=settings, inputs=inputs)
 
 
@@ -164,7 +164,6 @@ def run_recommend(config: RecommendConfig, run: BulkRun) -> Manifest:
             KIND,
             _describe,
             retry=(_LOST,) if is_lost else (),
-            alongside=config.alongside,
             on_progress=lambda progress: show(progress.num_rows),
         )
     assert manifest is not None, "only a limit ends a run before it is done"
@@ -191,7 +190,7 @@ def publish_recommendations(run: BulkRun) -> Manifest | None:
     return None if has_work(run, retry=(_LOST,)) else publish(run, KIND, _describe)
 
 
-def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+def _describe(summary: Summary) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     if num_lost := summary.failed.get(_LOST, 0):
         raise ClusterError(
             f"{num_lost} of {summary.num_rows} users are not ranked: {summary.num_deaths} "
@@ -199,9 +198,9 @@ def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
             "fewer CPUs, and run the same command again, which does these users again"
         )
     counts = {
-        "recommendations": summary.num_ok_rows,
-        "users": summary.num_rows,
-        "users_without_items": summary.num_failed,
+        "recommendations": "num_ok_rows",
+        "users": "num_rows",
+        "users_without_items": "num_failed",
     }
     costs = summary.costs
     if _COMPARED not in costs:
@@ -319,6 +318,8 @@ def recommendation_batches(
         )
     is_wanted = None if k is None else pc.field("rank") <= k
     with storage_errors(uri):
-        for batch in dataset.to_batches(columns=RECOMMENDATIONS.names, filter=is_wanted):
+        for batch in dataset.to_batches(
+            columns=RECOMMENDATIONS.names, filter=is_wanted, **FEW_AT_ONCE
+        ):
             if batch.num_rows:
                 yield pa.Table.from_batches([batch]).cast(RECOMMENDATIONS)

@@ -1,5 +1,7 @@
 """`ensure_ray` uses, connects to or starts a cluster, and shuts down only what it started."""
 
+import os
+
 import pytest
 import ray
 
@@ -35,6 +37,10 @@ def test_ensure_ray_local_workers_have_one_thread_and_gloo_on_loopback(ray_clust
         return [os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS")]
 
     assert ray.get(variables.remote()) == ["lo", "1"]
+
+
+def test_ensure_ray_local_workers_have_the_priority_of_their_driver(ray_cluster):
+    assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
 
 
 def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster):

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from tests.infra.manifests import ROOT
-from xrec.serve.feedback import FOLDER
 
 AWS = ROOT / "infra" / "aws"
 MODULE = AWS / "terraform"
@@ -81,17 +80,16 @@ _WRITE = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
 
 
 def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(terraform):
-    for name, actions in (("read", _READ), ("write", _WRITE), ("feedback", _WRITE)):
+    for name, actions in (("read", _READ), ("write", _WRITE)):
         granted = [each["actions"] for each in _statements(terraform, name)]
         assert {action for statement in granted for action in statement} == actions
-    for name, below in (("write", "*"), ("feedback", f"*/{FOLDER}/*")):
-        (write,) = _statements(terraform, name)
-        assert write["resources"] == [f"${{local.bucket_arn}}/${{var.prefix}}/{below}"]
+    (write,) = _statements(terraform, "write")
+    assert write["resources"] == ["${local.bucket_arn}/${var.prefix}/*"]
     attached = _of_type(terraform["resource"], "aws_iam_role_policy_attachment")
     policies = {name: attached[name]["policy_arn"] for name in ("jobs", "endpoint")}
     assert policies == {
         "jobs": "${aws_iam_policy.write.arn}",
-        "endpoint": "${aws_iam_policy.feedback.arn}",
+        "endpoint": "${aws_iam_policy.read.arn}",
     }
     for statement in _statements(terraform, "read"):
         resources = statement["resources"]

@@ -35,7 +35,6 @@ from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig, is_loopback
 from xrec.serve.app import FRONTEND, GENERATOR
 from xrec.serve.artifacts import choice_of
-from xrec.serve.proxy import PROXY_CALLBACK, PROXY_VARIABLE
 
 WITH_WORKERS = ("train-adapter", "backfill", "compare")
 PROJECT = KUBERAY / "base" / "project.yaml"
@@ -184,14 +183,13 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config():
     assert found == dict.fromkeys((FRONTEND, GENERATOR), choice_of(config))
 
 
-def test_ray_service_reads_only_tells_a_dead_frontend_and_logs_to_the_pod():
+def test_ray_service_reads_only_and_logs_to_the_pod():
     service = only("RayService")
     for template in pod_templates(service):
         pod = template["spec"]
         assert pod["serviceAccountName"] == "xrec-endpoint"
         (container,) = pod["containers"]
         variables = {each["name"]: each["value"] for each in container["env"]}
-        assert variables[PROXY_VARIABLE] == PROXY_CALLBACK
         assert variables["RAY_LOG_TO_STDERR"] == "1"
     _, workers = pod_templates(service)
     assert workers["spec"]["automountServiceAccountToken"] is False

@@ -14,7 +14,7 @@ from tests.infra.manifests import ROOT
 PACKAGES = ("xrec", "jobs", "cluster")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 TINY = [
-    *("build-sample-llm.num_steps=8", "build-sample-llm.num_threads=1"),
+    "build-sample-llm.num_steps=8",
     *("prepare.source.num_users=40", "prepare.source.num_items=20", "pretrain-graph.folds=0"),
     "prepare.source.interactions_per_user=8",
     *("pretrain-graph.training.num_epochs=1", "train-adapter.training.num_epochs=1"),

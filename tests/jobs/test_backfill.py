@@ -46,7 +46,7 @@ def test_backfill_explains_each_held_out_pair_once(pipeline):
     [
         ({"decoding": {**DECODING, "max_new_tokens": 9}}, "decoding.max_new_tokens: 8 there, 9"),
         ({"pairs": {"kind": "split", "split": "validation"}}, "pairs.split: 'test' there"),
-        ({"rows_per_chunk": 4, "carry_from": None, "alongside": True}, ""),
+        ({"rows_per_chunk": 4, "carry_from": None}, ""),
     ],
 )
 def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values, field):
@@ -57,19 +57,18 @@ def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_second_driver_is_refused_unless_alongside(pipeline, config_file, monkeypatch):
+def test_backfill_second_driver_is_refused(pipeline, config_file, monkeypatch):
     config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held")
     with monkeypatch.context() as patched:
         patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
         patched.setattr(BackfillMetrics, "record", Mock(side_effect=SystemExit))
-        patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: None)  # as if killed
+        # As if it were killed.
+        patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: driver._ending.set())
+        patched.setattr("xrec.bulk.driver.this_process", lambda: "another host, process 1")
         with pytest.raises(SystemExit):
             jobs.backfill.run(config)
-    path = config_file(config)
-    code, _, err = xrec("backfill", path)
+    code, _, err = xrec("backfill", config_file(config))
     assert (code, "works on this run, and is taken for alive until" in err) == (1, True)
-    out = said("backfill", path, "alongside=true")
-    assert out.startswith(f"explanations: {pipeline.workspace}/held\n  rows: ")
 
 
 @pytest.mark.usefixtures("actors_here")

@@ -69,7 +69,7 @@ def test_status_and_commands_on_tables_load_neither_torch_nor_ray(config_file, p
     sections = {name: {**each, "storage": storage} for name, each in sections.items()}
     write_yaml(path, {"workspace": pipeline.workspace, **sections})
     keys = " ".join(f"storage.{name}={value}" for name, value in storage.items())
-    tables = [f"table {each} {uri} {keys}" for each in ("status", "history", "check", "feedback")]
+    tables = [f"table {each} {uri} {keys}" for each in ("status", "history", "check")]
     ran = python("-c", _LOADED, f"status {path}", f"table diff {uri} 0 0 {keys}", *tables)
     assert (ran.returncode, ran.stderr.split("\n")[-2]) == (0, ""), ran.stderr
     assert ran.stdout.count(" up to date ") == len(pipeline.manifests)

@@ -3,11 +3,9 @@
 Its fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
 """
 
-from typing import Any
-
 from pydantic import Field, ValidationError
 
-from xrec.config.adapter import AdapterModelConfig, TrainAdapterConfig
+from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
@@ -61,22 +59,6 @@ def read_config(location: Location, manifest: Manifest) -> AdapterConfig:
     """
     data = read_content(location, manifest, CONFIG, remedy="train the adapter again")
     return parse_adapter_config(data, str(location / CONFIG))
-
-
-def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
-    """Return the settings that the adapter's content depends on.
-
-    The number of workers, the ZeRO stage and the time of checkpoints are not among them.
-    """
-    values = config.model_dump(mode="json", include={"model", "prompt"})
-    training = config.training.model_dump(
-        mode="json", exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"}
-    )
-    clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
-    weights: dict[str, str] = {"dtype": config.llm.dtype}
-    if config.llm.quantization is not None:
-        weights["quantization"] = config.llm.quantization
-    return {**values, "training": training, "deepspeed": clipping, **weights}
 
 
 def adapter_inputs(

@@ -116,7 +116,6 @@ def _complete_stage(
             max_failed_share=config.max_failed_share,
             max_rows=max_rows,
             spent=spent,
-            alongside=config.alongside,
             on_progress=lambda progress: show(progress.num_rows),
         )
 
@@ -143,9 +142,9 @@ def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:
         )
 
 
-def _describe_stage(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+def _describe_stage(summary: Summary) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     """The row counts and metrics in the manifest of a stage's table."""
-    counts = {"ok": summary.num_ok, "failed": summary.num_failed}
+    counts = {"ok": "num_ok", "failed": "num_failed"}
     return counts, {"failed_by_reason": dict(summary.failed)}
 
 

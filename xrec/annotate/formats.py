@@ -8,6 +8,7 @@ import pyarrow as pa
 from xrec.annotate.annotator import AnnotatorSpec, Stage
 from xrec.bulk import Identity, RowFormat
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
+from xrec.config.identity import identity_of
 from xrec.errors import StorageNotFoundError
 from xrec.storage import RUN_RECORD, Kind, Location
 
@@ -51,7 +52,6 @@ _OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
     "users": (SOLICITS,),
     "pairs": (EMPTY_REVIEW, SOLICITS),
 }
-_SETTINGS = {"min_rating", "rating_range", "core", "split", "max_rejected_share", "vocabulary"}
 
 
 def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
@@ -84,12 +84,12 @@ def identify_annotations(
 
     files: the hashes of the source's files, by table.
     """
-    values = config.model_dump(mode="json", include={"source", *_SETTINGS})
-    source = {key: value for key, value in values.pop("source").items() if key != "uri"}
+    settings = identity_of(config)
+    del settings["llm"]  # the annotator's settings have that of its model
     of_stage = {} if stage is None else {"stage": stage}
     return Identity(
         kind=KIND,
-        config={**values, "source": source, "annotator": dict(spec.settings), **of_stage},
+        config={**settings, "annotator": dict(spec.settings), **of_stage},
         inputs={**files, **spec.inputs},
     )
 

@@ -25,6 +25,7 @@ from xrec.bulk import (
     read_status,
 )
 from xrec.config.annotate import AnnotateConfig
+from xrec.config.identity import settings_of_texts
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage import Location, fingerprint_of, location_of, open_location
@@ -55,6 +56,7 @@ def plan_stage(
     """
     output = location_of(config, KIND)
     storage, num_files = config.storage, record.num_files
+    identity = identify_annotations(config, spec, files, stage)
     form, uri = stage_format(stage, spec.reasons), output.shared_uri
 
     def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
@@ -67,14 +69,15 @@ def plan_stage(
         learned = [spec.learned(folder)] if spec.learned else []
         items = None if stage == "items" else read_item_texts(folder, items_version, storage)
         reader = InputReader(ReviewStore(folder, num_files), items)
-        settings = fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned])
+        of_texts = settings_of_texts(identity.config)
+        settings = fingerprint_of([of_texts, dict(spec.inputs), *learned])
         inputs = partial(reader.of, stage)
         return TextTask(inputs, spec.make(folder), form, settings, spec.folds)
 
     run = open_run(
         RunRequest(
             (output / stage).uri,
-            identify_annotations(config, spec, files, stage),
+            identity,
             form,
             batches,
             rows_per_chunk=config.rows_per_chunk,

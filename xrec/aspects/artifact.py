@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from xrec.config.graph import TrainAspectsConfig
+from xrec.config.identity import identity_of
 from xrec.config.prompt import PromptConfig, placeholder_names
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import ASPECTS_FROM, EXTENDS
@@ -41,7 +42,7 @@ def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[s
 
     Raises ArtifactNotFoundError without a dataset.
     """
-    settings = config.model_dump(mode="json", include={"min_item_reviews"}) | {"score": SCORE}
+    settings = identity_of(config) | {"score": SCORE}
     return settings, {"dataset": manifest_of(config, "dataset").fingerprint}
 
 

@@ -83,7 +83,6 @@ def run_backfill(
             max_failed_share=config.max_failed_share,
             max_rows=config.limit,
             spent=spent_of(config.budget, config.prices, time.monotonic()),
-            alongside=config.alongside,
             on_progress=on_progress,
         )
     return None if manifest is None else _after_publishing(config, run, manifest)
@@ -120,10 +119,10 @@ def describe(config: BackfillConfig, run: BulkRun, gate: Gate) -> Describe:
     workspace = f"{config.workspace.rstrip('/')}/"
     uris = {name: config.artifact(name) for name in ("dataset", "graph", "aspects", "adapter")}
 
-    def of(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
-        row_counts = {
-            "explanations": summary.num_ok,
-            "failed": summary.num_failed,
+    def of(summary: Summary) -> tuple[Mapping[str, int | str], Mapping[str, Any]]:
+        row_counts: dict[str, int | str] = {
+            "explanations": "num_ok",
+            "failed": "num_failed",
             "rejected": run.record.num_rejected,
         }
         return row_counts, {

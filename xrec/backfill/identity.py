@@ -1,14 +1,16 @@
-"""The identity of a run, and of each pair: the settings and inputs that its texts depend on.
+"""The identity of a run, and of each pair: the options and inputs that its texts depend on.
 
-A run is named by a fingerprint of its own and of its pairs. URIs are no part of it.
+A run is named by a fingerprint of its own and of its pairs. `xrec.config.identity` says which
+options count; URIs do not.
 
 The content key of a pair is a hash of everything that the model's text for it depends on: if it did
-not change, the text need not be generated again. Behind it stand short hashes of its parts, which
-tell why a text is written again. It covers the user's profile and vector (a history
-has its effect through the vector), the item's title, profile and vector, the chosen aspects with
-their evidence, and the settings of the whole run: language model, adapter with its prompt template,
-decoding, dtype. It covers neither the other pairs of the run nor the titles of other items, which a
-text must not name: the carrying over checks those itself (explain.why_again).
+not change, the text need not be generated again. Short hashes of its parts follow, which tell why a
+text is written again. It covers the user's profile and vector (a history has its effect through the
+vector), the item's title, profile and vector, the chosen aspects with their evidence, and what all
+pairs of a run share: the language model, the adapter with its prompt template, and every option
+that counts, except which pairs there are. It covers neither the other pairs of the run nor the
+titles of other items, which a text must not name: the carrying over checks those itself
+(explain.why_again).
 """
 
 import hashlib
@@ -20,6 +22,7 @@ from xrec.adapter.config import model_inputs, read_config
 from xrec.aspects.artifact import aspects_of
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
+from xrec.config.identity import identity_of, settings_of_texts
 from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
 
 if TYPE_CHECKING:  # they import torch, which a status needs not
@@ -55,12 +58,7 @@ def _identity(
     inputs = {"dataset": dataset.fingerprint, **model}
     if aspects is not None:
         inputs["aspects"] = aspects.fingerprint
-    settings = {
-        "decoding": config.decoding.model_dump(mode="json"),
-        "dtype": config.llm.dtype,
-        "pairs": config.pairs.model_dump(mode="json", exclude={"uri"}),
-    }
-    return Identity(kind="explanations", config=settings, inputs=inputs)
+    return Identity(kind="explanations", config=identity_of(config), inputs=inputs)
 
 
 def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs) -> Location:
@@ -73,11 +71,12 @@ def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs)
 
 def shared_key(identity: Identity) -> str:
     """Return the part of the content key that all pairs of a run have in common."""
-    settings = {name: identity.config[name] for name in ("decoding", "dtype")}
-    inputs = {name: identity.inputs.get(name) for name in ("base_model", "adapter")}
-    return fingerprint_of([settings, inputs])
+    inputs = {name: each for name, each in identity.inputs.items() if name not in _BY_PAIR}
+    return fingerprint_of([settings_of_texts(identity.config), inputs])
 
 
+_BY_PAIR = ("dataset", "graph", "aspects")
+"""The inputs of a run of which a content key covers what its own pair gets."""
 PARTS = (
     *("settings", "user_texts", "item_texts", "aspects", "evidence"),
     *("user_vector", "item_vector"),

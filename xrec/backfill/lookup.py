@@ -107,14 +107,11 @@ class ExplanationLookup:
         """All explanations of a user (schema GENERATED), by item; reads and raises as `find`."""
         rows = self._users.get(user_id)
         if rows is None:
-            rows = self._rows(user_id)
+            rows = self._table.find(self._dataset, "user_id", [user_id])
             rows = rows.filter(pc.equal(rows["status"], OK)).select(GENERATED.names)
             rows = rows.cast(GENERATED).sort_by("item_id").combine_chunks()
             self._users.put(user_id, rows, rows.nbytes + _ENTRY_BYTES)
         return rows
-
-    def _rows(self, user_id: str) -> pa.Table:
-        return self._table.find(self._dataset, "user_id", [user_id])
 
 
 def open_lookup(

@@ -24,7 +24,8 @@ from xrec.bulk import (
     published,
     read_status,
 )
-from xrec.bulk.request import ROWS_PER_CHUNK, first_of
+from xrec.bulk.request import ROWS_PER_CHUNK
+from xrec.bulk.runs.rejected import first_of
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs
 from xrec.config.decoding import TextFailure
 from xrec.config.llm import PromptFailure
@@ -155,24 +156,23 @@ def _batches(config: BackfillConfig) -> Iterator[Batch]:
         batches = recommendation_batches(location.uri, source.k, storage=config.storage)
         return _clean(batches, location.uri)
     dataset = read_dataset(location_of(config, "dataset"))
-    return _clean([_from_split(dataset, source)], config.artifact("dataset"))
+    return _clean(_from_split(dataset, source), config.artifact("dataset"))
 
 
 def _count_rejected(batches: Iterable[Batch], max_share: float) -> Iterator[Batch]:
-    num_rows, rejected = 0, []
+    num_rows, num_rejected, first = 0, 0, ""
     for good, bad in batches:
         num_rows += good.num_rows + bad.num_rows
-        if bad.num_rows:
-            rejected.append(bad)
+        num_rejected += bad.num_rows
+        first = first or first_of(bad)
         yield good, bad
-    if not rejected:
+    if not num_rejected:
         return
-    all_rejected = pa.concat_tables(rejected)
     message = (
-        f"{all_rejected.num_rows} of {num_rows} rows of pairs have ids that are neither strings "
-        f"nor integers{first_of(all_rejected)}"
+        f"{num_rejected} of {num_rows} rows of pairs have ids that are neither strings "
+        f"nor integers{first}"
     )
-    if all_rejected.num_rows > max_share * num_rows:
+    if num_rejected > max_share * num_rows:
         raise DataError(
             f"{message}; this is more than max_failed_share = {max_share}. Correct them, or raise "
             "max_failed_share"
@@ -219,10 +219,12 @@ def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-def _from_split(dataset: Dataset, source: SplitPairs) -> pa.Table:
+def _from_split(dataset: Dataset, source: SplitPairs) -> Iterator[pa.Table]:
     pairs = dataset.explained_pairs(source.split).slice(0, source.max_pairs)
-    columns = {
-        f"{what}_id": taken(table[f"{what}_id"], pairs[f"{what}_index"].to_pylist())
-        for what, table in (("user", dataset.users), ("item", dataset.items))
-    }
-    return pa.table(columns, schema=PAIRS)
+    for start in range(0, pairs.num_rows, _BATCH_ROWS):
+        rows = pairs.slice(start, _BATCH_ROWS)
+        columns = {
+            f"{what}_id": taken(table[f"{what}_id"], rows[f"{what}_index"].to_pylist())
+            for what, table in (("user", dataset.users), ("item", dataset.items))
+        }
+        yield pa.table(columns, schema=PAIRS)

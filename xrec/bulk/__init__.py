@@ -61,7 +61,7 @@ tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py plays commands in draw
 
 from xrec.bulk.driver import complete, drive
 from xrec.bulk.export import export_run
-from xrec.bulk.publish import publish
+from xrec.bulk.publish import lacks_lifted, publish
 from xrec.bulk.request import RunRequest, listing_of, open_run
 from xrec.bulk.runs.keys import clean_keys
 from xrec.bulk.runs.progress import Progress, Survey
@@ -71,7 +71,15 @@ from xrec.bulk.runs.run import BulkRun, Identity
 from xrec.bulk.status import Rate, Status, check_output, read_status
 from xrec.bulk.table import Published, published
 from xrec.bulk.takedown import read_takedowns
-from xrec.bulk.upkeep import delete_runs, empty, lift, rollback, take_down, vacuum
+from xrec.bulk.upkeep import (
+    delete_runs,
+    empty,
+    lift,
+    restart_takedowns,
+    rollback,
+    take_down,
+    vacuum,
+)
 
 __all__ = [
     "BulkRun",
@@ -93,6 +101,7 @@ __all__ = [
     "drive",
     "empty",
     "export_run",
+    "lacks_lifted",
     "lift",
     "listing_of",
     "open_run",
@@ -100,6 +109,7 @@ __all__ = [
     "published",
     "read_status",
     "read_takedowns",
+    "restart_takedowns",
     "rollback",
     "take_down",
     "vacuum",

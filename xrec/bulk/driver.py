@@ -1,11 +1,18 @@
-"""The driver of a run: it lets the chunks that have no result be done, pass after pass."""
+"""The driver of a run: it lets the chunks that have no result be done, pass after pass.
 
+A thread gives signs of life and sees whether the plan still counts, however long a chunk takes.
+Budget, limit and failed share are judged after each chunk.
+"""
+
+import itertools
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +36,12 @@ from xrec.bulk.runs.progress import (
 from xrec.bulk.runs.result import BrokenResultError, Summary, added, bare
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
+from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.work.worker import WorkerSettings
-from xrec.errors import BudgetError, ClusterError, GateError
+from xrec.errors import BudgetError, ClusterError, GateError, StorageError, XRecError
 from xrec.storage import Kind, Manifest
-from xrec.storage.location import traffic
+from xrec.storage.location import traffic, with_backoff
+from xrec.storage.parquet import row_groups
 from xrec.storage.process import this_process
 
 if TYPE_CHECKING:
@@ -42,8 +51,16 @@ logger = logging.getLogger("xrec")
 
 Spent = Callable[[Summary], str]
 """Says what of a budget is used up, by what is done of a run; an empty text if nothing is."""
-_SECONDS_BETWEEN_SIGNS = TERM.total_seconds() / 3
+_SECONDS_BETWEEN_SIGNS = TERM.total_seconds() / 6
 _SECONDS_BETWEEN_LOOKS = 2.0
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where a driver gets the time from. wait: waits for an event at most so many seconds."""
+
+    now: Callable[[], datetime] = now
+    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
 
 
 def drive(
@@ -56,8 +73,8 @@ def drive(
     max_failed_share: float = 1.0,
     max_rows: int | None = None,
     spent: Spent = lambda summary: "",
-    alongside: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    clock: Clock = Clock(),
 ) -> Progress:
     """Do what is left of a run, then once more the rows that failed for the reasons `retry`.
 
@@ -66,8 +83,6 @@ def drive(
         unfinished. Chunks are not divided, so there may be more.
     spent: asked after each chunk; once something is used up, no other chunk is begun, and those at
         work are waited for.
-    alongside: begin also if another driver seems to be at work; both work then, this one from the
-        last chunk on.
     on_progress: called every few seconds, for progress and metrics.
 
     Returns how far the run is; it is done unless `max_rows` ended it before. Raises LeaseError if
@@ -79,16 +94,14 @@ def drive(
     reasons = run.format.check_reasons(tuple(retry))
     if max_rows is not None and (max_rows < 1 or reasons):
         raise ValueError(f"max_rows = {max_rows}: expected at least 1, and a retry has no limit")
-    if not alongside:
-        refuse_live_driver(run.folder)
+    refuse_live_driver(run.folder, but=this_process())
     num_wanted = min(run.record.num_rows, max_rows or run.record.num_rows)
 
-    def look(progress: Progress) -> None:
-        on_progress(progress)
-        if not reasons:  # a retry may mend what failed
-            check_failed_share(run, progress, max_failed_share, max(num_wanted, progress.num_rows))
+    def judge(summary: Summary) -> None:
+        if not reasons:  # a retry may fix what failed
+            check_failed_share(run, summary, max_failed_share, max(num_wanted, summary.num_rows))
 
-    driver = _Driver(run, pool, make_task, chunks_at_once, look, spent, from_last=alongside)
+    driver = _Driver(run, pool, make_task, chunks_at_once, on_progress, judge, spent, clock)
     try:
         progress = driver.go(reasons, max_rows)
     except KeyboardInterrupt:
@@ -164,20 +177,16 @@ def complete(
     """Do what is left of a run (`drive`, with its `options`), and publish it (`publish`).
 
     Returns the manifest; None if `max_rows` ended the run before it was done. A chunk whose result
-    turns out to be unreadable is done once more.
+    turns out to be damaged is done once more.
     """
-
-    def once() -> Manifest | None:
-        with costs_told(run):
-            if not drive(run, pool, make_task, **options).is_done:
-                return None
-            return publish(run, kind, describe, republish=republish, check=check)
-
-    try:
-        return once()
-    except BrokenResultError as error:
-        logger.warning("%s", str(error))  # a log that keeps the error would keep processes
-    return once()
+    with costs_told(run):
+        while True:  # a result is found to be broken once; after that, another error names it
+            try:
+                if not drive(run, pool, make_task, **options).is_done:
+                    return None
+                return publish(run, kind, describe, republish=republish, check=check)
+            except BrokenResultError as error:
+                logger.warning("%s", error)
 
 
 @contextmanager
@@ -231,26 +240,24 @@ class _Driver:
     make_task: Callable[[], ChunkTask]
     chunks_at_once: int
     on_progress: Callable[[Progress], None]
+    judge: Callable[[Summary], None]
     spent: Spent
-    from_last: bool
+    clock: Clock
     why: str = ""
     own: Summary = field(default_factory=Summary)
+    _survey: Survey | None = None
 
     def __post_init__(self) -> None:
-        self._looked_at = self._said_at = time.monotonic()
-        self._survey = Survey(self.run)
-        self._summary = self._survey.summary + costs_of_starts(self.run.folder)
+        self._summary = costs_of_starts(self.run.folder)
+        self._looked_at = time.monotonic()
         self._name = f"{uuid.uuid4().hex}.json"
         self._held, self._held_since = dict[str, float](), time.monotonic()
-        newest = self._survey.passes[-1]
-        self._progress = Progress(
-            holder=this_process(),
-            written_at=now(),
-            pass_number=newest.number,
-            reasons=newest.reasons,
-            started_at=now(),
-            num_rows_before=self._summary.num_rows,
-        )
+        self._counting = threading.Lock()
+        began_at = self.clock.now()
+        self._progress = Progress(holder=this_process(), written_at=began_at, started_at=began_at)
+        self._ending = threading.Event()
+        self._error: XRecError | None = None
+        self._beating = threading.Thread(target=self._beat, daemon=True)
 
     @property
     def num_done(self) -> int:
@@ -263,46 +270,69 @@ class _Driver:
         the retry.
         """
         self._say(alive=True)
-        passes, num_done = self._survey.passes, 0
-        num_before = len(passes)
+        self._beating.start()
+        self._survey = survey = Survey(self.run)
+        self._summary += survey.summary
+        passes, num_done = survey.passes, 0
+        num_before, newest = len(passes), passes[-1]
+        self._update(
+            pass_number=newest.number, reasons=newest.reasons, num_rows_before=self.num_done
+        )
         while num_done < len(passes):
             for each in passes[num_done:]:
-                if not self._do(each, self._survey.left(each).tolist(), max_rows):
+                if not self._do(survey, each, max_rows):
                     return self._progress
             num_done = len(passes)
             if reasons and all(each.reasons != reasons for each in passes[num_before:]):
                 self._begin_retry(reasons, passes)
-            self._summary += self._survey.look()
+            self._summary += survey.look()
+        with_backoff(self._check_is_current)
         self._update(is_done=True)
         return self._progress
 
     def leave(self) -> None:
         """Say that this driver has ended, so that the next one may begin at once."""
-        if self.run.is_current():
-            self._say(alive=False)
+        self._ending.set()
+        if self._beating.is_alive():
+            self._beating.join()
+        if self._survey is not None:
+            self._survey.keep()
+        with _store_may_fail():
+            if self.run.is_current():
+                self._say(alive=False)
 
-    def _do(self, each: Pass, chunks: list[int], max_rows: int | None) -> bool:
-        """Do chunks of a pass; False if the limit left some of them."""
+    def _do(self, survey: Survey, each: Pass, max_rows: int | None) -> bool:
+        """Do what is left of a pass; False if the limit left some chunks."""
+        chunks = survey.left(each).tolist()
         num_left = len(chunks)
         if max_rows is not None:
             sizes = each.plan.rows_of_chunks[chunks]
-            before = self._summary.num_rows + np.cumsum(sizes) - sizes
+            before = self.num_done + np.cumsum(sizes) - sizes
             chunks = chunks[: int(np.searchsorted(before, max_rows))]
         num_done = 0
-        if chunks and not self._is_spent():
+        if chunks and not self._is_over():
             logger.info("%d of %d chunks left", len(chunks), each.size.num_chunks)
             self._update(pass_number=each.number, reasons=each.reasons)
             settings = WorkerSettings(each, self.run.format, self.make_task, self.chunks_at_once)
-            order = chunks[::-1] if self.from_last else chunks
             self._count(self.pool.held(len(chunks)))
-            for _, summary in self.pool.summaries(settings, order, self._is_spent):
+            kept_at = time.monotonic()
+            for chunk, summary in self.pool.summaries(settings, chunks, self._is_over):
+                survey.add(each, chunk, summary)
                 self._take(summary)
-                num_done += summary.num_rows > 0  # it was begun
+                if time.monotonic() - kept_at >= _SECONDS_BETWEEN_SIGNS:
+                    survey.keep()
+                    kept_at = time.monotonic()
+                num_done += 1
             self._count({})
             self._note()
         return num_done == num_left
 
-    def _is_spent(self) -> bool:
+    def _is_over(self) -> bool:
+        """Whether no further chunk may begin; raises an error if the driver must end."""
+        if self._error is not None:
+            raise self._error
+        if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._note()
         self._count(self._held)
         self.why = self.why or self.spent(self._all)
         return bool(self.why)
@@ -314,54 +344,77 @@ class _Driver:
 
     def _count(self, held: dict[str, float]) -> None:
         """Count what this start cost besides rows; from now on its pool holds these CPUs, GPUs."""
-        hours = (time.monotonic() - self._held_since) / 3600
-        costs = added({name: n * hours for name, n in self._held.items()}, traffic())
-        self.own, self._held = self.own + Summary(costs=costs), held
-        self._held_since = time.monotonic()
+        with self._counting:
+            hours = (time.monotonic() - self._held_since) / 3600
+            costs = added({name: n * hours for name, n in self._held.items()}, traffic())
+            self.own, self._held = self.own + Summary(costs=costs), held
+            self._held_since = time.monotonic()
 
     def _take(self, summary: Summary) -> None:
         self._summary += summary
         if self._progress.working_since is None:
-            self._update(working_since=now(), num_rows_before=self._summary.num_rows)
-        if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
-            self._note()
-        if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_SIGNS:
-            self.run.check_is_current("this driver was at work, so it ends")
-            self._say(alive=True)
+            self._update(working_since=self.clock.now(), num_rows_before=self.num_done)
+        self.judge(self._summary)
 
     def _note(self) -> None:
         self._looked_at = time.monotonic()
         self._update()
         self.on_progress(self._progress)
 
-    def _say(self, *, alive: bool) -> None:
-        self._said_at = time.monotonic()
-        self._count(self._held)
-        (self.run.folder / STARTS / self._name).write_bytes(self.own.to_bytes())
-        self._update(written_at=now(), expires_at=now() + TERM if alive else None)
-        write_progress(self.run, self._progress)
-
     def _update(self, **changes: Any) -> None:
         self._progress = self._progress.model_copy(update={**dict(self._all), **changes})
 
+    def _beat(self) -> None:
+        """Give signs of life until the driver ends, or its plan no longer counts."""
+        while not self.clock.wait(self._ending, _SECONDS_BETWEEN_SIGNS):
+            try:
+                with _store_may_fail():
+                    self._check_is_current()
+                    self._say(alive=True)
+            except XRecError as error:
+                self._error = error
+                return
+
+    def _check_is_current(self) -> None:
+        self.run.check_is_current("this driver was at work, so it ends")
+
+    def _say(self, *, alive: bool) -> None:
+        """Write how far the run is. It is a courtesy: a store that fails ends nothing."""
+        self._count(self._held)
+        at = self.clock.now()
+        said = {"written_at": at, "expires_at": at + TERM if alive else None}
+        with _store_may_fail():
+            (self.run.folder / STARTS / self._name).write_bytes(self.own.to_bytes())
+            progress = self._progress.model_copy(update={**dict(self._all), **said})
+            write_progress(self.run, progress)
+
     def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
         """Plan the rows anew whose last result is that they failed for one of the reasons."""
-        rows = last_failed(self.run, passes)
-        rows = rows.filter(pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
-        if not rows.num_rows:
-            return
         size = max(1, int(passes[0].plan.rows_of_chunks.max()))
-        rows = self.run.format.sorted(rows).combine_chunks()
-        chunks = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
-        self.run.begin_pass(len(passes), reasons, chunks)
+        rows = map(read_takedowns(self.run.output).without, last_failed(self.run, passes, reasons))
+        chunks = row_groups(rows, size)
+        if (chunk := next(chunks, None)) is not None:
+            self.run.begin_pass(len(passes), reasons, itertools.chain([chunk], chunks))
 
 
-def last_failed(run: BulkRun, passes: Sequence[Pass]) -> pa.Table:
-    """The rows whose last result is that they failed: `bucket`, keys, `reason` and `ORIGIN`."""
-    names, tables = ["bucket", *run.format.keys, "reason"], []
+@contextmanager
+def _store_may_fail() -> Iterator[None]:
+    """Log errors of the store: what is written or read here is a courtesy."""
+    try:
+        yield
+    except StorageError as error:
+        logger.warning("the driver's sign of life failed, and the work goes on: %s", error)
+
+
+def last_failed(run: BulkRun, passes: Sequence[Pass], reasons: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield, in the plan's order, the rows whose last result is that they failed for a reason.
+
+    Their columns are `bucket`, keys, `reason` and `ORIGIN`.
+    """
+    names = ["bucket", *run.format.keys, "reason"]
+    wanted = pc.field("reason").isin(list(reasons)) & (pc.field("status") == FAILED)
     all_rows = final_rows(run.format, passes, 0, passes[0].size.num_chunks - 1)
     for chunk, (rows, _) in enumerate(all_rows):
-        failed = rows.filter(pc.equal(rows["status"], FAILED)).select(names)
+        failed = rows.filter(wanted).select(names)
         origin = pa.repeat(pa.scalar(chunk, pa.int64()), failed.num_rows)
-        tables.append(bare(failed.append_column(ORIGIN, origin)))
-    return pa.concat_tables(tables)
+        yield bare(failed.append_column(ORIGIN, origin))

@@ -5,6 +5,7 @@ The results are in the table's order already.
 
 import io
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,19 +39,24 @@ class Part:
     summary: Summary
 
 
-def write_parts(run: BulkRun, passes: Sequence[Pass], taken: Takedowns) -> list[Part]:
-    """Write the files of the table: several at a time on Ray Data if Ray is initialised.
+def write_parts(
+    run: BulkRun, passes: Sequence[Pass], taken: Takedowns, some: Sequence[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], Part]]:
+    """Write files of the table, of some `ranges` of chunks; yield each once it is written.
 
-    Raises BrokenResultError if a result cannot be read.
+    It writes several at a time on Ray Data if Ray is initialised. Raises BrokenResultError if a
+    result cannot be read.
     """
-    write, some = partial(_write_part, run, tuple(passes), taken), list(ranges(passes[0]))
+    write = partial(_write_part, run, tuple(passes), taken)
     if len(some) > 1:
         from xrec.bulk.work.pool import map_in_processes, num_cpus  # it imports Ray
 
         if most := num_cpus():
-            made = map_in_processes(lambda: write, some, num_processes=most)
-            return [part for _, part in made]
-    return [write(each) for each in some]
+            for place, part in map_in_processes(lambda: write, some, num_processes=most):
+                yield some[place], part
+            return
+    for each in some:
+        yield each, write(each)
 
 
 def _write_part(
@@ -90,18 +96,23 @@ def write_file(
     `DeltaLog.files`, or None if there are no rows.
     """
     path, sink = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO()
-    num_rows, buckets = 0, list[int]()
+    num_rows, bounds = 0, list[Mapping[str, int]]()
     schema = bare(schema.empty_table()).schema
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
         for rows in row_groups((table for table in tables if table.num_rows), _ROWS_PER_GROUP):
             writer.write_table(bare(rows))
             num_rows += rows.num_rows
-            buckets += [rows["bucket"][place].as_py() for place in (0, -1)]
+            bounds.append(pc.min_max(rows["bucket"]).as_py())
     if not num_rows:
         return None
     (output / path).write_bytes(sink.getvalue())
-    bounds = {"min.bucket": buckets[0], "max.bucket": buckets[-1]}
-    return {"path": path, "num_bytes": sink.getbuffer().nbytes, "num_rows": num_rows, **bounds}
+    return {
+        "path": path,
+        "num_bytes": sink.getbuffer().nbytes,
+        "num_rows": num_rows,
+        "min.bucket": min(each["min"] for each in bounds),
+        "max.bucket": max(each["max"] for each in bounds),
+    }
 
 
 def final_rows(
@@ -112,35 +123,47 @@ def final_rows(
 
     The summaries, of all passes, add up to that of these rows.
     """
+    chunks, read = range(first, last + 1), partial(_read, passes[0], format)
     later = [_later(each, first, last, format) for each in passes[1:]]
-    summaries = [summary for _, summary in later]
-    results, chunks, schema = passes[0].results, range(first, last + 1), format.table_schema
-    names = results.names(chunks)
-    for rows, summary in request_each(lambda each: results.read(names[each], schema), chunks):
-        for done_again, _ in later:
-            rows = _replaced(rows, done_again, format)
-        yield rows, total([summary, *summaries]) if summaries else summary
-        summaries.clear()
+    for (rows, summary), *done_again in zip(request_each(read, chunks), *later, strict=True):
+        for rows_again, summary_again in done_again:
+            rows, summary = _replaced(rows, rows_again, format), summary + summary_again
+        yield rows, summary
 
 
-def _later(each: Pass, first: int, last: int, format: RowFormat) -> tuple[pa.Table, Summary]:
-    """The rows of a later pass's chunks that have some of the chunks `first` to `last`.
+def _read(each: Pass, format: RowFormat, chunk: int) -> tuple[pa.Table, Summary]:
+    return each.results.of_chunk(chunk, format.table_schema)
 
-    The summary is of those of its chunks that begin there, so all parts together count once.
+
+def _later(
+    each: Pass, first: int, last: int, format: RowFormat
+) -> Iterator[tuple[pa.Table, Summary]]:
+    """Yield, for each of the chunks `first` to `last`, the rows of a later pass's chunks that have
+    some of it.
+
+    A later pass has rows in the order of the first one, so few of its chunks are held. The summary
+    is of those that begin there, so all parts together count each once.
     """
-    plan, results, schema = each.plan, each.results, format.table_schema
-    chunks, starts = plan.chunks_of(first, last), plan.index["first"].to_pylist()
-    names = results.names(chunks)
-    found = {chunk: results.read(names[chunk], schema) for chunk in chunks}
-    rows = pa.concat_tables([schema.empty_table(), *(rows for rows, _ in found.values())])
-    return rows, total(one for chunk, (_, one) in found.items() if first <= starts[chunk] <= last)
+    coming, index = deque(each.plan.chunks_of(first, last)), each.plan.index
+    starts, ends = (index[name].to_numpy() for name in ("first", "last"))
+    results = request_each(partial(_read, each, format), tuple(coming))
+    held = deque[tuple[int, pa.Table]]()
+    for chunk in range(first, last + 1):
+        summary = Summary()
+        while held and held[0][0] < chunk:
+            held.popleft()
+        while coming and starts[coming[0]] <= chunk:
+            number, (rows, summary_of_chunk) = coming.popleft(), next(results)
+            held.append((ends[number], rows))
+            summary += summary_of_chunk if starts[number] >= first else Summary()
+        yield pa.concat_tables([format.table_schema.empty_table(), *(t for _, t in held)]), summary
 
 
 def _replaced(rows: pa.Table, done_again: pa.Table, format: RowFormat) -> pa.Table:
     """The rows of a chunk, with what became of them later in place of what they were."""
     least, greatest = (rows["bucket"][place].as_py() for place in (0, -1))
-    near = (pc.field("bucket") >= least) & (pc.field("bucket") <= greatest)
-    mine = format.among(done_again.filter(near), rows)
+    near = done_again.filter((pc.field("bucket") >= least) & (pc.field("bucket") <= greatest))
+    mine = format.among(near, rows) if near.num_rows else near
     if not mine.num_rows:
         return rows
     return format.sorted(pa.concat_tables([format.without(rows, mine), mine])).combine_chunks()

@@ -3,26 +3,24 @@
 import re
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from xrec.bulk.earlier import Earlier, open_earlier
 from xrec.bulk.runs.plan import write_plan
+from xrec.bulk.runs.rejected import Rejected, first_of, good_rows
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
 from xrec.bulk.runs.spill import Spill
 from xrec.bulk.table import open_whole, refuse_other_table
 from xrec.bulk.takedown import TAKEN_DOWN, read_takedowns
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
-from xrec.schemas import REJECTED
-from xrec.storage import Location, open_location, parquet_bytes
-from xrec.storage.delta import LOG, check_sound, dataset_of, file_errors, open_log
-from xrec.storage.forgotten import LIST as FORGOTTEN
-from xrec.storage.forgotten import Forgotten
+from xrec.errors import DataError, StorageError, TableError
+from xrec.storage import Location, open_location
+from xrec.storage.delta import LOG, open_log
 from xrec.storage.location import with_backoff
 
 ROWS_PER_CHUNK = 1024
@@ -69,7 +67,7 @@ class RunRequest:
 
     def planned(self) -> RunRecord | None:
         """The one of them whose plan is there; the input need not be read then."""
-        return next((each for each in self.known() if each.has_plan(self.output)), None)
+        return next((each for each in self.known() if each.is_good(self.output)), None)
 
     @contextmanager
     def read_rows(self) -> "Iterator[ReadRows]":
@@ -77,63 +75,50 @@ class RunRequest:
 
         Raises DataError if there are no good rows.
         """
-        rejected: list[pa.Table] = [REJECTED.empty_table()]
         forgotten = read_takedowns(self.output).forgotten
-        spill = Spill(_good_rows(self.batches(), rejected, forgotten), self.format.key_schema)
-        try:
-            bad = pa.concat_tables(rejected)
-            if spill.num_rows == 0:
-                raise DataError(
-                    f"there are no rows to do; {bad.num_rows} were rejected{first_of(bad)}"
-                )
-            yield ReadRows(spill, bad, self.identity.name(spill.fingerprint))
-        except RuntimeError as error:
-            if isinstance(error.__cause__, KeyboardInterrupt):  # a query of DuckDB was interrupted
-                raise error.__cause__ from None
-            raise
-        finally:
-            spill.delete()
+        with ExitStack() as stack:
+            try:
+                rejected = stack.enter_context(Rejected())
+                good = good_rows(self.batches(), rejected, forgotten)
+                spill = Spill(good, self.format.key_schema)
+                stack.callback(spill.delete)
+                if spill.num_rows == 0:
+                    raise DataError(
+                        f"there are no rows to do; {rejected.reasons.total()} were rejected"
+                        f"{first_of(rejected.first)}"
+                    )
+                yield ReadRows(spill, rejected, self.identity.name(spill.fingerprint))
+            except RuntimeError as error:
+                if isinstance(error.__cause__, KeyboardInterrupt):  # within a query of DuckDB
+                    raise error.__cause__ from None
+                raise
 
-    def chunks(self, spill: Spill, *, carrying: bool = True) -> Iterator[pa.Table]:
-        """The rows by chunk, as they are to be planned: without those that are taken down."""
+    def chunks(
+        self, spill: Spill, takedowns: set[int], *, carrying: bool = True
+    ) -> Iterator[pa.Table]:
+        """The rows by chunk, as they are to be planned: without those that are taken down.
+
+        The numbers of the takedowns that rows are left out for are added to `takedowns`.
+        """
         most = self.rows_per_chunk
         size = most if isinstance(most, int) else most(spill.num_rows)
-        earlier = self._earlier() if carrying else ()
-        chunks = spill.chunks(size, num_buckets_for(spill.num_rows), *earlier)
-        left = map(read_takedowns(self.output).without, chunks)
-        return (rows for rows in left if rows.num_rows)
+        taken, num_buckets = read_takedowns(self.output), num_buckets_for(spill.num_rows)
+        earlier = self._earlier() if carrying else None
 
-    def _earlier(self) -> tuple[Iterator[pa.Table], pa.Schema | None]:
-        """The rows of what is published at `carry_from`, and their columns."""
-        log = self.carry_from and open_log(open_location(self.carry_from, self.storage))
-        if not log:
-            return iter(()), None
-        location = log.location
-        check_sound(log)
-        there = pa.schema(log.delta.schema().to_arrow())
-        types = dict(zip(there.names, there.types, strict=True))
-        differing = [
-            f"{field.name}: {types.get(field.name, 'none')} there, {field.type} here"
-            for field in self.format.table_schema
-            if types.get(field.name) != field.type
-        ]
-        if differing and location.shared_uri == self.output.shared_uri:
-            return iter(()), None  # an older xrec published it
-        if differing:
-            raise ArtifactMismatchError(
-                f"{self.carry_from}: its rows have other columns, so none can be carried over: "
-                + ", ".join(differing)
-            )
-        schema = self.format.table_schema
-        dataset = dataset_of(log, log.version, schema)
-        taken = read_takedowns(location)
+        def prepared(rows: pa.Table) -> pa.Table:
+            left = taken.without(rows)
+            if left is not rows:
+                keys = rows.select(self.format.keys).to_pylist()
+                takedowns.update(taken.active.keys() & {*map(taken.of_row, keys)})
+            return left if earlier is None else earlier.beside(left, num_buckets)
 
-        def batches() -> Iterator[pa.Table]:
-            with file_errors(location):
-                for each in dataset.to_batches(columns=schema.names):
-                    yield taken.without(pa.Table.from_batches([each]))
+        return spill.chunks(size, num_buckets, prepared)
 
-        return batches(), schema
+    def _earlier(self) -> Earlier | None:
+        if self.carry_from is None:
+            return None
+        there = open_location(self.carry_from, self.storage)
+        return open_earlier(there, self.format, self.output)
 
 
 @dataclass(frozen=True)
@@ -141,11 +126,11 @@ class ReadRows:
     """The rows of an input: those that are good, the rejected ones, and the name of their run."""
 
     spill: Spill
-    rejected: pa.Table
+    rejected: Rejected
     run: str
 
     def planned(self, output: Location) -> tuple[int, RunRecord | None]:
-        """The number of the next record of these rows' run; the newest one, if its plan is there.
+        """The number of the next record of these rows' run; the newest one, if its plan is good.
 
         One look tells both: if another driver plans after it, that number is taken.
         """
@@ -153,15 +138,14 @@ class ReadRows:
         if newest is None:
             return 0, None
         number, record = newest
-        return number + 1, record if record.has_plan(output) else None
+        return number + 1, record if record.is_good(output) else None
 
     def left_out(self, num_planned: int) -> dict[str, int]:
         """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
         num_gone = self.spill.num_rows - num_planned
         if not num_planned:
             raise DataError(f"there are no rows to do; all {num_gone} are taken down")
-        rejected = Counter(self.rejected["reason"].to_pylist())
-        return {**rejected, **({TAKEN_DOWN: num_gone} if num_gone else {})}
+        return {**self.rejected.reasons, **({TAKEN_DOWN: num_gone} if num_gone else {})}
 
 
 def open_run(request: RunRequest) -> BulkRun:
@@ -195,9 +179,9 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
         number, record = rows.planned(output)
         if record is not None:
             return record
-        nonce = uuid.uuid4().hex[:16]
+        nonce, takedowns = uuid.uuid4().hex[:16], set[int]()
         folder = output / RUNS / name / nonce / "plan"
-        size = write_plan(folder, request.chunks(rows.spill))
+        size = write_plan(folder, request.chunks(rows.spill, takedowns))
         record = RunRecord(
             run=name,
             identity=request.identity,
@@ -208,8 +192,9 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
             num_buckets=num_buckets_for(rows.spill.num_rows),
             size=size,
             planned_at=time.time(),
+            takedowns=tuple(sorted(takedowns)),
         )
-        (folder / "rejected.parquet").write_bytes(parquet_bytes(rows.rejected, REJECTED))
+        rows.rejected.write(folder / "rejected.parquet")
         file = output / RUNS / name / f"run-{number}.json"
         file.create_bytes(record.to_bytes())
     raise TableError(
@@ -268,32 +253,3 @@ def _created_twice(output: Location) -> str | None:
 def num_buckets_for(num_rows: int) -> int:
     """C, the least power of two with at most `ROWS_PER_BUCKET` rows a bucket on average."""
     return 1 << max(0, (-(-num_rows // ROWS_PER_BUCKET) - 1).bit_length())
-
-
-def _good_rows(
-    batches: Batches, rejected: list[pa.Table], forgotten: Sequence[Forgotten]
-) -> Iterator[pa.Table]:
-    """The good rows but those of forgotten users, whom no rejected row names either."""
-    for good, bad in batches:
-        for some in forgotten:
-            num_given = good.num_rows
-            good = some.without(good)
-            bad = _nameless(bad, num_given - good.num_rows)
-        if bad.num_rows:
-            rejected.append(bad)
-        yield good
-
-
-def _nameless(rejected: pa.Table, num_forgotten: int) -> pa.Table:
-    """Rejected rows without their texts, and so many of forgotten users."""
-    rows = [{**row, "text": ""} for row in rejected.to_pylist()]
-    rows += [{"file": "", "line": 0, "reason": FORGOTTEN, "text": ""}] * num_forgotten
-    return pa.Table.from_pylist(rows, REJECTED)
-
-
-def first_of(rejected: pa.Table) -> str:
-    """Where the first of the rejected rows is, and why, for a message that goes on with it."""
-    if not rejected.num_rows:
-        return ""
-    row = rejected.slice(0, 1).to_pylist()[0]
-    return f", the first at {row['file']}, line {row['line']}: {row['reason']} ({row['text']})"

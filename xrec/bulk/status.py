@@ -2,8 +2,7 @@
 would do and cost if it were begun now (`preview`); and what is wrong with the output
 (`check_output`), and what mends it. Nothing is written, and no process is started.
 
-A check reads records, the table's log, and listings. It opens no data file, so a file that has its
-size and other bytes is not found.
+A check reads records, the table's log, listings, and the footers of the table's files, but no rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -182,10 +181,11 @@ def preview(request: RunRequest) -> Preview:
         with request.read_rows() as rows:
             _, record = rows.planned(output)
             if record is None:
-                sizes = [each.num_rows for each in request.chunks(rows.spill, carrying=False)]
-                num_rows, left_out = sum(sizes), rows.left_out(sum(sizes))
+                num_rows, num_chunks = 0, 0
+                for each in request.chunks(rows.spill, set(), carrying=False):
+                    num_rows, num_chunks = num_rows + each.num_rows, num_chunks + 1
                 costs = _costs_elsewhere(request, num_rows)
-                return Preview(num_rows, len(sizes), left_out, None, *costs)
+                return Preview(num_rows, num_chunks, rows.left_out(num_rows), None, *costs)
     status = status_of(output, record)
     if status.rate is None:
         costs = _costs_elsewhere(request, status.num_left)
@@ -252,6 +252,13 @@ def _of_table(log: DeltaLog) -> Iterator[Finding]:
             f"{log.location}: version {log.version} lacks {len(missing)} of its files, or they "
             f"have another size: {missing[0]}; restore the files, or run the job again, which goes "
             "back to a version that is whole",
+        )
+    elif wrong := log.wrong_bounds(log.version):
+        yield Finding(
+            "error",
+            f"{log.location}: {len(wrong)} files of version {log.version}, such as {wrong[0]}, "
+            "cannot be read or have buckets outside the bounds that the log gives, so look-ups of "
+            "a key miss rows; run another job there, or empty the table and publish the run again",
         )
     later = read_takedowns(log.location).after(log.takedowns(log.version))
     for number, entry in later.active.items():

@@ -6,7 +6,6 @@ Whether it is there is found out by who opens the log afterwards.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from xrec.bulk.parts import write_file
 from xrec.bulk.runs.keys import bucket_of
+from xrec.bulk.runs.result import Summary
 from xrec.bulk.runs.row_format import FAILED, OK
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageError, TableError
 from xrec.storage import Location, Manifest, fingerprint_of, open_location
 from xrec.storage.delta import (
+    FEW_AT_ONCE,
     FILES,
     Commit,
     DeltaLog,
@@ -34,7 +35,9 @@ from xrec.storage.delta import (
     dataset_of,
     digest_of,
     file_errors,
+    files_of,
     manifest_of_log,
+    missing_files,
     open_log,
     the_log,
 )
@@ -58,7 +61,7 @@ def open_whole(output: Location) -> DeltaLog | None:
 
     One that is not whole is undone first, and rows that were taken down since are left out by the
     next version. None if there is no table, and nothing was taken down. Raises TableError if it is
-    not one of xrec's, or if it changes all the time.
+    not one of xrec's, if it changes all the time, or if takedowns are gone.
     """
     for _ in range(CHANCES):
         log = open_log(output)
@@ -71,7 +74,7 @@ def open_whole(output: Location) -> DeltaLog | None:
             replace_content(output, None, [], _LEAST_COLUMNS, commit)
             continue
         refuse_other_table(log)
-        if not log.is_whole(log.version):
+        if not can_be_shown(log, log.version, taken):
             undo(log, taken)
         elif taken.after(log.takedowns(log.version)).active:
             logger.info("%s: version %d leaves out what was taken down", output, log.version + 1)
@@ -79,6 +82,11 @@ def open_whole(output: Location) -> DeltaLog | None:
         else:
             return log
     raise changes_too_often(output)
+
+
+def can_be_shown(log: DeltaLog, version: int, taken: Takedowns) -> bool:
+    """Whether a version is whole, and what was taken down since is known."""
+    return log.is_whole(version) and taken.is_whole_after(log.takedowns(version))
 
 
 def changes_too_often(output: Location) -> TableError:
@@ -151,12 +159,12 @@ def deciding(log: DeltaLog) -> Iterator[tuple[int, Commit]]:
 
 
 def undo(log: DeltaLog, taken: Takedowns) -> None:
-    """Let the next version have the files of the newest sound one whose files are all there.
+    """Let the next version have the files of the newest one that can be shown.
 
     If there is none, it has no files.
     """
     for version in range(log.version - 1, -1, -1):
-        if log.is_whole(version):
+        if can_be_shown(log, version, taken):
             logger.warning(
                 "%s: version %d is not what its writer meant; version %d is restored",
                 log.location,
@@ -191,28 +199,29 @@ def restore(
         live=digest_of(files),
         target=None if kind == "takedown" else version,
         takedowns=taken.number,
-        num_gone=sum(gone.values()),
+        num_gone=gone.num_ok_rows + gone.num_failed,
     )
     if commit.num_gone or kind == "takedown":
-        there = log.location.sizes()
-        if all(path in there or "/" in path for path in files["path"].to_pylist()):
+        if not missing_files(log.location, files.to_pylist()):
             commit_files(log, version, files, _with_counts(commit, log, version, gone))
     else:
         with _may_be_late(log.location):
             log.delta.restore(version, commit_properties=commit.properties())
 
 
-def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Counter[str]]:
-    """The files of a version without what was taken down since, and how many rows went, by status.
+def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Summary]:
+    """The files of a version without what was taken down since, and the counts of what went.
 
-    A file that holds such rows is written anew.
+    A file that holds such rows is written again, in the table's order: another program may have
+    changed it.
     """
-    new, files, gone = taken.after(log.takedowns(version)), log.files(version), Counter[str]()
+    new, files = taken.after(log.takedowns(version)), log.files(version)
     if not new.active or not files.num_rows:
-        return files, gone
+        return files, Summary()
     schema = pa.schema(the_log(log.location, version).delta.schema().to_arrow())
     fragments = {each.path: each for each in dataset_of(log, version, schema).get_fragments()}
-    left: list[Mapping[str, Any]] = []
+    order = ["bucket", *_keys(schema)]
+    left, gone, lost = list[Mapping[str, Any]](), Summary(), list[pa.Table]()
     with file_errors(log.location):
         for file in files.to_pylist():
             fragment = fragments[file["path"]]
@@ -221,24 +230,57 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, C
                 left.append(file)
                 continue
             rows = fragment.to_table(schema=schema)
-            kept = new.without(rows)
-            gone.update(rows["status"].to_pylist())
-            gone.subtract(kept["status"].to_pylist())
+            kept = new.without(rows).sort_by([(name, "ascending") for name in order])
             left += filter(None, [write_file(log.location, schema, [kept])])
-    return pa.Table.from_pylist(left, FILES), gone
+            ok, kept_ok = (each.filter(pc.equal(each["status"], OK)) for each in (rows, kept))
+            num_ok_rows, num_gone = ok.num_rows - kept_ok.num_rows, rows.num_rows - kept.num_rows
+            gone += Summary(num_ok_rows=num_ok_rows, failed={FAILED: num_gone - num_ok_rows})
+            lost.append(_without(ok.select(order), kept_ok.select(order)))
+        files = pa.Table.from_pylist(left, FILES)
+        num_ok = _num_lost(log.location, schema, files, lost)
+    return files, gone + Summary(num_ok=num_ok)
 
 
-def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Counter[str]) -> Commit:
+def _keys(schema: pa.Schema) -> list[str]:
+    """The keys of a run's rows: no other column is always there."""
+    own = {*_LEAST_COLUMNS.names}
+    return [each.name for each in schema if not each.nullable and each.name not in own]
+
+
+def _without(rows: pa.Table, others: pa.Table) -> pa.Table:
+    return rows.join(others, rows.column_names, join_type="left anti")
+
+
+def _num_lost(
+    location: Location, schema: pa.Schema, files: pa.Table, lost: Sequence[pa.Table]
+) -> int:
+    """How many keys that left some files have no row that is ok in any other file of `files`.
+
+    All rows of a key lie in one file, unless another program changed that.
+    """
+    if not lost or not (rows := pa.concat_tables(lost)).num_rows:
+        return 0
+    rows = rows.group_by(rows.column_names).aggregate([])
+    sizes = {each["path"]: each["num_bytes"] for each in files.to_pylist()}
+    near = pc.field("bucket").isin(rows["bucket"].unique()) & (pc.field("status") == OK)
+    others = files_of(location, sizes, schema).to_table(columns=rows.column_names, filter=near)
+    return int(_without(rows, others).num_rows)
+
+
+def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> Commit:
     """The commit with the manifest of what a version shows, without the rows that are gone."""
     shown = log.decided_by(version)
     if not commit.num_gone or shown is None or shown.manifest is None:
         return commit
-    manifest, counted = shown.manifest, {"explanations": gone[OK], "failed": gone[FAILED]}
+    manifest = shown.manifest
+    counts = dict(manifest.row_counts)
+    for name, field in shown.counts.items():
+        counts[name] -= getattr(gone, field)
     changes = {
-        "row_counts": {n: count - counted.get(n, 0) for n, count in manifest.row_counts.items()},
+        "row_counts": counts,
         "fingerprint": fingerprint_of([manifest.fingerprint, commit.live]),
     }
-    of = {name: getattr(shown, name) for name in ("run", "nonce", "pass_number")}
+    of = {name: getattr(shown, name) for name in ("run", "nonce", "pass_number", "counts")}
     return commit.model_copy(update={**of, "manifest": manifest.model_copy(update=changes)})
 
 
@@ -293,7 +335,7 @@ class Published:
         schema = pa.schema([dataset.schema.field(name) for name in columns]).remove_metadata()
         yield schema.empty_table()
         with file_errors(self.log.location):
-            for batch in dataset.to_batches(columns=list(columns)):
+            for batch in dataset.to_batches(columns=list(columns), **FEW_AT_ONCE):
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch]).cast(schema)
 

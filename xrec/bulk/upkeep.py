@@ -13,15 +13,16 @@ from xrec.bulk.runs.progress import refuse_live_driver
 from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.table import (
     CHANCES,
+    can_be_shown,
     changes_too_often,
     make_empty,
     open_whole,
     refuse_other_table,
     restore,
 )
-from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns
+from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns, restart_list
 from xrec.config.shared import StorageConfig
-from xrec.errors import TableError
+from xrec.errors import LeaseError, TableError
 from xrec.storage import Location, open_location
 from xrec.storage.delta import DeltaLog, delta_errors, open_log, the_log
 from xrec.storage.forgotten import Forgotten
@@ -40,11 +41,15 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
 
     def go_back(log: DeltaLog) -> None:
         open_log(log.location, version)  # raises if it is not there
-        if not log.is_sound(version) or (missing := log.missing_files(version)):
-            what = f"{missing[0]} is gone" if log.is_sound(version) else "it is not sound"
+        taken = read_takedowns(log.location)
+        if not can_be_shown(log, version, taken):
+            missing = log.missing_files(version)
+            what = "it is not sound" if not missing else f"{missing[0]} is gone"
+            if log.is_whole(version):
+                what = "takedowns that it does not heed are gone from the list"
             raise TableError(f"{uri}: version {version} cannot be restored: {what}; name another")
         if version != log.version:
-            restore(log, version, "rollback", read_takedowns(log.location))
+            restore(log, version, "rollback", taken)
 
     return _next_version(uri, storage, go_back, "rollback", version)
 
@@ -86,7 +91,7 @@ def take_down(
     interrupted. Earlier versions keep the rows until a vacuum.
 
     Raises ValueError if none or several are given, or no reason; TableError if other files are at
-    the URI, or other programs commit all the time; StorageError.
+    the URI, takedowns are gone, or other programs commit all the time; StorageError.
     """
     given = (bool(rows), bool(phrase.strip()), bool(forgotten))
     if sum(given) != 1 or not all(rows) or not reason.strip():
@@ -94,12 +99,18 @@ def take_down(
     location = open_location(uri, storage or StorageConfig())
     refuse_other_files(location)
     check_conditional_writes(location)
-    number = (
-        forget_on_list(location, forgotten, reason)
-        if forgotten
-        else put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
-    )
-    if (log := open_whole(location)) is None:
+    for _ in range(CHANCES):
+        number = (
+            forget_on_list(location, forgotten, reason)
+            if forgotten
+            else put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
+        )
+        log = open_whole(location)
+        if number in read_takedowns(location).entries:
+            break  # else the output was deleted meanwhile
+    else:
+        raise changes_too_often(location)
+    if log is None:
         raise TableError(f"{uri}: takedown {number} was lifted meanwhile, and nothing is there")
     commits = map(log.commit, range(log.version + 1))
     heeding = next((each for each in commits if each and each.takedowns >= number), None)
@@ -110,16 +121,35 @@ def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
     """Delete all runs, with the rows that they read, carried and made; returns their number.
 
     What killed writers left goes too, which a vacuum spares. Raises LeaseError if a driver is at
-    work on one.
+    work on one, or starts one meanwhile; the same call then deletes the rest.
     """
     location = open_location(uri, storage or StorageConfig())
-    for record in records(location):
-        refuse_live_driver(record.folder(location))
+    runs, deleted = location / RUNS, set[str]()
+    for _ in range(CHANCES):
+        if not runs.exists():
+            break
+        for record in records(location):
+            refuse_live_driver(record.folder(location))
+        deleted |= {*runs.folders()}
+        runs.delete()  # a driver may begin meanwhile, so there is another look
+    else:
+        raise LeaseError(f"{runs}: files come back; stop what writes them, then delete again")
     for name in (each for each in location.sizes() if each.startswith(".")):
         (location / name).delete()
-    runs = (location / RUNS).folders()
-    (location / RUNS).delete()
-    return len(runs)
+    return len(deleted)
+
+
+def restart_takedowns(uri: str, reason: str, storage: StorageConfig | None = None) -> int:
+    """Go on without takedowns that were deleted by hand; returns the number of the new entry.
+
+    Nothing keeps out what they took down, once the next run has it. Older versions that do not
+    heed them cannot be restored any more. Raises TableError if none is gone; ValueError without a
+    reason; StorageError.
+    """
+    if not reason.strip():
+        raise ValueError("expected a reason")
+    location = open_location(uri, storage or StorageConfig())
+    return restart_list(location, reason)
 
 
 def lift(uri: str, number: int, reason: str, storage: StorageConfig | None = None) -> int:
@@ -175,6 +205,7 @@ def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None)
                 hours, dry_run=False, enforce_retention_duration=False, full=True
             )
         num_files = len(deleted)
+        open_whole(location)  # a rollback may have come that needs what was just deleted
     clean(location, retention)
     return num_files
 

@@ -83,12 +83,18 @@ _UNITS = {word: value for value, word in enumerate(_SMALL.split())}
 _UNITS |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
 _FACTORS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _PRONOUNS = {"zero", "one"}  # "one" is mostly a pronoun
+_MAX_NUMBER_WORDS = 20  # "nine hundred ninety-nine billion, ..." down to the ones has 19
 
 
 def digits_in(word: str) -> list[str]:
     """The numbers in the digits of a word, as 1200 for "1,200" and 5 for "5th"."""
     found = (match[0].replace(",", "") for match in _DIGITS.finditer(word))
-    return [str(int(digits)) if digits.isdecimal() else digits for digits in found]
+    return [_decimal(digits) if digits.isdecimal() else digits for digits in found]
+
+
+def _decimal(digits: str) -> str:
+    """Return the digits in ASCII without leading zeros; `int` refuses more than 4,300 of them."""
+    return "".join(str(int(digit)) for digit in digits).lstrip("0") or "0"
 
 
 def number_words(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
@@ -99,7 +105,8 @@ def number_words(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
     start = 0
     while start < len(tokens):
         stop = start
-        while stop < len(tokens) and _goes_on(tokens, start, stop):
+        most = min(len(tokens), start + _MAX_NUMBER_WORDS)
+        while stop < most and _goes_on(tokens, start, stop):
             stop += 1
         if stop > start and not _PRONOUNS.issuperset(tokens.keys[start:stop]):
             yield start, stop, str(_value(tokens.keys[start:stop]))

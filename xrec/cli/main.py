@@ -81,7 +81,7 @@ app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(
     table_command.app,
     name="table",
-    help="A bulk job's table: status, check, history, diff, rollback, empty, takedown, feedback.",
+    help="A bulk job's table: status, check, history, diff, rollback, empty, takedown.",
 )
 
 

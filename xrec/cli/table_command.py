@@ -93,7 +93,9 @@ Example:
 TAKEDOWN_HELP = """Take rows out of a table, and keep them out of all later versions.
 
 The endpoint keeps it within five seconds. No run and no rollback brings the rows back until it is
-lifted; then the next run does, or a rollback. If it is interrupted, the same command goes on.
+lifted; then the next run does, or a rollback. If it is interrupted, the same command goes on. If
+entries of the list were deleted, all commands on the table end with an error; --restart goes on
+without them.
 
 \b
 In:   URI of the output, what to take down or to lift, and why; without it the list is printed
@@ -104,17 +106,6 @@ Example:
   xrec table takedown s3://my-bucket/run-7 --user 17 --item 4711 --reason 'says what is not so'
   xrec table takedown s3://my-bucket/run-7 --phrase 'happy ending' --reason 'is ambiguous'
   xrec table takedown s3://my-bucket/run-7 --lift 2 --reason 'it was right'
-"""
-
-FEEDBACK_HELP = """What users made of the explanations: shares opened, helpful and wrong.
-
-\b
-In:   URI of the explanations, about which POST /v1/feedback was told
-Out:  a line for each value: texts shown, and shares of them with intervals of 95 %
-
-\b
-Example:
-  xrec table feedback s3://my-bucket/run-7 --by aspect
 """
 
 EXPORT_HELP = """The published rows as plain files, for programs that do not read Delta tables.
@@ -140,10 +131,6 @@ StorageKeys = Annotated[
         metavar="[storage.key=value ...]",
         help="How s3:// is reached, if the AWS variables do not say it.",
     ),
-]
-
-_By = Annotated[
-    Literal["arm", "model", "version", "aspect", "item"], typer.Option("--by", help="Of what.")
 ]
 
 app = new_app(no_args_is_help=True)
@@ -218,15 +205,6 @@ def diff(
     typer.echo("\n".join(diff_lines(uri, old, new, seed, _storage(storage_keys))))
 
 
-@app.command("feedback", help=FEEDBACK_HELP)
-def feedback(uri: OutputUri, storage_keys: StorageKeys = None, by: _By = "model") -> None:
-    from xrec.cli.printing import text_table
-    from xrec.serve.feedback import rates
-
-    lines = list(rates(uri, by, _storage(storage_keys)))
-    typer.echo(text_table((by, "shown", "opened", "helpful", "wrong"), lines))
-
-
 @app.command("takedown", help=TAKEDOWN_HELP)
 def takedown(
     uri: OutputUri,
@@ -237,19 +215,26 @@ def takedown(
         str, typer.Option("--phrase", help="Texts with these words, as whole ones, in any case.")
     ] = "",
     number: Annotated[int, typer.Option("--lift", help="A takedown that holds no more.")] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Go on without entries that were deleted.")
+    ] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands on the list.")] = "",
 ) -> None:
-    from xrec.bulk import lift, take_down
+    from xrec.bulk import lift, restart_takedowns, take_down
 
     storage, ids = _storage(storage_keys), {"user_id": user, "item_id": item}
     row = {name: value for name, value in ids.items() if value}
-    if not (row or phrase or number or reason):
+    if not (row or phrase or number or restart or reason):
         typer.echo("\n".join(takedown_lines(uri, storage)) or f"{uri}: nothing is taken down")
         return
     try:
         if number:
             lift(uri, number, reason, storage)
-            typer.echo(f"{uri}: takedown {number} is lifted")
+            typer.echo(f"{uri}: takedown {number} is lifted; the next run has its rows")
+            return
+        if restart:
+            made_number = restart_takedowns(uri, reason, storage)
+            typer.echo(f"{uri}: the list goes on with number {made_number + 1}")
             return
         made = take_down(
             uri, rows=[row] if row else [], phrase=phrase, reason=reason, storage=storage
@@ -271,8 +256,11 @@ def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
         rows = ", ".join(" ".join(row.values()) for row in entry.rows[:3])
         people = f"{len(entry.users)} forgotten users"
         what = f"lifts {entry.lifts}" if entry.lifts else f"{entry.phrase or rows or people}"
+        if entry.restarts or entry.is_blank:
+            what = "restarts the list" if entry.restarts else "nothing any more"
         more = f" and {len(entry.rows) - 3} more" if len(entry.rows) > 3 else ""
-        state = "" if entry.lifts or number in taken.active else " (lifted)"
+        is_over = entry.takes_down and number not in taken.active
+        state = " (lifted)" if is_over else ""
         yield f"{number}  {entry.at}  {what}{more}{state}: {entry.reason}"
 
 

@@ -69,24 +69,18 @@ class ActorsConfig(Config):
     """What each computes on; auto is a GPU each if there are enough."""
 
 
-class RunConfig(RayJobConfig):
-    """A bulk job: a driver, and processes that each work on chunks of rows."""
-
-    alongside: bool = False
-    """Whether to begin although another driver seems to be at work."""
-
-
-class BulkConfig(RunConfig):
+class BulkConfig(RayJobConfig):
     """A bulk job that writes texts."""
 
     limit: int | None = Field(None, ge=1)
-    """Number of texts, in whole chunks and with earlier starts', after which the run ends
-    unpublished; the next start goes on. If null, all are written."""
+    """Number of texts, including those of earlier starts, after which the run ends unpublished; the
+    next start goes on. A run that was planned without a limit does whole chunks. If null, all are
+    written."""
     retry_failed: tuple[str, ...] | None = None
     """Which failed texts of this run are written again: all, a reason, or a list of reasons. If
     null, none."""
     budget: Mapping[_Spent, Annotated[float, Field(gt=0)]] = {}
-    """What is spent before no further chunk is begun, e.g. {seconds: 14400, money: 20}: seconds of
+    """What is spent before no further chunk begins, e.g. {seconds: 14400, money: 20}: seconds of
     this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money by
     `prices`, of all starts. In a refresh, all of it of the whole night. What is done stays, and a
     later start goes on, or one with more."""
@@ -172,7 +166,7 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
         return {**GATE, **value}
 
 
-class RecommendConfig(RunConfig, GraphJobConfig):
+class RecommendConfig(RayJobConfig, GraphJobConfig):
     """`xrec recommend`: dataset and graph in, each user's best unseen items out."""
 
     recommendations: str | None = artifact_uri("recommendations")

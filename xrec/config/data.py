@@ -245,11 +245,5 @@ class BuildSampleLLMConfig(JobConfig):
 
     num_steps: int = Field(300, ge=1)
     """Number of steps on the town's language. Each step has new texts."""
-    num_threads: int = Field(1, ge=1)
-    """Number of torch threads."""
     prompt: PromptConfig = PromptConfig()
     """The prompt that the training texts follow."""
-
-    def content(self) -> dict[str, Any]:
-        """The settings that the model depends on; it has no inputs."""
-        return self.model_dump(mode="json", include={"num_steps", "num_threads", "prompt"})

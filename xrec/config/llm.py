@@ -60,7 +60,8 @@ PromptFailure = Literal[
 class EngineConfig(Config):
     """How texts are generated.
 
-    Texts do not depend on it, but for near ties of logits in bfloat16, and for what the seed draws.
+    Engines agree, except for near ties of logits in bfloat16 and for what the seed draws. What is
+    in `vllm_options` may change texts.
     """
 
     kind: Literal["auto", "builtin", "vllm"] = "auto"

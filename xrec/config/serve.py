@@ -1,6 +1,7 @@
 """`xrec serve`: what the endpoint answers from, how much it takes in, and who may ask."""
 
 import ipaddress
+from collections.abc import Sized
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,7 +10,7 @@ from xrec.config.base import Config
 from xrec.config.llm import EngineConfig
 from xrec.config.shared import Device, ExplanationsJobConfig, RayJobConfig
 
-Scope = Literal["explain", "evidence", "users", "feedback"]
+Scope = Literal["explain", "evidence", "users"]
 
 
 class HTTPConfig(Config):
@@ -42,8 +43,7 @@ class KeyConfig(Config):
     """SHA-256 of the key, as 64 lower-case hex digits; never the key itself."""
     scopes: tuple[Scope, ...] = ("explain",)
     """What it may ask for. explain: explanations, recommendations, items. evidence: also what a
-    text rests on, with the user's profile. users: also lists of user ids. feedback: also to say
-    what became of a text."""
+    text rests on, with the user's profile. users: also lists of user ids."""
     pairs_per_minute: int = Field(600, ge=1)
     """Rate of this key in pairs; any other request counts as one. What is beyond it gets 429."""
 
@@ -62,6 +62,11 @@ class SecurityConfig(Config):
             if len(set(values)) < len(values):
                 raise ValueError(f"two keys have the same {field}")
         return keys
+
+
+def share_of_key(places: int, keys: Sized) -> int:
+    """Return how many of the places one key may take: a quarter of them if there are others."""
+    return places if len(keys) <= 1 else max(1, places // 4)
 
 
 class LiveEngineConfig(EngineConfig):
@@ -89,16 +94,6 @@ class ModelReplicasConfig(ReplicasConfig):
     """What each computes on; auto is a GPU each if there are enough."""
 
 
-class CandidateConfig(Config):
-    """A run that is done and was not published, for some of the users."""
-
-    share: float = Field(0.1, gt=0, le=1)
-    """Share of the users, by a hash of the id, so that a user stays among them or not."""
-    shown: str | None = None
-    """Name of the run whose texts they get, as xrec table status has it. If null, the newest one is
-    compared with what they get, for xrec publish --look, and is not shown."""
-
-
 class ServeConfig(RayJobConfig, ExplanationsJobConfig):
     """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
@@ -108,8 +103,6 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig):
     models: ModelReplicasConfig = ModelReplicasConfig()
     frontends: ReplicasConfig = ReplicasConfig()
     """The processes that answer, without a model."""
-    candidate: CandidateConfig | None = None
-    """A run that waits to be published, shown to some users or looked at beside. If null, none."""
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "ServeConfig":

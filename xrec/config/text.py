@@ -59,7 +59,7 @@ class EndpointModelConfig(Config):
 
     kind: Literal["endpoint"]
     base_url: str = "https://api.openai.com/v1"
-    """URL of the API, without /chat/completions; it is written into artifacts."""
+    """URL of the API, without /chat/completions."""
     model: str = Field(min_length=1)
     """The model's name at the endpoint."""
     api_key_variable: str | None = "OPENAI_API_KEY"

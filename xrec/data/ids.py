@@ -5,7 +5,8 @@ they are in this order. No dictionary is held.
 """
 
 from bisect import bisect_left
-from itertools import islice, takewhile
+from collections.abc import Iterator
+from itertools import dropwhile, takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +42,11 @@ class IdIndex:
         rows = np.array([-1 if row is None else row for row in found], dtype=np.int64)
         return np.asarray(rows[pc.index_in(wanted, distinct).to_numpy()])
 
-    def starting_with(self, prefix: str, limit: int) -> list[str]:
-        """The first `limit` ids that begin with `prefix`, in order."""
-        following = map(self._id, range(self._place(prefix), len(self)))
-        return list(islice(takewhile(lambda each: each.startswith(prefix), following), limit))
+    def starting_with(self, prefix: str, after: str = "") -> Iterator[str]:
+        """Yield in order the ids that begin with `prefix` and come after the text `after`."""
+        following = map(self._id, range(self._place(max(prefix, after)), len(self)))
+        later = dropwhile(lambda each: after and each <= after, following)
+        return takewhile(lambda each: each.startswith(prefix), later)
 
     def _place(self, wanted: str) -> int:
         return bisect_left(range(len(self)), wanted, key=self._id)

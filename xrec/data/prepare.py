@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xrec.config.data import PrepareConfig
+from xrec.config.identity import identity_of
 from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.assemble import CHANGES, TABLES, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, EXTENDS, AspectsFrom, open_dataset, write_dataset
@@ -101,12 +102,10 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
 
     The place of the files is none of them: the manifest's inputs have the files' hashes.
     """
-    values = config.model_dump(mode="json", include={"source", "splits", "max_rejected_share"})
-    values["source"].pop("uri", None)
-    if config.aspects_from is not None:
-        rules = config.aspects_from.model_dump(mode="json")
-        values[ASPECTS_FROM] = {**rules, "version": RULES_VERSION}
-    return values
+    settings = identity_of(config)
+    if (rules := settings[ASPECTS_FROM]) is not None:
+        rules["version"] = RULES_VERSION
+    return settings
 
 
 def _report(manifest: Manifest, output: Location) -> None:

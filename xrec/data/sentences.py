@@ -15,6 +15,8 @@ import regex
 
 _WORD = regex.compile(r"[\p{L}\p{N}\p{Co}]")  # what a piece must have to be a word
 _BOUNDARY = regex.compile(r"(?V1w)\b")
+# Half a flag each. They are in no word, and `regex` counts all those before each of them.
+_REGIONAL = re.compile("[\U0001f1e6-\U0001f1ff]")
 # Texts of Latin letters and common marks, whose words are found ten times as fast: the same ones.
 _LATIN = re.compile(r"[\x00-\x7f\xc0-\xd6\xd8-\xf6\xf8-\u024f\u2013-\u2014\u2018-\u201d\u2026]*")
 _LATIN_WORD = re.compile(
@@ -28,19 +30,20 @@ _STRONG = regex.compile(r"\p{SB=STerm}")
 _GOES_ON_AT_ONCE = regex.compile(r"[\p{SB=Numeric}\p{SB=Upper}\p{SB=Lower}]")
 _BETWEEN = (
     r"[^\p{SB=OLetter}\p{SB=Upper}\p{SB=Lower}\p{SB=Numeric}\p{SB=Sep}\p{SB=CR}\p{SB=LF}"
-    r"\p{SB=STerm}\p{SB=ATerm}]*"
+    r"\p{SB=STerm}\p{SB=ATerm}\u2026]*"
 )
 _GOES_ON_LATER = regex.compile(_BETWEEN + r"\p{SB=Lower}")
 _NUMBER_LATER = regex.compile(_BETWEEN + r"\p{SB=Numeric}")
 _CONTINUES = regex.compile(r"\p{SB=Sp}*\p{SB=SContinue}")
+# Both are matched backwards from the point, so that the text before the word is not read.
 _SHORTENED = regex.compile(
-    r"(?<![\p{L}\p{M}\p{N}\u2019'])(?:\p{L}\p{M}*|Dr|Mr|Mrs|Ms|Prof|St|Nr|No|bzw|ca|vs)$"
-    r"|(?<![\p{L}\p{M}\p{N}.,])\p{N}{1,2}$"
+    r"(?r)(?<![\p{L}\p{M}\p{N}\u2019'])(?:\p{L}\p{M}*|Dr|Mr|Mrs|Ms|Prof|St|Nr|No|bzw|ca|vs)"
+    r"|(?<![\p{L}\p{M}\p{N}.,])\p{N}{1,2}"
 )
 _SHORTENED_BEFORE_NUMBERS = regex.compile(
-    r"(?<![\p{L}\p{M}\p{N}\u2019'])(?:(?i:approx|appr|aprox|abt|est|incl|excl|inkl|exkl|zzgl|vgl|"
-    r"evtl|max|m[i\u00ed]n|nos|n[u\u00fa]m|vols?|pp|pgs?|p[a\u00e1]g|chap|ext|t[e\u00e9]l|op|"
-    r"apt|ste|ave|blvd|rte|hwy)|Figs?|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)$"
+    r"(?r)(?<![\p{L}\p{M}\p{N}\u2019'])(?:(?i:approx|appr|aprox|abt|est|incl|excl|inkl|exkl|zzgl|"
+    r"vgl|evtl|max|m[i\u00ed]n|nos|n[u\u00fa]m|vols?|pp|pgs?|p[a\u00e1]g|chap|ext|t[e\u00e9]l|op|"
+    r"apt|ste|ave|blvd|rte|hwy)|Figs?|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
 )
 
 
@@ -53,7 +56,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     """Where the words of `text` start and end, in order."""
     if _LATIN.fullmatch(text):
         return [match.span() for match in _LATIN_WORD.finditer(text) if match[0].strip("_")]
-    pieces = _BOUNDARY.split(text)
+    pieces = _BOUNDARY.split(_REGIONAL.sub(" ", text))
     spans = pairwise(accumulate(map(len, pieces), initial=0))
     return [span for span, piece in zip(spans, pieces, strict=True) if _WORD.search(piece)]
 
@@ -82,7 +85,7 @@ def _ends_sentence(text: str, start: int, end: int, marks: str) -> bool:
 
 def _is_shortened(text: str, start: int, end: int) -> bool:
     """Whether the word before a point is shortened by it, as far as can be told."""
-    if _SHORTENED.search(text, endpos=start):
+    if _SHORTENED.match(text, endpos=start):
         return True
     is_before_number = _NUMBER_LATER.match(text, end) is not None
-    return is_before_number and _SHORTENED_BEFORE_NUMBERS.search(text, endpos=start) is not None
+    return is_before_number and _SHORTENED_BEFORE_NUMBERS.match(text, endpos=start) is not None

@@ -1,8 +1,9 @@
 """The interface of generation: requests with prompts of token ids come in, texts come out.
 
 An `EngineCore` is what every engine has. `add` takes a request at any time, each `step` computes a
-little for all requests at work and returns what they got, `cancel` ends a request early. Lists of
-prompts and the endpoint's requests come through shared_engine.
+little for all requests at work and returns what they got, `cancel` ends a request early. A step
+does nothing but compute: whether a text can be used, and whether another one is drawn in its place,
+is decided outside (shared_engine, explainer).
 """
 
 from collections.abc import Callable, Sequence
@@ -45,9 +46,8 @@ class TextParams:
     seed: the text depends on the seed and the prompt, and on nothing else in the batch.
     banned: tokens that are not in the text.
     constraint: makes the mask of the text, which says what tokens may come next.
-    again: told a text that has ended (its index is the request's id), within a step, in which it
-        must not use the engine. It returns how the next text of the prompt is drawn, with as many
-        tokens at most, or None if this one is the completion. The prompt is not computed again.
+    keeps_prompt: after the text has ended, the engine keeps what it computed of the prompt, if it
+        can, for another text of it (`after` of `EngineCore.add`). `cancel` lets go of it.
 
     Raises ValueError for values out of range.
     """
@@ -58,7 +58,11 @@ class TextParams:
     seed: int = 0
     banned: frozenset[int] = frozenset()
     constraint: Callable[[], TokenMask] | None = None
-    again: "Callable[[Completion], TextParams | None] | None" = None
+    keeps_prompt: bool = False
+
+    def new_mask(self) -> TokenMask | None:
+        """Make the mask of a text, or return None if it has none."""
+        return None if self.constraint is None else self.constraint()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -108,6 +112,11 @@ class Failure:
     reason: PromptFailure | TextFailure
     message: str
     words: tuple[str, ...] = ()
+
+
+NOT_A_NUMBER = Failure(
+    "invalid_logits", "the model's output is not a number; use a dtype with more range"
+)
 
 
 @dataclass(frozen=True)
@@ -177,19 +186,25 @@ class EngineCore(Protocol):
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
         """Why the request cannot be completed, or None if it can."""
 
-    def add(self, prompt: Sequence[int], params: RequestParams) -> int:
+    def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
         """Add a request and return its id, which no other request of the core has.
 
-        A request that `refusal` refuses fails in the next step.
+        A request that `refusal` refuses fails in the next step. `after` is a request for an earlier
+        text of the same prompt, with `keeps_prompt` and at least as many tokens: what is left of
+        its prompt is used, and given up otherwise. Raises what `params.constraint` raises.
         """
 
     def step(self) -> list[Advance]:
-        """Compute one step; returns an `Advance` for each request that got a token or ended."""
+        """Compute one step and return what it gave to requests.
+
+        Each request has an `Advance` when its text begins and when it ends. If the step raises an
+        error, no request is at work any more, and the core can be used as if it were new.
+        """
 
     def cancel(self, request_id: int) -> None:
         """Stop a request, so that `step` neither computes nor reports it any more.
 
-        An id of a request that has ended, or that never existed, is ignored.
+        Also lets go of the prompt of a request that has ended. Other ids are ignored.
         """
 
 
@@ -212,11 +227,13 @@ def request_failure(
     request is not checked here.
     """
     given = params.continuation if isinstance(params, LikelihoodParams) else ()
+    banned = params.banned if isinstance(params, TextParams) else ()
     if not prompt:
         return Failure("empty_prompt", "the prompt is empty; give at least one token")
     for what, ids, stop in (
         ("token ids", prompt, num_ids),
         ("a continuation is text: its token ids", given, num_text_tokens),
+        ("banned tokens are text: their ids", banned, num_text_tokens),
     ):
         if ids and not 0 <= min(ids) <= max(ids) < stop:
             return Failure(

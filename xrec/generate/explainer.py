@@ -80,13 +80,19 @@ class Explainer:
             else:
                 yield Explanation(index, "", len(prompt), 0, "failed", failure)
         requests = [(one.prompt_ids, one.params) for _, one in asked]
-        for completion in self.engine.complete(requests):
+        for completion in self.engine.complete(
+            requests, lambda one: asked[one.index][1].again(one)
+        ):
             index, one = asked[completion.index]
             yield one.explanation(index, completion)
 
 
 class Asked:
-    """The request for one pair's text, and what becomes of its completion.
+    """The request for one pair's text, and what becomes of its completions.
+
+    Each completion goes to `again` first, and the one after which no other text is drawn goes to
+    `explanation`. Neither uses the engine; both take milliseconds, in which an event loop should
+    not wait.
 
     A text that is refused is drawn again if `decoding` says so: in the same way without the words
     that were to blame, or at another temperature if none was, `MOST_TEXTS` texts in all.
@@ -101,14 +107,16 @@ class Asked:
     ):
         self._finisher, self._decoding = finisher, decoding
         self.prompt_ids, self.texts = list(prompt), texts
-        self._accepted, self._refused = "", ""
+        self._text, self._refused = "", ""
+        self._failure: Failure | None = None
         self._num_texts, self._banned = 0, frozenset[int]()
 
     @property
     def params(self) -> TextParams:
-        """How the text is drawn, and drawn again."""
-        again = None if self._decoding.retry_temperature is None else self._again
-        return replace(text_params(self._decoding), banned=self._banned, again=again)
+        """How the text is drawn; once words of it were to blame, without these words."""
+        may_be_refused = self._decoding.retry_temperature is not None
+        params = text_params(self._decoding)
+        return replace(params, banned=self._banned, keeps_prompt=may_be_refused)
 
     def unfinished(self, token_ids: list[int]) -> str:
         """What a reader may see of a text that is being written; "" if all of it must wait."""
@@ -123,16 +131,42 @@ class Asked:
         rules = self._decoding.text
         return self._finisher.passes(sentences, token_ids, self.prompt_ids, self.texts, rules)
 
+    def again(self, completion: Completion) -> TextParams | None:
+        """Finish and check a text that has ended.
+
+        Returns how the next one is drawn, or None if there is no next one.
+        """
+        if completion.failure is not None:
+            self._text = ""
+            return None
+        self._text, self._failure = self._finisher.finish(
+            completion, self.prompt_ids, self.texts, self._decoding
+        )
+        self._num_texts += 1
+        if self._failure is None:
+            return None
+        self._refused = self._failure.reason
+        temperature = self._decoding.retry_temperature
+        if temperature is None or self._num_texts == MOST_TEXTS:
+            return None
+        to_blame = self._finisher.first_tokens(self._failure.words)
+        is_new, self._banned = not to_blame <= self._banned, self._banned | to_blame
+        if is_new:
+            return self.params
+        seed = self._decoding.seed + self._num_texts
+        return replace(self.params, temperature=temperature, seed=seed)
+
     def explanation(self, index: int, completion: Completion) -> Explanation:
-        """The explanation of the pair at `index`, whose text has ended."""
-        text, failure = self._accepted, completion.failure
+        """Return the explanation of the pair at `index`, whose last text is `completion`.
+
+        `again` has returned None for it.
+        """
+        text, failure = self._text, completion.failure
         kind: ExplanationKind = "written"
-        if failure is None and not text:
-            text, failure = self._finished(completion)
-            if failure is not None:
-                rules = self._decoding.text
-                plain, failure = self._finisher.fallback(self.texts, rules, failure)
-                text, kind = (plain, "plain") if failure is None else (text, kind)
+        if failure is None and self._failure is not None:
+            rules = self._decoding.text
+            plain, failure = self._finisher.fallback(self.texts, rules, self._failure)
+            text, kind = (plain, "plain") if failure is None else (text, kind)
         return Explanation(
             index=index,
             text=text,
@@ -143,32 +177,6 @@ class Asked:
             kind=kind,
             refused=self._refused,
         )
-
-    def _again(self, completion: Completion) -> TextParams | None:
-        """How the next text is drawn if this one cannot be used; the engine calls it in a step."""
-        try:
-            text, failure = self._finished(completion)
-        except Exception:  # noqa: BLE001  `explanation` raises it again, at the cost of this pair only
-            return None
-        self._num_texts += 1
-        self._accepted = "" if failure else text
-        if failure is None or self._num_texts == MOST_TEXTS:
-            return None
-        to_blame = self._finisher.first_tokens(failure.words)
-        is_new, self._banned = not to_blame <= self._banned, self._banned | to_blame
-        if is_new:
-            return self.params
-        temperature, seed = self._decoding.retry_temperature, self._decoding.seed + self._num_texts
-        assert temperature is not None, "nothing is drawn again"
-        return replace(self.params, temperature=temperature, seed=seed)
-
-    def _finished(self, completion: Completion) -> tuple[str, Failure | None]:
-        text, failure = self._finisher.finish(
-            completion, self.prompt_ids, self.texts, self._decoding
-        )
-        if failure is not None:
-            self._refused = failure.reason
-        return text, failure
 
 
 def checker_of(dataset: Dataset, storage: StorageConfig | None = None) -> Checker:

@@ -1,11 +1,13 @@
 """Requests of many callers over one core, which one thread steps as long as there is work.
 
-The thread begins with the first request and ends when nothing is at work. Between two steps it
-takes in what callers sent: new requests and cancellations. A backfill's actor works on several
-chunks like this, and so the prompts of the next chunk enter while the last texts of the one before
-are being written. The endpoint's event loop never waits for the model.
+The thread starts with the first request and ends when nothing is at work. Between two steps it
+takes in what callers sent: new requests, further texts of a prompt, and cancellations. A backfill's
+actor works on several chunks like this, so the prompts of the next chunk enter while the last texts
+of the one before are being written. The endpoint's event loop never waits for the model.
 
-A step that raises an error may do so because of any request at work, so all of them get the error.
+Callers look at a text in their own threads, while the next step runs, and may then ask for another
+one of the same prompt. Time limits and errors are handled here, the same for every core. A step
+that raises an error may do so because of any request at work, so all of them get the error.
 """
 
 import logging
@@ -24,12 +26,17 @@ from xrec.generate.engine import (
     EngineReport,
     Failure,
     RequestParams,
+    TextParams,
     failed,
 )
 
 logger = logging.getLogger("xrec")
 
 Requests = Sequence[tuple[Sequence[int], RequestParams]]
+
+Again = Callable[[Completion], TextParams | None]
+"""Looks at a text that has ended, and returns how the next text of its prompt is drawn, with as
+many tokens at most, or None if this one is the completion."""
 
 
 @dataclass(eq=False)
@@ -38,6 +45,8 @@ class EngineRequest:
 
     tell: gets each of its advances, the last one with its completion, or the error that ended it.
         The engine's thread calls it, and must not wait in it.
+    request_id: that of the core, which no longer has a request that is None.
+    has_ended: the last text that was asked for has ended.
     """
 
     prompt: Sequence[int]
@@ -52,12 +61,17 @@ class SharedEngine:
     """Generates text for prompts that may hold collaborative tokens, on `core`.
 
     Threads may call it at the same time: their prompts are computed together. `failure` is the
-    error of the last step that raised one. Others may use the attributes of `core` and its
-    `refusal` only. A text that takes more than `row_seconds` from its first token is cancelled.
+    last error of the core. Others may use the attributes of `core` and its `refusal` only. A
+    request that is at work more than `row_seconds` after its first token, by `clock`, is cancelled.
     """
 
-    def __init__(self, core: EngineCore, row_seconds: float | None = None):
-        self.core, self._row_seconds = core, row_seconds
+    def __init__(
+        self,
+        core: EngineCore,
+        row_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.core, self._row_seconds, self._clock = core, row_seconds, clock
         self.failure: Exception | None = None
         self._lock = threading.Lock()
         self._commands: list[Callable[[], None]] = []
@@ -69,11 +83,12 @@ class SharedEngine:
         taken, self.core.report = self.core.report, EngineReport()
         return taken
 
-    def complete(self, requests: Requests) -> Iterator[Completion]:
+    def complete(self, requests: Requests, again: Again | None = None) -> Iterator[Completion]:
         """Yield the completions of a closed list of requests, in the order in which they finish.
 
-        `Completion.index` is the place in the list. Raises the error of a step that fails while the
-        list is at work. If the iterator is closed, what is left of its requests is cancelled.
+        `Completion.index` is the place in the list. `again` is asked in this thread, while the
+        engine works on. Raises the error of a step that fails while the list is at work. If the
+        iterator is closed, what is left of its requests is cancelled.
         """
         ended: SimpleQueue[Completion | Exception] = SimpleQueue()
 
@@ -85,10 +100,17 @@ class SharedEngine:
 
         listed = [EngineRequest(*one, partial(take, place)) for place, one in enumerate(requests)]
         with self.at_work(listed):
-            for _ in listed:
+            num_left = len(listed)
+            while num_left:
                 found = ended.get()
                 if isinstance(found, Exception):
                     raise found
+                params = again(found) if again is not None else None
+                if params is not None:
+                    self.resubmit(listed[found.index], params)
+                    continue
+                self.release(listed[found.index])
+                num_left -= 1
                 yield found
 
     @contextmanager
@@ -99,8 +121,18 @@ class SharedEngine:
         try:
             yield
         finally:
-            if not all(request.has_ended for request in requests):
-                self._send(partial(self._cancel, requests))
+            self.release(*requests)
+
+    def resubmit(self, request: EngineRequest, params: TextParams) -> None:
+        """Ask for another text of the prompt of a request that has ended."""
+        request.params, request.has_ended = params, False
+        self._send(partial(self._add, [request]))
+
+    def release(self, *requests: EngineRequest) -> None:
+        """Cancel what is left of requests: their texts, and prompts that were kept."""
+        left = [one for one in requests if not one.has_ended or one.request_id is not None]
+        if left:
+            self._send(partial(self._cancel, left))
 
     def _send(self, command: Callable[[], None]) -> None:
         with self._lock:
@@ -111,56 +143,78 @@ class SharedEngine:
 
     def _run(self) -> None:
         while (commands := self._received()) is not None:
-            try:
-                for command in commands:
-                    command()
-                if not self.core.is_idle:
-                    for advance in self.core.step():
-                        self._tell(advance)
-            except Exception as error:  # noqa: BLE001  it goes to all requests at work
-                self._fail(error)
+            errors = [error for command in commands if (error := _error_of(command)) is not None]
+            if not errors and self._at_work and (error := _error_of(self._step)) is not None:
+                errors.append(error)
+            if errors:
+                self._fail(errors[0])
 
     def _received(self) -> list[Callable[[], None]] | None:
         """The commands that came since the last step; None, and the thread ends, without work."""
         with self._lock:
-            self._has_thread = bool(self._commands) or not self.core.is_idle
+            self._has_thread = bool(self._commands or self._at_work)
             commands, self._commands = self._commands, []
             return commands if self._has_thread else None
 
     def _add(self, requests: Sequence[EngineRequest]) -> None:
         for request in requests:
             try:
-                request.request_id = self.core.add(request.prompt, request.params)
-            except Exception as error:  # noqa: BLE001  it goes to who asked
+                request_id = self.core.add(request.prompt, request.params, request.request_id)
+            except Exception as error:  # noqa: BLE001  it goes to the caller whose request it is
+                request.has_ended = True
                 request.tell(error)
-                return
-            self._at_work[request.request_id] = request
+                continue
+            request.request_id = request_id
+            self._at_work[request_id] = request
 
     def _cancel(self, requests: Sequence[EngineRequest]) -> None:
         for request in requests:
-            if request.request_id in self._at_work:
-                self.core.cancel(request.request_id)
-                del self._at_work[request.request_id]
+            if request.request_id is not None:
+                request_id, request.request_id = request.request_id, None
+                self._at_work.pop(request_id, None)
+                self.core.cancel(request_id)
 
-    def _tell(self, advance: Advance) -> None:
-        request, most, now = self._at_work[advance.request_id], self._row_seconds, time.monotonic()
-        began_at = request.began_at = now if request.began_at is None else request.began_at
-        if most is not None and advance.completion is None and now - began_at > most:
-            self.core.cancel(advance.request_id)
-            why = f"the text took longer than engine.row_seconds = {most:g}; raise it, or retry"
-            advance = failed(advance.request_id, Failure("timeout", why))
-        if advance.completion is not None:
-            request.has_ended = True
+    def _step(self) -> None:
+        advances, now = self.core.step(), self._clock()
+        for advance in advances:
+            request = self._at_work.get(advance.request_id)
+            if request is not None:  # else the core could not cancel it
+                request.began_at = now if request.began_at is None else request.began_at
+                self._tell(request, advance)
+        most = self._row_seconds
+        if most is None:
+            return
+        for request_id, request in list(self._at_work.items()):
+            if request.began_at is not None and now - request.began_at > most:
+                self.core.cancel(request_id)
+                why = f"the text took longer than engine.row_seconds = {most:g}; raise it, or retry"
+                self._tell(request, failed(request_id, Failure("timeout", why)))
+
+    def _tell(self, request: EngineRequest, advance: Advance) -> None:
+        if (completion := advance.completion) is not None:
             del self._at_work[advance.request_id]
+            params = request.params
+            is_kept = isinstance(params, TextParams) and params.keeps_prompt
+            if completion.failure is not None or not is_kept:
+                request.request_id = None
+            request.has_ended = True
         request.tell(advance)
 
     def _fail(self, error: Exception) -> None:
-        logger.warning("a step of the engine failed", exc_info=error)
+        logger.warning("the engine failed", exc_info=error)
         self.failure = error
         requests, self._at_work = self._at_work, {}
-        for request_id in requests:
+        for request_id, request in requests.items():
             with suppress(Exception):  # what failed may not be able to cancel either
                 self.core.cancel(request_id)
-        for request in requests.values():
-            request.has_ended = True
+            request.request_id, request.has_ended = None, True
             request.tell(error)
+
+
+def _error_of(work: Callable[[], None]) -> Exception | None:
+    """Do `work`; return the error that it raises."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001  it goes to all requests at work
+        return error
+    return None

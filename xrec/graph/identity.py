@@ -3,6 +3,7 @@
 from typing import Any
 
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.identity import identity_of
 from xrec.data.dataset import EXTENDS
 from xrec.errors import ArtifactMismatchError
 from xrec.storage import Manifest, ancestry, location_of, open_location, read_manifest
@@ -15,22 +16,14 @@ START_FROM = "start_from"
 def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings that the graph's content depends on, and the inputs' fingerprints.
 
-    The number of workers, their mode and the time of checkpoints are not among them. Raises
-    ArtifactNotFoundError without a dataset, or without the graph that it starts from;
+    Raises ArtifactNotFoundError without a dataset, or without the graph that it starts from;
     ArtifactMismatchError if that does not fit.
     """
-    training = config.training.model_dump(mode="json", exclude={"epochs_per_checkpoint"})
-    settings = {
-        "model": config.model.model_dump(mode="json"),
-        "training": training,
-        "folds": config.folds,
-    }
     dataset = read_manifest(location_of(config, "dataset"), "dataset")
     inputs = {"dataset": dataset.fingerprint}
     if config.start_from is not None:
-        settings["keep_within"] = config.keep_within
         inputs[START_FROM] = _check_start(config, config.start_from, dataset).fingerprint
-    return settings, inputs
+    return identity_of(config), inputs
 
 
 def _check_start(config: PretrainGraphConfig, uri: str, dataset: Manifest) -> Manifest:

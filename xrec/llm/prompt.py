@@ -12,6 +12,7 @@ import itertools
 import re
 import sys
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -172,11 +173,25 @@ def _scaffold(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """
     if not tokenizer.chat_template:
         return tokenizer.bos_token or "", "\nExplanation:"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True
-    )
-    before, after = text.split(_CONTENT)
+    before, after = render_chat(tokenizer, [("user", _CONTENT)]).split(_CONTENT)
     return before, after
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Iterable[tuple[str, str]]) -> str:
+    """Return the conversation in the model's chat template, up to where its reply begins.
+
+    messages: each is a role and its content. A model that can think first, such as Qwen3, is told
+    not to: xrec has no room for its thoughts, and shows none. Raises jinja2's TemplateError if the
+    template refuses the messages; some know no system message.
+    """
+    return str(
+        tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+    )
 
 
 class TextEncoder:

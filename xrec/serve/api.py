@@ -1,22 +1,29 @@
-"""The HTTP API: routes, their OpenAPI description, server-sent events, and the page at `/`."""
+"""The HTTP API: routes, their OpenAPI description, server-sent events, and the page at `/`.
+
+Every route declares the scope that a key must have for it, or that it is public; an application
+with a route that does neither is refused at start.
+"""
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Send
+from starlette.types import Scope as HTTPScope
 
 from xrec.config.serve import Scope
-from xrec.errors import UnknownIdError
-from xrec.serve.feedback import FeedbackLog
+from xrec.errors import ConfigError, UnknownIdError
+from xrec.serve.gate import is_public
 from xrec.serve.messages import (
     MAX_PAIRS,
     Evidence,
@@ -24,7 +31,6 @@ from xrec.serve.messages import (
     Explanation,
     Explanations,
     ExplanationsRequest,
-    Feedback,
     ItemId,
     ItemList,
     MaxWords,
@@ -36,9 +42,19 @@ from xrec.serve.messages import (
     UserList,
 )
 from xrec.serve.model import Draft
-from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, answer_error, refused
+from xrec.serve.problems import (
+    MEDIA_TYPE,
+    Problem,
+    ProblemError,
+    answer_error,
+    refused,
+    unavailable,
+)
 from xrec.serve.read_through import ReadThrough
 from xrec.version import __version__
+
+KEEP_ALIVE_SECONDS = 15.0
+"""A stream without an event for so long sends a comment, so that no proxy closes it."""
 
 _DESCRIPTION = """The endpoint explains why a user would like an item. It answers from a finished
 backfill (`source: backfill`); what that does not hold, a language model with the collaborative
@@ -46,15 +62,18 @@ signal writes (`source: live`). Errors are `application/problem+json` (RFC 9457)
 `X-Request-ID`."""
 
 _MEANINGS = {
+    400: "A header is not UTF-8, or the body cannot be read.",
     401: "The key is missing or not known.",
     403: "The key lacks the scope; or there are no keys, and this is not the endpoint's machine.",
     404: "The user or item is not known.",
+    408: "The body did not arrive in time.",
     410: "The text of the single pair was taken down.",
-    408: "The body did not come in time.",
     413: "The body is too large.",
+    414: "The path or the query is too long.",
     422: "The request is not well-formed, or the text of the single pair cannot be used.",
     429: "There are too many requests at a time, or too many with this key; see Retry-After.",
-    503: "No model replica answers, or events wait to be written; see Retry-After.",
+    500: "A fault of the endpoint; its log has more under the request ID.",
+    503: "No model replica answers; see Retry-After.",
     504: "The request was not answered within the deadline.",
 }
 
@@ -66,16 +85,20 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_KEY = HTTPBearer(
-    auto_error=False,
-    description="A key of security.keys. An endpoint without keys answers its own machine.",
-)
-_SECURED = [Depends(_KEY)]
-"""Puts the key into the OpenAPI description. `xrec.serve.gate` checks it, before the route runs."""
-_OF_BODY, _OF_MODEL, _OF_IDS = _responses(408, 413), _responses(503, 504), _responses(404)
+_ABOUT_KEYS = "A key of security.keys. An endpoint without keys answers its own machine."
+# These only describe the key in OpenAPI. `xrec.serve.gate` checks it before the route runs.
+_SECURED = [
+    Depends(HTTPBearer(auto_error=False, description=_ABOUT_KEYS)),
+    Depends(APIKeyHeader(name="X-API-Key", auto_error=False, description=_ABOUT_KEYS)),
+]
+_OF_KEY = _responses(400, 401, 403, 414, 422, 429)
+_OF_BODY, _OF_MODEL, _OF_IDS = _responses(408, 413), _responses(500, 503, 504), _responses(404)
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
 }
+
+_LISTS = "users and items"
+_Limit = Annotated[int, Query(ge=1, le=100, description="Number of entries.")]
 
 _Found = Draft | Explanation | NoExplanation
 
@@ -88,47 +111,66 @@ _PAGE_HEADERS = {
 }
 
 
-def make_api(current: Callable[[], ReadThrough], feedback: FeedbackLog) -> FastAPI:
+def make_api(current: Callable[[], ReadThrough]) -> FastAPI:
     """Return the application with all routes, and the page, which loads nothing from elsewhere.
 
     current: what answers the next request, or the next pair of a stream.
     """
-
-    @asynccontextmanager
-    async def writing(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(feedback.write_on())
-        yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
     app = FastAPI(
         title="xrec",
         version=__version__,
         description=_DESCRIPTION,
-        lifespan=writing,
         separate_input_output_schemas=False,
         docs_url=None,  # their pages load scripts from elsewhere, beside the page that knows a key
         redoc_url=None,
     )
     for error_type in (RequestValidationError, HTTPException, UnknownIdError, Exception):
         app.add_exception_handler(error_type, answer_error)
-    for router in (_explanations(current), _feedback(current, feedback), _lists(current)):
-        app.include_router(
-            router, prefix="/v1", dependencies=_SECURED, responses=_responses(401, 403, 422, 429)
-        )
-    app.include_router(_operations(current), tags=["operations"])
+    for router in (_explanations(current), _evidence(current), _users(current)):
+        app.include_router(router, prefix="/v1")
+    app.include_router(_operations(current))
     app.mount("/page", StaticFiles(directory=_PAGE))
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(_PAGE / "index.html", headers=_PAGE_HEADERS)
 
+    check_scopes(app)
     return app
 
 
+class _Scoped(APIRoute):
+    """A route that refuses a key without `needs`, before it reads the body."""
+
+    needs: ClassVar[Scope]
+
+    async def handle(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        scope["state"]["caller"].check(self.needs)
+        await super().handle(scope, receive, send)
+
+
+def check_scopes(app: FastAPI) -> None:
+    """Raise ConfigError for a route that neither declares a scope nor is public."""
+    for route in app.routes:
+        path = getattr(route, "path", "")
+        if not (isinstance(route, _Scoped) or is_public(path)):
+            raise ConfigError(
+                f"the route {path!r} declares no scope; make it one of a router with a scope, or "
+                "name its path among the public ones of xrec.serve.gate"
+            )
+
+
+def _router(scope: Scope, tag: str) -> APIRouter:
+    """Return a router whose routes need a scope."""
+
+    class Route(_Scoped):
+        needs = scope
+
+    return APIRouter(route_class=Route, tags=[tag], dependencies=_SECURED, responses=_OF_KEY)
+
+
 def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
-    router = APIRouter(tags=["explanations"])
+    router = _router("explain", "explanations")
 
     @router.post("/explanations", responses=_OF_BODY | _OF_MODEL)
     async def explain(http: Request, request: ExplanationsRequest) -> Explanations:
@@ -137,7 +179,8 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
         """
         await http.state.caller.charge(len(request.pairs), num_counted=1)
-        answers = await current().explain(request.pairs, request.max_words, _key(http))
+        pairs = _as_allowed(http, request.pairs)
+        answers = await current().explain(pairs, request.max_words, _key(http))
         return Explanations(explanations=answers)
 
     @router.post(
@@ -153,13 +196,15 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         refused; parts of what takes its place follow, if there are any. `explanation`
         {index, answer} has the whole answer; its text is that of the parts, or it has a problem.
         `problem` ends the stream after an error, and takes back the parts of a text without an
-        `explanation`; `done` ends the stream after the last pair.
+        `explanation`; `done` ends the stream after the last pair. A line that begins with a colon
+        is a comment, which keeps the connection open.
         """
         await http.state.caller.charge(len(request.pairs), num_counted=1)
+        request.pairs = _as_allowed(http, request.pairs)
         return StreamingResponse(
-            _events(current, request, _key(http)),
+            kept_alive(_events(current, request, _key(http))),
             media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            headers={"X-Accel-Buffering": "no"},
         )
 
     @router.get(
@@ -178,47 +223,9 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
 
-    @router.post("/evidence", responses=_OF_BODY | _OF_IDS, dependencies=[_needs("evidence")])
-    async def evidence(request: EvidenceRequest) -> Evidence:
-        """Return what an explanation rests on: profiles, and near items of the user's history."""
-        read_through = current()
-        read_through.refuse_forgotten(request.user_id)
-        ids = request.user_id, request.item_id
-        return await asyncio.to_thread(read_through.catalogue.evidence, *ids)
-
-    return router
-
-
-def _feedback(current: Callable[[], ReadThrough], log: FeedbackLog) -> APIRouter:
-    router = APIRouter(tags=["explanations"], dependencies=[_needs("feedback")])
-
-    @router.post("/feedback", status_code=202, responses=_OF_BODY | _responses(503))
-    async def take_feedback(event: Feedback) -> None:
-        """Say what became of an explanation.
-
-        It is noted beside the version, model and aspects that the pair is answered with now.
-        """
-        read_through = current()
-        pair = PairRequest(user_id=event.user_id, item_id=event.item_id)
-        told = event.model_dump(exclude={"user_id"}) | await read_through.facts(pair)
-        log.take(read_through.published.uri, event.user_id, told)
-
-    return router
-
-
-def _needs(scope: Scope) -> Any:
-    """The dependency that refuses a key without the scope."""
-
-    def check(http: Request) -> None:
-        http.state.caller.check(scope)
-
-    return Depends(check)
-
-
-def _lists(current: Callable[[], ReadThrough]) -> APIRouter:
-    router = APIRouter(tags=["users and items"])
-
-    @router.get("/users/{user_id:path}/recommendations", responses=_OF_IDS | _OF_MODEL)
+    @router.get(
+        "/users/{user_id:path}/recommendations", responses=_OF_IDS | _OF_MODEL, tags=[_LISTS]
+    )
     async def recommend(
         http: Request,
         user_id: UserId,
@@ -228,8 +235,8 @@ def _lists(current: Callable[[], ReadThrough]) -> APIRouter:
     ) -> Recommendations:
         """Return the k best items that the user has not seen, with explanations."""
         read_through = current()
-        read_through.refuse_forgotten(user_id)
-        items = await asyncio.to_thread(read_through.catalogue.recommend, user_id, k)
+        user = read_through.user_index(user_id)
+        items = await asyncio.to_thread(read_through.catalogue.recommend, user, k)
         if explain and items:
             await http.state.caller.charge(len(items), num_counted=1)
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
@@ -238,51 +245,117 @@ def _lists(current: Callable[[], ReadThrough]) -> APIRouter:
                 item.answer = answer
         return Recommendations(user_id=user_id, items=items)
 
-    @router.get("/users", dependencies=[_needs("users")])
-    async def users(
-        prefix: Annotated[
-            str, Query(max_length=256, description="The ids begin with this text.")
-        ] = "",
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    ) -> UserList:
-        """Return ids of users, in order."""
-        read_through = current()
-        found = read_through.catalogue.dataset.user_ids.starting_with(prefix, limit)
-        gone = read_through.published.takedowns.is_forgotten
-        return UserList(users=[each for each in found if not gone(each)])
-
-    @router.get("/items")
+    @router.get("/items", responses=_OF_IDS, tags=[_LISTS])
     async def items(
         text: Annotated[
             str, Query(max_length=256, description="The id or the title contains this text.")
         ] = "",
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        after: Annotated[ItemId | None, Query(description="`next` of the list before.")] = None,
+        limit: _Limit = 20,
     ) -> ItemList:
         """Find items by a part of their id or title."""
-        found = await asyncio.to_thread(current().catalogue.find_items, text, limit)
-        return ItemList(items=found)
+        find = current().catalogue.find_items
+        found = await asyncio.to_thread(find, text, limit + 1, after)
+        ids = [item.item_id for item in found]
+        return ItemList(items=found[:limit], next=_next(ids, limit))
+
+    return router
+
+
+def _evidence(current: Callable[[], ReadThrough]) -> APIRouter:
+    router = _router("evidence", "explanations")
+
+    @router.post("/evidence", responses=_OF_BODY | _OF_IDS)
+    async def evidence(request: EvidenceRequest) -> Evidence:
+        """Return what an explanation rests on: profiles, and near items of the user's history."""
+        read_through = current()
+        user = read_through.user_index(request.user_id)
+        return await asyncio.to_thread(read_through.catalogue.evidence, user, request.item_id)
+
+    return router
+
+
+def _users(current: Callable[[], ReadThrough]) -> APIRouter:
+    router = _router("users", _LISTS)
+
+    @router.get("/users")
+    async def users(
+        prefix: Annotated[
+            str, Query(max_length=256, description="The ids begin with this text.")
+        ] = "",
+        after: Annotated[str, Query(max_length=256, description="`next` of the list before.")] = "",
+        limit: _Limit = 20,
+    ) -> UserList:
+        """Return ids of users, in order."""
+        found = await asyncio.to_thread(current().users, prefix, after, limit + 1)
+        return UserList(users=found[:limit], next=_next(found, limit))
 
     return router
 
 
 def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
-    router = APIRouter(default_response_class=PlainTextResponse)
+    router = APIRouter(default_response_class=PlainTextResponse, tags=["operations"])
 
     @router.get("/healthz")
     async def alive() -> str:
         """Answer 200 as long as this process runs."""
         return "alive\n"
 
-    @router.get("/readyz", responses={503: {"description": "Not ready.", "model": Problem}})
-    async def ready() -> Response:
-        """Answer 200 once the model is loaded and explains."""
-        return (
-            PlainTextResponse("ready\n")
-            if await current().is_ready()
-            else PlainTextResponse("not ready\n", 503, {"Retry-After": "2"})
-        )
+    @router.get("/readyz", responses=_responses(503))
+    async def ready() -> str:
+        """Answer 200 if a model replica was ready a few seconds ago; this waits for none."""
+        if not current().model.is_ready:
+            raise unavailable()
+        return "ready\n"
 
     return router
+
+
+def _next(ids: Sequence[str], limit: int) -> str | None:
+    """Return the ID after which a list goes on, of which one more than `limit` were read."""
+    return ids[limit - 1] if len(ids) > limit else None
+
+
+def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
+    """Return the pairs as the key may ask for them.
+
+    A text of the client's own beside a stored profile could make the model repeat the profile, so
+    it takes the scope that shows profiles. Without it, the stored profile stays out.
+    """
+    may_see_profiles = "evidence" in http.state.caller.scopes
+    return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
+
+
+async def kept_alive(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+    """Yield the events, and a comment after each `KEEP_ALIVE_SECONDS` without one."""
+    waiting = asyncio.Queue[str | Exception | None](1)
+
+    async def produce() -> None:  # one task reads all events, since timeouts within are of a task
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    await waiting.put(event)
+            await waiting.put(None)
+        except Exception as error:  # noqa: BLE001  the reader raises it
+            await waiting.put(error)
+
+    producer = asyncio.create_task(produce())
+    try:
+        while True:
+            try:
+                event = await asyncio.wait_for(waiting.get(), KEEP_ALIVE_SECONDS)
+            except TimeoutError:
+                yield ": keep-alive\n\n"
+                continue
+            if event is None:
+                return
+            if isinstance(event, Exception):
+                raise event
+            yield event
+    finally:
+        producer.cancel()
+        with suppress(asyncio.CancelledError):
+            await producer
 
 
 def _key(http: Request) -> str:

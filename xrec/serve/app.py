@@ -1,7 +1,5 @@
 """The Ray Serve application: frontends, which speak HTTP, and model replicas, which generate.
 
-Of several frontends one replica of `Rates` counts what each key asks for.
-
 `xrec.serve.app:build` is the import path for `serve deploy` and KubeRay's RayService; its `args`
 are a `ServeConfig`. A change of `user_config` (`xrec.serve.artifacts`) is made under load, in the
 running replicas. A change of `args` starts new replicas.
@@ -11,10 +9,10 @@ import asyncio
 import logging
 import sys
 import time
-import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import yaml
@@ -29,19 +27,17 @@ from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import (
     CHOICE,
-    REFRESH_SECONDS,
     Followed,
     PublishedTexts,
     again_and_again,
     choice_of,
 )
 from xrec.serve.catalogue import Catalogue, read_catalogue
-from xrec.serve.feedback import FeedbackLog
-from xrec.serve.gate import BURST, MAX_REQUESTS, Gate, Rates, request_log
+from xrec.serve.gate import MAX_REQUESTS, Gate, request_log
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import DEAD, Event, ModelHandle, PairError
+from xrec.serve.model import Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import fingerprint_of
 from xrec.version import __version__
@@ -49,12 +45,11 @@ from xrec.version import __version__
 logger = logging.getLogger("xrec")
 
 APP = "xrec"
-FRONTEND, GENERATOR, RATES = "Frontend", "Generator", "Rates"
+FRONTEND, GENERATOR = "Frontend", "Generator"
+WATCH_SECONDS = 2.0
+"""Time between looks for takedowns, which hold within five seconds, and for the model replicas."""
 KEPT_SECONDS = 60.0
-"""How long a model replica keeps models that no frontend asks for; each does every 5 seconds."""
-
-_RATES_SECONDS = 0.5  # that a frontend waits for Rates
-_ALONE_SECONDS = 5.0  # for which it then does not ask again
+"""How long a model replica keeps models that no frontend asks for."""
 
 _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 # To deploy it, run `serve deploy FILE`, or put it into a RayService as spec.serveConfigV2.
@@ -64,74 +59,27 @@ _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 """
 
 
-class SharedRates(Rates):
-    """The rates at all frontends together; while `rates` does not answer, a share of them.
-
-    A frontend counts what a key may ask for within a quarter second at once, so that not each
-    request waits for `rates`; no other frontend has what it then does not use.
-    """
-
-    def __init__(self, config: ServeConfig, rates: DeploymentHandle, metrics: Metrics):
-        keys = config.security.keys
-        super().__init__(keys, 1 / config.frontends.num_replicas)
-        self._rates, self._metrics, self._alone_until = rates, metrics, 0.0
-        self._ahead = {key.name: key.pairs_per_minute // 240 for key in keys}
-        self._counted = dict.fromkeys(self._ahead, 0)
-        self._asks = {name: asyncio.Lock() for name in self._ahead}
-
-    async def take(self, name: str, num_pairs: int, ahead: int = 0) -> int:
-        async with self._asks[name]:
-            has = self._counted[name] >= num_pairs or await self._ask(name, num_pairs)
-            if has:
-                self._counted[name] -= num_pairs
-                return num_pairs
-        if has is not None:
-            return 0
-        self._metrics.rated_alone.inc(num_pairs)
-        return await super().take(name, num_pairs)
-
-    async def _ask(self, name: str, num_pairs: int) -> bool | None:
-        """Let `rates` count them, and some ahead; False if it refuses, None if it is silent."""
-        if time.monotonic() < self._alone_until:
-            return None
-        ahead = min(self._ahead[name], BURST - num_pairs)
-        try:
-            async with asyncio.timeout(_RATES_SECONDS):
-                number = int(await self._rates.take.remote(name, num_pairs, ahead))
-        except (TimeoutError, *DEAD) as error:
-            self._alone_until = time.monotonic() + _ALONE_SECONDS
-            logger.warning("rates are not shared for now: %s", type(error).__name__)
-            return None
-        self._counted[name] += number
-        return number > 0
-
-
 class Frontend:
-    """Answers over HTTP, and calls `generator` for texts that the backfill does not hold.
+    """Answers over HTTP, and calls `generator` for texts that the backfill does not hold."""
 
-    rates: counts what keys ask for at all frontends; None if this is the only one.
-    """
-
-    def __init__(
-        self,
-        config: ServeConfig,
-        generator: DeploymentHandle,
-        rates: DeploymentHandle | None = None,
-    ):
+    def __init__(self, config: ServeConfig, generator: DeploymentHandle):
         self._config, self._generator, self._metrics = config, generator, Metrics()
-        self._rates = None if rates is None else SharedRates(config, rates, self._metrics)
-        self._feedback = FeedbackLog(config.storage)
         self._followed = Followed("frontend", config, self._take, self._metrics)
         self._now: ReadThrough | None = None
         self._next: ReadThrough | None = None
+        self._answering = WeakSet[ReadThrough]()  # the current one, and those of requests in flight
         self._watch: asyncio.Task[None] | None = None
-        self._keep: asyncio.Task[None] | None = None
+        share = 1 / config.frontends.num_replicas
+        self._gate = Gate(make_api(self._current), config.security.keys, self._metrics, share)
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application; Serve calls this."""
-        api = make_api(self._current, self._feedback)
-        return Gate(api, self._config.security.keys, self._metrics, self._rates)
+        return self._gate
+
+    async def drain(self) -> None:
+        """Refuse new requests, and return when none is in flight, or after the deadline."""
+        await self._gate.drain(self._config.http.deadline_seconds)
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
         """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`."""
@@ -149,22 +97,22 @@ class Frontend:
             self._next = None
             return await self._now.published.look()
         if self._next is None or self._next.of != of:
-            model = ModelHandle(self._generator, models, config.models.num_replicas)
-            new = ReadThrough(model, self._metrics, seconds, self._feedback, of)
-            read = asyncio.to_thread(read_contents, config, self._metrics)
-            new.catalogue, new.published = await read
-            self._next = new
+            model = ModelHandle(self._generator, models)
+            contents = await asyncio.to_thread(read_contents, config, self._metrics)
+            self._next = ReadThrough(*contents, model, self._metrics, seconds, of)
         is_whole = await self._next.published.look()
         if not is_whole or (self._now and not await self._next.model.is_loaded()):
             return False
         self._now, self._next = self._next, None
-        if self._watch is not None:  # requests in flight heed what is taken down, too
-            asyncio.get_running_loop().call_later(2 * seconds, self._watch.cancel)
-        self._watch = asyncio.create_task(self._now.published.watch())
-        if self._keep is None:
-            ask = again_and_again(lambda: self._current().model.is_loaded(), REFRESH_SECONDS)
-            self._keep = asyncio.create_task(ask)
+        self._answering.add(self._now)
+        if self._watch is None:
+            self._watch = asyncio.create_task(again_and_again(self._look_around, WATCH_SECONDS))
         return True
+
+    async def _look_around(self) -> None:
+        """Read new takedowns, and ask the model replicas which models they have."""
+        looks = [each.published.look_at_takedowns() for each in self._answering]
+        await asyncio.gather(self._current().model.is_loaded(), *looks)
 
 
 class Generator:
@@ -176,7 +124,7 @@ class Generator:
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus_per_replica)
-        self._metrics, self._id = Metrics(), uuid.uuid4().hex
+        self._metrics = Metrics()
         self._loaded: dict[str, LiveExplainer] = {}
         self._asked_at: dict[str, float] = {}
         self._wanted = ""
@@ -201,14 +149,11 @@ class Generator:
             async for event in events:
                 yield event
 
-    async def model_fingerprint(self, models: str) -> str:
-        return self._ready(models).model_fingerprint
-
-    async def has(self, models: str) -> tuple[str, bool]:
-        """Return an id of this replica, and whether it has the models, which it keeps for now."""
+    async def has(self, models: str) -> bool:
+        """Return whether this replica has the models, which it then keeps for now."""
         self._asked_at[models] = time.monotonic()
         self._let_go()
-        return self._id, models in self._loaded
+        return models in self._loaded
 
     def check_health(self) -> None:
         """Raise ModelError if an engine failed; Serve then replaces this replica."""
@@ -280,18 +225,11 @@ def build(config: ServeConfig) -> Any:
         name=FRONTEND,
         num_replicas=config.frontends.num_replicas,
         ray_actor_options={"num_cpus": config.frontends.cpus_per_replica},
-        # Above our own limit, which refuses with 429.
-        max_ongoing_requests=2 * MAX_REQUESTS + 64,
+        max_ongoing_requests=MAX_REQUESTS,
+        max_queued_requests=MAX_REQUESTS,
         **_shared_options(config),
     )
-    keys, rates = config.security.keys, None
-    if keys and config.frontends.num_replicas > 1:
-        options = {**_shared_options(config), "user_config": None}
-        one = serve.deployment(Rates).options(
-            name=RATES, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000, **options
-        )
-        rates = one.bind(keys)
-    return frontend.bind(config, generator.bind(config), rates)
+    return frontend.bind(config, generator.bind(config))
 
 
 def _shared_options(config: ServeConfig) -> dict[str, Any]:

@@ -6,38 +6,26 @@ the explanations was made from, so a refresh, or a rollback, changes it too.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from xrec.adapter.config import model_inputs, read_config
 from xrec.aspects.artifact import aspects_of
-from xrec.backfill.lookup import Explained, ExplanationLookup, open_lookup
-from xrec.backfill.plan import EXPLANATIONS
-from xrec.bulk import BulkRun, read_takedowns
-from xrec.bulk.runs.keys import bucket_of
-from xrec.bulk.runs.run import Base, records
-from xrec.config.serve import CandidateConfig, ServeConfig
-from xrec.errors import ArtifactNotFoundError, ConfigError, StorageNotFoundError, XRecError
+from xrec.backfill.lookup import ExplanationLookup, open_lookup
+from xrec.bulk import read_takedowns
+from xrec.bulk.runs.run import Base
+from xrec.config.identity import identity_of
+from xrec.config.serve import ServeConfig
+from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
 from xrec.serve.metrics import Metrics
 from xrec.storage import differing_fields, fingerprint_of, location_of, manifest_of, present
-from xrec.storage.cache import ByteCache
-from xrec.storage.delta import file_errors, files_of, open_log
+from xrec.storage.delta import open_log
 
 logger = logging.getLogger("xrec")
 
 REFRESH_SECONDS = 5.0
 """From one look for a new version of the backfill to the next."""
-_LIST_SECONDS = 2.0
-"""The same for what was taken down, which must be kept within five seconds."""
-_CANDIDATE_SECONDS = 300.0
-"""The same for a run that waits to be published; a request or two for each run that is there."""
 _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
 CHOICE = ("dataset", "graph", "aspects", "adapter", "explanations")
@@ -144,66 +132,10 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
     except ArtifactNotFoundError as error:
         logger.warning("%s; until it is there, all texts are generated", error)
         return None
-    ours = {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype}
+    ours = {"decoding": identity_of(config.decoding), "llm": identity_of(config.llm)}
     for line in differing_fields({name: lookup.manifest.config[name] for name in ours}, ours):
         logger.warning("the settings of the backfill differ from those of the endpoint: %s", line)
     return lookup
-
-
-class Candidate(ExplanationLookup):
-    """A run that is done and not published: its results, looked up as a version is.
-
-    is_shown: whether the users that it is for get its texts.
-    """
-
-    def __init__(self, run: BulkRun, wanted: CandidateConfig):
-        self.run, self.is_shown, self._share = run, wanted.shown is not None, wanted.share
-        schema, folders = EXPLANATIONS.table_schema, [each.results for each in run.passes()]
-        # What succeeded stands in the results of one pass.
-        files = [files_of(each.location, dict(each.sizes().values()), schema) for each in folders]
-        self._dataset = pads.dataset(files)
-        self._users: ByteCache[str, pa.Table] = ByteCache(_KEPT_BYTES)
-
-    def is_for(self, user_id: str) -> bool:
-        """Whether it is looked up for the user."""
-        digest = hashlib.sha256(f"candidate {user_id}".encode()).digest()
-        return int.from_bytes(digest[:4]) < self._share * 2**32
-
-    def find(self, user_id: str, item_id: str) -> Explained | None:
-        """The explanation of a pair; None if there is none, or if the run was deleted."""
-        with suppress(StorageNotFoundError):
-            return super().find(user_id, item_id)
-        return None
-
-    def _rows(self, user_id: str) -> pa.Table:
-        near = pc.field("bucket") == bucket_of(user_id, self.run.record.num_buckets)
-        with file_errors(self.run.output):
-            return self._dataset.to_table(filter=near & (pc.field("user_id") == user_id))
-
-
-def find_candidate(config: ServeConfig, known: Candidate | None = None) -> Candidate | None:
-    """The run that `config.candidate` means, if it is done and not published.
-
-    `known` is returned if that is it. Raises ArtifactNotFoundError if there is no run of the name
-    that is given, StorageError, TableError.
-    """
-    if (wanted := config.candidate) is None:
-        return None
-    output = location_of(config, "explanations")
-    there = (each for each in records(output) if wanted.shown in (None, each.run))
-    if (record := next(there, None)) is None and wanted.shown is not None:
-        raise ArtifactNotFoundError(
-            f"{output}: candidate.shown = {wanted.shown!r}: there is no such run; xrec table "
-            "status tells the name of the newest one"
-        )
-    log = open_log(output)
-    shown = None if log is None else log.decided_by(log.version)
-    if record is None or (shown and record.is_of(shown)):
-        return None
-    if known is not None and known.run.record == record:
-        return known
-    run = BulkRun(output, record, EXPLANATIONS, config.storage, Base.of(log))
-    return Candidate(run, wanted) if all(each.is_done for each in run.passes()) else None
 
 
 class PublishedTexts:
@@ -221,24 +153,7 @@ class PublishedTexts:
         self._seen = self._newest()
         self.lookup = self._read()
         self.takedowns = read_takedowns(location_of(config, "explanations"))
-        self.candidate = find_candidate(config)
         self._looking = asyncio.Lock()
-
-    async def watch(self) -> None:
-        """Look for takedowns and for a candidate again and again until cancelled."""
-        await asyncio.gather(
-            again_and_again(self.look_at_takedowns, _LIST_SECONDS),
-            again_and_again(self.look_for_candidate, _CANDIDATE_SECONDS),
-        )
-
-    async def look_for_candidate(self) -> None:
-        """Look once which run waits to be published; if that cannot be read, the last one stays."""
-        try:
-            found = await asyncio.to_thread(find_candidate, self._config, self.candidate)
-        except XRecError as error:
-            logger.error("the runs that wait to be published cannot be read: %s", error)
-        else:
-            self.candidate = found
 
     async def look_at_takedowns(self) -> None:
         """Read what was taken down or lifted since; if it cannot be read, what is known stays."""

@@ -22,7 +22,7 @@ class Catalogue:
     """A dataset and its graph.
 
     `fingerprints` are those of language model, adapter and graph, by name: only explanations of
-    this model are served. Methods raise UnknownIdError.
+    this model are served.
     """
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings, fingerprints: dict[str, str]):
@@ -37,15 +37,14 @@ class Catalogue:
         items = self.dataset.items
         return str(items["title"][item].as_py()), str(items["profile"][item].as_py())
 
-    def recommend(self, user_id: str, k: int) -> list[RecommendedItem]:
-        """Return the k best unseen items of a user, best first, without explanations.
+    def recommend(self, user: int, k: int) -> list[RecommendedItem]:
+        """Return the k best unseen items of the user with this index, without explanations.
 
-        There are fewer than k if the user has not that many unseen items.
+        The best comes first. There are fewer than k if the user has not that many unseen items.
         """
-        user = torch.tensor([self.dataset.user_index(user_id)])
-        k = min(k, self.dataset.num_items)
+        users, k = torch.tensor([user]), min(k, self.dataset.num_items)
         ((_, items, scores),) = top_k_items(
-            self._graph.users, self._graph.items, self._seen, user, k
+            self._graph.users, self._graph.items, self._seen, users, k
         )
         ranked = zip(items[0].tolist(), scores[0].tolist(), strict=True)
         return [
@@ -60,9 +59,9 @@ class Catalogue:
             if item >= 0
         ]
 
-    def evidence(self, user_id: str, item_id: str) -> Evidence:
-        """Return what speaks for a pair."""
-        user, item = self.dataset.user_index(user_id), self.dataset.item_index(item_id)
+    def evidence(self, user: int, item_id: str) -> Evidence:
+        """Return what an explanation of the pair rests on; raises UnknownIdError."""
+        item = self.dataset.item_index(item_id)
         _, seen = self._seen.of(torch.tensor([user]))
         scores = self._graph.items @ self._graph.users[user]
         left_out = torch.cat([seen, self._seen.lost])
@@ -70,7 +69,7 @@ class Catalogue:
         unseen[item] = True
         title, profile = self.item_texts(item)
         return Evidence(
-            user_id=user_id,
+            user_id=str(self.dataset.users["user_id"][user].as_py()),
             user_profile=str(self.dataset.users["profile"][user].as_py()),
             item_id=item_id,
             item_title=title,
@@ -82,12 +81,14 @@ class Catalogue:
             aspects_from=self.dataset.aspects_from,
         )
 
-    def find_items(self, text: str, limit: int) -> list[ItemEntry]:
-        """Return at most `limit` items whose id or title contains `text`, in the dataset's order.
+    def find_items(self, text: str, limit: int, after: str | None = None) -> list[ItemEntry]:
+        """Return at most `limit` items whose ID or title contains `text`, in the dataset's order.
 
-        Upper and lower case count as equal.
+        Upper and lower case count as equal. after: an item; only those behind it are returned.
+        Raises UnknownIdError.
         """
-        items = self.dataset.items
+        start = 0 if after is None else self.dataset.item_index(after) + 1
+        items = self.dataset.items.slice(start)
         holds = pc.or_(
             pc.match_substring(items["title"], text, ignore_case=True),
             pc.match_substring(items["item_id"], text, ignore_case=True),

@@ -4,75 +4,136 @@ with Client("http://127.0.0.1:8000") as client:
     answer = client.explain([("resident-17", "place-3")])[0]
 """
 
-from collections.abc import Iterable
-from typing import Any, Literal, Self
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
+import httpx2
+from pydantic import BaseModel, ValidationError
 
-from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError, UnknownIdError
-from xrec.serve.messages import MAX_PAIRS, Explanation, Explanations, NoExplanation, Recommendations
+from xrec.errors import (
+    EndpointAccessError,
+    EndpointError,
+    EndpointUnreachableError,
+    UnknownIdError,
+    XRecError,
+)
+from xrec.serve.messages import (
+    MAX_PAIRS,
+    Evidence,
+    Explanation,
+    Explanations,
+    NoExplanation,
+    PairRequest,
+    Parts,
+    Recommendations,
+)
+from xrec.serve.problems import Problem
 
-_ERRORS: dict[int, type[EndpointError | UnknownIdError]] = {
-    401: EndpointAccessError,
-    403: EndpointAccessError,
-    404: UnknownIdError,
-}
+_MAX_RETRIES = 3
+_UNKNOWN = {"/problems/unknown_user": "user", "/problems/unknown_item": "item"}
+
+_Answer = TypeVar("_Answer", bound=BaseModel)
+
+
+class StreamEvent(BaseModel):
+    """What a stream reports of text number `index`.
+
+    part: `text` comes next. withdrawn: all parts of this text so far are taken back. explanation:
+    `answer` is the whole answer, and the text has ended.
+    """
+
+    name: Literal["part", "withdrawn", "explanation"]
+    index: int
+    text: str = ""
+    is_checked: bool = False
+    answer: Explanation | NoExplanation | None = None
 
 
 class Client:
-    """Asks the endpoint at `url`, with the API key if there is one; threads need one each.
+    """Sends requests to the endpoint at `url`, with the API key if one is given.
 
-    An endpoint that is busy or not ready (429, 503) is asked again when it says, three times.
+    A request that gets 429 or 503 is sent again, up to three times, when the endpoint says so,
+    unless that is later than `timeout_seconds`. Methods raise EndpointAccessError if the key is
+    refused, EndpointUnreachableError if nothing answers, and EndpointError for other refusals.
+
+    transport: what sends the requests; by default, the network.
     """
 
-    def __init__(self, url: str, key: str | None = None, *, timeout_seconds: float = 120.0):
-        self._url, self._timeout_seconds = url.rstrip("/"), timeout_seconds
-        self._session = requests.Session()
-        again = Retry(3, status_forcelist=(429, 503), allowed_methods=None, raise_on_status=False)
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=again))
-        if key is not None:
-            self._session.headers["Authorization"] = f"Bearer {key}"
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout_seconds: float = 120.0,
+        transport: httpx2.BaseTransport | None = None,
+    ):
+        self._url, self._timeout_seconds = url, timeout_seconds
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx2.Client(
+            base_url=url, headers=headers, timeout=timeout_seconds, transport=transport
+        )
 
     def explain(
-        self, pairs: Iterable[tuple[str, str]], *, max_words: int | None = None
+        self, pairs: Iterable[tuple[str, str] | PairRequest], *, max_words: int | None = None
     ) -> list[Explanation | NoExplanation]:
-        """The answer for each pair of user_id and item_id, in their order; 64 pairs a request.
+        """Return the answer for each pair of user_id and item_id, in order; 64 pairs a request.
 
-        Raises EndpointAccessError if the key is refused, EndpointUnreachableError if nothing
-        answers, EndpointError if a request as a whole is refused for another reason.
+        A `PairRequest` can also have the history of a new user, or texts of its own.
         """
-        rows = [{"user_id": user, "item_id": item} for user, item in pairs]
+        rows = _rows(pairs)
         answers: list[Explanation | NoExplanation] = []
         for start in range(0, len(rows), MAX_PAIRS):
             body = {"pairs": rows[start : start + MAX_PAIRS], "max_words": max_words}
-            data = self._ask("POST", "/v1/explanations", json=body)
-            answers += Explanations.model_validate_json(data).explanations
+            found = self._ask(Explanations, "POST", "/v1/explanations", json=body)
+            answers += found.explanations
         return answers
+
+    def stream(
+        self,
+        pairs: Iterable[tuple[str, str] | PairRequest],
+        *,
+        max_words: int | None = None,
+        parts: Parts = "checked",
+    ) -> Iterator[StreamEvent]:
+        """Yield the texts of up to 64 pairs as they are written, one pair after the other."""
+        body = {"pairs": _rows(pairs), "max_words": max_words, "parts": parts}
+        response = self._send("POST", "/v1/explanations/stream", json=body, stream=True)
+        with closing(response), self._reading():
+            for name, data in _server_sent(response.iter_lines()):
+                if name == "done":
+                    return
+                if name == "problem":
+                    raise self._error(response.status_code, data)
+                yield StreamEvent.model_validate({"name": name, **json.loads(data)})
+        raise EndpointUnreachableError(f"{self._url}: the stream ended early; ask again")
 
     def recommend(
         self, user_id: str, k: int = 5, *, explain: bool = True, max_words: int | None = None
     ) -> Recommendations:
-        """The user's k best unseen items, with explanations if `explain`.
+        """Return the user's k best unseen items, with explanations if `explain`.
 
-        Raises UnknownIdError, and what `explain` raises.
+        Raises UnknownIdError if the dataset does not have the user.
         """
         options = {"k": k, "explain": explain, "max_words": max_words}
-        place = f"/v1/users/{quote(user_id, safe='')}/recommendations"
-        return Recommendations.model_validate_json(self._ask("GET", place, params=options))
+        path = f"/v1/users/{quote(user_id, safe='')}/recommendations"
+        params = {name: value for name, value in options.items() if value is not None}
+        return self._ask(Recommendations, "GET", path, params=params)
 
-    def feedback(
-        self, user_id: str, item_id: str, event: Literal["shown", "opened", "helpful", "wrong"]
-    ) -> None:
-        """Tell what became of the text that the pair is answered with; raises as `explain` does."""
-        body = {"user_id": user_id, "item_id": item_id, "event": event}
-        self._ask("POST", "/v1/feedback", json=body)
+    def evidence(self, user_id: str, item_id: str) -> Evidence:
+        """Return what an explanation of the pair rests on.
+
+        Raises UnknownIdError if the dataset does not have the user or the item.
+        """
+        body = {"user_id": user_id, "item_id": item_id}
+        return self._ask(Evidence, "POST", "/v1/evidence", json=body)
 
     def close(self) -> None:
-        self._session.close()
+        """Close all connections."""
+        self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -80,20 +141,76 @@ class Client:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _ask(self, method: str, place: str, **options: Any) -> bytes:
-        url = f"{self._url}{place}"
+    def _ask(self, answer: type[_Answer], method: str, path: str, **options: Any) -> _Answer:
+        response = self._send(method, path, **options)
+        with self._reading():
+            return answer.model_validate_json(response.content)
+
+    def _send(
+        self, method: str, path: str, *, stream: bool = False, **options: Any
+    ) -> httpx2.Response:
+        """Return the response of a request that succeeds."""
+        for retry in range(_MAX_RETRIES + 1):
+            with self._reading():
+                request = self._http.build_request(method, path, **options)
+                response = self._http.send(request, stream=stream)
+                if response.is_success:
+                    return response
+                response.read()
+            after = response.headers.get("retry-after", "")
+            wait = int(after) if after.isdecimal() and len(after) < 9 else 2**retry
+            is_busy = response.status_code in (429, 503) and wait <= self._timeout_seconds
+            if not is_busy or retry == _MAX_RETRIES:
+                break
+            time.sleep(wait)
+        raise self._error(response.status_code, response.text)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raise EndpointError for what is no answer of the endpoint, or none at all."""
         try:
-            answer = self._session.request(method, url, timeout=self._timeout_seconds, **options)
-        except requests.RequestException as error:
+            yield
+        except httpx2.TransportError as error:
             raise EndpointUnreachableError(
                 f"{self._url}: the endpoint does not answer ({error}); check the URL, and that "
-                "`xrec serve` runs"
+                "`xrec serve` is running"
             ) from error
-        if answer.ok:
-            return answer.content
+        except ValueError as error:
+            raise EndpointError(
+                f"{self._url}: the response is not one of the endpoint's; check the URL, and that "
+                f"client and endpoint are the same version ({error})"
+            ) from error
+
+    def _error(self, status: int, body: str) -> XRecError:
+        """Return the error for a problem, or for the page of a proxy or of another server."""
+        reason = ""
         try:
-            detail = str(answer.json()["detail"])
-        except (ValueError, KeyError, TypeError):  # the page of a proxy
-            detail = answer.text[:300]
-        error_type = _ERRORS.get(answer.status_code, EndpointError)
-        raise error_type(f"{self._url}: {answer.status_code}: {detail}")
+            problem = Problem.model_validate_json(body)
+        except ValidationError:
+            detail = f"{body[:300]!r}, which is not an answer of the endpoint; check the URL"
+        else:
+            status, detail, reason = problem.status, problem.detail, problem.type
+        message = f"{self._url}: {status}: {detail}"
+        if reason in _UNKNOWN:
+            return UnknownIdError(message, _UNKNOWN[reason])
+        return (EndpointAccessError if status in (401, 403) else EndpointError)(message)
+
+
+def _rows(pairs: Iterable[tuple[str, str] | PairRequest]) -> list[dict[str, Any]]:
+    return [
+        pair.model_dump(exclude_defaults=True)
+        if isinstance(pair, PairRequest)
+        else {"user_id": pair[0], "item_id": pair[1]}
+        for pair in pairs
+    ]
+
+
+def _server_sent(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the data of each server-sent event."""
+    name = ""
+    for line in lines:
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            yield name, value

@@ -1,10 +1,10 @@
-"""The checks that every request passes, and the log line that it leaves.
+"""The checks that every request passes before a route has it, and the log line that it leaves.
 
-A request gets an id. Then its key, the number of requests at work, the size of its body and how
-long it takes to come are checked. This is plain ASGI, so that streams and disconnects reach the
-application unchanged.
+A request gets an ID. Its headers, its key, the size of what it sends, and how long its body takes
+are checked. This is plain ASGI, so that streams and disconnects reach the application unchanged.
 """
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -13,50 +13,63 @@ import math
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sized
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import get_args
 
 from aiolimiter import AsyncLimiter
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xrec.config.serve import KeyConfig, is_loopback
+from xrec.config.serve import KeyConfig, is_loopback, share_of_key
 from xrec.config.serve import Scope as KeyScope
 from xrec.serve.metrics import Metrics
-from xrec.serve.problems import ProblemError, too_many
-from xrec.serve.proxy import Answer, Body
+from xrec.serve.problems import ProblemError, unavailable
 
 request_log = logging.getLogger("xrec.requests")
 """A line of JSON for each request."""
 
 MAX_REQUESTS = 256
-"""So many requests a frontend answers at a time; further ones get 429."""
+"""Requests that a frontend answers at a time; Ray Serve queues as many again and refuses more."""
+MAX_BODY_BYTES = 256 * 1024
+"""The largest body: 64 pairs, or a few with texts of their own."""
+MAX_TARGET_BYTES = 8 * 1024
+"""The longest path, and the longest query string."""
+BODY_SECONDS = 10.0
+"""How long the body of a request may take to arrive."""
 BURST = 64
-"""So many pairs may come at once with a key before its rate counts, at all frontends together."""
+"""Pairs that a key may ask for at once before its rate counts, at all frontends together."""
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_OPEN_PATHS = ("/healthz", "/readyz", "/", "/openapi.json")
-_OPEN_PREFIX = "/page/"
+_FORWARDED = re.compile(r"forwarded|x-forwarded-.*|via|x-real-ip")
+_DRAIN_SECONDS = 0.1  # between looks at what is in flight
+_PUBLIC_PATHS = ("/healthz", "/readyz", "/", "/openapi.json", "/page")
 
 
-def share_of_key(places: int, keys: Sized) -> int:
-    """Return how many of the places one key may take: a quarter of them if there are others."""
-    return places if len(keys) <= 1 else max(1, places // 4)
+def is_public(path: str) -> bool:
+    """Return whether a path needs no key; what is there is the same for everybody."""
+    return path in _PUBLIC_PATHS or path.startswith("/page/")
 
 
 class Gate:
-    """An ASGI application that checks each request and passes it on to `app`."""
+    """An ASGI application that checks each request and passes it on to `app`.
+
+    share: the part of each key's rate that this frontend enforces.
+    """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        keys: tuple[KeyConfig, ...],
-        metrics: Metrics,
-        rates: "Rates | None" = None,
+        self, app: ASGIApp, keys: tuple[KeyConfig, ...], metrics: Metrics, share: float = 1.0
     ):
-        self._app, self._keys, self._metrics = app, Keys(keys, rates), metrics
-        self._num_in_flight = 0
+        self._app, self._keys, self._metrics = app, Keys(keys, share), metrics
+        self._num_in_flight, self._is_draining = 0, False
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse requests from now on, and wait so long at most for those in flight."""
+        self._is_draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._num_in_flight:
+                    await asyncio.sleep(_DRAIN_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,12 +78,18 @@ class Gate:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        started, answer, key = time.perf_counter(), Answer(send), "-"
+        answer = _Answer(send, scope["path"], request_id if request_id != given else None)
+        started, key = time.perf_counter(), "-"
         self._count(1)
         try:
-            async with self._admitted(scope) as caller:
+            if self._is_draining and scope["path"] != "/healthz":
+                raise unavailable("the endpoint is being stopped")
+            _check_head(scope)
+            caller = _PUBLIC if is_public(scope["path"]) else self._keys.caller(scope)
+            with caller.at_work():
                 scope["state"]["caller"], key = caller, caller.name
-                await self._app(scope, Body(scope, receive).receive, answer.send)
+                await caller.charge(1)
+                await self._app(scope, _Body(scope, receive).receive, answer.send)
         except ProblemError as error:
             if answer.status is not None:
                 raise
@@ -83,23 +102,6 @@ class Gate:
     def _count(self, change: int) -> None:
         self._num_in_flight += change
         self._metrics.requests_in_flight.set(self._num_in_flight)
-
-    @asynccontextmanager
-    async def _admitted(self, scope: Scope) -> AsyncIterator["Caller"]:
-        """Give who asks; a path that tells nothing is open to everybody.
-
-        Raises ProblemError for a request that is refused.
-        """
-        path = scope["path"]
-        if path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX):
-            yield Caller("-", ())
-            return
-        caller = self._keys.caller(scope)
-        if self._num_in_flight > MAX_REQUESTS:
-            raise too_many(MAX_REQUESTS)
-        with caller.at_work():
-            await caller.charge(1)
-            yield caller
 
     def _record(self, scope: Scope, answered: int | None, key: str, seconds: float) -> None:
         """Count and log the request, by its route: its path names the user and the item."""
@@ -119,33 +121,78 @@ class Gate:
         request_log.info(json.dumps(line))
 
 
-class Rates:
-    """How many pairs each key may still ask for: a bucket of `BURST`, filled at the key's rate.
+def _check_head(scope: Scope) -> None:
+    """Raise ProblemError for a path or query that is too long, or headers that are not UTF-8."""
+    if max(len(scope["path"]), len(scope.get("query_string", b""))) > MAX_TARGET_BYTES:
+        detail = f"the path or the query has more than {MAX_TARGET_BYTES // 1024} KiB"
+        raise ProblemError(414, "target", f"{detail}; shorten it, or send the pair in a body")
+    try:
+        for _, value in scope["headers"]:
+            value.decode()
+    except UnicodeDecodeError:
+        detail = "the value of a header is not UTF-8; encode it, or leave the header out"
+        raise ProblemError(400, "header", detail) from None
 
-    share: of rates and buckets that is kept here.
+
+class _Answer:
+    """Sends the answer of one request, and keeps its status, which is None before it begins.
+
+    request_id: a header to send with it. What needs a key is not kept by caches.
     """
 
-    def __init__(self, keys: Iterable[KeyConfig], share: float = 1.0):
-        size = max(1.0, share * BURST)
-        times = {key.name: 60 * size / (share * key.pairs_per_minute) for key in keys}
-        self._buckets = {name: AsyncLimiter(size, seconds) for name, seconds in times.items()}
+    def __init__(self, send: Send, path: str, request_id: str | None):
+        self._send = send
+        self._headers = {} if is_public(path) else {"Cache-Control": "no-store"}
+        if request_id is not None:
+            self._headers["X-Request-ID"] = request_id
+        self.status: int | None = None
 
-    async def take(self, name: str, num_pairs: int, ahead: int = 0) -> int:
-        """Count the pairs, a bucket at most, and if there is room so many that will be asked for.
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message).update(self._headers)
+        await self._send(message)
 
-        Returns how many may be asked for; 0, and none is counted, if `num_pairs` is too many.
-        """
-        bucket = self._buckets[name]
-        for number in (num_pairs + ahead, num_pairs):
-            amount = min(number, bucket.max_rate)
-            if bucket.has_capacity(amount):
-                await bucket.acquire(amount)  # this does not wait
-                return number
-        return 0
+
+class _Body:
+    """The body of a request, which may arrive without its length, and slowly.
+
+    Raises ProblemError 413 for one that is announced as too large.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive):
+        self._receive, self._num_bytes = receive, 0
+        self._ends: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length[:18]) > MAX_BODY_BYTES:  # int refuses 4,301 digits
+            raise _too_large()
+
+    async def receive(self) -> Message:
+        """Return the next message; raises ProblemError 408 or 413."""
+        try:
+            async with asyncio.timeout_at(self._ends):
+                message = await self._receive()
+        except TimeoutError:
+            detail = f"the body did not arrive within {BODY_SECONDS:g} s; send it again"
+            raise ProblemError(408, "slow_body", detail) from None
+        self._num_bytes += len(message.get("body", b""))
+        if self._num_bytes > MAX_BODY_BYTES:
+            raise _too_large()
+        if not message.get("more_body"):
+            self._ends = None
+        return message
+
+
+def _too_large() -> ProblemError:
+    detail = f"the body has more than {MAX_BODY_BYTES // 1024} KiB"
+    return ProblemError(413, "body", f"{detail}; send fewer pairs, or shorter texts")
 
 
 class Caller:
-    """Who asks: a key's name and scopes, its rate, and how many of its requests are at work."""
+    """Who asks: a name, its scopes and, for a key, its rate and the number of requests at work.
+
+    share: the part of the rate and of the burst that is enforced here.
+    """
 
     def __init__(
         self,
@@ -153,14 +200,18 @@ class Caller:
         scopes: Collection[KeyScope],
         key: KeyConfig | None = None,
         max_requests: int | None = None,
-        rates: Rates | None = None,
+        share: float = 1.0,
     ):
-        self.name, self._scopes, self._key, self._rates = name, scopes, key, rates
+        self.name, self.scopes = name, frozenset(scopes)
         self._num_at_work, self._max_requests = 0, max_requests
+        self._bucket: AsyncLimiter | None = None
+        if key is not None:
+            self._rate, burst = share * key.pairs_per_minute, max(1.0, share * BURST)
+            self._bucket = AsyncLimiter(burst, 60 * burst / self._rate)
 
     def check(self, scope: KeyScope) -> None:
-        """Raise ProblemError if it may not ask for this."""
-        if scope not in self._scopes:
+        """Raise ProblemError unless it has the scope."""
+        if scope not in self.scopes:
             detail = f"the key {self.name!r} lacks the scope {scope!r}; ask for one that has it"
             raise ProblemError(403, "scope", detail)
 
@@ -169,19 +220,21 @@ class Caller:
 
         More pairs than fit a burst count as a burst. num_counted: those that were counted before.
         """
-        if self._key is None or self._rates is None:
+        if self._bucket is None:
             return
-        amount = min(num_pairs, BURST) - num_counted
-        if amount and not await self._rates.take(self.name, amount):
-            wait = math.ceil(60 * amount / self._key.pairs_per_minute)
-            detail = f"more than {self._key.pairs_per_minute} pairs a minute with this key"
+        amount = max(0.0, min(num_pairs, self._bucket.max_rate) - num_counted)
+        if not self._bucket.has_capacity(amount):
+            wait = math.ceil(60 * amount / self._rate)
+            detail = f"more than {self._rate:g} pairs a minute with this key at this frontend"
             raise ProblemError(429, "rate", f"{detail}; wait {wait} s", wait)
+        await self._bucket.acquire(amount)  # this does not wait
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Count a request until exit; raises ProblemError if too many are at work."""
+        """Count a request until exit; raises ProblemError if too many of the key are at work."""
         if self._max_requests is not None and self._num_at_work >= self._max_requests:
-            raise too_many(self._max_requests, " of this key")
+            detail = f"{self._max_requests} requests of this key are being answered"
+            raise ProblemError(429, "concurrency", f"{detail}; ask again in a second", 1)
         self._num_at_work += 1
         try:
             yield
@@ -189,17 +242,23 @@ class Caller:
             self._num_at_work -= 1
 
 
+_PUBLIC = Caller("-", ())
+
+
 class Keys:
     """Keys are known by their SHA-256, compared in constant time, and each has its own rate.
 
     Without keys only this machine may ask: both the client's address and the host name in the
-    request must be loopback. The host name is checked because a web page elsewhere could use a name
-    of its own that points to this machine.
+    request must be loopback, and no proxy may have forwarded it. The host name is checked because a
+    web page elsewhere could use a name of its own that points to this machine.
     """
 
-    def __init__(self, keys: tuple[KeyConfig, ...], rates: Rates | None = None):
-        of = share_of_key(MAX_REQUESTS, keys), rates or Rates(keys)
-        self._callers = [(key.sha256, Caller(key.name, key.scopes, key, *of)) for key in keys]
+    def __init__(self, keys: tuple[KeyConfig, ...], share: float = 1.0):
+        # One of several keys cannot take all places of a frontend; a single key can.
+        most = share_of_key(MAX_REQUESTS, keys) if len(keys) > 1 else None
+        self._callers = [
+            (key.sha256, Caller(key.name, key.scopes, key, most, share)) for key in keys
+        ]
 
     def caller(self, scope: Scope) -> Caller:
         """Return who asks; it is "local", and may ask for all, if no keys are configured.
@@ -208,26 +267,33 @@ class Keys:
         """
         headers = Headers(scope=scope)
         if not self._callers:
-            client, host = scope.get("client"), headers.get("host", "")
-            name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-            if client is None or not (is_loopback(client[0]) and is_loopback(name)):
-                raise ProblemError(
-                    403,
-                    "not_local",
-                    "without security.keys this endpoint answers its own machine only, "
-                    "by a loopback address or localhost",
-                )
+            _check_local(scope, headers)
             return Caller("local", get_args(KeyScope))
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        is_bearer = scheme.lower() == "bearer" and credentials.strip()
+        kind, _, credentials = headers.get("authorization", "").partition(" ")
+        is_bearer = kind.lower() == "bearer" and credentials.strip()
         given = credentials.strip() if is_bearer else headers.get("x-api-key")
         if given is None:
             raise ProblemError(
                 401, "key", "this endpoint asks for a key; send Authorization: Bearer KEY"
             )
-        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()
+        digest = hashlib.sha256(given.encode("latin-1")).hexdigest()  # the bytes that were sent
         # All keys are compared, so that the time does not tell which one matches.
         matches = [each for own, each in self._callers if hmac.compare_digest(own, digest)]
         if not matches:
             raise ProblemError(401, "key", "this key is not known; check it, or ask for one")
         return matches[0]
+
+
+def _check_local(scope: Scope, headers: Headers) -> None:
+    """Raise ProblemError unless a program on this machine sent the request itself."""
+    client, host = scope.get("client"), headers.get("host", "")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if client is None or not (is_loopback(client[0]) and is_loopback(name)):
+        why = "by a loopback address or localhost"
+    # nginx speaks HTTP/1.0 to what is behind it by default, and adds no header.
+    elif scope.get("http_version") == "1.0" or any(map(_FORWARDED.fullmatch, headers)):
+        why = "and a proxy forwarded this request; configure security.keys"
+    else:
+        return
+    detail = f"without security.keys this endpoint answers its own machine only, {why}"
+    raise ProblemError(403, "not_local", detail)

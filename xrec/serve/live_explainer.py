@@ -4,12 +4,13 @@ A model replica (`xrec.serve.app.Generator`) is this within Ray Serve.
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +18,22 @@ import torch
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
-from xrec.config.serve import ServeConfig
+from xrec.config.serve import ServeConfig, share_of_key
 from xrec.data.dataset import Dataset
+from xrec.data.evidence import NamedEvidence
 from xrec.errors import DataError, ModelError, UnknownIdError
-from xrec.generate.engine import Advance, Failure, text_params
+from xrec.generate.engine import Advance, Completion, Failure, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.generate.shared_engine import EngineRequest
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PromptTooLongError
-from xrec.serve.gate import share_of_key
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import OVERLOADED, Draft, Event, PairError
+from xrec.serve.model import FAULT, OVERLOADED, Draft, Event, PairError, unknown_user
+
+logger = logging.getLogger("xrec")
 
 MAX_WAITING_PAIRS = 256
 """Of a replica; a request beyond them is answered with 429 and Retry-After. One of several keys may
@@ -65,6 +68,7 @@ class LiveExplainer:
         self._max_pending = core.max_rows + MAX_WAITING_PAIRS
         self._max_of_key = share_of_key(self._max_pending, keys)
         self._pending: Counter[str] = Counter()
+        self._preparing = ThreadPoolExecutor(1, "xrec-prepare")
 
     @property
     def model_fingerprint(self) -> str:
@@ -86,7 +90,11 @@ class LiveExplainer:
         tasks = [asyncio.ensure_future(self._explain_one(pair)) for pair in pairs]
         for task in tasks:  # also where one is cancelled before it begins
             task.add_done_callback(lambda _: self._count(key, -1))
-        return await asyncio.gather(*tasks)
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # those left if one raised
+                task.cancel()
 
     async def stream(
         self, pair: PairRequest, parts: Parts, key: str = ""
@@ -127,8 +135,9 @@ class LiveExplainer:
         """Yield drafts of such `parts`, if any, then the text, or why there is none."""
         started = time.perf_counter()
         try:
-            with self._indices(pair) as indices:
-                asked = self._asked(*indices, pair.own_texts)
+            with self._user(pair) as user:
+                loop = asyncio.get_running_loop()
+                asked = await loop.run_in_executor(self._preparing, self._asked, user, pair)
                 async with aclosing(self._written(asked, started, parts)) as events:
                     async for event in events:
                         yield event
@@ -143,41 +152,44 @@ class LiveExplainer:
         except (asyncio.CancelledError, GeneratorExit):
             self._metrics.abandoned.inc()
             raise
+        except ModelError:  # the engine is broken, and so is this replica
+            raise
+        except Exception as error:
+            logger.error("a pair failed: %s", type(error).__name__, exc_info=error)
+            yield PairError(FAULT, "a fault of the endpoint; its log has more")
 
     @contextmanager
-    def _indices(self, pair: PairRequest) -> Iterator[tuple[int, int]]:
-        """Give the user's index and the item's; that of a new user has its vector until exit.
+    def _user(self, pair: PairRequest) -> Iterator[int]:
+        """Give the user's index; a new user has a row of the graph until exit.
 
-        Raises PairError, UnknownIdError or DataError for a pair that cannot be explained.
+        Raises PairError for a user who cannot be explained to.
         """
-        item = self._explainer.dataset.item_index(pair.item_id)
         user = self._explainer.dataset.user_ids.find(pair.user_id)
         if user is None and not pair.history:
-            raise PairError(
-                "unknown_user",
-                f"user {pair.user_id!r} is not known; "
-                "give its history: item ids that it interacted with",
-            )
+            raise unknown_user()
         if user is not None and pair.history:
             raise PairError(
                 "known_user",
                 f"user {pair.user_id!r} is known and has a vector; leave the history out, "
                 "or give another user_id",
             )
-        row = self._new_users.row(pair.history) if user is None else nullcontext(user)
-        with row as index:
-            yield index, item
+        with self._new_users.row() if user is None else nullcontext(user) as index:
+            yield index
 
-    def _asked(self, user: int, item: int, own_texts: dict[str, Any]) -> Asked:
-        """Return what the engine is asked for a pair, of which `own_texts` replace the dataset's.
+    def _asked(self, user: int, pair: PairRequest) -> Asked:
+        """Return what the engine is asked for a pair, whose own texts replace the dataset's.
 
-        A new user's profile is empty. Raises PairError or PromptTooLongError if the engine could
-        not answer.
+        A new user's profile is empty. What clients send is looked up, split and tokenized here, so
+        this runs in a thread of its own, one pair at a time. Raises PairError, UnknownIdError,
+        DataError or PromptTooLongError if the engine could not answer.
         """
+        item = self._explainer.dataset.item_index(pair.item_id)
         is_known = user < self._explainer.dataset.num_users
-        pair = Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
-        known = self._explainer.pairs.texts(pair)
-        texts = replace(known if is_known else replace(known, user_profile=""), **own_texts)
+        if not is_known:
+            self._new_users.set_vector(user, pair.history)
+        of = Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
+        known = self._explainer.pairs.texts(of)
+        texts = replace(known if is_known else replace(known, user_profile=""), **pair.own_texts)
         _raise(self._explainer.finisher.failure_of_any(texts, self._decoding.text))
         prompt = self._builder.build(user, item, texts)
         asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
@@ -187,21 +199,34 @@ class LiveExplainer:
     async def _written(
         self, asked: Asked, started: float, parts: Parts | None
     ) -> AsyncGenerator[Draft | Explained, None]:
-        """Yield drafts, then the text; raises PairError if it cannot be used."""
+        """Yield drafts, then the text; raises PairError if it cannot be used.
+
+        Texts are read and checked in threads, so that neither the event loop nor the engine waits.
+        """
         is_checked = parts == "checked"
-        read = asked.whole_sentences if is_checked else asked.unfinished
-        ids, seen = list[int](), ""
         advances = _Advances(with_drafts=bool(parts))
-        with self.engine.at_work([EngineRequest(asked.prompt_ids, asked.params, advances.take)]):
-            while (completion := (advance := await advances.latest()).completion) is None:
-                if advance.token_ids[: len(ids)] != ids:  # another text began
-                    seen = ""
-                ids, text = advance.token_ids, read(advance.token_ids)
-                if len(text) > len(seen):
-                    seen = text
-                    if not is_checked or asked.passes(text, ids):
+        request = EngineRequest(asked.prompt_ids, asked.params, advances.take)
+
+        def read(ids: list[int], seen: str) -> tuple[str, bool]:
+            text = asked.whole_sentences(ids) if is_checked else asked.unfinished(ids)
+            is_longer = len(text) > len(seen)
+            return text, is_longer and (not is_checked or asked.passes(text, ids))
+
+        with self.engine.at_work([request]):
+            seen = ""
+            while True:
+                advance = await advances.latest()
+                if (completion := advance.completion) is None:
+                    text, is_draft = await asyncio.to_thread(read, advance.token_ids, seen)
+                    seen = max(seen, text, key=len)
+                    if is_draft:
                         yield Draft(text, is_checked)
-        found = asked.explanation(0, completion)
+                elif (params := await asyncio.to_thread(asked.again, completion)) is not None:
+                    seen = ""
+                    self.engine.resubmit(request, params)
+                else:
+                    break
+        found, evidence = await asyncio.to_thread(self._explanation, asked, completion)
         _raise(found.failure)
         self._record(found, advances.first_token_at - started, time.perf_counter() - started)
         yield Explained(
@@ -211,8 +236,15 @@ class LiveExplainer:
             finish_reason=found.finish_reason,
             model_fingerprint=self.model_fingerprint,
             kind=found.kind,
-            aspects=self._explainer.checker.evidence(found.text, asked.texts),
+            aspects=evidence,
         )
+
+    def _explanation(
+        self, asked: Asked, completion: Completion
+    ) -> tuple[Explanation, tuple[NamedEvidence, ...]]:
+        """Return a pair's explanation, and the evidence that it names."""
+        found = asked.explanation(0, completion)
+        return found, self._explainer.checker.evidence(found.text, asked.texts)
 
     def _record(self, found: Explanation, first_token_seconds: float, seconds: float) -> None:
         metrics = self._metrics
@@ -238,12 +270,19 @@ class NewUsers:
         self._free = list(range(dataset.num_users, len(graph.users)))
 
     @contextmanager
-    def row(self, history: Sequence[str]) -> Iterator[int]:
-        """Give a user index whose row holds the vector of a user with these items, until exit.
+    def row(self) -> Iterator[int]:
+        """Give a user index until exit; there are as many as pairs that may be at work or wait."""
+        index = self._free.pop()
+        try:
+            yield index
+        finally:
+            self._free.append(index)
 
-        There are as many rows as pairs that may be at work or wait. Items without training
-        interactions do not count. Raises UnknownIdError for an unknown item, DataError if none
-        counts.
+    def set_vector(self, index: int, history: Sequence[str]) -> None:
+        """Give a row the vector of a user with these items.
+
+        Items without training interactions do not count. Raises UnknownIdError for an unknown item,
+        DataError if none counts.
         """
         indices = {self._dataset.item_index(item_id) for item_id in history}
         items = sorted(index for index in indices if self._has_vector[index])
@@ -252,12 +291,7 @@ class NewUsers:
                 f"none of the history's {len(indices)} items has training interactions; "
                 "name an item that has"
             )
-        index = self._free.pop()
-        try:
-            self._users[index] = self._fold_in.vector(torch.tensor(items))
-            yield index
-        finally:
-            self._free.append(index)
+        self._users[index] = self._fold_in.vector(torch.tensor(items))
 
 
 class _Advances:

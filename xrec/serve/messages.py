@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from xrec.data.dataset import AspectsFrom
 from xrec.data.evidence import NamedEvidence
@@ -14,6 +14,7 @@ MAX_WORDS = 500
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 UserId = Annotated[_Id, Field(description="user_id, as in the dataset.", examples=["resident-17"])]
 ItemId = Annotated[_Id, Field(description="item_id, as in the dataset.", examples=["place-3"])]
+Title = Annotated[str, Field(max_length=500)]
 Text = Annotated[str, Field(max_length=8000)]
 MaxWords = Annotated[
     int | None,
@@ -29,6 +30,14 @@ MaxWords = Annotated[
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, data: Any) -> Any:
+        """Refuse an object of many keys at once, since each would be an error of its own."""
+        if isinstance(data, dict) and len(data) > len(cls.model_fields):
+            raise ValueError(f"expected at most {len(cls.model_fields)} fields")
+        return data
+
 
 class _PairOf(_Message):
     user_id: UserId
@@ -39,16 +48,16 @@ class ProfileOverrides(_Message):
     """Texts that replace the dataset's in this request only."""
 
     user_profile: Text | None = Field(None, description="A description of the user.")
-    item_title: Text | None = Field(None, description="The title of the item.")
+    item_title: Title | None = Field(None, description="The title of the item.")
     item_profile: Text | None = Field(None, description="A description of the item.")
 
 
 class PairRequest(_PairOf):
     """A pair to explain."""
 
-    history: list[ItemId] = Field(
+    history: Annotated[list[ItemId], FailFast()] = Field(
         [],
-        max_length=1000,
+        max_length=250,
         description="For a user that the dataset does not know: item_ids that the user "
         "interacted with.",
     )
@@ -63,6 +72,13 @@ class PairRequest(_PairOf):
     def is_plain(self) -> bool:
         """True if a backfill may hold this pair: it has no own texts and no history."""
         return not self.history and self.profiles is None
+
+    def without_stored_profile(self) -> "PairRequest":
+        """Return the pair without the dataset's profile of the user, if it has texts of its own."""
+        if not self.own_texts or "user_profile" in self.own_texts:
+            return self
+        profiles = ProfileOverrides(**self.own_texts, user_profile="")
+        return self.model_copy(update={"profiles": profiles})
 
     @property
     def own_texts(self) -> dict[str, Any]:
@@ -92,7 +108,7 @@ class ExplanationsRequest(_Message):
         }
     )
 
-    pairs: list[PairRequest] = Field(
+    pairs: Annotated[list[PairRequest], FailFast()] = Field(
         min_length=1, max_length=MAX_PAIRS, description="The pairs to explain."
     )
     max_words: MaxWords = None
@@ -128,9 +144,6 @@ class Explanation(BaseModel):
     is_cached: bool = Field(description="True if it was generated for an earlier request.")
     model_fingerprint: str = Field(
         description="Fingerprint of language model, adapter and graph together."
-    )
-    arm: str = Field(
-        "published", description="published, or the name of the candidate run whose text this is."
     )
     num_generated_tokens: int = Field(description="Number of tokens that the model generated.")
     finish_reason: str = Field(
@@ -194,22 +207,6 @@ class EvidenceRequest(_PairOf):
     )
 
 
-class Feedback(_PairOf):
-    """What became of an explanation that the endpoint gave."""
-
-    event: Literal["shown", "opened", "helpful", "wrong"] = Field(
-        description="shown: the user could see the text; opened: the user went on to the item; "
-        "helpful, wrong: the user said so.",
-        examples=["helpful"],
-    )
-    request_id: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="X-Request-ID of the answer.",
-        examples=["3f2a"],
-    )
-
-
 class ItemEntry(BaseModel):
     """An item's id and title."""
 
@@ -245,13 +242,19 @@ class Evidence(BaseModel):
     )
 
 
-class UserList(BaseModel):
-    """Ids of users in order."""
+class _Page(BaseModel):
+    next: str | None = Field(
+        description="Send this as `after` to get what follows; null at the end of the list."
+    )
+
+
+class UserList(_Page):
+    """IDs of users in order."""
 
     users: list[str]
 
 
-class ItemList(BaseModel):
-    """Ids and titles of items."""
+class ItemList(_Page):
+    """IDs and titles of items."""
 
     items: list[ItemEntry]

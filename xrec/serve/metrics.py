@@ -33,14 +33,9 @@ class Metrics:
         self.refused = Counter(
             "xrec_serve_refused_total",
             "Requests refused, by reason: key, scope, rate, concurrency, body, slow_body, queue, "
-            "deadline, feedback.",
+            "deadline.",
             ("reason",),
         )
-        self.rated_alone = Counter(
-            "xrec_serve_rated_alone_total",
-            "Pairs that a frontend counted against its share of a rate, as Rates did not answer.",
-        )
-
         self.pairs = Counter(
             "xrec_serve_pairs_total",
             "Pairs answered, by source: backfill, cache (generated for an earlier request), live, "

@@ -3,34 +3,41 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from xrec.backfill.lookup import Explained
+from xrec.errors import ModelError
 from xrec.serve.messages import PairRequest, Parts
-from xrec.serve.problems import ProblemError, unavailable
+from xrec.serve.problems import ProblemError, fault, unavailable
 
 logger = logging.getLogger("xrec")
 
-OVERLOADED = "overloaded"
+OVERLOADED, FAULT = "overloaded", "bug"
 DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
+_ASK_SECONDS = 2.0  # that replicas have to say whether they have the models
 
 
 class PairError(Exception):
     """Why a pair has no explanation. It is raised within a replica, and returned by it.
 
     `reason` is one of those of a backfill's failed rows, or "overloaded", "unknown_user",
-    "unknown_item", "known_user" or "no_vector".
+    "unknown_item", "known_user", "no_vector" or "bug".
     """
 
     def __init__(self, reason: str, message: str):
         super().__init__(reason, message)
         self.reason, self.message = reason, message
+
+
+def unknown_user() -> PairError:
+    """Return the error for a user without a vector or a history; it does not name the user."""
+    message = "the user is not known; give its history: item ids that it interacted with"
+    return PairError("unknown_user", message)
 
 
 @dataclass(frozen=True)
@@ -51,25 +58,25 @@ Event = Draft | Explained | PairError
 class ModelHandle:
     """Calls a model replica by its Serve handle, for texts of `models` (`artifacts.models_of`).
 
-    Each method raises ProblemError with status 503 if no replica answers. If the caller gives up,
-    the call is cancelled at the replica too.
+    Each method raises ProblemError with status 503 if no replica answers, and 500 if one has a bug.
+    If the caller gives up, the call is canceled at the replica too.
     """
 
-    def __init__(self, handle: DeploymentHandle, models: str, num_replicas: int):
+    def __init__(self, handle: DeploymentHandle, models: str):
         self._handle, self._streaming = handle, handle.options(stream=True)
-        self._models, self._num_replicas = models, num_replicas
-        self._having: set[str] = set()
+        self._models = models
+        self.is_ready = False
+        """Whether a replica had the models when they were last asked (`is_loaded`)."""
 
     async def is_loaded(self) -> bool:
-        """Return whether all replicas were seen to have the models, by now; they keep them.
-
-        Serve draws a replica for each call, so this asks often, and is to be called again.
-        """
-        calls = (self._call(self._handle.has) for _ in range(2 * self._num_replicas))
-        with suppress(ProblemError):
-            for replica, has in await asyncio.gather(*calls):
-                (self._having.add if has else self._having.discard)(replica)
-        return len(self._having) >= self._num_replicas
+        """Ask all replicas, and return whether each has the models, which it then keeps for now."""
+        try:
+            asked = self._handle.broadcast("has", self._models)
+            replies = await asked.results_async(timeout_s=_ASK_SECONDS, return_exceptions=True)
+        except (TimeoutError, *DEAD):
+            replies = []
+        self.is_ready = True in replies
+        return self.is_ready and all(reply is True for reply in replies)
 
     async def explain(
         self, pairs: Sequence[PairRequest], key: str = ""
@@ -94,14 +101,10 @@ class ModelHandle:
                 yield event
             is_over = True
         except DEAD as error:
-            raise _unavailable(error) from error
+            raise _problem_of(error) from error
         finally:
             if not is_over:
                 events.cancel()
-
-    async def model_fingerprint(self) -> str:
-        """Return the fingerprint of the language model, adapter and graph of a replica."""
-        return str(await self._call(self._handle.model_fingerprint))
 
     async def _call(self, method: Any, *arguments: Any) -> Any:
         response = method.remote(self._models, *arguments)
@@ -111,9 +114,13 @@ class ModelHandle:
             response.cancel()
             raise
         except DEAD as error:
-            raise _unavailable(error) from error
+            raise _problem_of(error) from error
 
 
-def _unavailable(error: Exception) -> ProblemError:
+def _problem_of(error: Exception) -> ProblemError:
+    """Return the problem for a replica that is dead or not ready, or that has a bug."""
+    if isinstance(error, RayTaskError) and not isinstance(error.cause, ModelError):
+        logger.error("a model replica failed: %s", type(error.cause).__name__, exc_info=error)
+        return fault()
     logger.warning("no model replica answered: %s", type(error).__name__)
     return unavailable()

@@ -20,7 +20,13 @@ logger = logging.getLogger("xrec")
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
 """When to ask again, if nothing tells it better."""
-_STATUS_OF_REASON = {"unknown_user": 404, "unknown_item": 404, "taken_down": 410, "overloaded": 429}
+_STATUS_OF_REASON = {
+    "unknown_user": 404,
+    "unknown_item": 404,
+    "taken_down": 410,
+    "overloaded": 429,
+    "bug": 500,
+}
 
 
 class Problem(BaseModel):
@@ -79,27 +85,22 @@ class ProblemError(HTTPException):
 def refused(reason: str, message: str) -> ProblemError:
     """Return the error for a pair that has no explanation.
 
-    Its status is 404 for an unknown id, 410 for what was taken down, 429 for an overload, 422 for
-    all other reasons.
+    Its status is 404 for an unknown ID, 410 for what was taken down, 429 for an overload, 500 for a
+    bug, 422 for all other reasons.
     """
     status = _STATUS_OF_REASON.get(reason, 422)
     return ProblemError(status, reason, message, RETRY_SECONDS if status == 429 else None)
 
 
-def too_many(most: int, whose: str = "") -> ProblemError:
-    """Return the error for a request beyond those that may be answered at a time."""
-    detail = f"{most} requests{whose} are being answered; ask again in a second"
-    return ProblemError(429, "concurrency", detail, 1)
+def unavailable(why: str = "no model replica answers") -> ProblemError:
+    """Return the error for a request that cannot be answered now."""
+    detail = f"{why}; ask again in a few seconds"
+    return ProblemError(503, "unavailable", detail, RETRY_SECONDS)
 
 
-def unavailable() -> ProblemError:
-    """Return the error for a request that no model replica answers."""
-    return ProblemError(
-        503,
-        "model_unavailable",
-        "no model replica answers; it is being started again: ask again in a few seconds",
-        RETRY_SECONDS,
-    )
+def fault() -> ProblemError:
+    """Return the error for a bug, which the log describes."""
+    return ProblemError(500, "bug", "a fault of the endpoint; its log has more")
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
@@ -121,9 +122,7 @@ def _problem_of(error: Exception, request_id: str | None) -> ProblemError:
         problem.headers = error.headers
         return problem
     logger.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
-    return ProblemError(
-        500, "bug", "a fault of the endpoint; its log has more under the request id"
-    )
+    return fault()
 
 
 def _of_validation(error: RequestValidationError) -> ProblemError:

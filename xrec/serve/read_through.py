@@ -5,25 +5,28 @@ whole; `max_words` cuts them after a sentence, as the model cuts its own texts. 
 checked again: a model with that limit would have tried again if it named too few aspects.
 
 What was taken down has no answer, wherever its text would come from, and is not written again.
+A forgotten user is answered as one whom the dataset never had: the same checks run in the same
+order, and neither the table nor the model is asked for this user by ID.
 """
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from itertools import islice
+from typing import Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import StorageNotFoundError, XRecError
 from xrec.generate.text_rules import cut_to_words
-from xrec.serve.artifacts import Candidate, PublishedTexts
+from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
-from xrec.serve.feedback import SHADOW, FeedbackLog
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import OVERLOADED, Draft, ModelHandle, PairError
+from xrec.serve.model import OVERLOADED, Draft, ModelHandle, PairError, unknown_user
 from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
 from xrec.storage.cache import ByteCache
 
@@ -34,8 +37,8 @@ KEPT_BYTES = 32 * 2**20
 _ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
 _EVIDENCE_BYTES = 200  # the same of a chosen aspect
 
-PUBLISHED = "published"
-"""The arm of a text that is not a candidate's."""
+_NOBODY = secrets.token_hex()
+"""An ID that no dataset has."""
 
 _Source = Literal["backfill", "cache", "live"]
 
@@ -43,22 +46,21 @@ _Source = Literal["backfill", "cache", "live"]
 class ReadThrough:
     """Answers pairs from what is published, from generated texts in memory, or by `model`.
 
-    `catalogue` and `published` are set before the first request. Where artifacts change, another
-    one takes its place, so that a request is answered from one set of them. `of`: which they are.
+    Where artifacts change, another one takes its place, so that a request is answered from one set
+    of them. `of`: which they are.
     """
-
-    catalogue: Catalogue
-    published: PublishedTexts
 
     def __init__(
         self,
+        catalogue: Catalogue,
+        published: PublishedTexts,
         model: ModelHandle,
         metrics: Metrics,
         deadline_seconds: float,
-        feedback: FeedbackLog,
         of: tuple[str, str] = ("", ""),
     ):
-        self.model, self._metrics, self._feedback, self.of = model, metrics, feedback, of
+        self.catalogue, self.published = catalogue, published
+        self.model, self._metrics, self.of = model, metrics, of
         self._deadline_seconds = deadline_seconds
         self._kept: ByteCache[tuple[str, str, str], Explained] = ByteCache(KEPT_BYTES)
 
@@ -73,7 +75,11 @@ class ReadThrough:
         """
         async with self._deadline():
             answers = await self._known(pairs, max_words)
-            missing = [pair for pair, answer in zip(pairs, answers, strict=True) if not answer]
+            missing = [
+                self._as_model_gets(pair)
+                for pair, answer in zip(pairs, answers, strict=True)
+                if not answer
+            ]
             texts = iter(await self.model.explain(missing, key) if missing else ())
             return [
                 answer or self._generated(pair, next(texts), max_words)
@@ -92,37 +98,33 @@ class ReadThrough:
             if known is not None:
                 yield known
                 return
-            async with aclosing(self.model.stream(pair, parts, key)) as events:
+            asked = self._as_model_gets(pair)
+            async with aclosing(self.model.stream(asked, parts, key)) as events:
                 async for event in events:
                     if isinstance(event, Draft):
                         text = self._cut(event.text, pair, max_words)
-                        is_taken = self._takedown_of(pair, text) is not None
-                        yield replace(event, text="" if is_taken else text)
+                        is_refused = self._refusal(pair, text) is not None
+                        yield replace(event, text="" if is_refused else text)
                     else:
                         yield self._generated(pair, event, max_words)
 
-    async def facts(self, pair: PairRequest) -> dict[str, Any]:
-        """What a plain pair is answered with now, as far as it is there: columns of feedback."""
-        lookup, found, arm = self.published.lookup, None, PUBLISHED
-        with suppress(StorageNotFoundError):
-            found, arm = await self._row(lookup, pair)
-        version = lookup.manifest.version if lookup and found and arm == PUBLISHED else None
-        key = (self.published.model_fingerprint, pair.user_id, pair.item_id)
-        found = found or self._kept.get(key)
-        return {
-            "arm": arm,
-            "version": version,
-            "model_fingerprint": found.model_fingerprint if found else key[0],
-            "aspects": [each.aspect for each in found.aspects if each.is_named] if found else [],
-        }
+    def user_index(self, user_id: str) -> int:
+        """Return the index of a user.
 
-    async def is_ready(self) -> bool:
-        """True if a model replica answers."""
-        try:
-            async with self._deadline():
-                return bool(await self.model.model_fingerprint())
-        except ProblemError:
-            return False
+        Raises the same ProblemError, with status 404, for unknown and forgotten users.
+        """
+        index = self.catalogue.dataset.user_ids.find(user_id)
+        if self._is_forgotten(user_id) or index is None:
+            raise refused("unknown_user", f"user {user_id!r} is not known")
+        return index
+
+    def users(self, prefix: str, after: str, limit: int) -> list[str]:
+        """Return the first `limit` IDs of users that begin with `prefix` and come after `after`.
+
+        Those who are forgotten leave no gap.
+        """
+        found = self.catalogue.dataset.user_ids.starting_with(prefix, after)
+        return list(islice((each for each in found if not self._is_forgotten(each)), limit))
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:
@@ -165,42 +167,17 @@ class ReadThrough:
         published: PublishedTexts,
         lookup: ExplanationLookup | None,
     ) -> Explanation | NoExplanation | None:
-        if (number := self._takedown_of(pair)) is not None:
-            return self._taken_down(pair, number)
+        if (failed := self._refusal(pair)) is not None:
+            return self._failed(pair, failed)
         if not pair.is_plain or pair.fresh:
             return None
-        row, arm = await self._row(lookup, pair)
-        await self._look_beside(pair, row)
+        row = await self._backfilled(lookup, pair)
+        if self._is_forgotten(pair.user_id):  # the version may be older than the list
+            return None
         if row is not None:
-            return self._answer(pair, row, "backfill", max_words, arm)
+            return self._answer(pair, row, "backfill", max_words)
         kept = self._kept.get((published.model_fingerprint, pair.user_id, pair.item_id))
         return None if kept is None else self._answer(pair, kept, "cache", max_words)
-
-    async def _row(
-        self, lookup: ExplanationLookup | None, pair: PairRequest
-    ) -> tuple[Explained | None, str]:
-        """Return the row that answers the pair, and its arm; raises as `_backfilled` does."""
-        shown = self._candidate(pair, is_shown=True)
-        if shown and (row := await self._backfilled(shown, pair)) is not None:
-            return row, shown.run.record.run
-        return await self._backfilled(lookup, pair), PUBLISHED
-
-    async def _look_beside(self, pair: PairRequest, row: Explained | None) -> None:
-        """Note what a candidate that is not shown has in the place of the row."""
-        if (candidate := self._candidate(pair, is_shown=False)) is None:
-            return
-        other = await self._backfilled(candidate, pair)
-        said = "same" if row and other and row.text == other.text else "other"
-        event = {"event": SHADOW + (said if other else "missing"), "item_id": pair.item_id}
-        with suppress(ProblemError):
-            arm = {"arm": candidate.run.record.run}
-            self._feedback.take(self.published.uri, pair.user_id, {**event, **arm})
-
-    def _candidate(self, pair: PairRequest, *, is_shown: bool) -> Candidate | None:
-        found = self.published.candidate
-        return (
-            found if found and found.is_shown == is_shown and found.is_for(pair.user_id) else None
-        )
 
     async def _backfilled(
         self, lookup: ExplanationLookup | None, pair: PairRequest
@@ -249,12 +226,11 @@ class ReadThrough:
         found: Explained,
         source: _Source,
         max_words: int | None,
-        arm: str = PUBLISHED,
     ) -> Explanation | NoExplanation:
         """Return what was found, cut to `max_words`, unless it was taken down meanwhile."""
         quotes = [evidence.opinion for evidence in found.aspects]
-        if (number := self._takedown_of(pair, found.text, *quotes)) is not None:
-            return self._taken_down(pair, number)
+        if (failed := self._refusal(pair, found.text, *quotes)) is not None:
+            return self._failed(pair, failed)
         self._metrics.pairs.inc(1, {"source": source})
         text = self._cut(found.text, pair, max_words)
         if not text:
@@ -270,27 +246,34 @@ class ReadThrough:
             source="backfill" if source == "backfill" else "live",
             is_cached=source == "cache",
             model_fingerprint=found.model_fingerprint,
-            arm=arm,
             num_generated_tokens=found.num_generated_tokens,
             finish_reason=found.finish_reason,
             kind=found.kind,
             aspects=self._aspects(found, text),
         )
 
-    def _takedown_of(self, pair: PairRequest, *texts: str) -> int | None:
-        """Return the takedown of the pair, or of these texts of it; None if there is none."""
-        takedowns = self.published.takedowns
-        number = takedowns.of_row({"user_id": pair.user_id, "item_id": pair.item_id})
-        return takedowns.of_texts(texts) if number is None else number
+    def _is_forgotten(self, user_id: str) -> bool:
+        return self.published.takedowns.is_forgotten(user_id)
 
-    def refuse_forgotten(self, user_id: str) -> None:
-        """Raise ProblemError with status 404 for a user who is forgotten."""
-        if self.published.takedowns.is_forgotten(user_id):
-            raise refused("unknown_user", "the user is not known")
+    def _as_model_gets(self, pair: PairRequest) -> PairRequest:
+        """Return the pair; instead of a forgotten user it has one whom no dataset knows."""
+        if not self._is_forgotten(pair.user_id):
+            return pair
+        return pair.model_copy(update={"user_id": _NOBODY})
 
-    def _taken_down(self, pair: PairRequest, number: int) -> NoExplanation:
-        message = f"its explanation was taken down (takedown {number}), and is not written again"
-        return self._failed(pair, PairError("taken_down", message))
+    def _refusal(self, pair: PairRequest, *texts: str) -> PairError | None:
+        """Return why the pair, or these texts of it, must not be shown; None if they may be."""
+        takedowns, user_id = self.published.takedowns, self._as_model_gets(pair).user_id
+        number = takedowns.of_row({"user_id": user_id, "item_id": pair.item_id})
+        number = takedowns.of_texts(texts) if number is None else number
+        if number is not None:
+            message = (
+                f"its explanation was taken down (takedown {number}), and is not written again"
+            )
+            return PairError("taken_down", message)
+        # A user who was forgotten while the text was made.
+        is_forgotten = bool(texts) and user_id == _NOBODY and not pair.history
+        return unknown_user() if is_forgotten else None
 
     def _aspects(self, found: Explained, text: str) -> tuple[NamedEvidence, ...]:
         """Return the chosen aspects, each with whether `text`, which is shown, names it."""

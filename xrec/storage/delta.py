@@ -10,8 +10,9 @@ command undoes it. Commits of other programs are taken as they are.
 
 import hashlib
 import json
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Literal
@@ -25,6 +26,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
+from pydantic import Field
 
 from xrec.errors import (
     ArtifactNotFoundError,
@@ -34,9 +36,13 @@ from xrec.errors import (
     TableError,
 )
 from xrec.storage.artifact import Manifest, Record
-from xrec.storage.location import Location, storage_errors
+from xrec.storage.location import Location, request_each, storage_errors
+from xrec.storage.parquet import read_footer
+
+logger = logging.getLogger("xrec")
 
 LOG = "_delta_log"
+_HINT = "_last_checkpoint"
 _FILE_COLUMNS: tuple[tuple[str, str, Any], ...] = (  # deltalake's name, ours, type
     ("path", "path", pa.string()),
     ("size_bytes", "num_bytes", pa.int64()),
@@ -46,6 +52,12 @@ _FILE_COLUMNS: tuple[tuple[str, str, Any], ...] = (  # deltalake's name, ours, t
 )
 FILES = pa.schema([(name, type_) for _, name, type_ in _FILE_COLUMNS])
 """The columns of `DeltaLog.files`."""
+FEW_AT_ONCE: Mapping[str, int] = {
+    "batch_size": 2**14,
+    "batch_readahead": 2,
+    "fragment_readahead": 1,
+}
+"""How a dataset is streamed. By default Arrow reads 64 batches of 131,072 rows ahead."""
 COMMIT_KEY = "xrec"
 """Where a commit's metadata has the `Commit`, as JSON."""
 
@@ -58,7 +70,9 @@ class Commit(Record):
     run, nonce, pass_number: whose rows were published. target: the version that an undo or a
     rollback restored; -1 if the table was empty. manifest: of a publish, and of what is left of one
     after rows were taken down. takedowns: the last entry of the list of takedowns that it heeds.
-    num_gone: rows that it lacks for that.
+    num_gone: rows that it lacks for that. left_out: the takedowns that kept rows out of the plan of
+    what was published. counts: which field of a run's summary each of the
+    manifest's row counts is, except for those that a takedown does not change.
     """
 
     kind: Literal["publish", "undo", "rollback", "empty", "takedown"]
@@ -71,6 +85,8 @@ class Commit(Record):
     manifest: Manifest | None = None
     takedowns: int = 0
     num_gone: int = 0
+    left_out: tuple[int, ...] = ()
+    counts: dict[str, str] = Field(default_factory=dict)
 
     def properties(self) -> deltalake.CommitProperties:
         """What deltalake gets: this commit takes the next version or none."""
@@ -148,12 +164,15 @@ class DeltaLog:
 
         Where rows of it were taken down, it is the commit that says what is left.
         """
-        while version >= 0:
-            commit = self.commit(version)
-            if commit is not None and (commit.manifest or commit.kind in ("publish", "empty")):
-                return commit
-            version = self._rows_from(version, commit)
-        return None
+        decided = (commit for _, commit in self._shown_by(version))
+        says = (each for each in decided if each.manifest or each.kind in ("publish", "empty"))
+        return next(says, None)
+
+    def published_by(self, version: int) -> Commit | None:
+        """The publish that made the rows of the version; None if it shows none, or is emptied."""
+        decided = (commit for _, commit in self._shown_by(version))
+        made = next((each for each in decided if each.kind in ("publish", "empty")), None)
+        return None if made is None or made.kind == "empty" else made
 
     def is_sound(self, version: int) -> bool:
         """Whether the version has the files that the newest commit of xrec meant it to have."""
@@ -172,30 +191,78 @@ class DeltaLog:
         commit = self._meant_by(version)[1]
         return 0 if commit is None else commit.takedowns
 
+    @property
+    def num_takedowns(self) -> int:
+        """How long the list of takedowns was, at least, when the newest version was made.
+
+        The newest version itself may heed fewer: another program's RESTORE knows of no list.
+        """
+        for version in range(self.version, -1, -1):
+            commit = self.commit(version)
+            if commit is not None and commit.live and commit.table == (self.id if version else ""):
+                return commit.takedowns
+        return 0
+
     def _meant_by(self, version: int) -> tuple[int, Commit | None]:
         """The newest commit of xrec that said which files the version is to have."""
+        said = ((number, commit) for number, commit in self._shown_by(version) if commit.live)
+        return next(said, (-1, None))
+
+    def _shown_by(self, version: int) -> Iterator[tuple[int, Commit]]:
+        """The commits of xrec whose rows the version shows, the newest first.
+
+        Before an undo or a rollback comes the version that it restored.
+        """
         while version >= 0:
             commit = self.commit(version)
-            if commit is not None and commit.live:
-                return version, commit
-            version = self._rows_from(version, commit)
-        return -1, None
-
-    def _rows_from(self, version: int, commit: Commit | None) -> int:
-        """The earlier version whose rows a version shows, where its commit published none.
-
-        It is the one that an undo or a rollback restored, or else the one before.
-        """
-        return version - 1 if commit is None or commit.target is None else commit.target
+            if commit is not None:
+                yield version, commit
+            version = version - 1 if commit is None or commit.target is None else commit.target
 
     def missing_files(self, version: int) -> list[str]:
         """Files of the version that are not there, or have another size."""
-        there, files = self.location.sizes(), self.files(version)
-        return [
-            each["path"]
-            for each in files.select(["path", "num_bytes"]).to_pylist()
-            if "/" not in each["path"] and there.get(each["path"]) != each["num_bytes"]
-        ]
+        files = self.files(version).select(["path", "num_bytes"]).to_pylist()
+        return missing_files(self.location, files)
+
+    def wrong_bounds(self, version: int) -> list[str]:
+        """Files of the version that have buckets outside the bounds that the log gives.
+
+        Readers skip such a file when they look for one of these buckets. It takes one request for
+        each file, of its footer, which other programs write correctly. A file whose footer cannot
+        be read is in the list too.
+        """
+        files = [each for each in self.files(version).to_pylist() if "/" not in each["path"]]
+        return [path for path, is_wrong in request_each(self._is_wrong, files) if is_wrong]
+
+    def _is_wrong(self, file: Mapping[str, Any]) -> tuple[str, bool]:
+        path, least, greatest = (file[name] for name in ("path", "min.bucket", "max.bucket"))
+        try:
+            footer = read_footer(self.location / path)
+        except (pa.ArrowInvalid, OSError):
+            return path, True
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        columns = (group.column(place) for group in groups for place in range(group.num_columns))
+        found = [each.statistics for each in columns if each.path_in_schema == "bucket"]
+        known = [each for each in found if each is not None and each.has_min_max]
+        return path, least is not None and any(
+            each.min < least or each.max > greatest for each in known
+        )
+
+
+def missing_files(location: Location, files: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Those of a table's files that are not there, or have another size than `num_bytes`.
+
+    A listing may be stale, as on NFS, so the store is asked by name for each file that it lacks.
+    """
+    there = location.sizes()
+    doubted = [
+        each
+        for each in files
+        if "/" not in each["path"] and there.get(each["path"]) != each["num_bytes"]
+    ]
+    sizes = request_each(lambda each: (location / each["path"]).size(), doubted)
+    found = zip(doubted, sizes, strict=True)
+    return [each["path"] for each, size in found if size != each["num_bytes"]]
 
 
 def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
@@ -353,32 +420,6 @@ def _metadata(location: Location, version: int) -> dict[str, Any]:
     }
 
 
-def append(location: Location, rows: pa.Table) -> None:
-    """Append rows to the Delta table at `location`, which is made of them if there is none.
-
-    Several processes may append at a time. Every hundredth version puts small files together.
-    Raises TableError or StorageError, and then the rows may be there nevertheless.
-    """
-    with delta_errors(location):
-        uri, options = location.shared_uri, location.delta_options()
-        deltalake.write_deltalake(uri, rows, mode="append", storage_options=options)
-        delta = _load(location, None)
-        if delta.version() % 100 == 99:
-            delta.optimize.compact()
-            delta.vacuum(dry_run=False)
-
-
-def overwrite(location: Location, rows: pa.Table) -> None:
-    """Give the Delta table at `location` these rows, and delete all files of before.
-
-    Raises TableError if somebody appends meanwhile, or StorageError.
-    """
-    with delta_errors(location):
-        uri, options = location.shared_uri, location.delta_options()
-        deltalake.write_deltalake(uri, rows, mode="overwrite", storage_options=options)
-        _load(location, None).vacuum(0, dry_run=False, enforce_retention_duration=False)
-
-
 def digest_of(files: pa.Table) -> str:
     """16 hex digits of a hash of the files' paths and sizes; their order does not count."""
     lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
@@ -411,6 +452,15 @@ def file_errors(location: Location) -> Iterator[None]:
 
 
 def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
-    return deltalake.DeltaTable(
-        location.shared_uri, version=version, storage_options=location.delta_options()
-    )
+    uri, options = location.shared_uri, location.delta_options()
+    try:
+        return deltalake.DeltaTable(uri, version=version, storage_options=options)
+    except deltalake.exceptions.DeltaError as error:
+        if _HINT not in str(error):
+            raise
+        # It names a checkpoint that is gone. It is only a hint; without it the log is listed.
+        hint = location / LOG / _HINT
+        logger.warning("%s: deleted, as it names a checkpoint that is not there", hint)
+        with suppress(StorageNotFoundError):  # another command was faster
+            hint.delete()
+        return deltalake.DeltaTable(uri, version=version, storage_options=options)

@@ -7,11 +7,11 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 import pyarrow.fs
@@ -74,15 +74,16 @@ class LocalLocation(Location):
             ]
         return sorted(found)
 
-    def sizes(self) -> dict[str, int]:
+    def _listing(self) -> Mapping[str, Mapping[str, Any]]:
         with storage_errors(self.uri):
-            sizes = {}
+            listing = {}
             with suppress(FileNotFoundError), os.scandir(self.path) as found:
                 for each in found:
                     with suppress(FileNotFoundError):  # it was deleted meanwhile
                         if each.is_file():
-                            sizes[each.name] = each.stat().st_size
-            return sizes
+                            info = each.stat()
+                            listing[each.name] = {"size": info.st_size, "mtime": info.st_mtime}
+            return listing
 
     def delta_options(self) -> dict[str, str] | None:
         return None

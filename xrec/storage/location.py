@@ -5,9 +5,9 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
@@ -111,8 +111,13 @@ class Location(ABC):
         Raises StorageNotFoundError if there is no file.
         """
         with storage_errors(self.uri):
-            info = self.fs.info(self.path)
-        return f"{info['size']} {info.get('ETag') or info['mtime']}"
+            return _stamp_of(self.fs.info(self.path))
+
+    def size(self) -> int | None:
+        """The bytes of the file; None if there is none."""
+        with storage_errors(self.uri), suppress(FileNotFoundError):
+            return int(self.fs.info(self.path)["size"])
+        return None
 
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of the file's content, which is read for it."""
@@ -129,9 +134,17 @@ class Location(ABC):
     def files(self) -> list[str]:
         """Paths of all files below this folder, relative to it, sorted; none without a folder."""
 
-    @abstractmethod
     def sizes(self) -> dict[str, int]:
         """The bytes of each file that lies in this folder itself, by name; none without one."""
+        return {name: int(info["size"]) for name, info in self._listing().items()}
+
+    def stamps(self) -> dict[str, str]:
+        """The `stamp` of each file that lies in this folder itself, by name; none without one."""
+        return {name: _stamp_of(info) for name, info in self._listing().items()}
+
+    @abstractmethod
+    def _listing(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the store says of each file in this folder itself: size, and ETag or mtime."""
 
     def folders(self) -> list[str]:
         """The names of the folders that lie in this folder itself, sorted; none without one."""
@@ -182,6 +195,10 @@ class Location(ABC):
         with storage_errors(self.uri):
             if others:
                 self.fs.rm(others)
+
+
+def _stamp_of(info: Mapping[str, Any]) -> str:
+    return f"{info['size']} {info.get('ETag') or info['mtime']}"
 
 
 _traffic, _counting = Counter[str](), threading.Lock()
@@ -235,19 +252,19 @@ def storage_errors(uri: str) -> Iterator[None]:
 T = TypeVar("T")
 R = TypeVar("R")
 
-_IN_FLIGHT = 8
 
-
-def request_each(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield `function(item)` for each item, in order, with eight calls at a time.
+def request_each(
+    function: Callable[[T], R], items: Iterable[T], *, at_once: int = 8
+) -> Iterator[R]:
+    """Yield `function(item)` for each item, in order, with so many calls at a time.
 
     `items` may be endless: only those in flight are held.
     """
     pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) >= _IN_FLIGHT:
+            if len(pending) >= at_once:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

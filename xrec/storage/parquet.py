@@ -23,6 +23,8 @@ def read_footer(location: Location) -> pq.FileMetaData:
     tail = location.read_range(-_TAIL_BYTES, _TAIL_BYTES)
     needed = int.from_bytes(tail[-8:-4], "little") + 8
     if len(tail) == _TAIL_BYTES < needed:
+        if needed > (num_bytes := int(location.stamp().partition(" ")[0])):
+            raise pa.ArrowInvalid(f"its footer has {needed} bytes by its last ones, of {num_bytes}")
         tail = location.read_range(-needed, needed)
     return pq.read_metadata(pa.BufferReader(tail))
 

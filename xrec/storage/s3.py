@@ -4,6 +4,7 @@ A creation is a put with `If-None-Match: *`.
 """
 
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from xrec.errors import StorageError
 from xrec.storage.location import Location, count_traffic, storage_errors
 
 _CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS = 5.0, 60.0
+_CONNECTIONS = 64
+"""At a time; botocore has 10 by default."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,14 @@ class S3Location(Location):
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
 
-    def sizes(self) -> dict[str, int]:
+    def _listing(self) -> Mapping[str, Mapping[str, Any]]:
         with storage_errors(self.uri):
             try:
                 found = self.fs.ls(self.path, detail=True, refresh=True)
             except FileNotFoundError:
                 return {}
-        return {
-            each["name"].rpartition("/")[2]: int(each["size"])
-            for each in found
-            if each["type"] == "file"
-        }
+        files = (each for each in found if each["type"] == "file")
+        return {each["name"].rpartition("/")[2]: each for each in files}
 
     def delta_options(self) -> dict[str, str]:
         """See Location; deltalake has a client of its own, which reads the AWS variables too."""
@@ -152,5 +152,6 @@ def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
             "read_timeout": _READ_TIMEOUT_SECONDS,
             "retries": {"mode": "standard", "total_max_attempts": max_attempts},
+            "max_pool_connections": _CONNECTIONS,
         },
     }

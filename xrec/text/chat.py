@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from xrec.llm.prompt import TextEncoder
+from xrec.llm.prompt import TextEncoder, render_chat
 from xrec.text.model import Message
 
 
@@ -52,14 +52,8 @@ class Chat:
             return self._templated(_without_system(marked))
 
     def _templated(self, messages: Sequence[Message]) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                [{"role": message.role, "content": message.content} for message in messages],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=False,
-            )
-        )
+        said = ((message.role, message.content) for message in messages)
+        return render_chat(self._tokenizer, said)
 
 
 _MARK, _END = "\ue000", "\ue001"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from xrec.config.identity import identity_of
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import (
@@ -205,15 +206,14 @@ def model_anywhere(
 def model_settings(
     config: EngineModelConfig | EndpointModelConfig, llm: LLMConfig | None
 ) -> dict[str, Any]:
-    """The settings that replies depend on, but for sampling: not limits, waits and prices.
+    """Return the options that replies depend on.
 
     llm: of the job, for an engine whose config names none. What model an engine has is not among
     them. Raises ConfigError if an engine has none.
     """
-    if isinstance(config, EndpointModelConfig):
-        names = {"kind", "base_url", "model", "structured_output", "extra"}
-        return config.model_dump(mode="json", include=names)
-    return {"kind": config.kind, "dtype": chosen_llm(config, llm).dtype}
+    if isinstance(config, EngineModelConfig):
+        config = config.model_copy(update={"llm": chosen_llm(config, llm)})
+    return identity_of(config)
 
 
 def model_identity(
@@ -221,11 +221,11 @@ def model_identity(
     llm: LLMConfig | None,
     storage: StorageConfig | None = None,
 ) -> dict[str, Any]:
-    """The settings with the model's fingerprint, or its name if it is not on this machine."""
+    """Return `model_settings` with the model's fingerprint, or its name if it is not here."""
     settings = model_settings(config, llm)
     if isinstance(config, EndpointModelConfig):
         return settings
     chosen = chosen_llm(config, llm)
     at = f"@{chosen.revision}" if chosen.revision else ""
     found = known_fingerprint(chosen, storage or StorageConfig(), download=False)
-    return {**settings, "llm": found or public_name(chosen.model) + at}
+    return {**settings, "base_model": found or public_name(chosen.model) + at}

@@ -12,10 +12,11 @@ from typing import Any
 
 from xrec.adapter.artifact import write_adapter
 from xrec.adapter.card import TRAINED, model_card
-from xrec.adapter.config import AdapterConfig, adapter_inputs, adapter_run_config
+from xrec.adapter.config import AdapterConfig, adapter_inputs
 from xrec.adapter.model import input_vectors
 from xrec.aspects.artifact import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.identity import identity_of
 from xrec.data.dataset import read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.artifact import read_graph
@@ -49,7 +50,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     graph = manifest_of(config, "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     base_model = model_fingerprint(resolve_model(config.llm, config.storage))
-    run_config = adapter_run_config(config)
+    run_config = identity_of(config)
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
     inputs = adapter_inputs(dataset, graph, base_model, aspects)
     if (done := finished(output, "adapter", run_config, inputs)) is not None:

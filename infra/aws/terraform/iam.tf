@@ -1,6 +1,6 @@
 # Two rights. Jobs read everything of xrec's, and write below the prefix: they put, list and delete
 # objects, and abort uploads that they began. tests/infra/test_aws.py lists the calls. The endpoint
-# reads, and writes its table of feedback only.
+# only reads.
 locals {
   bucket_arn = aws_s3_bucket.artifacts.arn
   readable   = concat([var.prefix], var.read_prefixes)
@@ -44,18 +44,9 @@ data "aws_iam_policy_document" "write" {
   }
 }
 
-data "aws_iam_policy_document" "feedback" {
-  source_policy_documents = [data.aws_iam_policy_document.read.json]
-  statement {
-    sid       = "Feedback"
-    actions   = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
-    resources = ["${local.bucket_arn}/${var.prefix}/*/_xrec/feedback/*"]
-  }
-}
-
-resource "aws_iam_policy" "feedback" {
-  name   = "xrec-feedback"
-  policy = data.aws_iam_policy_document.feedback.json
+resource "aws_iam_policy" "read" {
+  name   = "xrec-read"
+  policy = data.aws_iam_policy_document.read.json
 }
 
 resource "aws_iam_policy" "write" {
@@ -118,5 +109,5 @@ resource "aws_iam_role" "endpoint" {
 
 resource "aws_iam_role_policy_attachment" "endpoint" {
   role       = aws_iam_role.endpoint.name
-  policy_arn = aws_iam_policy.feedback.arn
+  policy_arn = aws_iam_policy.read.arn
 }

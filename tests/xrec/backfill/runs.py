@@ -21,7 +21,7 @@ from xrec.config.backfill import BackfillConfig, TablePairs
 from xrec.config.base import parse_config
 from xrec.generate.engine import Completion, EngineReport
 from xrec.generate.explainer import Explainer
-from xrec.generate.shared_engine import Requests
+from xrec.generate.shared_engine import Again, Requests
 from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, parquet_bytes
 
@@ -61,7 +61,7 @@ class EchoEngine:
         self._builder, self._dataset = real.pairs.builder, real.dataset
         self._toy = toy
 
-    def complete(self, requests: Requests) -> Iterator[Completion]:
+    def complete(self, requests: Requests, again: Again) -> Iterator[Completion]:
         """Yield one completion a prompt, beginning with the last prompt."""
         names = [self._name(prompt) for prompt, _ in requests]
         calls = Path(self._toy.folder) / "calls"
@@ -74,7 +74,9 @@ class EchoEngine:
         for index, name in reversed(list(enumerate(names))):
             is_mute = name in self._toy.mute and not is_healed
             text = "" if is_mute else f"{self._toy.says} {name}"
-            yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
+            completion = Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
+            assert again(completion) is None
+            yield completion
 
     def take_report(self) -> EngineReport:
         return EngineReport()

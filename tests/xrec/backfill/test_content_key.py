@@ -18,7 +18,7 @@ from xrec.config.decoding import TextConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.explainer import Explainer
 
-CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "pairs": {}}
+CONFIG = {"decoding": {"max_new_tokens": 4}, "llm": {"dtype": "auto"}, "pairs": {}}
 RULES = TextConfig()
 INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}
 
@@ -79,9 +79,10 @@ def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer):
         ({}, {"dataset": "e", "graph": "h"}, True),
         ({"pairs": {"kind": "split"}}, {}, True),
         ({"decoding": {"max_new_tokens": 5}}, {}, False),
-        ({"dtype": "float32"}, {}, False),
+        ({"llm": {"dtype": "float32"}}, {}, False),
         ({}, {"adapter": "other"}, False),
         ({}, {"base_model": "other"}, False),
+        ({}, {"baseline": "of low-rank weights"}, False),
     ],
 )
 def test_shared_key_is_of_the_model(config, inputs, is_same):

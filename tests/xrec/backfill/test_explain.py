@@ -14,7 +14,7 @@ from xrec.config.decoding import DecodingConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer
-from xrec.generate.shared_engine import Requests
+from xrec.generate.shared_engine import Again, Requests
 from xrec.schemas import FAILED, GENERATED
 
 Scripted = Callable[..., Explainer]
@@ -29,13 +29,16 @@ class ScriptedEngine:
         self._ids = [None if text is None else encode(text)[:-1] for text in texts]
         self.prompts: list[list[int]] = []
 
-    def complete(self, requests: Requests) -> Iterator[Completion]:
+    def complete(self, requests: Requests, again: Again) -> Iterator[Completion]:
         self.prompts = [list(prompt) for prompt, _ in requests]
         for index in reversed(range(len(requests))):
             if (ids := self._ids[index]) is None:
-                yield Completion(index, [], "failed", Failure("over_memory_budget", "needs 9 GiB"))
+                failure = Failure("over_memory_budget", "needs 9 GiB")
+                completion = Completion(index, [], "failed", failure)
             else:
-                yield Completion(index, ids, "length" if index == 0 else "stop")
+                completion = Completion(index, ids, "length" if index == 0 else "stop")
+            assert again(completion) is None
+            yield completion
 
 
 @pytest.fixture

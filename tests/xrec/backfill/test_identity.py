@@ -3,11 +3,13 @@
 import pytest
 
 from tests.xrec.backfill.runs import OTHER_DECODING
-from xrec.backfill.identity import identify, identify_unchecked
+from xrec.backfill.identity import identify, identify_unchecked, shared_key
+from xrec.config.identity import identity_of
 from xrec.generate.loading import sources_of
 from xrec.storage import run_fingerprint
 
 TWO = {"kind": "split", "max_pairs": 2}
+FP8 = {"kind": "vllm", "vllm_options": {"quantization": "fp8", "kv_cache_dtype": "fp8"}}
 
 
 def test_identity_is_the_manifests_run(runs):
@@ -20,7 +22,7 @@ def test_identity_with_another_dtype_is_another_run(runs):
     one = runs.config()
     other = one.model_copy(update={"llm": one.llm.model_copy(update={"dtype": "bfloat16"})})
     settings, others = identify(one).config, identify(other).config
-    assert {name for name in settings if settings[name] != others[name]} == {"dtype"}
+    assert {name for name in settings if settings[name] != others[name]} == {"llm"}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,8 @@ def test_identity_with_another_dtype_is_another_run(runs):
     [
         ({"decoding": OTHER_DECODING}, "decoding"),
         ({"pairs": {"kind": "split", "max_pairs": 3}}, "pairs"),
+        ({"engine": FP8}, "engine"),
+        ({"engine": {"kind": "builtin"}}, "engine"),
     ],
 )
 def test_identity_of_other_settings_differs(runs, values, key):
@@ -35,6 +39,12 @@ def test_identity_of_other_settings_differs(runs, values, key):
     settings, others = identify(one).config, identify(other).config
     assert {name for name in settings if settings[name] != others[name]} == {key}
     assert identify(one).run != identify(other).run
+    is_same = shared_key(identify(one)) == shared_key(identify(other))
+    assert is_same is (key == "pairs")
+
+
+def test_identity_has_every_option_that_is_not_listed(runs):
+    assert identify(runs.config()).config == identity_of(runs.config())
 
 
 def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
@@ -44,10 +54,9 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
         carry_from=None,
         gate={"plain": 0.5},
         actors={"num_actors": 1, "device": "cpu"},
-        engine={"max_rows": 2, "kind": "vllm", "tensor_parallel_size": 2},
+        engine={"max_rows": 2, "vllm_options": {"max_num_batched_tokens": 4096}},
         max_failed_share=0.1,
         retry_failed="all",
-        alongside=True,
         vacuum_hours=168,
     )
     assert identify(other) == identify(runs.config())

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,26 +19,26 @@ import psutil
 
 from cluster.connect import environment
 from tests.local_cluster import LocalCluster, NodeProcess
-from tests.xrec.bulk import chaos_driver
-from tests.xrec.bulk.chaos_driver import INTERRUPTED, REFUSED, Setting, main
+from tests.xrec.bulk.chaos_driver import INTERRUPTED, KEY, REFUSED, Setting, main, pairs_of
 from xrec.bulk import Published, check_output, published, read_takedowns
 from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import clean
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.storage.delta import open_log
+from xrec.storage.forgotten import Forgotten
 
 KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
-KINDS += ("takedown", "audit", "lift")
+KINDS += ("takedown", "audit", "lift", "forget", "z_order")
 _REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
 # Whatever commands do to a table, others may be refused for one of these.
 _REFUSALS = (
     "came while this job was at work|took it back|the table changed 20 times|there is no table|"
-    "cannot be restored|was lifted meanwhile"
+    "cannot be restored|was lifted meanwhile|is not there: expected one of"
 )
 # After them an output must be deleted once more.
-_DAMAGES = "the Delta log cannot be used|holds other files"
+_DAMAGES = "the Delta log cannot be used|holds other files|takedowns are gone"
 # What commands say when someone deletes their output by hand.
 _LOSSES = (
     "was deleted and made anew|was deleted while it was made|the plan is no longer whole|"
@@ -67,7 +67,7 @@ class Chaos:
 
     blows: how many of each kind there were. refusals: of commands, by their beginning.
     was_deleted: whether the output was deleted by hand; then more may be seen. deletes: whether it
-    may be.
+    may be. has_lost: whether only its folder _xrec was, with runs and takedowns.
     """
 
     setting: Setting
@@ -78,6 +78,7 @@ class Chaos:
     blows: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     was_deleted: bool = False
+    has_lost: bool = False
     num_started: int = 0
 
     def __post_init__(self) -> None:
@@ -157,9 +158,15 @@ class Chaos:
     def _refusal(self, command: Command) -> str:
         """What a command was refused for; it must be something that had a cause."""
         why = self.log(command).splitlines()[-1]
-        found = why_refused(why, self.was_deleted)
+        found = self.why_refused(why)
         assert found, f"{command.name}: {why}"
         return found
+
+    def why_refused(self, error: str) -> str:
+        """What of an error says why a command was refused; "" if it must not be."""
+        reasons = f"{_REFUSALS}|{_LOSSES}" if self.was_deleted or self.has_lost else _REFUSALS
+        found = re.search(reasons, error)
+        return found.group() if found else ""
 
     def log(self, command: Command) -> str:
         path = self.setting.folder / f"{command.name}.log"
@@ -231,12 +238,6 @@ class Chaos:
             self.draw.choice(workers).kill()
 
 
-def why_refused(error: str, was_deleted: bool) -> str:
-    """What of an error says why a command was refused; "" if it must not be refused for that."""
-    found = re.search(f"{_REFUSALS}|{_LOSSES}" if was_deleted else _REFUSALS, error)
-    return found.group() if found else ""
-
-
 def workers_on(node: NodeProcess) -> list[psutil.Process]:
     """The processes of a node of Ray that do chunks."""
     found = []
@@ -267,9 +268,14 @@ class Reader:
 
     def look(self, version: int | None = None) -> None:
         """Read a version, by default the newest one, and see that it is right."""
-        place = self._chaos.setting.place
+        place, done = self._chaos.setting.place, self._chaos.setting.noted("done")
         try:
             table = published(place.uri, version=version, storage=place.storage)
+            if version is None and not self._chaos.was_deleted:
+                done -= self._chaos.setting.noted("lifted")
+                assert not done & keys_of(table), (
+                    f"version {table.version} shows what is taken down"
+                )
             if version is not None or (table.log.id, table.version) != self._seen:
                 self._check(table)
                 self._seen = (table.log.id, table.version)
@@ -292,9 +298,9 @@ class Reader:
         those that were taken down.
         """
         commit = table.log.decided_by(table.version)
-        columns = ["user", "item", "text", "hint", "status"]
+        columns = ["user_id", "item_id", "text", "hint", "status"]
         rows = table.dataset(status=None).to_table(columns=columns).to_pydict()
-        keys = list(zip(rows["user"], rows["item"], strict=True))
+        keys = list(zip(rows["user_id"], rows["item_id"], strict=True))
         run = table.manifest.config["run"]
         planned = self._rows.setdefault(run, self._chaos.setting.rows(run))
         assert len({*keys}) == len(keys), f"version {table.version} has rows twice"
@@ -306,49 +312,64 @@ class Reader:
         counts = table.manifest.row_counts
         num_ok = rows["status"].count("ok")
         assert (counts["explanations"], counts["failed"]) == (num_ok, len(keys) - num_ok)
+        dataset = table.dataset(status=None)
+        for user in {*rows["user_id"][:5]}:
+            there = table.find(dataset, "user_id", [user]).num_rows
+            assert there == rows["user_id"].count(user), f"version {table.version} hides {user}"
         for key, text in zip(keys, rows["text"], strict=True):
             if text is not None:
                 assert self._texts.setdefault((mark, *key), text) == text
 
 
+def keys_of(table: Published, status: str | None = None) -> set[tuple[str, str]]:
+    rows = table.dataset(status=status).to_table(columns=["user_id", "item_id"]).to_pydict()
+    return {*zip(rows["user_id"], rows["item_id"], strict=True)}
+
+
+def taken_down(setting: Setting, entries: Mapping[int, Entry]) -> set[tuple[str, str]]:
+    """The pairs that are on the list now, by the rows and the forgotten users of its entries."""
+    active = Takedowns(entries).active.values()
+    pairs = {pair for entry in active for row in entry.rows for pair in pairs_of(row)}
+    users = [f"u-{number}" for number in range(setting.num_users)]
+    for people in (Forgotten(bytes.fromhex(e.key), frozenset(e.users)) for e in active if e.users):
+        pairs |= {
+            pair for user in users if people.has(user) for pair in pairs_of({"user_id": user})
+        }
+    return pairs
+
+
 def check_takedowns(
     chaos: Chaos, table: Published, shown: set[tuple[str, str]], planned: set[tuple[str, str]]
 ) -> None:
-    """Nothing is shown that is on the list as far as the version heeds it, and only rows that were
-    on it some time are missing.
+    """Nothing is shown that is on the list as far as the version heeds it, and only rows that
+    somebody took down are missing.
     """
-    place = chaos.setting.place
-    entries = read_takedowns(place.location).entries
-    number = table.log.takedowns(table.version)
-    heeded = {n: entry for n, entry in entries.items() if n <= number}
-    if chaos.was_deleted and (
-        [*heeded] != [*range(1, number + 1)] or open_log(place.location).id != table.log.id
-    ):
-        return  # the list is another one than the version heeded
-
-    def rows_of(some: Iterable[Entry]) -> set[tuple[str, str]]:
-        items, named = chaos_driver.ITEMS, (row for entry in some for row in entry.rows)
-        return {
-            (row["user"], item) for row in named for item in items if row.get("item", item) == item
-        }
-
-    gone = rows_of(Takedowns(heeded).active.values())
-    assert not shown & gone, f"version {table.version} shows {sorted(shown & gone)[:3]}"
-    missing = planned - shown - rows_of(heeded.values())
-    assert not missing, f"version {table.version} lacks {sorted(missing)[:3]}"
+    place, version = chaos.setting.place, table.version
     assert shown <= planned
+    missing = planned - shown - chaos.setting.noted("asked")
+    assert not missing, f"version {version} lacks {sorted(missing)[:3]}"
+    if chaos.was_deleted or chaos.has_lost:
+        return  # the list may be another one than the version heeded
+    entries, number = read_takedowns(place.location).entries, table.log.takedowns(version)
+    gone = taken_down(chaos.setting, {n: each for n, each in entries.items() if n <= number})
+    assert not shown & gone, f"version {version} shows {sorted(shown & gone)[:3]}"
 
 
 def check_end(chaos: Chaos) -> None:
-    """See that `main` is published, and that nothing is wrong."""
+    """See that `main` is published with all that is not taken down, and that nothing is wrong."""
     place = chaos.setting.place
     table = published(place.uri, storage=place.storage)
     assert table.manifest.config == {"run": "main"}
-    rows = table.dataset().to_table(columns=["user", "item"]).to_pydict()
-    shown = list(zip(*rows.values(), strict=True))
-    assert len({*shown}) == len(shown)
-    assert table.log.takedowns(table.version) == read_takedowns(place.location).number
-    check_takedowns(chaos, table, {*shown}, {*chaos.setting.rows("main")})
+    shown, planned = keys_of(table, "ok"), {*chaos.setting.rows("main")}
+    check_takedowns(chaos, table, shown, planned)
+    entries = read_takedowns(place.location).entries
+    assert table.log.takedowns(table.version) == max(entries, default=0)
+    gone = taken_down(chaos.setting, entries)
+    assert shown == planned - gone or ((chaos.was_deleted or chaos.has_lost) and not shown & gone)
+    for number, entry in entries.items():
+        people = Forgotten(KEY, frozenset(entry.users))
+        named = {row["user_id"] for n, e in entries.items() if n < number for row in e.rows}
+        assert not any(map(people.has, named)), f"an entry before {number} names {named}"
     found = check_output(place.uri, place.storage)
     assert not [finding for finding in found if finding.severity == "error"], found
 

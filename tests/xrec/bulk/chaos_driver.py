@@ -4,22 +4,25 @@ Each row says of which run and plan it is, and each attempt makes another text. 
 with an XRecError has the exit code `REFUSED`, and its log ends with that error.
 """
 
+import json
 import logging
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import deltalake
 from deltalake.exceptions import DeltaError
 
 from cluster.connect import ensure_ray
+from tests.xrec.bulk import toy_run
 from tests.xrec.bulk.conftest import Place
-from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die, toy_run
+from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die
 from xrec import bulk
 from xrec.bulk import driver, parts
 from xrec.bulk.work.pool import Pool, RayPool
@@ -27,9 +30,12 @@ from xrec.config.shared import RayConfig
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.storage import location
 from xrec.storage.delta import open_log
+from xrec.storage.forgotten import Forgotten
 
 ITEMS = ("a", "odd-1", "b", "dull-2", "c")
+FORMAT = replace(toy_run.FORMAT, keys=("user_id", "item_id"))  # only a user_id can be forgotten
 REFUSED, INTERRUPTED = 3, 130
+KEY = b"k" * 32
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,33 @@ class Setting:
         users = range(self.num_users_of(run))
         return sorted((f"u-{number}", item) for number in users for item in ITEMS)
 
+    def note(self, what: str, rows: Sequence[Mapping[str, str]]) -> None:
+        """Say which rows, by some of their keys, a command takes down, has taken down or lifts."""
+        with (self.folder / what).open("a") as file:
+            file.write("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def noted(self, what: str) -> set[tuple[str, str]]:
+        """The rows that were noted so."""
+        file = self.folder / what
+        lines = file.read_text().splitlines() if file.exists() else []
+        return {pair for line in lines for pair in pairs_of(json.loads(line))}
+
     def open(self, run: str) -> Toy:
-        return toy_run(
+        return toy_run.toy_run(
             self.place,
             self.folder,
             ITEMS,
+            format=FORMAT,
             num_users=self.num_users_of(run),
             rows_per_chunk=self.rows_per_chunk,
             identity=IDENTITY.model_copy(update={"config": {"run": run}}),
         )
+
+
+def pairs_of(row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The pairs that a row of a takedown names: one, or all of a user's."""
+    items = [row["item_id"]] if "item_id" in row else ITEMS
+    return ((row["user_id"], item) for item in items)
 
 
 def _complete(setting: Setting, run: str, republish: bool, retry: tuple[str, ...]) -> None:
@@ -73,8 +97,8 @@ def _complete(setting: Setting, run: str, republish: bool, retry: tuple[str, ...
         toy = setting.open(run)
         mark = f"{toy.run.record.run} {toy.run.record.nonce}"
         seconds = setting.seconds_per_chunk / setting.rows_per_chunk
-        task = toy.make_task(kill=die, mark=mark, seconds=seconds)
-        toy.complete(_pool(setting), task, republish=republish, retry=retry, alongside=True)
+        task = toy.make_task(kill=die, mark=mark, seconds=seconds, format=FORMAT)
+        toy.complete(_pool(setting), task, republish=republish, retry=retry)
 
 
 def _pool(setting: Setting) -> Pool:
@@ -93,23 +117,40 @@ def _rollback(setting: Setting, *_: object) -> None:
 
 def _takedown(setting: Setting, *_: object) -> None:
     """Take a pair down, or all of a user's."""
-    user = {"user": f"u-{random.randrange(setting.num_users)}"}
-    row = random.choice([user, {**user, "item": random.choice(ITEMS)}])
-    bulk.take_down(setting.place.uri, rows=[row], reason="chaos", storage=setting.place.storage)
+    user = {"user_id": f"u-{random.randrange(setting.num_users)}"}
+    row = random.choice([user, {**user, "item_id": random.choice(ITEMS)}])
+    _take_down(setting, [row], rows=[row])
+
+
+def _take_down(setting: Setting, named: Sequence[Mapping[str, str]], **what: Any) -> None:
+    setting.note("asked", named)
+    bulk.take_down(setting.place.uri, reason="chaos", storage=setting.place.storage, **what)
+    setting.note("done", named)
+
+
+def _forget(setting: Setting, *_: object) -> None:
+    """Forget one or two users; no entry of before names them then."""
+    users = [f"u-{random.randrange(setting.num_users)}" for _ in range(2)]
+    people = Forgotten(KEY, frozenset(map(Forgotten(KEY).hash_of, users)))
+    _take_down(setting, [{"user_id": each} for each in users], forgotten=people)
 
 
 def _audit(setting: Setting, *_: object) -> None:
     """Take down what a new check would refuse of the texts that are published."""
     uri, storage = setting.place.uri, setting.place.storage
     with suppress(ArtifactNotFoundError):
-        rows = bulk.published(uri, storage=storage).dataset().to_table(columns=["user", "item"])
-        bad = random.sample(rows.to_pylist(), min(20, rows.num_rows))
-        bulk.take_down(uri, rows=bad, reason="audit", storage=storage)
+        table = bulk.published(uri, storage=storage)
+        rows = table.dataset().to_table(columns=[*FORMAT.keys]).to_pylist()
+        if bad := random.sample(rows, min(20, len(rows))):
+            _take_down(setting, bad, rows=bad)
 
 
 def _lift(setting: Setting, *_: object) -> None:
-    if active := list(bulk.read_takedowns(setting.place.location).active):
-        bulk.lift(setting.place.uri, random.choice(active), "chaos", setting.place.storage)
+    entries = bulk.read_takedowns(setting.place.location).active.items()
+    if some := [(number, entry.rows) for number, entry in entries if entry.rows]:
+        number, rows = random.choice(some)
+        setting.note("lifted", rows)
+        bulk.lift(setting.place.uri, number, "chaos", setting.place.storage)
 
 
 def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> None:
@@ -117,6 +158,7 @@ def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> N
     location = setting.place.location
     try:
         table = deltalake.DeltaTable(location.shared_uri, storage_options=location.delta_options())
+        location.exists()  # others may go on in between
         do(table)
     except (DeltaError, OSError) as error:
         print(f"{type(error).__name__}: {error}")  # noqa: T201
@@ -140,6 +182,7 @@ def main(
     location._WAITS_SECONDS = (0.1, 0.3, 1.0)
     driver._SECONDS_BETWEEN_SIGNS = 1.0
     driver._SECONDS_BETWEEN_LOOKS = 0.5
+    driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
     parts.PART_BYTES = 1 << 15  # several files a version
     try:
         COMMANDS[what](setting, run, republish, retry)
@@ -159,9 +202,11 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "takedown": _takedown,
     "audit": _audit,
     "lift": _lift,
+    "forget": _forget,
     "vacuum": lambda at, *_: bulk.vacuum(at.place.uri, _WEEK, at.place.storage),
     "their_vacuum": lambda at, *_: _theirs(
         at, lambda table: table.vacuum(dry_run=False, full=True)
     ),
     "optimize": lambda at, *_: _theirs(at, lambda table: table.optimize.compact()),
+    "z_order": lambda at, *_: _theirs(at, lambda table: table.optimize.z_order(["item_id"])),
 }

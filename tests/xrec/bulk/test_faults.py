@@ -284,7 +284,7 @@ def test_run_whose_writes_find_no_room_goes_on_once_there_is(here, num_writes):
         patch.setattr(os, "fsync", fill_up)
         with pytest.raises(StorageError, match="No space left on device"):
             toy.complete()
-    toy.complete(alongside=True)  # there may have been no room to say that the driver ended
+    toy.complete()  # though there may have been no room to say that the driver ended
     assert rows_of(toy.published()) == toy.rows
     assert errors_at(here) == []
 

@@ -4,8 +4,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,21 @@ import pyarrow as pa
 import pytest
 
 from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, ToyTask, rows_of
-from xrec.bulk import Outcome, Survey, driver, read_status
+from xrec.bulk import (
+    BulkRun,
+    Outcome,
+    Progress,
+    Survey,
+    delete_runs,
+    driver,
+    read_status,
+    vacuum,
+)
 from xrec.bulk.driver import has_work
-from xrec.errors import BudgetError, DataError, LeaseError, TableError
+from xrec.bulk.runs.progress import now, read_progress
+from xrec.errors import BudgetError, DataError, LeaseError, StorageError, TableError
 from xrec.storage import Manifest
+from xrec.storage.process import this_process
 
 
 def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
@@ -40,7 +52,7 @@ def interrupt(toy: Toy, num_chunks: int, **settings: Any) -> None:
 def kill(toy: Toy, num_chunks: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
     """Let a driver be killed after so many chunks, so that it cannot say that it ended."""
     with monkeypatch.context() as patch:
-        patch.setattr(driver._Driver, "leave", lambda driver: None)
+        patch.setattr(driver._Driver, "leave", lambda driver: driver._ending.set())
         with pytest.raises(Killed):
             toy.drive(stopped_after(num_chunks, Killed), **settings)
 
@@ -91,7 +103,7 @@ def test_rule_3_restarted_run_does_the_chunks_without_a_result(here, num_chunks)
     toy = here()
     kill(toy, num_chunks, here.patch)
     assert Survey(toy.run).done[0].tolist() == list(range(num_chunks))
-    toy.complete(pool := PoolHere(), alongside=True)
+    toy.complete(pool := PoolHere())
     assert sorted(pool.done) == list(range(num_chunks, toy.run.record.size.num_chunks))
     assert rows_of(toy.published()) == toy.rows
 
@@ -104,7 +116,7 @@ def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(to
     def drive(is_late: bool) -> Any:
         if is_late:
             toy.heal()
-        return toy.complete(PoolHere(before=lambda chunk: barrier.wait(60)), alongside=True)
+        return toy.complete(PoolHere(before=lambda chunk: barrier.wait(60)))
 
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(drive, [False, True])
@@ -115,18 +127,21 @@ def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(to
 
 def test_rule_3_driver_is_not_started_beside_one_that_may_live(here):
     toy = here()
-    kill(toy, 2, here.patch)
-    with pytest.raises(LeaseError, match=r"works on this run, and is taken for alive until .* UTC"):
-        toy.drive()
-    assert read_status(here.uri).phase() == "running"
-    code = "from xrec.storage.process import this_process; print(this_process())"
-    command = [sys.executable, "-c", code]
-    gone = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    for name, value in (("TERM", timedelta(0)), ("this_process", lambda: gone)):
-        with here.patch.context() as patch:
-            patch.setattr(driver, name, value)  # its term is over; it is no more
-            kill(toy, 0, here.patch, alongside=True)
-        assert read_status(here.uri).phase() == "silent"
+    code = "from xrec.storage.process import this_process; print(this_process(), flush=True)"
+    command = [sys.executable, "-c", f"{code}; input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        name = other.stdout.readline().decode().strip()
+        here.patch.setattr(driver, "this_process", lambda: name)
+        kill(toy, 2, here.patch)
+        here.patch.setattr(driver, "this_process", this_process)
+        with pytest.raises(LeaseError, match=r"works on this run, .* alive until .* UTC"):
+            toy.drive()
+        assert read_status(here.uri).phase() == "running"
+    assert read_status(here.uri).phase() == "silent"  # it is no more
+    with here.patch.context() as patch:
+        patch.setattr(driver, "TERM", timedelta(0))
+        kill(toy, 0, here.patch)
+    assert read_status(here.uri).phase() == "silent"  # its term is over
     toy.drive()
 
 
@@ -165,6 +180,105 @@ def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error(here, what):
     with pytest.raises(ValueError, match=message):
         toy.drive()
     assert Survey(toy.run).summary.num_rows == 0
+
+
+# 4. A driver gives signs of life and looks whether its plan counts, however long a chunk takes.
+
+
+class SlowClock:
+    """A driver's clock that shows when the driver waits, and goes on when the test says so."""
+
+    def __init__(self, began_at: datetime):
+        self._now, self._is_waiting = began_at, False
+
+    def now(self) -> datetime:
+        return self._now
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        until, self._is_waiting = self._now + timedelta(seconds=seconds), True
+        while self._now < until and not event.wait(0.005):
+            pass
+        self._is_waiting = False
+        return event.is_set()
+
+    def go_on(self, seconds: float, is_seen: Callable[[], bool]) -> None:
+        """Let time pass, until the driver has done what it does at that time."""
+        self._until(lambda: self._is_waiting)
+        self._now += timedelta(seconds=seconds)
+        self._until(is_seen)
+
+    def _until(self, is_so: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + 60
+        while not is_so():
+            assert time.monotonic() < give_up_at, "the driver gives no sign of life"
+            time.sleep(0.005)
+
+
+def test_rule_4_driver_with_a_long_chunk_is_seen_by_everyone(toys):
+    toy, ages = toys(), []
+    clock = SlowClock(now() - timedelta(minutes=10))
+
+    def age() -> timedelta:
+        return clock.now() - read_progress(toy.run.folder).written_at
+
+    def ten_minutes(chunk: int) -> None:
+        if chunk:
+            return
+        for _ in range(600 // 30):
+            clock.go_on(30, lambda: age() < timedelta(seconds=30))
+            ages.append(age())
+        # Ten minutes after this driver began, its time is everyone's again.
+        assert read_status(toys.uri, toys.storage).phase() == "running"
+        assert has_work(toy.run)
+        with pytest.raises(LeaseError, match="works on this run"):
+            delete_runs(toys.uri, toys.storage)
+        vacuum(toys.uri, timedelta(minutes=1), toys.storage)
+
+    toy.complete(PoolHere(before=ten_minutes), clock=clock)
+    assert len(ages) == 20
+    assert rows_of(toy.published()) == toy.rows
+
+
+def test_rule_4_driver_ends_after_the_chunk_in_which_its_plan_was_deleted(here):
+    toy, clock = here(), SlowClock(now())
+
+    class Deleted(ToyTask):
+        def do(self, rows: pa.Table) -> Outcome:
+            here.location.delete()
+            later.append(here())
+            seen = len(asked)
+            clock.go_on(60, lambda: len(asked) > seen)
+            return super().do(rows)
+
+    def is_current(run: BulkRun) -> bool:
+        try:
+            return looks(run)
+        finally:
+            asked.append(run)
+
+    later, asked, looks = [], [], BulkRun.is_current
+    here.patch.setattr(BulkRun, "is_current", is_current)
+    with pytest.raises(LeaseError, match="deleted and made anew while this driver was at work"):
+        toy.drive(pool := PoolHere(), toy.make_task(Deleted), clock=clock)
+    assert len(pool.done) == 1
+    assert later[0].complete() is not None
+
+
+def test_rule_12_driver_whose_signs_of_life_cannot_be_written_goes_on(here):
+    toy, clock, tries = here(), SlowClock(now()), []
+
+    def fail(run: BulkRun, progress: Progress) -> None:
+        tries.append(progress)
+        raise StorageError("no answer")
+
+    def beat(chunk: int) -> None:
+        num_tries = len(tries)
+        clock.go_on(60, lambda: len(tries) > num_tries)
+
+    here.patch.setattr(driver, "write_progress", fail)
+    assert toy.complete(PoolHere(before=beat), clock=clock) is not None
+    assert len(tries) == 8  # six chunks, a beginning and an end
+    assert rows_of(toy.published()) == toy.rows
 
 
 # 7. A retry is the next pass.
@@ -240,7 +354,7 @@ def test_rule_7_drivers_that_begin_a_retry_at_once_do_one(toys):
     toy.complete()
     toy.heal()
     with ThreadPoolExecutor(3) as pool:
-        done = [*pool.map(lambda _: toy.complete(retry=["odd"], alongside=True), range(3))]
+        done = [*pool.map(lambda _: toy.complete(retry=["odd"]), range(3))]
     assert len(toy.run.passes()) == 2
     assert done == [done[0]] * 3
     assert rows_of(toy.published(), "ok") == toy.rows
@@ -252,7 +366,7 @@ def test_rule_7_retry_that_another_driver_began_is_done_first(here, reason):
 
     def begin(chunk: int) -> None:
         if len(pool.done) == toy.run.record.size.num_chunks:
-            interrupt(toy, 1, retry=["odd"], alongside=True)
+            interrupt(toy, 1, retry=["odd"])
             toy.heal()
 
     pool = PoolHere(before=begin)

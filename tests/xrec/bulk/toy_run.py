@@ -57,6 +57,7 @@ class ToyTask:
     killers: Collection[tuple[str, str]] = ()
     row_errors: tuple[type[Exception], ...] = (ValueError,)
     mark: str = "a hint"
+    format: bulk.RowFormat = FORMAT
 
     def do(self, rows: pa.Table) -> bulk.Outcome:
         time.sleep(self.seconds * rows.num_rows)
@@ -66,31 +67,32 @@ class ToyTask:
             self._fall_over(pairs)
         ok, failed = [], []
         for pair in pairs:
-            kind = pair["item"].partition("-")[0]
+            user, item = (pair[name] for name in self.format.keys)
+            kind = item.partition("-")[0]
             if kind in FORMAT.reasons and not is_healed:
                 failed.append({**pair, "reason": kind, "message": "no", "hint": self.mark})
             else:
-                said = f"{self.mark}, {pair['user']} likes {pair['item']}"
+                said = f"{self.mark}, {user} likes {item}"
                 text = f"{said} {os.getpid()} {uuid.uuid4().hex}"
                 ok.append({**pair, "text": text, "num_tokens": 3})
         return bulk.Outcome(
-            pa.Table.from_pylist(ok, FORMAT.ok_schema),
-            pa.Table.from_pylist(failed, FORMAT.failed_schema),
+            pa.Table.from_pylist(ok, self.format.ok_schema),
+            pa.Table.from_pylist(failed, self.format.failed_schema),
             {"tokens": 3 * len(ok), "num_generated_tokens": 3 * len(ok)},
         )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         failure = {"reason": reason, "message": message, "hint": self.mark}
         failed = [{**pair, **failure} for pair in rows.to_pylist()]
-        return pa.Table.from_pylist(failed, FORMAT.failed_schema)
+        return pa.Table.from_pylist(failed, self.format.failed_schema)
 
     def _fall_over(self, pairs: Sequence[Mapping[str, str]]) -> None:
         for pair in pairs:
-            if pair["item"].startswith("kill") or (*pair.values(),) in self.killers:
+            if [*pair.values()][1].startswith("kill") or (*pair.values(),) in self.killers:
                 self.kill()
         for pair in pairs:
-            if pair["item"].startswith("bad"):
-                raise ValueError(f"{pair['item']} is bad")
+            if (item := [*pair.values()][1]).startswith("bad"):
+                raise ValueError(f"{item} is bad")
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,10 @@ class PoolHere:
                     break
                 except Killed:
                     worker = self._start(settings, marks)
-            yield chunk, summary
-            marks.is_over(is_over())
+            if summary is not None:
+                yield chunk, summary
+            if marks.is_over(is_over()):
+                return
 
     def held(self, num_chunks: int) -> dict[str, float]:
         """As if all chunks had a GPU at a time."""
@@ -180,8 +184,8 @@ class Toy:
         self.healed.touch()
 
 
-def describe(summary: bulk.Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
-    counts = {"explanations": summary.num_ok, "failed": summary.num_failed}
+def describe(summary: bulk.Summary) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    counts = {"explanations": "num_ok", "failed": "num_failed"}
     return counts, {"failed_by_reason": dict(summary.failed)}
 
 
@@ -211,25 +215,28 @@ def toy_request(
     place: Place, items: Sequence[str] = "abc", num_users: int = 12, **settings: Any
 ) -> bulk.RunRequest:
     """The request of a toy run, in which some rows come twice."""
-    rows = toy_rows(items, num_users)
+    rows, keys = toy_rows(items, num_users), settings.get("format", FORMAT).keys
     defaults: dict[str, Any] = {
+        "format": FORMAT,
         "identity": IDENTITY,
-        "batches": lambda: [batch_of(rows), batch_of(rows[:5])],
+        "batches": lambda: [batch_of(rows, keys), batch_of(rows[:5], keys)],
         "listing": {"rows.parquet": ["1", str(len(rows))]},
         "rows_per_chunk": 6,
         "storage": place.storage,
     }
-    return bulk.RunRequest(place.uri, format=FORMAT, **{**defaults, **settings})
+    return bulk.RunRequest(place.uri, **{**defaults, **settings})
 
 
 def toy_rows(items: Sequence[str] = "abc", num_users: int = 12) -> list[tuple[str, str]]:
     return [(f"u-{number}", item) for number in range(num_users) for item in items]
 
 
-def batch_of(rows: Sequence[tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
+def batch_of(
+    rows: Sequence[tuple[str, str]], keys: tuple[str, ...] = FORMAT.keys
+) -> tuple[pa.Table, pa.Table]:
     """Good rows, and rejected ones, of which there are none."""
-    columns = {name: [row[place] for row in rows] for place, name in enumerate(FORMAT.keys)}
-    return bulk.clean_keys(pa.table(columns), FORMAT.keys, file="rows", first_line=1)
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(keys)}
+    return bulk.clean_keys(pa.table(columns), keys, file="rows", first_line=1)
 
 
 def rows_of(table: bulk.Published, status: str | None = None) -> list[tuple[str, str]]:

@@ -218,6 +218,12 @@ def test_digits_in_a_word_are_read_without_thousands_marks():
     ]
 
 
+def test_numbers_of_any_length_are_read():
+    """Python's `int` and `str` refuse more than 4,300 digits."""
+    assert digits_in("00" + "1" * 5000 + " 0 000") == ["1" * 5000, "0", "0"]
+    assert all(len(number) < 50 for _, _, number in number_words(tokens_of("hundred " * 5000)))
+
+
 @pytest.mark.parametrize(
     ("profile", "text", "expected"),
     [

@@ -41,4 +41,6 @@ def test_rows_and_prefixes_are_those_of_a_dictionary(ids, has_order, chunk):
     assert index.rows(pa.chunked_array([], pa.string())).tolist() == []
     for prefix in ("1", "10", "é", "", "none"):
         found = sorted(each for each in rows if each.startswith(prefix))
-        assert index.starting_with(prefix, 4) == found[:4]
+        assert list(index.starting_with(prefix)) == found
+        for after in (prefix, "b", *ids[:5]):
+            assert list(index.starting_with(prefix, after)) == [e for e in found if e > after]

@@ -1,6 +1,7 @@
 """Words and sentences in languages with other marks, without spaces, and from right to left."""
 
 import random
+import re
 from itertools import pairwise
 
 import pytest
@@ -79,3 +80,41 @@ def test_words_of_latin_texts_are_those_that_unicodes_rules_give_any_text():
     for _ in range(5000):
         text = "".join(rng.choices("abZ09_.,;:'’‘“”–—…  -&/()éñß\n\tÀɏ!?@#%", k=rng.randint(0, 12)))
         assert words(text) == words(f"{text} ض")[:-1]
+
+
+@pytest.mark.parametrize(
+    "unit", ["a.", "1.", "A. ", "\u2026 ", "Dr. 3", "a\u0301.", "\U0001f1e9", " "]
+)
+def test_words_and_sentences_of_a_long_run_take_no_more_than_a_moment(unit):
+    """If the time grew with the square of the length, this would take hours."""
+    text = f"It is calm. {unit * (400_000 // len(unit))} It is calm."
+    assert words(text)[-3:] == ["It", "is", "calm"]
+    assert sentence_ends(text)[-1] == len(text)
+
+
+def naive_sentence_ends(text: str) -> list[int]:
+    """Where sentences of English letters end, from the whole text before and after each mark."""
+    ends = []
+    for match in re.finditer(r"([.!?\u2026]+)[\"')]*", text):
+        before, after = text[: match.start()], text[match.end() :]
+        if re.match(" *[,;:-]", after):
+            continue
+        if set(match[1]).isdisjoint("!?"):
+            following = re.match(r"[^\w\n.!?\u2026]*(\w?)", after)[1]
+            if following.islower() or after[:1].isalnum():
+                continue
+            shortened = r"(?<![\w'])([a-zA-Z]|Dr|No)\Z|(?<![\w.,])\d\d?\Z"
+            if following.isdigit():
+                shortened += r"|(?<![\w'])max\Z"
+            if len(match[1]) == 1 and re.search(shortened, before):
+                continue
+        ends.append(match.end())
+    return ends
+
+
+def test_sentence_ends_are_those_that_a_look_at_the_whole_text_finds():
+    rng = random.Random(0)
+    parts = [*"aZ16  ..,!?\u2026\"')(-", "calm", "Dr", "No", "max", "The ", ". The ", "\n"]
+    for _ in range(20_000):
+        text = "".join(rng.choices(parts, k=rng.randint(1, 14)))
+        assert sentence_ends(text) == naive_sentence_ends(text), text

@@ -1,4 +1,4 @@
-"""What every engine's core does: streams, second texts, likelihoods, failures, cancelling.
+"""What every engine's core does: streams, further texts, likelihoods, failures, cancelling.
 
 Each test runs on the built-in core, and on vLLM's where vLLM is installed.
 """
@@ -119,21 +119,19 @@ def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_tran
     assert town.core.num_rows == 0
 
 
-def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(town):
+def test_core_further_text_of_a_prompt_is_that_of_a_request_of_its_own(town):
     warm = replace(GREEDY, temperature=1.5, seed=4)
-    prompts, told = town.prompts[:6], []
-
-    def again(completion: Completion) -> TextParams | None:
-        told.append(completion.token_ids)
-        return None if completion.token_ids == firsts[0] else warm
-
-    firsts = town.by_hand(prompts)
+    prompts = town.prompts[:6]
     seconds = town.complete([(prompt, warm) for prompt in prompts])
-    params = replace(GREEDY, again=again)
-    got = town.complete([(prompt, params) for prompt in prompts])
-    assert sorted(told) == sorted(firsts)
-    assert got[0].token_ids == firsts[0]
-    assert [one.token_ids for one in got[1:]] == [one.token_ids for one in seconds[1:]]
+    kept = [town.core.add(prompt, replace(GREEDY, keeps_prompt=True)) for prompt in prompts]
+    assert texts(finish(town.core), kept) == town.by_hand(prompts)
+    assert town.core.num_rows == 0
+    town.core.cancel(kept[0])
+    again = [
+        town.core.add(prompt, warm, after=request)
+        for prompt, request in zip(prompts, kept, strict=True)
+    ]
+    assert texts(finish(town.core), again) == [one.token_ids for one in seconds]
     assert town.core.is_idle
 
 
@@ -229,6 +227,21 @@ def test_core_rows_reused_under_load_and_cancelled_texts_change_no_text_and_no_c
     assert sum(a != b for a, b in zip(expected[0], expected[1], strict=True)) > len(prompts) // 2
 
 
+def test_core_output_that_is_no_number_fails_its_requests_alone(town):
+    user, (prompt, *_) = of_a_user(town)
+    others = [prompt for prompt in town.prompts if V + user not in prompt][:3]
+    first, weighed = town.users[user].clone(), LikelihoodParams((5, 6, 7))
+    asked = [(prompt, GREEDY), (prompt, weighed), *((other, GREEDY) for other in others)]
+    town.users[user] = torch.nan
+    broken = town.complete(asked)
+    town.users[user] = first
+    reasons = [one.failure and one.failure.reason for one in broken]
+    assert reasons == ["invalid_logits"] * 2 + [None] * 3
+    whole = town.complete(asked)
+    assert [one.token_ids for one in [*broken[2:], whole[0]]] == town.by_hand([*others, prompt])
+    assert whole[1].failure is None
+
+
 def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_other(town):
     last = V + NUM_USERS + NUM_ITEMS - 1
     good = town.prompts[1]
@@ -240,6 +253,7 @@ def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_ot
         ([-1], GREEDY, "token_out_of_range"),
         (good, LikelihoodParams((3, V)), "token_out_of_range"),
         (good, LikelihoodParams((3,) * 300), "prompt_too_long"),
+        (good, TextParams(banned=frozenset({V})), "token_out_of_range"),
         (good, LikelihoodParams((3, 4)), None),
         *((good, params, "unsupported_request") for params in town.unsupported),
     ]
@@ -252,7 +266,8 @@ def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_ot
         1: f"0..{last}, saw 3..{last + 1}",
         2: "256 tokens; the model's context of 256 leaves no room for a text",
         6: "the 300 tokens of the continuation",
-        **({8: "a mask over the next token"} if town.unsupported else {}),
+        7: f"banned tokens are text: their ids must be in 0..{V - 1}, saw {V}..{V}",
+        **({9: "a mask over the next token"} if town.unsupported else {}),
     }
     for place, message in messages.items():
         assert message in completions[place].failure.message

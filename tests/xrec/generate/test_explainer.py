@@ -28,7 +28,7 @@ from xrec.generate.loading import (
     model_fingerprint_of,
 )
 from xrec.generate.scoring import reference_nll
-from xrec.generate.shared_engine import Requests
+from xrec.generate.shared_engine import Again, Requests
 from xrec.llm import prompt
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
@@ -126,11 +126,11 @@ class ScriptedEngine:
         self.asked: list[TextParams] = []
         self._scripts = [explainer.pairs.builder.encode_explanation(text)[:-1] for text in texts]
 
-    def complete(self, requests: Requests) -> Iterator[Completion]:
+    def complete(self, requests: Requests, again: Again) -> Iterator[Completion]:
         firsts = [Completion(index, self._scripts.pop(0), "stop") for index in range(len(requests))]
         self.asked += [params for _, params in requests]
-        for completion, (_, params) in zip(firsts, requests, strict=True):
-            while params.again is not None and (params := params.again(completion)) is not None:
+        for completion in firsts:
+            while (params := again(completion)) is not None:
                 self.asked.append(params)
                 completion = Completion(completion.index, self._scripts.pop(0), "stop")
             yield completion

@@ -1,16 +1,20 @@
-"""Callers that share a core: each gets its own completions, and an error goes to all at work."""
+"""Callers that share a core: each gets its own completions, and an error goes to all at work.
 
+Callers look at their texts while the core goes on, and ask for others.
+"""
+
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from xrec.generate.engine import Advance, Completion, RequestParams, TextParams
-from xrec.generate.shared_engine import SharedEngine
+from xrec.generate.shared_engine import EngineRequest, SharedEngine
 
 PARAMS = TextParams(max_new_tokens=3)
 
@@ -19,13 +23,20 @@ PARAMS = TextParams(max_new_tokens=3)
 class ToyCore:
     """Writes a prompt's first token, number by number; a step with a `deadly` prompt raises.
 
-    A request takes as many steps as its prompt has tokens. Steps wait until `may_step` is set.
+    A request takes as many steps as its prompt has tokens. Steps wait until `may_step` is set. To
+    cancel the prompt `fixed` raises. It reports each step of a text if `is_streaming`, else the
+    first and the last one.
     """
 
     deadly: int = -1
+    fixed: int = -1
+    is_streaming: bool = False
     at_work: dict[int, tuple[list[int], int]] = field(default_factory=dict)
     added: list[int] = field(default_factory=list)
     rows: list[set[int]] = field(default_factory=list)
+    keeps: dict[int, bool] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
+    num_found: int = 0
     busy: threading.Lock = field(default_factory=threading.Lock)
     may_step: threading.Event = field(default_factory=threading.Event)
 
@@ -36,10 +47,13 @@ class ToyCore:
     def is_idle(self) -> bool:
         return not self.at_work
 
-    def add(self, prompt: Sequence[int], params: RequestParams) -> int:
+    def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
         if not prompt:
             raise ValueError("empty")
         assert self.busy.acquire(blocking=False)
+        self.num_found += after in self.kept
+        self.kept.discard(after or 0)
+        self.keeps[len(self.added) + 1] = isinstance(params, TextParams) and params.keeps_prompt
         self.added.append(prompt[0])
         self.at_work[len(self.added)] = (list(prompt), 0)
         self.busy.release()
@@ -47,8 +61,11 @@ class ToyCore:
 
     def cancel(self, request_id: int) -> None:
         assert self.busy.acquire(blocking=False)
-        self.at_work.pop(request_id, None)
+        prompt, _ = self.at_work.pop(request_id, ([0], 0))
+        self.kept.discard(request_id)
         self.busy.release()
+        if prompt[0] == self.fixed:
+            raise RuntimeError("cannot cancel")
 
     def step(self) -> list[Advance]:
         self.may_step.wait()
@@ -65,9 +82,12 @@ class ToyCore:
         for request_id, (prompt, age) in list(self.at_work.items()):
             if age + 1 == len(prompt):
                 del self.at_work[request_id]
+                self.kept |= {request_id} if self.keeps[request_id] else set()
                 yield Advance(request_id, [prompt[0]], Completion(request_id, [prompt[0]], "stop"))
             else:
                 self.at_work[request_id] = (prompt, age + 1)
+                if self.is_streaming or not age:
+                    yield Advance(request_id, prompt[:1])
 
 
 def wait_until_idle(shared: SharedEngine) -> None:
@@ -152,3 +172,98 @@ def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_run_goes_on():
     assert isinstance(shared.failure, RuntimeError)
     assert not core.at_work
     assert len(list(shared.complete(lists(10, 5)))) == 5
+
+
+def test_cancel_that_raises_an_error_is_told_to_all_and_no_command_is_lost():
+    """Callers whose requests came together with the cancellation do not wait forever."""
+    core = ToyCore(fixed=7)
+    shared, told = SharedEngine(core), list[Any]()
+    core.may_step.clear()
+    stuck = EngineRequest([7] * 10**6, PARAMS, told.append)
+    other = EngineRequest([8] * 10**6, PARAMS, told.append)
+    with ThreadPoolExecutor(1) as pool, shared.at_work([other]):
+        with shared.at_work([stuck]):
+            while len(core.added) < 2:
+                time.sleep(0.001)
+        late = pool.submit(list, shared.complete(lists(0, 3)))
+        while len(shared._commands) < 2:
+            time.sleep(0.001)
+        core.may_step.set()
+        assert str(late.exception()) == "cannot cancel"
+    wait_until_idle(shared)
+    assert [str(each) for each in told if isinstance(each, Exception)] == ["cannot cancel"]
+    assert str(shared.failure) == "cannot cancel"
+    assert not core.at_work
+    assert len(list(shared.complete(lists(10, 5)))) == 5
+
+
+def test_steps_go_on_while_a_caller_looks_at_its_text():
+    """The caller looks until ten more steps have been done for its other request."""
+    core = ToyCore()
+
+    def again(_: Completion) -> None:
+        num_steps = len(core.rows)
+        while len(core.rows) < num_steps + 10:
+            time.sleep(0.001)
+
+    completions = SharedEngine(core).complete([([1], PARAMS), ([2] * 10**6, PARAMS)], again)
+    assert next(completions).index == 0
+    completions.close()  # type: ignore[attr-defined]
+
+
+def test_texts_are_asked_for_again_until_one_is_taken_and_prompts_are_kept_for_them():
+    core, num_asked = ToyCore(), [0] * 20
+    shared = SharedEngine(core)
+    params = replace(PARAMS, keeps_prompt=True)
+
+    def again(completion: Completion) -> TextParams | None:
+        num_asked[completion.index] += 1
+        return params if num_asked[completion.index] <= completion.index % 3 else None
+
+    requests = [([100 + place] * (1 + place % 4), params) for place in range(20)]
+    found = sorted(shared.complete(requests, again), key=lambda one: one.index)
+    assert [one.token_ids for one in found] == [[100 + place] for place in range(20)]
+    assert num_asked == [1 + place % 3 for place in range(20)]
+    assert sorted(core.added) == sorted(
+        100 + place for place in range(20) for _ in range(1 + place % 3)
+    )
+    assert core.num_found == sum(place % 3 for place in range(20))
+    wait_until_idle(shared)
+    assert not core.kept
+
+
+def test_error_of_whoever_looks_at_texts_is_its_own_and_lets_go_of_all_its_prompts():
+    core = ToyCore()
+    shared = SharedEngine(core)
+    params = replace(PARAMS, keeps_prompt=True)
+    with pytest.raises(ZeroDivisionError):
+        list(shared.complete([([1], params), ([2] * 10**6, params)], lambda _: 1 // 0))
+    wait_until_idle(shared)
+    assert not core.at_work
+    assert not core.kept
+    assert shared.failure is None
+
+
+@pytest.mark.parametrize("is_streaming", [True, False])
+def test_text_that_takes_too_long_ends_whether_or_not_the_core_reports_its_tokens(is_streaming):
+    """A step takes a second. A text of 7 steps ends in the one in which it would be cancelled."""
+    core, seconds = ToyCore(is_streaming=is_streaming), itertools.count()
+    shared = SharedEngine(core, row_seconds=5, clock=lambda: float(next(seconds)))
+    requests = [([length] * length, PARAMS) for length in (1, 7, 8, 10**6)]
+    found = sorted(shared.complete(requests), key=lambda one: one.index)
+    reasons = [one.failure and one.failure.reason for one in found]
+    assert reasons == [None, None, "timeout", "timeout"]
+    assert not core.at_work
+
+
+def test_time_of_a_text_goes_on_while_it_is_asked_for_again():
+    """Each text takes three steps, and each step a second."""
+    core, seconds, num_asked = ToyCore(), itertools.count(), [0]
+    shared = SharedEngine(core, row_seconds=7, clock=lambda: float(next(seconds)))
+
+    def again(completion: Completion) -> TextParams | None:
+        num_asked[0] += 1
+        return None if completion.failure else PARAMS
+
+    (found,) = shared.complete([([1] * 3, PARAMS)], again)
+    assert (found.failure and found.failure.reason, num_asked[0]) == ("timeout", 4)

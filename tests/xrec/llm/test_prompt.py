@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tests.toy import toy_tokenizer
+from tests.toy import thinking_tokenizer, toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
 from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
@@ -174,6 +174,14 @@ def test_prompt_of_a_model_without_chat_template_starts_and_asks():
     builder = make_builder(without_template(), instruction="Why?")
     shown = builder.show(builder.build(0, 0, PairTexts("p", "t", "i")))
     assert shown == "<|im_start|>Why?\nUser: <user 0> p\nItem: <item 0> t. i\nExplanation:"
+
+
+def test_prompt_of_a_model_that_can_think_leaves_no_room_for_thoughts():
+    tokenizer = thinking_tokenizer()
+    vocabulary = Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS)
+    builder = PromptBuilder(tokenizer, PromptConfig(), vocabulary)
+    shown = builder.show(builder.build(0, 0, PairTexts("p", "t", "i")))
+    assert shown.endswith("i<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
 EVIDENCE = (AspectEvidence("late hours", 14, 31, 3, 7), AspectEvidence("{tea}", 2, 31, 0, 7))

@@ -1,5 +1,7 @@
 """The sample's language model: a few steps; its quality is the demo's business."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -8,10 +10,16 @@ from xrec.config.data import BuildSampleLLMConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
+from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.model import load_model, load_tokenizer
 from xrec.llm.source import resolve_model
 from xrec.sample import generate_language_examples
-from xrec.sample.language_model import train_sample_model, train_tokenizer
+from xrec.sample.language_model import (
+    _backward,
+    build_model,
+    train_sample_model,
+    train_tokenizer,
+)
 
 TINY = {"_HIDDEN_SIZE": 32, "_NUM_LAYERS": 1, "_VOCAB_SIZE": 400, "_NUM_COPY_STEPS": 1}
 
@@ -34,6 +42,27 @@ def test_train_sample_model_learns_and_repeats_with_its_seed(monkeypatch):
     assert train_sample_model(30, PromptConfig())[2] < loss - 0.3
     assert model.config.vocab_size == len(tokenizer) == 400
     assert not model.training
+
+
+def test_backward_of_a_batch_in_shards_gives_the_gradients_of_the_whole_batch():
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["a text"], 300)
+    model = build_model(tokenizer, hidden_size=32, num_layers=1)
+    lengths = [(3, 2), (7, 5), (4, 1), (5, 4), (6, 3)]
+    examples = [
+        Example(torch.randint(3, 250, (m,)).tolist(), torch.randint(3, 250, (n,)).tolist())
+        for m, n in lengths
+    ]
+    with ThreadPoolExecutor(2) as threads:
+        loss = _backward(model, examples, threads)
+    in_shards = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    batch = collate(examples)
+    whole = token_nll(model, batch).sum() / (batch.labels >= 0).sum()
+    whole.backward()
+    assert loss == pytest.approx(whole.item(), rel=1e-5)
+    for gradient, parameter in zip(in_shards, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_train_tokenizer_gives_every_text_back():

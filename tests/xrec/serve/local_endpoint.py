@@ -19,7 +19,6 @@ from tests.xrec.serve.town import serve_config
 from xrec.backfill.lookup import Explained
 from xrec.serve.api import make_api
 from xrec.serve.app import read_contents
-from xrec.serve.feedback import FeedbackLog
 from xrec.serve.gate import Gate
 from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
@@ -50,7 +49,7 @@ class LocalModel(ModelHandle):
     """A model in this process that remembers the pairs that it is asked for."""
 
     def __init__(self, live: LiveExplainer):
-        self.live = live
+        self.live, self.is_ready = live, True
         self.asked: list[PairRequest] = []
 
     async def explain(
@@ -62,9 +61,6 @@ class LocalModel(ModelHandle):
     def stream(self, pair: PairRequest, parts: Parts, key: str = "") -> AsyncGenerator[Event, None]:
         self.asked.append(pair)
         return self.live.stream(pair, parts, key)
-
-    async def model_fingerprint(self) -> str:
-        return self.live.model_fingerprint
 
 
 @dataclass(frozen=True)
@@ -91,11 +87,9 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     """Run the endpoint of `serve_config(town, **values)` on a free port of 127.0.0.1."""
     config, metrics = serve_config(town, **values), NotedMetrics()
     model = LocalModel(load_live(config, metrics))
-    feedback = FeedbackLog(config.storage)
-    read_through = ReadThrough(model, metrics, config.http.deadline_seconds, feedback)
-    read_through.catalogue, read_through.published = read_contents(config, metrics)
-    api = make_api(lambda: read_through, feedback)
-    with _server(Gate(api, config.security.keys, metrics)) as url:
+    contents, seconds = read_contents(config, metrics), config.http.deadline_seconds
+    read_through = ReadThrough(*contents, model, metrics, seconds)
+    with _server(Gate(make_api(lambda: read_through), config.security.keys, metrics)) as url:
         yield Endpoint(url, model, metrics)
 
 
@@ -120,6 +114,7 @@ def sse(response: requests.Response) -> list[tuple[str, Any]]:
     """Return name and data of each server-sent event."""
     blocks = [block.split("\n") for block in response.text.strip().split("\n\n")]
     return [
-        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
-        for name, data in blocks
+        (lines[0].removeprefix("event: "), json.loads(lines[1].removeprefix("data: ")))
+        for lines in blocks
+        if not lines[0].startswith(":")
     ]

@@ -3,8 +3,9 @@
 A pair of the backfill is not generated, a generated text is kept, and every error is a problem.
 """
 
+import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any
 from unittest.mock import ANY
@@ -12,10 +13,12 @@ from unittest.mock import ANY
 import pytest
 import requests
 import safetensors.torch
+from pydantic import ValidationError
 
 from tests.xrec.serve.local_endpoint import local_endpoint, sse
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, dataset_of, rows_of
-from xrec.serve import gate
+from xrec.serve import api
+from xrec.serve.messages import ExplanationsRequest
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
@@ -146,6 +149,70 @@ def test_users_and_items_are_found(endpoint, town):
     assert {"item_id": ITEMS[4], "title": title} in found
 
 
+@pytest.mark.parametrize("limit", [1, 5, 100])
+def test_cursor_goes_through_the_whole_list(endpoint, town, limit):
+    titles = dataset_of(town).items.select(["item_id", "title"]).to_pylist()
+    holding = [row for row in titles if "a" in (row["title"] + row["item_id"]).lower()]
+
+    def read(name: str, **params: Any) -> list[Any]:
+        found, after = [], {}
+        while True:
+            page = endpoint.get(f"/v1/{name}", params={**params, **after, "limit": limit}).json()
+            found += page[name]
+            assert len(page[name]) <= limit
+            if page["next"] is None:
+                return found
+            after = {"after": page["next"]}
+
+    assert read("users") == sorted(USERS)
+    assert read("items") == titles
+    assert read("items", text="A") == holding
+    unknown = problem(endpoint.get("/v1/items?after=nothing"))
+    assert unknown["type"] == "/problems/unknown_item"
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {f"key-{number}": 0 for number in range(20_000)},
+        {"user_id": "u", "item_id": "i", "history": [0] * 80_000},
+        {"user_id": "u", "item_id": "i", "profiles": {f"{number}": 0 for number in range(20_000)}},
+    ],
+)
+@pytest.mark.parametrize("count", [1, 64])
+def test_body_has_few_errors_however_much_is_wrong_with_it(pair, count):
+    """Each error is built, translated and counted: their number is the work of a bad body."""
+    for pairs in ([pair] * count, [[pair] * 2] * count):
+        with pytest.raises(ValidationError) as refused:
+            ExplanationsRequest.model_validate({"pairs": pairs})
+        assert refused.value.error_count() < 10
+
+
+def test_stream_sends_a_comment_while_there_is_nothing_to_send(monkeypatch):
+    monkeypatch.setattr(api, "KEEP_ALIVE_SECONDS", 0.01)
+    goes_on = asyncio.Event()
+
+    async def events() -> AsyncGenerator[str, None]:
+        yield "first"
+        await goes_on.wait()
+        yield "second"
+        raise ValueError("broken")
+
+    found: list[str] = []
+
+    async def read() -> None:
+        async for each in api.kept_alive(events()):
+            found.append(each)
+            if each.startswith(":"):
+                goes_on.set()
+
+    with pytest.raises(ValueError, match="broken"):
+        asyncio.run(read())
+    first, comment, *more, last = found
+    assert (first, last) == ("first", "second")
+    assert {comment, *more} == {": keep-alive\n\n"}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -200,22 +267,6 @@ def test_deadline_ends_a_request_with_504_and_its_generation(town):
         assert slow.model.live.num_pending == 0
 
 
-def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town, monkeypatch):
-    monkeypatch.setattr(gate, "MAX_REQUESTS", 2)
-    with local_endpoint(town, decoding={**DECODING, "max_new_tokens": 300}) as narrow:
-        narrow.model.live.engine.core._stop_token_ids = frozenset()
-        with ThreadPoolExecutor(6) as pool:
-            paths = [f"/v1/explanations/{user}/{ITEMS[8]}" for user in USERS[6:12]]
-            answers = list(pool.map(narrow.get, paths))
-        # A toy model's text of 300 tokens may hold what looks like a link: 422.
-        assert {429} < {answer.status_code for answer in answers} <= {200, 422, 429}
-        for answer in answers:
-            if answer.status_code == 429:
-                assert problem(answer)["type"] == "/problems/concurrency"
-                assert int(answer.headers["Retry-After"]) >= 1
-        assert narrow.get("/healthz").status_code == 200
-
-
 def test_queue_that_is_full_answers_429_with_retry_after(endpoint, monkeypatch):
     monkeypatch.setattr(endpoint.model.live, "_max_pending", 1)
     two = [{"user_id": user, "item_id": ITEMS[9], "fresh": True} for user in USERS[:2]]
@@ -238,6 +289,7 @@ def test_openapi_names_the_errors_of_the_gate(endpoint):
     for path, methods in endpoint.get("/openapi.json").json()["paths"].items():
         for operation in methods.values() if path.startswith("/v1") else ():
             assert {"401", "422", "429"} <= operation["responses"].keys(), path
+            assert [*map(list, operation["security"])] == [["HTTPBearer"], ["APIKeyHeader"]], path
             assert "application/problem+json" in operation["responses"]["422"]["content"]
 
 

@@ -13,9 +13,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from xrec.config.shared import StorageConfig
 from xrec.serve.api import make_api
-from xrec.serve.feedback import FeedbackLog
 from xrec.serve.read_through import ReadThrough
 
 CHECKS = [
@@ -27,9 +25,7 @@ CHECKS = [
 NOTHING = ReadThrough.__new__(ReadThrough)
 OPERATIONS = [
     (path, method)
-    for path, methods in make_api(lambda: NOTHING, FeedbackLog(StorageConfig()))
-    .openapi()["paths"]
-    .items()
+    for path, methods in make_api(lambda: NOTHING).openapi()["paths"].items()
     for method in methods
 ]
 

@@ -4,12 +4,15 @@ They are of known users, new users with a history, and pairs with own texts. Lim
 """
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError
 
 from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, serve_config
@@ -20,6 +23,7 @@ from xrec.config.serve import ServeConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
+from xrec.generate.explainer import MOST_TEXTS
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PairTexts
@@ -27,7 +31,8 @@ from xrec.serve import live_explainer
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.live_explainer import load_live as load
 from xrec.serve.messages import PairRequest
-from xrec.serve.model import PairError
+from xrec.serve.model import ModelHandle, PairError
+from xrec.serve.problems import ProblemError
 
 
 def load_live(config: ServeConfig) -> LiveExplainer:
@@ -156,6 +161,38 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(t
     assert live.num_pending == 0
 
 
+def test_texts_are_read_and_checked_beside_the_event_loop_and_the_engine(town, monkeypatch):
+    """Each by threads of its own, also while they are streamed and where they are refused."""
+    decoding = {**serve_config(town).decoding.model_dump(), "text": {"retry_temperature": 1.0}}
+    live = load_live(serve_config(town, decoding=decoding))
+    finisher, threads = live._explainer.finisher, list[tuple[str, threading.Thread]]()
+
+    def noted(name: str) -> Any:
+        do = getattr(finisher, name)
+
+        def noting(*args: Any) -> Any:
+            threads.append((name, threading.current_thread()))
+            return do(*args)
+
+        return noting
+
+    for name in ("failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"):
+        monkeypatch.setattr(finisher, name, noted(name))
+
+    async def ask() -> None:
+        pair = asked(USERS[0], ITEMS[0])
+        await live.explain([pair])
+        for parts in ("checked", "unchecked"):
+            assert [event async for event in live.stream(pair, parts)]
+
+    asyncio.run(ask())
+    names = [name for name, _ in threads]
+    assert set(names) >= {"failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"}
+    assert names.count("finish") == 3 * MOST_TEXTS
+    assert threading.main_thread() not in {thread for _, thread in threads}
+    assert "xrec-model" not in {thread.name for _, thread in threads}
+
+
 def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
     decoding = {**serve_config(town).decoding.model_dump(), "text": {"retry_temperature": 1.0}}
     live = load_live(serve_config(town, decoding=decoding))
@@ -183,3 +220,70 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeyp
         with pytest.raises(ModelError, match="the model failed: no memory"):
             explained(live, [asked(user, ITEMS[0]) for user in USERS[:num_users]])
     assert isinstance(live.engine.failure, RuntimeError)
+
+
+def test_exception_of_one_pair_is_a_problem_of_that_pair_alone(town, monkeypatch):
+    live = load_live(serve_config(town))
+    builder = live._explainer.pairs.builder
+    build = builder.build
+
+    def fail(user: int, item: int, texts: PairTexts) -> list[int]:
+        if texts.user_profile == "broken":
+            raise RecursionError("too deep")
+        return build(user, item, texts)
+
+    monkeypatch.setattr(builder, "build", fail)
+    own = {"profiles": {"user_profile": "broken"}}
+    pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[0], **own), asked(USERS[2], ITEMS[0])]
+    first, broken, last = explained(live, pairs)
+    assert reasons_of([broken]) == ["bug"]
+    assert [first, last] == explained(live, [pairs[0], pairs[2]])
+    assert live.num_pending == 0
+
+
+def test_what_clients_send_is_looked_up_split_and_tokenized_off_the_event_loop(town, monkeypatch):
+    live = load_live(serve_config(town))
+    threads = set[int]()
+    builder, finisher = live._explainer.pairs.builder, live._explainer.finisher
+    dataset = live._explainer.dataset
+
+    def note(call: Any, *of: Any) -> Any:
+        threads.add(threading.get_ident())
+        return call(*of)
+
+    for thing, name in (
+        (builder, "build"),
+        (finisher, "failure_of_any"),
+        (dataset, "item_index"),
+    ):
+        monkeypatch.setattr(thing, name, partial(note, getattr(thing, name)))
+
+    async def explain() -> int:
+        await live.explain([asked("newcomer", ITEMS[0], tuple(ITEMS[1:4])) for _ in range(3)])
+        return threading.get_ident()
+
+    loop = asyncio.run(explain())
+    assert len(threads) == 1  # one at a time, as tokenizers are not made for several threads
+    assert loop not in threads
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "reason"),
+    [(ValueError("a bug"), 500, "bug"), (ModelError("not loaded yet"), 503, "unavailable")],
+)
+def test_bug_in_a_replica_does_not_read_as_a_restart(cause, status, reason):
+    class Failing:
+        def options(self, **_: Any) -> "Failing":
+            return self
+
+        @property
+        def explain(self) -> Any:
+            return self
+
+        async def remote(self, *_: Any) -> Any:
+            raise RayTaskError("explain", "traceback", cause)
+
+    model = ModelHandle(Failing(), "models")
+    with pytest.raises(ProblemError) as refused:
+        asyncio.run(model.explain([asked(USERS[0], ITEMS[0])]))
+    assert (refused.value.status_code, refused.value.reason) == (status, reason)

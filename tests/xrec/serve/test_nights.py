@@ -46,6 +46,12 @@ class Replicas:
     def options(self, **_: Any) -> "Replicas":
         return self
 
+    def broadcast(self, name: str, models: str) -> Any:
+        async def results_async(**_: Any) -> list[Any]:
+            return [await getattr(each, name)(models) for each in self._generators]
+
+        return SimpleNamespace(results_async=results_async)
+
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: Any) -> Any:
             try:

@@ -235,17 +235,6 @@ def test_best_items_are_the_recommendations_and_the_page_fits_its_window(
     assert (brightness < 0.5) == (scheme == "dark")
 
 
-def test_thumbs_say_of_the_pair_that_is_shown_what_the_reader_thinks(page, endpoint):
-    page.open(endpoint.url)
-    page.explain(USERS[0], ITEMS[0])
-    page.wait(lambda: page.text("facts") and page.is_idle())
-    counted = ("requests", "/v1/feedback", "202")
-    before = endpoint.metrics.values.get(counted, 0)
-    page.driver.find_element("css selector", "#thumbs [data-event=wrong]").click()
-    page.wait(lambda: page.text("thanks") == "Thank you.")
-    assert endpoint.metrics.values[counted] == before + 1
-
-
 def test_page_asks_for_nothing_from_elsewhere(page, endpoint):
     entries = page.driver.get_log("performance")
     messages = [json.loads(entry["message"])["message"] for entry in entries]

@@ -18,12 +18,10 @@ from xrec import bulk
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
-from xrec.config.shared import StorageConfig
 from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import PublishedTexts
-from xrec.serve.feedback import FeedbackLog
 from xrec.serve.gate import Gate
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -173,7 +171,7 @@ def test_forgotten_user_is_known_to_no_route(tmp_path):
     catalogue = read_through.catalogue
     catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u1", "u11", "u2"]]))
     catalogue.recommend = lambda *of: []
-    api = make_api(lambda: read_through, FeedbackLog(StorageConfig()))
+    api = make_api(lambda: read_through)
     api = Gate(api, (), Metrics())
     client = TestClient(api, "http://127.0.0.1", client=("127.0.0.1", 1))
     pair = {"user_id": "u1", "item_id": "i1"}
@@ -188,10 +186,10 @@ def test_forgotten_user_is_known_to_no_route(tmp_path):
     assert ask() == (["u1", "u11"], [200, 200, 200])
     people = Forgotten(b"key", frozenset({people.hash_of("u1")}))
     bulk.take_down(uri, forgotten=people, reason="x")
-    assert ask() == (["u11"], [404, 200, 410])
+    assert ask() == (["u11"], [404, 200, 404])
     assert client.post("/v1/evidence", json=pair).status_code == 404
     streamed = client.post("/v1/explanations/stream", json={"pairs": [pair]})
-    assert "taken_down" in streamed.text
+    assert "unknown_user" in streamed.text
 
 
 def test_look_keeps_what_is_known_if_the_list_cannot_be_read(tmp_path):

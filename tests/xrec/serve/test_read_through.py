@@ -11,10 +11,8 @@ import pytest
 from xrec.backfill.lookup import Explained
 from xrec.bulk.takedown import Takedowns
 from xrec.checks import AspectNames
-from xrec.config.shared import StorageConfig
 from xrec.data.evidence import NamedEvidence
 from xrec.data.ids import IdIndex
-from xrec.serve.feedback import FeedbackLog
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import ModelHandle, PairError
@@ -55,18 +53,15 @@ def answering(
     model: ModelHandle, titles: Sequence[str] = ("The Fox",), vocabulary: Sequence[str] = ()
 ) -> ReadThrough:
     """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
-    read_through = ReadThrough(model, Metrics(), 30, FeedbackLog(StorageConfig()))
-    read_through.catalogue = SimpleNamespace(
+    catalogue = SimpleNamespace(
         dataset=SimpleNamespace(
             item_ids=IdIndex(pa.chunked_array([[f"i{index}" for index in range(len(titles))]]))
         ),
         item_texts=lambda item: (titles[item], ""),
         aspect_names=AspectNames(vocabulary),
     )
-    read_through.published = SimpleNamespace(
-        lookup=None, model_fingerprint="model", takedowns=Takedowns({}), candidate=None
-    )
-    return read_through
+    published = SimpleNamespace(lookup=None, model_fingerprint="model", takedowns=Takedowns({}))
+    return ReadThrough(catalogue, published, model, Metrics(), 30)
 
 
 def answer(

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.toy import toy_tokenizer
+from tests.toy import thinking_tokenizer, toy_tokenizer
 from xrec.text import Message
 from xrec.text.chat import Chat
 
@@ -56,6 +56,12 @@ def test_chat_of_a_model_without_a_template_is_the_messages_one_after_the_other(
     tokenizer.chat_template = None
     ids = Chat(tokenizer).token_ids([Message("system", "Be brief."), Message("user", "Hm?")])
     assert tokenizer.decode(ids).endswith("Be brief.\n\nHm?\n\n")
+
+
+def test_chat_of_a_model_that_can_think_leaves_no_room_for_thoughts():
+    tokenizer = thinking_tokenizer()
+    shown = tokenizer.decode(Chat(tokenizer).token_ids([Message("user", "Hm?")]))
+    assert shown.endswith("Hm?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from xrec.annotate.language_model.replies import (
 from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
+from xrec.config.identity import identity_of
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.language import other_language
@@ -52,7 +53,6 @@ from xrec.text import (
 from xrec.text.model import chosen_llm, model_anywhere, model_settings
 
 _CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
-_SETTINGS = {"domain", "language", "max_data_tokens", "folds"}
 
 
 class LanguageModelWriter:
@@ -151,16 +151,12 @@ def language_model_spec(
         inputs = {"llm": known_fingerprint(llm, config.storage, download=is_needed) or ""}
         gpus_per_actor = model.engine.tensor_parallel_size
     settings = {
-        "kind": annotator.kind,
-        **annotator.model_dump(mode="json", include=_SETTINGS),
+        **identity_of(annotator),
         "prompts": {
             kind: fingerprint_of([file.system, *file.examples[annotator.domain]])
             for kind, file in files.items()
         },
-        "model": {
-            **model_settings(model, config.llm),
-            "sampling": model.sampling.model_dump(mode="json"),
-        },
+        "model": model_settings(model, config.llm),
     }
     prompts = Prompts(
         files,
@@ -170,7 +166,7 @@ def language_model_spec(
         language=annotator.language,
     )
     max_tokens = config.budget.get("tokens") if max_actors else None
-    identity = {**settings["model"], **inputs}
+    identity = {"model": settings["model"], **inputs}
     num_at_once = _CHUNKS_AT_ONCE * (max_actors or config.actors.num_actors)
     llm_of_job = None if config.llm is None else anywhere(config.llm)
     loaded, actors, storage = model_anywhere(model), config.actors, config.storage

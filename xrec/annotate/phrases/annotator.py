@@ -30,6 +30,7 @@ from xrec.annotate.phrases.lexicon import (
 from xrec.annotate.phrases.mentions import Mention, Reader, read_parsed
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
+from xrec.config.identity import identity_of
 from xrec.data.english import singular
 from xrec.data.parser import parser_fingerprint
 from xrec.storage import Location
@@ -49,7 +50,7 @@ def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> Anno
     """The annotator that `config` asks for. Raises ModelError if its parser is not there."""
     words = vocabulary.model_dump(mode="json", include={"add", "drop"})
     return AnnotatorSpec(
-        settings={**config.model_dump(mode="json"), **words, "version": _VERSION},
+        settings={**identity_of(config), **words, "version": _VERSION},
         inputs={"parser": parser_fingerprint()},
         reasons=(),
         make=_make,

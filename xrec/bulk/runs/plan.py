@@ -1,25 +1,28 @@
 """A plan says which rows are in which chunk: files with a piece for each chunk, and an index.
 
 A piece is an Arrow stream of the chunk's rows. The plan lies in a folder that nobody else writes
-to, and is whole before a record names the folder.
+to, and is whole before a record names the folder. The record has a digest of the index, and the
+index one of each piece, so a damaged plan is an error and never other rows.
 """
 
+import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from xrec.bulk.runs.result import bare
 from xrec.errors import DataError, StorageNotFoundError
-from xrec.storage import Location, Record, read_table, write_table
+from xrec.storage import Location, Record, content_hash, write_table
 
 _PART_BYTES = 64 * 2**20
-_INDEX_FILE = "chunks.parquet"
+_INDEX_FILE, _INDEX_ROWS = "chunks.parquet", 1024
 _INDEX = pa.schema(
     [
         pa.field("part", pa.int32(), nullable=False),
@@ -29,37 +32,44 @@ _INDEX = pa.schema(
         # The chunks of the first plan that have its rows: first to last.
         pa.field("first", pa.int64(), nullable=False),
         pa.field("last", pa.int64(), nullable=False),
+        pa.field("digest", pa.binary(16), nullable=False),
     ]
 )
 ORIGIN = "chunk"
 """The column of a retry's rows that has the number of their chunk in the first plan."""
+EARLIER = "earlier"
+"""The column of a planned row that has what an earlier run wrote for it, or null."""
 
 
 class PlanSize(Record):
-    """What a record says of its plan. parts: the number of bytes of each part."""
+    """What a record says of its plan.
+
+    parts: the number of bytes of each part. digest: of the index, as hexadecimal digits.
+    """
 
     num_rows: int
     num_chunks: int
     parts: tuple[int, ...]
+    digest: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan in `folder`; chunk N is row N of the index, and takes 40 bytes."""
+    """The plan in `folder`; chunk N is row N of the index, and takes 56 bytes."""
 
     folder: Location
     size: PlanSize
 
     @cached_property
     def index(self) -> pa.Table:
-        """The index, which is read once; raises DataError if it is not whole."""
+        """The index, which is read once; raises DataError if it is not as it was written."""
         try:
-            index = read_table(self.folder / _INDEX_FILE, _INDEX)
+            data = (self.folder / _INDEX_FILE).read_bytes()
         except StorageNotFoundError as error:
             raise self._broken(f"{_INDEX_FILE} is missing") from error
-        if index.num_rows != self.size.num_chunks:
-            raise self._broken(f"the index has {index.num_rows} chunks")
-        return index
+        if content_hash(data) != self.size.digest:
+            raise self._broken(f"{_INDEX_FILE} was changed")
+        return pq.read_table(pa.BufferReader(data))
 
     @property
     def rows_of_chunks(self) -> npt.NDArray[np.int64]:
@@ -79,11 +89,11 @@ class Plan:
         name = _part_name(row["part"])
         try:
             piece = (self.folder / name).read_range(row["start"], row["num_bytes"])
-            return pa.ipc.open_stream(piece).read_all()
         except StorageNotFoundError as error:
             raise self._broken(f"{name} is missing") from error
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._broken(f"{name} was changed: {error}") from error
+        if _digest(piece) != row["digest"]:
+            raise self._broken(f"{name} was changed at chunk {chunk}")
+        return pa.ipc.open_stream(piece).read_all()
 
     def chunks_of(self, first: int, last: int) -> list[int]:
         """The chunks that have rows of the chunks `first` to `last` of the first plan."""
@@ -98,31 +108,52 @@ class Plan:
 
 
 def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
-    index: list[tuple[int, ...]] = []
-    sizes: list[int] = []
-    part = io.BytesIO()
+    """Write a plan of chunks, each of which is held until its part is written."""
+    num_rows, num_chunks, sizes = 0, 0, list[int]()
 
-    def finish_part() -> None:
-        (folder / _part_name(len(sizes))).write_bytes(part.getvalue())
-        sizes.append(part.tell())
-        part.seek(0)
-        part.truncate()
+    def index() -> Iterator[pa.RecordBatch]:
+        nonlocal num_rows, num_chunks
+        part, rows_of_index = io.BytesIO(), list[dict[str, int | bytes]]()
+        for rows in chunks:
+            if part.tell() >= _PART_BYTES:
+                _finish(folder, part, sizes)
+            start = part.tell()
+            part.write(piece := _piece(rows))
+            ends = pc.min_max(rows[ORIGIN]).as_py() if ORIGIN in rows.column_names else {}
+            rows_of_index.append(
+                {
+                    "part": len(sizes),
+                    "start": start,
+                    "num_bytes": part.tell() - start,
+                    "rows": rows.num_rows,
+                    "first": ends.get("min", num_chunks),
+                    "last": ends.get("max", num_chunks),
+                    "digest": _digest(piece),
+                }
+            )
+            num_rows, num_chunks = num_rows + rows.num_rows, num_chunks + 1
+            if len(rows_of_index) == _INDEX_ROWS:
+                yield pa.RecordBatch.from_pylist(rows_of_index, _INDEX)
+                rows_of_index.clear()
+        yield pa.RecordBatch.from_pylist(rows_of_index, _INDEX)
+        if part.tell():
+            _finish(folder, part, sizes)
 
-    for rows in chunks:
-        if part.tell() >= _PART_BYTES:
-            finish_part()
-        number, start = len(index), part.tell()
-        origins = rows[ORIGIN].to_pylist() if ORIGIN in rows.column_names else [number]
-        part.write(_piece(rows))
-        piece = (len(sizes), start, part.tell() - start)
-        index.append((*piece, rows.num_rows, min(origins), max(origins)))
-    if part.tell():
-        finish_part()
-    columns: list[Any] = list(zip(*index, strict=True)) or [()] * len(_INDEX)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, _INDEX, strict=True)]
-    write_table(folder / _INDEX_FILE, pa.table(arrays, schema=_INDEX), _INDEX)
-    num_rows = sum(num_rows for *_, num_rows, _, _ in index)
-    return PlanSize(num_rows=num_rows, num_chunks=len(index), parts=tuple(sizes))
+    reader = pa.RecordBatchReader.from_batches(_INDEX, index())
+    digest = write_table(folder / _INDEX_FILE, reader, _INDEX)
+    return PlanSize(num_rows=num_rows, num_chunks=num_chunks, parts=tuple(sizes), digest=digest)
+
+
+def _finish(folder: Location, part: io.BytesIO, sizes: list[int]) -> None:
+    """Write a part, and empty it for the next one."""
+    (folder / _part_name(len(sizes))).write_bytes(part.getvalue())
+    sizes.append(part.tell())
+    part.seek(0)
+    part.truncate()
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:16]
 
 
 def _piece(rows: pa.Table) -> bytes:

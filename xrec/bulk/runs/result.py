@@ -1,12 +1,15 @@
 """Result files: a chunk is done if its file is there, and the file is created once.
 
-A result that cannot be read stays where it is. Its chunk is done once more, under a second name,
-and then an error names it.
+Each file has a digest of all its bytes and its chunk's number, and one of its summary alone, which
+readers recompute. A result that is damaged or cannot be read stays where it is. Its chunk is done
+once more, under a second name, and then an error names it.
 """
 
+import hashlib
 import io
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +20,11 @@ from pydantic import Field
 
 from xrec.bulk.runs.row_format import FAILED, OK
 from xrec.errors import DataError, StorageNotFoundError
-from xrec.storage import Location, Record, read_footer, storage_errors
+from xrec.storage import Location, Record, read_footer
 
 _NAME = re.compile(r"(\d+)(~1)?\.parquet")
-_SUMMARY = b"xrec"
+_SUMMARY, _SUMMARY_DIGEST, _FILE_DIGEST = b"xrec", b"xrec_summary_digest", b"xrec_digest"
+_MARK, _NO_DIGEST = b"sha256-of-the-rest:", b"0" * 64
 _DOUBTED = ".unreadable"
 _UNREADABLE = (pa.ArrowInvalid, KeyError, ValueError, OSError)
 
@@ -89,29 +93,14 @@ class ResultFolder:
                 found[int(match[1])] = (name, size)  # 7~1.parquet comes after 7.parquet
         return found
 
-    def names(self, chunks: Iterable[int]) -> dict[int, str]:
-        """The names of the results of some chunks.
-
-        Raises StorageNotFoundError if a chunk has none: someone deleted it.
-        """
-        sizes = self.sizes()
-        if gone := [chunk for chunk in chunks if chunk not in sizes]:
-            raise StorageNotFoundError(
-                f"{self.location}: {len(gone)} results are gone, such as that of chunk {gone[0]}; "
-                "run the job again, and let nothing delete files there"
-            )
-        return {chunk: name for chunk, (name, _) in sizes.items()}
-
     def create(self, chunk: int, rows: pa.Table, summary: Summary) -> Summary:
         """Write a chunk's result unless it has one; returns the summary of the one that stands.
 
         Raises DataError if the chunk has two results and neither can be read.
         """
-        said = {_SUMMARY: summary.model_dump_json()}
-        sink = io.BytesIO()
-        pq.write_table(bare(rows).replace_schema_metadata(said), sink, compression="zstd")
+        data = _result_bytes(chunk, rows, summary)
         for name in _names(chunk):
-            if (self.location / name).create_bytes(sink.getvalue()):
+            if (self.location / name).create_bytes(data):
                 return summary
             if (standing := self._readable(name)) is not None:
                 return standing
@@ -134,12 +123,9 @@ class ResultFolder:
 
     def summary(self, name: str) -> Summary | None:
         """What the footer of a result says; None if it cannot be read."""
-        file = self.location / name
         try:
-            with storage_errors(file.uri):
-                footer = read_footer(file)
-                return Summary.model_validate_json(footer.metadata[_SUMMARY])
-        except (pa.ArrowInvalid, KeyError, ValueError):
+            return _summary_in(read_footer(self.location / name), _chunk_of(name))
+        except _UNREADABLE:
             return None
 
     def read(self, name: str, schema: pa.Schema) -> tuple[pa.Table, Summary]:
@@ -150,15 +136,34 @@ class ResultFolder:
         """
         data = (self.location / name).read_bytes()
         try:
-            rows, summary = _parsed(data)
+            rows, summary = _parsed(data, _chunk_of(name))
             return rows.select(schema.names).cast(schema), summary
         except _UNREADABLE as error:
             if "~" in name:
-                raise self._broken(int(name.partition("~")[0])) from error
+                raise self._broken(_chunk_of(name)) from error
             (self.location / f"{name}{_DOUBTED}").create_bytes(b"")
             raise BrokenResultError(
                 f"{self.location / name}: a result cannot be read ({error}); its chunk is to be "
                 "done once more: run the job again"
+            ) from error
+
+    def of_chunk(self, chunk: int, schema: pa.Schema) -> tuple[pa.Table, Summary]:
+        """The rows of the result that stands, and its summary; no listing is needed.
+
+        Raises what `read` raises, and StorageNotFoundError if there is no result: someone deleted
+        it.
+        """
+        first, second = _names(chunk)
+        try:
+            return self.read(first, schema)
+        except (BrokenResultError, StorageNotFoundError) as error:
+            with suppress(StorageNotFoundError):
+                return self.read(second, schema)
+            if isinstance(error, BrokenResultError):
+                raise
+            raise StorageNotFoundError(
+                f"{self.location / first}: the result of a chunk is gone; run the job again, and "
+                "let nothing delete files there"
             ) from error
 
     def doubted(self) -> set[int]:
@@ -171,7 +176,7 @@ class ResultFolder:
     def _readable(self, name: str) -> Summary | None:
         data = (self.location / name).read_bytes()
         try:
-            return _parsed(data)[1]
+            return _parsed(data, _chunk_of(name))[1]
         except _UNREADABLE:
             return None
 
@@ -183,9 +188,48 @@ class ResultFolder:
         )
 
 
-def _parsed(data: bytes) -> tuple[pa.Table, Summary]:
+def _result_bytes(chunk: int, rows: pa.Table, summary: Summary) -> bytes:
+    text = summary.model_dump_json().encode()
+    said = {
+        _SUMMARY: text,
+        _SUMMARY_DIGEST: _digest(chunk, text),
+        _FILE_DIGEST: _MARK + _NO_DIGEST,
+    }
+    sink = io.BytesIO()
+    pq.write_table(bare(rows).replace_schema_metadata(said), sink, compression="zstd")
+    before, after = _around_digest(sink.getvalue())
+    return before + _digest(chunk, before, after) + after
+
+
+def _parsed(data: bytes, chunk: int) -> tuple[pa.Table, Summary]:
+    """Return the rows and the summary; raises one of `_UNREADABLE` if a byte was changed."""
+    before, after = _around_digest(data)
+    if data[len(before) : len(data) - len(after)] != _digest(chunk, before, after):
+        raise ValueError("its bytes are not those that were written")
     with pq.ParquetFile(pa.BufferReader(data)) as file:
-        return file.read(), Summary.model_validate_json(file.metadata.metadata[_SUMMARY])
+        return file.read(), _summary_in(file.metadata, chunk)
+
+
+def _summary_in(footer: pq.FileMetaData, chunk: int) -> Summary:
+    text, digest = (footer.metadata[key] for key in (_SUMMARY, _SUMMARY_DIGEST))
+    if digest != _digest(chunk, text):
+        raise ValueError("its summary is not the one that was written")
+    return Summary.model_validate_json(text)
+
+
+def _around_digest(data: bytes) -> tuple[bytes, bytes]:
+    """Return the bytes before and after a result's digest, which its footer has in plain text."""
+    start = data.rfind(_MARK) + len(_MARK)
+    if start < len(_MARK):
+        raise ValueError("it has no digest")
+    return data[:start], data[start + len(_NO_DIGEST) :]
+
+
+def _digest(chunk: int, *parts: bytes) -> bytes:
+    whole = hashlib.sha256(f"{chunk} ".encode())
+    for part in parts:
+        whole.update(part)
+    return whole.hexdigest().encode()
 
 
 def summary_of(rows: pa.Table, keys: list[str], **more: Any) -> Summary:
@@ -199,6 +243,10 @@ def summary_of(rows: pa.Table, keys: list[str], **more: Any) -> Summary:
 
 def _names(chunk: int) -> tuple[str, str]:
     return f"{chunk:07d}.parquet", f"{chunk:07d}~1.parquet"
+
+
+def _chunk_of(name: str) -> int:
+    return int(name.partition(".")[0].partition("~")[0])
 
 
 def bare(rows: pa.Table) -> pa.Table:

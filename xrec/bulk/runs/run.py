@@ -6,6 +6,7 @@ _xrec/runs/<run>/<nonce>/results/           a file for each chunk of it that is 
 _xrec/runs/<run>/<nonce>/pass-<p>.json      PassRecord of a retry, p = 1, 2, ...
 _xrec/runs/<run>/<nonce>/pass-<p>-<key>/    its plan/ and results/
 _xrec/runs/<run>/<nonce>/driver.json        who is at work, and how far (progress)
+_xrec/runs/<run>/<nonce>/counted.json       counts of results, so that they are read once (progress)
 _xrec/runs/<run>/<nonce>/starts/            what each driver's start cost besides its rows
 """
 
@@ -21,7 +22,7 @@ import pyarrow as pa
 from xrec.bulk.runs.plan import Plan, PlanSize, write_plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.runs.row_format import RowFormat
-from xrec.bulk.takedown import TAKEN_DOWN
+from xrec.bulk.takedown import TAKEN_DOWN, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
 from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
@@ -71,6 +72,7 @@ class RunRecord(Record):
     rows_fingerprint: a hash of the set of rows. rejected: rows that are in no chunk, by reason.
     listing: what the inputs' store said of their files when they were read (`listing_of`).
     num_buckets: C; the bucket of a row is which of C equal ranges has the hash of its first key.
+    takedowns: the numbers of those that kept rows out of the plan.
     """
 
     layout: Literal[2] = 2
@@ -83,6 +85,7 @@ class RunRecord(Record):
     num_buckets: int
     size: PlanSize
     planned_at: float = 0.0
+    takedowns: tuple[int, ...] = ()
 
     def folder(self, output: Location) -> Location:
         """Where its plan and its results are."""
@@ -91,6 +94,12 @@ class RunRecord(Record):
     def is_of(self, commit: Commit) -> bool:
         """Whether the commit published rows of this plan."""
         return (commit.run, commit.nonce) == (self.run, self.nonce)
+
+    def is_good(self, output: Location) -> bool:
+        """Whether its plan is there, and still lacks only rows that are taken down."""
+        if not self.has_plan(output):
+            return False
+        return not self.takedowns or read_takedowns(output).active.keys() >= {*self.takedowns}
 
     def has_plan(self, output: Location) -> bool:
         """Whether all files of its plan are there, and the records of all passes."""

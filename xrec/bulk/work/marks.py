@@ -1,35 +1,44 @@
-"""Marks tell which rows killed their process: workers say what they begin and end.
+"""The marks of a run: which chunks are left, who works on which, and which rows killed a process.
 
-Ray does a lost task again without a word. Whoever begins what another process had begun, and not
-ended, knows that the process died with these rows. A whole chunk is tried twice, because a machine
-may be lost through no fault of a row; the second time in a process that does nothing else. Then it
-is cut into 16 parts, each part that kills into 16 again, until one row is left. A row that kills
-twice is a failed row. What is done of a chunk that was cut outlives the next death. A node that
-went away counts for nothing.
+Workers take the numbers of chunks from the marks, and report what they begin and finish; the driver
+collects what is done. A process that starts in place of another one, or a node that is gone, shows
+that a worker died: its chunks are handed out again.
+
+A chunk that was being worked on when its process died is tried a second time as a whole, because a
+machine can be lost through no fault of a row; the second process does nothing else meanwhile. Then
+the chunk is cut into 16 parts, each part that kills into 16 again, until one row is left. A row
+that kills twice is a failed row. The finished parts of a chunk outlive the next death. A lost node
+counts against no row.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from xrec.bulk.runs.row_format import Outcome
+from xrec.errors import ClusterError, XRecError
 
 _PARTS = 16
 _MOST_DEATHS_IN_A_ROW = 64
-"""Some rows of one chunk, each of which kills, are found within so many deaths. More, without
-anything that was done in between, are no row's fault: each process dies."""
+"""Finding several rows of one chunk that kill takes at most this many deaths. If more processes die
+and nothing gets done in between, no row is to blame: every process dies."""
 _STARTS_PER_ACTOR = 3
 
 Range = tuple[int, int]
 """Rows `start` to `stop` of a chunk."""
 
+WAIT = -1
+"""The answer of `Marks.next` to a worker that should ask again in a second."""
+
 
 @dataclass(frozen=True)
 class Attempt:
-    """What is to be tried next of a chunk.
+    """What to try next of a chunk.
 
-    is_alone: the process must do nothing else meanwhile. num_deaths: if it is not 0, the rows are
-    not done but written as failed, because so many processes died with them. kept: what an earlier
-    process did of them.
+    is_alone: the process must do nothing else meanwhile. num_deaths: if not 0, the rows are not
+    done but recorded as failed, because this many processes died while working on them. kept: the
+    outcome, if an earlier process finished these rows.
     """
 
     start: int
@@ -41,8 +50,9 @@ class Attempt:
 
 @dataclass
 class _Chunk:
-    """What is known of a chunk at work."""
+    """What is known of an unfinished chunk. worker: who has taken it."""
 
+    worker: str = ""
     begun: dict[Range, tuple[str, str]] = field(default_factory=dict)
     deaths: dict[Range, int] = field(default_factory=dict)
     kept: dict[Range, Outcome] = field(default_factory=dict)
@@ -50,48 +60,107 @@ class _Chunk:
 
 
 class Marks:
-    """What the processes of a run have begun; one for a driver.
+    """The marks of one pool of workers.
 
-    lost_nodes: the nodes that went away. max_actors: how many processes there are at most.
+    max_actors: the largest number of processes. lost_nodes: returns the ids of nodes that are gone.
+    numbers: the chunks to do, in order. slots: how many chunks a worker does at the same time.
     """
 
-    def __init__(self, max_actors: int, lost_nodes: Callable[[], set[str]] = set):
+    def __init__(
+        self,
+        max_actors: int,
+        lost_nodes: Callable[[], set[str]] = set,
+        numbers: Iterable[int] = (),
+        slots: int = 1,
+    ):
         self._lost_nodes = lost_nodes
+        self._queue = deque(numbers)
+        self._left = set(self._queue)
+        self._slots = slots
+        self._most_news = 4 * max_actors * (slots + 1)
         self._chunks: dict[int, _Chunk] = {}
+        self._processes: dict[str, tuple[str, str]] = {}  # worker and node of each actor
+        self._dead: set[str] = set()
         self._num_deaths_in_a_row = 0
         self._num_starts_in_a_row = 0
         self._most_starts = _STARTS_PER_ACTOR * max_actors
         self._is_over = False
+        self._news: list[tuple[int, Any]] = []
+        self._error: XRecError | None = None
+
+    # For the driver.
 
     def is_over(self, stop: bool = False) -> bool:
-        """Whether no chunk is to be begun any more, which `stop` decides."""
+        """Return whether no further chunk may begin; `stop` decides so."""
         self._is_over |= stop
         return self._is_over
 
-    def starting(self) -> str | None:
-        """A process begins to load; returns why it must not, or None."""
+    def has_news(self) -> bool:
+        return bool(self._news) or self._error is not None
+
+    def news(self) -> tuple[list[tuple[int, Any]], XRecError | None]:
+        """Return the chunks finished since the last call with their results, and what failed."""
+        news, self._news = self._news, []
+        return news, self._error
+
+    # For workers.
+
+    def starting(self, worker: str, actor: str, node: str) -> bool:
+        """Note that a process loads; returns whether it should.
+
+        actor: stays the same when a process is started in place of one that died.
+        """
+        before, _ = self._processes.get(actor, ("", ""))
+        self._lose(before)
+        self._processes[actor] = (worker, node)
         self._num_starts_in_a_row += 1
-        if self._num_starts_in_a_row <= self._most_starts:
-            return None
-        return (
-            f"{self._most_starts} processes in a row ended before they were ready, which is often "
-            "for lack of memory; give each more memory, or start fewer"
-        )
+        if self._num_starts_in_a_row > self._most_starts:
+            self.fail(
+                ClusterError(
+                    f"{self._most_starts} processes in a row ended before they were ready, which "
+                    "is often for lack of memory; give each more memory, or start fewer"
+                )
+            )
+        return self._error is None
 
     def ready(self) -> None:
         self._num_starts_in_a_row = 0
 
-    def attempts(self, number: int, num_rows: int, worker: str) -> tuple[list[Attempt], int] | str:
-        """What is to be done of a chunk by `worker`, in order, or why the run must end.
+    def fail(self, error: XRecError) -> None:
+        """End the run with this error, unless it ended before."""
+        self._error = self._error or error
+        self._is_over = True
 
-        With it goes how many processes died with the chunk. Whatever another worker had begun of it
-        counts as a death.
+    def next(self, worker: str) -> int | None:
+        """Return the chunk that `worker` should do next, `WAIT`, or None if there is none.
+
+        A worker waits while others are at work, because they may die, and while the driver has yet
+        to collect many results.
         """
-        chunk = self._chunks.setdefault(number, _Chunk())
+        if self._is_over or not self._left:
+            return None
+        if len(self._news) >= self._most_news:
+            return WAIT
+        if not self._queue:
+            self._look_for_lost_nodes()
+        number = self._queue.popleft() if self._queue else self._reserved(worker)
+        if number is None:
+            return WAIT
+        self._chunk(number).worker = worker
+        return number
+
+    def attempts(self, number: int, num_rows: int, worker: str) -> tuple[list[Attempt], int] | str:
+        """Return what `worker` should do of a chunk, in order, or why the run must end.
+
+        With it comes the number of processes that died with the chunk. Whatever another worker had
+        begun of it counts as a death.
+        """
+        chunk = self._chunk(number)
+        chunk.worker = worker
         for rows, (other, node) in list(chunk.begun.items()):
             if other != worker:
                 del chunk.begun[rows]
-                self._count(chunk, rows, node)
+                self._count(chunk, rows, other, node)
         if self._num_deaths_in_a_row >= _MOST_DEATHS_IN_A_ROW:
             return (
                 f"{self._num_deaths_in_a_row} processes died one after the other and nothing was "
@@ -100,30 +169,76 @@ class Marks:
             )
         return list(_attempts(chunk, 0, num_rows, is_whole=True)), chunk.num_deaths
 
-    def begin(self, number: int, rows: Range, worker: str, node: str) -> None:
-        self._chunks.setdefault(number, _Chunk()).begun[rows] = (worker, node)
+    def begin(self, number: int, rows: Range, worker: str, node: str) -> bool:
+        """Note that a worker begins rows of a chunk; returns False if it must not.
+
+        It must not if the chunk was given to another worker, or if it has not begun the chunk and
+        no further chunk may begin.
+        """
+        chunk = self._chunk(number)
+        if chunk.worker not in ("", worker):
+            return False
+        if self._is_over and not (chunk.begun or chunk.kept or chunk.deaths):
+            return False
+        chunk.worker = worker
+        chunk.begun[rows] = (worker, node)
+        return True
 
     def end(self, number: int, rows: Range, kept: Outcome) -> None:
-        """These rows of a chunk are done; what is `kept` outlives the process until all are."""
-        chunk = self._chunks.setdefault(number, _Chunk())
+        """Note that rows of a chunk are done, and keep their outcome until all are."""
+        chunk = self._chunk(number)
         self._alive(chunk, rows)
-        del chunk.begun[rows]
+        chunk.begun.pop(rows, None)
         chunk.kept[rows] = kept
 
-    def done(self, number: int) -> None:
+    def done(self, number: int, result: Any = None) -> None:
+        """Note that a chunk is done, for the driver to collect."""
         chunk = self._chunks.pop(number, _Chunk())
         for rows in chunk.begun:
             self._alive(chunk, rows)
+        if number in self._left:
+            self._left.remove(number)
+            self._news.append((number, result))
+
+    def _chunk(self, number: int) -> _Chunk:
+        return self._chunks.setdefault(number, _Chunk())
+
+    def _look_for_lost_nodes(self) -> None:
+        lost = self._lost_nodes()
+        for worker, node in self._processes.values():
+            if node in lost:
+                self._lose(worker)
+
+    def _lose(self, worker: str) -> None:
+        """Hand out the chunks of a dead worker again, before all others."""
+        for number, chunk in self._chunks.items():
+            if worker and chunk.worker == worker:
+                chunk.worker = ""
+                self._queue.appendleft(number)
+
+    def _reserved(self, worker: str) -> int | None:
+        """Return a chunk that waits for room in another worker, if this one has room for it."""
+        taken = Counter(chunk.worker for chunk in self._chunks.values())
+        begun = Counter(chunk.worker for chunk in self._chunks.values() if chunk.begun)
+        if taken[worker] >= self._slots:
+            return None
+        for number, chunk in self._chunks.items():
+            if chunk.worker != worker and not chunk.begun and begun[chunk.worker] >= self._slots:
+                return number
+        return None
 
     def _alive(self, chunk: _Chunk, rows: Range) -> None:
-        if chunk.deaths.get(rows, 0) < 2:  # else they were not done but given up
+        if chunk.deaths.get(rows, 0) < 2:  # otherwise they were not done but given up
             self._num_deaths_in_a_row = 0
 
-    def _count(self, chunk: _Chunk, rows: Range, node: str) -> None:
-        chunk.num_deaths += 1
+    def _count(self, chunk: _Chunk, rows: Range, worker: str, node: str) -> None:
+        """Count a death: against the rows, and once as that of a process."""
+        is_new = worker not in self._dead
+        self._dead.add(worker)
+        chunk.num_deaths += is_new
         if node not in self._lost_nodes():
-            self._num_deaths_in_a_row += 1
             chunk.deaths[rows] = chunk.deaths.get(rows, 0) + 1
+            self._num_deaths_in_a_row += is_new
 
 
 def _attempts(chunk: _Chunk, start: int, stop: int, *, is_whole: bool) -> Iterator[Attempt]:

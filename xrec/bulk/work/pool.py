@@ -1,17 +1,23 @@
-"""Chunks on Ray Data: an actor pool that loads the task once a process, and does a few a block.
+"""Processes of Ray Data's actor pool, which do numbered pieces of work.
 
-Only the chunks' numbers and summaries pass through Ray's object store.
+Each process loads what it needs once. Then it takes numbers from the marks, an actor beside the
+driver, and reports results and errors there, so nothing but the marks passes between the processes
+and the driver. Ray Data starts the processes, grows the pool, and replaces those that die. It runs
+in another actor beside the driver: once that one is killed, all processes end, whatever happened.
 """
 
-import gc
 import logging
+import os
+import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Condition, Lock
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import ray
 import ray.data
 from ray import cloudpickle
@@ -19,18 +25,16 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.bulk.runs.result import Summary
-from xrec.bulk.work.marks import Marks
-from xrec.bulk.work.ray_actors import as_xrec_error, raises_if_ray_ends, unpack
+from xrec.bulk.work.marks import WAIT, Marks
+from xrec.bulk.work.ray_actors import RayWatch, unpack
 from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
-from xrec.errors import ClusterError
+from xrec.errors import ClusterError, XRecError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_MOST_BLOCKS = 8192
-"""A block of Ray Data takes some 70 KB of the driver's memory."""
-_BLOCKS_PER_ACTOR = 64
-"""A block takes Ray some 10 ms of CPU. At the end the others wait for at most one block."""
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_TO_END = 10.0
 
 
 class Pool(Protocol):
@@ -41,13 +45,15 @@ class Pool(Protocol):
     ) -> Iterator[tuple[int, Summary]]:
         """Yield each chunk that is done, with the summary of its result, in any order.
 
-        is_over: asked after each chunk. Once it is true, no chunk is begun, and those that were not
-        have a summary of no rows. Raises the XRecError that a process raised, or ClusterError.
+        is_over: called after each chunk and about once a second. Once it returns True, no further
+        chunk begins, and those that have begun are waited for. What it raises ends the pool.
+
+        Raises the XRecError that a process raised, or ClusterError.
         """
         ...
 
     def held(self, num_chunks: int) -> dict[str, float]:
-        """The CPUs and GPUs that it holds for so many chunks, as costs of an hour."""
+        """Return the CPUs and GPUs that it holds for this many chunks, as the costs of an hour."""
         ...
 
 
@@ -55,8 +61,8 @@ class Pool(Protocol):
 class RayPool:
     """`max_actors` processes, or fewer as long as the cluster has no room for all.
 
-    min_actors: with fewer than `max_actors` the pool grows while all are busy, and shrinks. cpus,
-    gpus: what each process gets. Ray must be initialised.
+    min_actors: if less than `max_actors`, the pool grows while all are busy, and shrinks. cpus,
+    gpus: of each process. Ray must be initialised.
     """
 
     max_actors: int
@@ -67,147 +73,24 @@ class RayPool:
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
-        size = min(self.max_actors, len(chunks))
-        marks = _marks_actor(size)
-        packed = ray.put(cloudpickle.dumps(settings))
-        num_blocks = min(len(chunks), _MOST_BLOCKS, _BLOCKS_PER_ACTOR * size)
-        blocks = [[int(chunk) for chunk in block] for block in np.array_split(chunks, num_blocks)]
-        with _ray_data(), _own_errors():
-            for row in _rows(self._dataset(packed, marks, blocks, size, settings.chunks_at_once)):
-                yield row["chunk"], cloudpickle.loads(row["summary"])
-                if is_over():
-                    marks.is_over.remote(True)
+        processes = _Processes(
+            make=partial(_ChunksOf, settings),
+            max_size=min(self.max_actors, len(chunks)),
+            min_size=self.min_actors,
+            cpus=self.cpus,
+            gpus=self.gpus,
+            slots=settings.chunks_at_once,
+            num_threads=settings.chunks_at_once + 1,  # one reads ahead
+        )
+        yield from processes.results([int(chunk) for chunk in chunks], is_over)
 
     def held(self, num_chunks: int) -> dict[str, float]:
         size = min(self.max_actors, num_chunks)
         return {"cpu_hours": size * self.cpus, "gpu_hours": size * self.gpus}
 
-    def _dataset(
-        self, packed: Any, marks: Any, blocks: list[list[int]], size: int, chunks_at_once: int
-    ) -> ray.data.Dataset:
-        """The summaries of the chunks of each block."""
-        fewest = min(size, self.min_actors or size)
-        calls = chunks_at_once + 1  # the last one only reads ahead
-        pool = ray.data.ActorPoolStrategy(
-            min_size=fewest,
-            max_size=size,
-            # A pool that is to grow must see more work than it has room for.
-            max_tasks_in_flight_per_actor=calls if fewest == size else 2 * calls,
-            max_concurrent_calls_per_actor=calls,
-            enable_true_multi_threading=True,
-        )
-        return ray.data.range(len(blocks), override_num_blocks=len(blocks)).map_batches(
-            DoChunks,
-            fn_constructor_args=(packed, marks, ray.put(blocks)),
-            batch_size=None,
-            batch_format="numpy",
-            compute=pool,
-            num_cpus=self.cpus,
-            num_gpus=self.gpus,
-        )
-
-
-def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """The rows as soon as they are there.
-
-    Not by `iter_batches`: of an execution that failed, its threads would keep the processes.
-    """
-    for bundle in dataset.iter_internal_ref_bundles():
-        for block in bundle.block_refs:
-            yield from ray.get(block).to_pylist()
-
-
-class DoChunks:
-    """What a process of Ray Data does: it makes a ChunkWorker, and gives it chunks."""
-
-    def __init__(self, packed: Any, marks: Any, blocks: Any):
-        self._blocks: list[list[int]] = ray.get(blocks)
-        node = ray.get_runtime_context().get_node_id()
-        remote = RemoteMarks(marks)
-        with _starting(remote):
-            self._worker = ChunkWorker(unpack(ray.get(packed)), remote, node)  # type: ignore[arg-type]
-
-    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Do the chunks of a block; those that have a result already are passed over."""
-        (place,) = block["id"]
-        chunks = self._blocks[int(place)]
-        summaries = [cloudpickle.dumps(self._worker.do(chunk)) for chunk in chunks]
-        return {"chunk": chunks, "summary": summaries}
-
-
-class RemoteMarks:
-    """The marks of the driver (`Marks`), from a process of the pool."""
-
-    def __init__(self, actor: Any):
-        self._actor = actor
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
-
-
-@contextmanager
-def _starting(marks: RemoteMarks) -> Iterator[None]:
-    """A process loads within; raises ClusterError if too many in a row did so in vain."""
-    if (why_not := marks.starting()) is not None:
-        raise ClusterError(why_not)
-    yield
-    marks.ready()
-
-
-def _marks_actor(max_actors: int) -> Any:
-    """Marks beside the driver, which end with it."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote = ray.remote(num_cpus=0, scheduling_strategy=here)(Marks)
-    return remote.remote(max_actors, _lost_nodes)
-
-
-def _lost_nodes() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-
-
-@contextmanager
-def _ray_data() -> Iterator[None]:
-    """Settings of Ray Data for what is made within; afterwards its processes are given back."""
-    gc.collect()  # of an execution that failed before, as far as its error was held at its end
-    context = ray.data.DataContext.get_current()
-    names = {
-        "max_errored_blocks": 0,
-        "enable_progress_bars": False,
-        "memory_usage_poll_interval_s": None,  # else each block gets a thread that reads /proc
-        "op_resource_reservation_enabled": False,  # else a pool grows to half of the CPUs only
-    }
-    before = {name: getattr(context, name) for name in names}
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that bars are off
-    for name, value in names.items():
-        setattr(context, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-        gc.collect()  # an execution that failed keeps its processes until it is collected
-
-
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raise our errors in place of Ray's.
-
-    Ray's refer to the execution, and so to its processes, which stay as long as the error does. So
-    ours must not refer to Ray's, nor any frame that it passes through to the dataset.
-    """
-    own = None
-    try:
-        with raises_if_ray_ends():
-            yield
-    except RayError as error:
-        own = as_xrec_error(error)
-    if own is not None:
-        raise own
-
 
 def num_cpus() -> int:
-    """The CPUs of the cluster that this process is connected to; 0 if it is to none."""
+    """Return the CPUs of the cluster that this process is connected to; 0 without a cluster."""
     return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else 0
 
 
@@ -219,7 +102,7 @@ def map_in_processes(
     cpus: float = 1,
     gpus: float = 0,
 ) -> Iterator[tuple[int, R]]:
-    """Yield the place of each item and `make()(item)`, as soon as it is there; in any order.
+    """Yield the index of each item and `make()(item)`, as soon as it is done; in any order.
 
     make: called once in each process, which then takes one item after the other. num_processes: at
     most; no more than there are items. cpus, gpus: of each process.
@@ -229,39 +112,255 @@ def map_in_processes(
     """
     if not items:
         return
-    num_processes = min(num_processes, len(items))
-    marks, packed = _marks_actor(num_processes), ray.put(cloudpickle.dumps(make))
-    rows = [{"place": place, "item": cloudpickle.dumps(item)} for place, item in enumerate(items)]
-    pool = ray.data.ActorPoolStrategy(size=num_processes, max_tasks_in_flight_per_actor=1)
-    with _ray_data(), _own_errors():
-        items_data = ray.data.from_items(rows, override_num_blocks=len(rows))
-        done = items_data.map(
-            DoItem, fn_constructor_args=(packed, marks), compute=pool, num_cpus=cpus, num_gpus=gpus
-        )
-        for row in _rows(done):
-            yield row["place"], cloudpickle.loads(row["made"])
+    processes = _Processes(
+        make=partial(_ItemsOf, make),
+        max_size=min(num_processes, len(items)),
+        cpus=cpus,
+        gpus=gpus,
+        references=[ray.put(cloudpickle.dumps(item)) for item in items],
+    )
+    for index, made in processes.results(range(len(items)), lambda: False):
+        yield index, cloudpickle.loads(made)
 
 
-class DoItem:
-    """What a process of `map_in_processes` does; Ray begins an item anew whose process died."""
+@dataclass(frozen=True)
+class _Processes:
+    """Processes that do numbers.
 
-    def __init__(self, packed: Any, marks: Any):
-        self._marks = RemoteMarks(marks)
-        self._name = uuid.uuid4().hex
-        self._node = ray.get_runtime_context().get_node_id()
-        with _starting(self._marks):
-            self._do = unpack(ray.get(packed))()
+    make: makes what does a number in a process, from its marks, node, name, and `references`.
+    slots: how many numbers a process does at the same time. num_threads: how many it takes.
+    """
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    make: Callable[..., Callable[[int], object]]
+    max_size: int
+    min_size: int | None = None
+    cpus: float = 1
+    gpus: float = 0
+    slots: int = 1
+    num_threads: int = 1
+    references: Sequence[ray.ObjectRef] = ()
+
+    def results(
+        self, numbers: Sequence[int], is_over: Callable[[], bool]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield each number that is done and its result; see `Pool.summaries`."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
+        marks = beside(max_concurrency=2)(_MarksActor).remote(self.max_size, numbers, self.slots)
+        execution = beside()(_Execution).remote()
+        try:
+            with RayWatch() as watch:
+                given = (cloudpickle.dumps(self.make), self.num_threads, marks, self.references)
+                fewest = min(self.min_size or self.max_size, self.max_size)
+                running = execution.run.remote(given, fewest, self.max_size, self.cpus, self.gpus)
+                yield from _collected(len(numbers), marks, running, watch, is_over)
+                ray.wait([running], timeout=_SECONDS_TO_END)  # lets processes end by themselves
+        except RayError as error:
+            raise ClusterError(
+                f"Ray could not run the job's processes ({type(error).__name__}: "
+                f"{str(error)[:500]}); run the job again to go on with what is left"
+            ) from error
+        finally:
+            for actor in (execution, marks):
+                ray.kill(actor)
+
+
+def _collected(
+    num_left: int, marks: Any, running: ray.ObjectRef, watch: RayWatch, is_over: Callable[[], bool]
+) -> Iterator[tuple[int, Any]]:
+    news = None
+    while num_left:
+        news = news or marks.news.remote(_SECONDS_BETWEEN_LOOKS)
+        ready, _ = ray.wait([news], timeout=_SECONDS_BETWEEN_LOOKS)
+        watch.check()
+        if is_over():
+            marks.call.remote("is_over", True)
+        if not ready:
+            continue
+        has_ended = bool(ray.wait([running], timeout=0)[0])  # asked before the last news is taken
+        done, error = ray.get(news)
+        news = None
+        for number, result in done:
+            num_left -= 1
+            yield number, result
+            if is_over():
+                marks.call.remote("is_over", True)
+        if error is not None:
+            raise error
+        if has_ended and not done:
+            ray.get(running)  # raises if it failed
+            if is_over():
+                return
+            raise ClusterError(
+                f"the job's processes ended before {num_left} pieces of work were done; run the "
+                "job again to go on with them"
+            )
+
+
+class _MarksActor:
+    """The marks, in a process beside the driver; the driver waits in one thread for news."""
+
+    def __init__(self, max_actors: int, numbers: Sequence[int], slots: int):
+        self._marks = Marks(max_actors, _LostNodes(), numbers, slots)
+        self._changed = Condition()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        with self._changed:
+            answer = getattr(self._marks, method)(*arguments)
+            self._changed.notify_all()
+        return answer
+
+    def news(self, seconds: float) -> tuple[list[tuple[int, Any]], XRecError | None]:
+        """Return the news as soon as there are some, or after so many seconds."""
+        with self._changed:
+            self._changed.wait_for(self._marks.has_news, seconds)
+            return self._marks.news()
+
+
+class _LostNodes:
+    """The ids of the nodes that are gone, as of at most a second ago."""
+
+    def __init__(self) -> None:
+        self._ids, self._seen_at = set[str](), -1.0
+
+    def __call__(self) -> set[str]:
+        if time.monotonic() - self._seen_at > _SECONDS_BETWEEN_LOOKS:
+            self._ids = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+            self._seen_at = time.monotonic()
+        return self._ids
+
+
+class _Execution:
+    """Ray Data, in a process beside the driver."""
+
+    def run(
+        self, given: tuple[Any, ...], min_size: int, max_size: int, cpus: float, gpus: float
+    ) -> None:
+        """Return once all processes, which get what is `given`, have ended their work."""
+        # Ray prints as an error that Ray Data passes its functions by reference.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.memory_usage_poll_interval_s = None  # else each call has a thread that reads /proc
+        context.op_resource_reservation_enabled = False  # else a pool grows to half of the CPUs
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # A pool grows only while each process has a call to spare.
+        num_each = 1 if min_size == max_size else 2
+        num_calls = num_each * max_size
+        ray.data.range(num_calls, override_num_blocks=num_calls).map_batches(
+            _Process,
+            fn_constructor_args=given,
+            batch_size=None,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(
+                min_size=min_size,
+                max_size=max_size,
+                max_tasks_in_flight_per_actor=num_each,
+                max_concurrent_calls_per_actor=1,
+            ),
+            num_cpus=cpus,
+            num_gpus=gpus,
+        ).materialize()
+
+
+class _Process:
+    """What Ray Data calls in each process; it reports errors to the marks, and raises none."""
+
+    def __init__(
+        self, make: bytes, num_threads: int, marks: Any, references: Sequence[ray.ObjectRef]
+    ):
+        context = ray.get_runtime_context()
+        self._marks, self._name, node = RemoteMarks(marks), uuid.uuid4().hex, context.get_node_id()
+        self._num_threads, self._asking = num_threads, Lock()
+        self._do: Callable[[int], object] | None = None
+        if not self._marks.starting(self._name, context.get_actor_id(), node):
+            return
+        try:
+            self._do = unpack(make)(self._marks, node, self._name, references)
+        except Exception as error:  # noqa: BLE001  it is the driver that raises it
+            self._marks.fail(portable(error))
+        else:
+            self._marks.ready()
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Do numbers until none is left."""
+        if self._do is not None:
+            with ThreadPoolExecutor(self._num_threads) as pool:
+                each = [pool.submit(self._work, self._do) for _ in range(self._num_threads)]
+            for thread in each:
+                thread.result()
+        return block
+
+    def _work(self, do: Callable[[int], object]) -> None:
+        try:
+            while (number := self._next()) is not None:
+                do(number)
+        except Exception as error:  # noqa: BLE001  it is the driver that raises it
+            self._marks.fail(portable(error))
+
+    def _next(self) -> int | None:
+        with self._asking:  # one thread asks while others wait
+            number: int | None
+            while (number := self._marks.next(self._name)) == WAIT:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        return number
+
+
+class RemoteMarks:
+    """The marks (`Marks`) as seen from a process."""
+
+    def __init__(self, actor: Any):
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *arguments: ray.get(self._actor.call.remote(name, *arguments))
+
+
+def portable(error: Exception) -> XRecError:
+    """Return what the driver raises for an error of a process: the error itself if it is ours."""
+    if isinstance(error, XRecError):
+        copy: XRecError = cloudpickle.loads(cloudpickle.dumps(error))
+        return copy
+    ours = ClusterError(
+        f"the job's processes failed ({type(error).__name__}: {str(error)[:500]}); "
+        "run the job again to go on with what is left"
+    )
+    ours.add_note("".join(traceback.format_exception(error)))
+    return ours
+
+
+class _ChunksOf:
+    """Does chunks in a process."""
+
+    def __init__(self, settings: WorkerSettings, marks: Any, node: str, name: str, _: Any):
+        self._worker = ChunkWorker(settings, marks, node, name)
+
+    def __call__(self, chunk: int) -> None:
+        self._worker.do(chunk)
+
+
+class _ItemsOf:
+    """Does items in a process."""
+
+    def __init__(
+        self,
+        make: Callable[[], Callable[[Any], Any]],
+        marks: Any,
+        node: str,
+        name: str,
+        items: Sequence[ray.ObjectRef],
+    ):
+        self._marks, self._node, self._name, self._items = marks, node, name, items
+        self._do = make()
+
+    def __call__(self, index: int) -> None:
         """Do an item, unless two processes died with it."""
-        place = int(row["place"])
-        told = self._marks.attempts(place, 1, self._name)
+        told = self._marks.attempts(index, 1, self._name)
         if isinstance(told, str) or told[0][0].num_deaths:
             raise ClusterError(
                 "two processes died with the same work, which is often for lack of memory; give "
                 "each more memory, or start fewer, and run the job again"
             )
-        self._marks.begin(place, (0, 1), self._name, self._node)
-        made = self._do(cloudpickle.loads(row["item"]))
-        self._marks.done(place)
-        return {"place": place, "made": cloudpickle.dumps(made)}
+        if self._marks.begin(index, (0, 1), self._name, self._node):
+            made = self._do(cloudpickle.loads(ray.get(self._items[index])))
+            self._marks.done(index, cloudpickle.dumps(made))

@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.runs.plan import EARLIER
 from xrec.bulk.runs.result import Summary, added, summary_of
 from xrec.bulk.runs.row_format import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
 from xrec.bulk.runs.run import Pass
-from xrec.bulk.runs.spill import EARLIER
 from xrec.bulk.work.marks import Attempt, Marks
 from xrec.errors import ClusterError
 from xrec.storage.location import traffic, with_backoff
@@ -97,31 +97,39 @@ class Room:
         self._divided_until = now
 
 
+class _NotBegunError(Exception):
+    """A chunk must not begin."""
+
+
 class ChunkWorker:
     """Does chunks of a pass, several at the same time in threads of their own."""
 
-    def __init__(self, settings: WorkerSettings, marks: Marks, node: str = ""):
+    def __init__(self, settings: WorkerSettings, marks: Marks, node: str = "", name: str = ""):
         self._format = settings.format
         self._plan, self._results = settings.work.plan, settings.work.results
         self._size, self._room = settings.chunks_at_once, Room(settings.chunks_at_once)
         self._marks = marks
-        self._name, self._node = uuid.uuid4().hex, node
+        self._name, self._node = name or uuid.uuid4().hex, node
         self._task = settings.make_task()
 
-    def do(self, number: int) -> Summary:
-        """Let the chunk have a result, and return the summary of the one that stands.
+    def do(self, number: int) -> Summary | None:
+        """Make sure that the chunk has a result, and return its summary, also to the marks.
 
-        It is one of no rows if no chunk is to be begun any more.
+        Return None if the chunk must not begin, because the run is over or another worker has it.
 
-        Raises StorageError if the store fails for longer than some 20 seconds, ClusterError if too
+        Raises StorageError if the store fails for longer than about 20 seconds, ClusterError if too
         many processes died, and any error of the task that is not one of its `row_errors`.
         """
         standing = with_backoff(lambda: self._results.standing(number))
-        if standing is not None:
-            self._marks.done(number)
-            return standing
-        if self._marks.is_over():
-            return Summary()
+        if standing is None:
+            try:
+                standing = self._make_result(number)
+            except _NotBegunError:
+                return None
+        self._marks.done(number, standing)
+        return standing
+
+    def _make_result(self, number: int) -> Summary:
         planned = with_backoff(lambda: self._plan.rows(number))
         outcome, num_deaths = self._by_attempts(number, planned)
         rows = self._format.as_results(planned, outcome.ok, outcome.failed)
@@ -133,9 +141,7 @@ class ChunkWorker:
             was_failed=Counter(reasons),
             num_deaths=num_deaths,
         )
-        standing = with_backoff(lambda: self._results.create(number, rows, summary))
-        self._marks.done(number)
-        return standing
+        return with_backoff(lambda: self._results.create(number, rows, summary))
 
     def _by_attempts(self, number: int, planned: pa.Table) -> tuple[Outcome, int]:
         """The chunk done as `Marks.attempts` says, and how many processes died with it."""
@@ -151,7 +157,11 @@ class ChunkWorker:
             return attempt.kept
         which = (attempt.start, attempt.stop)
         rows = planned.slice(attempt.start, attempt.stop - attempt.start)
-        begin = partial(self._marks.begin, number, which, self._name, self._node)
+
+        def begin() -> None:
+            if not self._marks.begin(number, which, self._name, self._node):
+                raise _NotBegunError
+
         outcome = self._in_room(rows, begin, attempt.num_deaths, alone=attempt.is_alone)
         if is_part:
             self._marks.end(number, which, outcome)

@@ -18,6 +18,7 @@ from xrec.generate.engine import (
     EngineReport,
     Failure,
     RequestParams,
+    TextParams,
     failed,
     request_failure,
 )
@@ -50,22 +51,27 @@ class BuiltinCore:
         self._passes_per_step = passes_per_step
         self.max_rows, self._budget = max_rows, kv_cache_bytes
         num_positions = kv_cache_bytes // model.shape.bytes_per_position
-        cache = KVCache(model.shape, min(num_positions, 2 * max_rows * model.context_length))
-        slots = Slots(cache, max_rows, model.num_text_tokens)
-        self._scheduler = Scheduler(slots, max_rows, model.context_length)
-        self._runner = ModelRunner(model, self._scheduler, slots)
-        self._num_positions = cache.num_positions
-        self._arrived: list[Request] = []
+        self._cache = KVCache(model.shape, min(num_positions, 2 * max_rows * model.context_length))
+        self._start()
         self._next_id = 0
         self.report = EngineReport()
 
+    def _start(self) -> None:
+        """Start with nothing in memory and no request."""
+        slots = Slots(self._cache, self.max_rows, self._model.num_text_tokens)
+        self._scheduler = Scheduler(slots, self.max_rows, self._model.context_length)
+        self._runner = ModelRunner(self._model, self._scheduler, slots)
+        self._arrived: list[Request] = []
+        self._refused: list[tuple[int, Failure]] = []
+
     @property
     def num_rows(self) -> int:
-        return self._scheduler.num_rows
+        return self._scheduler.num_rows - len(self._scheduler.ended)
 
     @property
     def is_idle(self) -> bool:
-        return not (self._arrived or self._scheduler.num_rows or self._scheduler.num_waiting)
+        scheduler = self._scheduler
+        return not (self._arrived or self._refused or self.num_rows or scheduler.num_waiting)
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
         model, context = self._model, self._model.context_length
@@ -73,7 +79,7 @@ class BuiltinCore:
         if failure is not None:
             return failure
         num_positions = positions_needed(prompt, params, context)
-        if num_positions > self._num_positions:
+        if num_positions > self._cache.num_positions:
             needed = num_positions * model.shape.bytes_per_position
             return Failure(
                 "over_memory_budget",
@@ -83,22 +89,46 @@ class BuiltinCore:
             )
         return None
 
-    def add(self, prompt: Sequence[int], params: RequestParams) -> int:
-        request = Request(self._next_id, list(prompt), params, self._stop_token_ids)
-        self._arrived.append(request)
+    def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
+        request_id = self._next_id
         self._next_id += 1
-        return request.request_id
+        failure = self.refusal(prompt, params)
+        if failure is not None:
+            self._refused.append((request_id, failure))
+            return request_id
+        mask = params.new_mask() if isinstance(params, TextParams) else None
+        if after is None or not self._scheduler.begin_again(after, request_id, params, mask):
+            stops = self._stop_token_ids
+            self._arrived.append(Request(request_id, list(prompt), params, stops, mask))
+        return request_id
 
     def cancel(self, request_id: int) -> None:
+        self._refused = [one for one in self._refused if one[0] != request_id]
         self._arrived = [one for one in self._arrived if one.request_id != request_id]
         request = self._scheduler.cancel(request_id)
         if request is not None:
             self._model.vectors.drop(request.prompt)
 
-    @torch.inference_mode()
     def step(self) -> list[Advance]:
         start = time.perf_counter()
-        advances = self._take_arrivals()
+        try:
+            return self._step()
+        except Exception:
+            self._cache.clear_all()
+            self._model.vectors.drop_all()
+            self._start()
+            raise
+        finally:
+            self.report.total_seconds += time.perf_counter() - start
+
+    @torch.inference_mode()
+    def _step(self) -> list[Advance]:
+        advances = [failed(*refused) for refused in self._refused]
+        self._refused.clear()
+        self._take_arrivals()
+        if self._scheduler.num_waiting and not self.num_rows:
+            for request_id in list(self._scheduler.ended):  # their prompts give way
+                self.cancel(request_id)
         if self._scheduler.is_due:
             self._scheduler.admit()
         num_passes = 0
@@ -110,18 +140,14 @@ class BuiltinCore:
             num_passes += 1
         if spans := self._scheduler.decode():
             advances += self._runner.decode(spans, self.report)
-        self.report.total_seconds += time.perf_counter() - start
         return advances
 
-    def _take_arrivals(self) -> list[Advance]:
-        """Let new requests wait; returns the failures of those that cannot be completed."""
+    def _take_arrivals(self) -> None:
+        """Let new requests wait for their slots."""
         arrived, self._arrived = self._arrived, []
-        judged = [(one, self.refusal(one.prompt, one.params)) for one in arrived]
-        accepted = [request for request, failure in judged if failure is None]
-        self.report.num_prompt_tokens += sum(len(request.prompt) for request in accepted)
-        self._model.vectors.keep(request.prompt for request in accepted)
-        self._scheduler.add(accepted)
-        return [failed(request.request_id, why) for request, why in judged if why is not None]
+        self.report.num_prompt_tokens += sum(len(request.prompt) for request in arrived)
+        self._model.vectors.keep(request.prompt for request in arrived)
+        self._scheduler.add(arrived)
 
 
 def load_engine(

@@ -108,6 +108,11 @@ class KVCache:
         """Copy the first `length` positions of one slot (block, number) to another."""
         self._slot(*target)[:, :, :, :length] = self._slot(*source)[:, :, :, :length]
 
+    def clear_all(self) -> None:
+        """Take all positions back, as zeros."""
+        self.tensor.zero_()
+        self._free, self.num_free = [(0, self.num_positions)], self.num_positions
+
     def clear(self, block: Block, slot: int) -> None:
         self._slot(block, slot).zero_()
 

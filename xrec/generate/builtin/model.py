@@ -155,6 +155,12 @@ class AdaptedVectors:
                 del self._num_prompts[token]
                 self._free.append(self._place_of.pop(token))
 
+    def drop_all(self) -> None:
+        """No prompt needs its vectors any longer."""
+        self._num_prompts.clear()
+        self._place_of.clear()
+        self._free = list(range(0 if self._table is None else len(self._table)))
+
     def of(self, token_ids: Sequence[int]) -> Tensor:
         """The vectors (N, H) of ids that are kept, on the model's device."""
         assert self._table is not None

@@ -15,10 +15,17 @@ from xrec.generate.builtin.attention import Extent, PackedLayout, Part, SharedPr
 from xrec.generate.builtin.kv_cache import Block, KVCache
 from xrec.generate.builtin.model import PackedModel
 from xrec.generate.builtin.requests import Request, Span
-from xrec.generate.builtin.sampling import NOT_A_NUMBER, log_likelihoods, next_tokens
+from xrec.generate.builtin.sampling import log_likelihoods, mask_failure, next_tokens
 from xrec.generate.builtin.scheduler import Scheduler
 from xrec.generate.builtin.slots import Slots
-from xrec.generate.engine import Advance, Completion, EngineReport, Failure, failed
+from xrec.generate.engine import (
+    NOT_A_NUMBER,
+    Advance,
+    Completion,
+    EngineReport,
+    Failure,
+    failed,
+)
 
 _SHARE_OF_WHOLE_SLOTS = 0.75
 
@@ -95,11 +102,14 @@ class ModelRunner:
             else self._appended(request, token)
             for request, token in zip(requests, next_tokens(requests, logits), strict=True)
         ]
-        ended = [
-            request
-            for request, advance in zip(requests, advances, strict=True)
-            if advance.completion is not None
-        ]
+        ended: list[Request] = []
+        for request, advance in zip(requests, advances, strict=True):
+            if advance.completion is None:
+                continue
+            if request.text_params.keeps_prompt and advance.completion.failure is None:
+                self._scheduler.keep_prompt(request)
+            else:
+                ended.append(request)
         self._end(ended)
         return advances
 
@@ -108,16 +118,14 @@ class ModelRunner:
         generated = request.generated
         reason = request.finish_reason(self._model.context_length)
         if reason is None:
-            if request.mask is not None:
-                request.mask.accept(token)
+            try:
+                if request.mask is not None:
+                    request.mask.accept(token)
+            except Exception as error:  # noqa: BLE001  the caller's code: it costs this text only
+                return self._failed(request, mask_failure(error))
             return Advance(request.request_id, generated)
         text = generated[:-1] if token in request.stop_token_ids else generated
-        completion = Completion(request.request_id, text, reason)
-        again = request.text_params.again
-        if again is not None and (params := again(completion)) is not None:
-            request.begin_again(params)
-            return Advance(request.request_id, [])
-        return Advance(request.request_id, text, completion)
+        return Advance(request.request_id, text, Completion(request.request_id, text, reason))
 
     def _failed(self, request: Request, failure: Failure) -> Advance:
         """The end of a text that cannot go on; what is not a number must not stay in memory."""

@@ -60,13 +60,15 @@ class Request:
     From `enter` on, `token_ids` are what is given after the prefix (the rest of the prompt, and a
     continuation but for its last token), and then the text. The KV cache of the first
     `num_computed` of them is in slot `slot` of `block`, which is None while the request waits. The
-    slot has to hold `num_positions`. `params` become those of the next text if one is refused.
+    slot has to hold `num_positions`. Once a text has ended that `keeps_prompt`, the request stays
+    in its slot without it, until another text of the prompt begins.
     """
 
     request_id: int
     prompt: list[int]
     params: RequestParams
     stop_token_ids: frozenset[int]
+    mask: TokenMask | None = None
     prefix: Prefix = field(init=False)
     token_ids: list[int] = field(init=False)
     num_given: int = field(init=False)
@@ -75,7 +77,7 @@ class Request:
     slot: int = -1
     num_computed: int = 0
     is_again: bool = False
-    mask: TokenMask | None = None
+    has_ended: bool = False
     uniform: list[float] | None = None
     log_likelihoods: list[float] = field(default_factory=list)
 
@@ -121,21 +123,19 @@ class Request:
         is_full = len(self.prompt) + num_generated == context_length
         return "length" if num_generated == self.text_params.max_new_tokens or is_full else None
 
-    def begin(self) -> None:
-        """Start the mask of the text, if it has one."""
-        if isinstance(self.params, TextParams) and self.params.constraint is not None:
-            self.mask = self.params.constraint()
-
-    def begin_again(self, params: TextParams) -> None:
-        """Take the text back and start the next one, by the KV cache of what is given.
-
-        That of the last token is computed again, since its logits are needed.
-        """
-        self.is_again, self.params = True, params
+    def keep_prompt(self) -> None:
+        """Take the text back, and keep the KV cache of the prompt."""
+        self.has_ended = self.is_again = True
         del self.token_ids[self.num_given :]
         self.num_computed = self.num_given - 1
-        self.uniform = None
-        self.begin()
+
+    def begin_again(self, request_id: int, params: RequestParams, mask: TokenMask | None) -> None:
+        """Start the next text, by the KV cache that was kept.
+
+        That of the prompt's last token is computed again, since its logits are needed.
+        """
+        self.request_id, self.params, self.mask = request_id, params, mask
+        self.has_ended, self.uniform = False, None
 
 
 @dataclass(eq=False)

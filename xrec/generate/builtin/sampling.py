@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from xrec.generate.builtin.requests import Request
-from xrec.generate.engine import Failure, TextParams, TokenMask
+from xrec.generate.engine import NOT_A_NUMBER, Failure, TextParams, TokenMask
 
 _NUM_LIKELIEST = 256
 """A draw looks at so many tokens first; only if it falls beyond them are all of them sorted."""
 _LOGITS_AT_ONCE = 64  # rows that are held in float32 too
 
-NOT_A_NUMBER = Failure(
-    "invalid_logits", "the model's output is not a number; use a dtype with more range"
-)
 _NOTHING_ALLOWED = Failure("no_token_allowed", "the mask of the text allows no token to follow it")
 
 
@@ -29,7 +26,7 @@ def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failu
 
     The logits are changed where a request has a mask or banned tokens.
     """
-    apply_masks(logits, [request.mask for request in requests])
+    broken = apply_masks(logits, [request.mask for request in requests])
     for row, request in zip(logits, requests, strict=True):
         if request.text_params.banned:
             row[sorted(request.text_params.banned)] = -torch.inf
@@ -38,6 +35,8 @@ def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failu
         token if logit > -math.inf else NOT_A_NUMBER if math.isnan(logit) else _NOTHING_ALLOWED
         for logit, token in zip(largest, likeliest, strict=True)
     ]
+    for place, failure in broken.items():
+        tokens[place] = failure
     places = [
         place
         for place, (request, token) in enumerate(zip(requests, tokens, strict=True))
@@ -66,15 +65,29 @@ def log_likelihoods(logits: Tensor, targets: Sequence[int]) -> list[float]:
     return values
 
 
-def apply_masks(logits: Tensor, masks: Sequence[TokenMask | None]) -> None:
-    """Set the logits (R, V) of tokens that a row's mask does not allow to -inf, in place."""
+def apply_masks(logits: Tensor, masks: Sequence[TokenMask | None]) -> dict[int, Failure]:
+    """Set the logits (R, V) of tokens that a row's mask does not allow to -inf, in place.
+
+    Returns the failures of masks that raise an error, by row.
+    """
+    broken: dict[int, Failure] = {}
     vocabulary = logits.shape[1]
     bitmask = torch.zeros(-(-vocabulary // 32), dtype=torch.int32)
-    for row, mask in zip(logits, masks, strict=True):
-        if mask is not None and mask.fill(bitmask):
+    for place, (row, mask) in enumerate(zip(logits, masks, strict=True)):
+        try:
+            is_masked = mask is not None and mask.fill(bitmask)
+        except Exception as error:  # noqa: BLE001  the caller's code: it costs this text only
+            broken[place], is_masked = mask_failure(error), False
+        if is_masked:
             octets = (~bitmask).numpy().astype("<i4", copy=False).view(np.uint8)
             refused = np.unpackbits(octets, bitorder="little").view(np.bool_)[:vocabulary]
             row.masked_fill_(torch.from_numpy(refused).to(row.device), -torch.inf)
+    return broken
+
+
+def mask_failure(error: Exception) -> Failure:
+    """Return the failure of a text whose mask raised `error`."""
+    return Failure("no_token_allowed", f"the mask of the text raised {error!r}")
 
 
 def _sampled(requests: Sequence[Request], logits: Tensor) -> list[int]:

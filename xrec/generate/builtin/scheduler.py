@@ -17,6 +17,7 @@ from xrec.generate.builtin.requests import (
     shared_length,
 )
 from xrec.generate.builtin.slots import Slots
+from xrec.generate.engine import RequestParams, TokenMask
 
 _MAX_MEMBERS = 16
 """Most requests of a prefix.
@@ -42,6 +43,8 @@ class Scheduler:
         """The requests that wait, in the order in which they get slots."""
         self._begun: list[Request] = []
         """The requests whose prompts are being computed, in the order in which they got slots."""
+        self.ended: dict[int, Request] = {}
+        """The requests at work whose texts have ended and whose prompts are kept, by id."""
         self._capacity = max_rows
         self.num_rows = 0
 
@@ -127,7 +130,6 @@ class Scheduler:
         request.prefix.num_waiting -= 1
         request.prefix.requests.append(request)
         self._begun.append(request)
-        request.begin()
         self.num_rows += 1
 
     def _admit_alone(self, request: Request) -> None:
@@ -183,7 +185,9 @@ class Scheduler:
             Span(request, request.num_computed, request.num_computed + 1)
             for block in self._slots.request_blocks
             for request in block.requests
-            if request.is_computed and request.num_computed == len(request.token_ids) - 1
+            if not request.has_ended
+            and request.is_computed
+            and request.num_computed == len(request.token_ids) - 1
         ]
 
     def computed(self, spans: Iterable[Span]) -> None:
@@ -193,10 +197,28 @@ class Scheduler:
             if isinstance(span.sequence, Prefix):
                 self._slots.prefixes.computed(span.sequence)
 
+    def keep_prompt(self, request: Request) -> None:
+        """Let a request stay in its slot whose text has ended."""
+        request.keep_prompt()
+        self.ended[request.request_id] = request
+
+    def begin_again(
+        self, ended: int, request_id: int, params: RequestParams, mask: TokenMask | None
+    ) -> bool:
+        """Start another text of the prompt of the request `ended`; False if it was not kept."""
+        request = self.ended.pop(ended, None)
+        if request is None:
+            return False
+        del self._requests[ended]
+        self._requests[request_id] = request
+        request.begin_again(request_id, params, mask)
+        return True
+
     def remove(self, requests: Sequence[Request]) -> None:
         self._slots.remove(requests)
         for request in requests:
             del self._requests[request.request_id]
+            self.ended.pop(request.request_id, None)
             request.prefix.requests.remove(request)
             self._forget(request.prefix)
         self._begun = [request for request in self._begun if request.block is not None]

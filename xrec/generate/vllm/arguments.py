@@ -22,6 +22,7 @@ _DRAFTS = "a draft model would read place-holders where users and items are"
 _LAYERS = "the layers would not get what users and items add, or would get it at the wrong tokens"
 _ITEMS = "users and items are items of a modality"
 _TEXTS = "only the job's config decides how texts are generated"
+_STATS = "vLLM's statistics say whether the model's output is a number"
 _REFUSED: dict[str, str] = {
     **dict.fromkeys(("speculative_config", "spec_method", "spec_model", "spec_tokens"), _DRAFTS),
     **dict.fromkeys(("enable_lora", "default_mm_loras", "model_impl"), _LAYERS),
@@ -29,9 +30,11 @@ _REFUSED: dict[str, str] = {
     **dict.fromkeys(("enable_dbo", "ubatch_size"), _LAYERS),
     **dict.fromkeys(("limit_mm_per_prompt", "language_model_only", "mm_encoder_only"), _ITEMS),
     **dict.fromkeys(("override_generation_config", "logits_processors"), _TEXTS),
+    "disable_log_stats": _STATS,
     "data_parallel_size": "set actors.num_actors, or models.num_replicas of an endpoint",
 }
 
+_LONGEST_TEXT = 2**31 - 1  # in tokens
 # In tokens. The prefix cache holds whole blocks only; vLLM's default on CPUs, 128, would miss most.
 _CPU_BLOCK_SIZE = 32
 
@@ -47,9 +50,13 @@ _FIXED: dict[str, Any] = {
 _OURS = {
     *_FIXED,
     *("additional_config", "block_size", "dtype", "gpu_memory_utilization", "hf_overrides"),
-    *("kv_cache_memory_bytes", "max_num_seqs", "model", "skip_tokenizer_init", "tokenizer"),
-    "tensor_parallel_size",
+    *("kv_cache_memory_bytes", "max_num_seqs", "model", "skip_tokenizer_init", "stream_interval"),
+    *("tensor_parallel_size", "tokenizer"),
 }
+
+COUNTS_NANS = "VLLM_COMPUTE_NANS_IN_LOGITS"
+"""With this variable set to 1, vLLM notes which requests had logits that are not numbers. Its
+process and this one read it, at each step."""
 
 
 def engine_arguments(
@@ -60,9 +67,11 @@ def engine_arguments(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    is_streaming: bool = False,
 ) -> EngineArgs:
     """The arguments of an engine over the model in `model_folder` with the users and items.
 
+    With `is_streaming` each token of a text is reported at once, else the first and the last ones.
     Raises ModelError for a device for which this vLLM was not built, and for `vllm_options` with
     which texts would be wrong, or that vLLM does not have.
     """
@@ -92,6 +101,7 @@ def engine_arguments(
         "additional_config": {"injection": injection},
         "dtype": dtype,
         "max_num_seqs": engine.max_rows,
+        "stream_interval": 1 if is_streaming else _LONGEST_TEXT,
         "tensor_parallel_size": num_processes,
         # Ray is there in an actor, but the processes of one engine are on one machine.
         **({"distributed_executor_backend": "mp"} if num_processes > 1 else {}),

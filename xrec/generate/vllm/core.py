@@ -1,13 +1,16 @@
 """vLLM as an `EngineCore`: requests enter and leave at any time, and vLLM batches what is at work.
 
-A request is one of vLLM's, and each further text another one. What its users and items are is
-settled when it comes. The likelihood of a given text is that of its tokens as a part of the prompt,
-but for the last one, which is asked of the token that vLLM draws.
+A request is one of vLLM's. What its users and items are is settled when it comes. A further text of
+a prompt is another request, whose prompt vLLM finds in its prefix cache. The likelihood of a given
+text is that of its tokens as a part of the prompt, but for the last one, which is asked of the
+token that vLLM draws.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from vllm import LLMEngine, RequestOutput, SamplingParams
 from vllm.exceptions import VLLMValidationError
@@ -15,6 +18,7 @@ from vllm.inputs import EngineInput
 from vllm.sampling_params import RequestOutputKind
 
 from xrec.generate.engine import (
+    NOT_A_NUMBER,
     Advance,
     Completion,
     EngineReport,
@@ -36,8 +40,6 @@ _BANNED = -100.0  # the least bias that vLLM knows
 @dataclass(frozen=True, eq=False)
 class _Request:
     request_id: int
-    prompt: list[int]
-    given: EngineInput
     params: RequestParams
     token_ids: list[int] = field(default_factory=list)
 
@@ -45,9 +47,9 @@ class _Request:
 class VllmCore:
     """An `EngineCore` over `engine`; to be used by one thread at a time.
 
-    A text gets an `Advance` for each of its tokens if `is_streaming`, else only when it has ended,
-    which costs this process less. `stop_token_ids` end a text. `inputs` makes vLLM's input of the
-    token ids of a prompt.
+    `stop_token_ids` end a text. `inputs` makes vLLM's input of the token ids of a prompt. vLLM
+    reports the first token of a text, its end, and as many in between as its `stream_interval`
+    says.
     """
 
     def __init__(
@@ -59,11 +61,10 @@ class VllmCore:
         *,
         context: int,
         max_rows: int,
-        is_streaming: bool = False,
     ):
         self._engine, self._vocabulary, self._inputs = engine, vocabulary, inputs
         self._stop_token_ids, self._context = list(stop_token_ids), context
-        self._is_streaming, self.max_rows = is_streaming, max_rows
+        self.max_rows = max_rows
         self._max_num_tokens = engine.model_config.max_model_len
         self._refused: list[tuple[int, Failure]] = []
         self._requests: dict[str, _Request] = {}
@@ -89,14 +90,13 @@ class VllmCore:
         over = self._over_memory(len(prompt), params.max_new_tokens)
         return over or _unsupported(params)
 
-    def add(self, prompt: Sequence[int], params: RequestParams) -> int:
+    def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
         request_id = self._next_id
         self._next_id += 1
         failure = self.refusal(prompt, params)
         if failure is None:
-            request = _Request(request_id, list(prompt), self._inputs(prompt), params)
             try:
-                self._enter(request)
+                self._enter(request_id, prompt, params)
             except (VLLMValidationError, ValueError) as error:
                 failure = Failure("unsupported_request", f"vLLM refuses the request: {error}")
         if failure is not None:
@@ -110,12 +110,19 @@ class VllmCore:
         if not self._requests:
             return advances
         started = time.perf_counter()
-        for output in self._engine.step():
-            # A request that was cancelled may still come once more from vLLM's process.
-            request = self._requests.get(output.request_id)
-            if request is not None:
-                advances.append(self._advance(request, output))
-        self.report.total_seconds += time.perf_counter() - started
+        try:
+            for output in self._engine.step():
+                # A request that was cancelled may still come once more from vLLM's process.
+                request = self._requests.get(output.request_id)
+                if request is not None:
+                    advances.append(self._advance(request, output))
+        except Exception:
+            requests, self._requests = list(self._requests), {}
+            with suppress(Exception):  # vLLM may have ended
+                self._engine.abort_request(requests)
+            raise
+        finally:
+            self.report.total_seconds += time.perf_counter() - started
         return advances
 
     def cancel(self, request_id: int) -> None:
@@ -133,15 +140,15 @@ class VllmCore:
             "decoding.max_new_tokens",
         )
 
-    def _enter(self, request: _Request) -> None:
+    def _enter(self, request_id: int, prompt: Sequence[int], params: RequestParams) -> None:
         """Give a request to vLLM; raises what vLLM raises."""
-        given, params = request.given, request.params
+        given = self._inputs(prompt)
         if isinstance(params, LikelihoodParams):
             given, sampling = _of_likelihood(given, params)
         else:
-            sampling = _of_text(request.prompt, params, self._stop_token_ids, self._is_streaming)
-        self._engine.add_request(str(request.request_id), given, sampling)
-        self._requests[str(request.request_id)] = request
+            sampling = _of_text(prompt, params, self._stop_token_ids)
+        self._engine.add_request(str(request_id), given, sampling)
+        self._requests[str(request_id)] = _Request(request_id, params)
 
     def _advance(self, request: _Request, output: RequestOutput) -> Advance:
         (sequence,) = output.outputs
@@ -153,34 +160,26 @@ class VllmCore:
         if sequence.finish_reason in ("error", "abort"):
             message = f"vLLM ended the text ({sequence.finish_reason}); see vLLM's log"
             return failed(request.request_id, Failure("unsupported_request", message))
+        if output.finished and output.metrics is not None and output.metrics.is_corrupted:
+            return failed(request.request_id, NOT_A_NUMBER)
         if isinstance(request.params, LikelihoodParams):
             return _likelihood(request.request_id, request.params, output)
         request.token_ids.extend(sequence.token_ids)
         self.report.num_decoded_tokens += len(sequence.token_ids)
         if sequence.finish_reason is None:
             return Advance(request.request_id, list(request.token_ids))
-        return self._ended(request, request.params, sequence.finish_reason)
-
-    def _ended(self, request: _Request, params: TextParams, finish_reason: str) -> Advance:
-        """The completion of a text, or the beginning of the next one."""
         reason: FinishReason = "length"
-        if finish_reason == "stop":
+        if sequence.finish_reason == "stop":
             request.token_ids.pop()  # vLLM returns the end token with the text
             reason = "stop"
         completion = Completion(request.request_id, request.token_ids, reason)
-        if params.again is not None and (again := params.again(completion)) is not None:
-            self._enter(replace(request, params=again, token_ids=[]))
-            return Advance(request.request_id, [])
         return Advance(request.request_id, request.token_ids, completion)
 
 
 def _of_text(
-    prompt: Sequence[int], params: TextParams, stop_token_ids: Sequence[int], is_streaming: bool
+    prompt: Sequence[int], params: TextParams, stop_token_ids: Sequence[int]
 ) -> SamplingParams:
-    """The settings of a text, whose seed follows from the request's seed and the prompt only.
-
-    vLLM returns each token at once if `is_streaming`.
-    """
+    """The settings of a text, whose seed follows from the request's seed and the prompt only."""
     return SamplingParams(
         max_tokens=params.max_new_tokens,
         temperature=params.temperature,
@@ -189,7 +188,7 @@ def _of_text(
         stop_token_ids=[*stop_token_ids],
         logit_bias=dict.fromkeys(sorted(params.banned), _BANNED) or None,
         detokenize=False,
-        output_kind=RequestOutputKind.DELTA if is_streaming else RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA,
     )
 
 
@@ -213,11 +212,13 @@ def _likelihood(request_id: int, params: LikelihoodParams, output: RequestOutput
     """The completion of a text that was given; vLLM has a dictionary by token for each place."""
     found = [*(output.prompt_logprobs or ()), *(output.outputs[0].logprobs or ())]
     ids = list(params.continuation)
-    values = tuple(
-        min(0.0, of_place[token].logprob)
-        for token, of_place in zip(ids, found[-len(ids) :], strict=True)
-    )
-    completion = Completion(request_id, ids, "given", log_likelihoods=values)
+    values = [
+        of_place[token].logprob for token, of_place in zip(ids, found[-len(ids) :], strict=True)
+    ]
+    if any(map(math.isnan, values)):
+        return failed(request_id, NOT_A_NUMBER)
+    of_tokens = tuple(min(0.0, value) for value in values)
+    completion = Completion(request_id, ids, "given", log_likelihoods=of_tokens)
     return Advance(request_id, ids, completion)
 
 

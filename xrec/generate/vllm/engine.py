@@ -4,6 +4,7 @@ The adapters run in this process. vLLM gets their vectors with each prompt
 (xrec.generate.vllm.modality), and its model merges and injects them (xrec.generate.vllm.model).
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -15,7 +16,12 @@ from xrec.adapter.model import input_vectors
 from xrec.config.llm import Dtype, EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.shared_engine import SharedEngine
-from xrec.generate.vllm.arguments import engine_arguments, resolve_vllm_dtype, start_settings
+from xrec.generate.vllm.arguments import (
+    COUNTS_NANS,
+    engine_arguments,
+    resolve_vllm_dtype,
+    start_settings,
+)
 from xrec.generate.vllm.core import VllmCore
 from xrec.generate.vllm.modality import PromptInputs
 from xrec.generate.vllm.plugin import unknown_family
@@ -31,7 +37,8 @@ class VllmEngine(SharedEngine):
     (`check_installed_vllm`).
 
     On a CPU each process of vLLM has as many threads as torch has in this process. With
-    `is_streaming` the core tells each token of a text.
+    `is_streaming` vLLM reports each token of a text at once, which costs this process more than the
+    first and the last ones.
 
     A request has the vectors that `graph` has when it enters. What is written into `graph.users`
     later holds for later requests.
@@ -74,8 +81,15 @@ class VllmEngine(SharedEngine):
             dtype=vllm_dtype,
         )
         arguments = engine_arguments(
-            model_folder, config, adapters.injection, engine, dtype=vllm_dtype, device=device
+            model_folder,
+            config,
+            adapters.injection,
+            engine,
+            dtype=vllm_dtype,
+            device=device,
+            is_streaming=is_streaming,
         )
+        os.environ[COUNTS_NANS] = "1"
         try:
             with start_settings(torch.get_num_threads()):
                 self._engine = LLMEngine.from_engine_args(arguments)
@@ -91,7 +105,6 @@ class VllmEngine(SharedEngine):
                 inputs,
                 context=config.max_position_embeddings,
                 max_rows=engine.max_rows,
-                is_streaming=is_streaming,
             ),
             engine.row_seconds,
         )

@@ -11,6 +11,7 @@ import torch
 from xrec.aspects.artifact import read_aspects_manifest
 from xrec.bulk.work.pool import map_in_processes
 from xrec.bulk.work.ray_actors import gpus_each
+from xrec.config.identity import identity_of
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import Baseline
@@ -40,8 +41,8 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
     dataset = manifest_of(config, "dataset")
     inputs = {"dataset": dataset.fingerprint}
     if baseline.kind == "lora":
-        settings["prompt"] = config.prompt.model_dump(mode="json")
-        settings["dtype"] = config.language_model.dtype
+        settings["prompt"] = identity_of(config.prompt)
+        settings["llm"] = identity_of(config.language_model)
         inputs["base_model"] = model_fingerprint(baseline.llm_folder())
         if config.prompt.aspects:
             aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec.adapter.config import adapter_run_config
 from xrec.aspects.artifact import read_aspects_manifest
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS, BASELINES
+from xrec.config.identity import identity_of
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
@@ -26,8 +26,6 @@ from xrec.storage import (
     open_location,
     parquet_bytes,
 )
-
-_ALWAYS = {"entries", "seeds", "split", "max_pairs"}
 
 
 @dataclass(frozen=True)
@@ -86,14 +84,12 @@ def comparison_identity(
     """
     names = set(config.entries)
     elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
+    unused = set() if config.has_language_model else {"llm", "engine", "decoding", "prompt"}
+    unused |= set() if names & set(ADAPTERS) else {"model", "deepspeed"}
     settings = {
-        **config.model_dump(mode="json", include=_ALWAYS),
-        "max_training_pairs": config.training.max_pairs,
+        **{name: each for name, each in identity_of(config).items() if name not in unused},
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
-        "texts": {
-            name: texts.model_dump(mode="json", exclude={"uri"})
-            for name, texts in elsewhere.items()
-        },
+        "texts": {name: identity_of(texts) for name, texts in elsewhere.items()},
         "baselines": {
             kind: asdict(recipe_of(kind, config.training)) for kind in BASELINES if kind in names
         },
@@ -108,10 +104,6 @@ def comparison_identity(
         inputs["aspects"] = aspects.fingerprint
     if config.has_language_model:
         inputs["base_model"] = base_model or ""
-        settings |= config.model_dump(mode="json", include={"decoding", "prompt"})
-        settings["dtype"] = config.language_model.dtype
-    if names & set(ADAPTERS):
-        settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
     for name, texts in elsewhere.items():
         content = open_location(texts.uri, config.storage).read_bytes()
         inputs[f"texts {name}"] = content_hash(content)

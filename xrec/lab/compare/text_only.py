@@ -17,6 +17,7 @@ from xrec.aspects.choice import read_chooser
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
 from xrec.config.compare import CompareConfig
+from xrec.config.identity import identity_of
 from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import read_dataset
 from xrec.generate.builtin.engine import load_engine
@@ -65,9 +66,8 @@ def text_only_texts(
     identity = Identity(
         kind="explanations",
         config={
-            "decoding": backfill.decoding.model_dump(mode="json"),
-            "dtype": llm.dtype,
-            "prompt": config.prompt.model_dump(mode="json"),
+            **identity_of(backfill),
+            "prompt": identity_of(config.prompt),
             "pairs": pairs.fingerprint,
         },
         inputs={

@@ -144,11 +144,10 @@ def describe_judge(config: JudgeConfig) -> list[MetricInfo]:
 def judge_identity(
     config: JudgeConfig, llm: LLMConfig | None, storage: StorageConfig
 ) -> dict[str, Any]:
-    """What a judge's scores depend on, as plain JSON: not limits, waits and prices."""
+    """Return what a judge's scores depend on, as plain JSON."""
     question = judge_question()
     return {
         "name": config.name,
-        "sampling": config.model.sampling.model_dump(mode="json"),
         "question": fingerprint_of([question.system, dict(question.examples)]),
         "model": model_identity(config.model, llm, storage),
     }

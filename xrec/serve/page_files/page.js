@@ -3,7 +3,6 @@
 
 const at = (id) => document.getElementById(id);
 const SOURCES = { backfill: "from the backfill", live: "written now", cached: "written before" };
-let shown = null; // the pair whose text is on the page
 let asked = null; // the AbortController of the current request; a new request aborts it
 
 function headers() {
@@ -42,6 +41,7 @@ async function* events(response) {
     const parts = waiting.split("\n\n");
     waiting = parts.pop();
     for (const part of parts) {
+      if (part.startsWith(":")) continue; // a comment that keeps the connection open
       const [name, data] = part.split("\n");
       yield [name.slice("event: ".length), JSON.parse(data.slice("data: ".length))];
     }
@@ -121,8 +121,7 @@ function reset() {
   const texts = ["text", "facts", "source", "pair"];
   const evidence = ["aspects", "near", "standing", "item-profile", "user-profile"];
   for (const id of [...texts, ...evidence]) at(id).textContent = "";
-  at("aspects-title").hidden = at("thumbs").hidden = true;
-  at("thanks").textContent = "";
+  at("aspects-title").hidden = true;
   at("answer").hidden = false;
 }
 
@@ -168,8 +167,6 @@ async function explain(pair) {
         ? "A plain sentence made of the evidence, because the model's text was refused."
         : `${answer.num_generated_tokens} tokens.`;
     at("model").textContent = `model ${answer.model_fingerprint}`;
-    shown = pair;
-    at("thumbs").hidden = false;
   } finally {
     if (signal === asked?.signal) at("explain").setAttribute("aria-busy", "false");
   }
@@ -233,13 +230,6 @@ async function suggestForUser() {
   await suggestBest();
 }
 
-for (const button of at("thumbs").querySelectorAll("button")) {
-  button.addEventListener("click", () => {
-    call("/v1/feedback", { ...shown, event: button.dataset.event })
-      .then(() => (at("thanks").textContent = "Thank you."))
-      .catch(fail);
-  });
-}
 at("user").addEventListener("input", later(suggestForUser, 200));
 at("item").addEventListener("input", later(suggestItems, 200));
 at("key").addEventListener("change", () => start());

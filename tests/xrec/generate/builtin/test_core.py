@@ -1,7 +1,7 @@
 """Our core gives the tokens of one prompt at a time, whatever arrives or is cancelled meanwhile."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,25 +24,47 @@ from xrec.generate.builtin import engine as builtin_engine
 from xrec.generate.builtin.engine import BuiltinCore
 from xrec.generate.engine import Completion, LikelihoodParams, TextParams
 
+KEPT = replace(GREEDY, keeps_prompt=True)
+
 
 def churned(
-    core: BuiltinCore, prompts: Sequence[list[int]], params: TextParams, rng: random.Random
-) -> tuple[dict[int, Completion], list[int]]:
-    """The completions of `prompts` and their requests, which arrive while others are abandoned."""
+    core: BuiltinCore,
+    prompts: Sequence[list[int]],
+    again: Callable[[list[int]], TextParams | None],
+    rng: random.Random,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The first and the last texts of `prompts`, which arrive while others are abandoned.
+
+    `again` is asked how the text after one is drawn, some steps after it has ended.
+    """
+    firsts: dict[int, list[int]] = {}
     ended: dict[int, Completion] = {}
+    waiting: list[int] = []  # texts that have ended, and that nobody has looked at
     requests: list[int] = []
     cancelled: list[int] = []
-    while len(requests) < len(prompts) or not core.is_idle:
+    while len(requests) < len(prompts) or waiting or not core.is_idle:
         for _ in range(rng.randint(0, 3)):
             if len(requests) < len(prompts):
-                requests.append(core.add(prompts[len(requests)], params))
+                requests.append(core.add(prompts[len(requests)], KEPT))
             if rng.random() < 0.3:  # one that is abandoned before its end
-                cancelled.append(core.add(rng.choice(prompts), params))
+                cancelled.append(core.add(rng.choice(prompts), KEPT))
         for request in [request for request in cancelled if rng.random() < 0.4]:
             core.cancel(request)
+        for request in [request for request in waiting if rng.random() < 0.4]:
+            waiting.remove(request)
+            place, text = requests.index(request), ended[request].token_ids
+            firsts.setdefault(place, text)
+            if (params := again(text)) is not None:
+                requests[place] = core.add(prompts[place], params, after=request)
+            else:
+                core.cancel(request)
         assert core.num_rows <= core.max_rows
+        before = set(ended)
         keep(ended, core.step())
-    return ended, requests
+        waiting += [request for request in ended if request not in before and request in requests]
+    for request in cancelled:
+        core.cancel(request)
+    return [firsts[place] for place in range(len(prompts))], texts(ended, requests)
 
 
 @pytest.mark.parametrize("injection", ["direct", "projected", "none"])
@@ -66,17 +88,11 @@ def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_se
     asked = [alone.add(prompt, warm) for prompt in prompts]
     seconds = texts(finish(alone), asked)
     refused = [ids for place, ids in enumerate(firsts) if place % 3]
-    told: list[list[int]] = []
 
-    def again(completion: Completion) -> TextParams | None:
-        told.append(completion.token_ids)
-        return warm if completion.token_ids in refused else None
-
-    params = replace(GREEDY, again=again)
     core = make_core(model, max_rows=max_rows, kv_cache_bytes=num_positions * BYTES_PER_POSITION)
-    ended, requests = churned(core, prompts, params, rng)
-    assert all(text in told for text in firsts)
-    assert texts(ended, requests) == [
+    first, last = churned(core, prompts, lambda ids: warm if ids in refused else None, rng)
+    assert first == firsts
+    assert last == [
         second if first in refused else first for first, second in zip(firsts, seconds, strict=True)
     ]
     assert not core._model.vectors._num_prompts
@@ -126,16 +142,94 @@ def test_list_in_any_order_is_computed_one_prefix_after_the_other():
     assert slots.cache.num_free == slots.cache.num_positions  # all memory was given back
 
 
-def test_second_text_is_computed_by_its_own_tokens_alone():
+def test_further_texts_are_computed_by_their_own_tokens_alone():
     prompts, expected = all_by_hand("projected")
-    costs = []
-    for again in (None, GREEDY, replace(GREEDY, again=lambda _: GREEDY)):
-        core = make_core(make_model())
-        params = replace(GREEDY, again=lambda _, params=again: params)
-        requests = [core.add(prompt, params) for prompt in prompts]
+    core, costs = make_core(make_model()), []
+    requests: list[int | None] = [None] * len(prompts)
+    for _ in range(3):
+        requests = [
+            core.add(p, KEPT, request) for p, request in zip(prompts, requests, strict=True)
+        ]
         assert texts(finish(core), requests) == expected
         costs.append(core.report.num_computed_prompt_tokens)
     assert len(set(costs)) == 1
+
+
+def test_kept_prompts_give_way_to_requests_that_wait_once_nothing_else_is_at_work():
+    """Whoever keeps them may wait for these requests."""
+    prompts, expected = all_by_hand("projected")
+    core = make_core(make_model(), max_rows=2)
+    kept = [core.add(prompt, KEPT) for prompt in prompts[:2]]
+    finish(core)
+    requests = [core.add(prompt, GREEDY) for prompt in prompts[2:]]
+    assert texts(finish(core), requests) == expected[2:]
+    again = [core.add(prompt, GREEDY, after) for prompt, after in zip(prompts, kept, strict=False)]
+    assert texts(finish(core), again) == expected[:2]
+
+
+class BrokenMask:
+    """Allows everything, until `when` it raises an error."""
+
+    def __init__(self, when: str):
+        self._when = when
+
+    def fill(self, bitmask: torch.Tensor) -> bool:
+        if self._when == "fill":
+            raise RuntimeError("no grammar")
+        return False
+
+    def accept(self, token_id: int) -> None:
+        if self._when == "accept":
+            raise RuntimeError("no grammar")
+
+
+@pytest.mark.parametrize("when", ["make", "fill", "accept"])
+def test_mask_that_raises_an_error_costs_its_text_alone(when):
+    def broken() -> BrokenMask:
+        if when == "make":
+            raise RuntimeError("no grammar")
+        return BrokenMask(when)
+
+    prompts, expected = all_by_hand("projected")
+    core = make_core(make_model(), max_rows=4)
+    requests = [core.add(prompt, GREEDY) for prompt in prompts]
+    core.step()
+    params = replace(GREEDY, constraint=broken)
+    if when == "make":
+        with pytest.raises(RuntimeError, match="no grammar"):
+            core.add(prompts[0], params)
+        ended = finish(core)
+    else:
+        bad = core.add(prompts[0], params)
+        ended = finish(core)
+        assert ended[bad].failure.reason == "no_token_allowed"
+        assert "no grammar" in ended[bad].failure.message
+    assert texts(ended, requests) == expected
+    assert core.num_rows == 0
+
+
+@pytest.mark.parametrize("part", ["prefill", "decode", "vectors"])
+def test_step_that_raises_an_error_leaves_the_core_as_new(monkeypatch, part):
+    """Wherever it is raised: nothing of the requests at work is left, and later ones are done."""
+    prompts, expected = all_by_hand("projected")
+    core = make_core(make_model(), max_rows=4)
+    for prompt in prompts[:-1]:
+        core.add(prompt, GREEDY)
+    core.step()
+    with monkeypatch.context() as patch:
+        owner, name = {
+            "prefill": (core._runner, "prefill"),
+            "decode": (core._runner, "decode"),
+            "vectors": (core._model.vectors, "_put"),
+        }[part]
+        patch.setattr(owner, name, lambda *_: 1 / 0)
+        core.add([*prompts[0][:-1], V + NUM_USERS], GREEDY)
+        with pytest.raises(ZeroDivisionError):
+            finish(core)
+    assert (core.is_idle, core.num_rows) == (True, 0)
+    assert not core._model.vectors._num_prompts
+    requests = [core.add(prompt, GREEDY) for prompt in prompts]
+    assert texts(finish(core), requests) == expected
 
 
 def test_the_model_may_be_used_between_steps_and_is_as_it_was():

@@ -1,9 +1,9 @@
 """The built-in engine gives the greedy tokens of `generate`; stops, samples, what it computes."""
 
+import itertools
 import operator
 from collections import Counter
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from tests.xrec.generate.builtin.toy_cores import (
     NUM_NEW,
     V,
     greedy_by_hand,
+    make_core,
     make_engine,
     make_model,
     make_prompts,
@@ -24,10 +25,8 @@ from tests.xrec.generate.builtin.toy_cores import (
 )
 from tests.xrec.generate.cores import generate
 from xrec.config.decoding import DecodingConfig
-from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
-from xrec.generate.builtin.engine import load_engine
-from xrec.generate.engine import Advance, TextParams
+from xrec.generate.engine import TextParams
 from xrec.generate.shared_engine import SharedEngine
 
 GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
@@ -157,20 +156,13 @@ def test_generate_after_a_step_that_failed_is_as_good_as_new(monkeypatch):
     assert run(engine, good) == expected
 
 
-def test_text_that_takes_too_long_is_cancelled_and_the_others_go_on(monkeypatch):
+def test_text_that_takes_too_long_is_cancelled_and_the_others_go_on():
     """A step takes a second; each other text may have three tokens, the rest twelve."""
-    model, prompts, num_steps = make_model("projected"), make_prompts(), [0]
+    model, prompts, seconds = make_model("projected"), make_prompts(), itertools.count()
     whole = run(make_engine(model), prompts)
-    engine = load_engine(model, (END,), EngineConfig(kind="builtin", row_seconds=5))
-    step = engine.core.step
-
-    def counted() -> list[Advance]:
-        num_steps[0] += 1
-        return step()
-
-    monkeypatch.setattr(engine.core, "step", counted)
-    clock = SimpleNamespace(monotonic=lambda: float(num_steps[0]))
-    monkeypatch.setattr("xrec.generate.shared_engine.time", clock)
+    engine = SharedEngine(
+        make_core(model, passes_per_step=None), row_seconds=5, clock=lambda: float(next(seconds))
+    )
     lengths = [(3, NUM_NEW)[place % 2] for place in range(len(prompts))]
     asked = [(p, TextParams(max_new_tokens=n)) for p, n in zip(prompts, lengths, strict=True)]
     found = sorted(engine.complete(asked), key=lambda each: each.index)

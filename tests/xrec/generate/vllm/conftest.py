@@ -5,7 +5,10 @@ from unittest.mock import MagicMock
 
 import pytest
 
-INNER_MODULES = ("platforms", "utils", "utils.import_utils")
+INNER_MODULES = (
+    *("exceptions", "inputs", "platforms", "sampling_params", "utils"),
+    "utils.import_utils",
+)
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(argumen
         ("enable_dbo", "the layers would not get what users and items add"),
         ("limit_mm_per_prompt", "users and items are items of a modality"),
         ("logits_processors", "only the job's config decides how texts are generated"),
+        ("disable_log_stats", "vLLM's statistics say whether the model's output is a number"),
         ("generation_config", "xrec sets it"),
         ("max_num_seqs", "xrec sets it"),
     ],

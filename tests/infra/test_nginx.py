@@ -1,0 +1,303 @@
+"""A real nginx with the config of infra/nginx, in front of a server that tells what it got."""
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from contextlib import ExitStack, suppress
+
+import pytest
+import requests
+import uvicorn
+
+from tests.infra.nginx import NGINX, config_in, nginx_before
+from xrec.serve.problems import MEDIA_TYPE, ProblemError
+
+pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")
+MAX_CONNECTIONS = 32
+
+
+class Upstream:
+    """Answers with what it got, or as the path says; a stream goes on when `released` is set."""
+
+    def __init__(self):
+        self.released, self.num_bodies = threading.Event(), 0
+
+    async def __call__(self, scope, receive, send) -> None:
+        assert scope["type"] == "http"
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        self.num_bodies += 1
+        _, kind, *rest = scope["path"].split("/")
+        if kind == "plain":  # as Ray's proxy answers
+            await _answer(send, int(rest[0]), b"frontend 17 died at 10.0.0.3", "text/plain")
+        elif kind == "problem":
+            problem = ProblemError(int(rest[0]), "of_endpoint", "", 7)
+            await _answer(send, int(rest[0]), problem.response("other").body, MEDIA_TYPE)
+        elif kind == "slow":
+            await asyncio.sleep(60)
+        elif rest[-1:] == ["stream"]:
+            await send(_start(200, "text/event-stream"))
+            await send({"type": "http.response.body", "body": b"first", "more_body": True})
+            await asyncio.to_thread(self.released.wait, 60)
+            await send({"type": "http.response.body", "body": b"last"})
+        else:
+            headers = [[name.decode(), value.decode("latin-1")] for name, value in scope["headers"]]
+            got = {"headers": headers, "bytes": len(body), "path": scope["raw_path"].decode()}
+            await _answer(send, 200, json.dumps(got).encode(), "application/json")
+
+
+def _start(status: int, media_type: str):
+    headers = [(b"content-type", media_type.encode()), (b"x-request-id", b"of-ray")]
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+async def _answer(send, status: int, body: bytes, media_type: str) -> None:
+    await send(_start(status, media_type))
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    app = Upstream()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", proxy_headers=False))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+        thread.start()
+        app.port = listening.getsockname()[1]
+        yield app
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def url(upstream):
+    values = {"client_body_timeout": "1s", "proxy_read_timeout": "1s"}
+    with nginx_before(upstream.port, **values) as made:
+        yield made
+
+
+def raw(url: str, text: bytes) -> bytes:
+    """Send bytes and return all that comes back until the connection is closed."""
+    with connect(url) as connection:
+        connection.sendall(text)
+        return received(connection)
+
+
+def connect(url: str, address: str = "127.0.0.1") -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), 30, (address, 0))
+
+
+def received(connection: socket.socket) -> bytes:
+    found = b""
+    with suppress(ConnectionResetError):
+        while piece := connection.recv(2**16):
+            found += piece
+    return found
+
+
+def check_problem(response: requests.Response, status: int) -> dict[str, object]:
+    problem = response.json()
+    assert response.headers["Content-Type"] == MEDIA_TYPE
+    assert (response.status_code, problem["status"]) == (status, status)
+    assert problem["type"].startswith("/problems/") or status == 404
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+    assert ("Retry-After" in response.headers) == (status in (429, 502, 503, 504))
+    assert response.headers["Cache-Control"] == "no-store"
+    return problem
+
+
+def test_config_is_valid_with_its_certificate(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl, to make a certificate")
+    pem, key = tmp_path / "endpoint.pem", tmp_path / "endpoint.key"
+    made = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout"
+    subprocess.run([*made.split(), key, "-out", pem], check=True, capture_output=True)
+    text = config_in(tmp_path, ssl_certificate=str(pem), ssl_certificate_key=str(key))
+    (tmp_path / "nginx.conf").write_text(text)
+    command = [NGINX, "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf", "-e", "stderr"]
+    done = subprocess.run(
+        [*command, "-g", f"pid {tmp_path}/pid;"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warn" not in done.stderr
+
+
+def test_only_the_headers_that_the_endpoint_reads_pass(url):
+    given = {
+        "Authorization": "Bearer sesame",
+        "X-API-Key": "sesame",
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream",
+        "If-None-Match": '"7"',
+        "X-Request-ID": "shop-1",
+    }
+    refused = {
+        "X-Request-Timeout-Seconds": "0",
+        "X-Request-Disconnect-Disabled": "?1",
+        "X-Session-ID": "1",
+        "x_session_id": "1",
+        "serve_multiplexed_model_id": "1",
+        "Serve-Multiplexed-Model-ID": "1",
+        "X-Serve-Router-Id": "1",
+        "RAY-X": "1",
+        "traceparent": "00-1-1-01",
+        "Forwarded": "for=127.0.0.1",
+        "X-Forwarded-Host": "localhost",
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Real-IP": "127.0.0.1",
+        "Host": "localhost",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+    }
+    got = requests.post(f"{url}/v1/explanations", b"{}", headers={**given, **refused}).json()
+    assert dict(got["headers"]) == {
+        **{name.lower(): value for name, value in given.items()},
+        "host": "localhost",
+        "content-length": "2",
+        "x-forwarded-for": "127.0.0.1",
+        "x-forwarded-proto": "http",
+    }
+    assert len(got["headers"]) == len(dict(got["headers"]))
+
+
+def test_paths_pass_as_they_were_sent(url):
+    path = "/v1/users/a%2Fb%20%C3%A9/recommendations?k=1"
+    assert requests.get(url + path).json()["path"] == path.partition("?")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "passes"),
+    [
+        ("shop-1.A_b", True),
+        ("x" * 64, True),
+        ("x" * 65, False),
+        ("a b", False),
+        ('"},{', False),
+        ("\xe9", False),
+        ("", False),
+    ],
+)
+def test_a_request_has_one_id_which_is_the_clients_if_it_is_well_formed(url, given, passes):
+    response = requests.get(f"{url}/v1/items", headers={"X-Request-ID": given.encode("latin-1")})
+    (sent,) = [value for name, value in response.json()["headers"] if name == "x-request-id"]
+    assert response.headers["X-Request-ID"] == sent
+    assert (sent == given) is passes
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", sent)
+
+
+def test_ids_that_are_given_twice_are_none(url):
+    head = b"GET /v1/items HTTP/1.1\r\nHost: a\r\nX-Request-ID: a\r\nX-Request-ID: b\r\n"
+    answer = raw(url, head + b"Connection: close\r\n\r\n")
+    (sent,) = re.findall(rb"(?m)^X-Request-ID: (\w+)", answer)
+    assert sent not in (b"a", b"b")
+
+
+def test_a_body_comes_whole_or_not_at_all(url, upstream):
+    before = upstream.num_bodies
+    head = b"POST /v1/explanations HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    assert raw(url, head + b"Content-Length: 99\r\n\r\n{") == b""  # after client_body_timeout
+    assert upstream.num_bodies == before
+    answer = requests.post(f"{url}/v1/explanations", iter([b"abc"] * 5)).json()  # in chunks
+    assert answer["bytes"] == 15
+    assert ["content-length", "15"] in answer["headers"]
+
+
+def test_a_large_body_is_refused_before_the_endpoint_has_it(url, upstream):
+    before = upstream.num_bodies
+    for body in (b" " * (256 * 1024 + 1), iter([b" " * 2**16] * 5)):  # with and without a length
+        check_problem(requests.post(f"{url}/v1/explanations", body), 413)
+    assert upstream.num_bodies == before
+    got = requests.post(f"{url}/v1/explanations", b" " * (256 * 1024)).json()
+    assert got["bytes"] == 256 * 1024
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /-/routes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 404),
+    ],
+)
+def test_what_nginx_refuses_is_a_problem(url, head, status):
+    answer, _, body = raw(url, head).partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d" % status)
+    assert f"Content-Type: {MEDIA_TYPE}".encode() in answer
+    assert json.loads(body)["status"] == status
+
+
+def test_a_dead_frontend_and_rays_own_answers_are_problems_that_tell_when_to_ask_again(url):
+    for status, expected in ((500, 503), (503, 503), (502, 502), (504, 504)):
+        response = requests.get(f"{url}/plain/{status}")
+        check_problem(response, expected)
+        assert "10.0.0.3" not in response.text
+
+
+def test_problems_of_the_endpoint_pass_and_its_own_faults_stay_500(url):
+    for status in (401, 403, 404, 410, 422, 429):
+        response = requests.get(f"{url}/problem/{status}")
+        assert (response.status_code, response.json()["type"]) == (status, "/problems/of_endpoint")
+    assert check_problem(requests.get(f"{url}/problem/500"), 500)["type"] == "/problems/bug"
+    check_problem(requests.get(f"{url}/problem/503"), 503)
+    check_problem(requests.get(f"{url}/problem/504"), 504)
+
+
+def test_an_endpoint_that_is_slow_or_gone_is_a_problem(url):
+    check_problem(requests.get(f"{url}/slow"), 504)
+    with nginx_before(9) as without:
+        check_problem(requests.get(f"{without}/v1/items"), 502)
+
+
+def test_streams_pass_piece_by_piece(url, upstream):
+    with requests.get(f"{url}/v1/explanations/stream", stream=True) as response:
+        pieces = response.iter_content(None)
+        assert next(pieces) == b"first"  # the upstream waits for the next line
+        upstream.released.set()
+        assert next(pieces) == b"last"
+
+
+def test_connections_of_an_address_are_limited_and_others_are_not_concerned(upstream):
+    with nginx_before(upstream.port) as url, ExitStack() as held:
+        for _ in range(MAX_CONNECTIONS):
+            stalled = held.enter_context(connect(url, "127.0.0.2"))
+            stalled.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        refused = b""
+        while not refused.startswith(b"HTTP/1.1 429"):  # until nginx has read the other heads
+            with connect(url, "127.0.0.2") as same:
+                same.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                refused = received(same)
+        assert json.loads(refused.partition(b"\r\n\r\n")[2])["type"] == "/problems/address"
+        assert b"Retry-After: 1" in refused
+        assert requests.get(f"{url}/v1/items").status_code == 200
+
+
+def test_requests_of_an_address_are_limited(upstream):
+    zone = "$binary_remote_addr zone=requests:10m rate=1r/m"
+    with nginx_before(upstream.port, limit_req_zone=zone) as url, requests.Session() as session:
+        answers = [session.get(f"{url}/v1/items") for _ in range(202)]
+    assert [answer.status_code for answer in answers] == [200] * 201 + [429]  # the first, and burst
+    check_problem(answers[-1], 429)
+
+
+def test_log_has_request_ids_and_no_ids_of_users_or_items(upstream, tmp_path):
+    log = tmp_path / "access.log"
+    with nginx_before(upstream.port, access_log=f"{log} json") as url:
+        asked = requests.get(f"{url}/v1/explanations/resident-17/place-3?k=secret")
+        requests.get(f"{url}/-/routes")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["status"] for line in lines] == [200, 404]
+    assert lines[0]["request_id"] == asked.headers["X-Request-ID"]
+    assert not re.search("resident|place-3|secret", log.read_text())
