@@ -158,8 +158,9 @@ class SharedEngine:
 
     def _add(self, requests: Sequence[EngineRequest]) -> None:
         for request in requests:
+            earlier = () if request.request_id is None else (request.request_id,)
             try:
-                request_id = self.core.add(request.prompt, request.params, request.request_id)
+                request_id = self.core.add(request.prompt, request.params, *earlier)
             except Exception as error:  # noqa: BLE001  it goes to the caller whose request it is
                 request.has_ended = True
                 request.tell(error)

@@ -95,6 +95,8 @@ class BuiltinCore:
         failure = self.refusal(prompt, params)
         if failure is not None:
             self._refused.append((request_id, failure))
+            if after is not None:
+                self.cancel(after)
             return request_id
         mask = params.new_mask() if isinstance(params, TextParams) else None
         if after is None or not self._scheduler.begin_again(after, request_id, params, mask):
