@@ -45,8 +45,8 @@ class EngineRequest:
 
     tell: gets each of its advances, the last one with its completion, or the error that ended it.
         The engine's thread calls it, and must not wait in it.
-    request_id: that of the core, which no longer has a request that is None.
-    has_ended: the last text that was asked for has ended.
+    request_id: the core's id, or None if the core does not have the request, or no longer.
+    has_ended: whether the last text that was asked for has ended.
     """
 
     prompt: Sequence[int]
@@ -129,7 +129,7 @@ class SharedEngine:
         self._send(partial(self._add, [request]))
 
     def release(self, *requests: EngineRequest) -> None:
-        """Cancel what is left of requests: their texts, and prompts that were kept."""
+        """Cancel the texts of requests that have not ended, and release prompts that were kept."""
         left = [one for one in requests if not one.has_ended or one.request_id is not None]
         if left:
             self._send(partial(self._cancel, left))
