@@ -218,4 +218,6 @@ def _error_of(work: Callable[[], None]) -> Exception | None:
         work()
     except Exception as error:  # noqa: BLE001  it goes to all requests at work
         return error
+    except BaseException as error:  # noqa: BLE001  else the thread would end, and callers wait
+        return RuntimeError(f"the engine raised {error!r}")
     return None

@@ -115,7 +115,7 @@ class BuiltinCore:
         start = time.perf_counter()
         try:
             return self._step()
-        except Exception:
+        except BaseException:
             self._cache.clear_all()
             self._model.vectors.drop_all()
             self._start()

@@ -116,7 +116,7 @@ class VllmCore:
                 request = self._requests.get(output.request_id)
                 if request is not None:
                     advances.append(self._advance(request, output))
-        except Exception:
+        except BaseException:
             requests, self._requests = list(self._requests), {}
             with suppress(Exception):  # vLLM may have ended
                 self._engine.abort_request(requests)
