@@ -46,8 +46,8 @@ class TextParams:
     seed: the text depends on the seed and the prompt, and on nothing else in the batch.
     banned: tokens that are not in the text.
     constraint: makes the mask of the text, which says what tokens may come next.
-    keeps_prompt: after the text has ended, the engine keeps what it computed of the prompt, if it
-        can, for another text of it (`after` of `EngineCore.add`). `cancel` lets go of it.
+    keeps_prompt: what was computed of the prompt is kept after the text has ended, while there is
+        room, for another text of it (`after` in `EngineCore.add`). `cancel` releases it.
 
     Raises ValueError for values out of range.
     """
@@ -189,9 +189,9 @@ class EngineCore(Protocol):
     def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
         """Add a request and return its id, which no other request of the core has.
 
-        A request that `refusal` refuses fails in the next step. `after` is a request for an earlier
-        text of the same prompt, with `keeps_prompt` and at least as many tokens: what is left of
-        its prompt is used, and given up otherwise. Raises what `params.constraint` raises.
+        A request that `refusal` refuses fails in the next step. `after` is an ended request of the
+        same prompt with `keeps_prompt` and at least as many tokens. The core continues from what it
+        kept of the prompt, or computes it again. Raises whatever `params.constraint` raises.
         """
 
     def step(self) -> list[Advance]:
@@ -204,7 +204,7 @@ class EngineCore(Protocol):
     def cancel(self, request_id: int) -> None:
         """Stop a request, so that `step` neither computes nor reports it any more.
 
-        Also lets go of the prompt of a request that has ended. Other ids are ignored.
+        Also releases the prompt that was kept of an ended request. Other ids are ignored.
         """
 
 

@@ -45,8 +45,8 @@ class EngineRequest:
 
     tell: gets each of its advances, the last one with its completion, or the error that ended it.
         The engine's thread calls it, and must not wait in it.
-    request_id: that of the core, which no longer has a request that is None.
-    has_ended: the last text that was asked for has ended.
+    request_id: the core's id, or None if the core does not have the request, or no longer.
+    has_ended: whether the last text that was asked for has ended.
     """
 
     prompt: Sequence[int]
@@ -129,7 +129,7 @@ class SharedEngine:
         self._send(partial(self._add, [request]))
 
     def release(self, *requests: EngineRequest) -> None:
-        """Cancel what is left of requests: their texts, and prompts that were kept."""
+        """Cancel the texts of requests that have not ended, and release prompts that were kept."""
         left = [one for one in requests if not one.has_ended or one.request_id is not None]
         if left:
             self._send(partial(self._cancel, left))
@@ -158,8 +158,9 @@ class SharedEngine:
 
     def _add(self, requests: Sequence[EngineRequest]) -> None:
         for request in requests:
+            earlier = () if request.request_id is None else (request.request_id,)
             try:
-                request_id = self.core.add(request.prompt, request.params, request.request_id)
+                request_id = self.core.add(request.prompt, request.params, *earlier)
             except Exception as error:  # noqa: BLE001  it goes to the caller whose request it is
                 request.has_ended = True
                 request.tell(error)
@@ -217,4 +218,6 @@ def _error_of(work: Callable[[], None]) -> Exception | None:
         work()
     except Exception as error:  # noqa: BLE001  it goes to all requests at work
         return error
+    except BaseException as error:  # noqa: BLE001  else the thread would end, and callers wait
+        return RuntimeError(f"the engine raised {error!r}")
     return None

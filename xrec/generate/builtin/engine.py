@@ -95,6 +95,8 @@ class BuiltinCore:
         failure = self.refusal(prompt, params)
         if failure is not None:
             self._refused.append((request_id, failure))
+            if after is not None:
+                self.cancel(after)
             return request_id
         mask = params.new_mask() if isinstance(params, TextParams) else None
         if after is None or not self._scheduler.begin_again(after, request_id, params, mask):
@@ -113,7 +115,7 @@ class BuiltinCore:
         start = time.perf_counter()
         try:
             return self._step()
-        except Exception:
+        except BaseException:
             self._cache.clear_all()
             self._model.vectors.drop_all()
             self._start()

@@ -77,7 +77,6 @@ class Request:
     slot: int = -1
     num_computed: int = 0
     is_again: bool = False
-    has_ended: bool = False
     uniform: list[float] | None = None
     log_likelihoods: list[float] = field(default_factory=list)
 
@@ -125,7 +124,7 @@ class Request:
 
     def keep_prompt(self) -> None:
         """Take the text back, and keep the KV cache of the prompt."""
-        self.has_ended = self.is_again = True
+        self.is_again = True
         del self.token_ids[self.num_given :]
         self.num_computed = self.num_given - 1
 
@@ -135,7 +134,7 @@ class Request:
         That of the prompt's last token is computed again, since its logits are needed.
         """
         self.request_id, self.params, self.mask = request_id, params, mask
-        self.has_ended, self.uniform = False, None
+        self.uniform = None
 
 
 @dataclass(eq=False)

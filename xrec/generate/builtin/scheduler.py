@@ -185,7 +185,7 @@ class Scheduler:
             Span(request, request.num_computed, request.num_computed + 1)
             for block in self._slots.request_blocks
             for request in block.requests
-            if not request.has_ended
+            if request.request_id not in self.ended
             and request.is_computed
             and request.num_computed == len(request.token_ids) - 1
         ]

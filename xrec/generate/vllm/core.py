@@ -104,7 +104,7 @@ class VllmCore:
         return request_id
 
     def step(self) -> list[Advance]:
-        """Let vLLM compute a step; returns what ended, and if streaming what got a token."""
+        """Let vLLM compute a step; returns what began or ended, and if streaming each token."""
         advances = [failed(request_id, failure) for request_id, failure in self._refused]
         self._refused.clear()
         if not self._requests:
@@ -116,7 +116,7 @@ class VllmCore:
                 request = self._requests.get(output.request_id)
                 if request is not None:
                     advances.append(self._advance(request, output))
-        except Exception:
+        except BaseException:
             requests, self._requests = list(self._requests), {}
             with suppress(Exception):  # vLLM may have ended
                 self._engine.abort_request(requests)
