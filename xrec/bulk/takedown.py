@@ -20,7 +20,7 @@ it: "tea" is in "Tea, please" and not in "steak" or "teas".
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import reduce
 from typing import TypeVar
@@ -96,7 +96,7 @@ class Takedowns:
         users: dict[str, set[str]] = {}
         for number, entry in self.active.items():
             if entry.phrase:
-                word = next(_words(_folded(entry.phrase)), "")
+                word, *_ = [*_words(_folded(entry.phrase)), ""]
                 self._phrases.setdefault(word, []).append((number, _pattern(entry.phrase)))
             if entry.users:
                 users.setdefault(entry.key, set()).update(entry.users)
@@ -345,12 +345,12 @@ def _pattern(phrase: str) -> re.Pattern[str]:
     return re.compile(f"{before}{inner}{after}")
 
 
-def _words(folded: str) -> Iterator[str]:
+def _words(folded: str) -> list[str]:
     """The runs of letters, digits and "_" of a folded text.
 
     No match of a pattern begins or ends within a run, so a text that has a phrase has its words.
     """
-    return (match[0] for match in re.finditer(r"\w+", folded))
+    return re.findall(r"\w+", folded)
 
 
 def _folded(text: str) -> str:

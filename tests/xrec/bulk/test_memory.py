@@ -16,6 +16,7 @@ from xrec.bulk.runs.plan import Plan, write_plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.runs.spill import Spill
 from xrec.bulk.takedown import Entry, Takedowns
+from xrec.errors import StorageError
 from xrec.storage.forgotten import Forgotten
 from xrec.storage.local import LocalLocation
 
@@ -44,6 +45,13 @@ def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
         items.update(chunk["item"].to_pylist())
     spill.delete()
     assert spill.num_rows == len(items) == num_rows
+
+
+def test_lack_of_room_is_an_error_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("xrec.bulk.runs.spill._MEMORY", "1MB")
+    ids = [str(number) for number in range(100_000)]
+    with pytest.raises(StorageError, match="set TMPDIR to a folder on a larger disk"):
+        Spill([pa.table([ids, ids], KEYS)], KEYS)
 
 
 def test_wide_rows_are_carried_over_in_less_memory_than_they_take(here):

@@ -157,7 +157,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _piece(rows: pa.Table) -> bytes:
-    sink, plain = io.BytesIO(), bare(rows)
+    sink, plain = io.BytesIO(), bare(rows).combine_chunks()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(sink, plain.schema, options=options) as writer:
         writer.write_table(plain)

@@ -21,6 +21,7 @@ from xrec.storage.process import may_be_at_work
 TERM = timedelta(seconds=90)
 """A driver that has said nothing for so long is taken for dead."""
 _FOOTERS_AT_ONCE, _MANY = 64, 1024
+"""So many results are opened at a time; after so many, what they say is written down."""
 _DRIVER, STARTS = "driver.json", "starts"
 """What each driver's start cost besides its rows lies in files of the folder `starts`."""
 
@@ -79,7 +80,8 @@ class Tally:
         self._file = each.folder / "counted.json"
         self._is_counted = np.zeros(each.size.num_chunks, dtype=bool)
         results, self._broken = each.results, each.results.doubted()
-        names = {chunk: name for chunk, (name, _) in results.sizes().items()}
+        sizes = results.sizes()
+        names = {n: name for n, (name, _) in sizes.items() if n < each.size.num_chunks}
         second = {chunk for chunk, name in names.items() if "~" in name}
         self._second, self.summary = set[int](), Summary()
         self._take_over(names.keys() - self._broken, second)
