@@ -254,7 +254,7 @@ def takedown(
     try:
         if number:
             lift(uri, number, reason, storage)
-            typer.echo(f"{uri}: takedown {number} is lifted; the next run has its rows")
+            typer.echo(f"{uri}: takedown {number} is lifted")
             return
         if restart:
             made_number = restart_takedowns(uri, reason, storage)

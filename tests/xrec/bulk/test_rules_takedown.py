@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.output import Output
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, files_of, table_at
@@ -457,14 +458,15 @@ def test_rule_13_lifted_row_comes_back_by_the_next_run(toys, first):
         down(toys)
     down(toys, user="u-5")
     assert not has_pair(toys)
-    assert not bulk.lacks_lifted(toys.location)
+    output = Output(toys.location, "explanations", IDENTITY.config, IDENTITY.inputs)
+    assert (output.found().state, output.done() is None) == ("up to date", False)
     lift(toys.uri, 1, "it was right", toys.storage)
     down(toys, user="u-6")  # it makes a version that heeds the lift, and brings nothing back
-    assert bulk.lacks_lifted(toys.location)
+    assert (output.found().state, output.done()) == ("stale", None)
     manifest = toys().complete()
     left = [row for row in toy.rows if row[0] not in ("u-5", "u-6")]
     assert (rows_of(toy.published()), manifest.row_counts["explanations"]) == (left, 30)
-    assert not bulk.lacks_lifted(toys.location)
+    assert (output.found().state, output.done()) == ("up to date", manifest)
     version = toy.published().version
     assert toys().complete().version == version  # once is enough
 
