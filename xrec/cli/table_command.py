@@ -33,7 +33,7 @@ Example:
 
 CHECK_HELP = """What is wrong with an output, and how to mend it.
 
-Reads records, the log and lists of files, but no rows. Nothing is written.
+Reads records, the log, lists and footers of files, but no rows. Nothing is written.
 
 \b
 In:   URI of the output
