@@ -29,7 +29,7 @@ from xrec.storage.delta import open_log
 from xrec.storage.forgotten import Forgotten
 
 KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
-KINDS += ("takedown", "audit", "lift", "forget", "z_order")
+KINDS += ("takedown", "audit", "lift", "forget", "restart", "z_order")
 _REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
 # Whatever commands do to a table, others may be refused for one of these.
