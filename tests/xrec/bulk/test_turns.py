@@ -186,6 +186,9 @@ def play(setting: Setting, seed: int, patch: pytest.MonkeyPatch, *, deletes: str
             error.add_note("\n".join(turns.log[-40:]))
             raise
     (setting.folder / "healed").touch()
+    for name in setting.place.location.files():
+        if name.endswith("/driver.json"):  # the killed are taken for dead after a while
+            (setting.place.location / name).delete()
     COMMANDS["restart"](setting)
     COMMANDS["complete"](setting, "main", True, ("odd", "dull", "task_error"))
     reader.look_at_all()
