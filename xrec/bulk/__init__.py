@@ -42,9 +42,10 @@ tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py plays commands in draw
    what its commit meant, or lacks files, a publisher had slept over a deletion: it is undone, by
    the next version; (b) look for the newest publish, rollback or emptying: if it is a publish of
    this very plan, with this pass or a later one, all is done; if it is anything else and came since
-   this command began, it ends with an error; so it does, unless it is told otherwise, if it took
-   this run back; (c) read passes and plan again, and look whether the files are there; (d) commit,
-   and go back to (a) whatever the answer.
+   this command began, it ends with an error; so it does, unless it is told otherwise, if a rollback
+   or an emptying took this run back, in whatever plan and pass, and nothing has shown it since;
+   (c) read passes and plan again, and look whether the files are there; (d) commit, and go back to
+   (a) whatever the answer. Files that were written are kept for the next turn.
 9. A run that is not done, was limited, or has too many failed rows publishes nothing.
 10. A limit (`max_rows`) or a budget that is used up (`spent`) ends a run at the end of a chunk, and
     publishes nothing; the next driver goes on.
@@ -56,7 +57,10 @@ tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py plays commands in draw
     which entry it heeds the list. Publish, rollback and undo read it after the table was opened,
     and leave out what is on it; so does the next version where one does not heed all of it, which
     whoever opens the table to commit makes first. Where there is no table, one without rows is
-    made. Planned rows, and carried ones, are those that the list leaves.
+    made. Planned rows, carried ones, and those of a retry are those that the list leaves. Nothing
+    is committed while entries are gone that were on the list. Once a takedown is lifted, a plan
+    that lacks rows for it no longer counts, and a version that lacks some is published again by the
+    next run.
 """
 
 from xrec.bulk.driver import complete, drive

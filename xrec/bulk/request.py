@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from xrec.bulk.earlier import Earlier, open_earlier
 from xrec.bulk.runs.plan import write_plan
+from xrec.bulk.runs.progress import read_progress
 from xrec.bulk.runs.rejected import Rejected, first_of, good_rows
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
@@ -22,6 +23,7 @@ from xrec.errors import DataError, StorageError, TableError
 from xrec.storage import Location, open_location
 from xrec.storage.delta import LOG, open_log
 from xrec.storage.location import with_backoff
+from xrec.storage.process import may_be_at_work
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
@@ -67,7 +69,7 @@ class RunRequest:
 
     def planned(self) -> RunRecord | None:
         """The one of them whose plan is there; the input need not be read then."""
-        return next((each for each in self.known() if each.is_good(self.output)), None)
+        return next((each for each in self.known() if _is_good(each, self.output)), None)
 
     @contextmanager
     def read_rows(self) -> "Iterator[ReadRows]":
@@ -138,7 +140,7 @@ class ReadRows:
         if newest is None:
             return 0, None
         number, record = newest
-        return number + 1, record if record.is_good(output) else None
+        return number + 1, record if _is_good(record, output) else None
 
     def left_out(self, num_planned: int) -> dict[str, int]:
         """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
@@ -146,6 +148,16 @@ class ReadRows:
         if not num_planned:
             raise DataError(f"there are no rows to do; all {num_gone} are taken down")
         return {**self.rejected.reasons, **({TAKEN_DOWN: num_gone} if num_gone else {})}
+
+
+def _is_good(record: RunRecord, output: Location) -> bool:
+    """Whether a plan is there, and lacks only rows that are taken down, or is being worked on."""
+    if not record.has_plan(output):
+        return False
+    if not record.takedowns or read_takedowns(output).active.keys() >= {*record.takedowns}:
+        return True
+    progress = read_progress(record.folder(output))
+    return progress is not None and may_be_at_work(progress.holder, progress.expires_at)
 
 
 def open_run(request: RunRequest) -> BulkRun:

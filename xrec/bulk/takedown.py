@@ -301,8 +301,10 @@ def restart_list(output: Location, reason: str) -> int:
     but the next run may have it. Raises TableError if no entry is gone.
     """
 
+    heeded = _num_heeded(output)
+
     def entry(there: Takedowns) -> Entry | int:
-        if there.lost(_num_heeded(output)):
+        if there.lost(heeded):
             return _entry(restarts=True, reason=reason)
         if there.entries and there.entries[there.number].restarts:
             return there.number  # whose answer was lost, or another command's

@@ -5,8 +5,11 @@ what is not used.
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+
+from deltalake.exceptions import CommitFailedError
 
 from xrec.bulk.request import check_conditional_writes, refuse_other_files
 from xrec.bulk.runs.progress import refuse_live_driver
@@ -195,19 +198,21 @@ def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None)
     table is another program's.
     """
     location = open_location(uri, storage or StorageConfig())
-    log = open_log(location)
-    num_files = 0
-    if log is not None:
+    hours, deleted = math.ceil(retention.total_seconds() / 3600), list[str]()
+    for _ in range(CHANCES):
+        if (log := open_log(location)) is None:
+            break
         refuse_other_table(log)
-        hours = math.ceil(retention.total_seconds() / 3600)
-        with delta_errors(location):
+        with delta_errors(location), suppress(CommitFailedError):  # the table changed: look again
             deleted = log.delta.vacuum(
                 hours, dry_run=False, enforce_retention_duration=False, full=True
             )
-        num_files = len(deleted)
-        open_whole(location)  # a rollback may have come that needs what was just deleted
+            open_whole(location)  # a rollback may have come that needs what was just deleted
+            break
+    else:
+        raise changes_too_often(location)
     clean(location, retention)
-    return num_files
+    return len(deleted)
 
 
 def clean(output: Location, retention: timedelta) -> None:

@@ -33,7 +33,7 @@ Example:
 
 CHECK_HELP = """What is wrong with an output, and how to mend it.
 
-Reads records, the log and lists of files, but no rows. Nothing is written.
+Reads records, the log, lists and footers of files, but no rows. Nothing is written.
 
 \b
 In:   URI of the output
@@ -230,7 +230,7 @@ def takedown(
     try:
         if number:
             lift(uri, number, reason, storage)
-            typer.echo(f"{uri}: takedown {number} is lifted; the next run has its rows")
+            typer.echo(f"{uri}: takedown {number} is lifted")
             return
         if restart:
             made_number = restart_takedowns(uri, reason, storage)

@@ -29,7 +29,7 @@ from xrec.storage.delta import open_log
 from xrec.storage.forgotten import Forgotten
 
 KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
-KINDS += ("takedown", "audit", "lift", "forget", "z_order")
+KINDS += ("takedown", "audit", "lift", "forget", "restart", "z_order")
 _REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
 # Whatever commands do to a table, others may be refused for one of these.
@@ -164,8 +164,10 @@ class Chaos:
 
     def why_refused(self, error: str) -> str:
         """What of an error says why a command was refused; "" if it must not be."""
-        reasons = f"{_REFUSALS}|{_LOSSES}" if self.was_deleted or self.has_lost else _REFUSALS
-        found = re.search(reasons, error)
+        reasons = [_REFUSALS, *[_LOSSES] * (self.was_deleted or self.has_lost)]
+        if self.setting.noted("lifted"):  # then a plan is replaced that lacks the rows
+            reasons.append("as a takedown was lifted")
+        found = re.search("|".join(reasons), error)
         return found.group() if found else ""
 
     def log(self, command: Command) -> str:

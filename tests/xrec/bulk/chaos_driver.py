@@ -27,7 +27,7 @@ from xrec import bulk
 from xrec.bulk import driver, parts
 from xrec.bulk.work.pool import Pool, RayPool
 from xrec.config.shared import RayConfig
-from xrec.errors import ArtifactNotFoundError, XRecError
+from xrec.errors import ArtifactNotFoundError, TableError, XRecError
 from xrec.storage import location
 from xrec.storage.delta import open_log
 from xrec.storage.forgotten import Forgotten
@@ -153,6 +153,11 @@ def _lift(setting: Setting, *_: object) -> None:
         bulk.lift(setting.place.uri, number, "chaos", setting.place.storage)
 
 
+def _restart(setting: Setting, *_: object) -> None:
+    with suppress(TableError):  # no takedown is gone
+        bulk.restart_takedowns(setting.place.uri, "chaos", setting.place.storage)
+
+
 def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> None:
     """Do what another program does, which has errors of its own."""
     location = setting.place.location
@@ -203,6 +208,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "audit": _audit,
     "lift": _lift,
     "forget": _forget,
+    "restart": _restart,
     "vacuum": lambda at, *_: bulk.vacuum(at.place.uri, _WEEK, at.place.storage),
     "their_vacuum": lambda at, *_: _theirs(
         at, lambda table: table.vacuum(dry_run=False, full=True)

@@ -92,3 +92,21 @@ def test_check_of_a_plan_that_lacks_a_file_says_so(here):
     findings = found_by(here)
     assert [finding.severity for finding in findings] == ["warning", "warning"]
     assert any("its plan lacks files" in finding.what for finding in findings)
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_check_of_wrong_bounds_and_of_a_broken_footer_names_the_file(here):
+    toy = here("a b", num_users=30)
+    toy.complete()
+    assert found_by(here) == []
+    (path,) = files_of(toy)
+    (log,) = [each for each in here.location.files() if each.startswith("_delta_log/")]
+    entry = here.location / log
+    said = entry.read_text()
+    entry.write_bytes(said.replace('\\"bucket\\": 0', '\\"bucket\\": 5').encode())
+    assert entry.read_text() != said
+    assert f"such as {path}, cannot be read or have buckets outside" in only(here, "error")
+    entry.write_bytes(said.encode())
+    data = (here.location / path).read_bytes()
+    (here.location / path).write_bytes(data[:-20] + bytes(20))
+    assert f"such as {path}, cannot be read" in only(here, "error")

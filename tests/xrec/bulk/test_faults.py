@@ -155,20 +155,21 @@ def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here):
     assert rollback(here.uri, 0) > 1
 
 
-# 6. An empty `_last_checkpoint`.
+# 6. An empty `_last_checkpoint`, and one that names a checkpoint that is not there.
 
 
-def test_fault_6_empty_last_checkpoint_breaks_nothing(toys):
+@pytest.mark.parametrize("said", [b"", b'{"version":0,"size":3}', b'{"version":7,"size":3}'])
+def test_fault_6_wrong_last_checkpoint_breaks_nothing(toys, said):
     toy = toys("a odd-1")
     toy.complete()
     hint = toys.location / "_delta_log" / "_last_checkpoint"
-    hint.write_bytes(b"")
+    hint.write_bytes(said)
     assert rows_of(toy.published()) == toy.rows
     assert check_output(toys.uri, toys.storage) == []
     toy.heal()
     assert toy.complete(retry=["odd"]).version == 1
     table_at(toys).create_checkpoint()
-    hint.write_bytes(b"")
+    hint.write_bytes(said)
     assert rows_of(toy.published(), "ok") == toy.rows
     assert toys("b", identity=OTHER).complete().version == 2
     assert rollback(toys.uri, 1, toys.storage) == 3

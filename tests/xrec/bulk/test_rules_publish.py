@@ -3,9 +3,11 @@
 import itertools
 import json
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,11 +19,12 @@ import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, die_here, rows_of
-from xrec.bulk import empty, published, rollback
-from xrec.bulk.table import deciding, replace_content
+from tests.xrec.bulk.toy_run import IDENTITY, Killed, PoolHere, Toy, die_here, rows_of
+from xrec.bulk import delete_runs, empty, published, rollback, vacuum
+from xrec.bulk.table import deciding, open_whole, replace_content
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
 from xrec.storage.delta import Commit, open_log
+from xrec.storage.local import LocalLocation
 
 MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
 
@@ -148,6 +151,69 @@ def test_rule_8_run_that_was_taken_back_is_published_only_if_told_so(toys, what)
         assert first.complete().version == 2
     assert toy.complete(republish=True).version == 3
     assert rows_of(toy.published()) == toy.rows
+
+
+@pytest.mark.parametrize("what", ["retry", "delete_runs", "vacuum", "emptied twice"])
+def test_rule_8_run_that_was_taken_back_stays_so_whatever_comes_between(here, what):
+    here().complete()
+    bad = here("c odd-1", identity=OTHER)
+    bad.complete()
+    rollback(here.uri, 0)
+    retry = []
+    if what == "retry":
+        bad.heal()
+        retry = ["odd"]
+    elif what == "delete_runs":
+        delete_runs(here.uri)
+    elif what == "vacuum":
+        third = IDENTITY.model_copy(update={"config": {"words": 5}})
+        here("d", identity=third).complete()
+        rollback(here.uri, 0)
+        vacuum(here.uri, timedelta(0))
+        time.sleep(1.1)  # times of files are whole seconds there
+    else:
+        empty(here.uri)
+        here("d").complete()
+        empty(here.uri)
+    shown = table_at(here).to_pyarrow_table()
+    bad = here("c odd-1", identity=OTHER)
+    with pytest.raises(GateError, match="took it back"):
+        bad.complete(retry=retry)
+    assert table_at(here).to_pyarrow_table() == shown
+    assert bad.complete(republish=True, retry=retry) is not None
+    assert rows_of(bad.published()) == bad.rows
+    here("e f").complete()
+    bad = here("c odd-1", identity=OTHER)
+    assert bad.complete() is not None  # it was replaced, and not taken back
+    assert rows_of(bad.published()) == bad.rows
+
+
+def test_rule_8_publish_that_fails_late_keeps_the_files_that_it_wrote(here):
+    here.in_parts(4000)
+    toy = here("a b", num_users=30)
+    toy.drive()
+    lost = Mock(side_effect=StorageError("no answer"))
+    commit_once(here.patch, lost)
+    assert toy.publish().version == 0
+    parts = [name for name in here.location.sizes() if name.startswith("part-")]
+    assert sorted(parts) == sorted(files_of(toy))
+    assert len(parts) > 3
+
+
+class Stale(LocalLocation):
+    """A location whose listings lack the table's files, as those of NFS may for a while."""
+
+    def sizes(self) -> dict[str, int]:
+        there = super().sizes().items()
+        return {name: size for name, size in there if not name.endswith(".parquet")}
+
+
+def test_rule_8_version_is_not_undone_for_a_stale_listing(here):
+    here().complete()
+    stale = Stale(here.location.uri, here.location.path)
+    assert open_whole(stale).version == 0
+    (here.location / files_of(here())[0]).delete()
+    assert open_whole(stale).version == 1
 
 
 def test_rule_8_earlier_config_is_published_again_by_its_command(here):

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from tests.xrec.bulk.conftest import Toys
-from tests.xrec.bulk.toy_run import Toy, plan_of
+from tests.xrec.bulk.toy_run import PoolHere, Toy, plan_of
 from xrec import bulk
 
 WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
@@ -93,3 +94,26 @@ def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(here, what):
 
     with pytest.raises(ValueError, match="expected each row once"):
         toy_of(here).drive(task=Wrong)
+
+
+@pytest.mark.parametrize("by", ["nobody", "z_order"])
+def test_rule_13_takedown_lowers_each_row_count_by_its_own_unit(here, by):
+    toy = toy_of(here)
+
+    def describe(summary: bulk.Summary) -> tuple[dict[str, str | int], dict[str, str]]:
+        counts = {"letters": "num_ok_rows", "words": "num_rows", "empty": "num_failed", "fixed": 7}
+        return counts, {}
+
+    manifest = bulk.complete(toy.run, PoolHere(), Spell, "explanations", describe)
+    assert manifest.row_counts == {"letters": 54, "words": 17, "empty": 2, "fixed": 7}
+    if by == "z_order":  # the letters of a word are in several files then
+        table = deltalake.DeltaTable(here.uri)
+        table.optimize.z_order(["place"], target_size=1)
+    for row in ({"word": "bcd"}, {"word": "--"}, {"letter": "a"}, {"letter": "w"}):
+        bulk.take_down(here.uri, rows=[row], reason="no")
+    left = [row for row in letters_of(GOOD_WORDS) if row[0] != "bcd" and row[2] not in "aw"]
+    table = toy.published().dataset().to_table(columns=["word", "place", "letter"])
+    assert sorted((*row.values(),) for row in table.to_pylist()) == left
+    words = len({word for word, _, _ in left})
+    counts = {"letters": len(left), "words": words + 1, "empty": 1, "fixed": 7}
+    assert toy.published().manifest.row_counts == counts

@@ -4,18 +4,21 @@ import hmac
 import itertools
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial, partialmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import deltalake
 import duckdb
 import polars
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.output import Output
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, files_of, table_at
@@ -31,7 +34,7 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk
 from xrec.bulk import check_output, lift, read_takedowns, rollback, take_down
-from xrec.bulk.takedown import Entry, Takedowns, put_on_list
+from xrec.bulk.takedown import Entry, Takedowns, forget_on_list, put_on_list
 from xrec.bulk.upkeep import TakenDown
 from xrec.errors import DataError, TableError
 from xrec.storage.delta import open_log
@@ -333,7 +336,7 @@ def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(toys):
     assert rollback(toys.uri, 0, toys.storage) == 3
     run = greet(1)
     assert run.record.rejected == {"forgotten": 3, "null_id": 1}
-    with pytest.raises(TableError, match="takedown 2 is not there: expected one of: 1"):
+    with pytest.raises(TableError, match="takedown 2 is not there: expected one of: none"):
         lift(toys.uri, 2, "no", toys.storage)
     taken = read_takedowns(toys.location)
     assert [taken.of_row({"user_id": each}) for each in ("zed-3", "u-2")] == [2, None]
@@ -345,3 +348,210 @@ def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(toys):
     rows = bulk.published(toys.uri, storage=toys.storage).dataset().to_table().to_pylist()
     assert [row["text"] for row in rows] == ["hello u-2"]
     assert check_output(toys.uri, toys.storage) == []
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("files", ["one", "many"])
+def test_rule_13_takedown_after_another_program_reordered_rows_hides_no_other(here, files):
+    if files == "many":
+        here.in_parts(4000)
+    toy = here("a b c", num_users=30)
+    toy.complete()
+    table_at(here).optimize.z_order(["item"])
+    down(here)
+    table, dataset = toy.published(), toy.published().dataset()
+    found = [table.find(dataset, "user", [f"u-{number}"]).num_rows for number in range(30)]
+    assert found == [3, 3, 3, 2, *[3] * 26]
+    theirs = table_at(here).to_pyarrow_dataset()  # which skips files by the log's bounds
+    near = (theirs.to_table(filter=pc.field("bucket") == bucket) for bucket in range(32))
+    assert sum(rows.num_rows for rows in near) == 89
+    for path in files_of(toy):
+        rows = pq.read_table(f"{here.uri}/{path}").select(["bucket", "user", "item"]).to_pylist()
+        assert not path.startswith("part-0") or rows == sorted(
+            rows, key=lambda row: [*row.values()]
+        )
+
+
+def lose(toys: Toys, *names: str) -> None:
+    """Delete entries of the list by hand; all of _xrec without names."""
+    for name in names or [each for each in toys.location.files() if each.startswith("_xrec/")]:
+        (toys.location / name).delete()
+
+
+@pytest.mark.parametrize("lost", ["all", "first", "last"])
+def test_rule_13_nothing_is_committed_while_takedowns_are_gone(toys, lost):
+    toy = toys()
+    toy.complete()
+    for user in ("u-1", "u-2", "u-3"):
+        down(toys, user=user)
+    first, last = (f"_xrec/takedowns/{number:06d}.json" for number in (1, 3))
+    kept = {name: (toys.location / name).read_bytes() for name in (first, last)}
+    lose(toys, *{"all": (), "first": (first,), "last": (last,)}[lost])
+    uri, storage = toys.uri, toys.storage
+    people = Forgotten(b"k" * 32, frozenset({"0" * 64}))
+    for command in (
+        lambda: down(toys, user="u-4"),
+        lambda: take_down(uri, phrase="tea", reason="no", storage=storage),
+        lambda: take_down(uri, forgotten=people, reason="no", storage=storage),
+        lambda: lift(uri, 2, "no", storage),
+        lambda: rollback(uri, 0, storage),
+        lambda: bulk.empty(uri, storage),
+        lambda: toys(identity=OTHER),
+        toy.publish,
+    ):
+        with pytest.raises(TableError, match=r"takedowns are gone, .* Restore them from a copy"):
+            command()
+    (finding,) = check_output(uri, storage)
+    assert (finding.severity, "takedowns are gone" in finding.what) == ("error", True)
+    assert table_at(toys).version() == 3
+    if lost != "all":  # the file is put back
+        (toys.location / {"first": first, "last": last}[lost]).write_bytes(
+            kept[{"first": first, "last": last}[lost]]
+        )
+        assert down(toys, user="u-4").number == 4
+        return
+    assert bulk.restart_takedowns(uri, "there is no copy", storage) == 4
+    assert bulk.restart_takedowns(uri, "there is no copy", storage) == 4
+    assert down(toys, user="u-4")[:2] == (5, 4)
+    assert {user for user, _ in rows_of(toy.published())}.isdisjoint({"u-1", "u-2", "u-3", "u-4"})
+    with pytest.raises(TableError, match="takedowns that it does not heed are gone"):
+        rollback(uri, 0, storage)
+    table_at(toys).restore(0)  # another program's
+    with pytest.raises(TableError, match="no takedown is gone"):
+        bulk.restart_takedowns(uri, "no", storage)
+    assert down(toys, user="u-5").number == 6
+    assert {"u-1", "u-2", "u-3", "u-4", "u-5"}.isdisjoint(
+        user for user, _ in rows_of(toy.published())
+    )
+
+
+def test_rule_13_reader_notices_that_the_output_was_made_again(toys):
+    toys().complete()
+    down(toys, user="u-1")
+    known = read_takedowns(toys.location)
+    assert read_takedowns(toys.location, known) is known
+    toys.location.delete()
+    toys().complete()
+    down(toys, user="u-22")
+    taken = read_takedowns(toys.location, known)
+    assert [taken.of_row({"user": each}) for each in ("u-1", "u-22")] == [None, 1]
+    lose(toys)
+    with pytest.raises(TableError, match="takedowns are gone"):
+        read_takedowns(toys.location, taken)
+
+
+@pytest.mark.parametrize("first", ["plan", "publish", "takedown"])
+def test_rule_13_lifted_row_comes_back_by_the_next_run(toys, first):
+    """The takedown came before the row was planned, before it was published, or afterwards."""
+    toys("x", identity=OTHER).complete()
+    toy = toys()
+    if first == "plan":
+        down(toys)
+        toy = toys()
+        toy.complete()
+    elif first == "publish":
+        toy.drive()
+        down(toys)
+        toy.publish()
+    else:
+        toy.complete()
+        down(toys)
+    down(toys, user="u-5")
+    assert not has_pair(toys)
+    output = Output(toys.location, "explanations", IDENTITY.config, IDENTITY.inputs)
+    assert (output.found().state, output.done() is None) == ("up to date", False)
+    lift(toys.uri, 1, "it was right", toys.storage)
+    down(toys, user="u-6")  # it makes a version that heeds the lift, and brings nothing back
+    assert (output.found().state, output.done()) == ("stale", None)
+    manifest = toys().complete()
+    left = [row for row in toy.rows if row[0] not in ("u-5", "u-6")]
+    assert (rows_of(toy.published()), manifest.row_counts["explanations"]) == (left, 30)
+    assert (output.found().state, output.done()) == ("up to date", manifest)
+    version = toy.published().version
+    assert toys().complete().version == version  # once is enough
+
+
+def test_rule_13_retry_does_no_row_that_is_taken_down_or_forgotten(here):
+    ids = {"user_id": [f"u-{n}" for n in range(6)], "item": ["odd"] * 6}
+
+    class Done(Greeter):
+        seen: ClassVar[list[str]] = []
+        is_healed = False
+
+        def do(self, rows: pa.Table) -> bulk.Outcome:
+            if self.is_healed:
+                Done.seen += rows["user_id"].to_pylist()
+                return super().do(rows)
+            failed = self.fail(rows.select(GREETED.keys), "task_error", "no")
+            return bulk.Outcome(GREETED.ok_schema.empty_table(), failed, {})
+
+        def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+            said = {"reason": reason, "message": message}
+            return pa.Table.from_pylist([{**row, **said} for row in rows.to_pylist()])
+
+    run = plan_of(here.uri, "explanations", GREETED, pa.table(ids))
+    bulk.complete(run, PoolHere(), Done, "explanations", describe)
+    down(here, user_id="u-1")
+    nobody = Forgotten(b"k" * 32)
+    forgotten = Forgotten(nobody.key, frozenset({nobody.hash_of("u-2")}))
+    take_down(here.uri, forgotten=forgotten, reason="gone")
+    Done.is_healed = True
+    bulk.complete(run, PoolHere(), Done, "explanations", describe, retry=["task_error"])
+    assert sorted(Done.seen) == ["u-0", "u-3", "u-4", "u-5"]
+    rows = bulk.published(here.uri).dataset().to_table()
+    assert sorted(rows["user_id"].to_pylist()) == ["u-0", "u-3", "u-4", "u-5"]
+
+
+@dataclass(frozen=True)
+class Interrupted(LocalLocation):
+    """A location on which something happens before the write number `at` below it."""
+
+    meanwhile: Callable[[], object] = field(default=lambda: None)
+    at: int = 0
+    writes: list[str] = field(default_factory=list)
+
+    def write_bytes(self, data: bytes) -> None:
+        self._look()
+        super().write_bytes(data)
+
+    def create_bytes(self, data: bytes) -> bool:
+        self._look()
+        return super().create_bytes(data)
+
+    def _look(self) -> None:
+        self.writes.append(self.name)
+        if len(self.writes) == self.at:
+            self.meanwhile()
+
+
+def test_rule_13_two_forgets_at_once_leave_no_plain_id_and_no_row(tmp_path):
+    """The second comes before each write of the first one, which then may be killed."""
+    nobody = Forgotten(b"k" * 32)
+    anna, ben = (Forgotten(nobody.key, frozenset({nobody.hash_of(n)})) for n in ("anna", "ben"))
+    both = ({"user_id": "anna"}, {"user_id": "ben"}, {"user_id": "carl"})
+    for at, is_killed in itertools.product(range(1, 5), (False, True)):
+        place = LocalLocation(uri := str(tmp_path / f"{at} {is_killed}"), uri)
+        put_on_list(place, rows=both, reason="anna and ben lie")
+        put_on_list(place, rows=({"user_id": "ben", "item": "a"},), reason="wrong")
+
+        came: list[int] = []
+
+        def other(
+            place: LocalLocation = place, is_killed: bool = is_killed, came: list[int] = came
+        ) -> None:
+            came.append(forget_on_list(place, ben, "forgotten"))
+            if is_killed:
+                die_here()
+
+        with suppress(Killed):
+            forget_on_list(Interrupted(uri, uri, meanwhile=other, at=at), anna, "forgotten")
+        forget_on_list(place, anna, "forgotten")
+        if not came:  # there are not so many writes
+            forget_on_list(place, ben, "forgotten")
+        assert bool(came) == (at <= 3)
+        assert not [name for name in place.files() if b"ben" in (place / name).read_bytes()]
+        assert not [name for name in place.files() if b"anna" in (place / name).read_bytes()]
+        taken = read_takedowns(place)
+        users = ("anna", "ben", "carl", "dora")
+        is_down = [taken.of_row({"user_id": each}) is not None for each in users]
+        assert is_down == [True, True, True, False]

@@ -3,8 +3,11 @@
 import os
 import re
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import deltalake
 import pyarrow as pa
@@ -15,10 +18,11 @@ from tests.xrec.bulk.test_check import finished
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import table_at
 from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, rows_of
-from xrec.bulk import check_output, empty, rollback, vacuum
+from xrec.bulk import check_output, delete_runs, empty, rollback, vacuum
 from xrec.bulk.runs.run import RUNS
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import read_manifest
+from xrec.storage.local import LocalLocation
 
 HOUR = timedelta(hours=1)
 
@@ -112,3 +116,58 @@ def test_vacuum_spares_a_superseded_run_that_is_at_work(toys):
     again.complete(pool := PoolHere())
     assert len(pool.done) == toy.run.record.size.num_chunks - 2
     assert rows_of(again.published()) == toy.rows
+
+
+@dataclass(frozen=True)
+class Busy(LocalLocation):
+    """A location where a driver begins while files are deleted."""
+
+    begin: Callable[[], object] = field(default=lambda: None)
+
+    def delete(self) -> None:
+        super().delete()
+        if self.path.endswith(RUNS):
+            self.begin()
+
+
+def test_delete_runs_deletes_what_a_driver_wrote_meanwhile(here):
+    here().complete()
+    later = [lambda: here("x", identity=OTHER).drive(max_rows=1)]
+    busy = Busy(here.location.uri, here.location.path, begin=lambda: later and later.pop()())
+    here.patch.setattr("xrec.bulk.upkeep.open_location", lambda *_: busy)
+    assert delete_runs(here.uri) == 2
+    assert not [name for name in here.location.files() if name.startswith(RUNS)]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_vacuum_leaves_a_whole_version_if_a_rollback_comes_meanwhile(here, when):
+    """What a rollback brings back before the vacuum begins is kept, and undone after that."""
+    first, toy = here(), here("x", identity=OTHER)
+    first.complete()
+    toy = here("x", identity=OTHER)
+    toy.complete()
+    age(here)
+    vacuums, seen = deltalake.DeltaTable.vacuum, []
+    kept = {
+        path: (here.location / path).read_bytes()
+        for path in first.published().log.files(0)["path"].to_pylist()
+    }
+
+    def with_a_rollback(*arguments: Any, **options: Any) -> Any:
+        seen.append(1)
+        if when == "before" and len(seen) == 1:
+            rollback(here.uri, 0)
+        deleted = vacuums(*arguments, **options)
+        if when == "after":  # in truth before they are deleted, one after the other
+            for path, data in kept.items():
+                (here.location / path).write_bytes(data)
+            rollback(here.uri, 0)
+            for path in kept:
+                (here.location / path).delete()
+        return deleted
+
+    here.patch.setattr(deltalake.DeltaTable, "vacuum", with_a_rollback)
+    vacuum(here.uri, HOUR)
+    shown = first if when == "before" else toy
+    assert rows_of(shown.published()) == shown.rows
+    assert check_output(here.uri) == []

@@ -190,6 +190,16 @@ def test_takedown_is_made_listed_and_lifted(place, tmp_path):
         assert (code, "error: takedown: expected" in err) == (2, True)
     code, err = takedown("--lift", 9, "--reason", "no")
     assert (code, "takedown 9 is not there: expected one of: 2" in err) == (1, True)
+    (place.location / "_xrec" / "takedowns" / "000001.json").delete()
+    code, err = takedown(*pair)
+    assert (code, "--restart --reason WHY" in err) == (1, True)
+    restarted = takedown("--restart", "--reason", "no copy")
+    assert restarted == (0, "the list goes on with number 5\n")
+    assert [line.partition("+00:00  ")[2] for line in takedown()[1].splitlines()] == [
+        "none: no",
+        "lifts 1: yes",
+        "restarts the list: no copy",
+    ]
     code, out, _ = xrec("table", "history", uri, *keys)
     kinds = [line.split("  ")[2].strip() for line in out.splitlines()[1:]]
     assert (code, len(kinds), "takedown of 0" in out, "takedown of 1" in out) == (0, 3, True, True)

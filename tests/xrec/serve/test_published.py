@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -225,3 +226,26 @@ def test_stream_never_shows_a_phrase_that_is_taken_down(tmp_path):
     *drafts, last = asyncio.run(read())
     assert [each.text for each in drafts] == ["It is calm.", ""]  # the second one takes it back
     assert last.problem.type == "/problems/taken_down"
+
+
+def test_takedown_is_kept_also_if_the_output_was_deleted_and_made_again(tmp_path):
+    uri = str(tmp_path / "out")
+    pairs = [PairRequest(user_id=user, item_id="i1") for user in ("u1", "u2")]
+
+    async def taken_down() -> list[bool]:
+        await read_through.published.look()
+        await read_through.published.look_at_takedowns()
+        return [
+            not isinstance(each, Explanation) for each in await read_through.explain(pairs, None)
+        ]
+
+    for number, user in enumerate(("u1", "u2")):
+        shutil.rmtree(uri, ignore_errors=True)
+        publish(uri, number)
+        bulk.take_down(uri, rows=[{"user_id": user}], reason="no")
+        if number == 0:
+            read_through = reading(uri)
+            assert asyncio.run(taken_down()) == [True, False]
+    assert asyncio.run(taken_down()) == [False, True]
+    shutil.rmtree(f"{uri}/_xrec")  # what was taken down stays so while the list is gone
+    assert asyncio.run(taken_down()) == [False, True]

@@ -22,7 +22,7 @@ import pyarrow as pa
 from xrec.bulk.runs.plan import Plan, PlanSize, write_plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.runs.row_format import RowFormat
-from xrec.bulk.takedown import TAKEN_DOWN, read_takedowns
+from xrec.bulk.takedown import TAKEN_DOWN
 from xrec.config.shared import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
 from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
@@ -94,12 +94,6 @@ class RunRecord(Record):
     def is_of(self, commit: Commit) -> bool:
         """Whether the commit published rows of this plan."""
         return (commit.run, commit.nonce) == (self.run, self.nonce)
-
-    def is_good(self, output: Location) -> bool:
-        """Whether its plan is there, and still lacks only rows that are taken down."""
-        if not self.has_plan(output):
-            return False
-        return not self.takedowns or read_takedowns(output).active.keys() >= {*self.takedowns}
 
     def has_plan(self, output: Location) -> bool:
         """Whether all files of its plan are there, and the records of all passes."""
@@ -205,8 +199,8 @@ class BulkRun:
         """Raise LeaseError if the plan was deleted; `when` says what was being done meanwhile."""
         if not self.is_current():
             raise LeaseError(
-                f"{self.output}: the run's plan was deleted and made anew while {when}; run the "
-                "job again to go on with the new plan"
+                f"{self.output}: the run's plan was deleted and made anew while {when}, or "
+                "replaced, as a takedown was lifted; run the job again to go on with the new plan"
             )
 
 
