@@ -36,7 +36,14 @@ from xrec.bulk.runs.result import BrokenResultError, Summary, added, bare
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.worker import WorkerSettings
-from xrec.errors import BudgetError, ClusterError, GateError, StorageError, XRecError
+from xrec.errors import (
+    BudgetError,
+    ClusterError,
+    DataError,
+    GateError,
+    StorageError,
+    XRecError,
+)
 from xrec.storage import Kind, Manifest
 from xrec.storage.location import traffic, with_backoff
 from xrec.storage.process import this_process
@@ -107,6 +114,10 @@ def drive(
             driver.num_done,
             run.record.num_rows,
         )
+        raise
+    except (DataError, StorageError):
+        with _store_may_fail():
+            driver.check_is_current()  # files that are gone are not the fault to report then
         raise
     finally:
         driver.leave()
@@ -281,7 +292,7 @@ class _Driver:
             if reasons and all(each.reasons != reasons for each in passes[num_before:]):
                 self._begin_retry(reasons, passes)
             self._summary += survey.look()
-        with_backoff(self._check_is_current)
+        with_backoff(self.check_is_current)
         self._update(is_done=True)
         return self._progress
 
@@ -293,6 +304,10 @@ class _Driver:
         with _store_may_fail():
             if self.run.is_current():
                 self._say(alive=False)
+
+    def check_is_current(self) -> None:
+        """Raise LeaseError if the plan was deleted and made again."""
+        self.run.check_is_current("this driver was at work, so it ends")
 
     def _do(self, each: Pass, chunks: list[int], max_rows: int | None) -> bool:
         """Do chunks of a pass; False if the limit left some of them."""
@@ -356,14 +371,11 @@ class _Driver:
         while not self.clock.wait(self._ending, _SECONDS_BETWEEN_SIGNS):
             try:
                 with _store_may_fail():
-                    self._check_is_current()
+                    self.check_is_current()
                     self._say(alive=True)
             except XRecError as error:
                 self._error = error
                 return
-
-    def _check_is_current(self) -> None:
-        self.run.check_is_current("this driver was at work, so it ends")
 
     def _say(self, *, alive: bool) -> None:
         """Write how far the run is. It is a courtesy: a store that fails ends nothing."""
