@@ -29,6 +29,7 @@ from xrec.bulk.runs.progress import (
     Survey,
     costs_of_starts,
     now,
+    read_progress,
     refuse_live_driver,
     write_progress,
 )
@@ -255,7 +256,8 @@ class _Driver:
     own: Summary = field(default_factory=Summary)
 
     def __post_init__(self) -> None:
-        self._summary = costs_of_starts(self.run.folder)
+        self._before = costs_of_starts(self.run.folder)
+        self._summary: Summary = read_progress(self.run.folder) or Summary()  # until the survey
         self._looked_at = time.monotonic()
         self._name = f"{uuid.uuid4().hex}.json"
         self._held, self._held_since = dict[str, float](), time.monotonic()
@@ -278,7 +280,7 @@ class _Driver:
         self._say(alive=True)
         self._beating.start()
         survey = Survey(self.run)
-        self._summary += survey.summary
+        self._summary = survey.summary + self._before
         passes, num_done = survey.passes, 0
         num_before, newest = len(passes), passes[-1]
         self._update(
