@@ -37,14 +37,7 @@ from xrec.bulk.runs.result import BrokenResultError, Summary, added, bare
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.worker import WorkerSettings
-from xrec.errors import (
-    BudgetError,
-    ClusterError,
-    DataError,
-    GateError,
-    StorageError,
-    XRecError,
-)
+from xrec.errors import BudgetError, ClusterError, DataError, GateError, StorageError
 from xrec.storage import Kind, Manifest
 from xrec.storage.location import traffic, with_backoff
 from xrec.storage.process import this_process
@@ -85,8 +78,9 @@ def drive(
 
     make_task, chunks_at_once: see `WorkerSettings`.
     max_rows: end when so many rows are done, those of earlier calls included, and leave the run
-        unfinished. Chunks are not divided, so there may be more.
-    spent: asked after each chunk; once something is used up, no other chunk is begun, and those at
+        unfinished. Chunks are not divided, so there may be more, unless the run was planned with
+        this limit.
+    spent: called after each chunk; once something is used up, no further chunk begins, and those at
         work are waited for.
     on_progress: called every few seconds, for progress and metrics.
 
@@ -264,7 +258,8 @@ class _Driver:
         self._counting = threading.Lock()
         began_at = self.clock.now()
         self._progress = Progress(holder=this_process(), written_at=began_at, started_at=began_at)
-        self._ending, self._error = threading.Event(), None
+        self._ending = threading.Event()
+        self._error: Exception | None = None
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
     @property
@@ -337,7 +332,7 @@ class _Driver:
             raise self._error
         if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
             self._note()
-        self._count(self._held)
+        self._count()
         self.why = self.why or self.spent(self._all)
         return bool(self.why)
 
@@ -346,12 +341,13 @@ class _Driver:
         """Counts and costs of rows, and of all drivers' starts."""
         return self._summary + self.own
 
-    def _count(self, held: dict[str, float]) -> None:
+    def _count(self, held: dict[str, float] | None = None) -> None:
         """Count what this start cost besides rows; from now on its pool holds these CPUs, GPUs."""
         with self._counting:
             hours = (time.monotonic() - self._held_since) / 3600
             costs = added({name: n * hours for name, n in self._held.items()}, traffic())
-            self.own, self._held = self.own + Summary(costs=costs), held
+            self.own += Summary(costs=costs)
+            self._held = self._held if held is None else held
             self._held_since = time.monotonic()
 
     def _take(self, summary: Summary) -> None:
@@ -375,13 +371,13 @@ class _Driver:
                 with _store_may_fail():
                     self.check_is_current()
                     self._say(alive=True)
-            except XRecError as error:
+            except Exception as error:  # noqa: BLE001  it is the main thread that raises it
                 self._error = error
                 return
 
     def _say(self, *, alive: bool) -> None:
         """Write how far the run is. It is a courtesy: a store that fails ends nothing."""
-        self._count(self._held)
+        self._count()
         at = self.clock.now()
         said = {"written_at": at, "expires_at": at + TERM if alive else None}
         with _store_may_fail():

@@ -73,7 +73,7 @@ class RunRecord(Record):
     num_buckets: C; the bucket of a row is which of C equal ranges has the hash of its first key.
     """
 
-    layout: Literal[2] = 2
+    layout: Literal[3] = 3
     run: str
     identity: Identity
     nonce: str
