@@ -70,7 +70,7 @@ def run_annotate(
         if left is not None and left <= 0:
             return None
         items_version = _versions(done).get("items", -1)
-        run, make = plan_stage(config, spec, record, files, stage, items_version)
+        run, make = plan_stage(config, spec, record, files, stage, items_version, left)
         before = [each.metrics["costs"] for each in done.values()]
         spent = spent_of(config.budget, config.prices, since, *before)
         with costs_told(run, *before):

@@ -48,11 +48,14 @@ def plan_stage(
     files: Mapping[str, str],
     stage: Stage,
     items_version: int,
+    limit: int | None = None,
 ) -> tuple[BulkRun, Callable[[], ChunkTask]]:
     """Plan a stage, or open it if it was planned before; returns it, and what makes its task.
 
     files: the hashes of the source's files. items_version: of the table of items, which the other
-    stages read. Raises what `open_run` raises.
+    stages read. limit: the number of rows after which the run will end.
+
+    Raises what `open_run` raises.
     """
     output = location_of(config, KIND)
     storage, num_files = config.storage, record.num_files
@@ -81,6 +84,7 @@ def plan_stage(
             form,
             batches,
             rows_per_chunk=config.rows_per_chunk,
+            limit=limit,
             carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
             storage=storage,
         )

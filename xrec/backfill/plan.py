@@ -72,6 +72,7 @@ def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
         lambda: pair_batches(config),
         listing=pairs_listing(config),
         rows_per_chunk=lambda num_pairs: _rows_per_chunk(config, num_pairs),
+        limit=config.limit,
         carry_from=uri if config.carry_from == "published" else config.carry_from,
         storage=config.storage,
     )

@@ -21,18 +21,20 @@ tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py plays commands in draw
    names it. Who was not first takes the plan that is named. If that plan is gone, k + 1 names
    another. A row is planned once; rows whose ids are none are rejected with file, line and reason.
 3. A chunk is done if its result is there, which is created by whoever is first. So drivers may
-   come, go, sleep and work side by side. Counts come from the results that stand. A result that
-   cannot be read is done once more under a second name; if that cannot be read either, an error
-   names it.
-4. Who sleeps while the output is deleted writes where nobody looks: a driver looks every 30 s
-   whether its plan is still the one that counts, and ends if it is not.
+   come, go, sleep and work side by side. Counts come from the results that stand. Results and plans
+   have digests, which readers recompute. A result that is damaged is done once more under a second
+   name; if that is damaged too, an error names it. A damaged plan is an error.
+4. A driver that was suspended while its output was deleted only writes into its abandoned folder.
+   Every 15 s, however long a chunk takes, a thread of the driver gives a sign of life and looks
+   whether the plan is still the one that counts; if not, the driver ends. While signs of life are
+   less than 90 s old, no other driver begins and no command deletes the run.
 5. A row that succeeds becomes at least one row of the table. An error that may be a row's fault
    (`row_errors`) fails that row alone; one after which the process can use its GPU no more ends the
    process; any other ends the run.
 6. Rows that kill their process are found by marks (xrec.bulk.work.marks): a chunk that killed twice
    is cut until one row is left, and a row that killed twice is a failed row. A node that went away
-   counts for nothing. 64 deaths with nothing done in between, or processes that die while they
-   load, end the run.
+   counts for nothing. 64 processes that die with nothing done in between, or processes that die
+   while they load, end the run.
 7. A retry is the next pass: `pass-<p>.json` is created once every chunk of the passes before has a
    result, and names a plan of the rows that had failed last for its reasons. The last pass of a
    row counts. A pass that was begun is done before anything is published.
@@ -46,13 +48,16 @@ tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py plays commands in draw
    or an emptying took this run back, in whatever plan and pass, and nothing has shown it since;
    (c) read passes and plan again, and look whether the files are there; (d) commit, and go back to
    (a) whatever the answer. Files that were written are kept for the next turn.
-9. A run that is not done, was limited, or has too many failed rows publishes nothing.
+9. A run that is not done, was limited, has too many failed rows, or whose results do not have as
+   many rows as its plan, publishes nothing.
 10. A limit (`max_rows`) or a budget that is used up (`spent`) ends a run at the end of a chunk, and
-    publishes nothing; the next driver goes on.
+    publishes nothing; the next driver goes on. Both, and the share of failed rows, are judged after
+    each chunk; then only the chunks at work are finished. A run that is planned with a limit has
+    the end of a chunk there.
 11. Rows are carried over from a published version if the task says that they are still good. They
     stand in the plan, so whatever happens to that version later changes nothing.
 12. A store that fails is tried again after 1, 4 and 16 seconds; then the run ends with that error.
-    What has a result stays.
+    What has a result stays. Signs of life are a courtesy: one that cannot be written is logged.
 13. What is taken down is on a list first, whose entries are created, and each commit says up to
     which entry it heeds the list. Publish, rollback and undo read it after the table was opened,
     and leave out what is on it; so does the next version where one does not heed all of it, which

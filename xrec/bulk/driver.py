@@ -30,6 +30,7 @@ from xrec.bulk.runs.progress import (
     Survey,
     costs_of_starts,
     now,
+    read_progress,
     refuse_live_driver,
     write_progress,
 )
@@ -38,7 +39,7 @@ from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.work.worker import WorkerSettings
-from xrec.errors import BudgetError, ClusterError, GateError, StorageError, XRecError
+from xrec.errors import BudgetError, ClusterError, DataError, GateError, StorageError
 from xrec.storage import Kind, Manifest
 from xrec.storage.location import traffic, with_backoff
 from xrec.storage.parquet import row_groups
@@ -80,8 +81,9 @@ def drive(
 
     make_task, chunks_at_once: see `WorkerSettings`.
     max_rows: end when so many rows are done, those of earlier calls included, and leave the run
-        unfinished. Chunks are not divided, so there may be more.
-    spent: asked after each chunk; once something is used up, no other chunk is begun, and those at
+        unfinished. Chunks are not divided, so there may be more, unless the run was planned with
+        this limit.
+    spent: called after each chunk; once something is used up, no further chunk begins, and those at
         work are waited for.
     on_progress: called every few seconds, for progress and metrics.
 
@@ -110,6 +112,10 @@ def drive(
             driver.num_done,
             run.record.num_rows,
         )
+        raise
+    except (DataError, StorageError):
+        with _store_may_fail():
+            driver.check_is_current()  # files that are gone are not the fault to report then
         raise
     finally:
         driver.leave()
@@ -248,7 +254,8 @@ class _Driver:
     _survey: Survey | None = None
 
     def __post_init__(self) -> None:
-        self._summary = costs_of_starts(self.run.folder)
+        self._before = costs_of_starts(self.run.folder)
+        self._summary: Summary = read_progress(self.run.folder) or Summary()  # until the survey
         self._looked_at = time.monotonic()
         self._name = f"{uuid.uuid4().hex}.json"
         self._held, self._held_since = dict[str, float](), time.monotonic()
@@ -256,7 +263,7 @@ class _Driver:
         began_at = self.clock.now()
         self._progress = Progress(holder=this_process(), written_at=began_at, started_at=began_at)
         self._ending = threading.Event()
-        self._error: XRecError | None = None
+        self._error: Exception | None = None
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
     @property
@@ -272,7 +279,7 @@ class _Driver:
         self._say(alive=True)
         self._beating.start()
         self._survey = survey = Survey(self.run)
-        self._summary += survey.summary
+        self._summary = survey.summary + self._before
         passes, num_done = survey.passes, 0
         num_before, newest = len(passes), passes[-1]
         self._update(
@@ -286,7 +293,7 @@ class _Driver:
             if reasons and all(each.reasons != reasons for each in passes[num_before:]):
                 self._begin_retry(reasons, passes)
             self._summary += survey.look()
-        with_backoff(self._check_is_current)
+        with_backoff(self.check_is_current)
         self._update(is_done=True)
         return self._progress
 
@@ -295,11 +302,15 @@ class _Driver:
         self._ending.set()
         if self._beating.is_alive():
             self._beating.join()
-        if self._survey is not None:
-            self._survey.keep()
         with _store_may_fail():
             if self.run.is_current():
+                if self._survey is not None:
+                    self._survey.keep()
                 self._say(alive=False)
+
+    def check_is_current(self) -> None:
+        """Raise LeaseError if the plan was deleted and made again."""
+        self.run.check_is_current("this driver was at work, so it ends")
 
     def _do(self, survey: Survey, each: Pass, max_rows: int | None) -> bool:
         """Do what is left of a pass; False if the limit left some chunks."""
@@ -333,7 +344,7 @@ class _Driver:
             raise self._error
         if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
             self._note()
-        self._count(self._held)
+        self._count()
         self.why = self.why or self.spent(self._all)
         return bool(self.why)
 
@@ -342,12 +353,13 @@ class _Driver:
         """Counts and costs of rows, and of all drivers' starts."""
         return self._summary + self.own
 
-    def _count(self, held: dict[str, float]) -> None:
+    def _count(self, held: dict[str, float] | None = None) -> None:
         """Count what this start cost besides rows; from now on its pool holds these CPUs, GPUs."""
         with self._counting:
             hours = (time.monotonic() - self._held_since) / 3600
             costs = added({name: n * hours for name, n in self._held.items()}, traffic())
-            self.own, self._held = self.own + Summary(costs=costs), held
+            self.own += Summary(costs=costs)
+            self._held = self._held if held is None else held
             self._held_since = time.monotonic()
 
     def _take(self, summary: Summary) -> None:
@@ -369,18 +381,15 @@ class _Driver:
         while not self.clock.wait(self._ending, _SECONDS_BETWEEN_SIGNS):
             try:
                 with _store_may_fail():
-                    self._check_is_current()
+                    self.check_is_current()
                     self._say(alive=True)
-            except XRecError as error:
+            except Exception as error:  # noqa: BLE001  it is the main thread that raises it
                 self._error = error
                 return
 
-    def _check_is_current(self) -> None:
-        self.run.check_is_current("this driver was at work, so it ends")
-
     def _say(self, *, alive: bool) -> None:
         """Write how far the run is. It is a courtesy: a store that fails ends nothing."""
-        self._count(self._held)
+        self._count()
         at = self.clock.now()
         said = {"written_at": at, "expires_at": at + TERM if alive else None}
         with _store_may_fail():

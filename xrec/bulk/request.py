@@ -42,6 +42,8 @@ class RunRequest:
     listing: what the inputs' store says of their files (`listing_of`).
     rows_per_chunk: the largest number of rows of a chunk, or a function that gets the number of
         rows and returns it. A run that is planned keeps its own.
+    limit: the number of rows after which `drive` will be told to end (`max_rows`); a new plan ends
+        a chunk there, and its chunks before that are as small as those of a run of so many rows.
     carry_from: the URI of a table whose published rows are taken over where the task, a
         `CarryingTask`, finds them still good. It may be `uri` itself, or have nothing published.
         None where a row becomes several (`RowFormat.ok_keys`).
@@ -53,6 +55,7 @@ class RunRequest:
     batches: Callable[[], Batches]
     listing: Mapping[str, list[str]] = field(default_factory=dict)
     rows_per_chunk: Callable[[int], int] | int = ROWS_PER_CHUNK
+    limit: int | None = None
     carry_from: str | None = None
     storage: StorageConfig = field(default_factory=StorageConfig)
 
@@ -102,8 +105,7 @@ class RunRequest:
 
         The numbers of the takedowns that rows are left out for are added to `takedowns`.
         """
-        most = self.rows_per_chunk
-        size = most if isinstance(most, int) else most(spill.num_rows)
+        size = self._size_of_chunks(spill.num_rows)
         taken, num_buckets = read_takedowns(self.output), num_buckets_for(spill.num_rows)
         earlier = self._earlier() if carrying else None
 
@@ -114,7 +116,14 @@ class RunRequest:
                 takedowns.update(taken.active.keys() & {*map(taken.of_row, keys)})
             return left if earlier is None else earlier.beside(left, num_buckets)
 
-        return spill.chunks(size, num_buckets, prepared)
+        chunks = spill.chunks(size, num_buckets, prepared)
+        if self.limit is None:
+            return chunks
+        return _cut_until(self.limit, chunks, self._size_of_chunks(self.limit))
+
+    def _size_of_chunks(self, num_rows: int) -> int:
+        most = self.rows_per_chunk
+        return most if isinstance(most, int) else most(num_rows)
 
     def _earlier(self) -> Earlier | None:
         if self.carry_from is None:
@@ -265,3 +274,13 @@ def _created_twice(output: Location) -> str | None:
 def num_buckets_for(num_rows: int) -> int:
     """C, the least power of two with at most `ROWS_PER_BUCKET` rows a bucket on average."""
     return 1 << max(0, (-(-num_rows // ROWS_PER_BUCKET) - 1).bit_length())
+
+
+def _cut_until(limit: int, chunks: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Yield the chunks, of which the first `limit` rows are cut into chunks of at most `size`."""
+    for rows in chunks:
+        while 0 < (num_first := min(size, limit)) < rows.num_rows:
+            yield rows.slice(0, num_first)
+            rows, limit = rows.slice(num_first), limit - num_first
+        yield rows
+        limit -= rows.num_rows

@@ -245,7 +245,7 @@ def workers_on(node: NodeProcess) -> list[psutil.Process]:
     found = []
     for each in node.processes():
         with suppress(psutil.NoSuchProcess):
-            found += [each] if "DoChunks" in " ".join(each.cmdline()) else []
+            found += [each] if "DoWork" in " ".join(each.cmdline()) else []
     return found
 
 

@@ -43,7 +43,6 @@ def test_fault_1_driver_that_wakes_late_is_harmless(toys, when, is_same):
             later[0].complete()
 
     toys.patch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    toys.patch.setattr(driver, "_SECONDS_BETWEEN_SIGNS", 0.0)
     toy = toys("a x" if is_same else "a b c")
     if when == "work":
         with pytest.raises(LeaseError, match="deleted and made anew while this driver was at"):

@@ -46,8 +46,7 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
     progress = on_ray(toy, RayPool(2), toy.make_task(OddTask), on_progress=seen.append)
     assert progress.num_ok == 16
     at = [each.num_rows for each in seen]
-    assert at[0] == 2  # a chunk
-    assert seen[0].rows_per_second(now()) is None  # two rows in no time are no rate
+    assert seen[at.index(2)].rows_per_second(now()) is None  # a chunk in no time is no rate
     assert at == sorted(at)
     results = toy.run.passes()[0].results.location
     times = [results.fs.modified((results / name).path) for name in sorted(results.sizes())]
@@ -60,7 +59,8 @@ def test_pool_begins_no_chunk_once_its_budget_is_used_up(here):
     task = toy.make_task(seconds=0.1)
     with pytest.raises(BudgetError, match="enough; "):
         on_ray(toy, RayPool(1), task, spent=lambda summary: "enough" if summary.num_rows else "")
-    assert 2 <= Survey(toy.run).summary.num_rows <= 20
+    # Chunks of two rows: the one that used it up, and one or two that were begun meanwhile.
+    assert 2 <= Survey(toy.run).summary.num_rows <= 6
     assert on_ray(toy, RayPool(1)).num_ok == 80
 
 

@@ -1,15 +1,32 @@
-"""Errors of actors that are not of our code."""
+"""Errors of processes, as the driver raises them."""
 
 import pytest
-from ray.exceptions import RayError
 
-from xrec.bulk.work.ray_actors import as_xrec_error
-from xrec.errors import ClusterError
+from xrec.bulk.work.ray_actors import portable
+from xrec.errors import ClusterError, UnknownIdError
 
 
-def test_other_error_of_an_actor_is_a_cluster_error():
-    cause = "\n\nThe above exception was the direct cause of the following exception:\n\n"
-    text = f"ray::ChunkActor.do()\n  File\nKeyError: 'x'{cause}UDF failed\nTo change"
-    words = r"actors failed \(RayError: KeyError: 'x'\); run the job again"
-    with pytest.raises(ClusterError, match=words):
-        raise as_xrec_error(RayError(text))
+def error_of(error: Exception) -> Exception:
+    """An error that was raised, from another one."""
+    try:
+        try:
+            raise KeyError("its cause")
+        except KeyError as cause:
+            raise error from cause
+    except (UnknownIdError, ValueError) as raised:
+        return raised
+
+
+def test_own_error_of_a_process_keeps_its_attributes():
+    error = portable(error_of(UnknownIdError("no user x", "user")))
+    assert (type(error), str(error), error.reason) == (UnknownIdError, "no user x", "unknown_user")
+    assert (error.__cause__, error.__traceback__) == (None, None)
+
+
+def test_other_error_of_a_process_is_a_cluster_error_with_its_traceback():
+    error = portable(error_of(ValueError("x is odd")))
+    with pytest.raises(
+        ClusterError, match=r"processes failed \(ValueError: x is odd\); run the job"
+    ):
+        raise error
+    assert "KeyError: 'its cause'" in error.__notes__[0]

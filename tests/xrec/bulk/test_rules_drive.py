@@ -415,6 +415,26 @@ def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
     assert toy.complete(max_rows=1) is not None
 
 
+@pytest.mark.parametrize(
+    ("limit", "rows_per_chunk", "sizes"),
+    [
+        (5, 64, [5, 31]),
+        (14, lambda num_rows: -(-num_rows // 4), [4, 4, 1, 4, 1, 4, 9, 9]),
+        (6, 6, [6] * 6),
+        (36, 64, [36]),
+    ],
+)
+def test_rule_10_limit_of_a_new_plan_is_kept_to_the_row(here, limit, rows_per_chunk, sizes):
+    toy = here(limit=limit, rows_per_chunk=rows_per_chunk)
+    plan = toy.run.passes()[0].plan
+    rows = [row for chunk in range(len(sizes)) for row in plan.rows(chunk).to_pylist()]
+    assert sorted((row["user"], row["item"]) for row in rows) == toy.rows
+    assert plan.rows_of_chunks.tolist() == sizes
+    assert toy.drive(max_rows=limit).num_rows == limit
+    toy.complete()
+    assert rows_of(toy.published()) == toy.rows
+
+
 def test_rule_10_budget_lets_chunks_at_work_end_and_the_next_driver_goes_on(here):
     toy = here()
     spent_of = partial(driver.spent_of, prices={}, since=time.monotonic())

@@ -163,7 +163,7 @@ def test_rule_2_plan_that_is_gone_is_made_anew(here, what):
 
 
 def test_rule_2_record_of_another_xrec_says_so(here):
-    record_of(here(), 1).write_bytes(b'{"layout": 3}')
+    record_of(here(), 1).write_bytes(b'{"layout": 4}')
     for do in (here, lambda: bulk.read_status(here.uri)):
         with pytest.raises(ArtifactMismatchError, match=r"xrec reads \([\w.]+: .*\); use the xrec"):
             do()

@@ -26,7 +26,7 @@ _NAME = re.compile(r"(\d+)(~1)?\.parquet")
 _SUMMARY, _SUMMARY_DIGEST, _FILE_DIGEST = b"xrec", b"xrec_summary_digest", b"xrec_digest"
 _MARK, _NO_DIGEST = b"sha256-of-the-rest:", b"0" * 64
 _DOUBTED = ".unreadable"
-_UNREADABLE = (pa.ArrowInvalid, KeyError, ValueError, OSError)
+_UNREADABLE = (pa.ArrowException, KeyError, ValueError, TypeError, OSError)
 
 
 class BrokenResultError(DataError):

@@ -75,7 +75,7 @@ class RunRecord(Record):
     takedowns: the numbers of those that kept rows out of the plan.
     """
 
-    layout: Literal[2] = 2
+    layout: Literal[3] = 3
     run: str
     identity: Identity
     nonce: str

@@ -9,7 +9,6 @@ in another actor beside the driver: once that one is killed, all processes end, 
 import logging
 import os
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.bulk.runs.result import Summary
 from xrec.bulk.work.marks import WAIT, Marks
-from xrec.bulk.work.ray_actors import RayWatch, unpack
+from xrec.bulk.work.ray_actors import RayWatch, portable, unpack
 from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
 from xrec.errors import ClusterError, XRecError
 
@@ -148,8 +147,9 @@ class _Processes:
         beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
         marks = beside(max_concurrency=2)(_MarksActor).remote(self.max_size, numbers, self.slots)
         execution = beside()(_Execution).remote()
+        watch = RayWatch()
         try:
-            with RayWatch() as watch:
+            with watch:
                 given = (cloudpickle.dumps(self.make), self.num_threads, marks, self.references)
                 fewest = min(self.min_size or self.max_size, self.max_size)
                 running = execution.run.remote(given, fewest, self.max_size, self.cpus, self.gpus)
@@ -161,8 +161,9 @@ class _Processes:
                 f"{str(error)[:500]}); run the job again to go on with what is left"
             ) from error
         finally:
-            for actor in (execution, marks):
-                ray.kill(actor)
+            if not watch.has_ended:
+                for actor in (execution, marks):
+                    ray.kill(actor)
 
 
 def _collected(
@@ -248,7 +249,7 @@ class _Execution:
         num_each = 1 if min_size == max_size else 2
         num_calls = num_each * max_size
         ray.data.range(num_calls, override_num_blocks=num_calls).map_batches(
-            _Process,
+            DoWork,
             fn_constructor_args=given,
             batch_size=None,
             batch_format="numpy",
@@ -263,7 +264,7 @@ class _Execution:
         ).materialize()
 
 
-class _Process:
+class DoWork:
     """What Ray Data calls in each process; it reports errors to the marks, and raises none."""
 
     def __init__(
@@ -314,19 +315,6 @@ class RemoteMarks:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *arguments: ray.get(self._actor.call.remote(name, *arguments))
-
-
-def portable(error: Exception) -> XRecError:
-    """Return what the driver raises for an error of a process: the error itself if it is ours."""
-    if isinstance(error, XRecError):
-        copy: XRecError = cloudpickle.loads(cloudpickle.dumps(error))
-        return copy
-    ours = ClusterError(
-        f"the job's processes failed ({type(error).__name__}: {str(error)[:500]}); "
-        "run the job again to go on with what is left"
-    )
-    ours.add_note("".join(traceback.format_exception(error)))
-    return ours
 
 
 class _ChunksOf:

@@ -1,10 +1,11 @@
-"""What Ray's processes need: settings and GPUs; and whether Ray has ended."""
+"""What goes to Ray's processes and what comes back: settings, GPUs, errors, and that Ray ended."""
 
 import gc
 import logging
 import select
 import socket
 import time
+import traceback
 from typing import Any
 
 import ray
@@ -12,7 +13,7 @@ from ray import cloudpickle
 from ray.util.client import ray as client
 
 from xrec.config.shared import Device
-from xrec.errors import ClusterError
+from xrec.errors import ClusterError, XRecError
 
 logger = logging.getLogger("xrec")
 
@@ -43,15 +44,31 @@ def gpus_each(device: Device, num_processes: int, gpus: int = 1) -> int:
     return gpus if device == "cuda" or has_enough else 0
 
 
+def portable(error: Exception) -> XRecError:
+    """Return what the driver raises for an error of a process: the error itself if it is ours."""
+    if isinstance(error, XRecError):
+        copy: XRecError = cloudpickle.loads(cloudpickle.dumps(error))
+        return copy
+    ours = ClusterError(
+        f"the job's processes failed ({type(error).__name__}: {str(error)[:500]}); "
+        "run the job again to go on with what is left"
+    )
+    ours.add_note("".join(traceback.format_exception(error)))
+    return ours
+
+
 class RayWatch:
     """Finds out whether Ray has ended, which Ray itself doesn't report.
 
     Once the head of a cluster is gone, Ray lets its drivers wait, and ends their processes after a
     minute. Once the raylet of a driver's own machine is gone, Ray ends the process when it needs
     the raylet. A client of Ray (ray://) has neither, so nothing is watched there.
+
+    has_ended: whether `check` has found that; nothing may be asked of Ray then.
     """
 
     def __init__(self) -> None:
+        self.has_ended = False
         self._head, self._raylet = "", socket.socket(socket.AF_UNIX)
         self._looked_at = self._seen_at = time.monotonic()
         if client.is_connected():
@@ -78,19 +95,19 @@ class RayWatch:
             return
         # Nothing is ever sent on this connection, so it is readable once the raylet has ended.
         if select.select([self._raylet], [], [], 0)[0]:
-            raise _ended("the raylet of this machine is gone")
+            raise self._ended("the raylet of this machine is gone")
         if time.monotonic() - self._looked_at > _SECONDS_BETWEEN_LOOKS:
             if _answers(self._head):
                 self._seen_at = time.monotonic()
             self._looked_at = time.monotonic()
             if self._looked_at - self._seen_at > _SECONDS_WITHOUT_HEAD:
-                raise _ended(f"nothing answers at {self._head} any more")
+                raise self._ended(f"nothing answers at {self._head} any more")
 
-
-def _ended(what: str) -> ClusterError:
-    error = ClusterError(f"Ray has ended: {what}; run the job again to go on with what is left")
-    logger.error("%s", error)  # Ray may end this process before the error is seen
-    return error
+    def _ended(self, what: str) -> ClusterError:
+        self.has_ended = True
+        error = ClusterError(f"Ray has ended: {what}; run the job again to go on with what is left")
+        logger.error("%s", error)  # Ray may end this process before the error is seen
+        return error
 
 
 def _answers(address: str) -> bool:
