@@ -2,7 +2,8 @@
 
 tokens   the words and numbers of a text, as they are compared
 phrases  which aspects of the catalogue's vocabulary a text names, and which unsafe words
-support  aspects, numbers and names that nothing supports
+words    stems of English words, and which of them need no support
+support  what a text says and nothing supports
 tone     whether an English text praises
 plain    the plain sentence from the evidence
 checker  all checks together

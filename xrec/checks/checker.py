@@ -76,6 +76,8 @@ class Checker:
             return Refusal("unsafe", f"{word!r} is on the list {checks.unsafe_words}", (word,))
         if unknown := self.refusal_of_any(texts, checks):
             return unknown
+        if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
+            return Refusal("not_positive", why)
         if checks.unsupported and (refusal := self._unsupported(text, texts, further)):
             return refusal
         if too_few := self._names_too_few(text, texts, checks.min_chosen):
@@ -84,8 +86,6 @@ class Checker:
             return Refusal(
                 "named_twice", f"{aspect!r} is named twice in a sentence of it, or by the title too"
             )
-        if checks.not_positive and (why := why_not_positive(text, texts, self.aspects)):
-            return Refusal("not_positive", why)
         return None
 
     def refusal_of_any(self, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:

@@ -1,12 +1,14 @@
-"""What a text says and nothing supports: aspects, numbers and names that stand nowhere.
+"""What a text says and nothing supports.
+
+In English every word must be supported, except the words that frame a reason and say nothing of an
+item (`xrec.checks.words`). In other languages the aspects of the vocabulary and the numbers in
+digits must be.
 
 A text is supported by the texts of its prompt, by the aspects that were chosen for its pair with
-their counts, and by its item's menu. "Excellent service" names an aspect where the vocabulary has
-"friendly service", and is supported by any service of the item's. The user's profile says what a
-user likes, not what an item has: it supports an aspect only where the text says it of the user.
-An adjective before an aspect must stand before it in these texts too, or be its opinion, unless it
-is praise of anything, as "great" is: of a warm tone and a bright display no display is warm. Words
-are compared, not meanings.
+their counts, and by its item's menu. The user's profile says what a user likes, not what an item
+has: it supports a word only where the text says it of the user. An adjective before an aspect must
+stand before it in these texts too, or be its opinion, unless it frames: of a warm tone and a bright
+display no display is warm. Words are compared, not meanings.
 """
 
 from __future__ import annotations
@@ -14,48 +16,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from xrec.checks.phrases import AspectNames, Named
 from xrec.checks.tokens import Tokens, digits_in, number_words, numbers_of, tokens_of
-from xrec.data.english import PRAISE_OF_ANYTHING, tags, word_set
-from xrec.data.sentences import sentence_ends
-from xrec.data.titles import Span, title_spans, without_spans
+from xrec.checks.words import is_frame, stem_of, stems_of
+from xrec.data.english import tags, word_set
+from xrec.data.titles import Span, title_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
 
-_OPENS = re.compile('[:;\n"\u201c\u201d\u201e\u00ab\u00bb(\\[\u2013\u2014\u2026*\u2022]')
-_USER_LIKES = re.compile(
-    r"(?:\b(?:you|they|the (?:user|reader|guest))\s+(?:(?:also|often|always|most|\w+ly)\s+)?"
-    r"(?:like|love|enjoy|value|appreciate|prefer|want|need|seek|praise|look for|care (?:for|about)|"
-    r"are (?:fond of|looking for|a fan of))s?"
-    r"|\byour\s+(?:\w+\s+)?(?:love|fondness|liking|taste|preference|passion|interest|wish|need)"
-    r"(?:\s+(?:for|of|in))?"
-    r"|\b(?:fans?|lovers?) of)\b"
-    r"(?:(?!\b(?:the|its?|this|here|there|has|have|had|offers?|serves?|comes?|can|is|are|was|will|"
-    r"would|you|your|for)\b)[^.;:!?])*$",
+# What ends where a word stands that is said of the user: "as you like cakes and", "fans of".
+_OF_USER = re.compile(
+    r"(?:(?:^|[.,;:!?]|\b(?:as|since|because|if|when|that|what|which|where|while|and|but|so|how)\b)"
+    r"\s*(?:you|the (?:user|reader|guest)|they\s+(?:also\s+)?(?:like|love|enjoy|appreciate|prefer|"
+    r"value|want|need|seek))\b|\byour\b|\b(?:fans?|lovers?) of\b)"
+    r"(?!['\u2019](?:ll|d)|\s+(?:would|will|can|could|may|might|should|must)\b)"
+    r"(?:(?!\b(?:the|its?|this|here|there|has|have|had|offers?|serves?|comes|can|is|was|will|would|"
+    r"you|your)\b)[^.;:!?])*$",
     re.IGNORECASE,
-)
-_I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
-# What a model praises in any item, whatever the catalogue's aspects. The words of a line support
-# each other: an item with a cuisine has food.
-_KINDRED = tuple(
-    map(
-        word_set,
-        (
-            "staff service employee team support",
-            "waitstaff waiter waitress server",
-            "food dish meal menu cuisine dining",
-            "atmosphere ambiance ambience vibe environment setting",
-        ),
-    )
-)
-_PRAISED_EVERYWHERE = AspectNames(
-    word_set(
-        "bartender chef crew owner decor drink ingredient portion price location parking scenery"
-    ).union(*_KINDRED)
 )
 _DENIALS, _ARTICLES = word_set("no without lack lacking"), word_set("a an the any")
 # What a profile warns of, to the next mark: "it may not be suitable for those who want ...".
@@ -65,46 +45,39 @@ _CAVEAT = re.compile(
     re.IGNORECASE,
 )
 _MOST_DENIED = 2  # words after a denial that it denies
-# An adjective of order or number, or the writer's own pleasure, which no review confirms or denies.
-_MAY_STAND_BEFORE = PRAISE_OF_ANYTHING | word_set(
-    "such own other same many more most several high "
-    "delicious tasty enjoyable memorable exceptional impressive unique favorite"
-)
-# What aspects end with too, and any item is or gives.
-_SAYS_NOTHING = word_set(
-    "place spot item business product choice option experience way time day night visit area "
-    "city destination variety selection offering favorite"
-)
 _MOST_BETWEEN = 2  # words of a text that part those of a name
 
 
 def unsupported_spans(
     tokens: Tokens, texts: PairTexts, aspects: AspectNames, further: Sequence[str] = ()
 ) -> list[Span]:
-    """Where a text has aspects, numbers and proper names that nothing supports, in order.
+    """Return where a text says what nothing supports, in order.
 
     aspects: of the catalogue's vocabulary. further: texts that support it too.
-    Number words, proper names and the last words of aspects ("service" of "friendly service") are
-    looked at in English texts only, since other languages have other numbers, German capitalizes
-    all nouns, and French aspects begin with theirs.
     """
-    named = aspects.find_in(tokens)
-    support = _Support(texts, further)
+    support, named = _Support(texts, further), aspects.find_in(tokens)
     unsupported = {
-        (aspect.start, aspect.end)
-        for aspect in named
-        if not support.has_aspect(aspect, tokens, aspects)
+        (each.start, each.end) for each in named if not support.has_aspect(each, tokens, aspects)
     }
     within = {place for each in named for place in range(each.first, each.stop)}
     rest = [place for place in range(len(tokens)) if place not in within]
     unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
-    bare = _bare_aspects(tokens, rest, aspects)
-    if (named or bare or _may_hold_a_name_or_number(tokens, rest)) and tokens.is_english():
-        unsupported |= _number_words(tokens, support, rest) | _names(tokens, support, rest)
-        unsupported |= _adjectives(tokens, support, named)
+    if tokens.is_english():
+        numbers = list(number_words(tokens))
+        in_numbers = {place for start, stop, _ in numbers for place in range(start, stop)}
         unsupported |= {
-            (each.start, each.end) for each in bare if not support.has_bare(each, tokens)
+            (tokens.spans[start][0], tokens.spans[stop - 1][1])
+            for start, stop, number in numbers
+            if start in rest
+            and number not in support.numbers
+            and not support.has_words(tokens.keys[start:stop])
         }
+        unsupported |= {
+            tokens.spans[place]
+            for place in rest
+            if place not in in_numbers and not support.has_word(tokens, place)
+        }
+        unsupported |= _adjectives(tokens, support, named)
     return sorted(unsupported)
 
 
@@ -163,10 +136,14 @@ class _Support:
         return [part.split() for part in self._of_item.split("|")]
 
     @cached_property
-    def _last_words(self) -> set[str]:
-        """What the item's aspects end with: "service" of "friendly service"."""
+    def _stems_of_item(self) -> set[str]:
+        """The stems of what the item's texts say, of its menu and of the chosen aspects."""
         names = (tokens_of(name).keys for name in self._chosen | self._texts.menu)
-        return {keys[-1] for keys in names if keys}
+        return {stem_of(key) for keys in (*names, self._of_item.split()) for key in keys}
+
+    @cached_property
+    def _stems_of_user(self) -> set[str]:
+        return {stem_of(key) for key in self._of_user.split()}
 
     @cached_property
     def numbers(self) -> set[str]:
@@ -192,39 +169,37 @@ class _Support:
 
     def has_aspect(self, named: Named, tokens: Tokens, aspects: AspectNames) -> bool:
         """Whether the aspect is chosen, on the menu, or in a text of what it is said of."""
-        if named.name in self._texts.menu or named.name in self._chosen:
+        known, keys = self._chosen | self._texts.menu, tokens.keys[named.first : named.stop]
+        if named.name in known or any(aspects.same(each) == named.name for each in known):
             return True
-        if not _telling(tokens.keys[named.first : named.stop]):
+        if named.stop - named.first == 1 and self.has_word(tokens, named.first):
             return True
-        if named.stop - named.first == 1 and self.has_bare(named, tokens):
-            return True
-        return self._says(named, tokens) or any(
-            aspects.same(other) == named.name for other in self._chosen | self._texts.menu
-        )
-
-    def has_bare(self, named: Named, tokens: Tokens) -> bool:
-        """Whether an aspect of the item's ends with it, or a text of what it is said of has it."""
-        word = tokens.keys[named.first]
-        kindred = next((words for words in _KINDRED if word in words), frozenset((word,)))
+        telling, said = _telling(keys), f" {' '.join(keys)} "
         return (
-            not kindred.isdisjoint(self._last_words)
-            or not kindred.isdisjoint(chain(*self._parts_of_item))
-            or self._says(named, tokens)
+            not telling
+            or self._has_near(telling)
+            or (said in self._of_user and self._is_of_user(tokens, named.first))
         )
 
-    def _says(self, named: Named, tokens: Tokens) -> bool:
-        """Whether a text of the item names it, or the user's where it is said of the user."""
-        near = _telling(tokens.keys[named.first : named.stop])
-        return self._has_near(near) or self.has_place(tokens, named.first, named.stop)
+    def has_word(self, tokens: Tokens, place: int) -> bool:
+        """Whether an English word frames, or stands in a text of what it is said of.
 
-    def has_place(self, tokens: Tokens, first: int, stop: int) -> bool:
-        """Whether words of the text stand in one of the item's, or of the user's if said of it."""
-        words = f" {' '.join(tokens.keys[first:stop])} "
-        if words in self._of_item or words not in self._of_user:
-            return words in self._of_item
-        start = tokens.spans[first][0]
-        titles = (end for _, end in self.title_spans(tokens) if end <= start)
-        return _USER_LIKES.search(tokens.text[max(titles, default=0) : start]) is not None
+        One with digits is looked at by `has_digits`.
+        """
+        key = tokens.keys[place]
+        if is_frame(key) or digits_in(key):
+            return True
+        stems = stems_of(key)
+        if not stems.isdisjoint(self._stems_of_item):
+            return True
+        return not stems.isdisjoint(self._stems_of_user) and self._is_of_user(tokens, place)
+
+    def _is_of_user(self, tokens: Tokens, place: int) -> bool:
+        """Whether the text says of the user what stands there."""
+        start = tokens.spans[place][0]
+        own = title_spans(tokens.text, self._texts.item_title)
+        after_title = max((end for _, end in own if end <= start), default=0)
+        return _OF_USER.search(tokens.text[after_title:start]) is not None
 
     def _has_near(self, keys: Sequence[str]) -> bool:
         """Whether a text of the item has these words near each other: "a selection of fine wines".
@@ -238,14 +213,10 @@ class _Support:
             for start in range(max(1, len(words) - length + 1))
         )
 
-    def title_spans(self, tokens: Tokens) -> list[Span]:
-        """Where the text names its item."""
-        return title_spans(tokens.text, self._texts.item_title)
-
 
 def _telling(keys: Iterable[str]) -> list[str]:
-    """The words of a name without praise of anything and what any item is."""
-    return [key for key in keys if key not in _MAY_STAND_BEFORE and key not in _SAYS_NOTHING]
+    """The words of a name that say something of an item."""
+    return [key for key in keys if not is_frame(key)]
 
 
 def _joined(texts: Sequence[Tokens]) -> str:
@@ -271,66 +242,16 @@ def _joined(texts: Sequence[Tokens]) -> str:
     return f" {' '.join(words)} "
 
 
-def _bare_aspects(tokens: Tokens, rest: Sequence[int], aspects: AspectNames) -> list[Named]:
-    """The nouns of `rest` that are the last words of aspects, or what is praised everywhere."""
-    found = [*aspects.last_words.find_in(tokens), *_PRAISED_EVERYWHERE.find_in(tokens)]
-    return [
-        each
-        for each in found
-        if each.first in rest
-        and (word := tokens.keys[each.first]) not in _SAYS_NOTHING
-        and tags().get(word, "NN").startswith("NN")
-    ]
-
-
 def _adjectives(tokens: Tokens, support: _Support, named: Sequence[Named]) -> set[tuple[int, int]]:
-    """The adjectives that stand right before an aspect, and nowhere else do."""
+    """Supported adjectives right before an aspect that stand before it in no text."""
     return {
         (tokens.spans[each.first - 1][0], each.end)
         for each in named
         if each.first
         and tokens.gap(each.first).isspace()
         and tags().get(tokens.word(each.first - 1).casefold()) == "JJ"
-        and tokens.keys[each.first - 1] not in _MAY_STAND_BEFORE
+        and not is_frame(tokens.keys[each.first - 1])
+        and support.has_word(tokens, each.first - 1)
         and not support.has_words(tokens.keys[each.first - 1 : each.stop])
         and not support.has_opinion(tokens.keys[each.first - 1], each.name)
     }
-
-
-def _number_words(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[int, int]]:
-    return {
-        (tokens.spans[start][0], tokens.spans[stop - 1][1])
-        for start, stop, number in number_words(tokens)
-        if start in rest
-        and number not in support.numbers
-        and not support.has_words(tokens.keys[start:stop])
-    }
-
-
-def _names(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[int, int]]:
-    ends = sentence_ends(without_spans(tokens.text, support.title_spans(tokens)))
-    return {
-        tokens.spans[place]
-        for place in rest
-        if _has_capital(tokens.word(place))
-        and not _I.fullmatch(tokens.keys[place])
-        and not _begins_sentence(tokens, place, ends)
-        and not support.has_place(tokens, place, place + 1)
-    }
-
-
-def _begins_sentence(tokens: Tokens, place: int, ends: Sequence[int]) -> bool:
-    if place == 0 or _OPENS.search(tokens.gap(place)):
-        return True
-    before, start = tokens.spans[place - 1][1], tokens.spans[place][0]
-    return any(before < end <= start for end in ends)
-
-
-def _has_capital(word: str) -> bool:
-    return any(map(str.isupper, word))
-
-
-def _may_hold_a_name_or_number(tokens: Tokens, rest: Sequence[int]) -> bool:
-    """Whether there is anything that only an English text is looked at for."""
-    capitals = any(place and _has_capital(tokens.word(place)) for place in rest)
-    return capitals or any(number_words(tokens))

@@ -17,8 +17,9 @@ class ChecksConfig(Config):
     """What a text is checked for after all other rules; docs/generation.md says how."""
 
     unsupported: bool = False
-    """Whether to refuse a text that names an aspect, a number or, in English, a proper name that
-    neither the prompt nor the item's training reviews have."""
+    """Whether to refuse a text with a word that neither the prompt nor the item's training reviews
+    back. In English that covers all words but function words, praise and the like; in other
+    languages, aspects of the vocabulary and numbers."""
     min_chosen: int = Field(0, ge=0)
     """Number of the aspects chosen for its pair that a text must name; all, where fewer were
     chosen."""

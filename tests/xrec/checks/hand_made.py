@@ -56,7 +56,7 @@ _BISTRO = """
 | Café 21 offers dog friendly tables and a garden that is quiet.
 | The dog-friendly table is a nice touch, and the staff is kind.
 | A cosy bistro on Mill Lane where 14 of 31 guests praise the late hours.
-| You come with two cousins, and the quiet garden has room for all.
+unsupported | You come with two cousins, and the quiet garden has room for all.
 | There is no doubt that you would love the late hours.
 | Run by the Novaks since 1987, it has the quiet garden you look for.
 | Don't miss the fresh pastries at Café 21!
@@ -106,7 +106,7 @@ _NOVEL = """
 | The characters and the plot are wonderful.
 | Half the fun is in the twists; you never guess who did it.
 | A murder, a lawyer, a case of revenge: just the thing for you.
-| You would enjoy how the lawyer fights for her client in court.
+unsupported | You would enjoy how the lawyer fights for her client in court.
 | The courtroom scene is great, and no one will be bored.
 | You can't put it down once the twists begin.
 unsupported | You would enjoy the romance in The Killing Hour.
@@ -129,13 +129,13 @@ not_positive | This is a bad book without twists.
 not_positive | The courtroom scenes are a waste of your time.
 """
 _GUITAR = """
-| You would enjoy the Harbor HG-200 for its warm tone.
+unsupported | You would enjoy the Harbor HG-200 for its warm tone.
 | The tone and build quality of this guitar are excellent.
-| Three pickups give you the blues tone that you care for.
+unsupported | Three pickups give you the blues tone that you care for.
 | You play blues at home, so the sustain and tone will please you.
 | The build quality is great for the price.
 | Its tone is second to none.
-| You won't regret it: the tone is warm.
+unsupported | You won't regret it: the tone is warm.
 | An electric guitar with a tone that you would love at home.
 unsupported | It comes with a carrying case and a warm tone.
 unsupported | The tuners hold well and the tone is warm.

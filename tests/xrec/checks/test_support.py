@@ -1,4 +1,4 @@
-"""What a text says and nothing supports: aspects, numbers and names, in several languages."""
+"""What a text says and nothing supports: in English any word, else aspects and numbers."""
 
 from dataclasses import replace
 
@@ -11,9 +11,13 @@ from xrec.checks.tokens import digits_in, number_words, tokens_of
 from xrec.config.checks import ChecksConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.llm.prompt import PairTexts
+from xrec.sample import ASPECTS as SAMPLE_ASPECTS
+from xrec.sample import generate_language_examples
 
 ASPECTS = AspectNames(VOCABULARY)
 EMPTY = PairTexts("", "", "")
+ROOFTOP, FREE = ["rooftop", "pool", "marble", "floors"], ["free", "samples"]
+NUNS, HATS = ["built", "nuns"], ["sells", "hand", "knitted", "hats"]
 
 
 def unsupported_words(text: str, texts: PairTexts, aspects: AspectNames) -> list[str]:
@@ -35,20 +39,22 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("The strong coffee suits you.", ["strong coffee"]),
         ("Live music and River Views!", ["Live music", "River Views"]),
         # adjectives that no text joins to the aspect, and praise that fits anything
-        ("Its lively quiet garden suits you.", ["lively quiet garden"]),
+        ("Its lively quiet garden suits you.", ["lively"]),
         ("Its great quiet garden suits you.", []),
         # what the user's profile says, said of the item
         ("You would love the good coffee.", ["coffee"]),
         ("The coffee suits you.", ["coffee"]),
         ("You love its coffee.", ["coffee"]),
         ("You also appreciate the good coffee.", ["coffee"]),
-        ("You enjoy calm places and Café 21 serves good coffee.", ["coffee"]),
-        ("You like quiet gardens, and here they pour good coffee.", ["coffee"]),
-        ("Fans of quiet gardens can drink good coffee.", ["coffee"]),
-        ("As you love bread, this place has the coffee for you.", ["coffee"]),
+        ("You enjoy quiet places and Café 21 serves good coffee.", ["coffee"]),
+        ("You like quiet gardens, and here they pour good coffee.", ["pour", "coffee"]),
+        ("Fans of quiet gardens can have good coffee.", ["coffee"]),
+        ("As you love cousins, this place has the coffee for you.", ["coffee"]),
+        ("This place suits you with good coffee.", ["coffee"]),
         # said of the user
         ("As you love good coffee, the quiet garden will please you.", []),
-        ("Since you enjoy bread, cakes and coffee, come to the garden.", []),
+        ("Since you enjoy cousins, weekends and coffee, come to the garden.", []),
+        ("You come by bike with two cousins.", []),
         ("Your taste for coffee, and a fan of coffee.", []),
         # which the profile does not say
         ("As you love live music, the quiet garden will please you.", ["live music"]),
@@ -57,23 +63,30 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("You would enjoy Café 21. Nothing beats its late hours.", []),  # which ends a sentence
         ("You love it since 1987, or nineteen eighty.", ["nineteen", "eighty"]),
         ("14 of 31, fourteen of thirty-one; 3 of seven.", []),  # counts of the evidence
-        ("One of your nicest days, no one is sad.", []),
+        ("One of your nicest days, no one is bored.", []),
         ("At 45 % of tables for 2 and two.", ["45"]),  # two cousins
         ("The 2nd of the 3rd.", []),
-        ("It has 1,200 seats and 4.5 stars.", ["1,200", "4.5"]),
-        ("A five-star bistro with dozens of twenty-one.", ["five", "dozens"]),
-        # names are capitalized within a sentence
+        ("It has 1,200 seats and 4.5 stars.", ["1,200", "seats", "4.5", "stars"]),
+        ("A five-star bistro with dozens of twenty-one.", ["five", "star", "dozens"]),
+        # claims of any form
+        ("You would enjoy its rooftop pool and marble floors.", ROOFTOP),
+        ("It has sushi, the best in town.", ["sushi", "town"]),
+        ("Enjoy the helpful sommelier and free samples.", ["helpful", "sommelier", *FREE]),
+        ("This is a tale of a submarine crew.", ["tale", "submarine", "crew"]),
+        ("It was built by nuns, and sells hand-knitted hats.", [*NUNS, *HATS]),
+        ("Quietly run, it's praised for pastry: you'll love it, won't you?", []),  # other forms
+        # names
         ("You would enjoy it as in Paris or New York.", ["Paris", "New", "York"]),
-        ("Paris is calm. Rome is too! Oslo? It’s calm: London.", []),  # sentences begin
+        ("Paris is nice. Rome is too! Oslo? It’s London.", ["Paris", "Rome", "Oslo", "London"]),
         ("I love it and I'm sure that I’d love the Novaks' bistro on Mill Lane.", []),
         ("“Wonderful,” say guests (They are right) – Enjoy.", []),
-        ("You would enjoy the wi-fi and the iPad there.", ["iPad"]),
+        ("You would enjoy the wi-fi and the iPad there.", ["wi", "fi", "iPad"]),
         ("At Dr. Pepper you would enjoy it.", ["Dr", "Pepper"]),  # no sentence ends there
         # digits and aspects in all languages
         ("Die Terrasse hat 45 Plätze und live music.", ["45", "live music"]),
         ("这家店有 45 个座位。", ["45"]),
         ("ستحب ٤٥ طاولة", ["٤٥"]),
-        # names and number words in English alone
+        # words, and numbers in words, in English alone
         ("Die ruhige Gartenterrasse ist genau das Richtige für Sie und Ihre zwei Vettern.", []),
         ("Vous aimerez ce lieu pour son jardin tranquille et ses dix tables à Paris.", []),
         ("Le encantará este lugar en Madrid por su jardín tranquilo.", []),
@@ -84,7 +97,7 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("यह शांत है।", []),
     ],
 )
-def test_unsupported_are_the_aspects_numbers_and_names_that_stand_nowhere(text, expected):
+def test_unsupported_are_the_words_aspects_and_numbers_that_stand_nowhere(text, expected):
     assert unsupported(text) == expected
 
 
@@ -93,17 +106,16 @@ def test_unsupported_are_the_aspects_numbers_and_names_that_stand_nowhere(text, 
     [
         ("You would enjoy it for its quiet room and excellent service.", ["service"]),
         # Thai food is a meal.
-        ("You would enjoy the wonderful meals and the friendly staff.", ["staff"]),
+        ("You would enjoy the wonderful meals and the great staff.", ["staff"]),
         ("You would enjoy its curries and its great food.", []),  # it has Thai food
-        ("You would enjoy it for the fresh ingredients.", ["ingredients"]),
-        ("You would enjoy its friendly customer support.", ["support"]),
+        ("You would enjoy it for the great ingredients.", ["ingredients"]),
+        ("You would enjoy its great customer support.", ["support"]),
         ("It would suit you, and the staff serves you well.", ["staff"]),
         ("As you love excellent service, the Thai food is for you.", []),  # the user does
         ("A good choice of Thai food, and a place to go.", []),
-        ("You can park there and will drink well.", []),  # verbs
     ],
 )
-def test_what_aspects_end_with_and_what_is_praised_everywhere_needs_support(text, expected):
+def test_synonyms_support_each_other_and_praise_needs_no_support(text, expected):
     aspects = AspectNames(["friendly service", "thai food", "local ingredient", "quiet room"])
     texts = replace(
         EMPTY, user_profile="Likes quick service.", menu=frozenset({"thai food", "quiet room"})
@@ -123,11 +135,18 @@ def test_what_aspects_end_with_and_what_is_praised_everywhere_needs_support(text
         ("You would love the vibe, and the decor.", ["decor"]),  # it has an atmosphere
     ],
 )
-def test_words_near_each_other_and_kindred_ones_are_support_and_no_others(text, expected):
+def test_words_of_an_aspect_stand_near_each_other_in_what_supports_it(text, expected):
     vocabulary = ["wine selection", "authentic thai cuisine", "great choice", "warm light"]
     profile = "Known for a selection of fine wines, authentic and hot Thai cuisine, warm bread, "
     texts = replace(EMPTY, item_profile=f"{profile}bright lights, service and atmosphere.")
     assert unsupported_words(text, texts, AspectNames([*vocabulary, "great value"])) == expected
+
+
+def test_texts_of_the_sample_need_no_word_that_their_prompt_lacks():
+    aspects = AspectNames(SAMPLE_ASPECTS)
+    for example in generate_language_examples(200, seed=3):
+        texts = PairTexts(example.user_profile, example.item_title, example.item_profile)
+        assert unsupported_words(example.explanation, texts, aspects) == []
 
 
 def test_what_a_profile_warns_of_supports_nothing():
@@ -140,8 +159,8 @@ def test_what_a_profile_warns_of_supports_nothing():
 
 def test_a_name_in_the_users_profile_is_support_only_of_what_is_said_of_the_user():
     texts = replace(EMPTY, user_profile="Loves Cajun food.", item_profile="A pub in New Orleans.")
-    said = {"You will enjoy its Cajun plates in New Orleans.": ["Cajun"]}
-    said["As you love Cajun plates, this pub in New Orleans suits you."] = []
+    said = {"You will enjoy its Cajun food in New Orleans.": ["Cajun", "food"]}
+    said["As you love Cajun food, this pub in New Orleans suits you."] = []
     for text, expected in said.items():
         assert unsupported(text, texts) == expected
 
@@ -243,7 +262,7 @@ def test_what_a_profile_denies_or_parts_by_a_mark_supports_nothing(profile, text
     [
         (["friendly service", "service"], "friendly service", []),
         (["friendly service"], "friendly service", []),
-        (["service station", "friendly service"], "service station", ["service"]),
+        (["dry cleaning", "friendly service"], "dry cleaning", ["service"]),
     ],
 )
 def test_a_bare_aspect_is_supported_by_what_ends_with_it(vocabulary, menu, expected):

@@ -1,0 +1,58 @@
+"""English words by their stems: which of them say nothing of an item, and which mean the same.
+
+Stems are those of Snowball (Porter2), so that "pastries" is backed by "pastry". The lists are data:
+`frame_words.txt` and `synonyms.txt`.
+"""
+
+import re
+from functools import cache, lru_cache
+from importlib import resources
+from typing import Any
+
+from xrec.checks.tokens import word_key
+from xrec.data.english import tags, word_set
+
+_FUNCTION_TAGS = word_set("CC DT EX IN MD PDT POS PRP PRP$ RP TO WDT WP WP$ WRB")
+_CONTRACTION = re.compile(r"[a-z]+(?:n't|'(?:ll|re|ve|d|m|s))")
+
+
+@lru_cache(2**16)
+def stem_of(key: str) -> str:
+    """Return the stem of a word in lower case."""
+    return str(_stemmer().stem(key))
+
+
+def stems_of(key: str) -> frozenset[str]:
+    """Return the stems of a word and of those that mean the same."""
+    stem = stem_of(key)
+    return _synonyms().get(stem, frozenset((stem,)))
+
+
+def is_frame(key: str) -> bool:
+    """Whether a word in lower case needs no support: a function word, or one of the list."""
+    key = key.replace("\u2019", "'")
+    is_function_word = tags().get(key) in _FUNCTION_TAGS or _CONTRACTION.fullmatch(key) is not None
+    return is_function_word or stem_of(key) in _frame()
+
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.snowball import EnglishStemmer  # it takes a second to import
+
+    return EnglishStemmer()
+
+
+@cache
+def _frame() -> frozenset[str]:
+    return frozenset(stem for line in _lines("frame_words.txt") for stem in line)
+
+
+@cache
+def _synonyms() -> dict[str, frozenset[str]]:
+    return {stem: line for line in _lines("synonyms.txt") for stem in line}
+
+
+def _lines(name: str) -> list[frozenset[str]]:
+    text = (resources.files(__package__) / name).read_text("utf-8")
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    return [frozenset(stem_of(word_key(word)) for word in line.split()) for line in lines]
