@@ -171,10 +171,10 @@ def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
         return finish(completion, prompt, texts, decoding)
 
     monkeypatch.setattr(live._explainer.finisher, "finish", faulty)
-    with pytest.raises(ZeroDivisionError):
-        explained(live, [asked(USERS[0], ITEMS[0], profiles={"item_title": "Station"})])
-    assert reasons_of(explained(live, [asked(USERS[0], ITEMS[0])])) == ["no_full_sentence"]
-    assert live.engine.failure is None
+    good, bad = asked(USERS[0], ITEMS[0]), {"item_title": "Station"}
+    pairs = [good, asked(USERS[0], ITEMS[0], profiles=bad), good]
+    assert reasons_of(explained(live, pairs)) == ["no_full_sentence", "bug", "no_full_sentence"]
+    assert (live.num_pending, live.engine.failure) == (0, None)
 
 
 def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeypatch):
@@ -187,25 +187,6 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeyp
         with pytest.raises(ModelError, match="the model failed: no memory"):
             explained(live, [asked(user, ITEMS[0]) for user in USERS[:num_users]])
     assert isinstance(live.engine.failure, RuntimeError)
-
-
-def test_exception_of_one_pair_is_a_problem_of_that_pair_alone(town, monkeypatch):
-    live = load_live(serve_config(town))
-    builder = live._explainer.pairs.builder
-    build = builder.build
-
-    def fail(user: int, item: int, texts: PairTexts) -> list[int]:
-        if texts.user_profile == "broken":
-            raise RecursionError("too deep")
-        return build(user, item, texts)
-
-    monkeypatch.setattr(builder, "build", fail)
-    own = {"profiles": {"user_profile": "broken"}}
-    pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[0], **own), asked(USERS[2], ITEMS[0])]
-    first, broken, last = explained(live, pairs)
-    assert reasons_of([broken]) == ["bug"]
-    assert [first, last] == explained(live, [pairs[0], pairs[2]])
-    assert live.num_pending == 0
 
 
 def test_what_clients_send_is_looked_up_split_and_tokenized_off_the_event_loop(town, monkeypatch):
@@ -221,7 +202,7 @@ def test_what_clients_send_is_looked_up_split_and_tokenized_off_the_event_loop(t
     for thing, name in (
         (builder, "build"),
         (finisher, "failure_of_any"),
-        (dataset, "item_index"),
+        (dataset.item_ids, "find"),
     ):
         monkeypatch.setattr(thing, name, partial(note, getattr(thing, name)))
 
