@@ -69,8 +69,9 @@ class Frontend:
         self._next: ReadThrough | None = None
         self._answering = WeakSet[ReadThrough]()  # the current one, and those of requests in flight
         self._watch: asyncio.Task[None] | None = None
-        share = 1 / config.frontends.num_replicas
-        self._gate = Gate(make_api(self._current), config.security.keys, self._metrics, share)
+        api, share = make_api(self._current), 1 / config.frontends.num_replicas
+        api.openapi()  # it takes 50 ms: not while clients wait
+        self._gate = Gate(api, config.security.keys, self._metrics, share)
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

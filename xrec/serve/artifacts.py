@@ -199,6 +199,10 @@ class PublishedTexts:
 
 
 async def again_and_again(look: Callable[[], Awaitable[object]], seconds: float) -> None:
+    """Call `look` until canceled; an exception is logged, and the next call comes all the same."""
     while True:
         await asyncio.sleep(seconds)
-        await look()
+        try:
+            await look()
+        except Exception as error:
+            logger.error("a look failed: %s", type(error).__name__, exc_info=error)

@@ -4,7 +4,6 @@ A model replica (`xrec.serve.app.Generator`) is this within Ray Serve.
 """
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
@@ -30,9 +29,7 @@ from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PromptTooLongError
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import FAULT, OVERLOADED, Draft, Event, PairError, unknown_user
-
-logger = logging.getLogger("xrec")
+from xrec.serve.model import OVERLOADED, Draft, Event, PairError, fault_of_pair, unknown_user
 
 MAX_WAITING_PAIRS = 256
 """Of a replica; a request beyond them is answered with 429 and Retry-After. One of several keys may
@@ -153,9 +150,8 @@ class LiveExplainer:
             raise
         except ModelError:  # the engine is broken, and so is this replica
             raise
-        except Exception as error:
-            logger.error("a pair failed: %s", type(error).__name__, exc_info=error)
-            yield PairError(FAULT, "a fault of the endpoint; its log has more")
+        except Exception as error:  # noqa: BLE001  it is logged
+            yield fault_of_pair(error)
 
     @contextmanager
     def _user(self, pair: PairRequest) -> Iterator[int]:

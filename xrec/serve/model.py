@@ -17,7 +17,7 @@ from xrec.serve.problems import ProblemError, fault, unavailable
 
 logger = logging.getLogger("xrec")
 
-OVERLOADED, FAULT = "overloaded", "bug"
+OVERLOADED = "overloaded"
 DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
 _ASK_SECONDS = 2.0  # that replicas have to say whether they have the models
 
@@ -38,6 +38,12 @@ def unknown_user() -> PairError:
     """Return the error for a user without a vector or a history; it does not name the user."""
     message = "the user is not known; give its history: item ids that it interacted with"
     return PairError("unknown_user", message)
+
+
+def fault_of_pair(error: Exception) -> PairError:
+    """Log an exception that only one pair has, and return the pair's error."""
+    logger.error("a pair failed: %s", type(error).__name__, exc_info=error)
+    return PairError("bug", fault().problem.detail)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,14 @@ from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import OVERLOADED, Draft, ModelHandle, PairError, unknown_user
+from xrec.serve.model import (
+    OVERLOADED,
+    Draft,
+    ModelHandle,
+    PairError,
+    fault_of_pair,
+    unknown_user,
+)
 from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
 from xrec.storage.cache import ByteCache
 
@@ -70,7 +77,7 @@ class ReadThrough:
         """Return one answer for each pair, in order.
 
         All answers from the backfill are of one version. All pairs that must be generated are
-        generated together. key: the name of that which asks. Raises ProblemError with status 429,
+        generated together. key: its name. Raises ProblemError with status 429,
         503 or 504.
         """
         async with self._deadline():
@@ -231,8 +238,12 @@ class ReadThrough:
         quotes = [evidence.opinion for evidence in found.aspects]
         if (failed := self._refusal(pair, found.text, *quotes)) is not None:
             return self._failed(pair, failed)
+        try:
+            text = self._cut(found.text, pair, max_words)
+            aspects = self._aspects(found, text)
+        except Exception as error:  # noqa: BLE001  it is logged
+            return self._failed(pair, fault_of_pair(error))
         self._metrics.pairs.inc(1, {"source": source})
-        text = self._cut(found.text, pair, max_words)
         if not text:
             return _no_explanation(
                 pair,
@@ -249,7 +260,7 @@ class ReadThrough:
             num_generated_tokens=found.num_generated_tokens,
             finish_reason=found.finish_reason,
             kind=found.kind,
-            aspects=self._aspects(found, text),
+            aspects=aspects,
         )
 
     def _is_forgotten(self, user_id: str) -> bool:

@@ -81,7 +81,9 @@ def served(ray_cluster, town):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     explanations = str(town / "explanations")
-    config = checked(serve_config(town, http={"port": port}, explanations=explanations))
+    # A replica that is killed may take long to come back on a busy machine.
+    http = {"port": port, "deadline_seconds": 120}
+    config = checked(serve_config(town, http=http, explanations=explanations))
     options = serve_options(config)
     serve.start(proxy_location=options["proxy_location"], http_options=options["http_options"])
     with pytest.MonkeyPatch.context() as patch:

@@ -22,7 +22,7 @@ from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.serve.app import read_contents
-from xrec.serve.artifacts import Followed, PublishedTexts, choice_of, chosen
+from xrec.serve.artifacts import Followed, PublishedTexts, again_and_again, choice_of, chosen
 from xrec.serve.catalogue import read_catalogue
 from xrec.serve.messages import Explanation, PairRequest
 from xrec.serve.metrics import Metrics
@@ -197,3 +197,22 @@ def test_what_the_choice_does_not_name_is_of_the_last_night_and_a_bad_one_change
     assert began[3:] == ["adapter"]  # the one that is there is not taken again
     outcomes = {name[-1]: count for name, count in metrics.values.items() if name[0] == "swaps"}
     assert outcomes == {"taken": 2, "refused": 1}
+
+
+def test_look_that_failed_is_followed_by_the_next_one():
+    async def play() -> int:
+        calls, comes_again = list[int](), asyncio.Event()
+
+        async def look() -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise ValueError("a bug")
+            comes_again.set()
+
+        looking = asyncio.create_task(again_and_again(look, 0))
+        async with asyncio.timeout(60):
+            await comes_again.wait()
+        looking.cancel()
+        return len(calls)
+
+    assert asyncio.run(play()) >= 2

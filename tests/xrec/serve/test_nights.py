@@ -129,8 +129,8 @@ class Client:
 
 
 def test_models_and_table_change_together_under_load_and_so_they_do_back(towns, monkeypatch):
-    for module in (artifacts, app):
-        monkeypatch.setattr(module, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(artifacts, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(app, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(app, "KEPT_SECONDS", 0.5)
     load, one = app.load_live, threading.Lock()  # transformers loads one model at a time
 

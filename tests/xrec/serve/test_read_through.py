@@ -133,3 +133,12 @@ def test_text_of_another_model_is_not_given_from_memory():
     assert [answer(read_through, None).is_cached for _ in range(2)] == [False, True]
     read_through.published.model_fingerprint = "another"
     assert not answer(read_through, None).is_cached
+
+
+def test_fault_in_the_answer_of_one_pair_is_a_problem_of_that_pair():
+    read_through = answering(Writing(TEXT), ["The Fox", "The Owl", "The Cat"])
+    read_through.catalogue.item_texts = lambda item: ({0: "The Fox", 2: "The Cat"}[item], "")
+    pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
+    first, broken, last = asyncio.run(read_through.explain(pairs, None))
+    assert (first.explanation, last.explanation) == (TEXT, TEXT)
+    assert (broken.problem.status, broken.problem.type) == (500, "/problems/bug")
