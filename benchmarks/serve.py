@@ -1,6 +1,7 @@
 """The endpoint under load: `python -m benchmarks.serve run WORKSPACE`, from the repository's root.
 
-`flood` instead asks, as one client, for pairs of the backfill, first alone and then beside a flood.
+`flood` instead asks, as one client, for pairs of the backfill, first alone and then beside a flood;
+nginx with the config of infra/nginx is in front of the endpoint.
 
 1, 4 and 16 clients ask for one pair after the other, each over a connection that stays open. `hits`
 are pairs of the backfill, and `live` ones are generated (`fresh`). `plain` is what one would write
@@ -44,6 +45,7 @@ from benchmarks.report import (
     known,
     write_tables,
 )
+from tests.infra.nginx import nginx_before
 from xrec.backfill import read_explanations
 from xrec.data import read_dataset
 from xrec.storage import open_location
@@ -127,6 +129,7 @@ def run(
 
 KEYS = {"shop": "the key of a shop", "flood": "another key"}
 _STALLED, _LARGE_BYTES = 300, 2**20
+_FLOOD_ADDRESS = "127.0.0.2"  # nginx limits by address
 _SECONDS_BEFORE = 3.0  # in which the flood begins
 _RATES = ("many", "large", "malformed")
 
@@ -145,8 +148,9 @@ def flood(
 ) -> None:
     """Measure a client beside a flood of slow, large, many and malformed requests by another key.
 
-    300 connections send a body a byte a second; the others are as many a second as `rate` says:
-    pairs of the backfill beyond the key's rate, bodies of 1 MiB, and what is no request.
+    From another address, 300 connections send a body a byte a second. The others are as many a
+    second as `rate` says: pairs of the backfill beyond the key's rate, bodies of 1 MiB, and what is
+    no request.
     """
     keys = [
         {"name": name, "sha256": sha256(key.encode()).hexdigest(), "pairs_per_minute": pairs}
@@ -159,14 +163,17 @@ def flood(
         "security": {"keys": keys},
     }
     rows: list[Record] = []
-    with _server(_SERVERS["hits"], config) as server:
-        ask, pairs = _ask("hits", server.url, workspace), _pairs("hits", workspace)
+    with (
+        _server(_SERVERS["hits"], config) as server,
+        nginx_before(int(server.url.rpartition(":")[2])) as url,
+    ):
+        ask, pairs = _ask("hits", url, workspace), _pairs("hits", workspace)
         headers = {"X-API-Key": KEYS["shop"]}
         for what in ("alone", "beside the flood"):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
                 if what != "alone":
                     other.submit(int).result()  # its imports take seconds
-                    flooding = other.submit(_flood, server.url, pairs, rate, seconds)
+                    flooding = other.submit(_flood, url, pairs, rate, seconds)
                     time.sleep(_SECONDS_BEFORE)
                 measured = asyncio.run(_measure(ask, 1, seconds, headers))
                 answered = flooding.result() if what != "alone" else {}
@@ -198,7 +205,9 @@ async def _flooded(url: str, pairs: list[tuple[str, str]], rate: float, seconds:
         head = f"POST /v1/explanations HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9999\r\n"
         while time.monotonic() < ends:
             with suppress(OSError):
-                reader, writer = await asyncio.open_connection(host, int(port))
+                reader, writer = await asyncio.open_connection(
+                    host, int(port), local_addr=(_FLOOD_ADDRESS, 0)
+                )
                 writer.write(f"{head}X-API-Key: {KEYS['flood']}\r\n\r\n".encode())
                 while time.monotonic() < ends and not reader.at_eof() and not writer.is_closing():
                     writer.write(b" ")
@@ -217,7 +226,7 @@ async def _flooded(url: str, pairs: list[tuple[str, str]], rate: float, seconds:
         except aiohttp.ClientError as error:
             found[f"{kind} {type(error).__name__}"] += 1
 
-    connector = aiohttp.TCPConnector(limit=100)
+    connector = aiohttp.TCPConnector(limit=100, local_addr=(_FLOOD_ADDRESS, 0))
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         waiting = [asyncio.create_task(stalled()) for _ in range(_STALLED)]
         for number in range(round(rate * seconds)):

@@ -106,7 +106,7 @@ def check_problem(response: requests.Response, status: int) -> dict[str, object]
     problem = response.json()
     assert response.headers["Content-Type"] == MEDIA_TYPE
     assert (response.status_code, problem["status"]) == (status, status)
-    assert problem["type"].startswith("/problems/") or status == 404
+    assert problem["type"].startswith("/problems/")
     assert problem["title"]
     assert problem["detail"]
     assert problem["request_id"] == response.headers["X-Request-ID"]
