@@ -187,7 +187,7 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
 
 def test_explainer_draws_a_text_without_the_words_that_nothing_supports(explainer, monkeypatch):
     monkeypatch.setattr(prompt, "_SHORTEST_BEGINNING", 1)  # the toy's tokens are short
-    bad = ["[title] has a Ferris wheel.", "[title] has a wheel of Salem."]
+    bad = ["[title] has a Ferris touch.", "[title] has a touch of Salem."]
     engine = explainer.engine = ScriptedEngine(explainer, *bad, bad[1], "I like [title].")
     prompts, texts = asked(explainer, Pair(0, 3))
     checks = ChecksConfig(unsupported=True)

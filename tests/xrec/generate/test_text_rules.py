@@ -390,7 +390,7 @@ def test_finished_text_is_in_the_language_of_the_prompt(language, text, reason):
     ("sentences", "passes"),
     [
         ("It is calm.", False),  # it names no chosen aspect yet
-        ("It is calm. You would love the late hours.", True),
+        ("It is lovely. You would love the late hours.", True),
         ("You would love the live music and late hours.", False),  # nothing supports the music
         ("Late hours at The Rusty Compass.", False),
         ("So late hours, so late hours, so late hours, so late hours.", False),
