@@ -69,6 +69,7 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(argumen
     assert found["additional_config"] == {"injection": "direct"}
     assert found["max_num_batched_tokens"] == 16384
     assert found["enable_prefix_caching"] is True
+    assert found["stream_interval"] > 10**6  # of a text that nobody reads while it is written
 
 
 @pytest.mark.parametrize(
