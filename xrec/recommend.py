@@ -75,6 +75,7 @@ Rows, and not a list of items in one row, because every reader can filter, join 
 """
 
 
+_USERS_AT_ONCE = 2**16
 _USERS_PER_CHUNK = 8192
 _MOST_COMPARED = 1000  # users
 _COMPARED, _RECALL = "compared_users", "sum_of_recalls"
@@ -134,18 +135,20 @@ def plan_recommendations(config: RecommendConfig, dataset: Dataset) -> BulkRun:
             config.artifact(KIND),
             identify_recommendations(config),
             ROWS,
-            lambda: [_users(config, dataset)],  # they follow from the identity
+            lambda: _users(config, dataset),  # they follow from the identity
             rows_per_chunk=_USERS_PER_CHUNK,
             storage=config.storage,
         )
     )
 
 
-def _users(config: RecommendConfig, dataset: Dataset) -> tuple[pa.Table, pa.Table]:
-    """The users to rank for, and rejected ones: ids that are no text."""
-    known = dataset.users.select(["user_id"]).filter(pc.field("user_id") != "")
+def _users(config: RecommendConfig, dataset: Dataset) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield the users to rank for, and rejected ones: ids that are no text; many at a time."""
+    known, file = dataset.users.select(["user_id"]), config.artifact("dataset")
     table = known if config.user_ids is None else pa.table({"user_id": list(config.user_ids)})
-    return clean_keys(table, ROWS.keys, file=config.artifact("dataset"), first_line=1)
+    for batch in table.to_batches(max_chunksize=_USERS_AT_ONCE):
+        rows = pa.Table.from_batches([batch]).filter(pc.field("user_id") != "")
+        yield clean_keys(rows, ROWS.keys, file=file, first_line=1)
 
 
 def run_recommend(config: RecommendConfig, run: BulkRun) -> Manifest:
