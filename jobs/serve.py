@@ -112,16 +112,16 @@ def _serving(config: ServeConfig, end: ExitStack) -> Iterator[None]:
         serve.start(**serve_options(config), logging_config=logs)
     try:
         deploy(config)
-        yield
-    finally:
+        try:
+            yield
+        finally:
+            drain(config)
+    finally:  # also if a second signal ended the wait
         # What Ray says of its own end is no line of a request.
         end.enter_context(redirect_stdout(sys.stderr))
-        try:
-            drain(config)
-        finally:  # also if a second signal ends the wait
-            serve.delete(APP)
-            if is_own:
-                serve.shutdown()
+        serve.delete(APP)
+        if is_own:
+            serve.shutdown()
 
 
 def _check_door(http: HTTPConfig) -> None:

@@ -99,7 +99,7 @@ def exported():
         BackfillMetrics(num_pairs=1)
         TrainingMetrics("a-job")
         Metrics()
-    assert len(declared) == 29
+    assert len(declared) == 28
     own = {
         series: frozenset(tags)
         for name, (kind, tags) in declared.items()

@@ -73,7 +73,7 @@ _MEANINGS = {
     422: "The request is not well-formed, or the text of the single pair cannot be used.",
     429: "There are too many requests at a time, or too many with this key; see Retry-After.",
     500: "A fault of the endpoint; its log has more under the request ID.",
-    503: "No model replica answers; see Retry-After.",
+    503: "No model replica answers, or the endpoint is being stopped; see Retry-After.",
     504: "The request was not answered within the deadline.",
 }
 
@@ -91,8 +91,9 @@ _SECURED = [
     Depends(HTTPBearer(auto_error=False, description=_ABOUT_KEYS)),
     Depends(APIKeyHeader(name="X-API-Key", auto_error=False, description=_ABOUT_KEYS)),
 ]
-_OF_KEY = _responses(400, 401, 403, 414, 422, 429)
-_OF_BODY, _OF_MODEL, _OF_IDS = _responses(408, 413), _responses(500, 503, 504), _responses(404)
+_OF_ALL = _responses(400, 414)
+_OF_KEY = _OF_ALL | _responses(401, 403, 422, 429, 503)
+_OF_BODY, _OF_MODEL, _OF_IDS = _responses(408, 413), _responses(500, 504), _responses(404)
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
 }
@@ -294,7 +295,9 @@ def _users(current: Callable[[], ReadThrough]) -> APIRouter:
 
 
 def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
-    router = APIRouter(default_response_class=PlainTextResponse, tags=["operations"])
+    router = APIRouter(
+        default_response_class=PlainTextResponse, tags=["operations"], responses=_OF_ALL
+    )
 
     @router.get("/healthz")
     async def alive() -> str:
@@ -303,7 +306,7 @@ def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
 
     @router.get("/readyz", responses=_responses(503))
     async def ready() -> str:
-        """Answer 200 if a model replica was ready a few seconds ago; this waits for none."""
+        """Answer 200 if a model replica was ready a few seconds ago. This waits for nothing."""
         if not current().model.is_ready:
             raise unavailable()
         return "ready\n"
@@ -319,8 +322,8 @@ def _next(ids: Sequence[str], limit: int) -> str | None:
 def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
     """Return the pairs as the key may ask for them.
 
-    A text of the client's own beside a stored profile could make the model repeat the profile, so
-    it takes the scope that shows profiles. Without it, the stored profile stays out.
+    A client's own text could make the model repeat the stored profile beside it. So a key without
+    the scope that shows profiles gets answers that are written without the stored profile.
     """
     may_see_profiles = "evidence" in http.state.caller.scopes
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
