@@ -3,7 +3,9 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,7 +94,7 @@ ENDS = {
 @pytest.mark.parametrize("what", ENDS)
 def test_pool_raises_what_ended_it_and_the_next_one_goes_on(here, what):
     def interrupt(progress: Progress) -> None:
-        if what == "interrupt":
+        if what == "interrupt" and progress.num_rows:
             raise KeyboardInterrupt
 
     here.patch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
@@ -109,13 +111,28 @@ def test_pool_raises_what_ended_it_and_the_next_one_goes_on(here, what):
     assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
 
 
+@dataclass(frozen=True)
+class CrowdTask(ToyTask):
+    """Is busy until so many processes are, or for a minute."""
+
+    fewest: int = 1
+
+    def do(self, rows: Any) -> Outcome:
+        folder, give_up_at = Path(self.healed).parent / "processes", time.monotonic() + 60
+        folder.mkdir(exist_ok=True)
+        (folder / str(os.getpid())).touch()
+        while len(os.listdir(folder)) < self.fewest and time.monotonic() < give_up_at:
+            time.sleep(0.1)
+        return super().do(rows)
+
+
 @pytest.mark.parametrize(
-    ("pool", "seconds", "fewest", "most"),
-    [(RayPool(3, min_actors=1), 0.7, 2, 3), (RayPool(2, min_actors=1, cpus=3), 0.0, 1, 1)],
+    ("pool", "fewest", "most"),
+    [(RayPool(3, min_actors=1), 2, 3), (RayPool(2, min_actors=1, cpus=3), 1, 1)],
 )
-def test_pool_grows_while_all_are_busy_as_far_as_there_is_room(here, pool, seconds, fewest, most):
+def test_pool_grows_while_all_are_busy_as_far_as_there_is_room(here, pool, fewest, most):
     toy = here("a", num_users=12, rows_per_chunk=1)
-    assert on_ray(toy, pool, toy.make_task(seconds=seconds)).num_ok == 12
+    assert on_ray(toy, pool, toy.make_task(CrowdTask, fewest=fewest)).num_ok == 12
     toy.publish()
     texts = toy.published().dataset().to_table()["text"].to_pylist()
     assert fewest <= len({text.split()[-2] for text in texts}) <= most  # processes

@@ -301,10 +301,11 @@ class DoWork:
 
     def _next(self) -> int | None:
         with self._asking:  # one thread asks while others wait
-            number: int | None
-            while (number := self._marks.next(self._name)) == WAIT:
+            while True:
+                number: int | None = self._marks.next(self._name)
+                if number != WAIT:
+                    return number
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
-        return number
 
 
 class RemoteMarks:

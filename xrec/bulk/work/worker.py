@@ -97,8 +97,8 @@ class Room:
         self._divided_until = now
 
 
-class _NotBegunError(Exception):
-    """A chunk must not begin."""
+class _NotBegunError(BaseException):
+    """A chunk must not begin. (No error of a row, whatever a task takes for one.)"""
 
 
 class ChunkWorker:
