@@ -134,6 +134,8 @@ class Checker:
         If it does not pass them with the words of reviewers, it is tried without. It names one or
         two chosen aspects by what it is, so `min_chosen` asks for no more than one.
         """
+        if not texts.aspects:
+            return None  # without reading the profile, which may be long
         written = self.as_written(texts)
         checks = checks.model_copy(update={"min_chosen": min(checks.min_chosen, 1)})
         for said in (texts, texts.unquoted):
