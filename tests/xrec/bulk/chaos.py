@@ -42,7 +42,7 @@ _DAMAGES = "the Delta log cannot be used|holds other files|takedowns are gone"
 # What commands say when someone deletes their output by hand.
 _LOSSES = (
     "was deleted and made anew|was deleted while it was made|the plan is no longer whole|"
-    f"results are gone|not found|pre-conditions|has no conditional writes|{_DAMAGES}"
+    f"the result of a chunk is gone|not found|pre-conditions|has no conditional writes|{_DAMAGES}"
 )
 
 
