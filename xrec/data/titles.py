@@ -20,6 +20,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Self
 
 import numpy as np
@@ -308,20 +309,32 @@ def _is_written_like(words: Sequence[_Word], name: Sequence[_Word]) -> bool:
 
 
 def _found(words: Sequence[_Word], name: Sequence[_Word]) -> Iterator[tuple[int, int]]:
-    key, length = _key(name), len(name)
-    for start in range(len(words) - length + 1):
-        if words[start].key.startswith(key[0]) and key in _keys(words[start : start + length]):
-            yield start, start + length
+    """Yield the runs of `words` that are the name, by start and stop.
+
+    All words but the last are found as one string, so a name and a text that repeat one word do not
+    take the product of their lengths.
+    """
+    key = _key(name)
+    said = "".join(f" {word.key}" for word in words)
+    starts = accumulate((len(word.key) + 1 for word in words), initial=0)
+    number_at = {start: number for number, start in enumerate(starts)}
+    before_last = "".join(f" {word}" for word in key[:-1]) + " "
+    place = said.find(before_last)
+    while place >= 0:
+        stop = number_at[place] + len(key)
+        if key[-1] in (words[stop - 1].key, words[stop - 1].owner):
+            yield stop - len(key), stop
+        place = said.find(before_last, place + 1)
 
 
 def _first_found(words: list[_Word], names: Sequence[list[_Word]]) -> list[Span]:
     """The places of the names; where two overlap, that of the earlier name."""
     taken: list[tuple[int, int]] = []
+    is_taken = bytearray(len(words))
     for name in names:
         for start, stop in _found(words, name):
-            if _is_written_like(words[start:stop], name) and all(
-                stop <= other_start or start >= other_stop for other_start, other_stop in taken
-            ):
+            if not any(is_taken[start:stop]) and _is_written_like(words[start:stop], name):
+                is_taken[start:stop] = b"\1" * (stop - start)
                 taken.append((start, stop))
     own = names[0][-1]
     return sorted((words[start].start, _end(words[stop - 1], own)) for start, stop in taken)
