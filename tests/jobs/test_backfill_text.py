@@ -25,7 +25,7 @@ PLANNED = RunRecord(
     listing={},
     rejected={},
     num_buckets=16,
-    size=PlanSize(num_rows=10_000, num_chunks=100, parts=()),
+    size=PlanSize(num_rows=10_000, num_chunks=100, parts=(), digest=""),
 )
 RUNNING: dict[str, Any] = {
     "num_ok": 1_850,

@@ -112,8 +112,8 @@ class RunRequest:
         def prepared(rows: pa.Table) -> pa.Table:
             left = taken.without(rows)
             if left is not rows:
-                keys = rows.select(self.format.keys).to_pylist()
-                takedowns.update(taken.active.keys() & {*map(taken.of_row, keys)})
+                gone = self.format.without(rows, left).select(self.format.keys).to_pylist()
+                takedowns.update(taken.active.keys() & {*map(taken.of_row, gone)})
             return left if earlier is None else earlier.beside(left, num_buckets)
 
         chunks = spill.chunks(size, num_buckets, prepared)

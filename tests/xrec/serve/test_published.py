@@ -18,6 +18,7 @@ from tests.xrec.serve.test_read_through import Writing, answering
 from xrec import bulk
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.config.base import parse_config
+from xrec.config.identity import identity_of
 from xrec.config.serve import ServeConfig
 from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
@@ -38,7 +39,7 @@ MODEL_SAYS = "of the model"
 def publish(uri: str, number: int) -> None:
     """Publish texts that name their pair and this number."""
     config = config_of(uri)
-    said = {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype}
+    said = {"decoding": identity_of(config.decoding), "llm": identity_of(config.llm)}
 
     def explain(rows: pa.Table) -> bulk.Outcome:
         made = [
