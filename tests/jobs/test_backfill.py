@@ -87,9 +87,9 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
     assert not pipeline.location("begun-small").exists()
 
     out = backfill("limit=9")
-    assert out.startswith("the limit of 9 rows is reached in whole chunks")
+    assert out.startswith("the limit of 9 rows is reached; ")
     status = read_status(uri, pipeline.storage)
-    assert 9 <= status.num_done < num_pairs
+    assert status.num_done == 9 < num_pairs
     assert f"left: {status.num_left}\n" in out
 
     before = pipeline.state("begun-small")

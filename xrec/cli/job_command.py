@@ -46,8 +46,8 @@ def _job_command(job: Job) -> Callable[..., None]:
         elif as_json:
             typer.echo(json.dumps({"artifact": job.artifact, "state": "limit reached"}))
         else:
-            told = f"the limit of {getattr(config, 'limit', 0):,} rows is reached in whole chunks; "
-            told += "the same command without a limit goes on"
+            told = f"the limit of {getattr(config, 'limit', 0):,} rows is reached; "
+            told += "run the same command without a limit for the others"
             typer.echo("\n".join([told, *_outlook(job, config)]))
 
     return run
