@@ -15,7 +15,7 @@ import pytest
 
 from tests.local_cluster import LocalCluster, add_node, local_cluster, stop_nodes
 from tests.xrec.bulk.chaos import Chaos, Reader, check_end, check_garbage, workers_on
-from tests.xrec.bulk.chaos_driver import INTERRUPTED, ITEMS, REFUSED, Setting
+from tests.xrec.bulk.chaos_driver import FORMAT, INTERRUPTED, ITEMS, REFUSED, Setting
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Toy, rows_of
 from xrec.bulk import Survey
@@ -128,7 +128,7 @@ def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray):
             wait_until(lambda: last.process.exitcode is not None)
             assert last.process.exitcode == 0, chaos.log(last)
             assert f"{100 - done} of 100 chunks left" in chaos.log(last)
-    assert rows_of(toy.published()) == toy.rows
+    assert rows_of(toy.published(), keys=FORMAT.keys) == toy.rows
 
 
 @pytest.mark.slow
@@ -152,5 +152,5 @@ def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
             finally:
                 stop_nodes(cluster.nodes[2:])
     table = toy.published()
-    assert rows_of(table) == toy.rows
+    assert rows_of(table, keys=FORMAT.keys) == toy.rows
     assert table.manifest.row_counts == {"explanations": len(toy.rows), "failed": 0}

@@ -239,7 +239,9 @@ def batch_of(
     return bulk.clean_keys(pa.table(columns), keys, file="rows", first_line=1)
 
 
-def rows_of(table: bulk.Published, status: str | None = None) -> list[tuple[str, str]]:
+def rows_of(
+    table: bulk.Published, status: str | None = None, keys: tuple[str, ...] = FORMAT.keys
+) -> list[tuple[str, ...]]:
     """The keys of all rows, sorted; a row that is there twice is there twice."""
-    rows = table.dataset(status=status).to_table(columns=list(FORMAT.keys)).to_pylist()
-    return sorted((row["user"], row["item"]) for row in rows)
+    rows = table.dataset(status=status).to_table(columns=list(keys)).to_pydict()
+    return sorted(zip(*(rows[name] for name in keys), strict=True))

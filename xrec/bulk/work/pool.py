@@ -169,16 +169,18 @@ class _Processes:
 def _collected(
     num_left: int, marks: Any, running: ray.ObjectRef, watch: RayWatch, is_over: Callable[[], bool]
 ) -> Iterator[tuple[int, Any]]:
-    news = None
+    news, has_ended = None, False
     while num_left:
-        news = news or marks.news.remote(_SECONDS_BETWEEN_LOOKS)
+        if news is None:
+            # Asked before the news, which then have all that the processes did until they ended.
+            has_ended = bool(ray.wait([running], timeout=0)[0])
+            news = marks.news.remote(_SECONDS_BETWEEN_LOOKS)
         ready, _ = ray.wait([news], timeout=_SECONDS_BETWEEN_LOOKS)
         watch.check()
         if is_over():
             marks.call.remote("is_over", True)
         if not ready:
             continue
-        has_ended = bool(ray.wait([running], timeout=0)[0])  # asked before the last news is taken
         done, error = ray.get(news)
         news = None
         for number, result in done:
