@@ -195,7 +195,7 @@ def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(page, endpoint, even
 
 def test_unknown_user_is_told_in_words(page):
     page.explain("<b>nobody</b>", ITEMS[0])
-    page.wait(lambda: "the user is not known" in page.text("problem"))
+    page.wait(lambda: "'<b>nobody</b>' is not known" in page.text("problem"))
     assert page.texts("#problem b") == []
 
 
