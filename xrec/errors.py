@@ -23,7 +23,8 @@ XRecError
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
 
 `ValueError` stays for a bad argument in a call, `assert` for xrec's own invariants.
-A message says what is wrong, the value seen, what was expected, and what to do.
+A message says what is wrong, the value seen, what was expected, and what to do. Programs and tests
+look at `code`, `key` and `saw` instead, which stay when a message is reworded.
 """
 
 import importlib.metadata
@@ -33,17 +34,33 @@ from typing import Any
 
 
 class XRecError(Exception):
-    """Base of all errors that xrec expects; the CLI prints them without a traceback."""
+    """Base of all errors that xrec expects; the CLI prints them without a traceback.
+
+    Attributes:
+        code: What went wrong, as a short name such as `lease_held`. It does not change when the
+            message does.
+        key: The config key, column, file or id at fault; empty if none is.
+        saw: The value seen there, or None. Never a secret, and never a person's text.
+    """
 
     exit_code = 1  # of a command that ends with the error
     metrics: Mapping[str, Any] = {}
     """Of the job that ends with it, as in a manifest: its costs, what its gate saw."""
 
+    # All but the message have defaults, because that is all that unpickling passes.
+    def __init__(self, message: str, *, code: str = "", key: str = "", saw: Any = None):
+        super().__init__(message)
+        self.code, self.key, self.saw = code, key, saw
+
 
 class ConfigError(XRecError):
-    """A config file, key or value is wrong."""
+    """A config file, key or value is wrong.
+
+    If several keys are wrong, `problems` has the code of each, and `key` is the first of them.
+    """
 
     exit_code = 2
+    problems: Mapping[str, str] = {}
 
 
 class DataError(XRecError):
@@ -59,9 +76,9 @@ class GateError(DataError):
 class UnknownIdError(XRecError):
     """An id that the dataset does not hold; `reason` is unknown_user or unknown_item."""
 
-    def __init__(self, message: str, what: str = "id"):
-        super().__init__(message)
-        self.reason = f"unknown_{what}"
+    def __init__(self, message: str, what: str = "id", *, saw: Any = None):
+        super().__init__(message, code=f"unknown_{what}", key=f"{what}_id", saw=saw)
+        self.reason = self.code
 
 
 class StorageError(XRecError):

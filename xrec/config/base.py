@@ -41,16 +41,25 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 class Problem:
     """What is wrong with a key; `keys` is its path in the file.
 
-    For an unknown key, `known` holds the keys that could stand in its place.
+    `code` is pydantic's type of the error. For an unknown key, `known` holds the keys that are
+    valid in its place. `saw` is None for a secret.
     """
 
     keys: tuple[str, ...]
+    code: str = "extra_forbidden"
     text: str = ""
     known: tuple[str, ...] = ()
-    is_missing: bool = False
+    saw: Any = None
 
-    def __str__(self) -> str:
-        return f"{'.'.join(self.keys) or '(top level)'}: {self.describe()}"
+    @property
+    def is_missing(self) -> bool:
+        """Whether the key is required and not given."""
+        return self.code == "missing"
+
+    @property
+    def name(self) -> str:
+        """The dotted key."""
+        return ".".join(self.keys) or "(top level)"
 
     def describe(self) -> str:
         """What is wrong and what to do, without the key's name."""
@@ -70,7 +79,7 @@ def parse_config(
     """Validate plain values; raises ConfigError with one line for each wrong key."""
     config, problems = validate(config_type, values)
     if config is None:
-        raise config_error(source, list(map(str, problems)))
+        raise config_error(source, {f"{each.name}: {each.describe()}": each for each in problems})
     return config
 
 
@@ -84,10 +93,18 @@ def validate(
         return None, _problems(config_type, error.errors())
 
 
-def config_error(source: str, lines: Sequence[str]) -> ConfigError:
-    """The error that lists `lines`, each of which names a key and what is wrong with it."""
-    listed = "\n".join(f"  {line}" for line in lines)
-    return ConfigError(f"{source}: {len(lines)} problem(s)\n{listed}")
+def config_error(source: str, problems: Mapping[str, Problem]) -> ConfigError:
+    """The error that lists the lines of `problems`, each of which names a key and its problem."""
+    listed = "\n".join(f"  {line}" for line in problems)
+    first = next(iter(problems.values()))
+    error = ConfigError(
+        f"{source}: {len(problems)} problem(s)\n{listed}",
+        code=first.code,
+        key=first.name,
+        saw=first.saw,
+    )
+    error.problems = {each.name: each.code for each in problems.values()}
+    return error
 
 
 def resolved_yaml(config: Config | Mapping[str, Config]) -> str:
@@ -140,11 +157,13 @@ def _problem(config_type: type[Config], detail: Any) -> Problem:
     keys, section = _walk(config_type, detail["loc"])
     is_secret = not _SECRETS.isdisjoint(keys)
     if detail["type"] == "missing":
-        return Problem(keys, "required, and not given", is_missing=True)
+        return Problem(keys, "missing", "required, and not given")
     if detail["type"] != "extra_forbidden":
         text = detail["msg"].removeprefix("Value error, ")
-        hidden = ", saw a value that is not shown"
-        return Problem(keys, text + (hidden if is_secret else _shown_value(detail["input"])))
+        if is_secret:
+            return Problem(keys, detail["type"], text + ", saw a value that is not shown")
+        value = detail["input"]
+        return Problem(keys, detail["type"], text + _shown_value(value), saw=value)
     assert section is not None
     if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
         keys = (*keys[:-1], "(not shown)")

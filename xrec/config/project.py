@@ -10,8 +10,8 @@ is laid over that of `train-adapter`. The whole file is validated whenever one j
 """
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +44,7 @@ class Project:
         Raises ConfigError with every mistake in the whole file. A key that is required and not
         given is a mistake in the configs of `jobs` only.
         """
-        lines = [*_misplaced(self.values)]
+        mistakes = _misplaced(self.values)
         configs = {}
         for job in CONFIG_TYPES:
             if job not in jobs and job not in self.values:
@@ -53,15 +53,15 @@ class Project:
                 continue
             view = _View.of(job, self.values, overrides if job in jobs else ())
             config, problems = validate(CONFIG_TYPES[job], view.values)
-            lines += [
-                f"{view.place(problem.keys)}: {described(problem, job)}"
-                for problem in problems
-                if job in jobs or not problem.is_missing
-            ]
+            for problem in problems:
+                if job in jobs or not problem.is_missing:
+                    place = view.place(problem.keys)
+                    line = f"{place}: {described(problem, job)}"
+                    mistakes.setdefault(line, replace(problem, keys=tuple(place.split("."))))
             if config is not None:
                 configs[job] = config
-        if lines:
-            raise config_error(self.source, list(dict.fromkeys(lines)))
+        if mistakes:
+            raise config_error(self.source, mistakes)
         return {job: configs[job] for job in CONFIG_TYPES if job in jobs}
 
 
@@ -166,13 +166,17 @@ def _depth(values: Any, keys: Sequence[str]) -> int:
     return len(keys)
 
 
-def _misplaced(values: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each mistake at the top level."""
+def _misplaced(values: Mapping[str, Any]) -> dict[str, Problem]:
+    """The mistakes at the top level by the line that describes each."""
     known = (*SHARED, *CONFIG_TYPES)
+    mistakes = {}
     for key in values:
         if key not in known:
-            yield f"{key}: {described(Problem((str(key),), known=known))}"
+            unknown = Problem((str(key),), known=known)
+            mistakes[f"{key}: {described(unknown)}"] = unknown
     for job in CONFIG_TYPES:
         section = values.get(job)
         if section is not None and not isinstance(section, Mapping):
-            yield f"{job}: expected a mapping of keys to values, saw {type(section).__name__}"
+            line = f"{job}: expected a mapping of keys to values, saw {type(section).__name__}"
+            mistakes[line] = Problem((job,), "dict_type", saw=section)
+    return mistakes

@@ -1,0 +1,88 @@
+"""What tests check of an error: its type, code, key and value. errors.txt holds all messages.
+
+python -m tests.errors        # write errors.txt anew after a message was changed
+"""
+
+import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xrec import errors
+from xrec.errors import XRecError
+
+_ROOT = Path(__file__).parents[1]
+MESSAGES = Path(__file__).with_name("errors.txt")
+_ANY = object()
+
+
+@contextmanager
+def raises(
+    kind: type[XRecError], code: str, key: str | None = None, saw: Any = _ANY
+) -> Iterator[pytest.ExceptionInfo[XRecError]]:
+    """Fail unless the block raises exactly this error; what is not given is not compared."""
+    with pytest.raises(kind) as caught:
+        yield caught
+    error = caught.value
+    found = [type(error), error.code]
+    assert found == [kind, code], f"{found}: {error}"
+    assert key is None or error.key == key, error
+    assert saw is _ANY or error.saw == saw, error
+
+
+def sources() -> list[Path]:
+    """The product's modules."""
+    folders = [_ROOT / name for name in ("cluster", "jobs", "xrec")]
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def messages() -> str:
+    """Each error that the product makes: its file, type, code, and message with its fields."""
+    lines = []
+    for path in sources():
+        found = [
+            f"  {call.func.id} {_code(call)}: {_text(call.args[0])}"
+            for call in ast.walk(ast.parse(path.read_text()))
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and _is_error(call.func.id)
+            and call.args
+        ]
+        if found:
+            lines += [str(path.relative_to(_ROOT)), *sorted(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _is_error(name: str) -> bool:
+    return name.endswith("Error") and (
+        hasattr(errors, name) or name in ("BrokenResultError", "PromptTooLongError")
+    )
+
+
+def _code(call: ast.Call) -> str:
+    given = [word.value for word in call.keywords if word.arg == "code"]
+    return ast.literal_eval(given[0]) if given and isinstance(given[0], ast.Constant) else "-"
+
+
+def _text(message: ast.expr) -> str:
+    match message:
+        case ast.Constant(str() as text):
+            return " ".join(text.split())
+        case ast.JoinedStr(parts):
+            return "".join(_part(part) for part in parts)
+        case ast.BinOp(left, ast.Add(), right):
+            return _text(left) + _text(right)
+    return "{" + ast.unparse(message) + "}"
+
+
+def _part(part: ast.expr) -> str:
+    if isinstance(part, ast.FormattedValue):
+        return "{" + ast.unparse(part.value) + "}"
+    return str(ast.literal_eval(part)).replace("\n", " ")
+
+
+if __name__ == "__main__":
+    MESSAGES.write_text(messages())

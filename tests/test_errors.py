@@ -1,0 +1,18 @@
+"""The errors of the product: their messages in one file, and how they travel between processes."""
+
+import pickle
+
+from tests.errors import MESSAGES, messages
+from xrec.errors import ConfigError
+
+
+def test_messages_are_those_of_the_file():
+    assert messages() == MESSAGES.read_text(), "run: python -m tests.errors, and read the changes"
+
+
+def test_error_keeps_what_it_carries_when_it_is_pickled():
+    error = ConfigError("folds must be at least 2, got 1", code="too_few", key="folds", saw=1)
+    error.problems = {"folds": "too_few"}
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.code, copy.key, copy.saw) == (str(error), "too_few", "folds", 1)
+    assert copy.problems == error.problems
