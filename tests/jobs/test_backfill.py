@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 import jobs.backfill
-from tests.command_line import said, xrec
 from tests.jobs.conftest import DECODING
+from tests.world.program import said, xrec
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import read_status

@@ -20,9 +20,9 @@ import deltalake
 from deltalake.exceptions import DeltaError
 
 from cluster.connect import ensure_ray
+from tests.world.here import Place, PoolHere
 from tests.xrec.bulk import toy_run
-from tests.xrec.bulk.conftest import Place
-from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die
+from tests.xrec.bulk.toy_run import IDENTITY, Toy, die
 from xrec import bulk
 from xrec.bulk import driver, parts
 from xrec.bulk.work.pool import Pool, RayPool

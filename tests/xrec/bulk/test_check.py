@@ -6,7 +6,8 @@ import deltalake
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.world.here import Place
+from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_drive import kill, stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import files_of

@@ -11,12 +11,12 @@ import deltalake
 import pytest
 
 import xrec.bulk.export
-from tests.faulty_proxy import Faults, faulty_proxy
-from tests.xrec.bulk.conftest import Place
+from tests.world.here import Killed, Place, PoolHere
+from tests.world.store import Faults, faulty_proxy
 from tests.xrec.bulk.test_export import export, target_of
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, table_at
-from tests.xrec.bulk.toy_run import IDENTITY, Killed, PoolHere, Toy, die_here, rows_of, toy_request
+from tests.xrec.bulk.toy_run import IDENTITY, Toy, die_here, rows_of, toy_request
 from xrec.bulk import check_output, driver, open_run, read_status, rollback, vacuum
 from xrec.bulk.export import SUCCESS
 from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError

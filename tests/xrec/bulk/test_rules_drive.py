@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, ToyTask, rows_of
+from tests.world.here import Killed, PoolHere
+from tests.xrec.bulk.toy_run import Toy, ToyTask, rows_of
 from xrec.bulk import (
     BulkRun,
     Outcome,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.object_store import requests_of
+from tests.world.here import PoolHere
+from tests.world.store import requests_of
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import PoolHere
 from xrec.bulk import Status, driver, read_status, rollback
 from xrec.errors import ArtifactNotFoundError
 

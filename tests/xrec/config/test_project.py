@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.project_file import write_yaml
+from tests.world.shop import write_yaml
 from tests.xrec.config.test_base import SECRET
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
