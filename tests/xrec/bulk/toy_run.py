@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tests.xrec.bulk.conftest import Place
 from xrec import bulk
+from xrec.bulk.beat import Clock
 from xrec.bulk.work.marks import Marks
 from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
 from xrec.storage import Manifest
@@ -25,6 +26,10 @@ FORMAT = bulk.RowFormat(
     reasons=("odd", "dull"),
 )
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
+
+
+EAGER = Clock(seconds_between_looks=0.0)
+"""That of a driver which looks at its budget and shows its progress after each chunk."""
 
 
 class Killed(BaseException):
