@@ -115,7 +115,10 @@ def drive(
         raise BudgetError(
             f"{run.output}: {driver.why}; {driver.num_done} of {run.record.num_rows} rows are done "
             "and stay, nothing is published; the same command goes on, if it was not for seconds "
-            "with a larger budget"
+            "with a larger budget",
+            code="budget_used_up",
+            key="budget",
+            saw=driver.num_done,
         )
     return progress
 
@@ -232,7 +235,10 @@ def check_failed_share(
         f"{max_failed_share}, so nothing is published; {progress.num_ok} succeeded, "
         f"{run.record.num_rows - num_done} are left. The rows of status=failed in {run.folder} "
         "have texts and messages; correct the cause and retry these rows, or raise "
-        "max_failed_share and run again"
+        "max_failed_share and run again",
+        code="too_many_failed",
+        key="max_failed_share",
+        saw=num_failed,
     )
 
 

@@ -198,7 +198,10 @@ def _check_counts(run: BulkRun, summary: Summary, num_written: int, num_gone: in
             f"{run.output}: {planned} rows are planned and {num_gone} were taken down, but the "
             f"results have {done}, and the table's new files {num_written} rows; nothing is "
             f"published. Find out what changes files in {run.folder}, delete that folder and run "
-            "the job again"
+            "the job again",
+            code="wrong_number_of_rows",
+            key=run.record.run,
+            saw=done,
         )
 
 
@@ -229,13 +232,19 @@ def _refuse_what_came(
     if version > (run.base.version if run.base.table == log.id else -1):
         raise TableError(
             f"{run.output}: {_said(version, commit)} came while this job was at work, so its rows "
-            "are not published; its results stay, and the same command publishes them over it"
+            "are not published; its results stay, and the same command publishes them over it",
+            code="table_changed",
+            key=commit.kind,
+            saw=version,
         )
     if not republish and (found := _taken_back(log, run.record.run)) is not None:
         own, by = found
         raise GateError(
             f"{run.output}: this run was published as version {own}, and {_said(*by)} took it "
-            f"back; to have it again: xrec table rollback {run.output} --version {own}"
+            f"back; to have it again: xrec table rollback {run.output} --version {own}",
+            code="taken_back",
+            key=by[1].kind,
+            saw=own,
         )
 
 
