@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tests.world.here import Killed, Place, PoolHere
 from xrec import bulk
+from xrec.bulk.beat import Clock
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(
@@ -23,6 +24,10 @@ FORMAT = bulk.RowFormat(
     reasons=("odd", "dull"),
 )
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
+
+
+EAGER = Clock(seconds_between_looks=0.0)
+"""That of a driver which looks at its budget and shows its progress after each chunk."""
 
 
 def die_here() -> None:
