@@ -7,9 +7,11 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
+import pyarrow as pa
 import pytest
 import requests
 import safetensors.torch
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 from tests.xrec.serve.local_endpoint import local_endpoint, sse
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, dataset_of, rows_of
 from xrec.serve import api
+from xrec.serve.catalogue import Catalogue
 from xrec.serve.messages import ExplanationsRequest
 
 
@@ -169,6 +172,24 @@ def test_cursor_goes_through_the_whole_list(endpoint, town, limit):
     assert read("items", text="A") == holding
     unknown = problem(endpoint.get("/v1/items?after=nothing"))
     assert unknown["type"] == "/problems/unknown_item"
+
+
+@pytest.mark.parametrize("max_scanned", [1, 3, 10, 100])
+@pytest.mark.parametrize("limit", [1, 4])
+def test_search_reads_few_items_at_a_time_and_misses_none(max_scanned, limit):
+    ids = [f"i{number}" if number % 4 else "" for number in range(30)]  # holes have no id
+    titles = ["Tea" if number % 7 == 1 else "Bar" for number in range(30)]
+    catalogue = Catalogue.__new__(Catalogue)
+    rows = pa.table({"item_id": ids, "title": titles})
+    catalogue.dataset = SimpleNamespace(items=rows, item_index=ids.index)
+    found, after, num_pages = [], None, 0
+    while after is not None or not num_pages:
+        page = catalogue.find_items("TEA", limit, after, max_scanned)
+        assert len(page.items) <= min(limit, max_scanned + 1)
+        found += [item.item_id for item in page.items]
+        after, num_pages = page.next, num_pages + 1
+    assert found == ["i1", "i15", "i22", "i29"]
+    assert num_pages >= 30 / (max_scanned + 3)
 
 
 @pytest.mark.parametrize(
