@@ -5,20 +5,19 @@ any, and a frontend. The night's town has the ids of the first, and other texts 
 """
 
 import asyncio
-import random
+import gc
 import threading
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from ray.serve.exceptions import RayServeException
 
 from tests.xrec.generate.town import make_town
+from tests.xrec.serve.local_endpoint import Replicas
 from tests.xrec.serve.town import (
     ITEMS,
     USERS,
@@ -28,38 +27,12 @@ from tests.xrec.serve.town import (
     serve_config,
 )
 from xrec import bulk
-from xrec.errors import ModelError
 from xrec.serve import app, artifacts
 from xrec.serve.app import Frontend, Generator
 from xrec.serve.artifacts import choice_of
 
 NIGHTS = ("", "nights/1")
 KINDS = ("dataset", "graph", "adapter")
-
-
-class Replicas:
-    """A handle of model replicas in this process."""
-
-    def __init__(self, generators: list[Generator]):
-        self._generators = generators
-
-    def options(self, **_: Any) -> "Replicas":
-        return self
-
-    def broadcast(self, name: str, models: str) -> Any:
-        async def results_async(**_: Any) -> list[Any]:
-            return [await getattr(each, name)(models) for each in self._generators]
-
-        return SimpleNamespace(results_async=results_async)
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*arguments: Any) -> Any:
-            try:
-                return await getattr(random.choice(self._generators), name)(*arguments)
-            except ModelError as error:
-                raise RayServeException(str(error)) from error
-
-        return SimpleNamespace(remote=lambda *some: asyncio.ensure_future(call(*some)))
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +120,8 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(towns, 
         frontend = Frontend(config, Replicas(generators))
         for replica in (*generators, frontend):
             await replica.reconfigure(choice_of(config))
+            assert gc.get_freeze_count()  # a full collection would hold the event loop for 0.3 s
+            gc.unfreeze()
         to_app = httpx.ASGITransport(frontend.__serve_build_asgi_app__(), client=("127.0.0.1", 1))
         http = httpx.AsyncClient(transport=to_app, base_url="http://127.0.0.1", timeout=120)
         clients = await asyncio.to_thread(lambda: [Client(http, towns) for _ in range(3)])
