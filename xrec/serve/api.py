@@ -157,7 +157,9 @@ def check_scopes(app: FastAPI) -> None:
         if not (isinstance(route, _Scoped) or is_public(path)):
             raise ConfigError(
                 f"the route {path!r} declares no scope; make it one of a router with a scope, or "
-                "name its path among the public ones of xrec.serve.gate"
+                "name its path among the public ones of xrec.serve.gate",
+                code="route_without_scope",
+                key=path,
             )
 
 

@@ -43,7 +43,9 @@ def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig
     if others := sorted(choice.keys() - set(CHOICE)):
         raise ConfigError(
             f"user_config: {', '.join(others)}: unknown key; only {', '.join(CHOICE)} can change "
-            "while the endpoint runs"
+            "while the endpoint runs",
+            code="extra_forbidden",
+            key=f"user_config.{others[0]}",
         )
     return config.model_copy(update=dict(choice))
 
