@@ -16,7 +16,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.generate.town import make_town
+from tests.world.workspace import make_town
 from tests.xrec.serve.local_endpoint import Replicas
 from tests.xrec.serve.town import (
     ITEMS,
