@@ -1,6 +1,7 @@
-"""Attacks by hand: whatever a key sends, it gets no 5xx and sees no more than its scopes allow.
+"""Attacks: whatever a key sends, it gets no 5xx and sees no more than its scopes allow.
 
-How long hostile requests hold the event loop up is in the report (`--junitxml FILE`).
+By hand, by schemathesis over the whole OpenAPI description, and about a user who was forgotten. How
+long hostile requests hold the event loop up is in the report (`--junitxml FILE`).
 """
 
 import hashlib
@@ -9,15 +10,37 @@ import json
 import re
 from typing import Any, get_args
 
+import hypothesis
 import pytest
 import requests
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from tests.infra.nginx import NGINX, nginx_before
-from tests.xrec.serve.local_endpoint import endpoint_process, local_endpoint
-from tests.xrec.serve.town import ITEMS, USERS, dataset_of
+from tests.xrec.serve.local_endpoint import (
+    ITEMS,
+    USERS,
+    Endpoint,
+    backfill_config,
+    dataset_of,
+    endpoint_process,
+    local_endpoint,
+    make_backfill,
+)
+from xrec import bulk
+from xrec.bulk.takedown import forget_on_list
 from xrec.config.serve import Scope
 from xrec.errors import UnknownIdError
+from xrec.serve.api import make_api
 from xrec.serve.client import Client
+from xrec.serve.read_through import ReadThrough
+from xrec.storage import open_location
+from xrec.storage.forgotten import Forgotten
 
 SCOPES = get_args(Scope)
 SUBSETS = [each for size in range(4) for each in itertools.combinations(SCOPES, size)]
@@ -238,3 +261,122 @@ def test_hostile_requests_get_no_server_error_and_hold_nobody_up(town, record_pr
     assert wrong == []
     record_property("held_seconds", held)
     assert max(held.values()) < 0.05
+
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+NOTHING = ReadThrough.__new__(ReadThrough)
+OPERATIONS = [
+    (path, method)
+    for path, methods in make_api(lambda: NOTHING).openapi()["paths"].items()
+    for method in methods
+]
+
+
+@pytest.mark.parametrize(
+    "max_examples", [15, pytest.param(300, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_no_request_gets_an_answer_that_the_openapi_does_not_name(
+    endpoint, path, method, max_examples
+):
+    schema = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json")
+    sent = []
+
+    @hypothesis.settings(
+        max_examples=max_examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(case=schema[path][method.upper()].as_strategy())
+    def ask(case: schemathesis.Case) -> None:
+        sent.append(case)
+        case.call_and_validate(checks=CHECKS, timeout=60)
+
+    ask()
+    assert sent
+
+
+GONE, STAYS = USERS[-1], USERS[:-1]
+STRANGER = f"{GONE[:-1]}x"  # as long, so that lengths do not differ either
+TAKEN_DOWN = ITEMS[3]
+OWN = {"user_profile": "Likes trains.", "item_profile": "A quiet place."}
+
+
+def requests_about(user: str) -> list[tuple[str, str, Any]]:
+    """Return requests of every route that takes a user, as method, path and body."""
+    pairs = [
+        {"user_id": user, "item_id": item, **more}
+        for item in (ITEMS[0], ITEMS[9], TAKEN_DOWN, "no-such-item")
+        for more in ({}, {"fresh": True}, {"profiles": OWN}, {"history": ITEMS[5:8]})
+    ]
+    pairs.append({"user_id": user, "item_id": ITEMS[0], "history": ["no-such-item"]})
+    pairs.append({"user_id": user, "item_id": ITEMS[0], "history": ITEMS[5:7], "profiles": OWN})
+    posts = [
+        ("POST", f"/v1/explanations{path}", {"pairs": [pair]})
+        for path in ("", "/stream")
+        for pair in pairs
+    ]
+    items = (ITEMS[0], TAKEN_DOWN, "no-such-item")
+    posts += [("POST", "/v1/evidence", {"user_id": user, "item_id": item}) for item in items]
+    paths = [f"/v1/explanations/{user}/{item}" for item in items]
+    paths += [f"/v1/users/{user}/recommendations{end}" for end in ("", "?explain=false", "?k=0")]
+    paths += [f"/v1/users?prefix={user}", f"/v1/users?after={user}&limit=3&prefix={user[:-1]}"]
+    return posts + [("GET", path, None) for path in paths]
+
+
+def seen(endpoint: Endpoint, user: str, request: tuple[str, str, Any]) -> tuple[Any, ...]:
+    """Return what a client can see of the answer, with one name in place of the user's."""
+    method, path, body = request
+    answer = requests.request(
+        method, endpoint.url + path, json=body, headers={"X-Request-ID": "same"}, timeout=120
+    )
+    headers = {name: value for name, value in answer.headers.items() if name.lower() != "date"}
+    # How a text is cut into parts depends on time; the whole answer follows them.
+    text = re.sub("event: part\ndata: .*\n\n", "", answer.text)
+    return answer.status_code, headers, text.replace(user, "USER")
+
+
+@pytest.fixture(scope="module", params=["new version", "list only"])
+def endpoint(town, tmp_path_factory, request):
+    """An endpoint whose dataset still has the user; in one case so does its table."""
+    uri = str(tmp_path_factory.mktemp("out") / "explanations")
+    pairs = [(user, item) for user in USERS[-3:] for item in ITEMS[:5]]
+    make_backfill(backfill_config(town, uri), pairs)
+    people = Forgotten(b"key")
+    people = Forgotten(b"key", frozenset({people.hash_of(GONE)}))
+    if request.param == "new version":
+        bulk.take_down(uri, forgotten=people, reason="x")
+    bulk.take_down(uri, rows=[{"item_id": TAKEN_DOWN}], reason="x")
+    bulk.take_down(uri, rows=[{"user_id": GONE, "item_id": ITEMS[0]}], reason="x")
+    if request.param == "list only":
+        forget_on_list(open_location(uri), people, "x")
+    with local_endpoint(town, explanations=uri) as made:
+        yield made
+
+
+@pytest.mark.parametrize("number", range(len(requests_about(GONE))))
+def test_answers_are_those_of_a_stranger(endpoint, number):
+    gone = seen(endpoint, GONE, requests_about(GONE)[number])
+    assert gone == seen(endpoint, STRANGER, requests_about(STRANGER)[number])
+
+
+def test_user_leaves_no_gap_in_lists(endpoint):
+    listed = endpoint.get("/v1/users?limit=4").json()
+    assert listed["users"] == STAYS[:4]
+    for limit in (len(STAYS) - 4, 100):  # the user would be the next one
+        rest = endpoint.get("/v1/users", params={"after": listed["next"], "limit": limit})
+        assert rest.json() == {"users": STAYS[4:], "next": None}
+
+
+def test_user_who_stays_is_answered(endpoint):
+    path = f"/v1/explanations/{USERS[-2]}/{ITEMS[0]}"
+    assert endpoint.get(path).json()["source"] == "backfill"
+    taken_down = endpoint.get(f"/v1/explanations/{USERS[-2]}/{TAKEN_DOWN}")
+    assert taken_down.status_code == 410
