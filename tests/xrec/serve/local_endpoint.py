@@ -1,4 +1,6 @@
-"""The endpoint in this process, over real HTTP. Only Ray Serve and its handles are left out.
+"""The endpoint in this process, over real HTTP; only Ray Serve and its handles are left out.
+
+Its town, what a backfill made of it, and a model that writes what a test says are here too.
 
 python -m tests.xrec.serve.local_endpoint CONFIG     # JSON; it tells its port, and serves
 
@@ -16,7 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,15 +27,30 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import requests
 import uvicorn
 from ray.serve.exceptions import RayServeException
 
-from tests.xrec.serve.town import serve_config
+from tests.world.here import PoolHere
+from tests.world.workspace import NUM_ITEMS, NUM_USERS
+from tests.xrec.backfill.runs import with_pairs
+from xrec.backfill import read_explanations
+from xrec.backfill.driver import finish
 from xrec.backfill.lookup import Explained
+from xrec.backfill.plan import open_backfill
+from xrec.backfill.task import explain_task
+from xrec.bulk import drive
+from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
+from xrec.config.shared import StorageConfig
+from xrec.data import read_dataset
+from xrec.data.dataset import Dataset
 from xrec.errors import ModelError
+from xrec.generate.engine import Advance, Completion, TextParams
+from xrec.generate.shared_engine import EngineRequest
+from xrec.schemas import PAIRS
 from xrec.serve.api import make_api
 from xrec.serve.app import Frontend, Generator, read_contents
 from xrec.serve.artifacts import choice_of
@@ -42,6 +60,63 @@ from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
+from xrec.storage import Manifest, open_location
+
+USERS = sorted(f"resident-{number}" for number in range(1, NUM_USERS + 1))
+ITEMS = sorted(f"place-{number}" for number in range(1, NUM_ITEMS + 1))
+DECODING = {
+    "max_new_tokens": 24,
+    "text": {"max_words": None, "refuses_repetition": False},
+}
+"""The limits on texts are off, because a toy model writes no sentences."""
+
+
+def serve_config(town: Path, **values: Any) -> ServeConfig:
+    """Return the config of the endpoint, with `values` in place of the defaults."""
+    defaults = {
+        "workspace": str(town),
+        "llm": {"model": str(town / "llm")},
+        "decoding": DECODING,
+        "engine": {"max_rows": 8, "kv_cache_gib": 0.05},
+        "models": {"device": "cpu"},
+    }
+    return parse_config(ServeConfig, {**defaults, **values})
+
+
+def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillConfig:
+    """Return the config of a backfill with the same model and decoding."""
+    defaults = {
+        "workspace": str(town),
+        "explanations": explanations,
+        "llm": {"model": str(town / "llm")},
+        "decoding": DECODING,
+        "pairs": {"kind": "split", "split": "test"},
+        "rows_per_chunk": 4,
+        "max_failed_share": 1.0,
+        "gate": None,
+        "actors": {"device": "cpu"},
+    }
+    return parse_config(BackfillConfig, {**defaults, **values})
+
+
+def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manifest:
+    """Make what `xrec backfill` makes of `pairs`, by an actor in this process, without Ray."""
+    rows = [dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs]
+    run = open_backfill(with_pairs(config, pa.Table.from_pylist(rows, PAIRS)))
+    drive(run, PoolHere(), explain_task(config, run.record.identity))
+    manifest = finish(config, run)
+    assert manifest is not None
+    return manifest
+
+
+def rows_of(folder: Path | str, storage: StorageConfig | None = None) -> dict[tuple[str, str], str]:
+    """Return the explanations of a backfill by pair, read without code of the endpoint."""
+    rows = read_explanations(str(folder), storage).to_pylist()
+    return {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
+
+
+def dataset_of(town: Path) -> Dataset:
+    return read_dataset(open_location(str(town / "dataset")))
 
 
 class NotedMetrics(Metrics):
@@ -68,15 +143,18 @@ class LocalModel(ModelHandle):
     def __init__(self, live: LiveExplainer):
         self.live, self.is_ready = live, True
         self.asked: list[PairRequest] = []
+        self.keys: list[str] = []
 
     async def explain(
         self, pairs: Sequence[PairRequest], key: str = ""
     ) -> list[Explained | PairError]:
         self.asked += pairs
+        self.keys.append(key)
         return await self.live.explain(pairs, key)
 
     def stream(self, pair: PairRequest, parts: Parts, key: str = "") -> AsyncGenerator[Event, None]:
         self.asked.append(pair)
+        self.keys.append(key)
         return self.live.stream(pair, parts, key)
 
 
@@ -127,6 +205,16 @@ class Endpoint(Requests):
 
     model: LocalModel
     metrics: NotedMetrics
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """Give a port that nobody else gets, for a server that binds it with SO_REUSEADDR."""
+    with socket.socket() as holder:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            holder.setsockopt(socket.SOL_SOCKET, option, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 @contextmanager
@@ -239,3 +327,44 @@ def sse(response: requests.Response) -> list[tuple[str, Any]]:
 if __name__ == "__main__":
     served = asyncio.run(_serve(parse_config(ServeConfig, json.loads(sys.argv[1]))))
     sys.stdout.write(json.dumps(served))
+
+
+class ScriptedEngine:
+    """Writes the given texts token by token, each as one more text of the same prompt.
+
+    The last text is never finished unless it `ends`.
+    """
+
+    def __init__(self, live: LiveExplainer, *texts: str, ends: bool = True):
+        self.core, self.failure, self._ends = live.engine.core, None, ends
+        encode = live._explainer.pairs.builder.encode_explanation
+        self._scripts = [encode(text)[:-1] for text in texts]
+
+    @contextmanager
+    def at_work(self, requests: Sequence[EngineRequest]) -> Iterator[None]:
+        (request,) = requests
+        asyncio.get_running_loop().set_default_executor(Here())
+        self._write(request, self._scripts.pop(0), 1)
+        yield
+
+    def resubmit(self, request: EngineRequest, params: TextParams) -> None:
+        self._write(request, self._scripts.pop(0), 1)
+
+    def _write(self, request: EngineRequest, ids: list[int], length: int) -> None:
+        completion = Completion(0, ids, "stop") if length == len(ids) and self._ends else None
+        request.tell(Advance(0, ids[:length], completion))
+        if length < len(ids):
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.002, self._write, request, ids, length + 1)
+
+
+class Here(ThreadPoolExecutor):
+    """Does all work at once in the loop's thread, so that each token is read before the next."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **values: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*args, **values))
+        except Exception as error:  # noqa: BLE001  it goes to whoever waits
+            done.set_exception(error)
+        return done
