@@ -2,13 +2,12 @@
 
 import hmac
 import itertools
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import partial, partialmethod
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import deltalake
 import duckdb
@@ -19,13 +18,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.output import Output
+from tests.errors import raises
 from tests.world.here import Killed, PoolHere, plan_of
 from tests.xrec.bulk.conftest import Toys
-from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.test_rules_publish import commit_once, files_of, table_at
-from tests.xrec.bulk.toy_run import IDENTITY, describe, die_here, rows_of, toy_rows
+from tests.xrec.bulk.toy_run import (
+    IDENTITY,
+    OTHER,
+    commit_once,
+    describe,
+    die_here,
+    files_of,
+    rows_of,
+    table_at,
+)
 from xrec import bulk
-from xrec.bulk import check_output, lift, read_takedowns, rollback, take_down
+from xrec.bulk import (
+    check_output,
+    lift,
+    read_takedowns,
+    rollback,
+    take_down,
+)
 from xrec.bulk.takedown import Entry, Takedowns, forget_on_list, put_on_list
 from xrec.bulk.upkeep import TakenDown
 from xrec.errors import DataError, TableError
@@ -34,9 +47,8 @@ from xrec.storage.forgotten import Forgotten
 from xrec.storage.local import LocalLocation
 
 PAIR = {"user": "u-3", "item": "a"}
-STEPS = {"put_on_list": "upkeep", "open_whole": "upkeep"} | dict.fromkeys(
-    ("write_file", "commit_files"), "table"
-)
+
+
 """Of a takedown, with the modules that call them."""
 
 
@@ -50,40 +62,40 @@ def has_pair(toys: Toys) -> bool:
     return PAIR in rows
 
 
-def test_rule_13_what_is_taken_down_before_there_is_a_table_is_never_published(toys):
-    made = down(toys)
+def test_rule_13_what_is_taken_down_before_there_is_a_table_is_never_published(here):
+    made = down(here)
     assert (made.number, made.num_rows, made.version) == (1, 0, 0)
-    assert down(toys) == made
-    toy = toys()
+    assert down(here) == made
+    toy = here()
     record = toy.run.record
     assert (record.num_rows, record.rejected, record.num_rejected) == (35, {"taken_down": 1}, 0)
     manifest = toy.complete()
     left = [row for row in toy.rows if row != ("u-3", "a")]
     assert (rows_of(toy.published()), manifest.row_counts["explanations"]) == (left, 35)
-    assert toys().complete() == toy.published().manifest
-    assert check_output(toys.uri, toys.storage) == []
-    down(toys, item="b")
-    with pytest.raises(DataError, match="no rows to do; all 12 are taken down"):
-        toys("b", identity=OTHER)
+    assert here().complete() == toy.published().manifest
+    assert check_output(here.uri, here.storage) == []
+    down(here, item="b")
+    with raises(DataError, "no_rows", "taken_down", 12):
+        here("b", identity=OTHER)
 
 
-def test_rule_13_takedown_writes_anew_only_the_files_that_have_the_rows(toys):
-    toys.in_parts(4000)
-    toys.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
-    toy = toys("a odd-1 b", num_users=30)
+def test_rule_13_takedown_writes_anew_only_the_files_that_have_the_rows(there):
+    there.in_parts(4000)
+    there.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
+    toy = there("a odd-1 b", num_users=30)
     toy.complete()
     before = set(files_of(toy))
-    made = down(toys)
+    made = down(there)
     after = set(files_of(toy))
     assert (made.num_rows, made.version, len(before - after), len(after - before)) == (1, 1, 1, 1)
     assert len(before & after) > 3
-    down(toys, item="odd-1")
+    down(there, item="odd-1")
     table = toy.published()
     assert table.manifest.row_counts == {"explanations": 59, "failed": 0}
     assert rows_of(table) == [row for row in toy.rows if row != ("u-3", "a") and row[1] != "odd-1"]
     assert table.find(table.dataset(), "user", ["u-3"]).num_rows == 1
-    assert check_output(toys.uri, toys.storage) == []
-    assert toys("a odd-1 b", num_users=30).complete() == table.manifest
+    assert check_output(there.uri, there.storage) == []
+    assert there("a odd-1 b", num_users=30).complete() == table.manifest
 
 
 @pytest.mark.parametrize("what", ["rollback", "restore", "retry", "carry", "undo", "optimize"])
@@ -118,109 +130,32 @@ def test_rule_13_nothing_brings_back_what_was_taken_down(here, what):
     assert check_output(here.uri) == []
 
 
-def test_rule_13_takedown_that_comes_while_a_publisher_sleeps_is_heeded(toys, monkeypatch):
+def test_rule_13_takedown_that_comes_while_a_publisher_sleeps_is_heeded(here, monkeypatch):
     for row, identity in ((PAIR, IDENTITY), ({"user": "u-5"}, OTHER)):
-        toy = toys(identity=identity)
+        toy = here(identity=identity)
         toy.drive()
         with monkeypatch.context() as patch:
-            commit_once(patch, partial(down, toys, **row))
+            commit_once(patch, partial(down, here, **row))
             toy.publish()
-        assert not has_pair(toys)
+        assert not has_pair(here)
     assert "u-5" not in [user for user, _ in rows_of(toy.published())]
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("by", ["again", "publish"])
-def test_rule_13_takedown_that_is_killed_is_completed_by_the_next_command(here, step, when, by):
-    here("a odd-1").complete()
-    holder = sys.modules[f"xrec.bulk.{STEPS[step]}"]
-    original: Callable[..., Any] = getattr(holder, step)
-
-    def killed(*arguments: Any, **options: Any) -> Any:
-        if when == "after":
-            original(*arguments, **options)
-        die_here()
-
-    with here.patch.context() as patch:
-        patch.setattr(holder, step, killed)
-        with pytest.raises(Killed):
-            down(here)
-    is_listed = bool(read_takedowns(here.location).active)
-    assert is_listed == ((step, when) != ("put_on_list", "before"))
-    if by == "again":
-        assert down(here).number == 1
-    else:
-        here("a odd-1").complete()
-    assert has_pair(here) == (by == "publish" and not is_listed)
-    assert check_output(here.uri) == []
-
-
-WRITES = {
-    **dict.fromkeys(("write_bytes", "create_bytes"), LocalLocation),
-    **dict.fromkeys(("create_write_transaction", "restore"), deltalake.DeltaTable),
-}
 """All that commands change a store by, once there is a table."""
 
 
-def killed_at(toys: Toys, place: int, when: str, work: Callable[[], object]) -> bool:
-    """Do it, and die before or after one of its writes; False if there are not so many."""
-    count = itertools.count()
-
-    def dying(original: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        is_last = next(count) == place
-        if is_last and when == "before":
-            die_here()
-        made = original(*arguments, **options)
-        if is_last:
-            die_here()
-        return made
-
-    with toys.patch.context() as patch:
-        for name, holder in WRITES.items():
-            patch.setattr(holder, name, partialmethod(partial(dying, getattr(holder, name))))
-        try:
-            work()
-        except Killed:
-            return True
-    return False
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_rule_13_publish_killed_at_any_write_goes_on_without_what_is_taken_down(here, when):
-    here.in_parts(4000)
-    place, is_killed = 0, True
-    while is_killed:
-        toys = here.at(f"{place}")
-        toys("a odd-1").complete()
-        toy = toys("a b", identity=OTHER)
-        toy.drive()
-        put_on_list(toys.location, rows=(PAIR,), reason="its command was killed here")
-        is_killed = killed_at(here, place, when, toy.publish)
-        # Readers have a version, whole, of one run: without the pair unless it is the earliest one.
-        shown, version = rows_of(toy.published(), "ok"), toy.published().version
-        first = [row for row in sorted(toy_rows("a", 12)) if version == 0 or row != ("u-3", "a")]
-        left = [row for row in toy.rows if row != ("u-3", "a")]
-        assert shown in (first, left)
-        toys("a b", identity=OTHER).publish()
-        assert rows_of(toy.published()) == left
-        assert check_output(toys.uri) == []
-        place += 1
-    assert place > 5
-
-
-def test_rule_13_lifted_rows_come_back_with_a_rollback(toys):
-    toys().complete()
-    down(toys)
-    down(toys, user="u-4")
-    assert lift(toys.uri, 1, "it was right", toys.storage) == 3
-    assert lift(toys.uri, 1, "it was right", toys.storage) == 3  # is lifted
-    assert not has_pair(toys)
-    rollback(toys.uri, 0, toys.storage)
-    rows = rows_of(toys().published())
+def test_rule_13_lifted_rows_come_back_with_a_rollback(here):
+    here().complete()
+    down(here)
+    down(here, user="u-4")
+    assert lift(here.uri, 1, "it was right", here.storage) == 3
+    assert lift(here.uri, 1, "it was right", here.storage) == 3  # is lifted
+    assert not has_pair(here)
+    rollback(here.uri, 0, here.storage)
+    rows = rows_of(here().published())
     assert (("u-3", "a") in rows, "u-4" in dict(rows)) == (True, False)
-    assert down(toys).number == 4
-    assert not has_pair(toys)
+    assert down(here).number == 4
+    assert not has_pair(here)
 
 
 def test_rule_13_other_programs_read_a_version_without_the_rows(here):
@@ -249,12 +184,12 @@ def test_rule_13_bad_takedowns_are_refused_and_change_nothing(here):
     ):
         with pytest.raises(ValueError, match="expected rows"):
             take_down(here.uri, rows=row, phrase=phrase, reason=reason)
-    with pytest.raises(TableError, match="takedown 1 is not there: expected one of: none"):
+    with raises(TableError, "unknown_takedown", saw=1):
         lift(here.uri, 1, "no")
     assert here.location.files() == before
     other = here.at("other")
     (other.location / "photos.zip").write_bytes(b"x")
-    with pytest.raises(TableError, match=r"holds other files, such as photos\.zip"):
+    with raises(TableError, "other_files", "photos.zip"):
         down(other)
 
 
@@ -298,7 +233,7 @@ class Greeter:
 GREETED = bulk.RowFormat(("user_id", "item"), pa.schema([("text", pa.string())]), pa.schema([]))
 
 
-def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(toys):
+def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(there):
     """They come in a table, a takedown, a plan, rejected rows, and what a rollback brings back."""
     ids = {
         "user_id": ["zed-1", "u-2", "zed-1", "zed-3", "zed-1"],
@@ -306,40 +241,40 @@ def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(toys):
     }
 
     def greet(number: int) -> bulk.BulkRun:
-        more = {"config": {"number": number}, "storage": toys.storage}
-        run = plan_of(toys.uri, "explanations", GREETED, pa.table(ids), **more)
+        more = {"config": {"number": number}, "storage": there.storage}
+        run = plan_of(there.uri, "explanations", GREETED, pa.table(ids), **more)
         assert bulk.complete(run, PoolHere(), Greeter, "explanations", describe)
         return run
 
     def has_them() -> bool:
-        found = [(toys.location / name).read_bytes() for name in toys.location.files()]
+        found = [(there.location / name).read_bytes() for name in there.location.files()]
         tables = [pq.read_table(pa.BufferReader(each)) for each in found if each[:4] == b"PAR1"]
         return b"zed-" in b"".join(found) or "zed-" in str([each.to_pylist() for each in tables])
 
     greet(0)
-    down(toys, user_id="zed-1", item="b")
+    down(there, user_id="zed-1", item="b")
     key = b"k" * 32
     hashes = {hmac.new(key, each.encode(), "sha256").hexdigest() for each in ("zed-1", "zed-3")}
     people = Forgotten(key, frozenset(hashes))
-    forget = partial(take_down, toys.uri, forgotten=people, reason="gone", storage=toys.storage)
+    forget = partial(take_down, there.uri, forgotten=people, reason="gone", storage=there.storage)
     made = forget()
     assert (made.version, made.num_rows) == (2, 2)
     assert forget() == made
-    assert rollback(toys.uri, 0, toys.storage) == 3
+    assert rollback(there.uri, 0, there.storage) == 3
     run = greet(1)
     assert run.record.rejected == {"forgotten": 3, "null_id": 1}
-    with pytest.raises(TableError, match="takedown 2 is not there: expected one of: none"):
-        lift(toys.uri, 2, "no", toys.storage)
-    taken = read_takedowns(toys.location)
+    with raises(TableError, "unknown_takedown", saw=2):
+        lift(there.uri, 2, "no", there.storage)
+    taken = read_takedowns(there.location)
     assert [taken.of_row({"user_id": each}) for each in ("zed-3", "u-2")] == [2, None]
-    assert check_output(toys.uri, toys.storage) == []
+    assert check_output(there.uri, there.storage) == []
     assert has_them()
-    assert bulk.delete_runs(toys.uri, toys.storage) == 2
-    bulk.vacuum(toys.uri, timedelta(0), toys.storage)
+    assert bulk.delete_runs(there.uri, there.storage) == 2
+    bulk.vacuum(there.uri, timedelta(0), there.storage)
     assert not has_them()
-    rows = bulk.published(toys.uri, storage=toys.storage).dataset().to_table().to_pylist()
+    rows = bulk.published(there.uri, storage=there.storage).dataset().to_table().to_pylist()
     assert [row["text"] for row in rows] == ["hello u-2"]
-    assert check_output(toys.uri, toys.storage) == []
+    assert check_output(there.uri, there.storage) == []
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -371,96 +306,96 @@ def lose(toys: Toys, *names: str) -> None:
 
 
 @pytest.mark.parametrize("lost", ["all", "first", "last"])
-def test_rule_13_nothing_is_committed_while_takedowns_are_gone(toys, lost):
-    toy = toys()
+def test_rule_13_nothing_is_committed_while_takedowns_are_gone(here, lost):
+    toy = here()
     toy.complete()
     for user in ("u-1", "u-2", "u-3"):
-        down(toys, user=user)
+        down(here, user=user)
     first, last = (f"_xrec/takedowns/{number:06d}.json" for number in (1, 3))
-    kept = {name: (toys.location / name).read_bytes() for name in (first, last)}
-    lose(toys, *{"all": (), "first": (first,), "last": (last,)}[lost])
-    uri, storage = toys.uri, toys.storage
+    kept = {name: (here.location / name).read_bytes() for name in (first, last)}
+    lose(here, *{"all": (), "first": (first,), "last": (last,)}[lost])
+    uri, storage = here.uri, here.storage
     people = Forgotten(b"k" * 32, frozenset({"0" * 64}))
     for command in (
-        lambda: down(toys, user="u-4"),
+        lambda: down(here, user="u-4"),
         lambda: take_down(uri, phrase="tea", reason="no", storage=storage),
         lambda: take_down(uri, forgotten=people, reason="no", storage=storage),
         lambda: lift(uri, 2, "no", storage),
         lambda: rollback(uri, 0, storage),
         lambda: bulk.empty(uri, storage),
-        lambda: toys(identity=OTHER),
+        lambda: here(identity=OTHER),
         toy.publish,
     ):
-        with pytest.raises(TableError, match=r"takedowns are gone, .* Restore them from a copy"):
+        with raises(TableError, "takedowns_gone"):
             command()
     (finding,) = check_output(uri, storage)
     assert (finding.severity, "takedowns are gone" in finding.what) == ("error", True)
-    assert table_at(toys).version() == 3
+    assert table_at(here).version() == 3
     if lost != "all":  # the file is put back
-        (toys.location / {"first": first, "last": last}[lost]).write_bytes(
+        (here.location / {"first": first, "last": last}[lost]).write_bytes(
             kept[{"first": first, "last": last}[lost]]
         )
-        assert down(toys, user="u-4").number == 4
+        assert down(here, user="u-4").number == 4
         return
     assert bulk.restart_takedowns(uri, "there is no copy", storage) == 4
     assert bulk.restart_takedowns(uri, "there is no copy", storage) == 4
-    assert down(toys, user="u-4")[:2] == (5, 4)
+    assert down(here, user="u-4")[:2] == (5, 4)
     assert {user for user, _ in rows_of(toy.published())}.isdisjoint({"u-1", "u-2", "u-3", "u-4"})
-    with pytest.raises(TableError, match="takedowns that it does not heed are gone"):
+    with raises(TableError, "cannot_be_restored", saw=0):
         rollback(uri, 0, storage)
-    table_at(toys).restore(0)  # another program's
-    with pytest.raises(TableError, match="no takedown is gone"):
+    table_at(here).restore(0)  # another program's
+    with raises(TableError, "no_takedown_gone"):
         bulk.restart_takedowns(uri, "no", storage)
-    assert down(toys, user="u-5").number == 6
+    assert down(here, user="u-5").number == 6
     assert {"u-1", "u-2", "u-3", "u-4", "u-5"}.isdisjoint(
         user for user, _ in rows_of(toy.published())
     )
 
 
-def test_rule_13_reader_notices_that_the_output_was_made_again(toys):
-    toys().complete()
-    down(toys, user="u-1")
-    known = read_takedowns(toys.location)
-    assert read_takedowns(toys.location, known) is known
-    toys.location.delete()
-    toys().complete()
-    down(toys, user="u-22")
-    taken = read_takedowns(toys.location, known)
+def test_rule_13_reader_notices_that_the_output_was_made_again(here):
+    here().complete()
+    down(here, user="u-1")
+    known = read_takedowns(here.location)
+    assert read_takedowns(here.location, known) is known
+    here.location.delete()
+    here().complete()
+    down(here, user="u-22")
+    taken = read_takedowns(here.location, known)
     assert [taken.of_row({"user": each}) for each in ("u-1", "u-22")] == [None, 1]
-    lose(toys)
-    with pytest.raises(TableError, match="takedowns are gone"):
-        read_takedowns(toys.location, taken)
+    lose(here)
+    with raises(TableError, "takedowns_gone"):
+        read_takedowns(here.location, taken)
 
 
 @pytest.mark.parametrize("first", ["plan", "publish", "takedown"])
-def test_rule_13_lifted_row_comes_back_by_the_next_run(toys, first):
+def test_rule_13_lifted_row_comes_back_by_the_next_run(here, first):
     """The takedown came before the row was planned, before it was published, or afterwards."""
-    toys("x", identity=OTHER).complete()
-    toy = toys()
+    here("x", identity=OTHER).complete()
+    toy = here()
     if first == "plan":
-        down(toys)
-        toy = toys()
+        down(here)
+        toy = here()
         toy.complete()
     elif first == "publish":
         toy.drive()
-        down(toys)
+        down(here)
         toy.publish()
     else:
         toy.complete()
-        down(toys)
-    down(toys, user="u-5")
-    assert not has_pair(toys)
-    output = Output(toys.location, "explanations", IDENTITY.config, IDENTITY.inputs)
+        down(here)
+    down(here, user="u-5")
+    assert not has_pair(here)
+    output = Output(here.location, "explanations", IDENTITY.config, IDENTITY.inputs)
     assert (output.found().state, output.done() is None) == ("up to date", False)
-    lift(toys.uri, 1, "it was right", toys.storage)
-    down(toys, user="u-6")  # it makes a version that heeds the lift, and brings nothing back
+    lift(here.uri, 1, "it was right", here.storage)
+    down(here, user="u-6")  # it makes a version that heeds the lift, and brings nothing back
     assert (output.found().state, output.done()) == ("stale", None)
-    manifest = toys().complete()
+    manifest = here().complete()
     left = [row for row in toy.rows if row[0] not in ("u-5", "u-6")]
     assert (rows_of(toy.published()), manifest.row_counts["explanations"]) == (left, 30)
     assert (output.found().state, output.done()) == ("up to date", manifest)
     version = toy.published().version
-    assert toys().complete().version == version  # once is enough
+    assert here().complete().version == version  # once is enough
 
 
 def test_rule_13_retry_does_no_row_that_is_taken_down_or_forgotten(here):
@@ -547,3 +482,36 @@ def test_rule_13_two_forgets_at_once_leave_no_plain_id_and_no_row(tmp_path):
         users = ("anna", "ben", "carl", "dora")
         is_down = [taken.of_row({"user_id": each}) is not None for each in users]
         assert is_down == [True, True, True, False]
+
+
+def test_users_are_hashed_once_for_a_key_however_many_were_forgotten():
+    """Entries of 300 calls of forget, and a few under the key of another workspace."""
+    people = [Forgotten(b"a" * 32), Forgotten(b"b" * 32)]
+    entries = {}
+    for number in range(1, 331):
+        by = people[number > 300]
+        hashes = (by.hash_of(f"gone-{number}"),)
+        entries[number] = Entry(users=hashes, key=by.key.hex(), reason="forgotten", at="")
+    taken = Takedowns(entries)
+    assert sorted(each.key for each in taken.forgotten) == [b"a" * 32, b"b" * 32]
+    rows = pa.table({"user_id": [f"gone-{n}" for n in (1, 300, 330, 331)] + ["here"]})
+    assert taken.without(rows)["user_id"].to_pylist() == ["gone-331", "here"]
+    assert [taken.is_forgotten(name) for name in ("gone-7", "gone-310", "gone-331")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_phrases_are_found_by_their_first_word():
+    """Among many phrases each is found, also those that begin with no letter or have none."""
+    phrases = ["happy ending", "$5 tea", "!!", "\u00e9t\u00e9", *(f"word{n} x" for n in range(300))]
+    taken = Takedowns(
+        {n: Entry(phrase=phrase, reason="no", at="") for n, phrase in enumerate(phrases, 1)}
+    )
+    for number, phrase in enumerate(phrases, 1):
+        assert taken.of_texts(["calm", f"so {phrase.upper()}"]) == number
+    assert taken.of_texts(["happy", "ending", "word7x", "5 tea"]) is None
+    assert taken.of_texts(["!! word8 x", "happy ending"]) == 1
+    texts = pa.table({"explanation": ["word3 x", "word3", None]})
+    assert taken.without(texts)["explanation"].to_pylist() == ["word3", None]
