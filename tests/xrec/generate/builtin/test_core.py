@@ -1,6 +1,6 @@
 """Our core gives the tokens of one prompt at a time, whatever arrives or is cancelled meanwhile.
 
-Slots have one length while there is room; prompts are grouped by what they begin with.
+Prompts are grouped by what they begin with.
 """
 
 import random
@@ -27,7 +27,6 @@ from tests.xrec.generate.cores import (
     texts,
 )
 from xrec.generate.builtin.engine import BuiltinCore
-from xrec.generate.builtin.kv_cache import SlotLengths
 from xrec.generate.builtin.requests import group_by_prefix
 from xrec.generate.engine import Completion, LikelihoodParams, TextParams
 
@@ -362,60 +361,9 @@ def test_output_that_is_no_number_fails_its_request_alone_and_leaves_nothing_in_
     assert bool(core._runner._slots.cache.tensor.isfinite().all())
 
 
-NEEDS = range(65, 257)
-
-
-def test_rows_of_similar_need_share_one_length_while_there_is_room():
-    lengths = SlotLengths(num_slots=10, num_positions=10 * 256)
-    for need in NEEDS:
-        lengths.see(need)
-    assert {lengths.choices(need)[0] for need in NEEDS} == {256}
-
-
-def test_rows_share_a_length_with_needs_up_to_twice_as_large_where_room_is_scarce():
-    lengths = SlotLengths(num_slots=10, num_positions=10 * 256 - 1)
-    for need in NEEDS:
-        lengths.see(need)
-    first = {need: lengths.choices(need)[0] for need in NEEDS}
-    assert set(first.values()) == {128, 256}
-    assert all(need <= length < 2 * need for need, length in first.items())
-
-
-def prompts_of_users(items_of_users: list[int]) -> list[list[int]]:
-    """Prompts of 20 shared tokens, 30 of a user and 10 of an item."""
-    rng = random.Random(0)
-    start = rng.choices(range(1000), k=20)
-    prompts = []
-    for count in items_of_users:
-        user = rng.choices(range(1000), k=30)
-        prompts += [[*start, *user, *rng.choices(range(1000), k=10)] for _ in range(count)]
-    rng.shuffle(prompts)
-    return prompts
-
-
-def test_users_with_several_items_are_groups_and_others_share_the_start():
-    prompts = prompts_of_users([1, 4, 1, 2, 1])
-    groups = group_by_prefix(prompts, 16)
-    assert sorted((len(members), len(prefix)) for prefix, members in groups) == [
-        (2, 50),
-        (3, 20),
-        (4, 50),
-    ]
-    assert sorted(index for _, members in groups for index in members) == list(range(9))
-    for prefix, members in groups:
-        assert all(prompts[index][: len(prefix)] == prefix for index in members)
-
-
-def test_large_user_is_split_and_neighbours_stand_side_by_side():
-    groups = group_by_prefix(prompts_of_users([5, 9]), 4)
-    assert sorted(len(members) for _, members in groups) == [1, 1, 4, 4, 4]
-    users = [prefix for prefix, _ in groups]
-    assert users in ([users[0]] * 2 + [users[2]] * 3, [users[0]] * 3 + [users[3]] * 2)
-
-
 def test_last_token_is_never_in_the_prefix_and_one_prompt_or_none_is_grouped_too():
     assert group_by_prefix([[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]], 16) == [([1, 2], [0, 1, 2])]
-    assert [members for _, members in group_by_prefix(prompts_of_users([1]), 16)] == [[0]]
+    assert [members for _, members in group_by_prefix([[1, 2]], 16)] == [[0]]
     assert group_by_prefix([], 16) == []
 
 
