@@ -1,4 +1,4 @@
-"""20 steps of adapter training on a GPU: the losses are those of a CPU, also after a stop."""
+"""Training of an adapter, also after a stop, and of a graph on a GPU: the losses of a CPU."""
 
 import importlib.util
 import json
@@ -12,8 +12,11 @@ from tests.world.cluster import training_workers
 from tests.world.program import at_message
 from tests.world.workspace import build_workspace
 from tests.xrec.train.adapter_town import allow_float16, make_config
+from tests.xrec.train.conftest import metrics_of
+from xrec.config.graph import PretrainGraphConfig
 from xrec.errors import TrainingError
 from xrec.train.adapter import train_adapter
+from xrec.train.graph import pretrain_graph
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -149,3 +152,62 @@ def test_run_goes_on_with_another_number_of_workers(
         train(workspace, adapter, device, zero_stage=3, num_workers=before)
     rows = train(workspace, adapter, device, zero_stage=3, num_workers=after)
     assert_same_losses(rows, on_cpu, TOLERANCES["float32"])
+
+
+LOSSES = {"softmax": {"kind": "sampled_softmax"}, "bpr": {"kind": "bpr"}}
+
+
+def train_graph(
+    town: str, graph: Path, device: str, *, parallelism: str, num_workers: int, loss: str
+) -> list[dict[str, Any]]:
+    """Train for 4 epochs and return their rows."""
+    config = PretrainGraphConfig.model_validate(
+        {
+            "workspace": town,
+            "graph": str(graph),
+            "model": {"embedding_dim": 8, "num_layers": 2},
+            "training": {
+                "num_epochs": 4,
+                "steps_per_epoch": 4,
+                "micro_batch_size": 31,
+                "learning_rate": 0.05,
+                "loss": LOSSES[loss],
+                "l2_weight": 1e-2,
+            },
+            "parallelism": parallelism,
+            "folds": 0,
+            "scaling": {"num_workers": num_workers, "device": device, "max_failures": 0},
+        }
+    )
+    pretrain_graph(config)
+    return metrics_of(graph)
+
+
+def assert_same_rows(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(rows) == 4
+    for row, other in zip(rows, expected, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        # A near tie may change places.
+        assert row["ndcg@20"] == pytest.approx(other["ndcg@20"], abs=0.02)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
+def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, parallelism, loss):
+    settings = {"num_workers": 1, "loss": loss}
+    expected = train_graph(town, tmp_path / "cpu", "cpu", parallelism="replicated", **settings)
+    assert_same_rows(
+        train_graph(town, tmp_path / "one", device, parallelism=parallelism, **settings), expected
+    )
+
+
+@pytest.mark.usefixtures("skip_without_gpus")
+@pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
+def test_two_workers_have_the_losses_of_one_on_a_cpu(town, tmp_path, device, parallelism):
+    expected = train_graph(
+        town, tmp_path / "one", "cpu", parallelism="replicated", num_workers=1, loss="softmax"
+    )
+    rows = train_graph(
+        town, tmp_path / "two", device, parallelism=parallelism, num_workers=2, loss="softmax"
+    )
+    assert_same_rows(rows, expected)
