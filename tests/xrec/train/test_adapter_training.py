@@ -164,7 +164,8 @@ def test_train_adapter_batch_that_does_not_divide_is_refused(workspace, tmp_path
         train_adapter(make_config(workspace, adapter=tmp_path / "adapter", **training))
 
 
-def test_train_adapter_graph_of_another_dataset_is_refused(workspace, tmp_path):
+def test_train_adapter_graph_of_another_dataset_is_refused(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr("xrec.train.adapter.fit", None)
     save_random_graph(tmp_path / "graph", 40, 30, "another")
     config = make_config(workspace, adapter=tmp_path / "adapter")
     with raises(ArtifactMismatchError, "graph_of_another_dataset", saw="another"):

@@ -1,7 +1,6 @@
 """The figures of a comparison from scores and texts that are written down here."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,22 +102,6 @@ def test_table_has_a_row_a_figure(make_config):
 
 def page_of(found: Result, **more: Any) -> str:
     return markdown_page(found, PAIRS, more.get("failed", {}), more.get("examples", []))
-
-
-def test_page_begins_with_coverage_and_has_each_entry_and_difference(make_config):
-    runs = {"ours": [FLAT, BETTER], "constant": [BETTER] * 2}
-    page = page_of(replace(result(make_config, runs), notes=("Beside: the graph.",)))
-    assert "9 held-out pairs of 3 users" in page
-    table, differences = page.split("Minus `ours`, pair by pair:")
-    header = next(line for line in table.splitlines() if line.startswith("| entry"))
-    assert header.split("|")[2].strip().lower().startswith("coverage")
-    ours = next(line for line in table.splitlines() if line.startswith("| `ours`"))
-    assert "0.625" in ours
-    assert "±0.177" in ours
-    assert len(ours.split("|")) == len(header.split("|"))
-    assert "`ours` |" not in differences
-    assert "| +0.125 (" in differences
-    assert "- Beside: the graph." in differences
 
 
 def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
