@@ -38,7 +38,7 @@ def _use_another_cache() -> None:
 
 _use_another_cache()
 
-_SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/")
+_SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/", "tests/xrec/train/")
 _START_RAY = {"ray_cluster", "three_nodes", "pipeline"}
 
 
