@@ -16,7 +16,6 @@ SAMPLE = {
     "explanations_per_user": 3,
 }
 """A source of `prepare` that is made in no time."""
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY="
 
 
 def write_yaml(path: Path, values: Any) -> Path:

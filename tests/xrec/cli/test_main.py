@@ -13,7 +13,8 @@ import yaml
 
 from jobs.catalogue import JOBS
 from tests.command_line import python, said, words_of, xrec
-from tests.project_file import SAMPLE, SECRET, write_yaml
+from tests.project_file import SAMPLE, write_yaml
+from tests.xrec.config.test_project import SECRET
 from xrec.config.base import keys_of
 from xrec.config.jobs import CONFIG_TYPES, SHARED
 from xrec.config.project import read_project
