@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from benchmarks.serve import _server
-from tests.xrec.generate.town import make_town
+from tests.world.workspace import make_town
 from tests.xrec.serve.town import DECODING, ITEMS, USERS
 
 

@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from cluster.connect import LOOPBACK_ADDRESS, ensure_ray
-from tests.command_line import python
+from tests.world.program import python
 from xrec.config.shared import RayConfig
 from xrec.errors import ClusterError
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.command_line import python
-from tests.local_cluster import LocalCluster
+from tests.world.cluster import LocalCluster
+from tests.world.program import python
 
 ASKS = """
 import json, sys

@@ -12,8 +12,8 @@ from ray.job_submission import JobDetails, JobStatus
 from ray.runtime_env import RuntimeEnv
 
 from cluster.submit import check_shared_paths, runtime_environment, working_folder
-from tests.command_line import python, said, xrec
-from tests.project_file import SAMPLE, write_yaml
+from tests.world.program import python, said, xrec
+from tests.world.shop import SAMPLE, write_yaml
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config

@@ -8,8 +8,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.xrec.train.adapter_town import allow_float16, build_workspace, make_config
-from tests.xrec.train.killing import at_message, training_workers
+from tests.world.cluster import training_workers
+from tests.world.program import at_message
+from tests.world.workspace import build_workspace
+from tests.xrec.train.adapter_town import allow_float16, make_config
 from xrec.errors import TrainingError
 from xrec.train.adapter import train_adapter
 

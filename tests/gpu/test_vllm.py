@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.gpu.near_ties import gap
-from tests.toy import save_with_tokenizer, toy_tokenizer
+from tests.world.models import save_with_tokenizer, toy_tokenizer
 from tests.xrec.generate.cores import generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     attached,

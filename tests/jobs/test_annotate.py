@@ -7,11 +7,9 @@ import pytest
 import jobs.annotate
 import jobs.prepare
 from jobs.status import project_status
-from tests.command_line import xrec
-from tests.project_file import write_yaml
-from tests.xrec.annotate.review_files import review, write_json_lines
-from tests.xrec.annotate.toy_annotator import map_here
-from tests.xrec.bulk.toy_run import pool_here
+from tests.world.here import map_here, pool_here
+from tests.world.program import xrec
+from tests.world.shop import review, write_json_lines, write_yaml
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project

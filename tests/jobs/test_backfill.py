@@ -1,17 +1,16 @@
 """The job `backfill` on s3://: its rows, runs that were begun, and dry runs."""
 
+import json
 from functools import partial
-from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
 import yaml
 
 import jobs.backfill
-from tests.command_line import said, xrec
 from tests.jobs.conftest import DECODING
+from tests.world.program import said, xrec
 from xrec.backfill import read_explanations, read_failed
-from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import read_status
 from xrec.config.backfill import BackfillConfig
 from xrec.data import read_dataset
@@ -57,16 +56,14 @@ def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_second_driver_is_refused(pipeline, config_file, monkeypatch):
-    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held")
-    with monkeypatch.context() as patched:
-        patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
-        patched.setattr(BackfillMetrics, "record", Mock(side_effect=SystemExit))
-        # As if it were killed.
-        patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: driver._ending.set())
-        patched.setattr("xrec.bulk.driver.this_process", lambda: "another host, process 1")
-        with pytest.raises(SystemExit):
-            jobs.backfill.run(config)
+def test_backfill_second_driver_is_refused(pipeline, config_file):
+    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held", limit=1)
+    jobs.backfill.run(config)
+    (file,) = [name for name in pipeline.location("held").files() if name.endswith("driver.json")]
+    sign = pipeline.location("held") / file
+    said = json.loads(sign.read_text())
+    alive = {"holder": "another host, process 1", "expires_at": "2999-01-01T00:00:00Z"}
+    sign.write_bytes(json.dumps(said | alive).encode())
     code, _, err = xrec("backfill", config_file(config))
     assert (code, "works on this run, and is taken for alive until" in err) == (1, True)
 

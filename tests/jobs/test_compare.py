@@ -14,9 +14,9 @@ import pytest
 
 import jobs.compare
 from tests.jobs.conftest import DECODING
-from tests.xrec.annotate.toy_annotator import map_here
-from tests.xrec.bulk.toy_run import pool_here
-from tests.xrec.train.adapter_town import PROMPT, TRAINING, build_workspace
+from tests.world.here import map_here, pool_here
+from tests.world.workspace import PROMPT, build_workspace
+from tests.xrec.train.adapter_town import TRAINING
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill import read
 from xrec.config.base import parse_config

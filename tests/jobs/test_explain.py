@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from jobs.explain import lines_of
-from tests.command_line import said, xrec
+from tests.world.program import said, xrec
 from xrec.backfill import read_explanations
 from xrec.config.backfill import BackfillConfig
 from xrec.data import read_dataset

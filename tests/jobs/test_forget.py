@@ -13,13 +13,11 @@ import pytest
 
 import jobs.project_run
 from jobs.catalogue import chosen_configs
-from tests.command_line import said, xrec
-from tests.project_file import SAMPLE, write_yaml
-from tests.toy import EMBEDDING_DIM, save_toy_model
-from tests.xrec.annotate.review_files import review, write_json_lines
-from tests.xrec.annotate.toy_annotator import map_here
-from tests.xrec.bulk.toy_run import pool_here
-from tests.xrec.generate.town import make_adapter
+from tests.world.here import map_here, pool_here
+from tests.world.models import EMBEDDING_DIM, save_toy_model
+from tests.world.program import said, xrec
+from tests.world.shop import SAMPLE, review, write_json_lines, write_yaml
+from tests.world.workspace import make_adapter
 from xrec.backfill import read_explanations
 from xrec.bulk import check_output, take_down
 from xrec.config.project import read_project

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.command_line import python
-from tests.xrec.init.shop import write_shop
+from tests.world.program import python
+from tests.world.shop import write_shop
 from xrec.backfill import read_explanations
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import open_location, read_manifest

@@ -16,9 +16,9 @@ import jobs.project_run
 import jobs.recommend
 from jobs.catalogue import chosen_configs, job_named
 from jobs.output import Output
-from tests.command_line import said, xrec
 from tests.jobs.conftest import DECODING, PIPELINE_JOBS
-from tests.project_file import SAMPLE, write_yaml
+from tests.world.program import said, xrec
+from tests.world.shop import SAMPLE, write_yaml
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress

@@ -14,12 +14,12 @@ import torch
 import jobs.backfill
 import jobs.project_run
 from jobs.catalogue import chosen_configs, job_named
-from tests.command_line import xrec
 from tests.jobs.conftest import DECODING
-from tests.project_file import write_yaml
-from tests.toy import EMBEDDING_DIM, save_toy_model
-from tests.xrec.bulk.toy_run import pool_here
-from tests.xrec.generate.town import make_adapter
+from tests.world.here import pool_here
+from tests.world.models import EMBEDDING_DIM, save_toy_model
+from tests.world.program import xrec
+from tests.world.shop import write_yaml
+from tests.world.workspace import make_adapter
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.config.data import SampleSource

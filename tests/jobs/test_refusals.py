@@ -9,10 +9,10 @@ import pytest
 import jobs.prepare
 import jobs.train_adapter
 from jobs.catalogue import job_named
-from tests.command_line import xrec
 from tests.jobs.conftest import DECODING
-from tests.project_file import write_yaml
-from tests.toy import save_toy_model
+from tests.world.models import save_toy_model
+from tests.world.program import xrec
+from tests.world.shop import write_yaml
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig

@@ -10,9 +10,9 @@ import time
 import pytest
 import requests
 
-from tests.command_line import python
-from tests.project_file import write_project
-from tests.xrec.generate.town import make_town
+from tests.world.program import python
+from tests.world.shop import write_project
+from tests.world.workspace import make_town
 from tests.xrec.serve.town import ITEMS, USERS, serve_config
 
 

@@ -6,10 +6,9 @@ import yaml
 
 import jobs.prepare
 from jobs.status import project_status
-from tests.command_line import python, said
 from tests.jobs.test_project_run import project_of
-from tests.project_file import SAMPLE, write_yaml
-from tests.xrec.init.shop import write_shop
+from tests.world.program import python, said
+from tests.world.shop import SAMPLE, write_shop, write_yaml
 from xrec.cli.run_command import _row
 from xrec.config.backfill import BackfillConfig
 from xrec.config.project import Project

@@ -112,7 +112,10 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
     if differing:
         raise ArtifactMismatchError(
             f"{location}: its rows have other columns, so none can be carried over: "
-            + ", ".join(differing)
+            + ", ".join(differing),
+            code="other_columns",
+            key=differing[0].partition(":")[0],
+            saw=differing,
         )
     return Earlier(log, format, read_takedowns(location), shown.manifest.metrics["num_buckets"])
 

@@ -89,7 +89,9 @@ def check_edges(
     if edges.shape[1] == 0:
         raise DataError(
             f"the dataset has no {what} ({num_users} users, {num_items} items); "
-            "check its interactions and the shares of the splits"
+            "check its interactions and the shares of the splits",
+            code="no_edges",
+            key=what,
         )
     for name, indices, count in (
         ("user_index", edges[0], num_users),
@@ -99,7 +101,10 @@ def check_edges(
             wrong = indices[(indices < 0) | (indices >= count)]
             raise DataError(
                 f"{len(wrong)} {what} have a {name} out of range, the first is {int(wrong[0])}; "
-                f"expected 0 to {count - 1}"
+                f"expected 0 to {count - 1}",
+                code="index_out_of_range",
+                key=name,
+                saw=int(wrong[0]),
             )
 
 

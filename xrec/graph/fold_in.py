@@ -111,7 +111,8 @@ def _spread(usable: Tensor) -> Tensor:
     if len(indices) == 0:
         raise DataError(
             "no trained vector with interactions differs from zero: there is nothing to fit "
-            "fold-in to; train the graph again"
+            "fold-in to; train the graph again",
+            code="nothing_to_fit",
         )
     step = -(-len(indices) // _MOST_FITTED)
     spread: Tensor = indices[::step].contiguous()

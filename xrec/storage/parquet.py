@@ -76,7 +76,9 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
     except pa.ArrowInvalid as error:
         raise DataError(
             f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the "
-            "file edited?"
+            "file edited?",
+            code="broken_file",
+            key=str(location),
         ) from error
     check_schema(location, table.schema, schema)
     return table
@@ -85,4 +87,9 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
 def check_schema(location: Location, seen: pa.Schema, expected: pa.Schema) -> None:
     """Raise DataError if the columns of the table at `location` are not those of `expected`."""
     if not seen.equals(expected):
-        raise DataError(f"{location}: expected columns\n{expected}\nsaw\n{seen.remove_metadata()}")
+        raise DataError(
+            f"{location}: expected columns\n{expected}\nsaw\n{seen.remove_metadata()}",
+            code="other_columns",
+            key=str(location),
+            saw=seen.names,
+        )

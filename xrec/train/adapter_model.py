@@ -162,7 +162,12 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
         # Reentrant checkpointing loses the gradient of the injected vectors.
         model.activation_checkpointing_enable({"use_reentrant": False})
     except ValueError as error:
-        raise ModelError(f"{error} set training.gradient_checkpointing=false") from error
+        raise ModelError(
+            f"{error} set training.gradient_checkpointing=false",
+            code="no_gradient_checkpointing",
+            key="training.gradient_checkpointing",
+            saw=True,
+        ) from error
     model.disable_input_require_grads()  # the adapted vectors in the input have a gradient anyway
 
 
@@ -246,7 +251,9 @@ class AdapterPasses:
             if not self._engine.fp16_enabled():
                 raise TrainingError(
                     f"{place}: a gradient is not finite; lower training.learning_rate.peak, or "
-                    "check the graph's vectors"
+                    "check the graph's vectors",
+                    code="gradient_not_finite",
+                    key="training.learning_rate.peak",
                 )
             note(f"{place}: a gradient overflowed; trying half the loss scale")
             totals = self._step(micro_batches, step)
@@ -311,6 +318,9 @@ def sum_over_workers(totals: Tensor, place: str) -> list[float]:
     if not math.isfinite(nll):
         raise TrainingError(
             f"{place}: the loss is {nll / num_tokens}; lower training.learning_rate.peak, or check "
-            "the graph's vectors"
+            "the graph's vectors",
+            code="loss_not_finite",
+            key="training.learning_rate.peak",
+            saw=nll / num_tokens,
         )
     return [nll, num_tokens, *others]

@@ -80,7 +80,10 @@ def write_examples(
             f"{counts['train']} training and {counts['validation']} validation pairs with an "
             f"explanation that fits ({dict(left_out)} left out); expected at least "
             f"training.global_batch_size = {config.training.global_batch_size} and 1: lower it, "
-            "or raise the limits"
+            "or raise the limits",
+            code="too_few_pairs",
+            key="training.global_batch_size",
+            saw=counts["train"],
         )
     beginnings = [shard.shared_ids for shard in shards if shard.shared_ids is not None]
     return write_manifest(

@@ -54,7 +54,10 @@ def with_zero_stage(config: TrainAdapterConfig, data: AdapterData) -> TrainAdapt
     if local_world_size() % config.deepspeed.hpz_partition_size:
         raise ConfigError(
             f"deepspeed.hpz_partition_size = {config.deepspeed.hpz_partition_size} must divide the "
-            f"number of workers on each node, saw {local_world_size()} on one; change one of them"
+            f"number of workers on each node, saw {local_world_size()} on one; change one of them",
+            code="group_spans_nodes",
+            key="deepspeed.hpz_partition_size",
+            saw=config.deepspeed.hpz_partition_size,
         )
     if config.deepspeed.zero_stage != "auto":
         return config
@@ -71,7 +74,10 @@ def with_zero_stage(config: TrainAdapterConfig, data: AdapterData) -> TrainAdapt
     if not fitting:
         raise ModelError(
             f"{text}: it fits at none; raise scaling.num_workers, take a smaller model, or set "
-            "deepspeed.offload=cpu, which keeps the weights in the node's memory"
+            "deepspeed.offload=cpu, which keeps the weights in the node's memory",
+            code="model_does_not_fit",
+            key="deepspeed.zero_stage",
+            saw="auto",
         )
     note(f"{text}; auto: deepspeed.zero_stage = {fitting[0]}")
     return _changed(config, "deepspeed", zero_stage=fitting[0])
@@ -204,7 +210,10 @@ def _largest_that_fits(sizes: Sequence[int], go: Callable[[int], None], kept_byt
             "training.micro_batch_size = auto: a step over one row does not fit a worker's GPU; "
             "lower prompt.max_prompt_tokens or training.prefix_cache_gib, set "
             "training.gradient_checkpointing=true or deepspeed.zero_stage=3, or take a smaller "
-            "model"
+            "model",
+            code="row_does_not_fit",
+            key="training.micro_batch_size",
+            saw="auto",
         )
     return chosen
 

@@ -244,12 +244,16 @@ def _as_xrec_error(error: TrainingFailedError) -> XRecError:
         if isinstance(cause, XRecError):
             return cause
     first_line = (str(causes[0]).strip().splitlines() or [""])[0][:500]
-    text = f"{type(causes[0]).__name__}: {first_line}"
+    name = type(causes[0]).__name__
+    text = f"{name}: {first_line}"
     if isinstance(error, ControllerError):
-        return TrainingError(f"training stopped: {text}")
+        return TrainingError(f"training stopped: {text}", code="training_stopped", saw=name)
     return TrainingError(
         f"worker {min(failures)} of the training failed, and retries (scaling.max_failures) did "
-        f"not help: {text}"
+        f"not help: {text}",
+        code="worker_failed",
+        key="scaling.max_failures",
+        saw=name,
     )
 
 

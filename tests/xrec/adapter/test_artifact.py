@@ -9,7 +9,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.toy import EMBEDDING_DIM, HIDDEN_SIZE, attach_toy, toy_adapter, toy_adapters, toy_model
+from tests.world.models import (
+    EMBEDDING_DIM,
+    HIDDEN_SIZE,
+    attach_toy,
+    toy_adapter,
+    toy_adapters,
+    toy_model,
+)
 from xrec.adapter.artifact import TrainedAdapter, read_adapter, write_adapter
 from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters

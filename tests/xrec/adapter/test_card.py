@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from tests.toy import save_random_graph, save_toy_model, toy_adapter, toy_model, toy_tokenizer
+from tests.world.models import save_toy_model, toy_adapter, toy_model, toy_tokenizer
+from tests.world.workspace import save_random_graph
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.card import model_card
 from xrec.errors import ArtifactMismatchError

@@ -4,8 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.decoders import FAMILIES, tiny_decoder
-from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, toy_adapters, toy_model, toy_vectors
+from tests.world.models import (
+    FAMILIES,
+    HIDDEN_SIZE,
+    NUM_USERS,
+    attach_toy,
+    tiny_decoder,
+    toy_adapters,
+    toy_model,
+    toy_vectors,
+)
 from xrec.adapter.model import embedding_scale, input_vectors
 from xrec.config.adapter import AdapterModelConfig
 from xrec.errors import ModelError

@@ -9,8 +9,8 @@ import pytest
 import scipy.sparse
 
 from jobs.prepare import run as prepare_dataset
-from tests.toy import toy_tokenizer
-from tests.xrec.aspects.planted_aspects import with_aspects
+from tests.world.models import toy_tokenizer
+from tests.world.town import with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import dataset_mentions, dataset_praise

@@ -9,15 +9,14 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
+from tests.world.shop import review, write_json_lines
 from tests.xrec.annotate.review_files import (
     HASHED,
     SecretTown,
     annotate,
     annotate_config,
     dataset_tables,
-    review,
     texts_of_training,
-    write_json_lines,
 )
 from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
 from xrec.annotate.annotator import (

@@ -12,6 +12,7 @@ import pytest
 from ray import cloudpickle
 
 from jobs.annotate import look_ahead
+from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from tests.xrec.annotate.conftest import item_row, pair_row, user_row
 from tests.xrec.annotate.review_files import (
     SecretTown,
@@ -20,7 +21,6 @@ from tests.xrec.annotate.review_files import (
     dataset_tables,
     texts_of_training,
 )
-from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.annotate.annotator import Annotator, AnnotatorSpec, Aspect, ItemText, PairText, UserText
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.language_model.prompts import read_prompt

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
-from tests.xrec.annotate.review_files import HASHED, annotate_config, review, write_json_lines
+from tests.world.shop import review, write_json_lines
+from tests.xrec.annotate.review_files import HASHED, annotate_config
 from xrec.annotate.cells import parse_review
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.phrases import phrases_spec

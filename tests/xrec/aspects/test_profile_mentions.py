@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from jobs.train_aspects import run as train_aspects
-from tests.xrec.aspects.planted_aspects import OF_PROFILES, prepared_town
+from tests.world.town import OF_PROFILES, prepared_town
 from xrec.aspects.choice import AspectChooser, read_chooser
 from xrec.aspects.mentions import ProfileMentions, dataset_mentions
 from xrec.aspects.scorer import AspectScorer, Weights

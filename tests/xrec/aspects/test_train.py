@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.train_aspects import output, run
-from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
+from tests.world.town import prepared_town, with_aspects
 from xrec.aspects.artifact import aspects_of
 from xrec.aspects.choice import AspectChooser, read_chooser
 from xrec.aspects.mentions import dataset_mentions, dataset_praise

@@ -18,7 +18,7 @@ import deltalake
 import psutil
 
 from cluster.connect import environment
-from tests.local_cluster import LocalCluster, NodeProcess
+from tests.world.cluster import LocalCluster, NodeProcess
 from tests.xrec.bulk.chaos_driver import INTERRUPTED, KEY, REFUSED, Setting, main, pairs_of
 from xrec.bulk import Published, check_output, published, read_takedowns
 from xrec.bulk.runs.run import RUNS, records

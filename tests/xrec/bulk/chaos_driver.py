@@ -20,11 +20,12 @@ import deltalake
 from deltalake.exceptions import DeltaError
 
 from cluster.connect import ensure_ray
+from tests.world.here import Place, PoolHere
 from tests.xrec.bulk import toy_run
-from tests.xrec.bulk.conftest import Place
-from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die
+from tests.xrec.bulk.toy_run import IDENTITY, Toy, die
 from xrec import bulk
 from xrec.bulk import driver, parts
+from xrec.bulk.beat import Clock
 from xrec.bulk.work.pool import Pool, RayPool
 from xrec.config.shared import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
@@ -98,7 +99,8 @@ def _complete(setting: Setting, run: str, republish: bool, retry: tuple[str, ...
         mark = f"{toy.run.record.run} {toy.run.record.nonce}"
         seconds = setting.seconds_per_chunk / setting.rows_per_chunk
         task = toy.make_task(kill=die, mark=mark, seconds=seconds, format=FORMAT)
-        toy.complete(_pool(setting), task, republish=republish, retry=retry)
+        clock = Clock(seconds_between_signs=1.0, seconds_between_looks=0.5)
+        toy.complete(_pool(setting), task, republish=republish, retry=retry, clock=clock)
 
 
 def _pool(setting: Setting) -> Pool:
@@ -185,8 +187,6 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
     location._WAITS_SECONDS = (0.1, 0.3, 1.0)
-    driver._SECONDS_BETWEEN_SIGNS = 1.0
-    driver._SECONDS_BETWEEN_LOOKS = 0.5
     driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
     parts.PART_BYTES = 1 << 15  # several files a version
     try:

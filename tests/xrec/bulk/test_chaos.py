@@ -13,10 +13,10 @@ from contextlib import closing
 
 import pytest
 
-from tests.local_cluster import LocalCluster, add_node, local_cluster, stop_nodes
+from tests.world.cluster import LocalCluster, add_node, local_cluster, stop_nodes
+from tests.world.here import Place
 from tests.xrec.bulk.chaos import Chaos, Reader, check_end, check_garbage, workers_on
 from tests.xrec.bulk.chaos_driver import FORMAT, INTERRUPTED, ITEMS, REFUSED, Setting
-from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Toy, rows_of
 from xrec.bulk import Survey
 from xrec.bulk.runs.progress import read_progress

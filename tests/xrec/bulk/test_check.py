@@ -6,12 +6,13 @@ import deltalake
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.world.here import Place
+from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_drive import kill, stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import files_of
 from tests.xrec.bulk.toy_run import Toy
-from xrec.bulk import check_output, driver, empty
+from xrec.bulk import check_output, empty
 from xrec.bulk.status import Finding
 
 
@@ -76,8 +77,7 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(toys):
     assert during == []
     text = only(toys, "warning")
     assert "12 of 36 rows done: it was stopped before it was done; run it again" in text
-    toys.patch.setattr(driver, "TERM", timedelta(0))
-    kill(toy, 1, toys.patch)
+    kill(toy, 1, term=timedelta(0))
     assert "its driver gives no sign of life" in only(toys, "warning")
     toy.drive()
     assert "36 of 36 rows done: it is not what is published" in only(toys, "warning")

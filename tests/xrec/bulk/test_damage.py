@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.toy_run import FORMAT, PoolHere, rows_of
+from tests.world.here import PoolHere
+from tests.xrec.bulk.toy_run import FORMAT, rows_of
 from xrec.bulk.runs.result import BrokenResultError, ResultFolder, summary_of
 from xrec.errors import DataError
 from xrec.storage import Location

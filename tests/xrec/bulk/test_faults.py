@@ -11,13 +11,13 @@ import deltalake
 import pytest
 
 import xrec.bulk.export
-from tests.faulty_proxy import Faults, faulty_proxy
-from tests.xrec.bulk.conftest import Place
+from tests.world.here import Killed, Place, PoolHere
+from tests.world.store import Faults, faulty_proxy
 from tests.xrec.bulk.test_export import export, target_of
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, table_at
-from tests.xrec.bulk.toy_run import IDENTITY, Killed, PoolHere, Toy, die_here, rows_of, toy_request
-from xrec.bulk import check_output, driver, open_run, read_status, rollback, vacuum
+from tests.xrec.bulk.toy_run import EAGER, IDENTITY, Toy, die_here, rows_of, toy_request
+from xrec.bulk import check_output, open_run, read_status, rollback, vacuum
 from xrec.bulk.export import SUCCESS
 from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError
 from xrec.storage.s3 import S3Location
@@ -42,11 +42,10 @@ def test_fault_1_driver_that_wakes_late_is_harmless(toys, when, is_same):
             later.append(toys("a x", identity=identity))
             later[0].complete()
 
-    toys.patch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
     toy = toys("a x" if is_same else "a b c")
     if when == "work":
         with pytest.raises(LeaseError, match="deleted and made anew while this driver was at"):
-            toy.complete(on_progress=deleted_and_made_again)
+            toy.complete(on_progress=deleted_and_made_again, clock=EAGER)
     else:
         commit_once(toys.patch, deleted_and_made_again)
         with pytest.raises(TableError, match=r"another publish \(version 0\) came"):

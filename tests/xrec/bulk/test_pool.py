@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import ray
 
-from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of
+from tests.xrec.bulk.toy_run import EAGER, Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
-from xrec.bulk import driver as driver_module
 from xrec.bulk.runs.progress import now
 from xrec.bulk.work.pool import RayPool, _collected, map_in_processes
 from xrec.errors import BudgetError, ClusterError, DataError, ModelError
@@ -77,10 +76,9 @@ def make_no_task(reason: str) -> ToyTask:
 
 
 def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
-    here.patch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
     toy = here("slow b", num_users=8, rows_per_chunk=2)
     seen: list[Progress] = []
-    progress = on_ray(toy, RayPool(2), toy.make_task(OddTask), on_progress=seen.append)
+    progress = on_ray(toy, RayPool(2), toy.make_task(OddTask), on_progress=seen.append, clock=EAGER)
     assert progress.num_ok == 16
     at = [each.num_rows for each in seen]
     assert seen[at.index(2)].rows_per_second(now()) is None  # a chunk in no time is no rate
@@ -132,13 +130,12 @@ def test_pool_raises_what_ended_it_and_the_next_one_goes_on(here, what):
         if what == "interrupt" and progress.num_rows:
             raise KeyboardInterrupt
 
-    here.patch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
     toy = here("refused" if what == "refused" else "a", num_users=20, rows_per_chunk=1)
     starts = what in ("refused", "interrupt")
     task = toy.make_task(OddTask, seconds=0.3) if starts else partial(make_no_task, what)
     error, message = ENDS[what]
     with pytest.raises(error, match=message):
-        on_ray(toy, RayPool(2), task, on_progress=interrupt)
+        on_ray(toy, RayPool(2), task, on_progress=interrupt, clock=EAGER)
     num_done = Survey(toy.run).summary.num_rows
     assert (num_done > 0) >= (what == "interrupt")
     assert num_done < (20 if starts else 1)

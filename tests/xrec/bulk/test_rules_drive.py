@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, ToyTask, rows_of
+from tests.world.here import Killed, PoolHere
+from tests.xrec.bulk.toy_run import EAGER, Toy, ToyTask, rows_of
 from xrec.bulk import (
     BulkRun,
     Outcome,
@@ -26,10 +27,9 @@ from xrec.bulk import (
     vacuum,
 )
 from xrec.bulk.driver import has_work
-from xrec.bulk.runs.progress import now, read_progress
+from xrec.bulk.runs.progress import TERM, now, read_progress, refuse_live_driver, write_progress
 from xrec.errors import BudgetError, DataError, LeaseError, StorageError, TableError
 from xrec.storage import Manifest
-from xrec.storage.process import this_process
 
 
 def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
@@ -49,12 +49,17 @@ def interrupt(toy: Toy, num_chunks: int, **settings: Any) -> None:
         toy.drive(stopped_after(num_chunks), **settings)
 
 
-def kill(toy: Toy, num_chunks: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
-    """Let a driver be killed after so many chunks, so that it cannot say that it ended."""
-    with monkeypatch.context() as patch:
-        patch.setattr(driver._Driver, "leave", lambda driver: driver._ending.set())
-        with pytest.raises(Killed):
-            toy.drive(stopped_after(num_chunks, Killed), **settings)
+def kill(toy: Toy, num_chunks: int, holder: str = "", term: timedelta = TERM) -> None:
+    """Let a driver be killed after so many chunks: it says neither that it ended nor what it did.
+
+    holder: its name, instead of this process's. term: how long it is taken for alive.
+    """
+    with pytest.raises(Killed):
+        toy.drive(stopped_after(num_chunks, Killed))
+    last = read_progress(toy.run.folder)
+    said = {"holder": holder or last.holder, "expires_at": last.written_at + term}
+    write_progress(toy.run, last.model_copy(update=said))
+    (toy.run.folder / "counted.json").delete()
 
 
 def texts_of(toy: Toy, version: int | None = None) -> dict[tuple[str, str], str]:
@@ -101,7 +106,7 @@ def test_rule_3_run_of_few_or_strange_rows(here, items, num_users):
 @pytest.mark.parametrize("num_chunks", [0, 1, 3])
 def test_rule_3_restarted_run_does_the_chunks_without_a_result(here, num_chunks):
     toy = here()
-    kill(toy, num_chunks, here.patch)
+    kill(toy, num_chunks)
     assert Survey(toy.run).done[0].tolist() == list(range(num_chunks))
     toy.complete(pool := PoolHere())
     assert sorted(pool.done) == list(range(num_chunks, toy.run.record.size.num_chunks))
@@ -131,22 +136,17 @@ def test_rule_3_driver_is_not_started_beside_one_that_may_live(here):
     command = [sys.executable, "-c", f"{code}; input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         name = other.stdout.readline().decode().strip()
-        here.patch.setattr(driver, "this_process", lambda: name)
-        kill(toy, 2, here.patch)
-        here.patch.setattr(driver, "this_process", this_process)
+        kill(toy, 2, name)
         with pytest.raises(LeaseError, match=r"works on this run, .* alive until .* UTC"):
             toy.drive()
         assert read_status(here.uri).phase() == "running"
     assert read_status(here.uri).phase() == "silent"  # it is no more
-    with here.patch.context() as patch:
-        patch.setattr(driver, "TERM", timedelta(0))
-        kill(toy, 0, here.patch)
+    kill(toy, 0, term=timedelta(0))
     assert read_status(here.uri).phase() == "silent"  # its term is over
     toy.drive()
 
 
 def test_rule_3_interrupted_driver_says_so(toys, caplog):
-    toys.patch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
     toy, seen = toys(), []
 
     def stop(progress: Any) -> None:
@@ -155,7 +155,7 @@ def test_rule_3_interrupted_driver_says_so(toys, caplog):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        toy.drive(on_progress=stop)
+        toy.drive(on_progress=stop, clock=EAGER)
     status = read_status(toys.uri, toys.storage)
     assert (status.phase(), status.num_done) == ("stopped", seen[-1])
     assert Survey(toy.run).summary.num_rows == seen[-1]
@@ -187,6 +187,8 @@ def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error(here, what):
 
 class SlowClock:
     """A driver's clock that shows when the driver waits, and goes on when the test says so."""
+
+    seconds_between_signs, seconds_between_looks = 15.0, 2.0
 
     def __init__(self, began_at: datetime):
         self._now, self._is_waiting = began_at, False
@@ -239,6 +241,34 @@ def test_rule_4_driver_with_a_long_chunk_is_seen_by_everyone(toys):
     assert rows_of(toy.published()) == toy.rows
 
 
+@pytest.mark.parametrize("by", ["complete", "publish"])
+def test_rule_4_run_that_is_being_published_is_seen_by_everyone_and_not_deleted(here, by):
+    """Its gate takes five minutes."""
+    toy, clock, ages = here(), SlowClock(now() - timedelta(minutes=5)), []
+
+    def age() -> timedelta:
+        return clock.now() - read_progress(toy.run.folder).written_at
+
+    def five_minutes() -> None:
+        for _ in range(300 // 30):
+            clock.go_on(30, lambda: age() < timedelta(seconds=30))
+            ages.append(age())
+        with pytest.raises(LeaseError, match="works on this run"):
+            refuse_live_driver(toy.run.folder)
+        with pytest.raises(LeaseError, match="works on this run"):
+            delete_runs(here.uri)
+        vacuum(here.uri, timedelta(minutes=1))
+
+    if by == "publish":
+        toy.drive()
+    assert getattr(toy, by)(check=five_minutes, clock=clock).version == 0
+    assert len(ages) == 10
+    assert rows_of(toy.published()) == toy.rows
+    refuse_live_driver(toy.run.folder)  # it has said that it ended
+    assert read_status(here.uri).phase() == "published"
+    assert delete_runs(here.uri) == 1
+
+
 def test_rule_4_driver_ends_after_the_chunk_in_which_its_plan_was_deleted(here):
     toy, clock = here(), SlowClock(now())
 
@@ -275,9 +305,9 @@ def test_rule_12_driver_whose_signs_of_life_cannot_be_written_goes_on(here):
         num_tries = len(tries)
         clock.go_on(60, lambda: len(tries) > num_tries)
 
-    here.patch.setattr(driver, "write_progress", fail)
+    here.patch.setattr("xrec.bulk.beat.write_progress", fail)
     assert toy.complete(PoolHere(before=beat), clock=clock) is not None
-    assert len(tries) == 8  # six chunks, a beginning and an end
+    assert len(tries) > 8  # six chunks, beginnings and ends
     assert rows_of(toy.published()) == toy.rows
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.object_store import requests_of
-from tests.xrec.bulk.conftest import Place
+from tests.world.here import Place
+from tests.world.store import requests_of
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, batch_of, rows_of, toy_request
 from xrec import bulk
 from xrec.bulk import request

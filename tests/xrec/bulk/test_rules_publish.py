@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.world.here import Killed, Place, PoolHere
+from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import IDENTITY, Killed, PoolHere, Toy, die_here, rows_of
+from tests.xrec.bulk.toy_run import IDENTITY, Toy, die_here, rows_of
 from xrec.bulk import delete_runs, empty, published, rollback, vacuum
 from xrec.bulk.table import deciding, open_whole, replace_content
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError

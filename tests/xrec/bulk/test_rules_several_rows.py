@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tests.world.here import PoolHere, plan_of
 from tests.xrec.bulk.conftest import Toys
-from tests.xrec.bulk.toy_run import PoolHere, Toy, plan_of
+from tests.xrec.bulk.toy_run import Toy
 from xrec import bulk
 
 WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]

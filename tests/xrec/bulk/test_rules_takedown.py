@@ -19,19 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.output import Output
+from tests.world.here import Killed, PoolHere, plan_of
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, files_of, table_at
-from tests.xrec.bulk.toy_run import (
-    IDENTITY,
-    Killed,
-    PoolHere,
-    describe,
-    die_here,
-    plan_of,
-    rows_of,
-    toy_rows,
-)
+from tests.xrec.bulk.toy_run import IDENTITY, describe, die_here, rows_of, toy_rows
 from xrec import bulk
 from xrec.bulk import check_output, lift, read_takedowns, rollback, take_down
 from xrec.bulk.takedown import Entry, Takedowns, forget_on_list, put_on_list

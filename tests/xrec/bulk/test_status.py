@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.object_store import requests_of
+from tests.world.here import PoolHere
+from tests.world.store import requests_of
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import PoolHere
-from xrec.bulk import Status, driver, read_status, rollback
+from xrec.bulk import Status, read_status, rollback
+from xrec.bulk.beat import Clock
 from xrec.errors import ArtifactNotFoundError
 
 
@@ -44,8 +45,7 @@ def test_read_status_before_during_and_after_a_run(toys):
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_read_status_takes_few_requests_also_of_many_results(toys):
-    toys.patch.setattr(driver, "_SECONDS_BETWEEN_SIGNS", 0.0)
-    toys(num_users=24, rows_per_chunk=2).drive()
+    toys(num_users=24, rows_per_chunk=2).drive(clock=Clock(seconds_between_signs=0.01))
     requests = requests_of(toys.patch)
     assert read_status(toys.uri, toys.storage).num_left == 0
     assert len(requests) < 12

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from tests.object_store import requests_of
+from tests.world.store import requests_of
 from tests.xrec.bulk.toy_run import FORMAT
 from xrec.bulk import published
 

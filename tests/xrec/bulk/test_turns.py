@@ -18,9 +18,9 @@ from typing import Any
 import deltalake
 import pytest
 
+from tests.world.here import Place
 from tests.xrec.bulk.chaos import Chaos, Reader, check_end
 from tests.xrec.bulk.chaos_driver import COMMANDS, Setting
-from tests.xrec.bulk.conftest import Place
 from xrec.bulk import table
 from xrec.bulk.runs.plan import Plan
 from xrec.config.shared import StorageConfig

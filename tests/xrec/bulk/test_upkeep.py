@@ -13,11 +13,11 @@ import deltalake
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.conftest import Place
+from tests.world.here import Place, PoolHere
 from tests.xrec.bulk.test_check import finished
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import table_at
-from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, rows_of
+from tests.xrec.bulk.toy_run import IDENTITY, rows_of
 from xrec.bulk import check_output, delete_runs, empty, rollback, vacuum
 from xrec.bulk.runs.run import RUNS
 from xrec.errors import ArtifactNotFoundError, TableError

@@ -125,6 +125,24 @@ def test_synonyms_support_each_other_and_praise_needs_no_support(text, expected)
 
 
 @pytest.mark.parametrize(
+    ("profile", "text", "expected"),
+    [
+        ("A quiet bay.", "A calm and tranquil bay.", []),
+        ("A small cosy shop for children.", "A cozy little store for kids.", []),
+        ("A novel.", "This book suits you.", []),
+        ("A book.", "This novel suits you.", ["novel"]),
+        ("A lawyer solves a murder.", "It is a legal thriller.", []),
+        ("A legal thriller.", "A lawyer solves a murder.", ["lawyer", "solves", "murder"]),
+        ("A plot.", "It keeps you reading to the end.", []),
+        ("A plot.", "You would love the end, and the ending.", ["end", "ending"]),
+    ],
+)
+def test_implied_words_and_frame_phrases_are_supported(profile, text, expected):
+    texts = replace(EMPTY, item_profile=profile)
+    assert unsupported_words(text, texts, AspectNames([])) == expected
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("You would love its wine selection and authentic Thai cuisine.", []),

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 
 from jobs.catalogue import chosen_configs
-from tests.command_line import python, said
+from tests.world.program import python, said
 from xrec.config.project import read_project
 from xrec.storage import make_manifest
 

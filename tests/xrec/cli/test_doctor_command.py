@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.command_line import said, xrec
+from tests.world.program import said, xrec
 from xrec.cli import doctor_command
 from xrec.errors import install_command
 

@@ -12,9 +12,8 @@ import pytest
 import yaml
 
 from jobs.catalogue import JOBS
-from tests.command_line import python, said, words_of, xrec
-from tests.project_file import SAMPLE, write_yaml
-from tests.xrec.config.test_project import SECRET
+from tests.world.program import python, said, words_of, xrec
+from tests.world.shop import SAMPLE, SECRET, write_yaml
 from xrec.config.base import keys_of
 from xrec.config.jobs import CONFIG_TYPES, SHARED
 from xrec.config.project import read_project

@@ -6,14 +6,12 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from tests.command_line import python, said, xrec
-from tests.xrec.bulk.conftest import Place, disk, place
-from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of, rows_of, toy_run
+from tests.world.here import Place, PoolHere, TaskOf, plan_of
+from tests.world.program import python, said, xrec
+from tests.xrec.bulk.toy_run import rows_of, toy_run
 from xrec import bulk
 from xrec.config.shared import StorageConfig
 from xrec.storage import open_location
-
-__all__ = ["disk", "place"]
 
 
 def storage_keys(place: Place) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.errors import raises
-from tests.project_file import write_yaml
+from tests.world.shop import SECRET, write_yaml
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig, TablePairs
 from xrec.config.base import parse_config, resolved_yaml
@@ -21,7 +21,6 @@ from xrec.config.project import load_config, read_project
 from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError
 
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY="
 FILE: dict[str, Any] = {
     "workspace": "w",
     "llm": {"model": "m", "dtype": "bfloat16"},

@@ -6,7 +6,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
-from tests.word_bert import bert_config, word_tokenizer
+from tests.world.models import bert_config, word_tokenizer
 from xrec.errors import ModelError
 from xrec.evaluate.encoder import SentenceEncoder, embedding_scores, load_encoder
 from xrec.llm.source import encoder_folder

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
-from tests.toy import NUM_USERS
+from tests.world.models import NUM_USERS
 from tests.xrec.generate.builtin.toy_cores import V, make_core, make_model
 from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import text_params

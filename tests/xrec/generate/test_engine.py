@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
+from tests.world.models import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
 from tests.xrec.generate.cores import finish, greedy_by_hand, keep, log_likelihoods_by_hand, texts
 from tests.xrec.generate.vllm.vllm_town import (
     V,

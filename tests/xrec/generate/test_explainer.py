@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.toy import explanation_nll, save_random_graph, save_toy_model, toy_tokenizer
+from tests.world.models import explanation_nll, save_toy_model, toy_tokenizer
+from tests.world.workspace import make_adapter, make_town, save_random_graph
 from tests.xrec.generate.cores import generate
-from tests.xrec.generate.town import make_adapter, make_town
 from xrec.adapter.pairs import Pair
 from xrec.config.checks import ChecksConfig
 from xrec.config.decoding import DecodingConfig, TextConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.toy import toy_tokenizer
+from tests.world.models import toy_tokenizer
 from xrec.checks import Checker
 from xrec.config.checks import ChecksConfig
 from xrec.config.decoding import DecodingConfig, TextConfig

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model, toy_vectors
+from tests.world.models import NUM_ITEMS, NUM_USERS, attach_toy, toy_model, toy_vectors
 from xrec.llm.collaborative import Vocabulary
 
 V = 64

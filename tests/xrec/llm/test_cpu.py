@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.decoders import FAMILIES, tiny_decoder
-from tests.toy import attach_toy, toy_model
+from tests.world.models import FAMILIES, attach_toy, tiny_decoder, toy_model
 from xrec.errors import ModelError
 from xrec.llm.cpu import GROUPED, grouped_attention, pack_linears, register_grouped_attention
 

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from tests.toy import attach_toy, toy_model
+from tests.world.models import attach_toy, toy_model
 from xrec.llm.examples import (
     IGNORE,
     Example,

@@ -13,8 +13,16 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.decoders import FAMILIES, HEAD_DIM, tiny_decoder
-from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
+from tests.world.models import (
+    FAMILIES,
+    HEAD_DIM,
+    HIDDEN_SIZE,
+    NUM_HEADS,
+    NUM_USERS,
+    attach_toy,
+    tiny_decoder,
+    toy_model,
+)
 from xrec.config.adapter import Injection
 from xrec.errors import ModelError
 

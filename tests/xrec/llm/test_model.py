@@ -11,8 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.decoders import FAMILIES, tiny_decoder, tiny_image_model
-from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, save_toy_model
+from tests.world.models import (
+    FAMILIES,
+    HIDDEN_SIZE,
+    NUM_USERS,
+    attach_toy,
+    save_toy_model,
+    tiny_decoder,
+    tiny_image_model,
+)
 from xrec.errors import ModelError
 from xrec.llm.model import check_quantization, load_model, read_text_config, resolve_dtype
 

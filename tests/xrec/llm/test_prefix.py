@@ -16,7 +16,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
+from tests.world.models import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
 from xrec.llm.examples import IGNORE, Example, collate, token_nll
 from xrec.llm.prefix import (

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tests.toy import thinking_tokenizer, toy_tokenizer
+from tests.world.models import thinking_tokenizer, toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
 from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence

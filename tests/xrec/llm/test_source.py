@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from tests.toy import save_toy_model, toy_adapter
+from tests.world.models import save_toy_model, toy_adapter
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.card import model_card
 from xrec.config.base import parse_config

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.xrec.bulk.conftest import disk, place  # noqa: F401  fixtures
-from tests.xrec.generate.town import make_town
+from tests.world.workspace import make_town
 from tests.xrec.serve.local_endpoint import local_endpoint
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill
 

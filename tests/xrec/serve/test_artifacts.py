@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs.serve import checked
-from tests.object_store import requests_of
+from tests.world.store import requests_of
 from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.test_read_through import Writing, answering
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, serve_config

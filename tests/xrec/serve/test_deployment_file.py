@@ -7,7 +7,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from tests.command_line import xrec
+from tests.world.program import xrec
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray.serve.exceptions import RayServeException
 
-from tests.xrec.generate.town import make_town
+from tests.world.workspace import make_town
 from tests.xrec.serve.town import (
     ITEMS,
     USERS,

@@ -12,7 +12,7 @@ import deltalake
 import pyarrow as pa
 from fastapi.testclient import TestClient
 
-from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
+from tests.world.here import PoolHere, TaskOf, plan_of
 from tests.xrec.serve.test_app import wait_until
 from tests.xrec.serve.test_read_through import Writing, answering
 from xrec import bulk

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from tests.world.here import PoolHere
+from tests.world.workspace import NUM_ITEMS, NUM_USERS
 from tests.xrec.backfill.runs import with_pairs
-from tests.xrec.bulk.toy_run import PoolHere
-from tests.xrec.generate.town import NUM_ITEMS, NUM_USERS
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import finish
 from xrec.backfill.plan import open_backfill

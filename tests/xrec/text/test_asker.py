@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.text.asked import COST, LONG, Said, ScriptedModel, prompts
+from tests.world.endpoint import COST, LONG, ScriptedModel
+from tests.xrec.text.asked import Said, prompts
 from xrec.config.text import SamplingConfig
 from xrec.errors import BudgetError
 from xrec.storage import open_location

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.toy import thinking_tokenizer, toy_tokenizer
+from tests.world.models import thinking_tokenizer, toy_tokenizer
 from xrec.text import Message
 from xrec.text.chat import Chat
 

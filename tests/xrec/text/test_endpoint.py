@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from tests.xrec.text.asked import KEY, Said, endpoint_config, endpoint_model, prompts, right
-from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError, EndpointAccessError, EndpointError, EndpointUnreachableError
 from xrec.text import Reply, ask, endpoint_key

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from tests.toy import toy_model, toy_tokenizer
+from tests.world.models import toy_model, toy_tokenizer
 from xrec.config.llm import EngineConfig
 from xrec.config.text import SamplingConfig
 from xrec.generate.builtin.engine import load_engine

@@ -7,28 +7,13 @@ from typing import Any
 
 import pytest
 
-from jobs.prepare import run as prepare_dataset
-from tests.toy import save_random_graph, save_toy_model
+from tests.world.workspace import PROMPT
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.data import PrepareConfig
 from xrec.storage import Location, open_location
 from xrec.train.data import AdapterData, load_adapter_data
 from xrec.train.example_shards import write_examples
 
-NUM_USERS, NUM_ITEMS = 40, 30
-TOWN = {
-    "kind": "sample",
-    "num_users": NUM_USERS,
-    "num_items": NUM_ITEMS,
-    "interactions_per_user": 8,
-    "explanations_per_user": 4,
-}
 RANDOM = {"gating_noise": True, "dropout": 0.2}
-PROMPT = {
-    "user": "User: {user_profile}",
-    "item": "Item: {item_title}. {item_profile}",
-    "collaborative": "{user}{item}",
-}
 TRAINING = {
     "num_epochs": 3,
     "global_batch_size": 16,
@@ -126,16 +111,3 @@ def allow_float16(
         adapter_worker.train_worker(loop_config)
 
     monkeypatch.setattr("xrec.train.adapter.train_worker", train_worker)
-
-
-def build_workspace(
-    folder: Path, num_users: int = NUM_USERS, num_items: int = NUM_ITEMS, **town: int
-) -> str:
-    """Write dataset, random graph and language model into `folder`, and return it as a URI."""
-    source = {**TOWN, "num_users": num_users, "num_items": num_items, **town}
-    dataset = prepare_dataset(
-        PrepareConfig.model_validate({"workspace": str(folder), "source": source})
-    )
-    save_random_graph(folder / "graph", num_users, num_items, dataset.fingerprint)
-    save_toy_model(folder / "llm")
-    return str(folder)

@@ -12,8 +12,9 @@ import pytest
 import ray
 
 from jobs.prepare import run as prepare_dataset
-from tests.xrec.aspects.planted_aspects import with_aspects
-from tests.xrec.train.adapter_town import RANDOM, build_workspace, make_config
+from tests.world.town import with_aspects
+from tests.world.workspace import build_workspace
+from tests.xrec.train.adapter_town import RANDOM, make_config
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import StorageConfig

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.local_cluster import LocalCluster, local_cluster
-from tests.project_file import write_project
+from tests.world.cluster import LocalCluster, kill_family, local_cluster, training_workers
+from tests.world.program import at_message, driver
+from tests.world.shop import write_project
 from tests.xrec.train.adapter_town import (
     RANDOM,
     allow_float16,
@@ -24,7 +25,6 @@ from tests.xrec.train.adapter_town import (
     history_of,
     make_config,
 )
-from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.storage import location_of

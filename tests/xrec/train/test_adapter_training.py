@@ -9,7 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.toy import EMBEDDING_DIM, HIDDEN_SIZE, explanation_nll, save_random_graph
+from tests.world.models import EMBEDDING_DIM, HIDDEN_SIZE, explanation_nll
+from tests.world.workspace import save_random_graph
 from tests.xrec.train.adapter_town import (
     RANDOM,
     adapter_data,

@@ -8,8 +8,9 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.world.cluster import training_workers
+from tests.world.program import at_message
 from tests.xrec.train.conftest import assert_same_epochs, metrics_of
-from tests.xrec.train.killing import at_message, training_workers
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
 from xrec.train.graph import pretrain_graph

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.fake_gpu import CPU, GPU
-from tests.toy import toy_model
+from tests.world.models import toy_model
 from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError

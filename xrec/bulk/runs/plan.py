@@ -103,7 +103,10 @@ class Plan:
     def _broken(self, what: str) -> DataError:
         return DataError(
             f"{self.folder}: the plan is no longer whole: {what}; run the job again, which makes "
-            "another plan"
+            "another plan",
+            code="broken_plan",
+            key=str(self.folder),
+            saw=what,
         )
 
 

@@ -152,7 +152,9 @@ class Spill:
         except (duckdb.Error, OSError) as error:
             raise StorageError(
                 f"{self._folder.name}: the rows of the run cannot be sorted on this disk: "
-                f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk"
+                f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk",
+                code="no_room",
+                key="TMPDIR",
             ) from error
 
 

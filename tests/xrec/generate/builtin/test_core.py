@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.toy import NUM_USERS
+from tests.world.models import NUM_USERS
 from tests.xrec.generate.builtin.toy_cores import (
     BEGINNING,
     BYTES_PER_POSITION,

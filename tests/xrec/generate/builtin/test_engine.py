@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from tests.decoders import FAMILIES, tiny_decoder
-from tests.toy import NUM_USERS, attach_toy, toy_model
+from tests.world.models import FAMILIES, NUM_USERS, attach_toy, tiny_decoder, toy_model
 from tests.xrec.generate.builtin.toy_cores import (
     END,
     NUM_NEW,

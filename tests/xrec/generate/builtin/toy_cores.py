@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
+from tests.world.models import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from tests.xrec.generate import cores
 from xrec.config.adapter import Injection
 from xrec.generate.builtin.engine import BuiltinCore

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
+from tests.world.models import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
 from tests.xrec.generate.cores import generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     V,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.toy import NUM_ITEMS, NUM_USERS, toy_adapters, toy_vectors
+from tests.world.models import NUM_ITEMS, NUM_USERS, toy_adapters, toy_vectors
 from xrec.llm.collaborative import Vocabulary
 
 pytest.importorskip("vllm", reason="vLLM is not installed here (the extra `vllm` brings it)")

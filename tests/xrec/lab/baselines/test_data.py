@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.toy import toy_tokenizer
+from tests.world.models import toy_tokenizer
 from tests.xrec.lab.baselines.conftest import explanation
 from xrec.errors import DataError
 from xrec.lab.baselines.codec import BEGIN, END, UNKNOWN

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.toy import HIDDEN_SIZE, explanation_nll, toy_model
+from tests.world.models import HIDDEN_SIZE, explanation_nll, toy_model
 from xrec.errors import ModelError
 from xrec.lab.baselines.codec import BEGIN, END
 from xrec.lab.baselines.data import TextExample, collate

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.train.adapter_town import PROMPT, build_workspace
+from tests.world.workspace import PROMPT, build_workspace
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
 

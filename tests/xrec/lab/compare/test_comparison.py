@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from tests.xrec.annotate.review_files import write_json_lines
+from tests.world.shop import write_json_lines
 from tests.xrec.lab.compare.comparisons import Done, figures, run
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import HeldOutPair, held_out_pairs, read_dataset

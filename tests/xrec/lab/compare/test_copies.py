@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.xrec.annotate.review_files import write_json_lines
-from tests.xrec.lab.small import dataset_of, explained, held_out
+from tests.world.shop import write_json_lines
+from tests.world.town import dataset_of, explained, held_out
 from xrec.config.entries import ElsewhereConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import DataError, StorageNotFoundError

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.review_files import write_json_lines
+from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
+from tests.world.shop import write_json_lines
 from tests.xrec.lab.compare.comparisons import figures, run
 from tests.xrec.lab.compare.test_comparison import pairs_of
-from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 
 
 def _behave(asked: Asked) -> Answer:

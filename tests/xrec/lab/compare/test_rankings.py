@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.xrec.aspects.planted_aspects import OF_PROFILES, prepared_town
+from tests.world.town import OF_PROFILES, prepared_town
 from tests.xrec.lab.compare.comparisons import figures, run
 from xrec.aspects.train import train_aspects
 from xrec.config.entries import RANKERS

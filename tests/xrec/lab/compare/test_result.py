@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.world.town import dataset_of, held_out
 from tests.xrec.lab.compare.conftest import MakeConfig
-from tests.xrec.lab.small import dataset_of, held_out
 from xrec.lab.compare.entries import entries_of
 from xrec.lab.compare.figures import Run
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table

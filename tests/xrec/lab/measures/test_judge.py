@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.xrec.lab.small import dataset_of
-from tests.xrec.text.asked import ScriptedModel
+from tests.world.endpoint import ScriptedModel
+from tests.world.town import dataset_of
 from xrec.config.evaluate import MetricsConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import SamplingConfig

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from tests.world.town import dataset_of
 from tests.xrec.evaluate.test_encoder import encoder as encoder
-from tests.xrec.lab.small import dataset_of
 from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.encoder import embedding_scores

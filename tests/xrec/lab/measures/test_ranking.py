@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from tests.xrec.lab.small import dataset_of, held_out
+from tests.world.town import dataset_of, held_out
 from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import dataset_mentions
 from xrec.aspects.scorer import AspectScorer, Weights

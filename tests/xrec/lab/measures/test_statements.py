@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.xrec.lab.small import dataset_of, held_out
+from tests.world.town import dataset_of, held_out
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.statements import Statement, Statements, aspects_named, statements_made
 

@@ -1,14 +1,14 @@
-"""An endpoint that speaks the OpenAI API on 127.0.0.1, and does what a test says.
+"""Language models that do what a test says: an endpoint of the OpenAI API, and one without HTTP.
 
-It is slow, busy, broken or silent by the `behave` of the test, and it writes down what it was asked
-and when.
+The endpoint is slow, busy, broken or silent as the test's `behave` decides, and keeps what it was
+asked.
 """
 
 import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,14 +17,23 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from xrec.config.text import SamplingConfig
+from xrec.text import Prompt, RawReply, ReplyFailure, Usage
+
+COST = Usage(10, 2, 1)
+LONG = '{"word": "a very long wo'
+
 
 @dataclass(frozen=True)
 class Answer:
     """What the endpoint does with a request.
 
-    `text` is the model's reply. Another `status` than 200 sends `error` in
-    its place, and `body` is sent as it is. With `is_cut` the connection ends in the middle.
-    `num_tokens` are those of prompt and reply.
+    Attributes:
+        text: The model's reply.
+        status: If it is not 200, `error` is sent in place of a reply.
+        body: Sent as it is, in place of a reply.
+        is_cut: Whether the connection ends in the middle.
+        num_tokens: Of the prompt and of the reply.
     """
 
     text: str = "{}"
@@ -39,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: the words of its last message, how often those came before, body and headers."""
+    """A request: the words of its last message, how often they came before, body and headers."""
 
     words: str
     num_before: int
@@ -50,9 +59,10 @@ class Asked:
 
 @dataclass
 class StubEndpoint:
-    """What a test says and finds.
+    """What a test tells the endpoint, and finds out from it.
 
-    most_at_once: the largest number of requests that were under way together.
+    Attributes:
+        most_at_once: The largest number of requests that were under way together.
     """
 
     behave: Callable[[Asked], Answer]
@@ -143,3 +153,29 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
         ],
         "usage": {"prompt_tokens": shown, "completion_tokens": said, "total_tokens": shown + said},
     }
+
+
+class ScriptedModel:
+    """A LanguageModel that writes what `answer` returns, to the last prompt first.
+
+    The text `late` is a time-out; LONG is cut off. Every reply costs COST.
+
+    Attributes:
+        asked: The prompts that it answered, in order.
+    """
+
+    def __init__(self, answer: Callable[[Prompt[Any], SamplingConfig], str]):
+        self._answer = answer
+        self.asked: list[tuple[Prompt[Any], SamplingConfig]] = []
+
+    @property
+    def words(self) -> list[str]:
+        """The first message of each prompt that was asked."""
+        return [prompt.messages[0].content for prompt, _ in self.asked]
+
+    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+        for index in reversed(range(len(prompts))):
+            text = self._answer(prompts[index], sampling)
+            self.asked.append((prompts[index], sampling))
+            failure = ReplyFailure("timeout", "late") if text == "late" else None
+            yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)

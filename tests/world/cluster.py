@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -135,6 +136,37 @@ def stop_nodes(nodes: Sequence[NodeProcess]) -> None:
     psutil.wait_procs(leaders, timeout=_STOP_SECONDS)
     for node in nodes:
         node.kill()
+
+
+def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
+    """Return Ray Train's workers among the descendants of `ancestor`."""
+    return [
+        process
+        for process in ancestor.children(recursive=True)
+        if "RayTrainWorker" in " ".join(_command(process))
+    ]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess):
+        command: list[str] = process.cmdline()
+        return command
+    return []
+
+
+def kill_family(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the process with kill -9, and then the processes that it leaves behind.
+
+    The workers are stopped first: on a busy machine, orphans could finish the training meanwhile.
+    """
+    family = psutil.Process(process.pid).children(recursive=True)
+    for worker in training_workers(psutil.Process(process.pid)):
+        worker.suspend()
+    os.kill(process.pid, signal.SIGKILL)
+    _, orphans = psutil.wait_procs(family, timeout=10)
+    for orphan in orphans:
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
 
 
 def _wait_for_nodes(cluster: LocalCluster) -> None:
