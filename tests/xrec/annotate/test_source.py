@@ -24,6 +24,7 @@ from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.data.splits import pair_fraction
 from xrec.errors import DataError, StorageError
 from xrec.storage import location_of
+from xrec.storage.forgotten import put_on_list
 
 
 def _read(tmp_path: Path, uri: Path | str, **values: Any) -> RawReviews:
@@ -182,6 +183,16 @@ def test_read_reviews_personal_data_is_removed_and_counted(tmp_path):
         {"review": "Warm. Mail […]", "summary": "see […]"}
     ]
     assert raw.num_personal == {"email": 1, "link": 1}
+
+
+def test_read_reviews_leaves_out_forgotten_people_and_tells_nobody_of_them(tmp_path):
+    rows = [review("ann", "1", "Warm."), review("bob", "1", "Loud."), review("", "2", "By bob.")]
+    config = annotate_config(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
+    put_on_list(config, ["bob"])
+    raw = read_reviews(config, find_review_files(config))
+    assert raw.reviews["user_id"].to_pylist() == ["ann"]
+    assert (raw.num_forgotten, raw.num_rows) == (1, {"reviews.jsonl": 3})
+    assert [(each.line, each.text) for each in raw.findings] == [(3, "")]
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from xrec.errors import (
     UnknownIdError,
 )
 from xrec.storage import Location, Manifest, open_location
+from xrec.storage.forgotten import put_on_list
 
 REAL_DATA = Path(__file__).parents[3].parent / "shared" / "data"
 SAMPLE = {
@@ -201,6 +202,23 @@ def test_prepare_few_broken_rows_are_listed_in_rejected_parquet(tmp_path, releas
     ]
     assert rejected[1]["text"] == "x,1"
     assert sum(manifest.metrics["num_rejected"].values()) == manifest.row_counts["rejected"] == 2
+
+
+def test_prepare_leaves_out_the_rows_of_forgotten_people_and_tells_nobody_of_them(tmp_path):
+    (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nann,y\n,bob\n")
+    (tmp_path / "users.csv").write_text("user_id,profile\nann,likes tea\nbob,likes jam\n")
+    source = {"kind": "tables", "uri": str(tmp_path)}
+    splits = {"validation": 0, "test": 0}
+    config = _config(tmp_path, source, splits=splits, max_rejected_share=1)
+    put_on_list(config, ["bob", "somebody else"])
+    manifest = prepare_dataset(config)
+    dataset = _dataset(tmp_path)
+    assert dataset.users["user_id"].to_pylist() == ["ann"]
+    assert dataset.interactions.num_rows == 2
+    counts = manifest.metrics["num_rejected"]
+    assert (counts["users: forgotten"], counts["interactions: forgotten"]) == (1, 1)
+    made = [path for path in (tmp_path / "dataset").rglob("*") if path.is_file()]
+    assert not [path for path in made if b"bob" in path.read_bytes()]
 
 
 def test_prepare_interactions_alone_counts_what_has_no_table(tmp_path):
