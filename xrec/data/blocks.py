@@ -166,7 +166,7 @@ def _json_table(block: bytes, wanted: Collection[str]) -> pa.Table | None:
     Where every line ends with } and the next one begins with {, each is one object.
     """
     num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-    if not wanted or block.count(b"}\n{") != num_lines - 1:
+    if not wanted or block.count(b"}\n{") != num_lines - 1 or block.startswith(codecs.BOM_UTF8):
         return None
     try:
         block.decode()
@@ -292,7 +292,8 @@ def _csv_table(
     names = [str(place) for place in range(len(header))]  # of columns that have none, too
     taken = {names[header.index(name)]: name for name in wanted if name in header}
     is_long = len(max(lines, key=len)) > csv.field_size_limit()
-    if is_long or not taken or len(header) == 1:  # of which an empty line might be a row
+    # Of a single column, an empty line might be a row. Arrow drops a mark at a block's beginning.
+    if is_long or not taken or len(header) == 1 or block.startswith(codecs.BOM_UTF8):
         return None
     try:
         table = pyarrow.csv.read_csv(
