@@ -4,6 +4,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 WORKSPACE ?= workspace/demo
 PYTEST_ARGS ?=
+PACKAGES ?=
 TEST_PROCESSES ?= 2
 LOCK_ARGS ?=
 VERSION ?= 0.30
@@ -12,7 +13,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu bench-gpu test-vllm check docs format lock wheel sbom audit clean
+.PHONY: help setup demo test test-slow test-gpu guards mutants bench-gpu test-vllm check docs format lock wheel sbom audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,7 @@ help: ## List the targets
 	@echo "             WORKSPACE=DIR                 where make demo keeps its artifacts"
 	@echo "             PYTEST_ARGS='-k storage -x'   further arguments of pytest"
 	@echo "             TEST_PROCESSES=2              processes of make test; 0: none but pytest's own"
+	@echo "             PACKAGES='bulk serve'         those of make mutants; without, it shows the scores"
 	@echo "             LOCK_ARGS=--upgrade           further arguments of uv pip compile in make lock"
 	@echo "             VERSION=0.30                  vLLM's, in make test-vllm: 0.29, 0.30 or 0.32"
 
@@ -42,6 +44,12 @@ test-slow: setup ## The slow tests: minutes each
 
 test-gpu: setup ## The tests for a machine with an NVIDIA GPU; some need two GPUs
 	@$(PYTEST) -m gpu tests/gpu
+
+guards: setup ## Break 40 lines that keep data safe, one at a time; a test must notice each
+	@$(BIN)/python -m benchmarks.guards
+
+mutants: setup ## How many small faults the tests find, PACKAGES='bulk serve'; long
+	@$(BIN)/python -m benchmarks.mutants $(PACKAGES)
 
 bench-gpu: setup ## Ten minutes on one GPU: training and texts beside other ways, as a table
 	@$(BIN)/python -m benchmarks.gpu
