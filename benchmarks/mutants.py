@@ -1,6 +1,7 @@
 """Measure how many small faults the fast tests find: 20 mutants of each package.
 
-    python -m benchmarks.mutants bulk storage [--root CHECKOUT] [--tests tests/xrec/bulk ...]
+    make mutants PACKAGES='bulk storage'
+    python -m benchmarks.mutants bulk storage [--root CHECKOUT]
     python -m benchmarks.mutants             print the scores measured so far
 
 A mutant changes one expression: a comparison, `and` or `or`, `min` or `max`, a sum, a small
@@ -8,11 +9,11 @@ number, True or False, `not`, or a call whose result is not used. Messages and l
 alone. Mutants are drawn with the package's name as the seed and identified by module, function,
 and text, so two commits share most of their mutants and can be compared.
 
-The fast tests run once under coverage to record which tests reach each line. Each mutant then runs
-against the package's own tests that reach its line, and those of other packages, fastest first,
-for up to a quarter of the time that all of the package's tests take, but at least a minute. If no
-test reaches the line, because only child processes and Ray workers run it, any of the package's
-tests are used. A failing test must fail twice to count. A timeout counts as found.
+The package's own fast tests run once under coverage to record which of them reach each line. Each
+mutant then runs against those that reach it, fastest first, for up to a quarter of the time that
+all of them take, but at least a minute. If none reaches it, because only child processes and Ray
+workers run its line, any of the package's tests are used. Tests of other packages do not count. A
+failing test must fail twice. A timeout counts as found.
 
 Everything happens in a copy of the checkout. Each result is appended to mutants.jsonl, and mutants
 that have a result are not run again. A mutant that changes nothing can be marked by hand with
@@ -26,7 +27,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -148,7 +149,7 @@ def chosen(root: Path, package: str, num: int) -> list[Mutant]:
 
 @dataclass(frozen=True)
 class Recorded:
-    """How long each fast test takes, and which lines it reaches."""
+    """How long each fast test of a package takes, and which lines it reaches."""
 
     root: Path
     seconds: dict[str, float]
@@ -175,31 +176,24 @@ class Recorded:
         return found
 
 
-def record(root: Path, tests: Sequence[str]) -> Recorded:
-    """Run the fast tests of a copy under coverage, unless there is a recording beside it.
-
-    Tests that fail without a mutant are left out.
-    """
-    kept = root.parent / "seconds.json"
-    if not kept.exists():
-        measured = [f"--cov={each}" for each in ("xrec", "jobs", "cluster")]
-        outcome = run_tests(root, tests, *measured, "--cov-context=test", "--cov-report=")
-        good = {test: s for test, s in outcome.seconds.items() if test not in outcome.failed}
-        kept.write_text(json.dumps(good))
+def record(root: Path, package: str) -> Recorded:
+    """Run the fast tests of a package of a copy under coverage, and leave out those that fail."""
+    folders = [root / "tests" / "xrec" / package, root / "tests" / package]
+    tests = [str(each.relative_to(root)) for each in folders if each.exists()]
+    measured = [f"--cov={each}" for each in ("xrec", "jobs", "cluster")]
+    outcome = run_tests(root, tests, *measured, "--cov-context=test", "--cov-report=")
     data = CoverageData(str(root.parent / "coverage"))
     data.read()
-    return Recorded(root, json.loads(kept.read_text()), data)
+    good = {test: s for test, s in outcome.seconds.items() if test not in outcome.failed}
+    return Recorded(root, good, data)
 
 
-def judged(recorded: Recorded, mutant: Mutant, package: str) -> tuple[str, str]:
+def judged(recorded: Recorded, mutant: Mutant) -> tuple[str, str]:
     """Test a mutant; return `found`, `timeout`, or `survived`, and the test that failed."""
-    folders = (f"tests/xrec/{package}/", f"tests/{package}/")
-    own = {test for test in recorded.seconds if test.startswith(folders)}
-    most = max(_LEAST_SECONDS, sum(recorded.seconds[test] for test in own) / 4)
-    reaching = recorded.reaching(mutant)
-    near = recorded.fastest(reaching & own or own, most)
-    first, others = recorded.fastest(near, most / 5), recorded.fastest(reaching - own, most)
-    for tests in map(sorted, (first, near - first, others)):
+    most = max(_LEAST_SECONDS, sum(recorded.seconds.values()) / 4)
+    near = recorded.fastest(recorded.reaching(mutant) or recorded.seconds, most)
+    first = recorded.fastest(near, most / 5)
+    for tests in map(sorted, (first, near - first)):
         while tests:
             limit = 180 + 5 * sum(recorded.seconds[test] for test in tests)
             outcome = run_tests(recorded.root, tests, "-x", limit=limit)
@@ -240,8 +234,6 @@ def main(
     packages: Annotated[list[str] | None, typer.Argument(help="bulk, serve, ...")] = None,
     num: Annotated[int, typer.Option(min=1, help="Mutants of each package.")] = 20,
     root: Annotated[Path, typer.Option(help="A checkout; it is copied.")] = Path(),
-    tests: Annotated[list[str] | None, typer.Option(help="Of these; by default all.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Keep the copy and the recording here.")] = None,
     results: Annotated[Path, typer.Option(help="Where the lines go.")] = RESULTS,
 ) -> None:
     """Run the mutants of the packages one after the other, and print all scores."""
@@ -250,19 +242,19 @@ def main(
     revision = answer.stdout.strip()
     lines = list(map(json.loads, results.read_text().splitlines())) if results.exists() else []
     done = {(line["revision"], line["mutant"]) for line in lines}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (work or Path(temporary)).absolute()
-        copy = folder / "copy" if (folder / "copy").exists() else copied(root.absolute(), folder)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copied(root.absolute(), Path(folder))
         for package in packages or []:
-            for mutant in chosen(copy, package, num):
-                if (revision, mutant.key) in done:
-                    continue
-                recorded = record(copy, tests or ["tests"])
+            left = [each for each in chosen(copy, package, num) if (revision, each.key) not in done]
+            if not left:
+                continue
+            recorded = record(copy, package)
+            for mutant in left:
                 path, began = copy / mutant.module, time.monotonic()
                 source = path.read_text()
                 try:
                     path.write_text(mutant.source)
-                    state, by = judged(recorded, mutant, package)
+                    state, by = judged(recorded, mutant)
                 finally:
                     path.write_text(source)
                 seconds = round(time.monotonic() - began)
