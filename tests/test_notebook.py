@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import python
+from tests.world.program import python
 
 _NOTEBOOK = Path(__file__).parents[1] / "docs" / "reviews_to_reasons.ipynb"
 

@@ -109,15 +109,27 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
     if config.index == "hnsw" and importlib.util.find_spec("faiss") is None:
         raise ConfigError(
             "index=hnsw needs faiss, which is not installed; "
-            f"run: {install_command('index')}, or set index=exact"
+            f"run: {install_command('index')}, or set index=exact",
+            code="package_missing",
+            key="index",
+            saw=config.index,
         )
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
     num_items = graph.row_counts["items"]
     if config.k > num_items:
-        raise ConfigError(f"k = {config.k}, but the dataset has {num_items} items; lower k")
+        raise ConfigError(
+            f"k = {config.k}, but the dataset has {num_items} items; lower k",
+            code="too_large",
+            key="k",
+            saw=config.k,
+        )
     if config.user_ids is not None and not config.user_ids:
-        raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
+        raise ConfigError(
+            "user_ids is an empty list; name users, or leave it out for all",
+            code="empty_list",
+            key="user_ids",
+        )
     user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
     inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
     settings = {**identity_of(config), "user_ids": user_ids}
@@ -198,7 +210,9 @@ def _describe(summary: Summary) -> tuple[Mapping[str, str], Mapping[str, Any]]:
         raise ClusterError(
             f"{num_lost} of {summary.num_rows} users are not ranked: {summary.num_deaths} "
             "processes died, which is often for lack of memory. Give the cluster more memory or "
-            "fewer CPUs, and run the same command again, which does these users again"
+            "fewer CPUs, and run the same command again, which does these users again",
+            code="users_not_ranked",
+            saw=num_lost,
         )
     counts = {
         "recommendations": "num_ok_rows",
@@ -317,7 +331,10 @@ def recommendation_batches(
     if k is not None and k > there:
         raise ConfigError(
             f"k = {k}, but {uri} holds {there} items a user; lower k, or recommend again with a "
-            "larger one"
+            "larger one",
+            code="too_large",
+            key="k",
+            saw=k,
         )
     is_wanted = None if k is None else pc.field("rank") <= k
     with storage_errors(uri):

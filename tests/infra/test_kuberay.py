@@ -17,7 +17,6 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from jobs.catalogue import JOBS, job_named
-from tests.command_line import words_of
 from tests.infra.manifests import (
     KUBERAY,
     OVERLAYS,
@@ -31,6 +30,7 @@ from tests.infra.manifests import (
     pod_templates,
     source_documents,
 )
+from tests.world.program import words_of
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig, is_loopback
 from xrec.serve.app import FRONTEND, GENERATOR

@@ -13,7 +13,7 @@ import pytest
 import requests
 import uvicorn
 
-from tests.infra.nginx import NGINX, config_in, nginx_before
+from tests.world.program import NGINX, config_in, nginx_before
 from xrec.serve.problems import MEDIA_TYPE, ProblemError
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx")

@@ -16,9 +16,9 @@ from unittest.mock import MagicMock, Mock
 import pytest
 
 from tests.cluster.test_submit import ON_S3
-from tests.command_line import said
 from tests.infra.manifests import ROOT
-from tests.project_file import write_yaml
+from tests.world.program import said
+from tests.world.shop import write_yaml
 
 SCHEDULERS, NIGHT, PROJECT = ROOT / "infra" / "schedulers", "2026-11-28", "/etc/xrec/shop.yaml"
 FIGURES = {"num_carried": 940, "night.money": 2.5}

@@ -13,7 +13,7 @@ table is what readers see; they share nothing but the moment of publishing.
     manifest = complete(run, RayPool(max_actors=8), make_task, kind, describe, retry=("timeout",))
 
 A file that is *created* is written if and only if nothing has its name. The rules; rule N has the
-tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py plays commands in drawn orders:
+tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py draws orders of commands:
 
 1. A run is named by its settings, its inputs and a hash of its rows, so another config is another
    folder. Both may work at once, and the published table is readable all the time.
@@ -25,9 +25,9 @@ tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py plays commands in draw
    have digests, which readers recompute. A result that is damaged is done once more under a second
    name; if that is damaged too, an error names it. A damaged plan is an error.
 4. A driver that was suspended while its output was deleted only writes into its abandoned folder.
-   Every 15 s, however long a chunk takes, a thread of the driver gives a sign of life and looks
-   whether the plan is still the one that counts; if not, the driver ends. While signs of life are
-   less than 90 s old, no other driver begins and no command deletes the run.
+   Every 15 s, however long a chunk or the publication takes, a thread gives a sign of life and
+   looks whether the plan is still the one that counts; if not, the driver ends. While signs of
+   life are less than 90 s old, no other driver begins and no command deletes the run.
 5. A row that succeeds becomes at least one row of the table. An error that may be a row's fault
    (`row_errors`) fails that row alone; one after which the process can use its GPU no more ends the
    process; any other ends the run.

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.beat import REAL, Beat, Clock, give_sign, store_may_fail
 from xrec.bulk.parts import final_rows
 from xrec.bulk.publish import Describe, publish
 from xrec.bulk.runs.plan import ORIGIN
 from xrec.bulk.runs.progress import (
     STARTS,
-    TERM,
     Progress,
     Survey,
     costs_of_starts,
-    now,
     read_progress,
     refuse_live_driver,
-    write_progress,
 )
 from xrec.bulk.runs.result import BrokenResultError, Summary, added, bare
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
@@ -52,16 +49,6 @@ logger = logging.getLogger("xrec")
 
 Spent = Callable[[Summary], str]
 """Says what of a budget is used up, by what is done of a run; an empty text if nothing is."""
-_SECONDS_BETWEEN_SIGNS = TERM.total_seconds() / 6
-_SECONDS_BETWEEN_LOOKS = 2.0
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Where a driver gets the time from. wait: waits for an event at most so many seconds."""
-
-    now: Callable[[], datetime] = now
-    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
 
 
 def drive(
@@ -75,7 +62,8 @@ def drive(
     max_rows: int | None = None,
     spent: Spent = lambda summary: "",
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    clock: Clock = Clock(),
+    then: Callable[[], None] = lambda: None,
+    clock: Clock = REAL,
 ) -> Progress:
     """Do what is left of a run, then once more the rows that failed for the reasons `retry`.
 
@@ -86,6 +74,7 @@ def drive(
     spent: called after each chunk; once something is used up, no further chunk begins, and those at
         work are waited for.
     on_progress: called every few seconds, for progress and metrics.
+    then: called once all is done; until it returns, this driver gives signs of life.
 
     Returns how far the run is; it is done unless `max_rows` ended it before. Raises LeaseError if
     another driver is at work, or the run was planned anew meanwhile; GateError if more than
@@ -106,6 +95,9 @@ def drive(
     driver = _Driver(run, pool, make_task, chunks_at_once, on_progress, judge, spent, clock)
     try:
         progress = driver.go(reasons, max_rows)
+        check_failed_share(run, progress, max_failed_share)
+        if progress.is_done:
+            then()
     except KeyboardInterrupt:
         logger.warning(
             "stopped: %d of %d rows are done; run the same command again to go on with the others",
@@ -114,17 +106,19 @@ def drive(
         )
         raise
     except (DataError, StorageError):
-        with _store_may_fail():
-            driver.check_is_current()  # files that are gone are not the fault to report then
+        with store_may_fail():
+            driver.beat.check_is_current()  # files that are gone are not the fault to report then
         raise
     finally:
-        driver.leave()
-    check_failed_share(run, progress, max_failed_share)
+        driver.beat.end()
     if driver.why and not progress.is_done:
         raise BudgetError(
             f"{run.output}: {driver.why}; {driver.num_done} of {run.record.num_rows} rows are done "
             "and stay, nothing is published; the same command goes on, if it was not for seconds "
-            "with a larger budget"
+            "with a larger budget",
+            code="budget_used_up",
+            key=driver.why.partition(" ")[0],
+            saw=driver.num_done,
         )
     return progress
 
@@ -178,19 +172,25 @@ def complete(
     *,
     republish: bool = False,
     check: Callable[[], None] = lambda: None,
+    clock: Clock = REAL,
     **options: Any,
 ) -> Manifest | None:
     """Do what is left of a run (`drive`, with its `options`), and publish it (`publish`).
 
     Returns the manifest; None if `max_rows` ended the run before it was done. A chunk whose result
-    turns out to be damaged is done once more.
+    turns out to be damaged is done once more. Signs of life end when all of this does.
     """
+    manifest: Manifest | None = None
+
+    def finish() -> None:
+        nonlocal manifest
+        manifest = publish(run, kind, describe, republish=republish, check=check, clock=clock)
+
     with costs_told(run):
         while True:  # a result is found to be broken once; after that, another error names it
             try:
-                if not drive(run, pool, make_task, **options).is_done:
-                    return None
-                return publish(run, kind, describe, republish=republish, check=check)
+                drive(run, pool, make_task, then=finish, clock=clock, **options)
+                return manifest
             except BrokenResultError as error:
                 logger.warning("%s", error)
 
@@ -235,7 +235,10 @@ def check_failed_share(
         f"{max_failed_share}, so nothing is published; {progress.num_ok} succeeded, "
         f"{run.record.num_rows - num_done} are left. The rows of status=failed in {run.folder} "
         "have texts and messages; correct the cause and retry these rows, or raise "
-        "max_failed_share and run again"
+        "max_failed_share and run again",
+        code="too_many_failed",
+        key="max_failed_share",
+        saw=num_failed,
     )
 
 
@@ -251,7 +254,7 @@ class _Driver:
     clock: Clock
     why: str = ""
     own: Summary = field(default_factory=Summary)
-    _survey: Survey | None = None
+    _survey: Survey = field(init=False)
 
     def __post_init__(self) -> None:
         self._before = costs_of_starts(self.run.folder)
@@ -262,9 +265,7 @@ class _Driver:
         self._counting = threading.Lock()
         began_at = self.clock.now()
         self._progress = Progress(holder=this_process(), written_at=began_at, started_at=began_at)
-        self._ending = threading.Event()
-        self._error: Exception | None = None
-        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self.beat = Beat(self.run, self.clock, self._say)
 
     @property
     def num_done(self) -> int:
@@ -276,45 +277,38 @@ class _Driver:
         If another driver begins passes meanwhile, they are done too; one of these reasons is then
         the retry.
         """
-        self._say(alive=True)
-        self._beating.start()
-        self._survey = survey = Survey(self.run)
-        self._summary = survey.summary + self._before
-        passes, num_done = survey.passes, 0
+        self.beat.begin()
+        self._survey = Survey(self.run)
+        try:
+            return self._do_passes(reasons, max_rows)
+        finally:
+            with store_may_fail():
+                if self.run.is_current():
+                    self._survey.keep()
+
+    def _do_passes(self, reasons: tuple[str, ...], max_rows: int | None) -> Progress:
+        self._summary = self._survey.summary + self._before
+        passes, num_done = self._survey.passes, 0
         num_before, newest = len(passes), passes[-1]
         self._update(
             pass_number=newest.number, reasons=newest.reasons, num_rows_before=self.num_done
         )
         while num_done < len(passes):
             for each in passes[num_done:]:
-                if not self._do(survey, each, max_rows):
+                if not self._do(each, max_rows):
                     return self._progress
             num_done = len(passes)
             if reasons and all(each.reasons != reasons for each in passes[num_before:]):
                 self._begin_retry(reasons, passes)
-            self._summary += survey.look()
-        with_backoff(self.check_is_current)
+            self._summary += self._survey.look()
+        with_backoff(self.beat.check_is_current)
         self._update(is_done=True)
+        self._say(True)  # what this start cost, for whoever publishes the run
         return self._progress
 
-    def leave(self) -> None:
-        """Say that this driver has ended, so that the next one may begin at once."""
-        self._ending.set()
-        if self._beating.is_alive():
-            self._beating.join()
-        with _store_may_fail():
-            if self.run.is_current():
-                if self._survey is not None:
-                    self._survey.keep()
-                self._say(alive=False)
-
-    def check_is_current(self) -> None:
-        """Raise LeaseError if the plan was deleted and made again."""
-        self.run.check_is_current("this driver was at work, so it ends")
-
-    def _do(self, survey: Survey, each: Pass, max_rows: int | None) -> bool:
+    def _do(self, each: Pass, max_rows: int | None) -> bool:
         """Do what is left of a pass; False if the limit left some chunks."""
-        chunks = survey.left(each).tolist()
+        chunks = self._survey.left(each).tolist()
         num_left = len(chunks)
         if max_rows is not None:
             sizes = each.plan.rows_of_chunks[chunks]
@@ -328,10 +322,10 @@ class _Driver:
             self._count(self.pool.held(len(chunks)))
             kept_at = time.monotonic()
             for chunk, summary in self.pool.summaries(settings, chunks, self._is_over):
-                survey.add(each, chunk, summary)
+                self._survey.add(each, chunk, summary)
                 self._take(summary)
-                if time.monotonic() - kept_at >= _SECONDS_BETWEEN_SIGNS:
-                    survey.keep()
+                if time.monotonic() - kept_at >= self.clock.seconds_between_signs:
+                    self._survey.keep()
                     kept_at = time.monotonic()
                 num_done += 1
             self._count({})
@@ -340,9 +334,9 @@ class _Driver:
 
     def _is_over(self) -> bool:
         """Whether no further chunk may begin; raises an error if the driver must end."""
-        if self._error is not None:
-            raise self._error
-        if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+        if self.beat.error is not None:
+            raise self.beat.error
+        if time.monotonic() - self._looked_at >= self.clock.seconds_between_looks:
             self._note()
         self._count()
         self.why = self.why or self.spent(self._all)
@@ -376,26 +370,13 @@ class _Driver:
     def _update(self, **changes: Any) -> None:
         self._progress = self._progress.model_copy(update={**dict(self._all), **changes})
 
-    def _beat(self) -> None:
-        """Give signs of life until the driver ends, or its plan no longer counts."""
-        while not self.clock.wait(self._ending, _SECONDS_BETWEEN_SIGNS):
-            try:
-                with _store_may_fail():
-                    self.check_is_current()
-                    self._say(alive=True)
-            except Exception as error:  # noqa: BLE001  it is the main thread that raises it
-                self._error = error
-                return
-
-    def _say(self, *, alive: bool) -> None:
-        """Write how far the run is. It is a courtesy: a store that fails ends nothing."""
+    def _say(self, alive: bool) -> None:
+        """Write what this start cost, and how far the run is."""
         self._count()
-        at = self.clock.now()
-        said = {"written_at": at, "expires_at": at + TERM if alive else None}
-        with _store_may_fail():
+        with store_may_fail():
             (self.run.folder / STARTS / self._name).write_bytes(self.own.to_bytes())
-            progress = self._progress.model_copy(update={**dict(self._all), **said})
-            write_progress(self.run, progress)
+        progress = self._progress.model_copy(update=dict(self._all))
+        give_sign(self.run, progress, self.clock, alive=alive)
 
     def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
         """Plan the rows anew whose last result is that they failed for one of the reasons."""
@@ -404,15 +385,6 @@ class _Driver:
         chunks = row_groups(rows, size)
         if (chunk := next(chunks, None)) is not None:
             self.run.begin_pass(len(passes), reasons, itertools.chain([chunk], chunks))
-
-
-@contextmanager
-def _store_may_fail() -> Iterator[None]:
-    """Log errors of the store: what is written or read here is a courtesy."""
-    try:
-        yield
-    except StorageError as error:
-        logger.warning("the driver's sign of life failed, and the work goes on: %s", error)
 
 
 def last_failed(run: BulkRun, passes: Sequence[Pass], reasons: Sequence[str]) -> Iterator[pa.Table]:

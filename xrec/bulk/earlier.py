@@ -25,7 +25,7 @@ from xrec.storage.delta import (
 )
 from xrec.storage.parquet import row_groups
 
-_ROWS_AT_ONCE = 2**16
+ROWS_AT_ONCE = 2**16
 _PLACE = "place"
 
 
@@ -83,7 +83,7 @@ class Earlier:
         )
         tables = (pa.Table.from_batches([each]) for each in batches if each.num_rows)
         with file_errors(location):
-            yield from row_groups(tables, _ROWS_AT_ONCE)
+            yield from row_groups(tables, ROWS_AT_ONCE)
 
 
 def open_earlier(location: Location, format: RowFormat, output: Location) -> Earlier | None:
@@ -112,7 +112,10 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
     if differing:
         raise ArtifactMismatchError(
             f"{location}: its rows have other columns, so none can be carried over: "
-            + ", ".join(differing)
+            + ", ".join(differing),
+            code="other_columns",
+            key=differing[0].partition(":")[0],
+            saw=differing,
         )
     return Earlier(log, format, read_takedowns(location), shown.manifest.metrics["num_buckets"])
 

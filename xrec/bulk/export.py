@@ -62,7 +62,9 @@ def export_run(
     if there := target.files():
         raise ArtifactMismatchError(
             f"{target}: holds files, such as {there[0]}; give an empty folder, or delete what an "
-            "interrupted export has left there"
+            "interrupted export has left there",
+            code="not_empty",
+            key=there[0],
         )
     files, num_rows = _write(table, target, format, names)
     _check(target, files)
@@ -77,7 +79,10 @@ def _refuse_overlap(table: Location, target: Location) -> None:
     if there.startswith(here) or here.startswith(there):
         raise ConfigError(
             f"export to {target}: expected a folder outside the table's, {table}, and not around "
-            "it; give the export a folder of its own"
+            "it; give the export a folder of its own",
+            code="around_table",
+            key="to",
+            saw=str(target),
         )
 
 
@@ -86,9 +91,19 @@ def _columns(table: Published, given: Sequence[str] | None) -> list[str]:
     names = [name for name in table.dataset().schema.names if name != "status"]  # ok in all rows
     columns = list(names if given is None else given)
     if unknown := set(columns) - set(names):
-        raise ConfigError(f"export: {sorted(unknown)} are no columns; these are: {names}")
+        raise ConfigError(
+            f"export: {sorted(unknown)} are no columns; these are: {names}",
+            code="unknown_column",
+            key="columns",
+            saw=sorted(unknown),
+        )
     if not columns or len(set(columns)) < len(columns):
-        raise ConfigError(f"export: expected at least one column, and each once, saw {columns}")
+        raise ConfigError(
+            f"export: expected at least one column, and each once, saw {columns}",
+            code="no_or_same_columns",
+            key="columns",
+            saw=columns,
+        )
     return columns
 
 
@@ -145,5 +160,7 @@ def _check(target: Location, files: Mapping[str, int]) -> None:
         (target / SUCCESS).delete()
         raise ArtifactMismatchError(
             f"{target}: was changed meanwhile; make the export again into an empty folder, and let "
-            "nothing else write there"
+            "nothing else write there",
+            code="changed_meanwhile",
+            key=str(target),
         )

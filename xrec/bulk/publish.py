@@ -5,11 +5,13 @@ searched for it: see rule 8 of xrec.bulk.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from xrec.bulk.beat import REAL, Clock, seen_at_work
 from xrec.bulk.parts import Part, ranges, write_parts
 from xrec.bulk.runs.progress import costs_of_starts
 from xrec.bulk.runs.result import Summary, total
@@ -44,11 +46,13 @@ def publish(
     *,
     republish: bool = False,
     check: Callable[[], None] = lambda: None,
+    clock: Clock = REAL,
 ) -> Manifest | None:
     """Let the table have the run's rows, and return their manifest.
 
     Returns None, and changes nothing, if a chunk has no result. If the run's rows were published
-    already, by whomever, the manifest of that version is returned.
+    already, by whomever, the manifest of that version is returned. While this is at work, the run
+    has a live driver, so no command deletes it.
 
     republish: publish also if this run was published before, and taken back by a rollback or an
         emptying.
@@ -59,17 +63,22 @@ def publish(
     gone; GateError if the run was taken back; LeaseError if the run was planned anew;
     BrokenResultError; StorageError.
     """
-    manifest = with_backoff(_Publisher(run, kind, describe, republish, check).publish)
-    traffic()  # it is in the manifest, or nothing was written
-    return manifest
+    with ExitStack() as at_work:
+
+        def begin() -> None:
+            at_work.enter_context(seen_at_work(run, clock))
+
+        manifest = with_backoff(_Publisher(run, kind, describe, republish, check, begin).publish)
+        traffic()  # it is in the manifest, or nothing was written
+        return manifest
 
 
 @dataclass
 class _Publisher:
     """Publishes a run, and keeps the files that it has written when it has to begin again.
 
-    parts: by their ranges of chunks. made_of: the pass, and the number of takedowns, that they are
-    made of.
+    begin: called before a file is written. parts: by their ranges of chunks. made_of: the pass, and
+    the number of takedowns, that they are made of.
     """
 
     run: BulkRun
@@ -77,6 +86,7 @@ class _Publisher:
     describe: Describe
     republish: bool
     check: Callable[[], None]
+    begin: Callable[[], None]
     parts: dict[tuple[int, int], Part] = field(default_factory=dict)
     made_of: tuple[int, int] = (-1, 0)
 
@@ -113,6 +123,7 @@ class _Publisher:
         }
         self.made_of = made_of
         if left := [chunks for chunks in wanted if chunks not in self.parts]:
+            self.begin()
             self.check()
             for chunks, part in write_parts(self.run, passes, taken, left):
                 self.parts[chunks] = part
@@ -187,7 +198,10 @@ def _check_counts(run: BulkRun, summary: Summary, num_written: int, num_gone: in
             f"{run.output}: {planned} rows are planned and {num_gone} were taken down, but the "
             f"results have {done}, and the table's new files {num_written} rows; nothing is "
             f"published. Find out what changes files in {run.folder}, delete that folder and run "
-            "the job again"
+            "the job again",
+            code="wrong_number_of_rows",
+            key=run.record.run,
+            saw=done,
         )
 
 
@@ -218,13 +232,19 @@ def _refuse_what_came(
     if version > (run.base.version if run.base.table == log.id else -1):
         raise TableError(
             f"{run.output}: {_said(version, commit)} came while this job was at work, so its rows "
-            "are not published; its results stay, and the same command publishes them over it"
+            "are not published; its results stay, and the same command publishes them over it",
+            code="table_changed",
+            key=commit.kind,
+            saw=version,
         )
     if not republish and (found := _taken_back(log, run.record.run)) is not None:
         own, by = found
         raise GateError(
             f"{run.output}: this run was published as version {own}, and {_said(*by)} took it "
-            f"back; to have it again: xrec table rollback {run.output} --version {own}"
+            f"back; to have it again: xrec table rollback {run.output} --version {own}",
+            code="taken_back",
+            key=by[1].kind,
+            saw=own,
         )
 
 

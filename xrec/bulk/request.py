@@ -90,7 +90,10 @@ class RunRequest:
                 if spill.num_rows == 0:
                     raise DataError(
                         f"there are no rows to do; {rejected.reasons.total()} were rejected"
-                        f"{first_of(rejected.first)}"
+                        f"{first_of(rejected.first)}",
+                        code="no_rows",
+                        key="rejected",
+                        saw=dict(rejected.reasons),
                     )
                 yield ReadRows(spill, rejected, self.identity.name(spill.fingerprint))
             except RuntimeError as error:
@@ -155,7 +158,12 @@ class ReadRows:
         """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
         num_gone = self.spill.num_rows - num_planned
         if not num_planned:
-            raise DataError(f"there are no rows to do; all {num_gone} are taken down")
+            raise DataError(
+                f"there are no rows to do; all {num_gone} are taken down",
+                code="no_rows",
+                key=TAKEN_DOWN,
+                saw=num_gone,
+            )
         return {**self.rejected.reasons, **({TAKEN_DOWN: num_gone} if num_gone else {})}
 
 
@@ -220,7 +228,9 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
         file.create_bytes(record.to_bytes())
     raise TableError(
         f"{output}: the plan of run {name} was deleted while it was made; let nothing delete files "
-        "there and run the job again"
+        "there and run the job again",
+        code="plan_deleted",
+        key=name,
     )
 
 
@@ -244,7 +254,9 @@ def refuse_other_files(output: Location) -> None:
     if there and LOG not in there and RUNS.partition("/")[0] not in there:
         raise TableError(
             f"{output}: holds other files, such as {sorted(there)[0]}; expected a table of xrec, "
-            "or for a new one a folder that is empty or not there"
+            "or for a new one a folder that is empty or not there",
+            code="other_files",
+            key=sorted(there)[0],
         )
 
 
@@ -255,7 +267,10 @@ def check_conditional_writes(output: Location) -> None:
             return
     raise TableError(
         f"{output}: the store has no conditional writes (If-None-Match), so two drivers could "
-        f"write one file ({answer}); use a store that has them, as AWS S3 and SeaweedFS do"
+        f"write one file ({answer}); use a store that has them, as AWS S3 and SeaweedFS do",
+        code="no_conditional_writes",
+        key=str(output),
+        saw=answer,
     )
 
 

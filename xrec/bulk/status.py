@@ -127,7 +127,9 @@ def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
     """
     output = open_location(uri, storage)
     if (record := next(records(output), None)) is None:
-        raise ArtifactNotFoundError(f"{uri}: no run was planned there; check the URI")
+        raise ArtifactNotFoundError(
+            f"{uri}: no run was planned there; check the URI", code="no_run", key=uri
+        )
     return status_of(output, record)
 
 

@@ -93,7 +93,10 @@ def changes_too_often(output: Location) -> TableError:
     """What is raised if other programs commit all the time."""
     return TableError(
         f"{output}: the table changed {CHANCES} times meanwhile; run the command again when "
-        "nothing else commits to it"
+        "nothing else commits to it",
+        code="table_changes",
+        key=str(output),
+        saw=CHANCES,
     )
 
 
@@ -102,7 +105,10 @@ def refuse_other_table(log: DeltaLog) -> None:
     if (there := log.delta.metadata().description) != _DESCRIPTION:
         raise TableError(
             f"{log.location}: holds a Delta table that this xrec does not publish to: expected the "
-            f"description {_DESCRIPTION!r}, saw {there!r}; give another URI"
+            f"description {_DESCRIPTION!r}, saw {there!r}; give another URI",
+            code="another_table",
+            key=str(log.location),
+            saw=there,
         )
 
 
@@ -292,7 +298,9 @@ def _may_be_late(output: Location) -> Iterator[None]:
     except (deltalake.exceptions.DeltaError, OSError) as error:
         is_refused = isinstance(error, deltalake.exceptions.CommitFailedError)
         if not is_refused and "already exists" not in str(error):
-            raise StorageError(f"{output}: a commit failed: {error}") from error
+            raise StorageError(
+                f"{output}: a commit failed: {error}", code="commit_failed", key=str(output)
+            ) from error
         logger.info("%s: the table is opened again after a commit: %s", output, error)
 
 
@@ -323,7 +331,10 @@ class Published:
             if lacking:
                 raise ArtifactMismatchError(
                     f"{self.log.location}: holds a table without the columns "
-                    f"{', '.join(sorted(lacking))}; check the URI"
+                    f"{', '.join(sorted(lacking))}; check the URI",
+                    code="missing_column",
+                    key=sorted(lacking)[0],
+                    saw=whole.names,
                 )
             own = [whole.field(name) for name in ("status", "bucket") if name not in schema.names]
             whole = pa.schema([*own, *schema])
@@ -364,5 +375,10 @@ def published(
     log = the_log(open_location(uri, storage), version)
     found = Published(log, manifest_of_log(log))
     if version is not None and (gone := log.missing_files(version)):
-        raise TableError(f"{uri}: version {version} lacks {gone[0]} (a vacuum?); name another one")
+        raise TableError(
+            f"{uri}: version {version} lacks {gone[0]} (a vacuum?); name another one",
+            code="version_lacks_files",
+            key=gone[0],
+            saw=version,
+        )
     return found

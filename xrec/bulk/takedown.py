@@ -236,7 +236,10 @@ def _refuse_lost(output: Location, taken: Takedowns, heeded: int) -> None:
             f"files in {output / _LIST}, where numbers 1 to {max(taken.number, heeded)} are "
             "expected. Nothing is published until they are back. Restore them from a copy; if "
             f"there is none, run `xrec table takedown {output} --restart --reason WHY`, then "
-            "`xrec forget`, and repeat the other takedowns before the next run"
+            "`xrec forget`, and repeat the other takedowns before the next run",
+            code="takedowns_gone",
+            key=str(output),
+            saw=lost,
         )
 
 
@@ -258,7 +261,12 @@ def _unless_there(output: Location, there: Takedowns, entry: Entry) -> Entry | i
     may_be_lifted = [number for number, each in there.active.items() if not each.users]
     if entry.lifts is not None and entry.lifts not in may_be_lifted:
         known = ", ".join(map(str, may_be_lifted)) or "none"
-        raise TableError(f"{output}: takedown {entry.lifts} is not there: expected one of: {known}")
+        raise TableError(
+            f"{output}: takedown {entry.lifts} is not there: expected one of: {known}",
+            code="unknown_takedown",
+            key="lift",
+            saw=entry.lifts,
+        )
     return entry
 
 
@@ -308,7 +316,11 @@ def restart_list(output: Location, reason: str) -> int:
             return _entry(restarts=True, reason=reason)
         if there.entries and there.entries[there.number].restarts:
             return there.number  # whose answer was lost, or another command's
-        raise TableError(f"{output}: no takedown is gone, so the list cannot be restarted")
+        raise TableError(
+            f"{output}: no takedown is gone, so the list cannot be restarted",
+            code="no_takedown_gone",
+            key=str(output),
+        )
 
     return with_backoff(lambda: _append(output, entry, refuse_lost=False))
 
@@ -331,7 +343,12 @@ def _append(
         number = max(there.number, heeded) + 1
         if _file(output, number).create_bytes(made.to_bytes()):
             return number
-    raise TableError(f"{output}: the list of takedowns changes all the time; try again later")
+    raise TableError(
+        f"{output}: the list of takedowns changes all the time; try again later",
+        code="list_changes",
+        key=str(output),
+        saw=_CHANCES,
+    )
 
 
 def _entry(**what: object) -> Entry:

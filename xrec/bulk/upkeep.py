@@ -50,7 +50,12 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
             what = "it is not sound" if not missing else f"{missing[0]} is gone"
             if log.is_whole(version):
                 what = "takedowns that it does not heed are gone from the list"
-            raise TableError(f"{uri}: version {version} cannot be restored: {what}; name another")
+            raise TableError(
+                f"{uri}: version {version} cannot be restored: {what}; name another",
+                code="cannot_be_restored",
+                key=uri,
+                saw=version,
+            )
         if version != log.version:
             restore(log, version, "rollback", taken)
 
@@ -114,7 +119,12 @@ def take_down(
     else:
         raise changes_too_often(location)
     if log is None:
-        raise TableError(f"{uri}: takedown {number} was lifted meanwhile, and nothing is there")
+        raise TableError(
+            f"{uri}: takedown {number} was lifted meanwhile, and nothing is there",
+            code="lifted_meanwhile",
+            key=uri,
+            saw=number,
+        )
     commits = map(log.commit, range(log.version + 1))
     heeding = next((each for each in commits if each and each.takedowns >= number), None)
     return TakenDown(number, log.version, heeding.num_gone if heeding else 0)
@@ -136,7 +146,11 @@ def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
         deleted |= {*runs.folders()}
         runs.delete()  # a driver may begin meanwhile, so there is another look
     else:
-        raise LeaseError(f"{runs}: files come back; stop what writes them, then delete again")
+        raise LeaseError(
+            f"{runs}: files come back; stop what writes them, then delete again",
+            code="files_come_back",
+            key=str(runs),
+        )
     for name in (each for each in location.sizes() if each.startswith(".")):
         (location / name).delete()
     return len(deleted)

@@ -120,7 +120,9 @@ class _Text:
             data = read()
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(
-                f"{self.file}: not a readable gzip file ({error}); is it complete?"
+                f"{self.file}: not a readable gzip file ({error}); is it complete?",
+                code="broken_file",
+                key=self.file,
             ) from error
         is_begun, self._is_begun = self._is_begun, True
         return data if is_begun else data.removeprefix(codecs.BOM_UTF8)
@@ -132,7 +134,10 @@ def _check_unique(file: str, names: Sequence[str]) -> None:
     if repeated:
         raise DataError(
             f"{file}: more than one column is called {', '.join(repeated)}; expected a name once, "
-            "or it is not known which is meant; rename or remove the others"
+            "or it is not known which is meant; rename or remove the others",
+            code="repeated_column",
+            key=file,
+            saw=tuple(repeated),
         )
 
 
@@ -177,7 +182,9 @@ def _parquet(
     try:
         opened = pq.ParquetFile(source)
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+        raise DataError(
+            f"{file}: not a readable Parquet file ({error})", code="broken_file", key=file
+        ) from error
     names = opened.schema_arrow.names
     _check_unique(file, names)
     columns = [name for name in names if name in wanted] if wanted else None
@@ -193,7 +200,9 @@ def _parquet_blocks(
             yield Block(_parquet_lines(file, batch, first), first, pa.table(batch))
             first += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+        raise DataError(
+            f"{file}: not a readable Parquet file ({error})", code="broken_file", key=file
+        ) from error
 
 
 def _parquet_lines(file: str, batch: pa.RecordBatch, first: int) -> Iterator[Line]:
@@ -205,7 +214,9 @@ def _parquet_lines(file: str, batch: pa.RecordBatch, first: int) -> Iterator[Lin
         except (OverflowError, ValueError) as error:
             raise DataError(
                 f"{file}: column {name!r} of type {column.type} has a value that cannot be read "
-                f"({error}); expected dates in the years 1 to 9999; mend or drop it"
+                f"({error}); expected dates in the years 1 to 9999; mend or drop it",
+                code="unreadable_value",
+                key=name,
             ) from error
     for number, row in enumerate(zip(*columns.values(), strict=True), start=first):
         yield Line(number, str(list(row)), dict(zip(columns, row, strict=True)))
@@ -217,7 +228,9 @@ def _csv(text: _Text, wanted: Collection[str], delimiter: str) -> tuple[list[str
     number, header, problem = next(records, (1, [], ""))
     if problem:
         raise DataError(
-            f"{text.file}: line {number}, the header, is not readable as CSV: {problem}; mend it"
+            f"{text.file}: line {number}, the header, is not readable as CSV: {problem}; mend it",
+            code="broken_header",
+            key=text.file,
         )
     _check_unique(text.file, header)
     if _is_simple(head, delimiter):

@@ -108,7 +108,9 @@ def csv_records(
             yield from _plain_records(itertools.chain(list(lines), text), number, delimiter)
             return
         if is_unbalanced:
-            raise DataError(_unbalanced(file, number, lines))
+            raise DataError(
+                _unbalanced(file, number, lines), code="open_quote", key=file, saw=number
+            )
         may_be_plain = may_be_plain and not _has_quoted(lines, cells, not num_columns)
         num_columns = num_columns or len(cells)
         yield number, cells, problem

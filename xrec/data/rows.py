@@ -200,7 +200,10 @@ def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice
         raise DataError(
             f"{file}: missing column(s) {', '.join(missing)}; "
             f"expected {', '.join(column.label for column in required)}, "
-            f"saw {', '.join(map(repr, seen)) or 'none'}; {advice}"
+            f"saw {', '.join(map(repr, seen)) or 'none'}; {advice}",
+            code="missing_column",
+            key=missing[0],
+            saw=tuple(seen),
         )
 
 

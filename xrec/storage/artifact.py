@@ -30,7 +30,7 @@ logger = logging.getLogger("xrec")
 
 MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
-"""Whose run a folder is, written before anything else: JSON with run, config and inputs."""
+"""Whose run a folder is, written before anything else; see `Claim`."""
 SCHEMA_VERSION = 1
 _PART_BYTES = 2**24
 _ADVICE = "give another output URI, or let xrec run --redo make it again"
@@ -84,12 +84,23 @@ class Record(BaseModel):
             why = ": ".join(map(str, (*first["loc"], first["msg"])))
             raise ArtifactMismatchError(
                 f"{file}: not a record that this xrec reads ({why}); use the xrec that wrote it "
-                f"(this is {__version__}), or give another output URI"
+                f"(this is {__version__}), or give another output URI",
+                code="unreadable_record",
+                key=file.name,
+                saw=why,
             ) from error
 
     def to_bytes(self) -> bytes:
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
         return f"{text}\n".encode()
+
+
+class Claim(Record):
+    """What `RUN_RECORD` holds: whose run a folder is."""
+
+    run: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
 
 
 class Manifest(Record):
@@ -163,16 +174,16 @@ def claim(
     `config` and `inputs` are what `write_manifest` takes. Raises ArtifactMismatchError if the
     folder is another run's, and names each field that differs with both values.
     """
-    record = {"config": dict(config), "inputs": dict(inputs)}
     run = run_fingerprint(kind, config, inputs)
-    if (folder / RUN_RECORD).create_bytes(json.dumps({"run": run, **record}, indent=1).encode()):
+    record = Claim(run=run, config=dict(config), inputs=dict(inputs))
+    if (folder / RUN_RECORD).create_bytes(record.to_bytes()):
         return
-    there = json.loads((folder / RUN_RECORD).read_text())
-    if there["run"] == run:
+    there = Claim.read(folder / RUN_RECORD)
+    if there.run == run:
         return
     raise mismatch(
         f"{folder}: holds another run of kind {kind}, begun and not finished:",
-        {**there["config"], "inputs": there["inputs"]},
+        {**there.config, "inputs": there.inputs},
         {**config, "inputs": dict(inputs)},
         _ADVICE,
     )
@@ -182,8 +193,13 @@ def mismatch(
     what: str, there: Mapping[str, Any], here: Mapping[str, Any], advice: str
 ) -> ArtifactMismatchError:
     """The error that says what is wrong, names each field that differs, and says what to do."""
-    lines = (f"  {line}" for line in differing_fields(there, here))
-    return ArtifactMismatchError("\n".join([what, *lines, advice]))
+    changed = differing_fields(there, here)
+    return ArtifactMismatchError(
+        "\n".join([what, *(f"  {line}" for line in changed), advice]),
+        code="another_run",
+        key=changed[0].partition(":")[0] if changed else "",
+        saw=changed,
+    )
 
 
 def make_manifest(
@@ -253,7 +269,9 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
             job = "put it back, or roll back to texts of another night (xrec table history)"
         raise ArtifactNotFoundError(
             f"{location}: no {kind} artifact ({MANIFEST} is missing): it was never made, or its "
-            f"job did not finish; {job}, or check the URI"
+            f"job did not finish; {job}, or check the URI",
+            code="no_artifact",
+            key=kind,
         ) from error
 
 
@@ -274,12 +292,18 @@ def _of_kind(manifest: Manifest, location: Location, kind: Kind) -> Manifest:
     if manifest.kind != kind:
         raise ArtifactMismatchError(
             f"{location}: holds a {manifest.kind} artifact, expected a {kind} artifact; "
-            "check the URI"
+            "check the URI",
+            code="another_kind",
+            key=str(location),
+            saw=manifest.kind,
         )
     if manifest.schema_version != SCHEMA_VERSION:
         raise ArtifactMismatchError(
             f"{location}: schema version {manifest.schema_version}, this xrec reads "
-            f"{SCHEMA_VERSION}; make it again, or use the xrec that wrote it"
+            f"{SCHEMA_VERSION}; make it again, or use the xrec that wrote it",
+            code="another_schema",
+            key="schema_version",
+            saw=manifest.schema_version,
         )
     return manifest
 
@@ -342,7 +366,9 @@ def _of_manifest(file: Location, remedy: str) -> Iterator[None]:
         yield
     except StorageNotFoundError as error:
         raise ArtifactMismatchError(
-            f"{file}: the manifest names this file, and it is not there; {remedy}"
+            f"{file}: the manifest names this file, and it is not there; {remedy}",
+            code="missing_file",
+            key=file.name,
         ) from error
 
 
@@ -351,5 +377,7 @@ def _check_content(
 ) -> None:
     if content != manifest.files[name]:
         raise ArtifactMismatchError(
-            f"{location / name}: its content is not what the manifest says; {remedy}"
+            f"{location / name}: its content is not what the manifest says; {remedy}",
+            code="changed_file",
+            key=name,
         )

@@ -26,7 +26,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from xrec.errors import (
     ArtifactNotFoundError,
@@ -115,28 +115,49 @@ class DeltaLog:
 
         Raises TableError if someone deleted it.
         """
-        file = self.location / LOG / f"{version:020d}.json"
+        file = self._entry(version)
         try:
             data = file.read_bytes()
         except StorageNotFoundError as error:
             raise TableError(
                 f"{self.location}: the Delta log cannot be used: {file} is missing, so what the "
-                "table is meant to have is not known"
+                "table is meant to have is not known",
+                code="broken_log",
+                key=file.name,
             ) from error
-        actions = [json.loads(line) for line in data.splitlines() if line.strip()]
-        return next((each["commitInfo"] for each in actions if "commitInfo" in each), {})
+        try:
+            actions = [json.loads(line) for line in data.splitlines() if line.strip()]
+            found = (each["commitInfo"] for each in actions if "commitInfo" in each)
+            return dict(next(found, {}))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._broken(file, error) from error
 
     def _commit(self, version: int) -> Commit | None:
         """The commit of a version; None if another program wrote it, and it is no RESTORE."""
         info = self.info(version)
         if (said := info.get(COMMIT_KEY)) is not None:
-            return Commit.model_validate_json(said)
+            try:
+                return Commit.model_validate_json(str(said))
+            except ValidationError as error:
+                raise self._broken(self._entry(version), error) from error
         if info.get("operation") != "RESTORE":
             return None
-        target = self._restored(version, info.get("operationParameters", {}))
+        target = self._restored(version, info.get("operationParameters") or {})
         if target is None:
             return None
         return Commit(kind="rollback", table="", live="", target=target)
+
+    def _entry(self, version: int) -> Location:
+        return self.location / LOG / f"{version:020d}.json"
+
+    def _broken(self, file: Location, why: Exception) -> TableError:
+        first = str(why).partition("\n")[0]
+        return TableError(
+            f"{self.location}: the Delta log cannot be used: {file} is not an entry that this xrec "
+            f"reads ({first}); restore it from a copy, or give another output URI",
+            code="broken_log",
+            key=file.name,
+        )
 
     def _restored(self, version: int, parameters: Mapping[str, Any]) -> int | None:
         """The version that a RESTORE brought back, which says its number, or a time."""
@@ -238,7 +259,7 @@ class DeltaLog:
         path, least, greatest = (file[name] for name in ("path", "min.bucket", "max.bucket"))
         try:
             footer = read_footer(self.location / path)
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowException, OSError):
             return path, True
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         columns = (group.column(place) for group in groups for place in range(group.num_columns))
@@ -280,11 +301,17 @@ def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
                 f"{location}: another program turned on a feature of Delta tables that this xrec "
                 "does not read, such as deletion vectors: expected reader version 1, saw "
                 f"{delta.protocol().min_reader_version}; read it by a program that knows them, and "
-                "give another output URI"
+                "give another output URI",
+                code="unknown_feature",
+                key="minReaderVersion",
+                saw=delta.protocol().min_reader_version,
             )
         if version is not None and not 0 <= version <= delta.version():
             raise TableError(
-                f"{location}: version {version} is not there; the table has 0 to {delta.version()}"
+                f"{location}: version {version} is not there; the table has 0 to {delta.version()}",
+                code="no_version",
+                key=str(location),
+                saw=version,
             )
         return DeltaLog(location, delta if version is None else _load(location, version))
     return None  # its folder is there, and no entry yet
@@ -295,7 +322,9 @@ def the_log(location: Location, version: int | None = None) -> DeltaLog:
     if (log := open_log(location, version)) is None:
         raise ArtifactNotFoundError(
             f"{location}: nothing was published there, as there is no table; run its job first, or "
-            "check the URI"
+            "check the URI",
+            code="no_table",
+            key=str(location),
         )
     return log
 
@@ -308,7 +337,12 @@ def manifest_of_log(log: DeltaLog) -> Manifest:
     commit = log.decided_by(log.version)
     if commit is None or commit.manifest is None:
         why = "xrec published nothing there" if commit is None else "it was emptied"
-        raise ArtifactNotFoundError(f"{log.location}: {why}; run its job first, or check the URI")
+        raise ArtifactNotFoundError(
+            f"{log.location}: {why}; run its job first, or check the URI",
+            code="nothing_published",
+            saw=commit and commit.kind,
+            key=str(log.location),
+        )
     check_sound(log)
     return commit.manifest.model_copy(update={"version": log.version})
 
@@ -319,7 +353,10 @@ def check_sound(log: DeltaLog) -> None:
         raise TableError(
             f"{log.location}: version {log.version} has other files than its writer meant it to "
             "have: the table was deleted while its job ran. Run the job again, which goes back to "
-            "the version before"
+            "the version before",
+            code="not_sound",
+            key=str(log.location),
+            saw=log.version,
         )
 
 
@@ -433,9 +470,13 @@ def delta_errors(location: Location) -> Iterator[None]:
         yield
     except deltalake.exceptions.DeltaError as error:
         why = str(error).partition("\n")[0] + "; mend it from a copy, or give another output URI"
-        raise TableError(f"{location}: the Delta log cannot be used: {why}") from error
+        raise TableError(
+            f"{location}: the Delta log cannot be used: {why}", code="broken_log", key=str(location)
+        ) from error
     except OSError as error:
-        raise StorageError(f"{location}: {error}") from error
+        raise StorageError(
+            f"{location}: {error}", code="store_failed", key=str(location)
+        ) from error
 
 
 @contextmanager
@@ -444,10 +485,12 @@ def file_errors(location: Location) -> Iterator[None]:
     with storage_errors(location.uri):
         try:
             yield
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
             raise DataError(
                 f"{location}: a file of the table cannot be read ({error}); go back to the version "
-                "before (xrec table rollback), or run the job again"
+                "before (xrec table rollback), or run the job again",
+                code="broken_file",
+                key=str(location),
             ) from error
 
 

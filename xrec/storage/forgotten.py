@@ -73,7 +73,9 @@ def read_forgotten(config: JobConfig) -> Forgotten:
     except StorageNotFoundError as error:
         raise ArtifactMismatchError(
             f"{folder / 'key'} is gone, so the list of forgotten people cannot be heeded: put it "
-            "back from a copy; or delete the folder, and forget them all again"
+            "back from a copy; or delete the folder, and forget them all again",
+            code="key_gone",
+            key=str(folder / "key"),
         ) from error
 
 

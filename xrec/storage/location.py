@@ -233,20 +233,26 @@ def storage_errors(uri: str) -> Iterator[None]:
         raise StorageAccessError(
             f"{uri}: access refused ({error}); check the permissions of the path or, on S3, "
             "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the bucket's policy and storage.* in the "
-            "config"
+            "config",
+            code="access_refused",
+            key=uri,
         ) from error
     except _MISSING as error:
         raise StorageNotFoundError(
             f"{uri}: not found ({error}); check the path and, on S3, the bucket and "
-            "storage.endpoint_url"
+            "storage.endpoint_url",
+            code="not_found",
+            key=uri,
         ) from error
     except _UNREACHABLE as error:
         raise StorageUnreachableError(
             f"{uri}: the endpoint does not answer ({error}); check AWS_ENDPOINT_URL or "
-            "storage.endpoint_url"
+            "storage.endpoint_url",
+            code="no_answer",
+            key=uri,
         ) from error
     except (OSError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise StorageError(f"{uri}: {error}") from error
+        raise StorageError(f"{uri}: {error}", code="store_failed", key=uri) from error
 
 
 T = TypeVar("T")
@@ -270,7 +276,7 @@ def request_each(
             yield pending.popleft().result()
 
 
-_WAITS_SECONDS = (1.0, 4.0, 16.0)  # before what a store failed to do is tried again
+WAITS_SECONDS = (1.0, 4.0, 16.0)  # before what a store failed to do is tried again
 
 
 def with_backoff(do: Callable[[], T]) -> T:
@@ -281,8 +287,8 @@ def with_backoff(do: Callable[[], T]) -> T:
     return Retrying(
         sleep=sleep,
         retry=retry_if_exception(_is_transient),
-        wait=wait_chain(*map(wait_fixed, _WAITS_SECONDS)),
-        stop=stop_after_attempt(len(_WAITS_SECONDS) + 1),
+        wait=wait_chain(*map(wait_fixed, WAITS_SECONDS)),
+        stop=stop_after_attempt(len(WAITS_SECONDS) + 1),
         before_sleep=_log,
         reraise=True,
     )(do)

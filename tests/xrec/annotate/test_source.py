@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.annotate.review_files import HASHED, annotate_config, review, write_json_lines
+from tests.world.shop import review, write_json_lines
+from tests.xrec.annotate.review_files import HASHED, annotate_config
 from xrec.annotate.cells import parse_review
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.command_line import xrec
-from tests.project_file import write_project
+from tests.world.program import xrec
+from tests.world.shop import write_project
 from tests.xrec.backfill.runs import OTHER_DECODING, pairs_of, published_rows
 from xrec.bulk import read_takedowns
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tests.toy import save_graph
+from tests.world.town import make_dataset
+from tests.world.workspace import save_graph
 from tests.xrec.backfill.runs import OTHER_DECODING, Runs, never, pairs_of, published_rows
-from tests.xrec.recommend.catalogue import make_dataset
 from xrec.errors import ArtifactNotFoundError
 from xrec.graph.artifact import read_graph
 from xrec.storage import open_location

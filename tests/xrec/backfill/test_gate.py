@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.command_line import xrec
-from tests.project_file import write_project
+from tests.world.endpoint import ScriptedModel
+from tests.world.program import xrec
+from tests.world.shop import write_project
 from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_rows
-from tests.xrec.text.asked import ScriptedModel
 from xrec.backfill.driver import finish
 from xrec.backfill.gate import Figure, Rows, Sample, drift, shares_of
 from xrec.backfill.judged import judged

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.world.here import PoolHere, TaskOf, plan_of
 from tests.xrec.backfill.runs import pairs_of, pairs_table
-from tests.xrec.bulk.test_keys import BROKEN_TEXT
-from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
+from tests.xrec.bulk.test_plan import BROKEN_TEXT
 from xrec import bulk
 from xrec.backfill.plan import pair_batches, pairs_listing
 from xrec.errors import ArtifactNotFoundError, ConfigError, DataError, StorageError

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.world.here import Place
 from tests.xrec.backfill.runs import pairs_of, published_rows
-from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import toy_run
 from xrec.backfill import read, read_explanations, read_failed
 from xrec.config.shared import StorageConfig

@@ -2,20 +2,26 @@
 
 import os
 import signal
+import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
 
-from tests.xrec.bulk.conftest import Place
+from tests.world.here import Killed, Place, PoolHere
+from tests.xrec.bulk.conftest import Toys
 from xrec import bulk
-from xrec.bulk.work.marks import Marks
-from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
+from xrec.bulk.beat import Clock
+from xrec.bulk.runs.progress import TERM, read_progress, write_progress
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(
@@ -25,10 +31,12 @@ FORMAT = bulk.RowFormat(
     reasons=("odd", "dull"),
 )
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
+OTHER = IDENTITY.model_copy(update={"config": {"words": 4}})
+MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
 
 
-class Killed(BaseException):
-    """Ends a process that is the test's."""
+EAGER = Clock(seconds_between_looks=0.0)
+"""That of a driver which looks at its budget and shows its progress after each chunk."""
 
 
 def die_here() -> None:
@@ -96,65 +104,6 @@ class ToyTask:
 
 
 @dataclass(frozen=True)
-class TaskOf:
-    """Does rows by a function; an error of it ends the run."""
-
-    do: Callable[[pa.Table], bulk.Outcome]
-    row_errors: tuple[type[Exception], ...] = ()
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        raise NotImplementedError
-
-
-@dataclass
-class PoolHere:
-    """One process after the other, all of them the test's; it does one chunk at a time.
-
-    A process that dies is followed by another, as Ray does it. before: called with each chunk that
-    is about to be done. order: changes the chunks' order. done: the chunks that were begun.
-    """
-
-    before: Callable[[int], object] = lambda chunk: None
-    order: Callable[[Sequence[int]], Sequence[int]] = list
-    done: list[int] = field(default_factory=list)
-    num_starts: int = 0
-
-    def summaries(
-        self,
-        settings: WorkerSettings,
-        chunks: Sequence[int],
-        is_over: Callable[[], bool] = lambda: False,
-    ) -> Iterator[tuple[int, bulk.Summary]]:
-        marks = Marks(1)
-        worker = self._start(settings, marks)
-        for chunk in self.order(chunks):
-            while True:
-                self.done.append(chunk)
-                self.before(chunk)
-                try:
-                    summary = worker.do(chunk)
-                    break
-                except Killed:
-                    worker = self._start(settings, marks)
-            if summary is not None:
-                yield chunk, summary
-            if marks.is_over(is_over()):
-                return
-
-    def held(self, num_chunks: int) -> dict[str, float]:
-        """As if all chunks had a GPU at a time."""
-        return {"cpu_hours": 2.0 * num_chunks, "gpu_hours": float(num_chunks)}
-
-    def _start(self, settings: WorkerSettings, marks: Marks) -> ChunkWorker:
-        self.num_starts += 1
-        return ChunkWorker(settings, marks)
-
-
-def pool_here(*settings: Any, **more: Any) -> PoolHere:
-    return PoolHere()
-
-
-@dataclass(frozen=True)
 class Toy:
     """A run, and the rows that its table must have in the end."""
 
@@ -197,20 +146,6 @@ def toy_run(
     return Toy(run, sorted(toy_rows(items, num_users)), folder / "healed")
 
 
-def plan_of(
-    uri: str,
-    kind: str,
-    format: bulk.RowFormat,
-    rows: pa.Table,
-    config: Mapping[str, Any] | None = None,
-    inputs: Mapping[str, str] | None = None,
-    **settings: Any,
-) -> bulk.BulkRun:
-    batches = [bulk.clean_keys(rows, format.keys, file="rows", first_line=1)]
-    identity = bulk.Identity(kind=kind, config=dict(config or {}), inputs=dict(inputs or {}))
-    return bulk.open_run(bulk.RunRequest(uri, identity, format, lambda: batches, **settings))
-
-
 def toy_request(
     place: Place, items: Sequence[str] = "abc", num_users: int = 12, **settings: Any
 ) -> bulk.RunRequest:
@@ -245,3 +180,93 @@ def rows_of(
     """The keys of all rows, sorted; a row that is there twice is there twice."""
     rows = table.dataset(status=status).to_table(columns=list(keys)).to_pydict()
     return sorted(zip(*(rows[name] for name in keys), strict=True))
+
+
+def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
+    """A pool whose driver is stopped before it does more than so many chunks."""
+
+    def before(chunk: int) -> None:
+        if len(pool.done) > num_chunks:
+            pool.done.pop()
+            raise error
+
+    pool = PoolHere(before=before)
+    return pool
+
+
+def interrupt(toy: Toy, num_chunks: int, **settings: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        toy.drive(stopped_after(num_chunks), **settings)
+
+
+def kill(toy: Toy, num_chunks: int, holder: str = "", term: timedelta = TERM) -> None:
+    """Let a driver be killed after so many chunks: it says neither that it ended nor what it did.
+
+    holder: its name, instead of this process's. term: how long it is taken for alive.
+    """
+    with pytest.raises(Killed):
+        toy.drive(stopped_after(num_chunks, Killed))
+    last = read_progress(toy.run.folder)
+    said = {"holder": holder or last.holder, "expires_at": last.written_at + term}
+    write_progress(toy.run, last.model_copy(update=said))
+    (toy.run.folder / "counted.json").delete()
+
+
+def texts_of(toy: Toy, version: int | None = None) -> dict[tuple[str, str], str]:
+    """The text of each row that succeeded; each attempt makes another."""
+    rows = toy.published(version).dataset().to_table().to_pylist()
+    assert len({(row["user"], row["item"]) for row in rows}) == len(rows)
+    return {(row["user"], row["item"]): row["text"] for row in rows}
+
+
+def table_at(place: Place) -> deltalake.DeltaTable:
+    """The table, as another program opens it."""
+    return deltalake.DeltaTable(place.uri, storage_options=place.location.delta_options())
+
+
+def commit_once(
+    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[[], object],
+    after: Callable[[], object] = lambda: None,
+) -> None:
+    """Do something before and after the next commit of a publisher."""
+    commit, seen = MODULE.replace_content, []
+
+    def committed(*arguments: Any) -> None:
+        seen.append(1)
+        is_first = len(seen) == 1
+        if is_first:
+            before()
+        commit(*arguments)
+        if is_first:
+            after()
+
+    monkeypatch.setattr(MODULE, "replace_content", committed)
+
+
+def files_of(toy: Toy) -> list[str]:
+    """The files of what is published, in the table's order."""
+    table = toy.published()
+    return table.log.files(table.version)["path"].to_pylist()
+
+
+def finished(toys: Toys) -> Toy:
+    """A run that is published twice, the second time with a retry."""
+    toy = toys("a odd-1")
+    toy.complete()
+    toy.heal()
+    toy.complete(retry=["odd"])
+    return toy
+
+
+@dataclass(frozen=True)
+class CarryingTask(ToyTask):
+    """Finds rows of item `b` no longer good."""
+
+    def why_again(self, earlier: pa.Table) -> pa.Array:
+        assert earlier.schema.equals(FORMAT.table_schema)
+        return pc.if_else(pc.equal(earlier["item"], "b"), "a b", pa.scalar(None, pa.string()))
+
+
+def drive_carrying(toy: Toy, pool: Any = None, **changes: Any) -> bulk.Progress:
+    return toy.drive(pool, toy.make_task(CarryingTask, **changes))

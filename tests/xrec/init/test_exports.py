@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.command_line import said, xrec
+from tests.world.program import said, xrec
 from tests.xrec.init.shop import CPU
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import RawReviews, find_review_files, read_reviews

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.review_files import write_json_lines
-from tests.xrec.init.shop import write_shop
+from tests.world.shop import write_json_lines, write_shop
 from xrec.config.data import TABLE_COLUMNS
 from xrec.errors import DataError
 from xrec.init.files import read_folder

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 import jobs.prepare
-from tests.command_line import said
-from tests.xrec.init.shop import CPU, GPU, write_shop
+from tests.world.program import said
+from tests.world.shop import write_shop
+from tests.xrec.init.shop import CPU, GPU
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.project import load_config, read_project

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.xrec.annotate.review_files import review, write_json_lines
+from tests.world.shop import review, write_json_lines
 from tests.xrec.init.shop import CPU
 from xrec.init.project import Findings, init_project, notes
 

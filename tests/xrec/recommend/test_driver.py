@@ -10,10 +10,10 @@ import deltalake
 import pyarrow.compute as pc
 import pytest
 
-from tests.object_store import copy_files
-from tests.xrec.bulk.conftest import Place
-from tests.xrec.bulk.toy_run import Killed, PoolHere, pool_here, toy_run
-from tests.xrec.recommend.catalogue import needs_faiss
+from tests.world.here import Killed, Place, PoolHere, pool_here
+from tests.world.store import copy_files
+from tests.xrec.bulk.toy_run import toy_run
+from tests.xrec.recommend.conftest import needs_faiss
 from xrec import recommend
 from xrec.bulk import BulkRun, Survey, published
 from xrec.config.shared import StorageConfig

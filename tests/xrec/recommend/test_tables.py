@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.toy import save_graph
-from tests.xrec.recommend.catalogue import needs_faiss
+from tests.world.workspace import save_graph
+from tests.xrec.recommend.conftest import needs_faiss
 from xrec.data.dataset import Dataset
 from xrec.errors import (
     ArtifactMismatchError,

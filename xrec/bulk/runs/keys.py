@@ -41,7 +41,10 @@ def clean_keys(
     if missing:
         raise DataError(
             f"{file}: expected columns {', '.join(keys)}, saw {', '.join(table.schema.names)}; "
-            "rename or add them"
+            "rename or add them",
+            code="missing_column",
+            key=missing[0],
+            saw=table.schema.names,
         )
     ids = [_ids(table[name], f"{file}: column {name}") for name in keys]
     schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in keys])
@@ -69,7 +72,12 @@ def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         return column.cast(type_)
     bytes_ = (pa.null(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
     if type_ not in bytes_:
-        raise DataError(f"{name}: expected ids that are strings or integers, saw {type_}; cast it")
+        raise DataError(
+            f"{name}: expected ids that are strings or integers, saw {type_}; cast it",
+            code="wrong_type",
+            key=name,
+            saw=str(type_),
+        )
     return column.cast(type_).cast(pa.large_binary())
 
 

@@ -212,7 +212,10 @@ def refuse_live_driver(folder: Location, *, but: str = "") -> None:
     raise LeaseError(
         f"{folder}: {progress.holder} works on this run, and is taken for alive until "
         f"{progress.expires_at:%Y-%m-%d %H:%M:%S} UTC, or longer if it reports again; wait until "
-        "it ends, or stop it. If it is dead, run again after that time"
+        "it ends, or stop it. If it is dead, run again after that time",
+        code="driver_at_work",
+        key=str(folder),
+        saw=progress.holder,
     )
 
 

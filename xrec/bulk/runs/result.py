@@ -144,7 +144,9 @@ class ResultFolder:
             (self.location / f"{name}{_DOUBTED}").create_bytes(b"")
             raise BrokenResultError(
                 f"{self.location / name}: a result cannot be read ({error}); its chunk is to be "
-                "done once more: run the job again"
+                "done once more: run the job again",
+                code="broken_result",
+                key=name,
             ) from error
 
     def of_chunk(self, chunk: int, schema: pa.Schema) -> tuple[pa.Table, Summary]:
@@ -163,7 +165,10 @@ class ResultFolder:
                 raise
             raise StorageNotFoundError(
                 f"{self.location / first}: the result of a chunk is gone; run the job again, and "
-                "let nothing delete files there"
+                "let nothing delete files there",
+                code="lost_result",
+                key=first,
+                saw=chunk,
             ) from error
 
     def doubted(self) -> set[int]:
@@ -184,7 +189,10 @@ class ResultFolder:
         first, second = _names(chunk)
         return DataError(
             f"{self.location}: neither {first} nor {second} can be read, so the result of a chunk "
-            "is lost; delete both and run the job again, and find out what changes files there"
+            "is lost; delete both and run the job again, and find out what changes files there",
+            code="lost_result",
+            key=first,
+            saw=chunk,
         )
 
 

@@ -175,7 +175,9 @@ class BulkRun:
             if found is None or number != len(passes):
                 raise TableError(
                     f"{self.folder}: pass-{len(passes)}.json was deleted; run the job again, which "
-                    "makes another plan"
+                    "makes another plan",
+                    code="pass_deleted",
+                    key=f"pass-{len(passes)}.json",
                 )
             folder = self.folder / f"pass-{number}-{found.key}"
             passes.append(Pass(number, folder, found.size, found.reasons))
@@ -200,7 +202,10 @@ class BulkRun:
         if not self.is_current():
             raise LeaseError(
                 f"{self.output}: the run's plan was deleted and made anew while {when}, or "
-                "replaced, as a takedown was lifted; run the job again to go on with the new plan"
+                "replaced, as a takedown was lifted; run the job again to go on with the new plan",
+                code="plan_replaced",
+                key=self.record.run,
+                saw=self.record.nonce,
             )
 
 

@@ -118,7 +118,9 @@ class Marks:
             self.fail(
                 ClusterError(
                     f"{self._most_starts} processes in a row ended before they were ready, which "
-                    "is often for lack of memory; give each more memory, or start fewer"
+                    "is often for lack of memory; give each more memory, or start fewer",
+                    code="processes_not_ready",
+                    saw=self._most_starts,
                 )
             )
         return self._error is None

@@ -158,7 +158,8 @@ class _Processes:
         except RayError as error:
             raise ClusterError(
                 f"Ray could not run the job's processes ({type(error).__name__}: "
-                f"{str(error)[:500]}); run the job again to go on with what is left"
+                f"{str(error)[:500]}); run the job again to go on with what is left",
+                code="ray_failed",
             ) from error
         finally:
             if not watch.has_ended:
@@ -196,7 +197,9 @@ def _collected(
                 return
             raise ClusterError(
                 f"the job's processes ended before {num_left} pieces of work were done; run the "
-                "job again to go on with them"
+                "job again to go on with them",
+                code="processes_ended",
+                saw=num_left,
             )
 
 
@@ -350,7 +353,9 @@ class _ItemsOf:
         if isinstance(told, str) or told[0][0].num_deaths:
             raise ClusterError(
                 "two processes died with the same work, which is often for lack of memory; give "
-                "each more memory, or start fewer, and run the job again"
+                "each more memory, or start fewer, and run the job again",
+                code="processes_died",
+                saw=2,
             )
         if self._marks.begin(index, (0, 1), self._name, self._node):
             made = self._do(cloudpickle.loads(ray.get(self._items[index])))

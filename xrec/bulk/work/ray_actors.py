@@ -51,7 +51,9 @@ def portable(error: Exception) -> XRecError:
         return copy
     ours = ClusterError(
         f"the job's processes failed ({type(error).__name__}: {str(error)[:500]}); "
-        "run the job again to go on with what is left"
+        "run the job again to go on with what is left",
+        code="processes_failed",
+        key=type(error).__name__,
     )
     ours.add_note("".join(traceback.format_exception(error)))
     return ours
@@ -80,7 +82,7 @@ class RayWatch:
             self._raylet.connect(own["ObjectStoreSocketName"])
         except OSError as error:
             raise ClusterError(
-                f"Ray has ended ({error}); start it and run the job again"
+                f"Ray has ended ({error}); start it and run the job again", code="ray_ended"
             ) from error
 
     def __enter__(self) -> "RayWatch":
@@ -105,7 +107,9 @@ class RayWatch:
 
     def _ended(self, what: str) -> ClusterError:
         self.has_ended = True
-        error = ClusterError(f"Ray has ended: {what}; run the job again to go on with what is left")
+        error = ClusterError(
+            f"Ray has ended: {what}; run the job again to go on with what is left", code="ray_ended"
+        )
         logger.error("%s", error)  # Ray may end this process before the error is seen
         return error
 

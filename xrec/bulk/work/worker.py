@@ -147,7 +147,7 @@ class ChunkWorker:
         """The chunk done as `Marks.attempts` says, and how many processes died with it."""
         told = self._marks.attempts(number, planned.num_rows, self._name)
         if isinstance(told, str):
-            raise ClusterError(told)
+            raise ClusterError(told, code="processes_died", key=str(number))
         attempts, num_deaths = told
         parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
         return joined(parts), num_deaths

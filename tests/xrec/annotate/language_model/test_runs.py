@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.annotate import look_ahead
+from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from tests.xrec.annotate.review_files import (
     SecretTown,
     annotate,
@@ -18,7 +19,6 @@ from tests.xrec.annotate.review_files import (
     dataset_tables,
     texts_of_training,
 )
-from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.annotate.language_model import language_model_spec
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import BudgetError, EndpointAccessError

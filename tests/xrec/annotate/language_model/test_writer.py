@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
+from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from tests.xrec.annotate.language_model.rows import item_row, pair_row, user_row
-from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.annotate.annotator import Annotator, AnnotatorSpec, Aspect, ItemText, PairText, UserText
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.language_model.prompts import read_prompt

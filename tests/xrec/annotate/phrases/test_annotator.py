@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.world.here import map_here
 from tests.xrec.annotate.language_model.rows import item_row, pair_row
-from tests.xrec.annotate.toy_annotator import map_here
 from xrec.annotate.annotator import Annotator, ItemText, PairText, Review, ReviewedItem, UserInput
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.annotator import OTHER_LANGUAGE

@@ -1,0 +1,108 @@
+"""The program, run in the test's own process, or as a user runs it in a process of its own."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from xrec.cli.main import app
+from xrec.errors import XRecError
+
+
+def xrec(*arguments: object) -> tuple[int, str, str]:
+    """Return exit code, standard output and standard error of `xrec ARGUMENTS`."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refused(*arguments: object) -> XRecError:
+    """Return the error that ends `xrec ARGUMENTS`, which prints it and exits with its code."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    error: BaseException | None = result.exception
+    while error is not None and not isinstance(error, XRecError):
+        error = error.__cause__ or error.__context__
+    assert error is not None, result.output
+    assert result.exit_code == error.exit_code
+    assert f"error: {error}" in result.stderr
+    assert "Traceback" not in result.stderr
+    return error
+
+
+def said(*arguments: object) -> str:
+    """Return standard output of `xrec ARGUMENTS`, which must succeed."""
+    code, out, err = xrec(*arguments)
+    assert code == 0, err
+    return out
+
+
+def words_of(job: str) -> tuple[str, ...]:
+    """Return the words of a job's command, after `xrec`."""
+    return ("lab", job) if job == "compare" else (job,)
+
+
+def python(
+    *arguments: object, cwd: Path | None = None, timeout: float = 300, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run `python ARGUMENTS` in a new process, with `variables` added to the environment."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **variables},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@contextmanager
+def driver(
+    command: str,
+    config: Path,
+    log: Path,
+    *overrides: str,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run `xrec COMMAND CONFIG OVERRIDES` in a process, which is killed after the `with`."""
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    program = str(Path(sys.executable).with_name("xrec"))
+    with (
+        log.open("ab") as output,
+        subprocess.Popen(
+            [program, *command.split(), str(config), *overrides],
+            stdout=output,
+            stderr=output,
+            env={**kept, **(variables or {})},
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def at_message(text: str, action: Callable[[], object]) -> Iterator[None]:
+    """Inside the `with`, call `action` when this process first logs a message with `text` in it."""
+    seen: list[logging.LogRecord] = []
+
+    def look(record: logging.LogRecord) -> None:
+        if text in record.getMessage() and not seen:
+            seen.append(record)
+            action()
+
+    logger, handler = logging.getLogger("xrec"), logging.Handler()
+    handler.emit = look  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    assert seen, f"nothing was logged with {text!r}"
