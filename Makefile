@@ -4,6 +4,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 WORKSPACE ?= workspace/demo
 PYTEST_ARGS ?=
+PACKAGES ?=
 TEST_PROCESSES ?= 2
 SHARD ?=
 XREC_TEST_SEED ?= $(shell date +%Y%m%d)
@@ -16,7 +17,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 \
   $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all durations test-gpu bench-gpu test-vllm test-newest check docs format lock wheel sbom audit clean
+.PHONY: help setup demo test test-all durations test-gpu guards mutants bench-gpu test-vllm test-newest check docs format lock wheel sbom audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,7 @@ help: ## List the targets
 	@echo "             TEST_PROCESSES=2              processes of the tests; 0: none but pytest's own"
 	@echo "             SHARD=1/3                     the first of three equal parts of make test-all"
 	@echo "             XREC_TEST_SEED=20261201       what make test-all draws from; by default the date"
+	@echo "             PACKAGES='bulk serve'         those of make mutants; without, it shows the scores"
 	@echo "             LOCK_ARGS=--upgrade           further arguments of uv pip compile in make lock"
 	@echo "             VERSION=0.30                  vLLM's, in make test-vllm: 0.29, 0.30 or 0.32"
 
@@ -52,6 +54,12 @@ durations: test-all ## The same; the seconds of each test go into tests/duration
 
 test-gpu: setup ## The tests for a machine with an NVIDIA GPU; without one they fail
 	@$(PYTEST) -m gpu tests/gpu
+
+guards: setup ## Break 40 lines that keep data safe, one at a time; a test must notice each
+	@$(BIN)/python -m benchmarks.guards
+
+mutants: setup ## How many small faults the tests find, PACKAGES='bulk serve'; long
+	@$(BIN)/python -m benchmarks.mutants $(PACKAGES)
 
 bench-gpu: setup ## Ten minutes on one GPU: training and texts beside other ways, as a table
 	@$(BIN)/python -m benchmarks.gpu
