@@ -1,13 +1,22 @@
-"""`ensure_ray` uses, connects to or starts a cluster, and shuts down only what it started."""
+"""Clusters: connecting, what fits on the nodes, and checks of three nodes before a job starts."""
 
+import json
+import logging
 import os
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
+from cluster import preflight
 from cluster.connect import LOOPBACK_ADDRESS, ensure_ray
+from cluster.preflight import Demand, check_room, demand_of_actors, demand_of_workers
+from tests.world.cluster import LocalCluster
 from tests.world.program import python
-from xrec.config.shared import RayConfig
+from xrec.config.backfill import ActorsConfig
+from xrec.config.shared import RayConfig, ScalingConfig
 from xrec.errors import ClusterError
 
 CONNECTS = """
@@ -130,3 +139,126 @@ def test_ensure_ray_address_without_cluster_names_the_address(monkeypatch, addre
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the session's is not touched
     with pytest.raises(ClusterError, match=words), ensure_ray(RayConfig(address=address)):
         pass
+
+
+@pytest.fixture(autouse=True)
+def fixed_cluster(monkeypatch):
+    """A cluster that cannot grow, as on this machine."""
+    monkeypatch.setattr(preflight, "may_grow", lambda: False)
+
+
+def _workers(num_workers: int, cpus: int = 1, gpus: int = 0) -> Demand:
+    return Demand(num_workers, num_workers, cpus, gpus, "scaling.num_workers")
+
+
+ONE, TWO, GPU = {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "demand", "parts"),
+    [
+        ([ONE, ONE], _workers(2), None),
+        ([{"CPU": 4.0}], _workers(2, cpus=2), None),
+        ([GPU, GPU, {}], _workers(2, cpus=4, gpus=1), None),
+        ([ONE, ONE], _workers(3), ["3 process", "2 fit", "scaling.num_workers"]),
+        # Four CPUs in all, but on two nodes.
+        ([TWO, TWO], _workers(1, cpus=4), ["of 4 CPU each", "0 fit", "2 CPU, 2 CPU"]),
+        ([GPU, {"CPU": 8.0}], _workers(2, gpus=1), ["1 CPU and 1 GPU", "1 fit"]),
+        ([{}], _workers(1), ["0 fit"]),
+    ],
+)
+def test_check_room_names_what_is_asked_and_what_is_there_if_it_is_too_little(nodes, demand, parts):
+    if parts is None:
+        check_room(nodes, demand)
+        return
+    with pytest.raises(ClusterError) as raised:
+        check_room(nodes, demand)
+    assert all(part in str(raised.value) for part in parts), raised.value
+
+
+def test_check_room_a_cluster_that_may_grow_is_waited_for(monkeypatch, caplog):
+    monkeypatch.setattr(preflight, "may_grow", lambda: True)
+    monkeypatch.setattr(logging.getLogger("xrec"), "propagate", True)
+    check_room([{"CPU": 1.0}], _workers(4))
+    assert "1 fit on the nodes (1 CPU): waiting for the cluster to grow" in caplog.text
+
+
+def test_demands_are_those_of_the_config():
+    some = ScalingConfig(num_workers=4, min_workers=2, cpus_per_worker=3)
+    gpus = ScalingConfig(num_workers=4, device="cuda")
+    assert demand_of_workers(some) == Demand(2, 4, 3, 0, "scaling.num_workers")
+    assert demand_of_workers(gpus) == Demand(4, 4, 1, 1, "scaling.num_workers")
+    actors = ActorsConfig(num_actors=6, cpus_per_actor=2)
+    on_gpus = ActorsConfig(num_actors=6, device="cuda")
+    assert demand_of_actors(actors, 2) == Demand(1, 6, 2, 0, "actors.num_actors")
+    assert demand_of_actors(on_gpus, 2) == Demand(1, 6, 1, 2, "actors.num_actors")
+
+
+ASKS = """
+import json, sys
+from cluster.connect import ensure_ray
+from cluster.preflight import check_cluster
+from cluster.preflight import Demand
+from xrec.config.shared import RayConfig, StorageConfig
+from xrec.errors import ClusterError
+
+address, *questions = json.loads(sys.argv[1])
+said = []
+with ensure_ray(RayConfig(address=address)):
+    for output, cpus, storage in questions:
+        try:
+            demand = Demand(1, 1, cpus, 0, "scaling.num_workers")
+            check_cluster(demand, output, StorageConfig(**storage))
+            said.append("ready")
+        except ClusterError as error:
+            said.append(str(error))
+print(json.dumps(said))
+"""
+NODES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+ELSEWHERE = "/proc/self/cwd/workspace/graph"
+"""Another folder for each process, as a local disk is for each machine."""
+
+
+def ask(
+    cluster: LocalCluster, cwd: Path, *questions: tuple[str, int, Any], **variables: str
+) -> list[str]:
+    """What the check says of outputs, CPUs of a process and keys in `storage`, each by itself."""
+    environment = {**cluster.environment, **variables}
+    argument = json.dumps([cluster.address, *questions])
+    done = python("-c", ASKS, argument, cwd=cwd, **environment)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+def test_preflight_names_what_is_wrong_on_which_node(three_nodes, s3, tmp_path):
+    """The AWS variables are set for the driver only, not for the nodes."""
+    shared, on_s3 = str(tmp_path / "graph"), f"{s3.new_bucket()}/graph"
+    keys = {"access_key_id": s3.access_key, "secret_access_key": s3.secret_key}
+    keys |= {"endpoint_url": s3.endpoint_url}
+    questions = [(shared, 1, {}), (on_s3, 1, keys), (shared, 2, {})]
+    questions += [(ELSEWHERE, 1, {}), (on_s3, 1, {})]
+    *ready, large, elsewhere, without_keys = ask(
+        three_nodes, tmp_path, *questions, **s3.environment
+    )
+    assert ready == ["ready"] * 2
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert "1 process(es) of 2 CPU each must run together, 0 fit on the nodes (1 CPU, 1 " in large
+    for address in NODES:
+        seen = f"the node at {address} does not see what the driver wrote in {ELSEWHERE}"
+        assert seen in elsewhere
+        assert f"the node at {address} cannot write to {on_s3}" in without_keys
+    assert "give an s3:// URI" in elsewhere
+    assert "AWS_* variables" in without_keys
+
+
+def test_preflight_a_driver_with_another_torch_is_told_of_every_node(three_nodes, tmp_path):
+    metadata = tmp_path / "site" / "torch-9.9.9.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n")
+    found_first = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    question = (str(tmp_path / "graph"), 1, {})
+    (said,) = ask(three_nodes, tmp_path, question, PYTHONPATH=found_first)
+    for address in NODES:
+        wrong = rf"the node at {re.escape(address)} has torch 2\.\d+\.\d+, the driver has 9\.9\.9"
+        assert re.search(wrong, said), said
+    assert "xrec submit --packages" in said

@@ -1,6 +1,8 @@
-"""All jobs of a project: which are run, which are skipped, and what is refused or made again."""
+"""All jobs of a project: which are run, skipped, refused or made again; what a reader is told."""
 
+import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,28 +11,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 import jobs.prepare
 import jobs.project_run
 import jobs.recommend
+from jobs.backfill import costs_text, preview_lines
 from jobs.catalogue import chosen_configs, job_named
 from jobs.output import Output
+from jobs.status import project_status
 from tests.jobs.conftest import DECODING, PIPELINE_JOBS
-from tests.world.program import said, xrec
-from tests.world.shop import SAMPLE, write_yaml
+from tests.world.program import python, said, xrec
+from tests.world.shop import SAMPLE, write_shop, write_yaml
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
-from xrec.bulk import Progress
+from xrec.bulk import Identity, Progress, Status
+from xrec.bulk.runs.plan import PlanSize
+from xrec.bulk.runs.run import RunRecord
+from xrec.bulk.status import Preview
+from xrec.cli.run_command import _row
+from xrec.cli.table_command import status_values
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.data import TABLE_COLUMNS, SampleSource
 from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.project import Project, read_project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, LeaseError
+from xrec.progress import duration
 from xrec.recommend import plan_recommendations, read_tables
 from xrec.sample import generate_town, town_tables
-from xrec.storage import open_location, read_manifest, write_manifest
+from xrec.storage import make_manifest, open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
 
 
@@ -290,3 +301,205 @@ def test_night_whose_files_lack_much_of_what_was_there_stops_before_it_publishes
         assert not (tmp_path / "workspace/nights/1/graph").exists()
     code, _, err = xrec("refresh", path, "backfill.gate.kept=null")
     assert (code, "no graph artifact" in err) == (1, True), err
+
+
+def statuses(project: Project) -> dict[str, Any]:
+    return {each.kind: each for each in project_status(project)}
+
+
+def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):
+    values = {
+        "workspace": str(tmp_path / "workspace"),
+        "llm": {"model": "m"},
+        "prepare": {"source": SAMPLE},
+        "pretrain-graph": {},
+        "backfill": {"pairs": {"kind": "split"}},
+        "serve": {},
+    }
+    path = write_yaml(tmp_path / "town.yaml", values)
+    out = said("status", path)
+    lines = [line.split()[:2] for line in out.splitlines()]
+    assert lines == [
+        ["artifact", "state"],
+        ["dataset", "missing"],
+        ["graph", "missing"],
+        ["explanations", "missing"],
+    ]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_figures(pipeline):
+    found = statuses(project_of(pipeline))
+    assert {each.state for each in found.values()} == {"up to date"}
+    assert all(each.num_bytes > 0 for each in found.values())
+    rows = {kind: " ".join(_row(each)) for kind, each in found.items()}
+    recall = pipeline.manifests["graph"].metrics["test"]["recall@20"]
+    assert f"recall@20 {recall:.4g}" in rows["graph"]
+    loss = pipeline.manifests["adapter"].metrics["validation_loss"]
+    assert rows["adapter"].endswith(f"validation_loss {loss:.4g}")
+    assert "personalization_gain " in rows["evaluation"]
+    assert " explanations" in rows["explanations"]
+
+
+_LOADED = """import sys; from xrec.cli.main import app
+for arguments in sys.argv[1:]:
+    app(arguments.split(), standalone_mode=False)
+print(*({"ray", "torch", "transformers"} & set(sys.modules)), file=sys.stderr)"""
+
+
+def test_status_and_commands_on_tables_load_neither_torch_nor_ray(config_file, pipeline):
+    config = pipeline.config(BackfillConfig)
+    uri, path = config.artifact("explanations"), config_file(config)
+    storage = yaml.safe_load(path.read_text())["backfill"]["storage"]
+    sections = project_of(pipeline).values | {name: {} for name in ("train-aspects", "recommend")}
+    sections["annotate"] = {"source": {"kind": "reviews", "uri": pipeline.workspace}}
+    sections["compare"] = {"entries": ["peter"]}
+    sections = {name: {**each, "storage": storage} for name, each in sections.items()}
+    write_yaml(path, {"workspace": pipeline.workspace, **sections})
+    keys = " ".join(f"storage.{name}={value}" for name, value in storage.items())
+    tables = [f"table {each} {uri} {keys}" for each in ("status", "history", "check")]
+    ran = python("-c", _LOADED, f"status {path}", f"table diff {uri} 0 0 {keys}", *tables)
+    assert (ran.returncode, ran.stderr.split("\n")[-2]) == (0, ""), ran.stderr
+    assert ran.stdout.count(" up to date ") == len(pipeline.manifests)
+
+
+def test_status_says_what_differs_and_what_follows_from_it(pipeline):
+    project = project_of(pipeline)
+    adapter = project.values["train-adapter"]
+    changed = {**adapter, "training": {**adapter["training"], "seed": 7}}
+    found = statuses(Project("town.yaml", {**project.values, "train-adapter": changed}))
+    assert found["adapter"].state == "stale"
+    difference, fits = found["adapter"].notes
+    assert difference == "training.seed: 0 there, 7 here"
+    assert fits.startswith("fit to the reference, training (held-out): user profile ")
+    assert found["graph"].state == "up to date"
+    assert found["explanations"].state == "stale"
+    assert found["explanations"].notes == ("made from adapter, which is stale",)
+
+
+def test_status_of_another_kind_of_artifact_is_unusable(pipeline):
+    project = project_of(pipeline)
+    values = dict(project.values)
+    values["evaluate"] = {**values["evaluate"], "evaluation": f"{pipeline.workspace}/graph"}
+    found = statuses(Project("town.yaml", values))
+    assert found["evaluation"].state == "unusable"
+    assert "holds a graph artifact, expected a evaluation artifact" in found["evaluation"].notes[0]
+
+
+def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
+    raw = tmp_path / "raw"
+    write_shop(raw)
+    columns = {"user_id": "cust_no", "item_id": "sku"}
+    source = {"kind": "tables", "uri": str(raw), "files": {"interactions": "orders.csv"}}
+    prepare = {"source": {**source, "columns": columns}}
+    values = {"workspace": str(tmp_path / "workspace"), "prepare": prepare}
+    project = Project("shop.yaml", values)
+    jobs.prepare.run(project.configs(["prepare"])["prepare"])
+    (raw / "orders.csv").unlink()
+    (dataset,) = project_status(project)
+    assert dataset.state == "up to date"
+    assert dataset.notes == ("not compared: orders.csv",)
+    changed = {**values, "prepare": {**prepare, "splits": {"test": 0.3}}}
+    (dataset,) = project_status(Project("shop.yaml", changed))
+    assert dataset.state == "stale"
+    assert dataset.notes[0] == "splits.test: 0.2 there, 0.3 here"
+
+
+NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
+PLANNED = RunRecord(
+    run="0123456789abcdef",
+    identity=Identity(kind="toy", config={}, inputs={}),
+    nonce="fedcba9876543210",
+    rows_fingerprint="",
+    listing={},
+    rejected={},
+    num_buckets=16,
+    size=PlanSize(num_rows=10_000, num_chunks=100, parts=(), digest=""),
+)
+RUNNING: dict[str, Any] = {
+    "num_ok": 1_850,
+    "failed": {"dull": 10, "odd": 40},
+    "num_rows_before": 1_000,
+    "working_since": NOON + timedelta(seconds=40),
+    "expires_at": NOON + timedelta(seconds=190),
+}
+FAILED: dict[str, Any] = {"num_ok": 9_994, "failed": {"odd": 3, "dull": 1, "bad": 2}}
+
+
+def status_of(**values: Any) -> Status:
+    """A run that was begun at noon and said 100 seconds later how far it was."""
+    times = {"started_at": NOON, "written_at": NOON + timedelta(seconds=100)}
+    return Status("memory", PLANNED, Progress(**times, holder="host-3", **values), None, False)
+
+
+def preview_of(status: Status | None, **values: Any) -> Preview:
+    """Of a run of 10,000 rows that is planned if there is a status."""
+    return replace(Preview(10_000, 100, {}, status, None, None), **values)
+
+
+def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes():
+    values = json.loads(json.dumps(status_values(status_of(**RUNNING), NOON)))
+    rows = {"planned": 10_000, "ok": 1_850, "failed": 50, "left": 8_100}
+    rows |= {"rejected": 0, "taken_down": 0}
+    assert (values["phase"], values["rows"], "note" in values) == ("running", rows, False)
+    rate = (values["rows_per_second"], values["seconds_left"], values["time_left"])
+    assert rate == (15.0, 540.0, "9 min")
+    assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
+    silent = status_values(status_of(**RUNNING), NOON + timedelta(seconds=200))
+    assert (silent["phase"], "run it again to go on" in silent["note"]) == ("silent", True)
+
+
+def test_status_values_of_a_plan_beside_what_is_published():
+    record = PLANNED.model_copy(update={"rejected": {"null_id": 1, "nan_id": 2}})
+    manifest = make_manifest("explanations", config={}, inputs={}, version=7)
+    values = status_values(Status("memory", record, None, manifest, False), NOON)
+    assert (values["phase"], values["rows"]["left"]) == ("planned", 10_000)
+    assert (values["rows"]["rejected"], values["time_left"]) == (3, None)
+    assert values["published"].items() >= {"version": 7, "is_this_run": False}.items()
+
+
+def test_duration_and_costs_are_in_words_that_suit_their_size():
+    seconds = (0.4, 89, 91, 5_399, 5_401, 172_801)
+    words = ["0 s", "89 s", "2 min", "90 min", "1.5 h", "2.0 days"]
+    assert [duration(each) for each in seconds] == words
+    assert costs_text({"tokens": 1_234.4}) == "1,234 tokens"
+    shown = costs_text({"num_prompt_tokens": 7, "engine_prompt_tokens": 7, "carried": 0})
+    assert shown == "7 prompt tokens"
+
+
+def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary():
+    preview = preview_of(None, rejected={"nan_id": 1, "float_id": 2})
+    counts, rejected, canary = preview_lines(preview, num_actors=4)
+    assert counts == "10,000 pairs in 100 chunks"
+    assert rejected.endswith("float_id 2, nan_id 1")
+    assert "limit=400 does" in canary
+    small = replace(preview, num_rows=10, num_chunks=3, rejected={})
+    assert "limit=10 does" in preview_lines(small, num_actors=4)[-1]
+
+
+def test_preview_lines_after_a_canary_say_what_the_rest_takes():
+    status = status_of(num_ok=990, failed={"odd": 10}, costs={"seconds": 7_200.0, "tokens": 3_000})
+    preview = preview_of(status, costs_left={"seconds": 64_800.0, "tokens": 27_000.0})
+    _, done, to_come, measured = preview_lines(preview, num_actors=2)
+    assert done == (
+        "done: 990 ok, 10 failed (odd 10); they took 2.0 h of actor time, 3,000 tokens; left: 9,000"
+    )
+    assert "about 18.0 h of actor time, 27,000 tokens; 9.0 h with 2 actors" in to_come
+    assert "of this run" in measured
+    elsewhere = preview_lines(replace(preview, measured_at="s3://b/other"), num_actors=2)[-1]
+    assert "s3://b/other" in elsewhere
+
+
+@pytest.mark.parametrize(
+    ("is_published", "retry", "last"),
+    [
+        (False, (), "it is left to be published"),
+        (True, (), "nothing is left to do"),
+        (False, ("dull", "odd"), "to be done again: 4 failed pairs (odd 3, dull 1)"),
+        (False, ("strange",), "to be done again: 0 failed pairs"),
+    ],
+)
+def test_preview_lines_of_a_run_that_is_done_reckon_nothing(is_published, retry, last):
+    status = replace(status_of(is_done=True, **FAILED), is_published=is_published)
+    lines = preview_lines(preview_of(status), num_actors=1, retry=retry)
+    assert (len(lines), lines[-1]) == (3, last)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from xrec.cli.main import app
+from xrec.errors import XRecError
 
 
 def xrec(*arguments: object) -> tuple[int, str, str]:
@@ -19,6 +20,19 @@ def xrec(*arguments: object) -> tuple[int, str, str]:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
+
+
+def refused(*arguments: object) -> XRecError:
+    """Return the error that ends `xrec ARGUMENTS`, which prints it and exits with its code."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    error: BaseException | None = result.exception
+    while error is not None and not isinstance(error, XRecError):
+        error = error.__cause__ or error.__context__
+    assert error is not None, result.output
+    assert result.exit_code == error.exit_code
+    assert f"error: {error}" in result.stderr
+    assert "Traceback" not in result.stderr
+    return error
 
 
 def said(*arguments: object) -> str:

@@ -60,7 +60,10 @@ class LiveExplainer:
         if refused is not None:
             raise ModelError(
                 f"the longest prompt (prompt.max_prompt_tokens={longest}) cannot be completed: "
-                f"{refused.message}"
+                f"{refused.message}",
+                code="prompt_too_long",
+                key="prompt.max_prompt_tokens",
+                saw=longest,
             )
         self._max_pending = core.max_rows + MAX_WAITING_PAIRS
         self._max_of_key = share_of_key(self._max_pending, keys)
@@ -285,7 +288,10 @@ class NewUsers:
         if not items:
             raise DataError(
                 f"none of the history's {len(indices)} items has training interactions; "
-                "name an item that has"
+                "name an item that has",
+                code="no_trained_item",
+                key="history",
+                saw=len(indices),
             )
         self._users[index] = self._fold_in.vector(torch.tensor(items))
 
@@ -311,7 +317,9 @@ class _Advances:
         await self._is_new.wait()
         self._is_new.clear()
         if isinstance(self._newest, Exception):
-            raise ModelError(f"the model failed: {self._newest}") from self._newest
+            raise ModelError(
+                f"the model failed: {self._newest}", code="engine_failed"
+            ) from self._newest
         return self._newest
 
     def take(self, event: Advance | Exception) -> None:

@@ -19,14 +19,17 @@ import requests
 from ray import serve
 
 from jobs.serve import checked, deploy, drain
-from tests.xrec.serve.local_endpoint import Endpoint, NotedMetrics, Requests, sse
-from tests.xrec.serve.town import (
+from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
+    Endpoint,
+    NotedMetrics,
+    Requests,
     backfill_config,
     make_backfill,
     rows_of,
     serve_config,
+    sse,
 )
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig

@@ -185,7 +185,6 @@ def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens
         num_tokens=3,
         kv_cache_gib=_bytes_of_blocks(7, num_heads=2) / 2**30,
         max_num_batched_tokens=16,
-        disable_log_stats=False,
     )
     texts = _run(engine, _prompts(3))
     counts = {one.name: one.value for one in engine._engine.get_metrics() if hasattr(one, "value")}
