@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.infra.nginx import NGINX, nginx_before
+from tests.world.program import NGINX, nginx_before
 from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
