@@ -327,8 +327,10 @@ def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
 
 
-async def kept_alive(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    """Yield the events, and a comment after each `KEEP_ALIVE_SECONDS` without one."""
+async def kept_alive(
+    events: AsyncGenerator[str, None], seconds: float = KEEP_ALIVE_SECONDS
+) -> AsyncIterator[str]:
+    """Yield the events, and a comment after each `seconds` without one."""
     waiting = asyncio.Queue[str | Exception | None](1)
 
     async def produce() -> None:  # one task reads all events, since timeouts within are of a task
@@ -344,7 +346,7 @@ async def kept_alive(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     try:
         while True:
             try:
-                event = await asyncio.wait_for(waiting.get(), KEEP_ALIVE_SECONDS)
+                event = await asyncio.wait_for(waiting.get(), seconds)
             except TimeoutError:
                 yield ": keep-alive\n\n"
                 continue

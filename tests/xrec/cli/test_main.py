@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from jobs.catalogue import JOBS, chosen_configs
-from tests.world.program import python, said, words_of, xrec
+from tests.world.program import python, refused, said, words_of, xrec
 from tests.world.shop import SAMPLE, SECRET, write_yaml
 from xrec.cli import doctor_command
 from xrec.config.base import keys_of
@@ -80,14 +80,6 @@ def test_keys_lists_every_key_of_the_job_with_its_meaning(job):
     assert "PydanticUndefined" not in out
 
 
-def test_keys_says_type_default_and_kind():
-    _, out, _ = xrec("prepare", "--keys")
-    assert "  splits.test  (number, default 0.2)\n      Share of the explained pairs" in out
-    assert "  source.num_users  (integer, default 600, with kind: sample)\n" in out
-    assert "  workspace  (text, required)\n" in out
-    assert "  storage  (section)\n      How s3:// URIs are reached; what is not given" in out
-
-
 @pytest.mark.parametrize(
     ("path", "job"), SECTIONS, ids=[f"{path.stem} {job}" for path, job in SECTIONS]
 )
@@ -107,33 +99,33 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "key"),
     [
-        (["prepare", "/nowhere/prepare.yaml"], "/nowhere/prepare.yaml"),
-        (["prepare", "{config}", "splits.tset=0.1"], "unknown key; did you mean 'test'"),
-        (["status", "/dev/null"], "saw an empty file"),
-        (["run", "{config}", "splits.test=0.1"], "prepare.splits.test"),
-        (["run", "{config}", "--from", "backfill"], "--from backfill: expected a job of the run"),
-        (["run", "{config}", "--until", "serve"], "--until serve: expected a job of the run"),
-        (["explain", "{config}", "--user", "u"], "--item"),
-        (
-            ["submit", "prepare", "{config}", "--redo", *THERE],
-            "goes with xrec submit run, saw prep",
-        ),
+        (["prepare", "/nowhere/prepare.yaml"], None, None),
+        (["prepare", "{config}", "splits.tset=0.1"], "extra_forbidden", "splits.tset"),
+        (["status", "/dev/null"], None, None),
+        (["run", "{config}", "splits.test=0.1"], None, None),
+        (["run", "{config}", "--from", "backfill"], "unknown_job", "--from"),
+        (["run", "{config}", "--until", "serve"], "unknown_job", "--until"),
+        (["submit", "prepare", "{config}", "--redo", *THERE], "option_of_another_job", "--redo"),
         (
             ["submit", "run", "{config}", *GIVEN, *THERE],
-            "storage.access_key_id, storage.secret_access_key: a secret would be seen",
+            "secret_in_command",
+            "storage.access_key_id",
         ),
-        (["submit", "prepaer", "{config}", *THERE], "no job is named 'prepaer'"),
-        (["submit", "prepare", "{config}", "workspace=a/b", *THERE], "workspace=a/b"),
+        (["submit", "prepaer", "{config}", *THERE], "unknown_job", None),
+        (["submit", "prepare", "{config}", "workspace=a/b", *THERE], "relative_path", None),
     ],
 )
-def test_bad_usage_or_config_exits_2_and_says_so(config_path, arguments, message):
-    code, _, err = xrec(*(argument.format(config=config_path) for argument in arguments))
-    assert code == 2
-    assert message in err
-    assert "Traceback" not in err
+def test_bad_usage_or_config_exits_2_and_says_so(config_path, arguments, code, key):
+    error = refused(*(argument.format(config=config_path) for argument in arguments))
+    assert error.exit_code == 2
+    assert (code, key) == (code and error.code, key and error.key)
     assert list(config_path.parent.iterdir()) == [config_path]
+
+
+def test_option_that_is_missing_exits_2(config_path):
+    assert xrec("explain", config_path, "--user", "u")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -287,13 +279,12 @@ def test_install_command_names_the_packages_of_an_extra_and_not_xrec(monkeypatch
     assert install_command("v") == "pip install vllm"
 
 
-ROOT = Path(__file__).parents[3]
-SAMPLE = ROOT / "configs" / "sample.yaml"
+DEMO = ROOT / "configs" / "sample.yaml"
 
 
 def test_demo_configs_keep_everything_in_the_workspace_and_fit_together():
     """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
-    chosen = chosen_configs(read_project(SAMPLE, ["workspace=/demo/"]))
+    chosen = chosen_configs(read_project(DEMO, ["workspace=/demo/"]))
     configs = {job: config.model_dump(mode="json") for job, config in chosen.items()}
     assert {values["workspace"] for values in configs.values()} == {"/demo/"}
     models = [values["llm"]["model"] for values in configs.values() if "llm" in values]
@@ -325,7 +316,7 @@ def test_demo_writes_a_project_file_once_and_runs_it_without_a_model_that_is_mis
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_demo_in_a_process_of_its_own_shows_that_the_signal_reaches_the_text(tmp_path):
-    command = ("-m", "xrec.cli", "run", SAMPLE, f"workspace={tmp_path}")
+    command = ("-m", "xrec.cli", "run", DEMO, f"workspace={tmp_path}")
     done = python(*command, cwd=ROOT, timeout=1100)
     assert done.returncode == 0, done.stderr[-4000:]
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())

@@ -143,15 +143,18 @@ class LocalModel(ModelHandle):
     def __init__(self, live: LiveExplainer):
         self.live, self.is_ready = live, True
         self.asked: list[PairRequest] = []
+        self.keys: list[str] = []
 
     async def explain(
         self, pairs: Sequence[PairRequest], key: str = ""
     ) -> list[Explained | PairError]:
         self.asked += pairs
+        self.keys.append(key)
         return await self.live.explain(pairs, key)
 
     def stream(self, pair: PairRequest, parts: Parts, key: str = "") -> AsyncGenerator[Event, None]:
         self.asked.append(pair)
+        self.keys.append(key)
         return self.live.stream(pair, parts, key)
 
 
@@ -202,6 +205,16 @@ class Endpoint(Requests):
 
     model: LocalModel
     metrics: NotedMetrics
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """Give a port that nobody else gets, for a server that binds it with SO_REUSEADDR."""
+    with socket.socket() as holder:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            holder.setsockopt(socket.SOL_SOCKET, option, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 @contextmanager

@@ -22,14 +22,14 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 import xrec
-from tests.world.program import xrec
+from tests.errors import raises
+from tests.world.program import said
+from tests.world.program import xrec as xrec_command
 from tests.xrec.serve.conftest import NUM_BACKFILLED_USERS
 from tests.xrec.serve.local_endpoint import (
-    DECODING,
     ITEMS,
     USERS,
     dataset_of,
-    local_endpoint,
     rows_of,
     sse,
 )
@@ -43,12 +43,12 @@ from xrec.errors import (
     UnknownIdError,
     XRecError,
 )
-from xrec.serve import api
+from xrec.serve.api import kept_alive
 from xrec.serve.app import deployment_yaml
 from xrec.serve.artifacts import choice_of
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.client import Client
-from xrec.serve.messages import MAX_PAIRS, Explanation, ExplanationsRequest, NoExplanation
+from xrec.serve.messages import MAX_PAIRS, Explanation, ExplanationsRequest
 from xrec.serve.problems import Problem, ProblemError
 
 
@@ -169,17 +169,6 @@ def test_evidence_is_what_the_graph_says(endpoint, town):
     assert body["aspects_from"] == dataset.aspects_from
 
 
-def test_users_and_items_are_found(endpoint, town):
-    dataset = dataset_of(town)
-    assert endpoint.get("/v1/users?limit=100").json()["users"] == sorted(USERS)
-    assert endpoint.get(f"/v1/users?prefix={USERS[3]}").json()["users"] == sorted(
-        user for user in USERS if user.startswith(USERS[3])
-    )
-    title = dataset.items["title"][4].as_py()
-    found = endpoint.get("/v1/items", params={"text": title[1:-1].upper()}).json()["items"]
-    assert {"item_id": ITEMS[4], "title": title} in found
-
-
 @pytest.mark.parametrize("limit", [1, 5, 100])
 def test_cursor_goes_through_the_whole_list(endpoint, town, limit):
     titles = dataset_of(town).items.select(["item_id", "title"]).to_pylist()
@@ -196,6 +185,7 @@ def test_cursor_goes_through_the_whole_list(endpoint, town, limit):
             after = {"after": page["next"]}
 
     assert read("users") == sorted(USERS)
+    assert read("users", prefix=USERS[1]) == [user for user in USERS if user.startswith(USERS[1])]
     assert read("items") == titles
     assert read("items", text="A") == holding
     unknown = problem(endpoint.get("/v1/items?after=nothing"))
@@ -237,8 +227,7 @@ def test_body_has_few_errors_however_much_is_wrong_with_it(pair, count):
         assert refused.value.error_count() < 10
 
 
-def test_stream_sends_a_comment_while_there_is_nothing_to_send(monkeypatch):
-    monkeypatch.setattr(api, "KEEP_ALIVE_SECONDS", 0.01)
+def test_stream_sends_a_comment_while_there_is_nothing_to_send():
     goes_on = asyncio.Event()
 
     async def events() -> AsyncGenerator[str, None]:
@@ -250,7 +239,7 @@ def test_stream_sends_a_comment_while_there_is_nothing_to_send(monkeypatch):
     found: list[str] = []
 
     async def read() -> None:
-        async for each in api.kept_alive(events()):
+        async for each in kept_alive(events(), 0.01):
             found.append(each)
             if each.startswith(":"):
                 goes_on.set()
@@ -292,46 +281,6 @@ def test_other_errors_are_problems_too(endpoint):
         timeout=60,
     )
     assert problem(broken)["errors"] == [{"where": "body.11", "expected": "valid JSON"}]
-
-
-def test_request_id_is_the_callers_if_it_is_a_good_one(endpoint):
-    good, bad = (
-        problem(endpoint.get("/v1/nothing", headers={"X-Request-ID": given}))["request_id"]
-        for given in ("abc-123", "x" * 100 + " k=a")
-    )
-    assert (good, len(bad)) == ("abc-123", 32)
-
-
-def test_deadline_ends_a_request_with_504_and_its_generation(town):
-    with local_endpoint(
-        town, http={"deadline_seconds": 1}, decoding={**DECODING, "max_new_tokens": 550}
-    ) as slow:
-        slow.model.live.engine.core._stop_token_ids = frozenset()
-        pairs = [
-            {"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS
-        ][:64]
-        response = slow.post("/v1/explanations", {"pairs": pairs})
-        assert problem(response)["type"] == "/problems/deadline"
-        assert response.headers["Retry-After"] == "2"
-        assert slow.model.live.num_pending == 0
-
-
-def test_queue_that_is_full_answers_429_with_retry_after(endpoint, monkeypatch):
-    monkeypatch.setattr(endpoint.model.live, "_max_pending", 1)
-    two = [{"user_id": user, "item_id": ITEMS[9], "fresh": True} for user in USERS[:2]]
-    response = endpoint.post("/v1/explanations", {"pairs": two})
-    assert (response.status_code, problem(response)["type"]) == (429, "/problems/overloaded")
-    assert response.headers["Retry-After"] == "2"
-
-
-def test_operations_answer(endpoint):
-    endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}")
-    assert endpoint.get("/healthz").text == "alive\n"
-    assert endpoint.get("/readyz").text == "ready\n"
-    recorded = endpoint.metrics.values
-    assert recorded["pairs", "backfill"] > 0
-    assert recorded["requests", "/v1/explanations/{user_id}/{item_id}", "200"] > 0
-    assert not any(USERS[0] in label for labels in recorded for label in labels)
 
 
 def test_openapi_names_the_errors_of_the_gate(endpoint):
@@ -395,22 +344,8 @@ def test_explain_answers_any_number_of_pairs_in_order(endpoint):
     with xrec.Client(endpoint.url) as client:
         answers = client.explain(pairs)
     assert [(each.user_id, each.item_id) for each in answers] == pairs
-    refused = [each for each in answers[:-1] if not isinstance(each, Explanation)]
-    assert {each.problem.type for each in refused} <= {"/problems/solicits"}  # texts of a toy
-    assert len(refused) < len(pairs) / 2
-    last = answers[-1]
-    assert isinstance(last, NoExplanation)
-    assert last.problem.type == "/problems/unknown_user"
-
-
-def test_explain_takes_the_history_of_a_new_user(endpoint):
-    items = [each["item_id"] for each in endpoint.get("/v1/items").json()["items"]]
-    new = xrec.PairRequest(user_id="newcomer", item_id=items[0], history=items[1:3])
-    with Client(endpoint.url) as client:
-        with_history, without = client.explain([new, ("newcomer", items[0])])
-    assert not isinstance(with_history, NoExplanation) or "unknown" not in with_history.problem.type
-    assert without.problem.type == "/problems/unknown_user"
-    assert endpoint.model.asked[-2].history == items[1:3]
+    assert sum(isinstance(each, Explanation) for each in answers) > len(pairs) / 2
+    assert answers[-1].problem.type == "/problems/unknown_user"
 
 
 def test_stream_gives_the_texts_that_explain_gives(endpoint):
@@ -431,20 +366,6 @@ def test_stream_gives_the_texts_that_explain_gives(endpoint):
     assert any(texts)
 
 
-def test_recommend_and_evidence_name_who_is_unknown(endpoint):
-    (user,) = endpoint.get("/v1/users?limit=1").json()["users"]
-    with Client(endpoint.url) as client:
-        best = client.recommend(user, 2, explain=False)
-        assert [item.rank for item in best.items] == [1, 2]
-        evidence = client.evidence(user, best.items[0].item_id)
-        assert (evidence.rank, evidence.item_title) == (1, best.items[0].title)
-        with pytest.raises(UnknownIdError, match="no/body") as of_user:
-            client.recommend("no/body")
-        with pytest.raises(UnknownIdError) as of_item:
-            client.evidence(user, "nothing")
-    assert (of_user.value.reason, of_item.value.reason) == ("unknown_user", "unknown_item")
-
-
 def test_a_busy_endpoint_is_asked_again_with_the_key():
     busy = refusal(429, "concurrency", **{"Retry-After": "0"})
     down = httpx2.Response(503, headers={"Retry-After": "0"}, text="<html>of a proxy")
@@ -457,7 +378,7 @@ def test_a_busy_endpoint_is_asked_again_with_the_key():
 @pytest.mark.parametrize("after", ["0", "9999"])
 def test_an_endpoint_that_stays_busy_is_an_error_and_a_long_wait_at_once(after):
     client, sent = client_of(refusal(429, "rate", **{"Retry-After": after}))
-    with pytest.raises(EndpointError, match="429: because of rate"):
+    with raises(EndpointError, "rate", saw=429):
         client.explain([PAIR])
     assert len(sent) == (4 if after == "0" else 1)
 
@@ -491,13 +412,7 @@ def test_errors_say_what_was_refused(answer, error):
         assert type(raised.value) is error
 
 
-def test_an_unknown_id_in_a_batch_is_that_pairs_answer_and_a_wrong_url_an_error(endpoint):
-    with Client(f"{endpoint.url}/wrong") as client, pytest.raises(EndpointError) as raised:
-        client.explain([PAIR])
-    assert not isinstance(raised.value, UnknownIdError)
-
-
-def sse(*events: tuple[str, object]) -> httpx2.Response:
+def events_of(*events: tuple[str, object]) -> httpx2.Response:
     lines = [f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events]
     return httpx2.Response(200, text=": keep-alive\n\n".join(lines))
 
@@ -506,19 +421,23 @@ def test_a_stream_that_breaks_off_or_ends_with_a_problem_is_an_error():
     part = "part", {"index": 0, "text": "It", "is_checked": True}
     problem = Problem(type="/problems/deadline", title="", status=504, detail="too slow")
     client, _ = client_of(
-        sse(part), sse(part, ("problem", problem.model_dump())), sse(("done", {}))
+        events_of(part),
+        events_of(part, ("problem", problem.model_dump())),
+        events_of(("done", {})),
     )
-    for error in (EndpointUnreachableError, EndpointError):
+    for error, code in (
+        (EndpointUnreachableError, "stream_ended_early"),
+        (EndpointError, "deadline"),
+    ):
         events = client.stream([PAIR])
         assert next(events).text == "It"
-        with pytest.raises(error) as raised:
+        with raises(error, code):
             next(events)
-        assert type(raised.value) is error
     assert list(client.stream([PAIR])) == []
 
 
 def test_an_endpoint_that_does_not_answer_is_named():
-    with pytest.raises(EndpointUnreachableError, match="check the URL"):
+    with raises(EndpointUnreachableError, "unreachable", saw="http://127.0.0.1:9"):
         Client("http://127.0.0.1:9").explain([PAIR])
 
 
@@ -540,15 +459,12 @@ def test_file_is_a_serve_config_whose_args_are_the_config():
 
 def test_secret_is_not_written():
     secrets = {"access_key_id": "AKIA", "secret_access_key": "hidden"}
-    with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
+    with raises(ConfigError, "secret_in_file", "storage.access_key_id"):
         deployment_yaml(parse_config(ServeConfig, {**VALUES, "storage": secrets}))
 
 
 def test_command_writes_the_file_or_says_why_not_and_starts_nothing(tmp_path):
     target, elsewhere = tmp_path / "serve.yaml", tmp_path / "missing" / "serve.yaml"
-    code, _, err = xrec("serve", YELP, "--write-deployment", target)
-    assert code == 0, err
+    said("serve", YELP, "--write-deployment", target)
     ServeDeploySchema.model_validate(yaml.safe_load(target.read_text()))
-    code, _, err = xrec("serve", YELP, "--write-deployment", elsewhere)
-    words = f"Could not open file '{elsewhere}': No such file"
-    assert (code, words in err) == (1, True), err
+    assert xrec_command("serve", YELP, "--write-deployment", elsewhere)[0] == 1

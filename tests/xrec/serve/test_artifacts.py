@@ -13,10 +13,9 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from tests.xrec.serve.test_read_through import Writing, answering
 
 from jobs.serve import checked
-from tests.world.store import requests_of
+from tests.errors import raises
 from tests.world.workspace import make_town
 from tests.xrec.serve.local_endpoint import (
     ITEMS,
@@ -28,6 +27,7 @@ from tests.xrec.serve.local_endpoint import (
     rows_of,
     serve_config,
 )
+from tests.xrec.serve.test_published import Writing, answering
 from xrec import bulk
 from xrec.bulk import rollback
 from xrec.config.base import parse_config
@@ -39,7 +39,6 @@ from xrec.serve.artifacts import Followed, PublishedTexts, again_and_again, choi
 from xrec.serve.catalogue import read_catalogue
 from xrec.serve.messages import Explanation, PairRequest
 from xrec.serve.metrics import Metrics
-from xrec.storage import open_location, read_manifest
 
 
 class Backfill:
@@ -123,20 +122,6 @@ def test_backfill_that_is_deleted_and_made_again_is_taken_up(backfill):
     assert seen(published) is None
 
 
-def test_look_for_a_later_version_is_a_few_requests(town, s3, monkeypatch):
-    backfill = Backfill(town, f"{s3.new_bucket()}/out", storage=s3.storage)
-    backfill.make(1)
-    published = backfill.read()
-    first = published.lookup
-    assert first is not None
-    assert first.find(*backfill.pairs[0]) is not None
-    with monkeypatch.context() as patch:
-        asked = requests_of(patch)
-        asyncio.run(published.look())
-        assert len(asked) <= 2, asked
-    assert published.lookup is first
-
-
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"no parquet"), Path.unlink])
 def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(backfill, spoil):
     backfill.make(1)
@@ -158,10 +143,8 @@ def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_l
     backfill.make(1, adapter=another)
     assert seen(published) == (1, 0)
     assert backfill.metrics.values["refreshes", "refused"] == 1
-    theirs = read_manifest(open_location(another), "adapter").fingerprint
-    words = f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote"
     for refused in (read_contents, lambda config, _: checked(config)):
-        with pytest.raises(ArtifactMismatchError, match=words):
+        with pytest.raises(ArtifactMismatchError):
             refused(serve_config(backfill.town, explanations=backfill.uri), Metrics())
 
 
@@ -179,7 +162,7 @@ def test_user_config_names_artifacts_and_nothing_else():
         "s3://bucket/run/graph",
     ]
     assert other.llm == CONFIG.llm
-    with pytest.raises(ConfigError, match="llm: unknown key"):
+    with raises(ConfigError, "extra_forbidden", "user_config.llm"):
         chosen(CONFIG, {**choice_of(CONFIG), "llm": "/etc/passwd"})
 
 
@@ -254,9 +237,10 @@ def publish(root: Path, night: str, out: str, num_users: int) -> dict[tuple[str,
 class Client:
     """Asks all the while, and keeps which night each answer is of, or what is wrong with it."""
 
-    def __init__(self, http: httpx.AsyncClient, root: Path):
-        self._http, self.seen = http, list[str]()
-        self._texts = {night: publish(root, night, f"all/{night}", 12) for night in NIGHTS}
+    def __init__(
+        self, http: httpx.AsyncClient, texts: dict[str, dict[tuple[str, str], str]], root: Path
+    ):
+        self._http, self._texts, self.seen = http, texts, list[str]()
         tables = {night: pq.read_table(root / night / "dataset/items.parquet") for night in NIGHTS}
         self._titles = {
             night: dict(
@@ -264,7 +248,7 @@ class Client:
             )
             for night, table in tables.items()
         }
-        self._known = sorted(self._texts[""].keys() & self._texts[NIGHTS[1]].keys())
+        self._known = sorted(texts[""].keys() & texts[NIGHTS[1]].keys())
 
     async def ask(self, until: asyncio.Event) -> None:
         place = 0
@@ -313,6 +297,7 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(towns, 
 
     monkeypatch.setattr(app, "load_live", load_in_turn)
     publish(towns, "", "explanations", 4)
+    texts = {night: publish(towns, night, f"all/{night}", 12) for night in NIGHTS}
     config = serve_config(towns, models={"device": "cpu", "num_replicas": 2})
 
     async def play() -> list[Client]:
@@ -324,7 +309,7 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(towns, 
             gc.unfreeze()
         to_app = httpx.ASGITransport(frontend.__serve_build_asgi_app__(), client=("127.0.0.1", 1))
         http = httpx.AsyncClient(transport=to_app, base_url="http://127.0.0.1", timeout=120)
-        clients = await asyncio.to_thread(lambda: [Client(http, towns) for _ in range(3)])
+        clients = [Client(http, texts, towns) for _ in range(3)]
         is_over = asyncio.Event()
         asking = [asyncio.create_task(client.ask(is_over)) for client in clients]
 

@@ -17,6 +17,7 @@ import requests
 import torch
 from ray.exceptions import RayTaskError
 
+from tests.errors import raises
 from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
@@ -33,7 +34,6 @@ from tests.xrec.serve.local_endpoint import (
 from tests.xrec.serve.test_app import wait_until
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
-from xrec.checks import Checker
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig
 from xrec.config.serve import ServeConfig
@@ -44,7 +44,6 @@ from xrec.generate.explainer import MOST_TEXTS
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PairTexts
-from xrec.serve import live_explainer
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.live_explainer import load_live as load
 from xrec.serve.messages import PairRequest
@@ -163,18 +162,20 @@ def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(town, monke
     assert reasons_of(explained(live, [pair])) == ["unsupported"]
 
 
-def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town, monkeypatch):
+def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town):
     """Pairs of requests that were accepted count before their work begins."""
-    monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
-    live = load_live(serve_config(town, **NARROW))
+    keys = [{"name": name, "sha256": 64 * digit} for name, digit in (("shop", "0"), ("app", "1"))]
+    config = serve_config(town, **NARROW, security={"keys": keys})
+    live = load(config, NotedMetrics(), max_waiting_pairs=11)
     pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[1])]
 
-    async def ask() -> list[Answers]:
-        return list(await asyncio.gather(*(live.explain(pairs) for _ in range(4))))
+    async def ask(*keys: str) -> list[list[str]]:
+        return list(map(reasons_of, await asyncio.gather(*(live.explain(pairs, k) for k in keys))))
 
     accepted, refused = [""] * 2, ["overloaded"] * 2
-    reasons = list(map(reasons_of, asyncio.run(ask())))
-    assert reasons == [accepted, accepted, refused, refused]
+    # There is room for 12 pairs, and for three of one key.
+    assert asyncio.run(ask("shop", "shop", "app", "shop")) == [accepted, refused, accepted, refused]
+    assert asyncio.run(ask(*"abcdefg")) == [*[accepted] * 6, refused]
     assert live.num_pending == 0
 
 
@@ -234,7 +235,7 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeyp
     live = load_live(serve_config(town))
     monkeypatch.setattr(live.engine.core, "step", broken)
     for num_users in (3, 1):
-        with pytest.raises(ModelError, match="the model failed: no memory"):
+        with raises(ModelError, "engine_failed"):
             explained(live, [asked(user, ITEMS[0]) for user in USERS[:num_users]])
     assert isinstance(live.engine.failure, RuntimeError)
 
@@ -437,13 +438,6 @@ def test_evidence_follows_the_last_sentence_or_takes_the_place_of_a_refused_text
     assert parts_of(events) == [
         stage.filled(part).format(plain=plain, backing=backing) for part in parts
     ]
-
-
-def test_aspects_of_an_answer_say_whether_its_text_names_them(stage, monkeypatch):
-    live = choosing(stage.endpoint.model.live, monkeypatch, aspects=TEA)
-    monkeypatch.setattr(live._explainer, "checker", Checker(["tea", "late hour"]))
-    answer = stage.events("You would love [title] for its late hours.")[-1][1]["answer"]
-    assert [each["is_named"] for each in answer["aspects"]] == [False, True]
 
 
 def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):

@@ -32,7 +32,8 @@ from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.gate import Gate
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import Draft, Event, ModelHandle, PairError
+from xrec.serve.model import OVERLOADED, Draft, Event, ModelHandle, PairError
+from xrec.serve.problems import ProblemError
 from xrec.serve.read_through import ReadThrough
 from xrec.storage.forgotten import Forgotten
 
@@ -49,6 +50,23 @@ class Writing(ModelHandle):
         self, pairs: Sequence[PairRequest], key: str = ""
     ) -> list[Explained | PairError]:
         return [self._text] * len(pairs)
+
+
+class Hanging(ModelHandle):
+    """Never answers, and notes that it was told to stop; or, if it is full, says so."""
+
+    def __init__(self, *, is_full: bool):
+        self._is_full, self.is_stopped = is_full, False
+
+    async def explain(
+        self, pairs: Sequence[PairRequest], key: str = ""
+    ) -> list[Explained | PairError]:
+        if self._is_full:
+            return [PairError(OVERLOADED, "no room")] * len(pairs)
+        try:
+            return await asyncio.Future()
+        finally:
+            self.is_stopped = True
 
 
 class Version:
@@ -68,7 +86,10 @@ class Version:
 
 
 def answering(
-    model: ModelHandle, titles: Sequence[str] = ("The Fox",), vocabulary: Sequence[str] = ()
+    model: ModelHandle,
+    titles: Sequence[str] = ("The Fox",),
+    vocabulary: Sequence[str] = (),
+    seconds: float = 30,
 ) -> ReadThrough:
     """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
     catalogue = SimpleNamespace(
@@ -79,7 +100,7 @@ def answering(
         aspect_names=AspectNames(vocabulary),
     )
     published = SimpleNamespace(lookup=None, model_fingerprint="model", takedowns=Takedowns({}))
-    return ReadThrough(catalogue, published, model, Metrics(), 30)
+    return ReadThrough(catalogue, published, model, Metrics(), seconds)
 
 
 def answer(
@@ -151,6 +172,20 @@ def test_text_of_another_model_is_not_given_from_memory():
     assert [answer(read_through, None).is_cached for _ in range(2)] == [False, True]
     read_through.published.model_fingerprint = "another"
     assert not answer(read_through, None).is_cached
+
+
+@pytest.mark.parametrize(
+    ("is_full", "status", "reason"), [(True, 429, OVERLOADED), (False, 504, "deadline")]
+)
+def test_model_without_room_or_answer_ends_the_request_which_may_come_again(
+    is_full, status, reason
+):
+    model = Hanging(is_full=is_full)
+    with pytest.raises(ProblemError) as refused:
+        answer(answering(model, seconds=0.01), None)
+    told = refused.value
+    assert (told.status_code, told.reason, told.headers["Retry-After"]) == (status, reason, "2")
+    assert model.is_stopped != is_full
 
 
 def test_fault_in_the_answer_of_one_pair_is_a_problem_of_that_pair():
