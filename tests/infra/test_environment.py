@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import tomllib
-from importlib.metadata import metadata
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,31 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tests.infra.manifests import ROOT, locked, requirements_of
-
+ROOT = Path(__file__).parents[2]
 PYTHONS = ["3.11", "3.12", "3.13"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def requirements_of(wanted: Requirement) -> Iterator[Requirement]:
+    """What an installed package requires here; nothing of one that is not installed."""
+    try:
+        found = map(Requirement, requires(wanted.name) or [])
+    except PackageNotFoundError:  # of another platform, or of an extra that is not installed
+        return
+    for each in found:
+        extras = wanted.extras or {""}
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras):
+            yield each
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the versions in requirements/NAME.txt by package. Each package must have a hash."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    lines = re.sub(r" \\\n +", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    pattern = r"([\w.-]+)==([\w.+]+)( ; [^\\]+?)?( --hash=sha256:[0-9a-f]{64})+"
+    matches = [re.fullmatch(pattern, line) for line in lines]
+    assert all(matches), [line for line, match in zip(lines, matches, strict=True) if not match]
+    return {match[1]: match[2] for match in matches if match}
 
 
 def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
