@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ["3.11", "3.12", "3.13"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 def requirements_of(wanted: Requirement) -> Iterator[Requirement]:
@@ -57,13 +58,16 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
     assert [each for each in minors if re.match(pattern[1], each)] == PYTHONS
     assert re.findall(r"python(3\.\d+) ", set_up.split("candidates=")[1].splitlines()[0]) == PYTHONS
     images = re.findall(r"^FROM python:([\d.]+)", _text("infra/docker/Dockerfile"), re.MULTILINE)
-    workflow = _text(".github/workflows/checks.yml")
+    workflow = "".join(file.read_text() for file in WORKFLOWS)
     used = re.findall(r"\"(3\.\d+)\"", workflow)
     assert images
-    assert used
-    assert {*images, *used} <= set(PYTHONS)
+    assert set(images) <= set(PYTHONS) == set(used)
     made = re.findall(r"^(\w[\w-]*):", _text("Makefile"), re.MULTILINE)
-    assert set(re.findall(r"run: make ([\w-]+)", workflow)) <= set(made)
+    called = {*re.findall(r"run: make ([\w-]+)", workflow)}
+    (targets,) = re.findall(r"\{target: \[(.*)\]\}", workflow)
+    assert (
+        {"test", "test-all", *targets.split(", ")} <= {*called, *targets.split(", ")} <= set(made)
+    )
 
 
 def test_lists_have_a_version_that_fits_of_every_package_that_is_installed():
@@ -161,17 +165,17 @@ def test_set_up_installs_by_hash_only_but_for_an_index_that_is_named(torch, inst
 
 
 def test_no_installation_mixes_indexes():
-    for path in ("Makefile", "requirements/setup.sh", "infra/docker/Dockerfile", ".ci/run"):
+    for path in ("Makefile", "requirements/setup.sh", "infra/docker/Dockerfile", ".ci/programs"):
         assert not re.search("extra-index|unsafe-best-match|UV_INDEX=", _text(path)), path
 
 
 def test_workflow_pins_its_actions_and_builds_and_scans_an_image_of_each_kind():
-    workflow = yaml.safe_load(_text(".github/workflows/checks.yml"))
-    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    used = [step["uses"] for step in steps if "uses" in step]
+    workflows = [yaml.safe_load(file.read_text()) for file in WORKFLOWS]
+    jobs = {name: job for workflow in workflows for name, job in workflow["jobs"].items()}
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
     assert used
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", each) for each in used)
-    image = workflow["jobs"]["image"]
+    image = jobs["image"]
     kinds = {(each["device"], each["packages"]) for each in image["strategy"]["matrix"]["include"]}
     assert kinds == {("cpu", "base"), ("gpu", "base"), ("gpu", "base,vllm")}
     (build,) = [step["run"] for step in image["steps"] if "docker build" in step.get("run", "")]
