@@ -69,7 +69,8 @@ class Split:
         if not min(len(train), len(validation), len(test)):
             raise DataError(
                 f"{len(train)}, {len(validation)} and {len(test)} reviews to train, choose and "
-                "test on; expected users with three reviews or more that mention an aspect"
+                "test on; expected users with three reviews or more that mention an aspect",
+                code="too_few_reviews",
             )
         num_users, num_items = int(reviews.users.max()) + 1, int(reviews.items.max()) + 1
         return cls(train, validation, test, num_users, num_items, tuple(aspects))
@@ -92,7 +93,10 @@ def read_reviews(path: Path, aspects: Sequence[str]) -> Reviews:
                 wrong = f"without {', '.join(missing)}" if missing else "earlier than the one above"
                 raise DataError(
                     f"{path}, line {line}: a review {wrong}; expected {', '.join(_COLUMNS)}, "
-                    "sorted by time"
+                    "sorted by time",
+                    code="missing_column" if missing else "not_sorted",
+                    key=missing[0] if missing else "time",
+                    saw=line,
                 )
             last = row["time"]
             pairs.append(

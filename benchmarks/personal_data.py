@@ -49,7 +49,9 @@ class Pairs:
         pairs = tuple(pair for split in splits for pair in whichever(dataset, split))
         if len(pairs) < 2:
             raise DataError(
-                f"{len(pairs)} explained pairs in {', '.join(splits)}; expected two or more"
+                f"{len(pairs)} explained pairs in {', '.join(splits)}; expected two or more",
+                code="too_few_pairs",
+                saw=len(pairs),
             )
         items = dataset.items.take([pair.item_index for pair in pairs])
         return cls(pairs, tuple(items["title"].to_pylist()), tuple(items["profile"].to_pylist()))
@@ -99,7 +101,10 @@ def read_texts(source: str, pairs: Pairs) -> Texts:
     if not any(text is not None for text in found):
         raise DataError(
             f"{source}: {len(texts)} texts, of none of the {len(pairs)} explained pairs; give "
-            "texts of this dataset and of these splits"
+            "texts of this dataset and of these splits",
+            code="no_text_of_a_pair",
+            key=source,
+            saw=len(texts),
         )
     return found
 
@@ -117,7 +122,10 @@ def _json_lines(path: Path, column: str) -> Iterator[tuple[str, str, str]]:
             if ids is None or name not in row:
                 raise DataError(
                     f"{path}, line {number}: columns {', '.join(row)}; expected user_id and "
-                    f"item_id, or uid and iid, and {name} (name another one by FILE.jsonl#COLUMN)"
+                    f"item_id, or uid and iid, and {name} (name another one by FILE.jsonl#COLUMN)",
+                    code="missing_column",
+                    key="item_id" if ids is None else name,
+                    saw=[*row],
                 )
             if row[name] is not None:
                 yield str(row[ids[0]]), str(row[ids[1]]), row[name]

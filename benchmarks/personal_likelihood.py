@@ -88,7 +88,10 @@ def aspect_tokens(builder: PromptBuilder, text: str, finder: AspectNames) -> NDA
     )
     ids = builder.encode_explanation(text)
     if list(encoded["input_ids"]) != ids[:-1]:
-        raise DataError(f"{text!r} holds the name of a special token, so its words have no place")
+        raise DataError(
+            f"{text!r} holds the name of a special token, so its words have no place",
+            code="special_token",
+        )
     spans = [(named.start, named.end) for named in finder.find(text)]
     inside = [
         any(start < stop_name and stop > start_name for start_name, stop_name in spans)
@@ -164,7 +167,10 @@ def same_dataset(sources: Sequence[str]) -> Dataset:
     found = {place: read_manifest(open_location(place), "dataset").fingerprint for place in places}
     if len(set(found.values())) > 1:
         raise ArtifactMismatchError(
-            f"datasets {found}; expected the same one in all workspaces, whose pairs are compared"
+            f"datasets {found}; expected the same one in all workspaces, whose pairs are compared",
+            code="other_dataset",
+            key="dataset",
+            saw=found,
         )
     return read_dataset(open_location(min(places)))
 

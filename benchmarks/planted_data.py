@@ -70,7 +70,9 @@ class Town:
         if dataset.planted is None:
             raise DataError(
                 f"{config.artifact('dataset')}: nothing is planted in it; give a dataset made with "
-                "source.kind=sample"
+                "source.kind=sample",
+                code="nothing_planted",
+                key="dataset",
             )
         return cls(config, dataset)
 

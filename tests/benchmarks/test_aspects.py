@@ -1,14 +1,33 @@
-"""The benchmark of aspect choice: its split, its metric, its controls, and what baselines find."""
+"""The benchmarks of aspects: their choice, planted taste, and language models that annotate."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+import benchmarks.planted as planted
+from benchmarks import annotators
 from benchmarks.aspects import METHODS, Outcome, Substitutes, app, rows
 from benchmarks.aspects_data import Reviews, Split, read_reviews
-from tests.world.shop import write_json_lines
+from benchmarks.planted_data import (
+    UNSEEN_PAIRS,
+    UNSEEN_USERS,
+    StatedTaste,
+    Town,
+    seen_pairs,
+)
+from tests.errors import raises
+from tests.world.endpoint import Answer, Asked, stub_endpoint
+from tests.world.shop import review, write_json_lines
+from tests.world.workspace import SOURCE
+from tests.xrec.train.adapter_town import make_config
+from xrec.adapter.pairs import Pair
+from xrec.data.dataset import read_dataset
 from xrec.errors import DataError
+from xrec.storage import open_location
 
 ASPECTS = ("tone", "neck", "strings", "case", "price")
 
@@ -90,7 +109,7 @@ def test_read_reviews_finds_whole_words_and_refuses_those_that_go_back_in_time(t
     reviews = read_reviews(path, ["tone", "amp", "pre-amp's"])
     assert reviews.mentions.tolist() == [[1, 0, 1], [0, 0, 0]]
     assert (reviews.users.tolist(), reviews.items.tolist()) == ([0, 1], [0, 0])
-    with pytest.raises(DataError, match="line 2"):
+    with raises(DataError, "not_sorted", key="time", saw=2):
         read_reviews(_write(tmp_path, first, ("b", "x", 1, "Nothing.")), ["tone"])
 
 
@@ -103,3 +122,139 @@ def test_command_writes_a_row_for_each_method(run, tmp_path):
     (tmp_path / "aspects.txt").write_text("\n".join(ASPECTS) + "\n")
     found = run(app, _write(tmp_path, *said), tmp_path / "aspects.txt", seed=0)
     assert [row["method"] for row in found["NDCG@10 of each method"]] == ["item", "ours"]
+
+
+@pytest.fixture(scope="module")
+def town(workspace):
+    return Town.read(make_config(str(workspace), num_workers=1))
+
+
+def test_seen_pairs_are_those_whose_users_are_seen(town):
+    unseen = town.unseen(1)
+    assert len(unseen) == SOURCE["num_users"] // 5
+    for split in ("train", "validation"):
+        rows = town.dataset.explained_pairs(split).to_pylist()
+        kept = seen_pairs(town.config, town.dataset, split, unseen=unseen)
+        assert 0 < kept.num_rows < len(rows)
+        assert kept.to_pylist() == [row for row in rows if row["user_index"] not in unseen]
+
+
+def test_scored_pairs_are_held_out_and_of_the_kinds_that_they_say(town):
+    unseen, scored = town.unseen(1), town.scored(1, most=1000)
+    assert {pair.user_index for pair in scored[UNSEEN_USERS]} <= unseen
+    assert not {pair.user_index for pair in scored[UNSEEN_PAIRS]} & unseen
+    edges = set(zip(*town.dataset.interaction_edges("train").tolist(), strict=True))
+    for pairs in scored.values():
+        assert pairs
+        assert not {(pair.user_index, pair.item_index) for pair in pairs} & edges
+
+
+def test_stated_taste_is_the_right_aspect_wherever_the_item_has_it(town):
+    prompts = town.explainer("text-favourite", 0, "").pairs
+    assert isinstance(prompts, StatedTaste)
+    planted_pairs = town.dataset.planted.to_pylist()
+    for row in planted_pairs:
+        favourite = town.favourites[row["user_index"]]
+        assert favourite not in row["aspects"] or favourite == row["aspect"]
+        shown = prompts.builder.show(prompts.prompt(Pair(row["user_index"], row["item_index"])))
+        assert favourite in shown
+        assert "<user" not in shown
+    assert any(town.favourites[row["user_index"]] in row["aspects"] for row in planted_pairs)
+
+
+def _scores(*seeds: list[bool]) -> list[dict[str, Any]]:
+    return [
+        {
+            kind: {
+                "user_id": [f"user-{index // 2}" for index in range(len(right))],
+                "right": right,
+                "right_shuffled": [False] * len(right),
+                "nll": [1.0] * len(right),
+                "nll_shuffled": [1.5] * len(right),
+                "chance": 0.25,
+            }
+            for kind in (UNSEEN_PAIRS, UNSEEN_USERS)
+        }
+        for right in seeds
+    ]
+
+
+def test_table_pools_the_seeds_and_pairs_each_variant_with_the_constant():
+    found = {
+        "constant": _scores([True, False, False, False], [False, False, True, True]),
+        "projected": _scores([True, True, True, False], [True, True, True, True]),
+    }
+    rows = [row for row in planted.table(found) if row["pairs"] == UNSEEN_USERS]
+    constant, projected = rows
+    assert (projected["scored"], projected["by seed"]) == (8, "0.750, 1.000")
+    assert projected["aspect accuracy"].startswith("0.875 (")
+    # The first user gains 3 of 4, the second 1 of 4: a standard error of 0.25, t is 12.706.
+    assert projected["minus constant"] == "0.500 (-2.677 to 3.677)"
+    assert projected["gain"] == "0.500 (0.500 to 0.500)"
+    assert (projected["another user's"], projected["chance"]) == ("0.000 (0.000 to 0.000)", 0.25)
+    assert constant["minus constant"] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_planted_trains_an_adapter_of_the_seen_users_and_writes_the_table(workspace, run, tmp_path):
+    training = {"num_epochs": 1, "global_batch_size": 16, "micro_batch_size": 8}
+    arguments = [f"train-adapter.training.{name}={value}" for name, value in training.items()]
+    arguments += ["train-adapter.scaling.num_workers=1"]
+    names, options = ["constant", "text-favourite"], {"workspace": workspace, "seed": 0}
+    rows = run(planted.app, *arguments, variant=names, max_scored=6, **options)["Planted"]
+    assert [(row["pairs"], row["variant"]) for row in rows] == [
+        (kind, name) for kind in (UNSEEN_PAIRS, UNSEEN_USERS) for name in names
+    ]
+    (epoch,) = json.loads((tmp_path / "out/constant-0/history.json").read_text())
+    assert np.isfinite(epoch["validation_loss"])
+    dataset = read_dataset(open_location(f"{workspace}/dataset"))
+    assert epoch["num_train_pairs"] < 0.9 * dataset.explained_pairs("train").num_rows
+
+
+REVIEWS = ["Soft and wide.", "", "Red.", "It is heavy.", "Soft."]
+
+
+def _aspect(quote: str) -> dict[str, str]:
+    return {"quote": quote, "aspect": quote, "opinion": "", "sentiment": "positive"}
+
+
+def _honest(asked: Asked) -> Answer:
+    """Quotes the first word of the review, and one that is in none."""
+    word = json.loads(asked.words)["review"].split()[0].strip(".")
+    aspects = [_aspect(word), _aspect("lasts for years")]
+    return Answer(text=json.dumps({"aspects": aspects, "explanation": "You would enjoy it."}))
+
+
+def _inventive(asked: Asked) -> Answer:
+    """Quotes what no review says, and once writes no JSON at all."""
+    if "Red" in json.dumps(asked.body["messages"]):
+        return Answer(text="I would rather not.")
+    reply = {"aspects": [_aspect("lasts for years")], "explanation": "You would enjoy it."}
+    return Answer(text=json.dumps(reply))
+
+
+def _model(url: str, name: str) -> dict[str, Any]:
+    return {"kind": "endpoint", "base_url": url, "model": name, "api_key_variable": None}
+
+
+def test_command_tells_valid_replies_and_quotes_of_each_model(run, tmp_path):
+    rows = [review(f"u{number}", "i", text) for number, text in enumerate(REVIEWS)]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    models = tmp_path / "models.yaml"
+    with stub_endpoint(_honest) as honest, stub_endpoint(_inventive) as inventive:
+        wanted = [_model(honest.url, "honest"), _model(inventive.url, "inventive")]
+        models.write_text(yaml.safe_dump(wanted))
+        first, second = run(annotators.app, models, path, num_reviews=4)["Annotators"]
+    assert first.pop("seconds") >= 0
+    assert first == {
+        "model": "honest",
+        "reviews": 4,
+        "valid replies": "100.0%",
+        "quotes found": "50.0%",
+        "aspects a review": 1.0,
+        "requests": 4,
+        "tokens": 4 * 18,
+    }
+    assert (second["valid replies"], second["quotes found"]) == ("0.0%", "0.0%")
+    assert second["requests"] == 8

@@ -1,4 +1,4 @@
-"""The bulk benchmark: each contestant's rows are counted from its own output."""
+"""The bulk and the look-up benchmark: contestants' rows are counted from their own output."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import lookup
 from benchmarks.bulk import Contestant, table_of
 from benchmarks.bulk_contestants import TextTask, planned
 from benchmarks.bulk_work import Work, make_pairs
@@ -48,3 +49,10 @@ def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(work):
     assert 4 <= len(work.times()) < 8
     assert ours.run()["seconds"] > 0
     assert table_of(work.output)["rows"] == table_of(work.output)["distinct"] == 400
+
+
+def test_contestants_find_the_same_rows():
+    found = [
+        row["contestant"] for row in lookup.run(4000, 10)
+    ]  # each asserts that it finds ten rows
+    assert found == ["first", "find", "deltalake", "polars", "duckdb_arrow"]

@@ -1,5 +1,5 @@
 # Two rights. Jobs read everything of xrec's, and write below the prefix: they put, list and delete
-# objects, and abort uploads that they began. tests/infra/test_aws.py lists the calls. The endpoint
+# objects, and abort uploads that they began. tests/infra/test_cloud.py lists the calls. The endpoint
 # only reads.
 locals {
   bucket_arn = aws_s3_bucket.artifacts.arn

@@ -1,0 +1,147 @@
+"""The benchmarks of models: contestants write the same texts and have one loss."""
+
+from typing import Any
+
+import pytest
+import requests
+import torch
+from typer.testing import CliRunner
+
+from benchmarks import generate, gpu, train
+from benchmarks.serve import _server
+from benchmarks.train_contestants import CONTESTANTS, Contest, Setup, prepare, whole_row_loss
+from tests.world.workspace import make_town
+from tests.xrec.serve.local_endpoint import DECODING, ITEMS, USERS
+from xrec.llm.prefix import PrefixCache
+from xrec.train.adapter_model import ExplanationLoss
+
+
+@pytest.fixture
+def generating(workspace):
+    """8 pairs of two users of the town."""
+    return generate.Contest(str(workspace), str(workspace / "llm"), "float32", 1, 8, 4, 6)
+
+
+def test_contestants_write_the_same_texts(generating):
+    names = ("loop", "static-8", "ours")
+    loop, static, ours = (
+        dict(generate.CONTESTANTS[name](generate.prepare(generating))) for name in names
+    )
+    assert [len(ids) for ids in loop.values()] == [6] * 8
+    assert loop == static == ours
+
+
+def test_measure_here_texts_of_another_length_are_an_error(generating, monkeypatch):
+    monkeypatch.setitem(generate.CONTESTANTS, "ours", lambda setup: iter([(0, [3] * 5)]))
+    with pytest.raises(ValueError, match="5 to 5"):
+        generate.measure_here(generating, "ours")
+
+
+@pytest.mark.slow
+def test_run_measures_each_contestant_in_a_process_of_its_own(generating, run):
+    names, toy = ["loop", "ours"], {"llm": generating.llm, "dtype": "float32", "rounds": 1}
+    sizes = {"num_pairs": 8, "num_loop_pairs": 4, "items_per_user": 4, "max_new_tokens": 6}
+    (table, *_) = run(
+        generate.app, "run", generating.workspace, contestant=names, **sizes, **toy
+    ).values()
+    assert [row["contestant"] for row in table] == names
+    assert table[0]["of loop"] == 1
+
+
+@pytest.fixture
+def training(workspace):
+    """16 pairs of the town."""
+    llm = str(workspace / "llm")
+    return Contest(str(workspace / "dataset"), llm, 16, 8, 4, "float32", 1)
+
+
+def take_gradients(setup: Setup) -> list[torch.Tensor]:
+    gradients = [each.grad.clone() for each in setup.trainable if each.grad is not None]
+    setup.model.zero_grad()
+    return gradients
+
+
+@torch.no_grad()
+def loss_without_noise(setup: Setup) -> float:
+    setup.model.eval()
+    return sum(whole_row_loss(setup, each).item() for each in setup.examples) / 16
+
+
+def test_plain_rows_and_ours_have_the_same_loss_and_gradients(training):
+    setup = prepare(training)
+    setup.model.eval()  # no noise on the gates
+    examples = setup.examples[:4]
+    total = sum(whole_row_loss(setup, each) * len(each.label_ids) for each in examples)
+    total.backward()
+    expected = take_gradients(setup)
+    prefixes = PrefixCache(setup.model, [], num_positions=999, budget_bytes=0)
+    ours = ExplanationLoss(setup.model, prefixes).eval()(examples)
+    ours.backward()
+    assert ours.item() == pytest.approx(total.item(), rel=1e-5)
+    for gradient, other in zip(take_gradients(setup), expected, strict=True):
+        tolerance = 1e-4 * float(other.abs().max()) + 1e-9
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", list(CONTESTANTS))
+def test_contestant_trains_all_epochs_and_its_loss_falls(training, name):
+    setup = prepare(training)
+    before = [parameter.clone() for parameter in setup.model.parameters()]
+    loss_before = loss_without_noise(setup)
+    epochs = list(CONTESTANTS[name](setup))
+    assert len(epochs) == 8
+    assert loss_without_noise(setup) < loss_before - 0.001
+    assert all(epoch.seconds > 0 and epoch.loss > 0 for epoch in epochs)
+    for old, new in zip(before, setup.model.parameters(), strict=True):
+        assert torch.equal(old, new) or new.requires_grad  # the language model stays as it is
+
+
+@pytest.mark.slow
+def test_run_writes_a_row_a_contestant_and_a_table(training, run):
+    names, sizes = ["plain", "ours"], {"num_pairs": 8, "batch_size": 4, "num_epochs": 2}
+    options = {"llm": training.llm, "dtype": "float32", "rounds": 1, "cores": 2}
+    rows, *_ = run(
+        train.app, "run", training.dataset, contestant=names, **sizes, **options
+    ).values()
+    assert [row["contestant"] for row in rows] == names
+    losses = [list(map(float, row["loss"].split(", "))) for row in rows]
+    assert list(map(len, losses)) == [1, 2]
+    # The workers' parts are a mean over all their pairs.
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=0.1)
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_joins_the_tables_of_all_its_parts(tmp_path):
+    arguments = ["--num-pairs", "32", "--output", str(tmp_path)]
+    done = CliRunner().invoke(gpu.app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    lines = (tmp_path / "gpu.md").read_text().splitlines()
+    assert "no GPU" in lines[0]
+    names = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert {"trainer", "static-32", "ours"} <= set(names)
+    assert names.count("ours") == 2
+
+
+@pytest.mark.slow
+def test_both_servers_write_the_same_texts(tmp_path):
+    town = make_town(tmp_path / "town")
+    config: dict[str, Any] = {
+        "workspace": str(town),
+        "llm": {"model": str(town / "llm")},
+        "decoding": DECODING,
+        "models": {"device": "cpu"},
+    }
+    pairs = [{"user_id": user, "item_id": item} for user in USERS[:4] for item in ITEMS[:2]]
+    texts = []
+    for modules in (("xrec.cli", "serve"), ("benchmarks.serve_plain",)):
+        with _server(modules, config) as server:
+            answers = [
+                requests.post(
+                    f"{server.url}/v1/explanations", json={"pairs": [pair]}, timeout=120
+                ).json()["explanations"][0]
+                for pair in pairs
+            ]
+            texts.append([answer["explanation"] for answer in answers])
+            assert len(server.costs()) > 1
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 4
