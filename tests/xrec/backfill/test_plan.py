@@ -25,12 +25,11 @@ def table_at(uri: object) -> dict[str, Any]:
     return {"pairs": {"kind": "table", "uri": str(uri)}}
 
 
-def test_table_ids_without_an_exact_text_are_rejected_with_file_and_line(runs, monkeypatch, caplog):
+def test_table_ids_without_an_exact_text_are_rejected_with_file_and_line(runs):
     """Each file is read with its own types: an id of one file may be a float in another.
 
     Further columns are left, whatever is in them.
     """
-    monkeypatch.setattr("xrec.backfill.plan._BATCH_ROWS", 2)  # lines count on over the batches
     folder = runs.folder / "in"
     folder.mkdir()
     files = {
@@ -39,7 +38,8 @@ def test_table_ids_without_an_exact_text_are_rejected_with_file_and_line(runs, m
         "c": {"user_id": BROKEN_TEXT, "item_id": ["i0", "i1", "i2"]},
     }
     for name, columns in files.items():
-        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+        # Lines count on over the row groups, which are read one by one.
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=2)
     config = runs.config(**table_at(folder))
     batches = list(pair_batches(config))
     assert {(*good.column_names,) for good, _ in batches} == {("user_id", "item_id")}
@@ -50,7 +50,6 @@ def test_table_ids_without_an_exact_text_are_rejected_with_file_and_line(runs, m
         ("b.parquet", 2, "nan_id"),
         ("c.parquet", 2, "invalid_utf8"),
     ]
-    assert "4 of 9 rows of pairs have ids that are neither strings nor integers" in caplog.text
     assert pairs_in(config) == ["also good i2", "good i0", "u0 1", "u1 2", "u3 4"]
     assert runs.plan(**table_at(folder)).record.num_rejected == 4
     with raises(DataError, "too_many_rejected", "max_failed_share", 4):
