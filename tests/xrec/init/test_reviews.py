@@ -13,7 +13,7 @@ import yaml
 from tests.errors import raises
 from tests.world.program import said, xrec
 from tests.world.shop import review, write_json_lines
-from tests.xrec.init.shop import CPU
+from tests.xrec.init.test_project import CPU
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import RawReviews, find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
