@@ -66,17 +66,24 @@ def seen_items(dataset: Dataset) -> SeenItems:
 
 
 def top_k_items(
-    users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, k: int
+    users: Tensor,
+    items: Tensor,
+    seen: SeenItems,
+    user_indices: Tensor,
+    k: int,
+    *,
+    scores_per_chunk: int | None = None,
 ) -> Ranked:
     """Yield the k best unseen items of users by chunks: user indices (B,), items and scores (B, k).
 
     users (U, D) and items (I, D) must be finite. Items are int64, best first; of equal scores the
     lower index comes first. A user with fewer than k unseen items has -1 and -inf at the end. Items
-    and scores are on the device of `users`. k: 1 to I.
+    and scores are on the device of `users`. k: 1 to I. scores_per_chunk: by default as many as fit.
     """
     num_items = items.shape[0]
     assert 1 <= k <= num_items
-    for chunk in user_indices.split(max(1, _scores_per_chunk(users.device) // num_items)):
+    num_scores = scores_per_chunk or _scores_per_chunk(users.device)
+    for chunk in user_indices.split(max(1, num_scores // num_items)):
         scores = users[chunk.to(users.device)] @ items.T  # (B, I)
         rows, seen_items = seen.of(chunk)
         scores[rows.to(users.device), seen_items.to(users.device)] = -torch.inf

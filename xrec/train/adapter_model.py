@@ -185,19 +185,23 @@ def _prefix_cache(
         agree=any_worker if config.deepspeed.zero_stage == 3 else bool,
         # A layer that is computed again for its gradients does not take earlier keys and values.
         split=not training.gradient_checkpointing
-        and _splitting_pays(config, model, data, num_steps),
+        and splitting_pays(config, model, data, num_steps, worker_device()),
     )
 
 
-def _splitting_pays(
-    config: TrainAdapterConfig, model: PreTrainedModel, data: AdapterData, num_steps: int
+def splitting_pays(
+    config: TrainAdapterConfig,
+    model: PreTrainedModel,
+    data: AdapterData,
+    num_steps: int,
+    device: torch.device,
 ) -> bool:
     """Whether passes in two parts are sooner done; logged if they are not. The same on all workers.
 
     A split pass saves the backward pass over the beginnings, and where all of them are kept the
     forward pass too. At stage 3 those that are not kept cost another gather of the weights.
     """
-    if config.deepspeed.zero_stage != 3 or worker_device().type == "cpu":
+    if config.deepspeed.zero_stage != 3 or device.type == "cpu":
         return True
     training, num_prefix_tokens = config.training, data.train.num_prefix_tokens
     assert training.micro_batch_size != "auto"

@@ -10,7 +10,7 @@ import pytest
 from tests.errors import raises
 from tests.world.here import Place, PoolHere, TaskOf, plan_of
 from tests.xrec.backfill.runs import output_of, pairs_of, pairs_table, published_rows
-from tests.xrec.bulk.test_keys import BROKEN_TEXT
+from tests.xrec.bulk.test_plan import BROKEN_TEXT
 from tests.xrec.bulk.toy_run import toy_run
 from xrec import bulk
 from xrec.backfill import read, read_explanations, read_failed
