@@ -200,6 +200,13 @@ def test_identity_is_the_manifests_run(runs):
     assert identify_unchecked(runs.config()) == identity
 
 
+def test_identity_with_another_dtype_is_another_run(runs):
+    one = runs.config()
+    other = one.model_copy(update={"llm": one.llm.model_copy(update={"dtype": "bfloat16"})})
+    settings, others = identify(one).config, identify(other).config
+    assert {name for name in settings if settings[name] != others[name]} == {"llm"}
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [
