@@ -33,6 +33,7 @@ def _write_reviews(path: Path) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "actors_here")
 def test_init_and_run_turn_a_few_reviews_into_explanations(tmp_path, monkeypatch):
     """Both trainings run on Ray, everything else in this process; no file is edited."""
