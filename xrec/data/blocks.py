@@ -224,7 +224,7 @@ def _parquet_lines(file: str, batch: pa.RecordBatch, first: int) -> Iterator[Lin
         except (OverflowError, ValueError) as error:
             raise DataError(
                 f"{file}: column {name!r} of type {column.type} has a value that cannot be read "
-                f"({error}); expected dates in the years 1 to 9999; mend or drop it",
+                f"({error}); expected dates in the years 1 to 9999; fix or drop it",
                 code="unreadable_value",
                 key=name,
             ) from error
@@ -238,7 +238,7 @@ def _csv(text: _Text, wanted: Collection[str], delimiter: str) -> tuple[list[str
     number, header, problem = next(records, (1, [], ""))
     if problem:
         raise DataError(
-            f"{text.file}: line {number}, the header, is not readable as CSV: {problem}; mend it",
+            f"{text.file}: line {number}, the header, is not readable as CSV: {problem}; fix it",
             code="broken_header",
             key=text.file,
         )

@@ -93,7 +93,7 @@ def _describe(staging: Staging, table: str, key: str, texts: Mapping[str, str]) 
     if count > _MAX_IDS_PER_KNOWN_ID * num_seen:
         raise DataError(
             f"{table[:-1]} ids must be dense: the largest is {largest}, but only {num_seen} "
-            "different ones are there; mend that id, or use a source of the kind tables, which "
+            "different ones are there; fix that id, or use a source of the kind tables, which "
             "takes any ids",
             code="ids_not_dense",
             key=f"{table[:-1]}_id",

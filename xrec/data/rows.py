@@ -47,7 +47,7 @@ def parse_id(value: object) -> str:
 def parse_dense_id(value: object) -> str:
     """An id of the public release: an integer from 0 on, as a string without leading zeros."""
     text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value).strip()
-    is_number = text.isascii() and text.isdigit() and len(text) < 1000  # int() takes no more
+    is_number = text.isascii() and text.isdigit() and len(text) < 1000  # int() refuses 4,301 digits
     if not (is_number and int(text) <= MAX_INDEX):
         raise ValueError(f"must be an integer from 0 to {MAX_INDEX}")
     return str(int(text))

@@ -144,5 +144,5 @@ def _over_threshold(
         f"at most a share of {max_share:g} is allowed\n"
         f"  first: {first.file}, line {first.line}: {first.reason}: {_head(first.text)!r}\n"
         + "".join(f"  {each.count} x {each.reason}\n" for each in by_count)
-        + "mend the file, or raise max_rejected_share to leave such rows out"
+        + "fix the file, or raise max_rejected_share to leave such rows out"
     )

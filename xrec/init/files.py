@@ -229,7 +229,7 @@ def _read(where: str, name: str, data: bytes, delimiter: str, given: Mapping[str
         if data.lstrip().startswith(b"[") and ".json" in name.lower():
             problem = "a JSON array, expected an object a line: jq -c '.[]' converts it"
         raise DataError(
-            f"{where}: no row can be read ({problem}); mend it, or move it out of the folder",
+            f"{where}: no row can be read ({problem}); fix it, or move it out of the folder",
             code="no_readable_row",
             key=name,
             saw=problem,

@@ -12,13 +12,14 @@ from tests.errors import raises
 from tests.world.shop import review, write_json_lines
 from tests.xrec.annotate.review_files import (
     HASHED,
+    REFUSED,
     SecretTown,
     annotate,
     annotate_config,
     dataset_tables,
+    quoting_spec,
     texts_of_training,
 )
-from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
 from xrec.annotate.annotator import (
     Aspect,
     Input,

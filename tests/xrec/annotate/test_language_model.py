@@ -28,7 +28,6 @@ from xrec.annotate.language_model.replies import PairReply
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import BudgetError, ConfigError, EndpointAccessError
 from xrec.storage import Manifest, open_location
-from xrec.text import about_tokens
 
 KEY = "sk-a-key-that-nobody-may-see"
 
@@ -277,14 +276,6 @@ def test_run_leaves_no_key_in_any_file(whole):
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
 
-def test_look_ahead_counts_the_tokens_of_all_prompts(whole):
-    items = [each for each in whole.asked if '"details"' in each.words]
-    expected = sum(
-        about_tokens(message["content"]) + 5 for each in items for message in each.body["messages"]
-    )
-    assert f"tokens, {expected:,} in all" in whole.expected[0]
-
-
 @pytest.mark.parametrize("dies_after", [pytest.param(3, marks=pytest.mark.slow), 40])
 def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(tmp_path, dies_after):
     is_mended = False
@@ -372,16 +363,3 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tm
     assert len(pairs) == 3
     assert all("is soft." in row["review"] for row in pairs)
     assert sum("are data" in line for line in lines) == 3
-
-
-def test_look_ahead_after_a_limit_tells_what_was_measured(tmp_path):
-    with stub_endpoint(_repeats) as stub:
-        config = _config(stub, tmp_path)
-        assert _run(config.model_copy(update={"limit": NUM_ITEMS + NUM_USERS})) is None
-        lines = look_ahead(config)
-    assert lines[0] == (
-        "items: 5 prompts of 11 tokens, 55 in all; replies of 7, 35 in all (measured on 5 texts)"
-    )
-    assert "(measured on 8 texts)" in lines[1]
-    assert "at most 50" in lines[2]
-    assert "pairs, not measured yet" in lines[4]

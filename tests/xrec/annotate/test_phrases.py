@@ -12,13 +12,12 @@ from tests.xrec.annotate.conftest import item_row, pair_row
 from xrec.annotate.annotator import Annotator, ItemText, PairText, Review, ReviewedItem, UserInput
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
-from xrec.annotate.phrases.lexicon import fingerprint_of_phrases, read_lexicon
+from xrec.annotate.phrases.lexicon import read_lexicon
 from xrec.annotate.phrases.mentions import Mention, Reader
 from xrec.annotate.phrases.profiles import find_aspects
-from xrec.annotate.phrases.sentences import explanation, item_profile
+from xrec.annotate.phrases.sentences import explanation
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.config.data import ProfileAspects
-from xrec.data.parser import load_parser, parser_fingerprint
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location
@@ -138,10 +137,6 @@ def test_mention_may_be_called_by_its_last_words():
     assert found.described == "soft leather guitar strap"
 
 
-def test_fingerprint_of_the_parser_is_that_of_the_loaded_one():
-    assert parser_fingerprint() == "{lang}_{name}-{version}".format_map(load_parser().meta)
-
-
 _TEXTS = (
     "This pedal has a warm tone. The switch is sturdy. It is durable.",
     "I like this pedal for its great tone, and the bright display is lovely. My brother is great.",
@@ -198,23 +193,6 @@ def test_own_words_are_added_and_dropped(tmp_path):
     _learned(tmp_path, VocabularyConfig(add=("great room",), drop=("switches",)))
     lexicon = read_lexicon(open_location(str(tmp_path)))
     assert set(lexicon.aspects) == {"great room", "tone", "display", "durability"}
-
-
-def test_texts_that_were_learned_from_are_not_parsed_again(annotator, folder, monkeypatch):
-    texts = [_pair(annotator, text) for text in _TEXTS]
-    spec = phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig())
-    again = spec.make(open_location(str(folder)))
-    monkeypatch.setattr("xrec.annotate.phrases.mentions.parse", iter)
-    assert [_pair(again, text) for text in _TEXTS] == texts
-    with pytest.raises(AttributeError):
-        _pair(again, "The tone of another pedal is lovely.")
-
-
-@pytest.mark.usefixtures("annotator")
-def test_learning_twice_gives_the_same(folder, tmp_path):
-    _learned(tmp_path)
-    one, other = (fingerprint_of_phrases(open_location(str(each))) for each in (folder, tmp_path))
-    assert one == other
 
 
 @pytest.mark.parametrize(
@@ -319,12 +297,6 @@ def test_explanation_is_grammatical_whatever_the_number_of_the_title(title):
 def test_explanation_of_an_item_without_a_title_does_not_show_its_id():
     texts = {explanation(f"u{number}", "B00X", "", ["tone"]) for number in range(60)}
     assert all("this item" in text.lower() and "B00X" not in text for text in texts)
-
-
-def test_item_profile_of_long_details_without_blanks_has_their_beginning():
-    details = "\u97f3\u8d28\u5f88\u597d\u3002" * 100
-    assert item_profile("i", details, [], []) == f"{details[:300]} \u2026"
-    assert item_profile("i", "ab " * 200, [], []) == f"{('ab ' * 100).strip()} \u2026"
 
 
 PROFILES = [

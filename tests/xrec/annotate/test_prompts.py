@@ -25,7 +25,6 @@ from xrec.annotate.language_model.replies import (
     whole_sentences,
 )
 from xrec.errors import ConfigError
-from xrec.storage import open_location
 
 VALUES = {"language": "Danish", "max_aspects": "6"}
 
@@ -106,14 +105,6 @@ def test_prompt_of_ones_own_needs_an_example_of_the_domain(tmp_path):
     path.write_text(RIGHT)
     with raises(ConfigError, "no_example", "annotator.domain", "shop"):
         read_prompt("user", str(path), UserReply, "shop")
-
-
-def test_prompt_of_ones_own_is_read_from_an_object_store_too(s3):
-    uri = f"{s3.new_bucket()}/user.txt"
-    open_location(uri, s3.storage).write_bytes(RIGHT.encode())
-    prompt = read_prompt("user", uri, UserReply, "pets", s3.storage)
-    assert (prompt.name, prompt.system) == (uri, "Do it.")
-    assert prompt.examples == {"pets": ('{"reviews": []}', '{"profile": "They like."}')}
 
 
 def _words(text: str) -> int:

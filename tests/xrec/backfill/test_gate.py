@@ -197,7 +197,6 @@ def test_gate_by_default_stops_inputs_that_are_not_their_own_whatever_the_adapte
     [
         (lambda text: 80, 1.0),
         (lambda text: 40 if "new" in text else 80, 0.5),
-        (lambda text: 0, 0.0),
         # Of a hundred pairs half have no score of their old text, or a few less.
         (lambda text: 80 if "new" in text or text < "old text 5" else 170, None),
         (lambda text: 80 if "new" in text or text < "old text 70" else 170, 1.0),

@@ -58,8 +58,10 @@ Cells = tuple[int, str, str]
 
 
 def search(check: Callable[..., None], num_examples: int) -> None:
+    """Few examples are the same ones each time, many are others each night."""
     settings(
         max_examples=num_examples,
+        derandomize=num_examples < 100,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -164,6 +166,7 @@ def test_table_that_was_written_as_csv_is_read_as_it_was(num_examples):
         good, bad = judged(iter(numbered[1:]))
         assert cells_of(found) == good
         assert [each.line for each in found.findings] == bad
+        assert all(each.reason.split()[0] in COLUMNS for each in found.findings)
 
     search(check, num_examples)
 

@@ -1,7 +1,6 @@
 """Prepare, from files to artifact: on disk, on S3, twice, on broken input and on the real data."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
@@ -101,17 +100,6 @@ def test_prepare_again_does_no_work_and_another_run_leaves_what_is_there(tmp_pat
         prepare_dataset(_release_config(tmp_path, moved))
     assert "inputs.total_trn.csv" in str(raised.value)
     assert users.stat().st_mtime_ns == before
-
-
-def test_prepare_again_reads_only_files_that_changed(tmp_path, release, monkeypatch):
-    first, read = prepare_dataset(_release_config(tmp_path, release)), []
-    digest = Location.digest
-    monkeypatch.setattr(Location, "digest", lambda file: read.append(file.name) or digest(file))
-    assert prepare_dataset(_release_config(tmp_path, release)) == first
-    assert read == []
-    os.utime(release / "total_tst.csv", (1, 1))
-    assert prepare_dataset(_release_config(tmp_path, release)) == first
-    assert read == ["total_tst.csv"]
 
 
 @pytest.mark.parametrize(

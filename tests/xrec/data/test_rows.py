@@ -95,13 +95,6 @@ def _parquet(**columns: Any) -> bytes:
     return sink.getvalue()
 
 
-def test_csv_counts_lines_from_the_header_and_through_quoted_newlines():
-    data = b'\xef\xbb\xbfprofile,user_id,\r\nhi,a,1\r\n"two\nlines, here",b,2\n\nend,c,3\n'
-    rows = _read("users.csv", data)
-    assert _rows(rows) == [(2, "a", "hi"), (3, "b", "two\nlines, here"), (6, "c", "end")]
-    assert (rows.num_rows, rows.findings) == (3, ())
-
-
 def test_csv_broken_lines_become_findings():
     data = b"user_id,profile\na,hi\nb\nc,x,y\n,empty\nd,\xff\ne," + b"x" * 200_000
     rows = _read("users.csv", data + b'\n"Great" one,b\nf,end\n')
@@ -138,29 +131,6 @@ def test_lines_that_are_not_utf8_are_read_in_their_encoding(profile, encoding, e
     assert [each.reason for each in found.findings] == (
         ["profile must be valid UTF-8"] if expected is None else []
     )
-
-
-def test_json_lines_broken_lines_become_findings():
-    lines = [
-        '{"user_id": 1, "profile": "x\u2028y"}',
-        "{broken",
-        "[1]",
-        '{"user_id": 2}',
-        '{"user_id": 1.5, "profile": ""}',
-        "",
-        '{"user_id": "z", "profile": null}',
-        "[" * 100_000,
-    ]
-    rows = _read("users.jsonl", "\n".join(lines).encode())
-    assert _rows(rows) == [(1, "1", "x\u2028y"), (7, "z", "")]
-    assert _problems(rows) == [
-        (2, "not valid JSON"),
-        (3, "not a JSON object"),
-        (4, "no value for profile"),
-        (5, "user_id must be a string or an integer"),
-        (8, "not valid JSON"),
-    ]
-    assert rows.num_rows == 7
 
 
 def test_parquet_integer_ids_and_nulls_are_read():

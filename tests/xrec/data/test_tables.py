@@ -271,19 +271,6 @@ def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs():
         assert staging.count("raw.explanations") == 3
 
 
-def test_read_release_broken_rows_become_findings_with_their_line():
-    broken = b"nope\n" + explained(1, 1).encode()
-    files = _release(total_trn__csv=b"user,item\n0,1\nx,2\n3\n", data__jsonl=broken)
-    with _staged(files) as staging:
-        rows = staging.findings().read_all().to_pylist()
-        assert [(row["file"], row["line"]) for row in rows] == [
-            ("data.jsonl", 1),
-            ("total_trn.csv", 3),
-            ("total_trn.csv", 4),
-        ]
-        assert list(staging.num_rows.values()) == [3, 1, 1, 2]
-
-
 @pytest.mark.parametrize(
     ("data", "code", "key", "saw"),
     [

@@ -44,12 +44,6 @@ def test_title_is_found_where_it_is_written_as_a_name(text, title, expected):
     assert len(found(composed(text), title)) == expected
 
 
-def test_title_with_the_signs_of_patterns_is_found_with_its_marks():
-    title = "A+ (C*fé) [x]?"
-    assert found(f"You would love {title} for its tea.", title) == [title]
-    assert found("You would love AA Cafe x for its tea.", title) == []
-
-
 @pytest.mark.parametrize(
     ("text", "title", "others", "expected"),
     [

@@ -16,7 +16,6 @@ import jobs.prepare
 from tests.errors import raises
 from tests.world.program import said
 from tests.world.shop import write_json_lines, write_shop
-from tests.xrec.init.shop import CPU, GPU
 from xrec.config.data import TABLE_COLUMNS, PrepareConfig
 from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.project import load_config, read_project
@@ -27,6 +26,9 @@ from xrec.init.project import Findings, init_project
 from xrec.init.project_file import _comment, _dumped
 from xrec.init.settings import Machine
 from xrec.storage import Manifest, open_location
+
+CPU = Machine(num_cpus=2, num_gpus=0, has_bf16_cpu=True)
+GPU = Machine(num_cpus=16, num_gpus=4, has_bf16_cpu=False)
 
 
 @pytest.fixture
