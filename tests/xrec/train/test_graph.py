@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -473,7 +474,9 @@ MODES: list[Any] = [(3, "replicated"), (2, "partitioned"), (3, "partitioned")]
 @pytest.fixture(scope="module", params=[{}, BPR, WITH_ASPECTS], ids=["softmax", "bpr", "aspects"])
 def of_one_worker(request, ray_cluster, town_with_aspects, make_graph_config, tmp_path_factory):
     """The settings of a training, and its graph of one worker."""
-    settings = {"workspace": town_with_aspects, "epochs_per_checkpoint": 4, **request.param}
+    seed = int(f"{date.today():%Y%m%d}")
+    shared = {"workspace": town_with_aspects, "epochs_per_checkpoint": 4, "seed": seed}
+    settings = {**shared, **request.param}
     graph = str(tmp_path_factory.mktemp("one") / "graph")
     pretrain_graph(make_graph_config(graph, **settings))
     return settings, graph
