@@ -136,7 +136,7 @@ def run(
 @app.command()
 def step(name: str, uri: str, num_rows: int, num_threads: int) -> None:
     """Do one step in this process; print its time and memory as JSON."""
-    spill._THREADS = num_threads
+    spill.THREADS = num_threads
     began = time.perf_counter()
     STEPS[name](uri, num_rows)
     seconds = round(time.perf_counter() - began, 1)

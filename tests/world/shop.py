@@ -22,6 +22,7 @@ SAMPLE = {
     "explanations_per_user": 3,
 }
 """A source of `prepare` that is generated in no time."""
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY="
 _SIZES = {"num_users": 60, "num_items": 24, "interactions_per_user": 8, "explanations_per_user": 4}
 
 

@@ -13,7 +13,7 @@ table is what readers see; they share nothing but the moment of publishing.
     manifest = complete(run, RayPool(max_actors=8), make_task, kind, describe, retry=("timeout",))
 
 A file that is *created* is written if and only if nothing has its name. The rules; rule N has the
-tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py plays commands in drawn orders:
+tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py draws orders of commands:
 
 1. A run is named by its settings, its inputs and a hash of its rows, so another config is another
    folder. Both may work at once, and the published table is readable all the time.

@@ -117,7 +117,7 @@ def drive(
             "and stay, nothing is published; the same command goes on, if it was not for seconds "
             "with a larger budget",
             code="budget_used_up",
-            key="budget",
+            key=driver.why.partition(" ")[0],
             saw=driver.num_done,
         )
     return progress

@@ -25,7 +25,7 @@ from xrec.storage.delta import (
 )
 from xrec.storage.parquet import row_groups
 
-_ROWS_AT_ONCE = 2**16
+ROWS_AT_ONCE = 2**16
 _PLACE = "place"
 
 
@@ -83,7 +83,7 @@ class Earlier:
         )
         tables = (pa.Table.from_batches([each]) for each in batches if each.num_rows)
         with file_errors(location):
-            yield from row_groups(tables, _ROWS_AT_ONCE)
+            yield from row_groups(tables, ROWS_AT_ONCE)
 
 
 def open_earlier(location: Location, format: RowFormat, output: Location) -> Earlier | None:

@@ -25,7 +25,7 @@ from xrec.storage.parquet import row_groups
 
 PART_BYTES = 96 * 2**20
 """About so many bytes of results become one file of the table."""
-_ROWS_PER_GROUP = 4096
+ROWS_PER_GROUP = 4096
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def write_file(
     num_rows, bounds = 0, list[Mapping[str, int]]()
     schema = bare(schema.empty_table()).schema
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
-        for rows in row_groups((table for table in tables if table.num_rows), _ROWS_PER_GROUP):
+        for rows in row_groups((table for table in tables if table.num_rows), ROWS_PER_GROUP):
             writer.write_table(bare(rows))
             num_rows += rows.num_rows
             bounds.append(pc.min_max(rows["bucket"]).as_py())

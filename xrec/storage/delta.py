@@ -259,7 +259,7 @@ class DeltaLog:
         path, least, greatest = (file[name] for name in ("path", "min.bucket", "max.bucket"))
         try:
             footer = read_footer(self.location / path)
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowException, OSError):
             return path, True
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         columns = (group.column(place) for group in groups for place in range(group.num_columns))
@@ -485,7 +485,7 @@ def file_errors(location: Location) -> Iterator[None]:
     with storage_errors(location.uri):
         try:
             yield
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
             raise DataError(
                 f"{location}: a file of the table cannot be read ({error}); go back to the version "
                 "before (xrec table rollback), or run the job again",

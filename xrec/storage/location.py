@@ -276,7 +276,7 @@ def request_each(
             yield pending.popleft().result()
 
 
-_WAITS_SECONDS = (1.0, 4.0, 16.0)  # before what a store failed to do is tried again
+WAITS_SECONDS = (1.0, 4.0, 16.0)  # before what a store failed to do is tried again
 
 
 def with_backoff(do: Callable[[], T]) -> T:
@@ -287,8 +287,8 @@ def with_backoff(do: Callable[[], T]) -> T:
     return Retrying(
         sleep=sleep,
         retry=retry_if_exception(_is_transient),
-        wait=wait_chain(*map(wait_fixed, _WAITS_SECONDS)),
-        stop=stop_after_attempt(len(_WAITS_SECONDS) + 1),
+        wait=wait_chain(*map(wait_fixed, WAITS_SECONDS)),
+        stop=stop_after_attempt(len(WAITS_SECONDS) + 1),
         before_sleep=_log,
         reraise=True,
     )(do)

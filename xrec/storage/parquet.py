@@ -71,9 +71,10 @@ def parquet_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
 
 def read_table(location: Location, schema: pa.Schema) -> pa.Table:
     """Read one Parquet file; raises DataError if its columns or types are not those of `schema`."""
+    data = location.read_bytes()
     try:
-        table = pq.read_table(pa.BufferReader(location.read_bytes()))
-    except pa.ArrowInvalid as error:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the "
             "file edited?",

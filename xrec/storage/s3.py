@@ -15,7 +15,7 @@ from xrec.config.shared import StorageConfig
 from xrec.errors import StorageError
 from xrec.storage.location import Location, count_traffic, storage_errors
 
-_CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS = 5.0, 60.0
+_CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 60.0
 _CONNECTIONS = 64
 """At a time; botocore has 10 by default."""
 
@@ -150,7 +150,7 @@ def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any
         "client_kwargs": {"region_name": storage.region} if storage.region else {},
         "config_kwargs": {
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-            "read_timeout": _READ_TIMEOUT_SECONDS,
+            "read_timeout": READ_TIMEOUT_SECONDS,
             "retries": {"mode": "standard", "total_max_attempts": max_attempts},
             "max_pool_connections": _CONNECTIONS,
         },

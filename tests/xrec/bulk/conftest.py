@@ -1,5 +1,6 @@
 """Toy runs on each store, and waits that take no time."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,24 +37,26 @@ class Toys(Place):
 
 
 @pytest.fixture
-def toys(place, tmp_path, monkeypatch):
-    """Toy runs on a disk, then in an object store."""
-    return Toys(place.uri, place.storage, tmp_path, monkeypatch)
+def here(disk, tmp_path, monkeypatch):
+    """Toy runs on a disk."""
+    return Toys(disk.uri, disk.storage, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def here(disk, tmp_path, monkeypatch):
-    return Toys(disk.uri, disk.storage, tmp_path, monkeypatch)
+def there(s3, bucket, tmp_path, monkeypatch):
+    """Toy runs in an object store."""
+    uri = f"{bucket}/some folder/{uuid.uuid4().hex}"
+    return Toys(uri, s3.storage, tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
     """Let whatever is tried again be so at once, as often as ever."""
-    monkeypatch.setattr(location, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(location, "WAITS_SECONDS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
 def small_windows(monkeypatch):
     """Let a table have several row groups and buckets."""
-    monkeypatch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 8)
+    monkeypatch.setattr("xrec.bulk.parts.ROWS_PER_GROUP", 8)
     monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)

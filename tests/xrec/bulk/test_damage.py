@@ -1,20 +1,49 @@
-"""Single bits of results and plans change on the store: nothing is read that was not written.
+"""Damaged files, leftovers, commits of other programs and bad places: nothing is read that was not
+written, and nothing is lost.
 
-`XREC_FLIPS=6000 pytest tests/xrec/bulk/test_damage.py` draws as many of them.
+`XREC_FLIPS=6000 pytest tests/xrec/bulk/test_damage.py` flips as many bits.
 """
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
 
+import deltalake
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.world.here import PoolHere
-from tests.xrec.bulk.toy_run import FORMAT, rows_of
+import xrec.bulk.export
+from tests.errors import raises
+from tests.fuzz import FEW, IN_MEMORY, changed_json
+from tests.world.here import Place, PoolHere
+from tests.world.store import Faults, faulty_proxy
+from tests.xrec.bulk.test_export import export, target_of
+from tests.xrec.bulk.toy_run import (
+    FORMAT,
+    OTHER,
+    Toy,
+    commit_once,
+    rows_of,
+    table_at,
+    toy_request,
+    toy_run,
+)
+from xrec.bulk import check_output, open_run, read_status, rollback, take_down, vacuum
+from xrec.bulk.export import SUCCESS
 from xrec.bulk.runs.result import BrokenResultError, ResultFolder, summary_of
-from xrec.errors import DataError
+from xrec.config.shared import StorageConfig
+from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError, XRecError
 from xrec.storage import Location
+from xrec.storage.s3 import S3Location
 
 NUM_FLIPS = int(os.environ.get("XREC_FLIPS", "200"))
 
@@ -97,8 +126,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_results_are_all_done_once_more_by_one_command(toys, damage):
-    toy = toys("a odd-1")
+def test_damaged_results_are_all_done_once_more_by_one_command_and_then_named(here, damage):
+    toy = here("a odd-1")
     toy.drive()
     results = toy.run.passes()[0].results
     for name in ("0000001.parquet", "0000003.parquet"):
@@ -106,6 +135,17 @@ def test_damaged_results_are_all_done_once_more_by_one_command(toys, damage):
         (results.location / name).write_bytes(DAMAGES[damage](data))
     manifest = toy.complete(pool := PoolHere())
     assert (sorted(pool.done), manifest.row_counts) == ([1, 3], {"explanations": 12, "failed": 12})
+    assert rows_of(toy.published()) == toy.rows
+    second = results.location / "0000001~1.parquet"
+    second.write_bytes(DAMAGES[damage](second.read_bytes()))
+    (here.location / "_delta_log").delete()
+    for _ in range(2):
+        with raises(DataError, "lost_result", "0000001.parquet"):
+            toy.complete(pool := PoolHere())
+        assert len(pool.done) <= 1
+    for name in ("0000001.parquet", second.name):  # what the message says
+        (results.location / name).delete()
+    toy.complete()
     assert rows_of(toy.published()) == toy.rows
 
 
@@ -119,6 +159,65 @@ def test_result_under_another_chunks_name_is_done_once_more(here):
     assert rows_of(toy.published()) == toy.rows
 
 
+def toy_of(folder: Path) -> Toy:
+    return toy_run(Place(f"{folder}/out", StorageConfig()), folder, ["a", "odd-1"], num_users=6)
+
+
+@dataclass(frozen=True, repr=False)
+class Output:
+    toy: Toy
+    files: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def output():
+    """A table of two versions, with a takedown and a retry; its files by name."""
+    with TemporaryDirectory(dir=IN_MEMORY) as folder:
+        place, toy = Place(f"{folder}/out", StorageConfig()), toy_of(Path(folder))
+        toy.complete()
+        take_down(place.uri, rows=[{"user": "u-1", "item": "a"}], reason="it is wrong")
+        toy.complete(retry=["odd"])
+        files = {name: (place.location / name).read_bytes() for name in place.location.files()}
+        yield Output(toy, files)
+
+
+NAMES = ("_delta_log/", "run-0.json", "driver.json", "counted.json", "pass-1.json", "000001.json")
+
+
+def ends_well(do: Callable[[], object]) -> object:
+    """What it returns, or None if an error of xrec ends it; no other may."""
+    with suppress(XRecError):
+        return do()
+    return None
+
+
+@given(data=st.data())
+@settings(FEW)
+def test_json_of_any_content_is_read_right_or_refused_and_nothing_is_lost(output, data):
+    """Entries of the log, and all records, are cut off, garbage, gone, or have other values."""
+    toy, files = output.toy, output.files
+    place = toy.run.output
+    some = [name for name in files if any(each in name for each in NAMES)]
+    name = data.draw(st.sampled_from(sorted(some, key=lambda each: each.split("/")[-1])))
+    wrong = data.draw(st.none() | st.binary() | changed_json(files[name]))
+    if wrong is None:
+        (place / name).delete()
+    else:
+        (place / name).write_bytes(wrong)
+    left = [row for row in toy.rows if row != ("u-1", "a")]
+    shown = ends_well(lambda: rows_of(toy.published()))
+    assert shown in (None, left) or (name.startswith("_delta_log/") and {*shown} <= {*toy.rows})
+    ends_well(lambda: check_output(place.uri))
+    ends_well(lambda: read_status(place.uri))
+    ends_well(lambda: rollback(place.uri, 0))
+    ends_well(lambda: toy_of(Path(place.path).parent))
+    place.delete()
+    for each, content in files.items():
+        (place / each).write_bytes(content)
+    assert toy.complete() is not None
+    assert rows_of(toy.published()) == left
+
+
 def test_results_without_a_planned_row_are_not_published(here):
     """As if a row had been lost between the task and the file."""
     toy = here("a odd-1")
@@ -128,6 +227,149 @@ def test_results_without_a_planned_row_are_not_published(here):
     (results.location / "0000001.parquet").delete()
     fewer = rows.slice(1)
     results.create(1, fewer, summary_of(fewer, ["user", "item"]))
-    with pytest.raises(DataError, match=r"24 rows are planned and 0 .* the results have 23"):
+    with raises(DataError, "wrong_number_of_rows", saw=23):
         toy.complete()
     assert not (here.location / "_delta_log").exists()
+
+
+def errors_at(place: Place) -> list[str]:
+    found = check_output(place.uri, place.storage)
+    return [finding.what for finding in found if finding.severity == "error"]
+
+
+@pytest.mark.parametrize("step", ["_write 0", "_check 0", "_check 1"])
+def test_fault_2_export_that_wakes_late_spoils_no_other_unnoticed(here, step):
+    """Ahead of a call of a step of one export, another one is made in its place."""
+    toy = here("a b c odd-1")
+    toy.complete()
+    toy.complete(retry=["odd"])
+    name, call = step.split()
+    original, calls = getattr(xrec.bulk.export, name), []
+
+    def late(*arguments: Any) -> Any:
+        calls.append(None)
+        if len(calls) == int(call) + 1:
+            here.patch.setattr(xrec.bulk.export, name, original)
+            target_of(here).delete()
+            export(here, version=1)
+        return original(*arguments)
+
+    here.patch.setattr(xrec.bulk.export, name, late)
+    with raises(ArtifactMismatchError, "changed_meanwhile"):
+        export(here, version=0)
+    assert SUCCESS not in target_of(here).files()
+
+
+# 5. A process is killed within a local write.
+def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here):
+    toy = here("a odd-1")
+    toy.drive(max_rows=7)
+    (here.location / "_delta_log" / "00000000000000000000.json#1").write_bytes(b"{")
+    assert errors_at(here) == []
+    toy.complete()
+    for file in [path for path in Path(here.uri).rglob("*") if path.is_file()]:
+        file.with_name(f".{file.name}.k2j8x").write_bytes(b"")
+        file.with_name(f".{file.name}.k2j8y").write_bytes(b"PAR1 half of it")
+    assert check_output(here.uri) == []
+    assert read_status(here.uri).phase() == "published"
+    toy.heal()
+    here("a odd-1").complete(retry=["odd"])
+    vacuum(here.uri, timedelta(hours=1))
+    assert rows_of(toy.published(), "ok") == toy.rows
+    export(here)
+    assert rollback(here.uri, 0) > 1
+
+
+# 6. An empty `_last_checkpoint`, and one that names a checkpoint that is not there.
+@pytest.mark.parametrize("said", [b"", b'{"version":0,"size":3}', b'{"version":7,"size":3}'])
+def test_fault_6_wrong_last_checkpoint_breaks_nothing(here, said):
+    toy = here("a odd-1")
+    toy.complete()
+    hint = here.location / "_delta_log" / "_last_checkpoint"
+    hint.write_bytes(said)
+    assert rows_of(toy.published()) == toy.rows
+    assert check_output(here.uri, here.storage) == []
+    toy.heal()
+    assert toy.complete(retry=["odd"]).version == 1
+    table_at(here).create_checkpoint()
+    hint.write_bytes(said)
+    assert rows_of(toy.published(), "ok") == toy.rows
+    assert here("b", identity=OTHER).complete().version == 2
+    assert rollback(here.uri, 1, here.storage) == 3
+
+
+# 9. Commits of other programs.
+OTHERS: dict[str, Callable[[deltalake.DeltaTable], Any]] = {
+    "optimize": lambda table: table.optimize.compact(),
+    "z-order": lambda table: table.optimize.z_order(["user"]),
+    "vacuum": lambda table: table.vacuum(
+        0, dry_run=False, enforce_retention_duration=False, full=True
+    ),
+    "delete": lambda table: table.delete("item = 'a'"),
+    "restore": lambda table: table.restore(0),
+    "checkpoint": lambda table: (
+        table.alter.set_table_properties({"delta.appendOnly": "false"}),
+        table.create_checkpoint(),
+        table.cleanup_metadata(),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_fault_9_commits_of_other_programs_make_nothing_unusable(here, what):
+    here.in_parts(5000)
+    first = here("a", num_users=30, identity=OTHER)
+    first.complete()
+    toy = here("a odd-1 dull-2", carry_from=here.uri)
+    toy.complete()
+    OTHERS[what](table_at(here))
+    if what == "checkpoint":
+        for file in Path(here.uri, "_delta_log").iterdir():
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+        OTHERS[what](table_at(here))  # deletes no old entries, for they say what is published
+    left = {"delete": [row for row in toy.rows if row[1] != "a"], "restore": first.rows}
+    assert rows_of(toy.published()) == left.get(what, toy.rows)
+    assert errors_at(here) == []
+    toy.heal()
+    with here.patch.context() as patch:  # and one between a look at the table and the commit
+        other = OTHERS["optimize" if what == "restore" else what]  # a restore is a rollback
+        commit_once(patch, lambda: other(table_at(here)))
+        here("a odd-1 dull-2").complete(retry=["odd"], republish=True)
+    assert rows_of(toy.published()) == toy.rows
+    assert errors_at(here) == []
+    carried = here("a z", carry_from=here.uri)
+    carried.complete()
+    assert rows_of(carried.published()) == carried.rows
+    vacuum(here.uri, timedelta(hours=1), here.storage)
+
+
+# Bad places.
+@pytest.mark.parametrize("num_writes", [0, 1, 2, 5, 12, 13, 14])
+def test_run_whose_writes_find_no_room_goes_on_once_there_is(here, num_writes):
+    toy, sync, synced = here(), os.fsync, []
+
+    def fill_up(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) > num_writes:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    with here.patch.context() as patch:
+        patch.setattr("xrec.storage.local.os", SimpleNamespace(**{**vars(os), "fsync": fill_up}))
+        with raises(StorageError, "store_failed"):
+            toy.complete()
+    toy.complete()  # though there may have been no room to say that the driver ended
+    assert rows_of(toy.published()) == toy.rows
+    assert errors_at(here) == []
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_run_on_a_store_without_conditional_writes_is_refused(there, refuses):
+    """Some stores answer a write with a condition by 501, others write whatever it is."""
+    if not refuses:
+        there.patch.setattr(S3Location, "create_bytes", lambda at, data: not at.write_bytes(data))
+    refused = "If-None-Match" if refuses else None
+    with faulty_proxy(there.storage.endpoint_url, Faults(0.0, refused=refused)) as url:
+        place = Place(there.uri, there.storage.model_copy(update={"endpoint_url": url}))
+        with raises(TableError, "no_conditional_writes"):
+            open_run(toy_request(place, batches=lambda: 1 / 0))

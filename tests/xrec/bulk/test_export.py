@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.errors import raises
 from tests.world.here import Killed, Place
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import Toy, die_here
@@ -65,11 +66,11 @@ def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_holds_the_rows_that_succeeded(toys, format):
-    toy = finished(toys)
-    exported = export(toys, format=format)
+def test_export_holds_the_rows_that_succeeded(there, format):
+    toy = finished(there)
+    exported = export(there, format=format)
     assert (exported.num_rows, exported.version) == (36, 0)
-    files = exported_files(toys)
+    files = exported_files(there)
     assert len(files) == exported.num_files > 2
     assert all(name.endswith(f".{format}") for name in files)
     rows = [row for data in files.values() for row in parsed(data, format)]
@@ -78,7 +79,7 @@ def test_export_holds_the_rows_that_succeeded(toys, format):
     expected = toy.published().dataset().to_table().to_pylist()
     assert in_order(rows, columns) == in_order(expected, columns)
     sizes = {name: len(data) for name, data in files.items()}
-    assert json.loads((target_of(toys) / SUCCESS).read_text()) == {
+    assert json.loads((target_of(there) / SUCCESS).read_text()) == {
         "version": 0,
         "num_rows": 36,
         "files": sizes,
@@ -86,18 +87,18 @@ def test_export_holds_the_rows_that_succeeded(toys, format):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("columns", "code", "saw"),
     [
-        ({"columns": ["text", "txt"]}, r"\['txt'\] are no columns; .*'text'"),
-        ({"columns": ["status"]}, r"\['status'\] are no columns"),
-        ({"columns": []}, "expected at least one column"),
-        ({"columns": ["text", "text"]}, "and each once, saw"),
+        (["text", "txt"], "unknown_column", ["txt"]),
+        (["status"], "unknown_column", ["status"]),
+        ([], "no_or_same_columns", []),
+        (["text", "text"], "no_or_same_columns", ["text", "text"]),
     ],
 )
-def test_export_of_unfit_columns_refused(here, settings, message):
+def test_export_of_unfit_columns_refused(here, columns, code, saw):
     finished(here)
-    with pytest.raises(ConfigError, match=message):
-        export(here, **settings)
+    with raises(ConfigError, code, "columns", saw):
+        export(here, columns=columns)
     assert not target_of(here).exists()
 
 
@@ -110,8 +111,8 @@ def test_csv_has_lists_as_json():
     assert (second["text"], second["aspects"]) == ("two", None)
 
 
-def test_export_that_was_interrupted_or_is_among_other_files_is_refused(toys):
-    toy = finished(toys)
+def test_export_that_was_interrupted_or_is_among_other_files_is_refused(here):
+    toy = finished(here)
     columns = ["text", "user", "bucket"]
 
     def some_groups(tables: Iterator[pa.Table], num_rows: int) -> Iterator[pa.Table]:
@@ -121,14 +122,14 @@ def test_export_that_was_interrupted_or_is_among_other_files_is_refused(toys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.bulk.export.row_groups", some_groups)
         with pytest.raises(Killed):
-            export(toys)
-    for num_files, first in ((1, "part-0-"), (2, "_SUCCESS")):
-        assert len(target_of(toys).files()) == num_files
-        with pytest.raises(ArtifactMismatchError, match=rf"holds files, such as {first}.*; give"):
-            export(toys)
-        target_of(toys).delete()
-        export(toys, columns=columns)
-    here = pq.read_schema(pa.BufferReader(*exported_files(toys).values()))
+            export(here)
+    for num_files in (1, 2):  # a part, and `_SUCCESS` beside it
+        assert len(target_of(here).files()) == num_files
+        with raises(ArtifactMismatchError, "not_empty"):
+            export(here)
+        target_of(here).delete()
+        export(here, columns=columns)
+    here = pq.read_schema(pa.BufferReader(*exported_files(here).values()))
     assert [*zip(here.names, here.types, strict=True)] == [
         (name, toy.run.format.table_schema.field(name).type) for name in columns
     ]
@@ -137,12 +138,12 @@ def test_export_that_was_interrupted_or_is_among_other_files_is_refused(toys):
 def test_export_of_what_is_not_published_or_around_the_table_is_refused(here):
     for do in (lambda: None, here("a").drive):
         do()
-        with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
+        with raises(ArtifactNotFoundError, "no_table"):
             export(here)
     here("a").publish()
-    with pytest.raises(TableError, match="version 99 is not there"):
+    with raises(TableError, "no_version", saw=99):
         export(here, version=99)
     assert not target_of(here).exists()
     for uri in (here.uri, f"{here.uri}/export", str(Path(here.uri).parent)):
-        with pytest.raises(ConfigError, match="a folder of its own"):
+        with raises(ConfigError, "around_table", "to"):
             export(here, to=uri)

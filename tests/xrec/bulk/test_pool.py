@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 
+from tests.errors import raises
 from tests.xrec.bulk.toy_run import EAGER, Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
 from xrec.bulk.runs.progress import now
@@ -92,17 +93,16 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
 def test_pool_begins_no_chunk_once_its_budget_is_used_up(here):
     toy = here("a b", num_users=40, rows_per_chunk=2)
     task = toy.make_task(seconds=0.1)
-    with pytest.raises(BudgetError, match="enough; "):
+    with raises(BudgetError, "budget_used_up", "enough"):
         on_ray(toy, RayPool(1), task, spent=lambda summary: "enough" if summary.num_rows else "")
     # Chunks of two rows: the one that used it up, and one or two that were begun meanwhile.
     assert 2 <= Survey(toy.run).summary.num_rows <= 6
     assert on_ray(toy, RayPool(1)).num_ok == 80
 
 
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(toys):
-    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)  # the files are made on Ray, too
-    toy = toys("deadly odd-1 bad-2 b", num_users=10)
+def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(there):
+    there.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)  # the files are made on Ray, too
+    toy = there("deadly odd-1 bad-2 b", num_users=10)
     task = toy.make_task(kill=die, killers=[("u-3", "deadly")])
     progress = on_ray(toy, RayPool(2), task, chunks_at_once=2)
     assert progress.failed == {"odd": 10, "task_error": 11}
@@ -117,9 +117,9 @@ def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(t
 
 
 ENDS = {
-    "refused": (DataError, r"^the row is refused\n  by its task$"),
-    "no model": (ModelError, r"^there is no model$"),
-    "kill": (ClusterError, "6 processes in a row ended before they were ready"),
+    "refused": (DataError, "the row is refused\n  by its task"),
+    "no model": (ModelError, "there is no model"),
+    "kill": (ClusterError, None),
     "interrupt": (KeyboardInterrupt, ""),
 }
 
@@ -133,9 +133,11 @@ def test_pool_raises_what_ended_it_and_the_next_one_goes_on(here, what):
     toy = here("refused" if what == "refused" else "a", num_users=20, rows_per_chunk=1)
     starts = what in ("refused", "interrupt")
     task = toy.make_task(OddTask, seconds=0.3) if starts else partial(make_no_task, what)
-    error, message = ENDS[what]
-    with pytest.raises(error, match=message):
+    error, said = ENDS[what]
+    with pytest.raises(error) as ended:
         on_ray(toy, RayPool(2), task, on_progress=interrupt, clock=EAGER)
+    assert said in (None, str(ended.value))
+    assert what != "kill" or (ended.value.code, ended.value.saw) == ("processes_not_ready", 6)
     num_done = Survey(toy.run).summary.num_rows
     assert (num_done > 0) >= (what == "interrupt")
     assert num_done < (20 if starts else 1)
@@ -209,12 +211,12 @@ def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path):
         return num_times
 
     assert list(map_in_processes(lambda: die, [1], num_processes=1)) == [(0, 1)]
-    with pytest.raises(ClusterError, match="two processes died with the same work"):
+    with raises(ClusterError, "processes_died"):
         list(map_in_processes(lambda: die, [99], num_processes=1))
     assert (tmp_path / "99").stat().st_size == 2
 
 
 @pytest.mark.slow
 def test_map_in_processes_that_die_while_they_load_is_an_error():
-    with pytest.raises(ClusterError, match="ended before they were ready"):
+    with raises(ClusterError, "processes_not_ready"):
         list(map_in_processes(lambda: os._exit(1), [1], num_processes=1))

@@ -1,4 +1,4 @@
-"""Going back, emptying, and deleting what nobody needs."""
+"""Going back, emptying, deleting what nobody needs; the status of a run, and what a check finds."""
 
 import os
 import re
@@ -13,13 +13,32 @@ import deltalake
 import pyarrow as pa
 import pytest
 
+from tests.errors import raises
 from tests.world.here import Place, PoolHere
-from tests.xrec.bulk.test_check import finished
-from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.test_rules_publish import table_at
-from tests.xrec.bulk.toy_run import IDENTITY, rows_of
-from xrec.bulk import check_output, delete_runs, empty, rollback, vacuum
+from tests.world.store import requests_of
+from tests.xrec.bulk.toy_run import (
+    IDENTITY,
+    OTHER,
+    files_of,
+    finished,
+    kill,
+    rows_of,
+    stopped_after,
+    table_at,
+)
+from xrec.bulk import (
+    Status,
+    check_output,
+    delete_runs,
+    empty,
+    read_status,
+    rollback,
+    upkeep,
+    vacuum,
+)
+from xrec.bulk.beat import Clock
 from xrec.bulk.runs.run import RUNS
+from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import read_manifest
 from xrec.storage.local import LocalLocation
@@ -27,31 +46,31 @@ from xrec.storage.local import LocalLocation
 HOUR = timedelta(hours=1)
 
 
-def test_rollback_and_empty_make_the_next_version_and_keep_the_earlier_ones(toys):
-    toy = finished(toys)
-    assert rollback(toys.uri, 0, toys.storage) == 2
+def test_rollback_and_empty_make_the_next_version_and_keep_the_earlier_ones(here):
+    toy = finished(here)
+    assert rollback(here.uri, 0, here.storage) == 2
     assert len(rows_of(toy.published(), "failed")) == 12
     assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
-    assert read_manifest(toys.location, "explanations").version == 2
-    assert rollback(toys.uri, 2, toys.storage) == 2  # is the newest
-    assert empty(toys.uri, toys.storage) == 3
-    with pytest.raises(ArtifactNotFoundError, match="it was emptied; run its job first"):
+    assert read_manifest(here.location, "explanations").version == 2
+    assert rollback(here.uri, 2, here.storage) == 2  # is the newest
+    assert empty(here.uri, here.storage) == 3
+    with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
         toy.published()
-    with pytest.raises(ArtifactNotFoundError, match="it was emptied; run its job first"):
-        read_manifest(toys.location, "explanations")
-    assert table_at(toys).to_pyarrow_table().num_rows == 0
-    assert rollback(toys.uri, 1, toys.storage) == 4
+    with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
+        read_manifest(here.location, "explanations")
+    assert table_at(here).to_pyarrow_table().num_rows == 0
+    assert rollback(here.uri, 1, here.storage) == 4
     assert rows_of(toy.published(), "ok") == toy.rows
-    assert check_output(toys.uri, toys.storage) == []
+    assert check_output(here.uri, here.storage) == []
     for version in (-1, 5):
-        with pytest.raises(TableError, match=f"version {version} is not there; .* has 0 to 4"):
-            rollback(toys.uri, version, toys.storage)
+        with raises(TableError, "no_version", saw=version):
+            rollback(here.uri, version, here.storage)
 
 
 def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk):
     changes = (lambda: rollback(disk.uri, 0), lambda: empty(disk.uri))
     for do in changes:
-        with pytest.raises(ArtifactNotFoundError, match="there is no table"):
+        with raises(ArtifactNotFoundError, "no_table"):
             do()
     assert vacuum(disk.uri, HOUR) == 0
     for number in range(2):
@@ -59,7 +78,7 @@ def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk):
     age(disk)
     before = disk.location.files()
     for do in (*changes, lambda: vacuum(disk.uri, HOUR)):
-        with pytest.raises(TableError, match="holds a Delta table that this xrec does not publish"):
+        with raises(TableError, "another_table"):
             do()
     assert disk.location.files() == before
 
@@ -102,20 +121,41 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     age(here)
     vacuum(here.uri, HOUR)
     assert not orphan.exists()
-    with pytest.raises(TableError, match=r"version 1 cannot be restored: part-.* is gone"):
+    with raises(TableError, "cannot_be_restored", saw=1):
         rollback(here.uri, 1)
 
 
-def test_vacuum_spares_a_superseded_run_that_is_at_work(toys):
-    toy = toys()
+def test_vacuum_spares_a_superseded_run_that_is_at_work(here):
+    """Its plan and most of its results are old, and one file is new."""
+    toy = here()
     toy.drive(max_rows=7)
-    toys("x", identity=OTHER).complete()
-    vacuum(toys.uri, HOUR, toys.storage)
-    again = toys()
+    here("x", identity=OTHER).complete()
+    age(here, "driver.json")
+    vacuum(here.uri, HOUR)
+    again = here()
     assert again.run.record == toy.run.record
     again.complete(pool := PoolHere())
     assert len(pool.done) == toy.run.record.size.num_chunks - 2
-    assert rows_of(again.published()) == toy.rows
+    assert rows_of(again.published()) == again.rows
+    age(here)
+    here("x", identity=OTHER).complete()
+    vacuum(here.uri, HOUR)
+    assert here().run.record != toy.run.record
+
+
+def test_rollback_that_another_commit_overtakes_goes_back_all_the_same(here):
+    for items in ("a", "a b"):
+        here(items, identity=OTHER).complete()
+    later, restores = [here("c").complete], upkeep.restore
+
+    def overtaken(*arguments: Any) -> None:
+        if later:
+            later.pop()()
+        restores(*arguments)
+
+    here.patch.setattr(upkeep, "restore", overtaken)
+    assert rollback(here.uri, 0) == 3
+    assert rows_of(here("a").published()) == here("a").rows
 
 
 @dataclass(frozen=True)
@@ -171,3 +211,134 @@ def test_vacuum_leaves_a_whole_version_if_a_rollback_comes_meanwhile(here, when)
     shown = first if when == "before" else toy
     assert rows_of(shown.published()) == shown.rows
     assert check_output(here.uri) == []
+
+
+def test_read_status_before_during_and_after_a_run(here):
+    with raises(ArtifactNotFoundError, "no_run"):
+        read_status(here.uri, here.storage)
+    toy = here("a odd-1")
+
+    def status() -> Status:
+        return read_status(here.uri, here.storage)
+
+    planned, phases = status(), []
+    assert (planned.phase(), planned.num_left, planned.progress) == ("planned", 24, None)
+    toy.drive(PoolHere(before=lambda chunk: phases.append(status().phase())))
+    assert set(phases) == {"running"}
+    done = status()
+    assert (done.phase(), done.num_left, done.manifest) == ("done", 0, None)
+    assert (done.progress.num_ok, done.progress.failed) == (12, {"odd": 12})
+    manifest = toy.publish()
+    assert (status().phase(), status().manifest) == ("published", manifest)
+    with pytest.raises(KeyboardInterrupt):
+        toy.drive(stopped_after(1), retry=["odd"])
+    assert (status().phase(), status().num_left) == ("stopped", 0)
+    toy.drive()
+    assert status().phase() == "done"  # the retry is not published
+    toy.publish()
+    assert status().phase() == "published"
+    other = here("a", identity=OTHER)
+    assert (status().phase(), status().record) == ("planned", other.run.record)
+    other.complete()
+    assert status().phase() == "published"
+    rollback(here.uri, 0, here.storage)
+    assert (status().phase(), status().is_published) == ("replaced", False)
+
+
+def test_read_status_takes_few_requests_also_of_many_results(there):
+    there(num_users=24, rows_per_chunk=2).drive(clock=Clock(seconds_between_signs=0.01))
+    requests = requests_of(there.patch)
+    assert read_status(there.uri, there.storage).num_left == 0
+    assert len(requests) < 12
+
+
+def test_read_status_without_a_bucket_is_an_error(s3):
+    with raises(ArtifactNotFoundError, "no_run"):
+        read_status("s3://no-such-bucket-at-all/run", s3.storage)
+
+
+def found_by(place: Place) -> list[Finding]:
+    """What the check finds; see that it changes no file."""
+    before = {name: (place.location / name).read_bytes() for name in place.location.files()}
+    findings = check_output(place.uri, place.storage)
+    assert before == {name: (place.location / name).read_bytes() for name in place.location.files()}
+    return findings
+
+
+def only(place: Place, severity: str) -> str:
+    """The text of the one finding, which has this severity."""
+    (finding,) = found_by(place)
+    assert finding.severity == severity
+    return finding.what
+
+
+def test_check_of_nothing_and_of_other_files_says_so(disk):
+    assert "holds no table and no run; check the URI" in only(disk, "error")
+    (disk.location / "photos.zip").write_bytes(b"x")
+    assert "holds other files, such as photos.zip" in only(disk, "error")
+
+
+def test_check_of_missing_and_changed_files_names_one(here):
+    (path,) = files_of(finished(here))
+    file = here.location / path
+    for spoil in (lambda: file.write_bytes(b"x"), file.delete):
+        spoil()
+        text = only(here, "error")
+        assert f"version 1 lacks 1 of its files, or they have another size: {path}" in text
+        assert "run the job again, which goes back to a version that is whole" in text
+
+
+def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(here):
+    finished(here)
+    deltalake.DeltaTable(here.uri).delete("bucket = 0")
+    assert found_by(here) == []
+    empty(here.uri)
+    (here.location / "_delta_log" / "00000000000000000003.json").write_bytes(b"{")
+    assert "the Delta log cannot be used" in only(here, "error")
+    other = here.at("other")
+    deltalake.write_deltalake(other.uri, pa.table({"a": [1]}))
+    assert "holds a Delta table that this xrec does not publish to" in only(other, "error")
+
+
+def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
+    toy, during, pool = here(), [], stopped_after(2)
+    stop = pool.before
+    pool.before = lambda chunk: (during.extend(found_by(here)), stop(chunk))
+    with pytest.raises(KeyboardInterrupt):
+        toy.drive(pool)
+    assert during == []
+    text = only(here, "warning")
+    assert "12 of 36 rows done: it was stopped before it was done; run it again" in text
+    kill(toy, 1, term=timedelta(0))
+    assert "its driver gives no sign of life" in only(here, "warning")
+    toy.drive()
+    assert "36 of 36 rows done: it is not what is published" in only(here, "warning")
+    here("b", identity=OTHER).complete()
+    assert found_by(here) == []  # the other run came after it
+
+
+def test_check_of_a_plan_that_lacks_a_file_says_so(here):
+    toy = here()
+    toy.drive(max_rows=7)
+    (toy.run.folder / "plan" / "part-00000.arrow").delete()
+    findings = found_by(here)
+    assert [finding.severity for finding in findings] == ["warning", "warning"]
+    assert any("its plan lacks files" in finding.what for finding in findings)
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_check_of_wrong_bounds_and_of_a_broken_footer_names_the_file(here):
+    toy = here("a b", num_users=30)
+    toy.complete()
+    assert found_by(here) == []
+    (path,) = files_of(toy)
+    (log,) = [each for each in here.location.files() if each.startswith("_delta_log/")]
+    entry = here.location / log
+    said = entry.read_text()
+    entry.write_bytes(said.replace('\\"bucket\\": 0', '\\"bucket\\": 5').encode())
+    assert entry.read_text() != said
+    assert f"such as {path}, cannot be read or have buckets outside" in only(here, "error")
+    entry.write_bytes(said.encode())
+    data = (here.location / path).read_bytes()
+    (here.location / path).write_bytes(data[:-20] + bytes(20))
+    assert f"such as {path}, cannot be read" in only(here, "error")

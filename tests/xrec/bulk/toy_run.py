@@ -2,19 +2,26 @@
 
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
 
 from tests.world.here import Killed, Place, PoolHere
+from tests.xrec.bulk.conftest import Toys
 from xrec import bulk
 from xrec.bulk.beat import Clock
+from xrec.bulk.runs.progress import TERM, read_progress, write_progress
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(
@@ -24,6 +31,8 @@ FORMAT = bulk.RowFormat(
     reasons=("odd", "dull"),
 )
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
+OTHER = IDENTITY.model_copy(update={"config": {"words": 4}})
+MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
 
 
 EAGER = Clock(seconds_between_looks=0.0)
@@ -171,3 +180,93 @@ def rows_of(
     """The keys of all rows, sorted; a row that is there twice is there twice."""
     rows = table.dataset(status=status).to_table(columns=list(keys)).to_pydict()
     return sorted(zip(*(rows[name] for name in keys), strict=True))
+
+
+def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
+    """A pool whose driver is stopped before it does more than so many chunks."""
+
+    def before(chunk: int) -> None:
+        if len(pool.done) > num_chunks:
+            pool.done.pop()
+            raise error
+
+    pool = PoolHere(before=before)
+    return pool
+
+
+def interrupt(toy: Toy, num_chunks: int, **settings: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        toy.drive(stopped_after(num_chunks), **settings)
+
+
+def kill(toy: Toy, num_chunks: int, holder: str = "", term: timedelta = TERM) -> None:
+    """Let a driver be killed after so many chunks: it says neither that it ended nor what it did.
+
+    holder: its name, instead of this process's. term: how long it is taken for alive.
+    """
+    with pytest.raises(Killed):
+        toy.drive(stopped_after(num_chunks, Killed))
+    last = read_progress(toy.run.folder)
+    said = {"holder": holder or last.holder, "expires_at": last.written_at + term}
+    write_progress(toy.run, last.model_copy(update=said))
+    (toy.run.folder / "counted.json").delete()
+
+
+def texts_of(toy: Toy, version: int | None = None) -> dict[tuple[str, str], str]:
+    """The text of each row that succeeded; each attempt makes another."""
+    rows = toy.published(version).dataset().to_table().to_pylist()
+    assert len({(row["user"], row["item"]) for row in rows}) == len(rows)
+    return {(row["user"], row["item"]): row["text"] for row in rows}
+
+
+def table_at(place: Place) -> deltalake.DeltaTable:
+    """The table, as another program opens it."""
+    return deltalake.DeltaTable(place.uri, storage_options=place.location.delta_options())
+
+
+def commit_once(
+    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[[], object],
+    after: Callable[[], object] = lambda: None,
+) -> None:
+    """Do something before and after the next commit of a publisher."""
+    commit, seen = MODULE.replace_content, []
+
+    def committed(*arguments: Any) -> None:
+        seen.append(1)
+        is_first = len(seen) == 1
+        if is_first:
+            before()
+        commit(*arguments)
+        if is_first:
+            after()
+
+    monkeypatch.setattr(MODULE, "replace_content", committed)
+
+
+def files_of(toy: Toy) -> list[str]:
+    """The files of what is published, in the table's order."""
+    table = toy.published()
+    return table.log.files(table.version)["path"].to_pylist()
+
+
+def finished(toys: Toys) -> Toy:
+    """A run that is published twice, the second time with a retry."""
+    toy = toys("a odd-1")
+    toy.complete()
+    toy.heal()
+    toy.complete(retry=["odd"])
+    return toy
+
+
+@dataclass(frozen=True)
+class CarryingTask(ToyTask):
+    """Finds rows of item `b` no longer good."""
+
+    def why_again(self, earlier: pa.Table) -> pa.Array:
+        assert earlier.schema.equals(FORMAT.table_schema)
+        return pc.if_else(pc.equal(earlier["item"], "b"), "a b", pa.scalar(None, pa.string()))
+
+
+def drive_carrying(toy: Toy, pool: Any = None, **changes: Any) -> bulk.Progress:
+    return toy.drive(pool, toy.make_task(CarryingTask, **changes))

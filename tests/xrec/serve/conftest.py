@@ -3,8 +3,13 @@
 import pytest
 
 from tests.world.workspace import make_town
-from tests.xrec.serve.local_endpoint import local_endpoint
-from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill
+from tests.xrec.serve.local_endpoint import (
+    ITEMS,
+    USERS,
+    backfill_config,
+    local_endpoint,
+    make_backfill,
+)
 
 NUM_BACKFILLED_USERS = 6
 

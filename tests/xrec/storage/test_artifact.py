@@ -1,26 +1,46 @@
-"""Manifests: a run finds its own artifact; that of another run is refused, with what differs."""
+"""Manifests, and Parquet files with a pinned schema."""
 
 import json
-from pathlib import Path
+from contextlib import suppress
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.errors import raises
+from tests.fuzz import FEW, IN_MEMORY, changed_json
 from xrec import __version__
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
+from xrec.schemas import PAIRS, USERS
 from xrec.storage import (
     MANIFEST,
+    RUN_RECORD,
     Location,
     Manifest,
+    claim,
+    content_hash,
     fingerprint_of,
     finished,
+    make_manifest,
     open_location,
     read_manifest,
+    read_table,
+    run_fingerprint,
     write_manifest,
+    write_table,
 )
 
 CONFIG = {"model": {"embedding_dim": 64, "num_layers": 3}, "seed": 0}
+
+
 INPUTS = {"dataset": "0123456789abcdef"}
+
+
+GOOD = make_manifest("graph", config=CONFIG, inputs=INPUTS).to_bytes()
 FILES = {"embeddings.safetensors": "feedbeef"}
 
 
@@ -43,40 +63,34 @@ def test_manifest_is_read_back_and_found_by_its_own_run(output):
     assert json.loads((output / MANIFEST).read_text())["row_counts"] == {"users": 3}
 
 
-def nothing(folder: Path) -> None:
-    (folder / "embeddings.safetensors").write_bytes(b"an interrupted job's")
+def test_manifest_that_is_not_this_kinds_is_refused(tmp_path):
+    location = open_location(str(tmp_path))
+    (location / "embeddings.safetensors").write_bytes(b"an interrupted job's")
+    with raises(ArtifactNotFoundError, "no_artifact", "graph"):
+        read_manifest(location, "graph")
+    write(location, "dataset")
+    with raises(ArtifactMismatchError, "another_kind", saw="dataset"):
+        read_manifest(location, "graph")
+    values = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps({**values, "kind": "graph", "schema_version": 99}))
+    with raises(ArtifactMismatchError, "another_schema", saw=99):
+        read_manifest(location, "graph")
 
 
-def another_version(folder: Path) -> None:
-    write(open_location(str(folder)))
-    values = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**values, "schema_version": 99}))
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "words"),
-    [
-        (nothing, ArtifactNotFoundError, "{}: no graph artifact.*did not finish"),
-        (
-            lambda folder: write(open_location(str(folder)), "dataset"),
-            ArtifactMismatchError,
-            "holds a dataset artifact, expected a graph artifact",
-        ),
-        (another_version, ArtifactMismatchError, "schema version 99"),
-        *(
-            (
-                lambda folder, text=text: (folder / MANIFEST).write_text(text),
-                ArtifactMismatchError,
-                MANIFEST,
-            )
-            for text in ("", "{}", "[1]", "not json")
-        ),
-    ],
-)
-def test_read_manifest_that_is_not_this_kinds_is_refused(tmp_path, make, error, words):
-    make(tmp_path)
-    with pytest.raises(error, match=words.format(tmp_path)):
-        read_manifest(open_location(str(tmp_path)), "graph")
+@given(content=st.binary() | changed_json(GOOD))
+@settings(FEW, max_examples=150)
+def test_manifest_and_claim_of_any_bytes_are_read_right_or_refused(content):
+    with TemporaryDirectory(dir=IN_MEMORY) as folder:
+        location = open_location(folder)
+        for name in (MANIFEST, RUN_RECORD):
+            (location / name).write_bytes(content)
+        with suppress(ArtifactMismatchError):
+            said = read_manifest(location, "graph").model_dump(mode="json")
+            assert said == {"version": None, **json.loads(content)}
+        with suppress(ArtifactMismatchError):
+            claim(location, "graph", CONFIG, INPUTS)
+            assert json.loads(content)["run"] == run_fingerprint("graph", CONFIG, INPUTS)
+        assert (location / RUN_RECORD).read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -96,11 +110,8 @@ def test_read_manifest_that_is_not_this_kinds_is_refused(tmp_path, make, error, 
 def test_finished_other_run_names_exactly_the_field_that_differs(tmp_path, config, inputs, line):
     location = open_location(str(tmp_path))
     write(location)
-    with pytest.raises(ArtifactMismatchError) as raised:
+    with raises(ArtifactMismatchError, "another_run", line.partition(":")[0], [line]):
         finished(location, "graph", config, inputs)
-    lines = str(raised.value).splitlines()
-    assert lines[0] == f"{tmp_path}: holds the graph of another run:"
-    assert lines[1:-1] == [f"  {line}"]
 
 
 def test_fingerprints_run_ignores_content_fingerprint_does_not(tmp_path):
@@ -113,3 +124,66 @@ def test_fingerprint_of_known_value_and_key_order():
     # echo -n '{"a":1,"b":[2,"ö"]}' | sha256sum
     assert fingerprint_of({"b": [2, "ö"], "a": 1}) == fingerprint_of({"a": 1, "b": [2, "ö"]})
     assert fingerprint_of({"a": 1, "b": [2, "ö"]}) == "7da7af4b1a93dd29"
+
+
+def _users() -> pa.Table:
+    return pa.table(
+        {"profile": ["kind", ""], "user_index": pa.array([0, 1], pa.int64()), "user_id": ["a", "b"]}
+    )
+
+
+def test_write_table_casts_and_orders_columns_as_pinned(tmp_path):
+    location = open_location(str(tmp_path / "users.parquet"))
+    digest = write_table(location, _users(), USERS)
+    plain = pq.read_table(tmp_path / "users.parquet")
+    assert plain.schema.equals(USERS)
+    assert plain.to_pylist() == [
+        {"user_id": "a", "user_index": 0, "profile": "kind"},
+        {"user_id": "b", "user_index": 1, "profile": ""},
+    ]
+    assert read_table(location, USERS).equals(plain)
+    assert digest == content_hash((tmp_path / "users.parquet").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("columns", "error"),
+    [
+        ({"user_id": ["a"], "profile": [""]}, KeyError),
+        ({"user_id": ["a"], "user_index": ["one"], "profile": [""]}, pa.ArrowInvalid),
+        ({"user_id": ["a"], "user_index": [2**40], "profile": [""]}, pa.ArrowInvalid),
+        ({"user_id": [None], "user_index": [0], "profile": [""]}, ValueError),
+    ],
+)
+def test_write_table_value_that_does_not_fit_writes_nothing(tmp_path, columns, error):
+    location = open_location(str(tmp_path / "users.parquet"))
+    with pytest.raises(error):
+        write_table(location, pa.table(columns), USERS)
+    assert not location.exists()
+
+
+def test_read_table_of_another_schema_says_which_columns_there_are(tmp_path):
+    location = open_location(str(tmp_path / "users.parquet"))
+    write_table(location, _users(), USERS)
+    with raises(DataError, "other_columns", location.uri, USERS.names):
+        read_table(location, PAIRS)
+
+
+@given(st.data())
+@settings(FEW, max_examples=60)
+def test_table_whose_footer_was_changed_is_read_right_or_refused(data):
+    """Cut off, or with a few bytes of the footer changed, which Parquet has no checksum for."""
+    with TemporaryDirectory(dir=IN_MEMORY) as folder:
+        location = open_location(folder) / "users.parquet"
+        write_table(location, _users(), USERS)
+        good = location.read_bytes()
+        size = data.draw(st.sampled_from([0, 10, len(good) - 4]) | st.integers(0, len(good)))
+        location.write_bytes(good[:size])
+        if size < len(good):
+            with raises(DataError, "broken_file", location.uri):
+                read_table(location, USERS)
+        changed = bytearray(good)
+        for _ in range(data.draw(st.integers(1, 3))):
+            changed[-data.draw(st.integers(1, 8))] = data.draw(st.integers(0, 255))
+        location.write_bytes(bytes(changed))
+        with suppress(DataError):
+            assert read_table(location, USERS) == _users().select(USERS.names).cast(USERS)

@@ -1,18 +1,25 @@
-"""Files that a node's processes share: made once, mapped, and never half there."""
+"""What a node keeps: files that processes share, a cache of bytes, and who of them has died."""
 
 import errno
 import logging
 import os
+import random
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.errors import raises
 from xrec.errors import ArtifactMismatchError, DataError, StorageError
 from xrec.schemas import PAIRS
 from xrec.storage import (
@@ -24,7 +31,9 @@ from xrec.storage import (
     open_location,
     write_contents,
 )
+from xrec.storage.cache import ByteCache
 from xrec.storage.mapped import made_once, map_file, map_table
+from xrec.storage.process import has_died, may_be_at_work, this_process
 
 ROWS = pa.table({"user_id": [f"u{n}" for n in range(70_000)], "item_id": ["i"] * 70_000})
 
@@ -66,16 +75,16 @@ def test_file_in_several_parts_is_copied_with_a_hole_behind_it(tmp_path, monkeyp
     assert map_file(*where, "none", Path.read_bytes, 3) == b"\0\0\0"
 
 
-@pytest.mark.parametrize("error", ["its content is not what the man", "this file, and it is not"])
-def test_file_that_is_missing_or_another_is_refused_and_nothing_stays(tmp_path, cache, error):
+@pytest.mark.parametrize("code", ["changed_file", "missing_file"])
+def test_file_that_is_missing_or_another_is_refused_and_nothing_stays(tmp_path, cache, code):
     location, manifest = _pairs(tmp_path)
     file = location / "pairs"
-    if "content" in error:
+    if code == "changed_file":
         file.write_bytes(file.read_bytes()[:-1])
     else:
         file.delete()
     for read in (map_table, map_file):
-        with pytest.raises(ArtifactMismatchError, match=rf"pairs: .*{error}.*again"):
+        with raises(ArtifactMismatchError, code, "pairs"):
             read(location, manifest, "pairs", PAIRS)
     assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []
 
@@ -83,7 +92,7 @@ def test_file_that_is_missing_or_another_is_refused_and_nothing_stays(tmp_path, 
 def test_table_of_another_schema_is_refused_also_when_it_is_there(tmp_path):
     where = _pairs(tmp_path)
     for _ in range(2):
-        with pytest.raises(DataError, match=r"pairs: expected columns(.|\n)*saw(.|\n)*user_id"):
+        with raises(DataError, "other_columns", saw=["user_id", "item_id"]):
             map_table(*where, "pairs", pa.schema([("other", pa.string())]))
 
 
@@ -124,16 +133,17 @@ def _full(path: Path) -> None:
 
 
 def test_full_disk_or_a_folder_that_cannot_be_written_is_told(tmp_path, cache, monkeypatch):
-    error = r"mapped/x: this node cannot keep .*No space left.*XDG"
-    with pytest.raises(StorageError, match=error):
+    with raises(StorageError, "no_room", str(cache / "x")):
         mapped("x", _full, Path.read_text)
-    monkeypatch.setattr("os.posix_fallocate", lambda file, *sizes: _full(Path(os.devnull)))
-    with pytest.raises(StorageError, match=error):
+    full = {"posix_fallocate": lambda file, *sizes: _full(Path(os.devnull))}
+    module = sys.modules["xrec.storage.mapped"]  # its function has the same name
+    monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), **full}))
+    with raises(StorageError, "no_room", str(cache / "x")):
         mapped_arrays("x", lambda: {"numbers": np.arange(9)})
     assert not any("x" in path.name for path in cache.iterdir() if path.suffix != ".lock")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(StorageError, match=r"this node cannot keep .*Not a directory"):
+    with raises(StorageError, "no_room"):
         mapped("x", Path.touch, Path.read_text)
 
 
@@ -161,3 +171,72 @@ def test_threads_at_once_wait_for_one_that_makes_it(tmp_path):
     target = tmp_path / "folder" / "made"
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: _count_making(target), range(4)))
+
+
+def test_what_was_used_longest_ago_goes_first():
+    cache: ByteCache[str, int] = ByteCache(100)
+    for name in "abc":
+        cache.put(name, ord(name), 30)
+    assert cache.get("a") == ord("a")
+    cache.put("d", ord("d"), 30)
+    assert [cache.get(name) for name in "abcd"] == [ord("a"), None, ord("c"), ord("d")]
+
+
+def test_bytes_stay_within_the_bound_and_only_the_latest_value_of_a_key_is_kept():
+    cache, sizes, rng = ByteCache[int, int](500), dict[int, int](), random.Random(0)
+    for _ in range(2000):
+        key, size = rng.randrange(40), rng.choice([rng.randrange(1, 120), 501])
+        cache.put(key, size, size)
+        assert cache.get(key) == (None if size > 500 else size)
+        sizes[key] = size
+        kept = {key: value for key in sizes if (value := cache.get(key)) is not None}
+        assert cache.num_bytes == sum(kept.values()) <= 500
+        assert kept.items() <= sizes.items()
+
+
+TELL = (
+    "import time; from xrec.storage.process import this_process; print(this_process(), flush=True)"
+)
+
+
+LATER = datetime.now(UTC) + timedelta(hours=1)
+
+
+def child(script: str) -> "tuple[subprocess.Popen[str], str]":
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it():
+    process, holder = child(f"{TELL}; time.sleep(600)")
+    try:
+        assert not has_died(holder)
+        assert may_be_at_work(holder, LATER)
+        process.send_signal(signal.SIGKILL)
+        # Its parent has not waited, so its id is still taken.
+        deadline = datetime.now(UTC) + timedelta(seconds=30)
+        while not has_died(holder) and datetime.now(UTC) < deadline:
+            pass
+        assert has_died(holder)
+        assert not may_be_at_work(holder, LATER)
+    finally:
+        process.kill()
+        process.wait()
+    assert has_died(holder)
+
+
+def test_process_whose_id_another_one_has_now_has_died():
+    host, _, unique = this_process().rpartition("-")
+    assert not has_died(f"{host}-{unique}")
+    assert has_died(f"{host}-1)")
+
+
+@pytest.mark.parametrize(
+    "holder", ["the other driver", "a-host, process 1", "a-host, process 999999999 (0a1b2c3d-77)"]
+)
+def test_driver_of_another_machine_is_waited_for_as_long_as_it_may_be_alive(holder):
+    assert not has_died(holder)
+    assert may_be_at_work(holder, LATER)
+    assert not may_be_at_work(holder, datetime.now(UTC) - timedelta(seconds=1))
+    assert not may_be_at_work(holder, None)

@@ -21,7 +21,7 @@ from xrec.bulk.runs.result import bare
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.storage import Location, Record, content_hash, write_table
 
-_PART_BYTES = 64 * 2**20
+PART_BYTES = 64 * 2**20
 _INDEX_FILE, _INDEX_ROWS = "chunks.parquet", 1024
 _INDEX = pa.schema(
     [
@@ -118,7 +118,7 @@ def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
         nonlocal num_rows, num_chunks
         part, rows_of_index = io.BytesIO(), list[dict[str, int | bytes]]()
         for rows in chunks:
-            if part.tell() >= _PART_BYTES:
+            if part.tell() >= PART_BYTES:
                 _finish(folder, part, sizes)
             start = part.tell()
             part.write(piece := _piece(rows))

@@ -18,11 +18,11 @@ from xrec.errors import StorageError
 from xrec.storage import fingerprint_of
 from xrec.storage.parquet import row_groups
 
-_MEMORY, _THREADS = "1GB", 2
+MEMORY, THREADS = "1GB", 2
 """DuckDB's limits. Its threads share the memory, and by default there is one for each core."""
 _NUM_FILES = 256
 """A power of two. Of 1e9 rows with ids of 10 characters, a file has 4e6: 120 MB."""
-_ROWS_AT_ONCE, _BYTES_AT_ONCE = 2**16, 2**24
+ROWS_AT_ONCE, BYTES_AT_ONCE = 2**16, 2**24
 
 
 class Spill:
@@ -39,13 +39,13 @@ class Spill:
         self._folder = TemporaryDirectory(prefix="xrec-rows-")
         self._database = duckdb.connect(
             config={
-                "memory_limit": _MEMORY,
-                "threads": _THREADS,
+                "memory_limit": MEMORY,
+                "threads": THREADS,
                 "temp_directory": self._folder.name,
                 "preserve_insertion_order": "false",
             }
         )
-        for rows in row_groups((each.select(schema.names) for each in batches), _ROWS_AT_ONCE):
+        for rows in row_groups((each.select(schema.names) for each in batches), ROWS_AT_ONCE):
             with self._disk_errors():
                 self._divide(rows)
         # Each key is preceded by its length, so no two rows are hashed as the same text.
@@ -113,7 +113,7 @@ class Spill:
         for stop in range(num_files, _NUM_FILES + 1, num_files):
             paths = map(self._file, range(stop - num_files, stop))
             num_bytes += sum(path.stat().st_size for path in paths if path.exists())
-            if num_bytes >= _BYTES_AT_ONCE or stop == _NUM_FILES:
+            if num_bytes >= BYTES_AT_ONCE or stop == _NUM_FILES:
                 yield range(start, stop)
                 start, num_bytes = stop, 0
 
@@ -136,7 +136,7 @@ class Spill:
         for numbers in self._groups(max(1, _NUM_FILES // num_buckets)):
             with self._disk_errors():
                 self._database.register("rows", self._read(numbers))
-                reader = self._database.sql(sql).to_arrow_reader(_ROWS_AT_ONCE)
+                reader = self._database.sql(sql).to_arrow_reader(ROWS_AT_ONCE)
             while True:
                 with self._disk_errors():
                     batch = next(reader, None)

@@ -1,0 +1,375 @@
+"""Rules 5, 6, 9 and 12 of xrec.bulk: errors, deaths, too many failed rows, a store that fails."""
+
+import io
+import itertools
+import logging
+import random
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.errors import raises
+from tests.world.here import PoolHere
+from tests.world.store import Faults, faulty_proxy
+from tests.xrec.bulk.toy_run import FORMAT, Toy, ToyTask, die_here, rows_of
+from xrec.bulk import Outcome, Survey
+from xrec.bulk.runs.plan import Plan
+from xrec.bulk.runs.result import ResultFolder
+from xrec.bulk.work import worker as worker_module
+from xrec.bulk.work.marks import WAIT, Attempt, Marks
+from xrec.bulk.work.ray_actors import portable
+from xrec.bulk.work.worker import POISONED_EXIT_CODE, ChunkWorker, Room, WorkerSettings, is_poisoned
+from xrec.errors import (
+    ClusterError,
+    GateError,
+    ModelError,
+    StorageAccessError,
+    StorageError,
+    UnknownIdError,
+)
+from xrec.storage import location
+
+
+def failed_rows(toy: Toy) -> list[dict[str, Any]]:
+    return toy.published().dataset(status="failed").to_table().to_pylist()
+
+
+def fail_some(
+    patch: pytest.MonkeyPatch, where: tuple[Any, str], num_calls: int, error: Any = None
+) -> list[int]:
+    """Let the first calls of a function raise an error; returns a list that has one entry each."""
+    function, failed = getattr(*where), []
+
+    def fails(*arguments: Any, **settings: Any) -> Any:
+        if len(failed) < num_calls:
+            failed.append(len(failed))
+            raise error or StorageError("no answer")
+        return function(*arguments, **settings)
+
+    patch.setattr(*where, fails)
+    return failed
+
+
+# 5. An error fails its row, ends the process, or ends the run.
+def test_rule_5_error_of_a_row_fails_that_row_alone(here):
+    toy = here("a bad-1")
+    manifest = toy.complete()
+    assert manifest.metrics["failed_by_reason"] == {"task_error": 12}
+    assert manifest.metrics["costs"]["tokens"] == 36
+    rows = failed_rows(toy)
+    assert [row["item"] for row in rows] == ["bad-1"] * 12
+    assert {row["message"] for row in rows} == {"ValueError: bad-1 is bad"}
+    assert {row["hint"] for row in rows} == {"a hint"}
+
+
+def test_rule_5_error_that_chunks_at_work_share_fails_only_the_row_to_blame(here):
+    """As of an engine that does the rows of both, and fails for a row of one."""
+    toy = here("a bad-1", num_users=2, rows_per_chunk=2)
+    both, calls, alone = threading.Barrier(2), itertools.count(), threading.Lock()
+
+    class Sharing(ToyTask):
+        def do(self, rows: pa.Table) -> Outcome:
+            if next(calls) < 2:
+                both.wait(10)
+                raise ValueError("perhaps another row's fault")
+            assert alone.acquire(blocking=False), "nobody else is at work"
+            try:
+                return super().do(rows)
+            finally:
+                alone.release()
+
+    (first,) = toy.run.passes()
+    settings = WorkerSettings(first, FORMAT, toy.make_task(Sharing), chunks_at_once=2)
+    worker = ChunkWorker(settings, Marks(1))
+    with ThreadPoolExecutor(2) as pool:
+        failed = [each.failed for each in pool.map(worker.do, range(first.size.num_chunks))]
+    assert failed == [{"task_error": 1}] * 2
+
+
+@pytest.mark.parametrize("error", [ModelError("no model"), RuntimeError("no model")])
+def test_rule_5_any_other_error_ends_the_run(here, error):
+    fail_some(here.patch, (ToyTask, "do"), 1, error)
+    toy = here()
+    with pytest.raises(type(error), match="no model"):
+        toy.drive()
+    assert Survey(toy.run).summary.num_rows == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert triggered"),
+        type("AcceleratorError", (RuntimeError,), {})("an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"),
+    ],
+)
+def test_rule_5_process_whose_gpu_can_no_longer_be_used_ends(here, error):
+    codes: list[int] = []
+
+    def exit_here(code: int) -> None:
+        codes.append(code)
+        die_here()
+
+    closed = io.StringIO()
+    closed.close()
+    broken = logging.StreamHandler(closed)  # must not keep it alive
+    here.patch.setattr(logging.getLogger("xrec"), "handlers", [broken])
+    here.patch.setattr("xrec.bulk.work.worker.os", SimpleNamespace(_exit=exit_here))
+    fail_some(here.patch, (ToyTask, "do"), 2, error)
+    progress = here().drive()
+    assert codes == [POISONED_EXIT_CODE] * 2
+    assert (progress.num_ok, progress.failed) == (36, {})  # no row was to blame
+
+
+def test_rule_5_lack_of_memory_does_not_end_the_process():
+    assert not is_poisoned(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert not is_poisoned(RuntimeError("CUDA error: out of memory"))
+    assert not is_poisoned(RuntimeError("shapes do not match"))
+
+
+# 6. Rows that kill their process are found; a process that dies costs only its work.
+@pytest.mark.parametrize("rows_per_chunk", [6, 64])
+def test_rule_6_rows_that_kill_are_found_and_others_done(here, rows_per_chunk):
+    toy = here("a b", rows_per_chunk=rows_per_chunk, num_users=32)
+    killers = [toy.rows[3], toy.rows[4], toy.rows[40]]
+    progress = toy.drive(task=toy.make_task(killers=killers))
+    assert progress.failed == {"task_error": 3}
+    assert 6 <= progress.num_deaths <= 12
+    toy.publish()
+    assert rows_of(toy.published()) == toy.rows
+    assert rows_of(toy.published(), "failed") == killers
+    message = "2 processes died while they worked on this row alone"
+    assert {row["message"] for row in failed_rows(toy)} == {message}
+    task = toy.make_task(killers=killers[:1])
+    assert toy.drive(task=task, retry=["task_error"]).failed == {"task_error": 1}
+
+
+def test_rule_6_run_whose_processes_all_die_ends_and_goes_on_when_they_live(here):
+    toy = here("a b", num_users=64, rows_per_chunk=64)
+    with raises(ClusterError, "processes_died"):
+        toy.drive(task=toy.make_task(killers=toy.rows))
+    progress = toy.drive()
+    assert (progress.num_ok, progress.failed) == (len(toy.rows), {})
+
+
+# 9. A run that is not done, was limited, or has too many failed rows publishes nothing.
+def test_rule_9_run_with_too_many_failed_rows_publishes_nothing_and_can_go_on(here):
+    toy = here("a odd-1")
+    with raises(GateError, "too_many_failed", saw=6):  # after the second of four chunks
+        toy.complete(max_failed_share=0.2)
+    with raises(GateError, "too_many_failed", saw=12):
+        toy.complete(max_failed_share=0.2, retry=["odd"])  # may fix it, but does not
+    assert not (here.location / "_delta_log").exists()
+    toy.heal()
+    toy.complete(max_failed_share=0.0, retry=["odd"])
+    assert rows_of(toy.published(), "ok") == toy.rows
+
+
+def test_rule_9_rows_that_fail_for_an_expected_reason_are_not_too_many(here):
+    toy = here("a odd-1 dull-1")
+    expecting = replace(toy.run.format, expected_reasons=("odd",))
+    toy = replace(toy, run=replace(toy.run, format=expecting))
+    with raises(GateError, "too_many_failed", saw=12):
+        toy.drive(max_failed_share=0.3)
+    assert toy.drive(max_failed_share=0.34).failed == {"odd": 12, "dull": 12}
+
+
+# 12. A store that fails is tried again, and then ends the run.
+STEPS = [(ResultFolder, "standing"), (Plan, "rows"), (ResultFolder, "create")]
+
+
+def test_rule_12_failed_request_is_tried_again(here, caplog):
+    toy, waits = here(), []
+    here.patch.setattr(location, "WAITS_SECONDS", (1.0, 4.0, 16.0))
+    here.patch.setattr(location, "sleep", waits.append)
+    for number, step in enumerate(STEPS, 1):
+        fail_some(here.patch, step, number)
+    fail_some(here.patch, (sys.modules["xrec.bulk.publish"], "open_whole"), 3)
+    with caplog.at_level(logging.WARNING, "xrec"):
+        toy.complete()
+    assert list(filter(None, waits)) == [1.0, 1.0, 4.0, 1.0, 4.0, 16.0, 1.0, 4.0, 16.0]
+    assert "the store is tried again in 16 s: no answer" in caplog.text
+    assert rows_of(toy.published()) == toy.rows
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_rule_12_store_that_fails_for_long_ends_the_run(here, step):
+    toy = here()
+    pool = PoolHere(before=lambda chunk: chunk == 3 and fail_some(here.patch, step, 4))
+    with pytest.raises(StorageError, match="no answer"):
+        toy.drive(pool)
+    assert Survey(toy.run).done[0].tolist() == [0, 1, 2]
+    calls = fail_some(here.patch, step, 99, StorageAccessError("refused"))
+    with pytest.raises(StorageAccessError, match="refused"):
+        toy.drive()
+    assert len(calls) == 1  # a refusal is not tried again
+    here.patch.undo()
+    toy.complete()
+    assert rows_of(toy.published()) == toy.rows
+
+
+def test_rule_12_interrupt_while_the_store_is_tried_again_ends_the_run(here):
+    fail_some(here.patch, STEPS[2], 99)
+    fail_some(here.patch, (location, "sleep"), 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        here().drive()
+
+
+@pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_rule_12_store_that_fails_or_hangs_has_each_row_once(there, hangs):
+    """Half of the requests that fail are done, and their answers lost."""
+    faults, limits = Faults(0.1, drops=0.3, statuses=(500, 503), draw=random.Random(1)), {}
+    if hangs:
+        faults = Faults(0.0, delay_seconds=0.02, stalls=0.1, stall_seconds=3.0, burst=8)
+        there.patch.setattr("xrec.storage.s3.READ_TIMEOUT_SECONDS", 1.0)
+        limits = {"max_attempts": 12}
+    with faulty_proxy(there.storage.endpoint_url, faults) as url:
+        storage = there.storage.model_copy(update={"endpoint_url": url, **limits})
+        bad = replace(there, storage=storage)
+        bad("a odd-1", num_users=9).complete()
+        bad("a odd-1", num_users=9).complete(retry=["odd"])
+    toy = there("a odd-1", num_users=9)
+    assert (faults.num_failed >= 8, faults.num_stalled >= 3) == (True, hangs)
+    assert toy.published().version == 1
+    assert rows_of(toy.published()) == toy.rows
+
+
+def test_node_that_went_away_counts_for_nothing():
+    lost: set[str] = set()
+    marks = Marks(1, lambda: lost)
+    lost.add("there")
+    for number in range(200):
+        marks.attempts(7, 64, f"w{number}")
+        marks.begin(7, (0, 64), f"w{number}", "there")
+    assert marks.attempts(7, 64, "last") == ([Attempt(0, 64)], 200)
+
+
+def test_processes_that_end_before_they_are_ready_end_the_run():
+    marks = Marks(2)
+
+    def start(num_processes: int) -> list[bool]:
+        return [marks.starting(f"w{n}", f"a{n}", "") for n in range(num_processes)]
+
+    for _ in range(3):
+        assert start(5) == [True] * 5
+        marks.ready()
+    assert start(7) == [True] * 6 + [False]
+    assert "6 processes in a row ended before they were ready" in str(marks.news()[1])
+
+
+def test_process_that_dies_with_many_chunks_is_one_death():
+    marks, chunks = Marks(2), range(64)
+    for number in chunks:
+        marks.attempts(number, 32, f"w{number % 2}")
+        marks.begin(number, (0, 32), f"w{number % 2}", "")
+    again = [marks.attempts(number, 32, f"new{number % 2}") for number in chunks]
+    assert [attempts for attempts, _ in again] == [[Attempt(0, 32, is_alone=True)]] * 64
+    assert sum(num_deaths for _, num_deaths in again) == 2
+
+
+def test_chunks_go_out_once_and_again_when_their_process_was_replaced_or_its_node_lost():
+    lost: set[str] = set()
+    marks = Marks(2, lambda: lost, numbers=range(3))
+    marks.starting("w1", "actor 1", "node 1")
+    marks.starting("w2", "actor 2", "node 2")
+    assert [marks.next(name) for name in ("w1", "w2", "w1")] == [0, 1, 2]
+    assert marks.begin(0, (0, 8), "w1", "node 1")
+    assert marks.begin(1, (0, 8), "w2", "node 2")
+    marks.done(1, "result of 1")
+    assert marks.news() == ([(1, "result of 1")], None)
+    assert marks.next("w2") == 2  # w1 is busy, and has only taken it
+    assert not marks.begin(2, (0, 8), "w1", "node 1")
+    assert marks.begin(2, (0, 8), "w2", "node 2")
+    assert marks.next("w1") == WAIT  # w2 may die
+    marks.starting("w3", "actor 1", "node 1")  # in place of w1
+    assert marks.next("w3") == 0
+    assert marks.attempts(0, 8, "w3")[0] == [Attempt(0, 8, is_alone=True)]
+    marks.done(0)
+    lost.add("node 2")
+    assert marks.next("w3") == 2
+    assert marks.attempts(2, 8, "w3") == ([Attempt(0, 8)], 1)  # no row is to blame
+    marks.done(2)
+    assert marks.next("w3") is None
+
+
+def test_run_that_is_over_begins_no_chunk_and_ends_those_at_work():
+    marks = Marks(1, numbers=range(9), slots=2)
+    assert [marks.next("w") for _ in range(3)] == [0, 1, 2]
+    assert marks.begin(0, (0, 8), "w", "")
+    marks.is_over(True)
+    assert marks.begin(0, (8, 16), "w", "")
+    assert not marks.begin(2, (0, 8), "w", "")
+    assert marks.next("w") is None
+
+
+def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch):
+    clock = iter([0.0, 10.0, 30.0, 90.0, 200.0, 201.0, 300.0, 304.0])
+    # The module's own: other threads, such as the one of fsspec, look at the time too.
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    room = Room(2)
+    with room.enter() as first:
+        with room.enter() as second:
+            pass
+        assert second.seconds == 10
+    assert first.seconds == 10 + 10 + 60
+    with room.enter() as third:
+        pass
+    assert third.seconds == 1  # what was between is nobody's
+    with room.enter(alone=True) as alone:
+        pass
+    assert alone.seconds == 4
+
+
+def test_room_has_so_many_works_at_a_time_and_one_that_is_alone_has_nobody_beside():
+    room, inside, seen = Room(3), set(), []
+
+    def work(number: int) -> None:
+        is_alone = number % 5 == 0
+        with room.enter(alone=is_alone):
+            inside.add(number)
+            time.sleep(0.005)
+            seen.append((is_alone, len(inside)))
+            inside.remove(number)
+
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(work, range(40)))
+    assert len(seen) == 40
+    assert max(count for is_alone, count in seen if not is_alone) == 3
+    assert {count for is_alone, count in seen if is_alone} == {1}
+    for is_alone in (True, False, True):  # the room is free again after an error
+        for _ in range(4):
+            with pytest.raises(ZeroDivisionError), room.enter(alone=is_alone):
+                raise ZeroDivisionError
+
+
+def error_of(error: Exception) -> Exception:
+    """An error that was raised, from another one."""
+    try:
+        try:
+            raise KeyError("its cause")
+        except KeyError as cause:
+            raise error from cause
+    except (UnknownIdError, ValueError) as raised:
+        return raised
+
+
+def test_own_error_of_a_process_keeps_its_attributes():
+    error = portable(error_of(UnknownIdError("no user x", "user")))
+    assert (type(error), str(error), error.reason) == (UnknownIdError, "no user x", "unknown_user")
+    assert (error.__cause__, error.__traceback__) == (None, None)
+
+
+def test_other_error_of_a_process_is_a_cluster_error_with_its_traceback():
+    error = portable(error_of(ValueError("x is odd")))
+    with pytest.raises(
+        ClusterError, match=r"processes failed \(ValueError: x is odd\); run the job"
+    ):
+        raise error
+    assert "KeyError: 'its cause'" in error.__notes__[0]
