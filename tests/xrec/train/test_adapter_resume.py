@@ -110,7 +110,7 @@ def test_run_that_goes_on_keeps_its_micro_batch_size_and_refuses_another_runs_ch
     config = random_config(workspace, tmp_path / "adapter", **settings, max_steps=2)
     first = train_here(tmp_path, config)
     assert [row["micro_batch_size"] for row in first.history] == [MOST_ON_CPU]
-    assert first.notes[-1].startswith("step 1 of 2; epoch 1, loss ")
+    assert any(note.startswith("step 1 of 2; epoch 1, loss ") for note in first.notes)
     progress = json.loads((first.checkpoint / "progress.json").read_text())
     (first.checkpoint / "progress.json").write_text(json.dumps({**progress, "micro_batch_size": 2}))
     longer = random_config(workspace, tmp_path / "adapter", **settings, max_steps=3)
@@ -125,6 +125,7 @@ def test_run_that_goes_on_keeps_its_micro_batch_size_and_refuses_another_runs_ch
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -158,6 +159,7 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_checkpoints_of_other_settings_are_refused_and_stay(workspace, alone, tmp_path):
     adapter = tmp_path / "adapter"
     train_and_stop(random_config(workspace, adapter))

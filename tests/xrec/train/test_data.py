@@ -15,7 +15,7 @@ import torch
 
 from tests.errors import raises
 from tests.world.here import map_here
-from tests.world.town import dataset_in
+from tests.world.town import dataset_in, rewrite_dataset
 from tests.xrec.train.adapter_town import adapter_data, load_here, make_config
 from xrec import schemas
 from xrec.config.adapter import TrainAdapterConfig
@@ -230,6 +230,27 @@ def test_too_few_examples_are_refused(workspace, tmp_path, change: dict[str, Any
     for _ in range(2):  # nothing was finished
         with raises(DataError, "too_few_pairs", "training.global_batch_size"):
             write_examples(config, RUN, INPUTS)
+
+
+@pytest.mark.parametrize("leave_out", ["own", "nothing"])
+def test_examples_of_training_are_without_the_pairs_own_review(workspace, tmp_path, leave_out):
+    source = dataset_in(workspace)
+    pairs = source.explained_pairs("train").select(["user_index", "item_index"])
+    for side in ("user", "item"):
+        pairs = pairs.append_column(
+            f"{side}_profile", pa.array([f"This {side} is {n}." for n in range(pairs.num_rows)])
+        )
+    rewrite_dataset(tmp_path, source, {"training_profiles": pairs})
+    config = make_config(workspace, adapter=tmp_path / "adapter", leave_out=leave_out)
+    config = config.model_copy(update={"dataset": f"{tmp_path}/dataset"})
+    data = adapter_data(config)
+    decode = load_tokenizer(Path(config.llm.model)).decode
+    shown = [decode(data.train[row].prompt_ids) for row in range(len(data.train))]
+    assert len(shown) == pairs.num_rows
+    for number, prompt in enumerate(shown):
+        for side in ("user", "item"):
+            assert (f"This {side} is {number}." in prompt) is (leave_out == "own")
+    assert "is 0." not in decode(data.validation[0].prompt_ids)
 
 
 # Leaks

@@ -167,10 +167,7 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
 
 @pytest.mark.parametrize(
     ("dataset", "dim", "saw"),
-    [
-        ("0" * 16, 8, "0" * 16),
-        (None, 5, 8),
-    ],
+    [("0" * 16, 8, "0" * 16), (None, 5, 8)],
 )
 def test_start_from_a_graph_that_does_not_fit_is_refused(
     trained, make_graph_config, tmp_path, dataset, dim, saw
@@ -186,6 +183,7 @@ def test_start_from_a_graph_that_does_not_fit_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_seen_them(
     make_graph_config, town, tmp_path, monkeypatch
 ):
@@ -240,15 +238,13 @@ def test_loss_far_above_the_first_epochs_stops_training():
         check_convergence(7, loss=2.8, first_loss=0.7)
 
 
+APART: dict[str, Any] = {"parallelism": "partitioned"}
+
+
 @pytest.mark.parametrize(
     ("changes", "empty", "error", "code"),
     [
-        (
-            {"num_workers": 102, "parallelism": "partitioned"},
-            None,
-            ConfigError,
-            "too_many_workers",
-        ),
+        (APART | {"num_workers": 102}, None, ConfigError, "too_many_workers"),
         ({}, "train", DataError, "no_edges"),
         ({}, "validation", DataError, "no_edges"),
         ({"model": {"aspects": True}}, None, DataError, "no_aspects"),
@@ -283,6 +279,7 @@ def test_pretrain_graph_is_this_drivers_until_the_artifact_is_written(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     make_graph_config, tmp_path, monkeypatch
 ):
@@ -302,7 +299,7 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     assert not (tmp_path / "graph" / "checkpoints").exists()
 
 
-def test_held_out_of_drawn_users_ranks_them_as_among_all(town):
+def test_no_held_out_pair_is_trained_on_and_drawn_users_are_ranked_as_among_all(town):
     dataset = dataset_in(town)
     generator = torch.Generator().manual_seed(0)
     users, items = (
@@ -310,6 +307,9 @@ def test_held_out_of_drawn_users_ranks_them_as_among_all(town):
         for number in (dataset.num_users, dataset.num_items)
     )
     data = GraphData.of(dataset, with_aspects=False)
+    rows = dataset.interactions.to_pylist()
+    trained = [(row["user_index"], row["item_index"]) for row in rows if row["split"] == "train"]
+    assert list(map(tuple, data.edges.T.tolist())) == sorted(trained)
     held_out = HeldOut.of(dataset, data, GraphTrainingConfig(validation_users=11, seed=3))
     assert len(held_out.users) == 11
     seen, wanted = (SeenItems(split_edges(dataset, split)) for split in ("train", "validation"))
@@ -441,7 +441,7 @@ def test_what_a_partitioned_worker_holds_at_its_peaks_falls_with_the_number_of_w
 ):
     """Counted on the first of W workers; the graph's tables outweigh what does not fall."""
     monkeypatch.setattr("xrec.graph.partition._NODES_PER_DRAW", 100)
-    monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", 20_000)
+    monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", 5_000)
     peaks = {}
     for num_workers in (1, 4):
         config = make_graph_config(
@@ -455,7 +455,8 @@ def test_what_a_partitioned_worker_holds_at_its_peaks_falls_with_the_number_of_w
             peaks[num_workers] = peaks_of(config)
     table = (NUM_USERS + NUM_ITEMS + NUM_ASPECTS) * DIM * 4
     assert min(peaks[1]) > 3 * table
-    assert [4 * each for each in peaks[4]] == [pytest.approx(alone, rel=0.2) for alone in peaks[1]]
+    for alone, share in zip(peaks[1], peaks[4], strict=True):
+        assert share < alone / 4 * 1.5
 
 
 # Any number of workers, in either mode
@@ -470,9 +471,12 @@ MODES: list[Any] = [(3, "replicated"), (2, "partitioned"), (3, "partitioned")]
 
 
 @pytest.fixture(scope="module", params=[{}, BPR, WITH_ASPECTS], ids=["softmax", "bpr", "aspects"])
-def of_one_worker(request, ray_cluster, town_with_aspects, make_graph_config, tmp_path_factory):
+def of_one_worker(
+    request, ray_cluster, town_with_aspects, make_graph_config, tmp_path_factory, drawn_seed
+):
     """The settings of a training, and its graph of one worker."""
-    settings = {"workspace": town_with_aspects, "epochs_per_checkpoint": 4, **request.param}
+    shared = {"workspace": town_with_aspects, "epochs_per_checkpoint": 4, "seed": drawn_seed}
+    settings = {**shared, **request.param}
     graph = str(tmp_path_factory.mktemp("one") / "graph")
     pretrain_graph(make_graph_config(graph, **settings))
     return settings, graph
