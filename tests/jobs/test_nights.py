@@ -512,13 +512,17 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     mapped, tables = node_folder() / "mapped", ("explanations", "recommendations")
     places = {path.removeprefix(f"{shop.workspace}/") for path in traces(shop.workspace, mapped)}
     assert {place.split("/")[0] for place in places} > {"annotations", "dataset", *tables}
+    rejected = str(shop.workspace / "annotations" / "reviews" / "rejected.parquet")
+    assert rejected in traces(shop.workspace)
+    forget(shop.path, "--user", "nobody")  # no hash finds them among rows that were rejected
+    assert rejected not in traces(shop.workspace)
     training = open_location(str(shop.workspace / "graph")) / "checkpoints"
     with pytest.raises(LeaseError), only_driver(training, holder="a driver"):
         raise refused("forget", shop.path, "--user", PERSON, "--retention", 0)
     assert PERSON not in {user for user, _ in texts_of(shop)}
     report = forget(shop.path, "--user", PERSON, "--retention", 0)
     assert traces(shop.workspace, mapped) == set()
-    assert report["on_list"] == 1
+    assert report["on_list"] == 2
     assert {user for user, _ in texts_of(shop)} > {"u1", "u2", "u3"}
     for table in tables:
         assert check_output(str(shop.workspace / table)) == []

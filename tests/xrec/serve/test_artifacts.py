@@ -290,12 +290,21 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(towns, 
     monkeypatch.setattr(app, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(app, "KEPT_SECONDS", 0.5)
     load, one = app.load_live, threading.Lock()  # transformers loads one model at a time
+    read, is_read, may_load = app.read_contents, threading.Event(), threading.Event()
 
     def load_in_turn(*arguments: Any) -> Any:
         with one:
+            assert may_load.wait(60)
             return load(*arguments)
 
+    def read_and_tell(*arguments: Any) -> Any:
+        contents = read(*arguments)
+        is_read.set()
+        return contents
+
     monkeypatch.setattr(app, "load_live", load_in_turn)
+    monkeypatch.setattr(app, "read_contents", read_and_tell)
+    may_load.set()
     publish(towns, "", "explanations", 4)
     texts = {night: publish(towns, night, f"all/{night}", 12) for night in NIGHTS}
     config = serve_config(towns, models={"device": "cpu", "num_replicas": 2})
@@ -321,7 +330,14 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(towns, 
 
         async with asyncio.timeout(120):
             await until("")
+            may_load.clear()
+            is_read.clear()
             await asyncio.to_thread(publish, towns, NIGHTS[1], "explanations", 6)
+            await asyncio.to_thread(is_read.wait, 60)
+            count = min(len(client.seen) for client in clients)
+            while min(len(client.seen) for client in clients) < count + 10:
+                await asyncio.sleep(0.01)
+            may_load.set()  # until then the frontend waits for the models
             await until(NIGHTS[1])
             await asyncio.to_thread(bulk.rollback, str(towns / "explanations"), 0)
             await until("")
