@@ -3,6 +3,7 @@
 The plugins, in `skips.py`, `seeds.py` and `durations.py`, are tried in runs of small files.
 """
 
+import ast
 import json
 import math
 import re
@@ -17,6 +18,35 @@ from tests.durations import shards
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
+# What xrec is sold for: of each a small case runs at every push, and the wide ones every night.
+ONE_OF_EACH = {
+    "a night": "tests/jobs/test_nights.py::test_night_publishes_texts_of_who_is_new_once",
+    "a person is forgotten to the byte": (
+        "tests/jobs/test_nights.py::test_forgotten_person_is_in_no_byte_of_a_project"
+    ),
+    "a training is killed and goes on": (
+        "tests/xrec/train/test_adapter_resume.py"
+        "::test_run_whose_worker_was_killed_goes_on_and_ends_as_an_unbroken_one"
+    ),
+    "two workers are one": (
+        "tests/xrec/train/test_adapter_training.py"
+        "::test_two_workers_at_stage_3_have_the_losses_and_weights_of_one_at_stage_1"
+    ),
+    "xrec serve is a process": (
+        "tests/jobs/test_nights.py::test_command_serves_what_the_project_published_until_ctrl_c"
+    ),
+    "the page in a browser": (
+        "tests/xrec/serve/test_page.py"
+        "::test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone"
+    ),
+    "chaos on S3": (
+        "tests/xrec/bulk/test_chaos.py::test_commands_in_chaos_leave_a_row_once_at_each_version"
+    ),
+    "three nodes": (
+        "tests/cluster/test_submit.py"
+        "::test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3"
+    ),
+}
 SKIPS = """
 import pytest
 
@@ -41,6 +71,22 @@ def test_numbers(number): drawn.append(number)
 
 def test_shows(drawn_seed): print("drawn", drawn_seed, hash(tuple(drawn)))
 """
+
+
+@pytest.mark.parametrize("nodeid", ONE_OF_EACH.values(), ids=list(ONE_OF_EACH))
+def test_each_large_promise_has_a_case_at_every_push(nodeid):
+    """Read, not imported: the function is there, and neither it nor its file is marked slow."""
+    file, _, name = nodeid.partition("::")
+    statements = ast.parse((ROOT / file).read_text()).body
+    (test,) = [each for each in statements if getattr(each, "name", "") == name]
+    assert isinstance(test, ast.FunctionDef)
+    of_file = [
+        each
+        for each in statements
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "pytestmark"
+    ]
+    for each in (*test.decorator_list, *of_file):
+        assert "mark.slow" not in ast.unparse(each).partition("param(")[0]
 
 
 @pytest.fixture

@@ -312,6 +312,7 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(towns, 
     async def play() -> list[Client]:
         generators = [Generator(config) for _ in range(2)]
         frontend = Frontend(config, Replicas(generators))
+        gc.unfreeze()  # what was imported for the tests
         for replica in (*generators, frontend):
             await replica.reconfigure(choice_of(config))
             assert gc.get_freeze_count()  # a full collection would hold the event loop for 0.3 s
