@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import date
 
 import pytest
 
+from tests.fuzz import seed_of_today
 from tests.local_cluster import LocalCluster, add_node, local_cluster, stop_nodes
 from tests.xrec.bulk.chaos import (
     FORMAT,
@@ -67,10 +67,6 @@ def run_in_chaos(
 @pytest.fixture
 def bucket_place(s3):
     return Place(f"{s3.new_bucket()}/chaos", s3.storage)
-
-
-def seed_of_today() -> int:
-    return int(f"{date.today():%Y%m%d}")
 
 
 def test_commands_in_chaos_leave_a_row_once_at_each_version(bucket_place, tmp_path):

@@ -18,13 +18,12 @@ from typing import Any
 import deltalake
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xrec.bulk.export
 from tests.errors import raises
 from tests.faulty_proxy import Faults, faulty_proxy
-from tests.fuzz import FEW, IN_MEMORY, changed_json
+from tests.fuzz import FEW_OR_MANY, IN_MEMORY, changed_json, examples
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.test_export import export, target_of
 from tests.xrec.bulk.toy_run import (
@@ -193,31 +192,34 @@ def ends_well(do: Callable[[], object]) -> object:
     return None
 
 
-@given(data=st.data())
-@settings(FEW)
-def test_json_of_any_content_is_read_right_or_refused_and_nothing_is_lost(output, data):
+@FEW_OR_MANY
+def test_json_of_any_content_is_read_right_or_refused_and_nothing_is_lost(output, how):
     """Entries of the log, and all records, are cut off, garbage, gone, or have other values."""
-    toy, files = output.toy, output.files
-    place = toy.run.output
-    some = [name for name in files if any(each in name for each in NAMES)]
-    name = data.draw(st.sampled_from(sorted(some, key=lambda each: each.split("/")[-1])))
-    wrong = data.draw(st.none() | st.binary() | changed_json(files[name]))
-    if wrong is None:
-        (place / name).delete()
-    else:
-        (place / name).write_bytes(wrong)
+    toy, files, place = output.toy, output.files, output.toy.run.output
+    some = sorted(name for name in files if any(each in name for each in NAMES))
     left = [row for row in toy.rows if row != ("u-1", "a")]
-    shown = ends_well(lambda: rows_of(toy.published()))
-    assert shown in (None, left) or (name.startswith("_delta_log/") and {*shown} <= {*toy.rows})
-    ends_well(lambda: check_output(place.uri))
-    ends_well(lambda: read_status(place.uri))
-    ends_well(lambda: rollback(place.uri, 0))
-    ends_well(lambda: toy_of(Path(place.path).parent))
-    place.delete()
-    for each, content in files.items():
-        (place / each).write_bytes(content)
-    assert toy.complete() is not None
-    assert rows_of(toy.published()) == left
+
+    def check(data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(some))
+        wrong = data.draw(st.none() | st.binary() | changed_json(files[name]))
+        if wrong is None:
+            (place / name).delete()
+        else:
+            (place / name).write_bytes(wrong)
+        shown = ends_well(lambda: rows_of(toy.published()))
+        is_of_log = name.startswith("_delta_log/")
+        assert shown in (None, left) or (is_of_log and {*shown} <= {*toy.rows})
+        ends_well(lambda: check_output(place.uri))
+        ends_well(lambda: read_status(place.uri))
+        ends_well(lambda: rollback(place.uri, 0))
+        ends_well(lambda: toy_of(Path(place.path).parent))
+        place.delete()
+        for each, content in files.items():
+            (place / each).write_bytes(content)
+        assert toy.complete() is not None
+        assert rows_of(toy.published()) == left
+
+    examples(how, check, data=st.data())
 
 
 def test_results_without_a_planned_row_are_not_published(here):

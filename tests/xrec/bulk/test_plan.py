@@ -36,7 +36,6 @@ from xrec.bulk.status import Preview, preview
 from xrec.errors import DataError, LeaseError, StorageError, TableError
 from xrec.schemas import REJECTED
 from xrec.storage import Location, read_table
-from xrec.storage.local import LocalLocation
 
 ROWS = [(f"u-{number}", "i") for number in range(20)]
 
@@ -105,26 +104,6 @@ def test_rule_2_listing_changes_with_the_file(place):
     assert list(bulk.listing_of(file).values()) == list(before.values())
     file.write_bytes(b"two!")
     assert bulk.listing_of(folder) != before
-
-
-@pytest.mark.parametrize("is_written", [True, False])
-def test_rule_2_record_whose_answer_is_lost_or_that_is_not_written(disk, monkeypatch, is_written):
-    create = LocalLocation.create_bytes
-
-    def create_badly(location: LocalLocation, data: bytes) -> bool:
-        if location.name == "run-0.json" and not is_written:
-            raise StorageError("died")
-        return create(location, data) and location.name != "run-0.json"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalLocation, "create_bytes", create_badly)
-        if is_written:
-            assert opened(disk, ROWS).record == opened(disk).record
-        else:
-            with pytest.raises(StorageError, match="died"):
-                opened(disk, ROWS)
-    assert bulk.check_output(disk.uri) == []
-    assert rows_in(opened(disk, ROWS)) == sorted(ROWS)
 
 
 @pytest.mark.parametrize("what", ["part-00000.arrow", "cut off", "chunks.parquet", "record"])

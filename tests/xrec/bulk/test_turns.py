@@ -13,7 +13,6 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import date
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +31,7 @@ from hypothesis.stateful import (
 )
 
 import xrec.bulk
-from tests.fuzz import FEW, IN_MEMORY
+from tests.fuzz import FEW, IN_MEMORY, seed_of_today
 from tests.xrec.bulk.chaos import (
     COMMANDS,
     FORMAT,
@@ -416,9 +415,7 @@ def test_turns_show_what_a_store_does_that_lets_a_file_be_created_twice(monkeypa
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_commands_in_500_orders_leave_a_row_once_at_each_version():
-    number = int(f"{date.today():%Y%m%d}")
-    print(f"seed {number}")  # noqa: T201
-    drawn = seed(number)(type("Drawn", (Commands,), {}))
+    drawn = seed(seed_of_today())(type("Drawn", (Commands,), {}))
     wide = settings(FEW, max_examples=500, stateful_step_count=30, derandomize=False)
     run_state_machine_as_test(drawn, settings=wide)
 
