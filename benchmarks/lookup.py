@@ -39,7 +39,7 @@ from benchmarks.report import (
     command_line,
     write_tables,
 )
-from tests.object_store import ObjectStore, object_store
+from tests.world.store import ObjectStore, object_store
 from xrec.backfill.lookup import open_lookup
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import (

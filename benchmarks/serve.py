@@ -45,7 +45,7 @@ from benchmarks.report import (
     known,
     write_tables,
 )
-from tests.infra.nginx import nginx_before
+from tests.world.program import nginx_before
 from xrec.backfill import read_explanations
 from xrec.data import read_dataset
 from xrec.storage import open_location

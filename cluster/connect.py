@@ -85,7 +85,8 @@ def _start_local(num_cpus: int, shows_workers: bool) -> None:
             raise ClusterError(
                 f"no Ray cluster started on this machine ({_root_cause(error)}); see that it has "
                 "free memory and CPUs, and space in /tmp or RAY_TMPDIR, and run the command again; "
-                "what Ray says is in ray/session_latest/logs there"
+                "what Ray says is in ray/session_latest/logs there",
+                code="ray_not_started",
             ) from error
 
 
@@ -102,7 +103,9 @@ def _connect(address: str, shows_workers: bool) -> None:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=shows_workers)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(
-            f"cannot connect to the Ray cluster at {address!r} ({_root_cause(error)}); {advice}"
+            f"cannot connect to the Ray cluster at {address!r} ({_root_cause(error)}); {advice}",
+            code="ray_not_reached",
+            saw=address,
         ) from error
 
 
@@ -116,7 +119,9 @@ def check_reachable(address: str, advice: str) -> None:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise ClusterError(
-            f"nothing answers at {address!r} within {_CONNECT_SECONDS:g} s ({error}); {advice}"
+            f"nothing answers at {address!r} within {_CONNECT_SECONDS:g} s ({error}); {advice}",
+            code="unreachable",
+            saw=address,
         ) from error
 
 
@@ -129,7 +134,9 @@ def _host_and_port(address: str, advice: str) -> tuple[str, int]:
     if not parts.hostname or not port:
         raise ClusterError(
             f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port "
-            f"or http://host:8265; {advice}"
+            f"or http://host:8265; {advice}",
+            code="bad_address",
+            saw=address,
         )
     return parts.hostname, port
 

@@ -129,7 +129,9 @@ def _check_nodes(nodes: Mapping[str, str], output: str, storage: StorageConfig) 
         kinds = {problem.kind for _, problem in problems}
         to_do = [f"  {advice}" for kind, advice in _ADVICE.items() if kind in kinds]
         raise ClusterError(
-            "\n".join(["the cluster cannot run this job:", *found, "what to do:", *to_do])
+            "\n".join(["the cluster cannot run this job:", *found, "what to do:", *to_do]),
+            code="nodes_differ",
+            saw=[(address, problem.kind) for address, problem in problems],
         )
     logger.info("preflight: %d nodes have the same versions and reach the same storage", len(nodes))
 
@@ -144,13 +146,17 @@ def _answer(address: str, answer: "ray.ObjectRef[list[Problem]]") -> list[Proble
     except GetTimeoutError as error:
         raise ClusterError(
             f"the node at {address} started no worker in {_ANSWER_SECONDS:g} s; "
-            "look at its logs, or remove it from the cluster"
+            "look at its logs, or remove it from the cluster",
+            code="no_worker",
+            saw=address,
         ) from error
     except (RayError, ModuleNotFoundError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise ClusterError(
             f"the node at {address} cannot run xrec ({reason}); install this version of xrec "
-            "there, or send the job with its code: xrec submit"
+            "there, or send the job with its code: xrec submit",
+            code="node_without_xrec",
+            saw=address,
         ) from error
     return problems
 
@@ -211,7 +217,10 @@ def check_room(nodes: Sequence[Mapping[str, float]], demand: Demand) -> None:
         if not may_grow():
             raise ClusterError(
                 f"{want}; lower {demand.key} or the resources of each process, add nodes, or "
-                "raise ray.num_cpus if the job starts its own cluster"
+                "raise ray.num_cpus if the job starts its own cluster",
+                code="too_few_resources",
+                key=demand.key,
+                saw=num_places,
             )
         logger.warning("%s: waiting for the cluster to grow", want)
     elif num_places < demand.wanted:

@@ -97,7 +97,10 @@ class JobServer:
                 if job.entrypoint.removesuffix(_JSON) != _entrypoint(command).removesuffix(_JSON):
                     raise ConfigError(
                         f"the job {name}-{last} is {job.entrypoint!r}, and this one "
-                        f"{_entrypoint(command)!r}: expected the same; give another key"
+                        f"{_entrypoint(command)!r}: expected the same; give another key",
+                        code="key_used",
+                        key="--key",
+                        saw=job.entrypoint,
                     )
                 return f"{name}-{last}", job.status
             try:
@@ -144,10 +147,14 @@ class JobServer:
         except AuthenticationError as error:
             raise ClusterError(
                 f"{self.url}: {error.message}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-                "RAY_AUTH_TOKEN_PATH to the cluster's token"
+                "RAY_AUTH_TOKEN_PATH to the cluster's token",
+                code="access_refused",
+                saw=self.url,
             ) from error
         except (RuntimeError, OSError, ValueError, KeyError, ClientError, RayError) as error:
-            raise ClusterError(f"{self.url}: {error}; {advice}") from error
+            raise ClusterError(
+                f"{self.url}: {error}; {advice}", code="job_server_failed", saw=self.url
+            ) from error
 
 
 def _entrypoint(command: Sequence[str]) -> str:
@@ -181,7 +188,10 @@ def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, 
     if packages and not Path(packages).is_file():
         raise ConfigError(
             f"packages {packages!r}: no such file; expected a requirements file, such as "
-            "requirements/base.txt"
+            "requirements/base.txt",
+            code="no_such_file",
+            key="--packages",
+            saw=packages,
         )
     return {
         "working_dir": str(folder),
@@ -204,7 +214,9 @@ def check_shared_paths(config: JobConfig, **others: str) -> None:
         raise ConfigError(
             f"relative path {', '.join(relative)}: a submitted job has a folder of its own on the "
             "cluster, which is deleted; give an s3:// URI, or an absolute path on a disk that all "
-            "nodes share"
+            "nodes share",
+            code="relative_path",
+            saw=relative,
         )
 
 

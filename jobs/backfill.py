@@ -89,7 +89,9 @@ def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
             return each, run
     raise ArtifactNotFoundError(
         f"{config.artifact('explanations')}: no run of these settings and pairs is done there; run "
-        "xrec backfill or refresh, which goes on with one that was begun"
+        "xrec backfill or refresh, which goes on with one that was begun",
+        code="no_finished_run",
+        saw=config.artifact("explanations"),
     )
 
 

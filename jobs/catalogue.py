@@ -270,21 +270,28 @@ def chosen_configs(
         if name is not None and name not in jobs:
             raise ConfigError(
                 f"{option} {name}: expected a job of the run, which has a section in "
-                f"{project.source}: {', '.join(jobs) or 'none'}"
+                f"{project.source}: {', '.join(jobs) or 'none'}",
+                code="unknown_job",
+                key=option,
+                saw=name,
             )
     start = jobs.index(first) if first is not None else 0
     end = jobs.index(last) + 1 if last is not None else len(jobs)
     if not jobs[start:end]:
         raise ConfigError(
             f"{project.source}: no job to run"
-            + (f" from {first} until {last}" if jobs else "; add sections, for example 'prepare:'")
+            + (f" from {first} until {last}" if jobs else "; add sections, for example 'prepare:'"),
+            code="no_job",
         )
     configs = project.configs(jobs[start:end])
     for name, config in configs.items():
         if (limit := getattr(config, "limit", None)) is not None:
             raise ConfigError(
                 f"{name}.limit = {limit}: a run of all jobs finishes each of them; take the limit "
-                f"out, and give it to xrec {name}"
+                f"out, and give it to xrec {name}",
+                code="limit_in_run",
+                key=f"{name}.limit",
+                saw=limit,
             )
     return configs
 
@@ -293,5 +300,9 @@ def job_named(name: str) -> Job:
     """The job `name`; raises ConfigError naming the known ones."""
     named = {job.name: job for job in JOBS}
     if name not in named:
-        raise ConfigError(f"no job is named {name!r}; known jobs: {', '.join(named)}")
+        raise ConfigError(
+            f"no job is named {name!r}; known jobs: {', '.join(named)}",
+            code="unknown_job",
+            saw=name,
+        )
     return named[name]

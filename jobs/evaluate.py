@@ -88,7 +88,10 @@ def _draw(rows: list[_Row], config: EvaluateConfig) -> list[_Row]:
         raise DataError(
             f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer "
             f"than two users; backfill that split first ('pairs={{kind: split, split: "
-            f"{config.split}}}'), or choose the other one"
+            f"{config.split}}}'), or choose the other one",
+            code="too_few_references",
+            key="split",
+            saw=len(rows),
         )
     texts = dict(rows)
     return [(pair, texts[pair]) for pair in drawn_pairs(list(texts), config.max_pairs)]
@@ -100,7 +103,10 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
         raise ArtifactMismatchError(
             f"{config.artifact('explanations')}: made by adapter {made_by}, but "
             f"{config.artifact('adapter')} is {adapter}; give the adapter that made them, or "
-            "backfill again"
+            "backfill again",
+            code="another_adapter",
+            key="adapter",
+            saw=adapter,
         )
     if "planted.parquet" not in manifests["dataset"].files:
         return  # nothing is drawn beside them

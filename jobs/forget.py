@@ -71,7 +71,8 @@ def forget(
     if config is None or not people:
         raise ConfigError(
             f"{project.source}: nobody is on the list of the workspace, or no job has a section: "
-            "name people by --users or --user"
+            "name people by --users or --user",
+            code="nobody_to_forget",
         )
     own, beside = _tables(configs, config)
     tables: dict[str, dict[str, Any]] = {}

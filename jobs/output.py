@@ -102,14 +102,18 @@ class Output:
         if below:
             raise ArtifactMismatchError(
                 f"{self.location}: not deleted, since it holds other artifacts ({below[0]}); "
-                f"give the {self.kind} a URI of its own"
+                f"give the {self.kind} a URI of its own",
+                code="holds_other_artifacts",
+                saw=below[0],
             )
         if MANIFEST in names:
             read_manifest(self.location, self.kind)
         elif not any(record in names for record in (DELETING, *self.records)):
             raise ArtifactMismatchError(
                 f"{self.location}: not deleted, since it is no {self.kind} of xrec; "
-                "give another output URI, or delete it yourself"
+                "give another output URI, or delete it yourself",
+                code="not_an_artifact",
+                saw=self.location.uri,
             )
 
     def _lacks_lifted(self) -> bool:

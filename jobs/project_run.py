@@ -120,7 +120,9 @@ class _Night:
         if why := used_up(self._spend.budget, used):
             raise BudgetError(
                 f"{why} before xrec {name}; what is done stays, and the same command goes on, if "
-                "it was not for seconds with a larger budget"
+                "it was not for seconds with a larger budget",
+                code="budget_used_up",
+                saw=name,
             )
         traffic()  # of no job
         self._at_work = config, name, time.monotonic()
@@ -140,7 +142,10 @@ class _Night:
             raise GateError(
                 f"the night's dataset has {shown} of the one before: expected {least:.0%} or more "
                 "of each. Nothing is published: mend the raw files, and refresh again; or, if it "
-                "is meant, with backfill.gate.kept=null"
+                "is meant, with backfill.gate.kept=null",
+                code="rows_lost",
+                key="backfill.gate.kept",
+                saw=kept,
             )
 
     def add(self, metrics: _Metrics) -> None:
@@ -224,7 +229,9 @@ def refresh(
     """
     if missing := [name for name in _NEEDED if name not in configs]:
         raise ConfigError(
-            f"a night needs the sections {', '.join(_NEEDED)}, saw none of {', '.join(missing)}"
+            f"a night needs the sections {', '.join(_NEEDED)}, saw none of {', '.join(missing)}",
+            code="missing",
+            key=missing[0],
         )
     number, there = last_night(configs["backfill"])
     if not train and not anew and _is_prepared(configs, there, number):
@@ -281,7 +288,9 @@ def _night(
     if named:
         raise ConfigError(
             f"{', '.join(named)}: the project names a URI of it, and a night makes its own below "
-            f"{folder}; take the key out"
+            f"{folder}; take the key out",
+            code="uri_in_night",
+            key=named[0],
         )
     night = {**there, **{kind: f"{folder}/{kind}" for kind in made}}
     changes: dict[str, dict[str, Any]] = {
@@ -312,7 +321,7 @@ def _there(name: str, config: JobConfig, redo: bool) -> Manifest | None:
         made, found = _look(name, config, exact=True)
     if found.state == "stale":
         if not redo:
-            raise ArtifactMismatchError(_message({name: (made, found)}))
+            raise _mismatch({name: (made, found)})
         refuse_live_training(made.location / CHECKPOINTS)
         made.delete()
     return found.manifest if found.state == "up to date" else None
@@ -326,7 +335,7 @@ def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
             looked[name] = _look(name, config, exact=False)
     differing = {name: each for name, each in looked.items() if each[1].state == "stale"}
     if differing:
-        raise ArtifactMismatchError(_message(differing))
+        raise _mismatch(differing)
 
 
 def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
@@ -334,7 +343,7 @@ def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
     return made, made.found()
 
 
-def _message(differing: Mapping[str, tuple[Output, Found]]) -> str:
+def _mismatch(differing: Mapping[str, tuple[Output, Found]]) -> ArtifactMismatchError:
     lines = []
     for name, (made, found) in differing.items():
         begun = "" if found.manifest else ", begun and not finished"
@@ -343,4 +352,9 @@ def _message(differing: Mapping[str, tuple[Output, Found]]) -> str:
         lines.append(f"  (xrec {name})")
     stay = all(made.kind in TABLES for made, _ in differing.values())
     how = "replace it, once the new one is done" if stay else "delete and make it again"
-    return "\n".join([*lines, f"give --redo to {how}, with all that depends on it"])
+    return ArtifactMismatchError(
+        "\n".join([*lines, f"give --redo to {how}, with all that depends on it"]),
+        code="other_settings",
+        key=next(iter(differing)),
+        saw={name: found.differences for name, (_, found) in differing.items()},
+    )

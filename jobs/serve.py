@@ -96,7 +96,9 @@ def _start_errors(advice: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        raise ClusterError(f"the endpoint could not be started: {lines[-1]}; {advice}") from error
+        raise ClusterError(
+            f"the endpoint could not be started: {lines[-1]}; {advice}", code="not_started"
+        ) from error
 
 
 @contextmanager

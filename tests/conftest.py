@@ -12,12 +12,11 @@ import tempfile
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.object_store import ObjectStore, object_store
-from xrec.config.shared import RayConfig
+from tests.world.store import ObjectStore, object_store
+from xrec.config.shared import RayConfig, StorageConfig
 from xrec.storage import node_folder, open_location
 
 # These are set before torch, Ray and their children start. Two torch threads on two cores become
@@ -38,39 +37,7 @@ def _use_another_cache() -> None:
 
 _use_another_cache()
 
-_SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/")
-_START_RAY = {"ray_cluster", "three_nodes", "pipeline"}
-
-
-def _group_of(nodeid: str) -> str:
-    """Return the group of a test: its file, or a folder whose tests share what is costly to make.
-
-    All tests of a group run in the same process of `make test`.
-    """
-    file = nodeid.split("::")[0]
-    return next((folder for folder in _SHARE_A_PROCESS if file.startswith(folder)), file)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move groups that start Ray to the front; then both processes end at about the same time."""
-    first = {
-        _group_of(item.nodeid)
-        for item in items
-        if _START_RAY & set(getattr(item, "fixturenames", ()))
-    }
-    items.sort(key=lambda item: _group_of(item.nodeid) not in first)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process of `make test` whole groups."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class GroupScheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _group_of(nodeid)
-
-    return GroupScheduling(config, log)
+pytest_plugins = ["tests.durations", "tests.seeds", "tests.skips"]
 
 
 @pytest.fixture(autouse=True)
@@ -124,9 +91,32 @@ def output(request, tmp_path):
 
 
 @pytest.fixture
+def disk(tmp_path):
+    """A folder whose name has characters that URIs escape."""
+    from tests.world.here import Place
+
+    return Place(str(tmp_path / "a table, 100% 'full'"), StorageConfig())
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request):
+    """A place on a disk, then one in an object store.
+
+    SeaweedFS is a real server with real conditional writes. It is not AWS: it never answers 409 to
+    a write that races.
+    """
+    if request.param == "disk":
+        return request.getfixturevalue("disk")
+    from tests.world.here import Place
+
+    folder = f"{request.getfixturevalue('bucket')}/some folder/{uuid.uuid4().hex}"
+    return Place(folder, request.getfixturevalue("s3").storage)
+
+
+@pytest.fixture
 def actors_here(monkeypatch):
     """Run a backfill's actor in this process instead of Ray's; Ray need not be started."""
-    from tests.xrec.bulk.toy_run import pool_here
+    from tests.world.here import pool_here
 
     monkeypatch.setattr("xrec.backfill.driver.RayPool", pool_here)
     monkeypatch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)

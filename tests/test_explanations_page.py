@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
+from tests.world.here import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
 from xrec.backfill.gate import Gate
 from xrec.backfill.plan import EXPLANATIONS

@@ -8,8 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from jobs.train_aspects import run as train_aspects
-from tests.xrec.generate.town import make_adapter
-from tests.xrec.train.adapter_town import build_workspace
+from tests.world.workspace import build_workspace, make_adapter
 from xrec.config.graph import TrainAspectsConfig
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location, read_manifest

@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from benchmarks.annotators import app
-from tests.xrec.annotate.review_files import review, write_json_lines
-from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
+from tests.world.endpoint import Answer, Asked, stub_endpoint
+from tests.world.shop import review, write_json_lines
 
 REVIEWS = ["Soft and wide.", "", "Red.", "It is heavy.", "Soft."]
 

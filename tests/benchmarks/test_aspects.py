@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.aspects import METHODS, Outcome, Substitutes, app, rows
 from benchmarks.aspects_data import Reviews, Split, read_reviews
-from tests.xrec.annotate.review_files import write_json_lines
+from tests.world.shop import write_json_lines
 from xrec.errors import DataError
 
 ASPECTS = ("tone", "neck", "strings", "case", "price")

@@ -11,7 +11,7 @@ from benchmarks.bulk import Contestant, table_of
 from benchmarks.bulk_contestants import TextTask, planned
 from benchmarks.bulk_work import Work, make_pairs
 from benchmarks.processes import kill
-from tests.xrec.bulk.toy_run import PoolHere
+from tests.world.here import PoolHere
 from xrec.bulk import complete
 
 

@@ -16,7 +16,7 @@ from benchmarks.personal_data import (
     read_texts,
 )
 from benchmarks.personal_report import Measure, differences, figures, wide
-from tests.xrec.annotate.review_files import write_json_lines
+from tests.world.shop import write_json_lines
 from xrec.checks import AspectNames
 from xrec.data.dataset import HeldOutPair, open_dataset
 from xrec.errors import DataError

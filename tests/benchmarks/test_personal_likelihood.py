@@ -9,8 +9,8 @@ from benchmarks.personal import app
 from benchmarks.personal_data import Pairs
 from benchmarks.personal_likelihood import aspect_tokens, load_model_of, same_dataset, weigh
 from jobs.prepare import run as prepare_dataset
-from tests.toy import explanation_nll
-from tests.xrec.train.adapter_town import TOWN
+from tests.world.models import explanation_nll
+from tests.world.workspace import SOURCE
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config.data import PrepareConfig
@@ -119,7 +119,7 @@ def test_likelihood_command_writes_the_figures_of_each_seed(workspace, run, tmp_
 
 
 def test_workspaces_of_several_datasets_are_refused(workspace, tmp_path):
-    other = {"workspace": str(tmp_path), "source": {**TOWN, "seed": 1}}
+    other = {"workspace": str(tmp_path), "source": {**SOURCE, "seed": 1}}
     prepare_dataset(PrepareConfig.model_validate(other))
     with pytest.raises(ArtifactMismatchError, match="expected the same one"):
         same_dataset([str(workspace), str(tmp_path)])

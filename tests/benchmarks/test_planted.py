@@ -14,7 +14,8 @@ from benchmarks.planted_data import (
     Town,
     seen_pairs,
 )
-from tests.xrec.train.adapter_town import NUM_USERS, make_config
+from tests.world.workspace import SOURCE
+from tests.xrec.train.adapter_town import make_config
 from xrec.adapter.pairs import Pair
 from xrec.data.dataset import read_dataset
 from xrec.storage import open_location
@@ -27,7 +28,7 @@ def town(workspace):
 
 def test_seen_pairs_are_those_whose_users_are_seen(town):
     unseen = town.unseen(1)
-    assert len(unseen) == NUM_USERS // 5
+    assert len(unseen) == SOURCE["num_users"] // 5
     for split in ("train", "validation"):
         rows = town.dataset.explained_pairs(split).to_pylist()
         kept = seen_pairs(town.config, town.dataset, split, unseen=unseen)

@@ -6,8 +6,8 @@ import pytest
 import requests
 
 from benchmarks.serve import _server
-from tests.xrec.generate.town import make_town
-from tests.xrec.serve.town import DECODING, ITEMS, USERS
+from tests.world.workspace import make_town
+from tests.xrec.serve.local_endpoint import DECODING, ITEMS, USERS
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.local_cluster import LocalCluster, local_cluster
+from tests.world.cluster import LocalCluster, local_cluster
 
 HERE = Path(__file__).parent
 

@@ -11,6 +11,8 @@ from tests.xrec.train import conftest as training
 
 DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cpu", marks=pytest.mark.slow)]
 
+NO_GPU = "torch sees no NVIDIA GPU on this machine"
+
 no_cpu_is_held_by_earlier_tests = training.no_cpu_is_held_by_earlier_tests
 town = training.town
 
@@ -29,10 +31,15 @@ def skip_without_gpus(device):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests on a GPU where there is none."""
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="torch sees no NVIDIA GPU on this machine")
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+    """Skip the tests on a GPU where there is none and other tests run too."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """End a run of nothing but tests on a GPU where there is none, so that it does not pass."""
+    are_on_gpu = [item.get_closest_marker("gpu") is not None for item in session.items]
+    if are_on_gpu and all(are_on_gpu) and not torch.cuda.is_available():
+        pytest.exit(f"{NO_GPU}: nothing was tested. Run this where there is one", returncode=1)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.gpu.near_ties import gap
-from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
-from tests.xrec.generate.cores import generate
+from tests.world.models import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
+from tests.xrec.generate.cores import gap, generate
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig

@@ -11,9 +11,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.gpu.near_ties import gap
-from tests.toy import save_with_tokenizer, toy_tokenizer
-from tests.xrec.generate.cores import generate, greedy_by_hand
+from tests.world.models import save_with_tokenizer, toy_tokenizer
+from tests.xrec.generate.cores import gap, generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     attached,
     make_adapter,

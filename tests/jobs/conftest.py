@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from jobs.catalogue import job_named
-from tests.object_store import copy_files
-from tests.project_file import write_project
+from tests.world.shop import write_project
+from tests.world.store import copy_files
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config

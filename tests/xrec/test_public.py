@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import xrec
-from tests.command_line import python
+from tests.world.program import python
 from xrec.config.values import parse_yaml
 from xrec.errors import ConfigError
 

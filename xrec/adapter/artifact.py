@@ -148,7 +148,10 @@ class TrainedAdapter:
                 f"llm.model {source!r} has fingerprint {fingerprint}, "
                 f"but the adapter was trained for {self.config.base_model!r} "
                 f"({self.config.base_model_fingerprint}); "
-                "give that model, or train an adapter for this one"
+                "give that model, or train an adapter for this one",
+                code="another_model",
+                key="llm.model",
+                saw=fingerprint,
             )
 
     def check_graph(self, graph: Manifest) -> None:
@@ -160,7 +163,10 @@ class TrainedAdapter:
             raise ArtifactMismatchError(
                 f"the graph has fingerprint {graph.fingerprint}, "
                 f"but the adapter was trained on graph {self.config.graph_fingerprint}; "
-                "give that graph or one that started from it, or train an adapter on this one"
+                "give that graph or one that started from it, or train an adapter on this one",
+                code="another_graph",
+                key="graph",
+                saw=graph.fingerprint,
             )
 
 
@@ -203,7 +209,9 @@ def _from_hub(adapter_id: str) -> str:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ArtifactNotFoundError(
             f"adapter {adapter_id!r}: it is no local folder, and the hub does not give it "
-            f"({error}); check the path or id and the network, set HF_TOKEN for a private adapter"
+            f"({error}); check the path or id and the network, set HF_TOKEN for a private adapter",
+            code="adapter_not_given",
+            saw=adapter_id,
         ) from error
 
 
@@ -222,7 +230,9 @@ def _read_file(location: Location, manifest: Manifest | None, name: str) -> byte
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
             f"{location}: no {name} there; an adapter is a folder with {CONFIG} and {WEIGHTS}: "
-            "check the path"
+            "check the path",
+            code="missing_file",
+            key=name,
         ) from error
 
 
@@ -235,7 +245,9 @@ def _parse_weights(data: bytes, config: AdapterConfig, location: Location) -> Ad
     except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
         raise ArtifactMismatchError(
             f"{location}: {CONFIG} and {WEIGHTS} do not fit this version of xrec or each other: "
-            f"{error}"
+            f"{error}",
+            code="broken_file",
+            key=location.uri,
         ) from error
     adapters.user.eval()
     adapters.item.eval()

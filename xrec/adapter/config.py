@@ -48,7 +48,9 @@ def parse_adapter_config(data: bytes, name: str) -> AdapterConfig:
         raise ArtifactMismatchError(
             f"{name}: xrec {__version__} cannot read this adapter config. If it has unknown keys, "
             "a newer xrec may have written it: upgrade xrec, or make the adapter again"
-            f"\n{error}"
+            f"\n{error}",
+            code="broken_file",
+            key=name,
         ) from error
 
 

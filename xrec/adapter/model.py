@@ -122,18 +122,24 @@ def _token_embedding(model: PreTrainedModel, adapters: Adapters) -> nn.Embedding
     name, embedding = type(model).__name__, model.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding):
         raise ModelError(
-            f"{name}: its input embedding is a {type(embedding).__name__}, expected nn.Embedding"
+            f"{name}: its input embedding is a {type(embedding).__name__}, expected nn.Embedding",
+            code="no_embedding_table",
+            saw=type(embedding).__name__,
         )
     if getattr(model.get_decoder(), "embed_tokens_per_layer", None) is not None:
         raise ModelError(
             f"{name}: its layers look token ids up again, in `embed_tokens_per_layer`, "
             "which has no row for a collaborative token; "
-            "use a model without it (Gemma 1, 2 or 3)"
+            "use a model without it (Gemma 1, 2 or 3)",
+            code="second_embedding_table",
+            saw="embed_tokens_per_layer",
         )
     width = adapters.user.output_dim
     if embedding.embedding_dim != width:
         raise ModelError(
             f"{name}: its words are {embedding.embedding_dim} wide, "
-            f"the adapters' vectors {width}; expected the same width"
+            f"the adapters' vectors {width}; expected the same width",
+            code="another_width",
+            saw=embedding.embedding_dim,
         )
     return embedding

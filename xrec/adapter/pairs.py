@@ -235,5 +235,8 @@ def _check_free_of_placeholder(
     if found:
         raise DataError(
             f"{text_column} {found[0][text_column]!r} ({id_column} {found[0][id_column]}) holds "
-            f"{placeholder!r}, which stands for titles; choose another prompt.title_placeholder"
+            f"{placeholder!r}, which stands for titles; choose another prompt.title_placeholder",
+            code="placeholder_in_text",
+            key=text_column,
+            saw=placeholder,
         )

@@ -127,7 +127,10 @@ def _check_carried(config: AnnotateConfig) -> None:
     if not (open_location(config.carry_from, config.storage) / RUN_RECORD).is_file():
         raise ArtifactNotFoundError(
             f"carry_from: {config.carry_from}: there are no annotations ({RUN_RECORD} is missing); "
-            "check the URI"
+            "check the URI",
+            code="no_annotations",
+            key="carry_from",
+            saw=config.carry_from,
         )
 
 
@@ -138,7 +141,10 @@ def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:
     unknown = [each for each in config.retry_failed or () if each not in (*known, "all")]
     if unknown:
         raise ConfigError(
-            f"retry_failed: {', '.join(unknown)}: expected all, or some of {', '.join(known)}"
+            f"retry_failed: {', '.join(unknown)}: expected all, or some of {', '.join(known)}",
+            code="unknown_reason",
+            key="retry_failed",
+            saw=tuple(unknown),
         )
 
 

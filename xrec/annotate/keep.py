@@ -58,7 +58,9 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     if not rows.num_rows:
         raise DataError(
             f"no review is left ({listed(dropped)}); lower min_rating = {config.min_rating} or "
-            f"core = {config.core}"
+            f"core = {config.core}",
+            code="no_review",
+            saw=dropped,
         )
     if config.split.by == "time":
         splits = _by_time(rows)
@@ -67,7 +69,11 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
         splits = list(split_pairs(users, items, config.split))
     kept = rows.append_column("split", pa.array(splits, pa.string()))
     if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
-        raise DataError(f"no review is left for training: all {kept.num_rows} are held out")
+        raise DataError(
+            f"no review is left for training: all {kept.num_rows} are held out",
+            code="no_training_pair",
+            saw=kept.num_rows,
+        )
     kept = kept.select(REVIEWS.names).cast(REVIEWS)
     return KeptReviews(kept, _of_items(low_rated, kept), dropped)
 
@@ -140,7 +146,10 @@ def _check_times(times: pa.ChunkedArray) -> None:
         raise DataError(
             f"split.by = time, but {times.null_count} of {len(times)} reviews have no time, at "
             f"most a share of {_MOST_WITHOUT_TIME} is allowed; name its column in source.columns "
-            "({time: <column>}), or set split.by to hash"
+            "({time: <column>}), or set split.by to hash",
+            code="no_times",
+            key="split.by",
+            saw=times.null_count,
         )
 
 

@@ -204,21 +204,35 @@ def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
         if source.files:
             raise DataError(
                 f"{place} is a file, and source.files names {', '.join(source.files.values())}; "
-                "let source.uri be their folder, or leave files out"
+                "let source.uri be their folder, or leave files out",
+                code="file_in_a_file",
+                key="source.files",
+                saw=dict(source.files),
             )
         if not place.name.lower().endswith(TABLE_ENDINGS):
             raise DataError(
-                f"{place}: expected a file that ends in one of {', '.join(TABLE_ENDINGS)}"
+                f"{place}: expected a file that ends in one of {', '.join(TABLE_ENDINGS)}",
+                code="unknown_format",
+                key="source.uri",
+                saw=place.name,
             )
         return {"reviews": place}
     if not place.exists():
-        raise DataError(f"{place}: there is nothing; check source.uri")
+        raise DataError(
+            f"{place}: there is nothing; check source.uri",
+            code="missing_file",
+            key="source.uri",
+            saw=source.uri,
+        )
     found = find_files(place, tuple(REVIEW_COLUMNS), source.files, "reviews")
     for table, files in found.items():
         if len(files) > 1:
             raise DataError(
                 f"{place}: {len(files)} files of the {table}, the first {next(iter(files))}; "
-                "expected one: join them, or name it in source.files"
+                "expected one: join them, or name it in source.files",
+                code="several_files",
+                key=f"source.files.{table}",
+                saw=tuple(files),
             )
     return {table: location for table, files in found.items() for location in files.values()}
 

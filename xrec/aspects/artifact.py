@@ -94,7 +94,10 @@ def aspects_of(
     if uri is None:
         raise ConfigError(
             f"the adapter's prompt has {prompt.aspects} aspects (prompt.aspects), and no artifact "
-            "of aspects is given: give what `xrec train-aspects` made for the dataset"
+            "of aspects is given: give what `xrec train-aspects` made for the dataset",
+            code="no_aspects",
+            key="prompt.aspects",
+            saw=prompt.aspects,
         )
     return read_aspects_manifest(open_location(uri, storage), dataset)
 
@@ -104,7 +107,10 @@ def _check_has_what_is_counted(prompt: PromptConfig, dataset: Manifest) -> None:
     if dataset.metrics.get(ASPECTS_FROM) == "profiles" and counts:
         raise ConfigError(
             f"prompt.aspect = {prompt.aspect!r}: the dataset's aspects are those of the items' "
-            "profiles, so that there are no reviews to count; expected for example '{aspect}'"
+            "profiles, so that there are no reviews to count; expected for example '{aspect}'",
+            code="no_reviews_to_count",
+            key="prompt.aspect",
+            saw=prompt.aspect,
         )
 
 
@@ -118,12 +124,17 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
     manifest = read_manifest(location, "aspects")
     if manifest.config.get("score") != SCORE:
         raise ArtifactMismatchError(
-            f"{location}: a score of another version of xrec; run `xrec train-aspects` again"
+            f"{location}: a score of another version of xrec; run `xrec train-aspects` again",
+            code="another_version",
+            key=location.uri,
         )
     if manifest.inputs["dataset"] not in ancestry(dataset, EXTENDS):
         raise ArtifactMismatchError(
             f"{location}: trained on dataset {manifest.inputs['dataset']}, but this one is "
             f"{dataset.fingerprint}; indices would not fit: run `xrec train-aspects` again, or "
-            "give its dataset"
+            "give its dataset",
+            code="another_dataset",
+            key="dataset",
+            saw=dataset.fingerprint,
         )
     return manifest

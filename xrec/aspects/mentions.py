@@ -159,7 +159,9 @@ def dataset_mentions(dataset: Dataset, split: Split) -> Mentions:
     if dataset.aspects is None:
         raise DataError(
             "the dataset has no aspects of pairs; expected one that was prepared from annotations "
-            "(`xrec annotate`), or with prepare.aspects_from: {kind: profiles}"
+            "(`xrec annotate`), or with prepare.aspects_from: {kind: profiles}",
+            code="no_aspects",
+            key="aspects_from",
         )
     if dataset.aspects_from == "reviews":
         return _mentions(dataset, split, dataset.interaction_edges(split), _COUNTED)

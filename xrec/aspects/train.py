@@ -46,7 +46,10 @@ def train_aspects(config: TrainAspectsConfig) -> Manifest:
     if dataset.aspects_from == "profiles" and config.min_item_reviews > 1:
         raise DataError(
             f"min_item_reviews is {config.min_item_reviews}, and the dataset's aspects are from "
-            "profiles, of which an item has one; set it to 1"
+            "profiles, of which an item has one; set it to 1",
+            code="too_many_reviews",
+            key="min_item_reviews",
+            saw=config.min_item_reviews,
         )
     train, validation, test = (
         dataset_mentions(dataset, split) for split in ("train", "validation", "test")
@@ -65,7 +68,9 @@ def _fit(train: Mentions, validation: Mentions) -> tuple[AspectScorer, Figures]:
     """The trained score, and its figures on the validation."""
     if not train.aspects.nnz:
         raise DataError(
-            f"none of the {len(train.users)} training pairs has an aspect; annotate more reviews"
+            f"none of the {len(train.users)} training pairs has an aspect; annotate more reviews",
+            code="no_mentions",
+            saw=len(train.users),
         )
     vectors = item_vectors(train, embedding_dim=_EMBEDDING_DIM, seed=_SEED)
     neighbours = nearest_items(vectors, _NUM_NEIGHBOURS)
@@ -85,7 +90,8 @@ def _check_praise(dataset: Dataset) -> None:
     if praise is not None and not (praise.margins > 0).nnz:
         raise DataError(
             "no aspect of an item is praised by more training reviews than blame it, so none "
-            "can be chosen; annotate more reviews"
+            "can be chosen; annotate more reviews",
+            code="no_praise",
         )
 
 

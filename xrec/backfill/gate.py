@@ -107,7 +107,10 @@ class Gate:
                 f"{self._run.output}: the run is done and stays a candidate, since its gate does "
                 f"not let it through:\n{shown}\nwithout a text: {', '.join(failed) or 'none'}\n"
                 "look at it (xrec publish CONFIG --look); then correct the cause, give other "
-                "bounds (gate.NAME), or publish it nevertheless (xrec publish CONFIG --force WHY)"
+                "bounds (gate.NAME), or publish it nevertheless (xrec publish CONFIG --force WHY)",
+                code="gate_not_passed",
+                key="gate",
+                saw=tuple(each.name for each in figures if not each.passes),
             )
             refused.metrics = self.metrics
             raise refused

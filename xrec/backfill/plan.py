@@ -176,7 +176,10 @@ def _count_rejected(batches: Iterable[Batch], max_share: float) -> Iterator[Batc
     if num_rejected > max_share * num_rows:
         raise DataError(
             f"{message}; this is more than max_failed_share = {max_share}. Correct them, or raise "
-            "max_failed_share"
+            "max_failed_share",
+            code="too_many_rejected",
+            key="max_failed_share",
+            saw=num_rejected,
         )
     logger.warning("%s; they are left out", message)
 
@@ -201,7 +204,10 @@ def table_batches(location: Location) -> Iterator[Batch]:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
                 f"{location}: expected Parquet files with columns user_id and item_id, "
-                f"strings or integers: {error}"
+                f"strings or integers: {error}",
+                code="broken_file",
+                key="pairs.uri",
+                saw=location.uri,
             ) from error
 
 
@@ -212,7 +218,10 @@ def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
     if missing:
         raise DataError(
             f"{uri}: expected columns user_id and item_id, saw {', '.join(schema.names)}; rename "
-            "or add them"
+            "or add them",
+            code="missing_column",
+            key=missing[0],
+            saw=tuple(schema.names),
         )
     for batch in file.to_batches(
         schema=schema, columns=PAIRS.names, batch_size=_BATCH_ROWS, batch_readahead=2

@@ -171,13 +171,19 @@ def read_word_list(uri: str, storage: StorageConfig) -> WordList:
     except (StorageError, UnicodeDecodeError) as error:
         raise DataError(
             f"checks.unsafe_words: the list {uri} cannot be read ({error}); expected a text file "
-            "in UTF-8 with one word or phrase a line. Name one that is there, or null for no list"
+            "in UTF-8 with one word or phrase a line. Name one that is there, or null for no list",
+            code="list_unreadable",
+            key="checks.unsafe_words",
+            saw=uri,
         ) from error
     lines = [line.strip() for line in text.splitlines()]
     words = [line for line in lines if line and not line.startswith(_COMMENT)]
     if not words:
         raise DataError(
-            f"checks.unsafe_words: the list {uri} has no words; expected one word or phrase a line"
+            f"checks.unsafe_words: the list {uri} has no words; expected one word or phrase a line",
+            code="list_empty",
+            key="checks.unsafe_words",
+            saw=uri,
         )
     return WordList(words)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from xrec.checks.phrases import AspectNames, Named
 from xrec.checks.tokens import Tokens, digits_in, number_words, numbers_of, tokens_of
-from xrec.checks.words import is_frame, stem_of, stems_of
+from xrec.checks.words import frame_phrases, is_frame, stem_of, stems_of
 from xrec.data.english import tags, word_set
 from xrec.data.titles import Span, title_spans
 
@@ -60,6 +60,7 @@ def unsupported_spans(
         (each.start, each.end) for each in named if not support.has_aspect(each, tokens, aspects)
     }
     within = {place for each in named for place in range(each.first, each.stop)}
+    within |= frame_phrases(tokens)
     rest = [place for place in range(len(tokens)) if place not in within]
     unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
     if tokens.is_english():

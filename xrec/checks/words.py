@@ -1,7 +1,7 @@
 """English words by their stems: which of them say nothing of an item, and which mean the same.
 
 Stems are those of Snowball (Porter2), so that "pastries" is backed by "pastry". The lists are data:
-`frame_words.txt` and `synonyms.txt`.
+`frame_words.txt`, `frame_phrases.txt` and `synonyms.txt`.
 """
 
 import re
@@ -9,7 +9,8 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
-from xrec.checks.tokens import word_key
+from xrec.checks.phrases import PhraseIndex
+from xrec.checks.tokens import Tokens, word_key
 from xrec.data.english import tags, word_set
 
 _FUNCTION_TAGS = word_set("CC DT EX IN MD PDT POS PRP PRP$ RP TO WDT WP WP$ WRB")
@@ -23,7 +24,7 @@ def stem_of(key: str) -> str:
 
 
 def stems_of(key: str) -> frozenset[str]:
-    """Return the stems of a word and of those that mean the same."""
+    """Return the stems that support a word: its own, and those that mean or imply it."""
     stem = stem_of(key)
     return _synonyms().get(stem, frozenset((stem,)))
 
@@ -35,6 +36,12 @@ def is_frame(key: str) -> bool:
     return is_function_word or stem_of(key) in _frame()
 
 
+def frame_phrases(tokens: Tokens) -> set[int]:
+    """Return the places of words that need no support because of the words beside them."""
+    found = _phrases().find_in(tokens)
+    return {place for each in found for place in range(each.first, each.stop)}
+
+
 @cache
 def _stemmer() -> Any:
     from nltk.stem.snowball import EnglishStemmer  # it takes a second to import
@@ -44,15 +51,28 @@ def _stemmer() -> Any:
 
 @cache
 def _frame() -> frozenset[str]:
-    return frozenset(stem for line in _lines("frame_words.txt") for stem in line)
+    return frozenset().union(*map(_stems, _lines("frame_words.txt")))
+
+
+@cache
+def _phrases() -> PhraseIndex:
+    return PhraseIndex(_lines("frame_phrases.txt"))
 
 
 @cache
 def _synonyms() -> dict[str, frozenset[str]]:
-    return {stem: line for line in _lines("synonyms.txt") for stem in line}
+    found: dict[str, frozenset[str]] = {}
+    for line in _lines("synonyms.txt"):
+        implied, _, implying = line.partition(":")
+        for stem in _stems(implied):
+            found[stem] = found.get(stem, frozenset()) | _stems(f"{implied} {implying}")
+    return found
 
 
-def _lines(name: str) -> list[frozenset[str]]:
+def _stems(words: str) -> frozenset[str]:
+    return frozenset(stem_of(word_key(word)) for word in words.split())
+
+
+def _lines(name: str) -> list[str]:
     text = (resources.files(__package__) / name).read_text("utf-8")
-    lines = (line for line in text.splitlines() if not line.startswith("#"))
-    return [frozenset(stem_of(word_key(word)) for word in line.split()) for line in lines]
+    return [line for line in text.splitlines() if line and not line.startswith("#")]

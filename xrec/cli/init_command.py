@@ -77,7 +77,10 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
         if ours not in GIVEN or not theirs:
             raise ConfigError(
                 f"--columns: expected OURS=YOURS with one of {', '.join(GIVEN)}, saw "
-                f"{ours}={theirs}"
+                f"{ours}={theirs}",
+                code="bad_column",
+                key="--columns",
+                saw=f"{ours}={theirs}",
             )
     return {theirs: ours for ours, _, theirs in parts}
 

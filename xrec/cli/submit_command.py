@@ -127,11 +127,18 @@ def _check(name: str, overrides: list[str], run_options: list[str]) -> None:
     """Raise ConfigError for options of another job, and for a secret, which is listed."""
     for option in run_options:
         if (job := _JOB_OF.get(option, name)) != name:
-            raise ConfigError(f"{option} goes with xrec submit {job}, saw {name}")
+            raise ConfigError(
+                f"{option} goes with xrec submit {job}, saw {name}",
+                code="option_of_another_job",
+                key=option,
+                saw=name,
+            )
     if secret := [text.partition("=")[0] for text in overrides if "access_key" in text]:
         raise ConfigError(
             f"{', '.join(secret)}: a secret would be seen in the cluster's list of jobs; give "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, which go with the job"
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, which go with the job",
+            code="secret_in_command",
+            key=secret[0],
         )
 
 

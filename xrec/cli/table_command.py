@@ -240,7 +240,7 @@ def takedown(
             uri, rows=[row] if row else [], phrase=phrase, reason=reason, storage=storage
         )
     except ValueError as error:
-        raise ConfigError(f"takedown: {error}") from error
+        raise ConfigError(f"takedown: {error}", code="bad_takedown") from error
     nothing = "no row had it" if made.version else "no table was there before; is that the URI?"
     found = f"without {made.num_rows:,} rows that it had" if made.num_rows else nothing
     typer.echo(f"{uri}: takedown {made.number}: version {made.version}: {found}")

@@ -147,10 +147,20 @@ def forget(
         data = open_location(users, storage).read_bytes() if users else b""
         lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except (StorageNotFoundError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--users {users}: expected a text file in UTF-8: {error}") from error
+        raise ConfigError(
+            f"--users {users}: expected a text file in UTF-8: {error}",
+            code="unreadable_file",
+            key="--users",
+            saw=str(users),
+        ) from error
     if blank := [n for n, line in enumerate(lines, start=1) if line.strip() not in ("", line)]:
         where = f"--users {users}: line {blank[0]}"
-        raise ConfigError(f"{where}: blanks beside the id; take them out, or give it by --user")
+        raise ConfigError(
+            f"{where}: blanks beside the id; take them out, or give it by --user",
+            code="blanks_beside_id",
+            key="--users",
+            saw=blank[0],
+        )
     report = forget_people(
         project,
         [each for each in (*lines, *(user or ())) if each.strip()],

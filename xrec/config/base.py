@@ -42,7 +42,7 @@ class Problem:
     """What is wrong with a key; `keys` is its path in the file.
 
     `code` is pydantic's type of the error. For an unknown key, `known` holds the keys that are
-    valid in its place. `saw` is None for a secret.
+    valid in its place. `saw` is None for a secret, and for a mapping or list, which may hold one.
     """
 
     keys: tuple[str, ...]
@@ -163,7 +163,8 @@ def _problem(config_type: type[Config], detail: Any) -> Problem:
         if is_secret:
             return Problem(keys, detail["type"], text + ", saw a value that is not shown")
         value = detail["input"]
-        return Problem(keys, detail["type"], text + _shown_value(value), saw=value)
+        saw = None if isinstance(value, Mapping | list | tuple) else value
+        return Problem(keys, detail["type"], text + _shown_value(value), saw=saw)
     assert section is not None
     if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
         keys = (*keys[:-1], "(not shown)")

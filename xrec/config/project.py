@@ -75,7 +75,9 @@ def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
         if override.keys[0] not in (*SHARED, *CONFIG_TYPES):
             raise ConfigError(
                 f"override {override.dotted!r}: expected a shared key, or a job's name before the "
-                f"key{with_job_names(override.keys)}"
+                f"key{with_job_names(override.keys)}",
+                code="unknown_key",
+                key=override.dotted,
             )
     return _read(path, overrides)
 
@@ -178,5 +180,5 @@ def _misplaced(values: Mapping[str, Any]) -> dict[str, Problem]:
         section = values.get(job)
         if section is not None and not isinstance(section, Mapping):
             line = f"{job}: expected a mapping of keys to values, saw {type(section).__name__}"
-            mistakes[line] = Problem((job,), "dict_type", saw=section)
+            mistakes[line] = Problem((job,), "dict_type", saw=type(section).__name__)
     return mistakes

@@ -175,6 +175,10 @@ def storage_of(arguments: Sequence[str]) -> StorageConfig:
     values: dict[str, Any] = {}
     for override in parse_overrides(arguments):
         if override.keys[0] != "storage":
-            raise ConfigError(f"{override.dotted}: unknown key; expected storage.key=value")
+            raise ConfigError(
+                f"{override.dotted}: unknown key; expected storage.key=value",
+                code="unknown_key",
+                key=override.dotted,
+            )
         values = override.applied_to(values)
     return parse_config(JobConfig, {"workspace": "", **values}, "storage.key=value").storage

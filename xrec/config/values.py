@@ -41,14 +41,26 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(
             f"config file {str(path)!r} cannot be read ({error.strerror}); "
-            "give a project's YAML file, see configs/"
+            "give a project's YAML file, see configs/",
+            code="unreadable_file",
+            key=str(path),
+            saw=error.strerror,
         ) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file in UTF-8; give a project's YAML file") from None
+        raise ConfigError(
+            f"{path}: not a text file in UTF-8; give a project's YAML file",
+            code="not_utf8",
+            key=str(path),
+        ) from None
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         saw = "an empty file" if values is None else type(values).__name__
-        raise ConfigError(f"{path}: expected a mapping of keys to values, saw {saw}; see configs/")
+        raise ConfigError(
+            f"{path}: expected a mapping of keys to values, saw {saw}; see configs/",
+            code="not_a_mapping",
+            key=str(path),
+            saw=saw,
+        )
     return values
 
 
@@ -60,10 +72,12 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(
-            f"{source}: not valid YAML{place}: {_without_text(error.problem)}"
+            f"{source}: not valid YAML{place}: {_without_text(error.problem)}",
+            code="invalid_yaml",
+            key=source,
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"{source}: not valid YAML") from None
+        raise ConfigError(f"{source}: not valid YAML", code="invalid_yaml", key=source) from None
 
 
 def _without_text(problem: str | None) -> str:
@@ -94,7 +108,9 @@ class Override:
             below = section.get(key)
             if not isinstance(below, Mapping | None):
                 raise ConfigError(
-                    f"override {self.dotted!r}: {key!r} holds a value, and is not a section"
+                    f"override {self.dotted!r}: {key!r} holds a value, and is not a section",
+                    code="not_a_section",
+                    key=self.dotted,
                 )
             section[key] = dict(below or {})
             section = section[key]
@@ -111,6 +127,8 @@ def _parse(text: str, number: int) -> Override:
     key, separator, value = text.partition("=")
     if not separator or not _KEY.fullmatch(key):
         raise ConfigError(
-            f"override {number}: expected section.key=value, for example training.num_epochs=3"
+            f"override {number}: expected section.key=value, for example training.num_epochs=3",
+            code="not_an_override",
+            saw=number,
         )
     return Override(tuple(key.split(".")), parse_yaml(value, f"override {key!r}: the value"))

@@ -162,7 +162,9 @@ def _changes(
         raise DataError(
             f"prepare.extends: none of the {counts[1]:,} {table} of the earlier dataset is in the "
             f"source, which has {counts[0]:,} others; expected a later state of the same "
-            "catalogue: give its dataset, or leave prepare.extends out"
+            "catalogue: give its dataset, or leave prepare.extends out",
+            code="nothing_in_common",
+            key="prepare.extends",
         )
     return dict(zip(("new", "removed", "changed"), map(int, counts), strict=True))
 
@@ -230,11 +232,17 @@ def check_not_empty(staging: Staging) -> None:
     """Raise DataError if there are no users, no items, or no interactions to train on."""
     for name in ("users", "items"):
         if not _count_ids(staging, name):
-            raise DataError(f"no usable {name}: the dataset would be empty; check the files")
+            raise DataError(
+                f"no usable {name}: the dataset would be empty; check the files",
+                code="empty_table",
+                key=name,
+            )
     if not staging.count("interactions", "split = 'train'"):
         raise DataError(
             "no interaction is left for training: check the source's interactions, and "
-            "splits.validation and splits.test"
+            "splits.validation and splits.test",
+            code="no_training_pair",
+            key="interactions",
         )
 
 

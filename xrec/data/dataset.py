@@ -184,7 +184,10 @@ def check_has_explanations(location: Location) -> None:
         raise DataError(
             f"{location}: this dataset has no explanations, and an adapter learns from nothing "
             "else; add a table of explanations to the source, delete the dataset, and run "
-            "`xrec prepare` again"
+            "`xrec prepare` again",
+            code="no_explanations",
+            key="dataset",
+            saw=str(location),
         )
 
 
@@ -251,7 +254,9 @@ def taken(column: pa.ChunkedArray, rows: Iterable[int]) -> list[Any]:
 def _known(what: str, ids: IdIndex, wanted: str) -> int:
     if (row := ids.find(wanted)) is None:
         raise UnknownIdError(
-            f"{what} {wanted!r} is not among the {len(ids)} {what}s of the dataset", what
+            f"{what} {wanted!r} is not among the {len(ids)} {what}s of the dataset",
+            what,
+            saw=wanted,
         )
     return row
 

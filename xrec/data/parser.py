@@ -52,7 +52,9 @@ def load_parser() -> Any:
     except (OSError, ValueError) as error:
         raise ModelError(
             f"the parser {PARSER} cannot be loaded: {error}; `make setup` and `xrec doctor "
-            "--install-models` install it"
+            "--install-models` install it",
+            code="parser_missing",
+            key=PARSER,
         ) from error
 
 

@@ -93,7 +93,10 @@ def _check_fits(uri: str, earlier: Manifest, identity: Mapping[str, Any]) -> Non
     if lines := differing_fields(there, here):
         raise DataError(
             f"prepare.extends: {uri} was prepared with other settings: {'; '.join(lines)}; "
-            "expected the same, for models of it stay in use; set them alike, or leave it out"
+            "expected the same, for models of it stay in use; set them alike, or leave it out",
+            code="other_settings",
+            key="prepare.extends",
+            saw=uri,
         )
 
 

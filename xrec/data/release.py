@@ -48,7 +48,10 @@ def find_release_files(folder: Location) -> dict[str, dict[str, Location]]:
         raise DataError(
             f"{folder}: missing file(s) {', '.join(missing)}; expected the public XRec release "
             f"({', '.join(_SPLIT_FILES)}, data.jsonl), "
-            f"saw {', '.join(folder.files()[:10]) or 'no files'}; check source.uri"
+            f"saw {', '.join(folder.files()[:10]) or 'no files'}; check source.uri",
+            code="missing_file",
+            key=missing[0],
+            saw=tuple(folder.files()[:10]),
         )
     profiles = [_PROFILE_FILE] if (folder / _PROFILE_FILE).is_file() else []
     return {name: {name: folder / name} for name in (*_SPLIT_FILES, *profiles, explanations[0])}
@@ -91,7 +94,10 @@ def _describe(staging: Staging, table: str, key: str, texts: Mapping[str, str]) 
         raise DataError(
             f"{table[:-1]} ids must be dense: the largest is {largest}, but only {num_seen} "
             "different ones are there; mend that id, or use a source of the kind tables, which "
-            "takes any ids"
+            "takes any ids",
+            code="ids_not_dense",
+            key=f"{table[:-1]}_id",
+            saw=largest,
         )
     first = ", ".join(
         f"first({theirs} ORDER BY file, line) FILTER ({theirs} <> '') AS {ours}"

@@ -120,7 +120,12 @@ def check_rejected_share(
     for file, total in num_rows.items():
         of_file = [each for each in rejected if each.file == file]
         if sum(each.count for each in of_file) > max_share * total:
-            raise DataError(_over_threshold(of_file, total, max_share, folder))
+            raise DataError(
+                _over_threshold(of_file, total, max_share, folder),
+                code="too_many_rejected",
+                key=file,
+                saw=sum(each.count for each in of_file),
+            )
 
 
 def _head(text: str) -> str:

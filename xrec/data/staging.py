@@ -93,7 +93,9 @@ class Staging:
             raise StorageError(
                 f"{self._folder.name}: no room for the rows of the source: "
                 f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk, or "
-                f"change prepare.memory_gb (these rows need {self._sort_bytes / 1e9:.2f} at least)"
+                f"change prepare.memory_gb (these rows need {self._sort_bytes / 1e9:.2f} at least)",
+                code="disk_full",
+                key="prepare.memory_gb",
             ) from error
 
     def sql(self, query: str, **values: Any) -> list[tuple[Any, ...]]:

@@ -60,11 +60,15 @@ def find_files(
             raise DataError(
                 f"the {needed} are missing: expected one of {names}, or such files numbered or in "
                 f"the folder {needed}; check source.uri, or name the file in source.files "
-                f"({{{needed}: <file>}})"
+                f"({{{needed}: <file>}})",
+                code="missing_file",
+                key=f"source.files.{needed}",
             )
     except DataError as error:
         seen = ", ".join(folder.files()[:10]) or "no files"
-        raise DataError(f"{folder}: {error}; saw {seen}") from None
+        raise DataError(
+            f"{folder}: {error}; saw {seen}", code=error.code, key=error.key, saw=error.saw
+        ) from None
     return {
         table: {name: folder / name for name in names} for table, names in found.items() if names
     }
@@ -74,7 +78,12 @@ def _files_of(names_in: NamesIn, table: str, pattern: str | None) -> list[str]:
     if pattern is not None:
         names = _matching(names_in, pattern)
         if not names:
-            raise DataError(f"{pattern} is missing (source.files.{table})")
+            raise DataError(
+                f"{pattern} is missing (source.files.{table})",
+                code="missing_file",
+                key=f"source.files.{table}",
+                saw=pattern,
+            )
         return names
     patterns = [
         f"{table}{form}{ending}" for ending in TABLE_ENDINGS for form in ("", "[-_.][0-9]*", "/*")
@@ -83,7 +92,10 @@ def _files_of(names_in: NamesIn, table: str, pattern: str | None) -> list[str]:
     if len(forms) > 1:
         raise DataError(
             f"more than one file of the {table}, {' and '.join(names[0] for names in forms)}; "
-            f"remove all but one, or name it in source.files ({{{table}: <file>}})"
+            f"remove all but one, or name it in source.files ({{{table}: <file>}})",
+            code="several_files",
+            key=f"source.files.{table}",
+            saw=tuple(names[0] for names in forms),
         )
     return forms[0] if forms else []
 

@@ -86,7 +86,12 @@ def load_encoder(source: str, *, device: str = "cpu") -> SentenceEncoder:
         model = AutoModel.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"model {source!r} cannot be loaded: {error}; {ENCODER_ADVICE}") from error
+        raise ModelError(
+            f"model {source!r} cannot be loaded: {error}; {ENCODER_ADVICE}",
+            code="model_not_loadable",
+            key="encoder",
+            saw=source,
+        ) from error
     return SentenceEncoder(model, tokenizer, device)
 
 

@@ -129,7 +129,10 @@ def load_explainer(
         except ImportError as error:
             raise ModelError(
                 f"engine.kind vllm: vLLM cannot be imported here ({error}); "
-                f"run: {install_command('vllm')}, or set engine.kind=builtin"
+                f"run: {install_command('vllm')}, or set engine.kind=builtin",
+                code="vllm_not_installed",
+                key="engine.kind",
+                saw="vllm",
             ) from error
         shared: Any = VllmEngine(
             checked.llm,
@@ -207,7 +210,9 @@ def choose_engine(
         return "vllm"
     if (setting := config.of_vllm_alone) is not None:
         raise ModelError(
-            f"engine.{setting} needs vLLM, and engine.kind=auto does not take it: {why_not}"
+            f"engine.{setting} needs vLLM, and engine.kind=auto does not take it: {why_not}",
+            code="needs_vllm",
+            key=f"engine.{setting.partition(' ')[0]}",
         )
     logger.info("engine: builtin, because %s", why_not)
     return "builtin"

@@ -69,7 +69,10 @@ def token_log_likelihoods(
     by_index: dict[int, tuple[float, ...]] = {}
     for completion in progress(completions, description, len(examples)):
         if completion.failure is not None:
-            raise ModelError(f"a reference cannot be weighed: {completion.failure.message}")
+            raise ModelError(
+                f"a reference cannot be weighed: {completion.failure.message}",
+                code=completion.failure.reason,
+            )
         by_index[completion.index] = completion.log_likelihoods or ()
     return [by_index[index] for index in range(len(examples))]
 

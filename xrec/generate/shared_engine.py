@@ -63,6 +63,9 @@ class SharedEngine:
     Threads may call it at the same time: their prompts are computed together. `failure` is the
     last error of the core. Others may use the attributes of `core` and its `refusal` only. A
     request that is at work more than `row_seconds` after its first token, by `clock`, is cancelled.
+
+    While no text is being written, kept prompts give way to those that wait. Before that happens,
+    a step waits up to `again_seconds` for callers who may ask for another text of a kept prompt.
     """
 
     def __init__(
@@ -70,13 +73,17 @@ class SharedEngine:
         core: EngineCore,
         row_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        again_seconds: float = 0.2,
     ):
         self.core, self._row_seconds, self._clock = core, row_seconds, clock
+        self._again_seconds = again_seconds
         self.failure: Exception | None = None
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._commands: list[Callable[[], None]] = []
         self._has_thread = False
         self._at_work: dict[int, EngineRequest] = {}
+        self._undecided: set[EngineRequest] = set()
+        """Requests whose text has ended and whose prompt is kept in case another one is drawn."""
 
     def take_report(self) -> EngineReport:
         """What all calls since the last one of this cost."""
@@ -126,17 +133,19 @@ class SharedEngine:
     def resubmit(self, request: EngineRequest, params: TextParams) -> None:
         """Ask for another text of the prompt of a request that has ended."""
         request.params, request.has_ended = params, False
-        self._send(partial(self._add, [request]))
+        self._send(partial(self._add, [request]), request)
 
     def release(self, *requests: EngineRequest) -> None:
         """Cancel the texts of requests that have not ended, and release prompts that were kept."""
         left = [one for one in requests if not one.has_ended or one.request_id is not None]
         if left:
-            self._send(partial(self._cancel, left))
+            self._send(partial(self._cancel, left), *left)
 
-    def _send(self, command: Callable[[], None]) -> None:
-        with self._lock:
+    def _send(self, command: Callable[[], None], *decided: EngineRequest) -> None:
+        with self._changed:
             self._commands.append(command)
+            self._undecided.difference_update(decided)
+            self._changed.notify()
             if not self._has_thread:
                 self._has_thread = True
                 threading.Thread(target=self._run, name="xrec-model", daemon=True).start()
@@ -151,7 +160,10 @@ class SharedEngine:
 
     def _received(self) -> list[Callable[[], None]] | None:
         """The commands that came since the last step; None, and the thread ends, without work."""
-        with self._lock:
+        with self._changed:
+            if self._at_work and not self.core.num_rows:
+                self._changed.wait_for(lambda: not self._undecided, self._again_seconds)
+                self._undecided.clear()
             self._has_thread = bool(self._commands or self._at_work)
             commands, self._commands = self._commands, []
             return commands if self._has_thread else None
@@ -169,6 +181,7 @@ class SharedEngine:
             self._at_work[request_id] = request
 
     def _cancel(self, requests: Sequence[EngineRequest]) -> None:
+        self._undecided.difference_update(requests)
         for request in requests:
             if request.request_id is not None:
                 request_id, request.request_id = request.request_id, None
@@ -198,6 +211,8 @@ class SharedEngine:
             is_kept = isinstance(params, TextParams) and params.keeps_prompt
             if completion.failure is not None or not is_kept:
                 request.request_id = None
+            else:
+                self._undecided.add(request)
             request.has_ended = True
         request.tell(advance)
 
@@ -205,6 +220,7 @@ class SharedEngine:
         logger.warning("the engine failed", exc_info=error)
         self.failure = error
         requests, self._at_work = self._at_work, {}
+        self._undecided.clear()
         for request_id, request in requests.items():
             with suppress(Exception):  # what failed may not be able to cancel either
                 self.core.cancel(request_id)

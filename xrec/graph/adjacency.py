@@ -29,6 +29,7 @@ def normalized_adjacency(
     exponent: float = 0.5,
     aspects: AspectEdges = NO_ASPECTS,
     name: str | None = None,
+    edges_per_piece: int = _EDGES_PER_PIECE,
 ) -> Tensor:
     """Return A as a sparse CSR tensor (N, N) float32, N = num_users + num_items + num_aspects.
 
@@ -57,11 +58,13 @@ def normalized_adjacency(
         torch.from_numpy(allocate("crow", crow.shape, index)).copy_(crow)
         columns = torch.from_numpy(allocate("columns", (num_values,), index))
         values = torch.from_numpy(allocate("values", (num_values,), np.float32))
-        _place(_pieces(edges, num_users, num_items, aspects), partition, crow, columns, values)
+        pieces = _pieces(edges, num_users, num_items, aspects, edges_per_piece)
+        _place(pieces, partition, crow, columns, values)
         weighted = _degrees(edges, num_users, num_items, aspects, aspects.weights).double()
         # A node without edges has degree 0. It scales no edge; 1 avoids an infinite value.
         scale = weighted.where(weighted > 0, 1).pow(-exponent).float()
-        _sort_and_scale(crow, columns, values, scale[own], scale[blocks.nodes])
+        scales = scale[own], scale[blocks.nodes]
+        _sort_and_scale(crow, columns, values, *scales, edges_per_piece)
 
     path = f"{name}-{blocks.num_blocks}-{partition.rank}-{exponent!r}.adjacency"
     crow, columns, values = map(torch.from_numpy, filled_arrays(name and path, fill).values())
@@ -89,7 +92,9 @@ def check_edges(
     if edges.shape[1] == 0:
         raise DataError(
             f"the dataset has no {what} ({num_users} users, {num_items} items); "
-            "check its interactions and the shares of the splits"
+            "check its interactions and the shares of the splits",
+            code="no_edges",
+            key=what,
         )
     for name, indices, count in (
         ("user_index", edges[0], num_users),
@@ -99,7 +104,10 @@ def check_edges(
             wrong = indices[(indices < 0) | (indices >= count)]
             raise DataError(
                 f"{len(wrong)} {what} have a {name} out of range, the first is {int(wrong[0])}; "
-                f"expected 0 to {count - 1}"
+                f"expected 0 to {count - 1}",
+                code="index_out_of_range",
+                key=name,
+                saw=int(wrong[0]),
             )
 
 
@@ -127,13 +135,13 @@ def _degrees(
 
 
 def _pieces(
-    edges: Tensor, num_users: int, num_items: int, aspects: AspectEdges
+    edges: Tensor, num_users: int, num_items: int, aspects: AspectEdges, size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the nodes at the two ends of some edges, and weights, (P,) each."""
-    for users, items in zip(*(row.split(_EDGES_PER_PIECE) for row in edges), strict=True):
+    for users, items in zip(*(row.split(size) for row in edges), strict=True):
         yield users, items + num_users, torch.ones(len(users))
     parts = (aspects.nodes, aspects.aspects, aspects.weights)
-    for nodes, named, weights in zip(*(p.split(_EDGES_PER_PIECE) for p in parts), strict=True):
+    for nodes, named, weights in zip(*(p.split(size) for p in parts), strict=True):
         yield nodes, named + (num_users + num_items), weights
 
 
@@ -159,10 +167,15 @@ def _place(
 
 
 def _sort_and_scale(
-    crow: Tensor, columns: Tensor, values: Tensor, of_rows: Tensor, of_columns: Tensor
+    crow: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    of_rows: Tensor,
+    of_columns: Tensor,
+    edges_per_piece: int,
 ) -> None:
     """Let the columns of each row ascend; multiply with the scale of row (n,) and column (W n,)."""
-    every = torch.arange(0, len(columns) + _EDGES_PER_PIECE, _EDGES_PER_PIECE)
+    every = torch.arange(0, len(columns) + edges_per_piece, edges_per_piece)
     ends = torch.searchsorted(crow, every, right=True).clamp(max=len(crow) - 1).unique()
     for first, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         at = slice(int(crow[first]), int(crow[stop]))

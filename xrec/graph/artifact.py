@@ -74,10 +74,14 @@ def check_finite(what: str, vectors: Tensor) -> None:
     # The largest size of each row: it is not finite if a number is not, and takes little memory.
     broken = ~torch.linalg.vector_norm(vectors, ord=torch.inf, dim=1).isfinite()
     if bool(broken.any()):
+        first = int(broken.nonzero()[0])
         raise DataError(
             f"{int(broken.sum())} of {len(vectors)} {what} vectors of the graph are not finite, "
-            f"the first has {what}_index {int(broken.nonzero()[0])}; train the graph again with a "
-            "lower training.learning_rate"
+            f"the first has {what}_index {first}; train the graph again with a "
+            "lower training.learning_rate",
+            code="vectors_not_finite",
+            key=f"{what}_index",
+            saw=first,
         )
 
 

@@ -86,7 +86,10 @@ def dataset_aspect_edges(dataset: Dataset) -> AspectEdges:
     if dataset.aspects is None or dataset.item_aspects is None or dataset.user_aspects is None:
         raise DataError(
             "model.aspects is set, but the dataset has no aspects: expected one that was prepared "
-            "from annotations (`xrec annotate`); prepare it so, or set model.aspects=false"
+            "from annotations (`xrec annotate`); prepare it so, or set model.aspects=false",
+            code="no_aspects",
+            key="model.aspects",
+            saw=True,
         )
     return aspect_edges(
         _counts(dataset.user_aspects, "user_index", dataset.aspects.num_rows),
@@ -104,7 +107,10 @@ def check_aspects(indices: npt.NDArray[np.int64], num_aspects: int, table: str) 
         raise DataError(
             f"{table}: {int(wrong.sum())} rows have an aspect_index out of range, the first is "
             f"{int(indices[wrong][0])}; expected 0 to {num_aspects - 1}, the rows of the table "
-            "aspects: prepare the dataset again"
+            "aspects: prepare the dataset again",
+            code="index_out_of_range",
+            key=f"{table}.aspect_index",
+            saw=int(indices[wrong][0]),
         )
 
 

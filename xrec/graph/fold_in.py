@@ -44,7 +44,9 @@ class FoldIn:
     ends: tuple[float, float]
 
     @classmethod
-    def of(cls, users: Tensor, items: Tensor, train_edges: Tensor) -> "FoldIn":
+    def of(
+        cls, users: Tensor, items: Tensor, train_edges: Tensor, most_fitted: int = _MOST_FITTED
+    ) -> "FoldIn":
         """The rule fitted to users (U, D) and items (I, D), float.
 
         `train_edges` (2, E) int64 has user indices in row 0 and item indices in row 1. Raises
@@ -55,7 +57,7 @@ class FoldIn:
         check_edges(train_edges, users.shape[0], items.shape[0])
         lengths = torch.linalg.vector_norm(users, dim=1)
         degrees = torch.bincount(train_edges[0], minlength=len(users))
-        fitted = _spread((lengths > 0) & (degrees > 0))
+        fitted = _spread((lengths > 0) & (degrees > 0), most_fitted)
         of_fitted = torch.stack(SeenItems(train_edges).of(fitted))
         means = _mean_directions(items, of_fitted, len(fitted))
         weight = _ridge(means, F.normalize(users[fitted].float(), dim=1))
@@ -102,8 +104,8 @@ def _ridge(x: Tensor, y: Tensor) -> Tensor:
     return weight.float()
 
 
-def _spread(usable: Tensor) -> Tensor:
-    """Return the indices (N,) int64 of at most `_MOST_FITTED` of the `usable` (M,) bool.
+def _spread(usable: Tensor, most: int) -> Tensor:
+    """Return the indices (N,) int64 of at most `most` of the `usable` (M,) bool.
 
     They are evenly spread. Raises DataError if no row is usable.
     """
@@ -111,8 +113,9 @@ def _spread(usable: Tensor) -> Tensor:
     if len(indices) == 0:
         raise DataError(
             "no trained vector with interactions differs from zero: there is nothing to fit "
-            "fold-in to; train the graph again"
+            "fold-in to; train the graph again",
+            code="nothing_to_fit",
         )
-    step = -(-len(indices) // _MOST_FITTED)
+    step = -(-len(indices) // most)
     spread: Tensor = indices[::step].contiguous()
     return spread

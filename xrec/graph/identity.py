@@ -31,15 +31,21 @@ def _check_start(config: PretrainGraphConfig, uri: str, dataset: Manifest) -> Ma
     earlier = read_manifest(open_location(uri, config.storage), "graph")
     dim, known = earlier.config["model"]["embedding_dim"], earlier.inputs["dataset"]
     if known not in ancestry(dataset, EXTENDS):
-        why = f"of dataset {known}, which {config.artifact('dataset')} does not extend"
+        saw, why = known, f"of dataset {known}, which {config.artifact('dataset')} does not extend"
     elif dim != config.model.embedding_dim:
-        why = f"of {dim} dimensions, and model.embedding_dim is {config.model.embedding_dim}"
+        saw, why = (
+            dim,
+            f"of {dim} dimensions, and model.embedding_dim is {config.model.embedding_dim}",
+        )
     elif LAYER0 not in earlier.files:
-        why = f"of an older xrec, without {LAYER0}"
+        saw, why = None, f"of an older xrec, without {LAYER0}"
     else:
         return earlier
     raise ArtifactMismatchError(
-        f"start_from: the graph at {uri} is {why}; give one that fits, or leave start_from out"
+        f"start_from: the graph at {uri} is {why}; give one that fits, or leave start_from out",
+        code="start_does_not_fit",
+        key="start_from",
+        saw=saw,
     )
 
 
@@ -54,5 +60,8 @@ def check_graph_of_dataset(
         raise ArtifactMismatchError(
             f"{graph_uri}: trained on dataset {graph.inputs['dataset']}, but {dataset_uri} is "
             f"{dataset.fingerprint}; indices would not fit: train the graph again, or give its "
-            "dataset"
+            "dataset",
+            code="graph_of_another_dataset",
+            key="dataset",
+            saw=graph.inputs["dataset"],
         )

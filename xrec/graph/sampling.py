@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.utils.sparse import index2ptr
 
 from xrec.errors import DataError
 from xrec.storage.mapped import Allocate, delete_mapped, filled_arrays
@@ -29,13 +28,17 @@ class NegativeSampler:
 
         Raises DataError if a user has interacted with every item.
         """
-        self._items, self._first = edges[1], index2ptr(edges[0], num_users)
+        self._items = edges[1]
+        self._first = torch.searchsorted(edges[0].contiguous(), torch.arange(num_users + 1))
         self._num_others = num_items - self._first.diff()
         if bool((self._num_others == 0).any()):
             user = int((self._num_others == 0).nonzero()[0])
             raise DataError(
                 f"user_index {user} has interacted with all {num_items} items: "
-                "there is no negative item; leave that user out"
+                "there is no negative item; leave that user out",
+                code="no_negative_item",
+                key="user_index",
+                saw=user,
             )
 
     def sample(self, users: Tensor, generator: torch.Generator) -> Tensor:

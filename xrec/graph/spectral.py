@@ -36,6 +36,7 @@ def spectral_embeddings(
     singular_value_power: float = 1.0,
     seed: int = 0,
     partition: Partition | None = None,
+    num_iterations: int = _NUM_ITERATIONS,
 ) -> Tensor:
     """Return this worker's rows (n, D) float32 of the layer-0 embeddings [U S^(p/2); V S^(p/2)].
 
@@ -48,7 +49,12 @@ def spectral_embeddings(
     partition = partition or Partition.whole(adjacency.shape[0])
     decompose = truncated_eigenvectors if num_aspects else truncated_svd
     vectors, singular_values = decompose(
-        adjacency, num_users, embedding_dim, seed=seed, partition=partition
+        adjacency,
+        num_users,
+        embedding_dim,
+        seed=seed,
+        partition=partition,
+        num_iterations=num_iterations,
     )
     rank = int((singular_values > 0).sum())
     if rank < embedding_dim:
@@ -70,12 +76,18 @@ def spectral_embeddings(
 
 
 def truncated_svd(
-    adjacency: Tensor, num_users: int, rank: int, *, seed: int, partition: Partition
+    adjacency: Tensor,
+    num_users: int,
+    rank: int,
+    *,
+    seed: int,
+    partition: Partition,
+    num_iterations: int = _NUM_ITERATIONS,
 ) -> tuple[Tensor, Tensor]:
     """Return this worker's rows of [U; V] (n, rank) and S (rank,), float32, of P ~ U S V^T.
 
     S descends; values and columns beyond the rank of P are zero. The basis is multiplied with P^T P
-    `_NUM_ITERATIONS` times and has `_OVERSAMPLING` more vectors than `rank`. The entry of largest
+    `num_iterations` times and has `_OVERSAMPLING` more vectors than `rank`. The entry of largest
     magnitude of each column of V is positive.
     """
     sides = _Sides(adjacency, num_users, partition)
@@ -83,7 +95,7 @@ def truncated_svd(
     items = _orthonormal(
         partition.normal_rows(width, seed)[sides.num_own_users :].to(adjacency.device), partition
     )
-    for _ in range(_NUM_ITERATIONS):
+    for _ in range(num_iterations):
         users = _orthonormal(sides.times_items(items), partition)
         items = _orthonormal(sides.times_users(users), partition)
     users = _orthonormal(sides.times_items(items), partition)
@@ -101,19 +113,25 @@ def truncated_svd(
 
 
 def truncated_eigenvectors(
-    adjacency: Tensor, num_users: int, rank: int, *, seed: int, partition: Partition
+    adjacency: Tensor,
+    num_users: int,
+    rank: int,
+    *,
+    seed: int,
+    partition: Partition,
+    num_iterations: int = _NUM_ITERATIONS,
 ) -> tuple[Tensor, Tensor]:
     """Return this worker's rows of Q (n, rank) and L (rank,), float32, of A ~ Q L Q^T.
 
     L has the largest eigenvalues above 0, descending; values and columns beyond their number are
-    zero. The basis is multiplied with A twice for each of `_NUM_ITERATIONS`. A graph has about as
+    zero. The basis is multiplied with A twice for each of `num_iterations`. A graph has about as
     many eigenvalues below 0 of the same size, and A^2 does not tell l from -l, so a vector q of the
     basis may be a v(l) + b v(-l). A q is then l (a v(l) - b v(-l)): together they have both. The
     entry of largest magnitude of each column, over items and aspects, is positive.
     """
     width = min(rank + _OVERSAMPLING, partition.blocks.num_nodes)
     basis = _orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
-    for _ in range(2 * _NUM_ITERATIONS):
+    for _ in range(2 * num_iterations):
         basis = _orthonormal(partition.product(adjacency, basis), partition)
     image = partition.product(adjacency, basis)
     basis = _orthonormal(torch.cat([basis, image], dim=1), partition)

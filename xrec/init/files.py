@@ -139,7 +139,12 @@ def read_folder(location: Location, given: Mapping[str, str] | None = None) -> F
 def _names_in(location: Location) -> list[str]:
     names = [name for name in location.files() if "/" not in name and name[0] not in "._"]
     if not names and not location.exists():
-        raise StorageNotFoundError(f"{location}: there is no such file or folder; check --from")
+        raise StorageNotFoundError(
+            f"{location}: there is no such file or folder; check --from",
+            code="missing_file",
+            key="--from",
+            saw=location.uri,
+        )
     return names
 
 
@@ -147,12 +152,18 @@ def _check_number(location: Location, tables: Sequence[str], names: Sequence[str
     if not tables:
         raise DataError(
             f"{location}: no file that xrec can read; expected files that end in "
-            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(names[:_SHOWN]) or 'no files'}"
+            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(names[:_SHOWN]) or 'no files'}",
+            code="no_table_file",
+            key="--from",
+            saw=tuple(names[:_SHOWN]),
         )
     if len(tables) > _MAX_FILES:
         raise DataError(
             f"{location}: {len(tables)} files, expected one for each table, {_MAX_FILES} at most; "
-            "put the tables into a folder of their own, each as one file"
+            "put the tables into a folder of their own, each as one file",
+            code="too_many_files",
+            key="--from",
+            saw=len(tables),
         )
 
 
@@ -173,7 +184,9 @@ def _delimiter(texts: Mapping[str, bytes]) -> str:
         raise DataError(
             f"the columns of the CSV files are separated by {shown}; expected one delimiter in "
             "all, which source.delimiter names; convert the others, or move those that are not "
-            "needed out of the folder"
+            "needed out of the folder",
+            code="several_delimiters",
+            saw=tuple(found),
         )
     return next(iter(found), ",")
 
@@ -196,11 +209,17 @@ def _foreign_lines(text: bytes) -> list[str]:
 
 def _read(where: str, name: str, data: bytes, delimiter: str, given: Mapping[str, str]) -> File:
     if not data:
-        raise DataError(f"{where}: an empty file; fill it, or move it out of the folder")
+        raise DataError(
+            f"{where}: an empty file; fill it, or move it out of the folder",
+            code="empty_file",
+            key=name,
+        )
     if not name.lower().endswith((".parquet", ".gz")) and b"\0" in data[:_HEAD_BYTES]:
         raise DataError(
             f"{where}: binary content, expected text; is its ending right, or is it in UTF-16? "
-            "Convert it, or move it out of the folder"
+            "Convert it, or move it out of the folder",
+            code="binary_file",
+            key=name,
         )
     columns, lines = stream_lines(where, io.BytesIO(data), delimiter, _ENCODING)
     rows = list(lines)
@@ -210,7 +229,10 @@ def _read(where: str, name: str, data: bytes, delimiter: str, given: Mapping[str
         if data.lstrip().startswith(b"[") and ".json" in name.lower():
             problem = "a JSON array, expected an object a line: jq -c '.[]' converts it"
         raise DataError(
-            f"{where}: no row can be read ({problem}); mend it, or move it out of the folder"
+            f"{where}: no row can be read ({problem}); mend it, or move it out of the folder",
+            code="no_readable_row",
+            key=name,
+            saw=problem,
         )
     names = [each for each in columns or keys_of(rows) if each]
     _check_utf8(where, names)
@@ -226,7 +248,9 @@ def _check_utf8(where: str, names: Sequence[str]) -> None:
         except UnicodeEncodeError as error:
             raise DataError(
                 f"{where}: the name of the column {name!a} is valid neither as UTF-8 nor as "
-                f"{_ENCODING}; save the file as UTF-8"
+                f"{_ENCODING}; save the file as UTF-8",
+                code="column_not_utf8",
+                key=where,
             ) from error
 
 

@@ -74,7 +74,9 @@ def guess_tables(files: Sequence[File]) -> Guess:
         raise DataError(
             "no file has an id of a user and an id of an item in each row, so there are no "
             f"interactions; saw the columns\n{seen_columns(files)}\nname the ids with "
-            "--columns user_id=<column>,item_id=<column>"
+            "--columns user_id=<column>,item_id=<column>",
+            code="no_interactions",
+            saw=tuple(each.name for each in files),
         )
     explained = _explained(found)
     interactions = _interactions(found, explained)

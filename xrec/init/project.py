@@ -52,10 +52,17 @@ def init_project(
     """
     target = open_location(directory) / PROJECT_FILE
     if open_location(directory).is_file():
-        raise ConfigError(f"{directory} is a file; give a folder for the project file")
+        raise ConfigError(
+            f"{directory} is a file; give a folder for the project file",
+            code="not_a_folder",
+            saw=directory,
+        )
     if target.exists() and not force:
         raise ConfigError(
-            f"{target} is there already; give another folder, or --force to replace it"
+            f"{target} is there already; give another folder, or --force to replace it",
+            code="file_exists",
+            key="--force",
+            saw=str(target),
         )
     location = open_location(source_uri)
     check_access(location, StorageConfig())
@@ -75,7 +82,10 @@ def init_project(
     else:
         raise ConfigError(
             f"--annotator {annotator}: it writes texts from reviews, and {location} has none that "
-            "need texts; leave the option out"
+            "need texts; leave the option out",
+            code="no_reviews",
+            key="--annotator",
+            saw=annotator,
         )
     machine = machine or this_machine()
     text = project_text(
@@ -99,7 +109,10 @@ def _check_given(
         raise DataError(
             f"--columns {unused}: no column of this name can be used so; ids and texts must "
             "stand in one file, and 19 of 20 ratings or times must be such; saw the columns\n"
-            + seen_columns(folder.files)
+            + seen_columns(folder.files),
+            code="unusable_column",
+            key="--columns",
+            saw=unused,
         )
 
 

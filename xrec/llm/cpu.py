@@ -57,7 +57,10 @@ def grouped_attention(
     if unknown or attention_mask is None:
         raise ModelError(
             f"{type(module).__name__}: grouped attention cannot handle "
-            f"{', '.join(unknown) or 'a missing mask'}; set llm.attn_implementation=eager"
+            f"{', '.join(unknown) or 'a missing mask'}; set llm.attn_implementation=eager",
+            code="unsupported_attention",
+            key="llm.attn_implementation",
+            saw=sorted(unknown),
         )
     rows, num_heads, length, width = query.shape
     num_groups = key.shape[1]

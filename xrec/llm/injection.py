@@ -70,14 +70,20 @@ def _attentions(model: PreTrainedModel) -> list[nn.Module]:
         raise ModelError(
             f"{name}: its decoder, a {type(decoder).__name__}, has no `layers`; "
             "projected and direct need decoder layers with a `self_attn`; "
-            "use model.injection=none for this model"
+            "use model.injection=none for this model",
+            code="no_layers",
+            key="model.injection",
+            saw=name,
         )
     missing = [index for index, layer in enumerate(layers) if not hasattr(layer, "self_attn")]
     if missing:
         raise ModelError(
             f"{name}: {len(missing)} of its {len(layers)} layers have no `self_attn`, "
             f"the first is layer {missing[0]}, a {type(layers[missing[0]]).__name__}; "
-            "projected and direct need it in all layers; use model.injection=none for this model"
+            "projected and direct need it in all layers; use model.injection=none for this model",
+            code="no_attention",
+            key="model.injection",
+            saw=missing,
         )
     return [layer.self_attn for layer in layers]
 
@@ -111,7 +117,10 @@ def _place_direct(model: str, attention: nn.Module, hidden_size: int) -> tuple[P
         raise ModelError(
             f"{model}: q is {query} wide, k {key}, v {value}, a head {head_dim}, h {hidden_size}; "
             "direct needs q as wide as h, k as wide as v, and groups of whole heads; "
-            "use model.injection=projected"
+            "use model.injection=projected",
+            code="query_width",
+            key="model.injection",
+            saw=[query, key, value, head_dim, hidden_size],
         )
     return projections, head_dim
 
@@ -133,7 +142,10 @@ def _required(model: str, attention: nn.Module, names: list[str]) -> list[Any]:
         raise ModelError(
             f"{model}: its attention, a {type(attention).__name__}, has no {', '.join(missing)}; "
             "direct needs q_proj, k_proj and v_proj, or a qkv_proj with num_key_value_groups, "
-            "and head_dim; use model.injection=projected"
+            "and head_dim; use model.injection=projected",
+            code="no_projections",
+            key="model.injection",
+            saw=missing,
         )
     return [getattr(attention, name) for name in names]
 

@@ -44,7 +44,10 @@ def resolve_device(device: Device) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError(
             "device 'cuda': this process sees no GPU; "
-            "give device auto or cpu, or check CUDA_VISIBLE_DEVICES"
+            "give device auto or cpu, or check CUDA_VISIBLE_DEVICES",
+            code="no_gpu",
+            key="device",
+            saw="cuda",
         )
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
@@ -128,14 +131,19 @@ def load_model(
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"{folder}: the language model cannot be loaded with "
-            f"llm.attn_implementation={attn_implementation}: {error}"
+            f"llm.attn_implementation={attn_implementation}: {error}",
+            code="model_not_loaded",
+            key=str(folder),
         ) from error
     if missing := sorted(loaded["missing_keys"]):  # transformers leaves them at random values
         raise ModelError(
             f"{folder}: the files lack {len(missing)} weights of a {type(model).__name__}, "
             f"the first is {missing[0]}; "
             "give the folder of a whole causal language model, "
-            "not of an encoder, a base model or an adapter"
+            "not of an encoder, a base model or an adapter",
+            code="missing_weights",
+            key=str(folder),
+            saw=len(missing),
         )
     model.requires_grad_(False)
     model.eval()
@@ -157,7 +165,10 @@ def check_quantization(quantization: Quantization | None) -> None:
     if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"llm.quantization={quantization} needs bitsandbytes, which is not installed; "
-            f"run: {install_command('int8')}"
+            f"run: {install_command('int8')}",
+            code="int8_not_installed",
+            key="llm.quantization",
+            saw=quantization,
         )
 
 
@@ -173,7 +184,10 @@ def _loading(quantization: Quantization | None, device: torch.device | None) -> 
         raise ModelError(
             f"llm.quantization={quantization}: a {torch.cuda.get_device_name(device)} has no "
             "matrix products of 8-bit integers, which came with compute capability 7.5; "
-            "use another GPU, or set llm.quantization=null"
+            "use another GPU, or set llm.quantization=null",
+            code="no_int8_products",
+            key="llm.quantization",
+            saw=quantization,
         )
     return {**straight_to_device, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 
@@ -183,10 +197,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+        raise ModelError(
+            f"{folder}: the tokenizer cannot be loaded: {error}",
+            code="tokenizer_not_loaded",
+            key=str(folder),
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"{folder}: the tokenizer has no end token (eos_token); explanations could not end"
+            f"{folder}: the tokenizer has no end token (eos_token); explanations could not end",
+            code="no_end_token",
+            key=str(folder),
         )
     return tokenizer
 

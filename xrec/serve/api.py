@@ -6,7 +6,7 @@ with a route that does neither is refused at start.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -157,7 +157,9 @@ def check_scopes(app: FastAPI) -> None:
         if not (isinstance(route, _Scoped) or is_public(path)):
             raise ConfigError(
                 f"the route {path!r} declares no scope; make it one of a router with a scope, or "
-                "name its path among the public ones of xrec.serve.gate"
+                "name its path among the public ones of xrec.serve.gate",
+                code="route_without_scope",
+                key=path,
             )
 
 
@@ -254,11 +256,11 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         after: Annotated[ItemId | None, Query(description="`next` of the list before.")] = None,
         limit: _Limit = 20,
     ) -> ItemList:
-        """Find items by a part of their id or title."""
-        find = current().catalogue.find_items
-        found = await asyncio.to_thread(find, text, limit + 1, after)
-        ids = [item.item_id for item in found]
-        return ItemList(items=found[:limit], next=_next(ids, limit))
+        """Find items by a part of their id or title.
+
+        In a large catalogue a list may be short, or empty, although `next` is not null.
+        """
+        return await asyncio.to_thread(current().catalogue.find_items, text, limit, after)
 
     return router
 
@@ -289,7 +291,8 @@ def _users(current: Callable[[], ReadThrough]) -> APIRouter:
     ) -> UserList:
         """Return ids of users, in order."""
         found = await asyncio.to_thread(current().users, prefix, after, limit + 1)
-        return UserList(users=found[:limit], next=_next(found, limit))
+        following = found[limit - 1] if len(found) > limit else None
+        return UserList(users=found[:limit], next=following)
 
     return router
 
@@ -314,11 +317,6 @@ def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
     return router
 
 
-def _next(ids: Sequence[str], limit: int) -> str | None:
-    """Return the ID after which a list goes on, of which one more than `limit` were read."""
-    return ids[limit - 1] if len(ids) > limit else None
-
-
 def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
     """Return the pairs as the key may ask for them.
 
@@ -329,8 +327,10 @@ def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
 
 
-async def kept_alive(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    """Yield the events, and a comment after each `KEEP_ALIVE_SECONDS` without one."""
+async def kept_alive(
+    events: AsyncGenerator[str, None], seconds: float = KEEP_ALIVE_SECONDS
+) -> AsyncIterator[str]:
+    """Yield the events, and a comment after each `seconds` without one."""
     waiting = asyncio.Queue[str | Exception | None](1)
 
     async def produce() -> None:  # one task reads all events, since timeouts within are of a task
@@ -346,7 +346,7 @@ async def kept_alive(events: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     try:
         while True:
             try:
-                event = await asyncio.wait_for(waiting.get(), KEEP_ALIVE_SECONDS)
+                event = await asyncio.wait_for(waiting.get(), seconds)
             except TimeoutError:
                 yield ": keep-alive\n\n"
                 continue

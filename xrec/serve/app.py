@@ -160,11 +160,11 @@ class Generator:
         """Raise ModelError if an engine failed; Serve then replaces this replica."""
         for live in self._loaded.values():
             if live.engine.failure is not None:
-                raise ModelError(f"the engine failed: {live.engine.failure}")
+                raise ModelError(f"the engine failed: {live.engine.failure}", code="engine_failed")
 
     def _ready(self, models: str) -> LiveExplainer:
         if models not in self._loaded:
-            raise ModelError("the models are not loaded yet")
+            raise ModelError("the models are not loaded yet", code="models_not_loaded")
         self._asked_at[models] = time.monotonic()
         return self._loaded[models]
 
@@ -267,7 +267,9 @@ def deployment_yaml(config: ServeConfig) -> str:
     if config.storage.access_key_id is not None:
         raise ConfigError(
             "storage.access_key_id is a secret and would stand in the file; leave it out, "
-            "and give the cluster AWS_ACCESS_KEY_ID"
+            "and give the cluster AWS_ACCESS_KEY_ID",
+            code="secret_in_file",
+            key="storage.access_key_id",
         )
     secrets = {"access_key_id", "secret_access_key"}
     choice = choice_of(config)

@@ -11,11 +11,14 @@ from xrec.config.serve import ServeConfig
 from xrec.data.dataset import Dataset
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.ranking import seen_items, top_k_items
-from xrec.serve.messages import Evidence, ItemEntry, NearHistory, RecommendedItem
+from xrec.serve.messages import Evidence, ItemEntry, ItemList, NearHistory, RecommendedItem
 from xrec.storage import location_of
 
 NUM_NEAREST = 5
 """Items of a user's history that an evidence names."""
+MAX_SCANNED = 2**20
+"""Items that one search reads at most: 0.1 s of one core."""
+_SLICE = 2**16  # items that a search reads before it looks whether it has enough
 
 
 class Catalogue:
@@ -81,21 +84,33 @@ class Catalogue:
             aspects_from=self.dataset.aspects_from,
         )
 
-    def find_items(self, text: str, limit: int, after: str | None = None) -> list[ItemEntry]:
-        """Return at most `limit` items whose ID or title contains `text`, in the dataset's order.
+    def find_items(
+        self, text: str, limit: int, after: str | None = None, max_scanned: int = MAX_SCANNED
+    ) -> ItemList:
+        """Return items whose ID or title contains `text`, in the dataset's order.
 
         Upper and lower case count as equal. after: an item; only those behind it are returned.
-        Raises UnknownIdError.
+        There are at most `limit` items, and fewer or none if more than about `max_scanned` would
+        have to be read; `next` then goes on behind them. Raises UnknownIdError.
         """
         start = 0 if after is None else self.dataset.item_index(after) + 1
-        items = self.dataset.items.slice(start)
-        holds = pc.or_(
-            pc.match_substring(items["title"], text, ignore_case=True),
-            pc.match_substring(items["item_id"], text, ignore_case=True),
-        )
-        holds = pc.and_(holds, pc.not_equal(items["item_id"], ""))
-        found = items.filter(holds).slice(0, limit).select(["item_id", "title"])
-        return [ItemEntry(**row) for row in found.to_pylist()]
+        items = self.dataset.items.select(["item_id", "title"])
+        found: list[dict[str, str]] = []
+        num_slice = min(_SLICE, max_scanned)
+        for first in range(start, items.num_rows, num_slice):
+            rows = items.slice(first, num_slice)
+            matches = [
+                pc.match_substring(rows[name], text, ignore_case=True) for name in rows.column_names
+            ]
+            holds = pc.and_(pc.or_(*matches), pc.not_equal(rows["item_id"], ""))
+            found += rows.filter(holds).slice(0, limit + 1 - len(found)).to_pylist()
+            last = str(rows["item_id"][-1].as_py())  # of a hole it is ""
+            num_scanned = first + rows.num_rows - start
+            if len(found) > limit:
+                return _page(found[:limit], found[limit - 1]["item_id"])
+            if num_scanned >= max_scanned and last and start + num_scanned < items.num_rows:
+                return _page(found, last)
+        return _page(found, None)
 
     def _nearest(self, history: torch.Tensor, item: int) -> list[NearHistory]:
         """Return the items of a history (H,) that are nearest to an item."""
@@ -113,6 +128,10 @@ class Catalogue:
 
     def _item_id(self, item: int) -> str:
         return str(self.dataset.items["item_id"][item].as_py())
+
+
+def _page(rows: list[dict[str, str]], following: str | None) -> ItemList:
+    return ItemList(items=[ItemEntry(**row) for row in rows], next=following)
 
 
 def read_catalogue(config: ServeConfig) -> Catalogue:

@@ -109,7 +109,9 @@ class Client:
                 if name == "problem":
                     raise self._error(response.status_code, data)
                 yield StreamEvent.model_validate({"name": name, **json.loads(data)})
-        raise EndpointUnreachableError(f"{self._url}: the stream ended early; ask again")
+        raise EndpointUnreachableError(
+            f"{self._url}: the stream ended early; ask again", code="stream_ended_early"
+        )
 
     def recommend(
         self, user_id: str, k: int = 5, *, explain: bool = True, max_words: int | None = None
@@ -173,12 +175,16 @@ class Client:
         except httpx2.TransportError as error:
             raise EndpointUnreachableError(
                 f"{self._url}: the endpoint does not answer ({error}); check the URL, and that "
-                "`xrec serve` is running"
+                "`xrec serve` is running",
+                code="unreachable",
+                saw=self._url,
             ) from error
         except ValueError as error:
             raise EndpointError(
                 f"{self._url}: the response is not one of the endpoint's; check the URL, and that "
-                f"client and endpoint are the same version ({error})"
+                f"client and endpoint are the same version ({error})",
+                code="unknown_response",
+                saw=self._url,
             ) from error
 
     def _error(self, status: int, body: str) -> XRecError:
@@ -193,7 +199,8 @@ class Client:
         message = f"{self._url}: {status}: {detail}"
         if reason in _UNKNOWN:
             return UnknownIdError(message, _UNKNOWN[reason])
-        return (EndpointAccessError if status in (401, 403) else EndpointError)(message)
+        kind = EndpointAccessError if status in (401, 403) else EndpointError
+        return kind(message, code=reason.rpartition("/")[2] or "unknown_response", saw=status)
 
 
 def _rows(pairs: Iterable[tuple[str, str] | PairRequest]) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ have a part of what is at work and waits (`share_of_key`), at whichever frontend
 class LiveExplainer:
     """Explains pairs with `explainer`, whose graph has reserved rows for new users.
 
-    At most `MAX_WAITING_PAIRS` pairs wait for a row of the engine; more are refused. Raises
+    At most `max_waiting_pairs` pairs wait for a row of the engine; more are refused. Raises
     ModelError if the engine's memory does not hold the longest prompt and its text.
     """
 
@@ -50,6 +50,7 @@ class LiveExplainer:
         decoding: DecodingConfig,
         metrics: Metrics,
         keys: Sized,
+        max_waiting_pairs: int = MAX_WAITING_PAIRS,
     ):
         self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
@@ -60,9 +61,12 @@ class LiveExplainer:
         if refused is not None:
             raise ModelError(
                 f"the longest prompt (prompt.max_prompt_tokens={longest}) cannot be completed: "
-                f"{refused.message}"
+                f"{refused.message}",
+                code="prompt_too_long",
+                key="prompt.max_prompt_tokens",
+                saw=longest,
             )
-        self._max_pending = core.max_rows + MAX_WAITING_PAIRS
+        self._max_pending = core.max_rows + max_waiting_pairs
         self._max_of_key = share_of_key(self._max_pending, keys)
         self._pending: Counter[str] = Counter()
         self._preparing = ThreadPoolExecutor(1, "xrec-prepare")
@@ -285,7 +289,10 @@ class NewUsers:
         if not items:
             raise DataError(
                 f"none of the history's {len(indices)} items has training interactions; "
-                "name an item that has"
+                "name an item that has",
+                code="no_trained_item",
+                key="history",
+                saw=len(indices),
             )
         self._users[index] = self._fold_in.vector(torch.tensor(items))
 
@@ -311,7 +318,9 @@ class _Advances:
         await self._is_new.wait()
         self._is_new.clear()
         if isinstance(self._newest, Exception):
-            raise ModelError(f"the model failed: {self._newest}") from self._newest
+            raise ModelError(
+                f"the model failed: {self._newest}", code="engine_failed"
+            ) from self._newest
         return self._newest
 
     def take(self, event: Advance | Exception) -> None:
@@ -324,7 +333,9 @@ class _Advances:
             self._loop.call_soon_threadsafe(self._is_new.set)
 
 
-def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
+def load_live(
+    config: ServeConfig, metrics: Metrics, max_waiting_pairs: int = MAX_WAITING_PAIRS
+) -> LiveExplainer:
     """Return the live explainer of `config`; raise what `load_explainer` raises.
 
     This takes long, so it runs beside the event loop. All titles and aspects are read here too: the
@@ -334,12 +345,13 @@ def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
         sources_of(config),
         device=config.models.device,
         engine=config.engine,
-        num_reserved_users=config.engine.max_rows + MAX_WAITING_PAIRS,
+        num_reserved_users=config.engine.max_rows + max_waiting_pairs,
         is_streaming=True,
     )
     explainer.pairs.titles.build()
     explainer.checker.aspects.build()
-    return LiveExplainer(explainer, config.decoding, metrics, config.security.keys)
+    keys = config.security.keys
+    return LiveExplainer(explainer, config.decoding, metrics, keys, max_waiting_pairs)
 
 
 def _raise(failure: Failure | None) -> None:

@@ -62,7 +62,10 @@ def _of_status(
     if status == 404 or code == "model_not_found":
         return EndpointError(
             f"{config.base_url}: no model {config.model!r} there, or no chat completions at this "
-            f"URL ({words}); check model and base_url"
+            f"URL ({words}); check model and base_url",
+            code="no_such_model",
+            key="model",
+            saw=config.model,
         )
     if status in _TRIED_AGAIN or status >= 500:
         return ReplyFailure("rate_limited" if status == 429 else "endpoint_error", words)
@@ -77,16 +80,24 @@ def _refusal(status: int, code: str, config: EndpointModelConfig) -> EndpointAcc
         whose = f"the key in {variable}" if variable else "this endpoint"
         return EndpointAccessError(
             f"{url}: the quota or the balance of {whose} is used up ({code or status}); raise it "
-            "there and run again, what is committed stays"
+            "there and run again, what is committed stays",
+            code="quota_used_up",
+            saw=code or status,
         )
     if variable is None:
         return EndpointAccessError(
             f"{url}: the endpoint asks for a key ({status}), and none was sent; name the "
-            "environment variable that holds it in api_key_variable"
+            "environment variable that holds it in api_key_variable",
+            code="key_missing",
+            key="api_key_variable",
+            saw=status,
         )
     return EndpointAccessError(
         f"{url}: the endpoint refuses the key in the environment variable {variable} ({status}); "
-        f"check the key, and that it may use model {config.model!r}"
+        f"check the key, and that it may use model {config.model!r}",
+        code="key_refused",
+        key=variable,
+        saw=status,
     )
 
 

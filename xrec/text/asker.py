@@ -69,7 +69,10 @@ class Budget:
         """The error that ends a job because nothing more may be asked."""
         return BudgetError(
             f"budget.tokens is used up: {self._spent:,} tokens are spent, and one more prompt "
-            "would be too much; raise it and run again, what is committed stays"
+            "would be too much; raise it and run again, what is committed stays",
+            code="budget_used_up",
+            key="budget.tokens",
+            saw=self._spent,
         )
 
 

@@ -149,12 +149,19 @@ class EndpointModel:
             raise EndpointUnreachableError(
                 f"{url}: no reply to any prompt since this one was first asked, and it failed for "
                 f"good: {fault.message}; see to base_url and the endpoint, and run again, what is "
-                "committed stays"
+                "committed stays",
+                code="no_reply",
+                key=url,
+                saw=fault.reason,
             )
         if self._replied_at == float("-inf"):
             self._num_refused += 1
         if self._num_refused >= _MOST_REFUSED:
             raise EndpointError(
-                f"{url}: it refused the first {self._num_refused} prompts ({fault.message}); check "
-                "model, and structured_output, sampling and extra, which some endpoints do not know"
+                f"{url}: it refused the first {self._num_refused} prompts ({fault.message}); "
+                "check model, and structured_output, sampling and extra, which some endpoints do "
+                "not know",
+                code="prompts_refused",
+                key=url,
+                saw=self._num_refused,
             )

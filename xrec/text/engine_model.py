@@ -45,14 +45,17 @@ class SchemaGrammars:
         except ImportError as error:
             raise ModelError(
                 f"replies by a schema need xgrammar, which cannot be imported ({error}); "
-                f"run: {install_command('schema')}"
+                f"run: {install_command('schema')}",
+                code="xgrammar_not_installed",
             ) from error
         try:
             info = xgrammar.TokenizerInfo.from_huggingface(
                 tokenizer, vocab_size=num_tokens, stop_token_ids=stop_token_ids
             )
         except ValueError as error:
-            raise ModelError(f"xgrammar cannot use this model's tokenizer: {error}") from error
+            raise ModelError(
+                f"xgrammar cannot use this model's tokenizer: {error}", code="unsupported_tokenizer"
+            ) from error
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
         self._start = xgrammar.GrammarMatcher
 

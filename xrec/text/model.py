@@ -147,7 +147,9 @@ def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) ->
     if not (key := environment.get(variable, "").strip()):
         raise ConfigError(
             f"the environment variable {variable} is not set, and the key of {config.base_url} is "
-            "expected there; set it, or set api_key_variable to null if no key is needed"
+            "expected there; set it, or set api_key_variable to null if no key is needed",
+            code="key_missing",
+            key=variable,
         )
     return SecretStr(key)
 
@@ -189,7 +191,9 @@ def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
     if chosen is None:
         raise ConfigError(
             "a language model of kind engine needs llm; give it in this section, or as llm of the "
-            "project"
+            "project",
+            code="missing",
+            key="llm",
         )
     return chosen
 

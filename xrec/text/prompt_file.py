@@ -65,7 +65,12 @@ class PromptFile:
                     raise ValueError("expected a JSON object as input")
                 schema.model_validate_json(reply)
             except (ValueError, ValidationError) as error:
-                raise ConfigError(f"{self.name}: [example {name}]: {error}") from error
+                raise ConfigError(
+                    f"{self.name}: [example {name}]: {error}",
+                    code="broken_example",
+                    key=self.name,
+                    saw=name,
+                ) from error
 
 
 def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -> PromptFile:
@@ -75,7 +80,10 @@ def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -
     except (StorageError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{key}: {uri} cannot be read ({error}); a job on a cluster needs a URI that the "
-            "cluster reads, such as s3://"
+            "cluster reads, such as s3://",
+            code="file_unreadable",
+            key=key,
+            saw=uri,
         ) from error
     return parse_prompt_file(uri, text)
 
@@ -85,7 +93,9 @@ def parse_prompt_file(name: str, text: str) -> PromptFile:
     pieces = _HEADING.split(text)
     parts = list(zip(pieces[1::2], map(str.strip, pieces[2::2]), strict=True))
     if pieces[0].strip() or not parts or parts[0][0] != "system":
-        raise ConfigError(f"{name}: expected [system] as its first line")
+        raise ConfigError(
+            f"{name}: expected [system] as its first line", code="no_system", key=name
+        )
     examples = {}
     for (heading, shown), (reply_heading, reply) in zip(parts[1::2], parts[2::2], strict=False):
         if not heading.startswith("example ") or reply_heading != "reply":
@@ -93,6 +103,8 @@ def parse_prompt_file(name: str, text: str) -> PromptFile:
         examples[heading.removeprefix("example ")] = (shown, reply)
     if len(parts) != 1 + 2 * len(examples):
         raise ConfigError(
-            f"{name}: expected [example NAME] and [reply] in turn after [system], each name once"
+            f"{name}: expected [example NAME] and [reply] in turn after [system], each name once",
+            code="examples_out_of_turn",
+            key=name,
         )
     return PromptFile(name, parts[0][1], examples)

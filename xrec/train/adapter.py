@@ -124,7 +124,10 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
         raise ConfigError(
             f"training.global_batch_size = {training.global_batch_size} is no multiple of "
             f"training.micro_batch_size * scaling.num_workers = {size} * {num_workers}; change "
-            "one of them"
+            "one of them",
+            code="batch_does_not_divide",
+            key="training.global_batch_size",
+            saw=training.global_batch_size,
         )
 
 

@@ -162,7 +162,12 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
         # Reentrant checkpointing loses the gradient of the injected vectors.
         model.activation_checkpointing_enable({"use_reentrant": False})
     except ValueError as error:
-        raise ModelError(f"{error} set training.gradient_checkpointing=false") from error
+        raise ModelError(
+            f"{error} set training.gradient_checkpointing=false",
+            code="no_gradient_checkpointing",
+            key="training.gradient_checkpointing",
+            saw=True,
+        ) from error
     model.disable_input_require_grads()  # the adapted vectors in the input have a gradient anyway
 
 
@@ -180,19 +185,23 @@ def _prefix_cache(
         agree=any_worker if config.deepspeed.zero_stage == 3 else bool,
         # A layer that is computed again for its gradients does not take earlier keys and values.
         split=not training.gradient_checkpointing
-        and _splitting_pays(config, model, data, num_steps),
+        and splitting_pays(config, model, data, num_steps, worker_device()),
     )
 
 
-def _splitting_pays(
-    config: TrainAdapterConfig, model: PreTrainedModel, data: AdapterData, num_steps: int
+def splitting_pays(
+    config: TrainAdapterConfig,
+    model: PreTrainedModel,
+    data: AdapterData,
+    num_steps: int,
+    device: torch.device,
 ) -> bool:
     """Whether passes in two parts are sooner done; logged if they are not. The same on all workers.
 
     A split pass saves the backward pass over the beginnings, and where all of them are kept the
     forward pass too. At stage 3 those that are not kept cost another gather of the weights.
     """
-    if config.deepspeed.zero_stage != 3 or worker_device().type == "cpu":
+    if config.deepspeed.zero_stage != 3 or device.type == "cpu":
         return True
     training, num_prefix_tokens = config.training, data.train.num_prefix_tokens
     assert training.micro_batch_size != "auto"
@@ -246,7 +255,9 @@ class AdapterPasses:
             if not self._engine.fp16_enabled():
                 raise TrainingError(
                     f"{place}: a gradient is not finite; lower training.learning_rate.peak, or "
-                    "check the graph's vectors"
+                    "check the graph's vectors",
+                    code="gradient_not_finite",
+                    key="training.learning_rate.peak",
                 )
             note(f"{place}: a gradient overflowed; trying half the loss scale")
             totals = self._step(micro_batches, step)
@@ -311,6 +322,9 @@ def sum_over_workers(totals: Tensor, place: str) -> list[float]:
     if not math.isfinite(nll):
         raise TrainingError(
             f"{place}: the loss is {nll / num_tokens}; lower training.learning_rate.peak, or check "
-            "the graph's vectors"
+            "the graph's vectors",
+            code="loss_not_finite",
+            key="training.learning_rate.peak",
+            saw=nll / num_tokens,
         )
     return [nll, num_tokens, *others]

@@ -230,7 +230,10 @@ class AdapterWorker:
         if wrong:
             raise TrainingError(
                 f"step {self.progress.step}: {', '.join(wrong)} hold NaN or infinity; "
-                "lower training.learning_rate.peak"
+                "lower training.learning_rate.peak",
+                code="weights_not_finite",
+                key="training.learning_rate.peak",
+                saw=wrong,
             )
         if rank() != 0:
             return None

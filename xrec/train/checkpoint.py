@@ -149,7 +149,9 @@ def read_progress(kind: Callable[..., P], read: ReadFile, run: str) -> P:
         raise ArtifactMismatchError(
             f"the checkpoint is of run {values.get('run', '(not named)')}, this is run {run}: its "
             "settings, its inputs or its version differ; give another output URI, or delete the "
-            "checkpoints"
+            "checkpoints",
+            code="checkpoint_of_another_run",
+            saw=values.get("run"),
         )
     return kind(**{**values, "history": tuple(values["history"])})
 
@@ -260,7 +262,9 @@ def read_rows(
     if bool(missing.any()):
         raise ArtifactMismatchError(
             f"the checkpoint lacks the rows of {int(missing.sum())} of {len(nodes)} nodes; "
-            "delete the checkpoints to start again"
+            "delete the checkpoints to start again",
+            code="checkpoint_lacks_rows",
+            saw=int(missing.sum()),
         )
     return picked
 

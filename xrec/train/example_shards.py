@@ -60,7 +60,11 @@ class _Shard(NamedTuple):
 
 
 def write_examples(
-    config: TrainAdapterConfig, run_config: Mapping[str, Any], inputs: Mapping[str, str]
+    config: TrainAdapterConfig,
+    run_config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    pairs_per_shard: int = _PAIRS_PER_SHARD,
 ) -> Manifest:
     """Write the examples of training and validation, unless they are there; return their manifest.
 
@@ -72,7 +76,7 @@ def write_examples(
         if (there := finished(folder, "examples", run_config, inputs)) is not None:
             return there
     folder.delete()
-    shards = list(_written(config))
+    shards = list(_written(config, pairs_per_shard))
     counts = sum((shard.counts for shard in shards), Counter[str]())
     left_out = sum((shard.left_out for shard in shards), Counter[str]())
     if counts["train"] < config.training.global_batch_size or not counts["validation"]:
@@ -80,7 +84,10 @@ def write_examples(
             f"{counts['train']} training and {counts['validation']} validation pairs with an "
             f"explanation that fits ({dict(left_out)} left out); expected at least "
             f"training.global_batch_size = {config.training.global_batch_size} and 1: lower it, "
-            "or raise the limits"
+            "or raise the limits",
+            code="too_few_pairs",
+            key="training.global_batch_size",
+            saw=counts["train"],
         )
     beginnings = [shard.shared_ids for shard in shards if shard.shared_ids is not None]
     return write_manifest(
@@ -102,13 +109,13 @@ def explained_pairs(config: TrainAdapterConfig, dataset: Dataset, split: Split) 
     return pairs if most is None else drawn_explanations(dataset, pairs, most)
 
 
-def _written(config: TrainAdapterConfig) -> Iterable[_Shard]:
+def _written(config: TrainAdapterConfig, pairs_per_shard: int) -> Iterable[_Shard]:
     """Write all shards, in any order: on all CPUs, or here if that is done sooner."""
     writer = _Writer(config)
     parts = [
-        (split, range(start, start + _PAIRS_PER_SHARD))
+        (split, range(start, start + pairs_per_shard))
         for split, pairs in writer.explained.items()
-        for start in range(0, pairs.num_rows, _PAIRS_PER_SHARD)
+        for start in range(0, pairs.num_rows, pairs_per_shard)
     ]
     if len(parts) <= len(writer.explained):
         return map(writer, parts)

@@ -158,7 +158,10 @@ def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> No
     if config.parallelism == "partitioned" and data.num_nodes < num_workers:
         raise ConfigError(
             f"parallelism: {data.num_nodes} nodes cannot be partitioned among {num_workers} "
-            "workers; lower scaling.num_workers, or set parallelism to replicated"
+            "workers; lower scaling.num_workers, or set parallelism to replicated",
+            code="too_many_workers",
+            key="scaling.num_workers",
+            saw=num_workers,
         )
 
 

@@ -222,12 +222,18 @@ class GraphWorker:
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss of epoch {epoch} is {loss}; expected a finite number; "
-                "lower training.learning_rate"
+                "lower training.learning_rate",
+                code="loss_not_finite",
+                key="training.learning_rate",
+                saw=loss,
             )
         if num_wrong:
             raise TrainingError(
                 f"{num_wrong:g} layer-0 embeddings hold NaN or infinity after epoch {epoch}; "
-                "lower training.learning_rate"
+                "lower training.learning_rate",
+                code="embeddings_not_finite",
+                key="training.learning_rate",
+                saw=int(num_wrong),
             )
         return float(loss)
 
@@ -295,7 +301,10 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
     if loss > _DIVERGED * first_loss:
         raise TrainingError(
             f"the loss of epoch {epoch} is {loss:.4f}, that of epoch 1 was {first_loss:.4f}: "
-            "training diverges; lower training.learning_rate"
+            "training diverges; lower training.learning_rate",
+            code="training_diverges",
+            key="training.learning_rate",
+            saw=loss,
         )
 
 

@@ -75,5 +75,8 @@ def _refuse_another(location: Location, own: str) -> None:
         raise LeaseError(
             f"{location}: {there['holder']} trains this very run, and is taken for alive until "
             f"{expires_at:%Y-%m-%d %H:%M:%S} UTC, or longer if it goes on; wait until it ends, or "
-            "stop it. If it is dead, run again after that time"
+            "stop it. If it is dead, run again after that time",
+            code="lease_held",
+            key=str(location),
+            saw=there["holder"],
         )

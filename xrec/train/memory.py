@@ -5,7 +5,8 @@ its weight and nothing else; what is trained is counted by DeepSpeed's own estim
 `with_micro_batch_size` tries steps over the longest rows, after weights are loaded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -44,8 +45,12 @@ _MEMORY_LIMITS = (
 )
 
 
-def with_zero_stage(config: TrainAdapterConfig, data: AdapterData) -> TrainAdapterConfig:
+def with_zero_stage(
+    config: TrainAdapterConfig, data: AdapterData, memory: int | None = None
+) -> TrainAdapterConfig:
     """Return `config` with a number as its ZeRO stage, and log why. Collective.
+
+    memory: the bytes of this worker; by default they are looked up (`memory_of_a_worker`).
 
     A stage of auto becomes 1 where the whole model fits each worker, else 3, and 3 with an offload,
     which puts weights into the node's memory. Raises ModelError if the model fits at no stage,
@@ -54,14 +59,18 @@ def with_zero_stage(config: TrainAdapterConfig, data: AdapterData) -> TrainAdapt
     if local_world_size() % config.deepspeed.hpz_partition_size:
         raise ConfigError(
             f"deepspeed.hpz_partition_size = {config.deepspeed.hpz_partition_size} must divide the "
-            f"number of workers on each node, saw {local_world_size()} on one; change one of them"
+            f"number of workers on each node, saw {local_world_size()} on one; change one of them",
+            code="group_spans_nodes",
+            key="deepspeed.hpz_partition_size",
+            saw=config.deepspeed.hpz_partition_size,
         )
     if config.deepspeed.zero_stage != "auto":
         return config
     if config.deepspeed.offload != "none":
         return _changed(config, "deepspeed", zero_stage=3)
-    there = least_of_workers(memory_of_a_worker(worker_device(), local_world_size()))
-    room = SHARE_FOR_THE_MODEL * there
+    if memory is None:
+        memory = memory_of_a_worker(worker_device(), local_world_size())
+    room = SHARE_FOR_THE_MODEL * least_of_workers(memory)
     bytes_by_stage = model_bytes(config, data, num_workers=world_size())
     if config.llm.quantization is not None:
         del bytes_by_stage[3]  # bitsandbytes' weights cannot be sharded
@@ -71,7 +80,10 @@ def with_zero_stage(config: TrainAdapterConfig, data: AdapterData) -> TrainAdapt
     if not fitting:
         raise ModelError(
             f"{text}: it fits at none; raise scaling.num_workers, take a smaller model, or set "
-            "deepspeed.offload=cpu, which keeps the weights in the node's memory"
+            "deepspeed.offload=cpu, which keeps the weights in the node's memory",
+            code="model_does_not_fit",
+            key="deepspeed.zero_stage",
+            saw="auto",
         )
     note(f"{text}; auto: deepspeed.zero_stage = {fitting[0]}")
     return _changed(config, "deepspeed", zero_stage=fitting[0])
@@ -113,16 +125,23 @@ def model_bytes(
     return {1: frozen + whole, 3: -(-frozen // num_workers) + copy + sharded}
 
 
-def memory_of_a_worker(device: torch.device, num_local_workers: int) -> int:
+def memory_of_a_worker(
+    device: torch.device,
+    num_local_workers: int,
+    *,
+    limits: Sequence[Path] = _MEMORY_LIMITS,
+    node_bytes: int | None = None,
+) -> int:
     """Return the bytes of a worker's GPU, or of its part of the node's memory.
 
-    In a container, the node's memory is the container's limit.
+    In a container, the node's memory is the container's limit, which is in one of the files
+    `limits`. node_bytes: the machine's memory; by default it is looked up.
     """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    texts = [file.read_text().strip() for file in _MEMORY_LIMITS if file.is_file()]
-    limits = [int(text) for text in texts if text.isdigit()]
-    return int(min([psutil.virtual_memory().total, *limits])) // num_local_workers
+    texts = [file.read_text().strip() for file in limits if file.is_file()]
+    sizes = [int(text) for text in texts if text.isdigit()]
+    return min([node_bytes or int(psutil.virtual_memory().total), *sizes]) // num_local_workers
 
 
 def with_micro_batch_size(
@@ -147,11 +166,13 @@ def with_micro_batch_size(
     elif worker_device().type == "cpu":
         chosen, reason = max(size for size in sizes if size <= MOST_ON_CPU), "on a CPU"
     else:
-        chosen = _largest_that_fits(
-            sizes,
-            lambda size: try_step(longest_rows(data, size, num_text_tokens)),
-            kept_bytes=int(config.training.prefix_cache_gib * 2**30),
-        )
+        kept_bytes = int(config.training.prefix_cache_gib * 2**30)
+
+        def go(size: int) -> None:
+            with _kept_free(kept_bytes):
+                try_step(longest_rows(data, size, num_text_tokens))
+
+        chosen = largest_that_fits(sizes, go)
         reason = f"the largest of {', '.join(map(str, sizes))} whose step fits every worker"
     note(f"auto: training.micro_batch_size = {chosen}, {reason}")
     return with_size(config, chosen)
@@ -171,22 +192,30 @@ def sizes_to_try(config: TrainAdapterConfig) -> list[int]:
     return [2**power for power in range(part.bit_length()) if part % 2**power == 0]
 
 
-def _largest_that_fits(sizes: Sequence[int], go: Callable[[int], None], kept_bytes: int) -> int:
+@contextmanager
+def _kept_free(num_bytes: int) -> Iterator[None]:
+    """Fill so many bytes, and a share of the GPU's free memory, while the block runs.
+
+    A training step has to leave them free, for what the training keeps beside it.
+    """
+    free, _ = torch.cuda.mem_get_info(worker_device())
+    size = num_bytes + int(SHARE_KEPT_FREE * free)
+    kept = torch.empty(size, dtype=torch.uint8, device=worker_device())
+    yield
+    del kept
+
+
+def largest_that_fits(sizes: Sequence[int], go: Callable[[int], None]) -> int:
     """Return the largest of `sizes` (ascending) with which `go` fits every GPU. Collective.
 
-    `kept_bytes` and a share of the memory stay free, for what the training keeps beside a step.
+    Raises ModelError on each worker if not even the smallest does.
     """
     from accelerate.utils import find_executable_batch_size
 
-    device, smaller = worker_device(), iter([*reversed(sizes[:-1]), 0])
+    smaller = iter([*reversed(sizes[:-1]), 0])
 
     def go_and_tell(size: int) -> int:
-        free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.empty(
-            kept_bytes + int(SHARE_KEPT_FREE * free), dtype=torch.uint8, device=device
-        )
         go(size)
-        del kept
         return size
 
     largest_that_goes = find_executable_batch_size(
@@ -204,7 +233,10 @@ def _largest_that_fits(sizes: Sequence[int], go: Callable[[int], None], kept_byt
             "training.micro_batch_size = auto: a step over one row does not fit a worker's GPU; "
             "lower prompt.max_prompt_tokens or training.prefix_cache_gib, set "
             "training.gradient_checkpointing=true or deepspeed.zero_stage=3, or take a smaller "
-            "model"
+            "model",
+            code="row_does_not_fit",
+            key="training.micro_batch_size",
+            saw="auto",
         )
     return chosen
 

@@ -71,8 +71,8 @@ _SPLITS = {"loss": "train", "train_loss": "train", "validation_loss": "validatio
 class TrainingMetrics:
     """The series of one job's driver, for instance `train-adapter`. Ray must be initialised."""
 
-    def __init__(self, job: str):
-        self._job = job
+    def __init__(self, job: str, clock: Callable[[], float] = time.time):
+        self._job, self._clock = job, clock
         self._gauges = {
             name: Gauge(f"xrec_train_{name}", text, ("job", *filter(None, [_LABELS.get(name)])))
             for name, text in _GAUGES.items()
@@ -85,7 +85,7 @@ class TrainingMetrics:
         Its start counts as a report, so that the time without reports can be measured from there.
         """
         self._set("running", 1)
-        self._set("reported_timestamp_seconds", time.time())
+        self._set("reported_timestamp_seconds", self._clock())
         try:
             yield
         finally:
@@ -97,7 +97,7 @@ class TrainingMetrics:
         It may have `epoch`, `step`, `seconds`, `loss` or `train_loss`, `validation_loss`, and
         scores such as `ndcg@20`.
         """
-        self._set("reported_timestamp_seconds", time.time())
+        self._set("reported_timestamp_seconds", self._clock())
         for name, value in row.items():
             if name in _FIELDS:
                 self._set(_FIELDS[name], value)
@@ -155,7 +155,8 @@ def _trainer(
     name: str,
     reports: Queue,
 ) -> TorchTrainer:
-    use_gpu, num_threads = _uses_gpu(scaling), scaling.cpus_per_worker
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    use_gpu, num_threads = uses_gpu(scaling, num_gpus), scaling.cpus_per_worker
     fewest, most = scaling.fewest_workers, scaling.num_workers
 
     def run_worker(config: dict[str, Any]) -> None:
@@ -185,9 +186,9 @@ def _trainer(
     )
 
 
-def _uses_gpu(scaling: ScalingConfig) -> bool:
-    """Whether each worker gets a GPU; with device=auto, if the cluster has enough of them."""
-    enough = ray.cluster_resources().get("GPU", 0) >= scaling.fewest_workers
+def uses_gpu(scaling: ScalingConfig, num_gpus: float) -> bool:
+    """Whether each worker gets a GPU; with device=auto, if the cluster's are enough."""
+    enough = num_gpus >= scaling.fewest_workers
     return scaling.device == "cuda" or (scaling.device == "auto" and enough)
 
 
@@ -244,12 +245,16 @@ def _as_xrec_error(error: TrainingFailedError) -> XRecError:
         if isinstance(cause, XRecError):
             return cause
     first_line = (str(causes[0]).strip().splitlines() or [""])[0][:500]
-    text = f"{type(causes[0]).__name__}: {first_line}"
+    name = type(causes[0]).__name__
+    text = f"{name}: {first_line}"
     if isinstance(error, ControllerError):
-        return TrainingError(f"training stopped: {text}")
+        return TrainingError(f"training stopped: {text}", code="training_stopped", saw=name)
     return TrainingError(
         f"worker {min(failures)} of the training failed, and retries (scaling.max_failures) did "
-        f"not help: {text}"
+        f"not help: {text}",
+        code="worker_failed",
+        key="scaling.max_failures",
+        saw=name,
     )
 
 

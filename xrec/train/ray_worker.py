@@ -34,12 +34,17 @@ _pace: Pace | None = None
 _SECONDS_BETWEEN_LOOKS = 5.0
 
 
-def prepare_worker(num_threads: int, notes: "Queue") -> None:
-    """Set up this process before the loop: torch's threads, DeepSpeed's device, the way to log."""
-    global _notes
-    _notes = notes
+def prepare_worker(
+    num_threads: int, notes: "Queue | None", device: torch.device | None = None
+) -> None:
+    """Set up this process before the loop: torch's threads, DeepSpeed's device, the way to log.
+
+    device: of this worker; by default the one that Ray gave it.
+    """
+    global _notes, _last_note, _pace
+    _notes, _last_note, _pace = notes, 0.0, None
     torch.set_num_threads(num_threads)
-    device = worker_device()
+    device = device or worker_device()
     if device.type == "cpu":
         # Otherwise DeepSpeed takes a GPU that it sees, whatever Ray gave this worker.
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -34,12 +34,18 @@ def tracked(config: TrainingJobConfig, name: str, on_report: OnReport) -> Iterat
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
             f"tracker: {config.tracker} needs the package {package}, which is not installed; "
-            f"pip install {package}, or take the key out"
+            f"pip install {package}, or take the key out",
+            code="package_missing",
+            key="tracker",
+            saw=config.tracker,
         )
     if config.tracker == "tensorboard" and "://" in config.workspace:
         raise ConfigError(
             f"tracker: tensorboard writes to a disk, and the workspace is {config.workspace}; "
-            "take mlflow or wandb"
+            "take mlflow or wandb",
+            code="workspace_not_local",
+            key="workspace",
+            saw=config.workspace,
         )
     PartialState()
     project = os.path.basename(config.workspace.rstrip("/")) or "xrec"

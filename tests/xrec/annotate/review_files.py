@@ -1,14 +1,13 @@
 """Files of reviews for tests, configs over them, and what is made of them."""
 
-import gzip
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from tests.world.shop import review, write_json_lines
 from tests.xrec.data.test_assemble import whole
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.driver import run_annotate
@@ -23,19 +22,6 @@ from xrec.storage import Manifest
 
 HASHED = {"by": "hash", "test": 0, "validation": 0}
 """A split that holds nothing out, and needs no times."""
-
-
-def review(user: str, item: str, text: str = "A warm tone.", **more: Any) -> dict[str, Any]:
-    """A row of a table of reviews, with five stars unless `more` says otherwise."""
-    return {"user_id": user, "item_id": item, "review": text, "rating": 5.0, **more}
-
-
-def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write the rows as JSON Lines, gzipped if the name says so."""
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
-    return path
 
 
 def annotate_config(workspace: Path | str, uri: Path | str, **values: Any) -> AnnotateConfig:

@@ -14,15 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.review_files import (
-    HASHED,
-    annotate,
-    annotate_config,
-    review,
-    write_json_lines,
-)
+from tests.world.endpoint import Answer, Asked, stub_endpoint
+from tests.world.shop import review, write_json_lines
+from tests.xrec.annotate.review_files import HASHED, annotate, annotate_config
 from tests.xrec.annotate.smuggled import PAYLOAD, SMUGGLED
-from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
 from xrec.annotate.annotator import STAGES
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.phrases import phrases_spec

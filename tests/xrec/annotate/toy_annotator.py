@@ -1,11 +1,8 @@
 """An annotator that keeps every word that it was shown, so that a leak would be seen."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from ray import cloudpickle
 
 from xrec.annotate.annotator import (
     AnnotatorSpec,
@@ -81,18 +78,3 @@ def quoting_spec(folder: Path, **changes: object) -> AnnotatorSpec:
     values = {"settings": {"kind": "quoting"}, "inputs": {}, "reasons": (REFUSED,), "make": make}
     values["folds"] = 0
     return AnnotatorSpec(**{**values, **changes})  # type: ignore[arg-type]
-
-
-def map_here(
-    make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], **resources: Any
-) -> Iterator[tuple[int, Any]]:
-    """As `xrec.bulk.work.pool.map_in_processes`, in this process; the last item comes first.
-
-    What processes would be sent, and send, is pickled as it is there.
-    """
-    work = _sent(make)()
-    return reversed(list(enumerate(_sent(work(_sent(item))) for item in items)))
-
-
-def _sent(value: Any) -> Any:
-    return cloudpickle.loads(cloudpickle.dumps(value))

@@ -1,6 +1,10 @@
-"""From a dataset with aspects to the artifact and back; what is left out, and what is refused."""
+"""From a dataset with aspects to the artifact and back; what is left out, and what is refused.
+
+Aspects of profiles in the score: what a user's visits tell, without the pair's own.
+"""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -8,12 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.sparse
 
 from jobs.train_aspects import output, run
-from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
+from tests.errors import raises
+from tests.world.town import OF_PROFILES, prepared_town, with_aspects
 from xrec.aspects.artifact import aspects_of
 from xrec.aspects.choice import AspectChooser, read_chooser
-from xrec.aspects.mentions import dataset_mentions, dataset_praise
+from xrec.aspects.mentions import ProfileMentions, dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.graph import TrainAspectsConfig
 from xrec.config.prompt import PromptConfig
@@ -105,17 +111,17 @@ def test_counts_lie_in_files_of_the_node_and_choose_as_those_in_memory(
 def test_second_run_does_no_work_and_other_settings_are_refused(trained, monkeypatch):
     monkeypatch.setattr("xrec.aspects.train.train_aspects", None)
     run(trained)
-    with pytest.raises(ArtifactMismatchError, match="min_item_reviews"):
+    with raises(ArtifactMismatchError, "another_run", key="min_item_reviews"):
         run(trained.model_copy(update={"min_item_reviews": 3}))
 
 
 def test_score_of_another_dataset_or_a_changed_file_is_refused(trained, dataset, plain, tmp_path):
     other = with_aspects(plain, tmp_path, ("train", "validation"))
-    with pytest.raises(ArtifactMismatchError, match="indices would not fit"):
+    with raises(ArtifactMismatchError, "another_dataset"):
         read_chooser(_aspects(trained), read_dataset(open_location(f"{other}/dataset")))
     shutil.copytree(trained.artifact("aspects"), tmp_path / "aspects")
     (tmp_path / "aspects" / "weights.json").write_text("{}")
-    with pytest.raises(ArtifactMismatchError, match=r"weights\.json: its content"):
+    with raises(ArtifactMismatchError, "changed_file", key="weights.json"):
         read_chooser(open_location(str(tmp_path / "aspects")), dataset)
 
 
@@ -125,7 +131,7 @@ def test_score_of_another_version_is_refused(trained, dataset, tmp_path):
     manifest = json.loads((location / "manifest.json").read_text())
     del manifest["config"]["score"]
     (location / "manifest.json").write_bytes(json.dumps(manifest).encode())
-    with pytest.raises(ArtifactMismatchError, match=r"another version.*train-aspects"):
+    with raises(ArtifactMismatchError, "another_version"):
         read_chooser(location, dataset)
 
 
@@ -151,10 +157,10 @@ def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(trained, 
 
 
 def test_dataset_without_aspects_or_praise_is_refused(plain, tmp_path):
-    with pytest.raises(DataError, match="the dataset has no aspects of pairs"):
+    with raises(DataError, "no_aspects"):
         dataset_mentions(replace(plain, aspects=None), "train")
     workspace = with_aspects(plain, tmp_path, ("train", "validation"), ("neutral",))
-    with pytest.raises(DataError, match="praised by more training reviews than blame it"):
+    with raises(DataError, "no_praise"):
         run(config(workspace))
 
 
@@ -171,12 +177,107 @@ def test_prompt_that_asks_for_aspects_needs_an_artifact_whose_counts_it_names(wo
     manifest = read_manifest(open_location(f"{workspace}/dataset"), "dataset")
     profiles = manifest.model_copy(update={"metrics": {"aspects_from": "profiles"}})
     storage, counting = StorageConfig(), PromptConfig(aspects=2)
-    with pytest.raises(ConfigError, match=r"no reviews to count; expected .*'\{aspect\}'"):
+    with raises(ConfigError, "no_reviews_to_count", key="prompt.aspect"):
         aspects_of(counting, "unused", profiles, storage)
-    with pytest.raises(ArtifactNotFoundError):  # the prompt is right, and there is no artifact
+    with raises(
+        ArtifactNotFoundError, "no_artifact"
+    ):  # the prompt is right, and there is no artifact
         aspects_of(
             PromptConfig(aspects=2, aspect="{aspect}"), f"{workspace}/none", profiles, storage
         )
-    with pytest.raises(ConfigError, match="xrec train-aspects"):
+    with raises(ConfigError, "no_aspects", key="prompt.aspects", saw=2):
         aspects_of(counting, None, manifest, storage)
     assert aspects_of(PromptConfig(), None, profiles, storage) is None
+
+
+PROFILES = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1], [0, 0, 1]], dtype=np.float32)
+VISITS = [(0, 0), (0, 1), (0, 3), (1, 0), (1, 2), (2, 1), (2, 2), (2, 3)]  # nobody visits item 4
+OWN_ONLY = Weights(own_weight=0.5, own_reviews=4.0, prior_reviews=2.0)
+
+
+@pytest.fixture
+def visits():
+    users, items = np.array(VISITS, dtype=np.int64).T
+    return ProfileMentions.of(users, items, scipy.sparse.csr_matrix(PROFILES), 3)
+
+
+def _scorer(mentions: ProfileMentions, weights: Weights = OWN_ONLY) -> AspectScorer:
+    return AspectScorer(mentions, scipy.sparse.csr_matrix((5, 5), dtype=np.float32), weights)
+
+
+def _expected(user: int, item: int, *, without_own: bool) -> list[float]:
+    """The score of an item without neighbours: its profile once, and the user's other visits."""
+    found = []
+    for aspect in range(3):
+        share = (sum(PROFILES[i, aspect] for _, i in VISITS) + 0.5) / (len(VISITS) + 1)
+        visits = [i for u, i in VISITS if u == user and not (without_own and i == item)]
+        habit = sum(PROFILES[i, aspect] for i in visits)
+        of_item = PROFILES[item, aspect] + OWN_ONLY.prior_reviews * share
+        found.append(
+            math.log(of_item)
+            + OWN_ONLY.own_weight * math.log1p(habit / (OWN_ONLY.own_reviews * share))
+        )
+    return found
+
+
+@pytest.mark.parametrize("without_own", [False, True])
+def test_scores_count_a_profile_once_and_the_users_visits(visits, without_own):
+    pairs = [(0, 0), (1, 2), (2, 0), (1, 4)]  # two visits, and two that are none
+    users, items = np.array(pairs, dtype=np.int64).T
+    found = _scorer(visits).scores(users, items, leave_out_own=without_own)
+    expected = [_expected(user, item, without_own=without_own) for user, item in pairs]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_choices_have_the_whole_profile_as_menu_and_the_other_visits_as_evidence(visits):
+    users, items = np.array([0, 1, 1], dtype=np.int64), np.array([0, 2, 4], dtype=np.int64)
+    chosen = AspectChooser(_scorer(visits)).choose(users, items, 3, leave_out_own=True)
+    menus = [sorted(row[row >= 0].tolist()) for row in chosen.aspects]
+    assert menus == [[0, 1], [1, 2], [2]]  # also of item 4, which nobody visited
+    by_aspect = dict(zip(chosen.aspects[0].tolist(), chosen.user_reviews[0].tolist(), strict=True))
+    assert by_aspect == {0: 2, 1: 0, -1: 0}  # of items 1 and 3, and not of item 0 itself
+    assert chosen.num_user_reviews.tolist() == [2, 1, 2]
+    assert chosen.num_item_reviews.tolist() == [1, 1, 1]
+    assert chosen.item_reviews.max(axis=1).tolist() == [1, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def profiles_workspace(tmp_path_factory):
+    return tmp_path_factory.mktemp("profiles")
+
+
+@pytest.fixture(scope="module")
+def profiles(profiles_workspace):
+    return prepared_town(profiles_workspace, aspects_from=OF_PROFILES)
+
+
+def test_profiles_of_the_sample_hold_what_the_town_planted(profiles):
+    assert profiles.aspects_from == "profiles"
+    planted = {name for row in profiles.planted["aspects"].to_pylist() for name in row}
+    assert planted <= set(profiles.aspects["aspect"].to_pylist())
+
+
+def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explanation(profiles):
+    train, held_out = (dataset_mentions(profiles, split) for split in ("train", "test"))
+    assert isinstance(train, ProfileMentions)
+    assert (train.users.tolist(), train.items.tolist()) == tuple(
+        map(list, profiles.interaction_edges("train").tolist())
+    )
+    np.testing.assert_array_equal(train.aspects.toarray(), train.of_items.toarray()[train.items])
+    pairs = profiles.explained_pairs("test")
+    assert held_out.users.tolist() == pairs["user_index"].to_pylist()
+    assert held_out.items.tolist() == pairs["item_index"].to_pylist()
+    assert held_out.aspects.nnz
+    assert train.of_users.sum() == sum(profiles.user_aspects["num_reviews"].to_pylist())
+
+
+def test_train_aspects_of_profiles_reads_back_and_has_one_review_an_item(
+    profiles, profiles_workspace
+):
+    of = config(str(profiles_workspace))
+    assert 0 < run(of).metrics["validation"]["ndcg@10"] <= 1
+    chooser = read_chooser(_aspects(of), profiles)
+    assert isinstance(chooser.scorer.mentions, ProfileMentions)
+    more = of.model_copy(update={"min_item_reviews": 2, "aspects": f"{profiles_workspace}/more"})
+    with raises(DataError, "too_many_reviews", key="min_item_reviews", saw=2):
+        run(more)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.toy import save_random_graph, save_toy_model
+from tests.world.models import save_toy_model
+from tests.world.town import make_dataset, pair_rows
+from tests.world.workspace import make_adapter, save_random_graph
 from tests.xrec.backfill.runs import Runs
-from tests.xrec.generate.town import make_adapter
-from tests.xrec.recommend.catalogue import make_dataset, pair_rows
 from xrec.config.llm import EngineConfig
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.llm.source import model_fingerprint

@@ -26,10 +26,10 @@ import psutil
 from deltalake.exceptions import DeltaError
 
 from cluster.connect import ensure_ray, environment
-from tests.local_cluster import LocalCluster, NodeProcess
+from tests.world.cluster import LocalCluster, NodeProcess
+from tests.world.here import Place, PoolHere
 from tests.xrec.bulk import toy_run
-from tests.xrec.bulk.conftest import Place
-from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die
+from tests.xrec.bulk.toy_run import IDENTITY, Toy, die
 from xrec import bulk
 from xrec.bulk import Published, check_output, driver, parts, published, read_takedowns
 from xrec.bulk.beat import Clock

@@ -1,4 +1,4 @@
-"""Places on each store for runs, and waits that take no time."""
+"""Toy runs on each store, and waits that take no time."""
 
 import uuid
 from collections.abc import Sequence
@@ -8,37 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.object_store import ObjectStore
-from xrec.config.shared import StorageConfig
-from xrec.storage import Location, location, open_location
-
-
-@dataclass(frozen=True)
-class Place:
-    uri: str
-    storage: StorageConfig
-
-    @property
-    def location(self) -> Location:
-        return open_location(self.uri, self.storage)
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A folder whose name has characters that URIs escape."""
-    return Place(str(tmp_path / "a table, 100% 'full'"), StorageConfig())
-
-
-@pytest.fixture(params=["disk", "s3"])
-def place(request):
-    """A place on a disk, then one in an object store: SeaweedFS, a real server with real
-    conditional writes. It is not AWS: it never answers 409 to a write that races.
-    """
-    if request.param == "disk":
-        return request.getfixturevalue("disk")
-    s3: ObjectStore = request.getfixturevalue("s3")
-    folder = uuid.uuid4().hex
-    return Place(f"{request.getfixturevalue('bucket')}/some folder/{folder}", s3.storage)
+from tests.world.here import Place
+from xrec.storage import location
 
 
 @dataclass(frozen=True)

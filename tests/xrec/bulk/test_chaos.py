@@ -13,7 +13,8 @@ from contextlib import closing
 import pytest
 
 from tests.fuzz import seed_of_today
-from tests.local_cluster import LocalCluster, add_node, local_cluster, stop_nodes
+from tests.world.cluster import LocalCluster, add_node, local_cluster, stop_nodes
+from tests.world.here import Place
 from tests.xrec.bulk.chaos import (
     FORMAT,
     INTERRUPTED,
@@ -26,7 +27,6 @@ from tests.xrec.bulk.chaos import (
     check_garbage,
     workers_on,
 )
-from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Toy, rows_of
 from xrec.bulk import Survey
 from xrec.bulk.runs.progress import read_progress

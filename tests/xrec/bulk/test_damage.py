@@ -22,14 +22,13 @@ from hypothesis import strategies as st
 
 import xrec.bulk.export
 from tests.errors import raises
-from tests.faulty_proxy import Faults, faulty_proxy
 from tests.fuzz import FEW_OR_MANY, IN_MEMORY, changed_json, examples
-from tests.xrec.bulk.conftest import Place
+from tests.world.here import Place, PoolHere
+from tests.world.store import Faults, faulty_proxy
 from tests.xrec.bulk.test_export import export, target_of
 from tests.xrec.bulk.toy_run import (
     FORMAT,
     OTHER,
-    PoolHere,
     Toy,
     commit_once,
     rows_of,

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
+from tests.world.here import PoolHere
 from tests.xrec.bulk.toy_run import (
     EAGER,
     FORMAT,
     OTHER,
     CarryingTask,
-    PoolHere,
     Toy,
     ToyTask,
     batch_of,

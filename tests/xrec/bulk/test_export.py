@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
-from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.toy_run import Killed, Toy, die_here
+from tests.world.here import Killed, Place
+from tests.xrec.bulk.conftest import Toys
+from tests.xrec.bulk.toy_run import Toy, die_here
 from xrec.bulk import export_run
 from xrec.bulk.export import SUCCESS, Exported, _with_json_cells
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, TableError

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
-from tests.object_store import requests_of
-from tests.xrec.bulk.conftest import Place
+from tests.world.here import Place
+from tests.world.store import requests_of
 from tests.xrec.bulk.toy_run import (
     FORMAT,
     IDENTITY,

@@ -17,19 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
-from tests.object_store import requests_of
+from tests.world.here import Killed, PoolHere, plan_of
+from tests.world.store import requests_of
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import (
     FORMAT,
     IDENTITY,
     OTHER,
-    Killed,
-    PoolHere,
     Toy,
     commit_once,
     die_here,
     files_of,
-    plan_of,
     rows_of,
     table_at,
 )

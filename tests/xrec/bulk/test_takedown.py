@@ -19,16 +19,15 @@ import pytest
 
 from jobs.output import Output
 from tests.errors import raises
+from tests.world.here import Killed, PoolHere, plan_of
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import (
     IDENTITY,
     OTHER,
-    Killed,
-    PoolHere,
+    commit_once,
     describe,
     die_here,
     files_of,
-    plan_of,
     rows_of,
     table_at,
 )
@@ -132,6 +131,17 @@ def test_rule_13_nothing_brings_back_what_was_taken_down(here, what):
 
 
 """All that commands change a store by, once there is a table."""
+
+
+def test_rule_13_takedown_that_comes_while_a_publisher_sleeps_is_heeded(here, monkeypatch):
+    for row, identity in ((PAIR, IDENTITY), ({"user": "u-5"}, OTHER)):
+        toy = here(identity=identity)
+        toy.drive()
+        with monkeypatch.context() as patch:
+            commit_once(patch, partial(down, here, **row))
+            toy.publish()
+        assert not has_pair(here)
+    assert "u-5" not in [user for user, _ in rows_of(toy.published())]
 
 
 def test_rule_13_lifted_rows_come_back_with_a_rollback(here):

@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 
 import xrec.bulk
 from tests.fuzz import FEW, IN_MEMORY, seed_of_today
+from tests.world.here import Place, PoolHere
 from tests.xrec.bulk.chaos import (
     COMMANDS,
     FORMAT,
@@ -42,8 +43,7 @@ from tests.xrec.bulk.chaos import (
     check_end,
     taken_down,
 )
-from tests.xrec.bulk.conftest import Place
-from tests.xrec.bulk.toy_run import PoolHere, Toy
+from tests.xrec.bulk.toy_run import Toy
 from xrec.bulk import Published, read_takedowns, table
 from xrec.bulk.beat import Clock
 from xrec.bulk.runs.progress import TERM, now, read_progress

@@ -14,12 +14,11 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
-from tests.object_store import requests_of
-from tests.xrec.bulk.conftest import Place
+from tests.world.here import Place, PoolHere
+from tests.world.store import requests_of
 from tests.xrec.bulk.toy_run import (
     IDENTITY,
     OTHER,
-    PoolHere,
     files_of,
     finished,
     kill,

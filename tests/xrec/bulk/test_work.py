@@ -16,8 +16,9 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
-from tests.faulty_proxy import Faults, faulty_proxy
-from tests.xrec.bulk.toy_run import FORMAT, PoolHere, Toy, ToyTask, die_here, rows_of
+from tests.world.here import PoolHere
+from tests.world.store import Faults, faulty_proxy
+from tests.xrec.bulk.toy_run import FORMAT, Toy, ToyTask, die_here, rows_of
 from xrec.bulk import Outcome, Survey
 from xrec.bulk.runs.plan import Plan
 from xrec.bulk.runs.result import ResultFolder

@@ -5,8 +5,8 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.world.here import Killed, Place, PoolHere
+from tests.xrec.bulk.conftest import Toys
 from xrec import bulk
 from xrec.bulk.beat import Clock
 from xrec.bulk.runs.progress import TERM, read_progress, write_progress
-from xrec.bulk.work.marks import Marks
-from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(
@@ -38,10 +37,6 @@ MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
 
 EAGER = Clock(seconds_between_looks=0.0)
 """That of a driver which looks at its budget and shows its progress after each chunk."""
-
-
-class Killed(BaseException):
-    """Ends a process that is the test's."""
 
 
 def die_here() -> None:
@@ -109,65 +104,6 @@ class ToyTask:
 
 
 @dataclass(frozen=True)
-class TaskOf:
-    """Does rows by a function; an error of it ends the run."""
-
-    do: Callable[[pa.Table], bulk.Outcome]
-    row_errors: tuple[type[Exception], ...] = ()
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        raise NotImplementedError
-
-
-@dataclass
-class PoolHere:
-    """One process after the other, all of them the test's; it does one chunk at a time.
-
-    A process that dies is followed by another, as Ray does it. before: called with each chunk that
-    is about to be done. order: changes the chunks' order. done: the chunks that were begun.
-    """
-
-    before: Callable[[int], object] = lambda chunk: None
-    order: Callable[[Sequence[int]], Sequence[int]] = list
-    done: list[int] = field(default_factory=list)
-    num_starts: int = 0
-
-    def summaries(
-        self,
-        settings: WorkerSettings,
-        chunks: Sequence[int],
-        is_over: Callable[[], bool] = lambda: False,
-    ) -> Iterator[tuple[int, bulk.Summary]]:
-        marks = Marks(1)
-        worker = self._start(settings, marks)
-        for chunk in self.order(chunks):
-            while True:
-                self.done.append(chunk)
-                self.before(chunk)
-                try:
-                    summary = worker.do(chunk)
-                    break
-                except Killed:
-                    worker = self._start(settings, marks)
-            if summary is not None:
-                yield chunk, summary
-            if marks.is_over(is_over()):
-                return
-
-    def held(self, num_chunks: int) -> dict[str, float]:
-        """As if all chunks had a GPU at a time."""
-        return {"cpu_hours": 2.0 * num_chunks, "gpu_hours": float(num_chunks)}
-
-    def _start(self, settings: WorkerSettings, marks: Marks) -> ChunkWorker:
-        self.num_starts += 1
-        return ChunkWorker(settings, marks)
-
-
-def pool_here(*settings: Any, **more: Any) -> PoolHere:
-    return PoolHere()
-
-
-@dataclass(frozen=True)
 class Toy:
     """A run, and the rows that its table must have in the end."""
 
@@ -208,20 +144,6 @@ def toy_run(
     """Plan a run of every user with every item."""
     run = bulk.open_run(toy_request(place, items, num_users, **settings))
     return Toy(run, sorted(toy_rows(items, num_users)), folder / "healed")
-
-
-def plan_of(
-    uri: str,
-    kind: str,
-    format: bulk.RowFormat,
-    rows: pa.Table,
-    config: Mapping[str, Any] | None = None,
-    inputs: Mapping[str, str] | None = None,
-    **settings: Any,
-) -> bulk.BulkRun:
-    batches = [bulk.clean_keys(rows, format.keys, file="rows", first_line=1)]
-    identity = bulk.Identity(kind=kind, config=dict(config or {}), inputs=dict(inputs or {}))
-    return bulk.open_run(bulk.RunRequest(uri, identity, format, lambda: batches, **settings))
 
 
 def toy_request(

@@ -1,16 +1,18 @@
-"""The checks together: a hundred judged texts, plain sentences, lists of words."""
+"""The checks together: a hundred judged texts, tone, plain sentences, lists of words."""
 
 from dataclasses import replace
 
 import pytest
-from pydantic import ValidationError
 
+from tests.errors import raises
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, NOVEL, VOCABULARY, judged
-from xrec.checks import Checker, check_word_list, plain_sentence
+from xrec.checks import AspectNames, Checker, check_word_list, plain_sentence
+from xrec.checks.tone import why_not_positive
+from xrec.config.base import parse_config
 from xrec.config.checks import ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.evidence import AspectEvidence
-from xrec.errors import DataError
+from xrec.errors import ConfigError, DataError
 from xrec.llm.prompt import PairTexts
 
 ALL = ChecksConfig(unsupported=True, not_positive=True)
@@ -32,7 +34,7 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts():
         right = sum(verdict == each == given for verdict, given in found)
         precision = right / sum(given == each for _, given in found)
         recall = right / sum(verdict == each for verdict, _ in found)
-        assert precision >= 0.9, each
+        assert precision >= 0.95, each
         assert recall >= 0.85, each
 
 
@@ -180,8 +182,8 @@ def test_plain_sentence_is_worded_by_its_templates(templates, expected):
 
 @pytest.mark.parametrize("part", ["first", "of_title"])
 def test_plain_templates_with_an_unknown_placeholder_are_refused(part):
-    with pytest.raises(ValidationError, match=rf"{part}.* holds \{{stars\}}; allowed there: "):
-        PlainConfig.model_validate({part: "{stars} stars"})
+    with raises(ConfigError, "value_error"):
+        parse_config(PlainConfig, {part: "{stars} stars"})
 
 
 @pytest.mark.parametrize(
@@ -235,15 +237,23 @@ def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path, text, ex
     assert Checker(VOCABULARY).plain(BISTRO, PlainConfig(), 2, checks) is None  # its late hours
 
 
-@pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\xfa"])
-def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (None, "list_unreadable"),
+        (b"", "list_empty"),
+        (b"# nothing\n", "list_empty"),
+        (b"\xff\xfe\xfa", "list_unreadable"),
+    ],
+)
+def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(tmp_path, content, code):
     path = tmp_path / "words.txt"
     if content is not None:
         path.write_bytes(content)
     checks = ChecksConfig(unsafe_words=str(path))
-    with pytest.raises(DataError, match=r"checks\.unsafe_words: the list .*words\.txt"):
+    with raises(DataError, code, key="checks.unsafe_words", saw=str(path)):
         check_word_list(checks, StorageConfig())
-    with pytest.raises(DataError, match=r"checks\.unsafe_words"):
+    with raises(DataError, code):
         reason("Any text.", BISTRO, checks)
     check_word_list(ChecksConfig(), StorageConfig())
 
@@ -261,3 +271,100 @@ def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_som
     texts = PairTexts("", "Pho Ha Market", profile)
     written = Checker(map(str.lower, names), are_written=True).as_written(texts)
     assert [written(name.lower()) for name in names] == names
+
+
+ASPECTS = AspectNames(VOCABULARY)
+
+
+def why(text: str, texts: PairTexts = BISTRO) -> str:
+    """The reason why it is not positive, "" if it is."""
+    return why_not_positive(text, texts, ASPECTS) or ""
+
+
+@pytest.mark.parametrize(
+    "quoted", ['"awful"', "\u201cawful\u201d", "\u201eawful\u201c", "\u00abawful\u00bb"]
+)
+def test_blame_in_quotation_marks_of_any_kind_is_found(quoted):
+    assert why(f"Guests call this place {quoted} and leave.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Not only the late hours but the staff will please you.",
+        "It is not just the quiet garden that you would love.",
+        "A no-frills bistro with a quiet garden.",
+        "A hassle-free evening in the quiet garden.",
+        "You won't be disappointed by the late hours.",
+        "You can't go wrong with the late hours.",
+        "No wonder that you love the quiet garden.",
+        "You never regret the late hours.",
+        "No other bistro has such late hours.",
+        "The late hours are to die for.",
+        "Late hours.",
+        "The quiet garden is never crowded.",
+        "It is hard to resist the quiet garden.",
+        "The garden has no noise, and the late hours suit you.",
+        "Who wouldn't love the quiet garden?",
+        "You will not find a better quiet garden.",
+        "You get a quiet garden without high prices.",
+        "You will not only enjoy the garden, you may not want to leave.",
+        "Some find the staff slow, but the quiet garden is lovely.",
+        "",
+    ],
+)
+def test_praise_that_holds_words_of_denial_is_positive(text):
+    assert why(text) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("It has no quiet garden.", "denies or excludes"),
+        ("No one likes the late hours.", "denies or excludes"),
+        ("None of the guests praise the late hours.", "denies or excludes"),
+        ("There used to be a quiet garden.", "denies or excludes"),
+        ("The late hours leave much to be desired.", "dissuades"),
+        ("You get a quiet garden for high prices.", "it blames: 'high prices'"),
+        ("You would love it without the late hours.", "denies or excludes"),
+        ("The late hours aren\u2019t what you love.", "denies or excludes"),
+        ("You would love the garden rather than the late hours.", "denies or excludes"),
+        ("You would love it, but the late hours are awful.", "blames"),
+        ("The late hours are overpriced, but you would love the great staff.", "blames"),
+        ("You would hate it here.", "sentiment is -0.57"),
+        ("The user may not enjoy this great and lovely place.", "dissuades: 'may not enjoy'"),
+        ("You would like its great tone and high price.", "blames: 'high price'"),
+        ("Great cakes, but you won\u2019t really love it.", "dissuades"),
+        ("A sad and ugly place for you.", "sentiment is -"),
+    ],
+)
+def test_blame_and_denial_are_refused(text, reason):
+    assert reason in why(text)
+
+
+def test_a_denied_aspect_that_was_not_chosen_is_no_denial():
+    text = "You would enjoy the quiet garden without the live music."
+    assert why(text) == ""
+    assert "denies" in why(text.replace("live music", "late hours"))
+
+
+def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are():
+    text = "The Killing Hour is a murder mystery, a case of murder and revenge in court."
+    assert why(text, NOVEL) == ""
+    assert "sentiment" in why(text, replace(NOVEL, item_title="", item_profile=""))
+    blamed = replace(NOVEL, item_profile=f"{NOVEL.item_profile} Some find it terrible.")
+    assert "sentiment" in why("You would find this book of murder terrible.", blamed)
+    parking = replace(NOVEL, item_title="The High Cost of Free Parking")
+    assert why("You would enjoy The High Cost of Free Parking for its plot.", parking) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Die Bar hat die Terrasse, die Sie lieben, und war nie voll.",  # VADER knows "die", "war"
+        "Le bar n'a pas de jardin et la mal nommée terrasse est triste.",
+        "这家店很糟糕。",
+    ],
+)
+def test_other_languages_pass(text):
+    assert why(text) == ""

@@ -1,15 +1,21 @@
 """What a text says and nothing supports: in English any word, else aspects and numbers."""
 
+import random
+import re
+import unicodedata
 from dataclasses import replace
 
 import pytest
 
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
 from xrec.checks import AspectNames, Checker
+from xrec.checks.phrases import WordList
 from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import digits_in, number_words, tokens_of
 from xrec.config.checks import ChecksConfig
+from xrec.data.english import singular
 from xrec.data.evidence import AspectEvidence
+from xrec.data.titles import composed
 from xrec.llm.prompt import PairTexts
 from xrec.sample import ASPECTS as SAMPLE_ASPECTS
 from xrec.sample import generate_language_examples
@@ -125,6 +131,24 @@ def test_synonyms_support_each_other_and_praise_needs_no_support(text, expected)
 
 
 @pytest.mark.parametrize(
+    ("profile", "text", "expected"),
+    [
+        ("A quiet bay.", "A calm and tranquil bay.", []),
+        ("A small cosy shop for children.", "A cozy little store for kids.", []),
+        ("A novel.", "This book suits you.", []),
+        ("A book.", "This novel suits you.", ["novel"]),
+        ("A lawyer solves a murder.", "It is a legal thriller.", []),
+        ("A legal thriller.", "A lawyer solves a murder.", ["lawyer", "solves", "murder"]),
+        ("A plot.", "It keeps you reading to the end.", []),
+        ("A plot.", "You would love the end, and the ending.", ["end", "ending"]),
+    ],
+)
+def test_implied_words_and_frame_phrases_are_supported(profile, text, expected):
+    texts = replace(EMPTY, item_profile=profile)
+    assert unsupported_words(text, texts, AspectNames([])) == expected
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("You would love its wine selection and authentic Thai cuisine.", []),
@@ -225,18 +249,6 @@ def test_number_words_are_read_as_digits(text, expected):
     assert [number for _, _, number in number_words(tokens_of(text))] == expected
 
 
-def test_digits_in_a_word_are_read_without_thousands_marks():
-    assert [digits_in(word) for word in ("1,200", "007", "5th", "3.50", "B2B4", "none", "٤٠")] == [
-        ["1200"],
-        ["7"],
-        ["5"],
-        ["3.50"],
-        ["2", "4"],
-        [],
-        ["40"],
-    ]
-
-
 def test_numbers_of_any_length_are_read():
     """Python's `int` and `str` refuse more than 4,300 digits."""
     assert digits_in("00" + "1" * 5000 + " 0 000") == ["1" * 5000, "0", "0"]
@@ -269,3 +281,125 @@ def test_a_bare_aspect_is_supported_by_what_ends_with_it(vocabulary, menu, expec
     texts = replace(EMPTY, menu=frozenset({menu}))
     text = "You would enjoy it for the excellent service."
     assert unsupported_words(text, texts, AspectNames(vocabulary)) == expected
+
+
+VOCABULARY = [
+    "hours", "late hours", "late hours bar", "coffee shop", "strong coffee", "dog-friendly tables",
+    "kids' menu", "mac & cheese", "bass", "Café au lait", "花园", "tête-à-tête",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Open for late hours.", ["late hours=late hours"]),
+        ("LATE HOUR, Late  Hours", ["late hours=LATE HOUR", "late hours=Late  Hours"]),
+        ("A late hours bar.", ["late hours bar=late hours bar"]),
+        ("the hour's end", ["hours=hour's"]),
+        ("dog friendly table", ["dog-friendly tables=dog friendly table"]),
+        ("Dog-friendly tables!", ["dog-friendly tables=Dog-friendly tables"]),
+        ("dog\u2011friendly tables", ["dog-friendly tables=dog\u2011friendly tables"]),
+        ("a kid's menu, the kids menu", ["kids' menu=kid's menu", "kids' menu=kids menu"]),
+        ("mac and cheese", ["mac & cheese=mac and cheese"]),
+        ("Mac & Cheese", ["mac & cheese=Mac & Cheese"]),
+        ("strong coffee shops", ["strong coffee=strong coffee", "coffee shop=coffee shops"]),
+        ("cafe\u0301 au lait", ["Café au lait=café au lait"]),
+        ("这家店的花园很安静", ["花园=花园"]),
+        ("un tête-à-tête", ["tête-à-tête=tête-à-tête"]),
+        # no whole words, or not beside each other
+        ("hourly, chlorate hoursX, bassist of bas", []),
+        ("It is open late. Hours: 9 to 5", ["hours=Hours"]),
+        ("late, hours", ["hours=hours"]),
+        ("", []),
+        ("\u200b\ufffd\x00 ... --- !!!", []),
+    ],
+)  # fmt: skip
+def test_aspect_names_finds_whole_words_in_any_case_and_number(text, expected):
+    found = AspectNames(VOCABULARY).find(text)
+    text = unicodedata.normalize("NFC", text)
+    assert [f"{each.name}={text[each.start : each.end]}" for each in found] == expected
+
+
+def test_aspect_names_are_those_of_a_search_of_all_places_for_all_phrases():
+    rng = random.Random(0)
+    words = ["late", "hour", "hours", "garden", "gardens", "quiet", "bass", "of"]
+    for _ in range(300):
+        vocabulary = [
+            " ".join(rng.choices(words, k=rng.randint(1, 3))) for _ in range(rng.randint(0, 6))
+        ]
+        text = "".join(
+            rng.choice(words) + rng.choice([" ", "-", ", ", "  "]) for _ in range(rng.randint(0, 9))
+        )
+        found = {(each.start, each.end) for each in AspectNames(vocabulary).find(text)}
+        assert found == brute_force(text, vocabulary)
+
+
+def brute_force(text: str, vocabulary: list[str]) -> set[tuple[int, int]]:
+    """All places of all phrases that stand in no longer one."""
+    places = set()
+    for phrase in vocabulary:
+        patterns = [rf"{singular(word)}s?" for word in phrase.split()]
+        pattern = rf"(?=(?<!\w)({'[ -]+'.join(patterns)})(?!\w))"
+        places |= {match.span(1) for match in re.finditer(pattern, text)}
+    return {
+        (start, end)
+        for start, end in places
+        if not any(
+            other != (start, end) and other[0] <= start and end <= other[1] for other in places
+        )
+    }
+
+
+def test_aspect_names_the_first_of_two_that_are_the_same_is_found():
+    names = AspectNames(["board game", "Board-Games", "coffee"])
+    assert [each.name for each in names.find("Board games")] == ["board game"]
+    assert names.same("BOARD games") == "board game"
+    assert names.same("tea") == "tea"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Look at it for its look and sound.", ["look", "sound"]),
+        ("You will value it, as it sounds and looks warm; it fits.", []),
+        ("It is what you look for, to fit your taste and your value.", []),
+        (
+            "Its fit, the look, great value, a taste of sounds.",
+            ["fit", "look", "value", "taste", "sounds"],
+        ),
+        ("You'd look long for such a build.", ["build"]),
+        ("Fit and look are great.", ["Fit", "look"]),
+        ("It has value, thanks to price and build.", ["value", "build"]),
+    ],
+)
+def test_aspect_names_are_no_verbs_and_nothing_of_the_readers(text, expected):
+    names = AspectNames(["look", "sound", "value", "fit", "taste", "build"])
+    assert [text[each.start : each.end] for each in names.find(text)] == expected
+
+
+def found(entry: str, text: str) -> list[str]:
+    text = composed(text)
+    return [text[start:end] for start, end in WordList([entry]).find(text)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "expected"),
+    [
+        # marks: as it is written, in any case
+        ("sh*t", "This is sh*t, and SH*T.", ["sh*t", "SH*T"]),
+        ("a$$", "A pain in the A$$.", ["A$$"]),
+        ("f***", "Route F, it is f***ing loud.", ["f***"]),
+        ("***", "what the *** is that", ["***"]),
+        ("&", "tea & cake", ["&"]),
+        ("sh*t", "a shot", []),
+        ("$hit", "a hit with guests", []),
+        # letters alone: whole words in any case and number
+        ("Damn Fool", "damn-fools", ["damn-fools"]),
+        ("dog-eared", "dog eared", ["dog eared"]),
+        ("rock & roll", "Rock and Roll", ["Rock and Roll"]),
+        ("café", "cafe\u0301s", ["cafés"]),
+        ("skill", "skills, skilled", ["skills"]),
+    ],
+)
+def test_word_list_finds_letters_as_words_and_marks_as_they_are_written(entry, text, expected):
+    assert found(entry, text) == expected

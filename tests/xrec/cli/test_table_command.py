@@ -6,14 +6,13 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from tests.command_line import python, said, xrec
-from tests.xrec.bulk.conftest import Place, disk, place
-from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of, rows_of, toy_run
+from tests.world.here import Place, PoolHere, TaskOf, plan_of
+from tests.world.program import python, refused, said, xrec
+from tests.xrec.bulk.toy_run import rows_of, toy_run
 from xrec import bulk
 from xrec.config.shared import StorageConfig
+from xrec.errors import ConfigError
 from xrec.storage import open_location
-
-__all__ = ["disk", "place"]
 
 
 def storage_keys(place: Place) -> list[str]:
@@ -49,61 +48,54 @@ def test_status_of_a_canary_and_of_the_published_run(place, tmp_path):
     assert (told["published"]["version"], told["published"]["is_this_run"]) == (0, True)
 
 
-def test_check_says_what_is_wrong_and_exits_1(place, tmp_path):
-    toy = toy_run(place, tmp_path)
+def test_check_says_what_is_wrong_and_exits_1(disk, tmp_path):
+    toy = toy_run(disk, tmp_path)
     toy.drive(max_rows=13)
-    command = ["table", "check", place.uri, *storage_keys(place)]
+    command = ["table", "check", disk.uri]
     out = said(*command)
     assert out.startswith("warning: ")  # not done
     toy.complete()
-    assert xrec(*command)[:2] == (0, f"{place.uri}: nothing is wrong\n")
-    (name,) = (each for each in place.location.sizes() if each.startswith("part-"))
-    (place.location / name).delete()
+    assert xrec(*command)[:2] == (0, f"{disk.uri}: nothing is wrong\n")
+    (name,) = (each for each in disk.location.sizes() if each.startswith("part-"))
+    (disk.location / name).delete()
     code, out, _ = xrec(*command)
     assert code == 1
     assert out.startswith("error: ")
     assert name in out
 
 
-def test_rollback_and_empty_make_a_version_and_say_which(place, tmp_path):
-    first = toy_run(place, tmp_path, ["a"])
+def test_rollback_and_empty_make_a_version_and_say_which(disk, tmp_path):
+    first = toy_run(disk, tmp_path, ["a"])
     first.complete()
-    toy_run(place, tmp_path, ["b", "c"]).complete()
-    keys = storage_keys(place)
-    code, out, _ = xrec("table", "rollback", place.uri, "--version", "0", *keys)
-    assert (code, out) == (0, f"{place.uri}: version 2 has the rows of version 0\n")
+    toy_run(disk, tmp_path, ["b", "c"]).complete()
+    code, out, _ = xrec("table", "rollback", disk.uri, "--version", "0")
+    assert (code, out) == (0, f"{disk.uri}: version 2 has the rows of version 0\n")
     assert rows_of(first.published()) == first.rows
-    code, out, _ = xrec("table", "empty", place.uri, *keys)
-    assert (code, out.startswith(f"{place.uri}: version 3 has no rows")) == (0, True)
-    code, _, err = xrec("table", "rollback", place.uri, "--version", "9", *keys)
-    assert (code, "version 9 is not there; the table has 0 to 3" in err) == (1, True)
+    code, out, _ = xrec("table", "empty", disk.uri)
+    assert (code, out.startswith(f"{disk.uri}: version 3 has no rows")) == (0, True)
+    assert refused("table", "rollback", disk.uri, "--version", "9").exit_code == 1
 
 
 @pytest.mark.parametrize("command", ["status", "check", "empty"])
 def test_key_that_is_none_of_storage_or_lacks_its_twin_is_refused(command, disk):
-    code, _, err = xrec("table", command, disk.uri, "pairs.kind=split")
-    assert (code, "pairs.kind: unknown key; expected storage.key=value" in err) == (2, True)
+    assert isinstance(refused("table", command, disk.uri, "pairs.kind=split"), ConfigError)
     secret = "storage.secret_access_key=wJalrXUtnFEMI"
     code, out, err = xrec("table", command, disk.uri, secret, "--debug")
-    assert (code, "must be given together" in err, "wJalr" in out + err) == (2, True, False)
+    assert (code, "wJalr" in out + err) == (2, False)
 
 
 def test_command_where_there_is_no_table_exits_1_and_says_so(disk, tmp_path):
     (tmp_path / "project.yaml").write_text("workspace: here\n")
     keys = ("endpoint_url=http://127.0.0.1:9", "access_key_id=a", "secret_access_key=b")
     nowhere = ("s3://bucket/run", "storage.max_attempts=1", *(f"storage.{key}" for key in keys))
-    for command, words in (
-        (("status", disk.uri), "no run was planned there; check the URI"),
-        (("status", *nowhere), "http://127.0.0.1:9"),
-        (("status", tmp_path / "project.yaml"), "check the path"),
-        (
-            ("rollback", disk.uri, "--version", "0"),
-            "there is no table; run its job first, or check",
-        ),
-        (("empty", disk.uri), "there is no table; run its job first, or check the URI"),
+    for command in (
+        ("status", disk.uri),
+        ("status", *nowhere),
+        ("status", tmp_path / "project.yaml"),
+        ("rollback", disk.uri, "--version", "0"),
+        ("empty", disk.uri),
     ):
-        code, _, err = xrec("table", *command)
-        assert (code, words in err) == (1, True), err
+        assert refused("table", *command).exit_code == 1
 
 
 def test_commands_import_neither_ray_nor_torch():
@@ -139,25 +131,20 @@ def test_export_writes_and_says_what_is_there(run_uri, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "exit_code", "message"),
-    [
-        (["--format", "xlsx"], 2, "'xlsx' is not one of 'parquet', 'csv'"),
-        (["--columns", "words"], 2, "['words'] are no columns"),
-        (["--version", "99"], 1, "version 99 is not there; the table has 0 to 0"),
-    ],
+    ("options", "exit_code"),
+    [(["--format", "xlsx"], 2), (["--columns", "words"], 2), (["--version", "99"], 1)],
 )
-def test_export_of_what_is_not_there_says_so(run_uri, tmp_path, options, exit_code, message):
+def test_export_of_what_is_not_there_says_so(run_uri, tmp_path, options, exit_code):
     target = tmp_path / "plain"
-    code, _, err = xrec("export", run_uri, "--to", target, *options)
-    assert (code, message in err) == (exit_code, True), err
+    assert xrec("export", run_uri, "--to", target, *options)[0] == exit_code
     assert not target.exists()
 
 
-def test_takedown_is_made_listed_and_lifted(place, tmp_path):
-    uri, keys = place.uri, storage_keys(place)
+def test_takedown_is_made_listed_and_lifted(disk, tmp_path):
+    uri = disk.uri
     rows = pa.table({"user_id": ["u1", "u1", "u2"], "item_id": ["a", "b", "a"]})
     format = bulk.RowFormat(("user_id", "item_id"), pa.schema([("n", pa.int64())]), pa.schema([]))
-    run = plan_of(uri, "explanations", format, rows, storage=place.storage)
+    run = plan_of(uri, "explanations", format, rows)
 
     def do(rows: pa.Table) -> bulk.Outcome:
         ok = rows.append_column("n", pa.array([1] * len(rows)))
@@ -167,7 +154,7 @@ def test_takedown_is_made_listed_and_lifted(place, tmp_path):
     bulk.complete(run, PoolHere(), lambda: TaskOf(do), "explanations", lambda _: (counts, {}))
 
     def takedown(*options: object) -> tuple[int, str]:
-        code, out, err = xrec("table", "takedown", uri, *keys, *options)
+        code, out, err = xrec("table", "takedown", uri, *options)
         return code, out.removeprefix(f"{uri}: ") or err
 
     assert takedown() == (0, "nothing is taken down\n")
@@ -186,13 +173,10 @@ def test_takedown_is_made_listed_and_lifted(place, tmp_path):
         "lifts 1: yes",
     ]
     for options in (("--item", "a"), ("--reason", "no"), (*pair, "--phrase", "x"), ("--lift", 2)):
-        code, err = takedown(*options)
-        assert (code, "error: takedown: expected" in err) == (2, True)
-    code, err = takedown("--lift", 9, "--reason", "no")
-    assert (code, "takedown 9 is not there: expected one of: 2" in err) == (1, True)
-    (place.location / "_xrec" / "takedowns" / "000001.json").delete()
-    code, err = takedown(*pair)
-    assert (code, "--restart --reason WHY" in err) == (1, True)
+        assert refused("table", "takedown", uri, *options).code == "bad_takedown"
+    assert takedown("--lift", 9, "--reason", "no")[0] == 1
+    (disk.location / "_xrec" / "takedowns" / "000001.json").delete()
+    assert takedown(*pair)[0] == 1
     restarted = takedown("--restart", "--reason", "no copy")
     assert restarted == (0, "the list goes on with number 5\n")
     assert [line.partition("+00:00  ")[2] for line in takedown()[1].splitlines()] == [
@@ -200,6 +184,6 @@ def test_takedown_is_made_listed_and_lifted(place, tmp_path):
         "lifts 1: yes",
         "restarts the list: no copy",
     ]
-    code, out, _ = xrec("table", "history", uri, *keys)
+    code, out, _ = xrec("table", "history", uri)
     kinds = [line.split("  ")[2].strip() for line in out.splitlines()[1:]]
     assert (code, len(kinds), "takedown of 0" in out, "takedown of 1" in out) == (0, 3, True, True)

@@ -1,9 +1,10 @@
-"""What each section takes, and what it refuses: keys that go together, or not at all."""
+"""What each section takes and refuses, and what the entries of a comparison are."""
 
 from typing import Any
 
 import pytest
 
+from tests.errors import raises
 from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
 from xrec.config.base import Config, parse_config
 from xrec.config.compare import CompareConfig
@@ -15,7 +16,6 @@ from xrec.config.shared import ScalingConfig
 from xrec.errors import ConfigError
 
 INT8: dict[str, Any] = {"workspace": "w", "llm": {"model": "m", "quantization": "int8"}}
-NOT_SHARDED = "'int8' cannot be sharded or offloaded"
 AT_THE_END = {
     "user": "User: {user_profile}",
     "item": "Item: {item_title}. {item_profile}",
@@ -46,93 +46,81 @@ def test_section_takes_what_goes_together(section, values):
 
 
 COMPARE = {"workspace": "w", "llm": {"model": "m"}}
-REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
+TOP = "(top level)"
+REFUSED: dict[type[Config], list[dict[str, Any]]] = {
     PretrainGraphConfig: [
-        (
-            {"workspace": "w", "training": {"num_epochs": 0}, **given},
-            "expected an earlier graph and folds: 0, or at least one epoch",
-        )
+        {"workspace": "w", "training": {"num_epochs": 0}, **given}
         for given in ({"folds": 0}, {"folds": 2, "start_from": "g"})
     ],
-    ScalingConfig: [({"num_workers": 2, "min_workers": 3}, "at most num_workers = 2, saw 3")],
+    ScalingConfig: [{"num_workers": 2, "min_workers": 3}],
     EngineConfig: [
-        ({"kind": "builtin", "tensor_parallel_size": 4}, "size = 4 needs kind = 'vllm'"),
-        ({"kind": "builtin", "vllm_options": {"a": 1}}, "vllm_options .*needs kind = 'vllm'"),
+        {"kind": "builtin", "tensor_parallel_size": 4},
+        {"kind": "builtin", "vllm_options": {"a": 1}},
     ],
     DeepSpeedConfig: [
-        ({"offload": "cpu", "zero_stage": 1}, "needs zero_stage 3 or auto, saw 1"),
-        ({"hpz_partition_size": 2, "zero_stage": 1}, "size = 2 needs zero_stage 3 or auto, saw 1"),
+        {"offload": "cpu", "zero_stage": 1},
+        {"hpz_partition_size": 2, "zero_stage": 1},
     ],
     TrainAdapterConfig: [
-        ({**INT8, "deepspeed": {"zero_stage": 3}}, f"{NOT_SHARDED}.*saw 3 and none"),
-        ({**INT8, "deepspeed": {"offload": "cpu"}}, f"{NOT_SHARDED}.*saw auto and cpu"),
-        (
-            {**COMPARE, "deepspeed": {"hpz_partition_size": 4}, "scaling": {"num_workers": 6}},
-            "4 as deepspeed.hpz_partition_size must divide scaling.num_workers, saw 6",
-        ),
+        {**INT8, "deepspeed": {"zero_stage": 3}},
+        {**INT8, "deepspeed": {"offload": "cpu"}},
+        {**COMPARE, "deepspeed": {"hpz_partition_size": 4}, "scaling": {"num_workers": 6}},
     ],
-    AdapterTrainingConfig: [
-        (
-            {"micro_batch_size": size},
-            r"1 problem.s.(.|\n)*(integer|than or equal to 1).*, or .*'auto'",
-        )
-        for size in (0, -1, 2.5, "fast", None)
-    ],
-    MetricsConfig: [
-        ({"judges": [judge("ann")]}, "judges has 'ann' alone; give at least two"),
-        ({"judges": [judge("ann"), judge("ann")]}, "expected each once"),
-    ],
-    JudgeConfig: [
-        (judge(name), "name") for name in ("", "Ann", "a b", "9", "_a", "a" * 40, "ann_failed")
-    ],
+    MetricsConfig: [{"judges": [judge("ann")]}, {"judges": [judge("ann"), judge("ann")]}],
     PromptConfig: [
-        (
-            {"user": "User: {user_profile}"},
-            r"must hold \{user\} exactly once, saw it in no part; "
-            r"put it into one of the parts user, item, collab",
-        ),
-        ({"collaborative": "{user}"}, r"\{user\} exactly once, saw it in user, collaborative"),
-        (
-            {**AT_THE_END, "collaborative": "{user}{item}{item}"},
-            r"\{item\} exactly once, saw it in collaborative, collaborative",
-        ),
-        (
-            {"user": "{user} {item}"},
-            r"part 'user' holds \{item\}; allowed there: user, user_profile",
-        ),
-        ({"instruction": "Why {user}?"}, r"'instruction' holds \{user\}; allowed there: none"),
-        (
-            {**AT_THE_END, "collaborative": "{user}{item} {user_profile}"},
-            r"part 'collaborative' holds \{user_profile\}; allowed there: user, item",
-        ),
+        {"user": "User: {user_profile}"},
+        {"collaborative": "{user}"},
+        {**AT_THE_END, "collaborative": "{user}{item}{item}"},
+        {"user": "{user} {item}"},
+        {"instruction": "Why {user}?"},
+        {**AT_THE_END, "collaborative": "{user}{item} {user_profile}"},
     ],
     CompareConfig: [
-        ({**COMPARE, **changes}, words)
-        for changes, words in (
-            ({"entries": ["ours", "pepper"]}, "'pepper' is none of ours"),
-            ({"entries": ["ours", "neerest"]}, "did you mean 'nearest'"),
-            ({"entries": ["ours", "without_aspects"]}, "prompt.aspects is above 0"),
-            ({"entries": ["ours"], "llm": None}, "llm is required"),
-            ({"model": {"injection": "none"}}, "injection not none, saw graph and none"),
-            ({"model": {"vectors": "random"}}, "vectors must be graph .* saw random and projected"),
-            ({"seeds": [0, 0]}, "each once"),
-            ({"seeds": [-1]}, "from 0 on"),
-            ({"texts": {"ours": {"uri": "a.csv"}}}, "'ours' cannot be a name"),
-            ({"texts": {"a/b": {"uri": "a.csv"}}}, "'a/b' cannot be a name"),
-            ({"texts": {"chooser": {"uri": "a.csv"}}}, "'chooser' cannot be a name"),
-            ({"texts": {"public": {"uri": "a.xlsx"}}}, "ends in one of .parquet"),
+        {**COMPARE, **changes}
+        for changes in (
+            {"entries": ["ours", "pepper"]},
+            {"entries": ["ours", "without_aspects"]},
+            {"entries": ["ours"], "llm": None},
+            {"model": {"injection": "none"}},
+            {"model": {"vectors": "random"}},
+            {"seeds": [0, 0]},
+            {"seeds": [-1]},
+            {"texts": {"ours": {"uri": "a.csv"}}},
+            {"texts": {"a/b": {"uri": "a.csv"}}},
+            {"texts": {"chooser": {"uri": "a.csv"}}},
         )
     ],
 }
 
 
 @pytest.mark.parametrize(
-    ("section", "values", "words"),
-    [(section, values, words) for section, each in REFUSED.items() for values, words in each],
+    ("section", "values"), [(section, each) for section, some in REFUSED.items() for each in some]
 )
-def test_section_refuses_what_cannot_be(section, values, words):
-    with pytest.raises(ConfigError, match=words):
+def test_section_refuses_keys_that_do_not_go_together(section, values):
+    with raises(ConfigError, "value_error", TOP):
         parse_config(section, values)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "fast", None])
+def test_micro_batch_size_is_a_number_from_1_or_auto(size):
+    with raises(ConfigError, "literal_error", "micro_batch_size", size) as raised:
+        parse_config(AdapterTrainingConfig, {"micro_batch_size": size})
+    assert len(raised.value.problems) == 1  # though no type of the key takes it
+
+
+@pytest.mark.parametrize("name", ["", "Ann", "a b", "9", "_a", "a" * 40, "ann_failed"])
+def test_judge_is_called_by_a_short_name(name):
+    code = "value_error" if name.endswith("_failed") else "string_pattern_mismatch"
+    with raises(ConfigError, code, "name", name):
+        parse_config(JudgeConfig, judge(name))
+
+
+def test_compare_refuses_texts_of_an_unknown_format_and_proposes_an_entry():
+    with raises(ConfigError, "value_error", "texts.public.uri", "a.xlsx"):
+        parse_config(CompareConfig, {**COMPARE, "texts": {"public": {"uri": "a.xlsx"}}})
+    with raises(ConfigError, "value_error", TOP) as raised:
+        parse_config(CompareConfig, {**COMPARE, "entries": ["ours", "neerest"]})
+    assert "'nearest'" in str(raised.value)
 
 
 def test_scaling_config_fewest_workers_are_all_unless_there_is_a_minimum():
@@ -144,3 +132,97 @@ def test_parse_placeholders_gives_literals_and_names_in_order():
     assert parse_placeholders("User: {user}.") == [("User: ", "user"), (".", None)]
     assert placeholder_names("{item} {user} {item}") == ["item", "user", "item"]
     assert parse_placeholders("") == placeholder_names("{{user}}") == []
+
+
+PROMPT = {
+    "instruction": "Why?",
+    "user": "User: {user} {user_profile}",
+    "item": "Item: {item} {item_title}. {item_profile}",
+}
+
+
+def make_config(**changes: Any) -> CompareConfig:
+    values = {"workspace": "w", "llm": {"model": "m"}, "prompt": PROMPT, **changes}
+    return parse_config(CompareConfig, values)
+
+
+def test_ours_is_the_train_adapter_run_of_the_same_keys_with_the_entrys_seed():
+    config = make_config(training={"num_epochs": 3})
+    expected = parse_config(
+        TrainAdapterConfig,
+        {
+            "workspace": "w",
+            "llm": {"model": "m"},
+            "prompt": PROMPT,
+            "training": {"num_epochs": 3, "seed": 2},
+            "model": {"vectors_seed": 2},
+            "adapter": "elsewhere",
+        },
+    )
+    assert config.training_of("ours", 2, "elsewhere") == expected
+
+
+def differences(variant: str) -> dict[str, Any]:
+    """What the variant's training has in place of the full one's, by dotted key."""
+    config = make_config(prompt={**PROMPT, "aspects": 3})
+    full, other = (
+        config.training_of(name, 3, "w/adapter").model_dump() for name in ("ours", variant)
+    )
+    return {
+        f"{section}.{key}": value
+        for section in full
+        if full[section] != other[section]
+        for key, value in other[section].items()
+        if full[section][key] != value
+    }
+
+
+WITHOUT_PROFILE = {
+    "prompt.user": "User: {user}",
+    "prompt.item": "Item: {item} {item_title}.",
+    "prompt.aspects": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("ours", {}),
+        ("without_profile", WITHOUT_PROFILE),
+        ("without_injection", {"model.injection": "none"}),
+        ("without_both", {"model.injection": "none", **WITHOUT_PROFILE}),
+        ("without_aspects", {"prompt.aspects": 0}),
+        ("random_vectors", {"model.vectors": "random"}),
+        ("constant", {"model.vectors": "constant"}),
+    ],
+)
+def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
+    assert differences(variant) == expected
+
+
+def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop():
+    backfill = make_config().backfill_of(5, "pairs.parquet", "texts", "adapter")
+    assert backfill.decoding.seed == 5
+    assert backfill.max_failed_share == 1.0
+    assert (backfill.adapter, backfill.explanations) == ("adapter", "texts")
+
+
+def test_entries_that_chance_does_not_touch_have_no_seed():
+    config = make_config()
+    assert [config.is_seeded(name) for name in ("ours", "lora", "profile", "nearest")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not config.is_seeded("zero_shot")
+    assert make_config(decoding={"temperature": 0.5}).is_seeded("zero_shot")
+    assert make_config(decoding={"text": {"checks": {"unsupported": True}}}).is_seeded("zero_shot")
+
+
+def test_texts_from_elsewhere_are_a_entry_by_their_name():
+    config = make_config(
+        entries=["profile", "public"], texts={"public": {"uri": "a.jsonl"}}, llm=None
+    )
+    assert not config.has_language_model
+    assert not config.is_seeded("public")

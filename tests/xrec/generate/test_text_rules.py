@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.toy import toy_tokenizer
+from tests.world.models import toy_tokenizer
 from xrec.checks import Checker
 from xrec.config.checks import ChecksConfig
 from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import TitleIndex
-from xrec.generate import text_rules
 from xrec.generate.engine import Completion, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher, cut_to_words
 from xrec.llm.collaborative import Vocabulary
@@ -193,14 +192,12 @@ def test_cut_to_words_never_ends_within_the_title(max_words, expected):
     assert cut_to_words(f"You love {name}'s tea a lot.", 3, decomposed) == ""
 
 
-def test_finished_text_echo_is_looked_for_with_the_title_filled_in(monkeypatch):
-    said = "Guests praise The Rusty Fox for its late hours and for live music on Fridays."
-    prompt = encoded(f"Place: {said}")
+def test_finished_text_echo_is_looked_for_with_the_title_filled_in():
+    said = "Guests praise The Rusty Fox for its late hours and live music."
+    assert max(len(encoded(part)) for part in said.split(TITLE)) < 25 < len(encoded(said))
     text = said.replace(TITLE, "[title]")
-    length = len(builder().encode_explanation(said)) - 5
-    for most, reason in ((length, "prompt_echo"), (length + 10, "")):
-        monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", most)
-        assert finish(text, prompt=prompt)[1] == reason
+    assert finish(text, prompt=encoded(f"Place: {said}"))[1] == "prompt_echo"
+    assert finish(text, prompt=encoded(f"Place: {said.replace(TITLE, 'Luna')}"))[1] == ""
 
 
 def beginnings(text: str) -> list[list[int]]:
@@ -397,11 +394,10 @@ def test_finished_text_is_in_the_language_of_the_prompt(language, text, reason):
         ("The prompt says that guests praise the late hours.", False),
     ],
 )
-def test_sentences_pass_if_a_text_of_them_alone_would(monkeypatch, sentences, passes):
-    monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", 12)
+def test_sentences_pass_if_a_text_of_them_alone_would(sentences, passes):
     texts, checking = told(EVIDENCE), finisher(CHECKER)
     decoding = DecodingConfig(text=TextConfig(checks=ChecksConfig(unsupported=True, min_chosen=1)))
-    ids, prompt = encoded(sentences), encoded("The prompt says that guests praise the")
+    ids, prompt = encoded(sentences), encoded("The prompt says that guests praise the late")
     assert checking.passes(sentences, ids, prompt, texts, decoding.text) == passes
     _, failure = checking.finish(Completion(0, ids, "stop"), prompt, texts, decoding)
     assert (failure is None) == passes

@@ -1,9 +1,15 @@
-"""The sparse adjacency, with aspects, exponents and row blocks, against dense matrices."""
+"""The sparse adjacency against dense matrices; its row blocks; aspects as nodes."""
 
+import math
+
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
+from tests.errors import raises
+from xrec import schemas
+from xrec.data import Dataset
 from xrec.errors import DataError
 from xrec.graph.adjacency import (
     check_edges,
@@ -11,8 +17,15 @@ from xrec.graph.adjacency import (
     node_degrees,
     normalized_adjacency,
 )
-from xrec.graph.aspects import NO_ASPECTS, AspectEdges
+from xrec.graph.aspects import (
+    NO_ASPECTS,
+    AspectCounts,
+    AspectEdges,
+    aspect_edges,
+    dataset_aspect_edges,
+)
 from xrec.graph.partition import Partition, RowBlocks
+from xrec.storage import Manifest
 
 NUM_USERS, NUM_ITEMS = 4, 4
 # User 2 and item 3 have no edges.
@@ -44,11 +57,9 @@ def test_adjacency_equals_dense_whole_and_dealt_to_blocks(aspects, exponent, tmp
     def found(partition: Partition | None = None) -> Tensor:
         sparse = normalized_adjacency(*given, partition, exponent, aspects)
         assert sparse.layout == torch.sparse_csr
-        with monkeypatch.context() as patched:
-            patched.setattr("xrec.graph.adjacency._EDGES_PER_PIECE", 3)
-            kept = normalized_adjacency(*given, partition, exponent, aspects, "edges")
-            patched.setattr("xrec.graph.adjacency._place", None)  # the file is there
-            again = normalized_adjacency(*given, partition, exponent, aspects, "edges")
+        how = (partition, exponent, aspects, "edges")
+        kept = normalized_adjacency(*given, *how, edges_per_piece=3)
+        again = normalized_adjacency(EDGES[:, :1], *given[1:], *how)  # the file is there
         parts = ("crow_indices", "col_indices", "values")
         for other in (kept, again):
             assert all(torch.equal(getattr(sparse, p)(), getattr(other, p)()) for p in parts)
@@ -75,14 +86,123 @@ def test_node_degrees_count_edges_users_first():
 
 
 @pytest.mark.parametrize(
-    ("edges", "message"),
+    ("edges", "code", "key", "saw"),
     [
-        ([[0, 4], [0, 0]], "user_index out of range, the first is 4; expected 0 to 3"),
-        ([[0, -1], [0, 0]], "user_index out of range, the first is -1"),
-        ([[0, 0], [0, 9]], "item_index out of range, the first is 9"),
-        ([[], []], "no training interactions"),
+        ([[0, 4], [0, 0]], "index_out_of_range", "user_index", 4),
+        ([[0, -1], [0, 0]], "index_out_of_range", "user_index", -1),
+        ([[0, 0], [0, 9]], "index_out_of_range", "item_index", 9),
+        ([[], []], "no_edges", "training interactions", None),
     ],
 )
-def test_check_edges_refuses_none_and_those_out_of_range(edges, message):
-    with pytest.raises(DataError, match=message):
+def test_check_edges_refuses_none_and_those_out_of_range(edges, code, key, saw):
+    with raises(DataError, code, key, saw):
         check_edges(torch.tensor(edges, dtype=torch.int64), 4, 4)
+
+
+# Row blocks
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2, 4, 7])
+def test_row_blocks_hold_each_node_once_in_order_with_empty_rows_last(num_blocks):
+    degrees = torch.randint(0, 50, (30,), generator=torch.Generator().manual_seed(1))
+    blocks = RowBlocks.deal(degrees, num_blocks)
+    assert len(blocks.nodes) == num_blocks * blocks.block_size == num_blocks * -(-30 // num_blocks)
+    assert torch.equal(blocks.nodes[blocks.rows], torch.arange(30))
+    assert int((blocks.nodes == -1).sum()) == len(blocks.nodes) - 30
+    for rank in range(num_blocks):
+        ids = blocks.node_ids(rank).tolist()
+        real = [node for node in ids if node >= 0]
+        assert ids == sorted(real) + [-1] * (len(ids) - len(real))
+
+
+def test_row_blocks_power_law_degrees_are_balanced():
+    degrees = (10_000 / torch.arange(1, 4001)).long()
+    blocks = RowBlocks.deal(degrees, 4)
+    loads = [int(degrees[blocks.node_ids(rank)].sum()) for rank in range(4)]
+    # The node of the highest degree alone has 10,000 of the 86,000 edges.
+    assert max(loads) - min(loads) < 10_000
+    assert max(loads[1:]) - min(loads[1:]) < 0.1 * sum(loads) / 4
+
+
+# Aspects
+
+
+def counts(rows: list[tuple[int, int, int]]) -> AspectCounts:
+    return AspectCounts(*torch.tensor(rows).T)
+
+
+def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect():
+    edges = aspect_edges(
+        counts([(3, 4, 2), (0, 0, 1)]),
+        counts([(0, 0, 1), (1, 0, 3), (1, 4, 1), (0, 2, 1), (1, 2, 1), (2, 2, 1)]),
+        num_users=4,
+        num_items=3,
+        num_aspects=5,
+    )
+    names = zip(edges.nodes.tolist(), edges.aspects.tolist(), strict=True)
+    common, rare = math.log(4 / 3), math.log(4 / 2)  # of 3 items, 2 have aspect 0 and 1 aspect 4
+    assert dict(zip(names, edges.weights.tolist(), strict=True)) == pytest.approx(
+        {
+            (3, 4): math.log(3) * rare,
+            (0, 0): math.log(2) * common,
+            (4 + 0, 0): math.log(2) * common,
+            (4 + 1, 0): math.log(4) * common,
+            (4 + 1, 4): math.log(2) * rare,
+        },  # and aspect 2, which all items have, connects nobody
+        rel=1e-6,
+    )
+
+
+def dataset(**tables: pa.Table) -> Dataset:
+    empty = pa.table({"user_id": [], "item_id": []})
+    return Dataset(
+        Manifest.model_construct(),
+        users=pa.table({"user_id": ["a", "b"]}),
+        items=pa.table({"item_id": ["x", "y", "z"]}),
+        interactions=empty,
+        explanations=empty,
+        **tables,
+    )
+
+
+def counted(first: str, rows: list[tuple[int, int, int, int, int]]) -> pa.Table:
+    schema = schemas.USER_ASPECTS if first == "user_index" else schemas.ITEM_ASPECTS
+    names = [first, "aspect_index", "num_reviews", "num_positive", "num_negative"]
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    return pa.table(columns).select(schema.names).cast(schema)
+
+
+def test_dataset_aspect_edges_are_of_users_and_items_with_what_they_mention():
+    found = dataset_aspect_edges(
+        dataset(
+            aspects=pa.table({"aspect": ["tone", "neck"]}),
+            user_aspects=counted("user_index", [(0, 1, 1, 0, 0), (1, 0, 2, 2, 0)]),
+            item_aspects=counted("item_index", [(0, 1, 2, 0, 2)]),
+        )
+    )
+    assert found.nodes.tolist() == [0, 1, 2]
+    assert found.aspects.tolist() == [1, 0, 1]
+    assert found.num_aspects == 2
+
+
+@pytest.mark.parametrize(
+    ("tables", "code", "key", "saw"),
+    [
+        ({}, "no_aspects", "model.aspects", True),
+        (
+            {
+                "aspects": pa.table({"aspect": ["tone"]}),
+                "user_aspects": counted("user_index", [(0, 0, 1, 0, 0)]),
+                "item_aspects": counted("item_index", [(0, 7, 1, 0, 0), (1, 0, 1, 0, 0)]),
+            },
+            "index_out_of_range",
+            "item_aspects.aspect_index",
+            7,
+        ),
+    ],
+)
+def test_dataset_without_aspects_or_with_unknown_ones_is_refused_if_some_are_wanted(
+    tables, code, key, saw
+):
+    with raises(DataError, code, key, saw):
+        dataset_aspect_edges(dataset(**tables))

@@ -1,13 +1,16 @@
-"""The graph artifact: what is written is read back; broken or foreign content is refused."""
+"""The graph artifact is read as it was written, or refused; vectors of new users by numpy."""
 
 import json
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from tests.errors import raises
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
 from xrec.graph.artifact import (
     EMBEDDINGS,
@@ -15,6 +18,7 @@ from xrec.graph.artifact import (
     read_graph,
     write_graph,
 )
+from xrec.graph.fold_in import FoldIn
 from xrec.storage import Location, Manifest, open_location
 
 USERS, ITEMS = torch.randn(5, 3), torch.randn(4, 3)
@@ -50,7 +54,7 @@ def test_graph_unfinished_or_changed_is_refused(location):
         read_graph(location)
     write(location, USERS + 1)
     (location / "embeddings.safetensors").write_bytes(safetensors.torch.save({"users": USERS}))
-    with pytest.raises(ArtifactMismatchError, match="not what the manifest says"):
+    with raises(ArtifactMismatchError, "changed_file", "embeddings.safetensors"):
         read_graph(location)
 
 
@@ -67,25 +71,121 @@ def test_more_users_stand_behind_those_that_were_read_which_are_not_copied(locat
     assert not graph.with_more_users(1).users[5].any()
 
 
-def test_more_users_than_there_is_room_for_are_copied(location, monkeypatch):
-    monkeypatch.setattr("xrec.graph.artifact._ROOM_BYTES", 30)
-    write(location, USERS * 5)
-    graph = read_graph(location).with_more_users(3)
-    assert torch.equal(graph.users, torch.cat([USERS * 5, torch.zeros(3, 3)]))
+def test_more_users_than_there_is_room_for_are_copied(location):
+    write(location, USERS)
+    number = 2**28 // (3 * 4) + 1
+    more = read_graph(location).with_more_users(number).users
+    assert torch.equal(more[:5], USERS)
+    assert more.shape == (5 + number, 3)
+    assert not more[5:].any()
 
 
 @pytest.mark.parametrize(
-    ("table", "row", "value", "message"),
-    [
-        ("users", 3, torch.nan, "1 of 5 user vectors .* user_index 3; train"),
-        ("items", 2, torch.inf, "item_index 2"),
-        ("aspects", 1, torch.nan, "aspect_index 1"),
-    ],
+    ("table", "row", "value"),
+    [("users", 3, torch.nan), ("items", 2, torch.inf), ("aspects", 1, torch.nan)],
 )
-def test_vectors_that_are_not_finite_are_named(table, row, value, message):
+def test_vectors_that_are_not_finite_are_named(table, row, value):
     tables = {"users": USERS.clone(), "items": ITEMS.clone(), "aspects": torch.zeros(2, 3)}
     graph = GraphEmbeddings(manifest=Manifest.model_construct(kind="graph"), **tables)
     graph.check_finite()
     tables[table][row, 2] = value
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, "vectors_not_finite", f"{table.removesuffix('s')}_index", row):
         graph.check_finite()
+
+
+# Fold-in
+
+NUM_USERS, NUM_ITEMS, D = 30, 20, 4
+
+
+def random_graph(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return users (30, 4) and items (20, 4) of all lengths, and edges.
+
+    The last user and the last item have no edges.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    edges = (torch.rand(NUM_USERS - 1, NUM_ITEMS - 1, generator=generator) < 0.3).nonzero().T
+    return (
+        torch.randn(NUM_USERS, D, generator=generator),
+        torch.randn(NUM_ITEMS, D, generator=generator),
+        edges,
+    )
+
+
+TRAINED, TRAINED_ITEMS, EDGES = random_graph()
+
+
+def unit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def by_hand(
+    table: Tensor, neighbours: Tensor, lists: dict[int, list[int]], new: list[list[int]]
+) -> npt.NDArray[np.float64]:
+    """The module's equations, one user at a time.
+
+    The ridge is least squares with added rows for the penalty; the length comes from polyfit.
+    """
+    t, n = table.numpy().astype(float), unit(neighbours.numpy().astype(float))
+    z = np.stack([unit(n[list_].mean(axis=0)) for list_ in lists.values()])
+    target = unit(t[list(lists)])
+    penalty = np.sqrt(1e-3 * np.trace(z.T @ z) / D) * np.eye(D)
+    weight = np.linalg.lstsq(
+        np.vstack([z, penalty]), np.vstack([target, np.zeros((D, D))]), rcond=None
+    )[0]
+    degrees = np.log([len(list_) for list_ in lists.values()])
+    slope, intercept = np.polyfit(degrees, np.log(np.linalg.norm(t[list(lists)], axis=1)), 1)
+    lengths = [
+        np.exp(intercept + slope * np.clip(np.log(len(list_)), degrees.min(), degrees.max()))
+        for list_ in new
+    ]
+    return np.stack(
+        [
+            length * unit(unit(n[list_].mean(axis=0)) @ weight)
+            for list_, length in zip(new, lengths, strict=True)
+        ]
+    )
+
+
+def lists_of(edges: Tensor) -> dict[int, list[int]]:
+    return {row: edges[1][edges[0] == row].tolist() for row in edges[0].unique().tolist()}
+
+
+def test_fold_in_is_the_closed_form():
+    users, items, edges = random_graph()
+    fold_in = FoldIn.of(users, items, edges)
+    # The first has fewer items than any trained user, the last has more.
+    new = [[0], [3, 5, 7], list(range(NUM_ITEMS))]
+    found = torch.stack([fold_in.vector(torch.tensor(list_)) for list_ in new])
+    expected = by_hand(users, items, lists_of(edges), new)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows():
+    users, items, edges = random_graph()
+    lists = lists_of(edges)
+    every_third = {row: lists[row] for row in list(lists)[::3]}
+    np.testing.assert_allclose(
+        FoldIn.of(users, items, edges, most_fitted=10).vector(torch.tensor([3, 5, 7])),
+        by_hand(users, items, every_third, [[3, 5, 7]])[0],
+        rtol=2e-5,
+        atol=2e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("users", "edges", "code"),
+    [
+        (
+            TRAINED.index_put((torch.tensor(7),), torch.tensor(torch.nan)),
+            EDGES,
+            "vectors_not_finite",
+        ),
+        (TRAINED, EDGES[:, :0], "no_edges"),
+        (TRAINED, torch.tensor([[0], [NUM_ITEMS]]), "index_out_of_range"),
+        (TRAINED * 0, EDGES, "nothing_to_fit"),
+    ],
+)
+def test_fold_in_of_a_broken_graph_is_refused(users, edges, code):
+    with raises(DataError, code):
+        FoldIn.of(users, TRAINED_ITEMS, edges)

@@ -1,4 +1,4 @@
-"""Graphs without a fold of the explained pairs, and their vectors turned onto the whole graph's."""
+"""Graphs without a fold of the explained pairs."""
 
 from dataclasses import replace
 
@@ -6,13 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import torch
 
 from xrec import schemas
 from xrec.data import Dataset
 from xrec.data.aspects import aspect_counts, visited_aspects
 from xrec.data.dataset import edges_of
-from xrec.graph.blend import turned_onto
 from xrec.graph.leave_out import fold_numbers, without_fold
 from xrec.storage import Manifest
 
@@ -106,16 +104,6 @@ def test_fold_numbers_spread_the_pairs_of_each_user():
         assert counts.max() - counts.min() <= 1
     assert np.bincount(folds, minlength=4).min() > 100
     assert len(fold_numbers(users[:0], 4)) == 0
-
-
-def test_turned_onto_undoes_a_rotation_and_changes_no_score():
-    generator = torch.Generator().manual_seed(0)
-    whole = torch.randn(40, 8, generator=generator)
-    rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
-    other = whole @ rotation + 0.01 * torch.randn(40, 8, generator=generator)
-    turned = turned_onto(other, whole)
-    assert torch.allclose(turned, whole, atol=0.1)
-    assert torch.allclose(turned @ turned.T, other @ other.T, atol=1e-4)
 
 
 def test_without_fold_leaves_a_dataset_without_aspects_as_it_is_but_for_its_pairs():

@@ -1,14 +1,20 @@
-"""Row blocks: every node stands once and edges are balanced.
+"""A training by row blocks gives the same as one of a single worker.
 
-A training by row blocks in real processes gives the same as one in a single process.
+The workers are threads, whose collectives are those of a real process group.
 """
 
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
+from torch.testing._internal.distributed.multi_threaded_pg import (
+    ProcessLocalGroup,
+    _install_threaded_pg,
+    _uninstall_threaded_pg,
+)
 
 from xrec.graph.adjacency import node_degrees, normalized_adjacency
 from xrec.graph.blend import blend
@@ -22,28 +28,6 @@ from xrec.graph.step import batch_loss, layer0_penalty
 
 NUM_USERS, NUM_ITEMS, DIM = 23, 18, 6
 WORLD_SIZE = 3  # 41 nodes: the blocks need an empty row; some micro-batches have two rows
-
-
-@pytest.mark.parametrize("num_blocks", [1, 2, 4, 7])
-def test_row_blocks_hold_each_node_once_in_order_with_empty_rows_last(num_blocks):
-    degrees = torch.randint(0, 50, (30,), generator=torch.Generator().manual_seed(1))
-    blocks = RowBlocks.deal(degrees, num_blocks)
-    assert len(blocks.nodes) == num_blocks * blocks.block_size == num_blocks * -(-30 // num_blocks)
-    assert torch.equal(blocks.nodes[blocks.rows], torch.arange(30))
-    assert int((blocks.nodes == -1).sum()) == len(blocks.nodes) - 30
-    for rank in range(num_blocks):
-        ids = blocks.node_ids(rank).tolist()
-        real = [node for node in ids if node >= 0]
-        assert ids == sorted(real) + [-1] * (len(ids) - len(real))
-
-
-def test_row_blocks_power_law_degrees_are_balanced():
-    degrees = (10_000 / torch.arange(1, 4001)).long()
-    blocks = RowBlocks.deal(degrees, 4)
-    loads = [int(degrees[blocks.node_ids(rank)].sum()) for rank in range(4)]
-    # The node of the highest degree alone has 10,000 of the 86,000 edges.
-    assert max(loads) - min(loads) < 10_000
-    assert max(loads[1:]) - min(loads[1:]) < 0.1 * sum(loads) / 4
 
 
 def small_edges() -> torch.Tensor:
@@ -106,28 +90,42 @@ def train(partition: Partition) -> dict[str, torch.Tensor]:
     }
 
 
-def work(rank: int, world_size: int, folder: Path) -> None:
-    """Train as worker `rank`; rank 0 writes `outcome.pt`."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world_size
+Outcome = TypeVar("Outcome")
+
+
+def in_threads(num_workers: int, work: Callable[[int], Outcome]) -> list[Outcome]:
+    """Do `work` of each rank in a thread, with torch's process group of threads; see what it sends.
+
+    The collectives are real ones: they wait for all ranks, and move what these send.
+    """
+    store, world = dist.HashStore(), _install_threaded_pg()
+
+    def run(rank: int) -> Outcome:
+        dist.init_process_group("threaded", rank=rank, world_size=num_workers, store=store)
+        try:
+            return work(rank)
+        except BaseException as error:
+            ProcessLocalGroup.exception_handle(error)  # the others do not wait for this rank
+            raise
+        finally:
+            dist.destroy_process_group()
+
+    torch._C._distributed_c10d._set_thread_isolation_mode(True)
+    try:
+        with ThreadPoolExecutor(num_workers) as threads:
+            return list(threads.map(run, range(num_workers)))
+    finally:
+        torch._C._distributed_c10d._set_thread_isolation_mode(False)
+        _uninstall_threaded_pg()
+        del world
+
+
+def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker():
+    one, blocks = (
+        train(Partition.whole(NUM_USERS + NUM_ITEMS)),
+        RowBlocks.deal(node_degrees(small_edges(), NUM_USERS, NUM_ITEMS), WORLD_SIZE),
     )
-    degrees = node_degrees(small_edges(), NUM_USERS, NUM_ITEMS)
-    outcome = train(Partition(RowBlocks.deal(degrees, world_size), rank))
-    if rank == 0:
-        torch.save(outcome, folder / "outcome.pt")
-    dist.destroy_process_group()
-
-
-def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    workers = spawn(work, (WORLD_SIZE, tmp_path), nprocs=WORLD_SIZE, join=False)
-    one = train(Partition.whole(NUM_USERS + NUM_ITEMS))
-    while not workers.join():
-        pass
-    several = torch.load(tmp_path / "outcome.pt")
+    several, *_ = in_threads(WORLD_SIZE, lambda rank: train(Partition(blocks, rank)))
     assert torch.equal(one["random"], several["random"])
     assert 0.08 < float(one["random"].std()) < 0.12
     torch.testing.assert_close(one["spectral"], several["spectral"], rtol=1e-4, atol=1e-5)
@@ -145,18 +143,19 @@ def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker(
 
 
 @pytest.mark.parametrize("num_blocks", [1, 4, 30])
-def test_products_of_some_columns_at_a_time_have_the_bits_of_the_whole(num_blocks, monkeypatch):
-    """Of all workers in turn, where worker r sends r + 1 times what the first one does."""
-
-    def of_all(block: torch.Tensor) -> torch.Tensor:
-        return torch.cat([block * (rank + 1) for rank in range(num_blocks)])
-
-    monkeypatch.setattr(dist, "all_gather_into_tensor", lambda all, one: all.copy_(of_all(one)))
+def test_products_of_some_columns_at_a_time_have_the_bits_of_the_whole(num_blocks):
     edges, generator = small_edges(), torch.Generator().manual_seed(0)
     blocks = RowBlocks.deal(node_degrees(edges, NUM_USERS, NUM_ITEMS), num_blocks)
-    block, plus = torch.randn(2, blocks.block_size, 13, generator=generator)
-    for partition in (Partition(blocks, rank) for rank in range(num_blocks)):
+    whole = torch.randn(num_blocks, blocks.block_size, 13, generator=generator)
+    plus = torch.randn(blocks.block_size, 13, generator=generator)
+
+    def products(rank: int) -> tuple[torch.Tensor, ...]:
+        partition = Partition(blocks, rank)
         matrix = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition)
-        assert torch.equal(partition.product(matrix, block), matrix @ of_all(block))
-        expected = torch.addmm(plus, matrix, of_all(block))
-        assert torch.equal(partition.product(matrix, block, plus), expected)
+        found = (partition.product(matrix, whole[rank], *more) for more in ((), (plus,)))
+        of_all = whole.flatten(0, 1)
+        return *found, matrix @ of_all, torch.addmm(plus, matrix, of_all)
+
+    for product, added, expected, expected_added in in_threads(num_blocks, products):
+        assert torch.equal(product, expected)
+        assert torch.equal(added, expected_added)

@@ -6,6 +6,7 @@ An epoch is the same for any number of workers.
 import pytest
 import torch
 
+from tests.errors import raises
 from xrec.errors import DataError
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 
@@ -49,7 +50,7 @@ def test_negatives_are_uniform_over_the_other_items(edges):
 
 def test_sampler_user_with_all_items_raises_data_error():
     edges = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 2]])
-    with pytest.raises(DataError, match="user_index 1 has interacted with all 3 items"):
+    with raises(DataError, "no_negative_item", "user_index", 1):
         NegativeSampler(edges, 2, 3)
 
 

@@ -1,4 +1,4 @@
-"""The randomized SVD and eigenvectors against scipy's and numpy's exact ones."""
+"""The start and the blend of vectors, against scipy's and numpy's exact decompositions."""
 
 from typing import Any
 
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.aspects import AspectEdges
+from xrec.graph.blend import blend, score_norm, settled, turned_onto
 from xrec.graph.partition import Partition
 from xrec.graph.spectral import spectral_embeddings, truncated_eigenvectors, truncated_svd
 
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS, RANK, EXPONENT = 90, 70, 20, 8, 0.35
+MANY = 20  # iterations, so that nothing is left to chance
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +63,12 @@ def exact_svd(edges: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def decompose(function: Any, matrix: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     partition = Partition.whole(matrix.shape[0])
-    found: tuple[Tensor, Tensor] = function(matrix, NUM_USERS, RANK, seed=seed, partition=partition)
+    found: tuple[Tensor, Tensor] = function(
+        matrix, NUM_USERS, RANK, seed=seed, partition=partition, num_iterations=MANY
+    )
     return found
 
 
-@pytest.fixture
-def _converged(monkeypatch):
-    """So many iterations that nothing is left to chance."""
-    monkeypatch.setattr("xrec.graph.spectral._NUM_ITERATIONS", 20)
-
-
-@pytest.mark.usefixtures("_converged")
 def test_truncated_svd_equals_scipy_with_the_largest_entry_of_each_item_vector_positive(
     edges, adjacency
 ):
@@ -87,7 +84,6 @@ def test_truncated_svd_equals_scipy_with_the_largest_entry_of_each_item_vector_p
     torch.testing.assert_close(vectors, other, atol=2e-3, rtol=0)
 
 
-@pytest.mark.usefixtures("_converged")
 def test_truncated_eigenvectors_are_numpys_and_without_aspects_the_singular_vectors(
     edges, aspects, adjacency
 ):
@@ -114,9 +110,9 @@ def test_truncated_eigenvectors_of_few_iterations_are_as_good_as_the_singular_ve
     assert (values > 0.9 * singular).all()
 
 
-@pytest.mark.usefixtures("_converged")
 def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges, adjacency):
-    embeddings = spectral_embeddings(adjacency, NUM_USERS, RANK, singular_value_power=1.5)
+    how: dict[str, Any] = {"singular_value_power": 1.5, "num_iterations": MANY}
+    embeddings = spectral_embeddings(adjacency, NUM_USERS, RANK, **how)
     _, s, _ = exact_svd(edges)
     connected = torch.ones(NUM_USERS + NUM_ITEMS, dtype=torch.bool)
     connected[[11, NUM_USERS + 13]] = False
@@ -143,9 +139,93 @@ def test_spectral_embeddings_more_dimensions_than_rank_fill_the_rest_at_random(d
 
 
 def test_spectral_embeddings_of_many_nodes_make_no_dense_matrix():
-    num_nodes = 300_000  # squared, in float32: 360 GB
-    edges = torch.randint(num_nodes // 2, (2, 400_000), generator=torch.Generator().manual_seed(0))
+    num_nodes = 150_000  # squared, in float32: 90 GB
+    edges = torch.randint(num_nodes // 2, (2, 100_000), generator=torch.Generator().manual_seed(0))
     adjacency = normalized_adjacency(edges, num_nodes // 2, num_nodes // 2)
     embeddings = spectral_embeddings(adjacency, num_nodes // 2, 4)
     assert embeddings.shape == (num_nodes, 4)
     assert embeddings.isfinite().all()
+
+
+# Blends
+
+FEW_USERS, FEW_ITEMS, DIM = 23, 17, 4
+ALONE = Partition.whole(FEW_USERS + FEW_ITEMS)
+
+
+def model(seed: int, dim: int = DIM) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(FEW_USERS, dim, generator=generator), torch.randn(
+        FEW_ITEMS, dim, generator=generator
+    )
+
+
+def scores(vectors: tuple[Tensor, Tensor]) -> Tensor:
+    return vectors[0] @ vectors[1].T
+
+
+@pytest.mark.parametrize("weight", [0.2, 3.0])
+def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight):
+    trained, start = scores(model(0)).double().numpy(), scores(model(1)).double().numpy()
+    u, s, vt = np.linalg.svd(
+        trained + weight * np.linalg.norm(trained) / np.linalg.norm(start) * start
+    )
+    users, items = blend(model(0), model(1), weight, ALONE)
+    assert users.shape == (FEW_USERS, DIM)
+    assert items.shape == (FEW_ITEMS, DIM)
+    np.testing.assert_allclose(
+        scores((users, items)).numpy(), (u[:, :DIM] * s[:DIM]) @ vt[:DIM], rtol=1e-4, atol=1e-4
+    )
+    # Both sides get the square root of each singular value.
+    np.testing.assert_allclose(torch.linalg.norm(users, dim=0).numpy(), s[:DIM] ** 0.5, rtol=1e-4)
+    assert (items.gather(0, items.abs().argmax(dim=0, keepdim=True)) > 0).all()
+
+
+def test_blend_with_itself_only_scales_the_scores():
+    """Both have the same span, so the joined bases have a lower rank than they have columns."""
+    torch.testing.assert_close(
+        scores(blend(model(0), model(0), 0.5, ALONE)), 1.5 * scores(model(0)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_blend_with_weight_zero_or_a_start_of_zeros_leaves_the_trained_vectors():
+    trained, (users, items) = model(0), model(1)
+    for start, weight in (((users, items), 0.0), ((users * 0, items), 0.5)):
+        assert blend(trained, start, weight, ALONE) is trained
+
+
+@pytest.mark.parametrize(("num_users", "num_items"), [(9, 3), (3, 9), (2, 2)])
+def test_blend_of_fewer_users_or_items_than_dimensions_keeps_the_dimensions(num_users, num_items):
+    users, items = model(0)
+    start_users, start_items = model(1)
+    trained = users[:num_users], items[:num_items]
+    found = blend(trained, (start_users[:num_users], start_items[:num_items]), 0.2, ALONE)
+    assert [table.shape for table in found] == [(num_users, DIM), (num_items, DIM)]
+    start = scores((start_users[:num_users], start_items[:num_items]))
+    weight = 0.2 * score_norm(trained, ALONE) / float(torch.linalg.norm(start))
+    torch.testing.assert_close(
+        scores(found), scores(trained) + weight * start, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_settled_keeps_what_moved_little_after_the_rotation_and_moves_the_others():
+    generator = torch.Generator().manual_seed(0)
+    earlier = torch.randn(400, 6, generator=generator)
+    earlier[7] = 0  # without a vector then
+    moves = torch.randn(400, 6, generator=generator) * 1e-3
+    moves[[3, 5, 7]] = 2.0
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
+    found = settled((earlier + moves) @ rotation, earlier, 0.05)
+    assert (found != earlier).any(dim=1).nonzero().flatten().tolist() == [3, 5, 7]
+    assert torch.allclose(found, earlier + moves, atol=0.15)
+    assert not (settled(earlier @ rotation, earlier, 0.0) == earlier).all()
+
+
+def test_turned_onto_undoes_a_rotation_and_changes_no_score():
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(40, 8, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
+    other = whole @ rotation + 0.01 * torch.randn(40, 8, generator=generator)
+    turned = turned_onto(other, whole)
+    assert torch.allclose(turned, whole, atol=0.1)
+    assert torch.allclose(turned @ turned.T, other @ other.T, atol=1e-4)

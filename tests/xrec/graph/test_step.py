@@ -1,6 +1,6 @@
-"""The step's loss and gradient against autograd over the whole batch at once.
+"""LightGCN against dense matrices, and the loss and gradient of a step against autograd.
 
-The step goes micro-batch by micro-batch and worker by worker.
+The step goes micro-batch by micro-batch and worker by worker; autograd has the whole batch at once.
 """
 
 import pytest
@@ -8,9 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xrec.graph.adjacency import node_degrees
+from xrec.graph.adjacency import node_degrees, normalized_adjacency
 from xrec.graph.lightgcn import LightGCN, random_embeddings
-from xrec.graph.loss import BPR, Objective, SampledSoftmax
+from xrec.graph.loss import (
+    BPR,
+    Objective,
+    SampledSoftmax,
+    bpr_loss,
+    expected_counts,
+    sampled_softmax_loss,
+)
 from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.step import batch_loss, layer0_penalty
@@ -118,3 +125,59 @@ def test_layer0_penalty_of_all_blocks_counts_users_positives_and_the_negatives_o
         ]
         found = sum(layer0_penalty(model, batch, objective) for model in models)
         torch.testing.assert_close(found, expected)
+
+
+def test_losses_of_hopeless_scores_are_finite_with_gradient():
+    assert float(bpr_loss(torch.tensor([-500.0]), torch.tensor([500.0]))) == pytest.approx(1000.0)
+    generator = torch.Generator().manual_seed(2)
+    users, pos_items, candidates = (
+        100 * torch.randn(size, 3, generator=generator) for size in (3, 3, 4)
+    )
+    is_own = torch.tensor([[True, False, False, False], [False, True, False, True], [True] * 4])
+    counts = torch.tensor([0.5, 2.0, 0.1, 1.0]).log()
+    users.requires_grad_()
+    loss = sampled_softmax_loss(users, pos_items, candidates, is_own, counts, 0.01)
+    loss.backward()
+    assert loss.isfinite()
+    assert users.grad.isfinite().all()
+
+
+def test_expected_counts_of_mixed_candidates_equal_their_mean_in_draws():
+    popularity, rounds = torch.tensor([0.7, 0.2, 0.1, 0.0]), 20_000
+    generator = torch.Generator().manual_seed(0)
+    in_batch = torch.multinomial(popularity, rounds * 3, replacement=True, generator=generator)
+    uniform = torch.randint(4, (rounds * 2,), generator=generator)
+    seen = torch.bincount(torch.cat([in_batch, uniform]), minlength=4) / rounds
+    torch.testing.assert_close(seen, expected_counts(popularity, 3, 2, 4), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 3])
+def test_lightgcn_forward_and_gradient_equal_dense(num_layers):
+    torch.manual_seed(0)
+    start = random_embeddings(Partition.whole(NUM_USERS + NUM_ITEMS), DIM, seed=0)
+    model = LightGCN(start, NUM_USERS, num_layers)
+    adjacency = normalized_adjacency(EDGES, NUM_USERS, NUM_ITEMS)
+    weights = torch.randn(NUM_USERS + NUM_ITEMS, DIM)
+    vectors = model(adjacency)
+    (vectors * weights).sum().backward()
+
+    table = model.embeddings.detach().clone().requires_grad_()
+    a = adjacency.to_dense()
+    mean = (
+        sum(torch.matrix_power(a, power) for power in range(num_layers + 1))
+        @ table
+        / (num_layers + 1)
+    )
+    (mean * weights).sum().backward()
+
+    torch.testing.assert_close(vectors, mean)
+    torch.testing.assert_close(model.embeddings.grad, table.grad)
+
+
+def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation():
+    partition = Partition.whole(70_000)  # more than one draw
+    first, again, other = (random_embeddings(partition, 3, seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert float(first.std()) == pytest.approx(0.1, rel=0.01)
+    assert not torch.equal(first[:4464], first[65_536:])

@@ -1,4 +1,4 @@
-"""Injection in each family equals its decoder with projections that add by themselves."""
+"""Collaborative tokens: each has its own row's vector, and injection in each family adds it."""
 
 import pytest
 import torch
@@ -13,10 +13,22 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.decoders import FAMILIES, HEAD_DIM, tiny_decoder
-from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
+from tests.errors import raises
+from tests.world.models import (
+    FAMILIES,
+    HEAD_DIM,
+    HIDDEN_SIZE,
+    NUM_HEADS,
+    NUM_ITEMS,
+    NUM_USERS,
+    attach_toy,
+    tiny_decoder,
+    toy_model,
+    toy_vectors,
+)
 from xrec.config.adapter import Injection
 from xrec.errors import ModelError
+from xrec.llm.collaborative import Vocabulary
 
 V = 64
 PROMPT = torch.tensor(
@@ -121,25 +133,15 @@ def unsupported(name: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (
-            "gpt2",
-            r"GPT2LMHeadModel: its decoder, a GPT2Model, has no `layers`.*model\.injection=none",
-        ),
-        (
-            "mamba",
-            r"MambaForCausalLM: 2 of its 2 layers have no `self_attn`, "
-            r"the first is layer 0, a MambaBlock.*injection=none",
-        ),
-    ],
+    ("name", "code", "saw"),
+    [("gpt2", "no_layers", "GPT2LMHeadModel"), ("mamba", "no_attention", [0, 1])],
 )
 @torch.no_grad()
-def test_injection_unsupported_decoder_raises_model_error_and_none_works(name, message):
+def test_injection_unsupported_decoder_raises_model_error_and_none_works(name, code, saw):
     model = unsupported(name)
     before = model(PROMPT.clamp_max(V - 1)).logits
     for rule in RULES[:2]:
-        with pytest.raises(ModelError, match=message):
+        with raises(ModelError, code, key="model.injection", saw=saw):
             attach_toy(model, rule)
     assert torch.equal(model(PROMPT.clamp_max(V - 1)).logits, before)  # a refusal changes nothing
     attach_toy(model, "none")
@@ -153,11 +155,7 @@ def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projec
     model = tiny_decoder(family, head_dim=16, num_key_value_heads=1)
     text = torch.tensor([[1, 2, 3]])
     before = model(text).logits
-    with pytest.raises(
-        ModelError,
-        match=r"q is 64 wide, k 16, v 16, a head 16, h 32; "
-        r"direct needs q as wide as h.*injection=projected",
-    ):
+    with raises(ModelError, "query_width", key="model.injection", saw=[64, 16, 16, 16, 32]):
         attach_toy(model, "direct")
     assert torch.equal(model(text).logits, before)
     attach_toy(model, "projected")
@@ -177,18 +175,68 @@ def without_keys() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            of_another_layout,
-            r"MiniMaxForCausalLM: its attention, a MiniMaxLightningAttention, "
-            r"has no num_key_value_groups",
-        ),
-        (without_keys, r"a LlamaAttention, has no k_proj; direct needs q_proj, k_proj and v_proj"),
-    ],
+    ("make", "missing"),
+    [(of_another_layout, ["num_key_value_groups"]), (without_keys, ["k_proj"])],
 )
 def test_injection_direct_into_another_layout_raises_model_error_naming_what_is_missing(
-    make, message
+    make, missing
 ):
-    with pytest.raises(ModelError, match=message):
+    with raises(ModelError, "no_projections", key="model.injection", saw=missing):
         attach_toy(make(), "direct")
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_embedding_looks_up_words_and_the_tokens_of_users_and_items(num_tokens: int) -> None:
+    model, (users, items) = toy_model(), toy_vectors()
+    words = model.get_input_embeddings().weight.clone()
+    embedding = attach_toy(model, "none", num_tokens=num_tokens)
+    user_rows = embedding.user_adapter(users[[4]]).view(num_tokens, -1)
+    item_rows = embedding.item_adapter(items[[6]]).view(num_tokens, -1)
+    vocabulary = embedding.vocabulary
+    ids = [3, *vocabulary.user_tokens(4), 0, *vocabulary.item_tokens(6), V - 1]
+    expected = torch.cat([words[[3]], user_rows, words[[0]], item_rows, words[[V - 1]]])
+    injected = torch.where(torch.tensor(ids)[:, None] >= V, expected, 0.0)
+    found = embedding(torch.tensor([ids, [*ids[1:], ids[0]]]))
+    assert embedding.injection is not None
+    for both, one in ((found, expected), (embedding.injection, injected)):
+        torch.testing.assert_close(both, torch.stack([one, one.roll(-1, 0)]))
+
+
+def test_embedding_of_text_is_bit_equal_and_forgets_the_last_injection() -> None:
+    model = toy_model()
+    plain = model.get_input_embeddings()
+    embedding = attach_toy(model, "projected")
+    embedding(torch.tensor([[V]]))
+    input_ids = torch.arange(V)[None]
+    assert torch.equal(embedding(input_ids), plain(input_ids))
+    assert embedding.injection is None
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2])
+def test_embedding_id_beyond_the_last_raises_index_error(num_tokens: int) -> None:
+    embedding = attach_toy(toy_model(), "none", num_tokens=num_tokens)
+    with pytest.raises(IndexError):
+        embedding(torch.tensor([[embedding.vocabulary.num_ids]]))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_vocabulary_gives_each_token_an_id_of_its_own_that_shows_itself(num_tokens: int) -> None:
+    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens)
+    of_users = [vocabulary.user_tokens(user) for user in range(NUM_USERS)]
+    of_items = [vocabulary.item_tokens(item) for item in range(NUM_ITEMS)]
+    firsts = [tokens[0] for tokens in of_users + of_items]
+    assert firsts == list(range(V, V + NUM_USERS + NUM_ITEMS))
+    ids = sorted(token for tokens in of_users + of_items for token in tokens)
+    assert ids == list(range(V, vocabulary.num_ids))
+    assert vocabulary.show(V - 1) is None
+    assert {vocabulary.show(token) for token in of_users[2]} == {"<user 2>"}
+    assert {vocabulary.show(token) for token in of_items[6]} == {"<item 6>"}
+
+
+@pytest.mark.parametrize("index", [-1, 7])
+def test_vocabulary_index_out_of_range_raises_value_error(index: int) -> None:
+    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS)
+    with pytest.raises(ValueError, match=r"0\.\.4"):
+        vocabulary.user_tokens(index)
+    with pytest.raises(ValueError, match=r"0\.\.6"):
+        vocabulary.item_tokens(index)

@@ -1,19 +1,26 @@
-"""Prompts: no text becomes a reserved token, users share their beginning, texts come back."""
+"""Prompts: no text becomes a reserved token, users share their beginning, texts come back.
+
+The place-holder for titles is hidden in references, filled in texts, and never half shown.
+"""
 
 import copy
 import gc
-import re
 import tracemalloc
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tests.toy import thinking_tokenizer, toy_tokenizer
+from tests.errors import raises
+from tests.world.models import thinking_tokenizer, toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
+from xrec.config.base import parse_config
 from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
+from xrec.data.titles import title_spans
+from xrec.errors import ConfigError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError, TextEncoder
+from xrec.llm.title_placeholder import TitlePlaceholder
 
 TOKENIZER = toy_tokenizer()
 V, NUM_USERS, NUM_ITEMS = len(TOKENIZER), 5, 7
@@ -155,9 +162,7 @@ def test_prompt_too_long_raises_and_the_longest_allowed_does_not():
     texts = PairTexts("profile", "title", "item profile")
     length = len(make_builder().build(0, 0, texts))
     assert len(make_builder(max_prompt_tokens=length).build(0, 0, texts)) == length
-    with pytest.raises(
-        PromptTooLongError, match=rf"prompt of {length} tokens, at most {length - 1} allowed"
-    ):
+    with raises(PromptTooLongError, "prompt_too_long", "prompt.max_prompt_tokens", saw=length):
         make_builder(max_prompt_tokens=length - 1).build(0, 0, texts)
 
 
@@ -226,16 +231,16 @@ def test_prompt_without_aspects_is_the_published_one():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "message"),
+    "prompt",
     [
-        ({"aspects_part": "Reasons:"}, "the prompt must hold {aspects} exactly once"),
-        ({"aspect": "{item_reviews} reviews"}, "the prompt must hold {aspect} exactly once"),
-        ({"aspect": "{aspect} {user}"}, "part 'aspect' holds {user}; allowed there"),
+        {"aspects_part": "Reasons:"},
+        {"aspect": "{item_reviews} reviews"},
+        {"aspect": "{aspect} {user}"},
     ],
 )
-def test_prompt_with_wrong_places_for_aspects_is_refused(prompt, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        PromptConfig(**prompt)
+def test_prompt_with_wrong_places_for_aspects_is_refused(prompt):
+    with raises(ConfigError, "value_error"):
+        parse_config(PromptConfig, prompt)
 
 
 def test_text_encoder_leaves_the_settings_of_the_tokenizer_that_others_use():
@@ -259,3 +264,88 @@ def test_text_encoder_keeps_short_and_long_texts_within_its_bytes(num_texts, num
     num_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0.5 * max_bytes < num_bytes < 1.1 * max_bytes
+
+
+PLACEHOLDER = TitlePlaceholder("[title]", "this place")
+
+
+def test_hide_and_fill_give_the_text_back():
+    text, title = "The Fox is near. You would love The Fox", "The Fox"
+    hidden = PLACEHOLDER.hide(text, title_spans(text, title))
+    assert hidden == "[title] is near. You would love [title]"
+    assert PLACEHOLDER.fill(hidden, title) == text
+
+
+@pytest.mark.parametrize(
+    "title", [r"A+ (\1) [x]?", r"\g<0>", "Café Orlán", "蓝狐狸", "[titl", "a]"]
+)
+def test_fill_takes_a_title_as_it_is(title):
+    assert PLACEHOLDER.fill("At [title]'s, [title]", title) == f"At {title}'s, {title}"
+
+
+@pytest.mark.parametrize("written", ["[title]", "[Title]", "[ title ]", "[TITLE]"])
+def test_fill_knows_the_placeholder_in_any_case_and_spacing(written):
+    assert PLACEHOLDER.fill(f"You love {written}.", "Fox") == "You love Fox."
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "expected"),
+    [
+        (
+            'Near it is [title]. [title] has tea. "[title] is good!" Go to [title]',
+            " ",
+            'Near it is this place. This place has tea. "This place is good!" Go to this place',
+        ),
+        (
+            "The [title] is near. Try the [title], a [title] at the [title].",
+            "",
+            "This place is near. Try this place, this place at this place.",
+        ),
+        ("Breathe [title].", "", "Breathe this place."),
+        ("Your [title] and this [title].", "", "This place and this place."),
+        ("Breathe [title], the [title].", "Fox", "Breathe Fox, the Fox."),
+        ("[title] is near. See the [title].", "this film", "This film is near. See this film."),
+        (
+            "The late hours of the [title] please you. The [title] is a [title].",
+            "The Fox",
+            "The late hours of The Fox please you. The Fox is The Fox.",
+        ),
+        (
+            "You love [title]. It is near [title]!",
+            "Fox & Co.",
+            "You love Fox & Co. It is near Fox & Co.!",
+        ),
+    ],
+)
+def test_fill_leaves_out_articles_and_full_stops_that_would_stand_twice(text, title, expected):
+    assert PLACEHOLDER.fill(text, title) == expected
+
+
+@pytest.mark.parametrize(("text", "waits"), [("The", True), ("at the ", True), ("breathe", False)])
+def test_end_of_an_unfinished_text_may_go_only_without_a_title(text, waits):
+    assert PLACEHOLDER.may_replace_end_of(text, " ") == waits
+    assert not PLACEHOLDER.may_replace_end_of(text, "Fox")
+    assert PLACEHOLDER.may_replace_end_of("hours of the", "The Fox")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("You love [title]"[:end] for end in range(10, 16)),
+        "You love [title for",
+        "love title] a",
+        "love tle].",
+        "a [",
+        "[titles]",
+    ],
+)
+def test_broken_parts_are_found(text):
+    assert PLACEHOLDER.is_broken_in(text)
+    assert PLACEHOLDER.is_broken_in(f"At [title] {text}")
+
+
+@pytest.mark.parametrize(
+    "text", ["At [title].", "A title is here", "[sic] is [1] fine", "subtitle"]
+)
+def test_whole_placeholders_and_other_words_are_not_broken(text):
+    assert not PLACEHOLDER.is_broken_in(text)

@@ -1,16 +1,20 @@
 """A dataset and a graph made without training, and the config of a recommend job over them."""
 
+import importlib.util
 from typing import Any
 
 import pytest
 import torch
 
-from tests.toy import save_graph
-from tests.xrec.recommend.catalogue import make_dataset, pair_rows
+from tests.world.town import make_dataset, pair_rows
+from tests.world.workspace import save_graph
 from xrec.config.backfill import RecommendConfig
 from xrec.config.base import parse_config
 
 NUM_USERS, NUM_ITEMS, DIM = 23, 15, 4
+needs_faiss = pytest.mark.skipif(
+    importlib.util.find_spec("faiss") is None, reason="the extra index is not installed"
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +44,10 @@ def workspace(tmp_path_factory):
 
 
 @pytest.fixture
-def make_config(workspace, tmp_path, monkeypatch):
-    """A config by its keys; an actor ranks `users_per_chunk` at a time."""
+def make_config(workspace, tmp_path):
+    """A config by its keys."""
 
-    def make(users_per_chunk: int = 5, **values: Any) -> RecommendConfig:
-        monkeypatch.setattr("xrec.recommend._USERS_PER_CHUNK", users_per_chunk)
+    def make(**values: Any) -> RecommendConfig:
         defaults = {
             "workspace": str(workspace),
             "recommendations": str(tmp_path / "recommendations"),

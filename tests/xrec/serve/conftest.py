@@ -2,10 +2,14 @@
 
 import pytest
 
-from tests.xrec.bulk.conftest import disk, place  # noqa: F401  fixtures
-from tests.xrec.generate.town import make_town
-from tests.xrec.serve.local_endpoint import local_endpoint
-from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill
+from tests.world.workspace import make_town
+from tests.xrec.serve.local_endpoint import (
+    ITEMS,
+    USERS,
+    backfill_config,
+    local_endpoint,
+    make_backfill,
+)
 
 NUM_BACKFILLED_USERS = 6
 

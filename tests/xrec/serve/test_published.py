@@ -1,25 +1,30 @@
-"""A client asks all the while, and versions are published, rolled back, vacuumed and taken down."""
+"""What an endpoint answers from: versions that come, go, and are taken down; memory; the model."""
 
 import asyncio
 import re
 import shutil
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import deltalake
 import pyarrow as pa
+import pytest
 from fastapi.testclient import TestClient
 
-from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
+from tests.world.here import PoolHere, TaskOf, plan_of
 from tests.xrec.serve.test_app import wait_until
-from tests.xrec.serve.test_read_through import Writing, answering
 from xrec import bulk
+from xrec.backfill.lookup import Explained
 from xrec.backfill.plan import EXPLANATIONS
+from xrec.bulk.takedown import Takedowns
+from xrec.checks import AspectNames
 from xrec.config.base import parse_config
 from xrec.config.identity import identity_of
 from xrec.config.serve import ServeConfig
+from xrec.data.evidence import NamedEvidence
 from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
 from xrec.serve.api import make_api
@@ -27,9 +32,170 @@ from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.gate import Gate
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import Draft, Event
+from xrec.serve.model import OVERLOADED, Draft, Event, ModelHandle, PairError
+from xrec.serve.problems import ProblemError
 from xrec.serve.read_through import ReadThrough
 from xrec.storage.forgotten import Forgotten
+
+TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
+
+
+class Writing(ModelHandle):
+    """Writes one text for every pair."""
+
+    def __init__(self, text: str, aspects: Sequence[NamedEvidence] = ()):
+        self._text = Explained(text, 9, 7, "stop", "model", "written", tuple(aspects))
+
+    async def explain(
+        self, pairs: Sequence[PairRequest], key: str = ""
+    ) -> list[Explained | PairError]:
+        return [self._text] * len(pairs)
+
+
+class Hanging(ModelHandle):
+    """Never answers, and notes that it was told to stop; or, if it is full, says so."""
+
+    def __init__(self, *, is_full: bool):
+        self._is_full, self.is_stopped = is_full, False
+
+    async def explain(
+        self, pairs: Sequence[PairRequest], key: str = ""
+    ) -> list[Explained | PairError]:
+        if self._is_full:
+            return [PairError(OVERLOADED, "no room")] * len(pairs)
+        try:
+            return await asyncio.Future()
+        finally:
+            self.is_stopped = True
+
+
+class Version:
+    """A lookup that explains every pair with one text, and calls `meanwhile` when it reads."""
+
+    num_bytes = 0
+
+    def __init__(self, text: str, meanwhile: Callable[[], None] = lambda: None):
+        self._text, self._meanwhile = text, meanwhile
+
+    def in_memory(self, user_id: str, item_id: str) -> tuple[bool, None]:
+        return False, None
+
+    def find(self, user_id: str, item_id: str) -> Explained:
+        self._meanwhile()
+        return Explained(self._text, 1, 1, "stop", "model", "written", ())
+
+
+def answering(
+    model: ModelHandle,
+    titles: Sequence[str] = ("The Fox",),
+    vocabulary: Sequence[str] = (),
+    seconds: float = 30,
+) -> ReadThrough:
+    """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
+    catalogue = SimpleNamespace(
+        dataset=SimpleNamespace(
+            item_ids=IdIndex(pa.chunked_array([[f"i{index}" for index in range(len(titles))]]))
+        ),
+        item_texts=lambda item: (titles[item], ""),
+        aspect_names=AspectNames(vocabulary),
+    )
+    published = SimpleNamespace(lookup=None, model_fingerprint="model", takedowns=Takedowns({}))
+    return ReadThrough(catalogue, published, model, Metrics(), seconds)
+
+
+def answer(
+    read_through: ReadThrough, max_words: int | None, item: str = "i0", **values: Any
+) -> Explanation:
+    pair = PairRequest(user_id="u", item_id=item, **values)
+    (found,) = asyncio.run(read_through.explain([pair], max_words))
+    assert isinstance(found, Explanation)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("titles", "item", "profiles", "expected"),
+    [
+        (["The Fox", "Hi! Mary's"], "i1", None, "It is calm."),
+        (["Hi! Mary's", "The Fox"], "i1", None, "It is calm. You love Hi!"),
+        (["The Fox"], "i0", {"item_title": "Hi! Mary's"}, "It is calm."),
+        (["The Fox"], "unknown", {"item_title": "Hi! Mary's"}, "It is calm."),
+    ],
+)
+def test_cut_ends_a_sentence_and_falls_in_no_title_of_the_pair(titles, item, profiles, expected):
+    read_through = answering(Writing(TEXT), titles)
+    assert answer(read_through, 8, item, profiles=profiles).explanation == expected
+    assert answer(read_through, 500, item, profiles=profiles).explanation == TEXT
+    pair = PairRequest(user_id="u", item_id=item, profiles=profiles)
+    (none,) = asyncio.run(read_through.explain([pair], 2))
+    assert isinstance(none, NoExplanation)
+    assert none.problem.type == "/problems/no_full_sentence"
+
+
+def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them():
+    aspects = [
+        NamedEvidence(name, 9, 30, 3, 7, is_named=is_named)
+        for name, is_named in (
+            ("late hours", True),
+            ("hours", True),
+            ("price", True),
+            ("tea", False),
+        )
+    ]
+    text = (
+        "You would enjoy its late hours. 9 of 30 reviews mention the price, 9 the late hours, and "
+        "the hours."
+    )
+    vocabulary = ("late hours", "price", "hours", "late hours bar")
+    read_through = answering(Writing(text, aspects), vocabulary=vocabulary)
+    whole, cut = answer(read_through, None), answer(read_through, 6)
+    assert (whole.is_cached, cut.is_cached) == (False, True)
+    assert cut.explanation == "You would enjoy its late hours."
+    assert [each.is_named for each in whole.aspects] == [True, True, True, False]
+    assert [each.is_named for each in cut.aspects] == [True, False, False, False]
+    assert [each.item_reviews for each in cut.aspects] == [9] * 4
+
+
+def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile():
+    read_through = answering(Writing("of the model"))
+    published: Any = read_through.published
+    published.lookup = Version(
+        "the first", lambda: setattr(published, "lookup", Version("the second"))
+    )
+    pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
+    for version in ("the first", "the second"):
+        answers = asyncio.run(read_through.explain(pairs, None))
+        assert [each.explanation for each in answers] == [version] * 3
+
+
+def test_text_of_another_model_is_not_given_from_memory():
+    read_through = answering(Writing("of the model"))
+    assert [answer(read_through, None).is_cached for _ in range(2)] == [False, True]
+    read_through.published.model_fingerprint = "another"
+    assert not answer(read_through, None).is_cached
+
+
+@pytest.mark.parametrize(
+    ("is_full", "status", "reason"), [(True, 429, OVERLOADED), (False, 504, "deadline")]
+)
+def test_model_without_room_or_answer_ends_the_request_which_may_come_again(
+    is_full, status, reason
+):
+    model = Hanging(is_full=is_full)
+    with pytest.raises(ProblemError) as refused:
+        answer(answering(model, seconds=0.01), None)
+    told = refused.value
+    assert (told.status_code, told.reason, told.headers["Retry-After"]) == (status, reason, "2")
+    assert model.is_stopped != is_full
+
+
+def test_fault_in_the_answer_of_one_pair_is_a_problem_of_that_pair():
+    read_through = answering(Writing(TEXT), ["The Fox", "The Owl", "The Cat"])
+    read_through.catalogue.item_texts = lambda item: ({0: "The Fox", 2: "The Cat"}[item], "")
+    pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
+    first, broken, last = asyncio.run(read_through.explain(pairs, None))
+    assert (first.explanation, last.explanation) == (TEXT, TEXT)
+    assert (broken.problem.status, broken.problem.type) == (500, "/problems/bug")
+
 
 MODEL = dict.fromkeys(("base_model", "adapter", "graph"), "toy")
 USERS, ITEMS = [f"u{number}" for number in range(200)], [f"i{number}" for number in range(4)]

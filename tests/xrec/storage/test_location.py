@@ -12,8 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
-from tests.faulty_proxy import Faults, faulty_proxy
-from tests.object_store import requests_of
+from tests.world.store import Faults, faulty_proxy, requests_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import (
     StorageAccessError,

@@ -1,17 +1,14 @@
 """Prompts of numbered words, whose right reply is an object with the word."""
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint
-from xrec.config.text import EndpointModelConfig, SamplingConfig
-from xrec.text import Message, Prompt, RawReply, ReplyFailure, Usage
+from tests.world.endpoint import Answer, Asked, StubEndpoint
+from xrec.config.text import EndpointModelConfig
+from xrec.text import Message, Prompt
 from xrec.text.endpoint import EndpointModel
 
-COST = Usage(10, 2, 1)
-LONG = '{"word": "a very long wo'
 KEY = SecretStr("sk-a-key-that-nobody-may-see")
 
 
@@ -24,29 +21,6 @@ class Said(BaseModel):
 def prompts(number: int) -> list[Prompt[Said]]:
     """Return prompts that ask for `word-0`, `word-1`, ..."""
     return [Prompt((Message("user", f"word-{place}"),), Said) for place in range(number)]
-
-
-class ScriptedModel:
-    """A LanguageModel that writes what `answer` says, to the last prompt first.
-
-    asked: the prompts that it answered, in order. The text `late` is a time-out; LONG is cut off.
-    """
-
-    def __init__(self, answer: Callable[[Prompt[Any], SamplingConfig], str]):
-        self._answer = answer
-        self.asked: list[tuple[Prompt[Any], SamplingConfig]] = []
-
-    @property
-    def words(self) -> list[str]:
-        """The first message of each prompt that was asked."""
-        return [prompt.messages[0].content for prompt, _ in self.asked]
-
-    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
-        for index in reversed(range(len(prompts))):
-            text = self._answer(prompts[index], sampling)
-            self.asked.append((prompts[index], sampling))
-            failure = ReplyFailure("timeout", "late") if text == "late" else None
-            yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)
 
 
 def right(asked: Asked) -> Answer:

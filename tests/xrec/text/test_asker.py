@@ -1,5 +1,9 @@
-"""What is not valid is asked for again once; equal prompts once, also after a kill; a budget."""
+"""What is not valid is asked for again once; equal prompts once, also after a kill; a budget.
 
+Replies as language models write them, and the objects that are in them.
+"""
+
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
-from tests.xrec.text.asked import COST, LONG, Said, ScriptedModel, prompts
+from tests.errors import raises
+from tests.world.endpoint import COST, LONG, ScriptedModel
+from tests.xrec.text.asked import Said, prompts
 from xrec.config.text import SamplingConfig
 from xrec.errors import BudgetError
 from xrec.storage import open_location
 from xrec.text import Asker, Budget, Message, Prompt, Reply, ReplyFailure, ReplyStore, Usage, ask
+from xrec.text.schema import parse_reply, strict_schema
 
 SAMPLING = SamplingConfig(max_tokens=2, seed=5)
 
@@ -137,7 +145,7 @@ def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_pa
     model, budget = Scripted(), Budget(max_tokens=60)
     asker = _asker(model, tmp_path, budget)
     asker.ask(prompts(2))
-    with pytest.raises(BudgetError, match="used up"):
+    with raises(BudgetError, "budget_used_up", key="budget.tokens"):
         asker.ask(prompts(20))
     num_asked = len(model.words)
     assert 60 <= 12 * num_asked <= 60 + 8 * 9  # all that were under way at once took 8 more each
@@ -148,7 +156,7 @@ def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_pa
 
 def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path):
     model = Scripted()
-    with pytest.raises(BudgetError, match=r"budget.tokens is used up: 0 tokens"):
+    with raises(BudgetError, "budget_used_up", saw=0):
         _asker(model, tmp_path, Budget(max_tokens=3)).ask(prompts(2))
     assert model.words == []
 
@@ -160,7 +168,7 @@ def test_asker_in_threads_counts_what_it_paid(tmp_path):
         calls = [pool.submit(asker.ask, prompts(8)[shift:]) for shift in range(4)]
         words = [_words(call.result()) for call in calls]
     assert words == [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
-    assert f"{12 * len(model.words)} tokens are spent" in str(budget.error())
+    assert budget.error().saw == 12 * len(model.words)
 
 
 def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_once(tmp_path):
@@ -168,7 +176,7 @@ def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_on
     budget = Budget(max_tokens=1000, spent=100)
     asker = _asker(Scripted(), tmp_path, budget)
     assert asker.ask(prompts(1))[0].usage == COST
-    assert "112 tokens are spent" in str(budget.error())
+    assert budget.error().saw == 112
 
 
 def test_asker_waits_for_what_is_under_way_before_the_budget_is_used_up(tmp_path):
@@ -196,5 +204,75 @@ def test_asker_waits_for_what_is_under_way_before_the_budget_is_used_up(tmp_path
         assert comes_too.wait(30)
         may_end.set()
         assert [_words(each.result()) for each in asked] == [["a"], ["a"]]
-    with pytest.raises(BudgetError, match="24 tokens are spent"):
+    with raises(BudgetError, "budget_used_up", saw=24):
         asker.ask(prompts(3))
+
+
+class Aspect(BaseModel):
+    aspect: str
+    sentiment: str
+
+
+class Review(BaseModel):
+    text: str = Field(max_length=40)
+    aspects: list[Aspect]
+
+
+RIGHT = {"text": "Good strings.", "aspects": [{"aspect": "tone", "sentiment": "positive"}]}
+
+
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_strict_schema_bounds_strings_only_where_it_is_told_to(with_lengths):
+    schema = strict_schema(Review, with_lengths=with_lengths)
+    assert schema["required"] == ["text", "aspects"]
+    assert schema["$defs"]["Aspect"]["additionalProperties"] is False
+    assert ("maxLength" in schema["properties"]["text"]) == with_lengths
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(RIGHT),
+        f"<think>{{no}} one moment</think>\n{json.dumps(RIGHT)}",
+        f"Here you are:\n```json\n{json.dumps(RIGHT, indent=1)}\n```\nAnything else?",
+        json.dumps(RIGHT).replace('"', "'"),
+        json.dumps(RIGHT)[:-1],
+        json.dumps(RIGHT).replace("}]", "},]"),
+        f"[{json.dumps(RIGHT)}]",
+    ],
+    ids=["whole", "thoughts", "fenced", "single quotes", "no end", "comma", "in a list"],
+)
+def test_parse_reply_with_an_object_in_it_gives_the_object(text):
+    assert parse_reply(text, Review) == Review.model_validate(RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty_reply"),
+        ("<think>hm</think>  ", "empty_reply"),
+        ("I would rather not say.", "invalid_json"),
+        ("[" * 5000, "invalid_json"),
+        ('{"text": "Good strings."}', "invalid_object"),
+        ('{"text": "Good strings.", "aspects": "tone"}', "invalid_object"),
+        (json.dumps({**RIGHT, "text": "long " * 20}), "invalid_object"),
+        (r'{"text": "Good \ud800", "aspects": []}', "invalid_object"),
+    ],
+)
+def test_parse_reply_without_a_valid_object_says_why(text, reason):
+    failure = parse_reply(text, Review)
+    assert failure.reason == reason
+    assert failure.message
+    assert "Good" not in failure.message  # nothing of the reply
+
+
+def test_parse_reply_with_control_characters_in_a_string_has_blanks_there():
+    found = parse_reply('{"text": "Good\x17strings.\n", \n"aspects": []}', Review)
+    assert found == Review(text="Good strings. ", aspects=[])
+
+
+def test_parse_reply_that_was_cut_off_is_not_mended():
+    whole = json.dumps(RIGHT)
+    cut = parse_reply(whole[: whole.index("strings") + 3], Review, is_cut=True)
+    assert cut.reason == "cut_off"
+    assert isinstance(parse_reply(whole, Review, is_cut=True), Review)

@@ -1,34 +1,20 @@
 """What adapter training is tested on: a town of 40 users, a random graph and language model."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.train.v2._internal.execution.train_fn_utils import LocalTrainFnUtils, set_train_fn_utils
 
-from jobs.prepare import run as prepare_dataset
-from tests.toy import save_random_graph, save_toy_model
+from tests.world.workspace import PROMPT
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.data import PrepareConfig
 from xrec.storage import Location, open_location
 from xrec.train.data import AdapterData, load_adapter_data
 from xrec.train.example_shards import write_examples
 
-NUM_USERS, NUM_ITEMS = 40, 30
-TOWN = {
-    "kind": "sample",
-    "num_users": NUM_USERS,
-    "num_items": NUM_ITEMS,
-    "interactions_per_user": 8,
-    "explanations_per_user": 4,
-}
 RANDOM = {"gating_noise": True, "dropout": 0.2}
-PROMPT = {
-    "user": "User: {user_profile}",
-    "item": "Item: {item_title}. {item_profile}",
-    "collaborative": "{user}{item}",
-}
 TRAINING = {
     "num_epochs": 3,
     "global_batch_size": 16,
@@ -83,10 +69,11 @@ def adapter_data(config: TrainAdapterConfig) -> AdapterData:
 
 def load_here(config: TrainAdapterConfig) -> AdapterData:
     """Read what a worker on its own reads."""
-    alone = SimpleNamespace(get_local_rank=lambda: 0, get_world_size=lambda: 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ray.train.get_context", lambda: alone)
+    set_train_fn_utils(LocalTrainFnUtils("alone"))
+    try:
         return load_adapter_data(config)
+    finally:
+        set_train_fn_utils(None)
 
 
 def history_of(adapter: Location | Path | str) -> list[dict[str, Any]]:
@@ -97,19 +84,18 @@ def history_of(adapter: Location | Path | str) -> list[dict[str, Any]]:
 
 
 def assert_same_losses(
-    adapter: Location | Path, expected: Path | str, tolerance: float = 1e-4
+    rows: Sequence[Mapping[str, Any]],
+    expected: Sequence[Mapping[str, Any]],
+    tolerance: float = 1e-4,
 ) -> None:
     """Compare the epochs' losses; those of the last epoch depend on all steps before."""
-    rows, others = history_of(adapter), history_of(expected)
-    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
     for name in ("train_loss", "validation_loss"):
-        found = [row[name] for row in rows]
-        assert found == pytest.approx([row[name] for row in others], rel=tolerance)
+        values = [row[name] for row in rows]
+        assert values == pytest.approx([row[name] for row in expected], rel=tolerance)
 
 
-def allow_float16(
-    monkeypatch: pytest.MonkeyPatch, *, first_scale_power: int = 16, steps_to_double: int = 1000
-) -> None:
+def allow_float16(monkeypatch: pytest.MonkeyPatch, *, first_scale_power: int = 16) -> None:
     """Have workers on a CPU train in float16, from the loss scale 2 ** `first_scale_power` on.
 
     DeepSpeed refuses it on a CPU without fast instructions for it, while torch can do it on any.
@@ -122,20 +108,17 @@ def allow_float16(
 
         get_accelerator().is_fp16_supported = lambda: True
         deepspeed_engine.FIRST_SCALE_POWER = first_scale_power
-        deepspeed_engine.STEPS_TO_DOUBLE = steps_to_double
         adapter_worker.train_worker(loop_config)
 
     monkeypatch.setattr("xrec.train.adapter.train_worker", train_worker)
 
 
-def build_workspace(
-    folder: Path, num_users: int = NUM_USERS, num_items: int = NUM_ITEMS, **town: int
-) -> str:
-    """Write dataset, random graph and language model into `folder`, and return it as a URI."""
-    source = {**TOWN, "num_users": num_users, "num_items": num_items, **town}
-    dataset = prepare_dataset(
-        PrepareConfig.model_validate({"workspace": str(folder), "source": source})
-    )
-    save_random_graph(folder / "graph", num_users, num_items, dataset.fingerprint)
-    save_toy_model(folder / "llm")
-    return str(folder)
+def float16_here(
+    monkeypatch: pytest.MonkeyPatch, *, first_scale_power: int, steps_to_double: int
+) -> None:
+    """Do the same to a worker in this process; the scale doubles after so many steps."""
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
+    monkeypatch.setattr("xrec.train.deepspeed_engine.FIRST_SCALE_POWER", first_scale_power)
+    monkeypatch.setattr("xrec.train.deepspeed_engine.STEPS_TO_DOUBLE", steps_to_double)

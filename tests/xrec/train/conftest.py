@@ -1,25 +1,27 @@
-"""A small town's dataset, without and with aspects, and configs of graph pretraining on it."""
+"""What training is tested on: a town, trained adapters, and configs of graphs."""
 
 import gc
 import json
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pyarrow as pa
+import psutil
 import pytest
 import ray
 
-from jobs.prepare import run as prepare_dataset
-from tests.xrec.aspects.planted_aspects import with_aspects
-from tests.xrec.train.adapter_town import RANDOM, build_workspace, make_config
-from xrec.config.data import PrepareConfig
+from tests.world.cluster import training_workers
+from tests.world.program import at_message
+from tests.world.town import dataset_in, prepare, with_aspects
+from tests.world.workspace import build_workspace
+from tests.xrec.train.adapter_town import RANDOM, make_config
+from tests.xrec.train.worker import train_here
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import StorageConfig
-from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.schemas import REJECTED
-from xrec.storage import open_location
+from xrec.storage import Manifest, open_location
 from xrec.train.adapter import train_adapter
 
 TOWN = {
@@ -41,8 +43,21 @@ def workspace(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def alone(workspace, tmp_path_factory):
+    """An adapter, with noise, of a worker alone at ZeRO stage 1, without a break."""
+    folder = tmp_path_factory.mktemp("alone")
+    config = make_config(
+        workspace, adapter=folder / "adapter", num_workers=1, zero_stage=1, model=RANDOM
+    )
+    return train_here(folder, config)
+
+
+KILLED_AT = "epoch 2, step 10: checkpoint"  # of 6 steps an epoch
+
+
+@pytest.fixture(scope="session")
 def trained_adapter(workspace, ray_cluster):
-    """An adapter, with noise, that two workers trained at ZeRO stage 3 without a break.
+    """The same of two workers at stage 3 on Ray, one of which was killed by kill -9 in epoch 2.
 
     `frozen.safetensors` beside it holds the language model's weights as they were in the engine at
     the end, and which share of them the first worker had.
@@ -73,9 +88,38 @@ def trained_adapter(workspace, ray_cluster):
             whole["share"] = torch.tensor(num_here / num_all)
             safetensors.torch.save_file(whole, f"{workspace}/frozen.safetensors")
 
-    with pytest.MonkeyPatch.context() as patch:
+    settings = {"steps_per_checkpoint": 2, "scaling": {"max_failures": 1}}
+    with pytest.MonkeyPatch.context() as patch, logged() as log:
         patch.setattr("xrec.train.adapter.train_worker", train_worker)
-        return train_adapter(make_config(workspace, model=RANDOM))
+        with at_message(KILLED_AT, kill_a_worker):
+            manifest = train_adapter(make_config(workspace, model=RANDOM, **settings))
+    return Resumed(manifest, "\n".join(log))
+
+
+class Resumed(NamedTuple):
+    """What a training left that was stopped and went on."""
+
+    manifest: Manifest
+    log: str
+
+
+def kill_a_worker() -> None:
+    training_workers(psutil.Process())[-1].kill()
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collect what the driver logs."""
+    logger, handler, messages = logging.getLogger("xrec"), logging.Handler(), list[str]()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -98,15 +142,14 @@ def no_cpu_is_held_by_earlier_tests():
 def town(tmp_path_factory):
     """A workspace with the town's dataset."""
     workspace = str(tmp_path_factory.mktemp("town"))
-    prepare_dataset(PrepareConfig.model_validate({"workspace": workspace, "source": TOWN}))
+    prepare(workspace, source=TOWN)
     return workspace
 
 
 @pytest.fixture(scope="session")
 def town_with_aspects(town, tmp_path_factory):
     """A workspace with the town's dataset, and an aspect of each explained training pair."""
-    source = read_dataset(open_location(f"{town}/dataset"))
-    return with_aspects(source, tmp_path_factory.mktemp("town-with-aspects"), ("train",))
+    return with_aspects(dataset_in(town), tmp_path_factory.mktemp("town-with-aspects"), ("train",))
 
 
 def metrics_of(graph: Path | str, storage: StorageConfig | None = None) -> list[dict[str, Any]]:
@@ -124,19 +167,6 @@ def assert_same_epochs(rows: list[dict[str, Any]], expected: list[dict[str, Any]
     ):
         found, values = ([row[name] for row in each] for each in (rows, expected))
         assert found == pytest.approx(values, **tolerance)
-
-
-def write_town(workspace: Path, source: Dataset, tables: Mapping[str, pa.Table]) -> None:
-    """Write the dataset `source` with `tables` in the place of its own of these names."""
-    names = ("users", "items", "interactions", "explanations", "planted")
-    write_dataset(
-        open_location(str(workspace / "dataset")),
-        {**{name: getattr(source, name) for name in names}, **tables},
-        REJECTED.empty_table(),
-        config={"tables": sorted(tables)},
-        inputs={},
-        metrics={},
-    )
 
 
 @pytest.fixture(scope="session")

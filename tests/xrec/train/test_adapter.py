@@ -1,5 +1,6 @@
-"""The module that DeepSpeed trains, without DeepSpeed: loss, gradients, learning rate."""
+"""What a worker of adapter training does: the loss, its gradients, steps, DeepSpeed's settings."""
 
+import os
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -8,25 +9,30 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fake_gpu import CPU, GPU
-from tests.toy import attach_toy, explanation_nll, toy_model
+from tests.errors import raises
+from tests.world.models import attach_toy, explanation_nll, toy_model
 from tests.xrec.train.adapter_town import make_config
-from xrec.config.adapter import Injection, LearningRateConfig
+from tests.xrec.train.worker import worker_here
+from xrec.config.adapter import Injection, LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example
-from xrec.llm.prefix import PrefixCache, num_prefix_tokens
+from xrec.llm.prefix import PrefixCache
 from xrec.storage import location_of
 from xrec.train.adapter import for_workers
 from xrec.train.adapter_model import (
     AdapterPasses,
     ExplanationLoss,
-    _prefix_cache,
-    _splitting_pays,
+    build_model,
     checkpoint_layers,
     learning_rate_share,
+    splitting_pays,
     sum_over_workers,
+    try_step,
 )
-from xrec.train.data import MicroBatch
+from xrec.train.data import MicroBatch, load_adapter_data
+from xrec.train.deepspeed_engine import deepspeed_settings
+from xrec.train.example_shards import write_examples
+from xrec.train.ray_worker import prepare_worker
 
 V = 64
 EXAMPLES = [Example([5, 9, V, V + 5], [6, 7, 2]), Example([5, 8, V + 1, 9, 9, V + 6], [8, 2])]
@@ -86,48 +92,8 @@ def test_checkpoint_layers_gives_all_adapter_weights_the_same_gradients(rule):
 def test_checkpoint_layers_that_cannot_raise_model_error():
     model = toy_model()
     model.supports_gradient_checkpointing = False
-    with pytest.raises(ModelError, match=r"does not support .*gradient_checkpointing=false"):
+    with raises(ModelError, "no_gradient_checkpointing", "training.gradient_checkpointing"):
         checkpoint_layers(model)
-
-
-def data_of(examples: list[Example]) -> Any:
-    """What the choice of the passes reads of the examples."""
-    lengths = np.array([num_prefix_tokens(each.prompt_ids, V) for each in examples])
-    train = SimpleNamespace(num_prefix_tokens=lengths)
-    return SimpleNamespace(train=train, shared_ids=[], longest=lambda: (500, 2, 1))
-
-
-@pytest.fixture
-def nodes(monkeypatch):
-    """Makes this process one of four workers with a device each, so many of them on its node."""
-
-    def become(device: torch.device, num_here: int) -> Mock:
-        notes = Mock()
-        for name, value in {
-            "worker_device": lambda: device,
-            "world_size": lambda: 4,
-            "local_world_size": lambda: num_here,
-            "note": notes,
-        }.items():
-            monkeypatch.setattr(f"xrec.train.adapter_model.{name}", value)
-        return notes
-
-    return become
-
-
-@pytest.mark.parametrize(("zero_stage", "num_calls"), [(1, 0), (3, 2)])
-def test_prefix_cache_of_a_worker_asks_the_others_where_weights_are_sharded_only(
-    zero_stage, num_calls, monkeypatch, nodes
-):
-    nodes(CPU, 4)
-    any_worker = Mock(side_effect=bool)
-    monkeypatch.setattr("xrec.train.adapter_model.any_worker", any_worker)
-    model = toy_model()
-    attach_toy(model, "projected")
-    cache = _prefix_cache(make_config("w", zero_stage=zero_stage), model, data_of(EXAMPLES), 1)
-    for _ in range(2):
-        cache.split(model, EXAMPLES)
-    assert any_worker.call_count == num_calls
 
 
 # A beginning of 500 tokens in each of 100 rows, 4 rows a pass: 2,000 tokens.
@@ -135,26 +101,29 @@ def test_prefix_cache_of_a_worker_asks_the_others_where_weights_are_sharded_only
     ("device", "num_here", "changes", "pays"),
     [
         # Nothing is kept: a near gather costs 1,000 tokens, a far one 10,000.
-        (GPU, 4, {}, True),
-        (GPU, 2, {}, False),
-        (CPU, 2, {}, True),
-        (GPU, 2, {"zero_stage": 1}, True),
-        (GPU, 2, {"deepspeed": {"hpz_partition_size": 2}}, True),
-        (GPU, 4, {"micro_batch_size": 1}, False),
+        ("cuda", 4, {}, True),
+        ("cuda", 2, {}, False),
+        ("cpu", 2, {}, True),
+        ("cuda", 2, {"zero_stage": 1}, True),
+        ("cuda", 2, {"deepspeed": {"hpz_partition_size": 2}}, True),
+        ("cuda", 4, {"micro_batch_size": 1}, False),
         # All are kept from the second epoch on: 2,000 * (2 - 1/E) against 10,000 / E.
-        (GPU, 2, {"prefix_cache_gib": 1.0, "num_epochs": 3}, False),
-        (GPU, 2, {"prefix_cache_gib": 1.0, "num_epochs": 4}, True),
+        ("cuda", 2, {"prefix_cache_gib": 1.0, "num_epochs": 3}, False),
+        ("cuda", 2, {"prefix_cache_gib": 1.0, "num_epochs": 4}, True),
     ],
 )
 def test_splitting_pays_where_it_saves_more_than_another_gather_costs(
-    nodes, device, num_here, changes, pays
+    tmp_path, device, num_here, changes, pays
 ):
-    notes = nodes(device, num_here)
-    data = data_of([Example([row % V, *[5] * 499, V], [2]) for row in range(100)])
+    data: Any = SimpleNamespace(
+        train=SimpleNamespace(num_prefix_tokens=np.full(100, 500)), shared_ids=[]
+    )
     config = make_config("w", num_workers=4, **{"prefix_cache_gib": 0.0, **changes})
     num_steps = config.training.num_epochs * 100 // config.training.global_batch_size
-    assert _splitting_pays(config, toy_model(), data, num_steps) == pays
-    assert notes.call_count == (not pays)
+    with worker_here(tmp_path, 4, num_here) as worker:
+        found = splitting_pays(config, toy_model(), data, num_steps, torch.device(device))
+    assert found == pays
+    assert len(worker.notes) == (not pays)
 
 
 @pytest.mark.parametrize(
@@ -175,16 +144,13 @@ def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
 
 
 @pytest.mark.parametrize("total", [float("nan"), float("inf")])
-def test_sum_over_workers_that_is_no_number_raises_training_error_with_the_place(
-    total, monkeypatch
-):
-    monkeypatch.setattr("xrec.train.adapter_model.world_size", lambda: 1)
-    assert sum_over_workers(torch.tensor([6.0, 4.0]), "epoch 2, step 7") == [6.0, 4.0]
-    with pytest.raises(
-        TrainingError,
-        match=rf"^epoch 2, step 7: the loss is {total}; lower training\.learning_rate\.peak",
-    ):
-        sum_over_workers(torch.tensor([total, 4.0]), "epoch 2, step 7")
+def test_sum_over_workers_that_is_no_number_is_an_error_with_the_place(total, tmp_path):
+    with worker_here(tmp_path):
+        assert sum_over_workers(torch.tensor([6.0, 4.0]), "epoch 2, step 7") == [6.0, 4.0]
+        key = "training.learning_rate.peak"
+        with raises(TrainingError, "loss_not_finite", key) as caught:
+            sum_over_workers(torch.tensor([total, 4.0]), "epoch 2, step 7")
+    assert str(caught.value).startswith("epoch 2, step 7: ")
 
 
 class SkippingEngine:
@@ -213,19 +179,18 @@ class SkippingEngine:
 
 
 @pytest.fixture
-def step(monkeypatch):
+def step(tmp_path):
     """Makes a step of one micro-batch with an engine."""
-    for name, value in {"world_size": 1, "rank": 0}.items():
-        monkeypatch.setattr(f"xrec.train.adapter_model.{name}", lambda value=value: value)
-    monkeypatch.setattr("xrec.train.adapter_model.note", lambda text: None)
 
     def run(engine: Any, number: int) -> torch.Tensor:
-        data = SimpleNamespace(train=EXAMPLES)
-        micro_batch = MicroBatch(np.array([number]), 3)
+        data: Any = SimpleNamespace(train=EXAMPLES)
         passes = AdapterPasses(engine, data, seed=0)
-        return passes.applied_step([micro_batch], step=number, place=f"step {number}")
+        return passes.applied_step(
+            [MicroBatch(np.array([number]), 3)], step=number, place=f"step {number}"
+        )
 
-    return run
+    with worker_here(tmp_path):
+        yield run
 
 
 def test_skipped_step_in_float16_is_made_again_with_the_same_rows_and_random_numbers(step):
@@ -239,7 +204,7 @@ def test_skipped_step_in_float16_is_made_again_with_the_same_rows_and_random_num
 
 
 def test_skipped_step_without_a_loss_scale_ends_the_run(step):
-    with pytest.raises(TrainingError, match=r"^step 0: a gradient is not finite; lower training"):
+    with raises(TrainingError, "gradient_not_finite", "training.learning_rate.peak"):
         step(SkippingEngine(1, fp16=False), 0)
 
 
@@ -250,3 +215,70 @@ def test_workers_open_a_relative_workspace_from_their_own_folder(tmp_path, monke
     monkeypatch.chdir("/")
     for name in ("dataset", "graph", "aspects", "adapter"):
         assert location_of(config, name).shared_uri == str(tmp_path / "workspace" / name)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_trial_step_in_16_bits_changes_no_tensor(workspace, tmp_path, dtype):
+    """Buffers stay in float32: the rotary frequencies in 16 bits would be other positions."""
+    config = make_config(workspace, adapter=tmp_path, dtype=dtype, num_workers=1, zero_stage=1)
+    write_examples(config, {}, {})
+
+    def tensors() -> dict[str, torch.Tensor]:
+        named = dict((*model.named_parameters(), *model.named_buffers()))
+        return {name: tensor.detach().clone() for name, tensor in named.items()}
+
+    with worker_here(tmp_path):
+        data = load_adapter_data(config)
+        model, _ = build_model(config, data)
+        before = tensors()
+        try_step(config, model, [data.train[0], data.train[1]])
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+    assert before["model.rotary_emb.inv_freq"].dtype == torch.float32
+    for key, tensor in tensors().items():
+        assert tensor.dtype == before[key].dtype
+        assert torch.equal(tensor, before[key])
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_deepspeed_is_given_the_gpu_that_ray_gave_this_worker(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the second worker of its node, which sees one GPU
+    prepare_worker(1, None, torch.device("cuda:0"))
+    assert os.environ["LOCAL_RANK"] == "0"
+
+
+# DeepSpeed's settings
+
+
+def settings_of(world_size: int = 2, dtype: Any = torch.float32, **changes: Any) -> dict[str, Any]:
+    config = {"workspace": "w", "llm": {"model": "m"}, "deepspeed": {"zero_stage": 1}, **changes}
+    return deepspeed_settings(
+        TrainAdapterConfig.model_validate(config), dtype=dtype, world_size=world_size
+    )
+
+
+@pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_deepspeed_settings_accumulate_to_the_global_batch_in_the_number_format(
+    world_size, steps, dtype
+):
+    training = {"global_batch_size": 24, "micro_batch_size": 4}
+    settings = settings_of(world_size, dtype, training=training)
+    assert settings["train_micro_batch_size_per_gpu"] == 4
+    assert settings["gradient_accumulation_steps"] == steps
+    assert settings["bf16"]["enabled"] == (dtype == torch.bfloat16)
+    assert settings["fp16"]["enabled"] == (dtype == torch.float16)
+    assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+def test_deepspeed_settings_have_the_zero_section():
+    on_cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    expected = {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 100_000,
+        "zero_hpz_partition_size": 2,
+        "offload_optimizer": on_cpu,
+        "offload_param": on_cpu,
+    }
+    found = settings_of(deepspeed={"zero_stage": 3, "offload": "cpu", "hpz_partition_size": 2})
+    assert found["zero_optimization"] == expected
+    assert settings_of(deepspeed={"zero_stage": 1})["zero_optimization"] == {"stage": 1}

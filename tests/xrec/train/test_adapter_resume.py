@@ -1,8 +1,6 @@
-"""Adapter training goes on after kill -9 of a worker, the driver or a node.
+"""Adapter training goes on after kill -9 of a worker, the driver or a node, as if unbroken."""
 
-The losses are those of an unbroken run of two workers at ZeRO stage 3.
-"""
-
+import json
 import os
 import re
 import subprocess
@@ -15,26 +13,24 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.local_cluster import LocalCluster, local_cluster
-from tests.project_file import write_project
+from tests.errors import raises
+from tests.world.cluster import LocalCluster, kill_family, local_cluster, training_workers
+from tests.world.program import at_message, driver
+from tests.world.shop import write_project
 from tests.xrec.train.adapter_town import (
     RANDOM,
-    allow_float16,
     assert_same_losses,
+    float16_here,
     history_of,
     make_config,
 )
-from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
+from tests.xrec.train.conftest import KILLED_AT, kill_a_worker
+from tests.xrec.train.worker import train_here
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.storage import location_of
 from xrec.train.adapter import train_adapter
-
-pytestmark = pytest.mark.slow
-
-# An epoch has 6 steps. One or two more steps may be made before the kill has its effect.
-KILLED_AT = "epoch 2, step 10: checkpoint"
-GOES_ON = r"epoch [23], step 1[0-4]: going on from the checkpoint, on {} workers"
+from xrec.train.memory import MOST_ON_CPU
 
 
 @pytest.fixture(autouse=True)
@@ -42,59 +38,93 @@ def log_level(caplog):
     caplog.set_level("INFO", logger="xrec")
 
 
-@pytest.fixture(autouse=True)
-def any_number_of_workers(monkeypatch):
-    """Let a config ask for three workers, among whom a step's four micro-batches do not divide.
-
-    Elastic scaling may come to that number.
-    """
-    monkeypatch.setattr("xrec.train.adapter._check_batch_sizes", lambda config: None)
-
-
-@pytest.fixture
-def unbroken(workspace, trained_adapter):
-    """The folder of the adapter that was trained without a break."""
-    return f"{workspace}/adapter"
-
-
-def random_config(workspace: str, adapter: Path, **settings: Any) -> TrainAdapterConfig:
-    return make_config(workspace, adapter=adapter, model=RANDOM, steps_per_checkpoint=2, **settings)
-
-
-def train_and_stop(config: TrainAdapterConfig) -> None:
-    """Train until a worker is killed at step 10, of which the run dies."""
-    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
-        train_adapter(config)
-
-
-def kill_a_worker() -> None:
-    training_workers(psutil.Process())[-1].kill()
+GOES_ON = r"epoch [23], step 1[0-4]: going on from the checkpoint, on {} workers"
 
 
 def assert_went_on(log: str, num_workers: int) -> None:
+    """One or two more steps may be made before the kill at step 10 has its effect."""
     assert re.search(GOES_ON.format(num_workers), log), log
     assert log.count("epoch 1, step 2: checkpoint") == 1  # not trained again
 
 
-def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoint(
-    workspace, unbroken, tmp_path, caplog
+def test_run_whose_worker_was_killed_goes_on_and_ends_as_an_unbroken_one(
+    workspace, alone, trained_adapter
 ):
+    assert_went_on(trained_adapter.log, num_workers=2)
+    adapter = Path(workspace, "adapter")
+    rows = history_of(adapter)
+    assert_same_losses(rows, alone.history)
+    best = min(rows, key=lambda row: float(row["validation_loss"]))
+    assert trained_adapter.manifest.metrics.items() >= best.items()
+    assert not (adapter / "checkpoints").exists()
+
+
+# In this process
+
+
+@pytest.mark.parametrize(
+    ("dtype", "zero_stage"),
+    [
+        ("bfloat16", 1),
+        ("float16", 3),
+        pytest.param("bfloat16", 3, marks=pytest.mark.slow),
+        pytest.param("float16", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_run_in_16_bits_that_was_stopped_is_bit_by_bit_that_of_an_unbroken_one(
+    workspace, tmp_path, monkeypatch, dtype, zero_stage
+):
+    # The loss scale falls and rises all the time. With a cache of beginnings, a run that goes on
+    # would compute some of them in other batches, with other rounding.
+    float16_here(monkeypatch, first_scale_power=24, steps_to_double=3)
     config = random_config(
         workspace,
         tmp_path / "adapter",
-        scaling={"max_failures": 1},
-        deepspeed={"param_persistence_threshold": 300},  # some parameters are kept whole
+        dtype=dtype,
+        zero_stage=zero_stage,
+        num_workers=1,
+        num_epochs=2,  # of three steps
+        global_batch_size=8,
+        max_pairs=24,
+        max_validation_pairs=4,
+        prefix_cache_gib=0,
     )
-    with at_message(KILLED_AT, kill_a_worker):
-        manifest = train_adapter(config)
-    assert_went_on(caplog.text, num_workers=2)
-    assert_same_losses(tmp_path / "adapter", unbroken)
-    rows = history_of(tmp_path / "adapter")
-    best = min(rows, key=lambda row: float(row["validation_loss"]))
-    assert manifest.metrics.items() >= best.items()
-    assert not (tmp_path / "adapter" / "checkpoints").exists()
+    unbroken = train_here(tmp_path / "unbroken", config)
+    assert any("overflowed" in note for note in unbroken.notes) == (dtype == "float16")
+    stopped = train_here(tmp_path / "broken", config, lambda report: report.get("step") == 6)
+    assert len(stopped.history) == 1
+    broken = train_here(tmp_path / "broken", config)
+    assert "epoch 2, step 4: going on from the checkpoint, on 1 workers" in broken.notes
+    names = ("step", "loss_scale", "train_loss", "validation_loss")
+    for row, expected in zip(broken.history, unbroken.history, strict=True):
+        assert [row.get(name) for name in names] == [expected.get(name) for name in names]
+    for file in ("adapter.safetensors", "state.safetensors"):
+        contents = [(each.checkpoint / file).read_bytes() for each in (broken, unbroken)]
+        assert contents[0] == contents[1]
 
 
+def test_run_that_goes_on_keeps_its_micro_batch_size_and_refuses_another_runs_checkpoint(
+    workspace, tmp_path
+):
+    settings = {"num_workers": 1, "zero_stage": 1, "micro_batch_size": "auto"}
+    config = random_config(workspace, tmp_path / "adapter", **settings, max_steps=2)
+    first = train_here(tmp_path, config)
+    assert [row["micro_batch_size"] for row in first.history] == [MOST_ON_CPU]
+    assert first.notes[-1].startswith("step 1 of 2; epoch 1, loss ")
+    progress = json.loads((first.checkpoint / "progress.json").read_text())
+    (first.checkpoint / "progress.json").write_text(json.dumps({**progress, "micro_batch_size": 2}))
+    longer = random_config(workspace, tmp_path / "adapter", **settings, max_steps=3)
+    with raises(ArtifactMismatchError, "checkpoint_of_another_run", saw="run"):
+        train_here(tmp_path, longer, run="another")
+    again = train_here(tmp_path, longer)
+    assert [row["micro_batch_size"] for row in again.history] == [MOST_ON_CPU, 2]
+    assert "epoch 2, step 2: going on from the checkpoint, on 1 workers" in again.notes
+
+
+# On Ray
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -105,7 +135,7 @@ def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoi
     ],
 )
 def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
-    workspace, unbroken, s3, tmp_path, caplog, before, after
+    workspace, alone, s3, tmp_path, caplog, monkeypatch, before, after
 ):
     """Its checkpoints are on S3."""
 
@@ -113,6 +143,9 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
         given = random_config(workspace, tmp_path, **sizes)
         return given.model_copy(update={"adapter": uri, "storage": s3.storage})
 
+    # Elastic scaling may come to three workers, among whom a step's four micro-batches do not
+    # divide.
+    monkeypatch.setattr("xrec.train.adapter._check_batch_sizes", lambda config: None)
     uri = f"{s3.new_bucket()}/run/adapter"
     train_and_stop(config(before))
     adapter = location_of(config(after), "adapter")
@@ -120,46 +153,26 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
     train_adapter(config(after))
     assert_went_on(caplog.text, after.get("num_workers", 2))
     assert ("auto: deepspeed.zero_stage = 1" in caplog.text) == (after.get("zero_stage") == "auto")
-    assert_same_losses(adapter, unbroken)
+    assert_same_losses(history_of(adapter), alone.history)
     assert not any(name.startswith("checkpoints") for name in adapter.files())
 
 
-@pytest.mark.parametrize(
-    ("dtype", "zero_stage"), [("bfloat16", 1), ("bfloat16", 3), ("float16", 1), ("float16", 3)]
-)
-def test_run_in_16_bits_that_was_stopped_is_bit_by_bit_that_of_an_unbroken_one(
-    workspace, ray_cluster, tmp_path, monkeypatch, caplog, dtype, zero_stage
-):
-    # The loss scale falls and rises all the time. With a cache of beginnings, a run that goes on
-    # would compute some of them in other batches, with other rounding.
-    allow_float16(monkeypatch, first_scale_power=24, steps_to_double=3)
-    settings: dict[str, Any] = {"dtype": dtype, "zero_stage": zero_stage, "prefix_cache_gib": 0}
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    train_adapter(random_config(workspace, unbroken, **settings))
-    assert ("a gradient overflowed" in caplog.text) == (dtype == "float16")
-    train_and_stop(random_config(workspace, broken, **settings))
-    train_adapter(random_config(workspace, broken, **settings))
-    rows, expected = (history_of(folder) for folder in (broken, unbroken))
-    for name in ("step", "loss_scale", "train_loss", "validation_loss"):
-        assert [row.get(name) for row in rows] == [row.get(name) for row in expected]
-    contents = [(folder / "adapter.safetensors").read_bytes() for folder in (broken, unbroken)]
-    assert contents[0] == contents[1]
-
-
-def test_checkpoints_of_other_settings_are_refused_and_stay(workspace, unbroken, tmp_path):
+@pytest.mark.slow
+def test_checkpoints_of_other_settings_are_refused_and_stay(workspace, alone, tmp_path):
     adapter = tmp_path / "adapter"
     train_and_stop(random_config(workspace, adapter))
-    for change, message in (
-        ({"seed": 7}, r"training\.seed: 0 there, 7 here"),
-        ({"deepspeed": {"gradient_clipping": 0.5}}, r"gradient_clipping: 1\.0 there, 0\.5 here"),
+    for change, key in (
+        ({"seed": 7}, "training.seed"),
+        ({"deepspeed": {"gradient_clipping": 0.5}}, "deepspeed.gradient_clipping"),
     ):
-        with pytest.raises(ArtifactMismatchError, match=message):
+        with raises(ArtifactMismatchError, "another_run", key):
             train_adapter(random_config(workspace, adapter, **change))
     train_adapter(random_config(workspace, adapter))
-    assert_same_losses(adapter, unbroken)
+    assert_same_losses(history_of(adapter), alone.history)
 
 
-def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace, unbroken, tmp_path):
+@pytest.mark.slow
+def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace, alone, tmp_path):
     log = tmp_path / "log"
     overrides = ("ray.num_cpus=4", "ray.address=local")
     given = random_config(workspace, tmp_path / "adapter")
@@ -171,7 +184,22 @@ def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace, 
     with driver("train-adapter", config, log, *overrides) as process:
         assert process.wait(timeout=300) == 0, log.read_text()
     assert_went_on(log.read_text(), num_workers=2)
-    assert_same_losses(tmp_path / "adapter", unbroken)
+    assert_same_losses(history_of(tmp_path / "adapter"), alone.history)
+
+
+def random_config(workspace: str, adapter: Path, **settings: Any) -> TrainAdapterConfig:
+    return make_config(
+        workspace, adapter=adapter, model=RANDOM, **{"steps_per_checkpoint": 2, **settings}
+    )
+
+
+def train_and_stop(config: TrainAdapterConfig) -> None:
+    """Train until a worker is killed at step 10, of which the run dies."""
+    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
+        train_adapter(config)
+
+
+# Nodes that are lost
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +220,7 @@ def slow_steps(ray_cluster, workspace, tmp_path_factory):
     return settings, adapter
 
 
+@pytest.mark.slow
 def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_path):
     settings, unbroken = slow_steps
     scaling = {"num_workers": 2, "min_workers": 1, "max_failures": 3}
@@ -208,9 +237,10 @@ def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_p
     text = log.read_text()
     assert re.search(r"step \d+: going on from the checkpoint, on 1 workers", text), text
     assert text.count("step 20: checkpoint") == 1
-    assert_same_losses(tmp_path / "adapter", unbroken)
+    assert_same_losses(history_of(tmp_path / "adapter"), history_of(unbroken))
 
 
+@pytest.mark.slow
 def test_node_announced_to_be_taken_away_checkpoints_first(workspace, slow_steps, tmp_path):
     settings, unbroken = slow_steps
     settings = {**settings, "scaling": {"num_workers": 2, "max_failures": 1}}
@@ -230,7 +260,7 @@ def test_node_announced_to_be_taken_away_checkpoints_first(workspace, slow_steps
     text = log.read_text()
     (noticed,) = re.findall(r"(epoch \d+, step \d+): checkpoint, because", text)
     assert f"{noticed}: going on from the checkpoint, on 2 workers" in text
-    assert_same_losses(tmp_path / "adapter", unbroken)
+    assert_same_losses(history_of(tmp_path / "adapter"), history_of(unbroken))
 
 
 def wait_for(text: str, log: Path, process: "subprocess.Popen[bytes]") -> None:

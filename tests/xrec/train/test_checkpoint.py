@@ -1,15 +1,25 @@
-"""The files of a checkpoint: whose they are, what they count, and that they are read as written."""
+"""A training's files: checkpoints, which are read as written and by their own run, and the lease.
 
+Of two drivers of one training the second is refused, whatever became of the first.
+"""
+
+import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-from xrec.errors import ArtifactMismatchError
+from tests.errors import raises
+from xrec.errors import ArtifactMismatchError, LeaseError
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.storage import claim, open_location
+from xrec.storage import open_location
 from xrec.train.checkpoint import (
     ROWS,
     AdapterProgress,
@@ -24,26 +34,7 @@ from xrec.train.checkpoint import (
     read_trained,
     rows_file,
 )
-
-CONFIG = {"training": {"seed": 0, "num_epochs": 2}}
-INPUTS = {"dataset": "d1", "graph": "g1"}
-
-
-@pytest.mark.parametrize(
-    ("config", "inputs", "message"),
-    [
-        ({"training": {"seed": 7, "num_epochs": 2}}, INPUTS, r"training\.seed: 0 there, 7 here"),
-        (CONFIG, {**INPUTS, "graph": "g2"}, r"inputs\.graph: 'g1' there, 'g2' here"),
-    ],
-)
-def test_claim_by_another_run_is_refused_with_field_and_both_values(
-    tmp_path, config, inputs, message
-):
-    folder = open_location(str(tmp_path / "checkpoints"))
-    for _ in range(2):
-        claim(folder, "adapter", CONFIG, INPUTS)
-    with pytest.raises(ArtifactMismatchError, match=message):
-        claim(folder, "adapter", config, inputs)
+from xrec.train.lease import only_driver
 
 
 def adapter_progress(losses: list[float]) -> AdapterProgress:
@@ -66,10 +57,9 @@ def graph_progress(scores: list[float]) -> GraphProgress:
 def test_progress_is_read_back_equal_and_of_another_run_refused(progress):
     files = progress_file(progress)
     assert read_progress(type(progress), files.__getitem__, "r1") == progress
-    with pytest.raises(ArtifactMismatchError, match="of run r1, this is run r2"):
-        read_progress(type(progress), files.__getitem__, "r2")
-    with pytest.raises(ArtifactMismatchError, match=r"of run \(not named\), this is run r2"):
-        read_progress(type(progress), lambda name: b"{}", "r2")
+    for read, run in ((files.__getitem__, "r1"), (lambda name: b"{}", None)):
+        with raises(ArtifactMismatchError, "checkpoint_of_another_run", saw=run):
+            read_progress(type(progress), read, "r2")
 
 
 @pytest.mark.parametrize(
@@ -157,5 +147,77 @@ def test_best_vectors_come_in_the_order_of_the_nodes_and_a_lack_of_rows_is_refus
     rows = read_rows(load, 3, torch.arange(N), ("best",))
     assert rows.keys() == {"best"}
     assert torch.equal(rows["best"], TABLES["best"])
-    with pytest.raises(ArtifactMismatchError, match="lacks the rows of 3 of 10 nodes"):
+    with raises(ArtifactMismatchError, "checkpoint_lacks_rows", saw=3):
         read_rows(load, 3, torch.arange(N + 3))
+
+
+# The lease
+
+
+def record_of(folder: Path) -> dict[str, str]:
+    record: dict[str, str] = json.loads((folder / "driver.json").read_text())
+    return record
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(output):
+    with suppress(ZeroDivisionError), only_driver(output, holder="the first"):
+        with (
+            raises(LeaseError, "lease_held", saw="the first"),
+            only_driver(output, holder="the second"),
+        ):
+            pass
+        raise ZeroDivisionError
+    for _ in range(2):  # nor is the same process
+        with only_driver(output, holder="the second"):
+            pass
+
+
+def test_lease_is_renewed_while_the_first_trains_and_holds_until_it_ends(tmp_path):
+    checkpoints = open_location(str(tmp_path))
+    with only_driver(checkpoints, holder="the first", lease=timedelta(seconds=2)):
+        first = record_of(tmp_path)["expires_at"]
+        wait_for(lambda: record_of(tmp_path)["expires_at"] > first)
+    with only_driver(checkpoints, holder="the first"):
+        pass
+    with raises(LeaseError, "lease_held"), only_driver(checkpoints, holder="the second"):
+        pass
+    over = {**record_of(tmp_path), "expires_at": datetime.now(UTC).isoformat()}
+    (tmp_path / "driver.json").write_text(json.dumps(over))
+    with only_driver(checkpoints, holder="the second"):
+        pass
+
+
+def test_driver_that_was_killed_is_not_waited_for(tmp_path):
+    name = "from xrec.storage.process import this_process; print(this_process(), flush=True)"
+    script = f"{name}; import time; time.sleep(600)"
+    command, checkpoints = [sys.executable, "-c", script], open_location(str(tmp_path))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        holder = process.stdout.readline().strip()
+        with only_driver(checkpoints, holder=holder):
+            pass
+        with raises(LeaseError, "lease_held", saw=holder), only_driver(checkpoints):
+            pass
+        process.kill()
+        process.wait()
+        with only_driver(checkpoints):
+            pass
+
+
+def test_store_that_fails_meanwhile_ends_no_training(tmp_path):
+    file, aside = tmp_path / "driver.json", tmp_path / "aside"
+    with only_driver(open_location(str(tmp_path)), lease=timedelta(seconds=0.4)):
+        first = record_of(tmp_path)["expires_at"]
+        file.rename(aside)
+        file.mkdir()  # which no file can replace
+        time.sleep(0.3)
+        file.rmdir()
+        wait_for(file.is_file)
+        assert record_of(tmp_path)["expires_at"] > first

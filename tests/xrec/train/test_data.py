@@ -1,10 +1,34 @@
-"""Batches of adapter training are the same for any number of workers, and noise has its seeds."""
+"""What adapter training reads: batches for any number of workers, examples, and no leak.
+
+The leak meter finds what was made from the reference, and nothing where it was left out.
+"""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from tests.errors import raises
+from tests.world.here import map_here
+from tests.world.town import dataset_in
+from tests.xrec.train.adapter_town import adapter_data, load_here, make_config
+from xrec import schemas
+from xrec.config.adapter import TrainAdapterConfig
+from xrec.data import Dataset
+from xrec.errors import ArtifactMismatchError, DataError
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.leave_out import TrainingVectors
+from xrec.llm.collaborative import Vocabulary
+from xrec.llm.model import load_tokenizer
+from xrec.storage import Manifest
 from xrec.train.data import epoch_steps, noise_seed, validation_batches
+from xrec.train.example_shards import write_examples
+from xrec.train.leak import Fit, measure_leak
 
 NUM_LABEL_TOKENS = np.arange(21) * 7 % 5 + 1
 LENGTHS = NUM_LABEL_TOKENS + 1  # with a prompt of one token
@@ -95,3 +119,211 @@ def test_noise_seed_differs_for_each_seed_step_and_micro_batch():
     seeds = [noise_seed(*key) for key in keys]
     assert len(set(seeds)) == len(seeds)
     torch.manual_seed(max(seeds))  # in torch's range
+
+
+# Examples
+
+
+RUN, INPUTS = {"seed": 1}, {"dataset": "d"}
+
+
+@pytest.fixture
+def config(workspace, tmp_path):
+    return make_config(workspace, adapter=tmp_path)
+
+
+def files_of(config: TrainAdapterConfig) -> dict[str, bytes]:
+    folder = Path(config.artifact("adapter"), "checkpoints", "examples")
+    return {file.name: file.read_bytes() for file in folder.glob("*.arrow")}
+
+
+def test_examples_that_are_there_are_found(config):
+    manifest = write_examples(config, RUN, INPUTS)
+    config = config.model_copy(update={"dataset": "/nowhere"})  # it is not read
+    assert write_examples(config, RUN, INPUTS) == manifest
+
+
+@pytest.mark.parametrize(("run", "inputs"), [(RUN, {"dataset": "e"}), ({"seed": 2}, INPUTS)])
+def test_examples_of_another_run_or_without_a_manifest_are_made_anew(config, run, inputs):
+    write_examples(config, RUN, INPUTS)
+    whole = files_of(config)
+    training = config.training.model_copy(update={"max_pairs": 20})
+    fewer = config.model_copy(update={"training": training})
+    assert write_examples(fewer, run, inputs).row_counts["train"] == 20
+    assert files_of(config) != whole
+    Path(config.artifact("adapter"), "checkpoints/examples/manifest.json").unlink()
+    write_examples(config, run, inputs)
+    assert files_of(config) == whole
+
+
+@pytest.mark.parametrize("on_ray", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_examples_in_many_shards_are_those_of_one(config, request, monkeypatch, on_ray):
+    whole = adapter_data(config)
+    if on_ray:
+        request.getfixturevalue("ray_cluster")
+    else:
+        monkeypatch.setattr("xrec.train.example_shards.map_in_processes", map_here)
+    in_shards = config.model_copy(update={"adapter": f"{config.adapter}/other"})
+    write_examples(in_shards, {}, {}, pairs_per_shard=40)
+    data = load_here(in_shards)
+    assert len(files_of(in_shards)) > 3
+    for split in ("train", "validation"):
+        assert list(getattr(data, split)) == list(getattr(whole, split))
+    assert (data.shared_ids, data.left_out) == (whole.shared_ids, whole.left_out)
+
+
+def test_examples_are_of_the_pairs_and_their_parts_are_counted(config):
+    data = adapter_data(config)
+    dataset, tokenizer = dataset_in(config.workspace), load_tokenizer(Path(config.llm.model))
+    num_text_tokens, titles = len(tokenizer), dataset.items["title"].to_pylist()
+    vocabulary = Vocabulary(num_text_tokens, dataset.num_users, dataset.num_items, num_tokens=2)
+    for split, examples in (("train", data.train), ("validation", data.validation)):
+        pairs = dataset.explained_pairs(split).to_pylist()
+        assert len(examples) == len(pairs)
+        for row, pair in enumerate(pairs):
+            example = examples[row]
+            text = tokenizer.decode(example.label_ids, skip_special_tokens=True)
+            assert text.strip() == pair["explanation"].replace(
+                titles[pair["item_index"]], "[title]"
+            )
+            tokens = [token for token in example.prompt_ids if token >= num_text_tokens]
+            of_user = vocabulary.user_tokens(pair["user_index"])
+            assert tokens == of_user + vocabulary.item_tokens(pair["item_index"])
+            num_before = example.prompt_ids.index(of_user[0])
+            assert examples.num_prefix_tokens[row] == num_before
+            assert example.prompt_ids[: len(data.shared_ids)] == data.shared_ids
+            assert examples.num_label_tokens[row] == len(example.label_ids)
+            assert examples.lengths(can_split=False)[row] == len(example)
+            assert examples.lengths(can_split=True)[row] == len(example) - num_before
+    assert len(data.shared_ids) > 3
+    both = (data.train, data.validation)
+    assert data.longest()[0] == max(each.num_prefix_tokens.max() for each in both)
+
+
+def test_examples_on_s3_leave_nothing_on_the_nodes_disk(config, s3, bucket, tmp_path, monkeypatch):
+    expected = adapter_data(config)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    storage = {"adapter": f"{bucket}/on-s3", "storage": s3.storage}
+    data = adapter_data(config.model_copy(update=storage))
+    assert [data.train[0], data.train[9]] == [expected.train[0], expected.train[9]]  # still mapped
+    assert not list(tmp_path.glob("xrec-examples-*"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (Path.unlink, "missing_file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-9]), "changed_file"),
+    ],
+)
+def test_shard_that_is_missing_or_of_another_content_is_refused(config, damage, code):
+    write_examples(config, RUN, INPUTS)
+    (shard,) = Path(config.artifact("adapter")).rglob("train-*.arrow")
+    damage(shard)
+    with raises(ArtifactMismatchError, code, shard.name):
+        load_here(config)
+
+
+@pytest.mark.parametrize("change", [{"global_batch_size": 4096}, {"max_explanation_tokens": 1}])
+def test_too_few_examples_are_refused(workspace, tmp_path, change: dict[str, Any]):
+    config = make_config(workspace, adapter=tmp_path, **change)
+    for _ in range(2):  # nothing was finished
+        with raises(DataError, "too_few_pairs", "training.global_batch_size"):
+            write_examples(config, RUN, INPUTS)
+
+
+# Leaks
+
+
+NUM_USERS, NUM_ITEMS, D = 80, 40, 32
+PAIRS = sorted((user, (user + step) % NUM_ITEMS) for user in range(NUM_USERS) for step in range(4))
+
+
+def split_of(place: int) -> str:
+    return "test" if place % 4 == 3 else "train"
+
+
+def word(user: int, item: int) -> str:
+    """A word that only the review of the pair has."""
+    return f"word{user:03d}x{item:03d}"
+
+
+@pytest.fixture
+def leaking():
+    """Profiles hold the words of all training reviews."""
+    training = [pair for place, pair in enumerate(PAIRS) if split_of(place) == "train"]
+    explanations = [
+        {
+            "user_index": user,
+            "item_index": item,
+            "explanation": f"A {word(user, item)}",
+            "split": split_of(place),
+        }
+        for place, (user, item) in enumerate(PAIRS)
+    ]
+    users = [" ".join(word(*pair) for pair in training if pair[0] == u) for u in range(NUM_USERS)]
+    items = [" ".join(word(*pair) for pair in training if pair[1] == i) for i in range(NUM_ITEMS)]
+    return Dataset(
+        Manifest.model_construct(metrics={}),
+        users=pa.table({"profile": users}),
+        items=pa.table({"profile": items}),
+        interactions=pa.table({}),
+        explanations=pa.Table.from_pylist(explanations, schemas.EXPLANATIONS),
+    )
+
+
+def without_own(dataset: Dataset) -> Dataset:
+    """The same with profiles of training pairs that lack the pair's word."""
+    pairs = dataset.explained_pairs("train").select(["user_index", "item_index"]).to_pylist()
+    rows = [
+        {
+            **pair,
+            "user_profile": dataset.users["profile"][user].as_py().replace(word(user, item), ""),
+            "item_profile": dataset.items["profile"][item].as_py().replace(word(user, item), ""),
+        }
+        for pair in pairs
+        for user, item in [pair.values()]
+    ]
+    profiles = pa.Table.from_pylist(rows, schemas.TRAINING_PROFILES)
+    return replace(dataset, training_profiles=profiles)
+
+
+@pytest.fixture
+def graph():
+    """Vectors that know the training pairs: a user's is the sum of the items'."""
+    items = torch.randn(NUM_ITEMS, D, generator=torch.Generator().manual_seed(0))
+    users = torch.zeros(NUM_USERS, D)
+    for place, (user, item) in enumerate(PAIRS):
+        if split_of(place) == "train":
+            users[user] += items[item]
+    return GraphEmbeddings(users, items, Manifest.model_construct())
+
+
+def leaks(found: dict[str, Fit]) -> list[str]:
+    return [name for name, fit in found.items() if fit.is_leak]
+
+
+def test_measure_leak_finds_each_input_that_holds_its_target(leaking, graph):
+    found = measure_leak(leaking, graph, None, leave_out_own=False)
+    assert leaks(found) == ["user profile", "item profile", "vectors"]
+    assert found["user profile"].train == found["item profile"].train == 1
+    assert found["user profile"].held_out == found["user profile"].train_other == 0
+    assert "learns to copy" in found["vectors"].warning("vectors")
+
+
+def test_measure_leak_finds_nothing_where_the_own_review_is_left_out(leaking, graph):
+    num_pairs = leaking.explained_pairs("train").num_rows
+    drawn = torch.randn(2, num_pairs, D, generator=torch.Generator().manual_seed(1))
+    vectors = TrainingVectors(*drawn)
+    found = measure_leak(without_own(leaking), graph, vectors, leave_out_own=True)
+    assert leaks(found) == []
+    assert found["user profile"].train == 0
+    # What is there is not shown if nothing is to be left out.
+    assert "user profile" in leaks(
+        measure_leak(without_own(leaking), graph, vectors, leave_out_own=False)
+    )
+
+
+def test_measure_leak_without_held_out_pairs_measures_nothing(leaking, graph):
+    alone = replace(leaking, explanations=leaking.explained_pairs("train"))
+    assert measure_leak(alone, graph, None, leave_out_own=False) == {}

@@ -1,38 +1,65 @@
-"""Graph pretraining on a real Ray cluster: what comes out, and the same loss in any mode."""
+"""Graph pretraining: what comes out of it, any number of workers, a stop, and a worker's memory.
+
+Workers are this process with the real DeepSpeed, or processes on a real Ray cluster.
+"""
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.compute as pc
 import pytest
+import safetensors.torch
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from tests.fake_gpu import CPU
-from tests.xrec.train.conftest import assert_same_epochs, metrics_of, write_town
-from tests.xrec.train.one_gpu_worker import become_worker
+from tests.errors import raises
+from tests.world.program import at_message
+from tests.world.town import dataset_in, rewrite_dataset
+from tests.xrec.train.conftest import assert_same_epochs, kill_a_worker, metrics_of
+from tests.xrec.train.worker import train_here, worker_here
+from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
 from xrec.data.dataset import edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
+from xrec.graph.adjacency import distinct_edges
 from xrec.graph.artifact import read_graph
 from xrec.graph.aspects import AspectEdges
 from xrec.graph.leave_out import read_training_vectors
+from xrec.graph.lightgcn import LightGCN
+from xrec.graph.partition import Partition
 from xrec.graph.ranking import SeenItems, top_k_items
-from xrec.storage import open_location
+from xrec.graph.ranking import metrics_of as ranking_metrics
+from xrec.graph.sampling import epoch_batches
+from xrec.graph.step import batch_loss
+from xrec.storage import Manifest, open_location
 from xrec.train.checkpoint import ReadFile
 from xrec.train.graph import pretrain_graph
-from xrec.train.graph_model import AspectLoss, GraphData, split_edges
+from xrec.train.graph_model import (
+    AspectLoss,
+    GraphData,
+    HeldOut,
+    K,
+    build_objective,
+    build_partition,
+    split_edges,
+    start_embeddings,
+)
 from xrec.train.graph_worker import GraphWorker, check_convergence
 from xrec.train.ray_driver import fit
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, make_graph_config):
-    """A graph trained by two workers on the local disk, and its config."""
-    config = make_graph_config(tmp_path_factory.mktemp("trained") / "graph", num_workers=2)
+def trained(ray_cluster, tmp_path_factory, make_graph_config):
+    """A graph trained by two workers that hold a part each, and its config."""
+    graph = tmp_path_factory.mktemp("trained") / "graph"
+    config = make_graph_config(graph, num_workers=2, parallelism="partitioned")
     return config, pretrain_graph(config)
 
 
@@ -76,13 +103,47 @@ def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(train
     assert graph.users.shape == (dataset.num_users, 8)
 
 
+def test_two_workers_that_hold_a_part_each_have_the_epochs_and_vectors_of_one(
+    trained, make_graph_config, tmp_path
+):
+    config, _ = trained
+    alone = train_here(tmp_path, make_graph_config(tmp_path / "graph"))
+    assert_same_epochs(metrics_of(config.artifact("graph")), alone.history)
+    graph = read_graph(open_location(config.artifact("graph")))
+    rows = safetensors.torch.load_file(alone.checkpoint / "rows-00000.safetensors")
+    # Who has no edge has zeros in the artifact.
+    found = torch.cat([graph.users, graph.items])
+    has_edges = found.any(dim=1)
+    torch.testing.assert_close(found[has_edges], rows["best"][has_edges], rtol=1e-2, atol=1e-3)
+
+
+def test_training_that_was_stopped_ends_as_an_unbroken_one(make_graph_config, tmp_path):
+    settings = {"epochs_per_checkpoint": 2, "l2_weight": 1e-2}
+    config = make_graph_config(tmp_path / "graph", **settings)
+    unbroken = train_here(tmp_path / "unbroken", config)
+    stopped = train_here(tmp_path / "broken", config, lambda row: row["epoch"] == 4)
+    assert [row["epoch"] for row in stopped.history] == [1, 2]  # epoch 3 is lost
+    with raises(ArtifactMismatchError, "checkpoint_of_another_run", saw="run"):
+        train_here(tmp_path / "broken", config, run="another")
+    broken = train_here(tmp_path / "broken", config)
+    assert broken.history[:2] == stopped.history
+    assert_same_epochs(broken.history, unbroken.history)
+    found, expected = (
+        safetensors.torch.load_file(each.checkpoint / "rows-00000.safetensors")
+        for each in (broken, unbroken)
+    )
+    assert found.keys() == expected.keys()
+    for name, rows in expected.items():
+        torch.testing.assert_close(found[name], rows, rtol=0, atol=0)
+
+
 def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(
     make_graph_config, town, tmp_path, monkeypatch
 ):
-    source = read_dataset(open_location(f"{town}/dataset"))
+    source = dataset_in(town)
     rows = source.interactions
     of_stranger = pc.and_(pc.equal(rows["user_index"], 3), pc.equal(rows["split"], "train"))
-    write_town(tmp_path, source, {"interactions": rows.filter(pc.invert(of_stranger))})
+    rewrite_dataset(tmp_path, source, {"interactions": rows.filter(pc.invert(of_stranger))})
     without_training(monkeypatch, torch.ones(101, 4), lambda *arguments: {})
     pretrain_graph(make_graph_config(tmp_path / "graph", workspace=str(tmp_path)))
     graph = read_graph(open_location(str(tmp_path / "graph")))
@@ -99,27 +160,27 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     # Workers, their mode and how often they save do not change the content.
     same = make_graph_config(config.graph, 1, "partitioned", epochs_per_checkpoint=3)
     assert pretrain_graph(same) == manifest
-    with pytest.raises(ArtifactMismatchError, match=r"training\.seed: 0 there, 1 here"):
+    with raises(ArtifactMismatchError, "another_run", "training.seed"):
         pretrain_graph(make_graph_config(config.graph, seed=1))
     assert read_graph(open_location(config.graph)).manifest == manifest
 
 
 @pytest.mark.parametrize(
-    ("dataset", "dim", "message"),
+    ("dataset", "dim", "saw"),
     [
-        ("0" * 16, 8, r"is of dataset 0{16}, which .*/dataset does not extend"),
-        (None, 5, "is of 8 dimensions, and model.embedding_dim is 5"),
+        ("0" * 16, 8, "0" * 16),
+        (None, 5, 8),
     ],
 )
 def test_start_from_a_graph_that_does_not_fit_is_refused(
-    trained, make_graph_config, tmp_path, dataset, dim, message
+    trained, make_graph_config, tmp_path, dataset, dim, saw
 ):
     _, manifest = trained
     inputs = {"dataset": dataset or manifest.inputs["dataset"]}
     earlier = manifest.model_copy(update={"inputs": inputs})
     (tmp_path / "manifest.json").write_bytes(earlier.to_bytes())
     config = make_graph_config(tmp_path / "graph", model={"embedding_dim": dim})
-    with pytest.raises(ArtifactMismatchError, match=message):
+    with raises(ArtifactMismatchError, "start_does_not_fit", "start_from", saw):
         pretrain_graph(config.model_copy(update={"start_from": str(tmp_path)}))
     assert not (tmp_path / "graph").exists()
 
@@ -143,7 +204,7 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
     assert len(set(began[:3])) == 3
     assert began[3:] == began[:3]  # what is done is not done again, but for reading it
     location = open_location(str(tmp_path / "graph"))
-    dataset = read_dataset(open_location(f"{town}/dataset"))
+    dataset = dataset_in(town)
     graph = read_graph(location)
     vectors = read_training_vectors(location, graph.manifest)
     pairs = torch.from_numpy(edges_of(dataset.explained_pairs("train")))
@@ -157,69 +218,51 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
     assert pretrain_graph(config) == manifest
 
 
-@pytest.mark.slow
-def test_pretrain_graph_early_stop_ends_all_workers_at_the_same_epoch(make_graph_config, tmp_path):
-    config = make_graph_config(
-        tmp_path / "graph",
-        num_workers=2,
-        learning_rate=1e-9,
-        num_epochs=50,
-        patience=2,
-        epochs_per_evaluation=2,
-    )
-    manifest = pretrain_graph(config)
-    metrics = metrics_of(config.artifact("graph"))
-    last = metrics[-1]["epoch"]
-    assert last == manifest.metrics["best_epoch"] + 4  # two evaluations without gain
-    assert [row["epoch"] for row in metrics if "ndcg@20" in row] == list(range(2, last + 1, 2))
+def test_training_without_gain_ends_after_its_patience(make_graph_config, tmp_path):
+    every_other = {"num_epochs": 50, "patience": 2, "epochs_per_evaluation": 2}
+    config = make_graph_config(tmp_path / "graph", learning_rate=1e-9, **every_other)
+    history = train_here(tmp_path, config).history
+    scores = {row["epoch"]: row["ndcg@20"] for row in history if "ndcg@20" in row}
+    best = max(scores, key=scores.__getitem__)
+    assert history[-1]["epoch"] == best + 4  # two evaluations without gain
+    assert list(scores) == list(range(2, best + 5, 2))
 
 
-@pytest.mark.slow
-def test_pretrain_graph_loss_that_is_no_number_raises_training_error(make_graph_config, tmp_path):
+def test_loss_that_is_no_number_ends_the_training(make_graph_config, tmp_path):
     config = make_graph_config(tmp_path / "graph", learning_rate=1e30, loss={"kind": "bpr"})
-    with pytest.raises(
-        TrainingError, match=r"loss of epoch 1 is (nan|inf).*training\.learning_rate"
-    ):
-        pretrain_graph(config)
-    assert not (tmp_path / "graph" / "manifest.json").exists()
+    with raises(TrainingError, "loss_not_finite", "training.learning_rate"):
+        train_here(tmp_path, config)
 
 
 def test_loss_far_above_the_first_epochs_stops_training():
     check_convergence(7, loss=1.4, first_loss=0.7)
-    with pytest.raises(
-        TrainingError,
-        match=r"loss of epoch 7 is 2\.8000, that of epoch 1 was 0\.7000.*training\.learning_rate",
-    ):
+    with raises(TrainingError, "training_diverges", "training.learning_rate", saw=2.8):
         check_convergence(7, loss=2.8, first_loss=0.7)
 
 
 @pytest.mark.parametrize(
-    ("changes", "empty", "error", "message"),
+    ("changes", "empty", "error", "code"),
     [
         (
             {"num_workers": 102, "parallelism": "partitioned"},
             None,
             ConfigError,
-            "101 nodes cannot be partitioned among 102 workers",
+            "too_many_workers",
         ),
-        ({}, "train", DataError, "no training interactions"),
-        ({}, "validation", DataError, "no validation interactions"),
-        ({"model": {"aspects": True}}, None, DataError, "the dataset has no aspects"),
+        ({}, "train", DataError, "no_edges"),
+        ({}, "validation", DataError, "no_edges"),
+        ({"model": {"aspects": True}}, None, DataError, "no_aspects"),
     ],
 )
 def test_pretrain_graph_refuses_before_workers_start(
-    make_graph_config, town, tmp_path, monkeypatch, changes, empty, error, message
+    make_graph_config, town, tmp_path, monkeypatch, changes, empty, error, code
 ):
-    write_town(tmp_path, read_dataset(open_location(f"{town}/dataset")), {})
-    full: Callable[..., torch.Tensor] = split_edges
-
-    def edges(dataset: Any, name: Any) -> torch.Tensor:
-        return full(dataset, name)[:, :0] if name == empty else full(dataset, name)
-
-    for module in ("graph", "graph_model"):
-        monkeypatch.setattr(f"xrec.train.{module}.split_edges", edges)
+    source = dataset_in(town)
+    rows = source.interactions
+    kept = rows.filter(pc.not_equal(rows["split"], empty)) if empty else rows
+    rewrite_dataset(tmp_path, source, {"interactions": kept})
     monkeypatch.setattr("xrec.train.graph.fit", None)
-    with pytest.raises(error, match=message):
+    with raises(error, code):
         pretrain_graph(make_graph_config(tmp_path / "graph", workspace=str(tmp_path), **changes))
 
 
@@ -249,18 +292,35 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     config = make_graph_config(tmp_path / "graph", num_epochs=2)
     with monkeypatch.context() as patch:
         patch.setattr("xrec.train.graph.write_graph", write)
-        with pytest.raises(StorageError, match="full"):
+        with pytest.raises(StorageError):
             pretrain_graph(config)
     ended = time.time()  # no epoch is trained again
-    with pytest.raises(
-        ArtifactMismatchError,
-        match=r"checkpoints: holds another run of kind graph, begun and not finished:"
-        r"(.|\n)*training\.num_epochs: 2 there, 3 here",
-    ):
+    with raises(ArtifactMismatchError, "another_run", "training.num_epochs"):
         pretrain_graph(make_graph_config(tmp_path / "graph", num_epochs=3))
     pretrain_graph(config)
     assert all(row["time"] < ended for row in metrics_of(config.artifact("graph")))
     assert not (tmp_path / "graph" / "checkpoints").exists()
+
+
+def test_held_out_of_drawn_users_ranks_them_as_among_all(town):
+    dataset = dataset_in(town)
+    generator = torch.Generator().manual_seed(0)
+    users, items = (
+        torch.randn(number, 4, generator=generator)
+        for number in (dataset.num_users, dataset.num_items)
+    )
+    data = GraphData.of(dataset, with_aspects=False)
+    held_out = HeldOut.of(dataset, data, GraphTrainingConfig(validation_users=11, seed=3))
+    assert len(held_out.users) == 11
+    seen, wanted = (SeenItems(split_edges(dataset, split)) for split in ("train", "validation"))
+    ranked = top_k_items(users, items, seen, held_out.users, K)
+    expected, _ = ranking_metrics(ranked, wanted, dataset.num_items, (K,))
+    sizes = dataset.num_users, dataset.num_items
+    assert held_out.score(torch.cat([users, items]), Partition.whole(sum(sizes)), sizes) == expected
+    parts = [held_out.part(number, 3).users for number in range(3)]
+    assert torch.equal(torch.cat(parts), held_out.users)
+    everybody = HeldOut.of(dataset, data, GraphTrainingConfig())
+    assert set(everybody.users.tolist()) == set(dataset.interaction_edges("validation")[0].tolist())
 
 
 # Aspects
@@ -278,10 +338,9 @@ def test_loss_grows_with_the_weight_of_the_aspects_loss_in_proportion(
             model={"aspects": True},
             steps_per_epoch=1,
         )
-        become_worker(monkeypatch, tmp_path / str(weight), CPU)
-        dataset = read_dataset(open_location(config.artifact("dataset")))
-        worker = GraphWorker(config, GraphData.of(dataset, with_aspects=True), "run")
-        losses.append(worker.train_epoch(1)[0])
+        data = GraphData.of(dataset_in(town_with_aspects), with_aspects=True)
+        with worker_here(tmp_path):
+            losses.append(GraphWorker(config, data, "run").train_epoch(1)[0])
     without, once, twice = losses  # each is of the start, before the first step
     assert once - without > 0.01
     assert twice - without == pytest.approx(2 * (once - without), rel=1e-3)
@@ -300,6 +359,105 @@ def test_users_who_mention_every_aspect_have_no_loss_and_the_others_do(make_grap
     assert (micro_batch.negatives != micro_batch.pos_items).all()
 
 
+# What a worker holds
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of the floating-point tensors that torch's operations make and that live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._living, self.now, self.peak = set[int](), 0, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                self._count(tensor.untyped_storage(), tensor.is_floating_point())
+        return result
+
+    def _count(self, storage: Any, is_counted: bool) -> None:
+        if is_counted and id(storage) not in self._living:
+            self._living.add(id(storage))
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, id(storage), storage.nbytes())
+
+    def _forget(self, storage: int, num_bytes: int) -> None:
+        self._living.discard(storage)
+        self.now -= num_bytes
+
+    def lap(self) -> int:
+        """Return the peak since the last call."""
+        peak, self.peak = self.peak, self.now
+        return peak
+
+
+NUM_USERS, NUM_ITEMS, NUM_ASPECTS, DIM = 9000, 6000, 200, 16
+SIZES = {"steps_per_epoch": 4, "micro_batch_size": 31}
+
+
+def random_graph() -> tuple[GraphData, HeldOut]:
+    """Return interactions and aspects of everybody, and one held-out item of 50 users."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(most: int, size: int) -> Tensor:
+        return torch.randint(most, (size,), generator=generator)
+
+    edges = distinct_edges(
+        torch.stack([draw(NUM_USERS, 15_000), draw(NUM_ITEMS, 15_000)]), NUM_ITEMS
+    )
+    nodes = torch.arange(NUM_USERS + NUM_ITEMS)
+    said = AspectEdges(nodes, draw(NUM_ASPECTS, len(nodes)), torch.ones(len(nodes)), NUM_ASPECTS)
+    held_out = torch.stack([torch.arange(0, NUM_USERS, 180), draw(NUM_ITEMS, 50)])
+    validation = HeldOut(SeenItems(edges), SeenItems(held_out), held_out[0])
+    return GraphData(edges, NUM_USERS, NUM_ITEMS, said), validation
+
+
+def peaks_of(config: PretrainGraphConfig) -> list[int]:
+    """The most bytes at a time of this worker's start, its ranking, and a step without Adam."""
+    data, validation = random_graph()
+    with PeakBytes() as counted:
+        partition = build_partition("partitioned", data, 0, config.scaling.num_workers)
+        adjacency = data.adjacency(partition)
+        start = start_embeddings(config, data, partition, torch.device("cpu"))
+        at_start = counted.lap()
+        model = LightGCN(start, data.num_users, config.model.num_layers, partition)
+        with torch.no_grad():
+            validation.score(model(adjacency), partition, (NUM_USERS, NUM_ITEMS))
+        in_ranking = counted.lap()
+        objective = build_objective(config.training.loss, data.edges, NUM_USERS, NUM_ITEMS)
+        batch = next(epoch_batches(data.edges, objective.negatives, seed=0, epoch=1, **SIZES))
+        share = 0, config.scaling.num_workers
+        how: dict[str, Any] = {"first_item": NUM_USERS, "share": share}
+        batch_loss(model(adjacency), partition, batch, objective, **how).backward()
+        return [at_start, in_ranking, counted.lap()]
+
+
+def test_what_a_partitioned_worker_holds_at_its_peaks_falls_with_the_number_of_workers(
+    make_graph_config, tmp_path, monkeypatch
+):
+    """Counted on the first of W workers; the graph's tables outweigh what does not fall."""
+    monkeypatch.setattr("xrec.graph.partition._NODES_PER_DRAW", 100)
+    monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", 20_000)
+    peaks = {}
+    for num_workers in (1, 4):
+        config = make_graph_config(
+            tmp_path,
+            num_workers,
+            "partitioned",
+            model={"embedding_dim": DIM, "aspects": True},
+            loss={"kind": "sampled_softmax", "num_negatives": 16},
+        )
+        with worker_here(tmp_path / str(num_workers), num_workers):
+            peaks[num_workers] = peaks_of(config)
+    table = (NUM_USERS + NUM_ITEMS + NUM_ASPECTS) * DIM * 4
+    assert min(peaks[1]) > 3 * table
+    assert [4 * each for each in peaks[4]] == [pytest.approx(alone, rel=0.2) for alone in peaks[1]]
+
+
 # Any number of workers, in either mode
 
 BPR: dict[str, Any] = {
@@ -312,7 +470,7 @@ MODES: list[Any] = [(3, "replicated"), (2, "partitioned"), (3, "partitioned")]
 
 
 @pytest.fixture(scope="module", params=[{}, BPR, WITH_ASPECTS], ids=["softmax", "bpr", "aspects"])
-def of_one_worker(request, town_with_aspects, make_graph_config, tmp_path_factory):
+def of_one_worker(request, ray_cluster, town_with_aspects, make_graph_config, tmp_path_factory):
     """The settings of a training, and its graph of one worker."""
     settings = {"workspace": town_with_aspects, "epochs_per_checkpoint": 4, **request.param}
     graph = str(tmp_path_factory.mktemp("one") / "graph")
@@ -340,3 +498,60 @@ def test_graph_of_several_workers_is_that_of_one(
             torch.testing.assert_close(*pair, rtol=1e-2, atol=1e-3)
     files = ["embeddings.safetensors", "layer0.safetensors", "manifest.json", "metrics.jsonl"]
     assert open_location(graph, s3.storage).files() == files
+
+
+# Killed on Ray
+
+
+EPOCHS: dict[str, Any] = {"num_epochs": 12, "patience": 12, "epochs_per_checkpoint": 2}
+KILLED_AT = "epoch 5: loss"
+Unbroken = tuple[Manifest, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def unbroken(ray_cluster, tmp_path_factory, make_graph_config):
+    """One worker's twelve epochs without a break."""
+    folder = tmp_path_factory.mktemp("unbroken") / "graph"
+    return pretrain_graph(make_graph_config(folder, **EPOCHS)), metrics_of(folder)
+
+
+def assert_same(folder: Path, unbroken: Unbroken, stopped: float) -> None:
+    """Compare with the unbroken run; epochs up to the checkpoint are of before `stopped`."""
+    expected_manifest, expected = unbroken
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    rows = metrics_of(folder)
+    assert [row["epoch"] for row in rows] == list(range(1, 13))
+    assert all(row["time"] < stopped for row in rows[:4])  # not trained again
+    assert_same_epochs(rows, expected)
+    assert manifest.run == expected_manifest.run
+    for split in ("validation", "test"):
+        for name in ("recall@20", "ndcg@20"):
+            value = expected_manifest.metrics[split][name]
+            assert manifest.metrics[split][name] == pytest.approx(value, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((2, "replicated", 1), None),  # the worker is replaced
+        ((1, "replicated"), (3, "partitioned")),
+        ((2, "partitioned"), (2, "replicated")),
+    ],
+)
+def test_run_whose_worker_was_killed_goes_on_from_the_checkpoint_in_any_mode(
+    unbroken, make_graph_config, tmp_path, caplog, before, after
+):
+    caplog.set_level("INFO", logger="xrec")
+    stopped: list[float] = []
+
+    def kill() -> None:
+        stopped.append(time.time())
+        kill_a_worker()
+
+    lost = pytest.raises(TrainingError) if after else nullcontext()
+    with at_message(KILLED_AT, kill), lost:
+        pretrain_graph(make_graph_config(tmp_path, *before, **EPOCHS))
+    if after:
+        pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))
+    assert_same(tmp_path, unbroken, stopped[0])

@@ -8,15 +8,16 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from tests.fake_gpu import CPU, GPU
-from tests.toy import toy_model
+from tests.errors import raises
+from tests.world.models import toy_model
 from tests.xrec.train.adapter_town import make_config
-from xrec.config.adapter import TrainAdapterConfig
+from tests.xrec.train.worker import worker_here
 from xrec.errors import ConfigError, ModelError
 from xrec.llm.examples import Example, collate
 from xrec.llm.prefix import num_prefix_tokens
 from xrec.train import memory
 from xrec.train.memory import (
+    largest_that_fits,
     longest_rows,
     memory_of_a_worker,
     model_bytes,
@@ -25,6 +26,7 @@ from xrec.train.memory import (
     with_zero_stage,
 )
 
+CPU = torch.device("cpu")
 V = 64
 ROWS = [
     Example([*range(1, 12), V], [2]),  # the longest beginning
@@ -45,29 +47,20 @@ DATA = data_of(ROWS)
 
 
 @pytest.fixture
-def notes(monkeypatch):
-    """What the only worker of its node logs; it is one of two workers, on a CPU."""
-    notes = Mock()
-    for name, value in {
-        "note": notes,
-        "worker_device": lambda: CPU,
-        "world_size": lambda: 2,
-        "local_world_size": lambda: 1,
-        "least_of_workers": lambda value: value,
-    }.items():
-        monkeypatch.setattr(memory, name, value)
-    monkeypatch.setattr("ray.train.torch.get_device", lambda: CPU)
-    return notes
-
-
-@pytest.fixture
 def auto(tmp_path):
     """A toy model whose stage and size are auto; nothing but its configuration is there."""
     toy_model().config.save_pretrained(tmp_path / "llm")
     return make_config(str(tmp_path), zero_stage="auto", micro_batch_size="auto")
 
 
-def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(auto, notes):
+@pytest.fixture
+def two(tmp_path):
+    """This process as the only one of two workers on its node."""
+    with worker_here(tmp_path, num_workers=2, num_here=1) as worker:
+        yield worker
+
+
+def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(auto, two):
     frozen = toy_model().num_parameters() * 4
     num_trained = 2 * 2 * (6 * 2 * 32 + 6 + 2 * 6)  # sides, experts, D to 2 tokens of H = 32
     found = model_bytes(auto, DATA, num_workers=2)
@@ -91,32 +84,29 @@ def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(au
     ],
 )
 def test_zero_stage_is_1_where_the_whole_model_fits(
-    auto, notes, monkeypatch, share, deepspeed, quantization, expected
+    auto, two, share, deepspeed, quantization, expected
 ):
     there = model_bytes(auto, DATA, num_workers=2)[1] * share / memory.SHARE_FOR_THE_MODEL
-    monkeypatch.setattr(memory, "memory_of_a_worker", lambda *_: there * (1 + 1e-9))
     update = {
         "deepspeed": auto.deepspeed.model_copy(update=deepspeed),
         "llm": auto.llm.model_copy(update={"quantization": quantization}),
     }
-    config = with_zero_stage(auto.model_copy(update=update), DATA)
+    config = with_zero_stage(auto.model_copy(update=update), DATA, memory=int(there) + 2)
     assert config.deepspeed.zero_stage == expected
     if not deepspeed:
-        (text,) = notes.call_args.args
-        assert text.endswith(f"auto: deepspeed.zero_stage = {expected}")
+        assert two.notes[-1].endswith(f"auto: deepspeed.zero_stage = {expected}")
 
 
 @pytest.mark.parametrize(
-    ("limits", "expected"), [([], 2000), (["max\n"], 2000), (["1000\n"], 500), (["9" * 19], 2000)]
+    ("texts", "expected"), [([], 2000), (["max\n"], 2000), (["1000\n"], 500), (["9" * 19], 2000)]
 )
 def test_memory_of_a_worker_is_its_part_of_the_node_or_of_the_containers_limit(
-    tmp_path, monkeypatch, limits, expected
+    tmp_path, texts, expected
 ):
-    for name, text in zip(("max", "limit"), limits, strict=False):
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(memory, "_MEMORY_LIMITS", (tmp_path / "max", tmp_path / "limit"))
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=4000))
-    assert memory_of_a_worker(CPU, 2) == expected
+    files = [tmp_path / "max", tmp_path / "limit"]
+    for file, text in zip(files, texts, strict=False):
+        file.write_text(text)
+    assert memory_of_a_worker(CPU, 2, limits=files, node_bytes=4000) == expected
 
 
 @pytest.mark.parametrize(
@@ -143,79 +133,55 @@ def test_longest_rows_are_as_long_as_the_longest_of_each_part(rows, beginning, r
     assert collate(longest).labels.shape == (3, num_labels)
 
 
+@pytest.mark.parametrize(
+    ("most_rows", "tried", "expected"),
+    [(16, [16], 16), (5, [16, 8, 4], 4)],
+)
+def test_micro_batch_size_is_the_largest_whose_step_fits(two, most_rows, tried, expected):
+    step = Step(most_rows)
+    assert largest_that_fits([1, 2, 4, 8, 16], step) == expected
+    assert step.tried == tried
+
+
 class Step:
-    """A step that needs a GPU with room for its rows; `tried` are their numbers."""
+    """A step that needs a GPU with room for so many rows; `tried` are their numbers."""
 
     def __init__(self, most_rows: int) -> None:
         self._most_rows, self.tried = most_rows, list[int]()
 
-    def __call__(self, rows: Sequence[Example]) -> None:
-        self.tried.append(len(rows))
-        if len(rows) > self._most_rows:
+    def __call__(self, num_rows: int) -> None:
+        self.tried.append(num_rows)
+        if num_rows > self._most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
-def on(
-    monkeypatch: pytest.MonkeyPatch, device: torch.device, zero_stage: int
-) -> TrainAdapterConfig:
-    """Return a config of one worker on `device`; a block that it keeps free is a stand-in."""
-    monkeypatch.setattr(memory, "worker_device", lambda: device)
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (1000, 2000))
-    monkeypatch.setattr("torch.empty", Mock())
-    return make_config(
-        "w", num_workers=1, zero_stage=zero_stage, micro_batch_size="auto", prefix_cache_gib=1.0
-    )
-
-
-@pytest.mark.parametrize(
-    ("device", "zero_stage", "most_rows", "tried", "expected"),
-    [
-        (GPU, 1, 16, [16], 16),
-        (GPU, 1, 5, [16, 8, 4], 4),
-        (GPU, 1, 1, [16, 8, 4, 2, 1], 1),
-        (GPU, 3, 16, [], 1),
-        (CPU, 1, 16, [], memory.MOST_ON_CPU),
-    ],
-)
-def test_micro_batch_size_is_the_largest_whose_step_fits(
-    notes, monkeypatch, device, zero_stage, most_rows, tried, expected
+@pytest.mark.parametrize(("zero_stage", "expected"), [(1, memory.MOST_ON_CPU), (3, 1)])
+def test_micro_batch_size_on_a_cpu_or_at_stage_3_is_chosen_without_a_step(
+    two, zero_stage, expected
 ):
-    step = Step(most_rows)
-    config = with_micro_batch_size(on(monkeypatch, device, zero_stage), DATA, V, step)
+    auto = make_config("w", num_workers=1, zero_stage=zero_stage, micro_batch_size="auto")
+    config = with_micro_batch_size(auto, DATA, V, Mock(side_effect=AssertionError))
     assert config.training.micro_batch_size == expected
-    assert step.tried == tried
-    assert f"training.micro_batch_size = {expected}, " in notes.call_args.args[0]
-    assert with_micro_batch_size(config, DATA, V, step) is config  # a number stays
+    assert f"training.micro_batch_size = {expected}, " in two.notes[-1]
+    assert with_micro_batch_size(config, DATA, V, Mock()) is config  # a number stays
 
 
-def test_micro_batch_size_leaves_room_for_kept_beginnings_and_is_the_least_of_all_workers(
-    notes, monkeypatch
-):
-    config = on(monkeypatch, GPU, 1)
-    monkeypatch.setattr(memory, "least_of_workers", lambda size: min(size, 2))
-    sized = with_micro_batch_size(config, DATA, V, Step(8))
-    assert sized.training.micro_batch_size == 2
-    kept = torch.empty.call_args.args[0]
-    assert kept == 2**30 + 100  # the cache, and a tenth of the free memory
-
-
-def test_group_of_workers_that_would_span_nodes_is_refused(auto, notes, monkeypatch):
+def test_group_of_workers_that_would_span_nodes_is_refused(auto, tmp_path):
     zero = auto.deepspeed.model_copy(update={"zero_stage": 3, "hpz_partition_size": 4})
     config = auto.model_copy(update={"deepspeed": zero})
-    monkeypatch.setattr(memory, "local_world_size", lambda: 8)
-    assert with_zero_stage(config, DATA) is config
-    monkeypatch.setattr(memory, "local_world_size", lambda: 6)
-    with pytest.raises(ConfigError, match=r"hpz_partition_size = 4 must divide .* saw 6 on one"):
+    with worker_here(tmp_path, num_workers=8):
+        assert with_zero_stage(config, DATA) is config
+    with (
+        worker_here(tmp_path, num_workers=6),
+        raises(ConfigError, "group_spans_nodes", "deepspeed.hpz_partition_size", 4),
+    ):
         with_zero_stage(config, DATA)
 
 
-def test_model_or_row_that_does_not_fit_is_refused_with_advice(auto, notes, monkeypatch):
-    monkeypatch.setattr(memory, "memory_of_a_worker", lambda *_: 1000)
-    with pytest.raises(ModelError, match=r"of 0\.00 GB a worker: it fits at none; .*offload=cpu"):
-        with_zero_stage(auto, DATA)
-    config = on(monkeypatch, GPU, 1)
-    with pytest.raises(ModelError, match=r"one row does not fit.*gradient_checkpointing=true"):
-        with_micro_batch_size(config, DATA, V, Step(0))
-    broken = Mock(side_effect=RuntimeError("device-side assert"))
+def test_model_or_row_that_does_not_fit_is_refused(auto, two):
+    with raises(ModelError, "model_does_not_fit", "deepspeed.zero_stage"):
+        with_zero_stage(auto, DATA, memory=1000)
+    with raises(ModelError, "row_does_not_fit", "training.micro_batch_size"):
+        largest_that_fits([1, 2], Step(0))
     with pytest.raises(RuntimeError, match="device-side assert"):
-        with_micro_batch_size(config, DATA, V, broken)
+        largest_that_fits([1, 2], Mock(side_effect=RuntimeError("device-side assert")))

@@ -1,16 +1,21 @@
-"""`fit` on a real Ray cluster: reports, checkpoints, errors of workers, two ranks of a group."""
+"""`fit` on a real Ray cluster, its figures for Prometheus, and what an experiment tracker gets."""
 
+import importlib.util
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from tests.errors import raises
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.shared import ScalingConfig
-from xrec.errors import DataError, TrainingError
+from xrec.errors import ConfigError, DataError, TrainingError
 from xrec.storage import Location, open_location
 from xrec.train.checkpoint import ReadFile
-from xrec.train.ray_driver import TrainingMetrics, _uses_gpu, fit
+from xrec.train.ray_driver import TrainingMetrics, fit, uses_gpu
+from xrec.train.tracking import tracked
 
 
 @pytest.fixture
@@ -37,9 +42,9 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage, tm
 
         with Path(config["log"]).open("a") as log:
             log.write("started\n")
-        raise DataError("graph is empty; expected edges")
+        raise DataError("graph is empty; expected edges", code="empty", saw=7)
 
-    with pytest.raises(DataError, match=r"^graph is empty; expected edges$"):
+    with raises(DataError, "empty", saw=7):
         run(loop, storage, {"log": str(tmp_path / "log")}, scaling={"max_failures": 3})
     assert (tmp_path / "log").read_text() == "started\n"
 
@@ -60,7 +65,7 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(storage
             os._exit(1)
         raise RuntimeError("something\nelse")
 
-    with pytest.raises(TrainingError, match=r"worker 0 .*RuntimeError: something$"):
+    with raises(TrainingError, "worker_failed", saw="RuntimeError"):
         run(loop, storage, {"marker": str(tmp_path / "marker")}, scaling={"max_failures": 1})
 
 
@@ -97,11 +102,8 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
         ({"device": "cpu", "num_workers": 1}, False),
     ],
 )
-def test_workers_have_gpus_where_they_are_asked_for_or_where_there_are_enough(
-    monkeypatch, settings, expected
-):
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
-    assert _uses_gpu(ScalingConfig(**settings)) == expected
+def test_workers_have_gpus_where_they_are_asked_for_or_where_there_are_enough(settings, expected):
+    assert uses_gpu(ScalingConfig(**settings), num_gpus=8.0) == expected
 
 
 Values = dict[tuple[str, ...], float]
@@ -125,7 +127,6 @@ def values(monkeypatch):
             seen[self._name, *sorted(set(tags.values()) - {"a-job"})] = value
 
     monkeypatch.setattr("xrec.train.ray_driver.Gauge", Gauge)
-    monkeypatch.setattr("time.time", lambda: 1000.0)
     return seen
 
 
@@ -145,10 +146,64 @@ def values(monkeypatch):
 def test_metrics_of_an_epoch_are_exported_and_running_is_1_until_it_ends_by_whatever(
     values, row, expected
 ):
-    metrics, reported = TrainingMetrics("a-job"), ("reported_timestamp_seconds",)
+    metrics = TrainingMetrics("a-job", clock=lambda: 1000.0)
+    reported = ("reported_timestamp_seconds",)
     with suppress(KeyboardInterrupt), metrics.running():
         assert values == {("running",): 1, reported: 1000.0}
         metrics.record(row)
         raise KeyboardInterrupt
     common = {("running",): 0, reported: 1000.0, ("epoch",): 2, ("epoch_seconds",): 12.0}
     assert values == {**common, **expected}
+
+
+# Trackers
+
+ROW = {"epoch": 2, "train_loss": 1.5, "ndcg@20": 0.25, "time": 1e9, "note": "a word"}
+
+
+def config(workspace, tracker):
+    return TrainAdapterConfig(workspace=str(workspace), llm={"model": "toy"}, tracker=tracker)
+
+
+def test_tensorboard_has_each_figure_of_an_epoch_and_the_settings(tmp_path):
+    seen = []
+    with tracked(config(tmp_path, "tensorboard"), "train-adapter", seen.append) as on_report:
+        on_report(ROW)
+    assert seen == [ROW]
+    folder = tmp_path / "tensorboard" / "train-adapter"
+    events = b"".join(file.read_bytes() for file in folder.rglob("events.*"))
+    assert all(name in events for name in (b"train_loss", b"ndcg_at_20", b"scaling.num_workers"))
+    assert b"a word" not in events
+
+
+def test_mlflow_has_a_run_with_parameters_and_metrics(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
+    with tracked(config(tmp_path / "shop", "mlflow"), "train-adapter", print) as on_report:
+        on_report(ROW)
+    (run,) = mlflow.search_runs(experiment_names=["shop"], output_format="list")
+    assert run.data.metrics["train_loss"] == 1.5
+    assert run.data.metrics["ndcg_at_20"] == 0.25
+    assert run.data.params["scaling.num_workers"] == "2"
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("tracker", "workspace", "code", "key"),
+    [
+        ("wandb", "here", "package_missing", "tracker"),
+        ("tensorboard", "s3://bucket/shop", "workspace_not_local", "workspace"),
+    ],
+)
+def test_a_tracker_that_cannot_work_is_named(tracker, workspace, code, key):
+    if tracker == "wandb" and importlib.util.find_spec(tracker):
+        pytest.skip("wandb is installed")
+    with raises(ConfigError, code, key), tracked(config(workspace, tracker), "", print):
+        pass
+    assert not os.path.exists(workspace)
+
+
+def test_without_a_tracker_nothing_is_made(tmp_path):
+    with tracked(config(tmp_path, None), "train-adapter", print) as on_report:
+        assert on_report is print
+    assert not list(tmp_path.iterdir())

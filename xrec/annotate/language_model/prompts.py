@@ -43,7 +43,10 @@ def read_prompt(
     if domain not in prompt.examples:
         raise ConfigError(
             f"{prompt.name}: no example for annotator.domain = {domain}; it has "
-            f"{', '.join(prompt.examples) or 'none'}"
+            f"{', '.join(prompt.examples) or 'none'}",
+            code="no_example",
+            key="annotator.domain",
+            saw=domain,
         )
     prompt.check(schema)
     return prompt

@@ -94,7 +94,10 @@ def find_aspects(
         raise DataError(
             f"aspects_from: no phrase is in the profiles of {config.min_items} to {most:.0f} "
             f"items; saw {len(profiles)} items and {len(num_profiles)} phrases; lower "
-            "aspects_from.min_items, give the items profiles, or leave aspects_from out"
+            "aspects_from.min_items, give the items profiles, or leave aspects_from out",
+            code="no_aspects",
+            key="aspects_from.min_items",
+            saw=config.min_items,
         )
     numbers = {name: number for number, name in enumerate(vocabulary)}
     items = {each.words[-1] for some in found for each in some if each.is_item}

@@ -60,7 +60,9 @@ def packed_attention(
     if unknown or packed is None:
         raise ModelError(
             f"{type(module).__name__}: packed attention cannot handle "
-            f"{', '.join(unknown) or 'a pass without a layout'}; use another model"
+            f"{', '.join(unknown) or 'a pass without a layout'}; use another model",
+            code="unsupported_attention",
+            saw=sorted(unknown),
         )
     scaled = query[0].transpose(0, 1) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     layer = module.layer_idx

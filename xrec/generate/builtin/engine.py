@@ -25,17 +25,14 @@ from xrec.generate.engine import (
 from xrec.generate.shared_engine import SharedEngine
 from xrec.llm.cpu import pack_linears
 
-PASS_TOKENS = 512
-"""Most tokens of prompts in one pass."""
-
 
 class BuiltinCore:
     """An `EngineCore` over `model`, with a KV cache of at most `kv_cache_bytes`.
 
     At most `max_rows` requests are at work at the same time, fewer if the KV cache does not hold
-    as many; the others wait in order. A step computes at most `passes_per_step` passes over prompts
-    before it goes on with the texts that are being written; with None it computes all prompts that
-    have a slot.
+    as many; the others wait in order. A step computes at most `passes_per_step` passes of at most
+    `pass_tokens` tokens of prompts before it goes on with the texts that are being written; with
+    None it computes all prompts that have a slot.
     """
 
     def __init__(
@@ -46,9 +43,10 @@ class BuiltinCore:
         max_rows: int,
         kv_cache_bytes: int,
         passes_per_step: int | None = None,
+        pass_tokens: int = 512,
     ):
         self._model, self._stop_token_ids = model, frozenset(stop_token_ids)
-        self._passes_per_step = passes_per_step
+        self._passes_per_step, self._pass_tokens = passes_per_step, pass_tokens
         self.max_rows, self._budget = max_rows, kv_cache_bytes
         num_positions = kv_cache_bytes // model.shape.bytes_per_position
         self._cache = KVCache(model.shape, min(num_positions, 2 * max_rows * model.context_length))
@@ -135,7 +133,7 @@ class BuiltinCore:
             self._scheduler.admit()
         num_passes = 0
         while num_passes != self._passes_per_step:
-            spans = self._scheduler.next_pass(PASS_TOKENS)
+            spans = self._scheduler.next_pass(self._pass_tokens)
             if not spans:
                 break
             advances += self._runner.prefill(spans, self.report)

@@ -96,12 +96,16 @@ class PackedModel:
         if unusual := unusual_layers(self.model):
             raise ModelError(
                 f"{name}: the engine cannot run {', '.join(unusual)}; "
-                "use a decoder with full or sliding attention"
+                "use a decoder with full or sliding attention",
+                code="unsupported_layer",
+                saw=unusual,
             )
         try:
             self.logits([0], [0], see)
         except (TypeError, ValueError, KeyError) as error:
-            raise ModelError(f"{name} cannot run a packed pass: {error}") from error
+            raise ModelError(
+                f"{name} cannot run a packed pass: {error}", code="no_packed_pass"
+            ) from error
         num_layers, shapes = len(self.model.get_decoder().layers), set(seen.values())
         if (
             sorted(seen) != list(range(num_layers))
@@ -112,7 +116,9 @@ class PackedModel:
                 f"{name}: {len(seen)} of its {num_layers} layers attend through "
                 "transformers' AttentionInterface, with (heads, key width, value width) "
                 f"{sorted(shapes)}; the engine needs all layers to do so, with one shape; "
-                "use another model"
+                "use another model",
+                code="unsupported_attention",
+                saw=len(seen),
             )
         num_heads, head_dim, _ = shapes.pop()
         return KVShape(num_layers, num_heads, head_dim, self.model.dtype, self.model.device)

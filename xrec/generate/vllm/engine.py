@@ -65,7 +65,12 @@ class VllmEngine(SharedEngine):
     ):
         config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
         if unknown := unknown_family(config.architectures):
-            raise ModelError(f"{model_folder}: {unknown}; use engine.kind=builtin")
+            raise ModelError(
+                f"{model_folder}: {unknown}; use engine.kind=builtin",
+                code="unsupported_family",
+                key="engine.kind",
+                saw="vllm",
+            )
         vllm_dtype = resolve_vllm_dtype(dtype, device)
         adapters = adapter.adapters
         self.vocabulary = Vocabulary(
@@ -96,7 +101,9 @@ class VllmEngine(SharedEngine):
             # vLLM runs a model whose modality it could not set up as one of text, and says nothing.
             self._engine.renderer.get_mm_processor()
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"vLLM did not start: {error}; see what it has logged") from error
+            raise ModelError(
+                f"vLLM did not start: {error}; see what it has logged", code="vllm_not_started"
+            ) from error
         super().__init__(
             VllmCore(
                 self._engine,

@@ -74,7 +74,10 @@ def added(projection: Any, vectors: Tensor, rule: Injection) -> Tensor:
     if width != projection.hidden_size:
         raise ModelError(
             f"direct: q is {width} wide, h {projection.hidden_size}; "
-            "direct needs the same width: use model.injection=projected"
+            "direct needs the same width: use model.injection=projected",
+            code="query_width",
+            key="model.injection",
+            saw="direct",
         )
     query = vectors.chunk(projection.tp_size, dim=1)[projection.tp_rank]
     folded = fold_heads(vectors, num_key_value_heads, head_size)

@@ -57,5 +57,8 @@ def check_installed_vllm() -> None:
     if not _KNOWN_VERSIONS.match(version):
         raise ModelError(
             f"engine.kind vllm: vLLM {version} is installed; xrec was tested with 0.29 to 0.32; "
-            f"run: {install_command('vllm')}, or set engine.kind=builtin"
+            f"run: {install_command('vllm')}, or set engine.kind=builtin",
+            code="vllm_version",
+            key="engine.kind",
+            saw=version,
         )

@@ -88,7 +88,10 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
         raise DataError(
             f"{train.num_rows} training and {validation.num_rows} validation pairs with an "
             "explanation; a baseline needs one of each at least: prepare a dataset that has "
-            "explanations, with a share for validation (splits.validation)"
+            "explanations, with a share for validation (splits.validation)",
+            code="no_explained_pairs",
+            key="splits.validation",
+            saw=(train.num_rows, validation.num_rows),
         )
     sizes = {"num_users": dataset.num_users, "num_items": dataset.num_items, "num_tokens": 0}
     if baseline.kind == "lora":

@@ -47,7 +47,10 @@ def prompt_examples(baseline: Baseline, dataset: Dataset, explanations: pa.Table
         raise DataError(
             f"none of {explanations.num_rows} pairs has a prompt and an explanation that fit "
             f"({dict(left_out)} left out); raise training.max_explanation_tokens, or the "
-            "limits of the prompt"
+            "limits of the prompt",
+            code="no_pair_fits",
+            key="training.max_explanation_tokens",
+            saw=dict(left_out),
         )
     return examples
 
@@ -68,7 +71,10 @@ class LoRA(nn.Module):
         if missing := sorted(set(TARGET_MODULES) - names):
             raise ModelError(
                 f"lora: {type(language_model).__name__} has no layers named {', '.join(missing)}; "
-                "leave lora out, or give a language model of another family"
+                "leave lora out, or give a language model of another family",
+                code="layers_missing",
+                key="llm.model",
+                saw=missing,
             )
         settings = LoraConfig(
             task_type="CAUSAL_LM",

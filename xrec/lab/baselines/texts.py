@@ -42,17 +42,19 @@ def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[st
     return write
 
 
-def write_baseline_texts(baseline: Baseline, pairs: Sequence[Pair]) -> tuple[list[str], float]:
-    """The text of each pair, and how many pairs a second a process wrote.
+def write_baseline_texts(
+    baseline: Baseline, pairs: Sequence[Pair], *, at_once: int = _AT_ONCE
+) -> tuple[list[str], float]:
+    """The text of each pair, and how many pairs a second a process wrote, `at_once` at a time.
 
     Ray must be initialised. Raises ArtifactNotFoundError without a trained baseline, and the
     XRecError of a process, or ClusterError.
     """
-    actors, starts = baseline.config.actors, range(0, len(pairs), _AT_ONCE)
+    actors, starts = baseline.config.actors, range(0, len(pairs), at_once)
     num_processes = min(actors.num_actors, len(starts))
     parts = map_in_processes(
         partial(_load_writer, baseline),
-        [pairs[start : start + _AT_ONCE] for start in starts],
+        [pairs[start : start + at_once] for start in starts],
         num_processes=num_processes,
         cpus=actors.cpus_per_actor,
         gpus=gpus_each(actors.device, num_processes),

@@ -86,7 +86,10 @@ class BaselineTrainer:
         if not math.isfinite(validation_loss):
             raise TrainingError(
                 f"epoch {epoch}: the validation loss is {validation_loss}; lower the "
-                "learning_rate of the baseline"
+                "learning_rate of the baseline",
+                code="loss_not_finite",
+                key="learning_rate",
+                saw=validation_loss,
             )
         row = {
             "epoch": epoch,
@@ -140,7 +143,9 @@ class BaselineTrainer:
         if not bool(totals.isfinite().all()):
             raise TrainingError(
                 f"epoch {len(self.history) + 1}, step {self._step}: the loss is not finite; lower "
-                "the learning_rate of the baseline"
+                "the learning_rate of the baseline",
+                code="loss_not_finite",
+                key="learning_rate",
             )
         if self._recipe.gradient_clipping is not None:
             trained = list(self._trained().values())

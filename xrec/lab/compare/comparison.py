@@ -41,7 +41,10 @@ def check_packages(config: CompareConfig) -> None:
     if "lora" in config.entries and importlib.util.find_spec("peft") is None:
         raise ModelError(
             "the entry lora needs the package peft, which is not installed; "
-            f"run: {install_command('compare')}"
+            f"run: {install_command('compare')}",
+            code="package_missing",
+            key="entries",
+            saw="lora",
         )
 
 

@@ -88,6 +88,9 @@ def read_elsewhere(name: str, config: ElsewhereConfig, storage: StorageConfig) -
         raise DataError(
             f"texts.{name}: {len(rows.findings)} of {rows.num_rows} rows of {rows.file} cannot be "
             f"used, the first in line {first.line}: {first.reason} ({first.text}); mend the file, "
-            "or leave these rows out"
+            "or leave these rows out",
+            code="broken_rows",
+            key=f"texts.{name}",
+            saw=(first.line, first.reason),
         )
     return {(row["user_id"], row["item_id"]): row["text"] or None for row in rows.table.to_pylist()}

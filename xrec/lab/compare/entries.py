@@ -129,7 +129,10 @@ def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]
         raise DataError(
             f"{config.artifact('dataset')}: {len(pairs)} explained pairs in split "
             f"{config.split!r}, of fewer than two users, so there are no references to compare "
-            "with; choose the other split, or prepare the dataset with a larger share for it"
+            "with; choose the other split, or prepare the dataset with a larger share for it",
+            code="no_references",
+            key="split",
+            saw=config.split,
         )
     return pairs
 

@@ -190,7 +190,11 @@ async function suggestUsers() {
 }
 
 async function suggestItems() {
-  const { items } = await json(`/v1/items?limit=30&text=${encodeURIComponent(at("item").value)}`);
+  const path = `/v1/items?limit=30&text=${encodeURIComponent(at("item").value)}`;
+  let { items, next } = await json(path);
+  while (!items.length && next !== null) {
+    ({ items, next } = await json(`${path}&after=${encodeURIComponent(next)}`));
+  }
   options("items", items.map((item) => [item.item_id, item.title]));
 }
 

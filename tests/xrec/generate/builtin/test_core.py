@@ -1,27 +1,33 @@
-"""Our core gives the tokens of one prompt at a time, whatever arrives or is cancelled meanwhile."""
+"""Our core gives the tokens of one prompt at a time, whatever arrives or is cancelled meanwhile.
+
+Prompts are grouped by what they begin with.
+"""
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from tests.toy import NUM_USERS
-from tests.xrec.generate.builtin.toy_cores import (
+from tests.world.models import NUM_USERS, toy_model
+from tests.xrec.generate.cores import (
     BEGINNING,
     BYTES_PER_POSITION,
     GREEDY,
     V,
     all_by_hand,
+    finish,
     greedy_by_hand,
+    keep,
     make_core,
     make_model,
     make_prompts,
+    texts,
 )
-from tests.xrec.generate.cores import finish, keep, texts
-from xrec.generate.builtin import engine as builtin_engine
 from xrec.generate.builtin.engine import BuiltinCore
+from xrec.generate.builtin.requests import group_by_prefix
 from xrec.generate.engine import Completion, LikelihoodParams, TextParams
 
 KEPT = replace(GREEDY, keeps_prompt=True)
@@ -67,19 +73,30 @@ def churned(
     return [firsts[place] for place in range(len(prompts))], texts(ended, requests)
 
 
-@pytest.mark.parametrize("injection", ["direct", "projected", "none"])
+_SIZES = [(1, 512, 10_000), (3, 7, 10_000), (64, 512, 10_000), (64, 512, 75), (64, 7, 400)]
+
+
 @pytest.mark.parametrize(
-    ("max_rows", "pass_tokens", "num_positions"),
-    [(1, 512, 10_000), (3, 7, 10_000), (64, 512, 10_000), (64, 512, 75), (64, 7, 400)],
+    ("injection", "max_rows", "pass_tokens", "num_positions"),
+    [
+        *(("projected", *sizes) for sizes in _SIZES),
+        ("direct", *_SIZES[1]),
+        ("none", *_SIZES[4]),
+        *(
+            pytest.param(injection, *sizes, marks=pytest.mark.slow)
+            for injection, fast in (("direct", 1), ("none", 4))
+            for place, sizes in enumerate(_SIZES)
+            if place != fast
+        ),
+    ],
 )
 def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_second_request(
-    monkeypatch, injection, max_rows, pass_tokens, num_positions
+    injection, max_rows, pass_tokens, num_positions
 ):
     """Whatever arrives or is cancelled meanwhile, and whatever the prompt ends with.
 
     The second text of a request whose first one is refused is that of a request of its own.
     """
-    monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
     prompts, firsts = all_by_hand(injection)
     assert len({tuple(ids) for ids in firsts}) > 6  # the prompts matter
     model, rng = make_model(injection), random.Random(max_rows)
@@ -89,7 +106,10 @@ def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_se
     seconds = texts(finish(alone), asked)
     refused = [ids for place, ids in enumerate(firsts) if place % 3]
 
-    core = make_core(model, max_rows=max_rows, kv_cache_bytes=num_positions * BYTES_PER_POSITION)
+    kv_cache_bytes = num_positions * BYTES_PER_POSITION
+    core = make_core(
+        model, max_rows=max_rows, kv_cache_bytes=kv_cache_bytes, pass_tokens=pass_tokens
+    )
     first, last = churned(core, prompts, lambda ids: warm if ids in refused else None, rng)
     assert first == firsts
     assert last == [
@@ -103,10 +123,10 @@ def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_se
     [(4, 12, 512), (60, 1, 64)],
     ids=["more rows than slots", "more prompts than fit into a pass"],
 )
-def test_texts_end_in_the_order_in_which_they_came(monkeypatch, num_own, num_new, pass_tokens):
+def test_texts_end_in_the_order_in_which_they_came(num_own, num_new, pass_tokens):
     """One more prompt of the first user comes for each that ends, so its prefix always stays."""
-    monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
-    core, rng = make_core(make_model("none"), stop=(), max_rows=8), random.Random(0)
+    core = make_core(make_model("none"), stop=(), max_rows=8, pass_tokens=pass_tokens)
+    rng = random.Random(0)
     user, other, params = [*range(20)], [*range(20, 40)], TextParams(max_new_tokens=num_new)
     came: dict[int, int] = {}
     ended: dict[int, int] = {}
@@ -208,28 +228,41 @@ def test_mask_that_raises_an_error_costs_its_text_alone(when):
     assert core.num_rows == 0
 
 
-@pytest.mark.parametrize("part", ["prefill", "decode", "vectors"])
-def test_step_that_raises_an_error_leaves_the_core_as_new(monkeypatch, part):
+@pytest.mark.parametrize(
+    ("part", "num_passes"),
+    [("layer", 0), ("layer", 2), ("layer", 8), ("adapter", 0)],
+    ids=["in a prompt", "in a later prompt", "in a text", "in an adapter"],
+)
+def test_step_that_raises_an_error_leaves_the_core_as_new(part, num_passes):
     """Wherever it is raised: nothing of the requests at work is left, and later ones are done."""
     prompts, expected = all_by_hand("projected")
-    core = make_core(make_model(), max_rows=4)
-    for prompt in prompts[:-1]:
+    model = make_model()
+    core, passes = make_core(model, max_rows=4), iter(range(100))
+    embedding = model.get_input_embeddings()
+    broken = {"layer": model.model.layers[1], "adapter": embedding.item_adapter}[part]
+
+    def fail(*_: Any) -> None:
+        if next(passes) >= num_passes:
+            raise ZeroDivisionError
+
+    for prompt in prompts:
         core.add(prompt, GREEDY)
-    core.step()
-    with monkeypatch.context() as patch:
-        owner, name = {
-            "prefill": (core._runner, "prefill"),
-            "decode": (core._runner, "decode"),
-            "vectors": (core._model.vectors, "_put"),
-        }[part]
-        patch.setattr(owner, name, lambda *_: 1 / 0)
-        core.add([*prompts[0][:-1], V + NUM_USERS], GREEDY)
-        with pytest.raises(ZeroDivisionError):
-            finish(core)
+    handle = broken.register_forward_pre_hook(fail)
+    with pytest.raises(ZeroDivisionError):
+        finish(core)
+    handle.remove()
     assert (core.is_idle, core.num_rows) == (True, 0)
     assert not core._model.vectors._num_prompts
     requests = [core.add(prompt, GREEDY) for prompt in prompts]
     assert texts(finish(core), requests) == expected
+
+
+def test_all_tensors_of_a_pass_are_on_the_models_device():
+    """Of tensors without data torch refuses most mixed devices. Reading a token ends the pass."""
+    core = make_core(toy_model().to("meta"))
+    core.add([*range(3, 30)], GREEDY)
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"(out of|on) meta tensor"):
+        core.step()
 
 
 def test_the_model_may_be_used_between_steps_and_is_as_it_was():
@@ -326,3 +359,14 @@ def test_output_that_is_no_number_fails_its_request_alone_and_leaves_nothing_in_
     del requests[1]
     assert texts(ended, requests) == [greedy_by_hand(model, prompt) for prompt in [good[0], *good]]
     assert bool(core._runner._slots.cache.tensor.isfinite().all())
+
+
+def test_last_token_is_never_in_the_prefix_and_one_prompt_or_none_is_grouped_too():
+    assert group_by_prefix([[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]], 16) == [([1, 2], [0, 1, 2])]
+    assert [members for _, members in group_by_prefix([[1, 2]], 16)] == [[0]]
+    assert group_by_prefix([], 16) == []
+
+
+def test_one_prompt_in_another_at_every_length_needs_no_deep_recursion():
+    groups = group_by_prefix([[1] * length for length in range(1, 3000)], 16)
+    assert sum(len(members) for _, members in groups) == 2999

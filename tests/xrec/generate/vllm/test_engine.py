@@ -1,4 +1,7 @@
-"""vLLM gives the greedy tokens of transformers, in mixed batches and from its prefix cache."""
+"""vLLM gives the greedy tokens of transformers, in mixed batches and from its prefix cache.
+
+Its input of a prompt has place-holders, the adapters' vectors by value, and hashes of them.
+"""
 
 import json
 from collections import Counter
@@ -11,8 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
+from tests.errors import raises
+from tests.world.models import (
+    NUM_ITEMS,
+    NUM_USERS,
+    save_with_tokenizer,
+    toy_adapters,
+    toy_tokenizer,
+    toy_vectors,
+)
 from tests.xrec.generate.cores import generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     V,
@@ -185,7 +197,6 @@ def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens
         num_tokens=3,
         kv_cache_gib=_bytes_of_blocks(7, num_heads=2) / 2**30,
         max_num_batched_tokens=16,
-        disable_log_stats=False,
     )
     texts = _run(engine, _prompts(3))
     counts = {one.name: one.value for one in engine._engine.get_metrics() if hasattr(one, "value")}
@@ -223,7 +234,7 @@ def test_engine_family_that_vllm_cannot_inject_into_is_refused(tmp_path):
     )
     graph = make_graph(tmp_path / "graph")
     adapter = make_adapter("none", graph)
-    with pytest.raises(ModelError, match=r"GemmaForCausalLM.*use engine.kind=builtin"):
+    with raises(ModelError, "unsupported_family", key="engine.kind"):
         VllmEngine(
             tmp_path / "llm",
             toy_tokenizer(),
@@ -236,10 +247,76 @@ def test_engine_family_that_vllm_cannot_inject_into_is_refused(tmp_path):
 
 
 def test_engine_on_a_device_that_vllm_is_not_built_for_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="device is meta"):
+    with raises(ModelError, "vllm_of_another_device", key="device", saw="meta"):
         _engine("llama", "none", tmp_path, 3, device="meta")
 
 
 def test_engine_options_that_vllm_does_not_have_are_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"engine.vllm_options: .*no_such_option"):
+    with raises(ModelError, "option_unknown", key="engine.vllm_options"):
         _engine("llama", "none", tmp_path, 3, no_such_option=1)
+
+
+PLACEHOLDER = 2
+VOCABULARY = Vocabulary(30, NUM_USERS, NUM_ITEMS, num_tokens=2)
+PROMPT = [3, *VOCABULARY.user_tokens(4), 2, *VOCABULARY.item_tokens(1), 5]
+
+
+def made(users: Tensor, *, model: str = "a", dtype: torch.dtype = torch.float32) -> Any:
+    from xrec.generate.vllm.modality import PromptInputs
+
+    adapters = toy_adapters("projected", num_tokens=2)
+    return PromptInputs(
+        VOCABULARY,
+        (users, toy_vectors()[1]),
+        (adapters.user, adapters.item),
+        model=model,
+        placeholder=PLACEHOLDER,
+        dtype=dtype,
+    )
+
+
+def test_input_has_placeholders_and_an_item_for_each_token_of_a_user_or_item():
+    users, items = toy_vectors()
+    given = made(users)(PROMPT)
+    assert given["prompt_token_ids"] == [3, 2, 2, 2, 2, 2, 5]
+    ranges = given["mm_placeholders"]["collaborative"]
+    assert [(one.offset, one.length) for one in ranges] == [(1, 1), (2, 1), (4, 1), (5, 1)]
+    adapters = toy_adapters("projected", num_tokens=2)
+    expected = [adapters.user.eval()(users[4:5]), adapters.item.eval()(items[1:2])]
+    vectors = [one["vectors"].data for one in given["mm_kwargs"]["collaborative"]]
+    torch.testing.assert_close(torch.stack(vectors), torch.cat(expected).view(4, 32).detach())
+
+
+def test_input_of_text_has_no_items():
+    given = made(toy_vectors()[0])([3, PLACEHOLDER, 4])
+    assert given["type"] == "token"
+    assert given["prompt_token_ids"] == [3, PLACEHOLDER, 4]
+
+
+def test_identifiers_are_equal_where_vector_and_model_are_equal_and_only_there():
+    users = toy_vectors()[0]
+    users[3] = users[4]
+    inputs, other = made(users), made(users, model="b")
+    four, three, two = (
+        tuple(inputs(VOCABULARY.user_tokens(user))["mm_hashes"]["collaborative"])
+        for user in (4, 3, 2)
+    )
+    assert four == three
+    others = other(VOCABULARY.user_tokens(4))["mm_hashes"]["collaborative"]
+    assert len({*four, *two, *others}) == 6
+
+
+def test_input_keeps_its_vectors_when_the_table_is_written():
+    users = toy_vectors()[0]
+    inputs = made(users, dtype=torch.bfloat16)
+    before = inputs(PROMPT)
+    item = before["mm_kwargs"]["collaborative"][0]["vectors"].data
+    vector = item.clone()
+    users[4] += 1
+    assert item.dtype == torch.bfloat16
+    assert torch.equal(item, vector)
+    after = inputs(PROMPT)
+    assert not torch.equal(after["mm_kwargs"]["collaborative"][0]["vectors"].data, vector)
+    for place, same in enumerate((False, False, True, True)):
+        hashes = (one["mm_hashes"]["collaborative"][place] for one in (before, after))
+        assert (len(set(hashes)) == 1) == same

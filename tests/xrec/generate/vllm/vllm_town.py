@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.toy import NUM_ITEMS, NUM_USERS, save_graph, toy_adapter, toy_tokenizer, toy_vectors
+from tests.world.models import NUM_ITEMS, NUM_USERS, toy_adapter, toy_tokenizer, toy_vectors
+from tests.world.workspace import save_graph
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import attach_adapters
 from xrec.config.adapter import Injection

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.toy import save_toy_model
-from tests.xrec.annotate.toy_annotator import map_here
-from tests.xrec.recommend.catalogue import make_dataset
+from tests.world.here import map_here
+from tests.world.models import save_toy_model
+from tests.world.town import make_dataset
 from xrec.config.compare import CompareConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig

@@ -1,21 +1,31 @@
-"""The figures of a comparison from scores that are written down here."""
+"""The figures of a comparison from scores and texts that are written down here."""
 
-from dataclasses import replace
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from tests.errors import raises
+from tests.world.shop import write_json_lines
+from tests.world.town import dataset_of, explained, held_out
 from tests.xrec.lab.compare.conftest import MakeConfig
-from tests.xrec.lab.small import dataset_of, held_out
+from xrec.config.entries import ElsewhereConfig
+from xrec.config.shared import StorageConfig
+from xrec.errors import DataError, StorageNotFoundError
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.lab.compare.copies import nearest_texts, profile_texts, read_elsewhere
 from xrec.lab.compare.entries import entries_of
-from xrec.lab.compare.figures import Run
+from xrec.lab.compare.figures import MetricRow, Run, metric_rows
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import of_corpus
+from xrec.storage import Manifest
 
 PAIRS = held_out(*((user, item) for user in range(3) for item in range(3)))
 DATASET = dataset_of()
@@ -94,22 +104,6 @@ def page_of(found: Result, **more: Any) -> str:
     return markdown_page(found, PAIRS, more.get("failed", {}), more.get("examples", []))
 
 
-def test_page_begins_with_coverage_and_has_each_entry_and_difference(make_config):
-    runs = {"ours": [FLAT, BETTER], "constant": [BETTER] * 2}
-    page = page_of(replace(result(make_config, runs), notes=("Beside: the graph.",)))
-    assert "9 held-out pairs of 3 users" in page
-    table, differences = page.split("Minus `ours`, pair by pair:")
-    header = next(line for line in table.splitlines() if line.startswith("| entry"))
-    assert header.split("|")[2].strip().lower().startswith("coverage")
-    ours = next(line for line in table.splitlines() if line.startswith("| `ours`"))
-    assert "0.625" in ours
-    assert "±0.177" in ours
-    assert len(ours.split("|")) == len(header.split("|"))
-    assert "`ours` |" not in differences
-    assert "| +0.125 (" in differences
-    assert "- Beside: the graph." in differences
-
-
 def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
     runs = {"ours": [FLAT], "profile": [BETTER]}
     found = result(make_config, runs)
@@ -144,3 +138,119 @@ def test_page_says_on_whom_there_is_no_verdict_and_why(make_config, runs, change
     assert found.without_verdict == said
     assert ("No verdict" in page_of(found)) == bool(said)
     assert said in page_of(found)
+
+
+# Figures
+
+
+def _run(rouge: list[float], fmr: list[float | None], usr: float, users: str = "aabbcc") -> Run:
+    table = pa.table(
+        {
+            "user_id": list(users),
+            "item_id": [f"i{number}" for number in range(6)],
+            "text": ["text"] * 6,
+            "rouge_l": pa.array(rouge, pa.float64()),
+            "fmr": pa.array(fmr, pa.float64()),
+        }
+    )
+    return Run(table, {"usr": usr})
+
+
+RUNS = [
+    _run([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 0, None, 1, None, 1], 0.5),
+    _run([0.3, 0.4, 0.5, 0.6, 0.7, 0.8], [1, 0, None, 1, 1, 1], 0.7),
+]
+
+
+def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed():
+    rouge, fmr, usr = metric_rows(RUNS)
+    assert (rouge.metric, rouge.num_pairs) == ("rouge_l", 6)
+    assert rouge.value == pytest.approx(0.45)
+    assert rouge.by_seed == pytest.approx((0.35, 0.55))
+    assert rouge.low < 0.45 < rouge.high
+    # Two pairs have no FMR in one of the seeds, and are left out in both.
+    assert (fmr.num_pairs, fmr.value) == (4, 0.75)
+    assert usr == MetricRow("usr", pytest.approx(0.6), None, None, (0.5, 0.7), 6)
+
+
+def test_differences_are_of_the_same_pairs_minus_the_first_entry():
+    first = [_run([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0, 0, 1, 0, None, 0], 0.9)]
+    rouge, fmr, usr = metric_rows(RUNS[:1], first)
+    assert (rouge.value, rouge.low, rouge.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (fmr.value, fmr.num_pairs) == (0.75, 4)
+    assert (usr.value, usr.low) == (pytest.approx(-0.4), None)
+    both = metric_rows(RUNS, first)[0]
+    assert both.by_seed == pytest.approx((0.1, 0.3))
+    assert both.low < 0.1 < 0.3 < both.high
+
+
+# Texts that are copied
+
+
+def test_profile_is_the_items_profile_and_none_where_it_is_empty():
+    dataset = dataset_of(profiles=["A quiet place.", "  ", "Has a garden."])
+    found = profile_texts(dataset, held_out((0, 0), (1, 1), (1, 2)))
+    assert found == {
+        ("u0", "i0"): "A quiet place.",
+        ("u1", "i1"): None,
+        ("u1", "i2"): "Has a garden.",
+    }
+
+
+def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
+    # User 0 points to the right. User 1 is long and 60 degrees off; user 2 is short and 10 off.
+    sixty, ten = math.radians(60), math.radians(10)
+    users = [
+        [1.0, 0.0],
+        [100 * math.cos(sixty), 100 * math.sin(sixty)],
+        [0.01 * math.cos(ten), 0.01 * math.sin(ten)],
+    ]
+    graph = GraphEmbeddings(torch.tensor(users), torch.eye(2), Manifest.model_construct())
+    words = explained([(1, 0, "by the far one"), (2, 0, "by the near one")])
+    assert nearest_texts(words, graph, held_out((0, 0))) == {("u0", "i0"): "by the near one"}
+    assert nearest_texts(explained([]), graph, held_out((0, 0))) == {("u0", "i0"): None}
+
+
+def test_nearest_of_an_item_without_words_is_of_the_nearest_item():
+    generator = torch.Generator().manual_seed(1)
+    users, items = (torch.randn(6, 4, generator=generator) for _ in range(2))
+    words = explained([(0, 4, "four"), (1, 5, "five")])
+    graph = GraphEmbeddings(users, items, Manifest.model_construct())
+    found = nearest_texts(words, graph, held_out(*((2, item) for item in range(4))))
+    unit = items / items.norm(dim=1, keepdim=True)
+    for item in range(4):
+        closer = "four" if unit[item] @ unit[4] > unit[item] @ unit[5] else "five"
+        assert found["u2", f"i{item}"] == closer
+
+
+ROWS: list[dict[str, Any]] = [
+    {"uid": 7, "iid": "a", "xrec": " A fine place. "},
+    {"uid": 8, "iid": "b", "xrec": ""},
+]
+
+
+def read(path: Path, **names: str) -> dict[tuple[str, str], str | None]:
+    given = {"user_id": "uid", "item_id": "iid", "text": "xrec", **names}
+    return read_elsewhere("public", ElsewhereConfig(uri=str(path), **given), StorageConfig())
+
+
+def test_table_gives_texts_by_pair(tmp_path):
+    found = read(write_json_lines(tmp_path / "texts.jsonl", ROWS))
+    assert found == {("7", "a"): "A fine place.", ("8", "b"): None}
+
+
+@pytest.mark.parametrize(
+    ("row", "names", "code", "key"),
+    [
+        ({"uid": 7, "iid": "a", "xrec": "again"}, {}, "broken_rows", "texts.public"),
+        ({"uid": None, "iid": "c", "xrec": "x"}, {}, "broken_rows", "texts.public"),
+        ({"uid": 9, "iid": "c", "xrec": ["x"]}, {}, "broken_rows", "texts.public"),
+        ({}, {"text": "says"}, "missing_column", "says"),
+    ],
+)
+def test_table_that_cannot_be_used_is_refused(tmp_path, row, names, code, key):
+    with pytest.raises(StorageNotFoundError):
+        read(tmp_path / "nothing.jsonl")
+    with raises(DataError, code, key) as caught:
+        read(write_json_lines(tmp_path / "texts.jsonl", [*ROWS, row]), **names)
+    assert code == "missing_column" or caught.value.saw[0] == 3  # the line

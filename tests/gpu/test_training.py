@@ -1,0 +1,213 @@
+"""Training of an adapter, also after a stop, and of a graph on a GPU: the losses of a CPU."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.world.cluster import training_workers
+from tests.world.program import at_message
+from tests.world.workspace import build_workspace
+from tests.xrec.train.adapter_town import allow_float16, make_config
+from tests.xrec.train.conftest import metrics_of
+from xrec.config.graph import PretrainGraphConfig
+from xrec.errors import TrainingError
+from xrec.train.adapter import train_adapter
+from xrec.train.graph import pretrain_graph
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+NUM_STEPS = 20
+# A step's loss in 16 bits differs by its rounding, and after 20 steps by that of all of them.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
+DTYPES = list(TOLERANCES)
+NEEDS_INT8 = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="the extra int8 is not installed"
+)
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def log_level(caplog):
+    """Have the driver's messages logged, at one of which a worker is killed."""
+    caplog.set_level("INFO", logger="xrec")
+
+
+@pytest.fixture(autouse=True)
+def float16_on_a_cpu(device, monkeypatch):
+    """On a GPU float16 is tested as it is; most CPUs are refused."""
+    if device == "cpu":
+        allow_float16(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return build_workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def on_cpu(ray_cluster, workspace, tmp_path_factory):
+    """The rows of one worker on a CPU, in float32 at stage 1."""
+    return train(workspace, tmp_path_factory.mktemp("cpu") / "adapter", "cpu", zero_stage=1)
+
+
+def train(
+    workspace: str, adapter: Path, device: str, quantization: str | None = None, **settings: Any
+) -> Rows:
+    """Train for 20 steps, by one worker unless told; return the rows of the epochs."""
+    config = make_config(
+        workspace,
+        adapter=adapter,
+        scaling={"device": device},
+        num_epochs=10,
+        patience=10,
+        max_steps=NUM_STEPS,
+        steps_per_checkpoint=2,
+        **{"num_workers": 1, **settings},
+    )
+    llm = config.llm.model_copy(update={"quantization": quantization})
+    train_adapter(config.model_copy(update={"llm": llm}))
+    rows: Rows = json.loads((adapter / "history.json").read_text())
+    return rows
+
+
+def assert_same_losses(rows: Rows, expected: Rows, tolerance: float) -> None:
+    assert rows[-1]["step"] == NUM_STEPS
+    for name in ("train_loss", "validation_loss"):
+        assert [row[name] for row in rows] == pytest.approx(
+            [row[name] for row in expected], rel=tolerance
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_20_steps_have_the_losses_of_a_cpu(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
+    rows = train(workspace, tmp_path / "adapter", device, zero_stage=zero_stage, dtype=dtype)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"zero_stage": 1, "gradient_checkpointing": True}, 1e-3),
+        ({"zero_stage": 3, "deepspeed": {"offload": "cpu"}}, 1e-3),
+        ({"zero_stage": "auto", "micro_batch_size": "auto"}, 0.1),  # other pairs share a step
+        pytest.param({"zero_stage": 1, "quantization": "int8"}, 0.1, marks=NEEDS_INT8),
+    ],
+    ids=["checkpointing", "offload", "auto", "int8"],
+)
+def test_what_saves_memory_keeps_the_losses(
+    workspace, on_cpu, tmp_path, device, settings, tolerance
+):
+    rows = train(workspace, tmp_path / "adapter", device, **settings)
+    assert_same_losses(rows, on_cpu, tolerance)
+
+
+def kill_a_worker() -> None:
+    training_workers(psutil.Process())[-1].kill()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_run_that_was_stopped_goes_on(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
+    adapter = tmp_path / "adapter"
+    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+        train(workspace, adapter, device, zero_stage=zero_stage, dtype=dtype)
+    rows = train(workspace, adapter, device, zero_stage=zero_stage, dtype=dtype)
+    assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_run_of_two_cpu_workers_goes_on_with_one_on_this_device(
+    workspace, on_cpu, tmp_path, monkeypatch, device, dtype
+):
+    adapter = tmp_path / "adapter"
+    allow_float16(monkeypatch)
+    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+        train(workspace, adapter, "cpu", zero_stage=3, num_workers=2, dtype=dtype)
+    rows = train(workspace, adapter, device, zero_stage=1, dtype=dtype)
+    assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
+
+
+@pytest.mark.usefixtures("skip_without_gpus")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_two_workers_have_the_losses_of_one(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
+    settings = {"zero_stage": zero_stage, "dtype": dtype}
+    rows = train(workspace, tmp_path / "adapter", device, num_workers=2, **settings)
+    assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
+
+
+@pytest.mark.usefixtures("skip_without_gpus")
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_run_goes_on_with_another_number_of_workers(
+    workspace, on_cpu, tmp_path, device, before, after
+):
+    adapter = tmp_path / "adapter"
+    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+        train(workspace, adapter, device, zero_stage=3, num_workers=before)
+    rows = train(workspace, adapter, device, zero_stage=3, num_workers=after)
+    assert_same_losses(rows, on_cpu, TOLERANCES["float32"])
+
+
+LOSSES = {"softmax": {"kind": "sampled_softmax"}, "bpr": {"kind": "bpr"}}
+
+
+def train_graph(
+    town: str, graph: Path, device: str, *, parallelism: str, num_workers: int, loss: str
+) -> list[dict[str, Any]]:
+    """Train for 4 epochs and return their rows."""
+    config = PretrainGraphConfig.model_validate(
+        {
+            "workspace": town,
+            "graph": str(graph),
+            "model": {"embedding_dim": 8, "num_layers": 2},
+            "training": {
+                "num_epochs": 4,
+                "steps_per_epoch": 4,
+                "micro_batch_size": 31,
+                "learning_rate": 0.05,
+                "loss": LOSSES[loss],
+                "l2_weight": 1e-2,
+            },
+            "parallelism": parallelism,
+            "folds": 0,
+            "scaling": {"num_workers": num_workers, "device": device, "max_failures": 0},
+        }
+    )
+    pretrain_graph(config)
+    return metrics_of(graph)
+
+
+def assert_same_rows(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(rows) == 4
+    for row, other in zip(rows, expected, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        # A near tie may change places.
+        assert row["ndcg@20"] == pytest.approx(other["ndcg@20"], abs=0.02)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
+def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, parallelism, loss):
+    settings = {"num_workers": 1, "loss": loss}
+    expected = train_graph(town, tmp_path / "cpu", "cpu", parallelism="replicated", **settings)
+    assert_same_rows(
+        train_graph(town, tmp_path / "one", device, parallelism=parallelism, **settings), expected
+    )
+
+
+@pytest.mark.usefixtures("skip_without_gpus")
+@pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
+def test_two_workers_have_the_losses_of_one_on_a_cpu(town, tmp_path, device, parallelism):
+    expected = train_graph(
+        town, tmp_path / "one", "cpu", parallelism="replicated", num_workers=1, loss="softmax"
+    )
+    rows = train_graph(
+        town, tmp_path / "two", device, parallelism=parallelism, num_workers=2, loss="softmax"
+    )
+    assert_same_rows(rows, expected)

@@ -1,0 +1,226 @@
+"""Ray clusters of several real nodes on this machine: raylets with a loopback address each.
+
+A node is a `ray start --block` in a process session of its own, so that all processes that Ray
+starts for it can be found and killed. Each cluster demands a token of its own.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from cluster.connect import LOCAL_ENVIRONMENT
+
+_START_SECONDS, _STOP_SECONDS = 90.0, 15.0
+_OF_OTHER_CLUSTERS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS")
+
+
+@dataclass(frozen=True)
+class NodeProcess:
+    """A node: the process id of its `ray start`, which is also the id of its session."""
+
+    pid: int
+    address: str
+    folder: str
+
+    def processes(self) -> list[psutil.Process]:
+        return [each for each in psutil.process_iter() if _session(each.pid) == self.pid]
+
+    def kill(self) -> None:
+        """Send SIGKILL to all processes of the node, and wait until they have ended."""
+        while left := self.processes():
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=_STOP_SECONDS)
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """address: host:port, for ray.address. dashboard_url: the job server, too. token: for both."""
+
+    address: str
+    dashboard_url: str
+    folder: str
+    token: str
+    nodes: tuple[NodeProcess, ...] = ()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that a client needs so that the cluster lets it in."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def alive(self) -> dict[str, str]:
+        """The node ids of the nodes that Ray takes for alive, by address."""
+        request = urllib.request.Request(
+            f"{self.dashboard_url}/api/v0/nodes?limit=100&detail=1",
+            headers={"Authorization": f"Bearer {self.token}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            rows = json.load(answer)["data"]["result"]["result"]
+        return {row["node_ip"]: row["node_id"] for row in rows if row["state"] == "ALIVE"}
+
+
+@contextmanager
+def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[LocalCluster]:
+    """Run a head and `num_workers` workers inside the `with` block."""
+    # The path must be short: the names of Ray's sockets have at most 107 characters.
+    folder = tempfile.mkdtemp(prefix="xrec-ray-")
+    port, dashboard_port, client_port = _free_ports(3)
+    head = [
+        "--head",
+        f"--port={port}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard_port}",
+        f"--ray-client-server-port={client_port}",
+    ]
+    url = f"http://127.0.0.1:{dashboard_port}"
+    cluster = LocalCluster(f"127.0.0.2:{port}", url, folder, secrets.token_hex(32))
+    try:
+        cluster = add_node(cluster, cpus_per_node, options=head)
+        _wait_for_nodes(cluster)
+        for _ in range(num_workers):
+            cluster = add_node(cluster, cpus_per_node)
+        _wait_for_nodes(cluster)
+        yield cluster
+    finally:
+        stop_nodes(cluster.nodes[1:])  # workers would look for a head that is gone
+        stop_nodes(cluster.nodes[:1])
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_node(
+    cluster: LocalCluster, cpus: int = 1, *, options: Sequence[str] = (), **variables: str
+) -> LocalCluster:
+    """Start one more node and return the cluster with it; it joins within seconds.
+
+    The caller must stop it with `stop_nodes`.
+    """
+    number = len(cluster.nodes)
+    address, folder = f"127.0.0.{number + 2}", Path(cluster.folder) / str(number)
+    command = _ray_start(options or [f"--address={cluster.address}"], address, cpus, folder)
+    with folder.with_suffix(".log").open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**_environment(), **cluster.environment, **variables},
+            cwd=cluster.folder,
+            start_new_session=True,
+        )
+    node = NodeProcess(process.pid, address, str(folder))
+    return replace(cluster, nodes=(*cluster.nodes, node))
+
+
+def stop_nodes(nodes: Sequence[NodeProcess]) -> None:
+    """Stop the nodes, all at the same time, with all processes that they started."""
+    leaders = []
+    for node in nodes:
+        with suppress(psutil.NoSuchProcess):
+            leaders.append(psutil.Process(node.pid))
+            leaders[-1].terminate()  # `ray start --block` then stops its children
+    psutil.wait_procs(leaders, timeout=_STOP_SECONDS)
+    for node in nodes:
+        node.kill()
+
+
+def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
+    """Return Ray Train's workers among the descendants of `ancestor`."""
+    return [
+        process
+        for process in ancestor.children(recursive=True)
+        if "RayTrainWorker" in " ".join(_command(process))
+    ]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess):
+        command: list[str] = process.cmdline()
+        return command
+    return []
+
+
+def kill_family(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the process with kill -9, and then the processes that it leaves behind.
+
+    The workers are stopped first: on a busy machine, orphans could finish the training meanwhile.
+    """
+    family = psutil.Process(process.pid).children(recursive=True)
+    for worker in training_workers(psutil.Process(process.pid)):
+        worker.suspend()
+    os.kill(process.pid, signal.SIGKILL)
+    _, orphans = psutil.wait_procs(family, timeout=10)
+    for orphan in orphans:
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
+
+
+def _wait_for_nodes(cluster: LocalCluster) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        with suppress(OSError):  # the dashboard does not answer yet
+            if len(cluster.alive()) == len(cluster.nodes):
+                return
+        last = Path(cluster.nodes[-1].folder).with_suffix(".log")
+        assert time.monotonic() < deadline, f"a node did not start:\n{last.read_text()[-2000:]}"
+        time.sleep(0.3)
+
+
+def _environment() -> dict[str, str]:
+    """The variables of this process, without those that name a cluster.
+
+    A submitted job runs the first `python` on its node's PATH, which must be this one.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_CLUSTERS}
+    return {**kept, **LOCAL_ENVIRONMENT, "PATH": path}
+
+
+def _ray_start(options: Sequence[str], address: str, num_cpus: int, folder: Path) -> list[str]:
+    agent_port, runtime_env_port = _free_ports(2)
+    return [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--block",
+        *options,
+        f"--node-ip-address={address}",
+        f"--num-cpus={num_cpus}",
+        f"--temp-dir={folder}",
+        "--object-store-memory=200000000",
+        f"--dashboard-agent-listen-port={agent_port}",
+        f"--runtime-env-agent-port={runtime_env_port}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--disable-usage-stats",
+    ]
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in taken:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in taken]
+
+
+def _session(pid: int) -> int | None:
+    """The session of a process that is no zombie."""
+    try:
+        ended = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return None if ended else os.getsid(pid)
+    except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+        return None

@@ -1,0 +1,181 @@
+"""Language models that do what a test says: an endpoint of the OpenAI API, and one without HTTP.
+
+The endpoint is slow, busy, broken or silent as the test's `behave` decides, and keeps what it was
+asked.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from xrec.config.text import SamplingConfig
+from xrec.text import Prompt, RawReply, ReplyFailure, Usage
+
+COST = Usage(10, 2, 1)
+LONG = '{"word": "a very long wo'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the endpoint does with a request.
+
+    Attributes:
+        text: The model's reply.
+        status: If it is not 200, `error` is sent in place of a reply.
+        body: Sent as it is, in place of a reply.
+        is_cut: Whether the connection ends in the middle.
+        num_tokens: Of the prompt and of the reply.
+    """
+
+    text: str = "{}"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    error: dict[str, Any] = field(default_factory=lambda: {"message": "no"})
+    body: str | None = None
+    delay_seconds: float = 0.0
+    is_cut: bool = False
+    num_tokens: tuple[int, int] = (11, 7)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: the words of its last message, how often they came before, body and headers."""
+
+    words: str
+    num_before: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+    at: float
+
+
+@dataclass
+class StubEndpoint:
+    """What a test tells the endpoint, and finds out from it.
+
+    Attributes:
+        most_at_once: The largest number of requests that were under way together.
+    """
+
+    behave: Callable[[Asked], Answer]
+    model: str = "stub"
+    url: str = ""
+    asked: list[Asked] = field(default_factory=list)
+    num_at_once: int = 0
+    most_at_once: int = 0
+
+
+@contextmanager
+def stub_endpoint(behave: Callable[[Asked], Answer]) -> Iterator[StubEndpoint]:
+    stub = StubEndpoint(behave)
+    server = uvicorn.Server(
+        uvicorn.Config(_app(stub), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    stub.url = f"http://127.0.0.1:{port}/v1"
+    try:
+        yield stub
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+def _app(stub: StubEndpoint) -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        body = await request.json()
+        words = body["messages"][-1]["content"]
+        num_before = sum(each.words == words for each in stub.asked)
+        asked = Asked(words, num_before, body, dict(request.headers), time.monotonic())
+        stub.asked.append(asked)
+        stub.num_at_once += 1
+        stub.most_at_once = max(stub.most_at_once, stub.num_at_once)
+        try:
+            answer = stub.behave(asked)
+            await _wait(answer.delay_seconds, request)
+            return _response(asked, answer)
+        finally:
+            stub.num_at_once -= 1
+
+    return app
+
+
+async def _wait(seconds: float, request: Request) -> None:
+    """Wait, but not for a client that has gone."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not await request.is_disconnected():
+        await asyncio.sleep(min(left, 0.02))
+
+
+def _response(asked: Asked, answer: Answer) -> Response:
+    if answer.status != 200:
+        return JSONResponse(
+            {"error": answer.error}, status_code=answer.status, headers=answer.headers
+        )
+    body = answer.body if answer.body is not None else json.dumps(_completion(asked, answer))
+    if answer.is_cut:
+        return StreamingResponse(_half(body), headers={"Content-Length": str(len(body.encode()))})
+    return Response(body, media_type="application/json", headers=answer.headers)
+
+
+async def _half(body: str) -> AsyncIterator[bytes]:
+    yield body.encode()[: len(body) // 2]
+    raise ConnectionResetError
+
+
+def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
+    shown, said = answer.num_tokens
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": asked.body["model"],
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": answer.text},
+            }
+        ],
+        "usage": {"prompt_tokens": shown, "completion_tokens": said, "total_tokens": shown + said},
+    }
+
+
+class ScriptedModel:
+    """A LanguageModel that writes what `answer` returns, to the last prompt first.
+
+    The text `late` is a time-out; LONG is cut off. Every reply costs COST.
+
+    Attributes:
+        asked: The prompts that it answered, in order.
+    """
+
+    def __init__(self, answer: Callable[[Prompt[Any], SamplingConfig], str]):
+        self._answer = answer
+        self.asked: list[tuple[Prompt[Any], SamplingConfig]] = []
+
+    @property
+    def words(self) -> list[str]:
+        """The first message of each prompt that was asked."""
+        return [prompt.messages[0].content for prompt, _ in self.asked]
+
+    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+        for index in reversed(range(len(prompts))):
+            text = self._answer(prompts[index], sampling)
+            self.asked.append((prompts[index], sampling))
+            failure = ReplyFailure("timeout", "late") if text == "late" else None
+            yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)

@@ -1,0 +1,127 @@
+"""What xrec runs on Ray, run in the test's own process; and places on a disk and an object store.
+
+It saves starting processes that import torch, where a test is about rows and not about actors.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from xrec import bulk
+from xrec.bulk.work.marks import Marks
+from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
+from xrec.config.shared import StorageConfig
+from xrec.storage import Location, open_location
+
+
+@dataclass(frozen=True)
+class Place:
+    """A URI, and what opens it."""
+
+    uri: str
+    storage: StorageConfig
+
+    @property
+    def location(self) -> Location:
+        return open_location(self.uri, self.storage)
+
+
+class Killed(BaseException):
+    """Ends a process of PoolHere."""
+
+
+@dataclass
+class PoolHere:
+    """A pool of one process after the other, all of them the test's; it does a chunk at a time.
+
+    A process that dies, by `Killed`, is followed by another, as in Ray.
+
+    Attributes:
+        before: Called with each chunk that is about to be done.
+        order: Changes the order of the chunks.
+        done: The chunks that were started.
+    """
+
+    before: Callable[[int], object] = lambda chunk: None
+    order: Callable[[Sequence[int]], Sequence[int]] = list
+    done: list[int] = field(default_factory=list)
+    num_starts: int = 0
+
+    def summaries(
+        self,
+        settings: WorkerSettings,
+        chunks: Sequence[int],
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[int, bulk.Summary]]:
+        marks = Marks(1)
+        worker = self._start(settings, marks)
+        for chunk in self.order(chunks):
+            while True:
+                self.done.append(chunk)
+                self.before(chunk)
+                try:
+                    summary = worker.do(chunk)
+                    break
+                except Killed:
+                    worker = self._start(settings, marks)
+            if summary is not None:
+                yield chunk, summary
+            if marks.is_over(is_over()):
+                return
+
+    def held(self, num_chunks: int) -> dict[str, float]:
+        """Return the hours held, as if all chunks had a GPU at a time."""
+        return {"cpu_hours": 2.0 * num_chunks, "gpu_hours": float(num_chunks)}
+
+    def _start(self, settings: WorkerSettings, marks: Marks) -> ChunkWorker:
+        self.num_starts += 1
+        return ChunkWorker(settings, marks)
+
+
+def pool_here(*settings: Any, **more: Any) -> PoolHere:
+    return PoolHere()
+
+
+@dataclass(frozen=True)
+class TaskOf:
+    """Does rows by a function; an error of it ends the run."""
+
+    do: Callable[[pa.Table], bulk.Outcome]
+    row_errors: tuple[type[Exception], ...] = ()
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        raise NotImplementedError
+
+
+def plan_of(
+    uri: str,
+    kind: str,
+    format: bulk.RowFormat,
+    rows: pa.Table,
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> bulk.BulkRun:
+    """Plan a bulk run of these rows; `settings` are of its request."""
+    batches = [bulk.clean_keys(rows, format.keys, file="rows", first_line=1)]
+    identity = bulk.Identity(kind=kind, config=dict(config or {}), inputs=dict(inputs or {}))
+    return bulk.open_run(bulk.RunRequest(uri, identity, format, lambda: batches, **settings))
+
+
+def map_here(
+    make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], **resources: Any
+) -> Iterator[tuple[int, Any]]:
+    """Do what `xrec.bulk.work.pool.map_in_processes` does, in this process, the last item first.
+
+    What would be sent between processes is pickled, as it is there.
+    """
+    work = _sent(make)()
+    return reversed(list(enumerate(_sent(work(_sent(item))) for item in items)))
+
+
+def _sent(value: Any) -> Any:
+    from ray import cloudpickle
+
+    return cloudpickle.loads(cloudpickle.dumps(value))

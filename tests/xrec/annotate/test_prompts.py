@@ -1,0 +1,331 @@
+"""The prompts, what they show of a row, and what becomes of the model's replies."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tests.errors import raises
+from tests.xrec.annotate.conftest import item_row, pair_row, shown_review, user_row
+from xrec.annotate.annotator import Aspect, ItemInput, ItemText, PairText, UserText
+from xrec.annotate.language_model.prompts import RowData, read_prompt
+from xrec.annotate.language_model.replies import (
+    SCHEMAS,
+    ItemReply,
+    PairReply,
+    ReplyLimits,
+    UserReply,
+    is_quote,
+    item_text,
+    pair_text,
+    quote_problem,
+    user_text,
+    whole_sentences,
+)
+from xrec.errors import ConfigError
+from xrec.storage import open_location
+
+VALUES = {"language": "Danish", "max_aspects": "6"}
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+@pytest.mark.parametrize("domain", ["shop", "place", "book"])
+def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind, domain):
+    prompt = read_prompt(kind, None, SCHEMAS[kind], domain)
+    messages = prompt.messages({"review": 'a "quoted" one'}, domain, VALUES)
+    assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
+    assert "in Danish:" in messages[0].content
+    assert "{" not in messages[0].content
+    SCHEMAS[kind].model_validate_json(messages[2].content)
+    assert json.loads(messages[3].content) == {"review": 'a "quoted" one'}
+    assert len(set(prompt.examples.values())) == 3
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<|im_end|>\n<|im_start|>system",
+        "</s>[INST] <<SYS>>",
+        "[/SYSTEM_PROMPT]",
+        "<start_of_turn>user",
+        "<\uff5cUser\uff5c>",
+        "<think>",
+        '"}\n[1]',
+    ],
+)
+def test_prompt_has_no_markup_of_a_text_and_still_all_of_it(markup):
+    data = {
+        "reviews": [{"review": f"So {markup} good.", "rating": 5.0}],
+        "tags": [["A"], [1], [True, None]],
+    }
+    prompt = read_prompt("pair", None, PairReply, "shop")
+    asked = prompt.messages(data, "shop", VALUES)[-1].content
+    assert markup not in asked
+    assert "<" not in asked
+    assert json.loads(asked) == data
+
+
+def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are():
+    prompt = read_prompt("pair", None, PairReply, "shop")
+    for shown, reply in prompt.examples.values():
+        parsed = PairReply.model_validate_json(reply)
+        text = pair_text(pair_row(json.loads(shown)["review"]), ReplyLimits(), parsed)
+        assert text.explanation == parsed.explanation
+        assert text.explanation.startswith("You would enjoy")
+        told = [(each.aspect, each.opinion) for each in text.aspects]
+        assert told == [(each.aspect, each.opinion) for each in parsed.aspects]
+
+
+RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile": "They like."}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "domain", "place"),
+    [
+        (None, "pets", "annotator.prompts.user"),
+        ("Do it.", "pets", "[system]"),
+        (RIGHT.replace("[reply]", "[example cats]"), "pets", "after [system]"),
+        (RIGHT.replace("They like.", 'They "like".'), "pets", "[example pets]"),
+        (RIGHT.replace("profile", "text"), "pets", "[example pets]"),
+        (RIGHT.replace('{"reviews": []}', "[]"), "pets", "[example pets]"),
+    ],
+)
+def test_prompt_of_ones_own_that_is_wrong_says_where(tmp_path, text, domain, place):
+    path = tmp_path / "user.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        read_prompt("user", str(path), UserReply, domain)
+    assert place in str(raised.value)
+
+
+def test_prompt_of_ones_own_needs_an_example_of_the_domain(tmp_path):
+    path = tmp_path / "user.txt"
+    path.write_text(RIGHT)
+    with raises(ConfigError, "no_example", "annotator.domain", "shop"):
+        read_prompt("user", str(path), UserReply, "shop")
+
+
+def test_prompt_of_ones_own_is_read_from_an_object_store_too(s3):
+    uri = f"{s3.new_bucket()}/user.txt"
+    open_location(uri, s3.storage).write_bytes(RIGHT.encode())
+    prompt = read_prompt("user", uri, UserReply, "pets", s3.storage)
+    assert (prompt.name, prompt.system) == (uri, "Do it.")
+    assert prompt.examples == {"pets": ('{"reviews": []}', '{"profile": "They like."}')}
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _num_words(value: object) -> int:
+    if isinstance(value, str):
+        return _words(value)
+    if isinstance(value, dict):
+        return sum(map(_num_words, value.values()))
+    return sum(map(_num_words, value)) if isinstance(value, list) else 0
+
+
+def test_item_data_with_room_has_all_reviews_in_their_order():
+    row = ItemInput(
+        "i",
+        "Strap",
+        "colour: red",
+        (shown_review("Soft.", summary="Good"), shown_review("Wide.")),
+        2,
+    )
+    assert RowData(500, _words).of(row) == {
+        "title": "Strap",
+        "details": "colour: red",
+        "reviews": [{"rating": 5.0, "review": "Good: Soft."}, {"rating": 5.0, "review": "Wide."}],
+    }
+
+
+def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest():
+    long = " ".join(f"word{place}" for place in range(60))
+    data = RowData(100, _words).of(item_row(long, long, long, details=long))
+    assert data["details"] == " ".join(long.split()[:25])
+    assert [_words(each["review"]) for each in data["reviews"]] == [60]
+    assert _num_words(data) <= 100
+    wider = RowData(130, _words).of(item_row(long, long, long))
+    assert [_words(each["review"]) for each in wider["reviews"]] == [60, 60]
+    narrower = RowData(90, _words).of(item_row(long, long, long))
+    assert [_words(each["review"]) for each in narrower["reviews"]] == [60, 30]
+    assert long.startswith(narrower["reviews"][1]["review"])
+
+
+def test_user_and_pair_data_name_the_item_and_stay_within_their_tokens():
+    long = " ".join(f"word{place}" for place in range(300))
+    item = ItemText("Strap", long)
+    user = RowData(100, _words).of(user_row("Soft and wide.", long, item=item))
+    assert user["reviews"][0]["item"] == "Strap"
+    assert _words(user["reviews"][0]["about"]) == 10
+    assert _num_words(user) <= 100
+    pair = RowData(100, _words).of(pair_row(long, item=item))
+    assert pair["item"] == "Strap"
+    assert _words(pair["about"]) == 25
+    assert 70 <= _words(pair["review"]) <= 74
+    assert RowData(100, _words).of(pair_row("Soft."))["review"] == "Soft."
+    assert RowData(50, len).cut("x" * 500, 50) == ""  # one endless word
+
+
+NONE_LESS = ReplyLimits()
+KEPT = pair_row("Soft.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It is soft. It is wide.", "It is soft. It is wide."),
+        ("  It is\n soft  ", "It is soft."),
+        ("It is soft, “as silk.”", "It is soft, “as silk.”"),
+        ("It costs 3.50", "It costs 3.50."),
+        ("柔らかい。", "柔らかい。"),
+        ("音が良い。使いやすい！音が良い。", "音が良い。使いやすい！"),
+        ("「音が良い。」と思う。", "「音が良い。」と思う。"),
+        ("It is soft. It is wide. It is soft. It is so", "It is soft. It is wide. It is so."),
+        (" - ", None),
+        ("Soft strap. " + "a" * 800, "Soft strap."),
+        ("a" * 800, None),
+    ],
+)
+def test_whole_sentences_end_with_the_last_whole_one_and_repeat_none(text, expected):
+    assert whole_sentences(text, 800) == expected
+
+
+def test_item_text_keeps_the_sources_title_and_takes_the_models_where_there_is_none():
+    reply = ItemReply(title=" Soft\nStrap ", profile="A strap.")
+    assert item_text(item_row(title="Strap 2"), NONE_LESS, reply) == ItemText("Strap 2", "A strap.")
+    assert item_text(item_row(), NONE_LESS, reply) == ItemText(
+        "Soft Strap", "A strap.", title_is_made=True
+    )
+
+
+def _aspect(
+    aspect: str, opinion: str = "", sentiment: str = "positive", quote: str = "Soft"
+) -> dict[str, str]:
+    return {"quote": quote, "aspect": aspect, "opinion": opinion, "sentiment": sentiment}
+
+
+def _reply_of(*aspects: dict[str, str], explanation: str = "You would enjoy it") -> PairReply:
+    return PairReply.model_validate({"aspects": list(aspects), "explanation": explanation})
+
+
+def test_pair_text_has_each_aspect_once_and_none_without_a_name_or_a_quote():
+    reply = _reply_of(
+        _aspect(" Width ", "wide"),
+        _aspect("width", "", "negative"),
+        _aspect(" ", "soft", "neutral"),
+        _aspect("price", quote="a bargain"),
+        _aspect("feel", "soft", quote="soft, and wide"),
+        _aspect("look", "like silk"),  # in other words than the review's
+    )
+    row = pair_row("Soft, and\twide.")
+    assert pair_text(row, NONE_LESS, reply) == PairText(
+        "You would enjoy it.",
+        (
+            *(Aspect("Width", "wide", "positive"), Aspect("feel", "soft", "positive")),
+            Aspect("look", "", "positive"),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("quote", "stands"),
+    [
+        ("as silk, and wide", True),
+        ("“It\u2019s SOFT as  silk\n, and", False),
+        ("“It\u2019s SOFT as  \n silk”", True),
+        ("a \u201cnice\u201d strap", True),
+        ("A good one: It's", True),  # the heading is a part of the review
+        ("soft as silk...", True),
+        ("soft silk", False),
+        ("'...'", False),
+        ("", False),
+    ],
+)
+def test_quote_stands_in_the_review_but_for_blanks_case_and_marks(quote, stands):
+    text = "It's soft as silk, and wide. A 'nice' strap."
+    assert is_quote(quote, shown_review(text, summary="A good one")) == stands
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_wrong"),
+    [
+        (_reply_of(_aspect("price", quote="a bargain"), _aspect("feel")), False),
+        (_reply_of(_aspect("price", quote="a bargain")), True),
+        (_reply_of(), True),  # a reason of which nothing stands in the review
+        (_reply_of(explanation=" "), False),
+    ],
+)
+def test_reply_of_which_nothing_stands_in_the_review_is_wrong(reply, is_wrong):
+    assert (quote_problem(KEPT, reply) is not None) == is_wrong
+
+
+def _pair_reply(explanation: str, *sentiments: str) -> PairReply:
+    parts = (_aspect(f"part {number}", "", each) for number, each in enumerate(sentiments))
+    return _reply_of(*parts, explanation=explanation)
+
+
+@pytest.mark.parametrize(
+    ("explanation", "sentiments"), [("-", ()), ("", ()), ("", ("negative", "positive"))]
+)
+def test_pair_text_without_explanation_fails_beside_praise_or_no_aspect(explanation, sentiments):
+    blamed = pair_text(KEPT, NONE_LESS, _pair_reply(" ", "negative", "neutral"))
+    assert (blamed.explanation, len(blamed.aspects)) == ("", 2)
+    reply = _pair_reply(explanation, *sentiments)
+    text = pair_text(KEPT, NONE_LESS, reply)
+    assert (text.reason, text.reply) == ("no_full_sentence", reply.model_dump_json())
+    low_rated = replace(KEPT, split="low_rated")
+    assert isinstance(pair_text(low_rated, NONE_LESS, reply), PairText)
+
+
+@pytest.mark.parametrize("max_tokens", [105, 128, 160, 256, 512, 4096])
+def test_longest_reply_fits_the_tokens(max_tokens):
+    limits = ReplyLimits.of_tokens(max_tokens)
+    longest = ("x" * length for length in (limits.aspect, limits.opinion, limits.quote))
+    aspect = dict(zip(("aspect", "opinion", "quote"), longest, strict=True))
+    aspect |= {"sentiment": "neutral"}
+    pair = {"aspects": [aspect] * limits.num_aspects, "explanation": "x" * limits.explanation}
+    item = {"title": "x" * 60, "profile": "x" * limits.profile}
+    for schema, reply in ((limits.pair(), pair), (limits.item(), item)):
+        assert len(schema.model_validate(reply).model_dump_json()) <= 3 * max_tokens
+
+
+def test_limits_are_held_by_the_schemas():
+    limits = ReplyLimits.of_tokens(128)
+    assert limits == ReplyLimits(284, 139, num_aspects=1, aspect=30, opinion=40, quote=60)
+    assert ReplyLimits.of_tokens(1024) == ReplyLimits(aspect=30, opinion=40, quote=60)
+    with pytest.raises(ValidationError):
+        limits.user().model_validate({"profile": "x" * 285})
+    aspect: dict[str, Any] = _aspect("width", "wide")
+    for long in ({"opinion": "x" * 41}, {"quote": "x" * 61}, {"quote": ""}):
+        with pytest.raises(ValidationError):
+            limits.pair().model_validate({"aspects": [aspect | long], "explanation": "x"})
+    with pytest.raises(ValidationError):
+        limits.pair().model_validate({"aspects": [aspect] * 2, "explanation": "x"})
+
+
+def test_names_that_fill_their_limits_lose_the_word_that_was_cut():
+    limits = ReplyLimits(aspect=12, opinion=8)
+    aspect = _aspect("width of the", "as wide")
+    reply = limits.pair().model_validate({"aspects": [aspect], "explanation": "It is wide."})
+    assert pair_text(pair_row("Soft, as wide as it is."), limits, reply) == PairText(
+        "It is wide.", (Aspect("width of", "as wide", "positive"),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("They like it. They w", "They like it."),
+        ("音が良い。使いやすい。それ", "音が良い。使いやすい。"),
+        ("音が良い！使いやすい？それ", "音が良い！使いやすい？"),
+    ],
+)
+def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence(text, expected):
+    limits = ReplyLimits(profile=len(text))
+    reply = limits.user().model_validate({"profile": text})
+    assert user_text(user_row(), limits, reply) == UserText(expected)

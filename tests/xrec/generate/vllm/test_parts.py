@@ -1,0 +1,277 @@
+"""What vLLM is started with, what a token adds to its layers, and which versions are refused.
+
+vLLM need not be installed for these tests: where its modules are imported, they are a stand-in.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.errors import raises
+from xrec.config.llm import EngineConfig
+from xrec.errors import ModelError
+from xrec.generate.vllm.injection import InjectionBuffer, added
+from xrec.generate.vllm.plugin import check_installed_vllm
+
+# Free and total GiB of the GPUs by their index.
+GPUS = {0: (10, 80), 1: (72, 80), 2: (40, 80)}
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """A stand-in for vLLM that sees GPU 1 and GPU 2 in this order."""
+    vllm = MagicMock()
+    for name in ("vllm", "vllm.platforms", "vllm.utils", "vllm.utils.import_utils"):
+        monkeypatch.setitem(sys.modules, name, vllm)
+    vllm.current_platform.device_type = "cuda"
+    vllm.current_platform.visible_device_id_to_physical_device_id = lambda place: place + 1
+    vllm.current_platform.supported_dtypes = [torch.float16, torch.float32]
+    vllm.import_pynvml.return_value = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda index: SimpleNamespace(
+            free=GPUS[index][0], total=GPUS[index][1]
+        ),
+    )
+    return vllm
+
+
+@pytest.fixture
+def arguments(vllm, monkeypatch):
+    """The module, loaded again with the stand-in, and only here."""
+    monkeypatch.delitem(sys.modules, "xrec.generate.vllm.arguments", raising=False)
+    yield importlib.import_module("xrec.generate.vllm.arguments")
+    sys.modules.pop("xrec.generate.vllm.arguments", None)
+
+
+def started_with(arguments: ModuleType, vllm: MagicMock, **settings: Any) -> dict[str, Any]:
+    given = {"max_rows": 7, "kv_cache_gib": 1.0, "gpu_memory_share": 0.5, **settings}
+    device = given.pop("device", torch.device("cuda"))
+    arguments.engine_arguments(
+        Path("llm"),
+        SimpleNamespace(architectures=["Qwen3ForCausalLM"]),
+        "direct",
+        EngineConfig(kind="vllm", **given),
+        dtype=torch.float16,
+        device=device,
+    )
+    return dict(vllm.EngineArgs.call_args.kwargs)
+
+
+@pytest.mark.parametrize(("num_gpus", "expected"), [(1, 0.45), (2, 0.25)])
+def test_memory_is_the_share_free_on_the_fullest_gpu(arguments, vllm, num_gpus, expected):
+    found = started_with(arguments, vllm, tensor_parallel_size=num_gpus)
+    assert found["gpu_memory_utilization"] == pytest.approx(expected)
+    assert "kv_cache_memory_bytes" not in found
+    assert "block_size" not in found
+
+
+def test_memory_on_a_cpu_is_that_of_the_kv_cache(arguments, vllm):
+    vllm.current_platform.device_type = "cpu"
+    found = started_with(arguments, vllm, device=torch.device("cpu"))
+    assert found["kv_cache_memory_bytes"] == 1 << 30
+    assert "gpu_memory_utilization" not in found
+
+
+def test_arguments_name_our_class_of_the_family_and_take_further_options(arguments, vllm):
+    found = started_with(arguments, vllm, vllm_options={"max_num_batched_tokens": 16384})
+    assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
+    assert found["additional_config"] == {"injection": "direct"}
+    assert found["max_num_batched_tokens"] == 16384
+    assert found["enable_prefix_caching"] is True
+    assert found["stream_interval"] > 10**6  # of a text that nobody reads while it is written
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "speculative_config",
+        "enable_lora",
+        "pipeline_parallel_size",
+        "enable_dbo",
+        "limit_mm_per_prompt",
+        "logits_processors",
+        "disable_log_stats",
+        "generation_config",
+        "max_num_seqs",
+    ],
+)
+def test_options_that_would_break_texts_are_refused(arguments, vllm, option):
+    with raises(ModelError, "option_forbidden", key="engine.vllm_options", saw=option):
+        started_with(arguments, vllm, vllm_options={option: 1})
+
+
+def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(arguments, vllm):
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert arguments.resolve_vllm_dtype("auto", gpu) == torch.float32
+    vllm.current_platform.supported_dtypes = [torch.bfloat16]
+    assert arguments.resolve_vllm_dtype("auto", gpu) == torch.bfloat16
+    assert arguments.resolve_vllm_dtype("auto", cpu) == torch.float32
+    assert arguments.resolve_vllm_dtype("float16", gpu) == torch.float16
+
+
+def test_vllms_processes_are_spawned_and_the_environment_is_as_before(arguments, monkeypatch):
+    """A forked process could not use the GPU: looking for one initialises the driver here."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
+    with arguments.start_settings(3):
+        assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in os.environ
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+NUM_HEADS, HEAD_DIM, H = 8, 3, 24
+
+
+def shape(num_key_value_heads: int, rank: int = 0, world_size: int = 1) -> dict[str, int]:
+    """What a QKVParallelLinear of vLLM says of itself."""
+    return {
+        "hidden_size": H,
+        "head_size": HEAD_DIM,
+        "total_num_heads": NUM_HEADS,
+        "total_num_kv_heads": num_key_value_heads,
+        "num_kv_heads": max(1, num_key_value_heads // world_size),
+        "num_kv_head_replicas": max(1, world_size // num_key_value_heads),
+        "tp_rank": rank,
+        "tp_size": world_size,
+    }
+
+
+def head(vectors: Tensor, index: int) -> Tensor:
+    return vectors[:, index * HEAD_DIM : (index + 1) * HEAD_DIM]
+
+
+def folded_head(vectors: Tensor, index: int, num_key_value_heads: int) -> Tensor:
+    group = NUM_HEADS // num_key_value_heads
+    return sum(head(vectors, query) for query in range(index * group, (index + 1) * group)) / group
+
+
+@pytest.mark.parametrize(
+    ("num_key_value_heads", "world_size", "heads_of_ranks"),
+    [
+        (8, 1, [range(8)]),
+        (2, 1, [range(2)]),
+        (4, 2, [(0, 1), (2, 3)]),
+        (2, 2, [(0,), (1,)]),
+        (2, 8, [(0,), (0,), (0,), (0,), (1,), (1,), (1,), (1,)]),
+        (1, 4, [(0,), (0,), (0,), (0,)]),
+    ],
+)
+def test_added_direct_is_each_ranks_slice_of_qkv(num_key_value_heads, world_size, heads_of_ranks):
+    adapted = torch.randn(5, H, generator=torch.Generator().manual_seed(0))
+    num_queries = NUM_HEADS // world_size
+    for rank, key_heads in enumerate(heads_of_ranks):
+        part = SimpleNamespace(**shape(num_key_value_heads, rank, world_size))
+        keys = [folded_head(adapted, index, num_key_value_heads) for index in key_heads]
+        expected = torch.cat(
+            [head(adapted, rank * num_queries + index) for index in range(num_queries)]
+            + keys
+            + keys,
+            dim=1,
+        )
+        torch.testing.assert_close(added(part, adapted, "direct"), expected)
+
+
+def test_added_projected_is_the_vector_and_none_is_nothing():
+    adapted = torch.randn(5, H)
+    part = SimpleNamespace(**shape(2, rank=1, world_size=2))
+    assert torch.equal(added(part, adapted, "projected"), adapted)
+    assert added(part, adapted, "none").shape == (5, 0)
+
+
+class FusedProjection(nn.Linear):
+    """Returns its output and its bias apart, as vLLM's linear layers do."""
+
+    def __init__(self) -> None:
+        super().__init__(H, 36)
+        vars(self).update(shape(2))
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, None]:
+        return super().forward(hidden), None
+
+
+def test_buffer_holds_the_latest_step_and_zeros_at_one_address():
+    buffer = InjectionBuffer([FusedProjection()], "projected", 6)
+    address = buffer.values.data_ptr()
+    for rows in ([0, 1, 2, 3, 4], [3, 1], None, [5], None, None, [0]):
+        expected = torch.zeros(6, H)
+        if rows is None:
+            buffer.clear()
+        else:
+            vectors = torch.randn(len(rows), H)
+            buffer.write(torch.tensor(rows), vectors)
+            expected[rows] = vectors
+        assert torch.equal(buffer.values, expected)
+    assert buffer.values.data_ptr() == address
+    assert not buffer.state_dict()  # nothing that a checkpoint must hold
+
+
+@pytest.mark.parametrize("rule", ["projected", "direct", "none"])
+def test_buffer_rows_are_added_to_input_or_output_of_each_layer(rule):
+    torch.manual_seed(0)
+    layers = [FusedProjection() for _ in range(2)]
+    hidden, vectors = torch.randn(4, H), torch.randn(2, H)
+    plain = [layer(hidden)[0] for layer in layers]
+    buffer = InjectionBuffer(layers, rule, 9)
+    buffer.write(torch.tensor([2, 0]), vectors)
+    of_rows = torch.zeros(4, {"projected": H, "direct": 36, "none": 0}[rule])
+    of_rows[[2, 0]] = added(layers[0], vectors, rule)
+    for layer, before in zip(layers, plain, strict=True):
+        after, bias = layer(hidden)
+        change = of_rows @ layer.weight.T if rule == "projected" else of_rows
+        torch.testing.assert_close(after, before + (change if rule != "none" else 0))
+        assert bias is None
+        assert set(layer.state_dict()) == {"weight", "bias"}
+    buffer.clear()
+    torch.testing.assert_close(layers[0](hidden)[0], plain[0])
+
+
+@pytest.mark.parametrize("rule", ["projected", "direct"])
+def test_buffer_takes_rows_and_vectors_of_its_own_device(rule):
+    buffer = InjectionBuffer([FusedProjection().to("meta")], rule, 6).to("meta")
+    buffer.write(torch.tensor([1, 4], device="meta"), torch.ones(2, H, device="meta"))
+    assert buffer.values.is_meta
+
+
+def test_buffer_direct_of_a_model_with_a_wider_query_is_refused():
+    layer = FusedProjection()
+    layer.total_num_heads = 16
+    with raises(ModelError, "query_width", key="model.injection", saw="direct"):
+        InjectionBuffer([layer], "direct", 6)
+
+
+@pytest.mark.parametrize(
+    "version", ["0.29.0", "0.30.0", "0.30.1+cpu", "0.31.0", "0.32.0", "0.32.1.dev3+g12"]
+)
+def test_version_that_is_known_passes(version, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))
+    check_installed_vllm()
+
+
+@pytest.mark.parametrize(
+    "version", ["0.28.1", "0.9.2", "0.3.0", "0.33.0", "0.33.0rc1", "0.300.0", "1.30.0", "dev", ""]
+)
+def test_version_that_was_not_tested_is_refused_with_what_to_do(version, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))
+    with raises(ModelError, "vllm_version", key="engine.kind", saw=version):
+        check_installed_vllm()
+
+
+def test_plugin_imports_nothing_that_vllms_start_could_stumble_over():
+    code = (
+        "import sys, xrec.generate.vllm.plugin; "
+        "print(sorted({'torch', 'torch_geometric', 'pandas', 'vllm'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,318 @@
+"""A baseline from its examples to its texts; tests/jobs/test_compare.py trains one on Ray."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.errors import raises
+from tests.world.models import toy_tokenizer
+from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, explanation, write_untrained
+from xrec.config.adapter import AdapterTrainingConfig
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError, TrainingError
+from xrec.lab.baselines.artifact import build_model, read_baseline
+from xrec.lab.baselines.baseline import RECIPES, Baseline, Recipe, recipe_of
+from xrec.lab.baselines.codec import BEGIN, END, UNKNOWN
+from xrec.lab.baselines.data import (
+    BaselineData,
+    TextExample,
+    build_data,
+    collate,
+    example,
+    length_that_fits,
+)
+from xrec.lab.baselines.lora import LoRA
+from xrec.lab.baselines.peter import PETER, TextBatch
+from xrec.lab.baselines.texts import write_baseline_texts
+from xrec.lab.baselines.train import _load_trainer, train_baseline
+from xrec.lab.baselines.trainer import BaselineTrainer, has_ended
+from xrec.llm.examples import IGNORE
+
+
+def test_data_examples_are_the_explained_pairs_with_their_ends(make_baseline, dataset):
+    data = build_data(make_baseline(), dataset)
+    assert (len(data.train), len(data.validation)) == (20, 10)
+    first = data.train[0]
+    assert (first.user_index, first.item_index, first.token_ids[-1]) == (0, 0, END)
+    assert data.codec.decode(list(first.token_ids)) == explanation(0, 0)
+
+
+def test_data_vocabulary_is_of_training_explanations_alone(make_baseline, dataset):
+    drawn = build_data(make_baseline(max_pairs=3), dataset)
+    assert len(drawn.train) == 3
+    texts = [drawn.codec.decode(list(example.token_ids)) for example in drawn.train]
+    seen = {piece for text in texts for piece in drawn.codec.encode(text)}
+    assert len(drawn.codec) == 4 + len(seen)
+    assert UNKNOWN in {each for example in drawn.validation for each in example.token_ids}
+
+
+def test_data_budget_is_the_same_for_all_seeds_and_in_a_larger_one(make_baseline, dataset):
+    def pairs(seed: int, count: int) -> set[tuple[int, int]]:
+        config = make_baseline(seed=seed, max_pairs=count)
+        train = build_data(config, dataset).train
+        return {(example.user_index, example.item_index) for example in train}
+
+    assert pairs(0, 5) == pairs(7, 5)
+    assert pairs(0, 5) < pairs(0, 9)
+
+
+def test_data_longest_text_follows_the_training_explanations_and_one_that_is_cut_has_no_end():
+    lengths = [*range(1, 200), 1000]  # 200 of them; 198 do not exceed 198
+    assert [length_that_fits(each) for each in (lengths, [5], [0, 0])] == [198, 5, 1]
+    assert example(1, 2, [7, 8, 9], 3) == TextExample(1, 2, (7, 8, 9, END))
+    assert example(1, 2, [7, 8, 9], 2) == TextExample(1, 2, (7, 8))
+
+
+def test_collate_pads_and_says_what_counts():
+    batch = collate([TextExample(1, 2, (7, 8, END)), TextExample(3, 4, (9,))])
+    assert batch.users.tolist() == [1, 3]
+    assert batch.items.tolist() == [2, 4]
+    assert batch.labels.tolist() == [[7, 8, END], [9, IGNORE, IGNORE]]
+    assert batch.words.tolist() == [[7, 8, IGNORE], [9, IGNORE, IGNORE]]
+    assert batch.inputs.tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]
+
+
+def test_data_without_explanations_is_refused(make_baseline, dataset):
+    few = replace(dataset, explanations=dataset.explanations.slice(0, 1))
+    with raises(DataError, "no_explained_pairs", saw=(1, 0)):
+        build_data(make_baseline(), few)
+
+
+def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_baseline, dataset):
+    data = build_data(make_baseline("lora", max_pairs=5), dataset)
+    assert (len(data.train), len(data.validation), data.sizes["num_tokens"]) == (5, 10, 0)
+    read = {token for each in data.train for token in each.prompt_ids}
+    assert max(read) < len(toy_tokenizer())  # no user and no item among the tokens
+    few = make_baseline("lora", recipe={"max_explanation_tokens": 1})
+    with raises(DataError, "no_pair_fits", saw={"explanation_too_long": 20}):
+        build_data(few, dataset)
+
+
+# The training loop
+
+
+def trainer_of(baseline: Baseline, data: BaselineData, **settings: Any) -> BaselineTrainer:
+    model = build_model(baseline, data.sizes)
+    return BaselineTrainer(model, data, baseline.recipe, seed=baseline.seed, **settings)
+
+
+def texts_of(trainer: BaselineTrainer, data: BaselineData) -> list[str]:
+    model, codec = trainer.model.eval(), data.codec
+    return [codec.decode(ids) for ids in model.write(collate(data.train), data.max_words)]
+
+
+def test_trainer_overfits_twenty_pairs_to_the_letter(make_baseline, dataset):
+    sizes = {"embedding_dim": 32, "feedforward_size": 32, "num_layers": 2}
+    recipe = {"optimizer": "AdamW", "learning_rate": 0.01, "batch_size": 20, "num_epochs": 400}
+    recipe |= {"patience": 400, "max_validation_pairs": 1}
+    baseline = make_baseline(sizes=sizes, recipe=recipe)
+    data = build_data(baseline, dataset)
+    wanted = [explanation(each.user_index, each.item_index) for each in data.train]
+    assert len(set(wanted)) == len(wanted) == 20
+    trainer, written = trainer_of(baseline, data), []
+    while written != wanted and not trainer.has_finished:
+        for _ in range(20):
+            trainer.run_epoch()
+        written = texts_of(trainer, data)
+    assert written == wanted
+
+
+def test_trainer_of_lora_changes_its_weights_alone_at_a_rate_with_a_peak(make_baseline, dataset):
+    pytest.importorskip("peft", reason="the extra compare is not installed")
+    recipe = {"num_epochs": 3, "batch_size": 8, "warmup_share": 0.4, "learning_rate": 0.02}
+    baseline = make_baseline("lora", recipe=recipe)
+    trainer = trainer_of(baseline, build_data(baseline, dataset))
+    before = {name: each.clone() for name, each in trainer.model.named_parameters()}
+    while not trainer.has_finished:
+        trainer.run_epoch()
+    losses = [row["train_loss"] for row in trainer.history]
+    assert losses[-1] < losses[0]
+    assert all(".lora_" in name for name in trainer.best)
+    for name, each in trainer.model.named_parameters():
+        assert torch.equal(each, before[name]) or ".lora_" in name
+    shares = [trainer._rate_share(step) for step in range(9)]  # 3 epochs of 3 steps
+    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert shares == sorted(shares[:4]) + sorted(shares[4:], reverse=True)
+
+
+def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(make_baseline, dataset):
+    recipe = {"optimizer": "SGD", "learning_rate": 0.5, "gradient_clipping": None}
+    baseline = make_baseline(recipe=recipe)
+    data = build_data(baseline, dataset)
+    model = build_model(baseline, data.sizes)
+    batch = collate(data.train)
+    (model(batch) / model.counts(batch)).sum().backward()
+    expected = {name: each - 0.5 * each.grad for name, each in model.named_parameters()}
+    trainer = trainer_of(baseline, data)
+    trainer.run_epoch()
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.allclose(parameter, expected[name], atol=1e-6), name
+
+
+def test_trainer_small_passes_learn_the_same(make_baseline, dataset):
+    recipe = {"batch_size": 7, "num_epochs": 2}  # of 20 pairs the last batch has 6
+    data = build_data(make_baseline(), dataset)
+    whole, small = (
+        trainer_of(make_baseline(recipe={**recipe, "micro_batch_size": size}), data)
+        for size in (64, 3)
+    )
+    for trainer in (whole, small):
+        while not trainer.has_finished:
+            trainer.run_epoch()
+    for row, expected in zip(small.history, whole.history, strict=True):
+        for name in ("train_loss", "validation_loss"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-5)
+    for name, parameter in whole.model.named_parameters():
+        assert torch.allclose(parameter, small.model.get_parameter(name), atol=1e-5)
+
+
+def test_trainer_loss_that_is_not_finite_ends_the_run(make_baseline, dataset):
+    baseline = make_baseline()
+    trainer = trainer_of(baseline, build_data(baseline, dataset))
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(torch.nan)
+    with raises(TrainingError, "loss_not_finite", "learning_rate"):
+        trainer.run_epoch()
+
+
+def test_trainer_seed_decides_the_weights_and_the_order(make_baseline, dataset):
+    def loss(seed: int) -> float:
+        baseline = make_baseline(seed=seed, recipe={"batch_size": 4})
+        row = trainer_of(baseline, build_data(baseline, dataset)).run_epoch()
+        return float(row["train_loss"])
+
+    assert loss(0) == loss(0)
+    assert loss(0) != loss(1)
+
+
+@pytest.mark.parametrize(
+    ("losses", "ends"),
+    [
+        ((), False),
+        ((3.0, 2.0, 1.0), False),
+        ((3.0, 2.0, 1.0, 0.5), True),  # all epochs
+        ((1.0, 1.0, 1.0), True),  # an equal loss is no gain
+        ((1.0, 2.0, 0.5), False),
+        ((2.0, 3.0, 1.0, 1.5), True),  # two without a gain, though not in a row
+    ],
+)
+def test_training_ends_with_its_epochs_or_its_patience(losses, ends):
+    recipe = Recipe("SGD", 1.0, num_epochs=4, patience=2)
+    assert has_ended([{"validation_loss": loss} for loss in losses], recipe) is ends
+
+
+def test_recipes_are_as_published_and_lora_has_the_passes_and_longest_text_of_ours():
+    values = {"num_epochs": 7, "max_explanation_tokens": 96, "max_validation_pairs": 5}
+    training = AdapterTrainingConfig.model_validate(values)
+    recipes = {kind: recipe_of(kind, training) for kind in RECIPES}
+    assert recipes["peter"] == replace(RECIPES["peter"], max_validation_pairs=5)
+    assert recipes["lora"] == replace(RECIPES["lora"], **values)
+
+
+# The artifact
+
+
+@pytest.mark.usefixtures("processes_here")
+def test_training_keeps_the_best_epoch_and_is_done_once(make_baseline, dataset, monkeypatch):
+    recipe = {"optimizer": "AdamW", "learning_rate": 0.05, "num_epochs": 30, "patience": 2}
+    baseline = make_baseline(recipe=recipe)
+    manifest = train_baseline(baseline)
+    data = build_data(baseline, dataset)
+    trainer = BaselineTrainer(build_model(baseline, data.sizes), data, baseline.recipe, seed=0)
+    while not trainer.has_finished:
+        trainer.run_epoch()
+    history = json.loads((baseline.model / "history.json").read_text())
+    losses = [row["validation_loss"] for row in trainer.history]
+    assert [row["validation_loss"] for row in history] == losses
+    metrics, model = manifest.metrics, read_baseline(baseline).model
+    assert metrics["num_epochs"] == len(history) < 30
+    assert metrics["validation_loss"] == min(losses) < losses[-1]
+    assert all(torch.equal(model.get_parameter(name), each) for name, each in trainer.best.items())
+    assert metrics["num_trained_parameters"] == sum(each.numel() for each in model.parameters())
+    assert metrics["training_seconds"] == pytest.approx(sum(row["seconds"] for row in history))
+    monkeypatch.setattr("xrec.lab.baselines.train.map_in_processes", None)
+    assert train_baseline(baseline) == manifest
+    with raises(ArtifactMismatchError, "another_run", "recipe.num_epochs"):
+        train_baseline(make_baseline(recipe={**recipe, "num_epochs": 3}))
+
+
+def test_process_in_the_place_of_one_that_died_makes_the_epochs_before_again(make_baseline):
+    baseline = make_baseline(recipe={"num_epochs": 3, "batch_size": 6}, sizes={"dropout": 0.3})
+    first = _load_trainer(baseline)
+    losses = [first(epoch)[0]["train_loss"] for epoch in (1, 2, 3)]
+    row, best = _load_trainer(baseline)(3)
+    assert (row["train_loss"], set(best)) == (losses[2], set(first(3)[1]))
+    assert first(4) is None
+
+
+# Texts
+
+PAIRS = [(user, (user + 3) % NUM_ITEMS) for user in range(NUM_USERS)]
+V = 10
+
+
+class Parrot(PETER):
+    """User u says u, u + 1, ... and wants to stop once it has said the item's number."""
+
+    def __init__(self) -> None:
+        super().__init__(num_users=1, num_items=1, num_tokens=V, embedding_dim=2, num_heads=1)
+
+    def next_logits(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
+        wanted = pairs.users + token_ids.shape[1] - 1
+        wanted = torch.where(wanted > pairs.items, END, wanted.clamp(max=V - 1))
+        logits = torch.zeros(len(wanted), V)
+        logits.scatter_(1, wanted[:, None], 5.0)
+        logits[:, UNKNOWN] = 9.0  # never written
+        return logits
+
+
+def _written(users: list[int], items: list[int], max_words: int) -> list[list[int]]:
+    pairs = zip(users, items, strict=True)
+    return Parrot().write(collate([TextExample(*pair, ()) for pair in pairs]), max_words)
+
+
+def test_write_each_text_to_its_own_end_or_as_long_as_allowed():
+    assert _written([4, 6, 5], [6, 6, 4], 10) == [[4, 5, 6, END], [6, END], [END]]
+    assert _written([4, 5], [99, 6], 2) == [[4, 5], [5, 6, END]]
+    assert _written([4], [99], 1) == [[4]]
+
+
+@pytest.mark.usefixtures("processes_here")
+def test_texts_are_what_the_model_writes_for_each_pair_alone(make_baseline, dataset):
+    baseline = make_baseline()
+    write_untrained(baseline, dataset)
+    texts, rate = write_baseline_texts(baseline, PAIRS, at_once=4)
+    assert len(set(texts)) > 1
+    assert rate > 0
+    trained = read_baseline(baseline)
+    for (user, item), text in zip(PAIRS, texts, strict=True):
+        (ids,) = trained.model.write(collate([TextExample(user, item, ())]), trained.max_words)
+        assert text == trained.codec.decode(ids)
+
+
+@pytest.mark.usefixtures("processes_here")
+def test_texts_without_a_baseline_and_changed_weights_are_refused(make_baseline, dataset):
+    baseline = make_baseline()
+    with raises(ArtifactNotFoundError, "no_artifact"):
+        write_baseline_texts(baseline, PAIRS)
+    write_untrained(baseline, dataset)
+    weights = baseline.model / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with raises(ArtifactMismatchError, "changed_file", "weights.safetensors"):
+        write_baseline_texts(baseline, PAIRS)
+
+
+def test_lora_comes_back_from_its_artifact(make_baseline, dataset):
+    pytest.importorskip("peft", reason="the extra compare is not installed")
+    baseline = make_baseline("lora")
+    written = write_untrained(baseline, dataset)
+    assert set(written.inputs) == {"dataset", "base_model"}
+    found, data = read_baseline(baseline), build_data(baseline, dataset)
+    assert found.codec is None
+    assert isinstance(found.model, LoRA)
+    batch = data.collate(data.train)
+    expected, frozen = found.model(batch), build_model(baseline, data.sizes)(batch)
+    assert not torch.allclose(expected, frozen, rtol=1e-3)
