@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Callable
+from datetime import date
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 FEW = settings(
@@ -14,7 +17,9 @@ FEW = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-"""The same few examples in each run; a slow test of the same rule draws many."""
+"""The same few examples in each run."""
+MANY = settings(FEW, max_examples=1000, derandomize=False)
+FEW_OR_MANY = pytest.mark.parametrize("how", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """The folder for temporary files that wait for no disk."""
 JSON = st.recursive(
@@ -22,6 +27,21 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=6,
 )
+
+
+def seed_of_today() -> int:
+    """A seed by the date; it is printed, so that a failure is found again."""
+    number = int(f"{date.today():%Y%m%d}")
+    print(f"seed {number}")  # noqa: T201
+    return number
+
+
+def examples(how: settings, check: Callable[..., object], **drawn: st.SearchStrategy[Any]) -> None:
+    """Call `check` with drawn arguments, as often as `how` says."""
+    test = how(given(**drawn)(check))
+    if not how.derandomize:
+        test = seed(seed_of_today())(test)
+    test()
 
 
 @st.composite

@@ -1,7 +1,7 @@
 """Processes that work on one table, blows at them at random, and a reader of all of its versions.
 
 Each row says of which run and plan it is, and each attempt makes another text. A command that ends
-with an XRecError has the exit code `REFUSED`, and its log ends with that error.
+with an XRecError has the exit code `REFUSED`, and its log ends with its code and message.
 """
 
 import json
@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import random
-import re
 import signal
 import threading
 import time
@@ -213,7 +212,7 @@ def main(
     try:
         COMMANDS[what](setting, random.Random(seed), run, republish, retry)
     except XRecError as error:
-        print(f"{type(error).__name__}: {error}", flush=True)  # noqa: T201
+        print(f"{error.code} {error}", flush=True)  # noqa: T201
         os._exit(REFUSED)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
@@ -255,26 +254,18 @@ _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
 
 
 # Whatever commands do to a table, others may be refused for one of these.
-_REFUSALS = (
-    "came while this job was at work|took it back|the table changed 20 times|there is no table|"
-    "cannot be restored|was lifted meanwhile|is not there: expected one of"
-)
-
-
+_REFUSALS = ("table_changed", "taken_back", "table_changes", "no_table", "cannot_be_restored")
+_REFUSALS += ("lifted_meanwhile", "unknown_takedown", "driver_at_work")
 # After them an output must be deleted once more.
-_DAMAGES = "the Delta log cannot be used|holds other files|takedowns are gone"
-
-
-# What commands say when someone deletes their output by hand.
-_LOSSES = (
-    "was deleted and made anew|was deleted while it was made|the plan is no longer whole|"
-    f"the result of a chunk is gone|not found|pre-conditions|has no conditional writes|{_DAMAGES}"
-)
+_DAMAGES = ("broken_log", "other_files", "takedowns_gone")
+LOSSES = ("plan_replaced", "plan_deleted", "broken_plan", "pass_deleted", "lost_result")
+LOSSES += ("not_found", "store_failed", "no_conditional_writes", *_DAMAGES)
+"""The codes of errors that commands end with if someone deletes their output."""
 
 
 @dataclass
 class Command:
-    """A process of `chaos_driver`. wakes_at: the number of blows after which it is to be woken."""
+    """A process. wakes_at: the number of blows after which it is to be woken."""
 
     name: str
     process: BaseProcess
@@ -365,7 +356,7 @@ class Chaos:
         self._look_at_the_ended()
         (self.setting.folder / "healed").touch()
         last = self._last(seconds)
-        if last.process.exitcode == REFUSED and self._refusal(last) in _DAMAGES.split("|"):
+        if last.process.exitcode == REFUSED and self._refusal(last) in _DAMAGES:
             self._delete()
             self.blows["deleted again"] += 1
             last = self._last(seconds)
@@ -388,19 +379,18 @@ class Chaos:
                 assert code == 0, f"{each.name} ended with {code}: {self.log(each)}"
 
     def _refusal(self, command: Command) -> str:
-        """What a command was refused for; it must be something that had a cause."""
+        """The code of what a command was refused for; it must be something that had a cause."""
         why = self.log(command).splitlines()[-1]
-        found = self.why_refused(why)
-        assert found, f"{command.name}: {why}"
-        return found
+        code = why.partition(" ")[0]
+        assert self.has_cause(code), f"{command.name}: {why}"
+        return code
 
-    def why_refused(self, error: str) -> str:
-        """What of an error says why a command was refused; "" if it must not be."""
-        reasons = [_REFUSALS, *[_LOSSES] * (self.was_deleted or self.has_lost)]
-        if self.setting.noted("lifted"):  # then a plan is replaced that lacks the rows
-            reasons.append("as a takedown was lifted")
-        found = re.search("|".join(reasons), error)
-        return found.group() if found else ""
+    def has_cause(self, code: str) -> bool:
+        """Whether something that happened may be why a command was refused."""
+        if code in LOSSES and (self.was_deleted or self.has_lost):
+            return True
+        # A plan is replaced that lacks rows whose takedown was lifted.
+        return code in _REFUSALS or (code == "plan_replaced" and bool(self.setting.noted("lifted")))
 
     def log(self, command: Command) -> str:
         path = self.setting.folder / f"{command.name}.log"
@@ -500,8 +490,11 @@ class Reader:
         while not self.is_ended.wait(0.05):
             self.look()
 
-    def look(self, version: int | None = None) -> None:
-        """Read a version, by default the newest one, and see that it is right."""
+    def look(self, version: int | None = None) -> Published | None:
+        """Read a version, by default the newest one, and see that it is right.
+
+        Returns None if nothing is published, or it cannot be read after a deletion.
+        """
         place, done = self._chaos.setting.place, self._chaos.setting.noted("done")
         try:
             table = published(place.uri, version=version, storage=place.storage)
@@ -514,11 +507,13 @@ class Reader:
                 self._check(table)
                 self._seen = (table.log.id, table.version)
                 self.num_versions += 1
+            return table
         except ArtifactNotFoundError:
-            return  # nothing is published, or it was emptied
+            return None  # nothing is published, or it was emptied
         except (XRecError, OSError):
             if not self._chaos.was_deleted:
                 raise
+            return None
 
     def look_at_all(self) -> None:
         log = open_log(self._chaos.setting.place.location)

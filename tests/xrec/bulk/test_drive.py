@@ -80,22 +80,7 @@ def test_rule_3_run_has_each_row_once_as_done_or_failed(there):
     assert late.num_starts == 0
 
 
-@pytest.mark.parametrize(
-    ("items", "num_users"),
-    [(["a"], 1), (["odd-1"], 9), (["bad-1", "kill-1"], 2), (["é🙂" * 99, "\x00", "\U0010ffff"], 5)],
-)
-def test_rule_3_run_of_few_or_strange_rows(here, items, num_users):
-    toy = here(items, num_users=num_users)
-    toy.complete()
-    table = toy.published()
-    assert rows_of(table) == toy.rows
-    assert table.find(table.dataset(status=None), "user", ["u-0"]).num_rows == len(items)
-    toy.heal()
-    toy.complete(retry=["odd", "task_error"])
-    assert rows_of(toy.published(), "ok") == toy.rows
-
-
-@pytest.mark.parametrize("num_chunks", [0, 1, 3])
+@pytest.mark.parametrize("num_chunks", [0, 3])
 def test_rule_3_restarted_run_does_the_chunks_without_a_result(here, num_chunks):
     toy = here()
     kill(toy, num_chunks)
@@ -468,14 +453,14 @@ def test_rule_10_failed_share_is_of_the_rows_within_the_limit(here):
 
 
 @pytest.mark.parametrize("rows_per_chunk", [3, 100])
-def test_rule_11_good_rows_are_carried_and_the_others_done(there, rows_per_chunk):
+def test_rule_11_good_rows_are_carried_and_the_others_done(here, rows_per_chunk):
     """To another number of buckets, and to users that the earlier run had not."""
-    there.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)
-    first = there("a b odd-1", num_users=6)
+    here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)
+    first = here("a b odd-1", num_users=6)
     first.complete()
     before = texts_of(first)
-    settings = {"identity": OTHER, "rows_per_chunk": rows_per_chunk, "carry_from": there.uri}
-    toy = there("a b c odd-1", num_users=8, **settings)
+    settings = {"identity": OTHER, "rows_per_chunk": rows_per_chunk, "carry_from": here.uri}
+    toy = here("a b c odd-1", num_users=8, **settings)
     progress = drive_carrying(toy)
     assert (progress.costs["carried"], progress.costs["carried_failed"]) == (12, 6)
     assert (progress.num_ok, progress.failed) == (24, {"odd": 8})
@@ -563,7 +548,7 @@ def test_wide_rows_are_carried_over_in_less_memory_than_they_take(here):
     assert (progress.costs["carried"], progress.num_ok) == (4000, 6000)
 
 
-@pytest.mark.parametrize("sizes", [(1, 200), (200, 1), (7, 7)])
+@pytest.mark.parametrize("sizes", [(1, 200), (7, 2)])
 def test_each_row_gets_the_earlier_one_of_its_keys_however_many_buckets_there_are(here, sizes):
     """Tables of few and many buckets, read and planned by small ranges, and in several files."""
     here.in_parts(6000)

@@ -33,10 +33,9 @@ from xrec.bulk.runs.plan import Plan, write_plan
 from xrec.bulk.runs.run import RUNS
 from xrec.bulk.runs.spill import Spill
 from xrec.bulk.status import Preview, preview
-from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError
+from xrec.errors import DataError, LeaseError, StorageError, TableError
 from xrec.schemas import REJECTED
 from xrec.storage import Location, read_table
-from xrec.storage.local import LocalLocation
 
 ROWS = [(f"u-{number}", "i") for number in range(20)]
 
@@ -107,26 +106,6 @@ def test_rule_2_listing_changes_with_the_file(place):
     assert bulk.listing_of(folder) != before
 
 
-@pytest.mark.parametrize("is_written", [True, False])
-def test_rule_2_record_whose_answer_is_lost_or_that_is_not_written(disk, monkeypatch, is_written):
-    create = LocalLocation.create_bytes
-
-    def create_badly(location: LocalLocation, data: bytes) -> bool:
-        if location.name == "run-0.json" and not is_written:
-            raise StorageError("died")
-        return create(location, data) and location.name != "run-0.json"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalLocation, "create_bytes", create_badly)
-        if is_written:
-            assert opened(disk, ROWS).record == opened(disk).record
-        else:
-            with pytest.raises(StorageError, match="died"):
-                opened(disk, ROWS)
-    assert bulk.check_output(disk.uri) == []
-    assert rows_in(opened(disk, ROWS)) == sorted(ROWS)
-
-
 @pytest.mark.parametrize("what", ["part-00000.arrow", "cut off", "chunks.parquet", "record"])
 def test_rule_2_plan_that_is_gone_is_made_anew(here, what):
     toy = here()
@@ -141,14 +120,6 @@ def test_rule_2_plan_that_is_gone_is_made_anew(here, what):
     again.complete()
     assert rows_of(again.published()) == again.rows
     assert here().run.record == again.run.record
-
-
-def test_rule_2_record_of_another_xrec_says_so(here):
-    record_of(here(), 1).write_bytes(b'{"layout": 4}')
-    for do in (here, lambda: bulk.read_status(here.uri)):
-        with raises(ArtifactMismatchError, "unreadable_record", "run-1.json"):
-            do()
-    assert "not a record that this xrec reads" in bulk.check_output(here.uri)[0].what
 
 
 def test_rule_2_rows_are_planned_once_by_the_hash_of_the_first_key(there):
@@ -368,17 +339,6 @@ def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(here):
     assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
 
 
-def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(here):
-    other, new, broken = (here.at(name) for name in ("other", "new", "broken"))
-    other(num_users=3).drive()
-    (broken.location / "manifest.json").write_bytes(b"{}")
-    assert preview_at(new, carry_from=broken.uri).costs_left is None
-    seen = preview_at(new, carry_from=other.uri)
-    assert (seen.costs_left["tokens"], seen.measured_at) == (108, other.uri)
-    again = preview_at(other, identity=OTHER)  # another config at the same place
-    assert (again.status, again.measured_at) == (None, other.uri)
-
-
 def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(here):
     """Two rows of three are carried; before anything is done, none is reckoned to be."""
     here().complete()
@@ -395,17 +355,6 @@ def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(her
     assert elsewhere.costs_left["tokens"] == pytest.approx(108)
     drive_carrying((whole := here.at("whole"))("a", **settings))  # all of it was carried
     assert preview_at(here.at("new"), carry_from=whole.uri).costs_left is None
-
-
-def test_preview_of_inputs_that_were_written_again_compares_their_rows(here):
-    here().drive()
-    again = {"rows.parquet": ["1", "3"]}
-    seen = preview_at(here, listing=again)
-    assert seen.num_left == 0
-    fewer = preview_at(here, listing=again, batches=lambda: [batch_of(TOY_ROWS[1:])])
-    assert (fewer.status, fewer.num_left) == (None, 35)
-    here("a")
-    assert preview_at(here, listing=again).num_left == 0  # though another was planned later
 
 
 def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):

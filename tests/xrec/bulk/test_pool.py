@@ -1,6 +1,5 @@
 """Chunks on Ray Data: results as they end, deaths, errors, drivers side by side."""
 
-import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from tests.errors import raises
 from tests.xrec.bulk.toy_run import EAGER, Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
 from xrec.bulk.runs.progress import now
-from xrec.bulk.work.pool import RayPool, _collected, map_in_processes
+from xrec.bulk.work.pool import RayPool, map_in_processes
 from xrec.errors import BudgetError, ClusterError, DataError, ModelError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -35,39 +33,6 @@ class OddTask(ToyTask):
 
 def on_ray(toy: Toy, pool: RayPool, task: Any = None, **options: Any) -> Progress:
     return toy.drive(pool, task or toy.make_task(kill=die), **options)
-
-
-def test_results_are_collected_by_a_driver_that_slept_until_its_processes_had_ended():
-    @ray.remote
-    class News:
-        def __init__(self):
-            self.news_left = [([(0, "made")], None), ([], None)]
-
-        def news(self, seconds: float) -> Any:
-            return self.news_left.pop()
-
-    @ray.remote
-    class Processes:
-        def __init__(self):
-            self.may_end = asyncio.Event()
-
-        async def run(self) -> None:
-            await self.may_end.wait()
-
-        async def end(self) -> None:
-            self.may_end.set()
-
-    marks, processes = News.remote(), Processes.remote()
-    running = processes.run.remote()
-
-    class Watch:
-        """Looked at after the first news came, which were empty."""
-
-        def check(self) -> None:
-            ray.get([processes.end.remote(), running])
-
-    collected = _collected(1, marks, running, Watch(), lambda: False)
-    assert list(collected) == [(0, "made")]
 
 
 def make_no_task(reason: str) -> ToyTask:

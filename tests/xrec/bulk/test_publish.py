@@ -32,8 +32,7 @@ from tests.xrec.bulk.toy_run import (
     table_at,
 )
 from xrec import bulk
-from xrec.bulk import RowFormat, Summary, delete_runs, empty, published, rollback, vacuum
-from xrec.bulk.parts import final_rows
+from xrec.bulk import delete_runs, empty, published, rollback, vacuum
 from xrec.bulk.table import deciding, open_whole, replace_content
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
 from xrec.storage.delta import Commit, open_log
@@ -175,22 +174,22 @@ def test_rule_8_version_is_not_undone_for_a_stale_listing(here):
     assert open_whole(stale).version == 1
 
 
-def test_rule_8_version_whose_files_are_gone_is_undone(there):
-    first, toy = two_runs(there)
+def test_rule_8_version_whose_files_are_gone_is_undone(here):
+    first, toy = two_runs(here)
     first.publish()
-    toy = there("c d", identity=OTHER)
+    toy = here("c d", identity=OTHER)
     for number in (1, 3):  # what is published, and what is restored
         toy.publish()
         for path in files_of(toy):
-            (there.location / path).delete()
+            (here.location / path).delete()
         assert toy.complete().version == number + 2
         assert rows_of(toy.published(number + 1)) == first.rows
         assert rows_of(toy.published()) == toy.rows
-    for name in there.location.sizes():
-        (there.location / name).delete()  # no version is whole
-    assert there().complete().version == 7
+    for name in here.location.sizes():
+        (here.location / name).delete()  # no version is whole
+    assert here().complete().version == 7
     with raises(ArtifactNotFoundError, "nothing_published", saw=None):
-        published(there.uri, version=6, storage=there.storage)
+        published(here.uri, version=6, storage=here.storage)
 
 
 def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(here):
@@ -448,57 +447,3 @@ def test_batches_give_the_rows_of_a_status_and_at_least_one_table(here):
     (nothing,) = toy.published().batches(["item"], status="failed")
     assert nothing.num_rows == 0
     assert nothing.schema == pa.schema([pa.field("item", pa.string(), nullable=False)])
-
-
-class CountingFormat(RowFormat):
-    """Counts the rows that are compared with those of a chunk."""
-
-    num_compared = 0
-
-    def among(self, rows: pa.Table, others: pa.Table) -> pa.Table:
-        type(self).num_compared += rows.num_rows
-        return super().among(rows, others)
-
-
-def test_chunk_is_compared_only_with_the_retried_rows_beside_it(here):
-    toy = here("a odd-1 odd-2", num_users=80, rows_per_chunk=10)
-    toy.complete()
-    toy.complete(retry=["odd"])
-    toy.heal()
-    toy.complete(retry=["odd"])
-    format = CountingFormat(**{name: getattr(FORMAT, name) for name in FORMAT.__dataclass_fields__})
-    num_chunks, passes = toy.run.record.size.num_chunks, toy.run.passes()
-    assert (len(passes), num_chunks) == (3, 27)
-    tables, summaries = zip(*final_rows(format, passes, 0, num_chunks - 1), strict=True)
-    assert (
-        pa.concat_tables(tables).to_pylist()
-        == (toy.published().dataset(status=None).to_table(columns=FORMAT.table_schema.names))
-        .sort_by([(name, "ascending") for name in ("bucket", *FORMAT.keys)])
-        .to_pylist()
-    )
-    assert sum(summaries, Summary()).num_ok == 240
-    # Each chunk of 10 rows is beside at most three of a retry.
-    assert CountingFormat.num_compared < 2 * 27 * 30
-
-
-def test_publishing_lists_results_as_often_for_many_files_as_for_one(here):
-    def num_listings(part_bytes: int) -> int:
-        toys = here.at(f"of {part_bytes}")
-        toys.in_parts(part_bytes)
-        toy, count = toys("a odd-1", num_users=60), 0
-        toy.drive()
-        sizes = LocalLocation.sizes
-
-        def counted(location: LocalLocation) -> dict[str, int]:
-            nonlocal count
-            count += location.name == "results"
-            return sizes(location)
-
-        with here.patch.context() as patch:
-            patch.setattr(LocalLocation, "sizes", counted)
-            toy.publish()
-        assert rows_of(toy.published()) == toy.rows
-        assert (len(toy.published().log.files(0)) == 1) == (part_bytes > 10**6)
-        return count
-
-    assert num_listings(4000) == num_listings(10**9)

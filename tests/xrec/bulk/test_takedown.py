@@ -79,23 +79,23 @@ def test_rule_13_what_is_taken_down_before_there_is_a_table_is_never_published(h
         here("b", identity=OTHER)
 
 
-def test_rule_13_takedown_writes_anew_only_the_files_that_have_the_rows(there):
-    there.in_parts(4000)
-    there.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
-    toy = there("a odd-1 b", num_users=30)
+def test_rule_13_takedown_writes_anew_only_the_files_that_have_the_rows(here):
+    here.in_parts(4000)
+    here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
+    toy = here("a odd-1 b", num_users=30)
     toy.complete()
     before = set(files_of(toy))
-    made = down(there)
+    made = down(here)
     after = set(files_of(toy))
     assert (made.num_rows, made.version, len(before - after), len(after - before)) == (1, 1, 1, 1)
     assert len(before & after) > 3
-    down(there, item="odd-1")
+    down(here, item="odd-1")
     table = toy.published()
     assert table.manifest.row_counts == {"explanations": 59, "failed": 0}
     assert rows_of(table) == [row for row in toy.rows if row != ("u-3", "a") and row[1] != "odd-1"]
     assert table.find(table.dataset(), "user", ["u-3"]).num_rows == 1
-    assert check_output(there.uri, there.storage) == []
-    assert there("a odd-1 b", num_users=30).complete() == table.manifest
+    assert check_output(here.uri, here.storage) == []
+    assert here("a odd-1 b", num_users=30).complete() == table.manifest
 
 
 @pytest.mark.parametrize("what", ["rollback", "restore", "retry", "carry", "undo", "optimize"])
@@ -130,6 +130,9 @@ def test_rule_13_nothing_brings_back_what_was_taken_down(here, what):
     assert check_output(here.uri) == []
 
 
+"""All that commands change a store by, once there is a table."""
+
+
 def test_rule_13_takedown_that_comes_while_a_publisher_sleeps_is_heeded(here, monkeypatch):
     for row, identity in ((PAIR, IDENTITY), ({"user": "u-5"}, OTHER)):
         toy = here(identity=identity)
@@ -139,9 +142,6 @@ def test_rule_13_takedown_that_comes_while_a_publisher_sleeps_is_heeded(here, mo
             toy.publish()
         assert not has_pair(here)
     assert "u-5" not in [user for user, _ in rows_of(toy.published())]
-
-
-"""All that commands change a store by, once there is a table."""
 
 
 def test_rule_13_lifted_rows_come_back_with_a_rollback(here):
@@ -233,7 +233,7 @@ class Greeter:
 GREETED = bulk.RowFormat(("user_id", "item"), pa.schema([("text", pa.string())]), pa.schema([]))
 
 
-def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(there):
+def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(here):
     """They come in a table, a takedown, a plan, rejected rows, and what a rollback brings back."""
     ids = {
         "user_id": ["zed-1", "u-2", "zed-1", "zed-3", "zed-1"],
@@ -241,40 +241,40 @@ def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(there):
     }
 
     def greet(number: int) -> bulk.BulkRun:
-        more = {"config": {"number": number}, "storage": there.storage}
-        run = plan_of(there.uri, "explanations", GREETED, pa.table(ids), **more)
+        more = {"config": {"number": number}, "storage": here.storage}
+        run = plan_of(here.uri, "explanations", GREETED, pa.table(ids), **more)
         assert bulk.complete(run, PoolHere(), Greeter, "explanations", describe)
         return run
 
     def has_them() -> bool:
-        found = [(there.location / name).read_bytes() for name in there.location.files()]
+        found = [(here.location / name).read_bytes() for name in here.location.files()]
         tables = [pq.read_table(pa.BufferReader(each)) for each in found if each[:4] == b"PAR1"]
         return b"zed-" in b"".join(found) or "zed-" in str([each.to_pylist() for each in tables])
 
     greet(0)
-    down(there, user_id="zed-1", item="b")
+    down(here, user_id="zed-1", item="b")
     key = b"k" * 32
     hashes = {hmac.new(key, each.encode(), "sha256").hexdigest() for each in ("zed-1", "zed-3")}
     people = Forgotten(key, frozenset(hashes))
-    forget = partial(take_down, there.uri, forgotten=people, reason="gone", storage=there.storage)
+    forget = partial(take_down, here.uri, forgotten=people, reason="gone", storage=here.storage)
     made = forget()
     assert (made.version, made.num_rows) == (2, 2)
     assert forget() == made
-    assert rollback(there.uri, 0, there.storage) == 3
+    assert rollback(here.uri, 0, here.storage) == 3
     run = greet(1)
     assert run.record.rejected == {"forgotten": 3, "null_id": 1}
     with raises(TableError, "unknown_takedown", saw=2):
-        lift(there.uri, 2, "no", there.storage)
-    taken = read_takedowns(there.location)
+        lift(here.uri, 2, "no", here.storage)
+    taken = read_takedowns(here.location)
     assert [taken.of_row({"user_id": each}) for each in ("zed-3", "u-2")] == [2, None]
-    assert check_output(there.uri, there.storage) == []
+    assert check_output(here.uri, here.storage) == []
     assert has_them()
-    assert bulk.delete_runs(there.uri, there.storage) == 2
-    bulk.vacuum(there.uri, timedelta(0), there.storage)
+    assert bulk.delete_runs(here.uri, here.storage) == 2
+    bulk.vacuum(here.uri, timedelta(0), here.storage)
     assert not has_them()
-    rows = bulk.published(there.uri, storage=there.storage).dataset().to_table().to_pylist()
+    rows = bulk.published(here.uri, storage=here.storage).dataset().to_table().to_pylist()
     assert [row["text"] for row in rows] == ["hello u-2"]
-    assert check_output(there.uri, there.storage) == []
+    assert check_output(here.uri, here.storage) == []
 
 
 @pytest.mark.usefixtures("small_windows")

@@ -8,11 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.errors import raises
-from tests.fuzz import FEW, IN_MEMORY, changed_json
+from tests.fuzz import FEW_OR_MANY, IN_MEMORY, changed_json, examples
 from xrec import __version__
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
 from xrec.schemas import PAIRS, USERS
@@ -77,11 +76,9 @@ def test_manifest_that_is_not_this_kinds_is_refused(tmp_path):
         read_manifest(location, "graph")
 
 
-@given(content=st.binary() | changed_json(GOOD))
-@settings(FEW, max_examples=150)
-def test_manifest_and_claim_of_any_bytes_are_read_right_or_refused(content):
-    with TemporaryDirectory(dir=IN_MEMORY) as folder:
-        location = open_location(folder)
+@FEW_OR_MANY
+def test_manifest_and_claim_of_any_bytes_are_read_right_or_refused(how):
+    def check(content: bytes) -> None:
         for name in (MANIFEST, RUN_RECORD):
             (location / name).write_bytes(content)
         with suppress(ArtifactMismatchError):
@@ -91,6 +88,10 @@ def test_manifest_and_claim_of_any_bytes_are_read_right_or_refused(content):
             claim(location, "graph", CONFIG, INPUTS)
             assert json.loads(content)["run"] == run_fingerprint("graph", CONFIG, INPUTS)
         assert (location / RUN_RECORD).read_bytes() == content
+
+    with TemporaryDirectory(dir=IN_MEMORY) as folder:
+        location = open_location(folder)
+        examples(how, check, content=st.binary() | changed_json(GOOD))
 
 
 @pytest.mark.parametrize(
@@ -168,22 +169,22 @@ def test_read_table_of_another_schema_says_which_columns_there_are(tmp_path):
         read_table(location, PAIRS)
 
 
-@given(st.data())
-@settings(FEW, max_examples=60)
-def test_table_whose_footer_was_changed_is_read_right_or_refused(data):
-    """Cut off, or with a few bytes of the footer changed, which Parquet has no checksum for."""
-    with TemporaryDirectory(dir=IN_MEMORY) as folder:
-        location = open_location(folder) / "users.parquet"
-        write_table(location, _users(), USERS)
-        good = location.read_bytes()
-        size = data.draw(st.sampled_from([0, 10, len(good) - 4]) | st.integers(0, len(good)))
+@FEW_OR_MANY
+def test_table_that_was_cut_off_or_changed_at_its_end_is_read_right_or_refused(how):
+    def check(data: st.DataObject) -> None:
+        size = data.draw(st.sampled_from([0, 10, len(good) - 4]) | st.integers(0, len(good) - 1))
         location.write_bytes(good[:size])
-        if size < len(good):
-            with raises(DataError, "broken_file", location.uri):
-                read_table(location, USERS)
+        with raises(DataError, "broken_file", location.uri):
+            read_table(location, USERS)
         changed = bytearray(good)
         for _ in range(data.draw(st.integers(1, 3))):
             changed[-data.draw(st.integers(1, 8))] = data.draw(st.integers(0, 255))
         location.write_bytes(bytes(changed))
         with suppress(DataError):
             assert read_table(location, USERS) == _users().select(USERS.names).cast(USERS)
+
+    with TemporaryDirectory(dir=IN_MEMORY) as folder:
+        location = open_location(folder) / "users.parquet"
+        write_table(location, _users(), USERS)
+        good = location.read_bytes()
+        examples(how, check, data=st.data())

@@ -145,15 +145,6 @@ def test_version_that_is_not_what_its_writer_meant_is_not_sound(output, wrong):
             read_manifest(output, "explanations")
 
 
-def test_missing_files_are_those_that_are_gone_or_have_another_size(output):
-    commit(output, "publish", [1, 2, 3])
-    assert log_of(output).missing_files(0) == []
-    (output / "part-publish-1.parquet").delete()
-    (output / "part-publish-3.parquet").write_bytes(b"x")
-    missing = ["part-publish-1.parquet", "part-publish-3.parquet"]
-    assert log_of(output).missing_files(0) == missing
-
-
 def test_files_and_dataset_of_a_version_skip_other_buckets(output):
     commit(output, "publish", [3, 1, 2])
     commit(output, "publish", [4])

@@ -235,12 +235,6 @@ def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path):
 # In the object store
 
 
-def test_s3_uri_is_its_shared_one():
-    storage = StorageConfig(access_key_id="k", secret_access_key="s", region="us-east-1")
-    remote = open_location("s3://bucket/run", storage)
-    assert (remote.shared_uri, (remote / "part").path) == ("s3://bucket/run", "bucket/run/part")
-
-
 @pytest.mark.parametrize(
     ("uri", "code"),
     [("gs://bucket/x", "unknown_scheme"), ("s3://", "no_bucket"), ("s3:///x", "no_bucket")],
