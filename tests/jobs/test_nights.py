@@ -693,17 +693,19 @@ def _save_llm(folder: Path, feedback: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-@pytest.mark.slow
-def test_init_and_run_turn_csv_files_of_other_names_into_explanations(tmp_path):
+@pytest.mark.parametrize(
+    "command", [said, pytest.param(_xrec, marks=pytest.mark.slow)], ids=["here", "processes"]
+)
+def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, tmp_path):
     """The model is a toy, given on the command line; no file is edited."""
     write_shop(tmp_path / "export")
     _save_llm(tmp_path / "llm", tmp_path / "export" / "feedback.csv")
     project = tmp_path / "project" / "xrec.yaml"
-    found = _xrec("init", tmp_path / "project", "--from", tmp_path / "export")
+    found = command("init", tmp_path / "project", "--from", tmp_path / "export")
     assert "60 users, 24 items, 480 interactions, 240 explanations" in found
     assert f"next: xrec run {project}" in found
     model = (f"llm.model={tmp_path / 'llm'}", *_TEXTS)
-    _xrec("run", project, *model, *_TRAINING)
+    command("run", project, *model, *_TRAINING)
     workspace = open_location(str(tmp_path / "project" / "workspace"))
     explained = read_explanations((workspace / "explanations").uri)
     assert explained.num_rows == 20
@@ -712,7 +714,7 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(tmp_path):
     assert read_manifest(workspace / "evaluation", "evaluation").metrics
 
     recommended = ("pairs={kind: recommendations}", "explanations=workspace:top")
-    _xrec("backfill", project, *recommended, *model)
+    command("backfill", project, *recommended, *model)
     assert set(read_explanations((workspace / "top").uri)["user_id"].to_pylist()) == users
 
 
