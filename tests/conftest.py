@@ -12,7 +12,6 @@ import tempfile
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -38,39 +37,7 @@ def _use_another_cache() -> None:
 
 _use_another_cache()
 
-_SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/", "tests/xrec/train/")
-_START_RAY = {"ray_cluster", "three_nodes", "pipeline"}
-
-
-def _group_of(nodeid: str) -> str:
-    """Return the group of a test: its file, or a folder whose tests share what is costly to make.
-
-    All tests of a group run in the same process of `make test`.
-    """
-    file = nodeid.split("::")[0]
-    return next((folder for folder in _SHARE_A_PROCESS if file.startswith(folder)), file)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move groups that start Ray to the front; then both processes end at about the same time."""
-    first = {
-        _group_of(item.nodeid)
-        for item in items
-        if _START_RAY & set(getattr(item, "fixturenames", ()))
-    }
-    items.sort(key=lambda item: _group_of(item.nodeid) not in first)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process of `make test` whole groups."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class GroupScheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _group_of(nodeid)
-
-    return GroupScheduling(config, log)
+pytest_plugins = ["tests.durations", "tests.seeds", "tests.skips"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,72 +1,65 @@
-"""What all pages of the documentation keep to: devices, links, lines, promises with tests."""
+"""What all pages keep to: links, lines, promises with tests; the site, and the notebook."""
 
 import ast
+import functools
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[1]
-_PAGES = [
-    *sorted(_ROOT.glob("*.md")),
-    *(
-        page
-        for name in ("docs", "benchmarks", "infra")
-        for page in sorted(_ROOT.glob(f"{name}/*.md"))
-    ),
-]
-_each_page = pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
+import xrec
+from tests.world.program import python
+from xrec.config.base import keys_of
+from xrec.config.jobs import CONFIG_TYPES
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    page: page.read_text()
+    for name in (".", "docs", "benchmarks", "infra")
+    for page in sorted(ROOT.glob(f"{name}/*.md"))
+}
 
 
-@_each_page
-def test_prompts_are_made_on_the_models_device(page):
-    prompts = re.findall(r"torch\.tensor\(\[prompt\][^)]*\)", page.read_text())
-    assert all("device=model.device" in prompt for prompt in prompts), prompts
-
-
-@_each_page
-def test_links_lead_to_files_and_headings(page):
+def test_links_lead_to_files_and_headings():
     broken = []
-    for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", page.read_text()):
-        name, _, anchor = link.partition("#")
-        target = page.parent / name if name else page
-        if not target.exists() or (anchor and anchor not in _anchors(target)):
-            broken.append(link)
-    assert not broken, broken
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", text):
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+                broken.append(f"{page.name}: {link}")
+    assert broken == []
 
 
-def _anchors(page: Path) -> set[str]:
-    """The anchors of the page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@_each_page
-def test_lines_of_prose_have_at_most_100_characters(page):
-    long = [
-        line
-        for line in page.read_text().splitlines()
-        if len(line) > 100 and not line.lstrip().startswith(("|", "#"))
-    ]
-    assert not long, long
+def test_lines_of_prose_have_at_most_100_characters():
+    lines = [(page.name, line) for page, text in PAGES.items() for line in text.splitlines()]
+    assert [each for each in lines if len(each[1]) > 100 and each[1].strip()[0] not in "|#"] == []
 
 
 def test_each_promise_has_a_test_that_is_there():
     """Compare the rows of docs/guarantees.md with the promises of README.md and SECURITY.md."""
-    rows = re.findall(
-        r"^\| (?!promise )([^|]+) \|([^|]+)\|$", _text("docs/guarantees.md"), re.MULTILINE
-    )
+    row = r"^\| (?!promise )([^|]+) \|([^|]+)\|$"
+    rows = re.findall(row, PAGES[ROOT / "docs" / "guarantees.md"], re.MULTILINE)
     assert rows
     for promise, held_by in rows:
         tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", held_by)
         assert re.sub(r"`tests/[^`]+`|[ ,]", "", held_by) == ""
         assert tests, promise
         for path, name in tests:
-            assert name in _functions(path), f"{promise}: {path}::{name}"
+            assert name in functions(ROOT / path), f"{promise}: {path}::{name}"
     named = {title for promise, _ in rows for title in re.findall(r"\*\*(.+?)\*\*", promise)}
     promised = {"Two commands", "Your own data, in two commands", "Limits"}
     for page, heading in (("README.md", "What it guarantees"), ("SECURITY.md", "What is promised")):
-        section = _text(page).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        section = PAGES[ROOT / page].split(f"\n## {heading}\n")[1].split("\n## ")[0]
         bullets = re.findall(r"^- (.*)$", section, re.MULTILINE)
         titles = [re.match(r"\*\*(.+?)\.?\*\*", bullet) for bullet in bullets]
         assert all(titles), f"{page}: each promise begins with its name in bold"
@@ -74,9 +67,39 @@ def test_each_promise_has_a_test_that_is_there():
     assert named == promised
 
 
-def _text(path: str) -> str:
-    return (_ROOT / path).read_text(encoding="utf-8")
+@functools.cache
+def functions(path: Path) -> set[str]:
+    """Return the names of a file's functions."""
+    body = ast.parse(path.read_text()).body
+    return {each.name for each in body if isinstance(each, ast.FunctionDef)}
 
 
-def _functions(path: str) -> set[str]:
-    return {node.name for node in ast.parse(_text(path)).body if isinstance(node, ast.FunctionDef)}
+def test_site_has_all_keys_and_public_names_and_loads_nothing_from_other_hosts(tmp_path):
+    pytest.importorskip("properdocs", reason="needs the package properdocs, of the extra docs")
+    command = [sys.executable, "-m", "properdocs", "build", "--strict", "--site-dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {str(page.relative_to(tmp_path)): page.read_text() for page in tmp_path.rglob("*.html")}
+    for job, config_type in CONFIG_TYPES.items():
+        ids = re.findall(r'id="([^"]+)"', pages[f"keys/{job}.html"])
+        assert {key.name for key in keys_of(config_type)} <= set(ids)
+    names = [name for name in xrec.__all__ if name != "__version__"]
+    assert all(re.search(rf'id="xrec\.[\w.]*{name}"', pages["python.html"]) for name in names)
+    styles = {style.name: style.read_text() for style in tmp_path.rglob("*.css")}
+    loaded = r'<(?:script|img|iframe|link)\b[^>]*(?:src|href)="(?:https?:)?//|@import|url\(.?http'
+    assert [name for name, text in (pages | styles).items() if re.search(loaded, text)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_notebook_runs_from_reviews_to_reasons(tmp_path):
+    """Its cells, run as they are, end in texts for a reader."""
+    notebook = json.loads((ROOT / "docs" / "reviews_to_reasons.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    script = tmp_path / "cells.py"
+    script.write_text("\n".join("".join(cell["source"]) for cell in cells))
+    done = python(script, cwd=tmp_path, timeout=1700, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    *_, texts = parts = done.stdout.split("reviews of the place")
+    assert len(parts) > 3  # at least one reason of each of three pairs
+    assert sum(line.startswith("resident-") for line in texts.splitlines()) >= 3

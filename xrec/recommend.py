@@ -8,7 +8,7 @@ published. Torch and Ray are imported by what ranks, since a status needs neithe
 
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +76,7 @@ Rows, and not a list of items in one row, because every reader can filter, join 
 
 
 _USERS_AT_ONCE = 2**16
-_USERS_PER_CHUNK = 8192
+USERS_PER_CHUNK = 8192
 _MOST_COMPARED = 1000  # users
 _COMPARED, _RECALL = "compared_users", "sum_of_recalls"
 _LOST = ROWS.error_reason
@@ -99,14 +99,16 @@ def read_tables(config: RecommendConfig) -> tuple[Dataset, "GraphEmbeddings"]:
     return dataset, graph
 
 
-def identify_recommendations(config: RecommendConfig) -> Identity:
+def identify_recommendations(
+    config: RecommendConfig, find_spec: Callable[[str], object] = importlib.util.find_spec
+) -> Identity:
     """The run that `config` asks for; reads manifests only.
 
     Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
     another dataset, ConfigError if k is more than there are items or user_ids is empty, or if the
     index's package is not installed.
     """
-    if config.index == "hnsw" and importlib.util.find_spec("faiss") is None:
+    if config.index == "hnsw" and find_spec("faiss") is None:
         raise ConfigError(
             "index=hnsw needs faiss, which is not installed; "
             f"run: {install_command('index')}, or set index=exact",
@@ -136,7 +138,9 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
     return Identity(kind=KIND, config=settings, inputs=inputs)
 
 
-def plan_recommendations(config: RecommendConfig, dataset: Dataset) -> BulkRun:
+def plan_recommendations(
+    config: RecommendConfig, dataset: Dataset, *, users_per_chunk: int = USERS_PER_CHUNK
+) -> BulkRun:
     """Plan the run that `config` asks for, or open it if it was planned before.
 
     Raises TableError if the output holds other files, those of an older xrec for instance; and what
@@ -148,7 +152,7 @@ def plan_recommendations(config: RecommendConfig, dataset: Dataset) -> BulkRun:
             identify_recommendations(config),
             ROWS,
             lambda: _users(config, dataset),  # they follow from the identity
-            rows_per_chunk=_USERS_PER_CHUNK,
+            rows_per_chunk=users_per_chunk,
             storage=config.storage,
         )
     )
@@ -163,18 +167,18 @@ def _users(config: RecommendConfig, dataset: Dataset) -> Iterator[tuple[pa.Table
         yield clean_keys(rows, ROWS.keys, file=file, first_line=1)
 
 
-def run_recommend(config: RecommendConfig, run: BulkRun) -> Manifest:
+def run_recommend(config: RecommendConfig, run: BulkRun, pool: "Pool | None" = None) -> Manifest:
     """Rank the users that are left, publish the table, and return its manifest.
 
-    Ray must be initialised. Raises LeaseError if another driver is at work, ClusterError if
-    processes died with users, and what `publish` raises. What is done stays, and the next call goes
-    on from there.
+    The default pool has an actor for each CPU of the cluster, for which Ray must be initialised.
+    Raises LeaseError if another driver is at work, ClusterError if processes died with users, and
+    what `publish` raises. What is done stays, and the next call goes on from there.
     """
     num_users, is_lost = run.record.num_rows, _LOST in Survey(run).summary.failed
     with counter("users ranked", num_users) as show:
         manifest = complete(
             run,
-            _pool(),
+            pool or _pool(),
             functools.partial(load_task, _anywhere(config)),
             KIND,
             _describe,

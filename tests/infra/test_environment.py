@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import tomllib
-from importlib.metadata import metadata
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,31 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tests.infra.manifests import ROOT, locked, requirements_of
-
+ROOT = Path(__file__).parents[2]
 PYTHONS = ["3.11", "3.12", "3.13"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def requirements_of(wanted: Requirement) -> Iterator[Requirement]:
+    """What an installed package requires here; nothing of one that is not installed."""
+    try:
+        found = map(Requirement, requires(wanted.name) or [])
+    except PackageNotFoundError:  # of another platform, or of an extra that is not installed
+        return
+    for each in found:
+        extras = wanted.extras or {""}
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras):
+            yield each
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the versions in requirements/NAME.txt by package. Each package must have a hash."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    lines = re.sub(r" \\\n +", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    pattern = r"([\w.-]+)==([\w.+]+)( ; [^\\]+?)?( --hash=sha256:[0-9a-f]{64})+"
+    matches = [re.fullmatch(pattern, line) for line in lines]
+    assert all(matches), [line for line, match in zip(lines, matches, strict=True) if not match]
+    return {match[1]: match[2] for match in matches if match}
 
 
 def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
@@ -35,13 +58,16 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
     assert [each for each in minors if re.match(pattern[1], each)] == PYTHONS
     assert re.findall(r"python(3\.\d+) ", set_up.split("candidates=")[1].splitlines()[0]) == PYTHONS
     images = re.findall(r"^FROM python:([\d.]+)", _text("infra/docker/Dockerfile"), re.MULTILINE)
-    workflow = _text(".github/workflows/checks.yml")
+    workflow = "".join(file.read_text() for file in WORKFLOWS)
     used = re.findall(r"\"(3\.\d+)\"", workflow)
     assert images
-    assert used
-    assert {*images, *used} <= set(PYTHONS)
+    assert set(images) <= set(PYTHONS) == set(used)
     made = re.findall(r"^(\w[\w-]*):", _text("Makefile"), re.MULTILINE)
-    assert set(re.findall(r"run: make ([\w-]+)", workflow)) <= set(made)
+    called = {*re.findall(r"run: make ([\w-]+)", workflow)}
+    (targets,) = re.findall(r"\{target: \[(.*)\]\}", workflow)
+    assert (
+        {"test", "test-all", *targets.split(", ")} <= {*called, *targets.split(", ")} <= set(made)
+    )
 
 
 def test_lists_have_a_version_that_fits_of_every_package_that_is_installed():
@@ -139,17 +165,17 @@ def test_set_up_installs_by_hash_only_but_for_an_index_that_is_named(torch, inst
 
 
 def test_no_installation_mixes_indexes():
-    for path in ("Makefile", "requirements/setup.sh", "infra/docker/Dockerfile", ".ci/run"):
+    for path in ("Makefile", "requirements/setup.sh", "infra/docker/Dockerfile", ".ci/programs"):
         assert not re.search("extra-index|unsafe-best-match|UV_INDEX=", _text(path)), path
 
 
 def test_workflow_pins_its_actions_and_builds_and_scans_an_image_of_each_kind():
-    workflow = yaml.safe_load(_text(".github/workflows/checks.yml"))
-    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    used = [step["uses"] for step in steps if "uses" in step]
+    workflows = [yaml.safe_load(file.read_text()) for file in WORKFLOWS]
+    jobs = {name: job for workflow in workflows for name, job in workflow["jobs"].items()}
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
     assert used
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", each) for each in used)
-    image = workflow["jobs"]["image"]
+    image = jobs["image"]
     kinds = {(each["device"], each["packages"]) for each in image["strategy"]["matrix"]["include"]}
     assert kinds == {("cpu", "base"), ("gpu", "base"), ("gpu", "base,vllm")}
     (build,) = [step["run"] for step in image["steps"] if "docker build" in step.get("run", "")]

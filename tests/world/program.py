@@ -1,9 +1,13 @@
-"""The program, run in the test's own process, or as a user runs it in a process of its own."""
+"""The program, run in the test's own process or in one of its own; and nginx before an endpoint."""
 
 import logging
 import os
+import re
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +16,12 @@ from typer.testing import CliRunner
 
 from xrec.cli.main import app
 from xrec.errors import XRecError
+
+NGINX_CONFIG = Path(__file__).parents[2] / "infra" / "nginx" / "nginx.conf"
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+_TEMP_PATHS = "".join(
+    f"{kind}_temp_path temp;\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
 
 
 def xrec(*arguments: object) -> tuple[int, str, str]:
@@ -106,3 +116,42 @@ def at_message(text: str, action: Callable[[], object]) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
     assert seen, f"nothing was logged with {text!r}"
+
+
+def config_in(folder: Path, **values: str) -> str:
+    """Return nginx's config with logs and files in `folder`, and other values of these directives.
+
+    Raises AssertionError if the config has no such directive.
+    """
+    text = NGINX_CONFIG.read_text().replace("/var/log/nginx", str(folder))
+    text = text.replace("http {", f"http {{\n{_TEMP_PATHS}", 1)
+    for name, value in values.items():
+        text, count = re.subn(rf"(?m)^(\s+{name}) .*?;", rf"\1 {value};", text)
+        assert count, f"no {name} in {NGINX_CONFIG}"
+    return text
+
+
+@contextmanager
+def nginx_before(upstream: int, **values: str) -> Iterator[str]:
+    """Run nginx before the port `upstream`, without TLS; yield its URL. values: of directives."""
+    assert NGINX is not None
+    with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as listening:
+        folder, port = Path(name), listening.getsockname()[1]
+        folder.chmod(0o755)  # workers are another user's
+        text = config_in(folder, listen=f"127.0.0.1:{port}", **values)
+        text = re.sub(r"(?m)^\s+ssl_.*\n", "", text)
+        text = text.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}")
+        (folder / "nginx.conf").write_text(text)
+        command = [NGINX, "-p", name, "-e", "stderr", "-c", str(folder / "nginx.conf")]
+        handed = listening.fileno()  # it takes the socket over, as in an upgrade of its binary
+        process = subprocess.Popen(
+            [*command, "-g", f"daemon off; pid {name}/pid;"],
+            env={**os.environ, "NGINX": f"{handed};"},
+            pass_fds=[handed],
+        )
+        listening.close()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)

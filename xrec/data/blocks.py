@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from xrec.data.lines import Line, Record, csv_records, csv_rows, decoded, json_lines
 from xrec.errors import DataError
 
-_BLOCK_BYTES = 1 << 20  # of text
+BLOCK_BYTES = 1 << 20  # of text
 _BLOCK_ROWS = 32_768  # of Parquet
 _BLOCK_RECORDS = 8192  # of CSV with quotes, which are Python objects at the same time
 
@@ -59,13 +59,16 @@ def stream_blocks(
     wanted: Collection[str],
     delimiter: str = ",",
     encoding: str | None = None,
+    *,
+    block_bytes: int = BLOCK_BYTES,
 ) -> tuple[list[str] | None, Iterator[Block]]:
     """The columns of `file`, null for JSON Lines, and its rows, which are read block by block.
 
     The ending of its name tells the format, and whether it is gzipped. source: the file's content,
     which stays open until the last row. wanted: the columns of the blocks' tables. encoding: of
-    lines that are not UTF-8. For the columns of JSON Lines see `keys_of`. Raises DataError, now or
-    with a later block, if the file as a whole cannot be read.
+    lines that are not UTF-8. block_bytes: about how long a block of text is. For the columns of
+    JSON Lines see `keys_of`. Raises DataError, now or with a later block, if the file as a whole
+    cannot be read.
     """
     name = file.lower()
     if name.endswith(".gz"):
@@ -74,10 +77,10 @@ def stream_blocks(
     if name.endswith(".parquet"):
         return _parquet(file, source, wanted)
     if name.endswith((".csv", ".tsv")):
-        text = _Text(file, source, encoding, newline="")
+        text = _Text(file, source, encoding, "", block_bytes)
         return _csv(text, wanted, "\t" if name.endswith(".tsv") else delimiter)
     # A JSON line may hold other line ends.
-    return None, _json(_Text(file, source, encoding, newline="\n"), wanted)
+    return None, _json(_Text(file, source, encoding, "\n", block_bytes), wanted)
 
 
 class _Text:
@@ -87,19 +90,23 @@ class _Text:
     survive as lone surrogates, which the columns' parsers then refuse row by row.
     """
 
-    def __init__(self, file: str, source: IO[bytes], encoding: str | None, newline: str):
+    def __init__(
+        self, file: str, source: IO[bytes], encoding: str | None, newline: str, block_bytes: int
+    ):
         self.file = file
         self._source, self._encoding, self._newline = source, encoding, newline
+        self._block_bytes = block_bytes
         self._is_begun = False
 
     def line(self) -> bytes:
         """The next line with its end, which is a line feed; empty at the end of the file."""
-        return self._read(self._source.readline)
+        return self._without_mark(self._read(self._source.readline))
 
     def blocks(self) -> Iterator[bytes]:
-        """Blocks of about `_BLOCK_BYTES`."""
-        while block := self._read(lambda: self._source.read(_BLOCK_BYTES)):
-            yield block if block.endswith(b"\n") else block + self.line()
+        """Blocks of about `block_bytes`."""
+        while block := self._read(lambda: self._source.read(self._block_bytes)):
+            rest = b"" if block.endswith(b"\n") else self._read(self._source.readline)
+            yield self._without_mark(block + rest)
 
     def lines(self, block: bytes) -> Iterator[str]:
         """The lines of a block, with their ends."""
@@ -117,24 +124,27 @@ class _Text:
 
     def _read(self, read: Callable[[], bytes]) -> bytes:
         try:
-            data = read()
+            return read()
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(
                 f"{self.file}: not a readable gzip file ({error}); is it complete?",
                 code="broken_file",
                 key=self.file,
             ) from error
+
+    def _without_mark(self, data: bytes) -> bytes:
+        """The data, at the beginning of the file without a byte order mark."""
         is_begun, self._is_begun = self._is_begun, True
         return data if is_begun else data.removeprefix(codecs.BOM_UTF8)
 
 
 def _check_unique(file: str, names: Sequence[str]) -> None:
     """Raise DataError if two columns have one name; those without a name are not used."""
-    repeated = [repr(name) for name, count in Counter(names).items() if name and count > 1]
+    repeated = [name for name, count in Counter(names).items() if name and count > 1]
     if repeated:
         raise DataError(
-            f"{file}: more than one column is called {', '.join(repeated)}; expected a name once, "
-            "or it is not known which is meant; rename or remove the others",
+            f"{file}: more than one column is called {', '.join(map(repr, repeated))}; "
+            "expected a name once, or it is not known which is meant; rename or remove the others",
             code="repeated_column",
             key=file,
             saw=tuple(repeated),
@@ -156,7 +166,7 @@ def _json_table(block: bytes, wanted: Collection[str]) -> pa.Table | None:
     Where every line ends with } and the next one begins with {, each is one object.
     """
     num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-    if not wanted or block.count(b"}\n{") != num_lines - 1:
+    if not wanted or block.count(b"}\n{") != num_lines - 1 or block.startswith(codecs.BOM_UTF8):
         return None
     try:
         block.decode()
@@ -282,7 +292,8 @@ def _csv_table(
     names = [str(place) for place in range(len(header))]  # of columns that have none, too
     taken = {names[header.index(name)]: name for name in wanted if name in header}
     is_long = len(max(lines, key=len)) > csv.field_size_limit()
-    if is_long or not taken or len(header) == 1:  # of which an empty line might be a row
+    # Of a single column, an empty line might be a row. Arrow drops a mark at a block's beginning.
+    if is_long or not taken or len(header) == 1 or block.startswith(codecs.BOM_UTF8):
         return None
     try:
         table = pyarrow.csv.read_csv(

@@ -13,12 +13,14 @@ a reason: for a tab, a line end or a quote in it.
 import csv
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xrec.errors import DataError
 
+_LINE_END = re.compile(r"\r\n?|\n")
 _LEAST_ROWS_IN_CELL = 3  # of two columns: "tea, and 1,5 litres" has as many commas as a row
 
 
@@ -64,7 +66,7 @@ def _json_line(number: int, text: str) -> Line:
 
 
 Record = tuple[int, list[str], str]
-"""The number of a record's first line, and its cells, or none and what is wrong with it."""
+"""The number of a record's first line, and its cells, or its text and what is wrong with it."""
 
 
 def csv_rows(records: Iterable[Record], header: list[str], delimiter: str) -> Iterator[Line]:
@@ -75,7 +77,7 @@ def csv_rows(records: Iterable[Record], header: list[str], delimiter: str) -> It
 def _csv_line(header: list[str], record: Record, delimiter: str) -> Line:
     number, cells, problem = record
     if problem:
-        return Line(number, "", problem=f"not readable as CSV: {problem}")
+        return Line(number, cells[0], problem=f"not readable as CSV: {problem}")
     text = delimiter.join(cells)
     if len(cells) != len(header):
         return Line(number, text, problem=f"expected {len(header)} columns, saw {len(cells)}")
@@ -102,7 +104,7 @@ def csv_records(
         except StopIteration:
             return
         except csv.Error as error:
-            cells, problem = [], str(error)
+            cells, problem = ["".join(lines).rstrip("\r\n")], str(error)
             is_unbalanced = _is_open(problem, lines, may_be_plain)
         if is_unbalanced and may_be_plain:
             yield from _plain_records(itertools.chain(list(lines), text), number, delimiter)
@@ -124,15 +126,17 @@ def _kept(text: Iterable[str], lines: list[str]) -> Iterator[str]:
 
 def _plain_records(lines: Iterable[str], first: int, delimiter: str) -> Iterator[Record]:
     """Yield the records of lines in which quotes are plain characters."""
-    reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    kept: list[str] = []  # of the record
+    reader = csv.reader(_kept(lines, kept), delimiter=delimiter, quoting=csv.QUOTE_NONE)
     while True:
         number = first + reader.line_num
+        kept.clear()
         try:
             yield number, next(reader), ""
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, [], str(error)
+            yield number, ["".join(kept).rstrip("\r\n")], str(error)
 
 
 def _is_open(problem: str, lines: Sequence[str], may_be_plain: bool) -> bool:
@@ -145,10 +149,11 @@ def _is_open(problem: str, lines: Sequence[str], may_be_plain: bool) -> bool:
 def _holds_rows(
     lines: Sequence[str], cells: Sequence[str], num_columns: int, delimiter: str
 ) -> bool:
-    """True if lines after a record's first one seem to be rows that a quote took in.
+    """True if a cell in quotes seems to hold rows.
 
-    In a record of the right length, all of them must: each with the delimiters of a row, and none
-    of these before a blank, as a comma in a text is. In one of another length, one is enough.
+    In a record of the right length, a cell of k line ends holds k rows' delimiters then, and none
+    of these stands before a blank, as a comma in a text does. In a record of another length, it is
+    enough that one line after the first has as many delimiters as a row.
     """
     rest, num_delimiters = lines[1:], num_columns - 1
     if not rest or num_delimiters < 1:
@@ -156,8 +161,12 @@ def _holds_rows(
     if len(cells) != num_columns:
         return any(line.count(delimiter) >= num_delimiters for line in rest)
     least = 1 if num_columns > 2 or delimiter == "\t" else _LEAST_ROWS_IN_CELL
-    return len(rest) >= least and all(
-        line.count(delimiter) == num_delimiters and f"{delimiter} " not in line for line in rest
+    ends = [len(_LINE_END.findall(cell)) for cell in cells]
+    return any(
+        count >= least
+        and cell.count(delimiter) == count * num_delimiters
+        and f"{delimiter} " not in cell
+        for cell, count in zip(cells, ends, strict=True)
     )
 
 

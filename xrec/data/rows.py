@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.data.blocks import Block, stream_blocks
+from xrec.data.blocks import BLOCK_BYTES, Block, stream_blocks
 from xrec.data.lines import Line, keys_of
 from xrec.data.source import Finding
 from xrec.errors import DataError
@@ -47,7 +47,8 @@ def parse_id(value: object) -> str:
 def parse_dense_id(value: object) -> str:
     """An id of the public release: an integer from 0 on, as a string without leading zeros."""
     text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value).strip()
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_INDEX):
+    is_number = text.isascii() and text.isdigit() and len(text) < 1000  # int() takes no more
+    if not (is_number and int(text) <= MAX_INDEX):
         raise ValueError(f"must be an integer from 0 to {MAX_INDEX}")
     return str(int(text))
 
@@ -140,6 +141,7 @@ def stream_rows(
     encoding: str | None = None,
     advice: str = "rename or add them",
     may_be_missing: Collection[str] = (),
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[FileRows]:
     """Parse a file, whose ending tells the format (see xrec.data.blocks), block by block.
 
@@ -166,7 +168,9 @@ def stream_rows(
         for name, parse in {**columns, **(optional or {})}.items()
     ]
     sources = {source for column in wanted for source in column.sources}
-    seen, blocks = stream_blocks(file, source, sources, delimiter, encoding)
+    seen, blocks = stream_blocks(
+        file, source, sources, delimiter, encoding, block_bytes=block_bytes
+    )
     if seen is not None:
         _check_columns(file, seen, wanted, advice)
     is_checked = seen is not None

@@ -11,7 +11,6 @@ import torch
 from xrec.graph.ranking import Ranked, SeenItems, stable_top_k, top_k_items
 from xrec.storage import mapped
 
-_LINKS, _NUM_BUILD, _NUM_SEARCH = 32, 80, 128  # HNSW's links, efConstruction, least efSearch
 _MOST_FOUND, _USERS_PER_SEARCH = 1024, 256
 
 
@@ -21,11 +20,25 @@ class ItemIndex:
     One thread makes it, so that it is the same on every node: 3 minutes for 1e6 items.
     """
 
-    def __init__(self, name: str, items: torch.Tensor, lost: npt.NDArray[np.int64]):
-        """items: (I, D) float32; `name` says which these are, and which of them are `lost` (G,)."""
+    def __init__(
+        self,
+        name: str,
+        items: torch.Tensor,
+        lost: npt.NDArray[np.int64],
+        *,
+        num_links: int = 32,
+        num_build: int = 80,
+        num_search: int = 128,
+    ):
+        """Build the index of items (I, D) float32, or open the file of this node.
+
+        `name` says which items these are, and which of them are `lost` (G,). num_build and
+        num_search are HNSW's efConstruction and its least efSearch.
+        """
         there = np.setdiff1d(np.arange(len(items)), lost)
-        build = functools.partial(_build, items, there)
-        self._index = mapped(f"{name}-{_LINKS}-{_NUM_BUILD}.hnsw", build, _open)
+        build = functools.partial(_build, items, there, num_links, num_build)
+        self._num_search = num_search
+        self._index = mapped(f"{name}-{num_links}-{num_build}.hnsw", build, _open)
         self._ids = torch.from_numpy(np.append(there, -1))  # faiss says -1 where it finds none
 
     def top_k(
@@ -40,7 +53,7 @@ class ItemIndex:
         needed = k + torch.bincount(seen.of(rows)[0], minlength=len(rows))
         few = needed <= min(_MOST_FOUND, self._index.ntotal)
         for some in needed.argsort()[: int(few.sum())].split(_USERS_PER_SEARCH):
-            number = min(max(_NUM_SEARCH, int(needed[some[-1]])), self._index.ntotal)
+            number = min(max(self._num_search, int(needed[some[-1]])), self._index.ntotal)
             vectors, (of_user, there) = users[rows[some]], seen.of(rows[some])
             found = self._search(vectors, number)
             of_found = (items[found] @ vectors[:, :, None])[:, :, 0]
@@ -62,12 +75,14 @@ class ItemIndex:
         return self._ids[torch.from_numpy(places)].sort(dim=1).values
 
 
-def _build(items: torch.Tensor, there: npt.NDArray[np.int64], path: Path) -> None:
+def _build(
+    items: torch.Tensor, there: npt.NDArray[np.int64], num_links: int, num_build: int, path: Path
+) -> None:
     import faiss
 
     faiss.omp_set_num_threads(1)
-    index = faiss.IndexHNSWFlat(items.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = _NUM_BUILD
+    index = faiss.IndexHNSWFlat(items.shape[1], num_links, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = num_build
     for some in torch.from_numpy(there).split(65_536):
         index.add(items[some].numpy())
     faiss.write_index(index, str(path))

@@ -1,4 +1,4 @@
-"""Whole runs: what is written, what is held out of it, and how a run goes on."""
+"""Whole runs: what is written, what is held out of it, how a run goes on; texts that solicit."""
 
 from collections import Counter
 from dataclasses import replace
@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.errors import raises
 from tests.world.shop import review, write_json_lines
 from tests.xrec.annotate.review_files import (
     HASHED,
@@ -18,8 +19,25 @@ from tests.xrec.annotate.review_files import (
     texts_of_training,
 )
 from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
+from xrec.annotate.annotator import (
+    Aspect,
+    Input,
+    ItemInput,
+    ItemText,
+    PairInput,
+    PairText,
+    Review,
+    ReviewedItem,
+    Text,
+    UserInput,
+    UserText,
+    Written,
+)
+from xrec.annotate.formats import KEYS, stage_format
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
+from xrec.annotate.stages import TextTask
+from xrec.bulk import Outcome
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.storage import Manifest
@@ -65,12 +83,17 @@ def quoting(tmp_path):
     return Quoting(tmp_path)
 
 
-def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+def _values(table: pa.Table) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in table.to_pylist()]
 
 
 @pytest.mark.parametrize(
-    ("kind", "folds"), [("phrases", None), ("quoting", None), ("quoting", 2), ("quoting", 100)]
+    ("kind", "folds"),
+    [
+        ("phrases", None),
+        ("quoting", 2),
+        *(pytest.param("quoting", folds, marks=pytest.mark.slow) for folds in (None, 100)),
+    ],
 )
 def test_run_no_word_of_a_held_out_or_a_pairs_own_review_is_in_what_trains(tmp_path, kind, folds):
     """Every secret may be an aspect: only leaving its review out keeps it away."""
@@ -80,7 +103,7 @@ def test_run_no_word_of_a_held_out_or_a_pairs_own_review_is_in_what_trains(tmp_p
         TOWN.write(tmp_path / "raw" / "reviews.jsonl"),
         annotator={"kind": "phrases", "min_reviews": 1},
         vocabulary={"min_reviews": 1, "add": [*others, *held_out]},
-        rows_per_chunk=4,
+        rows_per_chunk=16,
     )
     of_phrases = phrases_spec(config.annotator, config.vocabulary)
     spec = of_phrases if kind == "phrases" else quoting_spec(tmp_path)
@@ -109,7 +132,7 @@ def test_run_user_of_one_review_has_no_profile_without_it(quoting):
         review("a", "1", "warm loud", time=1), review("b", "1", "soft loud", time=1)
     )
     quoting.run(config, folds=None)
-    profiles = _rows(dataset_tables(config)["training_profiles"])
+    profiles = _values(dataset_tables(config)["training_profiles"])
     assert profiles == [(0, 0, "", "soft loud"), (1, 0, "", "warm loud")]
 
 
@@ -134,43 +157,43 @@ def test_run_reviews_that_praise_nothing_or_are_low_rated_count_in_aspects_alone
     assert tables["users"]["user_id"].to_pylist() == ["a", "b", "d", "e"]
     assert (tables["interactions"].num_rows, tables["explanations"].num_rows) == (5, 4)
     assert {"odd", "too"}.isdisjoint(texts_of_training(tables).split())
-    assert _rows(tables["aspects"]) == [(0, "warm", 4, 3, 1), (1, "loud", 3, 3, 0)]
-    found = _rows(tables["low_rated_aspects"])
+    assert _values(tables["aspects"]) == [(0, "warm", 4, 3, 1), (1, "loud", 3, 3, 0)]
+    found = _values(tables["low_rated_aspects"])
     assert found == [(0, 1, 1, 0, 1), (1, 0, 1, 1, 0)]  # of item 1 and loud, of item 2 and warm
     page = (quoting.folder / "ws" / "annotations" / "report.html").read_text()
     assert "<td>blame warm</td>" in page
     assert f"<td>loud &lt; {'and louder ' * 9}loudest</td>" in page  # whole, and as text
 
 
-def test_run_warns_where_few_reviews_praise(quoting, caplog):
-    rows = [review(user, "1", "blame warm", time=1) for user in "abcd"]
-    quoting.run(quoting.config(*rows))
-    assert "in 100 % of the reviews the annotator found no praise" in caplog.text
+def _aspects(config: AnnotateConfig) -> set[tuple[str, str]]:
+    aspects = read_annotations(config.artifact("annotations"), config.storage)["aspects"]
+    return set(zip(aspects["split"].to_pylist(), aspects["aspect"].to_pylist(), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "language", "training", "held_out", "expected"),
+    ("vocabulary", "language", "texts", "expected"),
     [
-        ({"drop": ["values"]}, "English", ["tone value"], "Values tone", "tone"),
-        ({"synonyms": {"tone": "sound"}}, "English", ["sound"], "Tones", "sound"),
-        ({"min_reviews": 2}, "English", ["tone warmth", "Tones"], "warmth tone", "tone"),
-        ({"min_reviews": 9, "add": ["tones"]}, "English", ["tone warmth"], "Tones", "tone"),
-        ({}, "German", ["glas"], "Glas!", "glas"),
+        (
+            {"min_reviews": 2, "drop": ["values"], "synonyms": {"loud": "noise"}, "add": ["glows"]},
+            "English",
+            # Warmth is in one training review only, and a glow too, but it is asked for.
+            ("tone value loud warmth glow", "Tones values noise", "Values tone Louds warmth Glow"),
+            {"tone", "noise", "glow"},
+        ),
+        ({"min_reviews": 1}, "German", ("glas", "Glas", "Glas!"), {"glas"}),
     ],
-    ids=["dropped", "synonym", "too rare", "added", "another language"],
+    ids=["English", "German"],
 )
 def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
-    quoting, vocabulary, language, training, held_out, expected
+    quoting, vocabulary, language, texts, expected
 ):
-    texts = [*training, held_out, held_out]
+    texts = [*texts, texts[-1]]
     rows = [review("u", f"i{place}", text, time=place) for place, text in enumerate(texts)]
     # The items of held-out reviews have no profiles.
-    settings = {"vocabulary": {"min_reviews": 1, **vocabulary}, "max_failed_share": 1}
-    config = quoting.config(*rows, **settings)
+    config = quoting.config(*rows, vocabulary=vocabulary, max_failed_share=1)
     quoting.run(config, settings={"kind": "quoting", "language": language})
-    aspects = read_annotations(config.artifact("annotations"), config.storage)["aspects"]
-    found = set(zip(aspects["split"].to_pylist(), aspects["aspect"].to_pylist(), strict=True))
-    assert found == {(split, expected) for split in ("train", "validation", "test")}
+    splits = ("train", "validation", "test")
+    assert _aspects(config) == {(split, name) for split in splits for name in expected}
 
 
 def test_run_failed_texts_have_reason_and_reply_and_can_be_retried(quoting):
@@ -212,39 +235,29 @@ def test_run_carries_no_text_of_an_annotator_that_had_learned_something_else(quo
         assert quoting.asked().total() == num_asked
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
-    [
-        (
-            {"retry_failed": ("nonsense",)},
-            ConfigError,
-            "retry_failed: nonsense: expected all, or some of",
-        ),
-        (
-            {"carry_from": "/nowhere"},
-            ArtifactNotFoundError,
-            "carry_from: /nowhere: there are no annotations",
-        ),
-        ({"min_rating": 3.0}, ArtifactMismatchError, "min_rating"),  # the same place
-    ],
-)
-def test_run_that_cannot_be_says_why(quoting, changes, error, words):
+def test_run_that_cannot_be_says_why(quoting):
     config = quoting.config(review("a", "1", "warm"), split=HASHED)
     quoting.run(config)
-    with pytest.raises(error, match=words):
-        quoting.run(config.model_copy(update=changes))
+    for changes, error, code, key in (
+        ({"retry_failed": ("nonsense",)}, ConfigError, "unknown_reason", "retry_failed"),
+        ({"carry_from": "/nowhere"}, ArtifactNotFoundError, "no_annotations", "carry_from"),
+    ):
+        with raises(error, code, key):
+            quoting.run(config.model_copy(update=changes))
+    with pytest.raises(ArtifactMismatchError) as raised:  # the same place
+        quoting.run(config.model_copy(update={"min_rating": 3.0}))
+    assert "min_rating" in str(raised.value)
 
 
 def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(quoting):
     config = quoting.config(review("a", "1"), review("b", "1", time="a long time ago"))
-    with pytest.raises(DataError, match="1 of 2 rows are unusable") as raised:
+    with raises(DataError, "too_many_rejected", "reviews.jsonl", 1):
         quoting.run(config)
-    assert "time must be a number or a date" in str(raised.value)
     assert not (quoting.folder / "ws" / "annotations" / "reviews").exists()
 
 
 def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path, s3):
-    path = replace(TOWN, num_users=4).write(tmp_path / "reviews.jsonl")
+    path = replace(TOWN, num_users=3).write(tmp_path / "reviews.jsonl")
     found = []
     vocabulary = {"add": ["tone"]}
     for config in (
@@ -256,3 +269,89 @@ def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path, s3):
         found.append({name: sorted(map(str, table.to_pylist())) for name, table in tables.items()})
     assert found[0] == found[1]
     assert found[0]["aspects"]
+
+
+_REVIEW = Review("u", "i", "It is calm.")
+_TITLE = "Books.com"
+
+
+class _Says:
+    def __init__(self, text: Text):
+        self._text = text
+
+    def write(self, rows: object) -> Written:
+        return Written([self._text])
+
+
+def _done(row: Input, text: Text) -> Outcome:
+    stages = {ItemInput: "items", UserInput: "users", PairInput: "pairs"}
+    stage = stages[type(row)]
+    task = TextTask(lambda rows: [row], _Says(text), stage_format(stage, ()), "", 0)
+    return task.do(pa.table({key: [getattr(row, key)] for key in KEYS[stage]}))
+
+
+def _input(split: str = "train") -> PairInput:
+    return PairInput("u", "i", _REVIEW, ItemText(_TITLE, ""), split)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "mail maria@x.org",
+        "order now",
+        "calm [\u2026] place",  # something was removed from the review
+    ],
+)
+def test_quote_that_solicits_is_left_out_and_its_aspect_stays_unless_its_name_does(quote):
+    said = (("calm", quote), ("tea", "hot"), ("www.x.org", "calm"))
+    aspects = tuple(Aspect(*each, "positive") for each in said)
+    done = _done(_input(), PairText("You would enjoy it.", aspects))
+    (row,) = done.ok.to_pylist()
+    found = [(each["aspect"], each["opinion"]) for each in row["aspects"]]
+    assert found == [("calm", ""), ("tea", "hot")]
+    assert done.costs["personal_removed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("explanation", "kept"),
+    [
+        ("It is calm. Ask for Maria. It is near.", "It is calm. It is near."),
+        ("You would enjoy Books.com.", "You would enjoy Books.com."),
+        ("", ""),
+    ],
+)
+def test_explanation_loses_the_sentences_that_solicit_outside_the_title(explanation, kept):
+    done = _done(_input(), PairText(explanation, ()))
+    assert done.ok["explanation"].to_pylist() == [kept]
+
+
+def test_profile_of_a_user_may_name_an_item_whose_title_is_a_link():
+    reviewed = (ReviewedItem(_REVIEW, ItemText(_TITLE, "")), ReviewedItem(_REVIEW, None))
+    text = UserText("Has enjoyed Books.com. Ask for Maria.")
+    done = _done(UserInput("u", reviewed, 2), text)
+    assert done.ok["profile"].to_pylist() == ["Has enjoyed Books.com."]
+
+
+@pytest.mark.parametrize(("split", "num_failed"), [("train", 1), ("low_rated", 0)])
+def test_explanation_of_which_nothing_is_left_fails_if_it_is_kept(split, num_failed):
+    done = _done(_input(split), PairText("Ask for Maria.", (Aspect("tea", "", "positive"),)))
+    assert (done.ok.num_rows, done.failed.num_rows) == (1 - num_failed, num_failed)
+    for row in done.failed.to_pylist():
+        assert (row["reason"], row["reply"]) == ("solicits", "Ask for Maria.")
+    for row in done.ok.to_pylist():
+        assert len(row["aspects"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        (ItemText("Books.com", "Calm."), "Books.com"),  # the source's own
+        (ItemText("Shop evil.com", "Calm.", title_is_made=True), ""),
+    ],
+)
+def test_title_of_the_source_stays_and_a_made_one_that_solicits_goes(text, title):
+    own = "" if text.title_is_made else text.title
+    done = _done(ItemInput("i", own, "", (_REVIEW,), 1), text)
+    assert done.ok.select(["title", "profile"]).to_pylist() == [
+        {"title": title, "profile": "Calm."}
+    ]

@@ -1,15 +1,26 @@
-"""A pair becomes an explanation, or a failed row with a typed reason, its texts and a message."""
+"""A pair becomes an explanation or a failed row; chunks as a task of xrec.bulk; their progress."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, get_args
 
 import pyarrow as pa
 import pytest
 
 from tests.xrec.backfill.runs import changed, pairs_of, pairs_table
 from xrec.adapter.pairs import PairPrompts
+from xrec.backfill import driver
+from xrec.backfill.driver import BackfillMetrics, chunks_at_once, progress_line
 from xrec.backfill.explain import explain_pairs
+from xrec.backfill.identity import identify
+from xrec.backfill.plan import EXPLANATIONS
+from xrec.backfill.task import explain_task
+from xrec.bulk import Outcome, Progress
 from xrec.checks import Checker
+from xrec.config.backfill import FailureReason
 from xrec.config.decoding import DecodingConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
@@ -118,3 +129,112 @@ def test_explain_pairs_gives_the_evidence_of_aspects(scripted, monkeypatch):
     tea = {"aspect": "tea", "item_reviews": 2, "user_reviews": 0, "opinion": "", **counts}
     assert first == [{**late, "is_named": True}, {**tea, "is_named": False}]
     assert second == [{**late, "is_named": False}, {**tea, "is_named": False}]
+
+
+PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing", "u4 i4")
+
+
+def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(runs):
+    task = explain_task(runs.config(), identify(runs.config()))()
+    given = (PAIRS_GIVEN[:3], PAIRS_GIVEN[3:], ("u4 i0", "u2 i1"))
+    chunks = [pairs_table(*pairs) for pairs in given]
+    alone = [task.do(chunk) for chunk in chunks]
+    num_rows: list[int] = []
+    step = task.explainer.engine.core.step
+
+    def observed() -> list[Any]:
+        advances = step()
+        num_rows.append(len({one.request_id for one in advances}))
+        return advances
+
+    task.explainer.engine.core.step = observed
+    begun = threading.Barrier(len(chunks))
+
+    def do(chunk: pa.Table) -> Outcome:
+        begun.wait()
+        return task.do(chunk)
+
+    with ThreadPoolExecutor(len(chunks)) as pool:
+        together = list(pool.map(do, chunks))
+    for one, other in zip(alone, together, strict=True):
+        assert one.ok.equals(other.ok)
+        assert one.failed.equals(other.failed)
+    assert max(num_rows) > max(chunk.num_rows for chunk in chunks)
+    costs = [
+        sum(outcome.costs["engine_prompt_tokens"] for outcome in outcomes)
+        for outcomes in (alone, together)
+    ]
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize(
+    ("rows_per_chunk", "max_rows", "expected"),
+    [(1024, 128, 2), (128, 128, 3), (16, 32, 5), (1, 128, 16)],
+)
+def test_chunks_at_once_keep_the_engine_full(runs, rows_per_chunk, max_rows, expected):
+    config = runs.config(engine={"max_rows": max_rows})
+    assert chunks_at_once(config, rows_per_chunk) == expected
+
+
+def test_reasons_of_the_config_are_those_for_which_a_row_can_fail():
+    assert get_args(FailureReason) == EXPLANATIONS.all_reasons
+
+
+STARTED = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def progress_of(**values: Any) -> Progress:
+    """Of a driver that had its first result five seconds after the start."""
+    ready = STARTED + timedelta(seconds=5)
+    return Progress(written_at=STARTED, started_at=STARTED, working_since=ready, **values)
+
+
+class Recorded:
+    """Stands for Ray's counters and gauges, by name and tag."""
+
+    values: ClassVar[dict[tuple[str, str], float]] = {}
+
+    def __init__(self, name: str, *description: Any):
+        self._name = name.removeprefix("xrec_backfill_")
+
+    def inc(self, amount: float, tags: dict[str, str]) -> None:
+        key = (self._name, *tags.values(), "")[:2]
+        self.values[key] = self.values.get(key, 0) + amount
+
+    def set(self, value: float) -> None:
+        self.values[self._name, ""] = value
+
+
+def test_metrics_count_what_this_driver_did(monkeypatch):
+    monkeypatch.setattr(driver, "Counter", Recorded)
+    monkeypatch.setattr(driver, "Gauge", Recorded)
+    monkeypatch.setattr(Recorded, "values", {})
+    recorder = BackfillMetrics(100)
+    for num_ok, failed, carried, tokens, deaths in (
+        (20, {"empty_text": 3}, 2.0, 50.0, 1),  # of earlier drivers
+        (30, {"empty_text": 4}, 5.0, 90.0, 3),
+        (34, {"engine_error": 1}, 5.0, 99.0, 3),  # a retry
+    ):
+        costs = {"carried": carried, "num_generated_tokens": tokens, "seconds": tokens / 10}
+        recorder.record(progress_of(num_ok=num_ok, failed=failed, costs=costs, num_deaths=deaths))
+    assert Recorded.values == {
+        ("pairs_total", "explained"): 11,
+        ("pairs_total", "carried"): 3,
+        ("pairs_total", "empty_text"): 1,
+        ("pairs_total", "engine_error"): 1,
+        ("tokens_total", "generated"): 49,
+        ("deaths_total", ""): 2,
+        ("actor_seconds_total", ""): pytest.approx(4.9),
+        ("pairs_left", ""): 65,
+    }
+
+
+def test_progress_line_tells_this_drivers_rate_and_the_time_left():
+    progress = progress_of(num_ok=1020, num_rows_before=1005, failed={"empty_text": 5})
+    line = progress_line(progress, 101_025, STARTED + timedelta(seconds=5 + 10))
+    assert line == "1,020 explained, 5 failed, 100,000 left; 2.0 pairs/s, 13.9 h to go"
+
+
+def test_progress_line_before_the_first_result_knows_no_rate():
+    line = progress_line(progress_of(), 7, STARTED)
+    assert line == "0 explained, 0 failed, 7 left"

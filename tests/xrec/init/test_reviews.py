@@ -1,13 +1,24 @@
-"""Folders of reviews: what `xrec init` makes of them, and that the project then works."""
+"""Reviews as people export them: what `xrec init` makes of them, and what annotate then reads."""
 
+import csv
+import gzip
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.errors import raises
+from tests.world.program import said, xrec
 from tests.world.shop import review, write_json_lines
 from tests.xrec.init.shop import CPU
+from xrec.annotate.keep import KeptReviews, keep_reviews
+from xrec.annotate.source import RawReviews, find_review_files, read_reviews
+from xrec.config.annotate import AnnotateConfig
+from xrec.config.project import load_config
+from xrec.errors import ConfigError, DataError
 from xrec.init.project import Findings, init_project, notes
 
 NUM_USERS, NUM_ITEMS = 12, 6
@@ -26,7 +37,7 @@ def _reviews(**more: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _init(tmp_path: Path, source: Path) -> tuple[Findings, dict[str, Any]]:
+def _made(tmp_path: Path, source: Path) -> tuple[Findings, dict[str, Any]]:
     findings = init_project(str(tmp_path / "project"), str(source), machine=CPU)
     values = yaml.safe_load((tmp_path / "project" / "xrec.yaml").read_text())
     return findings, values
@@ -34,7 +45,7 @@ def _init(tmp_path: Path, source: Path) -> tuple[Findings, dict[str, Any]]:
 
 def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
-    findings, values = _init(tmp_path, path)
+    findings, values = _made(tmp_path, path)
     jobs = ["annotate", "prepare", "pretrain-graph", "train-aspects", "train-adapter"]
     assert list(values)[5:10] == jobs
     assert values["prompt"]["aspects"] == 3
@@ -72,7 +83,7 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path):
     ]
     write_json_lines(tmp_path / "raw" / "reviews_Music.json", rows)
     write_json_lines(tmp_path / "raw" / "meta_Music.json", items)
-    _, values = _init(tmp_path, tmp_path / "raw")
+    _, values = _made(tmp_path, tmp_path / "raw")
     assert values["annotate"]["source"] == {
         "kind": "reviews",
         "uri": str(tmp_path / "raw"),
@@ -99,13 +110,13 @@ def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(tmp_path, first
     # The odd one is rated 9 or 88 of 10 or 100 as the others are, or 0 where the others are 1.
     of_others = {9: 9, 88: 88, 0: 1}.get(first.get("rating", 5), 5)
     rows = [*_reviews(rating=of_others), odd]
-    _, values = _init(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
+    _, values = _made(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert {key: values["annotate"][key] for key in expected} == expected
 
 
 def test_init_of_reviews_whose_time_and_rating_are_none_does_without(tmp_path):
     rows = _reviews(time="last summer", rating="good")
-    _, values = _init(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
+    _, values = _made(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert values["annotate"]["source"]["columns"] == {"rating": None, "time": None}
     assert values["annotate"]["split"] == {"by": "hash"}
     assert "min_rating" not in values["annotate"]
@@ -115,7 +126,7 @@ def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(tmp_
     users = [{"user_id": f"u{user}", "profile": "Likes tea."} for user in range(NUM_USERS)]
     write_json_lines(tmp_path / "raw" / "reviews.jsonl", _reviews())
     write_json_lines(tmp_path / "raw" / "users.jsonl", users)
-    findings, values = _init(tmp_path, tmp_path / "raw")
+    findings, values = _made(tmp_path, tmp_path / "raw")
     assert findings.reviews is None
     assert values["prepare"]["source"]["kind"] == "tables"
     reasons = [
@@ -124,3 +135,228 @@ def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(tmp_
     ]
     write_json_lines(tmp_path / "other" / "pairs.jsonl", reasons)
     assert init_project(str(tmp_path / "p2"), str(tmp_path / "other"), machine=CPU).reviews is None
+
+
+HEADER = ("user_id", "item_id", "rating", "time", "review")
+GERMAN = ("Kunde Nr", "Artikel", "Sterne", "Datum", "Meinung")
+GIVEN = dict(zip(GERMAN, HEADER, strict=True))
+Row = list[str]
+
+
+def _rows() -> list[Row]:
+    return [
+        [f"u{user}", f"i{(user + number) % 6}", "5", f"2024-01-{number + 1:02d}", "It is warm."]
+        for user in range(12)
+        for number in range(5)
+    ]
+
+
+def _export(
+    change: Callable[[list[Row]], object] = len,
+    header: Sequence[str] = HEADER,
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+) -> bytes:
+    rows, text = _rows(), io.StringIO(newline="")
+    change(rows)
+    csv.writer(text, delimiter=delimiter).writerows([header, *rows])
+    return text.getvalue().encode(encoding)
+
+
+def _set(place: int, value: str, *, every: int = 60) -> Callable[[list[Row]], object]:
+    return lambda rows: [row.__setitem__(place, value) for row in rows[::every]]
+
+
+def _name_items(rows: list[Row]) -> None:
+    for row in rows:
+        row[1] = f"Rusty Compass No {row[1][1]}"
+
+
+def _add(*values: str) -> Callable[[list[Row]], object]:
+    return lambda rows: [row.append(value.format(item=row[1])) for row in rows for value in values]
+
+
+def _init(
+    tmp_path: Path, data: bytes, columns: dict[str, str], name: str = "reviews.csv"
+) -> tuple[dict[str, Any], list[str], RawReviews, KeptReviews]:
+    """The section that init writes, its notes, and what annotate then reads and keeps."""
+    (tmp_path / name).write_bytes(data)
+    project = str(tmp_path / "project")
+    findings = init_project(project, str(tmp_path / name), columns=columns, machine=CPU)
+    path = tmp_path / "project" / "xrec.yaml"
+    config = load_config(AnnotateConfig, path)
+    raw = read_reviews(config, find_review_files(config))
+    kept = keep_reviews(raw.reviews, config)
+    assert findings.survey.num_interactions == kept.reviews.num_rows
+    assert sum(findings.survey.rejected.values()) == len(raw.findings)
+    assert len(raw.findings) <= config.max_rejected_share * 60
+    return yaml.safe_load(path.read_text())["annotate"], notes(findings), raw, kept
+
+
+UNTITLED = "no table of items: items are called what their reviews call them, as this film"
+
+TITLED = "no table of items: titles are those of {!r}; source.columns.item_title: null for none"
+# What is odd: the file, what is written into the section, and what is said of it.
+ODD: dict[str, tuple[bytes, dict[str, Any], list[str]]] = {
+    "one rating is none": (
+        _export(_set(2, "n/a")),
+        {"rating_range": [1, 5], "max_rejected_share": 0.02},
+        [
+            "rating (rating): 1 of 60 cells are not a number, such as 'n/a': their rows are "
+            "rejected",
+            "1 rows left out, reviews.csv: rating must be a number",
+        ],
+    ),
+    "no rating is one": (
+        _export(_set(2, "4/5", every=1)),
+        {"source.columns": {"rating": None}, "rating_range": None},
+        ["rating (rating): 60 of 60 cells are not a number, such as '4/5': the column is not used"],
+    ),
+    "decimal comma": (
+        _export(_set(2, "4,5"), delimiter=";"),
+        {"rating_range": [1, 5], "source.delimiter": ";"},
+        [],
+    ),
+    "one without a time": (
+        _export(_set(3, "")),
+        {"split": {"by": "time"}},
+        ["time (time): 1 reviews have none: they count as their users' oldest"],
+    ),
+    "no times": (
+        _export(_set(3, "", every=10)),
+        {"split": {"by": "hash"}},
+        ["time (time): 6 reviews have none: the split is by hash"],
+    ),
+    "one time is none": (
+        _export(_set(3, "soon")),
+        {"split": {"by": "time"}},
+        [
+            "time (time): 1 of 60 cells are not a time, such as 'soon': their rows are rejected",
+            "1 rows left out, reviews.csv: time must be a number or a date such as 2026-11-26 "
+            "14:43",
+        ],
+    ),
+    "Latin-1": (
+        _export(_set(4, "Schöner Klang – warm", every=20), encoding="cp1252"),
+        {"source.encoding": "cp1252"},
+        [
+            "reviews.csv: 3 lines are not UTF-8, they are read as cp1252 (source.encoding), such "
+            "as 'Schöner'"
+        ],
+    ),
+    "BOM, semicolons, and a quoted line end": (
+        _export(_set(4, 'He said: "warm;\nsoft", too'), delimiter=";", encoding="utf-8-sig"),
+        {"source.delimiter": ";", "source.encoding": None},
+        [],
+    ),
+    "headers in another language": (
+        _export(header=GERMAN, delimiter=";", encoding="cp1252"),
+        {"source.columns": {ours: theirs for theirs, ours in GIVEN.items()}},
+        [],
+    ),
+    "HTML": (
+        _export(_set(4, "It&#39;s<br />warm", every=30)),
+        {},
+        [],
+    ),
+    "ids that are names": (
+        _export(_name_items),
+        {"source.columns": {"item_title": "item_id"}},
+        [TITLED.format("item_id")],
+    ),
+    "titles beside the ids": (
+        _export(_add("Caf&eacute; {item}"), (*HEADER, "Product Name")),
+        {"source.columns": {"item_title": "Product Name"}},
+        [TITLED.format("Product Name")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "expected", "said"), ODD.values(), ids=ODD)
+def test_init_of_an_export_says_what_is_odd_and_annotate_does_so(tmp_path, data, expected, said):
+    section, found, _, kept = _init(tmp_path, data, GIVEN if b"Kunde" in data else {})
+    flat = {**section, **{f"source.{key}": value for key, value in section["source"].items()}}
+    assert {key: flat.get(key) for key in expected} == expected
+    has_titles = "item_title" in expected.get("source.columns", {})
+    assert found == (said if has_titles else [UNTITLED, *said])
+    assert kept.reviews.num_rows == 60 - sum("rows left out" in each for each in said)
+
+
+def test_init_of_an_export_has_its_texts_and_titles_whole(tmp_path):
+    def change(rows: list[Row]) -> None:
+        _add("B&uuml;gel &amp;quot;{item}&amp;quot;")(rows)
+        rows[0][4] = "„Schön“ &amp; warm;\r\nsehr <b>leicht</b>"
+
+    data = _export(change, (*HEADER, "item_title"), ";", "cp1252")
+    _, _, raw, _ = _init(tmp_path, gzip.compress(data), {}, "reviews.csv.gz")
+    assert raw.reviews["review"][0].as_py() == "„Schön“ & warm; sehr leicht"
+    assert raw.titles["i0"] == 'Bügel "i0"'
+
+
+@pytest.mark.parametrize(
+    ("columns", "unused"),
+    [({"Kunde": "user_id"}, "user_id=Kunde"), ({"review": "rating"}, "rating=review")],
+)
+def test_init_with_columns_that_cannot_be_used_raises_with_those_seen(tmp_path, columns, unused):
+    with raises(DataError, "unusable_column", "--columns", unused) as raised:
+        _init(tmp_path, _export(), columns)
+    assert ", ".join(HEADER[:2]) in str(raised.value)
+    assert not (tmp_path / "project").exists()
+
+
+def test_init_command_takes_columns_repeated_and_in_one(tmp_path):
+    (tmp_path / "export.csv").write_bytes(_export(header=GERMAN))
+    first = ["--columns", "user_id=Kunde Nr,item_id=Artikel", "--columns", "rating=Sterne"]
+    options = [*first, "--columns", "time=Datum,review=Meinung"]
+    out = said("init", tmp_path / "project", "--from", tmp_path / "export.csv", *options)
+    assert "user_id = Kunde Nr, item_id = Artikel, review = Meinung, rating = Sterne" in out
+    code, _, err = xrec(
+        "init", tmp_path / "p2", "--from", tmp_path / "export.csv", *first[:1], "x=y"
+    )
+    assert code != 0
+    assert "expected OURS=YOURS with one of user_id, item_id, review," in err
+
+
+def _uncommented(text: str) -> str:
+    """The file after its reader has taken the other annotator."""
+    other, own = text.split("  annotator:\n    kind: phrases\n")
+    head, commented = other.split("  # annotator:\n")
+    lines = commented.splitlines(keepends=True)
+    section = [line.replace("  # ", "  ", 1) for line in lines if line.startswith("  #   ")]
+    return head + "  annotator:\n" + "".join(section) + own
+
+
+def test_init_has_the_language_model_above_the_phrases(tmp_path):
+    (tmp_path / "reviews.csv").write_bytes(_export())
+    source, place = str(tmp_path / "reviews.csv"), tmp_path / "project" / "xrec.yaml"
+    init_project(str(tmp_path / "project"), source, machine=CPU)
+    text = place.read_text()
+    assert load_config(AnnotateConfig, place).annotator.kind == "phrases"
+    place.write_text(_uncommented(text))
+    asks = load_config(AnnotateConfig, place)
+    assert asks.annotator.kind == "language_model"
+    out = said("annotate", place, "--dry-run")
+    assert all(f"# {each}: " in out for each in ("items", "users", "pairs", "in all"))
+    project = str(tmp_path / "project")
+    init_project(project, source, annotator="language-model", machine=CPU, force=True)
+    assert load_config(AnnotateConfig, place).annotator == asks.annotator
+    assert "  # annotator:\n  #   kind: phrases\n" in place.read_text()
+
+
+def test_init_of_tables_with_a_language_model_says_that_there_are_no_reviews(tmp_path):
+    (tmp_path / "pairs.csv").write_bytes(
+        _export(header=("user_id", "item_id", "qty", "day", "reason"))
+    )
+    with raises(ConfigError, "no_reviews", "--annotator", "language-model"):
+        init_project(str(tmp_path / "p"), str(tmp_path / "pairs.csv"), annotator="language-model")
+
+
+def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_titles(tmp_path):
+    titled = _export(_add("The very best of {item}"), (*HEADER, "product_title"))
+    items = "item_id,title\n" + "".join(f"i{number},Tuner {number}\n" for number in range(6))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "items.csv").write_text(items)
+    (tmp_path / "raw" / "reviews.csv").write_bytes(titled)
+    findings = init_project(str(tmp_path / "project"), str(tmp_path / "raw"), machine=CPU)
+    assert findings.reviews.source.columns == {}
+    assert "of_title" not in (tmp_path / "project" / "xrec.yaml").read_text()

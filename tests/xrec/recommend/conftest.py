@@ -44,11 +44,10 @@ def workspace(tmp_path_factory):
 
 
 @pytest.fixture
-def make_config(workspace, tmp_path, monkeypatch):
-    """A config by its keys; an actor ranks `users_per_chunk` at a time."""
+def make_config(workspace, tmp_path):
+    """A config by its keys."""
 
-    def make(users_per_chunk: int = 5, **values: Any) -> RecommendConfig:
-        monkeypatch.setattr("xrec.recommend._USERS_PER_CHUNK", users_per_chunk)
+    def make(**values: Any) -> RecommendConfig:
         defaults = {
             "workspace": str(workspace),
             "recommendations": str(tmp_path / "recommendations"),

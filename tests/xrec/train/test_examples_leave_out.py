@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
+from tests.world.town import rewrite_dataset
 from tests.xrec.train.adapter_town import adapter_data, make_config
-from tests.xrec.train.conftest import write_town
 from xrec.data.dataset import read_dataset
 from xrec.storage import location_of, open_location
 from xrec.train.example_shards import _pair_prompts
@@ -18,7 +18,7 @@ def test_examples_of_training_are_without_the_pairs_own_review(workspace, tmp_pa
         pairs = pairs.append_column(
             f"{side}_profile", pa.array([f"This {side} is {n}." for n in range(pairs.num_rows)])
         )
-    write_town(tmp_path, source, {"training_profiles": pairs})
+    rewrite_dataset(tmp_path, source, {"training_profiles": pairs})
     config = make_config(workspace, adapter=tmp_path / "adapter", leave_out=leave_out)
     config = config.model_copy(update={"dataset": f"{tmp_path}/dataset"})
     data = adapter_data(config)

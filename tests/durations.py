@@ -1,0 +1,181 @@
+"""A pytest plugin: the seconds that each test takes, and what follows from them.
+
+`durations.json` has the seconds of each test function, all its cases together, as they were when
+somebody last ran with `--record-durations`. By them the longest groups of tests start first, so
+that the processes of `make test` end together, and `--shard K/N` takes one of N equal parts. At the
+end of a run a table shows each room's seconds beside the recorded ones. No test fails by its time.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SLOW = " (slow)"
+
+# Their tests share what is costly to make, such as a pipeline or three nodes.
+_GROUPS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/", "tests/xrec/train/")
+
+
+def group_of(nodeid: str) -> str:
+    """Return the group of a test, whose tests all run in one process: its file, or a folder."""
+    file = nodeid.split("::")[0]
+    return next((folder for folder in _GROUPS if file.startswith(folder)), file)
+
+
+def room_of(nodeid: str) -> str:
+    """Return the folder of tests/ or of tests/xrec/ that a test is in."""
+    parts = nodeid.split("::")[0].removeprefix("tests/").removeprefix("xrec/").split("/")
+    return parts[0] if len(parts) > 1 else "."
+
+
+def shards(seconds: Mapping[str, float], number: int) -> list[set[str]]:
+    """Return the groups in `number` parts: each, the longest first, goes into the shortest part."""
+    parts: list[set[str]] = [set() for _ in range(number)]
+    totals = [0.0] * number
+    for group in _longest_first(seconds):
+        shortest = totals.index(min(totals))
+        parts[shortest].add(group)
+        totals[shortest] += seconds[group]
+    return parts
+
+
+def _longest_first(seconds: Mapping[str, float]) -> list[str]:
+    return sorted(seconds, key=lambda group: (-seconds[group], group))
+
+
+def _key(nodeid: str, is_slow: bool) -> tuple[str, str]:
+    """Return the file and the name of a test function; its slow cases have a name of their own."""
+    file, _, name = nodeid.partition("::")
+    return file, name.split("[")[0] + (_SLOW if is_slow else "")
+
+
+def _file_of(config: pytest.Config) -> Path:
+    return config.rootpath / "tests" / "durations.json"
+
+
+def _read(config: pytest.Config) -> dict[tuple[str, str], float]:
+    file = _file_of(config)
+    files = json.loads(file.read_text()) if file.exists() else {}
+    return {(file, name): value for file, tests in files.items() for name, value in tests.items()}
+
+
+def _write(config: pytest.Config, seconds: Mapping[tuple[str, str], float]) -> None:
+    """Write the seconds of all tests that still exist."""
+    files: dict[str, dict[str, float]] = {}
+    for (file, name), value in sorted(seconds.items()):
+        path, function = config.rootpath / file, name.removesuffix(_SLOW)
+        if path.exists() and f"def {function}(" in path.read_text():
+            files.setdefault(file, {})[name] = round(value, 2)
+    _file_of(config).write_text(json.dumps(files, indent=1) + "\n")
+
+
+def _group_seconds(config: pytest.Config, items: Iterable[pytest.Item]) -> dict[str, float]:
+    recorded = _read(config)
+    groups = {_key(item.nodeid, "slow" in item.keywords): group_of(item.nodeid) for item in items}
+    totals: Counter[str] = Counter()
+    for key, group in groups.items():
+        unknown = 60.0 if key[1].endswith(_SLOW) else 1.0
+        totals[group] += recorded.get(key, unknown)
+    return totals
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, count = (int(part) for part in text.split("/"))
+    if not 1 <= number <= count:
+        raise ValueError
+    return number, count
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help="rewrite durations.json")
+    parser.addoption("--shard", type=_shard, help="K/N: run the K-th of N parts, for instance 1/3")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Durations())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of the shard, and move the longest groups to the front."""
+    seconds = _group_seconds(config, items)
+    kept = set(seconds)
+    if shard := config.option.shard:
+        number, count = shard
+        kept = shards(seconds, count)[number - 1]
+    if left_out := [item for item in items if group_of(item.nodeid) not in kept]:
+        config.hook.pytest_deselected(items=left_out)
+    rank = {group: index for index, group in enumerate(_longest_first(seconds))}
+    items[:] = sorted(
+        (item for item in items if group_of(item.nodeid) in kept),
+        key=lambda item: rank[group_of(item.nodeid)],
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process of `make test` whole groups, in their order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
+
+
+class _Durations:
+    """The seconds of the tests that ran; with xdist, in the process that reports."""
+
+    def __init__(self) -> None:
+        self._tests: set[str] = set()
+        self._seconds: Counter[tuple[str, str]] = Counter()
+        self._not_passed: set[tuple[str, str]] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        key = _key(report.nodeid, "slow" in report.keywords)
+        self._tests.add(report.nodeid)
+        self._seconds[key] += report.duration
+        if not report.passed:
+            self._not_passed.add(key)
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
+        recorded = _read(config)
+        num_tests = Counter(room_of(nodeid) for nodeid in self._tests)
+        if len(num_tests) > 1:
+            terminalreporter.section("seconds of each room")
+            for line in _table(num_tests, self._seconds, recorded):
+                terminalreporter.line(line)
+        if config.option.record_durations:
+            passed = {key: self._seconds[key] for key in self._seconds.keys() - self._not_passed}
+            _write(config, recorded | passed)
+
+
+def _table(
+    num_tests: Counter[str],
+    seconds: Mapping[tuple[str, str], float],
+    recorded: Mapping[tuple[str, str], float],
+) -> Iterator[str]:
+    """Yield a line for each room, the longest first: what ran, and how long it took when recorded.
+
+    A + marks a room that has tests without a record.
+    """
+    now, before, new = (Counter[str]() for _ in range(3))
+    for key, value in seconds.items():
+        room = room_of(key[0])
+        for name in (room, "all"):
+            now[name] += value
+            before[name] += recorded.get(key, 0.0)
+            new[name] += key not in recorded
+    num_tests = num_tests + Counter(all=num_tests.total())
+    yield f"{'room':<12}{'tests':>7}{'now':>9}{'recorded':>10}"
+    for room in sorted(num_tests, key=lambda room: (room == "all", -now[room])):
+        plus = "+" if new[room] else ""
+        yield f"{room:<12}{num_tests[room]:>7}{now[room]:>9.1f}{before[room]:>10.1f}{plus}"

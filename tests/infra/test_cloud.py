@@ -1,0 +1,223 @@
+"""AWS and schedulers: Terraform grants what the code calls, and the examples submit nights.
+
+Schedulers are stubs, because their packages are big. A program `xrec` on the path stands for the
+real one: it keeps its words, and ends as it is told to; the real command is then called with them.
+"""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock, Mock
+
+import hcl2
+import pytest
+import yaml
+
+from tests.cluster.test_submit import ON_S3
+from tests.world.program import said
+from tests.world.shop import write_yaml
+
+ROOT = Path(__file__).parents[2]
+AWS = ROOT / "infra" / "aws"
+MODULE = AWS / "terraform"
+SCHEDULERS, NIGHT, PROJECT = ROOT / "infra" / "schedulers", "2026-11-28", "/etc/xrec/shop.yaml"
+FIGURES = {"num_carried": 940, "night.money": 2.5}
+RESULT = json.dumps({"state": "SUCCEEDED", "exit_code": 0, "result": {"metrics": FIGURES}})
+Block = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def terraform():
+    """All blocks of the module by their type: resource, data, variable, ..."""
+    blocks: dict[str, list[Block]] = {}
+    plain = hcl2.SerializationOptions(
+        with_comments=False, explicit_blocks=False, strip_string_quotes=True
+    )
+    for path in sorted(MODULE.glob("*.tf")):
+        for kind, found in hcl2.loads(path.read_text(), serialization_options=plain).items():
+            blocks.setdefault(kind, []).extend(found)
+    return blocks
+
+
+def of_type(blocks: list[Block], type_name: str) -> dict[str, Block]:
+    return {
+        name: body
+        for block in blocks
+        for kind, named in block.items()
+        if kind == type_name
+        for name, body in named.items()
+    }
+
+
+def statements(terraform: dict[str, list[Block]], document: str) -> list[Block]:
+    return of_type(terraform["data"], "aws_iam_policy_document")[document]["statement"]
+
+
+def test_terraform_is_valid_by_its_own_program(tmp_path):
+    """The provider's schema needs a network, or a mirror in the user's settings of Terraform."""
+    if (program := shutil.which("terraform")) is None:
+        pytest.skip("needs terraform")
+    shutil.copytree(MODULE, tmp_path / "a" / "b" / "terraform")
+    shutil.copy(AWS / "backfill-lifecycle.json", tmp_path / "a" / "b")
+    command = [program, f"-chdir={tmp_path / 'a' / 'b' / 'terraform'}"]
+    begun = subprocess.run([*command, "init", "-backend=false"], capture_output=True, text=True)
+    if begun.returncode:
+        pytest.skip(f"needs terraform, and what it downloads: {begun.stderr[-200:]}")
+    done = subprocess.run([*command, "validate"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_terraform_every_reference_is_to_something_declared(terraform):
+    text = "\n".join(path.read_text() for path in MODULE.glob("*.tf"))
+    code = re.sub(r"#.*|\"(?:[^\"$\\]|\\.)*\"", "", text)
+    for kind, word in (("variable", "var"), ("locals", "local")):
+        declared = {name for block in terraform[kind] for name in block}
+        assert set(re.findall(rf"\b{word}\.(\w+)", text)) == declared
+    for kind, name in set(re.findall(r"\b(aws_\w+)\.(\w+)", code)):
+        where = "data" if kind == "aws_iam_policy_document" else "resource"
+        assert name in of_type(terraform[where], kind), f"{kind}.{name}"
+    assert all(body["description"] for block in terraform["variable"] for body in block.values())
+
+
+def test_terraform_lifecycle_rules_are_those_of_the_one_file():
+    rules = json.loads((AWS / "backfill-lifecycle.json").read_text())["Rules"]
+    text = (MODULE / "bucket.tf").read_text()
+    (path,) = re.findall(r'file\("\$\{path\.module\}/([^"]+)"\)', text)
+    assert (MODULE / path).resolve() == AWS / "backfill-lifecycle.json"
+    # None of these deletes an object that counts, as "Expiration" would.
+    deletions = {"AbortIncompleteMultipartUpload", "NoncurrentVersionExpiration"}
+    known = {"ID", "Status", "Filter", *deletions}
+    assert all(rule.keys() <= known for rule in rules), "the Terraform would drop a key of the rule"
+    assert all(rule["Filter"] == {} for rule in rules)
+    assert set(re.findall(r"rule\.value\.(\w+)", text)) == known - {"Filter"}
+
+
+# The actions of AWS that xrec's requests to S3 need. The requests are HeadBucket, ListObjectsV2;
+# GetObject, HeadObject; PutObject, CreateMultipartUpload, UploadPart, CompleteMultipartUpload;
+# DeleteObject, DeleteObjects; AbortMultipartUpload.
+READ = {"s3:ListBucket", "s3:GetObject"}
+WRITE = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
+
+
+def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(terraform):
+    for name, actions in (("read", READ), ("write", WRITE)):
+        granted = [each["actions"] for each in statements(terraform, name)]
+        assert {action for statement in granted for action in statement} == actions
+    (write,) = statements(terraform, "write")
+    assert write["resources"] == ["${local.bucket_arn}/${var.prefix}/*"]
+    attached = of_type(terraform["resource"], "aws_iam_role_policy_attachment")
+    for role, policy in (("jobs", "write"), ("endpoint", "read")):
+        assert attached[role]["policy_arn"] == f"${{aws_iam_policy.{policy}.arn}}"
+    for statement in statements(terraform, "read"):
+        resources = statement["resources"]
+        listed = resources if isinstance(resources, list) else [resources]
+        assert all("local.bucket_arn" in each for each in listed)
+    for document in of_type(terraform["data"], "aws_iam_policy_document"):
+        for statement in statements(terraform, document):
+            if statement.get("effect") != "Deny":
+                prefix = "ec2:Describe" if statement.get("resources") == ["*"] else ""
+                for action in statement["actions"]:
+                    assert action.startswith(prefix), document
+                    assert "*" not in action, document
+
+
+def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(terraform):
+    resources = terraform["resource"]
+    access = of_type(resources, "aws_s3_bucket_public_access_block")["artifacts"]
+    blocks = ("block_public_acls", "block_public_policy", "ignore_public_acls")
+    assert all(access[key] is True for key in (*blocks, "restrict_public_buckets"))
+    versioning = of_type(resources, "aws_s3_bucket_versioning")["artifacts"]
+    assert versioning["versioning_configuration"][0]["status"] == "Enabled"
+    assert "artifacts" in of_type(resources, "aws_s3_bucket_server_side_encryption_configuration")
+    (deny,) = statements(terraform, "bucket")
+    assert (deny["effect"], deny["actions"]) == ("Deny", ["s3:*"])
+    (condition,) = deny["condition"]
+    assert (condition["variable"], condition["values"]) == ("aws:SecureTransport", ["false"])
+
+
+def test_launcher_file_is_valid_demands_tokens_and_uses_the_profiles_of_terraform(terraform):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    launcher = yaml.safe_load((AWS / "cluster.yaml").read_text())
+    validate_config(prepare_config(launcher))  # with the provider's defaults, as `ray up` has it
+    commands = launcher["head_start_ray_commands"] + launcher["worker_start_ray_commands"]
+    starts = [command for command in commands if "ray start" in command]
+    assert len(starts) == 2
+    assert all(command.startswith("RAY_AUTH_MODE=token ray start") for command in starts)
+    assert "/home/xrec/.ray/auth_token" in launcher["file_mounts"]
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    configs = [kind["node_config"] for kind in launcher["available_node_types"].values()]
+    assert {config["MetadataOptions"]["HttpTokens"] for config in configs} == {"required"}
+    profiles = of_type(terraform["resource"], "aws_iam_instance_profile").values()
+    named = {config["IamInstanceProfile"]["Arn"].split("/")[-1] for config in configs}
+    assert named == {body["name"] for body in profiles}
+
+
+@pytest.fixture
+def check_words(tmp_path, monkeypatch):
+    """Let `xrec` be the stub; returns what checks that its words submit the night of a key."""
+    calls, program = tmp_path / "calls", tmp_path / "xrec"
+    words = f'for word; do echo "$word"; done >> {calls}'
+    program.write_text(f"#!/bin/sh\n{words}\necho '{RESULT}'\nexit ${{XREC_STUB_CODE:-0}}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    ended = {"follow.return_value.status": "SUCCEEDED", "result.return_value": {}}
+    server = Mock(url="http://HEAD:8265", **ended)
+    server.submit_once.return_value = ("xrec-refresh-1", None)
+    monkeypatch.setattr("cluster.submit.JobServer", lambda address: server)
+    backfill = {"pairs": {"kind": "split"}, "llm": {"model": "a/b"}}
+    values = {**ON_S3, "pretrain-graph": {}, "backfill": backfill}
+    path = write_yaml(tmp_path / "shop.yaml", values)
+
+    def check(key: str) -> None:
+        said(*(path if word == PROJECT else word for word in calls.read_text().splitlines()))
+        (name, _, command, _), _ = server.submit_once.call_args
+        assert (key in name, command[:2]) == (True, ["refresh", "shop.yaml"])
+        server.follow.assert_called_once()
+
+    return check
+
+
+def test_cron_calls_refresh_with_the_date_as_key(check_words):
+    lines = (SCHEDULERS / "crontab").read_text().splitlines()
+    (*when, command) = next(line for line in lines if "xrec submit" in line).split(maxsplit=5)
+    assert (when, "%" in command.replace("\\%", "")) == (["30", "2", "*", "*", "*"], False)
+    subprocess.run(["/bin/sh", "-c", command.replace("\\%", "%")], check=True)
+    check_words(date.today().isoformat())
+
+
+def test_airflow_calls_refresh_with_the_date_as_key(check_words, monkeypatch):
+    stub = MagicMock()
+    for name in ("airflow", "airflow.sdk", "airflow.providers.standard.operators.bash"):
+        monkeypatch.setitem(sys.modules, name, stub)
+    runpy.run_path(str(SCHEDULERS / "airflow_dag.py"))
+    command = stub.BashOperator.call_args.kwargs["bash_command"].replace("{{ ds }}", NIGHT)
+    done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["state"] == "SUCCEEDED"
+    check_words(NIGHT)
+
+
+def test_dagster_makes_an_asset_and_tries_again_what_may_succeed(check_words, monkeypatch):
+    class Failure(Exception):  # noqa: N818  its name
+        def __init__(self, description: str, *, metadata: Any, allow_retries: bool):
+            super().__init__(description)
+            self.metadata, self.allow_retries = metadata, allow_retries
+
+    stub: Any = MagicMock(Failure=Failure, MaterializeResult=dict)
+    stub.asset = lambda **_: lambda function: function
+    monkeypatch.setitem(sys.modules, "dagster", stub)
+    night = runpy.run_path(str(SCHEDULERS / "dagster_asset.py"))["explanations"]
+    assert night(Mock(partition_key=NIGHT)) == {"metadata": FIGURES}
+    check_words(NIGHT)
+    for code in (1, 2, 3, 4):
+        monkeypatch.setenv("XREC_STUB_CODE", str(code))
+        with pytest.raises(Failure) as failed:
+            night(Mock(partition_key=NIGHT))
+        assert (failed.value.allow_retries, failed.value.metadata) == (code == 1, FIGURES)

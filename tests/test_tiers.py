@@ -1,0 +1,138 @@
+"""The tiers of tests: what is in the one of every push, and what the plugins do to a run.
+
+The plugins, in `skips.py`, `seeds.py` and `durations.py`, are tried in runs of small files.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.durations import shards
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[1]
+SKIPS = """
+import pytest
+
+def test_passes(): pass
+
+@pytest.mark.skip("no printer")
+def test_marked(): pass
+
+def test_skips(): pytest.skip("no paper: call the office")
+
+@pytest.mark.xfail(reason="a known fault")
+def test_fails_as_known(): assert False
+"""
+MODULE = 'import pytest; pytest.importorskip("no_such_package", reason="no package")'
+DRAWS = """
+from hypothesis import given, strategies as st
+
+drawn = []
+
+@given(st.integers())
+def test_numbers(number): drawn.append(number)
+
+def test_shows(drawn_seed): print("drawn", drawn_seed, hash(tuple(drawn)))
+"""
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """Run pytest on files with the plugins of `options`: in this process, or in one of its own."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("CI", raising=False)
+
+    def of(*options: str, ini: str = "", own: bool = False, **files: str) -> pytest.RunResult:
+        pytester.makeini(f"[pytest]\n{ini}")
+        pytester.makepyfile(**files)
+        start = pytester.runpytest_subprocess if own else pytester.runpytest_inprocess
+        return start(*options)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("ini", "ci", "refused"),
+    [
+        ("", "", ["test_marked", "test_skips"]),
+        ("allowed_skips =\n no printer\n no paper", "true", []),
+        ("allowed_skips =\n printer\n no paper:", "", ["test_marked"]),
+        ("allowed_skips = no printer\nallowed_skips_off_ci = no paper", "", []),
+        ("allowed_skips = no printer\nallowed_skips_off_ci = no paper", "true", ["test_skips"]),
+    ],
+)
+def test_skip_that_no_line_allows_fails_the_run(run, monkeypatch, ini, ci, refused):
+    monkeypatch.setenv("CI", ci)
+    done = run("-p", "tests.skips", ini=ini, test_it=SKIPS)
+    done.assert_outcomes(passed=1, skipped=2, xfailed=1)
+    assert done.ret == (pytest.ExitCode.TESTS_FAILED if refused else pytest.ExitCode.OK)
+    assert re.findall(r"::(\w+): no p", done.stdout.str()) == refused
+
+
+def test_skipped_test_or_module_fails_a_run_of_several_processes(run):
+    options = ["-p", "xdist.plugin", "-n", "1", "-p", "tests.skips"]
+    done = run(*options, ini="allowed_skips = no printer", test_it=SKIPS, test_module=MODULE)
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    assert re.findall(r"(\w+): no pa", done.stdout.str()) == ["py", "test_skips"]
+
+
+def test_one_seed_draws_the_same_cases_and_another_one_others(run, monkeypatch):
+    def drawn(seed: str) -> str:
+        monkeypatch.setenv("XREC_TEST_SEED", seed)
+        options = ["-s", "-p", "_hypothesis_pytestplugin", "-p", "tests.seeds"]
+        done = run(*options, own=True, test_it=DRAWS)
+        done.assert_outcomes(passed=2)
+        assert f"XREC_TEST_SEED={seed or 0}" in done.outlines
+        return re.findall(rf"drawn {seed or 0} (-?\d+)", done.stdout.str())[0]
+
+    assert drawn("20261201") == drawn("20261201") != drawn("")
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1000), min_size=1), st.integers(1, 5))
+def test_shards_have_each_group_once_and_are_about_equal(seconds, number):
+    parts = shards(seconds, number)
+    assert len(parts) == number
+    assert sorted(group for part in parts for group in part) == sorted(seconds)
+    totals = [math.fsum(seconds[group] for group in part) for part in parts]
+    assert max(totals) - min(totals) <= max(seconds.values()) + 1e-6
+    assert parts == shards(dict(reversed(seconds.items())), number)
+
+
+def test_recorded_seconds_order_a_run_divide_it_and_are_shown_beside_its_own(run, pytester):
+    files = {"a/test_one": "pass", "b/test_two": "assert False", "b/test_six": "pass"}
+    sources = {f"tests/{file}": f"def {file[2:]}(): {line}" for file, line in files.items()}
+    recorded = {
+        "tests/a/test_one.py": {"test_one": 3.0, "test_deleted": 9.0},
+        "tests/b/test_two.py": {"test_two": 5.0},
+    }
+    store = pytester.mkdir("tests") / "durations.json"
+    store.write_text(json.dumps(recorded))
+
+    def ran(*options: str) -> str:
+        done = run("-v", "-p", "tests.durations", *options, "tests", **sources)
+        return done.stdout.str()
+
+    def tests(output: str) -> list[str]:
+        return re.findall(r"::(\w+) (?:PASSED|FAILED)", output)
+
+    # A test without a record is taken for one of a second, and + marks its room.
+    everything = ran()
+    assert tests(everything) == ["test_two", "test_one", "test_six"]
+    rows = re.findall(r"^(\w+) +(\d) +0\.\d +(\S+)$", everything, re.MULTILINE)
+    assert sorted(rows) == [("a", "1", "3.0"), ("all", "3", "8.0+"), ("b", "2", "5.0+")]
+    assert tests(ran("--shard=1/2")) == ["test_two"]
+    assert tests(ran("--shard=2/2")) == ["test_one", "test_six"]
+    assert json.loads(store.read_text()) == recorded
+    ran("--record-durations")
+    now = {file: list(seconds) for file, seconds in json.loads(store.read_text()).items()}
+    assert now == {f"{file}.py": [file.split("/")[-1]] for file in sorted(sources)}
+    assert json.loads(store.read_text())["tests/b/test_two.py"] == {"test_two": 5.0}  # it failed
+    assert json.loads(store.read_text())["tests/a/test_one.py"]["test_one"] < 3.0

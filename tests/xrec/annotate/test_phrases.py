@@ -1,0 +1,408 @@
+"""Aspects and texts by rules: what a sentence says, what is learned, what profiles name."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.errors import raises
+from tests.world.here import map_here
+from tests.xrec.annotate.conftest import item_row, pair_row
+from xrec.annotate.annotator import Annotator, ItemText, PairText, Review, ReviewedItem, UserInput
+from xrec.annotate.phrases import phrases_spec
+from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
+from xrec.annotate.phrases.lexicon import fingerprint_of_phrases, read_lexicon
+from xrec.annotate.phrases.mentions import Mention, Reader
+from xrec.annotate.phrases.profiles import find_aspects
+from xrec.annotate.phrases.sentences import explanation, item_profile
+from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
+from xrec.config.data import ProfileAspects
+from xrec.data.parser import load_parser, parser_fingerprint
+from xrec.errors import DataError
+from xrec.schemas import REVIEWS
+from xrec.storage import open_location
+
+READER = Reader({"tinny": -0.4})
+
+
+def _mentions(text: str) -> dict[str, Mention]:
+    return {name: each for each in READER.mentions(text) or () for name in each.names}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "opinion", "sentiment"),
+    [
+        ("A warm tone.", "tone", "warm", "positive"),
+        ("The tone is very warm.", "tone", "warm", "positive"),
+        ("I love the acting and the story.", "story", "", "positive"),
+        ("The plot is weak.", "plot", "", "negative"),
+        ("The sound is tinny.", "sound", "", "negative"),  # learned
+        ("The hotel has a pool.", "pool", "", "neutral"),
+        # A denial turns an opinion around, and too much is blame.
+        ("The screen is not great.", "screen", "", "negative"),
+        ("The dialogue is too funny.", "dialogue", "", "negative"),
+        ("It couldn't have a better sound.", "sound", "good", "positive"),
+        ("You can't beat the price.", "price", "", "positive"),
+        # What is richer than another is rich; but a higher price, a cheap look and what is almost
+        # so are no praise, and a word that names the thing is none.
+        ("It has a much richer sound.", "sound", "rich", "positive"),
+        ("It has a higher price.", "price", "", "neutral"),
+        ("A cheap look.", "look", "", "neutral"),
+        ("The fit is almost perfect.", "fit", "", "neutral"),
+        ("The sound quality is poor.", "quality", "", "negative"),
+        # What is wished for, asked for or a condition praises nothing.
+        ("I wish it had a warm tone.", "tone", "", "negative"),
+        ("If you want great quality, look elsewhere.", "quality", "", "neutral"),
+        ("Does it have a good battery?", "battery", "", "neutral"),
+        # Nor does what is not bad, or good enough, or hard to get, or what an item is made for.
+        ("Not the best quality.", "quality", "", "negative"),
+        ("The price is not bad.", "price", "", "neutral"),
+        ("The neck is good enough.", "neck", "", "neutral"),
+        ("It is hard to get clean tones from it.", "tone", "", "neutral"),
+        ("It is soft enough to protect the finish.", "finish", "", "neutral"),
+        ("It did not harm the finish or the frets.", "fret", "", "neutral"),
+        ("It is worth its weight in gold.", "weight", "", "neutral"),
+        # What an item stands near is not its own.
+        ("It is close to the sea and some great restaurants.", "restaurant", "", "neutral"),
+        # Adjectives of order and number are no praise.
+        ("My own first impression.", "impression", "", "neutral"),
+        # Verbs and adjectives that stand for a noun.
+        ("It sounds great.", "sound", "great", "positive"),
+        ("It is very durable.", "durability", "", "positive"),
+        ("This chair is comfortable.", "comfort", "", "positive"),
+        ("It is easy to use.", "ease of use", "", "positive"),
+        ("It is beautifully written.", "writing", "", "positive"),
+        ("It is not very durable.", "durability", "", "negative"),
+        ("It is well made.", "workmanship", "", "positive"),
+        # Several words.
+        ("Good customer service.", "customer service", "good", "positive"),
+        ("I like its ease of use.", "ease of use", "", "positive"),
+        # Marks without a blank.
+        ("A good fit..the price is fair.", "fit", "good", "positive"),
+    ],
+)
+def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment):
+    found = _mentions(text)[name]
+    assert (found.opinion, found.sentiment) == (opinion, sentiment)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Streak-free windows.",
+        "It is free of streak.",
+        "The sound is better than the streak.",
+        "It arrived in fine streak.",  # as "in fine shape"
+    ],
+)
+def test_what_is_absent_or_of_another_item_is_not_mentioned(text):
+    assert "streak" not in _mentions(text)
+
+
+def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
+    assert _mentions("This film moved me.")["film"].is_pointed
+    assert _mentions("It is a wonderful movie.")["movie"].is_what_it_is
+    assert not _mentions("It is a wonderful movie.")["movie"].is_pointed
+    assert _mentions("A wonderful movie about love.")["movie"].is_what_it_is
+    assert not _mentions("A warm tone.")["tone"].is_what_it_is
+    for text in ("I love this light.", "This light is bright.", "This is a good light."):
+        assert _mentions(text)["light"].is_topic
+    assert not _mentions("I bought it at this price.")["price"].is_topic
+    assert not _mentions("These sound good.")["sound"].is_pointed
+    for text in ("My hair feels soft.", "I like the look of my new hair."):
+        assert all(each.is_own for each in _mentions(text).values())
+    assert _mentions("I prefer the Marshall sound.")["sound"].is_named
+    for text in ("Its tone is warm.", "It has a warm tone.", "The tone is warm."):
+        assert _mentions(text)["tone"].is_part
+    assert not _mentions("I play in a room.")["room"].is_part
+
+
+@pytest.mark.parametrize(
+    ("text", "is_said"),
+    [
+        ("This is a portable amp.", True),
+        ("Nice portable amp.", True),
+        ("I love this portable amp.", True),
+        ("I use the cable with a portable amp.", False),
+        ("It works with portable amps.", False),
+    ],
+)
+def test_adjective_before_another_thing_tells_nothing_of_the_item(text, is_said):
+    assert ("portability" in _mentions(text)) == is_said
+
+
+def test_mention_may_be_called_by_its_last_words():
+    found = _mentions("A soft leather guitar strap.")["leather guitar strap"]
+    assert found.names == ("leather guitar strap", "guitar strap", "strap")
+    assert found.described == "soft leather guitar strap"
+
+
+def test_fingerprint_of_the_parser_is_that_of_the_loaded_one():
+    assert parser_fingerprint() == "{lang}_{name}-{version}".format_map(load_parser().meta)
+
+
+_TEXTS = (
+    "This pedal has a warm tone. The switch is sturdy. It is durable.",
+    "I like this pedal for its great tone, and the bright display is lovely. My brother is great.",
+    "This pedal is comfortable to use. My brother likes the tone, and the switch is fine.",
+    "The display of this pedal is bad. This Dunlop pedal is good. Great durability, my brother.",
+    "The tone is lovely, and the display is great, and the switch is warm and zingy. I play in a "
+    "band in a great room.",
+)
+
+
+def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annotator:
+    rows = [
+        {"user_id": "u", "item_id": f"i{number}", "review": text, "summary": "", "split": "train"}
+        for number, text in enumerate(_TEXTS * 5)
+    ]
+    config = PhrasesAnnotator(kind="phrases", min_reviews=3)
+    spec = phrases_spec(config, vocabulary or VocabularyConfig())
+    output = open_location(str(folder))
+    with pytest.MonkeyPatch.context() as patch:  # no Ray
+        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+        spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
+    return spec.make(output)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("learned")
+
+
+@pytest.fixture(scope="module")
+def annotator(folder):
+    return _learned(folder)
+
+
+def _item(annotator: Annotator, *texts: str, **more: str) -> Any:
+    (text,) = annotator.write([item_row(*texts, **more)]).results
+    return text
+
+
+def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
+    (found,) = annotator.write([pair_row(text, item=item)]).results
+    return found
+
+
+@pytest.mark.usefixtures("annotator")
+def test_learned_aspects_are_judged_parts_and_no_names_of_the_item(folder):
+    lexicon = read_lexicon(open_location(str(folder)))
+    assert set(lexicon.aspects) == {"tone", "display", "switch", "durability"}
+    assert lexicon.items == {"pedal": ("this pedal", 1.0)}
+    assert lexicon.valences == {"zingy": pytest.approx(0.4)}  # "warm and zingy"
+
+
+def test_own_words_are_added_and_dropped(tmp_path):
+    _learned(tmp_path, VocabularyConfig(add=("great room",), drop=("switches",)))
+    lexicon = read_lexicon(open_location(str(tmp_path)))
+    assert set(lexicon.aspects) == {"great room", "tone", "display", "durability"}
+
+
+def test_texts_that_were_learned_from_are_not_parsed_again(annotator, folder, monkeypatch):
+    texts = [_pair(annotator, text) for text in _TEXTS]
+    spec = phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig())
+    again = spec.make(open_location(str(folder)))
+    monkeypatch.setattr("xrec.annotate.phrases.mentions.parse", iter)
+    assert [_pair(again, text) for text in _TEXTS] == texts
+    with pytest.raises(AttributeError):
+        _pair(again, "The tone of another pedal is lovely.")
+
+
+@pytest.mark.usefixtures("annotator")
+def test_learning_twice_gives_the_same(folder, tmp_path):
+    _learned(tmp_path)
+    one, other = (fingerprint_of_phrases(open_location(str(each))) for each in (folder, tmp_path))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("texts", "said", "unsaid"),
+    [
+        (
+            [
+                "This Dunlop pedal has a warm tone.",
+                "I have the pedal by Dunlop, great tone.",
+                "My pedal is broken, and the display is bad. Awful display.",
+            ],
+            ("great tone", "warm tone"),
+            "display",
+        ),
+        (["It is durable.", "Works great."], ("durability",), "tone"),
+        (["I found this site helpful. It is durable.", "Works great."], ("durability",), "site"),
+        (["The tone is warm.", *["It came on Monday."] * 20], ("",), "tone"),  # few praise it
+    ],
+)
+def test_item_without_title_is_called_what_all_items_are(annotator, texts, said, unsaid):
+    text = _item(annotator, *texts)
+    assert (text.title, text.title_is_made) == ("this pedal", True)
+    assert any(phrase in text.profile for phrase in said)
+    assert unsaid not in text.profile
+
+
+def test_item_with_title_and_details_keeps_both(annotator):
+    text = _item(annotator, "A warm tone.", title="Fuzz One", details="A loud pedal")
+    assert (text.title, text.title_is_made) == ("Fuzz One", False)
+    assert text.profile.startswith("A loud pedal. ")
+    assert "warm tone" in text.profile
+
+
+def test_user_profile_names_what_they_praise_and_have(annotator):
+    items = [ItemText("this pedal", "", title_is_made=True), ItemText("Fuzz One", "")]
+    texts = ["A warm tone.", "The tone is great. It is durable."]
+    reviewed = tuple(
+        ReviewedItem(Review("u", f"i{number}", text), item)
+        for number, (text, item) in enumerate(zip(texts, items, strict=True))
+    )
+    (text,) = annotator.write([UserInput("u", reviewed, 2)]).results
+    assert "tone" in text.profile
+    assert "durability" in text.profile
+    assert text.profile.endswith("Has enjoyed Fuzz One.")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentiments", "explained"),
+    [
+        (
+            "The display is bad. A warm tone, and a great switch. Nice knob.",
+            {"display": "negative", "tone": "positive", "switch": "positive"},
+            "warm tone and great switch",
+        ),
+        ("Great switch. I love this switch. A warm tone.", {"tone": "positive"}, "warm tone"),
+        ("The display came. The display is bad.", {"display": "negative"}, ""),
+        ("The display is bad. The display came.", {"display": "negative"}, ""),
+        ("The display is bad. But the display is great.", {"display": "positive"}, "great display"),
+        ("The display is bad. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
+    ],
+)
+def test_pair_names_what_its_review_praises_alone(annotator, text, sentiments, explained):
+    found = _pair(annotator, text, ItemText("Fuzz One", ""))
+    assert {each.aspect: each.sentiment for each in found.aspects} == sentiments
+    assert explained in found.explanation
+    assert bool(found.explanation) == bool(explained)
+    blamed = {name for name, sentiment in sentiments.items() if sentiment != "positive"}
+    assert blamed.isdisjoint(found.explanation.split())
+    assert ("Fuzz One" in found.explanation) == bool(explained)
+
+
+def test_pair_whose_title_says_it_already_is_praised_for_something_else(annotator):
+    text = _pair(annotator, "A great switch and a warm tone.", ItemText("Foot Switch", "", True))
+    assert [each.opinion for each in text.aspects] == ["great", "warm"]
+    assert "warm tone" in text.explanation
+    assert "great switch" not in text.explanation
+
+
+def test_review_that_speaks_of_nothing_known_gives_no_reason(annotator):
+    assert _pair(annotator, "Bought on Monday.") == PairText("", ())
+    assert _item(annotator, "Bought on Monday.").profile == ""
+
+
+def test_review_in_another_language_is_not_read_and_counted(annotator):
+    german = "Der tone von diesem Pedal ist sehr gut und ich habe lange danach gesucht."
+    written = annotator.write([pair_row(german)])
+    assert written.results == [PairText("", ())]
+    assert written.costs == {OTHER_LANGUAGE: 1}
+
+
+@pytest.mark.parametrize("title", ["these strings", "Alesis Headphones", "this bass"])
+def test_explanation_is_grammatical_whatever_the_number_of_the_title(title):
+    texts = {explanation(f"u{number}", "i", title, ["warm tone"]) for number in range(60)}
+    assert len(texts) == 7
+    for text in texts:
+        assert title in text or title[0].upper() + title[1:] in text
+        assert text[0].isupper()
+        assert text.endswith(".")
+        assert {"its", "their", "it", "they"}.isdisjoint(text.lower().split())
+
+
+def test_explanation_of_an_item_without_a_title_does_not_show_its_id():
+    texts = {explanation(f"u{number}", "B00X", "", ["tone"]) for number in range(60)}
+    assert all("this item" in text.lower() and "B00X" not in text for text in texts)
+
+
+def test_item_profile_of_long_details_without_blanks_has_their_beginning():
+    details = "\u97f3\u8d28\u5f88\u597d\u3002" * 100
+    assert item_profile("i", details, [], []) == f"{details[:300]} \u2026"
+    assert item_profile("i", "ab " * 200, [], []) == f"{('ab ' * 100).strip()} \u2026"
+
+
+PROFILES = [
+    "Fans of fresh handmade pasta would enjoy it.",
+    "Fans of handmade pasta and craft cocktails would enjoy it.",
+    "Many pasta lovers who like a craft cocktail and outdoor seating would enjoy it.",
+    "Lovers of craft cocktails, outdoor seating and a pinball machine would enjoy it.",
+    "Fans of pasta would enjoy it.",
+    "",
+]
+
+
+def _config(min_items: int, max_share: float = 1.0) -> ProfileAspects:
+    return ProfileAspects(kind="profiles", min_items=min_items, max_share=max_share)
+
+
+def _named(profiles: list[str], texts: list[str], config: ProfileAspects) -> list[list[list[str]]]:
+    found = find_aspects(profiles, texts, config)
+    return [
+        [sorted(found.aspects[number] for number in each) for each in named]
+        for named in (found.of_profiles, found.of_explanations)
+    ]
+
+
+def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_have():
+    of_profiles, _ = _named(PROFILES, [], _config(2))
+    assert of_profiles == [
+        ["handmade pasta"],
+        ["craft cocktails", "handmade pasta"],
+        ["craft cocktails", "outdoor seating", "pasta"],
+        ["craft cocktails", "outdoor seating"],
+        ["pasta"],
+        [],
+    ]
+    of_profiles, _ = _named(PROFILES, [], _config(2, max_share=0.4))  # of five profiles
+    assert of_profiles[2:4] == [["outdoor seating"], ["outdoor seating"]]
+
+
+def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary():
+    texts = [
+        "You would enjoy its handmade pasta and its garden.",
+        "A garden.",
+        "Despite the pasta, it has a garden.",
+    ]
+    _, of_explanations = _named(PROFILES, texts, _config(2))
+    assert of_explanations == [["handmade pasta", "pasta"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("profile", "aspects"),
+    [
+        ("Fans of sushi, despite limited parking, would enjoy it.", ["sushi"]),
+        ("Fans of sushi enjoy it. However, some find it stressful in peak hours.", ["sushi"]),
+        ("Fans of sushi, though those sensitive to limited parking may be cautious.", ["sushi"]),
+        ("Coffee lovers would enjoy it.", ["coffee"]),
+        ("Families would enjoy sushi.", ["sushi"]),
+        ("Travelers who like ocean views would enjoy this hotel.", ["ocean views"]),
+        ("It has dog-friendly tables.", ["dog-friendly tables"]),
+        ("A mix of books for students.", ["books"]),
+        ("He would like Green Parrot Bistro for Starbucks coffee.", []),
+    ],
+)
+def test_aspects_are_what_a_profile_praises(profile, aspects):
+    others = ["Coffee lovers would enjoy it.", "It has sushi, books and ocean views."]
+    profiles = [profile] * 3 + others * 3
+    assert _named(profiles, [], _config(2))[0][0] == aspects
+
+
+def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect():
+    nouns = ["soup", "tea", "pasta", "cake", "salad", "bread", "pizza", "curry", "stew", "rice"]
+    profiles = [f"It has great {noun}." for noun in nouns * 4] + ["It has soup."] * 2
+    profiles += ["It has smoky soup.", "It has smoky soup."]
+    found = find_aspects(profiles, [], _config(2))
+    assert "soup" in found.aspects
+    assert "smoky soup" in found.aspects
+    assert not any("great" in aspect for aspect in found.aspects)
+
+
+def test_find_aspects_without_any_says_what_was_seen():
+    with raises(DataError, "no_aspects", "aspects_from.min_items", 3):
+        find_aspects(["Fans of pasta.", "Fans of beer."], [], _config(3))
