@@ -5,9 +5,9 @@
     python -m benchmarks.mutants             print the scores measured so far
 
 A mutant changes one expression: a comparison, `and` or `or`, `min` or `max`, a sum, a small
-number, True or False, `not`, or a call whose result is not used. Messages and log lines are left
-alone. Mutants are drawn with the package's name as the seed and identified by module, function,
-and text, so two commits share most of their mutants and can be compared.
+number, True or False, `not`, or a call whose result is not used. Mutants are drawn with the
+package's name as the seed and identified by module, function, and text, so two commits share most
+of their mutants and can be compared.
 
 The package's own fast tests run once under coverage to record which of them reach each line. Each
 mutant then runs against those that reach it, fastest first, for up to a quarter of the time that
@@ -15,9 +15,8 @@ all of them take, but at least a minute. If none reaches it, because only child 
 workers run its line, any of the package's tests are used. Tests of other packages do not count. A
 failing test must fail twice. A timeout counts as found.
 
-Everything happens in a copy of the checkout. Each result is appended to mutants.jsonl, and mutants
-that have a result are not run again. A mutant that changes nothing can be marked by hand with
-`equivalent` and a reason: at most one in 20.
+Each result is appended to mutants.jsonl, and mutants that have a result are not run again. A mutant
+that changes nothing can be marked by hand with `equivalent` and a reason: at most one in 20.
 """
 
 import ast
@@ -90,8 +89,7 @@ def _places(
                 yield from _places(child, f"{function}.{child.name}".lstrip("."), child)
                 continue
             inner = child if isinstance(child, ast.stmt) else statement
-            other = _other(child, node) if isinstance(child, ast.expr) and function else None
-            if other is not None:
+            if isinstance(child, ast.expr) and function and (other := _other(child, node)):
                 yield function, inner, child, other
             yield from _places(child, function, inner)
 
@@ -136,13 +134,10 @@ def chosen(root: Path, package: str, num: int) -> list[Mutant]:
     """Return `num` mutants of a package, ordered by a hash of the package and the mutant's key."""
     places = [root / "xrec" / package, root / "xrec" / f"{package}.py", root / package]
     place = next(each for each in places if each.exists())
-    modules = [place] if place.is_file() else sorted(place.rglob("*.py"))
-    found = [
-        mutant
-        for module in modules
-        if "vllm" not in module.parts  # it is not installed
-        for mutant in mutants_of(module.read_text(), str(module.relative_to(root)))
-    ]
+    found = list[Mutant]()
+    for module in [place] if place.is_file() else sorted(place.rglob("*.py")):
+        if "vllm" not in module.parts:  # it is not installed
+            found += mutants_of(module.read_text(), str(module.relative_to(root)))
     found.sort(key=lambda each: hashlib.sha256((package + each.key).encode()).digest())
     return found[:num]
 
@@ -197,13 +192,11 @@ def judged(recorded: Recorded, mutant: Mutant) -> tuple[str, str]:
         while tests:
             limit = 180 + 5 * sum(recorded.seconds[test] for test in tests)
             outcome = run_tests(recorded.root, tests, "-x", limit=limit)
-            if outcome.state == "timeout":
-                return "timeout", ""
             if outcome.state == "passed":
                 break
             failed = next(iter(outcome.failed), "")
-            if failed not in tests:
-                return "found", failed  # a module cannot be imported
+            if outcome.state == "timeout" or failed not in tests:  # or nothing can be imported
+                return ("found" if failed else "timeout"), failed
             if run_tests(recorded.root, [failed], limit=limit).state != "passed":
                 return "found", failed
             tests.remove(failed)  # it is flaky

@@ -90,7 +90,7 @@ def test_results_have_a_test_for_each_found_mutant_and_few_that_change_nothing()
 @pytest.mark.slow
 def test_guards_and_mutants_that_no_test_notices_are_reported(tmp_path, capsys):
     files = {
-        "xrec/shop/__init__.py": "",
+        **dict.fromkeys(("xrec/__init__.py", "xrec/shop/__init__.py"), ""),
         "xrec/shop/shelf.py": "def opens(hour):\n    return hour == 9\n\n\ndef is_far(km):\n"
         "    return km > 5\n",
         "tests/xrec/shop/test_shelf.py": "from xrec.shop.shelf import is_far, opens\n\n\n"
