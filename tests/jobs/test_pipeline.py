@@ -141,7 +141,8 @@ def test_backfill_second_driver_is_refused(pipeline, config_file):
     said = json.loads(sign.read_text())
     alive = {"holder": "another host, process 1", "expires_at": "2999-01-01T00:00:00Z"}
     sign.write_bytes(json.dumps(said | alive).encode())
-    assert isinstance(refused("backfill", config_file(config)), LeaseError)
+    whole = config.model_copy(update={"limit": None})
+    assert isinstance(refused("backfill", config_file(whole)), LeaseError)
 
 
 @pytest.mark.usefixtures("actors_here")

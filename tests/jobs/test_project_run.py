@@ -249,7 +249,8 @@ def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(pipelin
 def test_run_names_every_job_that_differs_before_any_work(pipeline):
     project = project_of(pipeline)
     values = dict(project.values)
-    values["pretrain-graph"] = {**values["pretrain-graph"], "model": {"embedding_dim": 16}}
+    graph = values["pretrain-graph"]
+    values["pretrain-graph"] = {**graph, "model": {**graph["model"], "embedding_dim": 16}}
     values["evaluate"] = {**values["evaluate"], "max_pairs": 5}
     with raises(ArtifactMismatchError, "other_settings") as raised:
         run(chosen_configs(Project("town.yaml", values)))
