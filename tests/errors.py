@@ -4,14 +4,13 @@ python -m tests.errors        # write errors.txt anew after a message was change
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from xrec import errors
 from xrec.errors import XRecError
 
 _ROOT = Path(__file__).parents[1]
@@ -41,14 +40,16 @@ def sources() -> list[Path]:
 
 def messages() -> str:
     """Each error that the product makes: its file, type, code, and message with its fields."""
+    trees = {path: ast.parse(path.read_text()) for path in sources()}
+    kinds = _kinds(trees.values())
     lines = []
-    for path in sources():
+    for path, tree in trees.items():
         found = [
             f"  {call.func.id} {_code(call)}: {_text(call.args[0])}"
-            for call in ast.walk(ast.parse(path.read_text()))
+            for call in ast.walk(tree)
             if isinstance(call, ast.Call)
             and isinstance(call.func, ast.Name)
-            and _is_error(call.func.id)
+            and call.func.id in kinds
             and call.args
         ]
         if found:
@@ -56,15 +57,20 @@ def messages() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _is_error(name: str) -> bool:
-    return name.endswith("Error") and (
-        hasattr(errors, name) or name in ("BrokenResultError", "PromptTooLongError")
-    )
+def _kinds(trees: Iterable[ast.Module]) -> set[str]:
+    """Return the names of XRecError and of all classes below it."""
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    bases = {node.name: {ast.unparse(base) for base in node.bases} for node in classes}
+    kinds = {XRecError.__name__}
+    while more := {name for name in bases.keys() - kinds if bases[name] & kinds}:
+        kinds |= more
+    return kinds
 
 
 def _code(call: ast.Call) -> str:
-    given = [word.value for word in call.keywords if word.arg == "code"]
-    return ast.literal_eval(given[0]) if given and isinstance(given[0], ast.Constant) else "-"
+    """Return the code that a call gives its error; - if it gives none."""
+    given = next((word.value for word in call.keywords if word.arg == "code"), None)
+    return "-" if given is None else _text(given)
 
 
 def _text(message: ast.expr) -> str:

@@ -10,6 +10,11 @@ def test_messages_are_those_of_the_file():
     assert messages() == MESSAGES.read_text(), "run: python -m tests.errors, and read the changes"
 
 
+def test_every_error_has_a_code():
+    without = [line for line in messages().splitlines() if " -: " in line]
+    assert {line.split()[0] for line in without} == {"UnknownIdError"}  # which makes its own
+
+
 def test_error_keeps_what_it_carries_when_it_is_pickled():
     error = ConfigError("folds must be at least 2, got 1", code="too_few", key="folds", saw=1)
     error.problems = {"folds": "too_few"}

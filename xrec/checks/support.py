@@ -59,8 +59,8 @@ def unsupported_spans(
     unsupported = {
         (each.start, each.end) for each in named if not support.has_aspect(each, tokens, aspects)
     }
-    within = {place for each in named for place in range(each.first, each.stop)}
-    within |= frame_phrases(tokens)
+    decided = [*named, *frame_phrases(tokens)]
+    within = {place for each in decided for place in range(each.first, each.stop)}
     rest = [place for place in range(len(tokens)) if place not in within]
     unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
     if tokens.is_english():

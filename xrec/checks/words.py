@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
-from xrec.checks.phrases import PhraseIndex
+from xrec.checks.phrases import Named, PhraseIndex
 from xrec.checks.tokens import Tokens, word_key
 from xrec.data.english import tags, word_set
 
@@ -36,10 +36,9 @@ def is_frame(key: str) -> bool:
     return is_function_word or stem_of(key) in _frame()
 
 
-def frame_phrases(tokens: Tokens) -> set[int]:
-    """Return the places of words that need no support because of the words beside them."""
-    found = _phrases().find_in(tokens)
-    return {place for each in found for place in range(each.first, each.stop)}
+def frame_phrases(tokens: Tokens) -> list[Named]:
+    """Return the phrases that say nothing of an item, though their words alone might."""
+    return _phrases().find_in(tokens)
 
 
 @cache
