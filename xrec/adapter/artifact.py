@@ -18,7 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from xrec.adapter.card import model_card
-from xrec.adapter.config import CONFIG, AdapterConfig, config_bytes, parse_adapter_config
+from xrec.adapter.config import (
+    CONFIG,
+    WEIGHTS,
+    AdapterConfig,
+    config_bytes,
+    parse_adapter_config,
+)
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_vectors
 from xrec.config.llm import Dtype, LLMConfig
 from xrec.config.shared import Device, StorageConfig
@@ -42,7 +48,6 @@ from xrec.storage import (
     write_manifest,
 )
 
-WEIGHTS = "adapter.safetensors"
 CARD = "README.md"
 _HUB_FILES = ["*.json", "*.safetensors", "README.md"]
 

@@ -12,7 +12,7 @@ from xrec.errors import ArtifactMismatchError
 from xrec.storage import Location, Manifest, read_content
 from xrec.version import __version__
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
 
 
 class AdapterConfig(Config):

@@ -27,7 +27,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from xrec.adapter.artifact import WEIGHTS
+from xrec.adapter.config import WEIGHTS
 from xrec.errors import ArtifactMismatchError
 
 if TYPE_CHECKING:

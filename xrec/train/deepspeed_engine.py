@@ -5,8 +5,8 @@ ZeRO stage 1 shares Adam's state out among the workers, and stage 3 the frozen w
 them into a fresh one, which may have another number of workers or the other stage. Functions that
 are marked as collective must be called by every worker.
 
-DeepSpeed takes seconds to import. The driver imports this module too and does not need DeepSpeed,
-so it is imported in the functions.
+DeepSpeed and transformers take seconds to import. Drivers and graph training import this module and
+do not need them, so the functions import them.
 """
 
 import logging
@@ -19,18 +19,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
-from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from xrec.adapter.model import Adapters
 from xrec.config.adapter import DeepSpeedConfig, TrainAdapterConfig
-from xrec.llm.model import load_model, resolve_attention, resolve_dtype
-from xrec.llm.source import resolve_model
 from xrec.train.checkpoint import LossScale, WholeState
 from xrec.train.ray_worker import worker_device
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+    from transformers import PreTrainedModel
+
+    from xrec.adapter.model import Adapters
 
 FIRST_SCALE_POWER = 16
 """A run in float16 begins with the loss scale two to this power."""
@@ -98,11 +96,16 @@ def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
     return settings
 
 
-def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
+def load_frozen_model(config: TrainAdapterConfig) -> "PreTrainedModel":
     """Return the language model on this worker's device.
 
     At stage 3 it has this worker's shard of each weight only. Call `init_deepspeed` before.
     """
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    from xrec.llm.model import load_model, resolve_attention
+    from xrec.llm.source import resolve_model
+
     dtype, device = training_dtype(config), worker_device()
     is_sharded = config.deepspeed.zero_stage == 3
     settings = {
@@ -140,6 +143,8 @@ def move_to_device(module: nn.Module, device: torch.device) -> None:
 
 def training_dtype(config: TrainAdapterConfig) -> torch.dtype:
     """Return the type of the frozen model's and the adapters' weights on this worker."""
+    from xrec.llm.model import resolve_dtype
+
     return resolve_dtype(config.llm.dtype, worker_device())
 
 
@@ -209,7 +214,7 @@ def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
     return context
 
 
-def gathered_state(adapters: Adapters) -> dict[str, Tensor]:
+def gathered_state(adapters: "Adapters") -> dict[str, Tensor]:
     """Return the adapters' whole tensors, whatever the ZeRO stage. Collective."""
     with gathered([*adapters.user.parameters(), *adapters.item.parameters()]):
         return {name: tensor.clone() for name, tensor in adapters.state_dict().items()}

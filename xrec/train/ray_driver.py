@@ -27,6 +27,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray import cloudpickle
 from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError
@@ -158,10 +159,12 @@ def _trainer(
     num_gpus = ray.cluster_resources().get("GPU", 0)
     use_gpu, num_threads = uses_gpu(scaling, num_gpus), scaling.cpus_per_worker
     fewest, most = scaling.fewest_workers, scaling.num_workers
+    # As bytes, so that Ray Train's controller does not import what only workers need.
+    loop = cloudpickle.dumps(train_loop_per_worker)
 
     def run_worker(config: dict[str, Any]) -> None:
         prepare_worker(num_threads, reports)
-        train_loop_per_worker(config)
+        cloudpickle.loads(loop)(config)
 
     return TorchTrainer(
         run_worker,

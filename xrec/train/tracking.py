@@ -9,10 +9,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pandas as pd
-from accelerate import PartialState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
 from xrec.config.shared import TrainingJobConfig
 from xrec.errors import ConfigError
 from xrec.train.ray_driver import Metrics, OnReport
@@ -47,6 +43,10 @@ def tracked(config: TrainingJobConfig, name: str, on_report: OnReport) -> Iterat
             key="workspace",
             saw=config.workspace,
         )
+    import pandas as pd
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
     PartialState()
     project = os.path.basename(config.workspace.rstrip("/")) or "xrec"
     kind = LOGGER_TYPE_TO_CLASS[config.tracker]
