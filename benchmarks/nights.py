@@ -35,12 +35,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
-import jobs.backfill
-import jobs.explain
-import jobs.prepare
-import jobs.pretrain_graph
-import jobs.project_run
-from jobs.catalogue import chosen_configs
+import xrec.jobs.backfill
+import xrec.jobs.explain
+import xrec.jobs.prepare
+import xrec.jobs.pretrain_graph
+import xrec.jobs.project_run
 from xrec.backfill.gate import shares_of
 from xrec.bulk import published
 from xrec.config.backfill import BackfillConfig
@@ -51,6 +50,7 @@ from xrec.config.shared import JobConfig
 from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
 from xrec.evaluate.intervals import mean_interval
 from xrec.evaluate.text_metrics import rouge_l
+from xrec.jobs.catalogue import chosen_configs
 from xrec.schemas import GENERATED
 from xrec.storage import Manifest, location_of, open_location, present, read_manifest
 
@@ -170,18 +170,18 @@ def compare(
     now = rows_of(backfill)[1]
     night = present(backfill)
     of_night = {"dataset": night.artifact("dataset"), "graph": str(folder / "graph")}
-    anew = jobs.pretrain_graph.run(graph.model_copy(update={**of_night, "folds": 0}))
+    anew = xrec.jobs.pretrain_graph.run(graph.model_copy(update={**of_night, "folds": 0}))
     there = read_manifest(open_location(night.artifact("graph")), "graph")
     for name, made in (("carried through the nights", there), ("trained anew", anew)):
         recall = {
             part: round(made.metrics[part]["recall@20"], 4) for part in ("validation", "test")
         }
         typer.echo(f"graph {name}: Recall@20 {recall}")
-    for line in list(jobs.explain.audit(night, takes_down=False))[-1:]:
+    for line in list(xrec.jobs.explain.audit(night, takes_down=False))[-1:]:
         typer.echo(line)
     elsewhere = {"explanations": str(folder / "anew"), "carry_from": None, "gate": None}
     written = night.model_copy(update=elsewhere)
-    jobs.backfill.run(written)
+    xrec.jobs.backfill.run(written)
     new = rows_of(written)[1]
     said = {pair: row["explanation"] for pair, row in first.items()}
     kept = {p: row for p, row in now.items() if said.get(p) == row["explanation"] and p in new}
@@ -207,7 +207,7 @@ def main(
     base = read_project(config, [f"workspace={folder / 'base'}", *(overrides or [])])
     prepare = chosen_configs(base)["prepare"]
     assert isinstance(prepare, PrepareConfig)
-    jobs.prepare.run(prepare)
+    xrec.jobs.prepare.run(prepare)
     dataset = read_dataset(location_of(prepare, "dataset"))
     tables = tables_of(dataset, num_pairs)
     references = {(p.user_id, p.item_id): p.reference for p in held_out_pairs(dataset, "test")}
@@ -234,7 +234,7 @@ def main(
         if night and kills:
             killed_once(config, given, seconds, draw)
         else:
-            step = jobs.project_run.refresh if night else jobs.project_run.run
+            step = xrec.jobs.project_run.refresh if night else xrec.jobs.project_run.run
             step(configs(), tell=_told)
         seconds = min(seconds, time.monotonic() - started) if night else _SECONDS_TO_KILL
         manifest, rows = rows_of(configs()["backfill"])

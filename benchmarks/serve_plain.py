@@ -17,8 +17,8 @@ from ray import serve
 from transformers import GenerationConfig
 
 from benchmarks.generate import unpack_linears
-from cluster.connect import ensure_ray
 from xrec.adapter.pairs import Pair
+from xrec.cluster.connect import ensure_ray
 from xrec.config.project import load_config
 from xrec.config.serve import ServeConfig
 from xrec.generate.engine import Completion

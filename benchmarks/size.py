@@ -17,7 +17,7 @@ import xrec.config
 from xrec.config.base import Config
 
 _ROOT = Path(__file__).parents[1]
-_PRODUCT = ("xrec", "jobs", "cluster")
+_PRODUCT = ("xrec", "jobs")
 _BESIDE = ("tests", "benchmarks")
 
 

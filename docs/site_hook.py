@@ -17,9 +17,9 @@ from typing import Any
 from properdocs.structure.files import File, Files
 
 import xrec
-from jobs.catalogue import COMPARE, JOBS, Job
 from xrec.config.base import Key
 from xrec.config.jobs import meaning, own_and_shared, type_and_default
+from xrec.jobs.catalogue import COMPARE, JOBS, Job
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "docs/reviews_to_reasons.ipynb"

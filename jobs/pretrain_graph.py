@@ -1,27 +1,12 @@
-"""Job `pretrain-graph`: the dataset in, a vector for each user and item out."""
+"""Train a vector for each user and item from their interactions.
 
-from jobs.output import Output
-from xrec.config.graph import PretrainGraphConfig
-from xrec.graph.identity import graph_identity
-from xrec.storage import Manifest, check_artifacts, location_of
+    python jobs/pretrain_graph.py project.yaml [section.key=value ...]
+    ray job submit --working-dir . -- python jobs/pretrain_graph.py project.yaml
 
+The same as `xrec pretrain-graph`, with its arguments and exit codes.
+"""
 
-def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
-    settings, inputs = graph_identity(config)
-    return Output(
-        location_of(config, "graph"), "graph", settings, inputs, records=("checkpoints/run.json",)
-    )
+from xrec.cli.main import main
 
-
-def run(config: PretrainGraphConfig) -> Manifest:
-    """Train on Ray, unless it is done; returns the manifest."""
-    from cluster.connect import ensure_ray
-    from cluster.preflight import check_cluster, demand_of_workers
-    from xrec.train.graph import pretrain_graph
-
-    check_artifacts(config, "dataset", "graph")
-    if (done := output(config).done()) is not None:
-        return done
-    with ensure_ray(config.ray):
-        check_cluster(demand_of_workers(config.scaling), config.artifact("graph"), config.storage)
-        return pretrain_graph(config)
+if __name__ == "__main__":
+    main("pretrain-graph")

@@ -1,19 +1,12 @@
-"""Job `train-aspects`: the dataset in, a score of the aspects of items for users out."""
+"""Learn which aspects of an item to name to a user.
 
-from jobs.output import Output
-from xrec.aspects.artifact import aspects_identity
-from xrec.config.graph import TrainAspectsConfig
-from xrec.storage import Manifest, check_artifacts, location_of
+    python jobs/train_aspects.py project.yaml [section.key=value ...]
+    ray job submit --working-dir . -- python jobs/train_aspects.py project.yaml
 
+The same as `xrec train-aspects`, with its arguments and exit codes.
+"""
 
-def output(config: TrainAspectsConfig, *, exact: bool = True) -> Output:
-    settings, inputs = aspects_identity(config)
-    return Output(location_of(config, "aspects"), "aspects", settings, inputs)
+from xrec.cli.main import main
 
-
-def run(config: TrainAspectsConfig) -> Manifest:
-    """Train in this process, unless it is done; returns the manifest."""
-    from xrec.aspects.train import train_aspects
-
-    check_artifacts(config, "dataset", "aspects")
-    return output(config).done() or train_aspects(config)
+if __name__ == "__main__":
+    main("train-aspects")

@@ -39,10 +39,10 @@ add() { # LIST EXTRA...: the packages of these extras go into LIST, but for thos
       }
       isnew { print >> (list ".txt") }'
 }
-add base gguf
-add dev compare docs gguf index schema test
-add vllm gguf vllm
-add extras benchmarks gguf int8
+add base cluster gguf
+add dev cluster compare docs gguf index schema test
+add vllm cluster gguf vllm
+add extras benchmarks cluster gguf int8
 
 torch=$(grep -o '^torch==[0-9.]*' cuda.txt)
 if ! grep -qF "$torch+cpu " torch-cpu.txt; then

@@ -17,7 +17,7 @@ import pytest
 _SLOW = " (slow)"
 
 # Their tests share what is costly to make, such as a pipeline or three nodes.
-_GROUPS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/", "tests/xrec/train/")
+_GROUPS = ("tests/xrec/jobs/", "tests/xrec/cluster/", "tests/xrec/serve/", "tests/xrec/train/")
 
 
 def group_of(nodeid: str) -> str:

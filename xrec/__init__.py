@@ -1,8 +1,8 @@
 """xrec: for every recommendation, the reason why this user would like this item.
 
 Data goes one way, through artifacts: dataset -> graph -> adapter -> explanations -> evaluation.
-Each arrow is a job (`jobs/`), each noun a folder with a `manifest.json` written last, or a table,
-whose manifest stands in the commit that published it.
+Each arrow is a job (`xrec/jobs/`), each noun a folder with a `manifest.json` written last, or a
+table whose manifest is in the commit that published it.
 
 The names in `__all__` are the public interface; everything else may change without a word. They are
 imported when they are used: reading a table needs neither torch nor Ray.

@@ -42,7 +42,14 @@ CHANGES = [
 def test_forty_guards_are_listed_once_and_in_all_packages_that_hold_data():
     assert len(LISTED) == len({(each.file, each.old) for each in LISTED}) == 40
     assert {"/".join(each.file.split("/")[:-1][:2]) for each in LISTED} >= {
-        *("jobs", "xrec/adapter", "xrec/annotate", "xrec/backfill", "xrec/bulk", "xrec/config"),
+        *(
+            "xrec/jobs",
+            "xrec/adapter",
+            "xrec/annotate",
+            "xrec/backfill",
+            "xrec/bulk",
+            "xrec/config",
+        ),
         *("xrec/data", "xrec/generate", "xrec/graph", "xrec/llm", "xrec/serve", "xrec/storage"),
         "xrec/train",
     }

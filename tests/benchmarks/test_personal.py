@@ -19,7 +19,6 @@ from benchmarks.personal_data import (
 )
 from benchmarks.personal_likelihood import aspect_tokens, load_model_of, same_dataset, weigh
 from benchmarks.personal_report import Measure, differences, figures, wide
-from jobs.prepare import run as prepare_dataset
 from tests.errors import raises
 from tests.world.models import explanation_nll
 from tests.world.shop import write_json_lines
@@ -30,6 +29,7 @@ from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig
 from xrec.data.dataset import HeldOutPair, open_dataset
 from xrec.errors import ArtifactMismatchError, DataError
+from xrec.jobs.prepare import run as prepare_dataset
 
 NAN = float("nan")
 SPECIFICITY, SPECIFICITY_IN_ITEM = "Specificity", "Specificity within the item"

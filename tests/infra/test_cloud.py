@@ -20,9 +20,9 @@ import hcl2
 import pytest
 import yaml
 
-from tests.cluster.test_submit import ON_S3
 from tests.world.program import said
 from tests.world.shop import write_yaml
+from tests.xrec.cluster.test_submit import ON_S3
 
 ROOT = Path(__file__).parents[2]
 AWS = ROOT / "infra" / "aws"
@@ -145,7 +145,7 @@ def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(terraform
 def test_launcher_file_is_valid_demands_tokens_and_uses_the_profiles_of_terraform(terraform):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    launcher = yaml.safe_load((AWS / "cluster.yaml").read_text())
+    launcher = yaml.safe_load((ROOT / "cluster" / "aws.yaml").read_text())
     validate_config(prepare_config(launcher))  # with the provider's defaults, as `ray up` has it
     commands = launcher["head_start_ray_commands"] + launcher["worker_start_ray_commands"]
     starts = [command for command in commands if "ray start" in command]
@@ -171,7 +171,7 @@ def check_words(tmp_path, monkeypatch):
     ended = {"follow.return_value.status": "SUCCEEDED", "result.return_value": {}}
     server = Mock(url="http://HEAD:8265", **ended)
     server.submit_once.return_value = ("xrec-refresh-1", None)
-    monkeypatch.setattr("cluster.submit.JobServer", lambda address: server)
+    monkeypatch.setattr("xrec.cluster.submit.JobServer", lambda address: server)
     backfill = {"pairs": {"kind": "split"}, "llm": {"model": "a/b"}}
     values = {**ON_S3, "pretrain-graph": {}, "backfill": backfill}
     path = write_yaml(tmp_path / "shop.yaml", values)

@@ -22,7 +22,7 @@ from tests.world.program import said
 from xrec.version import __version__
 
 TEXT = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8")
-PACKAGES = ("xrec", "jobs", "cluster")
+PACKAGES = ("xrec",)
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 TINY = [
     "build-sample-llm.num_steps=8",

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.prepare import run as prepare_dataset
 from tests.world.shop import write_json_lines
 from xrec import schemas
 from xrec.config.base import parse_config
@@ -18,6 +17,7 @@ from xrec.config.data import PrepareConfig
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.aspects import aspect_counts, aspect_tables
 from xrec.data.dataset import HeldOutPair
+from xrec.jobs.prepare import run as prepare_dataset
 from xrec.storage import Manifest, open_location
 
 TOWN = {

@@ -11,11 +11,19 @@ from tests.world.program import python
 from xrec.config.values import parse_yaml
 from xrec.errors import ConfigError
 
-_READ = (
-    "import sys, xrec; before = set(sys.modules); xrec.read_explanations;"
-    "print(*(name for name in ('deltalake', 'ray', 'torch') if name in sys.modules),"
-    " 'deltalake' in before)"
-)
+# None in sys.modules makes an import fail, as if the package were not installed.
+_BASE_ALONE = """
+import re, sys
+from xrec.errors import packages_of
+for line in packages_of("cluster"):
+    sys.modules[re.split("[^a-zA-Z0-9-]", line)[0].replace("-", "_")] = None
+"""
+_READ = f"""{_BASE_ALONE}
+import xrec
+assert not {{"deltalake", "pyarrow"}} & set(sys.modules)
+xrec.read_explanations, xrec.Client, xrec.PairRequest, xrec.open_dataset
+"""
+_RUN = f"{_BASE_ALONE}\nfrom xrec.cli.main import main; main()"
 
 
 def test_public_names_are_there_and_have_a_docstring():
@@ -32,14 +40,23 @@ def test_changelog_and_citation_are_of_this_version():
     )
 
 
-def test_reading_explanations_loads_neither_torch_nor_ray_and_import_xrec_nothing():
-    assert python("-c", _READ).stdout.split() == ["deltalake", "False"]
+def test_base_alone_reads_tables_and_has_the_client_and_import_xrec_loads_nothing():
+    assert python("-c", _READ).returncode == 0
+    for command in ("table", "export", "init", "forget"):
+        assert python("-c", _RUN, command, "--help").returncode == 0
+
+
+def test_command_that_needs_the_extra_cluster_names_the_package_and_what_installs_it():
+    error = python("-c", _RUN, "train-adapter", "configs/sample.yaml").stderr
+    assert "error: this command needs the package" in error
+    assert "pip install" in error
+    assert "torch>=" in error
 
 
 def test_no_module_unpickles_a_file_or_runs_what_it_reads():
-    """Only processes of one bulk run exchange pickles, in memory."""
+    """Only the processes of one run exchange pickles, in memory."""
     unpickle = set()
-    for path in (path for name in ("xrec", "jobs", "cluster") for path in Path(name).rglob("*.py")):
+    for path in (path for name in ("xrec", "jobs") for path in Path(name).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
@@ -50,6 +67,6 @@ def test_no_module_unpickles_a_file_or_runs_what_it_reads():
                 assert called not in ("eval", "exec", "torch.load", "torch.save"), path
                 names = {each.arg for each in node.keywords}
                 assert not names & {"allow_pickle", "trust_remote_code"}, path
-    assert unpickle == {"xrec/bulk/work"}
+    assert unpickle == {"xrec/bulk/work", "xrec/train"}
     with pytest.raises(ConfigError, match="not valid YAML"):
         parse_yaml("a: !!python/object/apply:os.getcwd []", "file")

@@ -100,7 +100,7 @@ def _machine() -> Iterator[Line]:
 
 
 def _packages() -> Iterator[Line]:
-    lacking = [each for each in packages_of() if not _has(each)]
+    lacking = [each for each in (*packages_of(), *packages_of("cluster")) if not _has(each)]
     advice = f"none: pip install {shlex.join(lacking)}"
     yield _needed("packages", not lacking, f"{len(lacking)} lacking", advice)
     for extra in ("gguf", "schema", "index", "int8", "compare", "vllm"):
@@ -131,7 +131,7 @@ def _ray() -> Line:
     version, address = importlib.metadata.version("ray"), os.environ.get("RAY_ADDRESS")
     if not address:
         return "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start it on this machine"
-    from cluster.connect import check_reachable
+    from xrec.cluster.connect import check_reachable
 
     try:
         check_reachable(address, "start the cluster, or unset RAY_ADDRESS")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from jobs.catalogue import SERVE, Job
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option
 from xrec.errors import ArtifactNotFoundError, DataError, StorageError
+from xrec.jobs.catalogue import SERVE, Job
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig

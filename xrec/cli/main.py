@@ -1,10 +1,10 @@
 """`xrec`, the one command-line program."""
 
+import sys
 from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.catalogue import COMPARE, JOBS
 from xrec.cli import (
     doctor_command,
     init_command,
@@ -15,6 +15,7 @@ from xrec.cli import (
 )
 from xrec.cli.job_command import add_job_command
 from xrec.cli.reporting import new_app
+from xrec.jobs.catalogue import COMPARE, JOBS
 from xrec.version import __version__
 
 HELP = """For every recommendation, the reason why this user would like this item.
@@ -85,6 +86,7 @@ app.add_typer(
 )
 
 
-def main() -> NoReturn:
-    app(prog_name="xrec")
+def main(*command: str) -> NoReturn:
+    """Run `command`, or the one that the program's arguments name, with those arguments."""
+    app([*command, *sys.argv[1:]], prog_name="xrec")
     raise SystemExit(0)

@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from xrec.cli.printing import scalars
-from xrec.errors import XRecError
+from xrec.errors import XRecError, install_command, packages_of
 
 FAILED = 1
 INTERRUPTED = 130
@@ -129,9 +130,25 @@ def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
             told = {"error": str(error), "exit_code": error.exit_code}
             typer.echo(json.dumps({**told, "metrics": dict(scalars(error.metrics))}))
         raise typer.Exit(error.exit_code) from error
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package.lower() not in _only_on_clusters():
+            raise
+        typer.echo(
+            f"error: this command needs the package {package}, which is not installed; "
+            f"{install_command('cluster')}",
+            err=True,
+        )
+        raise typer.Exit(FAILED) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from error
+
+
+def _only_on_clusters() -> set[str]:
+    """Return the top-level modules of the packages that the extra `cluster` adds."""
+    names = (re.split(r"[^\w-]", each)[0] for each in packages_of("cluster"))
+    return {name.replace("-", "_").lower() for name in names}
 
 
 def _configure_logging(level: int) -> None:

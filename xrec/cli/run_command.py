@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from jobs.catalogue import chosen_configs
 from xrec.cli import doctor_command
 from xrec.cli.printing import scalars, show_config, summary, text_table
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides
+from xrec.jobs.catalogue import chosen_configs
 
 if TYPE_CHECKING:
-    from jobs.status import ArtifactStatus
     from xrec.config.shared import JobConfig
+    from xrec.jobs.status import ArtifactStatus
 
 _NUM_SHOWN = 10
 
@@ -160,7 +160,7 @@ def demo(
 def _run(
     configs: "dict[str, JobConfig]", source: str, *, redo: bool = False, as_json: bool = False
 ) -> None:
-    from jobs.project_run import run as run_jobs
+    from xrec.jobs.project_run import run as run_jobs
 
     manifest = run_jobs(
         configs, redo=redo, source=source, tell=lambda line: typer.echo(line, err=True)
@@ -180,7 +180,7 @@ def refresh(
     from xrec.config.project import read_project
 
     configs = chosen_configs(read_project(config_path, overrides or []))
-    from jobs.project_run import refresh as run_night
+    from xrec.jobs.project_run import refresh as run_night
 
     manifest = run_night(
         configs, train=train, source=config_path, tell=lambda line: typer.echo(line, err=True)
@@ -198,8 +198,8 @@ def _show_explanations(config: "JobConfig") -> None:
 
 
 def status(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    from jobs.status import project_status
     from xrec.config.project import read_project
+    from xrec.jobs.status import project_status
 
     artifacts = project_status(read_project(config_path, overrides or []))
     typer.echo(text_table(_HEADER, [_row(artifact) for artifact in artifacts]))

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.catalogue import COMPARE, SERVE, chosen_configs, job_named
 from xrec.cli.reporting import FAILED, AsJson, ConfigPath, Overrides
 from xrec.cli.run_command import First, Last, Redo, Train
 from xrec.cli.texts_command import Later, Retention, Users
 from xrec.errors import ConfigError
+from xrec.jobs.catalogue import COMPARE, SERVE, chosen_configs, job_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ray.job_submission import JobDetails
 
-    from cluster.submit import JobServer
+    from xrec.cluster.submit import JobServer
     from xrec.config.shared import JobConfig
 
 HELP = """Run a job on a Ray cluster; "run", "refresh" and "forget" are of a whole project.
@@ -82,7 +82,7 @@ def submit(
     options = [str(word) for word in asked if word is not True]
     configs = _configs(job_name, config_path, given, first, last)
     _check(job_name, given, options)
-    from cluster.submit import JobServer, check_shared_paths, job_id
+    from xrec.cluster.submit import JobServer, check_shared_paths, job_id
 
     for config in configs:
         check_shared_paths(config, **({"users": users} if users else {}))

@@ -79,9 +79,9 @@ def explain(
     overrides: Overrides = None,
 ) -> None:
     config = _config(config_path, overrides)
-    import jobs.explain
+    import xrec.jobs.explain
 
-    typer.echo("\n".join(jobs.explain.run(config, user_id, item_id)))
+    typer.echo("\n".join(xrec.jobs.explain.run(config, user_id, item_id)))
 
 
 def audit(
@@ -92,9 +92,9 @@ def audit(
     ] = False,
 ) -> None:
     config = _config(config_path, overrides)
-    import jobs.explain
+    import xrec.jobs.explain
 
-    for line in jobs.explain.audit(config, takes_down=takes_down):
+    for line in xrec.jobs.explain.audit(config, takes_down=takes_down):
         typer.echo(line)
 
 
@@ -108,12 +108,12 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     config = _config(config_path, overrides)
-    import jobs.backfill
+    import xrec.jobs.backfill
 
     if is_look:
-        typer.echo("\n".join(jobs.backfill.look_at_candidate(config)))
+        typer.echo("\n".join(xrec.jobs.backfill.look_at_candidate(config)))
         return
-    manifest = jobs.backfill.publish(config, force)
+    manifest = xrec.jobs.backfill.publish(config, force)
     typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))
 
 
@@ -137,8 +137,8 @@ def forget(
     is_later: Later = False,
     as_json: AsJson = False,
 ) -> None:
-    from jobs.forget import forget as forget_people
     from xrec.config.project import read_project
+    from xrec.jobs.forget import forget as forget_people
     from xrec.storage import open_location
 
     project = read_project(config_path, overrides or [])

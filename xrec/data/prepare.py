@@ -1,6 +1,6 @@
 """The dataset artifact from a source: a folder of files, or the sample's generator.
 
-Which source the configuration names is decided by the caller (jobs/prepare.py), which knows all
+The caller (xrec/jobs/prepare.py) decides which source the configuration names, since it knows all
 readers.
 """
 

@@ -29,9 +29,9 @@ from xrec.serve.messages import (
     NoExplanation,
     PairRequest,
     Parts,
+    Problem,
     Recommendations,
 )
-from xrec.serve.problems import Problem
 
 _MAX_RETRIES = 3
 _UNKNOWN = {"/problems/unknown_user": "user", "/problems/unknown_item": "item"}

@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from xrec.data.dataset import AspectsFrom
 from xrec.data.evidence import NamedEvidence
-from xrec.serve.problems import Problem
 
 MAX_PAIRS = 64
 MAX_WORDS = 500
@@ -25,6 +24,39 @@ MaxWords = Annotated[
         "decoding.text.max_words, that limit holds.",
     ),
 ]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). `type` is stable and meant for programs, `detail` is for people."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "/problems/unknown_item",
+                "title": "Not Found",
+                "status": 404,
+                "detail": "...",
+            }
+        }
+    )
+
+    type: str = Field(
+        description="/problems/<reason>; a pair has the reasons of a backfill's failed rows, "
+        "and some of its own."
+    )
+    title: str = Field(description="The status in words.")
+    status: int = Field(
+        description="HTTP status; for one pair of several, the status that it would have alone."
+    )
+    detail: str = Field(description="What is wrong, and what to do.")
+    request_id: str | None = Field(
+        None, description="The X-Request-ID of the answer, to find the request in the logs."
+    )
+    errors: list[dict[str, Any]] | None = Field(
+        None,
+        description="For a request that is not well-formed: the place of each error, and what was "
+        "expected there.",
+    )
 
 
 class _Message(BaseModel):

@@ -5,15 +5,14 @@ A validation error never repeats what the client sent.
 
 import logging
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from xrec.errors import UnknownIdError
+from xrec.serve.messages import Problem
 
 logger = logging.getLogger("xrec")
 
@@ -27,39 +26,6 @@ _STATUS_OF_REASON = {
     "overloaded": 429,
     "bug": 500,
 }
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457). `type` is stable and meant for programs, `detail` is for people."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "type": "/problems/unknown_item",
-                "title": "Not Found",
-                "status": 404,
-                "detail": "...",
-            }
-        }
-    )
-
-    type: str = Field(
-        description="/problems/<reason>; a pair has the reasons of a backfill's failed rows, "
-        "and some of its own."
-    )
-    title: str = Field(description="The status in words.")
-    status: int = Field(
-        description="HTTP status; for one pair of several, the status that it would have alone."
-    )
-    detail: str = Field(description="What is wrong, and what to do.")
-    request_id: str | None = Field(
-        None, description="The X-Request-ID of the answer, to find the request in the logs."
-    )
-    errors: list[dict[str, Any]] | None = Field(
-        None,
-        description="For a request that is not well-formed: the place of each error, and what was "
-        "expected there.",
-    )
 
 
 class ProblemError(HTTPException):

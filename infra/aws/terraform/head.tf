@@ -1,4 +1,4 @@
-# The head of a cluster by Ray's launcher (../cluster.yaml). Drivers on it write artifacts, and its
+# The head of a cluster by Ray's launcher (cluster/aws.yaml). Drivers on it write artifacts, and its
 # autoscaler starts and ends machines, but only those that are tagged with the cluster's name.
 data "aws_iam_policy_document" "launch" {
   statement {

@@ -4,6 +4,6 @@ output "roles" {
 }
 
 output "instance_profiles" {
-  description = "For ../cluster.yaml."
+  description = "For cluster/aws.yaml."
   value       = { head = aws_iam_instance_profile.head.arn, workers = aws_iam_instance_profile.jobs.arn }
 }

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 import scipy.sparse
 
-from jobs.prepare import run as prepare_dataset
 from tests.errors import raises
 from tests.world.models import toy_tokenizer
 from tests.world.town import with_aspects
@@ -21,6 +20,7 @@ from xrec.config.prompt import PromptConfig
 from xrec.data import Dataset, read_dataset
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import DataError
+from xrec.jobs.prepare import run as prepare_dataset
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PromptBuilder
 from xrec.storage import open_location

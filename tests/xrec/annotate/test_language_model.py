@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
-from jobs.annotate import look_ahead
 from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from tests.xrec.annotate.conftest import item_row, pair_row, user_row
 from tests.xrec.annotate.review_files import (
@@ -27,6 +26,7 @@ from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import PairReply
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import BudgetError, ConfigError, EndpointAccessError
+from xrec.jobs.annotate import look_ahead
 from xrec.storage import Manifest, open_location
 
 KEY = "sk-a-key-that-nobody-may-see"

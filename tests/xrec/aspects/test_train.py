@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 import scipy.sparse
 
-from jobs.train_aspects import output, run
 from tests.errors import raises
 from tests.world.town import OF_PROFILES, prepared_town, with_aspects
 from xrec.aspects.artifact import aspects_of
@@ -28,6 +27,7 @@ from xrec.data import read_dataset
 from xrec.data.dataset import EXTENDS
 from xrec.data.menus import Menus, Opinions
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
+from xrec.jobs.train_aspects import output, run
 from xrec.storage import Location, open_location, read_manifest
 
 

@@ -25,7 +25,6 @@ import deltalake
 import psutil
 from deltalake.exceptions import DeltaError
 
-from cluster.connect import ensure_ray, environment
 from tests.world.cluster import LocalCluster, NodeProcess
 from tests.world.here import Place, PoolHere
 from tests.xrec.bulk import toy_run
@@ -37,6 +36,7 @@ from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import clean
 from xrec.bulk.work.pool import Pool, RayPool
+from xrec.cluster.connect import ensure_ray, environment
 from xrec.config.shared import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
 from xrec.storage import location

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.output import Output
 from tests.errors import raises
 from tests.world.here import Killed, PoolHere, plan_of
 from tests.xrec.bulk.conftest import Toys
@@ -42,6 +41,7 @@ from xrec.bulk import (
 from xrec.bulk.takedown import Entry, Takedowns, forget_on_list, put_on_list
 from xrec.bulk.upkeep import TakenDown
 from xrec.errors import DataError, TableError
+from xrec.jobs.output import Output
 from xrec.storage.delta import open_log
 from xrec.storage.forgotten import Forgotten
 from xrec.storage.local import LocalLocation

@@ -15,7 +15,6 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from jobs.catalogue import JOBS, chosen_configs
 from tests.world.program import python, refused, said, words_of, xrec
 from tests.world.shop import SAMPLE, SECRET, write_yaml
 from xrec.cli import doctor_command
@@ -23,6 +22,7 @@ from xrec.config.base import keys_of
 from xrec.config.jobs import CONFIG_TYPES, SHARED
 from xrec.config.project import read_project
 from xrec.errors import ConfigError, DataError, install_command
+from xrec.jobs.catalogue import JOBS, chosen_configs
 from xrec.storage import make_manifest
 
 ROOT = Path(__file__).parents[3]
@@ -39,9 +39,9 @@ def config_path(tmp_path):
 
 
 def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
-    module = types.ModuleType("jobs.prepare")
+    module = types.ModuleType("xrec.jobs.prepare")
     module.run = run
-    monkeypatch.setitem(sys.modules, "jobs.prepare", module)
+    monkeypatch.setitem(sys.modules, "xrec.jobs.prepare", module)
 
 
 COMMANDS = [
@@ -300,7 +300,7 @@ def test_demo_writes_a_project_file_once_and_runs_it_without_a_model_that_is_mis
     tmp_path, monkeypatch, missing
 ):
     ran = Mock(return_value=make_manifest("evaluation", config={}, inputs={}, row_counts={}))
-    monkeypatch.setattr("jobs.project_run.run", ran)
+    monkeypatch.setattr("xrec.jobs.project_run.run", ran)
     monkeypatch.setattr("xrec.cli.run_command._show_explanations", Mock())
     monkeypatch.setattr("xrec.cli.doctor_command.missing_models", lambda: missing)
     monkeypatch.chdir(tmp_path)

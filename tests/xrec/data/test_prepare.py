@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.prepare import run as prepare_dataset
 from tests.errors import raises
 from tests.xrec.data.test_tables import explained
 from xrec.config.base import parse_config
@@ -30,6 +29,7 @@ from xrec.errors import (
     StorageError,
     UnknownIdError,
 )
+from xrec.jobs.prepare import run as prepare_dataset
 from xrec.storage import Location, Manifest, open_location
 from xrec.storage.forgotten import put_on_list
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import jobs.prepare
+import xrec.jobs.prepare
 from tests.errors import raises
 from tests.world.program import said
 from tests.world.shop import write_json_lines, write_shop
@@ -45,7 +45,7 @@ def _written(tmp_path: Path) -> dict[str, Any]:
 
 
 def _prepare(tmp_path: Path) -> Manifest:
-    return jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
+    return xrec.jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
 
 
 def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(tmp_path, shop):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.build_sample_llm import run
 from tests.errors import raises
 from xrec.config.base import parse_config
 from xrec.config.data import BuildSampleLLMConfig, SampleSource
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError, ConfigError
+from xrec.jobs.build_sample_llm import run
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.model import load_model, load_tokenizer
 from xrec.llm.source import resolve_model

@@ -48,8 +48,8 @@ from xrec.serve.app import deployment_yaml
 from xrec.serve.artifacts import choice_of
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.client import Client
-from xrec.serve.messages import MAX_PAIRS, Explanation, ExplanationsRequest
-from xrec.serve.problems import Problem, ProblemError
+from xrec.serve.messages import MAX_PAIRS, Explanation, ExplanationsRequest, Problem
+from xrec.serve.problems import ProblemError
 
 
 def problem(response: requests.Response) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import ray
 import requests
 from ray import serve
 
-from jobs.serve import checked, deploy, drain
 from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
@@ -33,6 +32,7 @@ from tests.xrec.serve.local_endpoint import (
 )
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
+from xrec.jobs.serve import checked, deploy, drain
 from xrec.serve.app import APP, Generator, serve_options
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.model import Event

@@ -14,7 +14,6 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.serve import checked
 from tests.errors import raises
 from tests.world.workspace import make_town
 from tests.xrec.serve.local_endpoint import (
@@ -33,6 +32,7 @@ from xrec.bulk import rollback
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactMismatchError, ConfigError
+from xrec.jobs.serve import checked
 from xrec.serve import app, artifacts
 from xrec.serve.app import Frontend, Generator, read_contents
 from xrec.serve.artifacts import Followed, PublishedTexts, again_and_again, choice_of, chosen

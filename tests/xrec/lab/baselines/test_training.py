@@ -1,4 +1,4 @@
-"""A baseline from its examples to its texts; tests/jobs/test_compare.py trains one on Ray."""
+"""A baseline from its examples to its texts; tests/xrec/jobs/test_compare.py trains one on Ray."""
 
 import json
 from dataclasses import replace

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import ray
 
-from cluster import preflight
-from cluster.connect import LOOPBACK_ADDRESS, ensure_ray
-from cluster.preflight import Demand, check_room, demand_of_actors, demand_of_workers
 from tests.errors import raises
 from tests.world.cluster import LocalCluster
 from tests.world.program import python
+from xrec.cluster import preflight
+from xrec.cluster.connect import LOOPBACK_ADDRESS, ensure_ray
+from xrec.cluster.preflight import Demand, check_room, demand_of_actors, demand_of_workers
 from xrec.config.backfill import ActorsConfig
 from xrec.config.shared import RayConfig, ScalingConfig
 from xrec.errors import ClusterError
 
 CONNECTS = """
 import sys, ray
-from cluster.connect import ensure_ray
+from xrec.cluster.connect import ensure_ray
 from xrec.config.shared import RayConfig
 
 with ensure_ray(RayConfig(address=sys.argv[1])):
@@ -79,7 +79,7 @@ def test_ensure_ray_takes_the_environments_address_or_starts_a_cluster(ray_clust
 
 LISTENS = """
 import time, psutil, requests
-from cluster.connect import ensure_ray
+from xrec.cluster.connect import ensure_ray
 from xrec.config.shared import RayConfig
 
 def listening():
@@ -185,9 +185,9 @@ def test_demands_are_those_of_the_config():
 
 ASKS = """
 import json, sys
-from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster
-from cluster.preflight import Demand
+from xrec.cluster.connect import ensure_ray
+from xrec.cluster.preflight import check_cluster
+from xrec.cluster.preflight import Demand
 from xrec.config.shared import RayConfig, StorageConfig
 from xrec.errors import ClusterError
 

@@ -2,11 +2,11 @@
 
 import os
 
-from jobs.output import Output
 from xrec.checks import check_word_list
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import check_has_explanations
+from xrec.jobs.output import Output
 from xrec.lab.compare.entries import comparison_identity
 from xrec.lab.measures.judge import judge_keys
 from xrec.llm.source import known_fingerprint
@@ -26,8 +26,8 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
 
 def run(config: CompareConfig) -> Manifest:
     """Make, score and compare what is not done yet on Ray; returns the manifest."""
-    from cluster.connect import ensure_ray
-    from cluster.preflight import check_cluster, demand_of_actors, demand_of_workers
+    from xrec.cluster.connect import ensure_ray
+    from xrec.cluster.preflight import check_cluster, demand_of_actors, demand_of_workers
     from xrec.lab.compare.comparison import check_packages, compare
 
     check_artifacts(config, "dataset", "graph", "comparison")

@@ -26,16 +26,15 @@ import torch
 import yaml
 from ray import serve
 
-import jobs.backfill
-import jobs.project_run
-from jobs.catalogue import chosen_configs, job_named
+import xrec.jobs.backfill
+import xrec.jobs.project_run
 from tests.errors import raises
-from tests.jobs.conftest import DECODING
 from tests.world.here import map_here, pool_here
 from tests.world.models import EMBEDDING_DIM, save_toy_model
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, review, write_json_lines, write_project, write_shop, write_yaml
 from tests.world.workspace import make_adapter, make_town
+from tests.xrec.jobs.conftest import DECODING
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import PARTS
@@ -55,6 +54,7 @@ from xrec.errors import (
 )
 from xrec.graph.artifact import EMBEDDINGS, read_graph, write_graph
 from xrec.graph.identity import LAYER0, graph_identity
+from xrec.jobs.catalogue import chosen_configs, job_named
 from xrec.llm.source import model_fingerprint
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
@@ -77,8 +77,8 @@ def work_here(ray_cluster):
             patch.setattr(f"xrec.{pool}", pool_here)
         patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
         patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-        patch.setattr("cluster.connect.ensure_ray", lambda ray: nullcontext())
-        patch.setattr("cluster.preflight.check_cluster", lambda *arguments, **more: None)
+        patch.setattr("xrec.cluster.connect.ensure_ray", lambda ray: nullcontext())
+        patch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
         yield
 
 
@@ -161,15 +161,15 @@ class Town:
         configs = self.configs("pretrain-graph.folds=0")
         adapter = configs.pop("train-adapter")
         first = {name: configs[name] for name in ("prepare", "pretrain-graph")}
-        graph = jobs.project_run.run(first, tell=print)
+        graph = xrec.jobs.project_run.run(first, tell=print)
         model = model_fingerprint(self.folder / "llm")
         make_adapter(Path(adapter.artifact("adapter")), graph.fingerprint, model)
-        jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
+        xrec.jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
 
     def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
         lines: list[str] = []
         configs = self.configs(*overrides)
-        manifest = jobs.project_run.refresh(configs, train=train, tell=lines.append)
+        manifest = xrec.jobs.project_run.refresh(configs, train=train, tell=lines.append)
         return manifest, [line for line in lines if "done in" not in line]
 
     def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
@@ -225,7 +225,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 
     # Killed in the last job: readers have what they had, and the next call goes on.
     with monkeypatch.context() as patch:
-        patch.setattr(jobs.backfill, "run", _killed)
+        patch.setattr(xrec.jobs.backfill, "run", _killed)
         with pytest.raises(TrainingError):
             town.refresh()
     assert town.texts() == first
@@ -334,7 +334,7 @@ def test_a_night_that_cannot_be_is_refused(tmp_path):
     configs = town.configs()
     del configs["backfill"]
     with raises(ConfigError, "missing", "backfill"):
-        jobs.project_run.refresh(configs, tell=print)
+        xrec.jobs.project_run.refresh(configs, tell=print)
     assert not town.workspace.exists()
 
 
@@ -401,7 +401,9 @@ class Shop:
         """Run all jobs, with a graph and an adapter that were not trained."""
         configs = chosen_configs(read_project(self.path))
         adapter = configs.pop("train-adapter")
-        made = jobs.project_run.run({n: configs[n] for n in ("annotate", "prepare")}, tell=print)
+        made = xrec.jobs.project_run.run(
+            {n: configs[n] for n in ("annotate", "prepare")}, tell=print
+        )
         tables = {
             name: torch.randn(made.row_counts[name], EMBEDDING_DIM) for name in ("users", "items")
         }
@@ -410,10 +412,10 @@ class Shop:
         )
         location, files = open_location(str(self.workspace / "graph")), (EMBEDDINGS, LAYER0)
         graph = write_graph(location, dict.fromkeys(files, tables), [], metrics={}, **identity)
-        jobs.project_run.run({"train-aspects": configs["train-aspects"]}, tell=print)
+        xrec.jobs.project_run.run({"train-aspects": configs["train-aspects"]}, tell=print)
         folder, model = Path(adapter.artifact("adapter")), model_fingerprint(self.folder / "llm")
         make_adapter(folder, graph.fingerprint, model, aspects=2)
-        jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
+        xrec.jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
@@ -465,10 +467,10 @@ class Killed(BaseException):
 STEPS = (
     ("xrec.bulk.upkeep.forget_on_list", "before"),
     ("xrec.bulk.upkeep.open_whole", "before"),
-    ("jobs.forget.delete_artifact", "halfway"),
-    ("jobs.prepare.run", "before"),
-    ("jobs.backfill.run", "after"),
-    ("jobs.forget.delete_artifact", "halfway"),
+    ("xrec.jobs.forget.delete_artifact", "halfway"),
+    ("xrec.jobs.prepare.run", "before"),
+    ("xrec.jobs.backfill.run", "after"),
+    ("xrec.jobs.forget.delete_artifact", "halfway"),
     ("xrec.bulk.delete_runs", "after"),
     ("xrec.bulk.vacuum", "after"),
 )

@@ -14,17 +14,13 @@ import pytest
 import yaml
 from fsspec.implementations.local import LocalFileSystem
 
-import jobs.prepare
-import jobs.project_run
-import jobs.recommend
-from jobs.backfill import preview_lines
-from jobs.catalogue import chosen_configs, job_named
-from jobs.output import Output
-from jobs.status import project_status
+import xrec.jobs.prepare
+import xrec.jobs.project_run
+import xrec.jobs.recommend
 from tests.errors import raises
-from tests.jobs.conftest import DECODING, PIPELINE_JOBS
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, write_shop, write_yaml
+from tests.xrec.jobs.conftest import DECODING, PIPELINE_JOBS
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Identity, Progress, Status
@@ -45,6 +41,10 @@ from xrec.errors import (
     GateError,
     LeaseError,
 )
+from xrec.jobs.backfill import preview_lines
+from xrec.jobs.catalogue import chosen_configs, job_named
+from xrec.jobs.output import Output
+from xrec.jobs.status import project_status
 from xrec.recommend import plan_recommendations, read_tables
 from xrec.sample import generate_town, town_tables
 from xrec.storage import open_location, read_manifest, write_manifest
@@ -54,7 +54,7 @@ from xrec.train.lease import only_driver
 def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:
     """Run the jobs; returns the lines of progress, without times."""
     lines: list[str] = []
-    jobs.project_run.run(configs, redo=redo, source="town.yaml", tell=lines.append)
+    xrec.jobs.project_run.run(configs, redo=redo, source="town.yaml", tell=lines.append)
     return [line for line in lines if "done in" not in line]
 
 
@@ -159,7 +159,7 @@ def test_run_redo_does_not_delete_what_another_driver_trains(town, tmp_path, mon
     made = _output(tmp_path / "graph")
     (made.location / "checkpoints/run.json").write_bytes(b'{"config": {"seed": 1}, "inputs": {}}')
     job = SimpleNamespace(output=lambda config, exact: made, run=None)
-    monkeypatch.setattr(jobs.project_run, "job_named", lambda name: job)
+    monkeypatch.setattr(xrec.jobs.project_run, "job_named", lambda name: job)
     with (
         only_driver(made.location / "checkpoints", holder="the other driver"),
         pytest.raises(LeaseError),
@@ -209,10 +209,10 @@ def test_begun_run_is_compared_too(tmp_path, config, inputs, unchecked, expected
 @pytest.mark.usefixtures("without_work")
 def test_begun_recommendations_are_those_of_the_same_settings(pipeline):
     config = pipeline.config(RecommendConfig, k=3, recommendations=f"{pipeline.workspace}/begun")
-    assert jobs.recommend.output(config).found().state == "missing"
+    assert xrec.jobs.recommend.output(config).found().state == "missing"
     plan_recommendations(config, read_tables(config)[0])
-    assert jobs.recommend.output(config).found().state == "begun"
-    other = jobs.recommend.output(config.model_copy(update={"k": 2}))
+    assert xrec.jobs.recommend.output(config).found().state == "begun"
+    other = xrec.jobs.recommend.output(config.model_copy(update={"k": 2}))
     assert other.found().state == "missing"
 
 
@@ -392,7 +392,7 @@ def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
     prepare = {"source": {**source, "columns": columns}}
     values = {"workspace": str(tmp_path / "workspace"), "prepare": prepare}
     project = Project("shop.yaml", values)
-    jobs.prepare.run(project.configs(["prepare"])["prepare"])
+    xrec.jobs.prepare.run(project.configs(["prepare"])["prepare"])
     (raw / "orders.csv").unlink()
     (dataset,) = project_status(project)
     assert dataset.state == "up to date"

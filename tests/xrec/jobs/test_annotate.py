@@ -4,9 +4,8 @@ from contextlib import nullcontext
 
 import pytest
 
-import jobs.annotate
-import jobs.prepare
-from jobs.status import project_status
+import xrec.jobs.annotate
+import xrec.jobs.prepare
 from tests.world.here import map_here, pool_here
 from tests.world.program import xrec
 from tests.world.shop import review, write_json_lines, write_yaml
@@ -14,6 +13,7 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.jobs.status import project_status
 
 NUM_USERS = 8
 
@@ -22,8 +22,8 @@ NUM_USERS = 8
 def _no_cluster(monkeypatch):
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
     monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-    monkeypatch.setattr("cluster.connect.ensure_ray", nullcontext)
-    monkeypatch.setattr("cluster.preflight.check_cluster", lambda *arguments, **more: None)
+    monkeypatch.setattr("xrec.cluster.connect.ensure_ray", nullcontext)
+    monkeypatch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
 
 
 @pytest.fixture
@@ -76,30 +76,30 @@ def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project):
 
 
 def test_annotate_done_does_nothing_and_of_other_reviews_is_refused(project, tmp_path):
-    manifest = jobs.annotate.run(_annotate(project))
-    assert jobs.annotate.output(_annotate(project)).found().state == "up to date"
-    assert jobs.annotate.run(_annotate(project)) == manifest
+    manifest = xrec.jobs.annotate.run(_annotate(project))
+    assert xrec.jobs.annotate.output(_annotate(project)).found().state == "up to date"
+    assert xrec.jobs.annotate.run(_annotate(project)) == manifest
     write_json_lines(tmp_path / "reviews.jsonl", [review("a", "1", time=1)])
-    assert jobs.annotate.output(_annotate(project), exact=False).found().state == "up to date"
-    assert jobs.annotate.output(_annotate(project)).found().state == "stale"
+    assert xrec.jobs.annotate.output(_annotate(project), exact=False).found().state == "up to date"
+    assert xrec.jobs.annotate.output(_annotate(project)).found().state == "stale"
     with pytest.raises(ArtifactMismatchError):
-        jobs.annotate.run(_annotate(project))
+        xrec.jobs.annotate.run(_annotate(project))
 
 
 def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
-    jobs.annotate.run(_annotate(project))
-    dataset = jobs.prepare.run(load_config(PrepareConfig, project))
+    xrec.jobs.annotate.run(_annotate(project))
+    dataset = xrec.jobs.prepare.run(load_config(PrepareConfig, project))
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
     states = _states(project, "annotate.min_rating=3")
     assert states == {"annotations": "stale", "dataset": "stale"}
     again = _annotate(project, "annotator.min_reviews=2")
-    jobs.annotate.output(again).delete()
-    jobs.annotate.run(again)
-    found = jobs.prepare.output(load_config(PrepareConfig, project)).found()
+    xrec.jobs.annotate.output(again).delete()
+    xrec.jobs.annotate.run(again)
+    found = xrec.jobs.prepare.output(load_config(PrepareConfig, project)).found()
     assert found.state == "stale"
     assert found.manifest == dataset
 
 
 def test_prepare_without_annotations_says_which_job_makes_them(project):
     with pytest.raises(ArtifactNotFoundError):
-        jobs.prepare.run(load_config(PrepareConfig, project))
+        xrec.jobs.prepare.run(load_config(PrepareConfig, project))

@@ -1,8 +1,8 @@
 """Job `build-sample-llm`: a small language model of the sample's language is trained."""
 
-from jobs.output import Output
 from xrec.config.data import BuildSampleLLMConfig
 from xrec.config.identity import identity_of
+from xrec.jobs.output import Output
 from xrec.storage import Manifest, check_artifacts, location_of
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import jobs.project_run
-from jobs.catalogue import chosen_configs
-from jobs.output import DELETING, delete_artifact
+import xrec.jobs.project_run
 from xrec import bulk
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
 from xrec.graph.identity import START_FROM
+from xrec.jobs.catalogue import chosen_configs
+from xrec.jobs.output import DELETING, delete_artifact
 from xrec.schemas import REJECTED
 from xrec.storage import (
     Kind,
@@ -87,7 +87,7 @@ def forget(
     found, deleted = _sweep(config, people, in_use)
     if in_use and found.get(in_use["dataset"].removesuffix("/dataset"), {"elsewhere"}):
         night = chosen_configs(project)
-        jobs.project_run.refresh(night, anew=True, source=project.source, tell=tell)
+        xrec.jobs.project_run.refresh(night, anew=True, source=project.source, tell=tell)
         in_use = _in_use(configs)
         deleted += _sweep(config, people, in_use)[1]
     for uri, table in tables.items():

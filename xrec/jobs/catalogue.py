@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, cast
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:  # `xrec --help` must not wait for pydantic, pyarrow and s3fs
-    from jobs.output import Output
     from xrec.config.project import Project
     from xrec.config.shared import JobConfig
+    from xrec.jobs.output import Output
     from xrec.storage import Kind, Manifest
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job: the module `jobs.MODULE`, and a config of its class in xrec.config.jobs.
+    """One job: the module `xrec.jobs.MODULE`, and a config of its class in xrec.config.jobs.
 
     `artifact` is what it makes, by the name of the config's key for its URI. Where
     `has_outlook`, its module has `look_ahead(config)`, lines of what a run would do and cost.
@@ -33,7 +33,7 @@ class Job:
 
     def module(self) -> ModuleType:
         """The module of the job, which is imported now."""
-        return importlib.import_module(f"jobs.{self.name.replace('-', '_')}")
+        return importlib.import_module(f"xrec.jobs.{self.name.replace('-', '_')}")
 
     def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
         """The validated config from the project file at `path`; raises ConfigError."""

@@ -11,10 +11,10 @@ import pytest
 from ray.job_submission import JobDetails, JobStatus
 from ray.runtime_env import RuntimeEnv
 
-from cluster.submit import check_shared_paths, runtime_environment, working_folder
 from tests.errors import raises
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, write_yaml
+from xrec.cluster.submit import check_shared_paths, runtime_environment, working_folder
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
@@ -137,8 +137,8 @@ def test_submit_with_a_key_of_two_at_a_time_follows_one_job(
     monkeypatch, tmp_path, status, driver_code, code, log, result
 ):
     client = FakeClient()
-    monkeypatch.setattr("cluster.submit.JobSubmissionClient", lambda url: client)
-    monkeypatch.setattr("cluster.submit.check_reachable", Mock())
+    monkeypatch.setattr("xrec.cluster.submit.JobSubmissionClient", lambda url: client)
+    monkeypatch.setattr("xrec.cluster.submit.check_reachable", Mock())
     words = ("submit", "--key", "n1", "run", write_yaml(tmp_path / "town.yaml", ON_S3))
     told = json.loads(said(*words, "--no-follow", "--json"))
     (job,) = client.jobs
@@ -192,9 +192,7 @@ def test_working_folder_holds_code_and_config_and_no_data(tmp_path):
     config.write_text("workspace: s3://bucket/x\n")
     (tmp_path / "data.parquet").write_bytes(b"x" * 100)
     with working_folder(config) as folder:
-        assert {path.name for path in folder.iterdir()} == {
-            *("cluster", "jobs", "prepare.yaml", "xrec")
-        }
+        assert {path.name for path in folder.iterdir()} == {"prepare.yaml", "xrec"}
         files = [path for path in folder.rglob("*") if path.is_file()]
         suffixes = {".py", ".typed", ".yaml", ".css", ".html", ".js", ".svg", ".txt"}
         assert {path.suffix for path in files} <= suffixes

@@ -8,7 +8,6 @@ from unittest.mock import Mock
 import pytest
 from pydantic import SecretStr
 
-from jobs.catalogue import job_named
 from tests.world.shop import write_project
 from tests.world.store import copy_files
 from xrec.config.adapter import TrainAdapterConfig
@@ -19,6 +18,7 @@ from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.shared import JobConfig, StorageConfig
+from xrec.jobs.catalogue import job_named
 from xrec.storage import MANIFEST, Kind, Location, Manifest, open_location, read_manifest
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
@@ -147,7 +147,7 @@ def pipeline(ray_cluster, s3):
 def without_work(monkeypatch):
     """No job may ask for Ray, nor load a model to evaluate with."""
     work = Mock(side_effect=AssertionError("the job started to work"))
-    for name in ("cluster.connect.ensure_ray", "jobs.project_run.ensure_ray"):
+    for name in ("xrec.cluster.connect.ensure_ray", "xrec.jobs.project_run.ensure_ray"):
         monkeypatch.setattr(name, work)
     monkeypatch.setattr("xrec.generate.loading.load_explainer", work)
 

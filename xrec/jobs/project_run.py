@@ -17,12 +17,10 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any, cast
 
-from cluster.connect import ensure_ray
-from jobs.catalogue import PIPELINE, job_named
-from jobs.output import Found, Output
 from xrec.bulk.driver import use_of, used_up
 from xrec.bulk.runs.result import added
 from xrec.bulk.work.ray_actors import gpus_each
+from xrec.cluster.connect import ensure_ray
 from xrec.config.backfill import BackfillConfig, BulkConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
@@ -35,6 +33,8 @@ from xrec.errors import (
     GateError,
     XRecError,
 )
+from xrec.jobs.catalogue import PIPELINE, job_named
+from xrec.jobs.output import Found, Output
 from xrec.progress import short
 from xrec.storage import TABLES, Location, Manifest, last_night, open_location, present
 from xrec.storage.location import traffic

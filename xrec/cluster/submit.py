@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import xrec
-from cluster.connect import check_reachable, environment
+from xrec.cluster.connect import check_reachable, environment
 from xrec.config.jobs import ARTIFACTS
 from xrec.config.shared import JobConfig
 from xrec.errors import ClusterError, ConfigError
@@ -30,7 +30,6 @@ from xrec.storage import fingerprint_of
 _DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
 _ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
 _VARIABLES = ("AWS_", "HF_TOKEN", "HF_ENDPOINT", "MLFLOW_", "WANDB_")
-_PACKAGES = ("xrec", "jobs", "cluster")
 # The keys, in whatever section, whose values are paths or URIs.
 _URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", *ARTIFACTS}
 _URI_KEYS |= {"pairs", "unsafe_words", "prompts"}
@@ -174,8 +173,7 @@ def working_folder(config_path: Path) -> Iterator[Path]:
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     with tempfile.TemporaryDirectory(prefix="xrec-submit-") as name:
         folder = Path(name)
-        for package in _PACKAGES:
-            shutil.copytree(source / package, folder / package, ignore=ignored)
+        shutil.copytree(source / "xrec", folder / "xrec", ignore=ignored)
         shutil.copy(config_path, folder / config_path.name)
         yield folder
 

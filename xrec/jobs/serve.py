@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 
 from ray import serve
 
-from cluster.connect import ensure_ray
 from xrec.checks import check_word_list
+from xrec.cluster.connect import ensure_ray
 from xrec.config.serve import HTTPConfig, ServeConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources, sources_of

@@ -7,11 +7,11 @@ only where they are few; what was not compared for that reason is said.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from jobs.catalogue import Job, job_named
-from jobs.output import State
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactNotFoundError, XRecError
+from xrec.jobs.catalogue import Job, job_named
+from xrec.jobs.output import State
 from xrec.storage import Kind, Manifest, check_access, location_of, present
 
 

@@ -1,0 +1,34 @@
+"""Job `recommend`: dataset and graph in, each user's best unseen items out."""
+
+from xrec.config.backfill import RecommendConfig
+from xrec.jobs.output import Output
+from xrec.recommend import (
+    identify_recommendations,
+    plan_recommendations,
+    publish_recommendations,
+    read_tables,
+    run_recommend,
+)
+from xrec.storage import Manifest, check_artifacts, location_of
+
+
+def output(config: RecommendConfig, *, exact: bool = True) -> Output:
+    identity = identify_recommendations(config)
+    location = location_of(config, "recommendations")
+    return Output(location, "recommendations", identity.config, identity.inputs)
+
+
+def run(config: RecommendConfig) -> Manifest:
+    """Rank what is left on Ray, unless this very run is published; returns the manifest."""
+    from xrec.cluster.connect import ensure_ray
+    from xrec.cluster.preflight import ONE_CPU, check_cluster
+
+    check_artifacts(config, "dataset", "graph", "recommendations")
+    if (done := output(config).done()) is not None:
+        return done
+    planned = plan_recommendations(config, read_tables(config)[0])
+    if (manifest := publish_recommendations(planned)) is not None:
+        return manifest
+    with ensure_ray(config.ray):
+        check_cluster(ONE_CPU, config.artifact("recommendations"), config.storage)
+        return run_recommend(config, planned)
