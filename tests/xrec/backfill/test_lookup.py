@@ -83,7 +83,8 @@ def test_table_without_pairs_or_not_there_is_refused_and_its_files_are_listed(ru
         pairs_in(config)
     pq.write_table(pairs_table("u0 i0"), file)
     assert list(pairs_listing(runs.config(**table_at(file.parent)))) == [str(file)]
-    assert pairs_listing(runs.config()) == {}  # what a split depends on is in the run's identity
+    assert pairs_listing(split := runs.config()) == {}  # it depends on what the run's identity has
+    assert pairs_in(split) == ["u0 i4"]  # the explained pairs of the test split
 
 
 def _ranked(rows: pa.Table) -> bulk.Outcome:
