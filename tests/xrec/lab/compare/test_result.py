@@ -63,21 +63,6 @@ FLAT = [0.5] * 9
 BETTER = [0.7, 0.8, 0.75, 0.7, 0.8, 0.75, 0.7, 0.8, 0.75]
 
 
-def test_result_has_means_spread_and_differences_by_hand(make_config):
-    found = result(
-        make_config, {"ours": [FLAT, [0.6] * 9, [0.7] * 9], "profile": [[0.4, 0.5, 0.3] * 3]}
-    )
-    ours, profile = (found.figures[name]["rouge_l"] for name in ("ours", "profile"))
-    assert ours.own.by_seed == pytest.approx((0.5, 0.6, 0.7))
-    assert ours.own.value == pytest.approx(0.6)
-    assert ours.seed_spread == pytest.approx(0.1)
-    assert (profile.own.value, profile.seed_spread) == (pytest.approx(0.4), None)
-    assert profile.difference.value == pytest.approx(-0.2)
-    assert ours.difference is None
-    assert next(iter(found.infos)) == "coverage"
-    assert found.num_seeds == {"ours": 3, "profile": 0}
-
-
 def page_of(found: Result, **more: Any) -> str:
     return markdown_page(found, PAIRS, more.get("failed", {}), more.get("examples", []))
 

@@ -16,7 +16,7 @@ from xrec.lab.measures.measures import (
     overlap,
     score_table,
 )
-from xrec.lab.measures.specificity import Specificity, TfIdf
+from xrec.lab.measures.specificity import Specificity
 from xrec.lab.measures.statements import (
     Statements,
     against_reference,
@@ -129,20 +129,6 @@ def test_aspects_against_the_reference_equal_the_formulas_by_hand():
     precision, recall, ndcg = against_reference([*"qwertyuiop", "a0"], wanted)
     assert (precision, recall, ndcg) == (1 / 11, 1 / 12, 0)  # beyond the tenth nothing is gained
     assert against_reference(wanted, wanted)[2] == pytest.approx(1)
-
-
-def test_similarities_of_two_texts_equal_the_formula_by_hand():
-    # "lake" is in both known texts: ln(3/3) + 1 = 1. "view" and "fish" are in one: ln(3/2) + 1.
-    rare = math.log(3 / 2) + 1
-    found = TfIdf(["Lake view", "lake fish"]).similarities(
-        ["the lake, the LAKE: fish!", "view"], ["lake view", "lake fish"]
-    )
-    # The first text has the weights lake 2, fish `rare`; "the" is not known.
-    length, known = math.hypot(2, rare), math.hypot(1, rare)
-    expected = [[2 / (length * known), (2 + rare**2) / (length * known)], [rare / known, 0]]
-    assert found.tolist() == [pytest.approx(row) for row in expected]
-    for known_text in ("lake view", "!"):  # of a text without known words it is 0
-        assert not TfIdf([known_text]).similarities(["", "moon"], ["lake", ""]).any()
 
 
 # Statements
