@@ -5,7 +5,7 @@
     python -m benchmarks.golden compare --workspace /tmp/demo
 
 `record` writes JSON files to golden/: workspace.json (each artifact's content), rows.json (the
-published explanations), errors.json (the exit code, error code, and key of each command in
+published texts), errors.json (the exit code, error code, and key of each command in
 golden/wrong.yaml), and dataset-NAME.json with `--dataset FOLDER NAME`. `compare` prints each
 difference from these files and exits with 1 if there is one.
 
@@ -37,10 +37,12 @@ import yaml
 from safetensors.numpy import load_file
 
 GOLDEN = Path(__file__).with_name("golden")
-_TABLES = ("explanations", "recommendations")
-_RESULTS = ("evaluation", "comparison")
 _UNSTABLE_COLUMNS = {"bucket", "content_key", "model_fingerprint", "run", "version"}
-_UNSTABLE_WORDS = ("second", "version", "fingerprint", "created", "_at", "uri", "path", "host")
+_UNSTABLE_WORDS = {
+    *("at", "date", "fingerprint", "host", "path", "run"),
+    *("second", "seconds", "time", "uri", "version"),
+}
+_KINDS = {"avx512", "no avx512"}
 _EVERYWHERE = "every processor"
 
 Values = Mapping[str, Any]
@@ -89,13 +91,9 @@ def tensors_record(path: Path, where: str) -> dict[str, Any]:
 def stable(value: Any) -> Any:
     """Return a JSON value without the keys that differ from run to run."""
     if isinstance(value, dict):
-        kept = {name: each for name, each in value.items() if not _is_unstable(name)}
-        return {name: stable(each) for name, each in sorted(kept.items())}
+        names = sorted(name for name in value if not _UNSTABLE_WORDS & {*name.split("_")})
+        return {name: stable(value[name]) for name in names}
     return [stable(each) for each in value] if isinstance(value, list) else value
-
-
-def _is_unstable(name: str) -> bool:
-    return name == "run" or any(word in name for word in _UNSTABLE_WORDS)
 
 
 def artifact_record(folder: Path, where: str) -> dict[str, Any]:
@@ -112,8 +110,11 @@ def artifact_record(folder: Path, where: str) -> dict[str, Any]:
         elif path.suffix == ".safetensors":
             found[name] = tensors_record(path, where)
         elif path.suffix == ".json":
-            text = json.dumps(stable(json.loads(path.read_text())))
-            found[name] = {"digest": {where: digest_of([text.encode()])}}
+            values = stable(json.loads(path.read_text()))
+            text = json.dumps(values)
+            is_long = len(text) > 10_000  # a tokenizer
+            shown = digest_of([text.encode()]) if is_long else values
+            found[name] = {"digest" if is_long else "values": {where: shown}}
     return found
 
 
@@ -130,12 +131,15 @@ def workspace_record(workspace: Path) -> dict[str, Any]:
     }
 
 
-def published_rows(workspace: Path) -> dict[str, list[list[str]]]:
-    """Return user, item, status, and explanation or reason of each published pair."""
+def published_rows(workspace: Path) -> dict[str, dict[str, str]]:
+    """Return the status and the explanation or reason of each published pair, USER ITEM."""
     rows = deltalake.DeltaTable(workspace / "explanations").to_pyarrow_table().to_pylist()
-    names = ("user_id", "item_id", "status")
-    shown = [[*(row[name] for name in names), row["explanation"] or row["reason"]] for row in rows]
-    return {processor(): sorted(shown)}
+    shown = {
+        f"{row['user_id']} {row['item_id']}": f"{row['status']}: "
+        f"{row['explanation'] or row['reason']}"
+        for row in rows
+    }
+    return {processor(): dict(sorted(shown.items()))}
 
 
 def error_endings(folder: Path) -> dict[str, dict[str, Any]]:
@@ -166,19 +170,15 @@ def _ending(line: str, folder: str) -> dict[str, Any]:
             exit_code, error = f"{type(bug).__name__}: {bug}", None
     while error is not None and not isinstance(getattr(error, "code", None), str):
         error = error.__cause__ or error.__context__
-    code, key = (str(getattr(error, name, "")).replace(folder, "{folder}") for name in _SHOWN)
-    return {"exit": exit_code, "code": code, "key": key}
-
-
-_SHOWN = ("code", "key")
+    code, key = (str(getattr(error, name, "")) for name in ("code", "key"))
+    return {"exit": exit_code, "code": code, "key": key.replace(folder, "{folder}")}
 
 
 def merged(recorded: Any, found: Any) -> Any:
     """Return `found` with the digests and rows that `recorded` has of other processors."""
     if not isinstance(recorded, dict) or not isinstance(found, dict):
         return found
-    kinds = {"avx512", "no avx512"}
-    kept = {name: value for name, value in recorded.items() if name in kinds}
+    kept = {name: value for name, value in recorded.items() if name in _KINDS}
     return kept | {name: merged(recorded.get(name), value) for name, value in found.items()}
 
 
@@ -188,10 +188,10 @@ def differences(recorded: Any, found: Any, place: str = "") -> Iterator[str]:
         if recorded != found:
             yield f"{place}: recorded {_cut(recorded)}, found {_cut(found)}"
         return
-    other = {"avx512", "no avx512"} - {processor()}
-    for name in sorted({*recorded, *found} - other):
-        if name == processor() and name not in recorded:
-            continue
+    compared = {*recorded, *found} - (_KINDS - {processor()})
+    if processor() not in recorded:
+        compared -= {processor()}
+    for name in sorted(compared):
         below = f"{place}/{name}" if place else name
         yield from differences(recorded.get(name, "nothing"), found.get(name, "nothing"), below)
 
