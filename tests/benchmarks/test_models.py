@@ -72,7 +72,7 @@ def test_plain_rows_and_ours_have_the_same_loss_and_gradients(training):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", list(CONTESTANTS))
+@pytest.mark.parametrize("name", ["plain", "ours", pytest.param("trainer", marks=pytest.mark.slow)])
 def test_contestant_trains_all_epochs_and_its_loss_falls(training, name):
     setup = prepare(training)
     before = [parameter.clone() for parameter in setup.model.parameters()]
