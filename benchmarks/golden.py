@@ -221,7 +221,7 @@ def main(
     if errors:
         with tempfile.TemporaryDirectory() as folder:
             found["errors"] = error_endings(Path(os.path.realpath(folder)))
-    lines = []
+    lines: list[str] = []
     for name, values in found.items():
         path = GOLDEN / f"{name}.json"
         recorded = json.loads(path.read_text()) if path.exists() else {}
