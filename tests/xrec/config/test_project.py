@@ -207,13 +207,16 @@ IN_THE_FILE: list[Any] = [
     {"storage": {**STORAGE, "access_key_id": 271828182845}},
     {"storage": {"secret_acces_key": SECRET}},
     {"storage": SECRET},
+    {"storage": [STORAGE]},
     {"storage": STORAGE, "compare": {"entries": ["ours", "ours"]}},
     {"storage": {SECRET: None}},
     {"storage": {f"secret_access_key:{SECRET}": 1}},
     {"workspace": None, "storage": STORAGE},
     {"serve": {"security": {"keys": [{"name": "shop", "sha256": SECRET}]}}},
+    {"serve": {"security": {"keys": SECRET}}},
     {"serve": {"security": SECRET}},
     {"prepare": {"storage": SECRET}},
+    {"prepare": SECRET},
     {"backfill": {"storage": {"secret_access_key": SECRET}}},
     f"storage: {{secret_access_key: '{SECRET}}}\n",
     f"storage:\n  access_key_id: a\n  secret_access_key: *{SECRET}\n",
@@ -223,21 +226,24 @@ IN_OVERRIDES = [
     [f"storage.secret_access_key={SECRET}"],
     [f"storage.secret_access_key=[{SECRET}"],
     [f"storage.secret_access_key:{SECRET}"],
+    ["storage.secret_access_key=", SECRET],
     ["storage.secret_access_key=", SECRET.rstrip("=")],
     [f"storage={SECRET}"],
     [f"storage={{secret_access_key: {SECRET}}}"],
     [f"prepare.storage.secret_access_key={SECRET}"],
 ]
 LEAKS = [
-    *((values, ["workspace=w"]) for values in IN_THE_FILE),
-    *(({"workspace": "w"}, overrides) for overrides in IN_OVERRIDES),
+    *((values, []) for values in IN_THE_FILE),
+    *(({}, overrides) for overrides in IN_OVERRIDES),
+    ({"storage": SECRET}, ["storage.region=eu"]),
 ]
 
 
 @pytest.mark.parametrize(("values", "overrides"), LEAKS)
 def test_error_shows_no_secret_of_the_file_or_the_command_line(tmp_path, values, overrides):
-    path = tmp_path / "project.yaml"
-    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    path, is_text = tmp_path / "project.yaml", isinstance(values, str)
+    text = f"workspace: w\n{values}" if is_text else yaml.safe_dump({"workspace": "w", **values})
+    path.write_text(text)
     with pytest.raises(ConfigError) as raised:
         load_config(PrepareConfig, path, overrides)
     error = raised.value
