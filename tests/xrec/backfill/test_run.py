@@ -23,6 +23,7 @@ from tests.xrec.backfill.runs import (
 )
 from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import open_backfill
+from xrec.backfill.task import load_task_explainer
 from xrec.bulk import read_takedowns, rollback
 from xrec.errors import ArtifactNotFoundError, BudgetError, ConfigError, DataError, GateError
 from xrec.graph.artifact import read_graph
@@ -112,6 +113,15 @@ def test_limit_or_budget_that_means_nothing_is_refused(runs, values, key):
     with pytest.raises(ConfigError) as raised:
         runs.config(**values)
     assert raised.value.key.startswith(key)
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_rows_that_take_too_long_fail_with_their_reason_and_a_retry_may_give_them_time(runs):
+    real = load_task_explainer
+    manifest = runs.run(*GOOD, toy=real, engine={"kind": "builtin", "row_seconds": 1e-9})
+    assert manifest.metrics["failed_by_reason"]["timeout"] > len(GOOD) / 2
+    mended = runs.run(*GOOD, toy=real, engine={"kind": "builtin"}, retry_failed="timeout")
+    assert "timeout" not in mended.metrics["failed_by_reason"]
 
 
 @pytest.mark.usefixtures("actors_here")

@@ -88,6 +88,16 @@ def test_pair_without_a_relevant_candidate_has_no_ranking():
     assert np.isnan(np.stack(list(found.values()))).all()
 
 
+def test_ranking_beyond_the_tenth_gains_nothing():
+    aspects = [f"part {number:02d}" for number in range(12)]
+    trained = [(1, 0, number) for number in range(12)]
+    dataset = dataset_of(aspects=aspects, named=[(0, 0, 0), (0, 0, 11)], trained=trained)
+    by_name = StatementsRanked(Statements(dataset, PAIRS), lambda pair: lambda key: int(key[0][5:]))
+    found = by_name.of_pairs(ScoredTexts((PAIR,), ("",)))  # part 11 first, part 00 twelfth
+    expected = [1 / (1 + 1 / math.log2(3)), 1 / 2, 1 / 10]
+    assert [values[0] for values in found.values()] == pytest.approx(expected)
+
+
 def chooser() -> AspectChooser:
     """By the item's own counts alone: nobody is near, and users do not matter."""
     none = scipy.sparse.csr_matrix((3, 3), dtype=np.float32)
