@@ -1,17 +1,14 @@
 """The bulk and the look-up benchmark: contestants' rows are counted from their own output."""
 
-from dataclasses import replace
-
 import deltalake
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import lookup
-from benchmarks.bulk import Contestant, table_of
+from benchmarks.bulk import table_of
 from benchmarks.bulk_contestants import TextTask, planned
 from benchmarks.bulk_work import Work, make_pairs
-from benchmarks.processes import kill
 from tests.world.here import PoolHere
 from xrec.bulk import complete
 
@@ -40,15 +37,6 @@ def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path):
         found = table_of(str(tmp_path / name))
         assert (found["rows"], found["distinct"]) == (3, 2)
     assert table_of(str(tmp_path / "nothing"))["rows"] == 0
-
-
-@pytest.mark.slow
-def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(work):
-    ours = Contestant("ours", replace(work, seconds=0.2))
-    kill(ours.run_until(4))
-    assert 4 <= len(work.times()) < 8
-    assert ours.run()["seconds"] > 0
-    assert table_of(work.output)["rows"] == table_of(work.output)["distinct"] == 400
 
 
 def test_contestants_find_the_same_rows():

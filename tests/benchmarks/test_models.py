@@ -7,7 +7,7 @@ import requests
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import generate, gpu, train
+from benchmarks import generate, gpu
 from benchmarks.serve import _server
 from benchmarks.train_contestants import CONTESTANTS, Contest, Setup, prepare, whole_row_loss
 from tests.world.workspace import make_town
@@ -35,17 +35,6 @@ def test_measure_here_texts_of_another_length_are_an_error(generating, monkeypat
     monkeypatch.setitem(generate.CONTESTANTS, "ours", lambda setup: iter([(0, [3] * 5)]))
     with pytest.raises(ValueError, match="5 to 5"):
         generate.measure_here(generating, "ours")
-
-
-@pytest.mark.slow
-def test_run_measures_each_contestant_in_a_process_of_its_own(generating, run):
-    names, toy = ["loop", "ours"], {"llm": generating.llm, "dtype": "float32", "rounds": 1}
-    sizes = {"num_pairs": 8, "num_loop_pairs": 4, "items_per_user": 4, "max_new_tokens": 6}
-    (table, *_) = run(
-        generate.app, "run", generating.workspace, contestant=names, **sizes, **toy
-    ).values()
-    assert [row["contestant"] for row in table] == names
-    assert table[0]["of loop"] == 1
 
 
 @pytest.fixture
@@ -83,7 +72,7 @@ def test_plain_rows_and_ours_have_the_same_loss_and_gradients(training):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", list(CONTESTANTS))
+@pytest.mark.parametrize("name", ["plain", "ours", pytest.param("trainer", marks=pytest.mark.slow)])
 def test_contestant_trains_all_epochs_and_its_loss_falls(training, name):
     setup = prepare(training)
     before = [parameter.clone() for parameter in setup.model.parameters()]
@@ -94,20 +83,6 @@ def test_contestant_trains_all_epochs_and_its_loss_falls(training, name):
     assert all(epoch.seconds > 0 and epoch.loss > 0 for epoch in epochs)
     for old, new in zip(before, setup.model.parameters(), strict=True):
         assert torch.equal(old, new) or new.requires_grad  # the language model stays as it is
-
-
-@pytest.mark.slow
-def test_run_writes_a_row_a_contestant_and_a_table(training, run):
-    names, sizes = ["plain", "ours"], {"num_pairs": 8, "batch_size": 4, "num_epochs": 2}
-    options = {"llm": training.llm, "dtype": "float32", "rounds": 1, "cores": 2}
-    rows, *_ = run(
-        train.app, "run", training.dataset, contestant=names, **sizes, **options
-    ).values()
-    assert [row["contestant"] for row in rows] == names
-    losses = [list(map(float, row["loss"].split(", "))) for row in rows]
-    assert list(map(len, losses)) == [1, 2]
-    # The workers' parts are a mean over all their pairs.
-    assert losses[1][0] == pytest.approx(losses[0][0], rel=0.1)
 
 
 @pytest.mark.slow

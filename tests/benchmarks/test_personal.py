@@ -1,10 +1,6 @@
 """The benchmark of personal texts: what is compared, its figures and files, and likelihoods."""
 
-import shutil
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as pads
 import pytest
 
 from benchmarks.personal import app
@@ -17,22 +13,18 @@ from benchmarks.personal_data import (
     matched,
     read_texts,
 )
-from benchmarks.personal_likelihood import aspect_tokens, load_model_of, same_dataset, weigh
+from benchmarks.personal_likelihood import aspect_tokens, load_model_of, weigh
 from benchmarks.personal_report import Measure, differences, figures, wide
 from tests.errors import raises
 from tests.world.models import explanation_nll
 from tests.world.shop import write_json_lines
-from tests.world.workspace import SOURCE
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
-from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig
 from xrec.data.dataset import HeldOutPair, open_dataset
-from xrec.errors import ArtifactMismatchError, DataError
-from xrec.jobs.prepare import run as prepare_dataset
+from xrec.errors import DataError
 
 NAN = float("nan")
-SPECIFICITY, SPECIFICITY_IN_ITEM = "Specificity", "Specificity within the item"
 PAIRS = Pairs(
     (
         HeldOutPair("ann", "inn", 0, 0, "quiet garden"),
@@ -43,19 +35,6 @@ PAIRS = Pairs(
     titles=("Inn", "Inn", "Pub", "Inn"),
     profiles=("garden", "garden", "music", "garden"),
 )
-
-
-def test_couples_are_all_two_pairs_of_one_item():
-    assert PAIRS.couples.tolist() == [[0, 1], [0, 3], [1, 3]]
-    assert PAIRS.items_of(PAIRS.couples) == ["inn"] * 3
-
-
-def test_specificity_is_that_of_the_lab_and_left_out_where_there_is_no_text():
-    texts = ("loud music, quiet garden, cheap beer", "fresh bread", "music", None)
-    found = Yardstick(PAIRS, None).of_pairs(texts)
-    # Ann's text is as near to three references and not to "fresh bread"; Ben's is Dan's reference.
-    assert found[SPECIFICITY] == pytest.approx([(0.5 + 0.5 + 1) / 3, 1 / 3, 1, NAN], nan_ok=True)
-    assert found[SPECIFICITY_IN_ITEM] == pytest.approx([0.75, 0.25, NAN, NAN], nan_ok=True)
 
 
 def test_couples_are_matched_by_the_larger_sum_with_ties_half_and_missing_left_out():
@@ -100,14 +79,6 @@ def test_difference_of_two_measures_is_of_the_pairs_that_both_have():
     assert shown["count"] == 2
 
 
-def test_figure_without_values_has_no_interval_and_no_text_has_a_negative_zero():
-    assert Measure(np.full((2, 3), NAN), list("abc")).record()["value"] is None
-    record = Measure(np.array([[-1e-6], [0.5]]), ["a"]).record()
-    assert record["by_seed"] == [-1e-6, 0.5]
-    row = {"contestant": "x", "measure": "m", **record}
-    assert wide([row])[0]["m"] == "0.2500; 0.0000, 0.5000"
-
-
 def test_run_of_json_lines_takes_the_column_named_and_leaves_out_null(tmp_path):
     rows = [
         {"uid": "ben", "iid": "inn", "theirs": "beer", "ours": None},
@@ -118,15 +89,6 @@ def test_run_of_json_lines_takes_the_column_named_and_leaves_out_null(tmp_path):
     assert read_texts(f"{path}#ours", PAIRS) == ("a garden", None, None, None)
     with raises(DataError, "missing_column", key="text", saw=["uid", "iid", "theirs", "ours"]):
         read_texts(str(path), PAIRS)
-
-
-def test_run_of_explanations_takes_the_rows_of_the_pairs(monkeypatch):
-    rows = [("ben", "inn", "beer"), ("ben", "pub", "?"), ("dan", "inn", "bread")]
-    names = ("user_id", "item_id", "explanation")
-    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
-    tables = {"s3://bucket/texts": pads.dataset(table)}
-    monkeypatch.setattr("benchmarks.personal_data.read", tables.__getitem__)
-    assert read_texts("s3://bucket/texts", PAIRS) == (None, "beer", None, "bread")
 
 
 def test_texts_command_writes_the_figures_and_differences_of_each_contestant(
@@ -213,44 +175,14 @@ def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer,
         assert found[f"2 x 2 by {name}"].tolist() == [float(gain > 0)]
 
 
-def test_weighed_aspect_words_are_a_part_of_all_words(explainer, pairs):
-    everything = AspectNames({word for text in pairs.references for word in text.split()})
-    nothing = AspectNames(["no such aspect"])
-    all_words = weigh(explainer, pairs, pairs.couples[:3], everything)
-    no_words = weigh(explainer, pairs, pairs.couples[:3], nothing)
-    assert all_words["NLL"] == pytest.approx(no_words["NLL"], abs=1e-5)
-    assert np.isnan(no_words["NLL of aspect words"]).all()
-    assert np.isnan(no_words["2 x 2 by prompts, aspect words"]).all()
-    assert np.isfinite(all_words["gain by prompts, aspect words"]).all()
-    assert "NLL of aspect words" not in weigh(explainer, pairs, pairs.couples[:1], None)
-
-
-def test_couples_crossed_by_aspects_of_a_prompt_without_them_are_ties(workspace, pairs):
-    config = LLMConfig(model=str(workspace / "llm"), dtype="float32")
-    plain = load_model_of(f"{workspace}#{workspace / 'plain-adapter'}", config)
-    found = weigh(plain, pairs, pairs.couples[:3], None, ["vectors", "aspects"])
-    assert found["gain by aspects"].tolist() == [0, 0, 0]
-    assert found["2 x 2 by aspects"].tolist() == [0.5, 0.5, 0.5]
-    assert (found["gain by vectors"] != 0).all()
-    assert "gain by prompts" not in found
-
-
-def test_likelihood_command_writes_the_figures_of_each_seed(workspace, run, tmp_path):
-    adapter = tmp_path / "adapter"
-    shutil.copytree(workspace / "adapter", adapter)
-    contestants = [f"ours={workspace}", f"ours={workspace}#{adapter}", f"other={workspace}"]
+def test_likelihood_command_writes_the_figures_of_each_seed(workspace, run):
+    plain = f"{workspace}#{workspace / 'plain-adapter'}"
+    contestants = [f"ours={workspace}", f"ours={workspace}", f"other={plain}"]
     options = {"llm": workspace / "llm", "max_couples": 2, "against": "other"}
-    splits = list(SPLITS)
-    tables = run(app, "likelihood", contestant=contestants, split=splits, **options)
+    tables = run(app, "likelihood", contestant=contestants, split=list(SPLITS), **options)
     found = {(row["contestant"], row["measure"]): row for row in tables["figures"]}
     nll = found["ours", "NLL"]
     assert nll["count"] == 2
     assert nll["by_seed"][0] == pytest.approx(nll["by_seed"][1])
-    assert {row["value"] for row in tables["differences"]} == {0}
-
-
-def test_workspaces_of_several_datasets_are_refused(workspace, tmp_path):
-    other = {"workspace": str(tmp_path), "source": {**SOURCE, "seed": 1}}
-    prepare_dataset(PrepareConfig.model_validate(other))
-    with raises(ArtifactMismatchError, "other_dataset", key="dataset"):
-        same_dataset([str(workspace), str(tmp_path)])
+    difference = next(row for row in tables["differences"] if row["measure"] == "NLL")
+    assert difference["value"] == pytest.approx(nll["value"] - found["other", "NLL"]["value"])

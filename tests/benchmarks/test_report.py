@@ -2,10 +2,7 @@
 
 import json
 
-import pytest
-import typer
-
-from benchmarks.report import known, markdown, summary, take_turns
+from benchmarks.report import summary, take_turns
 
 
 def test_take_turns_runs_all_in_each_round_and_turns_the_order(tmp_path):
@@ -34,14 +31,3 @@ def test_summary_has_medians_and_the_median_of_the_ratios_within_a_round():
         "of absent": None,
     }
     assert (ours["rate"], ours["of plain"]) == (4.0, 4.0)
-
-
-def test_markdown_leaves_empty_what_a_row_lacks():
-    table = markdown([{"a": 1, "b": None}, {"a": 12345, "c": "x"}])
-    assert table == "| a | b | c |\n| --- | --- | --- |\n| 1 |  |  |\n| 12,345 |  | x |\n"
-
-
-def test_unknown_name_is_refused_with_those_that_are_known():
-    assert known(None, ["a", "b"], "contestant") == ["a", "b"]
-    with pytest.raises(typer.BadParameter):
-        known(["a", "c"], ["a", "b"], "contestant")

@@ -30,6 +30,8 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
     Raises StorageError for another scheme or an s3:// URI without a bucket.
     """
     scheme, separator, rest = uri.partition("://")
+    if uri.startswith("s3:/") and not separator:  # an artifact's in workspace=s3://
+        scheme, separator, rest = "s3", "://", ""
     if not separator or scheme == "file":
         return LocalLocation(uri, os.path.abspath(os.path.expanduser(rest if separator else uri)))
     if scheme != "s3":

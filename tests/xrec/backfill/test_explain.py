@@ -14,7 +14,6 @@ import torch
 
 from tests.xrec.backfill.runs import OTHER_DECODING, changed, pairs_of, pairs_table
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.backfill.driver import chunks_at_once
 from xrec.backfill.explain import explain_pairs, why_again
 from xrec.backfill.identity import (
     PARTS,
@@ -177,27 +176,11 @@ def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(runs):
     assert costs[0] == costs[1]
 
 
-@pytest.mark.parametrize(
-    ("rows_per_chunk", "max_rows", "expected"),
-    [(1024, 128, 2), (128, 128, 3), (16, 32, 5), (1, 128, 16)],
-)
-def test_chunks_at_once_keep_the_engine_full(runs, rows_per_chunk, max_rows, expected):
-    config = runs.config(engine={"max_rows": max_rows})
-    assert chunks_at_once(config, rows_per_chunk) == expected
-
-
 def test_reasons_of_the_config_are_those_for_which_a_row_can_fail():
     assert get_args(FailureReason) == EXPLANATIONS.all_reasons
 
 
 TWO = {"kind": "split", "max_pairs": 2}
-FP8 = {"kind": "vllm", "vllm_options": {"quantization": "fp8", "kv_cache_dtype": "fp8"}}
-
-
-def test_identity_is_the_manifests_run(runs):
-    identity = identify(runs.config())
-    assert identity.run == run_fingerprint("explanations", identity.config, identity.inputs)
-    assert identify_unchecked(runs.config()) == identity
 
 
 def test_identity_with_another_dtype_is_another_run(runs):
@@ -212,17 +195,16 @@ def test_identity_with_another_dtype_is_another_run(runs):
     [
         ({"decoding": OTHER_DECODING}, "decoding"),
         ({"pairs": {"kind": "split", "max_pairs": 3}}, "pairs"),
-        ({"engine": FP8}, "engine"),
+        ({"engine": {"kind": "vllm", "vllm_options": {"quantization": "fp8"}}}, "engine"),
         ({"engine": {"kind": "builtin"}}, "engine"),
     ],
 )
 def test_identity_of_other_settings_differs(runs, values, key):
-    one, other = runs.config(pairs=TWO), runs.config(**{"pairs": TWO, **values})
-    settings, others = identify(one).config, identify(other).config
-    assert {name for name in settings if settings[name] != others[name]} == {key}
-    assert identify(one).run != identify(other).run
-    is_same = shared_key(identify(one)) == shared_key(identify(other))
-    assert is_same is (key == "pairs")
+    one, other = (identify(runs.config(**{"pairs": TWO, **each})) for each in ({}, values))
+    assert {name for name in one.config if one.config[name] != other.config[name]} == {key}
+    assert one.run != other.run
+    assert one.run == run_fingerprint("explanations", one.config, one.inputs)
+    assert (shared_key(one) == shared_key(other)) is (key == "pairs")
 
 
 def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
@@ -237,7 +219,7 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
         retry_failed="all",
         vacuum_hours=168,
     )
-    assert identify(other) == identify(runs.config())
+    assert identify(other) == identify(runs.config()) == identify_unchecked(runs.config())
     tables = [runs.config(pairs={"kind": "table", "uri": uri}) for uri in ("one", "another")]
     assert identify(tables[0]) == identify(tables[1])
 
@@ -273,15 +255,6 @@ def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
 def key_of(explainer: Explainer, shared: str, user: int, item: int, **texts: Any) -> str:
     pair = Pair(user, item)
     return content_key(explainer, shared, pair, replace(explainer.pairs.texts(pair), **texts))
-
-
-def test_content_key_changes_with_chosen_aspects_and_their_evidence(explainer):
-    chosen = AspectEvidence("garden", 3, 7, 1, 2)
-    more, other = replace(chosen, item_reviews=4), replace(chosen, opinion="quiet")
-    said = [(), (chosen,), (more,), (other,), (chosen, chosen)]
-    keys = [key_of(explainer, "s", 1, 2, aspects=aspects) for aspects in said]
-    assert len(set(keys)) == len(keys)
-    assert key_of(explainer, "s", 1, 2, menu=frozenset(["garden"])) == keys[0]
 
 
 def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer):

@@ -132,15 +132,6 @@ def test_the_list_names_options_that_exist():
             assert not below or not sections_of(section.model_fields[field].annotation)
 
 
-def test_a_new_option_identifies_a_run_until_it_is_listed():
-    class Newer(EndpointModelConfig):
-        new: int = 1
-
-    one = Newer.model_validate(ENDPOINT)
-    assert identity_of(one)["new"] == 1
-    assert "concurrency" not in identity_of(one)
-
-
 @pytest.mark.parametrize(
     ("name", "options", "counts"),
     [

@@ -11,7 +11,7 @@ from xrec.config.compare import CompareConfig
 from xrec.config.evaluate import JudgeConfig, MetricsConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.llm import EngineConfig
-from xrec.config.prompt import PromptConfig, parse_placeholders, placeholder_names
+from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ConfigError
 
@@ -29,6 +29,7 @@ def judge(name: str = "ann") -> dict[str, Any]:
 
 TAKEN: list[tuple[type[Config], dict[str, Any]]] = [
     (TrainAdapterConfig, INT8),
+    (CompareConfig, {"workspace": "w", "entries": ["profile", "nearest"]}),  # no language model
     *((AdapterTrainingConfig, {"micro_batch_size": size}) for size in (1, 8, "auto")),
     (EngineConfig, {"kind": "vllm", "tensor_parallel_size": 4}),
     (PromptConfig, AT_THE_END),
@@ -78,7 +79,7 @@ REFUSED: dict[type[Config], list[dict[str, Any]]] = {
     CompareConfig: [
         {**COMPARE, **changes}
         for changes in (
-            {"entries": ["ours", "pepper"]},
+            {"entries": ["ours", "neerest"]},
             {"entries": ["ours", "without_aspects"]},
             {"entries": ["ours"], "llm": None},
             {"model": {"injection": "none"}},
@@ -91,47 +92,40 @@ REFUSED: dict[type[Config], list[dict[str, Any]]] = {
         )
     ],
 }
+ONE = "micro_batch_size"
+OTHER_REFUSALS: list[tuple[type[Config], dict[str, Any], str, str, Any]] = [
+    *((AdapterTrainingConfig, {ONE: size}, "literal_error", ONE, size) for size in (0, 2.5, None)),
+    *(
+        (JudgeConfig, judge(name), "string_pattern_mismatch", "name", name)
+        for name in ("", "Ann", "9", "a" * 40)
+    ),
+    (JudgeConfig, judge("ann_failed"), "value_error", "name", "ann_failed"),
+    (
+        CompareConfig,
+        {**COMPARE, "texts": {"public": {"uri": "a.xlsx"}}},
+        *("value_error", "texts.public.uri", "a.xlsx"),
+    ),
+]
 
 
 @pytest.mark.parametrize(
-    ("section", "values"), [(section, each) for section, some in REFUSED.items() for each in some]
+    ("section", "values", "code", "key", "saw"),
+    [
+        *(
+            (section, one, "value_error", TOP, None)
+            for section in REFUSED
+            for one in REFUSED[section]
+        ),
+        *OTHER_REFUSALS,
+    ],
 )
-def test_section_refuses_keys_that_do_not_go_together(section, values):
-    with raises(ConfigError, "value_error", TOP):
+def test_section_refuses_a_wrong_value_and_keys_that_do_not_go_together(
+    section, values, code, key, saw
+):
+    with raises(ConfigError, code, key, *([] if saw is None else [saw])) as raised:
         parse_config(section, values)
-
-
-@pytest.mark.parametrize("size", [0, -1, 2.5, "fast", None])
-def test_micro_batch_size_is_a_number_from_1_or_auto(size):
-    with raises(ConfigError, "literal_error", "micro_batch_size", size) as raised:
-        parse_config(AdapterTrainingConfig, {"micro_batch_size": size})
-    assert len(raised.value.problems) == 1  # though no type of the key takes it
-
-
-@pytest.mark.parametrize("name", ["", "Ann", "a b", "9", "_a", "a" * 40, "ann_failed"])
-def test_judge_is_called_by_a_short_name(name):
-    code = "value_error" if name.endswith("_failed") else "string_pattern_mismatch"
-    with raises(ConfigError, code, "name", name):
-        parse_config(JudgeConfig, judge(name))
-
-
-def test_compare_refuses_texts_of_an_unknown_format_and_proposes_an_entry():
-    with raises(ConfigError, "value_error", "texts.public.uri", "a.xlsx"):
-        parse_config(CompareConfig, {**COMPARE, "texts": {"public": {"uri": "a.xlsx"}}})
-    with raises(ConfigError, "value_error", TOP) as raised:
-        parse_config(CompareConfig, {**COMPARE, "entries": ["ours", "neerest"]})
-    assert "'nearest'" in str(raised.value)
-
-
-def test_scaling_config_fewest_workers_are_all_unless_there_is_a_minimum():
-    assert ScalingConfig(num_workers=4).fewest_workers == 4
-    assert ScalingConfig(num_workers=4, min_workers=2).fewest_workers == 2
-
-
-def test_parse_placeholders_gives_literals_and_names_in_order():
-    assert parse_placeholders("User: {user}.") == [("User: ", "user"), (".", None)]
-    assert placeholder_names("{item} {user} {item}") == ["item", "user", "item"]
-    assert parse_placeholders("") == placeholder_names("{{user}}") == []
+    assert len(raised.value.problems) == 1
+    assert "neerest" not in str(values) or "'nearest'" in str(raised.value)
 
 
 PROMPT = {
@@ -144,37 +138,6 @@ PROMPT = {
 def make_config(**changes: Any) -> CompareConfig:
     values = {"workspace": "w", "llm": {"model": "m"}, "prompt": PROMPT, **changes}
     return parse_config(CompareConfig, values)
-
-
-def test_ours_is_the_train_adapter_run_of_the_same_keys_with_the_entrys_seed():
-    config = make_config(training={"num_epochs": 3})
-    expected = parse_config(
-        TrainAdapterConfig,
-        {
-            "workspace": "w",
-            "llm": {"model": "m"},
-            "prompt": PROMPT,
-            "training": {"num_epochs": 3, "seed": 2},
-            "model": {"vectors_seed": 2},
-            "adapter": "elsewhere",
-        },
-    )
-    assert config.training_of("ours", 2, "elsewhere") == expected
-
-
-def differences(variant: str) -> dict[str, Any]:
-    """What the variant's training has in place of the full one's, by dotted key."""
-    config = make_config(prompt={**PROMPT, "aspects": 3})
-    full, other = (
-        config.training_of(name, 3, "w/adapter").model_dump() for name in ("ours", variant)
-    )
-    return {
-        f"{section}.{key}": value
-        for section in full
-        if full[section] != other[section]
-        for key, value in other[section].items()
-        if full[section][key] != value
-    }
 
 
 WITHOUT_PROFILE = {
@@ -197,32 +160,40 @@ WITHOUT_PROFILE = {
     ],
 )
 def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
-    assert differences(variant) == expected
+    """Of the train-adapter run of the same keys with the entry's seed."""
+    values = {**COMPARE, "prompt": {**PROMPT, "aspects": 3}, "training": {"num_epochs": 3}}
+    own = {"training": {"num_epochs": 3, "seed": 2}, "model": {"vectors_seed": 2}, "adapter": "a"}
+    full = parse_config(TrainAdapterConfig, {**values, **own}).model_dump()
+    other = make_config(**values).training_of(variant, 2, "a").model_dump()
+    found = {
+        f"{section}.{key}": value
+        for section in full
+        if full[section] != other[section]
+        for key, value in other[section].items()
+        if full[section][key] != value
+    }
+    assert found == expected
 
 
 def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop():
     backfill = make_config().backfill_of(5, "pairs.parquet", "texts", "adapter")
-    assert backfill.decoding.seed == 5
-    assert backfill.max_failed_share == 1.0
+    assert (backfill.decoding.seed, backfill.max_failed_share) == (5, 1.0)
     assert (backfill.adapter, backfill.explanations) == ("adapter", "texts")
 
 
-def test_entries_that_chance_does_not_touch_have_no_seed():
-    config = make_config()
-    assert [config.is_seeded(name) for name in ("ours", "lora", "profile", "nearest")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert not config.is_seeded("zero_shot")
-    assert make_config(decoding={"temperature": 0.5}).is_seeded("zero_shot")
-    assert make_config(decoding={"text": {"checks": {"unsupported": True}}}).is_seeded("zero_shot")
-
-
-def test_texts_from_elsewhere_are_a_entry_by_their_name():
-    config = make_config(
-        entries=["profile", "public"], texts={"public": {"uri": "a.jsonl"}}, llm=None
-    )
-    assert not config.has_language_model
-    assert not config.is_seeded("public")
+@pytest.mark.parametrize(
+    ("name", "decoding", "is_seeded"),
+    [
+        ("ours", {}, True),
+        ("lora", {}, True),
+        ("nearest", {}, False),
+        ("public", {}, False),
+        ("zero_shot", {}, False),
+        ("zero_shot", {"temperature": 0.5}, True),
+        ("zero_shot", {"text": {"checks": {"unsupported": True}}}, True),
+    ],
+)
+def test_entries_that_chance_does_not_touch_have_no_seed(name, decoding, is_seeded):
+    texts = {"public": {"uri": "a.jsonl"}}
+    config = make_config(decoding=decoding, texts=texts, entries=["ours", "public"])
+    assert config.is_seeded(name) is is_seeded

@@ -1,5 +1,6 @@
 """Whole runs, compared with a sort of every user's scores; the index; what is refused at once."""
 
+import importlib.util
 from typing import Any
 from unittest.mock import Mock
 
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from tests.errors import raises
 from tests.world.here import Killed, Place, PoolHere
-from tests.world.store import copy_files
+from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import save_graph
 from tests.xrec.bulk.toy_run import toy_run
-from tests.xrec.recommend.conftest import needs_faiss
 from xrec import recommend
-from xrec.bulk import BulkRun, Survey, published
+from xrec.bulk import BulkRun, Identity, Survey, published
+from xrec.config.backfill import RecommendConfig
+from xrec.config.base import parse_config
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import Dataset
@@ -35,6 +37,52 @@ from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems
 from xrec.recommend import RankingTask, identify_recommendations, load_task, read_tables
 from xrec.storage import Manifest, open_location
+
+NUM_USERS, NUM_ITEMS, DIM = 23, 15, 4
+needs_faiss = pytest.mark.skipif(
+    importlib.util.find_spec("faiss") is None, reason="the extra index is not installed"
+)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory):
+    """Users u0 to u22, whose ids do not sort as their numbers; u7 has two unseen items, u8 none.
+
+    No test writes to it.
+    """
+    root = tmp_path_factory.mktemp("recommend")
+    seen = [
+        (user, (3 * user + step) % NUM_ITEMS)
+        for user in range(NUM_USERS)
+        for step in range({7: 13, 8: 15}.get(user, 4))
+    ]
+    users = [{"user_id": f"u{user}", "profile": ""} for user in range(NUM_USERS)]
+    items = [
+        {"item_id": f"i{item}", "title": f"Place {item}", "profile": ""}
+        for item in range(NUM_ITEMS)
+    ]
+    explained = pair_rows((0, 9), explanation="Quiet.", split="test")
+    tables = {"users": users, "items": items, "interactions": pair_rows(*seen, split="train")}
+    dataset = make_dataset(root, **tables, explanations=explained)
+    draw = torch.Generator().manual_seed(0)
+    vectors = [torch.randn(count, DIM, generator=draw) for count in (NUM_USERS, NUM_ITEMS)]
+    save_graph(root / "graph", *vectors, dataset)
+    return root
+
+
+@pytest.fixture
+def make_config(workspace, tmp_path):
+    """A config by its keys."""
+
+    def make(**values: Any) -> RecommendConfig:
+        defaults = {
+            "workspace": str(workspace),
+            "recommendations": str(tmp_path / "recommendations"),
+            "k": 3,
+        }
+        return parse_config(RecommendConfig, {**defaults, **values})
+
+    return make
 
 
 def _plan(config: Any, users_per_chunk: int = 5) -> BulkRun:
@@ -108,6 +156,18 @@ def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config, requ
     assert comment["comment"] == "dot product of the user's and the item's vector"
 
 
+@needs_faiss
+def test_run_by_an_index_says_how_many_of_the_best_it_found(make_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = make_config(index="hnsw")
+    metrics = _run(config).metrics
+    assert (metrics["recall_of_index"], metrics["compared_users"]) == (1, 23)  # of 15 items
+    _check(config)
+    task = load_task(make_config(index="hnsw", user_ids=["u5", "u3", "u5"]))
+    costs = task.do(pa.table({"user_id": [f"u{user}" for user in range(23)]})).costs
+    assert costs == {"compared_users": 2, "sum_of_recalls": 2}  # those who are asked for
+
+
 _die = Mock(side_effect=Killed)
 
 
@@ -123,14 +183,6 @@ def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(make_conf
     pool = PoolHere(before=_die)
     assert _run(config, pool=pool) == manifest
     assert pool.num_starts == 0
-
-
-@needs_faiss
-def test_run_by_an_index_says_how_many_of_the_best_it_found(make_config):
-    manifest = _run(config := make_config(index="hnsw"))
-    told = manifest.metrics["recall_of_index"], manifest.metrics["compared_users"]
-    assert told == (1, 23)  # of 15 items
-    _check(config)
 
 
 def test_run_users_that_kill_their_process_end_it_and_are_done_later(make_config, monkeypatch):
@@ -159,19 +211,6 @@ def test_recommendations_of_another_table_are_refused(tmp_path):
     toy_run(place, tmp_path).complete()
     with pytest.raises(ArtifactMismatchError):
         list(recommend.recommendation_batches(place.uri))
-
-
-@pytest.mark.slow
-def test_run_of_named_users_on_s3_by_the_configs_keys(make_config, s3):
-    town = f"{s3.new_bucket()}/town"
-    for name in ("dataset", "graph"):
-        copy_files(
-            open_location(make_config().artifact(name)), open_location(f"{town}/{name}", s3.storage)
-        )
-    on_s3 = {"workspace": town, "recommendations": None, "storage": s3.storage}
-    config = make_config(**on_s3, user_ids=["u7", "u12", "u3", "u7"])
-    assert _run(config, 2).row_counts["users"] == 3
-    _check(config, "u12", "u3", "u7")
 
 
 def _dataset(num_users: int, num_items: int, edges: Tensor, lost: list[int]) -> Dataset:
@@ -232,16 +271,6 @@ def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, m
 
 
 @needs_faiss
-def test_index_is_compared_for_the_users_who_are_asked_for(make_config, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    task = load_task(make_config(index="hnsw", user_ids=["u5", "u3", "u5"]))
-    costs = task.do(pa.table({"user_id": [f"u{user}" for user in range(23)]})).costs
-    assert costs == {"compared_users": 2, "sum_of_recalls": 2}
-    everybody = load_task(make_config(index="hnsw")).compared
-    assert sorted(everybody.tolist()) == list(range(23))
-
-
-@needs_faiss
 @pytest.mark.parametrize("kept", [0, 1000, -1])
 def test_index_is_a_file_of_the_node_and_is_made_again_if_it_is_cut_off(
     tmp_path, monkeypatch, kept
@@ -261,48 +290,37 @@ def test_index_is_a_file_of_the_node_and_is_made_again_if_it_is_cut_off(
         assert all(map(torch.equal, each, first))
 
 
-def test_index_without_its_package_is_refused(make_config):
-    with raises(ConfigError, "package_missing", "index", "hnsw"):
-        identify_recommendations(make_config(index="hnsw"), lambda name: None)
-
-
 def test_identity_is_of_inputs_k_index_and_set_of_users(make_config, tmp_path):
-    identity = identify_recommendations(make_config(user_ids=["u3", "u1", "u3"]))
-    assert set(identity.inputs) == {"dataset", "graph"}
+    def identity(**values: Any) -> Identity:
+        return identify_recommendations(make_config(**values), lambda name: name)
+
+    one = identity(user_ids=["u3", "u1", "u3"])
+    assert set(one.inputs) == {"dataset", "graph"}
     assert list(tmp_path.iterdir()) == []
-    same = make_config(user_ids=["u1", "u3"])
-    assert identify_recommendations(same).run == identity.run
-    runs = {identity.run}
     both = {"user_ids": ["u1", "u3"]}
-    for values in ({"user_ids": ["u1"]}, {}, {**both, "k": 2}, {**both, "index": "hnsw"}):
-        runs.add(identify_recommendations(make_config(**values), lambda name: name).run)
-    assert len(runs) == 5
+    assert identity(**both).run == one.run
+    others = ({"user_ids": ["u1"]}, {}, {**both, "k": 2}, {**both, "index": "hnsw"})
+    assert len({one.run, *(identity(**values).run for values in others)}) == 5
 
 
-@pytest.mark.parametrize(
-    ("values", "error", "code", "key"),
-    [
-        ({"k": 16}, ConfigError, "too_large", "k"),
-        ({"user_ids": []}, ConfigError, "empty_list", "user_ids"),
-        ({"user_ids": ["u2", "u1x"]}, UnknownIdError, "unknown_user", "user_id"),
-        # Errors of other packages.
-        ({"dataset": "nowhere"}, ArtifactNotFoundError, None, None),
-        ({"graph": "nowhere"}, ArtifactNotFoundError, None, None),
-        ({"graph": "broken"}, DataError, None, None),
-        ({"graph": "other"}, ArtifactMismatchError, None, None),
-    ],
-)
-def test_what_cannot_be_recommended_is_refused(
-    make_config, tmp_path, monkeypatch, values, error, code, key
-):
-    monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_recommended_is_refused(make_config, tmp_path):
     graph = read_graph(open_location(make_config().artifact("graph")))
     users = graph.users.clone()
     users[4, 1] = torch.nan
     save_graph(tmp_path / "broken", users, graph.items, graph.manifest.inputs["dataset"])
     save_graph(tmp_path / "other", torch.eye(23), torch.eye(23), "0123")
-    config = make_config(**values)
-    with pytest.raises(error) as raised:  # noqa: PT012
-        identify_recommendations(config)
-        read_tables(config)
-    assert code is None or (raised.value.code, raised.value.key) == (code, key)
+    for values, error, code in (
+        ({"k": 16}, ConfigError, "too_large"),
+        ({"user_ids": []}, ConfigError, "empty_list"),
+        ({"user_ids": ["u2", "u1x"]}, UnknownIdError, "unknown_user"),
+        ({"index": "hnsw"}, ConfigError, "package_missing"),
+        ({"dataset": f"{tmp_path}/nowhere"}, ArtifactNotFoundError, None),
+        ({"graph": f"{tmp_path}/nowhere"}, ArtifactNotFoundError, None),
+        ({"graph": f"{tmp_path}/broken"}, DataError, None),
+        ({"graph": f"{tmp_path}/other"}, ArtifactMismatchError, None),
+    ):
+        config = make_config(**values)
+        with pytest.raises(error) as raised:  # noqa: PT012
+            identify_recommendations(config, lambda name: None)
+            read_tables(config)
+        assert code in (None, raised.value.code)

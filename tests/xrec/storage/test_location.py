@@ -237,7 +237,12 @@ def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path):
 
 @pytest.mark.parametrize(
     ("uri", "code"),
-    [("gs://bucket/x", "unknown_scheme"), ("s3://", "no_bucket"), ("s3:///x", "no_bucket")],
+    [
+        ("gs://bucket/x", "unknown_scheme"),
+        ("s3://", "no_bucket"),
+        ("s3:///x", "no_bucket"),
+        ("s3:/x", "no_bucket"),
+    ],
 )
 def test_unusable_uri_is_refused(uri, code):
     with raises(StorageError, code, uri):

@@ -1,10 +1,8 @@
 """The figures of a comparison from scores and texts that are written down here."""
 
 import math
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -15,12 +13,12 @@ from tests.world.town import dataset_of, explained, held_out
 from tests.xrec.lab.compare.conftest import MakeConfig
 from xrec.config.entries import ElsewhereConfig
 from xrec.config.shared import StorageConfig
-from xrec.errors import DataError, StorageNotFoundError
+from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
-from xrec.lab.compare.copies import nearest_texts, profile_texts, read_elsewhere
+from xrec.lab.compare.copies import nearest_texts, read_elsewhere
 from xrec.lab.compare.entries import entries_of
 from xrec.lab.compare.figures import MetricRow, Run, metric_rows
-from xrec.lab.compare.result import TABLE, Result, result_of, result_table
+from xrec.lab.compare.result import Result, result_of
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
@@ -65,48 +63,12 @@ FLAT = [0.5] * 9
 BETTER = [0.7, 0.8, 0.75, 0.7, 0.8, 0.75, 0.7, 0.8, 0.75]
 
 
-def test_result_has_means_spread_and_differences_by_hand(make_config):
-    found = result(
-        make_config, {"ours": [FLAT, [0.6] * 9, [0.7] * 9], "profile": [[0.4, 0.5, 0.3] * 3]}
-    )
-    ours, profile = (found.figures[name]["rouge_l"] for name in ("ours", "profile"))
-    assert ours.own.by_seed == pytest.approx((0.5, 0.6, 0.7))
-    assert ours.own.value == pytest.approx(0.6)
-    assert ours.seed_spread == pytest.approx(0.1)
-    assert (profile.own.value, profile.seed_spread) == (pytest.approx(0.4), None)
-    assert profile.difference.value == pytest.approx(-0.2)
-    assert ours.difference is None
-    assert next(iter(found.infos)) == "coverage"
-    assert found.num_seeds == {"ours": 3, "profile": 0}
-
-
-@pytest.mark.parametrize(("num_seeds", "is_marked"), [(3, True), (2, False)])
-def test_differences_are_marked_from_three_seeds_on_only(make_config, num_seeds, is_marked):
-    rng = np.random.default_rng(0)
-    seeds = [[float(value) for value in 0.3 + 0.001 * rng.normal(size=9)] for _ in range(num_seeds)]
-    found = result(make_config, {"ours": seeds, "profile": [BETTER]})
-    assert ("0.750*" in page_of(found)) == is_marked
-
-
-def test_table_has_a_row_a_figure(make_config):
-    found = result(make_config, {"ours": [FLAT, BETTER], "profile": [BETTER]})
-    table = result_table(found)
-    assert table.schema.equals(TABLE)
-    assert table.num_rows == sum(map(len, found.figures.values()))
-    row = next(
-        row for row in table.to_pylist() if (row["entry"], row["metric"]) == ("profile", "rouge_l")
-    )
-    assert row["value"] == pytest.approx(0.75)
-    assert row["difference"] == pytest.approx(0.75 - (0.5 + 0.75) / 2)
-
-
 def page_of(found: Result, **more: Any) -> str:
     return markdown_page(found, PAIRS, more.get("failed", {}), more.get("examples", []))
 
 
 def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
-    runs = {"ours": [FLAT], "profile": [BETTER]}
-    found = result(make_config, runs)
+    found = result(make_config, {"ours": [FLAT], "profile": [BETTER]})
     example = Example(PAIRS[4], "A & B", {"ours": "One\n line.", "profile": None})
     page = page_of(found, failed={"ours": {"empty_text": 2}}, examples=[example])
     assert "- `ours` has no text of some pairs, over all seeds: 2 empty_text" in page
@@ -118,29 +80,21 @@ def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
 
 
 @pytest.mark.parametrize(
-    ("runs", "changes", "said"),
+    ("runs", "texts", "without", "is_marked"),
     [
-        ({"ours": [FLAT] * 3, "constant": [BETTER] * 3}, {}, ""),
-        (
-            {"profile": [FLAT], "nearest": [BETTER], "ours": [BETTER]},
-            {},
-            "No verdict on ours: it takes 3 seeds of each of the two that is trained.",
-        ),
-        (
-            {"ours": [FLAT] * 3, "public": [BETTER]},
-            {"texts": {"public": {"uri": "a.jsonl"}}},  # of one training
-            "No verdict on public: it takes 3 seeds of each of the two that is trained.",
-        ),
+        ({"ours": [FLAT] * 3, "constant": [BETTER] * 3}, {}, "", True),
+        ({"profile": [FLAT], "nearest": [BETTER], "ours": [BETTER]}, {}, "ours", True),
+        ({"ours": [FLAT] * 3, "public": [BETTER]}, {"public": {"uri": "a.jsonl"}}, "public", False),
     ],
 )
-def test_page_says_on_whom_there_is_no_verdict_and_why(make_config, runs, changes, said):
-    found = result(make_config, runs, **changes)
-    assert found.without_verdict == said
-    assert ("No verdict" in page_of(found)) == bool(said)
-    assert said in page_of(found)
-
-
-# Figures
+def test_difference_is_marked_from_three_seeds_of_each_that_is_trained_on(
+    make_config, runs, texts, without, is_marked
+):
+    found = result(make_config, runs, texts=texts)
+    told = f"No verdict on {without}: it takes 3 seeds of each of the two that is trained."
+    assert found.without_verdict == (told if without else "")
+    assert ("No verdict" in page_of(found)) == bool(without)
+    assert ("0.750*" in page_of(found)) is is_marked
 
 
 def _run(rouge: list[float], fmr: list[float | None], usr: float, users: str = "aabbcc") -> Run:
@@ -187,16 +141,6 @@ def test_differences_are_of_the_same_pairs_minus_the_first_entry():
 # Texts that are copied
 
 
-def test_profile_is_the_items_profile_and_none_where_it_is_empty():
-    dataset = dataset_of(profiles=["A quiet place.", "  ", "Has a garden."])
-    found = profile_texts(dataset, held_out((0, 0), (1, 1), (1, 2)))
-    assert found == {
-        ("u0", "i0"): "A quiet place.",
-        ("u1", "i1"): None,
-        ("u1", "i2"): "Has a garden.",
-    }
-
-
 def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
     # User 0 points to the right. User 1 is long and 60 degrees off; user 2 is short and 10 off.
     sixty, ten = math.radians(60), math.radians(10)
@@ -223,34 +167,18 @@ def test_nearest_of_an_item_without_words_is_of_the_nearest_item():
         assert found["u2", f"i{item}"] == closer
 
 
-ROWS: list[dict[str, Any]] = [
-    {"uid": 7, "iid": "a", "xrec": " A fine place. "},
-    {"uid": 8, "iid": "b", "xrec": ""},
-]
+def test_table_gives_texts_by_pair_and_is_refused_if_it_cannot_be_used(tmp_path):
+    def read(*rows: dict[str, Any], text: str = "xrec") -> dict[tuple[str, str], str | None]:
+        uri = str(write_json_lines(tmp_path / "texts.jsonl", rows))
+        config = ElsewhereConfig(uri=uri, user_id="uid", item_id="iid", text=text)
+        return read_elsewhere("public", config, StorageConfig())
 
-
-def read(path: Path, **names: str) -> dict[tuple[str, str], str | None]:
-    given = {"user_id": "uid", "item_id": "iid", "text": "xrec", **names}
-    return read_elsewhere("public", ElsewhereConfig(uri=str(path), **given), StorageConfig())
-
-
-def test_table_gives_texts_by_pair(tmp_path):
-    found = read(write_json_lines(tmp_path / "texts.jsonl", ROWS))
-    assert found == {("7", "a"): "A fine place.", ("8", "b"): None}
-
-
-@pytest.mark.parametrize(
-    ("row", "names", "code", "key"),
-    [
-        ({"uid": 7, "iid": "a", "xrec": "again"}, {}, "broken_rows", "texts.public"),
-        ({"uid": None, "iid": "c", "xrec": "x"}, {}, "broken_rows", "texts.public"),
-        ({"uid": 9, "iid": "c", "xrec": ["x"]}, {}, "broken_rows", "texts.public"),
-        ({}, {"text": "says"}, "missing_column", "says"),
-    ],
-)
-def test_table_that_cannot_be_used_is_refused(tmp_path, row, names, code, key):
-    with pytest.raises(StorageNotFoundError):
-        read(tmp_path / "nothing.jsonl")
-    with raises(DataError, code, key) as caught:
-        read(write_json_lines(tmp_path / "texts.jsonl", [*ROWS, row]), **names)
-    assert code == "missing_column" or caught.value.saw[0] == 3  # the line
+    good = {"uid": 7, "iid": "a", "xrec": " A fine place. "}
+    other = {"uid": 8, "iid": "b", "xrec": ""}
+    assert read(good, other) == {("7", "a"): "A fine place.", ("8", "b"): None}
+    for bad in ({"uid": 7, "xrec": "again"}, {"uid": None}, {"xrec": ["x"]}):
+        with raises(DataError, "broken_rows", "texts.public") as caught:
+            read(good, other, {"uid": 9, "iid": "a", "xrec": "x", **bad})
+        assert caught.value.saw[0] == 3  # the line
+    with raises(DataError, "missing_column", "says"):
+        read(good, text="says")

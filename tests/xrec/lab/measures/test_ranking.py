@@ -89,14 +89,11 @@ def test_pair_without_a_relevant_candidate_has_no_ranking():
 
 
 def test_ranking_beyond_the_tenth_gains_nothing():
-    names = [f"part {number:02d}" for number in range(12)]
-    pairs = held_out((0, 0))
-    dataset = dataset_of(
-        aspects=names, named=[(0, 0, 0), (0, 0, 11)], trained=[(1, 0, n) for n in range(12)]
-    )
-    keys = [(name, "positive") for name in reversed(names)]  # part 11 first, part 00 twelfth
-    ranked = StatementsRanked(Statements(dataset, pairs), lambda pair: lambda key: -keys.index(key))
-    found = ranked.of_pairs(ScoredTexts(tuple(pairs), ("",)))
+    aspects = [f"part {number:02d}" for number in range(12)]
+    trained = [(1, 0, number) for number in range(12)]
+    dataset = dataset_of(aspects=aspects, named=[(0, 0, 0), (0, 0, 11)], trained=trained)
+    by_name = StatementsRanked(Statements(dataset, PAIRS), lambda pair: lambda key: int(key[0][5:]))
+    found = by_name.of_pairs(ScoredTexts((PAIR,), ("",)))  # part 11 first, part 00 twelfth
     expected = [1 / (1 + 1 / math.log2(3)), 1 / 2, 1 / 10]
     assert [values[0] for values in found.values()] == pytest.approx(expected)
 
@@ -121,28 +118,15 @@ def test_rankers_sort_the_candidates_by_what_their_name_says():
     assert order_of("global_popularity") == [no_amp, bow, drum]
     # The chooser counts what is not blamed: drum 2, bow 1, amp 0.
     assert order_of("chooser") == [drum, bow, no_amp]
-    assert sorted(order_of("random")) == sorted([no_amp, bow, drum])
-    assert tuple(rankers(STATEMENTS, chooser())) == RANKERS
-    assert tuple(rankers(STATEMENTS, None)) == RANKERS[:-1]
-
-
-def test_ranker_is_measured_as_a_text_with_its_order_is():
-    of_text = StatementsRanked(STATEMENTS).of_pairs(
-        ScoredTexts((PAIR,), ("An awful amp, a drum and a bow.",))
-    )
-    of_ranker = rankers(STATEMENTS, None)["item_popularity"].of_pairs(ScoredTexts((PAIR,), ("",)))
-    assert {name: values.tolist() for name, values in of_text.items()} == {
-        name: values.tolist() for name, values in of_ranker.items()
-    }
-
-
-def test_random_order_is_drawn_anew_for_each_pair_and_the_same_for_the_same_pair():
     pairs = held_out(*((user, 0) for user in range(3)))
-    first, again = (
+    drawn, again = (
         [rankers(STATEMENTS, None)["random"].order(pair, "") for pair in pairs] for _ in range(2)
     )
-    assert again == first
-    assert len({tuple(order) for order in first}) > 1
+    assert again == drawn
+    assert len({tuple(order) for order in drawn}) > 1  # of each pair its own
+    assert {tuple(sorted(order)) for order in drawn} == {(no_amp, bow, drum)}
+    assert tuple(rankers(STATEMENTS, chooser())) == RANKERS
+    assert tuple(rankers(STATEMENTS, None)) == RANKERS[:-1]
 
 
 # Judges
@@ -191,31 +175,29 @@ def test_judge_that_gives_no_number_of_some_pairs_leaves_these_out_and_says_why(
     assert "failed: 1 invalid_json, 3 invalid_object, 1 empty_reply" in caplog.text
 
 
-def _config(url: str, **judges: dict[str, Any]) -> MetricsConfig:
-    def judge(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-        model = {
-            "kind": "endpoint",
-            "base_url": url,
-            "model": f"model-of-{name}",
-            "api_key_variable": "JUDGE_KEY",
-            "max_retries": 3,
-            "sampling": {"temperature": 1.0},
-        }
-        return {"name": name, "model": model, **settings}
-
-    made = [judge(name, settings) for name, settings in judges.items()]
-    return MetricsConfig.model_validate({"encoder": None, "judges": made})
+def _config(**models: dict[str, Any]) -> MetricsConfig:
+    """A config with a judge of each name; a model without a kind is an endpoint."""
+    endpoint = {"kind": "endpoint", "model": "m", "api_key_variable": "JUDGE_KEY"}
+    judges = [
+        {"name": name, "model": model if "kind" in model else {**endpoint, **model}}
+        for name, model in models.items()
+    ]
+    return MetricsConfig.model_validate({"encoder": None, "judges": judges})
 
 
 def test_identity_of_a_judge_has_no_limits_waits_and_keys():
-    config = _config("http://127.0.0.1:1/v1", ann={}, bob={})
-    patient = config.judges[0].model.model_copy(update={"concurrency": 3, "timeout_seconds": 9.0})
-    judge = config.judges[0].model_copy(update={"model": patient})
-    storage = StorageConfig()
-    assert judge_identity(judge, None, storage) == judge_identity(config.judges[0], None, storage)
+    config = _config(ann={}, bob={"concurrency": 3, "timeout_seconds": 9.0})
+    one, other = (judge.model_copy(update={"name": "ann"}) for judge in config.judges)
+    assert judge_identity(one, None, StorageConfig()) == judge_identity(
+        other, None, StorageConfig()
+    )
     assert "JUDGE_KEY" not in json.dumps(metrics_identity(config))
     with pytest.raises(ConfigError):
         judge_keys(config.judges, {})
+
+
+def _engine(model: str, **sampling: float) -> dict[str, Any]:
+    return {"kind": "engine", "llm": {"model": model}, "sampling": sampling}
 
 
 def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, monkeypatch):
@@ -226,15 +208,7 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
         return ScriptedModel(lambda prompt, sampling: '{"score": 5}')
 
     monkeypatch.setattr("xrec.lab.measures.judge.load_language_model", load)
-    judges = [
-        {"name": name, "model": {"kind": "engine", "llm": {"model": model}, "sampling": sampling}}
-        for name, model, sampling in (
-            ("ann", "one", {}),
-            ("bob", "one", {"temperature": 0.5}),
-            ("cid", "other", {}),
-        )
-    ]
-    config = MetricsConfig.model_validate({"encoder": None, "judges": judges})
+    config = _config(ann=_engine("one"), bob=_engine("one", temperature=0.5), cid=_engine("other"))
     access = JudgeAccess(open_location(str(tmp_path)), keys=judge_keys(config.judges, {}))
     measures = load_measures(config, dataset_of(40, 1), JUDGED, device="cpu", judges=access)
     assert loads == ["one", "other"]
@@ -242,42 +216,26 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
 
 
 def test_metrics_anywhere_name_the_same_models_from_another_folder(tmp_path, monkeypatch):
-    (tmp_path / "models" / "small").mkdir(parents=True)
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    engine = {"kind": "engine", "llm": {"model": "models/small"}}
-    config = _config("http://127.0.0.1:1/v1", near={"model": engine}, far={})
-    config = config.model_copy(update={"encoder": "models/small"})
-    there = metrics_anywhere(config).model_dump(mode="json")
-    folder = str(tmp_path / "models" / "small")
-    assert there["encoder"] == folder
-    assert there["judges"][0]["model"]["llm"]["model"] == folder
+    config = _config(near=_engine("models/small"), far={})
+    there = metrics_anywhere(config.model_copy(update={"encoder": "models/small"}))
+    assert there.encoder == there.judges[0].model.llm.model == str(folder)
 
 
-def _table(ann: list[float | None], bob: list[float | None], text: str = "a text") -> pa.Table:
-    return pa.table(
-        {
-            "text": [text] * len(ann),
-            "gptscore_ann": pa.array(ann, pa.float64()),
-            "gptscore_bob": pa.array(bob, pa.float64()),
-        }
-    )
+def _agreement(ann: list[float | None], bob: list[float | None], text: str = "a text") -> list[str]:
+    scores = {"gptscore_ann": ann, "gptscore_bob": bob}
+    columns = {name: pa.array(values, pa.float64()) for name, values in scores.items()}
+    return agreement_lines("ours", pa.table({"text": [text] * 5, **columns}), ["ann", "bob"])
 
 
-def lines(table: pa.Table) -> list[str]:
-    return agreement_lines("ours", table, ["ann", "bob"])
-
-
-def test_two_judges_that_rank_alike_far_apart_agree():
-    ann = [float(score) for score in range(20)]
-    (line,) = lines(_table(ann, [score + 37 for score in ann]))
+def test_judges_agree_if_they_rank_alike_and_texts_without_a_score_are_left_out():
+    (line,) = _agreement([1, 2, 3, 4, 5], [38, 39, 40, 41, 42])
     assert line.startswith("Judges ann and bob rank the texts of `ours` alike by 1.00,")
-    assert line.endswith("over 20 pairs; their means differ by -37.0.")
-
-
-def test_pairs_without_a_text_or_a_score_are_left_out():
-    ann, bob = [1.0, 2.0, None, 4.0, 5.0], [5.0, 4.0, 3.0, None, 1.0]
-    (line,) = lines(_table(ann, bob))
+    assert line.endswith("over 5 pairs; their means differ by -37.0.")
+    (line,) = _agreement([1, 2, None, 4, 5], [5, 4, 3, None, 1])
     assert "by -1.00" in line
     assert "over 3 pairs" in line
-    assert lines(_table(ann, bob, text="")) == []
-    assert lines(_table([1.0] * 5, bob)) == []  # it says the same of all
+    assert _agreement([1, 2, 3, 4, 5], [5, 4, 3, 2, 1], text="") == []
+    assert _agreement([1] * 5, [5, 4, 3, 2, 1]) == []  # it says the same of all
