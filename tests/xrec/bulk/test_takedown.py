@@ -4,7 +4,7 @@ import hmac
 import itertools
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -332,34 +332,28 @@ def test_rule_13_retry_does_no_row_that_is_taken_down_or_forgotten(here):
     assert rows_of(toy.published(), "ok", BY_USER_ID.keys) == [(user, "odd-1") for user in left]
 
 
-@dataclass(frozen=True)
-class Interrupted(LocalLocation):
-    """A location on which something happens before the write number `at` below it."""
+def before_write(patch: pytest.MonkeyPatch, number: int, meanwhile: Callable[[], object]) -> None:
+    """Let something happen before the write of this number, counted from now."""
+    count = itertools.count(1)
 
-    meanwhile: Callable[[], object] = field(default=lambda: None)
-    at: int = 0
-    writes: list[str] = field(default_factory=list)
+    def counted(write: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(location: LocalLocation, data: bytes) -> Any:
+            if next(count) == number:
+                meanwhile()
+            return write(location, data)
 
-    def write_bytes(self, data: bytes) -> None:
-        self._look()
-        super().write_bytes(data)
+        return wrapped
 
-    def create_bytes(self, data: bytes) -> bool:
-        self._look()
-        return super().create_bytes(data)
-
-    def _look(self) -> None:
-        self.writes.append(self.name)
-        if len(self.writes) == self.at:
-            self.meanwhile()
+    for name in ("write_bytes", "create_bytes"):
+        patch.setattr(LocalLocation, name, counted(getattr(LocalLocation, name)))
 
 
-def test_rule_13_two_forgets_at_once_leave_no_plain_id_and_no_row(tmp_path):
+def test_rule_13_two_forgets_at_once_leave_no_plain_id_and_no_row(disk, monkeypatch):
     """The second comes before each write of the first one, which then may be killed."""
     anna, ben = forgotten("anna"), forgotten("ben")
     both = ({"user_id": "anna"}, {"user_id": "ben"}, {"user_id": "carl"})
     for at, is_killed in itertools.product(range(1, 5), (False, True)):
-        place = LocalLocation(uri := str(tmp_path / f"{at} {is_killed}"), uri)
+        place = disk.location / f"{at} {is_killed}"
         put_on_list(place, rows=both, reason="anna and ben lie")
         put_on_list(place, rows=({"user_id": "ben", "item": "a"},), reason="wrong")
         came: list[int] = []
@@ -369,8 +363,9 @@ def test_rule_13_two_forgets_at_once_leave_no_plain_id_and_no_row(tmp_path):
             if is_killed:
                 die_here()
 
-        with suppress(Killed):
-            forget_on_list(Interrupted(uri, uri, meanwhile=other, at=at), anna, "forgotten")
+        with suppress(Killed), monkeypatch.context() as patch:
+            before_write(patch, at, other)
+            forget_on_list(place, anna, "forgotten")
         forget_on_list(place, anna, "forgotten")
         if not came:  # there are not so many writes
             forget_on_list(place, ben, "forgotten")

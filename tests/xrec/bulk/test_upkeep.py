@@ -3,8 +3,6 @@
 import os
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -146,23 +144,16 @@ def test_rollback_that_another_commit_overtakes_goes_back_all_the_same(here):
     assert rows_of(here("a").published()) == here("a").rows
 
 
-@dataclass(frozen=True)
-class Busy(LocalLocation):
-    """A location where a driver begins while files are deleted."""
-
-    begin: Callable[[], object] = field(default=lambda: None)
-
-    def delete(self) -> None:
-        super().delete()
-        if self.path.endswith(RUNS):
-            self.begin()
-
-
 def test_delete_runs_deletes_what_a_driver_wrote_meanwhile(here):
     here().complete()
-    later = [lambda: here("x", identity=OTHER).drive(max_rows=1)]
-    busy = Busy(here.location.uri, here.location.path, begin=lambda: later and later.pop()())
-    here.patch.setattr("xrec.bulk.upkeep.open_location", lambda *_: busy)
+    delete, later = LocalLocation.delete, [lambda: here("x", identity=OTHER).drive(max_rows=1)]
+
+    def deleted(location: LocalLocation) -> None:
+        delete(location)
+        if location.path.endswith(RUNS) and later:
+            later.pop()()
+
+    here.patch.setattr(LocalLocation, "delete", deleted)
     assert bulk.delete_runs(here.uri) == 2
     assert not [name for name in here.location.files() if name.startswith(RUNS)]
 
