@@ -233,6 +233,20 @@ def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here):
         assert (stats["minValues"], stats["numRecords"]) == ({"bucket": rows[0]["bucket"]}, 180)
 
 
+def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(here):
+    here.in_parts(10_000)
+    toy = here("a odd-1 dull-2 b", num_users=20, rows_per_chunk=9)
+    manifests = [toy.complete()]
+    for retry in (["odd", "dull"], ["dull"], ["odd"]):  # their chunks have rows of several parts
+        manifests.append(toy.complete(retry=retry))
+        toy.heal()
+        assert rows_of(toy.published()) == toy.rows
+        assert len(files_of(toy)) > 3
+    assert [manifest.row_counts["failed"] for manifest in manifests] == [40, 40, 20, 0]
+    assert [sum(manifest.row_counts.values()) for manifest in manifests] == [80] * 4
+    assert manifests[-1].metrics["costs"]["tokens"] == 3 * 80
+
+
 WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
 GOOD_WORDS = [word for word in WORDS if word.strip("-")]
 LETTERS = bulk.RowFormat(
