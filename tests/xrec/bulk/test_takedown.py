@@ -309,7 +309,8 @@ def test_rule_13_lifted_row_comes_back_by_the_next_run(here, first):
     assert not has_pair(here)
     output = Output(here.location, "explanations", IDENTITY.config, IDENTITY.inputs)
     assert (output.found().state, output.done() is None) == ("up to date", False)
-    bulk.lift(here.uri, 1, "it was right")
+    for _ in range(2):
+        assert bulk.lift(here.uri, 1, "it was right") == 3
     down(here, user="u-6")  # it makes a version that heeds the lift, and brings nothing back
     assert (output.found().state, output.done()) == ("stale", None)
     manifest = here().complete()
@@ -317,6 +318,8 @@ def test_rule_13_lifted_row_comes_back_by_the_next_run(here, first):
     assert (rows_of(toy.published()), manifest.row_counts["explanations"]) == (left, 30)
     assert (output.found().state, output.done()) == ("up to date", manifest)
     assert here().complete().version == manifest.version  # once is enough
+    assert down(here).number == 5
+    assert not has_pair(here)
 
 
 def test_rule_13_retry_does_no_row_that_is_taken_down_or_forgotten(here):
