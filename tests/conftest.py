@@ -12,13 +12,14 @@ import shutil
 import tempfile
 import uuid
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.world.store import ObjectStore, object_store
+from tests.world.store import object_store
 from xrec.config.shared import RayConfig, StorageConfig
-from xrec.storage import node_folder, open_location
+from xrec.storage import node_folder
 
 # These are set before torch, Ray and their children start. Two torch threads on two cores become
 # very slow when anything else runs.
@@ -95,16 +96,6 @@ def bucket(s3):
     return s3.new_bucket()
 
 
-@pytest.fixture(params=["local", "s3"])
-def output(request, tmp_path):
-    """An empty output, once on disk and once on the object store."""
-    if request.param == "local":
-        return open_location(str(tmp_path / "out"))
-    store: ObjectStore = request.getfixturevalue("s3")
-    uri = f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
-    return open_location(uri, store.storage)
-
-
 @pytest.fixture
 def disk(tmp_path):
     """A folder whose name has characters that URIs escape."""
@@ -114,18 +105,22 @@ def disk(tmp_path):
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request):
+def place(request, disk):
     """A place on a disk, then one in an object store.
 
     SeaweedFS is a real server with real conditional writes. It is not AWS: it never answers 409 to
     a write that races.
     """
     if request.param == "disk":
-        return request.getfixturevalue("disk")
-    from tests.world.here import Place
+        return disk
+    uri = f"{request.getfixturevalue('bucket')}/some folder/{uuid.uuid4().hex}"
+    return replace(disk, uri=uri, storage=request.getfixturevalue("s3").storage)
 
-    folder = f"{request.getfixturevalue('bucket')}/some folder/{uuid.uuid4().hex}"
-    return Place(folder, request.getfixturevalue("s3").storage)
+
+@pytest.fixture
+def output(place):
+    """An empty output, once on a disk and once in the object store."""
+    return place.location
 
 
 @pytest.fixture

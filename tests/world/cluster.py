@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,17 +80,14 @@ def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[Loca
     # The path must be short: the names of Ray's sockets have at most 107 characters.
     folder = tempfile.mkdtemp(prefix="xrec-ray-")
     port, dashboard_port, client_port = _free_ports(3)
-    head = [
-        "--head",
-        f"--port={port}",
-        "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard_port}",
-        f"--ray-client-server-port={client_port}",
-    ]
+    head = (
+        f"--head --port={port} --dashboard-host=127.0.0.1 --dashboard-port={dashboard_port} "
+        f"--ray-client-server-port={client_port}"
+    )
     url = f"http://127.0.0.1:{dashboard_port}"
     cluster = LocalCluster(f"127.0.0.2:{port}", url, folder, secrets.token_hex(32))
     try:
-        cluster = add_node(cluster, cpus_per_node, options=head)
+        cluster = add_node(cluster, cpus_per_node, options=head.split())
         _wait_for_nodes(cluster)
         for _ in range(num_workers):
             cluster = add_node(cluster, cpus_per_node)
@@ -138,20 +135,19 @@ def stop_nodes(nodes: Sequence[NodeProcess]) -> None:
         node.kill()
 
 
+def running(processes: Iterable[psutil.Process], name: str) -> list[psutil.Process]:
+    """Return those processes whose command line has `name` in it."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
     """Return Ray Train's workers among the descendants of `ancestor`."""
-    return [
-        process
-        for process in ancestor.children(recursive=True)
-        if "RayTrainWorker" in " ".join(_command(process))
-    ]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    with suppress(psutil.NoSuchProcess):
-        command: list[str] = process.cmdline()
-        return command
-    return []
+    return running(ancestor.children(recursive=True), "RayTrainWorker")
 
 
 def kill_family(process: "subprocess.Popen[bytes]") -> None:
@@ -192,21 +188,14 @@ def _environment() -> dict[str, str]:
 
 def _ray_start(options: Sequence[str], address: str, num_cpus: int, folder: Path) -> list[str]:
     agent_port, runtime_env_port = _free_ports(2)
-    return [
-        str(Path(sys.executable).with_name("ray")),
-        "start",
-        "--block",
-        *options,
-        f"--node-ip-address={address}",
-        f"--num-cpus={num_cpus}",
-        f"--temp-dir={folder}",
-        "--object-store-memory=200000000",
-        f"--dashboard-agent-listen-port={agent_port}",
-        f"--runtime-env-agent-port={runtime_env_port}",
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        "--disable-usage-stats",
-    ]
+    given = (
+        f"--node-ip-address={address} --num-cpus={num_cpus} --temp-dir={folder} "
+        f"--dashboard-agent-listen-port={agent_port} --runtime-env-agent-port={runtime_env_port} "
+        "--object-store-memory=200000000 --min-worker-port=0 --max-worker-port=0 "
+        "--disable-usage-stats"
+    )
+    program = str(Path(sys.executable).with_name("ray"))
+    return [program, "start", "--block", *options, *given.split()]
 
 
 def _free_ports(count: int) -> list[int]:

@@ -139,18 +139,13 @@ async def _half(body: str) -> AsyncIterator[bytes]:
 
 def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
     shown, said = answer.num_tokens
+    message = {"role": "assistant", "content": answer.text}
     return {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
         "model": asked.body["model"],
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": answer.text},
-            }
-        ],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
         "usage": {"prompt_tokens": shown, "completion_tokens": said, "total_tokens": shown + said},
     }
 

@@ -132,30 +132,15 @@ def _is_healthy(process: "subprocess.Popen[bytes]", port: int) -> bool:
 
 
 def _weed_command(folder: Path, master: int, volume: int, filer: int, s3: int) -> list[str]:
-    return [
-        str(Path(sys.executable).with_name("weed")),
-        "-logtostderr=true",
-        "server",
-        f"-dir={folder / str(s3)}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=256",
-        "-master.electionTimeout=1s",
-        f"-master.port={master}",
-        "-volume.max=1000",
-        f"-volume.port={volume}",
-        "-volume.preStopSeconds=1",
-        "-filer",
-        f"-filer.port={filer}",
-        "-s3",
-        f"-s3.port={s3}",
-        f"-s3.config={folder / 's3.json'}",
-        "-s3.iam=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-s3.allowDeleteBucketNotEmpty=false",
-    ]
+    options = (
+        "-ip=127.0.0.1 -ip.bind=127.0.0.1 -master.telemetry=false -master.volumeSizeLimitMB=256 "
+        f"-master.electionTimeout=1s -master.port={master} -volume.max=1000 -volume.port={volume} "
+        f"-volume.preStopSeconds=1 -filer -filer.port={filer} -s3 -s3.port={s3} -s3.iam=false "
+        "-s3.port.iceberg=0 -s3.port.lance=0 -s3.allowDeleteBucketNotEmpty=false"
+    )
+    program = str(Path(sys.executable).with_name("weed"))
+    folders = [f"-dir={folder / str(s3)}", f"-s3.config={folder / 's3.json'}"]
+    return [program, "-logtostderr=true", "server", *folders, *options.split()]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -243,11 +228,8 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
                 self._fail(501 if is_refused else None)
                 return
             connection = http.client.HTTPConnection(target, timeout=60)
-            headers = {
-                name: value
-                for name, value in self.headers.items()
-                if name.lower() not in _NOT_FORWARDED
-            }
+            given = self.headers.items()
+            headers = {name: each for name, each in given if name.lower() not in _NOT_FORWARDED}
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
@@ -272,10 +254,8 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
             for name, value in answer.getheaders():
                 if name.lower() not in {*_NOT_FORWARDED, "content-length", "date", "server"}:
                     self.send_header(name, value)
-            length = (
-                answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
-            )
-            self.send_header("Content-Length", length or "0")
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
+            self.send_header("Content-Length", str(length or 0))
             self.end_headers()
             self.wfile.write(content)
 

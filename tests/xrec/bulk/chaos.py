@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import deltalake
-import psutil
 from deltalake.exceptions import DeltaError
 
-from tests.world.cluster import LocalCluster, NodeProcess
+from tests.world.cluster import LocalCluster, running
 from tests.world.here import Place, PoolHere
 from tests.xrec.bulk import toy_run
-from tests.xrec.bulk.toy_run import IDENTITY, Toy, die
+from tests.xrec.bulk.toy_run import IDENTITY, Toy
 from xrec import bulk
-from xrec.bulk import Published, check_output, driver, parts, published, read_takedowns
 from xrec.bulk.beat import Clock
 from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.takedown import Entry, Takedowns
@@ -44,15 +42,10 @@ from xrec.storage.delta import open_log
 from xrec.storage.forgotten import Forgotten
 
 ITEMS = ("a", "odd-1", "b", "dull-2", "c")
-
-
 FORMAT = replace(toy_run.FORMAT, keys=("user_id", "item_id"))  # only a user_id can be forgotten
-
-
 REFUSED, INTERRUPTED = 3, 130
-
-
 KEY = b"k" * 32
+WORKER = "DoWork"  # is in the name of a process of Ray that does chunks
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,7 @@ def _complete(
         toy = setting.open(run)
         mark = f"{toy.run.record.run} {toy.run.record.nonce}"
         seconds = setting.seconds_per_chunk / setting.rows_per_chunk
-        task = toy.make_task(kill=die, mark=mark, seconds=seconds, format=FORMAT)
+        task = toy.make_task(mark=mark, seconds=seconds, format=FORMAT)
         clock = Clock(seconds_between_signs=1.0, seconds_between_looks=0.5)
         toy.complete(_pool(setting, draw), task, republish=republish, retry=retry, clock=clock)
 
@@ -207,8 +200,8 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
     location.WAITS_SECONDS = (0.1, 0.3, 1.0)
-    driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
-    parts.PART_BYTES = 1 << 15  # several files a version
+    bulk.driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
+    bulk.parts.PART_BYTES = 1 << 15  # several files a version
     try:
         COMMANDS[what](setting, random.Random(seed), run, republish, retry)
     except XRecError as error:
@@ -216,9 +209,6 @@ def main(
         os._exit(REFUSED)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
-
-
-_HOUR = timedelta(hours=1)
 
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -232,7 +222,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "forget": _forget,
     "restart": _restart,
     "delete_runs": lambda at, *_: bulk.delete_runs(at.place.uri, at.place.storage),
-    "vacuum": lambda at, *_: bulk.vacuum(at.place.uri, _HOUR, at.place.storage),
+    "vacuum": lambda at, *_: bulk.vacuum(at.place.uri, timedelta(hours=1), at.place.storage),
     "their_vacuum": lambda at, *_: _theirs(
         at, lambda table: table.vacuum(dry_run=False, full=True)
     ),
@@ -242,17 +232,9 @@ COMMANDS: dict[str, Callable[..., object]] = {
 
 
 KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
-
-
 KINDS += ("takedown", "audit", "lift", "forget", "restart", "z_order")
-
-
-_REASONS = ("odd", "dull", "task_error")
-
-
+REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
-
-
 # Whatever commands do to a table, others may be refused for one of these.
 _REFUSALS = ("table_changed", "taken_back", "table_changes", "no_table", "cannot_be_restored")
 _REFUSALS += ("lifted_meanwhile", "unknown_takedown", "driver_at_work")
@@ -323,14 +305,9 @@ class Chaos:
         self.commands.append(Command(name, process))
         return self.commands[-1]
 
-    def strike(
-        self, num_blows: int, seconds: tuple[float, float], first: Sequence[str] = ()
-    ) -> None:
-        """Strike so many times, with waits in between; each kind comes in each round.
-
-        first: the kinds of the first blows.
-        """
-        order, kinds = random.Random(self.seed), [*reversed(first)]
+    def strike(self, num_blows: int, seconds: tuple[float, float]) -> None:
+        """Strike so many times, with waits in between; each kind comes in each round."""
+        order, kinds = random.Random(self.seed), list[str]()
         for number in range(num_blows):
             self._look_at_the_ended()
             while len(self._awake()) < (2 if self.cluster else self.draw.randint(2, 3)):
@@ -363,7 +340,7 @@ class Chaos:
         assert last.process.exitcode == 0, self.log(last)
 
     def _last(self, seconds: float) -> Command:
-        self.start("complete", republish=True, retry=_REASONS)
+        self.start("complete", republish=True, retry=REASONS)
         last = self.commands.pop()
         last.process.join(seconds)
         return last
@@ -427,7 +404,7 @@ class Chaos:
             healed.touch()
         else:
             healed.unlink(missing_ok=True)
-        reasons = tuple(self.draw.sample(_REASONS, 2))
+        reasons = tuple(self.draw.sample(REASONS, 2))
         self.start("complete", republish=self.draw.random() < 0.5, retry=reasons)
 
     def _publish(self) -> None:
@@ -458,17 +435,9 @@ class Chaos:
                 os.rmdir(folder)
 
     def _worker(self) -> None:
-        if workers := [each for node in self.cluster.nodes for each in workers_on(node)]:
+        processes = [each for node in self.cluster.nodes for each in node.processes()]
+        if workers := running(processes, WORKER):
             self.draw.choice(workers).kill()
-
-
-def workers_on(node: NodeProcess) -> list[psutil.Process]:
-    """The processes of a node of Ray that do chunks."""
-    found = []
-    for each in node.processes():
-        with suppress(psutil.NoSuchProcess):
-            found += [each] if "DoWork" in " ".join(each.cmdline()) else []
-    return found
 
 
 class Reader:
@@ -490,14 +459,14 @@ class Reader:
         while not self.is_ended.wait(0.05):
             self.look()
 
-    def look(self, version: int | None = None) -> Published | None:
+    def look(self, version: int | None = None) -> bulk.Published | None:
         """Read a version, by default the newest one, and see that it is right.
 
         Returns None if nothing is published, or it cannot be read after a deletion.
         """
         place, done = self._chaos.setting.place, self._chaos.setting.noted("done")
         try:
-            table = published(place.uri, version=version, storage=place.storage)
+            table = bulk.published(place.uri, version=version, storage=place.storage)
             if version is None and not self._chaos.was_deleted:
                 done -= self._chaos.setting.noted("lifted")
                 assert not done & keys_of(table), (
@@ -522,7 +491,7 @@ class Reader:
         heeded = [log.takedowns(each) for each in range(log.version + 1) if log.is_sound(each)]
         assert heeded == sorted(heeded) or self._chaos.was_deleted
 
-    def _check(self, table: Published) -> None:
+    def _check(self, table: bulk.Published) -> None:
         """Each row of one run and plan is there once, with the text that it has for ever, but for
         those that were taken down.
         """
@@ -550,7 +519,7 @@ class Reader:
                 assert self._texts.setdefault((mark, *key), text) == text
 
 
-def keys_of(table: Published, status: str | None = None) -> set[tuple[str, str]]:
+def keys_of(table: bulk.Published, status: str | None = None) -> set[tuple[str, str]]:
     rows = table.dataset(status=status).to_table(columns=["user_id", "item_id"]).to_pydict()
     return {*zip(rows["user_id"], rows["item_id"], strict=True)}
 
@@ -568,7 +537,7 @@ def taken_down(setting: Setting, entries: Mapping[int, Entry]) -> set[tuple[str,
 
 
 def check_takedowns(
-    chaos: Chaos, table: Published, shown: set[tuple[str, str]], planned: set[tuple[str, str]]
+    chaos: Chaos, table: bulk.Published, shown: set[tuple[str, str]], planned: set[tuple[str, str]]
 ) -> None:
     """Nothing is shown that is on the list as far as the version heeds it, and only rows that
     somebody took down are missing.
@@ -579,7 +548,7 @@ def check_takedowns(
     assert not missing, f"version {version} lacks {sorted(missing)[:3]}"
     if chaos.was_deleted or chaos.has_lost:
         return  # the list may be another one than the version heeded
-    entries, number = read_takedowns(place.location).entries, table.log.takedowns(version)
+    entries, number = bulk.read_takedowns(place.location).entries, table.log.takedowns(version)
     gone = taken_down(chaos.setting, {n: each for n, each in entries.items() if n <= number})
     assert not shown & gone, f"version {version} shows {sorted(shown & gone)[:3]}"
 
@@ -587,11 +556,11 @@ def check_takedowns(
 def check_end(chaos: Chaos) -> None:
     """See that `main` is published with all that is not taken down, and that nothing is wrong."""
     place = chaos.setting.place
-    table = published(place.uri, storage=place.storage)
+    table = bulk.published(place.uri, storage=place.storage)
     assert table.manifest.config == {"run": "main"}
     shown, planned = keys_of(table, "ok"), {*chaos.setting.rows("main")}
     check_takedowns(chaos, table, shown, planned)
-    entries = read_takedowns(place.location).entries
+    entries = bulk.read_takedowns(place.location).entries
     assert table.log.takedowns(table.version) == max(entries, default=0)
     gone = taken_down(chaos.setting, entries)
     assert shown == planned - gone or ((chaos.was_deleted or chaos.has_lost) and not shown & gone)
@@ -599,14 +568,14 @@ def check_end(chaos: Chaos) -> None:
         people = Forgotten(KEY, frozenset(entry.users))
         named = {row["user_id"] for n, e in entries.items() if n < number for row in e.rows}
         assert not any(map(people.has, named)), f"an entry before {number} names {named}"
-    found = check_output(place.uri, place.storage)
+    found = bulk.check_output(place.uri, place.storage)
     assert not [finding for finding in found if finding.severity == "error"], found
 
 
 def check_garbage(chaos: Chaos) -> None:
     """See what is left if nothing is too young to be deleted."""
     place = chaos.setting.place
-    output, table = place.location, published(place.uri, storage=place.storage)
+    output, table = place.location, bulk.published(place.uri, storage=place.storage)
     options = {"retention_hours": 0, "enforce_retention_duration": False, "full": True}
     deltalake.DeltaTable(output.shared_uri, storage_options=output.delta_options()).vacuum(
         dry_run=False, **options

@@ -45,8 +45,7 @@ def here(disk, tmp_path, monkeypatch):
 @pytest.fixture
 def there(s3, bucket, tmp_path, monkeypatch):
     """Toy runs in an object store."""
-    uri = f"{bucket}/some folder/{uuid.uuid4().hex}"
-    return Toys(uri, s3.storage, tmp_path, monkeypatch)
+    return Toys(f"{bucket}/a folder/{uuid.uuid4().hex}", s3.storage, tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

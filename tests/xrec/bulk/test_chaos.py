@@ -6,26 +6,29 @@ when processes and nodes end.
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 
+import psutil
 import pytest
+import ray
 
 from tests.fuzz import seed_of_today
-from tests.world.cluster import LocalCluster, add_node, local_cluster, stop_nodes
+from tests.world.cluster import LocalCluster, add_node, local_cluster, running, stop_nodes
 from tests.world.here import Place
 from tests.xrec.bulk.chaos import (
     FORMAT,
     INTERRUPTED,
     ITEMS,
     REFUSED,
+    WORKER,
     Chaos,
     Reader,
     Setting,
     check_end,
     check_garbage,
-    workers_on,
 )
 from tests.xrec.bulk.toy_run import Toy, rows_of
 from xrec.bulk import Survey
@@ -42,7 +45,6 @@ def run_in_chaos(
     seconds: tuple[float, float],
     cluster: LocalCluster | None = None,
     deletes: bool = True,
-    kinds: Sequence[str] = (),
 ) -> None:
     began = time.monotonic()
     print(f"seed {seed}")  # noqa: T201
@@ -50,7 +52,7 @@ def run_in_chaos(
         reader = Reader(chaos)
         reading = thread.submit(reader.read_on)
         try:
-            chaos.strike(num_blows, seconds, kinds)
+            chaos.strike(num_blows, seconds)
             chaos.end(900)
         finally:
             reader.is_ended.set()
@@ -70,17 +72,26 @@ def bucket_place(s3):
 
 
 def test_commands_in_chaos_leave_a_row_once_at_each_version(bucket_place, tmp_path):
-    setting = Setting(bucket_place, tmp_path, 200, rows_per_chunk=80, seconds_per_chunk=0.05)
-    run_in_chaos(setting, 5, 9, (0.2, 0.6), deletes=False)
+    setting = Setting(bucket_place, tmp_path, 60, rows_per_chunk=40, seconds_per_chunk=0.05)
+    run_in_chaos(setting, 5, 8, (0.1, 0.4), deletes=False)
 
 
-def test_three_nodes_whose_workers_and_drivers_are_killed_have_each_row_once(
-    bucket_place, tmp_path
-):
-    with local_cluster(num_workers=2, cpus_per_node=1) as cluster:
-        setting = Setting(bucket_place, tmp_path, 60, 30, 0.2, cluster.address)
-        kinds = ["takedown", "worker", "kill", "worker"]
-        run_in_chaos(setting, 7, 4, (1.0, 2.0), cluster, deletes=False, kinds=kinds)
+@pytest.mark.usefixtures("ray_cluster")
+def test_worker_and_driver_on_ray_that_are_killed_leave_each_row_once(tmp_path):
+    place, cluster = Place(str(tmp_path / "out"), StorageConfig()), ray.get_runtime_context()
+    setting = Setting(place, tmp_path, 16, 10, 3.0, cluster.gcs_address)
+    toy = setting.open("main")
+    with closing(Chaos(setting, 0)) as chaos:
+        driver = chaos.start("complete")
+        wait_until(lambda: num_done(toy) >= 1)
+        running(psutil.Process().children(recursive=True), WORKER)[0].kill()
+        wait_until(lambda: num_done(toy) >= 3)
+        assert driver.process.exitcode is None
+        driver.was_hit = True
+        driver.send(signal.SIGKILL)
+        chaos.setting = replace(setting, seconds_per_chunk=0.0)
+        chaos.end(120)
+    check_end(chaos)
 
 
 @pytest.mark.slow
@@ -110,7 +121,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def num_done(toy: Toy) -> int:
@@ -163,9 +174,9 @@ def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
             wait_until(lambda: num_done(toy) >= 3)
             cluster = add_node(cluster, cpus=2)
             try:
-                wait_until(lambda: bool(workers_on(cluster.nodes[2])))
+                wait_until(lambda: bool(running(cluster.nodes[2].processes(), WORKER)))
                 assert driver.process.exitcode is None
-                assert workers_on(cluster.nodes[1])
+                assert running(cluster.nodes[1].processes(), WORKER)
                 cluster.nodes[1].kill()
                 assert num_done(toy) < 80
                 wait_until(lambda: driver.process.exitcode is not None, 300)

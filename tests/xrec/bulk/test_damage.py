@@ -4,11 +4,11 @@ written, and nothing is lost.
 `XREC_FLIPS=6000 pytest tests/xrec/bulk/test_damage.py` flips as many bits.
 """
 
+import itertools
 import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,28 +62,24 @@ def flips(file: Location) -> Iterator[int]:
 def test_flipped_bit_of_a_result_is_never_read_as_other_rows(here):
     draw, folder = random.Random(1), ResultFolder(here.location / "results")
     words = ["good", "tea", "nice", "place", "the", "with", "music"]
-    ok = pa.Table.from_pylist(
-        [
-            {
-                "user": f"user-{user}",
-                "item": f"item-{item}",
-                "text": " ".join(draw.choices(words, k=45)),
-                "num_tokens": draw.randrange(99),
-            }
-            for user in range(32)
-            for item in range(4)
-        ],
-        FORMAT.ok_schema,
-    )
+    ok = pa.table(
+        {
+            "user": [f"user-{number // 4}" for number in range(128)],
+            "item": [f"item-{number % 4}" for number in range(128)],
+            "text": [" ".join(draw.choices(words, k=45)) for _ in range(128)],
+            "num_tokens": [draw.randrange(99) for _ in range(128)],
+        }
+    ).cast(FORMAT.ok_schema)
     planned = ok.select(["user", "item"]).append_column("bucket", pa.array([0] * 128, pa.int32()))
     rows = FORMAT.as_results(planned, ok, FORMAT.failed_schema.empty_table())
     summary = summary_of(rows, ["user", "item"], costs={"seconds": 2.5})
     folder.create(3, rows, summary)
     name, schema = "0000003.parquet", FORMAT.table_schema
+    file = folder.location / name
     assert folder.read(name, schema) == (rows, summary)
     num_in_footers = 0
-    footer_bytes = int.from_bytes((folder.location / name).read_bytes()[-8:-4], "little") + 8
-    for from_end in flips(folder.location / name):
+    footer_bytes = int.from_bytes(file.read_bytes()[-8:-4], "little") + 8
+    for from_end in itertools.chain(flips(file), map(len, damages(file))):
         num_in_footers += from_end <= footer_bytes
         with pytest.raises(BrokenResultError):
             folder.read(name, schema)
@@ -96,7 +92,7 @@ def test_flipped_bit_of_a_result_is_never_read_as_other_rows(here):
 
 
 def test_flipped_bit_of_a_plan_is_an_error_and_never_other_rows(here):
-    toy = here(num_users=40)
+    toy = here(num_users=40, rows_per_chunk=40)
     plan = toy.run.passes()[0].plan
     good = [plan.rows(chunk) for chunk in range(plan.size.num_chunks)]
     for file in ("part-00000.arrow", "chunks.parquet"):
@@ -110,52 +106,42 @@ def test_flipped_bit_of_a_plan_is_an_error_and_never_other_rows(here):
         assert num_errors >= NUM_FLIPS
 
 
-def footer_of_zeros(data: bytes) -> bytes:
+def damages(file: Location) -> Iterator[bytes]:
+    """Leave only a part of the file, or have zeros or another length in it."""
+    data = file.read_bytes()
     num_bytes = int.from_bytes(data[-8:-4], "little")
-    return data[: -8 - num_bytes] + bytes(num_bytes) + data[-8:]
+    for damaged in (
+        b"",
+        data[: len(data) // 2],
+        data[:-8] + b"\xff\xff\xff\x7f" + data[-4:],
+        data[: -8 - num_bytes] + bytes(num_bytes) + data[-8:],
+        data[:4] + bytes(300) + data[304:],
+    ):
+        file.write_bytes(damaged)
+        yield damaged
+    file.write_bytes(data)
 
 
-DAMAGES = {
-    "empty": lambda data: b"",
-    "cut": lambda data: data[: len(data) // 2],
-    "longer footer": lambda data: data[:-8] + b"\xff\xff\xff\x7f" + data[-4:],
-    "footer of zeros": footer_of_zeros,
-    "one bit of the footer": lambda data: data[:-40] + bytes([data[-40] ^ 1]) + data[-39:],
-    "body of zeros": lambda data: data[:4] + bytes(300) + data[304:],
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_results_are_all_done_once_more_by_one_command_and_then_named(here, damage):
+def test_damaged_results_are_all_done_once_more_by_one_command_and_then_named(here):
     toy = here("a odd-1")
     toy.drive()
-    results = toy.run.passes()[0].results
-    for name in ("0000001.parquet", "0000003.parquet"):
-        data = (results.location / name).read_bytes()
-        (results.location / name).write_bytes(DAMAGES[damage](data))
+    results = toy.run.passes()[0].results.location
+    results_of = [results / f"000000{chunk}.parquet" for chunk in range(4)]
+    results_of[1].write_bytes(results_of[1].read_bytes()[:-40])
+    results_of[3].write_bytes(results_of[2].read_bytes())  # of another chunk
     manifest = toy.complete(pool := PoolHere())
     assert (sorted(pool.done), manifest.row_counts) == ([1, 3], {"explanations": 12, "failed": 12})
     assert rows_of(toy.published()) == toy.rows
-    second = results.location / "0000001~1.parquet"
-    second.write_bytes(DAMAGES[damage](second.read_bytes()))
+    second = results / "0000001~1.parquet"
+    second.write_bytes(b"")
     (here.location / "_delta_log").delete()
     for _ in range(2):
         with raises(DataError, "lost_result", "0000001.parquet"):
             toy.complete(pool := PoolHere())
         assert len(pool.done) <= 1
-    for name in ("0000001.parquet", second.name):  # what the message says
-        (results.location / name).delete()
+    for file in (results_of[1], second):  # what the message says
+        file.delete()
     toy.complete()
-    assert rows_of(toy.published()) == toy.rows
-
-
-def test_result_under_another_chunks_name_is_done_once_more(here):
-    toy = here("a odd-1")
-    toy.drive()
-    folder = toy.run.passes()[0].results.location
-    (folder / "0000001.parquet").write_bytes((folder / "0000002.parquet").read_bytes())
-    assert toy.complete(pool := PoolHere()) is not None
-    assert pool.done == [1]
     assert rows_of(toy.published()) == toy.rows
 
 
@@ -163,22 +149,15 @@ def toy_of(folder: Path) -> Toy:
     return toy_run(Place(f"{folder}/out", StorageConfig()), folder, ["a", "odd-1"], num_users=6)
 
 
-@dataclass(frozen=True, repr=False)
-class Output:
-    toy: Toy
-    files: dict[str, bytes]
-
-
 @pytest.fixture(scope="module")
 def output():
-    """A table of two versions, with a takedown and a retry; its files by name."""
+    """A table of two versions, with a takedown and a retry, and its files by name."""
     with TemporaryDirectory(dir=IN_MEMORY) as folder:
         place, toy = Place(f"{folder}/out", StorageConfig()), toy_of(Path(folder))
         toy.complete()
         take_down(place.uri, rows=[{"user": "u-1", "item": "a"}], reason="it is wrong")
         toy.complete(retry=["odd"])
-        files = {name: (place.location / name).read_bytes() for name in place.location.files()}
-        yield Output(toy, files)
+        yield toy, {name: (place.location / name).read_bytes() for name in place.location.files()}
 
 
 NAMES = ("_delta_log/", "run-0.json", "driver.json", "counted.json", "pass-1.json", "000001.json")
@@ -194,7 +173,8 @@ def ends_well(do: Callable[[], object]) -> object:
 @FEW_OR_MANY
 def test_json_of_any_content_is_read_right_or_refused_and_nothing_is_lost(output, how):
     """Entries of the log, and all records, are cut off, garbage, gone, or have other values."""
-    toy, files, place = output.toy, output.files, output.toy.run.output
+    toy, files = output
+    place = toy.run.output
     some = sorted(name for name in files if any(each in name for each in NAMES))
     left = [row for row in toy.rows if row != ("u-1", "a")]
 
@@ -222,7 +202,6 @@ def test_json_of_any_content_is_read_right_or_refused_and_nothing_is_lost(output
 
 
 def test_results_without_a_planned_row_are_not_published(here):
-    """As if a row had been lost between the task and the file."""
     toy = here("a odd-1")
     toy.drive()
     results, schema = toy.run.passes()[0].results, FORMAT.table_schema
@@ -235,14 +214,8 @@ def test_results_without_a_planned_row_are_not_published(here):
     assert not (here.location / "_delta_log").exists()
 
 
-def errors_at(place: Place) -> list[str]:
-    found = check_output(place.uri, place.storage)
-    return [finding.what for finding in found if finding.severity == "error"]
-
-
 @pytest.mark.parametrize("at", ["row_groups", "write_bytes"])
 def test_fault_2_export_that_wakes_late_spoils_no_other_unnoticed(here, at):
-    """Before its rows, or its `_SUCCESS`, another export is made in its place."""
     toy = here("a b c odd-1")
     toy.complete()
     toy.complete(retry=["odd"])
@@ -261,12 +234,11 @@ def test_fault_2_export_that_wakes_late_spoils_no_other_unnoticed(here, at):
     assert SUCCESS not in target_of(here).files()
 
 
-# 5. A process is killed within a local write.
 def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here):
     toy = here("a odd-1")
     toy.drive(max_rows=7)
     (here.location / "_delta_log" / "00000000000000000000.json#1").write_bytes(b"{")
-    assert errors_at(here) == []
+    assert not [each for each in check_output(here.uri) if each.severity == "error"]
     toy.complete()
     for file in [path for path in Path(here.uri).rglob("*") if path.is_file()]:
         file.with_name(f".{file.name}.k2j8x").write_bytes(b"")
@@ -281,27 +253,24 @@ def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here):
     assert rollback(here.uri, 0) > 1
 
 
-# 6. An empty `_last_checkpoint`, and one that names a checkpoint that is not there.
-@pytest.mark.parametrize("said", [b"", b'{"version":0,"size":3}', b'{"version":7,"size":3}'])
+@pytest.mark.parametrize("said", [b"", b'{"version":7,"size":3}'])
 def test_fault_6_wrong_last_checkpoint_breaks_nothing(here, said):
     toy = here("a odd-1")
     toy.complete()
     hint = here.location / "_delta_log" / "_last_checkpoint"
     hint.write_bytes(said)
     assert rows_of(toy.published()) == toy.rows
-    assert check_output(here.uri, here.storage) == []
+    assert check_output(here.uri) == []
     toy.heal()
     assert toy.complete(retry=["odd"]).version == 1
     table_at(here).create_checkpoint()
     hint.write_bytes(said)
     assert rows_of(toy.published(), "ok") == toy.rows
     assert here("b", identity=OTHER).complete().version == 2
-    assert rollback(here.uri, 1, here.storage) == 3
+    assert rollback(here.uri, 1) == 3
 
 
-# 9. Commits of other programs.
 OTHERS: dict[str, Callable[[deltalake.DeltaTable], Any]] = {
-    "z-order": lambda table: table.optimize.z_order(["user"]),
     "delete": lambda table: table.delete("item = 'a'"),
     "restore": lambda table: table.restore(0),
     "checkpoint": lambda table: (
@@ -326,22 +295,21 @@ def test_fault_9_commits_of_other_programs_make_nothing_unusable(here, what):
         OTHERS[what](table_at(here))  # deletes no old entries, for they say what is published
     left = {"delete": [row for row in toy.rows if row[1] != "a"], "restore": first.rows}
     assert rows_of(toy.published()) == left.get(what, toy.rows)
-    assert errors_at(here) == []
+    assert check_output(here.uri) == []
     toy.heal()
     with here.patch.context() as patch:  # and one between a look at the table and the commit
-        other = OTHERS["z-order" if what == "restore" else what]  # a restore is a rollback
+        other = OTHERS["delete" if what == "restore" else what]  # a restore is a rollback
         commit_once(patch, lambda: other(table_at(here)))
         here("a odd-1 dull-2").complete(retry=["odd"], republish=True)
     assert rows_of(toy.published()) == toy.rows
-    assert errors_at(here) == []
     carried = here("a z", carry_from=here.uri)
     carried.complete()
     assert rows_of(carried.published()) == carried.rows
-    vacuum(here.uri, timedelta(hours=1), here.storage)
+    vacuum(here.uri, timedelta(hours=1))
+    assert check_output(here.uri) == []
 
 
-# Bad places.
-@pytest.mark.parametrize("num_writes", [0, 1, 2, 5, 12, 13, 14])
+@pytest.mark.parametrize("num_writes", [0, 2, 12, 14])
 def test_run_whose_writes_find_no_room_goes_on_once_there_is(here, num_writes):
     toy, sync, synced = here(), os.fsync, []
 
@@ -357,7 +325,7 @@ def test_run_whose_writes_find_no_room_goes_on_once_there_is(here, num_writes):
             toy.complete()
     toy.complete()  # though there may have been no room to say that the driver ended
     assert rows_of(toy.published()) == toy.rows
-    assert errors_at(here) == []
+    assert check_output(here.uri) == []
 
 
 @pytest.mark.parametrize("refuses", [True, False])

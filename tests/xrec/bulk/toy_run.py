@@ -33,8 +33,6 @@ FORMAT = bulk.RowFormat(
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
 OTHER = IDENTITY.model_copy(update={"config": {"words": 4}})
 MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
-
-
 EAGER = Clock(seconds_between_looks=0.0)
 """That of a driver which looks at its budget and shows its progress after each chunk."""
 
@@ -51,8 +49,8 @@ def die() -> None:
 class ToyTask:
     """Explains rows; an item's name says what happens to its row.
 
-    Items `odd...` and `dull...` fail for that reason, `bad...` raise an error, `kill...` and the
-    rows of `killers` kill the process. Once the file `healed` exists, all are well. Each attempt
+    Items `odd...` and `dull...` fail for that reason, `bad...` raise an error, and the rows of
+    `killers` kill the process. Once the file `healed` exists, all are well. Each attempt
     makes another text, which has its process's number.
 
     kill: how a process dies. seconds: what a row takes. mark: begins each text, and is the hint of
@@ -69,19 +67,18 @@ class ToyTask:
 
     def do(self, rows: pa.Table) -> bulk.Outcome:
         time.sleep(self.seconds * rows.num_rows)
-        pairs = rows.to_pylist()
+        pairs = rows.select(self.format.keys).to_pylist()
         is_healed = Path(self.healed).exists()
         if not is_healed:
             self._fall_over(pairs)
         ok, failed = [], []
         for pair in pairs:
-            user, item = (pair[name] for name in self.format.keys)
+            user, item = pair.values()
             kind = item.partition("-")[0]
             if kind in FORMAT.reasons and not is_healed:
                 failed.append({**pair, "reason": kind, "message": "no", "hint": self.mark})
             else:
-                said = f"{self.mark}, {user} likes {item}"
-                text = f"{said} {os.getpid()} {uuid.uuid4().hex}"
+                text = f"{self.mark}, {user} likes {item} {os.getpid()} {uuid.uuid4().hex}"
                 ok.append({**pair, "text": text, "num_tokens": 3})
         return bulk.Outcome(
             pa.Table.from_pylist(ok, self.format.ok_schema),
@@ -96,10 +93,10 @@ class ToyTask:
 
     def _fall_over(self, pairs: Sequence[Mapping[str, str]]) -> None:
         for pair in pairs:
-            if [*pair.values()][1].startswith("kill") or (*pair.values(),) in self.killers:
+            if (*pair.values(),) in self.killers:
                 self.kill()
-        for pair in pairs:
-            if (item := [*pair.values()][1]).startswith("bad"):
+        for _, item in (pair.values() for pair in pairs):
+            if item.startswith("bad"):
                 raise ValueError(f"{item} is bad")
 
 
@@ -178,8 +175,8 @@ def rows_of(
     table: bulk.Published, status: str | None = None, keys: tuple[str, ...] = FORMAT.keys
 ) -> list[tuple[str, ...]]:
     """The keys of all rows, sorted; a row that is there twice is there twice."""
-    rows = table.dataset(status=status).to_table(columns=list(keys)).to_pydict()
-    return sorted(zip(*(rows[name] for name in keys), strict=True))
+    rows = table.dataset(status=status).to_table(columns=list(keys)).to_pylist()
+    return sorted((*row.values(),) for row in rows)
 
 
 def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
@@ -226,33 +223,29 @@ def table_at(place: Place) -> deltalake.DeltaTable:
 
 def commit_once(
     monkeypatch: pytest.MonkeyPatch,
-    before: Callable[[], object],
+    before: Callable[[], object] = lambda: None,
     after: Callable[[], object] = lambda: None,
 ) -> None:
     """Do something before and after the next commit of a publisher."""
-    commit, seen = MODULE.replace_content, []
+    commit, around = MODULE.replace_content, [(before, after)]
 
     def committed(*arguments: Any) -> None:
-        seen.append(1)
-        is_first = len(seen) == 1
-        if is_first:
-            before()
+        first, last = around.pop() if around else (lambda: None, lambda: None)
+        first()
         commit(*arguments)
-        if is_first:
-            after()
+        last()
 
     monkeypatch.setattr(MODULE, "replace_content", committed)
 
 
 def files_of(toy: Toy) -> list[str]:
     """The files of what is published, in the table's order."""
-    table = toy.published()
-    return table.log.files(table.version)["path"].to_pylist()
+    return toy.published().log.files(toy.published().version)["path"].to_pylist()
 
 
-def finished(toys: Toys) -> Toy:
+def finished(toys: Toys, items: str = "a odd-1", **settings: Any) -> Toy:
     """A run that is published twice, the second time with a retry."""
-    toy = toys("a odd-1")
+    toy = toys(items, **settings)
     toy.complete()
     toy.heal()
     toy.complete(retry=["odd"])

@@ -13,23 +13,10 @@ import pytest
 
 from tests.errors import raises
 from tests.world.store import Faults, faulty_proxy, requests_of
+from xrec import errors
 from xrec.config.shared import StorageConfig
-from xrec.errors import (
-    StorageAccessError,
-    StorageError,
-    StorageNotFoundError,
-    StorageUnreachableError,
-)
 from xrec.storage import check_access, open_location, request_each
 from xrec.storage.location import traffic
-
-
-@pytest.fixture
-def folder(output):
-    """A folder whose name URIs escape, on a disk and in the object store, with a `file`."""
-    folder = output / "a folder, 100%"
-    (folder / "file").write_bytes(b"0123456789")
-    return folder
 
 
 def test_traffic_is_what_the_store_saw(s3):
@@ -53,12 +40,6 @@ def test_traffic_is_what_the_store_saw(s3):
         assert traffic() == {}
 
 
-@pytest.fixture
-def requests(folder, monkeypatch):
-    """The requests to the object store, once the folder is there."""
-    return requests_of(monkeypatch)
-
-
 # On both
 
 
@@ -72,23 +53,20 @@ def test_file_is_read_back_as_it_was_last_written(output):
         assert stream.read() == "zwölf".encode()
 
 
-def test_files_sizes_and_folders_are_of_this_folder_only(output):
+def test_files_sizes_and_folders_are_of_this_folder_only(output, monkeypatch):
     for name in ("run/part-1", "run/deep/part-2", "running/other"):
         (output / name).write_bytes(b"123")
     (output / "run" / "part-3").write_bytes(b"")
     run, nothing = output / "run", output / "nothing"
     assert run.files() == ["deep/part-2", "part-1", "part-3"]
+    requests = requests_of(monkeypatch)
     assert (run.sizes(), run.folders()) == ({"part-1": 3, "part-3": 0}, ["deep"])
+    assert len(requests) <= 2
     assert (nothing.files(), nothing.sizes(), nothing.folders()) == ([], {}, [])
     assert ((run / "part-1").folders(), output.folders()) == ([], ["run", "running"])
     run.delete()
     nothing.delete()
     assert output.files() == ["running/other"]
-
-
-def test_sizes_and_folders_take_one_request_each(folder, requests):
-    assert (folder.sizes(), folder.folders()) == ({"file": 10}, [])
-    assert len(requests) <= 2
 
 
 @pytest.mark.parametrize(
@@ -102,16 +80,16 @@ def test_sizes_and_folders_take_one_request_each(folder, requests):
         (lambda file: file.read_range(7, 100), b"789"),
     ],
 )
-def test_read_is_one_request_and_of_no_file_not_found(folder, requests, read, expected):
+def test_read_is_one_request_and_of_no_file_not_found(output, monkeypatch, read, expected):
+    folder = output / "a folder, 100%"  # a name that URIs escape
+    (folder / "file").write_bytes(b"0123456789")
+    (folder / "empty").write_bytes(b"")
+    requests = requests_of(monkeypatch)
     assert read(folder / "file") == expected
     assert requests == (["get_object"] if folder.uri.startswith("s3://") else [])
-    with raises(StorageNotFoundError, "not_found", (folder / "none").uri):
+    with raises(errors.StorageNotFoundError, "not_found", (folder / "none").uri):
         read(folder / "none")
-
-
-def test_tail_of_an_empty_file_is_empty(folder):
-    (folder / "file").write_bytes(b"")
-    assert (folder / "file").read_range(-100, 100) == b""
+    assert (folder / "empty").read_range(-100, 100) == b""
 
 
 @pytest.mark.parametrize("size", [20, 6_000_000])
@@ -125,7 +103,7 @@ def test_second_creator_is_told_and_changes_nothing(output, size):
 
 def test_of_eight_creators_at_once_exactly_one_wins(output):
     with ThreadPoolExecutor(8) as pool:
-        for turn in range(5):
+        for turn in range(2):
             location = output / f"record-{turn}"
             contents = [f"writer {number}".encode() for number in range(8)]
             won = list(pool.map(location.create_bytes, contents))
@@ -158,9 +136,15 @@ def test_local_relative_home_and_absolute_paths(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("function", "number", "do", "error"),
     [
-        ("fsync", 28, lambda root: (root / "file").write_bytes(b"new and longer"), StorageError),
-        ("link", 5, lambda root: (root / "record").create_bytes(b"1"), StorageError),
-        ("walk", 13, lambda root: root.files(), StorageAccessError),
+        (
+            "fsync",
+            28,
+            lambda root: (root / "file").write_bytes(b"newer"),
+            errors.StorageError,
+        ),
+        ("link", 5, lambda root: (root / "record").create_bytes(b"1"), errors.StorageError),
+        ("walk", 13, lambda root: root.files(), errors.StorageAccessError),
+        ("no", 0, lambda root: (root / "file" / "deeper").write_bytes(b"x"), errors.StorageError),
     ],
 )
 def test_local_error_of_the_disk_is_raised_and_leaves_the_old_content(
@@ -174,16 +158,10 @@ def test_local_error_of_the_disk_is_raised_and_leaves_the_old_content(
 
     with monkeypatch.context() as patch:
         patch.setattr("xrec.storage.local.os", SimpleNamespace(**{**vars(os), function: fail}))
-        with pytest.raises(error, match="a broken disk"):
+        with pytest.raises(error):
             do(root)
     assert (root / "file").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_local_file_in_the_place_of_a_folder_is_an_error_with_its_uri(tmp_path):
-    (tmp_path / "file").write_bytes(b"x")
-    with raises(StorageError, "store_failed"):
-        (open_location(str(tmp_path)) / "file" / "deeper").write_bytes(b"x")
 
 
 def test_local_creation_outlives_a_power_failure_and_a_lost_answer_of_nfs(tmp_path, monkeypatch):
@@ -225,7 +203,7 @@ def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path):
     with ThreadPoolExecutor(3) as pool:
         writers = [pool.submit(write) for _ in range(3)]
         try:
-            for _ in range(1000):
+            for _ in range(300):
                 assert root.sizes()["stays"] == 1
         finally:
             is_done.set()
@@ -245,20 +223,20 @@ def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path):
     ],
 )
 def test_unusable_uri_is_refused(uri, code):
-    with raises(StorageError, code, uri):
+    with raises(errors.StorageError, code, uri):
         open_location(uri)
 
 
 @pytest.mark.parametrize(
     ("uri", "changes", "error", "code"),
     [
-        ("s3://no-such-bucket/prefix", {}, StorageNotFoundError, "not_found"),
-        (None, {"secret_access_key": "wrong"}, StorageAccessError, "access_refused"),
+        ("s3://no-such-bucket/prefix", {}, errors.StorageNotFoundError, "not_found"),
+        (None, {"secret_access_key": "wrong"}, errors.StorageAccessError, "access_refused"),
     ],
 )
-def test_s3_bucket_that_cannot_be_used_is_an_error(s3, uri, changes, error, code):
+def test_s3_bucket_that_cannot_be_used_is_an_error(s3, bucket, uri, changes, error, code):
     storage = StorageConfig(**{**s3.storage.model_dump(), **changes})
-    root = open_location(uri or s3.new_bucket(), storage)
+    root = open_location(uri or bucket, storage)
     file = root / "file"
     doing = [lambda: check_access(root, storage), file.read_bytes]
     if changes:  # SeaweedFS makes a bucket that is written to
@@ -272,7 +250,7 @@ def test_s3_bucket_that_cannot_be_used_is_an_error(s3, uri, changes, error, code
 def test_s3_unreachable_endpoint_is_told_after_one_try():
     keys = {"access_key_id": "k", "secret_access_key": "s", "region": "us-east-1"}
     storage = StorageConfig(endpoint_url="http://127.0.0.1:9", max_attempts=9, **keys)
-    with raises(StorageUnreachableError, "no_answer", "s3://bucket/prefix"):
+    with raises(errors.StorageUnreachableError, "no_answer", "s3://bucket/prefix"):
         check_access(open_location("s3://bucket/prefix", storage), storage)
 
 

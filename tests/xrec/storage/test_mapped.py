@@ -147,17 +147,18 @@ def test_full_disk_or_a_folder_that_cannot_be_written_is_told(tmp_path, cache, m
         mapped("x", Path.touch, Path.read_text)
 
 
-def test_processes_at_once_make_a_file_once(tmp_path):
-    target = tmp_path / "made"
-    with get_context("spawn").Pool(3) as pool:
-        pool.map(_count_making, [target] * 6)
+def test_processes_and_threads_at_once_make_a_file_once(tmp_path):
+    target = tmp_path / "folder" / "made"
+    with get_context("spawn").Pool(2) as pool, ThreadPoolExecutor(2) as threads:
+        making = pool.map_async(_count_making, [target] * 4)
+        list(threads.map(_count_making, [target] * 4))
+        making.get(60)
     assert target.read_text() == "1"
 
 
 def _count_making(target: Path) -> None:
-    counter = target.with_name("counter")
-
     def make(path: Path) -> None:
+        counter = target.with_name("counter")
         with counter.open("a") as file:
             file.write("x")
         time.sleep(0.1)
@@ -167,62 +168,44 @@ def _count_making(target: Path) -> None:
     assert target.read_text() == "1"
 
 
-def test_threads_at_once_wait_for_one_that_makes_it(tmp_path):
-    target = tmp_path / "folder" / "made"
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: _count_making(target), range(4)))
-
-
-def test_what_was_used_longest_ago_goes_first():
-    cache: ByteCache[str, int] = ByteCache(100)
-    for name in "abc":
-        cache.put(name, ord(name), 30)
-    assert cache.get("a") == ord("a")
-    cache.put("d", ord("d"), 30)
-    assert [cache.get(name) for name in "abcd"] == [ord("a"), None, ord("c"), ord("d")]
-
-
-def test_bytes_stay_within_the_bound_and_only_the_latest_value_of_a_key_is_kept():
-    cache, sizes, rng = ByteCache[int, int](500), dict[int, int](), random.Random(0)
+def test_bytes_stay_within_the_bound_and_what_was_used_longest_ago_goes_first():
+    cache, kept, rng = ByteCache[int, int](500), dict[int, int](), random.Random(0)
     for _ in range(2000):
         key, size = rng.randrange(40), rng.choice([rng.randrange(1, 120), 501])
         cache.put(key, size, size)
-        assert cache.get(key) == (None if size > 500 else size)
-        sizes[key] = size
-        kept = {key: value for key in sizes if (value := cache.get(key)) is not None}
-        assert cache.num_bytes == sum(kept.values()) <= 500
-        assert kept.items() <= sizes.items()
+        kept.pop(key, None)
+        if size <= 500:
+            kept[key] = size
+        while sum(kept.values()) > 500:
+            del kept[next(iter(kept))]
+        used = rng.randrange(40)
+        assert cache.get(used) == kept.get(used)
+        if used in kept:
+            kept[used] = kept.pop(used)
+        assert cache.num_bytes == sum(kept.values())
 
 
+LATER = datetime.now(UTC) + timedelta(hours=1)
 TELL = (
     "import time; from xrec.storage.process import this_process; print(this_process(), flush=True)"
 )
 
 
-LATER = datetime.now(UTC) + timedelta(hours=1)
-
-
-def child(script: str) -> "tuple[subprocess.Popen[str], str]":
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
 def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it():
-    process, holder = child(f"{TELL}; time.sleep(600)")
-    try:
-        assert not has_died(holder)
-        assert may_be_at_work(holder, LATER)
-        process.send_signal(signal.SIGKILL)
+    command = [sys.executable, "-c", f"{TELL}; time.sleep(600)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        holder = process.stdout.readline().strip()
+        try:
+            assert not has_died(holder)
+            assert may_be_at_work(holder, LATER)
+        finally:
+            process.send_signal(signal.SIGKILL)
         # Its parent has not waited, so its id is still taken.
         deadline = datetime.now(UTC) + timedelta(seconds=30)
         while not has_died(holder) and datetime.now(UTC) < deadline:
             pass
         assert has_died(holder)
         assert not may_be_at_work(holder, LATER)
-    finally:
-        process.kill()
-        process.wait()
     assert has_died(holder)
 
 
