@@ -202,16 +202,6 @@ def test_embedding_looks_up_words_and_the_tokens_of_users_and_items(num_tokens: 
         torch.testing.assert_close(both, torch.stack([one, one.roll(-1, 0)]))
 
 
-def test_embedding_of_text_is_bit_equal_and_forgets_the_last_injection() -> None:
-    model = toy_model()
-    plain = model.get_input_embeddings()
-    embedding = attach_toy(model, "projected")
-    embedding(torch.tensor([[V]]))
-    input_ids = torch.arange(V)[None]
-    assert torch.equal(embedding(input_ids), plain(input_ids))
-    assert embedding.injection is None
-
-
 @pytest.mark.parametrize("num_tokens", [1, 2])
 def test_embedding_id_beyond_the_last_raises_index_error(num_tokens: int) -> None:
     embedding = attach_toy(toy_model(), "none", num_tokens=num_tokens)
