@@ -31,29 +31,18 @@ D, H, K = 5, 11, 3
 @pytest.mark.parametrize("rule", ["direct", "projected"])
 def test_attach_freezes_the_model_and_a_step_changes_adapters_only(rule, family):
     model = tiny_decoder(family)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    words = model.get_input_embeddings().weight.clone()
     embedding = attach_toy(model, rule)
-    adapters_before = [parameter.clone() for parameter in embedding.user_adapter.parameters()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    trainable = {name for name, one in model.named_parameters() if one.requires_grad}
+    assert trainable == {name for name in before if "_adapter." in name}
     ids = torch.tensor([[V, 5, V + 5, 6]])
     embedding.train()
     model(ids, labels=ids.clamp_max(V - 1)).loss.backward()
-    with_gradient = {
-        name for name, parameter in model.named_parameters() if parameter.grad is not None
-    }
-    assert with_gradient == {name for name, _ in model.named_parameters() if "_adapter." in name}
-    torch.optim.AdamW(trainable, lr=0.1).step()
-
-    after = model.state_dict()
-    renamed = {
-        name.replace("embed_tokens.weight", "embed_tokens.token_embedding.weight"): tensor
-        for name, tensor in before.items()
-    }
-    assert all(torch.equal(after[name], tensor) for name, tensor in renamed.items())
-    assert all(
-        not torch.equal(new, old)
-        for new, old in zip(embedding.user_adapter.parameters(), adapters_before, strict=True)
-    )
+    torch.optim.AdamW(model.parameters(), lr=0.1).step()
+    changed = {name for name, one in model.named_parameters() if not torch.equal(one, before[name])}
+    assert changed == trainable
+    assert torch.equal(embedding.token_embedding.weight, words)
 
 
 def test_attach_leaves_a_tied_head_tied_to_the_words():
@@ -209,10 +198,7 @@ def test_moe_noise_and_dropout_are_there_in_training_only(settings):
 def test_moe_noise_trains_the_noise_weights():
     adapter = make_adapter()
     adapter(torch.randn(4, D)).square().sum().backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.abs().sum() > 0
-        for parameter in adapter.parameters()
-    )
+    assert all(float(one.grad.abs().sum()) > 0 for one in adapter.parameters())
 
 
 @pytest.mark.parametrize("axis_power", [None, 0.5])
