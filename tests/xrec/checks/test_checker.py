@@ -16,10 +16,11 @@ from xrec.errors import ConfigError, DataError
 from xrec.llm.prompt import PairTexts
 
 ALL = ChecksConfig(unsupported=True, not_positive=True)
+CHECKER = Checker(VOCABULARY)
 
 
 def reason(text: str, texts: PairTexts, checks: ChecksConfig = ALL) -> str:
-    refusal = Checker(VOCABULARY).refusal(text, texts, checks)
+    refusal = CHECKER.refusal(text, texts, checks)
     return "" if refusal is None else refusal.reason
 
 
@@ -93,7 +94,7 @@ def test_checker_that_is_off_refuses_nothing():
 
 def test_checker_names_the_offending_words():
     text = "You would enjoy the live music of Paris with fifty guests."
-    refusal = Checker(VOCABULARY).refusal(text, BISTRO, ALL)
+    refusal = CHECKER.refusal(text, BISTRO, ALL)
     assert "'live music', 'Paris', 'fifty'" in refusal.message
 
 
@@ -178,7 +179,7 @@ def test_plain_sentence_quotes_only_what_passes_the_checks(opinion, quoted):
 def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_profile(texts):
     """It names what has evidence, however much a text must name."""
     checks = ALL.model_copy(update={"min_chosen": 3})
-    sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, checks)
+    sentence = CHECKER.plain(texts, PlainConfig(), 2, checks)
     assert reason(sentence, texts) == ""
     assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
 
@@ -206,7 +207,7 @@ def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path, text, ex
     words.write_text(WORDS, encoding="utf-8")
     checks = ChecksConfig(unsafe_words=str(words))
     assert reason(text, NOVEL, checks) == expected
-    assert Checker(VOCABULARY).plain(BISTRO, PlainConfig(), 2, checks) is None  # its late hours
+    assert CHECKER.plain(BISTRO, PlainConfig(), 2, checks) is None  # its late hours
 
 
 @pytest.mark.parametrize(

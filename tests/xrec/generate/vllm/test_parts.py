@@ -153,7 +153,7 @@ class FakeEngine:
 
     def abort_request(self, request_ids: list[str]) -> None:
         if self.is_dead:
-            raise RuntimeError("engine is dead")
+            raise RuntimeError("cannot abort")
 
     def step(self) -> list[Any]:
         self.is_dead |= any(9 in prompt for prompt in self.prompts.values())
