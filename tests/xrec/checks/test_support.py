@@ -22,7 +22,7 @@ from xrec.sample import generate_language_examples
 
 ASPECTS = AspectNames(VOCABULARY)
 EMPTY = PairTexts("", "", "")
-ROOFTOP, FREE = ["rooftop", "pool", "marble", "floors"], ["free", "samples"]
+ROOFTOP = ["rooftop", "pool", "marble", "floors"]
 NUNS, HATS = ["built", "nuns"], ["sells", "hand", "knitted", "hats"]
 WARNING = "It may not be suitable for those who seek a quiet garden, but has strong coffee."
 
@@ -49,11 +49,8 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("Its great quiet garden suits you.", []),
         # what the user's profile says, said of the item
         ("You would love the good coffee.", ["coffee"]),
-        ("You also appreciate the good coffee.", ["coffee"]),
-        ("You enjoy quiet places and Café 21 serves good coffee.", ["coffee"]),
         ("You like quiet gardens, and here they pour good coffee.", ["pour", "coffee"]),
         ("Fans of quiet gardens can have good coffee.", ["coffee"]),
-        ("This place suits you with good coffee.", ["coffee"]),
         # said of the user
         ("As you love good coffee, the quiet garden will please you.", []),
         ("Since you enjoy cousins, weekends and coffee, come to the garden.", []),
@@ -66,11 +63,9 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("14 of 31, fourteen of thirty-one; 3 of seven.", []),  # counts of the evidence
         ("One of your nicest days, no one is bored.", []),
         ("At 45 % of tables for 2 and two.", ["45"]),  # two cousins
-        ("It has 1,200 seats and 4.5 stars.", ["1,200", "seats", "4.5", "stars"]),
         ("A five-star bistro with dozens of twenty-one.", ["five", "star", "dozens"]),
         # claims of any form
         ("You would enjoy its rooftop pool and marble floors.", ROOFTOP),
-        ("Enjoy the helpful sommelier and free samples.", ["helpful", "sommelier", *FREE]),
         ("It was built by nuns, and sells hand-knitted hats.", [*NUNS, *HATS]),
         ("Quietly run, it's praised for pastry: you'll love it, won't you?", []),  # other forms
         # names
@@ -86,7 +81,6 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("ستحب ٤٥ طاولة", ["٤٥"]),
         # words, and numbers in words, in English alone
         ("Die ruhige Gartenterrasse ist genau das Richtige für Sie und Ihre zwei Vettern.", []),
-        ("Je zult dol zijn op de rustige tuin in Utrecht.", []),
         ("这家店很安静，你会喜欢花园。", []),
     ],
 )
@@ -101,17 +95,14 @@ def test_unsupported_are_the_words_aspects_and_numbers_that_stand_nowhere(text, 
         # Thai food is a meal.
         ("You would enjoy the wonderful meals and the great staff.", ["staff"]),
         ("You would enjoy its curries and its great food.", []),  # it has Thai food
-        ("You would enjoy its great customer support.", ["support"]),
         ("It would suit you, and the staff serves you well.", ["staff"]),
         ("As you love excellent service, the Thai food is for you.", []),  # the user does
     ],
 )
 def test_synonyms_support_each_other_and_praise_needs_no_support(text, expected):
     aspects = AspectNames(["friendly service", "thai food", "local ingredient", "quiet room"])
-    texts = replace(
-        EMPTY, user_profile="Likes quick service.", menu=frozenset({"thai food", "quiet room"})
-    )
-    texts = replace(texts, item_profile="A place known for curries.")
+    menu = frozenset({"thai food", "quiet room"})
+    texts = PairTexts("Likes quick service.", "", "A place known for curries.", menu=menu)
     assert unsupported_words(text, texts, aspects) == expected
 
 
@@ -177,8 +168,7 @@ def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjecti
 
 
 def test_checker_finds_whom_to_blame_where_the_word_is_a_part_of_an_earlier_one():
-    texts = replace(EMPTY, item_profile="A party room.")
-    checks = ChecksConfig(unsupported=True)
+    texts, checks = replace(EMPTY, item_profile="A party room."), ChecksConfig(unsupported=True)
     refusal = Checker(["art"]).refusal("You would love the party and its art.", texts, checks)
     assert refusal.words == ("art",)
 
@@ -258,7 +248,6 @@ VOCABULARY = [
     ("text", "expected"),
     [
         ("Open for late hours.", ["late hours=late hours"]),
-        ("LATE HOUR, Late  Hours", ["late hours=LATE HOUR", "late hours=Late  Hours"]),
         ("A late hours bar.", ["late hours bar=late hours bar"]),
         ("the hour's end", ["hours=hour's"]),
         ("dog friendly table", ["dog-friendly tables=dog friendly table"]),
@@ -344,8 +333,6 @@ def found(entry: str, text: str) -> list[str]:
         # marks: as it is written, in any case
         ("sh*t", "This is sh*t, and SH*T.", ["sh*t", "SH*T"]),
         ("f***", "Route F, it is f***ing loud.", ["f***"]),
-        ("***", "what the *** is that", ["***"]),
-        ("sh*t", "a shot", []),
         # letters alone: whole words in any case and number
         ("Damn Fool", "damn-fools", ["damn-fools"]),
         ("rock & roll", "Rock and Roll", ["Rock and Roll"]),
