@@ -93,11 +93,6 @@ COLLABORATIVE_LAST = {
     ("settings", "texts", "expected"),
     [
         (
-            {"user": "User: {user} {user_profile}", "item": "Item: {item} {item_title}."},
-            TEXTS,
-            "User: <user 3> likes tea\nItem: <item 4> Tea House.",
-        ),
-        (
             {"user": "{user}", "item": "{item} {item_title}.", "untitled": "this place"},
             PairTexts("likes tea", "", "quiet"),
             "<user 3>\n<item 4> this place.",
@@ -268,28 +263,13 @@ def test_fill_takes_a_title_as_it_is(title):
 @pytest.mark.parametrize(
     ("text", "title", "expected"),
     [
-        (
-            'Near it is [title]. [title] has tea. "[title] is good!" Go to [title]',
-            " ",
-            'Near it is this place. This place has tea. "This place is good!" Go to this place',
-        ),
-        (
-            "Breathe [title], a [title]. Your [title].",
-            "",
-            "Breathe this place, this place. This place.",
-        ),
+        ('Go to [title]. "[title]!" [title].', " ", 'Go to this place. "This place!" This place.'),
+        ("Breathe [title], a [title].", "", "Breathe this place, this place."),
+        ("Your [title] and this [title].", "", "This place and this place."),
         ("Breathe [title], the [title].", "Fox", "Breathe Fox, the Fox."),
         ("[title] is near. See the [title].", "this film", "This film is near. See this film."),
-        (
-            "The hours of the [title]. The [title] is it.",
-            "The Fox",
-            "The hours of The Fox. The Fox is it.",
-        ),
-        (
-            "It is near [title]. You love [title]!",
-            "Fox & Co.",
-            "It is near Fox & Co. You love Fox & Co.!",
-        ),
+        ("The hours of the [title]. The [title]!", "The Fox", "The hours of The Fox. The Fox!"),
+        ("Love [title]. It is near [title]!", "Fox & Co.", "Love Fox & Co. It is near Fox & Co.!"),
     ],
 )
 def test_fill_leaves_out_articles_and_full_stops_that_would_stand_twice(text, title, expected):
