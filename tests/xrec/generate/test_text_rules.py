@@ -211,6 +211,7 @@ STAY = ", making it a great choice for a long-term stay in the area"
         (f"{OWN}{TAIL}.", {}, f"{OWN}."),
         (f"{OWN}{STAY}.", {}, f"{OWN}."),
         (f"{OWN}, although it may be crowded.", {}, f"{OWN}."),
+        (f"{OWN}, offering live music.", {}, f"{OWN}."),
         # A chosen aspect is no filler.
         ("Love it, making it the place for late hours.", {}, None),
         (f"You would love its live music{TAIL}.", {}, "unsupported"),
