@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from jobs.catalogue import job_named
 from tests.world.shop import write_project
 from tests.world.store import copy_files
+from tests.xrec.train.worker import fit_here
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
@@ -28,7 +29,7 @@ _PROMPT = {
     "user": "User: {user} {user_profile}",
     "item": "Place: {item} {item_title}. {item_profile}",
 }
-# One process each: what two do is tested elsewhere, and each costs seconds to start.
+# One process each: what two do is tested elsewhere. The graphs of all folds are trained here.
 _SCALING = {"num_workers": 1, "device": "cpu", "max_failures": 0}
 DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "refuses_repetition": False}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
@@ -135,6 +136,7 @@ def pipeline(ray_cluster, s3):
     """All six jobs, run once; credentials by the configs' storage section only."""
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.train.graph.fit", fit_here)
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:

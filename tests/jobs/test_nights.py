@@ -37,6 +37,7 @@ from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, review, write_json_lines, write_project, write_shop, write_yaml
 from tests.world.workspace import make_adapter, make_town
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
+from tests.xrec.train.worker import fit_here
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
@@ -71,7 +72,7 @@ from xrec.train.lease import only_driver
 
 @pytest.fixture(scope="module", autouse=True)
 def work_here(ray_cluster):
-    """Do the work of bulk jobs in this process; Ray trains."""
+    """Do the work of bulk jobs in this process; Ray trains where `trains_here` is not asked for."""
     with pytest.MonkeyPatch.context() as patch:
         for pool in ("recommend._pool", "annotate.driver.RayPool", "backfill.driver.RayPool"):
             patch.setattr(f"xrec.{pool}", pool_here)
@@ -80,6 +81,13 @@ def work_here(ray_cluster):
         patch.setattr("cluster.connect.ensure_ray", lambda ray: nullcontext())
         patch.setattr("cluster.preflight.check_cluster", lambda *arguments, **more: None)
         yield
+
+
+@pytest.fixture
+def trains_here(monkeypatch):
+    """Train in this process, which saves starting one for each training."""
+    for module in ("graph", "adapter"):
+        monkeypatch.setattr(f"xrec.train.{module}.fit", fit_here)
 
 
 NUM_USERS, NUM_ITEMS, FIRST = 80, 30, 76
@@ -495,6 +503,7 @@ def texts_of(shop: Shop) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["user_id"], row["item_id"]): row for row in rows}
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_night_publishes_texts_of_who_is_new_once(shop):
     before = texts_of(shop)
     new = [review("late", f"i{item}", "The tone is warm.", time=9) for item in range(2)]
@@ -508,6 +517,7 @@ def test_night_publishes_texts_of_who_is_new_once(shop):
     assert xrec("refresh", shop.path)[2].count("skipped") == 2  # the same files again
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     mapped, tables = node_folder() / "mapped", ("explanations", "recommendations")
     places = {path.removeprefix(f"{shop.workspace}/") for path in traces(shop.workspace, mapped)}
@@ -693,6 +703,7 @@ def _save_llm(folder: Path, feedback: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize(
     "command", [said, pytest.param(_xrec, marks=pytest.mark.slow)], ids=["here", "processes"]
 )

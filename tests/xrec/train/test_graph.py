@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.compute as pc
 import pytest
@@ -24,7 +25,7 @@ from tests.errors import raises
 from tests.world.program import at_message
 from tests.world.town import dataset_in, rewrite_dataset
 from tests.xrec.train.conftest import assert_same_epochs, kill_a_worker, metrics_of
-from tests.xrec.train.worker import train_here, worker_here
+from tests.xrec.train.worker import fit_here, train_here, worker_here
 from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
 from xrec.data.dataset import edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
@@ -38,8 +39,7 @@ from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.graph.ranking import metrics_of as ranking_metrics
 from xrec.graph.sampling import epoch_batches
 from xrec.graph.step import batch_loss
-from xrec.storage import Manifest, open_location
-from xrec.train.checkpoint import ReadFile
+from xrec.storage import Location, Manifest, open_location
 from xrec.train.graph import pretrain_graph
 from xrec.train.graph_model import (
     AspectLoss,
@@ -52,7 +52,6 @@ from xrec.train.graph_model import (
     start_embeddings,
 )
 from xrec.train.graph_worker import GraphWorker, check_convergence
-from xrec.train.ray_driver import fit
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +71,17 @@ def without_training(
     patch.setattr("xrec.train.graph._final_metrics", rank)
 
 
-def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained):
+def test_pretrain_graph_learns_and_its_figures_are_those_of_the_artifact_of_the_best_epoch(trained):
     config, manifest = trained
-    metrics = metrics_of(config.artifact("graph"))
-    assert [row["epoch"] for row in metrics] == [1, 2, 3, 4]
-    assert {"loss", "learning_rate", "recall@20", "seconds", "time"} <= metrics[0].keys()
-    assert metrics[-1]["loss"] < metrics[0]["loss"]
-    best = max(metrics, key=lambda row: row["ndcg@20"])
+    rows = metrics_of(config.artifact("graph"))
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert {"loss", "learning_rate", "recall@20", "seconds", "time"} <= rows[0].keys()
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    best = max(rows, key=lambda row: row["ndcg@20"])
     assert manifest.metrics["best_epoch"] == best["epoch"]
     for name in ("recall@20", "ndcg@20"):
         assert manifest.metrics["validation"][name] == pytest.approx(best[name], abs=1e-6)
 
-
-def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(trained):
-    config, manifest = trained
     graph = read_graph(open_location(config.artifact("graph")))
     dataset = read_dataset(open_location(config.artifact("dataset")))
     held_out: dict[int, set[int]] = {}
@@ -94,12 +90,10 @@ def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(train
     users = torch.tensor(sorted(held_out))
     seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")))
     ((_, ranked, _),) = top_k_items(graph.users, graph.items, seen, users, 20)
-    recalls = [
-        len(held_out[user] & set(row)) / len(held_out[user])
-        for user, row in zip(users.tolist(), ranked.tolist(), strict=True)
-    ]
-    expected = sum(recalls) / len(recalls)
-    assert manifest.metrics["test"]["recall@20"] == pytest.approx(expected, abs=1e-6)
+    ranks = zip(users.tolist(), ranked.tolist(), strict=True)
+    recalls = [len(held_out[user] & set(row)) / len(held_out[user]) for user, row in ranks]
+    recall = sum(recalls) / len(recalls)
+    assert manifest.metrics["test"]["recall@20"] == pytest.approx(recall, abs=1e-6)
     assert graph.users.shape == (dataset.num_users, 8)
 
 
@@ -182,18 +176,16 @@ def test_start_from_a_graph_that_does_not_fit_is_refused(
     assert not (tmp_path / "graph").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
 def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_seen_them(
     make_graph_config, town, tmp_path, monkeypatch
 ):
     config, began = make_graph_config(tmp_path / "graph", folds=2), list[str]()
 
-    def fit_but_once(*arguments: Any, **options: Any) -> ReadFile:
+    def fit_but_once(*arguments: Any, **options: Any) -> Location:
         began.append(options["name"])
         if len(began) == 3:
             raise TrainingError("stopped before the second fold")
-        return fit(*arguments, **options)
+        return fit_here(*arguments, **options)
 
     monkeypatch.setattr("xrec.train.graph.fit", fit_but_once)
     with pytest.raises(TrainingError, match="stopped before"):
@@ -201,8 +193,7 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
     manifest = pretrain_graph(config)
     assert len(set(began[:3])) == 3
     assert began[3:] == began[:3]  # what is done is not done again, but for reading it
-    location = open_location(str(tmp_path / "graph"))
-    dataset = dataset_in(town)
+    location, dataset = open_location(str(tmp_path / "graph")), dataset_in(town)
     graph = read_graph(location)
     vectors = read_training_vectors(location, graph.manifest)
     pairs = torch.from_numpy(edges_of(dataset.explained_pairs("train")))
@@ -212,8 +203,6 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
     assert own.mean() > without.mean()  # the whole graph was trained to score these pairs highly
     names = {"embeddings", "layer0", "training_vectors"}
     assert manifest.files.keys() == {f"{name}.safetensors" for name in names}
-    monkeypatch.setattr("xrec.train.graph.fit", None)
-    assert pretrain_graph(config) == manifest
 
 
 def test_training_without_gain_ends_after_its_patience(make_graph_config, tmp_path):
@@ -226,13 +215,12 @@ def test_training_without_gain_ends_after_its_patience(make_graph_config, tmp_pa
     assert list(scores) == list(range(2, best + 5, 2))
 
 
-def test_loss_that_is_no_number_ends_the_training(make_graph_config, tmp_path):
+def test_loss_that_is_no_number_or_far_above_the_first_epochs_ends_the_training(
+    make_graph_config, tmp_path
+):
     config = make_graph_config(tmp_path / "graph", learning_rate=1e30, loss={"kind": "bpr"})
     with raises(TrainingError, "loss_not_finite", "training.learning_rate"):
         train_here(tmp_path, config)
-
-
-def test_loss_far_above_the_first_epochs_stops_training():
     check_convergence(7, loss=1.4, first_loss=0.7)
     with raises(TrainingError, "training_diverges", "training.learning_rate", saw=2.8):
         check_convergence(7, loss=2.8, first_loss=0.7)
@@ -278,17 +266,13 @@ def test_pretrain_graph_is_this_drivers_until_the_artifact_is_written(
     assert not (tmp_path / "graph" / "checkpoints").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
 def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     make_graph_config, tmp_path, monkeypatch
 ):
-    def write(*arguments: object, **settings: object) -> None:
-        raise StorageError("full")
-
+    monkeypatch.setattr("xrec.train.graph.fit", fit_here)
     config = make_graph_config(tmp_path / "graph", num_epochs=2)
     with monkeypatch.context() as patch:
-        patch.setattr("xrec.train.graph.write_graph", write)
+        patch.setattr("xrec.train.graph.write_graph", Mock(side_effect=StorageError("full")))
         with pytest.raises(StorageError):
             pretrain_graph(config)
     ended = time.time()  # no epoch is trained again
