@@ -168,10 +168,10 @@ def test_submit_with_what_the_job_cannot_have_is_refused(tmp_path, job, options,
     assert (error.exit_code, error.code, error.saw) == (2, code, saw)
 
 
-@pytest.mark.parametrize("variables", [{}, {"RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}])
-def test_submit_without_the_token_exits_1_and_names_the_variables(three_nodes, variables, submit):
-    url = three_nodes.dashboard_url
-    done = submit(url, "prepare", **{"RAY_AUTH_MODE": "disabled", **variables})
+@pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.slow)])
+def test_submit_without_the_token_exits_1_and_names_the_variables(three_nodes, mode, submit):
+    url, wrong = three_nodes.dashboard_url, "0" * 64
+    done = submit(url, "prepare", RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN=wrong)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {url}: Authentication")
     assert "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH" in done.stderr
@@ -207,10 +207,9 @@ def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_
     monkeypatch.setenv("HF_TOKEN", "hf_1")
     monkeypatch.setenv("XREC_PRIVATE", "secret")
     environment = runtime_environment(tmp_path)
-    assert environment["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
-    assert environment["env_vars"]["HF_TOKEN"] == "hf_1"
-    assert "secret" not in str(environment)
-    assert "pip" not in environment
+    passed = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "HF_TOKEN": "hf_1"}
+    assert passed.items() <= environment["env_vars"].items()
+    assert ("secret" in str(environment), "pip" in environment) == (False, False)
     lock = ROOT / "requirements" / "base.txt"
     packages = RuntimeEnv(**runtime_environment(tmp_path, str(lock))).pip_config()["packages"]
     assert packages == lock.read_text().strip().split("\n")

@@ -1,5 +1,6 @@
 """The whole pipeline, once a session: every job on a tiny town, every input and output on s3://."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from jobs.catalogue import job_named
+from tests.world.here import map_here, pool_here
 from tests.world.shop import write_project
 from tests.world.store import copy_files
 from tests.xrec.train.worker import fit_here
@@ -68,11 +70,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "decoding": DECODING,
         "actors": {"num_actors": 1, "device": "cpu"},
     },
-    EvaluateConfig: {
-        "encoder": None,
-        "decoding": DECODING,
-        "device": "cpu",
-    },
+    EvaluateConfig: {"encoder": None, "decoding": DECODING, "device": "cpu"},
 }
 PIPELINE_JOBS = tuple(job for job, config in CONFIG_TYPES.items() if config in _VALUES)
 _SMALL_LLM = {
@@ -96,16 +94,8 @@ class Pipeline:
 
     def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
         llm = {"llm": {"model": f"{self.workspace}/llm"}} if config_type in _WITH_LLM else {}
-        return parse_config(
-            config_type,
-            {
-                "workspace": self.workspace,
-                "storage": self.storage,
-                **llm,
-                **_VALUES.get(config_type, {}),
-                **values,
-            },
-        )
+        shared = {"workspace": self.workspace, "storage": self.storage, **llm}
+        return parse_config(config_type, {**shared, **_VALUES.get(config_type, {}), **values})
 
     def location(self, name: str) -> Location:
         return open_location(f"{self.workspace}/{name}", self.storage)
@@ -143,6 +133,16 @@ def pipeline(ray_cluster, s3):
             manifest = job_named(name).run(made.config(CONFIG_TYPES[name]))
             made.manifests[manifest.kind] = manifest
     return made
+
+
+def work_here(patch: pytest.MonkeyPatch) -> None:
+    """Do the work of bulk jobs in this process."""
+    for pool in ("recommend._pool", "annotate.driver.RayPool", "backfill.driver.RayPool"):
+        patch.setattr(f"xrec.{pool}", pool_here)
+    patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
+    patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+    patch.setattr("cluster.connect.ensure_ray", lambda ray: nullcontext())
+    patch.setattr("cluster.preflight.check_cluster", lambda *arguments, **more: None)
 
 
 @pytest.fixture
