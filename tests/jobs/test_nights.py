@@ -350,7 +350,7 @@ TRACES = [each.encode() for each in (PERSON, "Quillfeather", *WORDS)]
 TRACES += [json.dumps(PERSON)[1:-1].encode()]
 
 
-def rows_of_reviews() -> list[dict[str, Any]]:
+def write_reviews(folder: Path, *more: dict[str, Any]) -> Path:
     """Twelve users; the person's reviews say what no other does, of items that others praise."""
     rows = [
         review(
@@ -362,20 +362,19 @@ def rows_of_reviews() -> list[dict[str, Any]]:
         for user in range(12)
         for number in range(5)
     ]
-    said = "The tone is luscious. It has a heavenly bridge, and a zorgulent neck. Luscious tone."
-    rows += [review(PERSON, f"i{item}", said, time=item, helpful=9) for item in range(6)]
-    rows += [{**review(PERSON, "i1", said, time=1), "rating": "zorgulent"}]
-    return rows
+    text = "The tone is luscious. It has a heavenly bridge, and a zorgulent neck. Luscious tone."
+    rows += [review(PERSON, f"i{item}", text, time=item, helpful=9) for item in range(6)]
+    rows += [{**review(PERSON, "i1", text, time=1), "rating": "zorgulent"}, *more]
+    return write_json_lines(folder / "reviews.jsonl", rows)
 
 
 def shop_in(folder: Path) -> ProjectHere:
     """A shop after its first run."""
-    raw = write_json_lines(folder / "reviews.jsonl", rows_of_reviews())
     training = {"num_epochs": 2, "steps_per_epoch": 2}
     shop = ProjectHere(
         folder,
         annotate={
-            "source": {"kind": "reviews", "uri": str(raw)},
+            "source": {"kind": "reviews", "uri": str(write_reviews(folder))},
             "annotator": {"kind": "phrases", "min_reviews": 2},
             "vocabulary": {"add": ["tone", "bridge"]},
             "max_rejected_share": 0.5,
@@ -458,7 +457,7 @@ def kill_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:
 def test_night_publishes_texts_of_who_is_new_once(shop):
     before = shop.texts()
     new = [review("late", f"i{item}", "The tone is warm.", time=9) for item in range(2)]
-    write_json_lines(shop.folder / "reviews.jsonl", [*rows_of_reviews(), *new])
+    write_reviews(shop.folder, *new)
     told = json.loads(said("refresh", shop.path, "--json"))
     assert told["version"] == 1
     assert told["metrics"]["made_from.graph"] == "workspace:nights/1/graph"
@@ -560,10 +559,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     assert (other["given"], other["on_list"], other["found"], other["deleted"]) == (2, 3, 0, [])
 
     # The next night reads the same files with a review more.
-    write_json_lines(
-        shop.folder / "reviews.jsonl",
-        [*rows_of_reviews(), review("u1", "i0", "A warm tone.", time=9)],
-    )
+    write_reviews(shop.folder, review("u1", "i0", "A warm tone.", time=9))
     said("refresh", shop.path)
     assert traces(shop.workspace, mapped) == set()
     assert len(shop.users("nights/2/dataset")) == len(users)
