@@ -18,7 +18,6 @@ from xrec.graph.loss import (
     Objective,
     SampledSoftmax,
     bpr_loss,
-    expected_counts,
     sampled_softmax_loss,
 )
 from xrec.graph.partition import Partition, RowBlocks
@@ -139,15 +138,6 @@ def test_losses_of_hopeless_scores_are_finite_with_gradient():
     loss.backward()
     assert loss.isfinite()
     assert users.grad.isfinite().all()
-
-
-def test_expected_counts_of_mixed_candidates_equal_their_mean_in_draws():
-    popularity, rounds = torch.tensor([0.7, 0.2, 0.1, 0.0]), 20_000
-    generator = torch.Generator().manual_seed(0)
-    in_batch = torch.multinomial(popularity, rounds * 3, replacement=True, generator=generator)
-    uniform = torch.randint(4, (rounds * 2,), generator=generator)
-    seen = torch.bincount(torch.cat([in_batch, uniform]), minlength=4) / rounds
-    torch.testing.assert_close(seen, expected_counts(popularity, 3, 2, 4), atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("num_layers", [0, 1, 3])
