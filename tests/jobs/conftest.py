@@ -141,7 +141,8 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(f"xrec.{pool}", pool_here)
     patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
     patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-    patch.setattr("cluster.connect.ensure_ray", lambda ray: nullcontext())
+    for module in ("cluster.connect", "jobs.project_run"):
+        patch.setattr(f"{module}.ensure_ray", lambda ray: nullcontext())
     patch.setattr("cluster.preflight.check_cluster", lambda *arguments, **more: None)
 
 

@@ -67,7 +67,7 @@ from xrec.train.lease import only_driver
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_pools(ray_cluster):
+def no_pools():
     with pytest.MonkeyPatch.context() as patch:
         work_here(patch)
         yield
@@ -228,6 +228,7 @@ def _killed(config: JobConfig) -> Manifest:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypatch):
     first, raw = town.texts(), town.folder / "raw"
     vectors = [town.vectors("")]
@@ -280,6 +281,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at(town):
     first, words = town.texts(), ("pretrain-graph.folds=2", "backfill.gate.coverage=1")
     write_day(town.folder / "raw", (), 78, 7)
@@ -488,7 +490,7 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
         assert check_output(str(shop.workspace / table)) == []
 
 
-def test_command_serves_what_the_project_published_until_ctrl_c(shop, tmp_path):
+def test_command_serves_what_the_project_published_until_ctrl_c(ray_cluster, shop, tmp_path):
     (user, item), row = next(each for each in shop.texts().items() if each[0][0] != PERSON)
     with held_port() as port:
         serving = {
@@ -512,6 +514,7 @@ def test_command_serves_what_the_project_published_until_ctrl_c(shop, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_killed(
     tmp_path, monkeypatch
 ):
