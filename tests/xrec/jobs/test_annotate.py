@@ -1,12 +1,17 @@
 """`xrec annotate` as a command and as a job of a project; its actor is in this process."""
 
-from contextlib import nullcontext
-
 import pytest
 
+<<<<<<< HEAD:tests/xrec/jobs/test_annotate.py
 import xrec.jobs.annotate
 import xrec.jobs.prepare
 from tests.world.here import map_here, pool_here
+=======
+import xrec.jobs.annotate
+import xrec.jobs.prepare
+from xrec.jobs.status import project_status
+from tests.xrec.jobs.conftest import work_here
+>>>>>>> td:tests/xrec/jobs/test_annotate.py
 from tests.world.program import xrec
 from tests.world.shop import review, write_json_lines, write_yaml
 from xrec.config.annotate import AnnotateConfig
@@ -18,6 +23,7 @@ from xrec.jobs.status import project_status
 NUM_USERS = 8
 
 
+<<<<<<< HEAD:tests/xrec/jobs/test_annotate.py
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch):
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
@@ -26,16 +32,15 @@ def _no_cluster(monkeypatch):
     monkeypatch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
 
 
+=======
+>>>>>>> td:tests/xrec/jobs/test_annotate.py
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, monkeypatch):
     """A project file of reviews, whose jobs are annotate and prepare."""
+    work_here(monkeypatch)
+    text = "The tone is warm. It has a good tone."
     rows = [
-        review(
-            f"u{user}",
-            f"i{(user + number) % 5}",
-            "The tone is warm. It has a good tone.",
-            time=number,
-        )
+        review(f"u{user}", f"i{(user + number) % 5}", text, time=number)
         for user in range(NUM_USERS)
         for number in range(4)
     ]
@@ -87,8 +92,15 @@ def test_annotate_done_does_nothing_and_of_other_reviews_is_refused(project, tmp
 
 
 def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
+<<<<<<< HEAD:tests/xrec/jobs/test_annotate.py
     xrec.jobs.annotate.run(_annotate(project))
     dataset = xrec.jobs.prepare.run(load_config(PrepareConfig, project))
+=======
+    with pytest.raises(ArtifactNotFoundError):
+        xrec.jobs.prepare.run(load_config(PrepareConfig, project))
+    xrec.jobs.annotate.run(_annotate(project))
+    dataset = xrec.jobs.prepare.run(load_config(PrepareConfig, project))
+>>>>>>> td:tests/xrec/jobs/test_annotate.py
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
     states = _states(project, "annotate.min_rating=3")
     assert states == {"annotations": "stale", "dataset": "stale"}
@@ -98,8 +110,11 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
     found = xrec.jobs.prepare.output(load_config(PrepareConfig, project)).found()
     assert found.state == "stale"
     assert found.manifest == dataset
+<<<<<<< HEAD:tests/xrec/jobs/test_annotate.py
 
 
 def test_prepare_without_annotations_says_which_job_makes_them(project):
     with pytest.raises(ArtifactNotFoundError):
         xrec.jobs.prepare.run(load_config(PrepareConfig, project))
+=======
+>>>>>>> td:tests/xrec/jobs/test_annotate.py
