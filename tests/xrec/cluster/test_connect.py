@@ -20,13 +20,8 @@ from xrec.config.shared import RayConfig, ScalingConfig
 from xrec.errors import ClusterError
 
 CONNECTS = """
-<<<<<<< HEAD:tests/xrec/cluster/test_connect.py
-import sys, ray
-from xrec.cluster.connect import ensure_ray
-=======
 import json, os, sys, ray
 from xrec.cluster.connect import ensure_ray
->>>>>>> td:tests/xrec/cluster/test_connect.py
 from xrec.config.shared import RayConfig
 
 for address, of_environment in json.loads(sys.argv[1]):
@@ -79,21 +74,9 @@ def test_ensure_ray_connects_to_the_address_or_that_of_the_environment_and_leave
     assert ray.cluster_resources()["CPU"] == 4  # the cluster still runs
 
 
-<<<<<<< HEAD:tests/xrec/cluster/test_connect.py
-def test_ensure_ray_takes_the_environments_address_or_starts_a_cluster(ray_cluster):
-    address = ray.get_runtime_context().gcs_address
-    done = python("-c", CONNECTS.replace("sys.argv[1]", "None"), RAY_ADDRESS=address)
-    assert (done.returncode, done.stdout.strip()) == (0, address), done.stderr
-
-
-LISTENS = """
-import time, psutil, requests
-from xrec.cluster.connect import ensure_ray
-=======
 STARTS = """
 import os, time, psutil, requests
 from xrec.cluster.connect import ensure_ray
->>>>>>> td:tests/xrec/cluster/test_connect.py
 from xrec.config.shared import RayConfig
 from xrec.errors import ClusterError
 
@@ -197,14 +180,8 @@ def test_demands_are_those_of_the_config():
 
 ASKS = """
 import json, sys
-<<<<<<< HEAD:tests/xrec/cluster/test_connect.py
-from xrec.cluster.connect import ensure_ray
-from xrec.cluster.preflight import check_cluster
-from xrec.cluster.preflight import Demand
-=======
 from xrec.cluster.connect import ensure_ray
 from xrec.cluster.preflight import Demand, check_cluster
->>>>>>> td:tests/xrec/cluster/test_connect.py
 from xrec.config.shared import RayConfig, StorageConfig
 from xrec.errors import ClusterError
 

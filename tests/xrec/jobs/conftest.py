@@ -9,11 +9,7 @@ from unittest.mock import Mock
 import pytest
 from pydantic import SecretStr
 
-<<<<<<< HEAD:tests/xrec/jobs/conftest.py
-=======
-from xrec.jobs.catalogue import job_named
 from tests.world.here import map_here, pool_here
->>>>>>> td:tests/xrec/jobs/conftest.py
 from tests.world.shop import write_project
 from tests.world.store import copy_files
 from tests.xrec.train.worker import fit_here

@@ -2,18 +2,11 @@
 
 import pytest
 
-<<<<<<< HEAD:tests/xrec/jobs/test_annotate.py
 import xrec.jobs.annotate
 import xrec.jobs.prepare
-from tests.world.here import map_here, pool_here
-=======
-import xrec.jobs.annotate
-import xrec.jobs.prepare
-from xrec.jobs.status import project_status
-from tests.xrec.jobs.conftest import work_here
->>>>>>> td:tests/xrec/jobs/test_annotate.py
 from tests.world.program import xrec
 from tests.world.shop import review, write_json_lines, write_yaml
+from tests.xrec.jobs.conftest import work_here
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
@@ -23,17 +16,6 @@ from xrec.jobs.status import project_status
 NUM_USERS = 8
 
 
-<<<<<<< HEAD:tests/xrec/jobs/test_annotate.py
-@pytest.fixture(autouse=True)
-def _no_cluster(monkeypatch):
-    monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
-    monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-    monkeypatch.setattr("xrec.cluster.connect.ensure_ray", nullcontext)
-    monkeypatch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
-
-
-=======
->>>>>>> td:tests/xrec/jobs/test_annotate.py
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project file of reviews, whose jobs are annotate and prepare."""
@@ -92,15 +74,10 @@ def test_annotate_done_does_nothing_and_of_other_reviews_is_refused(project, tmp
 
 
 def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
-<<<<<<< HEAD:tests/xrec/jobs/test_annotate.py
-    xrec.jobs.annotate.run(_annotate(project))
-    dataset = xrec.jobs.prepare.run(load_config(PrepareConfig, project))
-=======
     with pytest.raises(ArtifactNotFoundError):
         xrec.jobs.prepare.run(load_config(PrepareConfig, project))
     xrec.jobs.annotate.run(_annotate(project))
     dataset = xrec.jobs.prepare.run(load_config(PrepareConfig, project))
->>>>>>> td:tests/xrec/jobs/test_annotate.py
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
     states = _states(project, "annotate.min_rating=3")
     assert states == {"annotations": "stale", "dataset": "stale"}
@@ -110,11 +87,3 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
     found = xrec.jobs.prepare.output(load_config(PrepareConfig, project)).found()
     assert found.state == "stale"
     assert found.manifest == dataset
-<<<<<<< HEAD:tests/xrec/jobs/test_annotate.py
-
-
-def test_prepare_without_annotations_says_which_job_makes_them(project):
-    with pytest.raises(ArtifactNotFoundError):
-        xrec.jobs.prepare.run(load_config(PrepareConfig, project))
-=======
->>>>>>> td:tests/xrec/jobs/test_annotate.py

@@ -29,20 +29,11 @@ from ray import serve
 import xrec.jobs.backfill
 import xrec.jobs.project_run
 from tests.errors import raises
-<<<<<<< HEAD:tests/xrec/jobs/test_nights.py
-from tests.world.here import map_here, pool_here
-from tests.world.models import EMBEDDING_DIM, save_toy_model
-from tests.world.program import python, refused, said, xrec
-from tests.world.shop import SAMPLE, review, write_json_lines, write_project, write_shop, write_yaml
-from tests.world.workspace import make_adapter, make_town
-from tests.xrec.jobs.conftest import DECODING
-=======
-from tests.xrec.jobs.conftest import DECODING, work_here
 from tests.world.models import EMBEDDING_DIM, save_toy_model
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, review, write_json_lines, write_project, write_shop, write_yaml
 from tests.world.workspace import make_town
->>>>>>> td:tests/xrec/jobs/test_nights.py
+from tests.xrec.jobs.conftest import DECODING, work_here
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
 from tests.xrec.train.worker import fit_here
 from xrec.backfill import read_explanations, read_failed
@@ -60,14 +51,8 @@ from xrec.errors import (
     LeaseError,
     TrainingError,
 )
-<<<<<<< HEAD:tests/xrec/jobs/test_nights.py
-from xrec.graph.artifact import EMBEDDINGS, read_graph, write_graph
-from xrec.graph.identity import LAYER0, graph_identity
-from xrec.jobs.catalogue import chosen_configs, job_named
-from xrec.llm.source import model_fingerprint
-=======
 from xrec.graph.artifact import read_graph
->>>>>>> td:tests/xrec/jobs/test_nights.py
+from xrec.jobs.catalogue import chosen_configs, job_named
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import (
@@ -84,16 +69,7 @@ from xrec.train.lease import only_driver
 @pytest.fixture(scope="module", autouse=True)
 def no_pools():
     with pytest.MonkeyPatch.context() as patch:
-<<<<<<< HEAD:tests/xrec/jobs/test_nights.py
-        for pool in ("recommend._pool", "annotate.driver.RayPool", "backfill.driver.RayPool"):
-            patch.setattr(f"xrec.{pool}", pool_here)
-        patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
-        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-        patch.setattr("xrec.cluster.connect.ensure_ray", lambda ray: nullcontext())
-        patch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
-=======
         work_here(patch)
->>>>>>> td:tests/xrec/jobs/test_nights.py
         yield
 
 
@@ -207,68 +183,6 @@ def write_day(folder: Path, gone: tuple[str, ...], num_users: int, num_visits: i
         pq.write_table(rows, folder / f"{name}.parquet")
 
 
-<<<<<<< HEAD:tests/xrec/jobs/test_nights.py
-class Town:
-    """A project in a folder, and what its commands say."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.workspace = folder, folder / "workspace"
-        values = {
-            "workspace": str(self.workspace),
-            "llm": {"model": str(save_toy_model(folder / "llm"))},
-            "decoding": DECODING,
-            "prepare": {"source": {"kind": "tables", "uri": str(folder / "raw")}},
-            "pretrain-graph": {
-                "model": {"embedding_dim": EMBEDDING_DIM, "initialization": "random"},
-                "training": TRAINING,
-                "scaling": {"num_workers": 1, "device": "cpu"},
-            },
-            "train-adapter": {
-                "model": {"num_experts": 2},
-                "training": {"max_steps": 2, "global_batch_size": 8},
-                "scaling": {"num_workers": 1, "device": "cpu"},
-            },
-            "recommend": {"k": 3},
-            "backfill": {
-                "pairs": {"kind": "recommendations"},
-                "max_failed_share": 0.5,
-                "actors": {"num_actors": 1, "device": "cpu"},
-            },
-        }
-        self.path = write_yaml(folder / "town.yaml", values)
-
-    def configs(self, *overrides: str) -> dict[str, JobConfig]:
-        return chosen_configs(read_project(self.path, overrides))
-
-    def begin(self) -> None:
-        """All jobs, with an adapter that was not trained."""
-        configs = self.configs("pretrain-graph.folds=0")
-        adapter = configs.pop("train-adapter")
-        first = {name: configs[name] for name in ("prepare", "pretrain-graph")}
-        graph = xrec.jobs.project_run.run(first, tell=print)
-        model = model_fingerprint(self.folder / "llm")
-        make_adapter(Path(adapter.artifact("adapter")), graph.fingerprint, model)
-        xrec.jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
-
-    def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
-        lines: list[str] = []
-        configs = self.configs(*overrides)
-        manifest = xrec.jobs.project_run.refresh(configs, train=train, tell=lines.append)
-        return manifest, [line for line in lines if "done in" not in line]
-
-    def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-        """What each job of a night cost, and all of them."""
-        of = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
-        return of, {n: sum(job.get(n, 0) for job in of.values()) for n in {*chain(*of.values())}}
-
-    def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
-        rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
-        return {(row["user_id"], row["item_id"]): row for row in rows}
-
-    def vectors(self, night: str) -> torch.Tensor:
-        """Of all users by index."""
-        return read_graph(open_location(str(self.workspace / night / "graph"))).users.clone()
-=======
 def town_in(folder: Path) -> ProjectHere:
     write_day(folder / "raw", (), FIRST, 6)
     return ProjectHere(
@@ -279,7 +193,6 @@ def town_in(folder: Path) -> ProjectHere:
         recommend={"k": 3},
         backfill={**BACKFILL, "max_failed_share": 0.5},
     )
->>>>>>> td:tests/xrec/jobs/test_nights.py
 
 
 @pytest.fixture
@@ -457,62 +370,6 @@ def write_reviews(folder: Path, *more: dict[str, Any]) -> Path:
     return write_json_lines(folder / "reviews.jsonl", rows)
 
 
-<<<<<<< HEAD:tests/xrec/jobs/test_nights.py
-class Shop:
-    """A project of reviews, whose jobs are run in this process as far as they can be."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.workspace = folder, folder / "workspace"
-        self.raw = write_json_lines(folder / "reviews.jsonl", rows_of_reviews())
-        one = {"num_workers": 1, "device": "cpu"}
-        values = {
-            "workspace": str(self.workspace),
-            "llm": {"model": str(save_toy_model(folder / "llm"))},
-            "decoding": {"max_new_tokens": 8, "text": {"refuses_repetition": False}},
-            "annotate": {
-                "source": {"kind": "reviews", "uri": str(self.raw)},
-                "annotator": {"kind": "phrases", "min_reviews": 2},
-                "vocabulary": {"add": ["tone", "bridge"]},
-                "max_rejected_share": 0.5,
-            },
-            "prepare": {"source": {"kind": "annotations"}},
-            "pretrain-graph": {
-                "model": {"embedding_dim": EMBEDDING_DIM, "initialization": "random"},
-                "training": {"num_epochs": 2, "steps_per_epoch": 2},
-                "scaling": one,
-            },
-            "train-aspects": {"min_item_reviews": 1},
-            "train-adapter": {"scaling": one, "prompt": {"aspects": 2}},
-            "recommend": {"k": 2},
-            "backfill": {
-                "pairs": {"kind": "recommendations"},
-                "max_failed_share": 1,
-                "gate": None,
-                "actors": {"num_actors": 1, "device": "cpu"},
-            },
-        }
-        self.path = write_yaml(folder / "shop.yaml", values)
-
-    def begin(self) -> None:
-        """Run all jobs, with a graph and an adapter that were not trained."""
-        configs = chosen_configs(read_project(self.path))
-        adapter = configs.pop("train-adapter")
-        made = xrec.jobs.project_run.run(
-            {n: configs[n] for n in ("annotate", "prepare")}, tell=print
-        )
-        tables = {
-            name: torch.randn(made.row_counts[name], EMBEDDING_DIM) for name in ("users", "items")
-        }
-        identity = dict(
-            zip(("config", "inputs"), graph_identity(configs["pretrain-graph"]), strict=True)
-        )
-        location, files = open_location(str(self.workspace / "graph")), (EMBEDDINGS, LAYER0)
-        graph = write_graph(location, dict.fromkeys(files, tables), [], metrics={}, **identity)
-        xrec.jobs.project_run.run({"train-aspects": configs["train-aspects"]}, tell=print)
-        folder, model = Path(adapter.artifact("adapter")), model_fingerprint(self.folder / "llm")
-        make_adapter(folder, graph.fingerprint, model, aspects=2)
-        xrec.jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
-=======
 def shop_in(folder: Path) -> ProjectHere:
     """A shop after its first run."""
     training = {"num_epochs": 2, "steps_per_epoch": 2}
@@ -533,7 +390,6 @@ def shop_in(folder: Path) -> ProjectHere:
     )
     shop.begin()
     return shop
->>>>>>> td:tests/xrec/jobs/test_nights.py
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:

@@ -14,18 +14,9 @@ import pytest
 import yaml
 from fsspec.implementations.local import LocalFileSystem
 
-<<<<<<< HEAD:tests/xrec/jobs/test_project_run.py
 import xrec.jobs.prepare
 import xrec.jobs.project_run
 import xrec.jobs.recommend
-=======
-import xrec.jobs.prepare
-import xrec.jobs.project_run
-import xrec.jobs.recommend
-from xrec.jobs.catalogue import chosen_configs, job_named
-from xrec.jobs.output import Output
-from xrec.jobs.status import project_status
->>>>>>> td:tests/xrec/jobs/test_project_run.py
 from tests.errors import raises
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, write_shop, write_yaml
@@ -49,7 +40,6 @@ from xrec.errors import (
     GateError,
     LeaseError,
 )
-from xrec.jobs.backfill import preview_lines
 from xrec.jobs.catalogue import chosen_configs, job_named
 from xrec.jobs.output import Output
 from xrec.jobs.status import project_status
