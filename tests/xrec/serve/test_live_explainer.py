@@ -88,7 +88,7 @@ def load_live(config: ServeConfig, **options: int) -> LiveExplainer:
 
 def trying_twice(town: Path) -> LiveExplainer:
     """Return an explainer whose texts are refused, and tried again."""
-    decoding = {"max_new_tokens": 8, "text": {"retry_temperature": 1.0}}
+    decoding = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
     return load_live(serve_config(town, decoding=decoding))
 
 
