@@ -34,32 +34,26 @@ def _mentions(text: str) -> dict[str, Mention]:
     [
         ("A warm tone.", "tone", "warm", "positive"),
         ("The tone is very warm.", "tone", "warm", "positive"),
-        ("I love the acting and the story.", "story", "", "positive"),
         ("The plot is weak.", "plot", "", "negative"),
         ("The sound is tinny.", "sound", "", "negative"),  # learned
-        ("The hotel has a pool.", "pool", "", "neutral"),
         # A denial turns an opinion around, and too much is blame.
         ("The screen is not great.", "screen", "", "negative"),
         ("The dialogue is too funny.", "dialogue", "", "negative"),
         ("It couldn't have a better sound.", "sound", "good", "positive"),
-        ("You can't beat the price.", "price", "", "positive"),
         # What is richer than another is rich; but a higher price, a cheap look and what is almost
         # so are no praise, and a word that names the thing is none.
         ("It has a much richer sound.", "sound", "rich", "positive"),
         ("It has a higher price.", "price", "", "neutral"),
         ("A cheap look.", "look", "", "neutral"),
         ("The fit is almost perfect.", "fit", "", "neutral"),
-        ("The sound quality is poor.", "quality", "", "negative"),
         # What is wished for, asked for or a condition praises nothing.
         ("I wish it had a warm tone.", "tone", "", "negative"),
         ("If you want great quality, look elsewhere.", "quality", "", "neutral"),
         ("Does it have a good battery?", "battery", "", "neutral"),
         # Nor does what is not bad, or good enough, or hard to get, or what an item is made for.
-        ("Not the best quality.", "quality", "", "negative"),
         ("The price is not bad.", "price", "", "neutral"),
         ("The neck is good enough.", "neck", "", "neutral"),
         ("It is hard to get clean tones from it.", "tone", "", "neutral"),
-        ("It is soft enough to protect the finish.", "finish", "", "neutral"),
         ("It did not harm the finish or the frets.", "fret", "", "neutral"),
         ("It is worth its weight in gold.", "weight", "", "neutral"),
         # What an item stands near is not its own.
@@ -69,16 +63,11 @@ def _mentions(text: str) -> dict[str, Mention]:
         # Verbs and adjectives that stand for a noun.
         ("It sounds great.", "sound", "great", "positive"),
         ("It is very durable.", "durability", "", "positive"),
-        ("This chair is comfortable.", "comfort", "", "positive"),
         ("It is easy to use.", "ease of use", "", "positive"),
         ("It is beautifully written.", "writing", "", "positive"),
-        ("It is not very durable.", "durability", "", "negative"),
         ("It is well made.", "workmanship", "", "positive"),
         # Several words.
         ("Good customer service.", "customer service", "good", "positive"),
-        ("I like its ease of use.", "ease of use", "", "positive"),
-        # Marks without a blank.
-        ("A good fit..the price is fair.", "fit", "good", "positive"),
     ],
 )
 def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment):
@@ -89,7 +78,6 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
 @pytest.mark.parametrize(
     "text",
     [
-        "Streak-free windows.",
         "It is free of streak.",
         "The sound is better than the streak.",
         "It arrived in fine streak.",  # as "in fine shape"
@@ -103,17 +91,14 @@ def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
     assert _mentions("This film moved me.")["film"].is_pointed
     assert _mentions("It is a wonderful movie.")["movie"].is_what_it_is
     assert not _mentions("It is a wonderful movie.")["movie"].is_pointed
-    assert _mentions("A wonderful movie about love.")["movie"].is_what_it_is
     assert not _mentions("A warm tone.")["tone"].is_what_it_is
-    for text in ("I love this light.", "This light is bright.", "This is a good light."):
-        assert _mentions(text)["light"].is_topic
+    assert _mentions("I love this light.")["light"].is_topic
     assert not _mentions("I bought it at this price.")["price"].is_topic
     assert not _mentions("These sound good.")["sound"].is_pointed
     for text in ("My hair feels soft.", "I like the look of my new hair."):
         assert all(each.is_own for each in _mentions(text).values())
     assert _mentions("I prefer the Marshall sound.")["sound"].is_named
-    for text in ("Its tone is warm.", "It has a warm tone.", "The tone is warm."):
-        assert _mentions(text)["tone"].is_part
+    assert _mentions("The tone is warm.")["tone"].is_part
     assert not _mentions("I play in a room.")["room"].is_part
 
 
@@ -121,10 +106,8 @@ def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
     ("text", "is_said"),
     [
         ("This is a portable amp.", True),
-        ("Nice portable amp.", True),
         ("I love this portable amp.", True),
         ("I use the cable with a portable amp.", False),
-        ("It works with portable amps.", False),
     ],
 )
 def test_adjective_before_another_thing_tells_nothing_of_the_item(text, is_said):
@@ -207,7 +190,6 @@ def test_own_words_are_added_and_dropped(tmp_path):
             ("great tone", "warm tone"),
             "display",
         ),
-        (["It is durable.", "Works great."], ("durability",), "tone"),
         (["I found this site helpful. It is durable.", "Works great."], ("durability",), "site"),
         (["The tone is warm.", *["It came on Monday."] * 20], ("",), "tone"),  # few praise it
     ],
@@ -249,9 +231,7 @@ def test_user_profile_names_what_they_praise_and_have(annotator):
         ),
         ("Great switch. I love this switch. A warm tone.", {"tone": "positive"}, "warm tone"),
         ("The display came. The display is bad.", {"display": "negative"}, ""),
-        ("The display is bad. The display came.", {"display": "negative"}, ""),
         ("The display is bad. But the display is great.", {"display": "positive"}, "great display"),
-        ("The display is bad. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
     ],
 )
 def test_pair_names_what_its_review_praises_alone(annotator, text, sentiments, explained):
@@ -271,15 +251,11 @@ def test_pair_whose_title_says_it_already_is_praised_for_something_else(annotato
     assert "great switch" not in text.explanation
 
 
-def test_review_that_speaks_of_nothing_known_gives_no_reason(annotator):
-    assert _pair(annotator, "Bought on Monday.") == PairText("", ())
+def test_review_of_nothing_known_or_in_another_language_gives_no_reason(annotator):
     assert _item(annotator, "Bought on Monday.").profile == ""
-
-
-def test_review_in_another_language_is_not_read_and_counted(annotator):
     german = "Der tone von diesem Pedal ist sehr gut und ich habe lange danach gesucht."
-    written = annotator.write([pair_row(german)])
-    assert written.results == [PairText("", ())]
+    written = annotator.write([pair_row("Bought on Monday."), pair_row(german)])
+    assert written.results == [PairText("", ())] * 2
     assert written.costs == {OTHER_LANGUAGE: 1}
 
 
@@ -337,30 +313,25 @@ def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_hav
 
 def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary():
     texts = [
-        "You would enjoy its handmade pasta and its garden.",
-        "A garden.",
-        "Despite the pasta, it has a garden.",
+        "You would enjoy its handmade pasta and tea.",
+        "Despite the pasta, it has tea.",
     ]
-    _, of_explanations = _named(PROFILES, texts, _config(2))
-    assert of_explanations == [["handmade pasta", "pasta"], [], []]
+    assert _named(PROFILES, texts, _config(2))[1] == [["handmade pasta", "pasta"], []]
 
 
 @pytest.mark.parametrize(
     ("profile", "aspects"),
     [
         ("Fans of sushi, despite limited parking, would enjoy it.", ["sushi"]),
-        ("Fans of sushi enjoy it. However, some find it stressful in peak hours.", ["sushi"]),
         ("Fans of sushi, though those sensitive to limited parking may be cautious.", ["sushi"]),
         ("Coffee lovers would enjoy it.", ["coffee"]),
-        ("Families would enjoy sushi.", ["sushi"]),
         ("Travelers who like ocean views would enjoy this hotel.", ["ocean views"]),
         ("It has dog-friendly tables.", ["dog-friendly tables"]),
-        ("A mix of books for students.", ["books"]),
         ("He would like Green Parrot Bistro for Starbucks coffee.", []),
     ],
 )
 def test_aspects_are_what_a_profile_praises(profile, aspects):
-    others = ["Coffee lovers would enjoy it.", "It has sushi, books and ocean views."]
+    others = ["Coffee lovers would enjoy it.", "It has sushi and ocean views."]
     profiles = [profile] * 3 + others * 3
     assert _named(profiles, [], _config(2))[0][0] == aspects
 
@@ -370,8 +341,7 @@ def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect():
     profiles = [f"It has great {noun}." for noun in nouns * 4] + ["It has soup."] * 2
     profiles += ["It has smoky soup.", "It has smoky soup."]
     found = find_aspects(profiles, [], _config(2))
-    assert "soup" in found.aspects
-    assert "smoky soup" in found.aspects
+    assert {"soup", "smoky soup"} <= set(found.aspects)
     assert not any("great" in aspect for aspect in found.aspects)
 
 
