@@ -141,10 +141,8 @@ NEAR = "It is better than The Rusty Compass."
         (OWNERS, "Lunch at Bub's is fun.", "Bub's and Co", [], None),
         (OWNERS, "Lunch at Wendy's is fun.", "Bub", [], "Wendy's"),
         (OWNERS, "Lunch at Wendy is fun.", "Bub", ["Next to Wendy's."], None),
-        # one of the same name is the own one
+        # one of the same name is the own one, and some cannot be found
         (["Taco Bell", "Taco Bell"], "At Taco Bell.", "Taco Bell", [], None),
-        # there are no titles, or none that can be found
-        ([], "The Rusty Fox", "x", [], None),
         (["", "!", "7"], "The Rusty Fox! 7", "x", [], None),
     ],
 )

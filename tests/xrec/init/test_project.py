@@ -202,7 +202,6 @@ NOT_UTF8 = b"raison_donn\xff\xc3\xa9e"
     ("change", "code", "key"),
     [
         (_alone, "no_table_file", "--from"),
-        (lambda shop: _alone(shop, "README.txt", "hello"), "no_table_file", "--from"),
         (lambda shop: _alone(shop, "people.csv", NAMELESS), "no_interactions", ""),
         (
             lambda shop: _replace(shop / "clients.csv", b"resident-", b"no-"),
