@@ -248,6 +248,9 @@ def test_run_that_cannot_be_says_why(quoting):
     with pytest.raises(ArtifactMismatchError) as raised:  # the same place
         quoting.run(config.model_copy(update={"min_rating": 3.0}))
     assert "min_rating" in str(raised.value)
+    with pytest.raises(ArtifactMismatchError) as raised:
+        quoting.run(quoting.config(review("a", "1", "loud"), split=HASHED))
+    assert "inputs.reviews" in str(raised.value)
 
 
 def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(quoting):

@@ -187,8 +187,7 @@ def test_own_words_are_added_and_dropped(tmp_path):
                 "I have the pedal by Dunlop, great tone.",
                 "My pedal is broken, and the display is bad. Awful display.",
             ],
-            ("great tone", "warm tone"),
-            "display",
+            *(("great tone", "warm tone"), "display"),
         ),
         (["I found this site helpful. It is durable.", "Works great."], ("durability",), "site"),
         (["The tone is warm.", *["It came on Monday."] * 20], ("",), "tone"),  # few praise it

@@ -185,11 +185,8 @@ def test_read_reviews_of_many_parts_in_processes_gives_the_rows_in_their_order(t
     rows = [review(f"u{n}", "1", f"{long} Call 555-123-4567, said {n}") for n in range(20_000)]
     raw = _read(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert raw.num_personal == {"phone": 20_000}
-    assert raw.reviews["user_id"].to_pylist() == [row["user_id"] for row in rows]
-    assert all(
-        text.endswith(f"said {n}") for n, text in enumerate(raw.reviews["review"].to_pylist())
-    )
-    assert raw.num_rows == {"reviews.jsonl": 20_000}
+    said = [text.rsplit(maxsplit=1)[1] for text in raw.reviews["review"].to_pylist()]
+    assert said == [f"{n}" for n in range(20_000)]
 
 
 MANY = ("reviews-1.jsonl", "reviews-2.jsonl")
@@ -295,17 +292,12 @@ def test_keep_reviews_of_a_repeated_pair_keeps_the_newest(tmp_path):
 def test_keep_reviews_by_time_holds_out_each_user_s_last_two(tmp_path):
     times = {"a1": 30, "a2": 10, "a3": 20, "a4": 5, "b1": 1, "b2": 1, "b3": 1, "c1": 1, "c2": 2}
     rows = [review(*pair, time=time) for pair, time in times.items()]
-    assert _splits(_keep(tmp_path, rows, split={"by": "time"})) == {
-        "a4": "train",
-        "a2": "train",
-        "a3": "validation",
-        "a1": "test",
-        "b1": "train",  # of equal times, the later row is the later one
-        "b2": "validation",
-        "b3": "test",
-        "c1": "train",  # two reviews only
-        "c2": "train",
-    }
+    by_split: dict[str, set[str]] = {}
+    for pair, split in _splits(_keep(tmp_path, rows, split={"by": "time"})).items():
+        by_split.setdefault(split, set()).add(pair)
+    # Of b's equal times, the later row is the later one; c has two reviews only.
+    assert by_split.pop("train") == {"a4", "a2", "b1", "c1", "c2"}
+    assert by_split == {"validation": {"a3", "b2"}, "test": {"a1", "b3"}}
     # A few without a time are taken for the oldest.
     rows = [review("a", f"{number}", time=number) for number in range(1, 20)]
     splits = _splits(_keep(tmp_path, [*rows, review("a", "x")], split={"by": "time"}))

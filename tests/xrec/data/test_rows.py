@@ -122,9 +122,8 @@ def test_lines_that_are_not_utf8_are_read_in_their_encoding(profile, encoding, e
     source = io.BytesIO(rows % profile)
     found = read_rows(f"users.{ending}", source, COLUMNS, encoding=encoding)
     assert found.table["profile"].to_pylist() == ([] if expected is None else [expected])
-    assert [each.reason for each in found.findings] == (
-        ["profile must be valid UTF-8"] if expected is None else []
-    )
+    reasons = [each.reason for each in found.findings]
+    assert reasons == ["profile must be valid UTF-8"] * (expected is None)
 
 
 def test_parquet_integer_ids_and_nulls_are_read():
