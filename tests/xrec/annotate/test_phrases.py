@@ -246,8 +246,7 @@ def test_pair_names_what_its_review_praises_alone(annotator, text, sentiments, e
 def test_pair_whose_title_says_it_already_is_praised_for_something_else(annotator):
     text = _pair(annotator, "A great switch and a warm tone.", ItemText("Foot Switch", "", True))
     assert [each.opinion for each in text.aspects] == ["great", "warm"]
-    assert "warm tone" in text.explanation
-    assert "great switch" not in text.explanation
+    assert ("warm tone" in text.explanation, "great switch" in text.explanation) == (True, False)
 
 
 def test_review_of_nothing_known_or_in_another_language_gives_no_reason(annotator):

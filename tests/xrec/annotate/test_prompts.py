@@ -78,7 +78,6 @@ RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile":
         (None, "pets", "annotator.prompts.user"),
         ("Do it.", "pets", "[system]"),
         (RIGHT.replace("[reply]", "[example cats]"), "pets", "after [system]"),
-        (RIGHT.replace("They like.", 'They "like".'), "pets", "[example pets]"),
         (RIGHT.replace("profile", "text"), "pets", "[example pets]"),
         (RIGHT.replace('{"reviews": []}', "[]"), "pets", "[example pets]"),
         (RIGHT, "shop", "annotator.domain"),
@@ -229,8 +228,7 @@ def test_pair_text_without_explanation_fails_beside_praise_or_no_aspect(explanat
     reply = _reply_of(*aspects, explanation=explanation)
     text = pair_text(KEPT, NONE_LESS, reply)
     assert (text.reason, text.reply) == ("no_full_sentence", reply.model_dump_json())
-    low_rated = replace(KEPT, split="low_rated")
-    assert isinstance(pair_text(low_rated, NONE_LESS, reply), PairText)
+    assert isinstance(pair_text(replace(KEPT, split="low_rated"), NONE_LESS, reply), PairText)
     blamed = _reply_of(_aspect("part", "", "negative"), explanation=" ")
     assert pair_text(KEPT, NONE_LESS, blamed).explanation == ""
 
@@ -238,9 +236,8 @@ def test_pair_text_without_explanation_fails_beside_praise_or_no_aspect(explanat
 @pytest.mark.parametrize("max_tokens", [105, 160, 512, 4096])
 def test_longest_reply_fits_the_tokens(max_tokens):
     limits = ReplyLimits.of_tokens(max_tokens)
-    longest = ("x" * length for length in (limits.aspect, limits.opinion, limits.quote))
-    aspect = dict(zip(("aspect", "opinion", "quote"), longest, strict=True))
-    aspect |= {"sentiment": "neutral"}
+    aspect = {"aspect": "x" * limits.aspect, "opinion": "x" * limits.opinion}
+    aspect |= {"quote": "x" * limits.quote, "sentiment": "neutral"}
     pair = {"aspects": [aspect] * limits.num_aspects, "explanation": "x" * limits.explanation}
     item = {"title": "x" * 60, "profile": "x" * limits.profile}
     for schema, reply in ((limits.pair(), pair), (limits.item(), item)):

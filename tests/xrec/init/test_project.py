@@ -273,27 +273,15 @@ OUR_NAMES = {
     "interactions.jsonl": PAIRS,
     "explanations.jsonl": [{**pair, "explanation": "It is good."} for pair in PAIRS],
 }
+CAFE = {"address": "1 High St", "latitude": 53.8, "stars": 4.5, "categories": "Coffee & Tea, Food"}
+OPINION = {"text": "Lovely cakes and friendly people.", "date": "2016-05-28"}
 YELP = {
     "business.json": [
-        {
-            "business_id": f"b{n}",
-            "name": f"Cafe {n}",
-            "address": "1 High St",
-            "city": ["Leeds", "York"][n % 2],
-            "latitude": 53.8,
-            "stars": 4.5,
-            "categories": "Coffee & Tea, Food",
-        }
+        {"business_id": f"b{n}", "name": f"Cafe {n}", "city": ["Leeds", "York"][n % 2], **CAFE}
         for n in range(8)
     ],
     "review.json": [
-        {
-            "review_id": f"r{n}",
-            "user_id": f"u{n % 11}",
-            "business_id": f"b{n % 8}",
-            "text": "Lovely cakes and friendly people.",
-            "date": "2016-05-28",
-        }
+        {"review_id": f"r{n}", "user_id": f"u{n % 11}", "business_id": f"b{n % 8}", **OPINION}
         for n in range(50)
     ],
     "tip.json": [{"user_id": f"u{n}", "business_id": f"b{n}", "text": "Try it."} for n in range(4)],
@@ -320,8 +308,11 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
         (OUR_NAMES, {name.partition(".")[0]: name for name in OUR_NAMES}, {}),
         (
             YELP,
-            {"items": "business.json"}
-            | dict.fromkeys(("interactions", "explanations"), "review.json"),
+            {
+                "items": "business.json",
+                "interactions": "review.json",
+                "explanations": "review.json",
+            },
             {
                 "item_id": "business_id",
                 "title": "name",

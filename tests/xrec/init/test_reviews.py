@@ -133,21 +133,17 @@ GIVEN = dict(zip(GERMAN, HEADER, strict=True))
 Row = list[str]
 
 
-def _rows() -> list[Row]:
-    return [
-        [f"u{user}", f"i{(user + number) % 6}", "5", f"2024-01-{number + 1:02d}", "It is warm."]
-        for user in range(12)
-        for number in range(5)
-    ]
-
-
 def _export(
     change: Callable[[list[Row]], object] = len,
     header: Sequence[str] = HEADER,
     delimiter: str = ",",
     encoding: str = "utf-8",
 ) -> bytes:
-    rows, text = _rows(), io.StringIO(newline="")
+    rows = [
+        [row["user_id"], row["item_id"], "5", f"2024-01-{n % 5 + 1:02d}", "It is warm."]
+        for n, row in enumerate(_reviews())
+    ]
+    text = io.StringIO(newline="")
     change(rows)
     csv.writer(text, delimiter=delimiter).writerows([header, *rows])
     return text.getvalue().encode(encoding)
