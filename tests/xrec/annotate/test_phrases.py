@@ -40,6 +40,7 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("The screen is not great.", "screen", "", "negative"),
         ("The dialogue is too funny.", "dialogue", "", "negative"),
         ("It couldn't have a better sound.", "sound", "good", "positive"),
+        ("You can't beat the price.", "price", "", "positive"),
         # What is richer than another is rich; but a higher price, a cheap look and what is almost
         # so are no praise, and a word that names the thing is none.
         ("It has a much richer sound.", "sound", "rich", "positive"),
@@ -54,6 +55,7 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("The price is not bad.", "price", "", "neutral"),
         ("The neck is good enough.", "neck", "", "neutral"),
         ("It is hard to get clean tones from it.", "tone", "", "neutral"),
+        ("It is soft enough to protect the finish.", "finish", "", "neutral"),
         ("It did not harm the finish or the frets.", "fret", "", "neutral"),
         ("It is worth its weight in gold.", "weight", "", "neutral"),
         # What an item stands near is not its own.
@@ -63,6 +65,7 @@ def _mentions(text: str) -> dict[str, Mention]:
         # Verbs and adjectives that stand for a noun.
         ("It sounds great.", "sound", "great", "positive"),
         ("It is very durable.", "durability", "", "positive"),
+        ("It is not very durable.", "durability", "", "negative"),
         ("It is easy to use.", "ease of use", "", "positive"),
         ("It is beautifully written.", "writing", "", "positive"),
         ("It is well made.", "workmanship", "", "positive"),
@@ -320,13 +323,16 @@ def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary()
         ("Fans of sushi, despite limited parking, would enjoy it.", ["sushi"]),
         ("Fans of sushi, though those sensitive to limited parking may be cautious.", ["sushi"]),
         ("Coffee lovers would enjoy it.", ["coffee"]),
+        ("Fans of sushi enjoy it. However, some find it stressful in peak hours.", ["sushi"]),
+        ("Families would enjoy sushi.", ["sushi"]),
+        ("A mix of books for students.", ["books"]),
         ("Travelers who like ocean views would enjoy this hotel.", ["ocean views"]),
         ("It has dog-friendly tables.", ["dog-friendly tables"]),
         ("He would like Green Parrot Bistro for Starbucks coffee.", []),
     ],
 )
 def test_aspects_are_what_a_profile_praises(profile, aspects):
-    others = ["Coffee lovers would enjoy it.", "It has sushi and ocean views."]
+    others = ["Coffee lovers would enjoy it.", "It has sushi, books and ocean views."]
     profiles = [profile] * 3 + others * 3
     assert _named(profiles, [], _config(2))[0][0] == aspects
 

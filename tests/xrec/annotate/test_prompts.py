@@ -149,6 +149,7 @@ KEPT = pair_row("Soft.")
         ("It is soft. It is wide.", "It is soft. It is wide."),
         ("  It is\n soft  ", "It is soft."),
         ("It is soft, “as silk.”", "It is soft, “as silk.”"),
+        (" - ", None),
         ("音が良い。使いやすい！音が良い。", "音が良い。使いやすい！"),
         ("「音が良い。」と思う。", "「音が良い。」と思う。"),
         ("It is soft. It is wide. It is soft. It is so", "It is soft. It is wide. It is so."),
@@ -199,6 +200,7 @@ def test_pair_text_has_each_aspect_once_and_none_without_a_name_or_a_quote():
         ("a \u201cnice\u201d strap", True),
         ("A good one: It's", True),  # the heading is a part of the review
         ("soft silk", False),
+        ("soft as silk...", True),
         ("'...'", False),
     ],
 )

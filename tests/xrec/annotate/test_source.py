@@ -68,6 +68,7 @@ def test_read_reviews_of_a_file_alone_and_columns_of_other_names(tmp_path):
     ("written", "seconds"),
     [
         ("January 2, 1970", 86400.0),
+        ("Fri, 02 Jan 1970 01:00:00 +0100", 86400.0),
         ("1970-01-02T00:00:00Z", 86400.0),
         ("86400", 86400.0),
         ("02/01/1970 00:00 UTC", None),  # the second of January, or the first of February
@@ -201,6 +202,7 @@ MANY = ("reviews-1.jsonl", "reviews-2.jsonl")
         ("raw/export.jsonl", {"reviews": "x.csv"}, "file_in_a_file", "source.files", None),
         ("raw/export.jsonl", {}, "missing_column", "review", ("user_id", "item_id", "x")),
         ("raw/cut.jsonl.gz", {}, "broken_file", "cut.jsonl.gz", None),
+        ("raw/a.txt", {}, "unknown_format", "source.uri", "a.txt"),
         ("many", {}, "several_files", "source.files.reviews", MANY),
     ],
 )
@@ -209,6 +211,7 @@ def test_read_reviews_of_a_source_that_cannot_be_says_why(tmp_path, uri, files, 
     rows = [review(f"u{number}", "1", f"A tone of {number}.") for number in range(2000)]
     cut = write_json_lines(tmp_path / "raw/cut.jsonl.gz", rows)
     cut.write_bytes(cut.read_bytes()[:-100])
+    (tmp_path / "raw/a.txt").write_text("hello")
     for number in (1, 2):
         write_json_lines(tmp_path / f"many/reviews-{number}.jsonl", rows[:1])
     with pytest.raises((DataError, StorageError)) as raised:
@@ -330,6 +333,7 @@ def test_keep_reviews_that_cannot_be_split_or_are_none_says_why(tmp_path, rows, 
     ("name", "is_english", "expected"),
     [
         ("The Strings", True, "string"),
+        ("batteries", True, "battery"),
         ("its Sound   Quality!", True, "sound quality"),
         ("bass", True, "bass"),
         ("R&B", True, "r&b"),

@@ -135,6 +135,7 @@ def test_opinion_without_a_user_is_as_if_that_review_had_not_been_written():
     [
         ("build", "great", ""),
         ("price", "really good price", ""),
+        ("ease of use", "easy to use", ""),
         ("build", "sounds good", ""),
         ("ease of use", "easy to install", "easy to install"),
         ("price", "low  price", "low price"),

@@ -113,6 +113,7 @@ def test_csv_broken_lines_become_findings():
         ("Öl – €".encode(), "cp1252", "Öl – €"),  # UTF-8 is read as it is
         (b"\xcf\xf0\xe8", "cp1251", "При"),
         (b"\xd6l", None, None),
+        (b"\x81", "cp1252", None),  # no letter there
         (b"\xc3\x96l \xd6l", "cp1252", None),  # a part of it is UTF-8, so all of it was to be
     ],
 )

@@ -133,6 +133,8 @@ def test_read_tables_columns_of_other_names_are_named_in_errors_and_findings():
     [
         ({"interactions.csv": None}, {}, ("missing_file", "interactions", None)),
         ({}, {"users": "users/*.csv"}, ("missing_file", "users", "users/*.csv")),
+        ({}, {"users": "people.csv"}, ("missing_file", "users", "people.csv")),
+        ({"users.jsonl": b""}, {}, ("several_files", "users", ("users.csv", "users.jsonl"))),
         ({"users-1.csv": b""}, {}, ("several_files", "users", ("users.csv", "users-1.csv"))),
         ({"items.jsonl": None, "explanations.csv": None}, {}, None),
         ({"users.jsonl": b""}, {"users": "users.csv"}, None),
@@ -159,6 +161,7 @@ def test_find_table_files_needs_interactions_and_one_file_a_table(tmp_path, chan
         ({"columns": {"user": "customer"}}, "source"),
         ({"columns": {"users.title": "x"}}, "source"),
         ({"columns": {"user_id": None}}, "source"),
+        ({"columns": {"user_id": ["a", "b"]}}, "source"),
         ({"files": {"users": "users.xlsx"}}, "source"),
         ({"encoding": "martian"}, "source.encoding"),
     ],

@@ -145,6 +145,7 @@ def test_language_of_a_sentence_is_found_where_it_is_sure(text, code):
         ("de", "de", "German"),
         ("informal German, with du", "de", "informal German, with du"),
         ("Klingon", None, "Klingon"),
+        ("PT", "pt", "Portuguese"),
     ],
 )
 def test_language_by_code_or_name_has_both(language, code, name):

@@ -24,6 +24,7 @@ def own(text: str, title: str, *others: str) -> list[str]:
         ("You would love The Rusty Fox, and The Rusty Fox only.", "The Rusty Fox", 2),
         ("You would love the rusty Fox.", "The Rusty Fox", 0),
         ("You would love The Rusty Foxes.", "The Rusty Fox", 0),
+        ("You would love RUSTY FOX.", "The Rusty Fox", 1),
         ("Bub\u2019s & Co is near.", "Bub's and Co", 1),
         ("The Rusty Fox's tea and The Rusty Fox\u2019s jam.", "The Rusty Fox", 2),
         ("Wendy is near.", "Wendy's", 0),

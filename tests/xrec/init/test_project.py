@@ -256,12 +256,14 @@ def test_init_files_and_profiles_of_any_type_are_prepared_as_told(tmp_path, shop
     assert set(manifest.inputs) == set(findings.guess.files.values())
 
 
-def test_init_header_with_line_ends_breaks_and_adds_nothing(tmp_path, shop):
+def test_init_header_and_folder_with_line_ends_break_and_add_nothing(tmp_path, shop):
     header = "why\nwords: 1\nworkspace: elsewhere\x85\u2028\x07# \ufeff\U000e0001"
     _replace(shop / "feedback.csv", b"why_bought", f'"{header}"'.encode())
-    _init(tmp_path, shop)
+    folder = shop.rename(tmp_path / "shop\nwords: 1\nworkspace: elsewhere\x85\ufeff")
+    _init(tmp_path, folder)
     values = _written(tmp_path)
     assert values["workspace"] == str(tmp_path / "project" / "workspace")
+    assert values["prepare"]["source"]["uri"] == str(folder)
     assert values["prepare"]["source"]["columns"]["explanation"] == header
 
 

@@ -137,6 +137,7 @@ def _refuses(**error: Any) -> Answer:
     [
         (_refuses(message=f"no, {KEY.get_secret_value()}"), "bad_request", 1, "400 no, (key)"),
         (_refuses(why=["odd"]), "bad_request", 1, '400 {"why": ["odd"]}'),
+        (_refuses(detail="too odd"), "bad_request", 1, "400 too odd"),
         (_refuses(message="long", code="context_length_exceeded"), "prompt_too_long", 1, "400 lo"),
         (Answer(status=500), "endpoint_error", 3, "500 no"),
         (Answer(delay_seconds=1), "timeout", 3, "no answer within 0.5 s"),
