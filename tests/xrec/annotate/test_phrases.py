@@ -35,6 +35,7 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("A warm tone.", "tone", "warm", "positive"),
         ("The tone is very warm.", "tone", "warm", "positive"),
         ("The plot is weak.", "plot", "", "negative"),
+        ("The hotel has a pool.", "pool", "", "neutral"),
         ("The sound is tinny.", "sound", "", "negative"),  # learned
         # A denial turns an opinion around, and too much is blame.
         ("The screen is not great.", "screen", "", "negative"),
@@ -45,6 +46,8 @@ def _mentions(text: str) -> dict[str, Mention]:
         # so are no praise, and a word that names the thing is none.
         ("It has a much richer sound.", "sound", "rich", "positive"),
         ("It has a higher price.", "price", "", "neutral"),
+        ("The sound quality is poor.", "quality", "", "negative"),
+        ("Not the best quality.", "quality", "", "negative"),
         ("A cheap look.", "look", "", "neutral"),
         ("The fit is almost perfect.", "fit", "", "neutral"),
         # What is wished for, asked for or a condition praises nothing.
@@ -65,12 +68,14 @@ def _mentions(text: str) -> dict[str, Mention]:
         # Verbs and adjectives that stand for a noun.
         ("It sounds great.", "sound", "great", "positive"),
         ("It is very durable.", "durability", "", "positive"),
+        ("This chair is comfortable.", "comfort", "", "positive"),
         ("It is not very durable.", "durability", "", "negative"),
         ("It is easy to use.", "ease of use", "", "positive"),
         ("It is beautifully written.", "writing", "", "positive"),
         ("It is well made.", "workmanship", "", "positive"),
         # Several words.
         ("Good customer service.", "customer service", "good", "positive"),
+        ("I like its ease of use.", "ease of use", "", "positive"),
     ],
 )
 def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment):
@@ -81,6 +86,7 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
 @pytest.mark.parametrize(
     "text",
     [
+        "Streak-free windows.",
         "It is free of streak.",
         "The sound is better than the streak.",
         "It arrived in fine streak.",  # as "in fine shape"
@@ -109,6 +115,7 @@ def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
     ("text", "is_said"),
     [
         ("This is a portable amp.", True),
+        ("Nice portable amp.", True),
         ("I love this portable amp.", True),
         ("I use the cable with a portable amp.", False),
     ],
