@@ -107,12 +107,14 @@ def test_read_tables_files_columns_and_delimiter_of_the_config():
     shop = {"customers.jsonl": people, "products.csv": b"sku;name\n7;Seven\n", "r.csv": reviews}
     files = ("customers.jsonl", "products.csv", "r.csv", "r.csv")
     columns = {"user_id": "customer", "item_id": "product", "explanation": "why"}
-    columns |= {"items.item_id": "sku", "items.title": "name", "items.profile": None}
+    columns |= {"items.item_id": "sku", "items.title": "name", "items.profile": ["sku", "name"]}
     columns |= {"users.profile": ["likes", "pets", "at"]}
     settings = {"files": dict(zip(TABLES, files, strict=True)), "columns": columns}
     source = _read(shop, **settings, delimiter=";")
     assert source["users.profile"] == ["likes: tea, cake; at: {'x': 1}"]
-    assert source.tables["items"] == [{"item_id": "7", "title": "Seven", "profile": ""}]
+    assert source.tables["items"] == [
+        {"item_id": "7", "title": "Seven", "profile": "sku: 7; name: Seven"}
+    ]
     for table in ("interactions", "explanations"):
         assert source[f"{table}.user_id"] == ["ann", "bob"]
         assert source[f"{table}.item_id"] == ["7", "8"]

@@ -298,6 +298,14 @@ OVERLAPPING = {
 }
 
 
+BOOKS = {
+    "books.json": [
+        {"isbn": f"9{n}", "author": f"Writer {n % 3}", "title": f"Book {n}"} for n in range(10)
+    ],
+    "loans.json": [{"reader": f"r{n % 7}", "isbn": f"9{n % 10}"} for n in range(70)],
+}
+
+
 def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
     for name, rows in tables.items():
         write_json_lines(folder / name, rows)
@@ -336,8 +344,13 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
                 "split": "fold",
             },
         ),
+        (
+            BOOKS,
+            {"items": "books.json", "interactions": "loans.json"},
+            {"user_id": "reader", "item_id": "isbn", "profile": ["author"]},
+        ),
     ],
-    ids=["ours", "yelp", "overlapping"],
+    ids=["ours", "yelp", "overlapping", "books"],
 )
 def test_guess_finds_files_and_columns(tmp_path, tables, files, settings):
     guess = _guess(tmp_path, tables)
