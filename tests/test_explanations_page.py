@@ -14,7 +14,6 @@ import pytest
 
 from tests.world.here import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
-from xrec.backfill.gate import Gate
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
 from xrec.config.backfill import BackfillConfig
@@ -66,7 +65,7 @@ def uri(tmp_path_factory):
     config = BackfillConfig(
         workspace="w", llm={"model": "m"}, pairs={"kind": "split", "split": "test"}
     )
-    explain, told = Explain(), describe(config, run, Gate(config, run))
+    explain, told = Explain(), describe(config, run, None)
     for retry in ((), ("empty_text",)):
         complete(run, PoolHere(), lambda: TaskOf(explain), KIND, told, retry=retry)
         explain.is_healed = True

@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 # What xrec is sold for: of each a small case runs at every push, and the wide ones every night.
 ONE_OF_EACH = {
     "a project is set up and run": (
-        "tests/xrec/jobs/test_nights.py"
+        "tests/xrec/nights/test_nights.py"
         "::test_init_and_run_turn_csv_files_of_other_names_into_explanations"
     ),
-    "a night": "tests/xrec/jobs/test_nights.py::test_night_publishes_texts_of_who_is_new_once",
+    "a night": "tests/xrec/nights/test_nights.py::test_night_publishes_texts_of_who_is_new_once",
     "a person is forgotten to the byte": (
-        "tests/xrec/jobs/test_nights.py::test_forgotten_person_is_in_no_byte_of_a_project"
+        "tests/xrec/nights/test_nights.py::test_forgotten_person_is_in_no_byte_of_a_project"
     ),
     "a training is killed and goes on": (
         "tests/xrec/train/test_adapter_resume.py"
@@ -37,7 +37,7 @@ ONE_OF_EACH = {
         "::test_two_workers_at_stage_3_have_the_losses_and_weights_of_one_at_stage_1"
     ),
     "xrec serve is a process": (
-        "tests/xrec/jobs/test_nights.py::test_command_serves_what_the_project_published_until_ctrl_c"
+        "tests/xrec/nights/test_nights.py::test_command_serves_what_the_project_published_until_ctrl_c"
     ),
     "the page in a browser": (
         "tests/xrec/serve/test_page.py"

@@ -35,8 +35,8 @@ from xrec.errors import (
     StorageNotFoundError,
     TableError,
 )
-from xrec.storage.artifact import Manifest, Record
 from xrec.storage.location import Location, request_each, storage_errors
+from xrec.storage.manifest import Manifest, Record
 from xrec.storage.parquet import read_footer
 
 logger = logging.getLogger("xrec")

@@ -37,9 +37,8 @@ from xrec.bulk.work.pool import Pool, RayPool
 from xrec.cluster.connect import ensure_ray, environment
 from xrec.config.shared import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
-from xrec.storage import location
+from xrec.storage import Forgotten, location
 from xrec.storage.delta import open_log
-from xrec.storage.forgotten import Forgotten
 
 ITEMS = ("a", "odd-1", "b", "dull-2", "c")
 FORMAT = replace(toy_run.FORMAT, keys=("user_id", "item_id"))  # only a user_id can be forgotten

@@ -49,8 +49,7 @@ from xrec.bulk.beat import Clock
 from xrec.bulk.runs.progress import TERM, now, read_progress
 from xrec.config.shared import StorageConfig
 from xrec.errors import XRecError
-from xrec.storage import Location, Manifest
-from xrec.storage.local import LocalLocation
+from xrec.storage import LocalLocation, Location, Manifest
 
 ACCESSES: dict[Any, str] = {
     LocalLocation: "read_bytes read_range write_bytes write_file create_bytes files size sizes "

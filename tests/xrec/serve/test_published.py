@@ -35,7 +35,7 @@ from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, ModelHandle, PairError
 from xrec.serve.problems import ProblemError
 from xrec.serve.read_through import ReadThrough
-from xrec.storage.forgotten import Forgotten
+from xrec.storage import Forgotten
 
 TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
 
