@@ -100,7 +100,7 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
     items = items.cast(ITEM_DETAILS)
-    findings = forgotten.untold(findings)
+    findings = forgotten.without_texts(findings)
     counts = num_rows, num_personal, num_forgotten
     return RawReviews(reviews, items, titles, tuple(findings), *counts)
 

@@ -132,7 +132,7 @@ class Staging:
                     self.num_rows[counted] += part.num_rows
                     self._insert(f"raw.{table}", as_rows(part.table), number)
                     if part.findings:
-                        told = self._forgotten.untold(part.findings)
+                        told = self._forgotten.without_texts(part.findings)
                         found = rejected_table(told).drop_columns("file")
                         self._insert("findings", found, number)
         self.sql("COMMIT")

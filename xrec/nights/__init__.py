@@ -12,13 +12,13 @@ brings the previous ones back. The jobs themselves are passed in: this room does
 
 from xrec.nights.costs import NightCosts
 from xrec.nights.forget import forget
-from xrec.nights.gate import Figure, Gate, check_kept, make_gate
+from xrec.nights.gate import Gate, GateFigure, check_kept, make_gate
 from xrec.nights.publish import look_at_candidate, publish_candidate
 from xrec.nights.refresh import refresh
 from xrec.nights.sample import Sample, diff_lines
 
 __all__ = [
-    "Figure",
+    "GateFigure",
     "Gate",
     "NightCosts",
     "Sample",

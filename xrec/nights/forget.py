@@ -76,11 +76,8 @@ def forget(
             + (", and add a section for each job to the file" if config is None else ""),
             code="nobody_to_forget",
         )
-    own, beside = _tables(configs, config)
-    tables: dict[str, dict[str, Any]] = {}
-    for uri in (*own, *beside):
-        gone = bulk.take_down(uri, forgotten=people, reason=FORGOTTEN, storage=config.storage)
-        tables[uri] = {"version": gone.version, "rows": gone.num_rows}
+    own, others = _table_uris(configs, config)
+    tables = {uri: _take_down(uri, people, config) for uri in (*own, *others)}
     report = {"given": len(set(user_ids)), "on_list": len(people.hashes), "tables": tables}
     if later:
         return report
@@ -99,7 +96,7 @@ def forget(
         "the same command again, when earlier versions are old enough": bool(retention and tables),
         "xrec run CONFIG: makes what was deleted": bool(deleted and not in_use),
         "xrec refresh CONFIG --train: these models may have learned from them": bool(models),
-        f"run their backfills again: {', '.join(beside)}": bool(beside),
+        f"run their backfills again: {', '.join(others)}": bool(others),
         "endpoints, other machines, raw files: see Forget in docs/night.md": True,
     }
     return {
@@ -112,7 +109,13 @@ def forget(
     }
 
 
-def _tables(configs: Mapping[str, JobConfig], config: JobConfig) -> tuple[list[str], list[str]]:
+def _take_down(uri: str, people: Forgotten, config: JobConfig) -> dict[str, Any]:
+    """Take the people's rows down; return the table's part of the report."""
+    taken = bulk.take_down(uri, forgotten=people, reason=FORGOTTEN, storage=config.storage)
+    return {"version": taken.version, "rows": taken.num_rows}
+
+
+def _table_uris(configs: Mapping[str, JobConfig], config: JobConfig) -> tuple[list[str], list[str]]:
     """Return the URIs of the tables of the project's jobs, and of others in the workspace."""
     own = [configs[job].artifact(kind) for job, kind in _TABLES.items() if job in configs]
     workspace = _folders(config)[0]

@@ -22,7 +22,7 @@ _OWN = ("own_item", "own_user", "own_profile", "own_vector")
 _AT_LEAST = frozenset({"coverage", "named", "distinct", "judged", *_OWN})
 
 
-class Figure(NamedTuple):
+class GateFigure(NamedTuple):
     """A figure with its bound; None if the value is not known, or if there is no bound."""
 
     name: str
@@ -78,7 +78,7 @@ class Gate:
             refusal.metrics = self.metrics
             raise refusal
 
-    def _refusal(self, figures: list[Figure]) -> GateError:
+    def _refusal(self, figures: list[GateFigure]) -> GateError:
         shown = "\n".join(f"  {figure}" for figure in figures)
         failed = [f"{count} {why}" for why, count in Survey(self._run).summary.failed.items()]
         return GateError(
@@ -113,7 +113,7 @@ def check_kept(config: BackfillConfig, dataset: Manifest) -> None:
         )
 
 
-def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
+def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigure]:
     """Return all figures of a run with their bounds; those that take long only if bounded."""
     summary, num_rows = Survey(run).summary, run.record.num_rows
     num_failed = run.format.faults(summary.failed).total()
@@ -133,7 +133,7 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
         values["own_vector"] = _own_vector(config)
     if bounds.get("judged") is not None:
         values["judged"] = score_ratio(config, sample.new, sample.old, run.folder / "judged")
-    return [Figure(name, value, bounds.get(name)) for name, value in values.items()]
+    return [GateFigure(name, value, bounds.get(name)) for name, value in values.items()]
 
 
 def _own_profile(config: BackfillConfig, sample: Sample) -> float | None:

@@ -60,7 +60,7 @@ class Forgotten:
             return rows
         return rows.filter(pc.invert(self.mask(rows["user_id"])))
 
-    def untold(self, findings: Iterable[Any]) -> list[Any]:
+    def without_texts(self, findings: Iterable[Any]) -> list[Any]:
         """Return findings (xrec.data.source) without their texts, which may name the people."""
         return [replace(finding, text="") if self else finding for finding in findings]
 

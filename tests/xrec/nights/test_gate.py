@@ -23,7 +23,7 @@ from xrec.config.text import SamplingConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings
-from xrec.nights import Figure, make_gate
+from xrec.nights import GateFigure, make_gate
 from xrec.nights.figures import Rows, drift, own_profiles, own_vectors, text_shares
 from xrec.nights.judge import score_ratio
 from xrec.storage import open_location
@@ -85,7 +85,7 @@ def carried(new: Rows, old: Rows, is_kept: Callable[[int], object]) -> Rows:
 
 def stopped_by(new: Rows, old: Rows, is_alike: bool) -> set[str]:
     values = {**text_shares(new), **drift(new, old, is_alike=is_alike)}
-    figures = [Figure(name, value, GATE[name]) for name, value in values.items()]
+    figures = [GateFigure(name, value, GATE[name]) for name, value in values.items()]
     return {figure.name for figure in figures if not figure.passes}
 
 
