@@ -26,13 +26,7 @@ from xrec.storage.artifact import (
 from xrec.storage.cache import ByteCache
 from xrec.storage.forgotten import FORGOTTEN, Forgotten, put_on_list, read_forgotten
 from xrec.storage.local import LocalLocation
-from xrec.storage.location import (
-    Location,
-    request_each,
-    storage_errors,
-    traffic,
-    with_backoff,
-)
+from xrec.storage.location import Location
 from xrec.storage.manifest import (
     Kind,
     Manifest,
@@ -66,6 +60,7 @@ from xrec.storage.parquet import (
     write_table,
 )
 from xrec.storage.process import may_be_at_work, this_process
+from xrec.storage.requests import request_each, storage_errors, traffic, with_backoff
 from xrec.storage.uri import (
     PYPI,
     check_access,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
-from xrec.storage.location import Location, request_each, storage_errors
+from xrec.storage.location import Location
 from xrec.storage.manifest import (
     SCHEMA_VERSION,
     Claim,
@@ -23,6 +23,7 @@ from xrec.storage.manifest import (
     mismatch,
     run_fingerprint,
 )
+from xrec.storage.requests import request_each, storage_errors
 
 logger = logging.getLogger("xrec")
 

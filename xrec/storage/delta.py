@@ -34,9 +34,10 @@ from xrec.errors import (
     StorageNotFoundError,
     TableError,
 )
-from xrec.storage.location import Location, request_each, storage_errors
+from xrec.storage.location import Location
 from xrec.storage.manifest import Manifest, Record
 from xrec.storage.parquet import read_footer
+from xrec.storage.requests import request_each, storage_errors
 
 logger = logging.getLogger("xrec")
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError
-from xrec.storage.location import request_each
+from xrec.storage.requests import request_each
 from xrec.storage.uri import location_of
 
 FORGOTTEN = "forgotten"

@@ -17,7 +17,8 @@ import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from xrec.storage.location import Location, count_traffic, storage_errors
+from xrec.storage.location import Location
+from xrec.storage.requests import count_traffic, storage_errors
 
 
 @dataclass(frozen=True)

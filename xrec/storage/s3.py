@@ -13,7 +13,8 @@ import s3fs
 
 from xrec.config.shared import StorageConfig
 from xrec.errors import StorageError
-from xrec.storage.location import Location, count_traffic, storage_errors
+from xrec.storage.location import Location
+from xrec.storage.requests import count_traffic, storage_errors
 
 _CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 60.0
 _CONNECTIONS = 64

@@ -37,7 +37,7 @@ from xrec.bulk.work.pool import Pool, RayPool
 from xrec.cluster.connect import ensure_ray, environment
 from xrec.config.shared import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
-from xrec.storage import Forgotten, location
+from xrec.storage import Forgotten, requests
 from xrec.storage.delta import open_log
 
 ITEMS = ("a", "odd-1", "b", "dull-2", "c")
@@ -198,7 +198,7 @@ def main(
         os.dup2(log, stream)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
-    location.WAITS_SECONDS = (0.1, 0.3, 1.0)
+    requests.WAITS_SECONDS = (0.1, 0.3, 1.0)
     bulk.driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
     bulk.parts.PART_BYTES = 1 << 15  # several files a version
     try:
