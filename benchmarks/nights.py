@@ -40,7 +40,7 @@ import xrec.jobs.explain
 import xrec.jobs.prepare
 import xrec.jobs.pretrain_graph
 import xrec.jobs.project_run
-from xrec.backfill.gate import shares_of
+from xrec.backfill import present
 from xrec.bulk import published
 from xrec.config.backfill import BackfillConfig
 from xrec.config.data import PrepareConfig
@@ -51,8 +51,9 @@ from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
 from xrec.evaluate.intervals import mean_interval
 from xrec.evaluate.text_metrics import rouge_l
 from xrec.jobs.catalogue import chosen_configs
+from xrec.nights.figures import text_shares
 from xrec.schemas import GENERATED
-from xrec.storage import Manifest, location_of, open_location, present, read_manifest
+from xrec.storage import Manifest, location_of, open_location, read_manifest
 
 _FIRST, _SEED = 0.93, 0
 _SECONDS_TO_KILL = 60.0  # within which a night is killed, or less if one took less
@@ -148,7 +149,7 @@ def killed_once(config: str, given: Sequence[str], seconds: float, draw: random.
 def yardsticks(rows: Rows, references: Mapping[tuple[str, str], str]) -> str:
     """Figures of texts: shares, words, distinct ones, and nearness to the release's texts."""
     texts = [row["explanation"] for row in rows.values()]
-    shares = {name: value for name, value in shares_of(rows).items() if value is not None}
+    shares = {name: value for name, value in text_shares(rows).items() if value is not None}
     told = [pair for pair in rows if pair in references]
     near = rouge_l([rows[pair]["explanation"] for pair in told], [references[p] for p in told])
     estimate = mean_interval(near, [user for user, _ in told])

@@ -34,7 +34,7 @@ def _job_command(job: Job) -> Callable[..., None]:
         as_json: AsJson = False,
         keys: Annotated[bool, keys_option(job.name)] = False,
     ) -> None:
-        from xrec.storage import present
+        from xrec.backfill import present
 
         config = job.load_config(config_path, overrides or [])
         if dry_run:
@@ -55,7 +55,7 @@ def _job_command(job: Job) -> Callable[..., None]:
 
 def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
     """What the run of a bulk job would do and cost; its input may not be readable yet."""
-    from xrec.storage import present
+    from xrec.backfill import present
 
     if not job.has_outlook:
         return

@@ -200,7 +200,7 @@ def diff(
     storage_keys: StorageKeys = None,
     seed: Annotated[int, typer.Option("--seed", help="Which pairs are drawn.")] = 0,
 ) -> None:
-    from xrec.backfill.gate import diff_lines
+    from xrec.nights import diff_lines
 
     typer.echo("\n".join(diff_lines(uri, old, new, seed, _storage(storage_keys))))
 

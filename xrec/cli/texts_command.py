@@ -108,12 +108,12 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     config = _config(config_path, overrides)
-    import xrec.jobs.backfill
+    from xrec.nights import look_at_candidate, publish_candidate
 
     if is_look:
-        typer.echo("\n".join(xrec.jobs.backfill.look_at_candidate(config)))
+        typer.echo("\n".join(look_at_candidate(config)))
         return
-    manifest = xrec.jobs.backfill.publish(config, force)
+    manifest = publish_candidate(config, force)
     typer.echo(summary(manifest, config.artifact("explanations"), as_json=as_json))
 
 
@@ -138,7 +138,9 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     from xrec.config.project import read_project
-    from xrec.jobs.forget import forget as forget_people
+    from xrec.jobs.catalogue import chosen_configs
+    from xrec.jobs.project_run import refresh
+    from xrec.nights import forget as forget_people
     from xrec.storage import open_location
 
     project = read_project(config_path, overrides or [])
@@ -164,16 +166,21 @@ def forget(
     report = forget_people(
         project,
         [each for each in (*lines, *(user or ())) if each.strip()],
+        refresh=lambda: refresh(
+            chosen_configs(project),
+            reread=True,
+            source=project.source,
+            tell=lambda line: typer.echo(line, err=True),
+        ),
         retention=timedelta(hours=retention),
         later=is_later,
-        tell=lambda line: typer.echo(line, err=True),
     )
     typer.echo(json.dumps(report, indent=None if as_json else 2))
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":
+    from xrec.backfill import present
     from xrec.config.backfill import BackfillConfig
     from xrec.config.project import load_config
-    from xrec.storage import present
 
     return present(load_config(BackfillConfig, path, overrides or []))

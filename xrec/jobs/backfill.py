@@ -3,16 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from xrec.backfill.gate import judge, sample_of, side_by_side
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, retry_reasons, run_request
-from xrec.bulk import BulkRun, open_run
 from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.status import Preview, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
-from xrec.errors import ArtifactNotFoundError
-from xrec.jobs.output import Output, candidates
+from xrec.jobs.output import Output
+from xrec.nights import make_gate
 from xrec.progress import duration, short
 from xrec.storage import Manifest, check_artifacts
 
@@ -49,50 +47,13 @@ def run(config: BackfillConfig) -> Manifest | None:
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     check_word_list(config.decoding.text.checks, config.storage)
     run = open_backfill(config)
+    gate = make_gate(config, run)
     if not has_work(config, run):
-        return finish(config, run)
+        return finish(config, run, gate)
     with ensure_ray(config.ray):
         demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
         check_cluster(demand, run.output.uri, config.storage)
-        return run_backfill(config, run)
-
-
-def publish(config: BackfillConfig, force: str = "") -> Manifest:
-    """Publish a run that is done, if its gate lets it through or `force` says why nevertheless.
-
-    It is that of the last night, if one is not published, else that of the present artifacts.
-    Raises ArtifactNotFoundError if none was planned and done, and what `finish` raises.
-    """
-    from xrec.backfill.driver import finish
-
-    config, run = _candidate(config)
-    manifest = finish(config, run, force)
-    assert manifest is not None
-    return manifest
-
-
-def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
-    """The gate's figures of a run that is done, and pairs of it beside what is published."""
-    config, run = _candidate(config)
-    sample = sample_of(run)
-    yield from map(str, judge(config, run, sample))
-    yield f"of {len(sample.new):,} explanations, beside version {sample.version}"
-    yield from side_by_side(sample.new, sample.old)
-
-
-def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
-    for each in candidates(config):
-        check_artifacts(each, "dataset", "graph", "adapter", "explanations")
-        request = run_request(each, identify(each))
-        run = None if request.planned() is None else open_run(request)
-        if run is not None and all(one.is_done for one in run.passes()):
-            return each, run
-    raise ArtifactNotFoundError(
-        f"{config.artifact('explanations')}: no run of these settings and pairs is done there; run "
-        "xrec backfill or refresh, which goes on with one that was begun",
-        code="no_finished_run",
-        saw=config.artifact("explanations"),
-    )
+        return run_backfill(config, run, gate=gate)
 
 
 def look_ahead(config: BackfillConfig) -> list[str]:

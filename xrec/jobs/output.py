@@ -7,31 +7,25 @@ a long read is left out and not compared.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import (
+    DELETING,
     MANIFEST,
     TABLES,
     Kind,
     Location,
     Manifest,
+    delete_artifact,
     differing_fields,
     finished,
-    last_night,
-    location_of,
-    present,
     read_manifest,
 )
 
-ConfigT = TypeVar("ConfigT", bound=JobConfig)
 State = Literal["missing", "begun", "up to date", "stale"]
-
-DELETING = "_deleting"
-"""An empty file below an artifact that is being deleted, which is the last one to go."""
 
 
 @dataclass(frozen=True)
@@ -147,15 +141,6 @@ class Output:
         return {name: value for name, value in values.items() if name not in self.unchecked}
 
 
-def delete_artifact(location: Location, *records: str) -> None:
-    """Delete all that is there; what is left of a deletion that is interrupted has `DELETING`."""
-    (location / DELETING).write_bytes(b"")
-    for name in (MANIFEST, *records):
-        (location / name).delete()
-    location.delete_all_but(DELETING)
-    location.delete()
-
-
 @dataclass(frozen=True)
 class Found:
     """What is at an output: nothing, a begun run, this very run, or another run."""
@@ -163,15 +148,3 @@ class Found:
     state: State
     manifest: Manifest | None = None
     differences: tuple[str, ...] = ()
-
-
-def candidates(config: ConfigT) -> Iterator[ConfigT]:
-    """The config with the artifacts of each later night, the last first; then `present(config)`."""
-    number, there = last_night(config)
-    nights = location_of(config, "nights")
-    for each in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):
-        made = {kind: nights / str(each) / kind for kind in there}
-        own = {kind: at.uri for kind, at in made.items() if (at / MANIFEST).is_file()}
-        if each > number and {"dataset", "graph"} <= own.keys():
-            yield present(config).model_copy(update=own)
-    yield present(config)

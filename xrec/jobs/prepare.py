@@ -16,8 +16,8 @@ from xrec.sample import generate_town, town_tables
 from xrec.storage import (
     Manifest,
     check_access,
+    find_manifest,
     location_of,
-    manifest_there,
     open_location,
     read_manifest,
 )
@@ -30,7 +30,7 @@ def output(config: PrepareConfig, *, exact: bool = True) -> Output:
     the annotations. Without `exact` it compares no files, which may be gone by now.
     """
     location, settings = location_of(config, "dataset"), dataset_settings(config)
-    there = manifest_there(location, "dataset")
+    there = find_manifest(location, "dataset")
     if there is None:
         return Output(location, "dataset", settings, {})
     if exact or isinstance(config.source, AnnotationsSource):

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 
 from ray import serve
 
+from xrec.backfill import present
 from xrec.checks import check_word_list
 from xrec.cluster.connect import ensure_ray
 from xrec.config.serve import HTTPConfig, ServeConfig
@@ -20,7 +21,7 @@ from xrec.generate.loading import check_sources, sources_of
 from xrec.serve.app import APP, build, serve_options
 from xrec.serve.artifacts import CHOICE, choice_of, read_lookup
 from xrec.serve.model import DEAD
-from xrec.storage import check_artifacts, location_of, open_location, present
+from xrec.storage import check_artifacts, open_location, shared_uris
 
 logger = logging.getLogger("xrec")
 
@@ -63,7 +64,7 @@ def checked(config: ServeConfig) -> ServeConfig:
     sources = sources_of(there)
     workspace = open_location(config.workspace, config.storage).shared_uri
     named = [name for name, uri in choice_of(config).items() if uri]
-    shared = {name: location_of(config, name).shared_uri for name in named}
+    shared = shared_uris(config, *named)
     check_word_list(config.decoding.text.checks, config.storage)
     read_lookup(there, check_sources(sources).model)
     return config.model_copy(update={**shared, "workspace": workspace, "llm": sources.llm})

@@ -34,7 +34,7 @@ from tests.world.workspace import make_town
 from tests.xrec.jobs.conftest import DECODING, work_here
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
 from tests.xrec.train.worker import fit_here
-from xrec.backfill import read_explanations, read_failed
+from xrec.backfill import present, read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
 from xrec.config.data import SampleSource
@@ -55,14 +55,7 @@ from xrec.jobs import project_run as project_run_job
 from xrec.jobs.catalogue import chosen_configs, job_named
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
-from xrec.storage import (
-    Manifest,
-    node_folder,
-    open_location,
-    present,
-    read_manifest,
-    write_manifest,
-)
+from xrec.storage import Manifest, node_folder, open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
 
 
@@ -253,7 +246,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
     # The same files again: nothing is done.
     version = manifest.version
     manifest, lines = town.refresh()
-    assert lines[0] == "the raw files are those of the present dataset"
+    assert lines[0] == "the raw files did not change"
     assert manifest.version == version
     assert all("skipped" in line for line in lines[1:])
     assert present(base).artifact("graph") == str(town.workspace / "nights/1/graph")
@@ -430,10 +423,10 @@ class Killed(BaseException):
 STEPS = (
     ("xrec.bulk.upkeep.forget_on_list", "before"),
     ("xrec.bulk.upkeep.open_whole", "before"),
-    ("xrec.jobs.forget.delete_artifact", "halfway"),
+    ("xrec.storage.delete_artifact", "halfway"),
     ("xrec.jobs.prepare.run", "before"),
     ("xrec.jobs.backfill.run", "after"),
-    ("xrec.jobs.forget.delete_artifact", "halfway"),
+    ("xrec.storage.delete_artifact", "halfway"),
     ("xrec.bulk.delete_runs", "after"),
     ("xrec.bulk.vacuum", "after"),
 )
