@@ -36,10 +36,11 @@ import pyarrow.parquet as pq
 import typer
 
 import xrec.jobs.backfill
-import xrec.jobs.explain
+import xrec.jobs.pipeline
 import xrec.jobs.prepare
 import xrec.jobs.pretrain_graph
 import xrec.jobs.project_run
+import xrec.jobs.publish
 from xrec.backfill.gate import shares_of
 from xrec.bulk import published
 from xrec.config.backfill import BackfillConfig
@@ -50,7 +51,7 @@ from xrec.config.shared import JobConfig
 from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
 from xrec.evaluate.intervals import mean_interval
 from xrec.evaluate.text_metrics import rouge_l
-from xrec.jobs.catalogue import chosen_configs
+from xrec.jobs.pipeline import chosen_configs
 from xrec.schemas import GENERATED
 from xrec.storage import Manifest, location_of, open_location, present, read_manifest
 
@@ -177,7 +178,7 @@ def compare(
             part: round(made.metrics[part]["recall@20"], 4) for part in ("validation", "test")
         }
         typer.echo(f"graph {name}: Recall@20 {recall}")
-    for line in list(xrec.jobs.explain.audit(night, takes_down=False))[-1:]:
+    for line in list(xrec.jobs.publish.audit(night, takes_down=False))[-1:]:
         typer.echo(line)
     elsewhere = {"explanations": str(folder / "anew"), "carry_from": None, "gate": None}
     written = night.model_copy(update=elsewhere)
@@ -234,7 +235,7 @@ def main(
         if night and kills:
             killed_once(config, given, seconds, draw)
         else:
-            step = xrec.jobs.project_run.refresh if night else xrec.jobs.project_run.run
+            step = xrec.jobs.project_run.refresh if night else xrec.jobs.pipeline.run
             step(configs(), tell=_told)
         seconds = min(seconds, time.monotonic() - started) if night else _SECONDS_TO_KILL
         manifest, rows = rows_of(configs()["backfill"])

@@ -19,8 +19,8 @@ from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
 from xrec.graph.identity import START_FROM
-from xrec.jobs.catalogue import chosen_configs
 from xrec.jobs.output import DELETING, delete_artifact
+from xrec.jobs.pipeline import chosen_configs
 from xrec.schemas import REJECTED
 from xrec.storage import (
     Kind,

@@ -12,7 +12,6 @@ that publishes its explanations names them: so they become the project's present
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import reduce
 from typing import Any, cast
@@ -20,72 +19,21 @@ from typing import Any, cast
 from xrec.bulk.driver import use_of, used_up
 from xrec.bulk.runs.result import added
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.cluster.connect import ensure_ray
 from xrec.config.backfill import BackfillConfig, BulkConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import EXTENDS, KEPT
 from xrec.errors import (
-    ArtifactMismatchError,
-    ArtifactNotFoundError,
     BudgetError,
     ConfigError,
     GateError,
     XRecError,
 )
-from xrec.jobs.catalogue import PIPELINE, job_named
-from xrec.jobs.output import Found, Output
+from xrec.jobs import ARTIFACT_OF, PIPELINE, job_named
+from xrec.jobs.pipeline import look, run
 from xrec.progress import short
-from xrec.storage import TABLES, Location, Manifest, last_night, open_location, present
+from xrec.storage import Location, Manifest, last_night, open_location, present
 from xrec.storage.location import traffic
-from xrec.train.lease import CHECKPOINTS, refuse_live_training
-
-
-def run(
-    configs: Mapping[str, JobConfig],
-    *,
-    redo: bool = False,
-    source: str = "",
-    night: "_Night | None" = None,
-    tell: Callable[[str], None],
-) -> Manifest:
-    """Run the jobs of `configs` in order on one Ray cluster; `tell` gets a line of progress.
-
-    Returns the manifest of the last job's artifact.
-
-    night: has a budget for all jobs, and adds up what they cost.
-
-    Raises BudgetError once that is used up, ArtifactMismatchError if an artifact that is there
-    differs and `redo` is false, before any work where that can be known. Otherwise raises what the
-    jobs raise.
-    """
-    if not redo:
-        _check_nothing_differs(configs)
-    with ExitStack() as cluster:
-        for number, (name, config) in enumerate(configs.items(), start=1):
-            step = f"[{number}/{len(configs)}]"
-            there = _there(name, config, redo)
-            # What is finished is run again nevertheless if its failed rows are to be done again.
-            retries = getattr(config, "retry_failed", None) is not None
-            if there is not None and not retries:
-                tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
-            else:
-                tell(f"{step} xrec {name} {source}".rstrip())
-                started = time.monotonic()
-                if night is not None:
-                    config = night.within(config, name)
-                if (ray := getattr(config, "ray", None)) is not None:
-                    cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
-                there = job_named(name).run(config)
-                assert there is not None  # a run has no limit
-                if night is not None:
-                    night.add(there.metrics)
-                tell(f"{step} done in {time.monotonic() - started:.0f} s")
-            if night is not None:
-                night.check(there)
-            manifest = there
-    return manifest
-
 
 _COSTS = (
     *("seconds", "cpu_hours", "gpu_hours", "tokens", "money"),
@@ -273,7 +221,7 @@ def _next_night(
     while True:
         number += 1
         night = _night(configs, there, number, train)
-        if _look(first := next(iter(night)), night[first], exact=True)[1].state != "stale":
+        if look(first := next(iter(night)), night[first], exact=True)[1].state != "stale":
             return night
 
 
@@ -282,7 +230,7 @@ def _night(
 ) -> dict[str, JobConfig]:
     """The configs of the jobs of a night that follows the artifacts `there`."""
     names = [name for name in NIGHT_JOBS if name in configs and (train or name not in _TRAINED)]
-    made = [str(job_named(name).artifact) for name in names if name not in NIGHT_JOBS[-2:]]
+    made = [str(ARTIFACT_OF[name]) for name in names if name not in NIGHT_JOBS[-2:]]
     named = [kind for kind in made if any(getattr(configs[name], kind, None) for name in names)]
     folder = configs["prepare"].artifact(f"nights/{number}")
     if named:
@@ -309,52 +257,3 @@ def _with(config: JobConfig, values: Mapping[str, Any]) -> JobConfig:
     """The config with those of the values that it has keys for."""
     fields = type(config).model_fields
     return config.model_copy(update={key: each for key, each in values.items() if key in fields})
-
-
-def _there(name: str, config: JobConfig, redo: bool) -> Manifest | None:
-    """The job's very output, if it is finished; with `redo`, one that differs is deleted.
-
-    What takes a long read is compared only if the rest does not settle it.
-    """
-    made, found = _look(name, config, exact=False)
-    if found.state in ("up to date", "begun"):
-        made, found = _look(name, config, exact=True)
-    if found.state == "stale":
-        if not redo:
-            raise _mismatch({name: (made, found)})
-        refuse_live_training(made.location / CHECKPOINTS)
-        made.delete()
-    return found.manifest if found.state == "up to date" else None
-
-
-def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
-    """Raise if anything that is there differs, of jobs whose inputs are there."""
-    looked = {}
-    for name, config in configs.items():
-        with suppress(ArtifactNotFoundError):  # an input, which an earlier job will make
-            looked[name] = _look(name, config, exact=False)
-    differing = {name: each for name, each in looked.items() if each[1].state == "stale"}
-    if differing:
-        raise _mismatch(differing)
-
-
-def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
-    made = job_named(name).output(config, exact=exact)
-    return made, made.found()
-
-
-def _mismatch(differing: Mapping[str, tuple[Output, Found]]) -> ArtifactMismatchError:
-    lines = []
-    for name, (made, found) in differing.items():
-        begun = "" if found.manifest else ", begun and not finished"
-        lines.append(f"{made.location}: the {made.kind} that is there is of another run{begun}:")
-        lines += [f"  {line}" for line in found.differences]
-        lines.append(f"  (xrec {name})")
-    stay = all(made.kind in TABLES for made, _ in differing.values())
-    how = "replace it, once the new one is done" if stay else "delete and make it again"
-    return ArtifactMismatchError(
-        "\n".join([*lines, f"give --redo to {how}, with all that depends on it"]),
-        code="other_settings",
-        key=next(iter(differing)),
-        saw={name: found.differences for name, (_, found) in differing.items()},
-    )

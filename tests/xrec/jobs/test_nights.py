@@ -27,6 +27,7 @@ import yaml
 from ray import serve
 
 import xrec.jobs.backfill
+import xrec.jobs.pipeline
 import xrec.jobs.project_run
 from tests.errors import raises
 from tests.world.models import EMBEDDING_DIM, save_toy_model
@@ -52,7 +53,8 @@ from xrec.errors import (
     TrainingError,
 )
 from xrec.graph.artifact import read_graph
-from xrec.jobs.catalogue import chosen_configs, job_named
+from xrec.jobs import job_named
+from xrec.jobs.pipeline import chosen_configs
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import (
@@ -113,7 +115,7 @@ class ProjectHere:
     def begin(self) -> None:
         """Run all jobs in this process."""
         with training_here():
-            xrec.jobs.project_run.run(self.configs("pretrain-graph.folds=0"), tell=print)
+            xrec.jobs.pipeline.run(self.configs("pretrain-graph.folds=0"), tell=print)
 
     def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
         lines: list[str] = []
