@@ -147,9 +147,9 @@ def job_command(name: str) -> Callable[..., None]:
         as_json: AsJson = False,
         keys: Annotated[bool, keys_option(name)] = False,
     ) -> None:
+        from xrec.backfill import present
         from xrec.config.jobs import CONFIG_TYPES
         from xrec.config.project import load_config
-        from xrec.storage import present
 
         config = load_config(CONFIG_TYPES[name], config_path, overrides or [])
         if dry_run:
@@ -171,7 +171,7 @@ def job_command(name: str) -> Callable[..., None]:
 
 def _outlook(name: str, config: Any) -> Iterator[str]:
     """Yield what a bulk job would do and cost, if its input can be read."""
-    from xrec.storage import present
+    from xrec.backfill import present
 
     if name not in _WITH_OUTLOOK:
         return

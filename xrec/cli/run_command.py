@@ -84,9 +84,9 @@ def refresh(
       xrec refresh shop/xrec.yaml --train
     """
     configs = _chosen(config_path, overrides)
-    from xrec.jobs.project_run import refresh as run_night
+    from xrec.jobs import pipeline
 
-    manifest = run_night(configs, train=train, source=config_path, tell=_to_stderr)
+    manifest = pipeline.refresh(configs, train=train, source=config_path, tell=_to_stderr)
     typer.echo(summary(manifest, configs["backfill"].artifact("explanations"), as_json=as_json))
 
 

@@ -146,7 +146,7 @@ def diff(
       xrec table diff s3://my-bucket/run-7 3 4
       xrec table diff s3://my-bucket/run-7 3 4 --seed 1
     """
-    from xrec.backfill.gate import diff_lines
+    from xrec.nights import diff_lines
 
     typer.echo("\n".join(diff_lines(uri, old, new, seed, _storage(storage_keys))))
 

@@ -67,7 +67,7 @@ def audit(
       xrec audit configs/yelp.yaml decoding.text.checks.unsafe_words=words.txt --takedown
     """
     config = _config(config_path, overrides)
-    from xrec.jobs.publish import audit as audit_texts
+    from xrec.jobs.audit import audit as audit_texts
 
     for line in audit_texts(config, takes_down=takes_down):
         typer.echo(line)
@@ -95,8 +95,7 @@ def publish(
       xrec publish configs/yelp.yaml --force 'read thirty of them'
     """
     config = _config(config_path, overrides)
-    from xrec.jobs.publish import look_at_candidate
-    from xrec.jobs.publish import publish as publish_candidate
+    from xrec.nights import look_at_candidate, publish_candidate
 
     if is_look:
         typer.echo("\n".join(look_at_candidate(config)))
@@ -129,7 +128,8 @@ def forget(
       xrec forget shop/xrec.yaml --user 17 --retention 0
     """
     from xrec.config.project import read_project
-    from xrec.jobs.forget import forget as forget_people
+    from xrec.jobs.pipeline import chosen_configs, refresh
+    from xrec.nights import forget as forget_people
 
     project = read_project(config_path, overrides or [])
     storage = next((each.storage for each in project.configs(project.jobs).values()), None)
@@ -137,9 +137,14 @@ def forget(
     report = forget_people(
         project,
         [user_id for user_id in user_ids if user_id.strip()],
+        refresh=lambda: refresh(
+            chosen_configs(project),
+            reread=True,
+            source=project.source,
+            tell=lambda line: typer.echo(line, err=True),
+        ),
         retention=timedelta(hours=retention),
         later=is_later,
-        tell=lambda line: typer.echo(line, err=True),
     )
     typer.echo(json.dumps(report, indent=None if as_json else 2))
 
@@ -171,8 +176,8 @@ def _read_ids(uri: str, storage: "StorageConfig | None") -> list[str]:
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":
+    from xrec.backfill import present
     from xrec.config.backfill import BackfillConfig
     from xrec.config.project import load_config
-    from xrec.storage import present
 
     return present(load_config(BackfillConfig, path, overrides or []))

@@ -1,4 +1,4 @@
-"""One module per job, and what works on several of them: `project_run`, `status`, `publish`.
+"""One module per job, and what works on several of them: `pipeline`, `status`, `explain`, `audit`.
 
 `xrec.jobs.NAME.run(config)` does a job: config in, one library call, manifest out. If the artifact
 is already there with these settings and inputs, it returns its manifest and starts no Ray cluster.

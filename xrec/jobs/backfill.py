@@ -7,6 +7,7 @@ from xrec.bulk.status import preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.jobs.output import Output
+from xrec.nights import make_gate
 from xrec.storage import Manifest, check_artifacts
 
 
@@ -39,11 +40,12 @@ def run(config: BackfillConfig) -> Manifest | None:
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     check_word_list(config.decoding.text.checks, config.storage)
     run = open_backfill(config)
+    gate = make_gate(config, run)
     if not has_work(config, run):
-        return finish(config, run)
+        return finish(config, run, gate)
     demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
     with ready_cluster(config, "explanations", demand):
-        return run_backfill(config, run)
+        return run_backfill(config, run, gate=gate)
 
 
 def look_ahead(config: BackfillConfig) -> list[str]:

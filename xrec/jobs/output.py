@@ -11,20 +11,19 @@ from typing import Any, Literal
 
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import (
+    DELETING,
     MANIFEST,
     TABLES,
     Kind,
     Location,
     Manifest,
+    delete_artifact,
     differing_fields,
     finished,
     read_manifest,
 )
 
 State = Literal["missing", "begun", "up to date", "stale"]
-
-DELETING = "_deleting"
-"""An empty file in an artifact that is being deleted; it goes last."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +141,3 @@ class Output:
 
     def _compared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name not in self.unchecked}
-
-
-def delete_artifact(location: Location, *records: str) -> None:
-    """Delete everything at `location`; an interrupted deletion leaves `DELETING` there."""
-    (location / DELETING).write_bytes(b"")
-    for name in (MANIFEST, *records):
-        (location / name).delete()
-    location.delete_all_but(DELETING)
-    location.delete()

@@ -6,10 +6,12 @@ depends on it. A table is not deleted: its readers keep it until the new rows ar
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
 
+from xrec import nights
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig, RayJobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
@@ -17,9 +19,6 @@ from xrec.jobs import PIPELINE, job_named
 from xrec.jobs.output import Found, Output
 from xrec.storage import TABLES, Manifest
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
-
-if TYPE_CHECKING:
-    from xrec.jobs.project_run import _Night
 
 
 def chosen_configs(
@@ -63,15 +62,16 @@ def run(
     *,
     redo: bool = False,
     source: str = "",
-    night: "_Night | None" = None,
+    costs: nights.NightCosts | None = None,
     tell: Callable[[str], None],
 ) -> Manifest:
     """Run jobs in order on one Ray cluster, and return the last manifest.
 
-    `tell` gets lines of progress; `night` has a budget for all jobs, and adds up their costs.
+    `tell` gets lines of progress; `costs` adds up what the jobs of a night cost, within its budget.
 
     Raises ArtifactMismatchError if an artifact differs and `redo` is false, before any work where
-    that can be known; BudgetError; and what the jobs raise.
+    that can be known; BudgetError; GateError if a night's dataset lost too many rows; and what the
+    jobs raise.
     """
     from xrec.cluster import ensure_ray
 
@@ -87,18 +87,36 @@ def run(
             else:
                 tell(f"{step} xrec {name} {source}".rstrip())
                 started = time.monotonic()
-                if night is not None:
-                    config = night.within(config, name)
+                if costs is not None:
+                    config = costs.start(name, config)
                 if isinstance(config, RayJobConfig):
                     cluster.enter_context(ensure_ray(config.ray))  # the first one for all
                 manifest = job_named(name).run(config)
                 assert manifest is not None  # there is no limit
-                if night is not None:
-                    night.add(manifest.metrics)
+                if costs is not None:
+                    costs.end(manifest.metrics)
                 tell(f"{step} done in {time.monotonic() - started:.0f} s")
-            if night is not None:
-                night.check(manifest)
+            if costs is not None and manifest.kind == "dataset":
+                nights.check_kept(costs.spend, manifest)
     return manifest
+
+
+def refresh(
+    configs: Mapping[str, JobConfig],
+    *,
+    train: bool = False,
+    reread: bool = False,
+    source: str = "",
+    tell: Callable[[str], None],
+) -> Manifest:
+    """Update a project from its new raw files; see `xrec.nights.refresh`."""
+    run_jobs = partial(run, redo=True, source=source, tell=tell)
+    return nights.refresh(configs, _state, run_jobs, train=train, reread=reread, tell=tell)
+
+
+def _state(name: str, config: JobConfig, *, ignoring: Sequence[str] = ()) -> str:
+    made = job_named(name).output(config)
+    return replace(made, unchecked=(*made.unchecked, *ignoring)).found().state
 
 
 def _finished(name: str, config: JobConfig, redo: bool) -> Manifest | None:
@@ -106,9 +124,9 @@ def _finished(name: str, config: JobConfig, redo: bool) -> Manifest | None:
 
     Long reads are compared only if the rest is the same.
     """
-    made, found = look(name, config, exact=False)
+    made, found = _look(name, config, exact=False)
     if found.state in ("up to date", "begun"):
-        made, found = look(name, config, exact=True)
+        made, found = _look(name, config, exact=True)
     if found.state == "stale":
         if not redo:
             raise _mismatch({name: (made, found)})
@@ -122,12 +140,12 @@ def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
     looked = {}
     for name, config in configs.items():
         with suppress(ArtifactNotFoundError):  # an input that an earlier job makes
-            looked[name] = look(name, config, exact=False)
+            looked[name] = _look(name, config, exact=False)
     if stale := {name: pair for name, pair in looked.items() if pair[1].state == "stale"}:
         raise _mismatch(stale)
 
 
-def look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
+def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
     """Return a job's output, and what is there of it."""
     made = job_named(name).output(config, exact=exact)
     return made, made.found()

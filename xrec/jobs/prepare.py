@@ -16,8 +16,8 @@ from xrec.sample import generate_town, town_tables
 from xrec.storage import (
     Manifest,
     check_access,
+    find_manifest,
     location_of,
-    manifest_there,
     open_location,
     read_manifest,
 )
@@ -29,7 +29,7 @@ def output(config: PrepareConfig, *, exact: bool = True) -> Output:
     Without `exact` no files are compared, which may be gone by now.
     """
     location, settings = location_of(config, "dataset"), dataset_settings(config)
-    manifest = manifest_there(location, "dataset")
+    manifest = find_manifest(location, "dataset")
     if manifest is None:
         return Output(location, "dataset", settings, {})
     if exact or isinstance(config.source, AnnotationsSource):

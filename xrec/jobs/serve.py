@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+from xrec.backfill import present
 from xrec.checks import check_word_list
 from xrec.cluster import ensure_ray
 from xrec.config.serve import ServeConfig
@@ -13,7 +14,7 @@ from xrec.errors import XRecError
 from xrec.generate.loading import check_sources, sources_of
 from xrec.serve.artifacts import CHOICE, choice_of, read_lookup
 from xrec.serve.deployment import deploy, deployed
-from xrec.storage import check_artifacts, location_of, open_location, present
+from xrec.storage import check_artifacts, open_location, shared_uris
 
 logger = logging.getLogger("xrec")
 
@@ -56,7 +57,7 @@ def checked(config: ServeConfig) -> ServeConfig:
     sources = sources_of(current)
     workspace = open_location(config.workspace, config.storage).shared_uri
     named = [name for name, uri in choice_of(config).items() if uri]
-    shared = {name: location_of(config, name).shared_uri for name in named}
+    shared = shared_uris(config, *named)
     check_word_list(config.decoding.text.checks, config.storage)
     read_lookup(current, check_sources(sources).model)
     return config.model_copy(update={**shared, "workspace": workspace, "llm": sources.llm})

@@ -7,12 +7,13 @@ only where they are few; notes say what was not compared.
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from xrec.backfill import present
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.jobs import ARTIFACT_OF, job_named
 from xrec.jobs.output import State
-from xrec.storage import Kind, Manifest, check_access, location_of, present
+from xrec.storage import Kind, Manifest, check_access, location_of
 
 
 @dataclass(frozen=True)
