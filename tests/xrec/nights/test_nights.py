@@ -24,6 +24,7 @@ import ray
 import requests
 import torch
 import yaml
+from pipeline_job import chosen_configs
 from ray import serve
 
 from tests.errors import raises
@@ -51,8 +52,8 @@ from xrec.errors import (
 )
 from xrec.graph.artifact import read_graph
 from xrec.jobs import backfill as backfill_job
-from xrec.jobs import project_run as project_run_job
-from xrec.jobs.catalogue import chosen_configs, job_named
+from xrec.jobs import job_named
+from xrec.jobs import pipeline as pipeline_job
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import Manifest, node_folder, open_location, read_manifest, write_manifest
@@ -106,12 +107,12 @@ class ProjectHere:
     def begin(self) -> None:
         """Run all jobs in this process."""
         with training_here():
-            project_run_job.run(self.configs("pretrain-graph.folds=0"), tell=print)
+            pipeline_job.run(self.configs("pretrain-graph.folds=0"), tell=print)
 
     def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
         lines: list[str] = []
         configs = self.configs(*overrides)
-        manifest = project_run_job.refresh(configs, train=train, tell=lines.append)
+        manifest = pipeline_job.refresh(configs, train=train, tell=lines.append)
         return manifest, [line for line in lines if "done in" not in line]
 
     def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
@@ -335,7 +336,7 @@ def test_a_night_that_cannot_be_is_refused(tmp_path):
     configs = town.configs()
     del configs["backfill"]
     with raises(ConfigError, "missing", "backfill"):
-        project_run_job.refresh(configs, tell=print)
+        pipeline_job.refresh(configs, tell=print)
     assert not town.workspace.exists()
 
 
