@@ -50,9 +50,7 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.cluster.connect import ensure_ray
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.decoding import DecodingConfig
-from xrec.config.project import load_config
+from xrec.config import DecodingConfig, TrainAdapterConfig, load_config
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.scores import other_users
 from xrec.evaluate.text_metrics import aspect_pattern, names_only

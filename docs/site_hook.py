@@ -17,8 +17,7 @@ from typing import Any
 from properdocs.structure.files import File, Files
 
 import xrec
-from xrec.config.base import Key
-from xrec.config.jobs import meaning, own_and_shared, type_and_default
+from xrec.config import Key, meaning, own_and_shared, type_and_default
 from xrec.jobs.catalogue import COMPARE, JOBS, Job
 
 ROOT = Path(__file__).parents[1]

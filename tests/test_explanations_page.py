@@ -17,7 +17,7 @@ from xrec.backfill.driver import KIND, describe
 from xrec.backfill.gate import Gate
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
 PAIRS = [(f"u{user}", f"i{item}") for user in range(6) for item in range(4)]

@@ -13,7 +13,7 @@ from tests.world.program import at_message
 from tests.world.workspace import build_workspace
 from tests.xrec.train.adapter_town import allow_float16, make_config
 from tests.xrec.train.conftest import metrics_of
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config import PretrainGraphConfig
 from xrec.errors import TrainingError
 from xrec.train.adapter import train_adapter
 from xrec.train.graph import pretrain_graph

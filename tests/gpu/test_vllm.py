@@ -20,9 +20,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_model,
     make_prompts,
 )
-from xrec.config.adapter import Injection
-from xrec.config.decoding import DecodingConfig
-from xrec.config.llm import EngineConfig
+from xrec.config import DecodingConfig, EngineConfig, Injection
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 

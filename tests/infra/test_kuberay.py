@@ -20,8 +20,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from tests.world.program import words_of
-from xrec.config.base import parse_config
-from xrec.config.serve import ServeConfig, is_loopback
+from xrec.config import ServeConfig, is_loopback, parse_config
 from xrec.jobs.catalogue import JOBS, job_named
 from xrec.serve.app import FRONTEND, GENERATOR
 from xrec.serve.artifacts import choice_of

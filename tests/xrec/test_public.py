@@ -8,7 +8,7 @@ import yaml
 
 import xrec
 from tests.world.program import python
-from xrec.config.values import parse_yaml
+from xrec.config import parse_yaml
 from xrec.errors import ConfigError
 
 # None in sys.modules makes an import fail, as if the package were not installed.

@@ -20,7 +20,7 @@ from xrec.bulk.driver import Spent, costs_told, spent_of, use_of
 from xrec.bulk.runs.result import added
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config.annotate import AnnotateConfig
+from xrec.config import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.progress import counter
 from xrec.storage import (

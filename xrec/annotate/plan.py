@@ -24,9 +24,7 @@ from xrec.bulk import (
     open_run,
     read_status,
 )
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.identity import settings_of_texts
-from xrec.config.shared import StorageConfig
+from xrec.config import AnnotateConfig, StorageConfig, settings_of_texts
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage import Location, fingerprint_of, location_of, open_location
 

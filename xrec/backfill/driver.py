@@ -22,8 +22,7 @@ from xrec.bulk.runs.progress import now
 from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import WORKSPACE
+from xrec.config import WORKSPACE, BackfillConfig
 from xrec.progress import counter, duration
 from xrec.storage import Manifest
 from xrec.storage.location import with_backoff

@@ -22,8 +22,7 @@ from xrec.backfill.own import LEAST_ROWS, own_profiles, own_texts, own_vectors
 from xrec.bulk import BulkRun, Identity, Published, Survey, published, read_takedowns
 from xrec.bulk.parts import final_rows
 from xrec.bulk.runs.row_format import OK
-from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import WORKSPACE, StorageConfig
+from xrec.config import WORKSPACE, BackfillConfig, StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, GateError
 from xrec.schemas import GENERATED, PAIRS

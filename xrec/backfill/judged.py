@@ -8,8 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from xrec.backfill.own import LEAST_ROWS
-from xrec.config.backfill import BackfillConfig
-from xrec.config.text import EndpointModelConfig
+from xrec.config import BackfillConfig, EndpointModelConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.storage import Location, location_of
 from xrec.text import Asker, Prompt, ReplyStore, ScoreReply, endpoint_key, load_language_model

@@ -26,9 +26,14 @@ from xrec.bulk import (
 )
 from xrec.bulk.request import ROWS_PER_CHUNK
 from xrec.bulk.runs.rejected import first_of
-from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs
-from xrec.config.decoding import TextFailure
-from xrec.config.llm import PromptFailure
+from xrec.config import (
+    BackfillConfig,
+    PromptFailure,
+    RecommendedPairs,
+    SplitPairs,
+    TablePairs,
+    TextFailure,
+)
 from xrec.data.dataset import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import recommendation_batches

@@ -10,8 +10,7 @@ import torch
 from xrec.backfill.explain import FailedPair, explain_pairs, failed_rows, why_again
 from xrec.backfill.identity import shared_key
 from xrec.bulk import Identity, Outcome
-from xrec.config.backfill import BackfillConfig
-from xrec.config.decoding import DecodingConfig
+from xrec.config import BackfillConfig, DecodingConfig
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer, sources_of

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from xrec.bulk.table import Published, published
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.storage import Location, open_location, storage_errors
 from xrec.storage.local import LocalLocation

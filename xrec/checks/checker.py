@@ -14,8 +14,7 @@ from xrec.checks.plain import plain_sentence
 from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
-from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import CheckFailure, ChecksConfig, PlainConfig, StorageConfig
 from xrec.data.english import with_capitals
 from xrec.data.evidence import NamedEvidence
 from xrec.data.sentences import sentence_ends

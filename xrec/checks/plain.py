@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xrec.checks.tokens import tokens_of
-from xrec.config.checks import PlainConfig
+from xrec.config import PlainConfig
 from xrec.data.evidence import AspectEvidence
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from xrec.errors import ArtifactNotFoundError, DataError, StorageError
 from xrec.jobs.catalogue import SERVE, Job
 
 if TYPE_CHECKING:
-    from xrec.config.serve import ServeConfig
-    from xrec.config.shared import JobConfig
+    from xrec.config import JobConfig, ServeConfig
 
 _SERVING = "serving at {0} (the page; API: {0}/openapi.json; Ctrl-C ends it)"
 # Ray reads these when it is imported: lines of replicas appear here as they were written.

@@ -16,7 +16,7 @@ from xrec.cli.reporting import AsJson, ConfigPath, Overrides
 from xrec.jobs.catalogue import chosen_configs
 
 if TYPE_CHECKING:
-    from xrec.config.shared import JobConfig
+    from xrec.config import JobConfig
     from xrec.jobs.status import ArtifactStatus
 
 _NUM_SHOWN = 10
@@ -111,7 +111,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configs.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    from xrec.config.project import read_project
+    from xrec.config import read_project
 
     configs = chosen_configs(read_project(config_path, overrides or []), first, last)
     if dry_run:
@@ -142,7 +142,7 @@ def demo(
     ] = "xrec-demo",
     overrides: Overrides = None,
 ) -> None:
-    from xrec.config.project import read_project
+    from xrec.config import read_project
     from xrec.storage import open_location
 
     path = Path(folder) / "xrec.yaml"
@@ -177,7 +177,7 @@ def refresh(
     train: Train = False,
     as_json: AsJson = False,
 ) -> None:
-    from xrec.config.project import read_project
+    from xrec.config import read_project
 
     configs = chosen_configs(read_project(config_path, overrides or []))
     from xrec.jobs.project_run import refresh as run_night
@@ -198,7 +198,7 @@ def _show_explanations(config: "JobConfig") -> None:
 
 
 def status(config_path: ConfigPath, overrides: Overrides = None) -> None:
-    from xrec.config.project import read_project
+    from xrec.config import read_project
     from xrec.jobs.status import project_status
 
     artifacts = project_status(read_project(config_path, overrides or []))

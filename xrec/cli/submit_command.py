@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
     from xrec.cluster.submit import JobServer
-    from xrec.config.shared import JobConfig
+    from xrec.config import JobConfig
 
 HELP = """Run a job on a Ray cluster; "run", "refresh" and "forget" are of a whole project.
 
@@ -118,7 +118,7 @@ def _configs(
 ) -> "Sequence[JobConfig]":
     if name not in _OF_A_PROJECT:
         return [job_named(name).load_config(path, overrides)]
-    from xrec.config.project import read_project
+    from xrec.config import read_project
 
     return list(chosen_configs(read_project(path, overrides), first, last).values())
 

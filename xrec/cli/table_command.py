@@ -14,7 +14,7 @@ from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from xrec.bulk import Status
-    from xrec.config.shared import StorageConfig
+    from xrec.config import StorageConfig
 
 STATUS_HELP = """How far the run is that was planned last, and what is published.
 
@@ -137,7 +137,7 @@ app = new_app(no_args_is_help=True)
 
 
 def _storage(keys: list[str] | None) -> "StorageConfig":
-    from xrec.config.shared import storage_of
+    from xrec.config import storage_of
 
     return storage_of(keys or [])
 

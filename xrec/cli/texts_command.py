@@ -11,7 +11,7 @@ from xrec.cli.reporting import AsJson, ConfigPath, Overrides
 from xrec.errors import ConfigError, StorageNotFoundError
 
 if TYPE_CHECKING:
-    from xrec.config.backfill import BackfillConfig
+    from xrec.config import BackfillConfig
 
 HELP = """One pair, explained, with what the model was given.
 
@@ -137,7 +137,7 @@ def forget(
     is_later: Later = False,
     as_json: AsJson = False,
 ) -> None:
-    from xrec.config.project import read_project
+    from xrec.config import read_project
     from xrec.jobs.forget import forget as forget_people
     from xrec.storage import open_location
 
@@ -172,8 +172,7 @@ def forget(
 
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":
-    from xrec.config.backfill import BackfillConfig
-    from xrec.config.project import load_config
+    from xrec.config import BackfillConfig, load_config
     from xrec.storage import present
 
     return present(load_config(BackfillConfig, path, overrides or []))

@@ -26,8 +26,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import xrec
-from xrec.config.backfill import ActorsConfig
-from xrec.config.shared import ScalingConfig, StorageConfig
+from xrec.config import ActorsConfig, ScalingConfig, StorageConfig
 from xrec.errors import ClusterError, StorageNotFoundError, XRecError
 from xrec.storage import open_location
 

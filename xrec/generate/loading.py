@@ -13,8 +13,7 @@ from xrec.adapter.config import model_inputs
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects.artifact import aspects_of
 from xrec.aspects.choice import read_chooser
-from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import Device, ExplanationsJobConfig, StorageConfig
+from xrec.config import Device, EngineConfig, ExplanationsJobConfig, LLMConfig, StorageConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from xrec.checks import Checker, Refusal
-from xrec.config.decoding import DecodingConfig, TextConfig
+from xrec.config import DecodingConfig, TextConfig
 from xrec.data.english import is_noun, may_be_doubled
 from xrec.data.language import other_language
 from xrec.data.sentences import sentence_ends, words

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xrec.config.shared import GraphJobConfig
+from xrec.config import GraphJobConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.graph.identity import check_graph_of_dataset

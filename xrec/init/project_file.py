@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from xrec.config.data import TablesSource
+from xrec.config import TablesSource
 from xrec.init.reviews import FoundReviews
 from xrec.init.survey import Survey
 

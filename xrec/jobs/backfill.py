@@ -10,7 +10,7 @@ from xrec.bulk import BulkRun, open_run
 from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.status import Preview, preview
 from xrec.checks import check_word_list
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.jobs.output import Output, candidates
 from xrec.progress import duration, short

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, cast
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:  # `xrec --help` must not wait for pydantic, pyarrow and s3fs
-    from xrec.config.project import Project
-    from xrec.config.shared import JobConfig
+    from xrec.config import JobConfig, Project
     from xrec.jobs.output import Output
     from xrec.storage import Kind, Manifest
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job: the module `xrec.jobs.MODULE`, and a config of its class in xrec.config.jobs.
+    """One job: the module `xrec.jobs.MODULE`, and a config of its class in xrec.config.
 
     `artifact` is what it makes, by the name of the config's key for its URI. Where
     `has_outlook`, its module has `look_ahead(config)`, lines of what a run would do and cost.
@@ -37,8 +36,7 @@ class Job:
 
     def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
         """The validated config from the project file at `path`; raises ConfigError."""
-        from xrec.config.jobs import CONFIG_TYPES
-        from xrec.config.project import load_config
+        from xrec.config import CONFIG_TYPES, load_config
 
         return load_config(CONFIG_TYPES[self.name], path, overrides)
 

@@ -3,8 +3,7 @@
 import os
 
 from xrec.checks import check_word_list
-from xrec.config.compare import CompareConfig
-from xrec.config.entries import ADAPTERS
+from xrec.config import ADAPTERS, CompareConfig
 from xrec.data.dataset import check_has_explanations
 from xrec.jobs.output import Output
 from xrec.lab.compare.entries import comparison_identity

@@ -7,8 +7,7 @@ from xrec.adapter.pairs import Pair
 from xrec.backfill.explain import FailedPair, refused_today
 from xrec.bulk import published, take_down
 from xrec.checks import check_word_list
-from xrec.config.backfill import BackfillConfig
-from xrec.config.llm import EngineConfig
+from xrec.config import BackfillConfig, EngineConfig
 from xrec.generate.explainer import Explanation
 from xrec.generate.loading import load_explainer, load_finisher, sources_of
 from xrec.schemas import GENERATED

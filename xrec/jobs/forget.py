@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 import xrec.jobs.project_run
 from xrec import bulk
-from xrec.config.project import Project
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig, Project
 from xrec.errors import ConfigError
 from xrec.graph.identity import START_FROM
 from xrec.jobs.catalogue import chosen_configs

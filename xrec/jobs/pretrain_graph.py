@@ -1,6 +1,6 @@
 """Job `pretrain-graph`: the dataset in, a vector for each user and item out."""
 
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config import PretrainGraphConfig
 from xrec.graph.identity import graph_identity
 from xrec.jobs.output import Output
 from xrec.storage import Manifest, check_artifacts, location_of

@@ -21,9 +21,7 @@ from xrec.bulk.driver import use_of, used_up
 from xrec.bulk.runs.result import added
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.cluster.connect import ensure_ray
-from xrec.config.backfill import BackfillConfig, BulkConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.shared import JobConfig
+from xrec.config import BackfillConfig, BulkConfig, JobConfig, PretrainGraphConfig
 from xrec.data.dataset import EXTENDS, KEPT
 from xrec.errors import (
     ArtifactMismatchError,

@@ -14,7 +14,7 @@ from ray import serve
 
 from xrec.checks import check_word_list
 from xrec.cluster.connect import ensure_ray
-from xrec.config.serve import HTTPConfig, ServeConfig
+from xrec.config import HTTPConfig, ServeConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources, sources_of
 from xrec.serve.app import APP, build, serve_options

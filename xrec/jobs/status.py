@@ -7,8 +7,7 @@ only where they are few; what was not compared for that reason is said.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from xrec.config.project import Project
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig, Project
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.jobs.catalogue import Job, job_named
 from xrec.jobs.output import State

@@ -2,8 +2,7 @@
 
 from xrec.adapter.config import adapter_inputs
 from xrec.aspects.artifact import aspects_of
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.identity import identity_of
+from xrec.config import TrainAdapterConfig, identity_of
 from xrec.data import check_has_explanations
 from xrec.jobs.output import Output
 from xrec.llm.source import known_fingerprint

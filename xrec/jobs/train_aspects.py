@@ -1,7 +1,7 @@
 """Job `train-aspects`: the dataset in, a score of the aspects of items for users out."""
 
 from xrec.aspects.artifact import aspects_identity
-from xrec.config.graph import TrainAspectsConfig
+from xrec.config import TrainAspectsConfig
 from xrec.jobs.output import Output
 from xrec.storage import Manifest, check_artifacts, location_of
 

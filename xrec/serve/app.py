@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from xrec.backfill.lookup import Explained
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config.serve import ServeConfig, is_loopback
+from xrec.config import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import (

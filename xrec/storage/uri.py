@@ -10,8 +10,7 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
-from xrec.config.backfill import RecommendConfig
-from xrec.config.shared import WORKSPACE, ExplanationsJobConfig, JobConfig, StorageConfig
+from xrec.config import WORKSPACE, ExplanationsJobConfig, JobConfig, RecommendConfig, StorageConfig
 from xrec.errors import ModelError, StorageError
 from xrec.storage.artifact import Kind, Manifest, manifest_there, read_manifest
 from xrec.storage.local import LocalLocation

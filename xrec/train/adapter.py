@@ -15,8 +15,7 @@ from xrec.adapter.card import TRAINED, model_card
 from xrec.adapter.config import AdapterConfig, adapter_inputs
 from xrec.adapter.model import input_vectors
 from xrec.aspects.artifact import aspects_of
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.identity import identity_of
+from xrec.config import TrainAdapterConfig, identity_of
 from xrec.data.dataset import read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.artifact import read_graph

@@ -21,7 +21,7 @@ from xrec.adapter.model import (
     embedding_scale,
     input_vectors,
 )
-from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
+from xrec.config import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.prefix import PrefixCache, key_value_bytes

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from xrec.adapter.model import Adapters
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.errors import TrainingError
 from xrec.train.adapter_model import (
     AdapterPasses,

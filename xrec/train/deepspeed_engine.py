@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xrec.config.adapter import DeepSpeedConfig, TrainAdapterConfig
+from xrec.config import DeepSpeedConfig, TrainAdapterConfig
 from xrec.train.checkpoint import LossScale, WholeState
 from xrec.train.ray_worker import worker_device
 

@@ -14,8 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
-from xrec.config.shared import Split
+from xrec.config import GraphTrainingConfig, PretrainGraphConfig, Split
 from xrec.data.dataset import Dataset, edges_of, read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.adjacency import check_edges

@@ -14,14 +14,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from xrec.config.graph import (
+from xrec.config import (
     BPRLossConfig,
     GraphModelConfig,
     GraphTrainingConfig,
     PretrainGraphConfig,
     SampledSoftmaxConfig,
+    Split,
 )
-from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
 from xrec.graph.adjacency import distinct_edges, node_degrees, normalized_adjacency
 from xrec.graph.artifact import read_vectors

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from xrec.adapter.model import build_adapters
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError
 from xrec.llm.examples import Example
 from xrec.llm.model import read_text_config

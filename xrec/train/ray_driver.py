@@ -35,7 +35,7 @@ from ray.util.metrics import Gauge
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xrec.config.shared import ScalingConfig
+from xrec.config import ScalingConfig
 from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
 from xrec.train.lease import only_driver

@@ -24,7 +24,7 @@ from xrec.annotate.annotator import Annotator, AnnotatorSpec, Aspect, ItemText, 
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import PairReply
-from xrec.config.annotate import AnnotateConfig
+from xrec.config import AnnotateConfig
 from xrec.errors import BudgetError, ConfigError, EndpointAccessError
 from xrec.jobs.annotate import look_ahead
 from xrec.storage import Manifest, open_location

@@ -27,8 +27,7 @@ from xrec.backfill.plan import EXPLANATIONS
 from xrec.backfill.task import explain_task
 from xrec.bulk import Identity, Outcome
 from xrec.checks import Checker
-from xrec.config.backfill import FailureReason
-from xrec.config.decoding import DecodingConfig, TextConfig
+from xrec.config import DecodingConfig, FailureReason, TextConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer

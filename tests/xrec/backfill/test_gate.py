@@ -21,8 +21,7 @@ from xrec.backfill.gate import Figure, Rows, Sample, drift, shares_of
 from xrec.backfill.judged import judged
 from xrec.backfill.own import own_profiles, own_vectors
 from xrec.bulk import published, rollback, vacuum
-from xrec.config.backfill import GATE
-from xrec.config.text import SamplingConfig
+from xrec.config import GATE, SamplingConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings

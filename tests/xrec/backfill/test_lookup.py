@@ -16,7 +16,7 @@ from xrec import bulk
 from xrec.backfill import read, read_explanations, read_failed
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.backfill.plan import pair_batches, pairs_listing
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,

@@ -8,9 +8,7 @@ from tests.errors import raises
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, NOVEL, VOCABULARY, judged
 from xrec.checks import AspectNames, Checker, check_word_list, plain_sentence
 from xrec.checks.tone import why_not_positive
-from xrec.config.base import parse_config
-from xrec.config.checks import ChecksConfig, PlainConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import ChecksConfig, PlainConfig, StorageConfig, parse_config
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ConfigError, DataError
 from xrec.llm.prompt import PairTexts

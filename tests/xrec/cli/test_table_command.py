@@ -10,7 +10,7 @@ from tests.world.here import Place, PoolHere, TaskOf, plan_of
 from tests.world.program import python, refused, said, xrec
 from tests.xrec.bulk.toy_run import rows_of, toy_run
 from xrec import bulk
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ConfigError
 from xrec.storage import open_location
 

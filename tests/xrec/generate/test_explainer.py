@@ -15,10 +15,14 @@ from tests.world.models import explanation_nll, save_toy_model, toy_tokenizer
 from tests.world.workspace import make_adapter, make_town, save_random_graph
 from tests.xrec.generate.cores import generate
 from xrec.adapter.pairs import Pair
-from xrec.config.checks import ChecksConfig
-from xrec.config.decoding import DecodingConfig, TextConfig
-from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import (
+    ChecksConfig,
+    DecodingConfig,
+    EngineConfig,
+    LLMConfig,
+    StorageConfig,
+    TextConfig,
+)
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams

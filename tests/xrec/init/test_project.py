@@ -16,9 +16,7 @@ import xrec.jobs.prepare
 from tests.errors import raises
 from tests.world.program import said
 from tests.world.shop import write_json_lines, write_shop
-from xrec.config.data import TABLE_COLUMNS, PrepareConfig
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.project import load_config, read_project
+from xrec.config import CONFIG_TYPES, TABLE_COLUMNS, PrepareConfig, load_config, read_project
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
 from xrec.init.files import read_folder
 from xrec.init.guess import Guess, differing_names, guess_tables

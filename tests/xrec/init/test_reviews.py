@@ -16,8 +16,7 @@ from tests.world.shop import review, write_json_lines
 from tests.xrec.init.test_project import CPU
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import RawReviews, find_review_files, read_reviews
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.project import load_config
+from xrec.config import AnnotateConfig, load_config
 from xrec.errors import ConfigError, DataError
 from xrec.init.project import Findings, init_project, notes
 

@@ -19,9 +19,7 @@ from tests.xrec.jobs.conftest import DECODING
 from tests.xrec.train.adapter_town import TRAINING
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill import read
-from xrec.config.base import parse_config
-from xrec.config.compare import CompareConfig
-from xrec.config.entries import RANKERS
+from xrec.config import RANKERS, CompareConfig, parse_config
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.lab.baselines.baseline import RECIPES
 from xrec.storage import open_location, read_manifest

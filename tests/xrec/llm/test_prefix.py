@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tests.world.models import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
-from xrec.config.adapter import Injection
+from xrec.config import Injection
 from xrec.llm.examples import (
     IGNORE,
     Example,

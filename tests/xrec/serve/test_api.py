@@ -33,8 +33,7 @@ from tests.xrec.serve.local_endpoint import (
     rows_of,
     sse,
 )
-from xrec.config.base import parse_config
-from xrec.config.serve import ServeConfig
+from xrec.config import ServeConfig, parse_config
 from xrec.errors import (
     ConfigError,
     EndpointAccessError,

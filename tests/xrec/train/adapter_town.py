@@ -9,7 +9,7 @@ import pytest
 from ray.train.v2._internal.execution.train_fn_utils import LocalTrainFnUtils, set_train_fn_utils
 
 from tests.world.workspace import PROMPT
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.storage import Location, open_location
 from xrec.train.data import AdapterData, load_adapter_data
 from xrec.train.example_shards import write_examples

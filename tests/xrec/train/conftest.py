@@ -19,8 +19,7 @@ from tests.world.town import dataset_in, prepare, with_aspects
 from tests.world.workspace import build_workspace
 from tests.xrec.train.adapter_town import RANDOM, make_config
 from tests.xrec.train.worker import train_here
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import PretrainGraphConfig, StorageConfig
 from xrec.storage import Manifest, open_location
 from xrec.train.adapter import train_adapter
 

@@ -17,7 +17,7 @@ from tests.errors import raises
 from tests.world.models import attach_toy, explanation_nll, toy_model
 from tests.xrec.train.adapter_town import make_config
 from tests.xrec.train.worker import worker_here
-from xrec.config.adapter import Injection, LearningRateConfig, TrainAdapterConfig
+from xrec.config import Injection, LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError, TrainingError
 from xrec.llm.examples import Example, collate
 from xrec.llm.prefix import PrefixCache, num_prefix_tokens

@@ -26,7 +26,7 @@ from tests.xrec.train.adapter_town import (
 )
 from tests.xrec.train.conftest import KILLED_AT, kill_a_worker
 from tests.xrec.train.worker import train_here
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.storage import location_of
 from xrec.train.adapter import train_adapter

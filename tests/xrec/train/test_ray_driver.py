@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests.errors import raises
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.shared import ScalingConfig
+from xrec.config import ScalingConfig, TrainAdapterConfig
 from xrec.errors import ConfigError, DataError, TrainingError
 from xrec.storage import Location, open_location
 from xrec.train.checkpoint import ReadFile

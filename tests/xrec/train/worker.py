@@ -20,8 +20,7 @@ from ray.train.v2._internal.execution.train_fn_utils import LocalTrainFnUtils, s
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.world.here import Killed
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config import PretrainGraphConfig, TrainAdapterConfig
 from xrec.train import adapter_worker, graph_worker
 from xrec.train.deepspeed_engine import init_deepspeed
 from xrec.train.example_shards import write_examples

@@ -33,10 +33,13 @@ from xrec.annotate.language_model.replies import (
 )
 from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
-from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.identity import identity_of
-from xrec.config.shared import StorageConfig
-from xrec.config.text import EndpointModelConfig
+from xrec.config import (
+    AnnotateConfig,
+    EndpointModelConfig,
+    LanguageModelAnnotator,
+    StorageConfig,
+    identity_of,
+)
 from xrec.data.language import other_language
 from xrec.llm.source import anywhere, known_fingerprint
 from xrec.storage import Location, fingerprint_of

@@ -12,8 +12,7 @@ from vllm import EngineArgs
 from vllm.platforms import current_platform
 from vllm.utils.import_utils import import_pynvml
 
-from xrec.config.adapter import Injection
-from xrec.config.llm import Dtype, EngineConfig
+from xrec.config import Dtype, EngineConfig, Injection
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import PREFIX
 from xrec.llm.model import resolve_dtype

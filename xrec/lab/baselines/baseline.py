@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from xrec.config.adapter import AdapterTrainingConfig
-from xrec.config.compare import CompareConfig
-from xrec.config.entries import BaselineKind
+from xrec.config import AdapterTrainingConfig, BaselineKind, CompareConfig
 from xrec.llm.source import resolve_model
 from xrec.storage import Location, open_location
 

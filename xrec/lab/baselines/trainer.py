@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xrec.config.adapter import LearningRateConfig
+from xrec.config import LearningRateConfig
 from xrec.errors import TrainingError
 from xrec.lab.baselines.artifact import TrainedModel
 from xrec.lab.baselines.baseline import Recipe

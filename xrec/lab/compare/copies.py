@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from xrec.config.entries import ElsewhereConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import ElsewhereConfig, StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.data.rows import parse_id, parse_text, read_rows, reject_duplicates
 from xrec.errors import DataError

@@ -14,8 +14,7 @@ from pydantic import SecretStr
 
 from xrec.bulk.work.pool import map_in_processes
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config.compare import CompareConfig
-from xrec.config.text import EndpointModelConfig
+from xrec.config import CompareConfig, EndpointModelConfig
 from xrec.data.dataset import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere
 from xrec.lab.compare.figures import Run

@@ -19,10 +19,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import SecretStr
 
-from xrec.config.evaluate import JudgeConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, StorageConfig
-from xrec.config.text import EndpointModelConfig
+from xrec.config import Device, EndpointModelConfig, JudgeConfig, LLMConfig, StorageConfig
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 from xrec.storage import Location, fingerprint_of
 from xrec.text import Asker, LanguageModel, Prompt, Reply, ReplyStore, ScoreReply, endpoint_key

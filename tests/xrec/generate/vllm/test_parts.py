@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.errors import raises
-from xrec.config.llm import EngineConfig
+from xrec.config import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.injection import InjectionBuffer, added
 from xrec.generate.vllm.plugin import check_installed_vllm

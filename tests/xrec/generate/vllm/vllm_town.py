@@ -12,7 +12,7 @@ from tests.world.models import NUM_ITEMS, NUM_USERS, toy_adapter, toy_tokenizer,
 from tests.world.workspace import save_graph
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import attach_adapters
-from xrec.config.adapter import Injection
+from xrec.config import Injection
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
 

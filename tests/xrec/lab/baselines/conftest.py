@@ -9,9 +9,7 @@ import torch
 from tests.world.here import map_here
 from tests.world.models import save_toy_model
 from tests.world.town import make_dataset
-from xrec.config.compare import CompareConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.prompt import PromptConfig
+from xrec.config import CompareConfig, LLMConfig, PromptConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import RECIPES, Baseline

@@ -11,8 +11,7 @@ from tests.errors import raises
 from tests.world.shop import write_json_lines
 from tests.world.town import dataset_of, explained, held_out
 from tests.xrec.lab.compare.conftest import MakeConfig
-from xrec.config.entries import ElsewhereConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import ElsewhereConfig, StorageConfig
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.lab.compare.copies import nearest_texts, read_elsewhere
