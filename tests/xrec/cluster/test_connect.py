@@ -76,7 +76,7 @@ def test_ensure_ray_connects_to_the_address_or_that_of_the_environment_and_leave
 STARTS = """
 import os, time, psutil, requests
 from xrec.cluster.connect import ensure_ray
-from xrec.config.shared import RayConfig
+from xrec.config import RayConfig
 from xrec.errors import ClusterError
 
 def listening():
@@ -181,7 +181,7 @@ ASKS = """
 import json, sys
 from xrec.cluster.connect import ensure_ray
 from xrec.cluster.preflight import Demand, check_cluster
-from xrec.config.shared import RayConfig, StorageConfig
+from xrec.config import RayConfig, StorageConfig
 from xrec.errors import ClusterError
 
 address, *questions = json.loads(sys.argv[1])

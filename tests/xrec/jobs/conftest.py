@@ -13,14 +13,18 @@ from tests.world.here import map_here, pool_here
 from tests.world.shop import write_project
 from tests.world.store import copy_files
 from tests.xrec.train.worker import fit_here
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.backfill import BackfillConfig
-from xrec.config.base import parse_config
-from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
-from xrec.config.evaluate import EvaluateConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.shared import JobConfig, StorageConfig
+from xrec.config import (
+    CONFIG_TYPES,
+    BackfillConfig,
+    BuildSampleLLMConfig,
+    EvaluateConfig,
+    JobConfig,
+    PrepareConfig,
+    PretrainGraphConfig,
+    StorageConfig,
+    TrainAdapterConfig,
+    parse_config,
+)
 from xrec.jobs.catalogue import job_named
 from xrec.storage import MANIFEST, Kind, Location, Manifest, open_location, read_manifest
 

@@ -39,9 +39,7 @@ from tests.xrec.train.worker import fit_here
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
-from xrec.config.data import SampleSource
-from xrec.config.project import read_project
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig, SampleSource, read_project
 from xrec.data.dataset import open_dataset
 from xrec.errors import (
     ArtifactNotFoundError,

@@ -22,9 +22,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.world.here import Killed
 from tests.world.store import copy_files
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.shared import ScalingConfig
+from xrec.config import PretrainGraphConfig, ScalingConfig, TrainAdapterConfig
 from xrec.storage import Location, open_location
 from xrec.train import adapter_worker, graph_worker
 from xrec.train.deepspeed_engine import init_deepspeed

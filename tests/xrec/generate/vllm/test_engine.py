@@ -27,8 +27,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     need_vllm_cpu,
     with_all_tokens,
 )
-from xrec.config.adapter import Injection
-from xrec.config.decoding import DecodingConfig
+from xrec.config import DecodingConfig, Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import Vocabulary
 

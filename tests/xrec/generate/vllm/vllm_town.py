@@ -21,8 +21,7 @@ from tests.world.models import (
 from tests.world.workspace import save_graph
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import attach_adapters
-from xrec.config.adapter import Injection
-from xrec.config.llm import EngineConfig
+from xrec.config import EngineConfig, Injection
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
 
