@@ -61,7 +61,7 @@ from xrec.config.graph import (
     TrainAspectsConfig,
 )
 from xrec.config.identity import CHANGES_NOTHING, CHOOSES_ROWS, identity_of, settings_of_texts
-from xrec.config.jobs import (
+from xrec.config.keys import (
     ARTIFACTS,
     CONFIG_TYPES,
     SHARED,
@@ -79,7 +79,7 @@ from xrec.config.llm import (
     PromptFailure,
     Quantization,
 )
-from xrec.config.project import Project, load_config, read_project
+from xrec.config.project import Project, load_config, read_project, storage_of
 from xrec.config.prompt import PromptConfig, parse_placeholders, placeholder_names
 from xrec.config.serve import HTTPConfig, KeyConfig, Scope, ServeConfig, is_loopback, share_of_key
 from xrec.config.shared import (
@@ -93,7 +93,6 @@ from xrec.config.shared import (
     Split,
     StorageConfig,
     TrainingJobConfig,
-    storage_of,
 )
 from xrec.config.text import (
     EndpointModelConfig,

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.adapter import AdapterTrainingJobConfig, TrainAdapterConfig
 from xrec.config.backfill import ActorsConfig, BackfillConfig, TablePairs
-from xrec.config.base import Config, Problem
+from xrec.config.base import Config, did_you_mean
 from xrec.config.entries import (
     ADAPTERS,
     BASELINES,
@@ -54,7 +54,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         known = (*ENTRIES, *self.texts)
         for name in self.entries:
             if name not in known:
-                hint = Problem((name,), known=known).suggestion()
+                hint = did_you_mean(name, known)
                 raise ValueError(
                     f"entries: {name!r} is none of {', '.join(known)}; {hint and hint + '; '}"
                     "a table of texts is an entry under its name in texts"

@@ -1,15 +1,13 @@
 """What several jobs share: artifacts, storage, Ray cluster, workers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from xrec.config.base import Config, parse_config
+from xrec.config.base import Config
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.values import parse_overrides
-from xrec.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
@@ -165,20 +163,3 @@ class TrainingJobConfig(RayJobConfig):
     tracker: Literal["tensorboard", "mlflow", "wandb"] | None = None
     """An experiment tracker that gets the settings and each epoch's figures. TensorBoard's files
     are at <workspace>/tensorboard; the others are told where by their own variables."""
-
-
-def storage_of(arguments: Sequence[str]) -> StorageConfig:
-    """The storage section of `storage.key=value` arguments; without any, its defaults.
-
-    Raises ConfigError for any other argument, and for a wrong value.
-    """
-    values: dict[str, Any] = {}
-    for override in parse_overrides(arguments):
-        if override.keys[0] != "storage":
-            raise ConfigError(
-                f"{override.dotted}: unknown key; expected storage.key=value",
-                code="unknown_key",
-                key=override.dotted,
-            )
-        values = override.applied_to(values)
-    return parse_config(JobConfig, {"workspace": "", **values}, "storage.key=value").storage
