@@ -27,7 +27,7 @@ that are there are not trained again: give another folder for other settings.
 \b
 Example, after prepare, build-sample-llm and pretrain-graph of configs/sample.yaml:
   python -m benchmarks.planted
-  python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected --output NEW
+  python -m benchmarks.planted training.learning_rate=3e-3 --variant projected --output NEW
 """
 
 from collections.abc import Mapping, Sequence

@@ -33,7 +33,7 @@ class Plain:
     """The replica, which answers one request at a time."""
 
     def __init__(self, config: ServeConfig):
-        torch.set_num_threads(config.models.cpus_per_replica)
+        torch.set_num_threads(config.models.cpus)
         self._explainer = load_explainer(sources_of(config), device="cpu", engine=config.engine)
         self._decoding = config.decoding
         model = self._explainer.model

@@ -172,9 +172,9 @@ def test_jobs_workers_have_room_for_what_the_config_asks(name):
     (group,) = cluster_spec(job)["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     cpus = int(container["resources"]["limits"]["cpu"])
-    scaling, actors = getattr(config, "scaling", None), getattr(config, "actors", None)
-    num = scaling.num_workers if scaling else actors.num_actors
-    each = scaling.cpus_per_worker if scaling else actors.cpus_per_actor
+    workers, actors = getattr(config, "workers", None), getattr(config, "actors", None)
+    num = workers.num_processes if workers else actors.num_processes
+    each = workers.cpus if workers else actors.cpus
     assert each <= cpus
     assert num <= group["replicas"] * (cpus // each)
 

@@ -58,10 +58,10 @@ def run_backfill(
     """
     actors, size = config.actors, run.record.size
     pool = RayPool(
-        max_actors=actors.num_actors,
-        min_actors=actors.min_actors,
-        cpus=actors.cpus_per_actor,
-        gpus=gpus_each(actors.device, actors.num_actors, config.engine.tensor_parallel_size),
+        max_actors=actors.num_processes,
+        min_actors=actors.min_processes,
+        cpus=actors.cpus,
+        gpus=gpus_each(actors.device, actors.num_processes, config.engine.num_gpus),
     )
     metrics, gate = BackfillMetrics(size.num_rows), Gate(config, run)
     with counter("pairs", size.num_rows) as show:

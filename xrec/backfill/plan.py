@@ -119,7 +119,7 @@ def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:
     size = ROWS_PER_CHUNK
     if rate is not None:
         size = round(_SECONDS_PER_CHUNK * rate.num_done / rate.costs["seconds"])
-    return max(1, min(size, -(-num_pairs // (_CHUNKS_PER_ACTOR * config.actors.num_actors))))
+    return max(1, min(size, -(-num_pairs // (_CHUNKS_PER_ACTOR * config.actors.num_processes))))
 
 
 def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:

@@ -34,7 +34,7 @@ class MakeExplainTask:
     load: "LoadExplainer"
 
     def __call__(self) -> "ExplainTask":
-        torch.set_num_threads(self.config.actors.cpus_per_actor)
+        torch.set_num_threads(self.config.actors.cpus)
         return ExplainTask(self.load(self), self.config.decoding, self.shared_key)
 
 

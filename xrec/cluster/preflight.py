@@ -26,7 +26,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import xrec
-from xrec.config import ActorsConfig, ScalingConfig, StorageConfig
+from xrec.config import Processes, StorageConfig, Workers
 from xrec.errors import ClusterError, StorageNotFoundError, XRecError
 from xrec.storage import open_location
 
@@ -61,28 +61,28 @@ class Demand:
 ONE_CPU = Demand(1, 1, 1, 0, "ray.num_cpus")
 
 
-def demand_of_workers(scaling: ScalingConfig) -> Demand:
+def demand_of_workers(workers: Workers) -> Demand:
     """Return the demand of a training job; with device=auto its workers can run without GPUs."""
     return Demand(
-        scaling.fewest_workers,
-        scaling.num_workers,
-        scaling.cpus_per_worker,
-        int(scaling.device == "cuda"),
-        "scaling.num_workers",
+        workers.fewest,
+        workers.num_processes,
+        workers.cpus,
+        int(workers.device == "cuda"),
+        "workers.num_processes",
     )
 
 
-def demand_of_actors(actors: ActorsConfig, gpus_per_actor: int) -> Demand:
+def demand_of_actors(actors: Processes, gpus_per_actor: int) -> Demand:
     """Return the demand of a backfill, for which one actor is enough.
 
     With device=auto the actors can run without GPUs.
     """
     return Demand(
         1,
-        actors.num_actors,
-        actors.cpus_per_actor,
+        actors.num_processes,
+        actors.cpus,
         gpus_per_actor if actors.device == "cuda" else 0,
-        "actors.num_actors",
+        "actors.num_processes",
     )
 
 

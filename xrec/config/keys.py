@@ -10,16 +10,14 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import Key, Mistake, did_you_mean, keys_of, sections_of
-from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
-from xrec.config.evaluate import EvaluateConfig
-from xrec.config.graph import PretrainGraphConfig, TrainAspectsConfig
+from xrec.config.job import JobConfig
+from xrec.config.lab import CompareConfig, EvaluateConfig
 from xrec.config.serve import ServeConfig
-from xrec.config.shared import JobConfig
+from xrec.config.train import PretrainGraphConfig, TrainAdapterConfig, TrainAspectsConfig
 
 CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
     "build-sample-llm": BuildSampleLLMConfig,
@@ -40,7 +38,7 @@ ARTIFACTS = (
     *("annotations", "dataset", "graph", "aspects", "adapter", "recommendations", "explanations"),
     *("evaluation", "comparison"),
 )
-SHARED = ("workspace", "storage", "ray", "llm", "prompt", "decoding", "scaling", *ARTIFACTS)
+SHARED = ("workspace", "storage", "ray", "llm", "prompt", "decoding", "workers", *ARTIFACTS)
 """The keys at the top level of a project file."""
 
 _MAX_PLACES = 4

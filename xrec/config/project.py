@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xrec.config.base import Mistake, config_error, merged, parse_config, validate
+from xrec.config.job import JobConfig, StorageConfig
 from xrec.config.keys import CONFIG_TYPES, SHARED, describe, places_below_jobs
-from xrec.config.shared import JobConfig, StorageConfig
 from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
 

@@ -207,11 +207,12 @@ def choose_engine(
     if why_not is None:
         logger.info("engine: vllm, because there are a GPU and a vLLM that knows the model")
         return "vllm"
-    if (setting := config.of_vllm_alone) is not None:
+    if config.vllm:
         raise ModelError(
-            f"engine.{setting} needs vLLM, and engine.kind=auto does not take it: {why_not}",
+            f"engine.vllm = {config.vllm} needs vLLM, and engine.kind=auto does not take it: "
+            f"{why_not}",
             code="needs_vllm",
-            key=f"engine.{setting.partition(' ')[0]}",
+            key="engine.vllm",
         )
     logger.info("engine: builtin, because %s", why_not)
     return "builtin"

@@ -226,7 +226,7 @@ class TextFinisher:
             for chosen, each in told
             if not each.is_named and chosen.item_reviews >= rules.min_evidence
         ]
-        untitled = rules.plain.model_copy(update={"of_title": ""})
+        untitled = {**rules.plain, "of_title": ""}
         sentence = self._plain(
             replace(texts, aspects=(*named, *others)),
             rules.model_copy(update={"plain": untitled, "min_evidence": 1}),

@@ -52,7 +52,7 @@ def run(config: BackfillConfig) -> Manifest | None:
     if not has_work(config, run):
         return finish(config, run)
     with ensure_ray(config.ray):
-        demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
+        demand = demand_of_actors(config.actors, config.engine.num_gpus)
         check_cluster(demand, run.output.uri, config.storage)
         return run_backfill(config, run)
 
@@ -102,7 +102,7 @@ def look_ahead(config: BackfillConfig) -> list[str]:
     `run` would read them. Raises what `open_backfill` raises.
     """
     seen = preview(run_request(config, identify_unchecked(config)))
-    return preview_lines(seen, config.actors.num_actors, retry_reasons(config))
+    return preview_lines(seen, config.actors.num_processes, retry_reasons(config))
 
 
 def preview_lines(preview: Preview, num_actors: int, retry: Sequence[str] = ()) -> list[str]:

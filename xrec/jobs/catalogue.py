@@ -117,7 +117,7 @@ Out:  <workspace>/graph: embeddings.safetensors, manifest.json with Recall@20 an
 
 \b
 Example:
-  xrec pretrain-graph configs/yelp.yaml scaling.num_workers=4 training.num_epochs=100
+  xrec pretrain-graph configs/yelp.yaml workers.num_processes=4 training.num_epochs=100
 """,
     ),
     Job(
@@ -184,7 +184,7 @@ Out:  <workspace>/explanations: a Delta table of explanations and failed rows
 
 \b
 Example:
-  xrec backfill configs/yelp.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
+  xrec backfill configs/yelp.yaml explanations=s3://my-bucket/run-7 actors.num_processes=8
   xrec backfill configs/yelp.yaml limit=1000
   xrec backfill configs/yelp.yaml 'retry_failed=[engine_error]'
 """,

@@ -40,8 +40,8 @@ def run(config: CompareConfig) -> Manifest:
         return found.manifest
     keys = judge_keys(config.metrics.judges, os.environ)
     with ensure_ray(config.ray):
-        uri, parallel = config.artifact("comparison"), config.engine.tensor_parallel_size
+        uri, parallel = config.artifact("comparison"), config.engine.num_gpus
         if set(config.entries) & set(ADAPTERS):
-            check_cluster(demand_of_workers(config.scaling), uri, config.storage)
+            check_cluster(demand_of_workers(config.workers), uri, config.storage)
         check_cluster(demand_of_actors(config.actors, parallel), uri, config.storage)
         return compare(config, made.config, made.inputs, keys=keys)

@@ -86,6 +86,6 @@ def _engine(config: BackfillConfig) -> EngineConfig:
 
     A model that several GPUs share is left to vLLM.
     """
-    if config.engine.kind == "auto" and config.engine.tensor_parallel_size == 1:
+    if config.engine.kind == "auto" and config.engine.num_gpus == 1:
         return config.engine.model_copy(update={"kind": "builtin"})
     return config.engine

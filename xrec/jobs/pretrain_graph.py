@@ -23,5 +23,5 @@ def run(config: PretrainGraphConfig) -> Manifest:
     if (done := output(config).done()) is not None:
         return done
     with ensure_ray(config.ray):
-        check_cluster(demand_of_workers(config.scaling), config.artifact("graph"), config.storage)
+        check_cluster(demand_of_workers(config.workers), config.artifact("graph"), config.storage)
         return pretrain_graph(config)

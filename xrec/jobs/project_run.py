@@ -190,11 +190,11 @@ class _Night:
 
 def _held(config: JobConfig, seconds: float) -> dict[str, float]:
     """The hours of the workers of a training, and of one CPU of a job that has none."""
-    scaling, hours = getattr(config, "scaling", None), seconds / 3600
-    if scaling is None:
+    workers, hours = getattr(config, "workers", None), seconds / 3600
+    if workers is None:
         return {"cpu_hours": hours}
-    count, gpus = scaling.num_workers, gpus_each(scaling.device, scaling.num_workers)
-    return {"cpu_hours": scaling.cpus_per_worker * count * hours, "gpu_hours": gpus * count * hours}
+    count, gpus = workers.num_processes, gpus_each(workers.device, workers.num_processes)
+    return {"cpu_hours": workers.cpus * count * hours, "gpu_hours": gpus * count * hours}
 
 
 NIGHT_JOBS = PIPELINE[1:-1]

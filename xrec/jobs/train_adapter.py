@@ -34,5 +34,5 @@ def run(config: TrainAdapterConfig) -> Manifest:
     if (done := output(config).done()) is not None:
         return done
     with ensure_ray(config.ray):
-        check_cluster(demand_of_workers(config.scaling), config.artifact("adapter"), config.storage)
+        check_cluster(demand_of_workers(config.workers), config.artifact("adapter"), config.storage)
         return train_adapter(config)

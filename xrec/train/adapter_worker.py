@@ -230,9 +230,9 @@ class AdapterWorker:
         if wrong:
             raise TrainingError(
                 f"step {self.progress.step}: {', '.join(wrong)} hold NaN or infinity; "
-                "lower training.learning_rate.peak",
+                "lower training.learning_rate",
                 code="weights_not_finite",
-                key="training.learning_rate.peak",
+                key="training.learning_rate",
                 saw=wrong,
             )
         if rank() != 0:

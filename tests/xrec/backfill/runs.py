@@ -113,7 +113,7 @@ class Runs:
             "gate": None,
             "llm": {"model": str(self.workspace / "llm")},
             "decoding": DECODING,
-            "actors": {"num_actors": 2, "device": "cpu"},
+            "actors": {"num_processes": 2, "device": "cpu"},
         }
         config = parse_config(BackfillConfig, {**defaults, **values})
         return with_pairs(config, pairs_table(*pairs)) if pairs else config

@@ -15,7 +15,7 @@ from tests.world.program import python
 from xrec.cluster import preflight
 from xrec.cluster.connect import LOOPBACK_ADDRESS, ensure_ray
 from xrec.cluster.preflight import Demand, check_room, demand_of_actors, demand_of_workers
-from xrec.config import ActorsConfig, RayConfig, ScalingConfig
+from xrec.config import Processes, RayConfig, Workers
 from xrec.errors import ClusterError
 
 CONNECTS = """
@@ -132,7 +132,7 @@ def test_ensure_ray_address_without_cluster_names_the_address(monkeypatch, addre
 
 
 def _workers(num_workers: int, cpus: int = 1, gpus: int = 0) -> Demand:
-    return Demand(num_workers, num_workers, cpus, gpus, "scaling.num_workers")
+    return Demand(num_workers, num_workers, cpus, gpus, "workers.num_processes")
 
 
 ONE, TWO, GPU = {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
@@ -155,7 +155,7 @@ def test_check_room_says_how_many_fit_if_they_are_too_few(nodes, demand, fit, mo
     if fit is None:
         check_room(nodes, demand)
         return
-    with raises(ClusterError, "too_few_resources", "scaling.num_workers", fit):
+    with raises(ClusterError, "too_few_resources", "workers.num_processes", fit):
         check_room(nodes, demand)
 
 
@@ -167,14 +167,14 @@ def test_check_room_a_cluster_that_may_grow_is_waited_for(monkeypatch, caplog):
 
 
 def test_demands_are_those_of_the_config():
-    some = ScalingConfig(num_workers=4, min_workers=2, cpus_per_worker=3)
-    gpus = ScalingConfig(num_workers=4, device="cuda")
-    assert demand_of_workers(some) == Demand(2, 4, 3, 0, "scaling.num_workers")
-    assert demand_of_workers(gpus) == Demand(4, 4, 1, 1, "scaling.num_workers")
-    actors = ActorsConfig(num_actors=6, cpus_per_actor=2)
-    on_gpus = ActorsConfig(num_actors=6, device="cuda")
-    assert demand_of_actors(actors, 2) == Demand(1, 6, 2, 0, "actors.num_actors")
-    assert demand_of_actors(on_gpus, 2) == Demand(1, 6, 1, 2, "actors.num_actors")
+    some = Workers(num_processes=4, min_processes=2, cpus=3)
+    gpus = Workers(num_processes=4, device="cuda")
+    assert demand_of_workers(some) == Demand(2, 4, 3, 0, "workers.num_processes")
+    assert demand_of_workers(gpus) == Demand(4, 4, 1, 1, "workers.num_processes")
+    actors = Processes(num_processes=6, cpus=2)
+    on_gpus = Processes(num_processes=6, device="cuda")
+    assert demand_of_actors(actors, 2) == Demand(1, 6, 2, 0, "actors.num_processes")
+    assert demand_of_actors(on_gpus, 2) == Demand(1, 6, 1, 2, "actors.num_processes")
 
 
 ASKS = """
@@ -189,7 +189,7 @@ said = []
 with ensure_ray(RayConfig(address=address)):
     for output, cpus, storage in questions:
         try:
-            demand = Demand(1, 1, cpus, 0, "scaling.num_workers")
+            demand = Demand(1, 1, cpus, 0, "workers.num_processes")
             check_cluster(demand, output, StorageConfig(**storage))
             said.append("ready")
         except ClusterError as error:

@@ -141,10 +141,10 @@ def test_the_list_names_options_that_exist():
 @pytest.mark.parametrize(
     ("name", "options", "counts"),
     [
-        ("vllm_options", {"quantization": "fp8", "kv_cache_dtype": "fp8"}, True),
-        ("vllm_options", {"hf_config": {"max_num_batched_tokens": 1}}, True),
-        ("vllm_options", {"an_option_of_tomorrow": 1}, True),
-        ("vllm_options", {"max_num_batched_tokens": 16384, "disable_log_stats": True}, False),
+        ("vllm", {"quantization": "fp8", "kv_cache_dtype": "fp8"}, True),
+        ("vllm", {"hf_config": {"max_num_batched_tokens": 1}}, True),
+        ("vllm", {"an_option_of_tomorrow": 1}, True),
+        ("vllm", {"max_num_batched_tokens": 16384, "disable_log_stats": True}, False),
         ("extra", {"reasoning_effort": "low"}, True),
         ("extra", {"temperature": None}, True),
         ("extra", {"metadata": {"job": "night"}, "user": "xrec"}, False),

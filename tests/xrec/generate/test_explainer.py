@@ -272,12 +272,11 @@ def test_auto_takes_vllm_on_a_gpu_if_it_can(tmp_path, monkeypatch, device, famil
     config = {"model_type": family[0], "architectures": [family[1]]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert choose_engine(EngineConfig(), device, tmp_path) == kind
-    for name, value in (("tensor_parallel_size", 2), ("vllm_options", {"seed": 1})):
-        engine = EngineConfig(**{name: value})
-        if kind == "vllm":
-            assert choose_engine(engine, device, tmp_path) == "vllm"
-        else:
-            with raises(ModelError, "needs_vllm", key=f"engine.{name}"):
-                choose_engine(engine, device, tmp_path)
+    engine = EngineConfig(vllm={"seed": 1})
+    if kind == "vllm":
+        assert choose_engine(engine, device, tmp_path) == "vllm"
+    else:
+        with raises(ModelError, "needs_vllm", key="engine.vllm"):
+            choose_engine(engine, device, tmp_path)
     for named in ("builtin", "vllm"):
         assert choose_engine(EngineConfig(kind=named), device, tmp_path) == named

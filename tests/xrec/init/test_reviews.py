@@ -49,7 +49,7 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     assert list(values)[5:10] == jobs
     assert values["prompt"]["aspects"] == 3
     assert values["decoding"]["text"]["checks"]["unsupported"] is True
-    good = ["good review", "good reviews"]  # those below min_rating do not count
+    good = "good review|good reviews"  # those below min_rating do not count
     assert values["decoding"]["text"]["plain"] == {"reviews": good}
     assert values["pretrain-graph"]["model"]["aspects"] is True
     assert values["annotate"] == {

@@ -36,7 +36,7 @@ _PROMPT = {
     "item": "Place: {item} {item_title}. {item_profile}",
 }
 # One process each: what two do is tested elsewhere. The graphs of all folds are trained here.
-_SCALING = {"num_workers": 1, "device": "cpu", "max_failures": 0}
+_ONE_WORKER = {"num_processes": 1, "device": "cpu", "max_failures": 0}
 DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "refuses_repetition": False}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     PrepareConfig: {
@@ -53,7 +53,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "model": {"embedding_dim": 8, "num_layers": 1},
         "training": {"num_epochs": 2, "steps_per_epoch": 4},
         "folds": 2,
-        "scaling": _SCALING,
+        "workers": _ONE_WORKER,
     },
     TrainAdapterConfig: {
         "prompt": _PROMPT,
@@ -64,7 +64,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
             "global_batch_size": 32,
             "micro_batch_size": 16,
         },
-        "scaling": _SCALING,
+        "workers": _ONE_WORKER,
     },
     BackfillConfig: {
         "pairs": {"kind": "split", "split": "test"},
@@ -72,7 +72,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "max_failed_share": 0.5,
         "gate": None,
         "decoding": DECODING,
-        "actors": {"num_actors": 1, "device": "cpu"},
+        "actors": {"num_processes": 1, "device": "cpu"},
     },
     EvaluateConfig: {"encoder": None, "decoding": DECODING, "device": "cpu"},
 }

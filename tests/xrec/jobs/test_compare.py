@@ -34,8 +34,8 @@ COMPARISON: dict[str, Any] = {
     "max_pairs": 12,
     "model": {"num_experts": 2},
     "training": {**TRAINING, "max_pairs": 64, "num_epochs": 1, "max_validation_pairs": 4},
-    "scaling": {"num_workers": 1, "device": "cpu", "max_failures": 0},
-    "actors": {"num_actors": 1, "device": "cpu"},
+    "workers": {"num_processes": 1, "device": "cpu", "max_failures": 0},
+    "actors": {"num_processes": 1, "device": "cpu"},
     "metrics": {"encoder": None},
 }
 

@@ -387,7 +387,7 @@ def random_graph() -> tuple[GraphData, HeldOut]:
 
 def largest_tensors(config: PretrainGraphConfig) -> list[int]:
     """Return the bytes of the largest tensor of this worker's start, ranking, and first step."""
-    (data, validation), num_workers = random_graph(), config.scaling.num_workers
+    (data, validation), num_workers = random_graph(), config.workers.num_processes
     with LargestTensor() as largest:
         partition = build_partition("partitioned", data, 0, num_workers)
         adjacency = data.adjacency(partition)

@@ -152,7 +152,7 @@ def language_model_spec(
         llm = chosen_llm(model, config.llm)
         is_needed = environment is not None
         inputs = {"llm": known_fingerprint(llm, config.storage, download=is_needed) or ""}
-        gpus_per_actor = model.engine.tensor_parallel_size
+        gpus_per_actor = model.engine.num_gpus
     settings = {
         **identity_of(annotator),
         "prompts": {
@@ -170,7 +170,7 @@ def language_model_spec(
     )
     max_tokens = config.budget.get("tokens") if max_actors else None
     identity = {"model": settings["model"], **inputs}
-    num_at_once = _CHUNKS_AT_ONCE * (max_actors or config.actors.num_actors)
+    num_at_once = _CHUNKS_AT_ONCE * (max_actors or config.actors.num_processes)
     llm_of_job = None if config.llm is None else anywhere(config.llm)
     loaded, actors, storage = model_anywhere(model), config.actors, config.storage
 
@@ -181,7 +181,7 @@ def language_model_spec(
             llm=llm_of_job,
             storage=storage,
             device=actors.device,
-            num_threads=actors.cpus_per_actor,
+            num_threads=actors.cpus,
             key=key,
         )
         budget = Budget(max_tokens, _num_spent(output, storage))

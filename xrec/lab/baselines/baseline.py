@@ -60,7 +60,7 @@ class Baseline:
 
     config: of the comparison, without relative paths (`config_anywhere`). Of its `prompt`, which is
         in words only here, and language model there is use for lora alone; a training's process is
-        like a worker of its `scaling`.
+        like a worker of its `workers`.
     output: the URI of the model.
     """
 

@@ -116,8 +116,8 @@ def make_engine(
             json.dumps({"eos_token_id": [stop], "do_sample": True, "temperature": 9.0})
         )
     graph = graph or make_graph(folder / "graph")
-    options = {"enforce_eager": True, **settings.pop("vllm_options", {})}
-    given = {"max_rows": 16, "kv_cache_gib": 1 / 8, "vllm_options": options, **settings}
+    options = {"enforce_eager": True, **settings.pop("vllm", {})}
+    given = {"max_rows": 16, "kv_cache_gib": 1 / 8, "vllm": options, **settings}
     return VllmEngine(
         folder / "llm",
         toy_tokenizer(),

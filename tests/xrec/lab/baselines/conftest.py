@@ -83,8 +83,8 @@ def make_baseline(workspace, tmp_path, llm):
             "llm": llm,
             "prompt": PROMPT,
             "training": {"max_pairs": values.pop("max_pairs", None)},
-            "actors": {"device": "cpu", "num_actors": 1},
-            "scaling": {"device": "cpu"},
+            "actors": {"device": "cpu", "num_processes": 1},
+            "workers": {"device": "cpu"},
         }
         config, output = CompareConfig.model_validate(settings), str(tmp_path / "model")
         return Baseline(kind, values.pop("seed", 0), recipe, config, output, **values)

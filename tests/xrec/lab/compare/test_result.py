@@ -169,7 +169,8 @@ def test_nearest_of_an_item_without_words_is_of_the_nearest_item():
 def test_table_gives_texts_by_pair_and_is_refused_if_it_cannot_be_used(tmp_path):
     def read(*rows: dict[str, Any], text: str = "xrec") -> dict[tuple[str, str], str | None]:
         uri = str(write_json_lines(tmp_path / "texts.jsonl", rows))
-        config = ElsewhereConfig(uri=uri, user_id="uid", item_id="iid", text=text)
+        columns = {"user_id": "uid", "item_id": "iid", "explanation": text}
+        config = ElsewhereConfig.model_validate({"uri": uri, "columns": columns})
         return read_elsewhere("public", config, StorageConfig())
 
     good = {"uid": 7, "iid": "a", "xrec": " A fine place. "}
