@@ -73,8 +73,8 @@ from xrec.config.llm import Dtype as Dtype
 from xrec.config.llm import EndpointModelConfig as EndpointModelConfig
 from xrec.config.llm import EngineConfig as EngineConfig
 from xrec.config.llm import EngineModelConfig as EngineModelConfig
-from xrec.config.llm import LLMConfig as LLMConfig
 from xrec.config.llm import LanguageModelConfig as LanguageModelConfig
+from xrec.config.llm import LLMConfig as LLMConfig
 from xrec.config.llm import PromptFailure as PromptFailure
 from xrec.config.llm import Quantization as Quantization
 from xrec.config.llm import ReplyFailureReason as ReplyFailureReason
