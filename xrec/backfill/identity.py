@@ -61,10 +61,9 @@ def _identity(
 
 
 def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs) -> Location:
-    """Where the table of pairs, or the recommendations, lie."""
-    if isinstance(pairs, RecommendedPairs) and pairs.uri is None:
+    """Return the location of the table of pairs, or of the recommendations."""
+    if isinstance(pairs, RecommendedPairs):
         return location_of(config, "recommendations")
-    assert pairs.uri is not None
     return open_location(pairs.uri, config.storage)
 
 

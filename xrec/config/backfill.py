@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.job import JobConfig, Processes, RayJobConfig, Split, artifact_uri
+from xrec.config.job import JobConfig, Processes, RayJobConfig, Split
 from xrec.config.llm import EngineConfig, LanguageModelConfig, LLMConfig, PromptFailure
 from xrec.config.texts import DecodingConfig, TextFailure
 
@@ -30,10 +30,9 @@ class TablePairs(Config):
 
 
 class RecommendedPairs(Config):
-    """The pairs of a recommendations artifact (`xrec recommend`)."""
+    """The pairs of the project's recommendations (`xrec recommend`)."""
 
     kind: Literal["recommendations"]
-    uri: str | None = artifact_uri("recommendations")
     k: int | None = Field(None, ge=1)
     """Number of items per user, the best first. If null, all."""
 
@@ -114,12 +113,17 @@ GATE: Mapping[str, float | None] = {
 """The limits of the gate that a config does not name."""
 
 
-class ExplanationsJobConfig(JobConfig):
-    """A job that writes or scores explanations; `decoding` is usually the same in all of them."""
+class TextsJobConfig(JobConfig):
+    """A job that generates texts; they compare if `decoding` is the same in all such jobs."""
 
-    llm: LLMConfig
     decoding: DecodingConfig = DecodingConfig()
     engine: EngineConfig = EngineConfig()
+
+
+class ExplanationsJobConfig(TextsJobConfig):
+    """A job that writes or reads explanations, and generates some."""
+
+    llm: LLMConfig
 
 
 class BackfillConfig(BulkConfig, ExplanationsJobConfig):

