@@ -49,7 +49,7 @@ from benchmarks.report import (
     with_interval,
     write_tables,
 )
-from xrec.cluster.connect import ensure_ray
+from xrec.cluster import ensure_ray
 from xrec.config import DecodingConfig, TrainAdapterConfig, load_config
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.scores import other_users

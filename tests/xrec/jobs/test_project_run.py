@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from fsspec.implementations.local import LocalFileSystem
+from pipeline_job import chosen_configs
 
 from tests.errors import raises
 from tests.world.program import python, refused, said, xrec
@@ -42,10 +43,10 @@ from xrec.errors import (
     GateError,
     LeaseError,
 )
+from xrec.jobs import ARTIFACT_OF, job_named
+from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs import prepare as prepare_job
-from xrec.jobs import project_run as project_run_job
 from xrec.jobs import recommend as recommend_job
-from xrec.jobs.catalogue import chosen_configs, job_named
 from xrec.jobs.output import Output
 from xrec.jobs.status import project_status
 from xrec.recommend import plan_recommendations, read_tables
@@ -57,7 +58,7 @@ from xrec.train.lease import only_driver
 def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:
     """Run the jobs; returns the lines of progress, without times."""
     lines: list[str] = []
-    project_run_job.run(configs, redo=redo, source="town.yaml", tell=lines.append)
+    pipeline_job.run(configs, redo=redo, source="town.yaml", tell=lines.append)
     return [line for line in lines if "done in" not in line]
 
 
@@ -166,7 +167,7 @@ def test_run_redo_does_not_delete_what_another_driver_trains(town, tmp_path, mon
     made = _output(tmp_path / "graph")
     (made.location / "checkpoints/run.json").write_bytes(b'{"config": {"seed": 1}, "inputs": {}}')
     job = SimpleNamespace(output=lambda config, exact: made, run=None)
-    monkeypatch.setattr(project_run_job, "job_named", lambda name: job)
+    monkeypatch.setattr(pipeline_job, "job_named", lambda name: job)
     with (
         only_driver(made.location / "checkpoints", holder="the other driver"),
         pytest.raises(LeaseError),
@@ -240,7 +241,7 @@ def test_run_that_cannot_be_chosen_is_refused():
 @pytest.mark.usefixtures("without_work")
 @pytest.mark.parametrize("job", PIPELINE_JOBS)
 def test_job_that_is_done_gives_its_manifest_and_writes_nothing(pipeline, job):
-    kind = job_named(job).artifact
+    kind = ARTIFACT_OF[job]
     before = pipeline.state(kind)
     assert job_named(job).run(pipeline.config(CONFIG_TYPES[job])) == pipeline.manifests[kind]
     assert pipeline.state(kind) == before
