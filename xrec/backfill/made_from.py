@@ -7,8 +7,7 @@ does a rollback. URIs in the workspace begin with `workspace:` there, so a works
 import re
 from typing import TypeVar
 
-from xrec.config.backfill import RecommendConfig
-from xrec.config.shared import WORKSPACE, ExplanationsJobConfig, JobConfig
+from xrec.config import WORKSPACE, ExplanationsJobConfig, JobConfig, RecommendConfig
 from xrec.storage import check_artifacts, find_manifest, location_of
 
 _KINDS = ("dataset", "graph", "aspects", "adapter")

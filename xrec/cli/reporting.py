@@ -52,7 +52,7 @@ def keys_option(job: str) -> Any:
 
     def show(wanted: bool) -> None:
         if wanted:
-            from xrec.config.jobs import job_keys
+            from xrec.config import job_keys
 
             typer.echo(job_keys(job))
             raise typer.Exit

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
     from xrec.cluster.submit import JobServer
-    from xrec.config.shared import JobConfig
+    from xrec.config import JobConfig
 
 _OF_A_PROJECT = ("run", "refresh", "forget")
 
@@ -107,8 +107,7 @@ def _configs(
     name: str, path: str, overrides: list[str], first: str | None, last: str | None
 ) -> "list[JobConfig]":
     """Return the configs of the submitted jobs; raises ConfigError if they are invalid."""
-    from xrec.config.jobs import CONFIG_TYPES
-    from xrec.config.project import load_config, read_project
+    from xrec.config import CONFIG_TYPES, load_config, read_project
     from xrec.jobs.pipeline import chosen_configs
 
     if name in _OF_A_PROJECT:

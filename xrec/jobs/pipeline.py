@@ -12,8 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from xrec import nights
-from xrec.config.project import Project
-from xrec.config.shared import JobConfig, RayJobConfig
+from xrec.config import JobConfig, Project, RayJobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
 from xrec.jobs import PIPELINE, job_named
 from xrec.jobs.output import Found, Output

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from xrec.backfill import last_night, present
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig, PretrainGraphConfig
 from xrec.data.dataset import EXTENDS
 from xrec.errors import ConfigError
 from xrec.storage import Kind, Location, location_of

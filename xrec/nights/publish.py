@@ -7,8 +7,7 @@ from xrec.backfill import last_night, present
 from xrec.backfill.identity import identify
 from xrec.backfill.plan import run_request
 from xrec.bulk import BulkRun, open_run
-from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import JobConfig
+from xrec.config import BackfillConfig, JobConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.nights.gate import judge, make_gate
 from xrec.nights.sample import sample_of, side_by_side

@@ -26,11 +26,16 @@ from xrec.bulk.runs.plan import PlanSize
 from xrec.bulk.runs.run import RunRecord
 from xrec.cli.run_command import _row
 from xrec.cli.table_command import status_values
-from xrec.config.backfill import BackfillConfig, RecommendConfig
-from xrec.config.data import TABLE_COLUMNS, SampleSource
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.project import Project, read_project
-from xrec.config.shared import JobConfig
+from xrec.config import (
+    CONFIG_TYPES,
+    TABLE_COLUMNS,
+    BackfillConfig,
+    JobConfig,
+    Project,
+    RecommendConfig,
+    SampleSource,
+    read_project,
+)
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
