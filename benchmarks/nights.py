@@ -35,11 +35,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
+import xrec.jobs.audit
 import xrec.jobs.backfill
-import xrec.jobs.explain
+import xrec.jobs.pipeline
 import xrec.jobs.prepare
 import xrec.jobs.pretrain_graph
-import xrec.jobs.project_run
 from xrec.backfill import present
 from xrec.bulk import published
 from xrec.config.backfill import BackfillConfig
@@ -50,7 +50,7 @@ from xrec.config.shared import JobConfig
 from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
 from xrec.evaluate.intervals import mean_interval
 from xrec.evaluate.text_metrics import rouge_l
-from xrec.jobs.catalogue import chosen_configs
+from xrec.jobs.pipeline import chosen_configs
 from xrec.nights.figures import text_shares
 from xrec.schemas import GENERATED
 from xrec.storage import Manifest, location_of, open_location, read_manifest
@@ -178,7 +178,7 @@ def compare(
             part: round(made.metrics[part]["recall@20"], 4) for part in ("validation", "test")
         }
         typer.echo(f"graph {name}: Recall@20 {recall}")
-    for line in list(xrec.jobs.explain.audit(night, takes_down=False))[-1:]:
+    for line in list(xrec.jobs.audit.audit(night, takes_down=False))[-1:]:
         typer.echo(line)
     elsewhere = {"explanations": str(folder / "anew"), "carry_from": None, "gate": None}
     written = night.model_copy(update=elsewhere)
@@ -235,7 +235,7 @@ def main(
         if night and kills:
             killed_once(config, given, seconds, draw)
         else:
-            step = xrec.jobs.project_run.refresh if night else xrec.jobs.project_run.run
+            step = xrec.jobs.pipeline.refresh if night else xrec.jobs.pipeline.run
             step(configs(), tell=_told)
         seconds = min(seconds, time.monotonic() - started) if night else _SECONDS_TO_KILL
         manifest, rows = rows_of(configs()["backfill"])

@@ -225,12 +225,12 @@ def test_audit_finds_texts_of_a_list_that_grew_and_takes_their_pairs_down(runs, 
     assert code == 0, err
     assert [line.split("  ")[:2] for line in lines[:-1]] == [pair.split() for pair in OF_U1]
     assert all("unsafe: 'u1' is on the list" in line for line in lines[:-1])
-    assert lines[-1].endswith("2 of 8 texts are refused today; 2 unsafe")
+    assert lines[-1].endswith("2 of 8 texts would be refused today; 2 unsafe")
     assert pairs_of(published_rows(runs.output)) == sorted(EIGHT)
     for _ in range(2):  # the second time nothing is left to be found
         code, out, err = xrec(*command, "--takedown")
         assert code == 0, err
-    assert "0 of 6 texts are refused today\n" in out
+    assert "0 of 6 texts would be refused today\n" in out
     left = sorted({*EIGHT} - {*OF_U1})
     assert pairs_of(published_rows(runs.output)) == left
     (entry,) = read_takedowns(runs.output).active.values()

@@ -253,7 +253,7 @@ def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs,
     config = runs.config(*PAIRS, **bad)
     path = write_project(tmp_path / "project.yaml", config)
     code, _, err = xrec("publish", path)
-    assert (code, "no run of these settings and pairs is done there" in err) == (1, True)
+    assert (code, "no finished run with these settings and pairs" in err) == (1, True)
     for toy in (runs.toy(mute=PAIRS[:30]), never):  # a second start does nothing again
         with raises(GateError, "gate_not_passed", "gate") as raised:
             runs.run(*PAIRS, toy=toy, **bad)
