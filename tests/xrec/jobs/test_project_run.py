@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from fsspec.implementations.local import LocalFileSystem
-from pipeline_job import chosen_configs
 
 from tests.errors import raises
 from tests.world.program import python, refused, said, xrec
@@ -43,6 +42,7 @@ from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs import prepare as prepare_job
 from xrec.jobs import recommend as recommend_job
 from xrec.jobs.output import Output
+from xrec.jobs.pipeline import chosen_configs
 from xrec.jobs.status import project_status
 from xrec.recommend import plan_recommendations, read_tables
 from xrec.sample import generate_town, town_tables
