@@ -47,7 +47,6 @@ def present(config: ConfigT) -> ConfigT:
 
     The config of a job that makes these artifacts is returned as it is.
     """
-    if not isinstance(config, ExplanationsJobConfig | RecommendConfig):
-        return config
-    uris = last_night(config)[1]
+    is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
+    uris = last_night(config)[1] if is_reader else {}
     return config.model_copy(update={k: uri for k, uri in uris.items() if hasattr(config, k)})

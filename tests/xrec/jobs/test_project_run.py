@@ -327,7 +327,7 @@ def test_status_says_what_differs_what_follows_from_it_and_what_is_unusable(pipe
     assert states["graph"][0] == "up to date"
     assert states["explanations"] == ("stale", ("made from adapter, which is stale",))
     state, (note, *_) = states["evaluation"]
-    assert (state, "holds a graph artifact, expected" in note) == ("unusable", True)
+    assert (state, "expected artifact kind evaluation, found graph" in note) == ("unusable", True)
 
 
 def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):
