@@ -47,7 +47,8 @@ def present(config: ConfigT) -> ConfigT:
 
     The config of a job that makes these artifacts is returned as it is.
     """
-    if not isinstance(config, ExplanationsJobConfig | RecommendConfig):
+    is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
+    if not is_reader:
         return config
     uris = last_night(config)[1]
     return config.model_copy(update={k: uri for k, uri in uris.items() if hasattr(config, k)})
