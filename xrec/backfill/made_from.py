@@ -48,7 +48,5 @@ def present(config: ConfigT) -> ConfigT:
     The config of a job that makes these artifacts is returned as it is.
     """
     is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
-    if not is_reader:
-        return config
-    uris = last_night(config)[1]
+    uris = last_night(config)[1] if is_reader else {}
     return config.model_copy(update={k: uri for k, uri in uris.items() if hasattr(config, k)})

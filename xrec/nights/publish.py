@@ -47,8 +47,8 @@ def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
         if run is not None and all(each.is_done for each in run.passes()):
             return of_night, run
     raise ArtifactNotFoundError(
-        f"{config.artifact('explanations')}: no finished run of these settings and pairs; run xrec "
-        "backfill or xrec refresh, which continue one that was started",
+        f"{config.artifact('explanations')}: no finished run with these settings and pairs; run "
+        "xrec backfill or xrec refresh, which continue one that was started",
         code="no_finished_run",
         saw=config.artifact("explanations"),
     )

@@ -24,7 +24,6 @@ import ray
 import requests
 import torch
 import yaml
-from pipeline_job import chosen_configs
 from ray import serve
 
 from tests.errors import raises
@@ -52,6 +51,7 @@ from xrec.graph.artifact import read_graph
 from xrec.jobs import backfill as backfill_job
 from xrec.jobs import job_named
 from xrec.jobs import pipeline as pipeline_job
+from xrec.jobs.pipeline import chosen_configs
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import Manifest, node_folder, open_location, read_manifest, write_manifest
