@@ -41,8 +41,7 @@ from xrec.annotate.source import find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
 from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageModelConfig
-from xrec.text import Prompt, Reply, ask, endpoint_key, load_language_model
-from xrec.text.schema import parse_reply
+from xrec.text import Prompt, Reply, ask, endpoint_key, load_language_model, parse_reply
 
 app = command_line()
 

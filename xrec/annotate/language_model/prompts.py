@@ -12,8 +12,8 @@ from xrec.annotate.language_model.replies import Kind, ReplyLimits
 from xrec.config.shared import StorageConfig
 from xrec.data.language import language_name
 from xrec.errors import ConfigError
-from xrec.text import Message, about_tokens
-from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
+from xrec.storage import fingerprint_of
+from xrec.text import Message, PromptFile, about_tokens, parse_prompt_file, read_prompt_file
 
 _LEAST_TOKENS = 24
 """A review that would be cut to less is left out."""
@@ -75,6 +75,13 @@ class Prompts:
     def example(self, row: Input) -> str:
         """The reply that is shown for an example of this kind of text."""
         return self._file(row).examples[self._domain][1]
+
+    def fingerprints(self) -> dict[Kind, str]:
+        """Return the hash of what each kind of prompt always shows."""
+        return {
+            kind: fingerprint_of([file.system, *file.examples[self._domain]])
+            for kind, file in self._files.items()
+        }
 
     def _file(self, row: Input) -> PromptFile:
         kinds: Mapping[type[Input], Kind]
