@@ -1,15 +1,19 @@
 """Job `annotate`: reviews in; profiles, explanations and aspects out."""
 
 import os
-from collections.abc import Mapping
 
-from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.formats import KIND, begun_files, identify_annotations
-from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.plan import read_outlook
-from xrec.annotate.source import file_hashes, find_review_files
-from xrec.annotate.store import keep_source
-from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
+from xrec.annotate import (
+    KIND,
+    annotator_spec,
+    begun_files,
+    file_hashes,
+    find_review_files,
+    identify_annotations,
+    keep_source,
+    read_outlook,
+    run_annotate,
+)
+from xrec.config.annotate import AnnotateConfig
 from xrec.jobs.output import Output
 from xrec.storage import RUN_RECORD, Manifest, check_artifacts, location_of
 
@@ -39,7 +43,6 @@ def run(config: AnnotateConfig) -> Manifest | None:
 
     Returns the manifest, or None if the limit ended the run before it was finished.
     """
-    from xrec.annotate.driver import run_annotate
     from xrec.cluster.connect import ensure_ray
     from xrec.cluster.preflight import check_cluster, demand_of_actors
 
@@ -61,17 +64,3 @@ def look_ahead(config: AnnotateConfig) -> list[str]:
     read, ConfigError for prompts that cannot be used.
     """
     return annotator_spec(config).describe(read_outlook(config))
-
-
-def annotator_spec(
-    config: AnnotateConfig, environment: Mapping[str, str] | None = None
-) -> AnnotatorSpec:
-    """The annotator that `annotator.kind` names.
-
-    environment: has the key of an endpoint; None if nothing will be written.
-    """
-    if isinstance(config.annotator, PhrasesAnnotator):
-        return phrases_spec(config.annotator, config.vocabulary)
-    from xrec.annotate.language_model import language_model_spec
-
-    return language_model_spec(config, environment)

@@ -170,7 +170,7 @@ class _Night:
             return metrics
         import pandas as pd  # it takes half a second
 
-        from xrec.annotate.report import HEAD
+        from xrec.annotate import HEAD
 
         costs = pd.DataFrame({**self._jobs, "all jobs": total}).T
         costs = costs[[each for each in _COSTS if each in total]]
