@@ -24,12 +24,10 @@ from xrec.annotate.keep import keep_reviews
 from xrec.annotate.phrases import Reader, find_aspects
 from xrec.annotate.plan import read_outlook
 from xrec.annotate.read import read_annotations
-from xrec.annotate.report import HEAD
 from xrec.annotate.source import file_hashes, find_review_files, read_reviews
 from xrec.annotate.store import keep_source
 
 __all__ = [
-    "HEAD",
     "KIND",
     "AnnotatorSpec",
     "Reader",

@@ -10,7 +10,7 @@ from datetime import datetime
 from xrec.bulk.runs.progress import TERM, Progress, Survey, now, read_progress, write_progress
 from xrec.bulk.runs.run import BulkRun
 from xrec.errors import StorageError
-from xrec.storage.process import may_be_at_work, this_process
+from xrec.storage import may_be_at_work, this_process
 
 logger = logging.getLogger("xrec")
 

@@ -37,10 +37,7 @@ from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.work.worker import WorkerSettings
 from xrec.errors import BudgetError, ClusterError, DataError, GateError, StorageError
-from xrec.storage import Kind, Manifest
-from xrec.storage.location import traffic, with_backoff
-from xrec.storage.parquet import row_groups
-from xrec.storage.process import this_process
+from xrec.storage import Kind, Manifest, row_groups, this_process, traffic, with_backoff
 
 if TYPE_CHECKING:
     from xrec.bulk.work.pool import Pool  # it imports Ray, which a status needs not

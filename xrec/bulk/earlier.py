@@ -14,7 +14,7 @@ from xrec.bulk.runs.plan import EARLIER
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import ArtifactMismatchError
-from xrec.storage import Location
+from xrec.storage import Location, row_groups
 from xrec.storage.delta import (
     FEW_AT_ONCE,
     DeltaLog,
@@ -23,7 +23,6 @@ from xrec.storage.delta import (
     files_of,
     open_log,
 )
-from xrec.storage.parquet import row_groups
 
 ROWS_AT_ONCE = 2**16
 _PLACE = "place"

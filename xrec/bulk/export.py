@@ -19,9 +19,7 @@ from pyarrow.csv import CSVWriter
 from xrec.bulk.table import Published, published
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError
-from xrec.storage import Location, open_location, storage_errors
-from xrec.storage.local import LocalLocation
-from xrec.storage.parquet import row_groups
+from xrec.storage import LocalLocation, Location, open_location, row_groups, storage_errors
 
 SUCCESS = "_SUCCESS"
 ROWS_PER_FILE = 2**20

@@ -19,9 +19,7 @@ from xrec.bulk.runs.result import Summary, bare, summary_of, total
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.takedown import Takedowns
-from xrec.storage import Location, request_each
-from xrec.storage.location import traffic
-from xrec.storage.parquet import row_groups
+from xrec.storage import Location, request_each, row_groups, traffic
 
 PART_BYTES = 96 * 2**20
 """About so many bytes of results become one file of the table."""

@@ -19,7 +19,7 @@ from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import DataError, GateError, TableError
-from xrec.storage import Kind, Location, Manifest, make_manifest
+from xrec.storage import Kind, Location, Manifest, make_manifest, traffic, with_backoff
 from xrec.storage.delta import (
     FILES,
     Commit,
@@ -29,7 +29,6 @@ from xrec.storage.delta import (
     missing_files,
     open_log,
 )
-from xrec.storage.location import traffic, with_backoff
 
 Describe = Callable[[Summary], tuple[Mapping[str, int | str], Mapping[str, Any]]]
 """The manifest's row counts and metrics, from the counts of all that is done.

@@ -20,10 +20,8 @@ from xrec.bulk.table import open_whole, refuse_other_table
 from xrec.bulk.takedown import TAKEN_DOWN, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import DataError, StorageError, TableError
-from xrec.storage import Location, open_location
+from xrec.storage import Location, may_be_at_work, open_location, with_backoff
 from xrec.storage.delta import LOG, open_log
-from xrec.storage.location import with_backoff
-from xrec.storage.process import may_be_at_work
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024

@@ -31,10 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.errors import TableError
-from xrec.storage import Location, Record, request_each
+from xrec.storage import Forgotten, Location, Record, request_each, with_backoff
 from xrec.storage.delta import open_log
-from xrec.storage.forgotten import Forgotten
-from xrec.storage.location import with_backoff
 
 TAKEN_DOWN = "taken_down"
 """Why a row of an input is not planned, though its ids are well."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from xrec.storage.cache import ByteCache
+from xrec.storage import ByteCache
 
 _MAX_KEPT_BYTES = 64 * 2**20
 _ENTRY_BYTES = 200  # overhead of the cache per text

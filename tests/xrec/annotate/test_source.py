@@ -23,8 +23,7 @@ from xrec.annotate.vocabulary import normalized
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.data.splits import pair_fraction
 from xrec.errors import DataError, StorageError
-from xrec.storage import location_of
-from xrec.storage.forgotten import put_on_list
+from xrec.storage import location_of, put_on_list
 
 
 def _read(tmp_path: Path, uri: Path | str, **values: Any) -> RawReviews:

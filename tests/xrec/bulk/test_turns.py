@@ -49,8 +49,7 @@ from xrec.bulk.beat import Clock
 from xrec.bulk.runs.progress import TERM, now, read_progress
 from xrec.config.shared import StorageConfig
 from xrec.errors import XRecError
-from xrec.storage import Location, Manifest
-from xrec.storage.local import LocalLocation
+from xrec.storage import LocalLocation, Location, Manifest
 
 ACCESSES: dict[Any, str] = {
     LocalLocation: "read_bytes read_range write_bytes write_file create_bytes files size sizes "
@@ -141,7 +140,7 @@ class Commands(RuleBasedStateMachine):
         super().__init__()
         self._stack = ExitStack()
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("xrec.storage.location.WAITS_SECONDS", (0.0, 0.0, 0.0))
+        patch.setattr("xrec.storage.requests.WAITS_SECONDS", (0.0, 0.0, 0.0))
         patch.setattr("xrec.bulk.parts.PART_BYTES", 1 << 12)
         patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
         patch.setattr("xrec.bulk.work.pool.num_cpus", lambda: 0)  # no actors write the table

@@ -29,8 +29,7 @@ from xrec.bulk.beat import Clock
 from xrec.bulk.runs.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
-from xrec.storage import read_manifest
-from xrec.storage.local import LocalLocation
+from xrec.storage import LocalLocation, read_manifest
 
 HOUR = timedelta(hours=1)
 

@@ -30,8 +30,7 @@ from xrec.errors import (
     UnknownIdError,
 )
 from xrec.jobs.prepare import run as prepare_dataset
-from xrec.storage import Location, Manifest, open_location
-from xrec.storage.forgotten import put_on_list
+from xrec.storage import Location, Manifest, open_location, put_on_list
 
 REAL_DATA = Path(__file__).parents[3].parent / "shared" / "data"
 SAMPLE = {"kind": "sample", "num_users": 20, "num_items": 30}

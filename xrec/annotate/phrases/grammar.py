@@ -25,7 +25,7 @@ class Roles:
 
     def __init__(self, doc: Any):
         matcher, patterns = _matcher()
-        self.captured: defaultdict[str, dict[int, list[Token | None]]] = defaultdict(dict)
+        self.captured: defaultdict[str, dict[int, list[Token]]] = defaultdict(dict)
         for key, tokens in matcher(doc):
             role, names = patterns[key]
             captured = self.captured[role].setdefault(tokens[0], [])
@@ -37,7 +37,7 @@ class Roles:
         """Return whether a token plays a role."""
         return token.i in self.captured[role]
 
-    def of(self, role: str, token: Token) -> list[Token | None]:
+    def of(self, role: str, token: Token) -> list[Token]:
         """Return the captured tokens of a token's role, in the text's order."""
         captured = self.captured[role].get(token.i, [])
         return sorted(captured, key=lambda other: -1 if other is None else other.i)

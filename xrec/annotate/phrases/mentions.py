@@ -185,7 +185,7 @@ def _noun(value: Valence, noun: Token, roles: Roles) -> Mention:
     lemmas = [*(word.lower_ for word in before), noun.lemma_.lower()]
     words = [*(word.lower_ for word in before), noun.lower_]
     if behind := roles.of("joined", noun):
-        lemmas[-1], words[-1] = (f"{name[-1]} of {behind[0]}" for name in (lemmas, words))
+        lemmas[-1], words[-1] = (f"{name[-1]} of {behind[0].lower_}" for name in (lemmas, words))
     place = noun.i - len(before) - 1
     adjective = noun.doc[place] if place >= 0 else noun
     opinion, strength = opinion_on(value, noun)
@@ -237,7 +237,7 @@ def _adjective(value: Valence, word: Token, roles: Roles) -> Mention | None:
     return _implied("adjective", word, names, strength, _described(word, roles))
 
 
-def _described(word: Token, roles: Roles) -> list[Token | None]:
+def _described(word: Token, roles: Roles) -> list[Token]:
     """Return what an adjective, or the one that "and" joins it to, describes."""
     while word.dep_ == "conj" and word.head.pos_ in ("ADJ", "VERB"):
         word = word.head
@@ -249,7 +249,7 @@ def _implied(
     word: Token,
     names: tuple[str, ...],
     strength: float,
-    of: list[Token | None],
+    of: list[Token],
     opinion: str = "",
 ) -> Mention | None:
     """Return the mention of what a word implies of the first of the nouns `of`, if any."""

@@ -15,8 +15,7 @@ from pydantic import ValidationError
 from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.errors import LeaseError, StorageError, StorageNotFoundError
-from xrec.storage import Location, Record, request_each
-from xrec.storage.process import may_be_at_work
+from xrec.storage import Location, Record, may_be_at_work, request_each
 
 TERM = timedelta(seconds=90)
 """A driver that has said nothing for so long is taken for dead."""

@@ -10,9 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xrec.schemas import REJECTED
-from xrec.storage import Location
-from xrec.storage.forgotten import LIST as FORGOTTEN
-from xrec.storage.forgotten import Forgotten
+from xrec.storage import FORGOTTEN, Forgotten, Location
 
 
 class Rejected:

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.errors import StorageError
-from xrec.storage import fingerprint_of
-from xrec.storage.parquet import row_groups
+from xrec.storage import fingerprint_of, row_groups
 
 MEMORY, THREADS = "1GB", 2
 """DuckDB's limits. Its threads share the memory, and by default there is one for each core."""

@@ -22,7 +22,7 @@ from xrec.bulk.runs.row_format import AGAIN, CarryingTask, ChunkTask, Outcome, R
 from xrec.bulk.runs.run import Pass
 from xrec.bulk.work.marks import Attempt, Marks
 from xrec.errors import ClusterError
-from xrec.storage.location import traffic, with_backoff
+from xrec.storage import traffic, with_backoff
 
 logger = logging.getLogger("xrec")
 
