@@ -90,6 +90,7 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
         "It is free of streak.",
         "The sound is better than the streak.",
         "It arrived in fine streak.",  # as "in fine shape"
+        "A great cream against blots and streak.",
     ],
 )
 def test_what_is_absent_or_of_another_item_is_not_mentioned(text):

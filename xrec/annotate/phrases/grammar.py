@@ -97,5 +97,5 @@ def _node(text: str) -> tuple[str, dict[str, Any]]:
         elif attribute.endswith("!"):
             attributes[attribute.removesuffix("!")] = {"NOT_IN": values.split("|")}
         else:
-            attributes[attribute] = {"IN": values.split("|")}
+            attributes[attribute] = {"IN": values.split("|")} if "|" in values else values
     return match[1], attributes

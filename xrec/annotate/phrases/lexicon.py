@@ -91,15 +91,17 @@ class Lexicon:
         """Return the aspect that a mention is, and its form in a text; None if it is none.
 
         A thing with a name ("the Marshall sound") is another thing, and so is the writer's own. A
-        story line is not a line, but a guitar strap is a strap, since items are called guitars.
+        story line is not a line, but a guitar strap is a strap, since items are called guitars. The
+        form is the text's plural, or else the usual form: "great actor" becomes "great actors".
         """
         if mention.roles & {"named", "own"} or (mention.of and mention.of not in self.items):
             return None
-        for name in (mention.described, *mention.names):
+        if mention.described in self.aspects:
+            return mention.described, self.aspects[mention.described]
+        for name, written in zip(mention.names, mention.written, strict=True):
             if name in self.aspects:
-                return name, self.aspects[name]
-            is_noun = not mention.implied_by and name != mention.described
-            if is_noun and name.partition(" ")[0] not in self.items:
+                return name, self.aspects[name] if written == name else written
+            if not mention.implied_by and name.partition(" ")[0] not in self.items:
                 return None
         return None
 

@@ -167,8 +167,8 @@ def read(doc: Any, value: Valence = valence) -> Parsed:
 def _mentions(doc: Any, roles: Roles, value: Valence) -> Iterator[Mention]:
     for token in doc:
         mention = None
-        if roles.has("thing", token):
-            mention = None if roles.has("absent", token) else _noun(value, token, roles)
+        if token.pos_ == "NOUN":
+            mention = _noun(value, token, roles)
         elif token.pos_ in ("VERB", "ADJ"):
             is_participle = token.tag_ == "VBN" and token.pos_ == "VERB"
             if is_participle and by_adverb(value, token):
@@ -179,7 +179,11 @@ def _mentions(doc: Any, roles: Roles, value: Valence) -> Iterator[Mention]:
             yield mention
 
 
-def _noun(value: Valence, noun: Token, roles: Roles) -> Mention:
+def _noun(value: Valence, noun: Token, roles: Roles) -> Mention | None:
+    """A story line: the line, but not the story."""
+    is_part = noun.dep_ in ("compound", "npadvmod") or not noun.is_alpha
+    if is_part or roles.has("absent", noun):
+        return None
     start = noun.doc[max(0, noun.i - MAX_WORDS + 1) : noun.i]
     before = list(takewhile(_is_compound, reversed(start)))[::-1]
     lemmas = [*(word.lower_ for word in before), noun.lemma_.lower()]
@@ -194,9 +198,15 @@ def _noun(value: Valence, noun: Token, roles: Roles) -> Mention:
         tuple(" ".join(words[first:]) for first in range(len(words))),
         opinion,
         strength,
-        frozenset(role for role in _ROLES if roles.has(role, noun)),
+        _roles(noun, roles),
         " ".join((adjective.lower_, *lemmas)) if is_adjective(adjective) else "",
     )
+
+
+def _roles(noun: Token, roles: Roles) -> frozenset[Role]:
+    """Return the roles of a noun; what the text points at is its item."""
+    found: set[Role] = {role for role in _ROLES if roles.has(role, noun)}
+    return frozenset(found | {"item"} if "pointed" in found else found)
 
 
 def _is_compound(word: Token) -> bool:
