@@ -53,7 +53,7 @@ from xrec.bulk import (
 )
 from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.table import published
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.schemas import EVIDENCE, GENERATED, PAIRS
 from xrec.storage import request_each
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from xrec.bulk.table import Published, published
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.storage import LocalLocation, Location, open_location, row_groups, storage_errors
 

@@ -18,7 +18,7 @@ from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_
 from xrec.bulk.runs.spill import Spill
 from xrec.bulk.table import open_whole, refuse_other_table
 from xrec.bulk.takedown import TAKEN_DOWN, read_takedowns
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import DataError, StorageError, TableError
 from xrec.storage import Location, may_be_at_work, open_location, with_backoff
 from xrec.storage.delta import LOG, open_log

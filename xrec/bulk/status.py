@@ -16,7 +16,7 @@ from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.runs.run import RUNS, RunRecord, records
 from xrec.bulk.table import deciding
 from xrec.bulk.takedown import read_takedowns
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import (
     ArtifactError,
     ArtifactMismatchError,

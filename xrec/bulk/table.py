@@ -23,7 +23,7 @@ from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.runs.result import Summary
 from xrec.bulk.runs.row_format import FAILED, OK
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageError, TableError
 from xrec.storage import Location, Manifest, fingerprint_of, open_location
 from xrec.storage.delta import (

@@ -9,9 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from xrec.annotate import find_review_files, keep_reviews, read_reviews
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.base import parse_config
-from xrec.config.data import SplitShares, TablesSource
+from xrec.config import AnnotateConfig, SplitShares, TablesSource, parse_config
 from xrec.data.assemble import assemble, check_not_empty
 from xrec.data.rows import SPLITS
 from xrec.data.source import Rejected, check_rejected_share, count_findings, count_reasons

@@ -13,7 +13,7 @@ from xrec.annotate import (
     read_outlook,
     run_annotate,
 )
-from xrec.config.annotate import AnnotateConfig
+from xrec.config import AnnotateConfig
 from xrec.jobs.output import Output
 from xrec.storage import RUN_RECORD, Manifest, check_artifacts, location_of
 

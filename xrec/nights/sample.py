@@ -12,7 +12,7 @@ from xrec.backfill.identity import shared_key
 from xrec.bulk import BulkRun, Identity, Published, published, read_takedowns
 from xrec.bulk.parts import final_rows
 from xrec.bulk.runs.row_format import OK
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.nights.figures import Rows, aspect_counts
 from xrec.schemas import GENERATED, PAIRS

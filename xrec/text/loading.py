@@ -5,10 +5,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from xrec.config.identity import identity_of
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, StorageConfig
-from xrec.config.text import EndpointModelConfig, EngineModelConfig
+from xrec.config import (
+    Device,
+    EndpointModelConfig,
+    EngineModelConfig,
+    LLMConfig,
+    StorageConfig,
+    identity_of,
+)
 from xrec.errors import ConfigError
 from xrec.llm.source import anywhere, known_fingerprint, public_name
 from xrec.text.messages import LanguageModel

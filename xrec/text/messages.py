@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeV
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from xrec.config.text import ReplyFailureReason, SamplingConfig
+from xrec.config import ReplyFailureReason, SamplingConfig
 
 ObjectT = TypeVar("ObjectT", bound=BaseModel)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ConfigError, StorageError
 from xrec.storage import open_location
 from xrec.text.messages import Message

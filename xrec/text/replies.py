@@ -66,7 +66,7 @@ def parse_reply(
     with suppress(ValidationError):
         return schema.model_validate_json(text)
     if is_cut:
-        message = "the reply reached its maximum length; raise sampling.max_tokens"
+        message = "the reply reached its maximum length; raise max_tokens"
         return ReplyFailure("cut_off", message)
     values: Any = None
     with suppress(ValueError, RecursionError):

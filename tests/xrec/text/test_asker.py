@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from tests.world.endpoint import COST, LONG, ScriptedModel
 from tests.xrec.text.asked import Said, prompts
-from xrec.config.text import SamplingConfig
+from xrec.config import SamplingConfig
 from xrec.storage import open_location
 from xrec.text import (
     Asker,

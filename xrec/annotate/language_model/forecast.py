@@ -7,7 +7,7 @@ from xrec.annotate.annotator import Input, Outlook, Stage
 from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
 from xrec.bulk.driver import use_of
-from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
+from xrec.config import AnnotateConfig, LanguageModelAnnotator
 from xrec.progress import duration
 from xrec.text import Message, about_tokens
 
@@ -31,7 +31,7 @@ def forecast(
     """Describe the prompts, tokens, time and money of a run; show some prompts of each kind."""
     annotator, budget = config.annotator, config.budget.get("tokens")
     assert isinstance(annotator, LanguageModelAnnotator)
-    num_processes = 1 if annotator.model.kind == "endpoint" else config.actors.num_actors
+    num_processes = 1 if annotator.model.kind == "endpoint" else config.actors.num_processes
     asked = {stage: _asked(prompts, annotator, rows) for stage, rows in outlook.samples.items()}
     lines, num_prompts, total = [], 0, _Tokens(0, 0)
     for stage, conversations in asked.items():

@@ -32,9 +32,7 @@ from xrec.annotate.language_model.replies import (
     user_text,
 )
 from xrec.annotate.report import repeats_verbatim
-from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.identity import identity_of
-from xrec.config.text import EndpointModelConfig
+from xrec.config import AnnotateConfig, EndpointModelConfig, LanguageModelAnnotator, identity_of
 from xrec.data.language import other_language
 from xrec.llm.source import known_fingerprint
 from xrec.storage import Location
@@ -125,7 +123,7 @@ class WriterLoader:
             annotator.model,
             storage=self.config.storage,
             device=actors.device,
-            num_threads=actors.cpus_per_actor,
+            num_threads=actors.cpus,
             key=self.key,
         )
         store, sampling = kept_replies(output), annotator.model.sampling
@@ -165,7 +163,7 @@ def language_model_spec(
     else:
         llm, is_asked = chosen_llm(model, config.llm), environment is not None
         inputs = {"llm": known_fingerprint(llm, config.storage, download=is_asked) or ""}
-        gpus = model.engine.tensor_parallel_size
+        gpus = model.engine.num_gpus
     elsewhere = annotator.model_copy(update={"model": model_anywhere(model, config.llm)})
     return AnnotatorSpec(
         settings=settings,

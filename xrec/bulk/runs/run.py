@@ -23,7 +23,7 @@ from xrec.bulk.runs.plan import Plan, PlanSize, write_plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.takedown import TAKEN_DOWN
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
 from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
 from xrec.storage.delta import Commit, DeltaLog

@@ -12,7 +12,7 @@ import ray
 from ray import cloudpickle
 from ray.util.client import ray as client
 
-from xrec.config.shared import Device
+from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
 
 logger = logging.getLogger("xrec")
