@@ -23,7 +23,7 @@ class PickledPool(PoolHere):
 @pytest.fixture(scope="module")
 def actor_here():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
+        patch.setattr("xrec.bulk.work.pool.RayPool", lambda **actors: PickledPool())
         patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
         yield
 
