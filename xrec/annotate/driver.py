@@ -15,11 +15,19 @@ from xrec.annotate.plan import plan_stage
 from xrec.annotate.read import Versions, count_explained
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord, learn_from_store
-from xrec.bulk import BulkRun, ChunkTask, Summary, complete
-from xrec.bulk.driver import Spent, costs_told, spent_of, use_of
-from xrec.bulk.runs.result import added
-from xrec.bulk.work.pool import RayPool
-from xrec.bulk.work.ray_actors import gpus_each
+from xrec.bulk import (
+    BulkRun,
+    ChunkTask,
+    RayPool,
+    Spent,
+    Summary,
+    added,
+    complete,
+    costs_told,
+    gpus_each,
+    spent_of,
+    use_of,
+)
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.progress import counter

@@ -14,14 +14,25 @@ from ray.util.metrics import Counter, Gauge
 from xrec.backfill.gate import Gate
 from xrec.backfill.plan import retry_reasons
 from xrec.backfill.task import LoadExplainer, explain_task, load_task_explainer
-from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
-from xrec.bulk.driver import check_failed_share, costs_told, spent_of, use_of
-from xrec.bulk.driver import has_work as rows_are_left
-from xrec.bulk.publish import Describe
-from xrec.bulk.runs.progress import now
-from xrec.bulk.runs.row_format import AGAIN
-from xrec.bulk.work.pool import RayPool
-from xrec.bulk.work.ray_actors import gpus_each
+from xrec.bulk import (
+    AGAIN,
+    BulkRun,
+    Describe,
+    Progress,
+    RayPool,
+    Summary,
+    Survey,
+    check_failed_share,
+    complete,
+    costs_told,
+    gpus_each,
+    now,
+    publish,
+    spent_of,
+    use_of,
+    vacuum,
+)
+from xrec.bulk import has_work as rows_are_left
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import WORKSPACE
 from xrec.progress import counter, duration

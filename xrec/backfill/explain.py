@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import changed_parts, content_key
-from xrec.bulk.runs.row_format import FAILED as FAILED_ROW
+from xrec.bulk import FAILED as FAILED_ROW
 from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.prompt import placeholder_names
 from xrec.data.dataset import Dataset

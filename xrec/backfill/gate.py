@@ -19,9 +19,16 @@ import pyarrow.compute as pc
 from xrec.backfill.identity import shared_key
 from xrec.backfill.judged import Rows, judged
 from xrec.backfill.own import LEAST_ROWS, own_profiles, own_texts, own_vectors
-from xrec.bulk import BulkRun, Identity, Published, Survey, published, read_takedowns
-from xrec.bulk.parts import final_rows
-from xrec.bulk.runs.row_format import OK
+from xrec.bulk import (
+    OK,
+    BulkRun,
+    Identity,
+    Published,
+    Survey,
+    final_rows,
+    published,
+    read_takedowns,
+)
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import WORKSPACE, StorageConfig
 from xrec.data import read_dataset

@@ -68,16 +68,40 @@ tests `test_rule_N_...` in tests/xrec/bulk; test_turns.py draws orders of comman
     next run.
 """
 
-from xrec.bulk.driver import complete, drive
+from typing import TYPE_CHECKING, Any
+
+from xrec.bulk.driver import (
+    Amounts,
+    Spent,
+    check_failed_share,
+    complete,
+    costs_told,
+    drive,
+    has_work,
+    spent_of,
+    use_of,
+    used_up,
+)
 from xrec.bulk.export import export_run
-from xrec.bulk.publish import lacks_lifted, publish
-from xrec.bulk.request import RunRequest, listing_of, open_run
-from xrec.bulk.runs.keys import clean_keys
-from xrec.bulk.runs.progress import Progress, Survey
-from xrec.bulk.runs.result import Summary
-from xrec.bulk.runs.row_format import ChunkTask, Outcome, RowFormat
-from xrec.bulk.runs.run import BulkRun, Identity
-from xrec.bulk.status import Rate, Status, check_output, read_status
+from xrec.bulk.parts import final_rows
+from xrec.bulk.publish import Describe, lacks_lifted, publish
+from xrec.bulk.request import ROWS_PER_CHUNK, RunRequest, listing_of, open_run
+from xrec.bulk.runs.keys import bucket_of, clean_keys
+from xrec.bulk.runs.progress import Progress, Survey, now
+from xrec.bulk.runs.rejected import first_of
+from xrec.bulk.runs.result import Summary, added
+from xrec.bulk.runs.row_format import AGAIN, FAILED, OK, ChunkTask, Outcome, RowFormat
+from xrec.bulk.runs.run import Base, BulkRun, Identity, records
+from xrec.bulk.status import (
+    NOTES,
+    Preview,
+    Rate,
+    Status,
+    check_output,
+    history_of,
+    preview,
+    read_status,
+)
 from xrec.bulk.table import Published, published
 from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.upkeep import (
@@ -90,36 +114,82 @@ from xrec.bulk.upkeep import (
     vacuum,
 )
 
+if TYPE_CHECKING:
+    from xrec.bulk.work.pool import Pool, RayPool, map_in_processes, num_cpus
+    from xrec.bulk.work.ray_actors import gpus_each
+
 __all__ = [
+    "AGAIN",
+    "FAILED",
+    "NOTES",
+    "OK",
+    "ROWS_PER_CHUNK",
+    "Amounts",
+    "Base",
     "BulkRun",
     "ChunkTask",
+    "Describe",
     "Identity",
     "Outcome",
+    "Pool",
+    "Preview",
     "Progress",
     "Published",
     "Rate",
+    "RayPool",
     "RowFormat",
     "RunRequest",
+    "Spent",
     "Status",
     "Summary",
     "Survey",
+    "added",
+    "bucket_of",
+    "check_failed_share",
     "check_output",
     "clean_keys",
     "complete",
+    "costs_told",
     "delete_runs",
     "drive",
     "empty",
     "export_run",
+    "final_rows",
+    "first_of",
+    "gpus_each",
+    "has_work",
+    "history_of",
     "lacks_lifted",
     "lift",
     "listing_of",
+    "map_in_processes",
+    "now",
+    "num_cpus",
     "open_run",
+    "preview",
     "publish",
     "published",
     "read_status",
     "read_takedowns",
+    "records",
     "restart_takedowns",
     "rollback",
+    "spent_of",
     "take_down",
+    "use_of",
+    "used_up",
     "vacuum",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what runs on Ray when it is first used: most commands need no Ray."""
+    if name == "gpus_each":
+        from xrec.bulk.work.ray_actors import gpus_each
+
+        return gpus_each
+    if name in ("Pool", "RayPool", "map_in_processes", "num_cpus"):
+        from xrec.bulk.work import pool
+
+        return getattr(pool, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

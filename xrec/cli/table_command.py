@@ -185,7 +185,7 @@ def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
 
 @app.command("history", help=HISTORY_HELP)
 def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
-    from xrec.bulk.status import history_of
+    from xrec.bulk import history_of
     from xrec.cli.printing import text_table
 
     header = ("version", "made", "by", "rows", "model", "gate")
@@ -292,7 +292,7 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
 
     Times are ISO 8601 in UTC. `now` is for tests.
     """
-    from xrec.bulk.status import NOTES
+    from xrec.bulk import NOTES
     from xrec.progress import duration
 
     record, progress, manifest = status.record, status.progress, status.manifest

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from xrec.backfill.gate import judge, sample_of, side_by_side
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, retry_reasons, run_request
-from xrec.bulk import BulkRun, open_run
-from xrec.bulk.runs.row_format import AGAIN
-from xrec.bulk.status import Preview, preview
+from xrec.bulk import AGAIN, BulkRun, Preview, open_run, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.errors import ArtifactNotFoundError

@@ -119,14 +119,14 @@ class Output:
     def _lacks_lifted(self) -> bool:
         if self.kind not in TABLES:
             return False
-        from xrec.bulk.publish import lacks_lifted  # deltalake, which most commands do not need
+        from xrec.bulk import lacks_lifted  # deltalake, which most commands do not need
 
         return lacks_lifted(self.location)
 
     def _begun(self) -> "Found | None":
         if self.kind in TABLES:
             # It imports deltalake, which most commands do not need.
-            from xrec.bulk.runs.run import Identity, records
+            from xrec.bulk import Identity, records
 
             run = Identity(kind=self.kind, config=self.config, inputs=self.inputs).run
             own = (each for each in records(self.location) if each.identity.run == run)

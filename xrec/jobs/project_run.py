@@ -17,9 +17,7 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any, cast
 
-from xrec.bulk.driver import use_of, used_up
-from xrec.bulk.runs.result import added
-from xrec.bulk.work.ray_actors import gpus_each
+from xrec.bulk import added, gpus_each, use_of, used_up
 from xrec.cluster.connect import ensure_ray
 from xrec.config.backfill import BackfillConfig, BulkConfig
 from xrec.config.graph import PretrainGraphConfig

@@ -128,7 +128,7 @@ def learn_phrases(
 
     Ray must be initialised: all its CPUs parse.
     """
-    from xrec.bulk.work.pool import map_in_processes, num_cpus  # Ray, which `prepare` does without
+    from xrec.bulk import map_in_processes, num_cpus  # Ray, which `prepare` does without
 
     item_ids, *headed = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
     whole = [joined_text(*each) for each in zip(*headed, strict=True)]

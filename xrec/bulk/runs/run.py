@@ -26,7 +26,7 @@ from xrec.bulk.takedown import TAKEN_DOWN
 from xrec.config.shared import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
 from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
-from xrec.storage.delta import Commit, DeltaLog
+from xrec.storage.delta import Commit, DeltaLog, open_log
 
 RUNS = "_xrec/runs"
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
@@ -62,6 +62,11 @@ class Base(NamedTuple):
     def of(cls, log: DeltaLog | None) -> "Base":
         """What the log says that was opened."""
         return cls() if log is None else cls(log.id, log.version)
+
+    @classmethod
+    def at(cls, output: Location) -> "Base":
+        """Return what is published at `output` now."""
+        return cls.of(open_log(output))
 
 
 class RunRecord(Record):
