@@ -1,4 +1,4 @@
-"""What all pages keep to: links, lines, promises with tests; the site, and the notebook."""
+"""What all pages keep to: links, and promises with tests; the site, and the notebook."""
 
 import ast
 import functools
@@ -38,11 +38,6 @@ def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def test_lines_of_prose_have_at_most_100_characters():
-    lines = [(page.name, line) for page, text in PAGES.items() for line in text.splitlines()]
-    assert [each for each in lines if len(each[1]) > 100 and each[1].strip()[0] not in "|#"] == []
 
 
 def test_each_promise_has_a_test_that_is_there():

@@ -130,14 +130,14 @@ def test_command_of_a_page_or_of_help_can_be_given_or_has_the_mark(words, is_mar
 @pytest.mark.parametrize(
     "line",
     [
-        *("xrec backfil configs/yelp.yaml", "xrec backfill configs/yelp.yaml --gate"),
-        *("xrec backfill configs/yelp.yaml gate.tokens=5", "make nothing", "kubectl get pods"),
-        *(
-            "curl http://127.0.0.1:8000/v2/explanations",
-            "ray job stopp ID",
-            "pip install 'vllm>=1'",
-        ),
-        *("python -m benchmarks.graph qualitty URI", "rsync a b"),
+        "xrec backfill configs/yelp.yaml --gate",
+        "xrec backfill configs/yelp.yaml gate.tokens=5",
+        "make nothing",
+        "kubectl get pods",
+        "curl http://127.0.0.1:8000/v2/explanations",
+        "ray job stopp ID",
+        "pip install 'vllm>=1'",
+        "python -m benchmarks.graph qualitty URI",
     ],
 )
 def test_command_that_cannot_be_given_is_found(line):

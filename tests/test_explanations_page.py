@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +24,28 @@ PAIRS = [(f"u{user}", f"i{item}") for user in range(6) for item in range(4)]
 NUM_BAD = 6  # the pairs with item i3
 
 
-@dataclass
-class Explain:
-    """Explains pairs; those with item i3 fail until `is_healed`."""
-
-    is_healed: bool = False
-
-    def __call__(self, rows: pa.Table) -> Outcome:
-        ok, failed = [], []
-        for pair in rows.to_pylist():
-            if pair["item_id"] == "i3" and not self.is_healed:
-                failed.append({**pair, "reason": "empty_text", "message": "", **_TEXTS})
-            else:
-                text = f"{pair['user_id']} likes {pair['item_id']}, é"
-                ok.append({**pair, "explanation": text, **_NUMBERS})
-        return Outcome(
-            pa.Table.from_pylist(ok, EXPLANATIONS.ok_schema),
-            pa.Table.from_pylist(failed, EXPLANATIONS.failed_schema),
-        )
-
-
-_TEXTS = {"content_key": "", "user_profile": "", "item_title": "", "item_profile": ""}
-_NUMBERS = {
-    "num_prompt_tokens": 5,
-    "num_generated_tokens": 3,
-    "finish_reason": "stop",
-    "model_fingerprint": "m",
-    "content_key": "c",
+TEXTS = dict.fromkeys(("content_key", "user_profile", "item_title", "item_profile"), "")
+NUMBERS = {
+    **dict.fromkeys(("num_prompt_tokens", "num_generated_tokens"), 3),
+    **dict.fromkeys(("finish_reason", "model_fingerprint", "content_key", "kind"), "x"),
     "aspects": [],
-    "kind": "written",
     "refused": "",
 }
+
+
+def explain(rows: pa.Table, *, is_healed: bool) -> Outcome:
+    """Explain pairs; those with item i3 fail unless `is_healed`."""
+    ok, failed = [], []
+    for pair in rows.to_pylist():
+        if pair["item_id"] == "i3" and not is_healed:
+            failed.append({**pair, "reason": "empty_text", "message": "", **TEXTS})
+        else:
+            text = f"{pair['user_id']} likes {pair['item_id']}, é"
+            ok.append({**pair, "explanation": text, **NUMBERS})
+    return Outcome(
+        pa.Table.from_pylist(ok, EXPLANATIONS.ok_schema),
+        pa.Table.from_pylist(failed, EXPLANATIONS.failed_schema),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +54,12 @@ def uri(tmp_path_factory):
     uri = str(tmp_path_factory.mktemp("workspace") / "explanations")
     table = pa.table({"user_id": [u for u, _ in PAIRS], "item_id": [i for _, i in PAIRS]})
     run = plan_of(uri, "explanations", EXPLANATIONS, table, rows_per_chunk=4)
-    config = BackfillConfig(
-        workspace="w", llm={"model": "m"}, pairs={"kind": "split", "split": "test"}
-    )
-    explain, told = Explain(), describe(config, run, Gate(config, run))
-    for retry in ((), ("empty_text",)):
-        complete(run, PoolHere(), lambda: TaskOf(explain), KIND, told, retry=retry)
-        explain.is_healed = True
+    values = {"workspace": "w", "llm": {"model": "m"}, "pairs": {"kind": "split", "split": "test"}}
+    config = BackfillConfig.model_validate(values)
+    told = describe(config, run, Gate(config, run))
+    for is_healed, retry in ((False, ()), (True, ("empty_text",))):
+        do = TaskOf(partial(explain, is_healed=is_healed))
+        complete(run, PoolHere(), lambda do=do: do, KIND, told, retry=retry)
     return uri
 
 

@@ -31,15 +31,10 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-def log_level(caplog):
-    """Have the driver's messages logged, at one of which a worker is killed."""
+def logged_and_with_float16(device, caplog, monkeypatch):
+    """Have the driver's messages logged, at one of which a worker is killed; and allow float16."""
     caplog.set_level("INFO", logger="xrec")
-
-
-@pytest.fixture(autouse=True)
-def float16_on_a_cpu(device, monkeypatch):
-    """On a GPU float16 is tested as it is; most CPUs are refused."""
-    if device == "cpu":
+    if device == "cpu":  # most CPUs are refused; on a GPU it is tested as it is
         allow_float16(monkeypatch)
 
 
@@ -158,8 +153,13 @@ LOSSES = {"softmax": {"kind": "sampled_softmax"}, "bpr": {"kind": "bpr"}}
 
 
 def train_graph(
-    town: str, graph: Path, device: str, *, parallelism: str, num_workers: int, loss: str
-) -> list[dict[str, Any]]:
+    town: str,
+    graph: Path,
+    device: str,
+    parallelism: str = "replicated",
+    num_workers: int = 1,
+    loss: str = "softmax",
+) -> Rows:
     """Train for 4 epochs and return their rows."""
     config = PretrainGraphConfig.model_validate(
         {
@@ -183,7 +183,7 @@ def train_graph(
     return metrics_of(graph)
 
 
-def assert_same_rows(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+def assert_same_rows(rows: Rows, expected: Rows) -> None:
     assert len(rows) == 4
     for row, other in zip(rows, expected, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
@@ -194,20 +194,14 @@ def assert_same_rows(rows: list[dict[str, Any]], expected: list[dict[str, Any]])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
 def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, parallelism, loss):
-    settings = {"num_workers": 1, "loss": loss}
-    expected = train_graph(town, tmp_path / "cpu", "cpu", parallelism="replicated", **settings)
-    assert_same_rows(
-        train_graph(town, tmp_path / "one", device, parallelism=parallelism, **settings), expected
-    )
+    expected = train_graph(town, tmp_path / "cpu", "cpu", loss=loss)
+    rows = train_graph(town, tmp_path / "one", device, parallelism, loss=loss)
+    assert_same_rows(rows, expected)
 
 
 @pytest.mark.usefixtures("skip_without_gpus")
 @pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
 def test_two_workers_have_the_losses_of_one_on_a_cpu(town, tmp_path, device, parallelism):
-    expected = train_graph(
-        town, tmp_path / "one", "cpu", parallelism="replicated", num_workers=1, loss="softmax"
-    )
-    rows = train_graph(
-        town, tmp_path / "two", device, parallelism=parallelism, num_workers=2, loss="softmax"
-    )
+    expected = train_graph(town, tmp_path / "one", "cpu")
+    rows = train_graph(town, tmp_path / "two", device, parallelism, num_workers=2)
     assert_same_rows(rows, expected)

@@ -32,7 +32,7 @@ from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.graph.artifact import read_graph
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint, public_name
-from xrec.storage import Location, Manifest, open_location, write_manifest
+from xrec.storage import Location, open_location, write_manifest
 
 ADAPTER = toy_adapter("direct")
 CONFIG = ADAPTER.config
@@ -113,16 +113,26 @@ def test_pretrained_round_trip_keeps_weights_config_card_and_manifest(location, 
     assert changed.adapters.user.scale == 3.0
 
 
-def test_pretrained_round_trip_on_s3_without_a_manifest(s3):
-    uri = f"{s3.new_bucket()}/published/adapter"
-    ADAPTER.save_pretrained(uri, storage=s3.storage)
-    read = TrainedAdapter.from_pretrained(uri, storage=s3.storage)
+def test_pretrained_without_a_manifest_is_read_but_no_artifact(tmp_path):
+    ADAPTER.save_pretrained(tmp_path)
+    read = TrainedAdapter.from_pretrained(tmp_path)
     assert same(read, ADAPTER)
     assert (read.manifest, read.fingerprint) == (None, ADAPTER.fingerprint)
-    with raises(ArtifactNotFoundError, "missing_file", key="adapter_config.json"):
-        TrainedAdapter.from_pretrained(f"{uri}-2", storage=s3.storage)
     with raises(ArtifactNotFoundError, "no_artifact", key="adapter"):
-        read_adapter(open_location(uri, s3.storage))  # a job takes artifacts only
+        read_adapter(open_location(str(tmp_path)))  # a job takes artifacts only
+    for name in ("adapter.safetensors", "adapter_config.json"):
+        (tmp_path / name).unlink()
+        with raises(ArtifactNotFoundError, "missing_file", key=name):
+            TrainedAdapter.from_pretrained(tmp_path)
+    write_manifest(open_location(str(tmp_path)), "graph", config={}, inputs={}, files={})
+    with raises(ArtifactMismatchError, "another_kind", saw="graph"):
+        TrainedAdapter.from_pretrained(tmp_path)
+
+
+def test_pretrained_round_trip_on_s3(s3):
+    uri = f"{s3.new_bucket()}/published/adapter"
+    ADAPTER.save_pretrained(uri, storage=s3.storage)
+    assert same(TrainedAdapter.from_pretrained(uri, storage=s3.storage), ADAPTER)
 
 
 def test_pretrained_from_the_hub_is_downloaded_by_its_id(tmp_path, monkeypatch):
@@ -141,75 +151,43 @@ def test_pretrained_from_the_hub_is_downloaded_by_its_id(tmp_path, monkeypatch):
 
 
 STATE = ADAPTER.adapters.state_dict()
-WEIGHTS = safetensors.torch.save(STATE)
+
+
+def config_with(**changes: object) -> bytes:
+    return json.dumps({**CONFIG.model_dump(mode="json"), **changes}).encode()
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("adapter.safetensors", b""),
-        ("adapter.safetensors", WEIGHTS[:100]),
-        ("adapter.safetensors", WEIGHTS[:-1]),
-        ("adapter.safetensors", {**STATE, "lm_head": torch.zeros(2)}),
-        (
-            "adapter.safetensors",
-            {name: tensor for name, tensor in STATE.items() if name != "item.gate"},
-        ),
-        ("adapter_config.json", {"model": {"num_experts": 4}}),
+        ("adapter.safetensors", safetensors.torch.save(STATE)[:-1]),
+        ("adapter.safetensors", safetensors.torch.save({**STATE, "lm_head": torch.zeros(2)})),
+        ("adapter.safetensors", safetensors.torch.save({"item.gate": STATE["item.gate"]})),
         ("adapter_config.json", b"{"),
-        ("adapter_config.json", {"num_tokens": 4}),
-        ("adapter_config.json", {"hidden_size": "wide"}),
-        ("adapter_config.json", {"graph_fingerprint": None}),
+        ("adapter_config.json", config_with(num_tokens=4)),
+        ("adapter_config.json", config_with(hidden_size="wide")),
     ],
 )
 def test_pretrained_broken_file_is_refused(tmp_path, name, content):
     ADAPTER.save_pretrained(tmp_path)
-    if name == "adapter_config.json" and isinstance(content, dict):
-        there = json.loads((tmp_path / name).read_text())
-        content = json.dumps({**there, **content}).encode()
-    elif isinstance(content, dict):
-        content = safetensors.torch.save(content)
     (tmp_path / name).write_bytes(content)
     with raises(ArtifactMismatchError, "broken_file"):
         TrainedAdapter.from_pretrained(tmp_path)
 
 
-def test_pretrained_without_weights_or_of_another_kind_is_refused(tmp_path):
-    ADAPTER.save_pretrained(tmp_path)
-    (tmp_path / "adapter.safetensors").unlink()
-    with raises(ArtifactNotFoundError, "missing_file", key="adapter.safetensors"):
-        TrainedAdapter.from_pretrained(tmp_path)
-    write_manifest(open_location(str(tmp_path)), "graph", config={}, inputs={}, files={})
-    with raises(ArtifactMismatchError, "another_kind", saw="graph"):
-        TrainedAdapter.from_pretrained(tmp_path)
-
-
-PUBLISHED = toy_adapter("projected", base_model="owner/model", graph_fingerprint="beef")
-CARD_CONFIG = PUBLISHED.config
-METRICS = {
-    "epoch": 3,
-    "step": 120,
-    "train_loss": 1.25,
-    "validation_loss": 1.5,
-    "num_train_pairs": 1755,
-    "seconds": 3.0,
-}
-
-
-def dataset(folder: Path) -> Manifest:
-    return write_manifest(
-        open_location(str(folder)),
+def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path):
+    data = write_manifest(
+        open_location(str(tmp_path)),
         "dataset",
         config={"source": {"kind": "xrec_release"}},
         inputs={},
         files={},
         row_counts={"users": 15_962, "items": 14_085},
     )
-
-
-def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path):
-    data = dataset(tmp_path)
-    card = model_card(CARD_CONFIG, license="mit", dataset=data, metrics=METRICS)
+    config = toy_adapter("projected", base_model="owner/model", graph_fingerprint="beef").config
+    metrics = {"epoch": 3, "validation_loss": 1.5, "num_train_pairs": 1755}
+    card = model_card(config, license="mit", dataset=data, metrics=metrics)
     values = yaml.safe_load(card.split("---\n")[1])
     assert "recommendation" in values.pop("tags")
     assert values == {
@@ -219,26 +197,13 @@ def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path
         "license": "mit",
         "pipeline_tag": "text-generation",
     }
-    for fact in (
-        "15,962 users, 14,085 items",
-        data.fingerprint,
-        "- validation loss, nats a token: 1.5",
-        "- training pairs used: 1,755",
-        "`owner/model`, fingerprint `model-1`",
-        "fingerprint `beef`",
-        "`mit`",
-    ):
+    for fact in ("15,962 users, 14,085 items", data.fingerprint, "nats a token: 1.5", "1,755"):
         assert fact in card
-
-
-def test_card_without_facts_says_so_and_claims_none():
-    card = model_card(CARD_CONFIG.model_copy(update={"base_model": "llm"}))
-    values = yaml.safe_load(card.split("---\n")[1])
+    unknown = model_card(config.model_copy(update={"base_model": "llm"}))
+    values = yaml.safe_load(unknown.split("---\n")[1])
     assert values["license"] == "unknown"
     assert "base_model" not in values
-    assert card.count("not recorded.") == 2
-    assert "Not stated." in card
-    assert "None" not in card
+    assert "None" not in unknown
 
 
 @pytest.fixture
@@ -259,14 +224,9 @@ def test_card_code_runs_as_it_stands_but_for_the_paths(published, capsys):
     card = (published / "adapter" / "README.md").read_text()
     assert str(published) not in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    paths = {
-        '"path/to/adapter"': published / "adapter",
-        '"path/to/graph"': published / "graph",
-        '"llm"': published / "llm",
-    }
-    for name, path in paths.items():
-        assert name in code
-        code = code.replace(name, repr(str(path)))
+    for name in ("path/to/adapter", "path/to/graph", "llm"):
+        assert f'"{name}"' in code
+        code = code.replace(f'"{name}"', repr(str(published / Path(name).name)))
     names: dict[str, Any] = {}
     exec(code, names)
     assert "Likes quiet places." in names["prompts"].show(names["prompt"])

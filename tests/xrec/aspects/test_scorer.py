@@ -162,32 +162,23 @@ def pairs():
 
 
 @pytest.mark.parametrize(("leave_out_own", "k"), [(False, K), (True, K), (False, NUM_ASPECTS + 4)])
-def test_choices_are_the_best_scores_of_the_menu(scorer, pairs, leave_out_own, k):
+def test_choices_are_the_best_scores_of_the_menu_and_evidence_counts_reviews(
+    scorer, pairs, leave_out_own, k
+):
     found = AspectChooser(scorer).choose(*pairs, k, leave_out_own=leave_out_own)
     scores = scorer.scores(*pairs, leave_out_own=leave_out_own)
-    words = scorer.mentions.aspects.toarray()
-    for row, (user, item) in enumerate(zip(*pairs, strict=True)):
-        reviews = scorer.mentions.items == item
-        if leave_out_own:
-            reviews &= scorer.mentions.users != user
-        menu = np.flatnonzero(words[reviews].any(axis=0))
-        expected = menu[np.argsort(-scores[row, menu], kind="stable")][:k]
-        assert found.aspects[row].tolist() == [*expected, *[-1] * (k - len(expected))]
-
-
-@pytest.mark.parametrize("leave_out_own", [False, True])
-def test_evidence_counts_the_reviews_that_mention_each_aspect(scorer, pairs, leave_out_own):
-    found = AspectChooser(scorer).choose(*pairs, K, leave_out_own=leave_out_own)
     m, words = scorer.mentions, scorer.mentions.aspects.toarray()
     for row, (user, item) in enumerate(zip(*pairs, strict=True)):
         is_own = (m.users == user) & (m.items == item) & leave_out_own
         of_item, of_user = (m.items == item) & ~is_own, (m.users == user) & ~is_own
+        menu = np.flatnonzero(words[of_item].any(axis=0))
+        best = menu[np.argsort(-scores[row, menu], kind="stable")][:k]
+        padding = [0] * (k - len(best))
+        assert found.aspects[row].tolist() == [*best, *[-1] * len(padding)]
         assert found.num_item_reviews[row] == of_item.sum()
         assert found.num_user_reviews[row] == of_user.sum()
-        for place, aspect in enumerate(found.aspects[row]):
-            counted = (of_item, of_user) if aspect >= 0 else ()
-            expected = [int(words[reviews, aspect].sum()) for reviews in counted] or [0, 0]
-            assert [found.item_reviews[row, place], found.user_reviews[row, place]] == expected
+        for counted, reviews in ((found.item_reviews, of_item), (found.user_reviews, of_user)):
+            assert counted[row].tolist() == [*words[reviews][:, best].sum(axis=0), *padding]
 
 
 def test_choices_of_a_pair_are_the_same_alone_and_among_others():

@@ -115,19 +115,17 @@ def test_second_run_does_no_work_and_other_settings_are_refused(trained, monkeyp
         run(trained.model_copy(update={"min_item_reviews": 3}))
 
 
-def test_score_of_another_dataset_or_a_changed_file_is_refused(trained, dataset, plain, tmp_path):
+def test_score_of_another_dataset_or_version_or_a_changed_file_is_refused(
+    trained, dataset, plain, tmp_path
+):
     other = with_aspects(plain, tmp_path, ("train", "validation"))
     with raises(ArtifactMismatchError, "another_dataset"):
         read_chooser(_aspects(trained), read_dataset(open_location(f"{other}/dataset")))
-    shutil.copytree(trained.artifact("aspects"), tmp_path / "aspects")
-    (tmp_path / "aspects" / "weights.json").write_text("{}")
-    with raises(ArtifactMismatchError, "changed_file", key="weights.json"):
-        read_chooser(open_location(str(tmp_path / "aspects")), dataset)
-
-
-def test_score_of_another_version_is_refused(trained, dataset, tmp_path):
     location = open_location(str(tmp_path / "aspects"))
     shutil.copytree(trained.artifact("aspects"), location.path)
+    (location / "weights.json").write_bytes(b"{}")
+    with raises(ArtifactMismatchError, "changed_file", key="weights.json"):
+        read_chooser(location, dataset)
     manifest = json.loads((location / "manifest.json").read_text())
     del manifest["config"]["score"]
     (location / "manifest.json").write_bytes(json.dumps(manifest).encode())
@@ -179,12 +177,9 @@ def test_prompt_that_asks_for_aspects_needs_an_artifact_whose_counts_it_names(wo
     storage, counting = StorageConfig(), PromptConfig(aspects=2)
     with raises(ConfigError, "no_reviews_to_count", key="prompt.aspect"):
         aspects_of(counting, "unused", profiles, storage)
-    with raises(
-        ArtifactNotFoundError, "no_artifact"
-    ):  # the prompt is right, and there is no artifact
-        aspects_of(
-            PromptConfig(aspects=2, aspect="{aspect}"), f"{workspace}/none", profiles, storage
-        )
+    right = PromptConfig(aspects=2, aspect="{aspect}")
+    with raises(ArtifactNotFoundError, "no_artifact"):
+        aspects_of(right, f"{workspace}/none", profiles, storage)
     with raises(ConfigError, "no_aspects", key="prompt.aspects", saw=2):
         aspects_of(counting, None, manifest, storage)
     assert aspects_of(PromptConfig(), None, profiles, storage) is None
@@ -251,13 +246,9 @@ def profiles(profiles_workspace):
     return prepared_town(profiles_workspace, aspects_from=OF_PROFILES)
 
 
-def test_profiles_of_the_sample_hold_what_the_town_planted(profiles):
-    assert profiles.aspects_from == "profiles"
+def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explanation(profiles):
     planted = {name for row in profiles.planted["aspects"].to_pylist() for name in row}
     assert planted <= set(profiles.aspects["aspect"].to_pylist())
-
-
-def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explanation(profiles):
     train, held_out = (dataset_mentions(profiles, split) for split in ("train", "test"))
     assert isinstance(train, ProfileMentions)
     assert (train.users.tolist(), train.items.tolist()) == tuple(

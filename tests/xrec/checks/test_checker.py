@@ -16,15 +16,18 @@ from xrec.errors import ConfigError, DataError
 from xrec.llm.prompt import PairTexts
 
 ALL = ChecksConfig(unsupported=True, not_positive=True)
+CHECKER = Checker(VOCABULARY)
 
 
 def reason(text: str, texts: PairTexts, checks: ChecksConfig = ALL) -> str:
-    refusal = Checker(VOCABULARY).refusal(text, texts, checks)
+    refusal = CHECKER.refusal(text, texts, checks)
     return "" if refusal is None else refusal.reason
 
 
-def evidence(aspect: str, item: int, items: int, user: int = 0, users: int = 0) -> AspectEvidence:
-    return AspectEvidence(aspect, item, items, user, users)
+def evidence(
+    aspect: str, item: int, items: int, user: int = 0, users: int = 0, opinion: str = ""
+) -> AspectEvidence:
+    return AspectEvidence(aspect, item, items, user, users, opinion=opinion)
 
 
 def test_checker_agrees_with_a_person_on_a_hundred_texts():
@@ -41,13 +44,11 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts():
 @pytest.mark.parametrize(
     ("min_chosen", "num_aspects", "text", "expected"),
     [
-        (1, 2, "You will love the Late Hour.", ""),
         (1, 2, "You will love its beer gardens, and the wine.", ""),
         (1, 2, "You will love it.", "unchosen"),
         (1, 0, "You will love it.", ""),
         (2, 2, "You will love its late hours.", "unchosen"),
         (2, 2, "The late hours and the beer garden are for you.", ""),
-        (2, 1, "You will love its late hours.", ""),
     ],
 )
 def test_text_must_name_enough_of_the_chosen_aspects(min_chosen, num_aspects, text, expected):
@@ -62,10 +63,7 @@ def test_text_must_name_enough_of_the_chosen_aspects(min_chosen, num_aspects, te
         ("You will love the Beer Garden. Its late hours are for you.", ""),
         ("The Beer Garden suits you for the Beer Garden.", "named_twice"),
         ("The Beer Garden suits you. Try the Beer Garden.", ""),
-        ("Its late hours are for you. Late hours suit you.", ""),
-        ("The Beer Garden has a beer garden.", "named_twice"),
         ("Its late hours, wine and Late Hour.", "named_twice"),
-        ("Late hours at Beer Garden. Late hours!", ""),
         ("A quiet garden: the Beer Garden. The quiet garden is calm.", ""),
     ],
 )
@@ -98,12 +96,12 @@ def test_checker_that_is_off_refuses_nothing():
 
 def test_checker_names_the_offending_words():
     text = "You would enjoy the live music of Paris with fifty guests."
-    refusal = Checker(VOCABULARY).refusal(text, BISTRO, ALL)
+    refusal = CHECKER.refusal(text, BISTRO, ALL)
     assert "'live music', 'Paris', 'fifty'" in refusal.message
 
 
-def said(aspect: str, opinion: str, user: int = 0) -> AspectEvidence:
-    return replace(evidence(aspect, 4, 9, user, user), opinion=opinion)
+def said(aspect: str, opinion: str) -> AspectEvidence:
+    return evidence(aspect, 4, 9, opinion=opinion)
 
 
 PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9))
@@ -112,9 +110,7 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
 @pytest.mark.parametrize(
     ("aspects", "min_evidence", "expected"),
     [
-        ((evidence("late hours", 14, 31),), 1, "14 of 31 reviews mention the late hours."),
         ((evidence("river view", 1, 3),), 1, "1 of 3 reviews mentions the river view."),
-        ((evidence("staff", 1, 1),), 1, "1 of 1 review mentions the staff."),
         ((evidence("tone", 1200, 2000),), 1, "1,200 of 2,000 reviews mention the tone."),
         (
             (evidence("late hours", 14, 31, 3, 7), evidence("river view", 9, 31)),
@@ -128,16 +124,10 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
             "2 of 3 reviews mention the river view, and 1 the late hours, which you mention in "
             "yours.",
         ),
-        ((evidence("tone", 5, 9, 1, 7),), 1, "5 of 9 reviews mention the tone."),  # once of seven
         (
             (said("fit", "like a glove"), said("tone", "warm"), evidence("price", 5, 9)),
             1,
             "4 of 9 reviews mention the fit (“like a glove”), and 4 the tone (“warm”).",
-        ),
-        (
-            (said("fit", "snug", user=2),),
-            1,
-            "4 of 9 reviews mention the fit (“snug”), which you mention in 2 of your 2.",
         ),
         ((), 1, None),
         (PRICES, 3, "4 of 9 reviews mention the fit, and 3 the price."),
@@ -154,30 +144,19 @@ def test_plain_sentence_says_the_evidence(aspects, min_evidence, expected):
     assert plain_sentence(texts, PlainConfig(), min_evidence) == expected
 
 
-@pytest.mark.parametrize(
-    ("templates", "expected"),
-    [
-        ({}, "5 of 9 reviews of Café 21 mention the tone, and 2 the fit."),
-        (
-            {"of_title": " of the {title}"},
-            "5 of 9 reviews of the Café 21 mention the tone, and 2 the fit.",
-        ),
-        (
-            {
-                "reviews": ("Gast", "Gästen"),
-                "mention": ("lobt", "loben"),
-                "first": "{item_reviews} von {num_item_reviews} {reviews} von {title} {mention}: "
-                "{aspect}",
-                "second": " und {item_reviews}: {aspect}",
-                "end": "!",
-            },
-            "5 von 9 Gästen von Café 21 loben: tone und 2: fit!",
-        ),
-    ],
-)
-def test_plain_sentence_is_worded_by_its_templates(templates, expected):
+def test_plain_sentence_is_worded_by_its_templates():
     texts = replace(BISTRO, aspects=(evidence("tone", 5, 9), evidence("fit", 2, 9)))
-    assert plain_sentence(texts, PlainConfig(**templates), 1) == expected
+    told = plain_sentence(texts, PlainConfig(), 1)
+    assert told == "5 of 9 reviews of Café 21 mention the tone, and 2 the fit."
+    german = PlainConfig(
+        reviews=("Gast", "Gästen"),
+        mention=("lobt", "loben"),
+        first="{item_reviews} von {num_item_reviews} {reviews} von {title} {mention}: {aspect}",
+        second=" und {item_reviews}: {aspect}",
+        end="!",
+    )
+    told = plain_sentence(texts, german, 1)
+    assert told == "5 von 9 Gästen von Café 21 loben: tone und 2: fit!"
 
 
 @pytest.mark.parametrize("part", ["first", "of_title"])
@@ -188,11 +167,8 @@ def test_plain_templates_with_an_unknown_placeholder_are_refused(part):
 
 @pytest.mark.parametrize(
     ("opinion", "quoted"),
-    [
-        ("like a glove", " (“like a glove”)"),
-        ("built like a tank", " (“built like a tank”)"),  # a quoted aspect stands in the evidence
-        ("awful and horrible", ""),
-    ],
+    # A quoted aspect stands in the evidence.
+    [("built like a tank", " (“built like a tank”)"), ("awful and horrible", "")],
 )
 def test_plain_sentence_quotes_only_what_passes_the_checks(opinion, quoted):
     texts = replace(BISTRO, aspects=(said("fit", opinion),), menu=frozenset(["fit"]))
@@ -204,7 +180,7 @@ def test_plain_sentence_quotes_only_what_passes_the_checks(opinion, quoted):
 def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_profile(texts):
     """It names what has evidence, however much a text must name."""
     checks = ALL.model_copy(update={"min_chosen": 3})
-    sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, checks)
+    sentence = CHECKER.plain(texts, PlainConfig(), 2, checks)
     assert reason(sentence, texts) == ""
     assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
 
@@ -223,8 +199,6 @@ WORDS = "\ufeff# a comment\nkilling\n\n  Damn Fool  \nsh*t\na$$\n$hit\nlate hour
         ("The Killing Hour is skilling you.", ""),
         ("The Killing Hour has much KILLING.", "unsafe"),
         ("Only damn-fools read The Killing Hour.", "unsafe"),
-        ("This is Sh*t.", "unsafe"),
-        ("An a$$.", "unsafe"),
         ("A $hit.", "unsafe"),
         ("A nice place, a hit with guests: you need a shot.", ""),
     ],
@@ -234,17 +208,12 @@ def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path, text, ex
     words.write_text(WORDS, encoding="utf-8")
     checks = ChecksConfig(unsafe_words=str(words))
     assert reason(text, NOVEL, checks) == expected
-    assert Checker(VOCABULARY).plain(BISTRO, PlainConfig(), 2, checks) is None  # its late hours
+    assert CHECKER.plain(BISTRO, PlainConfig(), 2, checks) is None  # its late hours
 
 
 @pytest.mark.parametrize(
     ("content", "code"),
-    [
-        (None, "list_unreadable"),
-        (b"", "list_empty"),
-        (b"# nothing\n", "list_empty"),
-        (b"\xff\xfe\xfa", "list_unreadable"),
-    ],
+    [(None, "list_unreadable"), (b"# nothing\n", "list_empty"), (b"\xff\xfe", "list_unreadable")],
 )
 def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(tmp_path, content, code):
     path = tmp_path / "words.txt"
@@ -292,23 +261,15 @@ def test_blame_in_quotation_marks_of_any_kind_is_found(quoted):
     "text",
     [
         "Not only the late hours but the staff will please you.",
-        "It is not just the quiet garden that you would love.",
         "A no-frills bistro with a quiet garden.",
-        "A hassle-free evening in the quiet garden.",
-        "You won't be disappointed by the late hours.",
-        "You can't go wrong with the late hours.",
         "No wonder that you love the quiet garden.",
-        "You never regret the late hours.",
         "No other bistro has such late hours.",
         "The late hours are to die for.",
-        "Late hours.",
         "The quiet garden is never crowded.",
         "It is hard to resist the quiet garden.",
-        "The garden has no noise, and the late hours suit you.",
         "Who wouldn't love the quiet garden?",
         "You will not find a better quiet garden.",
         "You get a quiet garden without high prices.",
-        "You will not only enjoy the garden, you may not want to leave.",
         "Some find the staff slow, but the quiet garden is lovely.",
         "",
     ],
@@ -321,21 +282,14 @@ def test_praise_that_holds_words_of_denial_is_positive(text):
     ("text", "reason"),
     [
         ("It has no quiet garden.", "denies or excludes"),
-        ("No one likes the late hours.", "denies or excludes"),
-        ("None of the guests praise the late hours.", "denies or excludes"),
         ("There used to be a quiet garden.", "denies or excludes"),
         ("The late hours leave much to be desired.", "dissuades"),
-        ("You get a quiet garden for high prices.", "it blames: 'high prices'"),
         ("You would love it without the late hours.", "denies or excludes"),
         ("The late hours aren\u2019t what you love.", "denies or excludes"),
         ("You would love the garden rather than the late hours.", "denies or excludes"),
-        ("You would love it, but the late hours are awful.", "blames"),
-        ("The late hours are overpriced, but you would love the great staff.", "blames"),
         ("You would hate it here.", "sentiment is -0.57"),
         ("The user may not enjoy this great and lovely place.", "dissuades: 'may not enjoy'"),
         ("You would like its great tone and high price.", "blames: 'high price'"),
-        ("Great cakes, but you won\u2019t really love it.", "dissuades"),
-        ("A sad and ugly place for you.", "sentiment is -"),
     ],
 )
 def test_blame_and_denial_are_refused(text, reason):

@@ -22,8 +22,9 @@ from xrec.sample import generate_language_examples
 
 ASPECTS = AspectNames(VOCABULARY)
 EMPTY = PairTexts("", "", "")
-ROOFTOP, FREE = ["rooftop", "pool", "marble", "floors"], ["free", "samples"]
+ROOFTOP = ["rooftop", "pool", "marble", "floors"]
 NUNS, HATS = ["built", "nuns"], ["sells", "hand", "knitted", "hats"]
+WARNING = "It may not be suitable for those who seek a quiet garden, but has strong coffee."
 
 
 def unsupported_words(text: str, texts: PairTexts, aspects: AspectNames) -> list[str]:
@@ -43,42 +44,28 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("Its quiet gardens suit you.", []),  # chosen
         ("The dog friendly tables suit you.", []),  # on the menu, written in another way
         ("The strong coffee suits you.", ["strong coffee"]),
-        ("Live music and River Views!", ["Live music", "River Views"]),
         # adjectives that no text joins to the aspect, and praise that fits anything
         ("Its lively quiet garden suits you.", ["lively"]),
         ("Its great quiet garden suits you.", []),
         # what the user's profile says, said of the item
         ("You would love the good coffee.", ["coffee"]),
-        ("The coffee suits you.", ["coffee"]),
-        ("You love its coffee.", ["coffee"]),
-        ("You also appreciate the good coffee.", ["coffee"]),
-        ("You enjoy quiet places and Café 21 serves good coffee.", ["coffee"]),
         ("You like quiet gardens, and here they pour good coffee.", ["pour", "coffee"]),
         ("Fans of quiet gardens can have good coffee.", ["coffee"]),
-        ("As you love cousins, this place has the coffee for you.", ["coffee"]),
-        ("This place suits you with good coffee.", ["coffee"]),
         # said of the user
         ("As you love good coffee, the quiet garden will please you.", []),
         ("Since you enjoy cousins, weekends and coffee, come to the garden.", []),
         ("You come by bike with two cousins.", []),
-        ("Your taste for coffee, and a fan of coffee.", []),
         # which the profile does not say
         ("As you love live music, the quiet garden will please you.", ["live music"]),
         # numbers
         ("You would enjoy Café 21 at once.", []),  # in the title
         ("You would enjoy Café 21. Nothing beats its late hours.", []),  # which ends a sentence
-        ("You love it since 1987, or nineteen eighty.", ["nineteen", "eighty"]),
         ("14 of 31, fourteen of thirty-one; 3 of seven.", []),  # counts of the evidence
         ("One of your nicest days, no one is bored.", []),
         ("At 45 % of tables for 2 and two.", ["45"]),  # two cousins
-        ("The 2nd of the 3rd.", []),
-        ("It has 1,200 seats and 4.5 stars.", ["1,200", "seats", "4.5", "stars"]),
         ("A five-star bistro with dozens of twenty-one.", ["five", "star", "dozens"]),
         # claims of any form
         ("You would enjoy its rooftop pool and marble floors.", ROOFTOP),
-        ("It has sushi, the best in town.", ["sushi", "town"]),
-        ("Enjoy the helpful sommelier and free samples.", ["helpful", "sommelier", *FREE]),
-        ("This is a tale of a submarine crew.", ["tale", "submarine", "crew"]),
         ("It was built by nuns, and sells hand-knitted hats.", [*NUNS, *HATS]),
         ("Quietly run, it's praised for pastry: you'll love it, won't you?", []),  # other forms
         # names
@@ -94,13 +81,7 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("ستحب ٤٥ طاولة", ["٤٥"]),
         # words, and numbers in words, in English alone
         ("Die ruhige Gartenterrasse ist genau das Richtige für Sie und Ihre zwei Vettern.", []),
-        ("Vous aimerez ce lieu pour son jardin tranquille et ses dix tables à Paris.", []),
-        ("Le encantará este lugar en Madrid por su jardín tranquilo.", []),
-        ("Je zult dol zijn op de rustige tuin in Utrecht.", []),
         ("这家店很安静，你会喜欢花园。", []),
-        ("店は静かです。庭があります。", []),
-        ("ستحب حديقته الهادئة", []),
-        ("यह शांत है।", []),
     ],
 )
 def test_unsupported_are_the_words_aspects_and_numbers_that_stand_nowhere(text, expected):
@@ -114,19 +95,14 @@ def test_unsupported_are_the_words_aspects_and_numbers_that_stand_nowhere(text, 
         # Thai food is a meal.
         ("You would enjoy the wonderful meals and the great staff.", ["staff"]),
         ("You would enjoy its curries and its great food.", []),  # it has Thai food
-        ("You would enjoy it for the great ingredients.", ["ingredients"]),
-        ("You would enjoy its great customer support.", ["support"]),
         ("It would suit you, and the staff serves you well.", ["staff"]),
         ("As you love excellent service, the Thai food is for you.", []),  # the user does
-        ("A good choice of Thai food, and a place to go.", []),
     ],
 )
 def test_synonyms_support_each_other_and_praise_needs_no_support(text, expected):
     aspects = AspectNames(["friendly service", "thai food", "local ingredient", "quiet room"])
-    texts = replace(
-        EMPTY, user_profile="Likes quick service.", menu=frozenset({"thai food", "quiet room"})
-    )
-    texts = replace(texts, item_profile="A place known for curries.")
+    menu = frozenset({"thai food", "quiet room"})
+    texts = PairTexts("Likes quick service.", "", "A place known for curries.", menu=menu)
     assert unsupported_words(text, texts, aspects) == expected
 
 
@@ -134,12 +110,9 @@ def test_synonyms_support_each_other_and_praise_needs_no_support(text, expected)
     ("profile", "text", "expected"),
     [
         ("A quiet bay.", "A calm and tranquil bay.", []),
-        ("A small cosy shop for children.", "A cozy little store for kids.", []),
         ("A novel.", "This book suits you.", []),
         ("A book.", "This novel suits you.", ["novel"]),
-        ("A lawyer solves a murder.", "It is a legal thriller.", []),
         ("A legal thriller.", "A lawyer solves a murder.", ["lawyer", "solves", "murder"]),
-        ("A plot.", "It keeps you reading to the end.", []),
         ("A plot.", "You would love the end, and the ending.", ["end", "ending"]),
     ],
 )
@@ -154,8 +127,6 @@ def test_implied_words_and_frame_phrases_are_supported(profile, text, expected):
         ("You would love its wine selection and authentic Thai cuisine.", []),
         ("You would love its unique wine selection, making it a great choice.", []),
         ("You would love its warm lights.", ["warm lights"]),
-        ("You would love its great value.", ["great value"]),
-        ("You would love the staff, and the bartender.", ["bartender"]),  # it has service
         ("You would love the vibe, and the decor.", ["decor"]),  # it has an atmosphere
     ],
 )
@@ -173,20 +144,16 @@ def test_texts_of_the_sample_need_no_word_that_their_prompt_lacks():
         assert unsupported_words(example.explanation, texts, aspects) == []
 
 
-def test_what_a_profile_warns_of_supports_nothing():
-    profile = "It may not be suitable for those who seek a quiet garden, but has strong coffee."
-    texts = replace(EMPTY, item_profile=profile)
-    assert unsupported("You would love its quiet garden and strong coffee.", texts) == [
-        "quiet garden"
-    ]
-
-
-def test_a_name_in_the_users_profile_is_support_only_of_what_is_said_of_the_user():
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("You will enjoy its Cajun food in New Orleans.", ["Cajun", "food"]),
+        ("As you love Cajun food, this pub in New Orleans suits you.", []),
+    ],
+)
+def test_a_name_in_the_users_profile_supports_only_what_is_said_of_the_user(text, expected):
     texts = replace(EMPTY, user_profile="Loves Cajun food.", item_profile="A pub in New Orleans.")
-    said = {"You will enjoy its Cajun food in New Orleans.": ["Cajun", "food"]}
-    said["As you love Cajun food, this pub in New Orleans suits you."] = []
-    for text, expected in said.items():
-        assert unsupported(text, texts) == expected
+    assert unsupported(text, texts) == expected
 
 
 def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjectives():
@@ -201,8 +168,7 @@ def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjecti
 
 
 def test_checker_finds_whom_to_blame_where_the_word_is_a_part_of_an_earlier_one():
-    texts = replace(EMPTY, item_profile="A party room.")
-    checks = ChecksConfig(unsupported=True)
+    texts, checks = replace(EMPTY, item_profile="A party room."), ChecksConfig(unsupported=True)
     refusal = Checker(["art"]).refusal("You would love the party and its art.", texts, checks)
     assert refusal.words == ("art",)
 
@@ -211,13 +177,6 @@ def test_what_french_aspects_end_with_needs_no_support():
     aspects = AspectNames(["cuisine indienne", "service rapide"])
     texts = replace(EMPTY, menu=frozenset({"cuisine indienne"}))
     assert unsupported_words("Vous aimerez sa cuisine et un rapide accueil.", texts, aspects) == []
-
-
-def test_unsupported_aspect_of_a_menu_that_writes_it_in_another_way_is_supported():
-    aspects = AspectNames(["board game"])
-    texts = replace(EMPTY, menu=frozenset({"Board games"}))
-    assert unsupported_words("You like the board-game evenings.", texts, aspects) == []
-    assert unsupported_words("You like the board-game evenings.", EMPTY, aspects) == ["board-game"]
 
 
 def test_a_number_in_a_models_name_is_supported_by_the_title_alone():
@@ -238,10 +197,8 @@ def test_hostile_texts_do_not_break_the_checks(text):
     ("text", "expected"),
     [
         ("two hundred and one", ["200"]),
-        ("two, three", ["2", "3"]),
         ("three thousand four hundred five", ["3405"]),
         ("a dozen, five dozen, millions", ["12", "60", "1000000"]),
-        ("twenty-one ones", ["21"]),
         ("one zero", []),
     ],
 )
@@ -259,10 +216,9 @@ def test_numbers_of_any_length_are_read():
     ("profile", "text", "expected"),
     [
         ("Comes without a carrying case.", "You would enjoy the carrying case.", ["carrying case"]),
-        ("Comes with a carrying case.", "You would enjoy the carrying case.", []),
-        ("Has no case; carrying is easy.", "You like the carrying case.", ["carrying case"]),
         ("A no-frills carrying case.", "You would enjoy the carrying case.", []),
         ("They like the river. View it here.", "You would enjoy the river view.", ["river view"]),
+        (WARNING, "You would love its quiet garden and strong coffee.", ["quiet garden"]),
     ],
 )
 def test_what_a_profile_denies_or_parts_by_a_mark_supports_nothing(profile, text, expected):
@@ -273,7 +229,6 @@ def test_what_a_profile_denies_or_parts_by_a_mark_supports_nothing(profile, text
     ("vocabulary", "menu", "expected"),
     [
         (["friendly service", "service"], "friendly service", []),
-        (["friendly service"], "friendly service", []),
         (["dry cleaning", "friendly service"], "dry cleaning", ["service"]),
     ],
 )
@@ -285,7 +240,7 @@ def test_a_bare_aspect_is_supported_by_what_ends_with_it(vocabulary, menu, expec
 
 VOCABULARY = [
     "hours", "late hours", "late hours bar", "coffee shop", "strong coffee", "dog-friendly tables",
-    "kids' menu", "mac & cheese", "bass", "Café au lait", "花园", "tête-à-tête",
+    "kids' menu", "mac & cheese", "bass", "Café au lait", "花园",
 ]  # fmt: skip
 
 
@@ -293,24 +248,18 @@ VOCABULARY = [
     ("text", "expected"),
     [
         ("Open for late hours.", ["late hours=late hours"]),
-        ("LATE HOUR, Late  Hours", ["late hours=LATE HOUR", "late hours=Late  Hours"]),
         ("A late hours bar.", ["late hours bar=late hours bar"]),
         ("the hour's end", ["hours=hour's"]),
         ("dog friendly table", ["dog-friendly tables=dog friendly table"]),
-        ("Dog-friendly tables!", ["dog-friendly tables=Dog-friendly tables"]),
         ("dog\u2011friendly tables", ["dog-friendly tables=dog\u2011friendly tables"]),
         ("a kid's menu, the kids menu", ["kids' menu=kid's menu", "kids' menu=kids menu"]),
         ("mac and cheese", ["mac & cheese=mac and cheese"]),
-        ("Mac & Cheese", ["mac & cheese=Mac & Cheese"]),
         ("strong coffee shops", ["strong coffee=strong coffee", "coffee shop=coffee shops"]),
         ("cafe\u0301 au lait", ["Café au lait=café au lait"]),
         ("这家店的花园很安静", ["花园=花园"]),
-        ("un tête-à-tête", ["tête-à-tête=tête-à-tête"]),
         # no whole words, or not beside each other
         ("hourly, chlorate hoursX, bassist of bas", []),
         ("It is open late. Hours: 9 to 5", ["hours=Hours"]),
-        ("late, hours", ["hours=hours"]),
-        ("", []),
         ("\u200b\ufffd\x00 ... --- !!!", []),
     ],
 )  # fmt: skip
@@ -341,13 +290,11 @@ def brute_force(text: str, vocabulary: list[str]) -> set[tuple[int, int]]:
         patterns = [rf"{singular(word)}s?" for word in phrase.split()]
         pattern = rf"(?=(?<!\w)({'[ -]+'.join(patterns)})(?!\w))"
         places |= {match.span(1) for match in re.finditer(pattern, text)}
-    return {
-        (start, end)
-        for start, end in places
-        if not any(
-            other != (start, end) and other[0] <= start and end <= other[1] for other in places
-        )
-    }
+
+    def is_within(place: tuple[int, int], other: tuple[int, int]) -> bool:
+        return place != other and other[0] <= place[0] and place[1] <= other[1]
+
+    return {place for place in places if not any(is_within(place, other) for other in places)}
 
 
 def test_aspect_names_the_first_of_two_that_are_the_same_is_found():
@@ -367,9 +314,7 @@ def test_aspect_names_the_first_of_two_that_are_the_same_is_found():
             "Its fit, the look, great value, a taste of sounds.",
             ["fit", "look", "value", "taste", "sounds"],
         ),
-        ("You'd look long for such a build.", ["build"]),
         ("Fit and look are great.", ["Fit", "look"]),
-        ("It has value, thanks to price and build.", ["value", "build"]),
     ],
 )
 def test_aspect_names_are_no_verbs_and_nothing_of_the_readers(text, expected):
@@ -387,18 +332,11 @@ def found(entry: str, text: str) -> list[str]:
     [
         # marks: as it is written, in any case
         ("sh*t", "This is sh*t, and SH*T.", ["sh*t", "SH*T"]),
-        ("a$$", "A pain in the A$$.", ["A$$"]),
         ("f***", "Route F, it is f***ing loud.", ["f***"]),
-        ("***", "what the *** is that", ["***"]),
-        ("&", "tea & cake", ["&"]),
-        ("sh*t", "a shot", []),
-        ("$hit", "a hit with guests", []),
         # letters alone: whole words in any case and number
         ("Damn Fool", "damn-fools", ["damn-fools"]),
-        ("dog-eared", "dog eared", ["dog eared"]),
         ("rock & roll", "Rock and Roll", ["Rock and Roll"]),
         ("café", "cafe\u0301s", ["cafés"]),
-        ("skill", "skills, skilled", ["skills"]),
     ],
 )
 def test_word_list_finds_letters_as_words_and_marks_as_they_are_written(entry, text, expected):

@@ -7,10 +7,9 @@ import pytest
 import yaml
 
 from tests.world.here import Place, PoolHere, TaskOf, plan_of
-from tests.world.program import python, refused, said, xrec
+from tests.world.program import refused, said, xrec
 from tests.xrec.bulk.toy_run import rows_of, toy_run
 from xrec import bulk
-from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError
 from xrec.storage import open_location
 
@@ -98,46 +97,22 @@ def test_command_where_there_is_no_table_exits_1_and_says_so(disk, tmp_path):
         assert refused("table", *command).exit_code == 1
 
 
-def test_commands_import_neither_ray_nor_torch():
-    code = (
-        "import sys\n"
-        "import xrec.cli.main as program\n"
-        "for command in ('status', 'check'):\n"
-        "  try: program.app(['table', command, '/nowhere'])\n"
-        "  except SystemExit: pass\n"
-        "print('ray' in sys.modules, 'torch' in sys.modules)"
-    )
-    assert python("-c", code).stdout.splitlines()[-1] == "False False"
-
-
-@pytest.fixture
-def run_uri(tmp_path):
-    """A published run, of 12 rows that succeeded and 12 that failed."""
-    place = Place(str(tmp_path / "words"), StorageConfig())
-    toy_run(place, tmp_path, ["a", "odd-1"]).complete()
-    return place.uri
-
-
-def test_export_writes_and_says_what_is_there(run_uri, tmp_path):
+def test_export_writes_and_says_what_is_there_and_refuses_the_rest(disk, tmp_path):
+    toy_run(disk, tmp_path, ["a", "odd-1"]).complete()  # 12 rows that succeeded, 12 that failed
     target = tmp_path / "plain"
-    command = ["export", run_uri, "--to", str(target), "--format", "csv"]
-    command += ["--columns", "user, text"]
-    code, out, _ = xrec(*command)
-    assert (code, out.count(": 12 rows of version ")) == (0, 1)
-    files = list(target.glob("*.csv"))
-    rows = [row for file in files for row in csv.DictReader(file.open(newline=""))]
+    command = ["export", disk.uri, "--to", str(target)]
+    for options, exit_code in (
+        (("--format", "xlsx"), 2),
+        (("--columns", "words"), 2),
+        (("--version", "99"), 1),
+    ):
+        assert xrec(*command, *options)[0] == exit_code
+        assert not target.exists()
+    out = said(*command, "--format", "csv", "--columns", "user, text")
+    assert out.count(": 12 rows of version ") == 1
+    rows = [row for file in target.glob("*.csv") for row in csv.DictReader(file.open(newline=""))]
     assert len(rows) == 12
     assert set(rows[0]) == {"user", "text"}
-
-
-@pytest.mark.parametrize(
-    ("options", "exit_code"),
-    [(["--format", "xlsx"], 2), (["--columns", "words"], 2), (["--version", "99"], 1)],
-)
-def test_export_of_what_is_not_there_says_so(run_uri, tmp_path, options, exit_code):
-    target = tmp_path / "plain"
-    assert xrec("export", run_uri, "--to", target, *options)[0] == exit_code
-    assert not target.exists()
 
 
 def test_takedown_is_made_listed_and_lifted(disk, tmp_path):

@@ -20,14 +20,21 @@ from xrec.config.shared import RayConfig, ScalingConfig
 from xrec.errors import ClusterError
 
 CONNECTS = """
-import sys, ray
+import json, os, sys, ray
 from xrec.cluster.connect import ensure_ray
 from xrec.config.shared import RayConfig
 
-with ensure_ray(RayConfig(address=sys.argv[1])):
-    print(ray.get_runtime_context().gcs_address)
-assert not ray.is_initialized()
+for address, of_environment in json.loads(sys.argv[1]):
+    os.environ["RAY_ADDRESS"] = of_environment
+    with ensure_ray(RayConfig(address=address)):
+        print(ray.get_runtime_context().gcs_address)
+    assert not ray.is_initialized()
 """
+
+
+def connect(*questions: tuple[str | None, str], **variables: str) -> Any:
+    """Connect to each config's address in a process with each RAY_ADDRESS."""
+    return python("-c", CONNECTS, json.dumps(questions), **variables)
 
 
 def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster):
@@ -38,7 +45,7 @@ def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster):
     assert ray.cluster_resources()["CPU"] == 4
 
 
-def test_ensure_ray_local_workers_have_one_thread_and_gloo_on_loopback(ray_cluster):
+def test_ensure_ray_local_is_on_loopback_and_so_are_its_workers_of_one_thread(ray_cluster):
     @ray.remote(num_cpus=0)
     def variables() -> list[str | None]:
         import os
@@ -46,9 +53,6 @@ def test_ensure_ray_local_workers_have_one_thread_and_gloo_on_loopback(ray_clust
         return [os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS")]
 
     assert ray.get(variables.remote()) == ["lo", "1"]
-
-
-def test_ensure_ray_local_has_a_loopback_address(ray_cluster):
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == [LOOPBACK_ADDRESS]
     assert ray.get_runtime_context().gcs_address.startswith(LOOPBACK_ADDRESS + ":")
 
@@ -56,31 +60,25 @@ def test_ensure_ray_local_has_a_loopback_address(ray_cluster):
 @pytest.mark.slow
 def test_ensure_ray_local_demands_a_token(ray_cluster):
     address = ray.get_runtime_context().gcs_address
-    done = python("-c", CONNECTS, address, RAY_AUTH_MODE="disabled", RAY_ADDRESS=address)
+    done = connect((address, address), RAY_AUTH_MODE="disabled")
     assert done.returncode != 0
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("xrec.errors.ClusterError: ")
     assert all(part in message for part in (address, "token is missing", "RAY_AUTH_TOKEN"))
 
 
-def test_ensure_ray_address_connects_to_that_cluster_and_leaves_it(ray_cluster):
+def test_ensure_ray_connects_to_the_address_or_that_of_the_environment_and_leaves_it(ray_cluster):
     address = ray.get_runtime_context().gcs_address
-    done = python("-c", CONNECTS, address, RAY_ADDRESS="")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == address
+    done = connect((address, "127.0.0.1:9"), (None, address))
+    assert (done.returncode, done.stdout.split()) == (0, [address] * 2), done.stderr
     assert ray.cluster_resources()["CPU"] == 4  # the cluster still runs
 
 
-def test_ensure_ray_takes_the_environments_address_or_starts_a_cluster(ray_cluster):
-    address = ray.get_runtime_context().gcs_address
-    done = python("-c", CONNECTS.replace("sys.argv[1]", "None"), RAY_ADDRESS=address)
-    assert (done.returncode, done.stdout.strip()) == (0, address), done.stderr
-
-
-LISTENS = """
-import time, psutil, requests
+STARTS = """
+import os, time, psutil, requests
 from xrec.cluster.connect import ensure_ray
 from xrec.config.shared import RayConfig
+from xrec.errors import ClusterError
 
 def listening():
     return {
@@ -90,9 +88,16 @@ def listening():
         if socket.status == "LISTEN" and socket.laddr.ip in ("0.0.0.0", "::")
     }
 
+os.environ["RAY_TMPDIR"] = "/dev/null/ray"
+try:
+    with ensure_ray(RayConfig(address="local")):
+        print("STARTED")
+except ClusterError as error:
+    print(error.code, error)
+del os.environ["RAY_TMPDIR"]
 with ensure_ray(RayConfig(address="local", num_cpus=1)):
     while not any("Agent" in name for name, _ in listening()):  # it is the last one to start
-        time.sleep(0.5)
+        time.sleep(0.1)
     for name, port in listening():
         try:
             requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
@@ -103,19 +108,14 @@ with ensure_ray(RayConfig(address="local", num_cpus=1)):
 """
 
 
-def test_ensure_ray_local_gives_metrics_to_nobody():
+def test_ensure_ray_local_gives_metrics_to_nobody_and_says_what_to_look_at_if_it_does_not_start():
     """What listens beyond loopback is gRPC, which demands a token; Ray's metrics demand none."""
-    done = python("-c", LISTENS, RAY_ADDRESS="")
+    done = python("-c", STARTS, RAY_ADDRESS="")
     assert done.returncode == 0, done.stderr
     assert "raylet speaks no HTTP" in done.stdout
     assert "ANSWERS" not in done.stdout
-
-
-def test_ensure_ray_local_that_does_not_start_says_what_to_look_at():
-    done = python("-c", CONNECTS, "local", RAY_ADDRESS="", RAY_TMPDIR="/dev/null/ray")
-    message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("xrec.errors.ClusterError: ")
-    assert "/dev/null/ray" in message
+    error = done.stdout.splitlines()[0]
+    assert (error.split()[0], "/dev/null/ray" in error) == ("ray_not_started", True)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,6 @@ def test_ensure_ray_address_without_cluster_names_the_address(monkeypatch, addre
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the session's is not touched
     with raises(ClusterError, code, saw=address), ensure_ray(RayConfig(address=address)):
         pass
-
-
-@pytest.fixture(autouse=True)
-def fixed_cluster(monkeypatch):
-    """A cluster that cannot grow, as on this machine."""
-    monkeypatch.setattr(preflight, "may_grow", lambda: False)
 
 
 def _workers(num_workers: int, cpus: int = 1, gpus: int = 0) -> Demand:
@@ -157,7 +151,8 @@ ONE, TWO, GPU = {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
         ([{}], _workers(1), 0),
     ],
 )
-def test_check_room_says_how_many_fit_if_they_are_too_few(nodes, demand, fit):
+def test_check_room_says_how_many_fit_if_they_are_too_few(nodes, demand, fit, monkeypatch):
+    monkeypatch.setattr(preflight, "may_grow", lambda: False)
     if fit is None:
         check_room(nodes, demand)
         return
@@ -186,8 +181,7 @@ def test_demands_are_those_of_the_config():
 ASKS = """
 import json, sys
 from xrec.cluster.connect import ensure_ray
-from xrec.cluster.preflight import check_cluster
-from xrec.cluster.preflight import Demand
+from xrec.cluster.preflight import Demand, check_cluster
 from xrec.config.shared import RayConfig, StorageConfig
 from xrec.errors import ClusterError
 

@@ -168,23 +168,19 @@ def test_submit_with_what_the_job_cannot_have_is_refused(tmp_path, job, options,
     assert (error.exit_code, error.code, error.saw) == (2, code, saw)
 
 
-@pytest.mark.parametrize("variables", [{}, {"RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}])
-def test_submit_without_the_token_exits_1_and_names_the_variables(three_nodes, variables, submit):
-    url = three_nodes.dashboard_url
-    done = submit(url, "prepare", **{"RAY_AUTH_MODE": "disabled", **variables})
+@pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.slow)])
+def test_submit_without_the_token_exits_1_and_names_the_variables(three_nodes, mode, submit):
+    url, wrong = three_nodes.dashboard_url, "0" * 64
+    done = submit(url, "prepare", RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN=wrong)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {url}: Authentication")
     assert "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [("127.0.0.1:9", "http://127.0.0.1:9"), ("my-cluster", "http://my-cluster")],
-)
-def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(address, shown, tmp_path):
+def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(tmp_path):
     path = write_yaml(tmp_path / "prepare.yaml", ON_S3)
-    error = refused("submit", "prepare", path, "--address", address)
-    assert (error.code, error.saw) == ("unreachable", shown)
+    error = refused("submit", "prepare", path, "--address", "127.0.0.1:9")
+    assert (error.code, error.saw) == ("unreachable", "http://127.0.0.1:9")
 
 
 def test_working_folder_holds_code_and_config_and_no_data(tmp_path):
@@ -205,10 +201,9 @@ def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_
     monkeypatch.setenv("HF_TOKEN", "hf_1")
     monkeypatch.setenv("XREC_PRIVATE", "secret")
     environment = runtime_environment(tmp_path)
-    assert environment["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
-    assert environment["env_vars"]["HF_TOKEN"] == "hf_1"
-    assert "secret" not in str(environment)
-    assert "pip" not in environment
+    passed = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "HF_TOKEN": "hf_1"}
+    assert passed.items() <= environment["env_vars"].items()
+    assert ("secret" in str(environment), "pip" in environment) == (False, False)
     lock = ROOT / "requirements" / "base.txt"
     packages = RuntimeEnv(**runtime_environment(tmp_path, str(lock))).pip_config()["packages"]
     assert packages == lock.read_text().strip().split("\n")
@@ -218,6 +213,9 @@ def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_
 
 JUDGES = [{"name": name, "model": {"kind": "endpoint", "model": "a/b"}} for name in ("one", "two")]
 PROMPTED = {"kind": "language_model", "model": JUDGES[0]["model"], "prompts": {"item": "i.txt"}}
+WITH_WORDS = {"text": {"checks": {"unsafe_words": "words.txt"}}}
+# A name of a file is below uri, wherever that is.
+FILES = {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}}
 
 
 @pytest.mark.parametrize(
@@ -230,11 +228,7 @@ PROMPTED = {"kind": "language_model", "model": JUDGES[0]["model"], "prompts": {"
         ),
         (
             CompareConfig,
-            {
-                "llm": {"model": "./model"},
-                "decoding": {"text": {"checks": {"unsafe_words": "words.txt"}}},
-                "metrics": {"judges": JUDGES},
-            },
+            {"llm": {"model": "./model"}, "decoding": WITH_WORDS, "metrics": {"judges": JUDGES}},
             ["unsafe_words=words.txt", "model=./model"],
         ),
         (
@@ -243,14 +237,7 @@ PROMPTED = {"kind": "language_model", "model": JUDGES[0]["model"], "prompts": {"
             ["prompts=i.txt"],
         ),
         (BackfillConfig, {"llm": {"model": "a/b"}, "pairs": {"kind": "split"}}, None),
-        (  # a name of a file is below uri, wherever that is
-            PrepareConfig,
-            {
-                "source": {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}},
-                "dataset": "file:///out",
-            },
-            None,
-        ),
+        (PrepareConfig, {"source": FILES, "dataset": "file:///out"}, None),
     ],
 )
 def test_check_shared_paths_names_relative_paths(config_type, values, named):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from xrec.evaluate.evaluation import render_report, verdict, write_evaluation
 from xrec.evaluate.intervals import Estimate
 from xrec.evaluate.metrics import compute_metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS
-from xrec.storage import Location, Manifest, content_hash, open_location, read_table
+from xrec.storage import Manifest, content_hash, open_location, read_table
 
 HOSTILE = (
     "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)> & \"quoted\""
@@ -79,25 +80,15 @@ def test_report_fetches_nothing_and_runs_nothing(render):
     assert not {"script", "link", "img", "iframe", "object", "embed"} & {
         tag for tag, _ in page.tags
     }
-    links = [
-        value
-        for _, attrs in page.tags
-        for name, value in attrs.items()
-        if name in ("src", "href", "xlink:href")
-    ]
+    names = ("src", "href", "xlink:href")
+    links = [attrs[name] for _, attrs in page.tags for name in names if name in attrs]
     assert all(link.startswith("#") for link in links)
     assert not re.search(r"url\((?!#)|@import", render())
 
 
 def test_report_escapes_texts_and_ids(render, pairs):
-    hostile = replace(
-        pairs[0],
-        user_id=HOSTILE,
-        item_id=HOSTILE,
-        explanation=HOSTILE,
-        reference=HOSTILE,
-        shuffled_explanation=HOSTILE,
-    )
+    names = ("user_id", "item_id", "explanation", "reference", "shuffled_explanation")
+    hostile = replace(pairs[0], **dict.fromkeys(names, HOSTILE))
     page = _Page(render([hostile, *pairs[1:]], num_examples=len(pairs)))
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert page.text.count(HOSTILE) == 5
@@ -143,38 +134,31 @@ def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path, wid
     assert scroll <= client
 
 
-def _write(location: Location, pairs, config, coverage, sources) -> Manifest:
-    settings = config.model_dump(mode="json")
-    return write_evaluation(
-        location,
-        pairs,
-        compute_metrics(pairs, config),
-        coverage=coverage,
-        sources=sources,
-        config=settings,
-        inputs={"adapter": "0123", "explanations": "4567"},
-        about="",
-    )
-
-
 def test_evaluation_holds_metrics_pairs_report_and_manifest(tmp_path, pairs, coverage, sources):
-    location, config = open_location(str(tmp_path)), make_config()
-    manifest = _write(location, pairs, config, coverage, sources)
-    assert set(manifest.files) == {"metrics.json", "pairs.parquet", "report.html"}
+    config = make_config()
+    metrics = compute_metrics(pairs, config)
+
+    def write(folder: Path) -> Manifest:
+        return write_evaluation(
+            open_location(str(folder)),
+            pairs,
+            metrics,
+            coverage=coverage,
+            sources=sources,
+            config=config.model_dump(mode="json"),
+            inputs={"adapter": "0123", "explanations": "4567"},
+            about="",
+        )
+
+    manifest, location = write(tmp_path), open_location(str(tmp_path))
     assert manifest.files == {
         name: content_hash((tmp_path / name).read_bytes())
-        for name in location.files()
-        if name != "manifest.json"
+        for name in ("metrics.json", "pairs.parquet", "report.html")
     }
-    assert read_table(location / "pairs.parquet", SCORED_PAIRS)["explanation"].to_pylist() == [
-        pair.explanation for pair in pairs
-    ]
-    assert (
-        json.loads((tmp_path / "metrics.json").read_text())
-        == manifest.metrics
-        == flat_metrics(compute_metrics(pairs, config))
-    )
+    texts = read_table(location / "pairs.parquet", SCORED_PAIRS)["explanation"].to_pylist()
+    assert texts == [pair.explanation for pair in pairs]
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored == manifest.metrics == flat_metrics(metrics)
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert manifest.row_counts["explained_in_backfill"] == coverage.num_explained
-    again = open_location(str(tmp_path / "again"))
-    assert _write(again, pairs, config, coverage, sources).fingerprint == manifest.fingerprint
+    assert write(tmp_path / "again").fingerprint == manifest.fingerprint

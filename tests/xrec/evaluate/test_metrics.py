@@ -18,13 +18,13 @@ from xrec.evaluate.text_metrics import aspect_pattern, named_aspects
 CONFIG = make_config()
 
 
-def test_metrics_of_pairs_equal_their_means(pairs):
+def test_metrics_of_pairs_equal_their_means_in_the_order_of_their_descriptions(pairs):
     metrics = compute_metrics(pairs, CONFIG)
-    gains = np.array([pair.nll_shuffled - pair.nll_own for pair in pairs])
-    assert metrics["personalization_gain"].value == pytest.approx(gains.mean())
-    assert metrics["personalization_gain"].low < gains.mean() < metrics["personalization_gain"].high
-    own = [pair.nll_own for pair in pairs]
-    assert metrics["nll_own"].value == pytest.approx(np.mean(own))
+    gain, gains = metrics["personalization_gain"], [p.nll_shuffled - p.nll_own for p in pairs]
+    assert gain.value == pytest.approx(np.mean(gains))
+    assert gain.low < gain.value < gain.high
+    assert metrics["nll_own"].value == pytest.approx(np.mean([pair.nll_own for pair in pairs]))
+    assert list(metrics) == [name for name in DESCRIPTIONS if name in metrics]
 
 
 def test_aspect_accuracies_are_counted_against_the_original_users_aspect():
@@ -80,10 +80,9 @@ def test_title_metrics_are_shares_of_the_texts_that_name_a_title():
 
 def test_title_metrics_are_left_out_where_there_is_nothing_to_name():
     metrics = compute_metrics([scored("a", "It."), scored("b", "It.")], CONFIG)
-    assert not {"title_accuracy", "names_item", "names_another_item"} & set(metrics)
-    assert not [name for name in metrics if name.startswith("aspect")]  # none is planted
-    silent = [scored(user, "It.", names_item=False) for user in "ab"]
-    metrics = compute_metrics(silent, CONFIG)
+    optional = ("aspect", "title_accuracy", "names_item", "names_another_item")
+    assert not [name for name in metrics if name.startswith(optional)]
+    metrics = compute_metrics([scored(user, "It.", names_item=False) for user in "ab"], CONFIG)
     assert "title_accuracy" not in metrics
     assert metrics["names_item"].value == 0
 
@@ -101,11 +100,6 @@ def test_aspects_supported_counts_texts_without_an_aspect_that_the_item_lacks():
     assert metrics["aspects_supported"].value == 4 / 5
     # The patio of d's text is no aspect of its item.
     assert metrics["aspect_accuracy"].value == 2 / 5
-
-
-def test_metrics_come_in_the_order_of_their_descriptions(pairs):
-    names = list(compute_metrics(pairs, CONFIG))
-    assert names == [name for name in DESCRIPTIONS if name in names]
 
 
 def test_flat_metrics_hold_values_and_intervals_where_there_are_any():
@@ -126,13 +120,9 @@ PATTERN = aspect_pattern(["patio", "dog-friendly patio", "Live Jazz", "view"])
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("Come for the LIVE  jazz.", {"live jazz"}),
-        ("Come for the live\njazz tonight", {"live jazz"}),
-        ("A dog-friendly patio awaits.", {"dog-friendly patio"}),
+        ("Come for the LIVE \njazz tonight", {"live jazz"}),
         ("A patio awaits, and a dog-friendly patio too.", {"patio", "dog-friendly patio"}),
         ("An interview in the reviews.", set()),
-        ("", set()),
-        ("The view, the view!", {"view"}),
     ],
 )
 def test_named_aspects_are_whole_phrases_in_any_case_and_spacing(text, named):
@@ -153,12 +143,13 @@ USERS = [f"u{number % 7}" for number in range(30)]
 def test_coverage_counts_the_reasons_of_pairs_without_a_text_and_what_a_template_wrote():
     texts = (("a", "t"), ("b", ""), ("c", "t"))
     rows = [(HeldOutPair(user, "i", 0, 0, "r"), text) for user, text in texts]
-    ids = {"user_id": ["a", "b", "d"], "item_id": ["i"] * 3}
-    failed = pa.table({**ids, "reason": ["x", "y", "z"]})
-    explanations = pa.table(
-        {**ids, "user_id": ["a", "c", "d"], "kind": ["plain", "written", "plain"]}
-    )
-    assert Coverage.of(rows, explanations, failed) == Coverage(2, {"y": 1}, 1)
+    failed = {"user_id": ["a", "b", "d"], "item_id": ["i"] * 3, "reason": ["x", "y", "z"]}
+    written = {
+        "user_id": ["a", "c", "d"],
+        "item_id": ["i"] * 3,
+        "kind": ["plain", "written", "plain"],
+    }
+    assert Coverage.of(rows, pa.table(written), pa.table(failed)) == Coverage(2, {"y": 1}, 1)
 
 
 @pytest.mark.parametrize(("num_plain", "warns"), [(33, False), (34, True)])
@@ -207,13 +198,14 @@ def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(of_se
 
 
 def test_interval_of_users_with_equally_many_pairs_is_that_of_their_means_by_scipy():
-    values, users = _world(np.random.default_rng(3), 1, of_seeds=0.0, of_users=1.0)
-    found = mean_interval(values[0], users)
-    theirs = stats.ttest_1samp(values.reshape(40, 5).mean(axis=1), 0).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
-    single = mean_interval(values[0], range(200))
-    theirs = stats.ttest_1samp(values[0], 0).confidence_interval()
-    assert (single.low, single.high) == pytest.approx((theirs.low, theirs.high))
+    (values,), users = _world(np.random.default_rng(3), 1, of_seeds=0.0, of_users=1.0)
+    means = values.reshape(40, 5).mean(axis=1)
+    for found, of_each in (
+        (mean_interval(values, users), means),
+        (mean_interval(values, range(200)), values),
+    ):
+        theirs = stats.ttest_1samp(of_each, 0).confidence_interval()
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_mean_is_over_all_pairs_whatever_their_number_a_user():
@@ -237,13 +229,12 @@ def test_interval_of_a_share_is_within_0_and_1_and_covers_it(mean, num_users):
 
 
 def test_interval_of_a_share_of_independent_values_is_that_of_scipy():
-    for ones in (0, 1, 37, 300):
-        found = mean_interval(np.arange(300) < ones, range(300))
-        theirs = stats.binomtest(ones, 300).proportion_ci(method="exact")
+    same = np.ones(300, np.bool_), [number // 3 for number in range(300)]  # a hundred users
+    cases = [(ones, 300, (np.arange(300) < ones, range(300))) for ones in (0, 1, 37, 300)]
+    for ones, count, values in [*cases, (100, 100, same)]:
+        found = mean_interval(*values)
+        theirs = stats.binomtest(ones, count).proportion_ci(method="exact")
         assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-3)
-    same = mean_interval(np.ones(300, np.bool_), [number // 3 for number in range(300)])
-    theirs = stats.binomtest(100, 100).proportion_ci(method="exact")  # a hundred users
-    assert (same.low, same.high) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():
@@ -274,8 +265,5 @@ def test_pairs_without_a_value_on_either_side_are_left_out():
 
 def test_one_user_alone_has_no_interval():
     values = np.array([[0.1, 0.9], [0.3, 0.7]])
-    for found in (
-        mean_interval(values, ["u", "u"]),
-        difference_interval(values, values - 1, ["u", "u"]),
-    ):
-        assert found.low is found.high is None
+    alone = mean_interval(values, ["u", "u"]), difference_interval(values, values - 1, ["u", "u"])
+    assert all(found.low is found.high is None for found in alone)

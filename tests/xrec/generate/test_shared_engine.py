@@ -101,12 +101,6 @@ def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], Requ
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
-def test_no_requests_yield_nothing_and_compute_nothing():
-    core = ToyCore()
-    assert list(SharedEngine(core).complete([])) == []
-    assert core.rows == []
-
-
 def run_together(
     shared: SharedEngine, *together: list[tuple[list[int], RequestParams]]
 ) -> list[Any]:
@@ -162,6 +156,7 @@ def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
     with pytest.raises(ValueError, match="empty"):
         list(shared.complete([([], PARAMS), *lists(0, 5)]))
     assert len(list(shared.complete(lists(10, 5)))) == 5
+    assert list(shared.complete([])) == []
     assert shared.failure is None
 
 

@@ -82,85 +82,57 @@ CUT, LOCK = {"reason": "length"}, {"title": "Lock"}
 PEPPER = "You love [title]'s tea and all that there is to see."
 ORLAN = unicodedata.normalize("NFD", "Café Orlán")
 FILLED = "You would love The Rusty Fox."
+FOXES = "[title] has tea, [title] has cake, [title] is near, [title] is big, Rusty Fox is it."
 
 
 @pytest.mark.parametrize(
     ("text", "given", "expected"),
     [
         ("  Calm and near \n", {}, "Calm and near"),
+        ("", NO_RULES, "empty_text"),
         # What was cut, or is too long, ends with a whole sentence.
         (TEXT, CUT, 'The user likes tea. "It is calm!"'),
-        (TEXT, {**CUT, "max_words": 7}, 'The user likes tea. "It is calm!"'),
         (TEXT, {**CUT, "max_words": 6}, "The user likes tea."),
-        ("One two three. Four five.", {"max_words": 4}, "One two three."),
         ("One two three four. Five.", {"max_words": 3}, "no_full_sentence"),
         ("One two 3.5 thr", CUT, "no_full_sentence"),
-        ("", NO_RULES, "empty_text"),
+        ("You would enjoy it for the build and the sound of.", {}, "no_full_sentence"),
         # What a review may have smuggled in.
         ("You would love it, see www.evil-shop.com now.", {}, "solicits"),
-        ("It is calm. Order now with code TEA!", {}, "solicits"),
-        ("You would love it. Ask for Maria.", {}, "solicits"),
         ("[title] is calm.", {"title": "Books.com"}, "Books.com is calm."),
-        (LONG, {**CUT, **NO_RULES, "ids": PROMPT}, LONG),
         # Phrases that are repeated; the title is one word of a phrase.
+        (LONG, {**CUT, **NO_RULES, "ids": PROMPT}, LONG),
         (THREE, {}, THREE),
         (f"{THREE} It is so old.", {}, "repetitive_text"),
         ("It serves you well for its [title] for its [title].", LOCK, "repetitive_text"),
-        ("It is good for its tone and good for its price.", {}, None),
-        ("You would enjoy it for the build and build.", {}, "repetitive_text"),
-        ("You would enjoy it for the build and the sound of.", {}, "no_full_sentence"),
         ("You love the coffee and the coffee shops.", {}, None),
         ("You would enjoy the delicious and delicious dishes.", {}, "repetitive_text"),
-        ("It gets funkier and funkier.", {}, None),
         ("You would enjoy it for the ease of use and the ease of use.", {}, "repetitive_text"),
         ("It should suit you, the [title] and the [title].", LOCK, "repetitive_text"),
         ("You would enjoy it more and more, for years and years.", {}, None),
-        ("You would enjoy it for the warm tone and the low price.", {}, None),
-        (
-            "[title] has tea, [title] has cake, [title] is near, [title] is big, Rusty Fox is it.",
-            {},
-            None,
-        ),
-        ("I love [title], " * 4, {}, "repetitive_text"),
+        (FOXES, {}, None),
         ("I love [title], " * 4, {"title": ORLAN}, "repetitive_text"),
         # What stands in the prompt too.
         ("Calm.", {"ids": [7, *PROMPT[30:55], 7]}, "prompt_echo"),
         ("Calm.", {"ids": [7, *PROMPT[30:54], 7]}, "Calm."),
         # The title's place-holder, and those that stand for nothing.
-        ("You would love [title]", {}, "You would love The Rusty Fox"),
-        ("[title] is calm.", {}, "The Rusty Fox is calm."),
-        (FILLED, {}, FILLED),
-        *(
-            ("You would love [title].", {"title": title}, f"You would love {title}.")
-            for title in ("A+ (\\1) [x]?", "Caf\u00e9 \u84dd\u72d0\u72f8", "[t", "e]")
-        ),
+        ("You would love [title].", {}, FILLED),
+        ("You would love [title].", {"title": "[t"}, "You would love [t."),
         ("[title] has tea.", {"title": ""}, "This item has tea."),
-        (
-            "You love [title], truly Café Orlán.",
-            {"title": ORLAN},
-            "You love Café Orlán, truly Café Orlán.",
-        ),
+        ("[title], truly Café Orlán.", {"title": ORLAN}, "Café Orlán, truly Café Orlán."),
         ("You would love [titl", {}, "broken_placeholder"),
-        ("Love [title] for its [category].", {"ids": [5]}, "broken_placeholder"),
         ("Love [title] for its [Your name].", {"ids": [5]}, "broken_placeholder"),
-        ("It is calm. You would love [ti", CUT, "It is calm."),
+        ("Love its [category].", {"ids": [5], "profile": "[category] is its name"}, None),
+        ("A pad [of 1 cm] fits.", {"ids": [5]}, None),
         # Names of other items, but for those that the prompt has and those that were cut off.
         ("You would love The Rusty Compass.", {}, "names_another_item"),
         ("You would love The Rusty Compass.", {"title": "The Rusty Compass"}, None),
         ("Try The Rusty Compass.", {"profile": "Once known as The Rusty Compass."}, None),
-        ("[title] is better than The Rusty Compass.", {}, "names_another_item"),
         ("You love [title] & Co. more.", {"title": "Fox"}, "names_another_item"),
         ("It is calm. Love The Rusty Compass and many more.", {"max_words": 4}, "It is calm."),
         # The words and full stops of the title.
         ("It is calm. You would love [title].", {"max_words": 9}, f"It is calm. {FILLED}"),
         ("It is calm. You would love [title].", {"max_words": 8}, "It is calm."),
-        (PEPPER, {"title": "Dr. Pepper's Bar", "max_words": 8}, "no_full_sentence"),
         (f"{PEPPER} It is calm.", {"title": "Dr. Pepper", "max_words": 5}, "no_full_sentence"),
-        (
-            f"{PEPPER} It is calm.",
-            {"title": "Dr. Pepper", "max_words": 13},
-            "You love Dr. Pepper's tea and all that there is to see.",
-        ),
     ],
 )
 def test_finished_text_keeps_the_rules_or_says_which_it_breaks(text, given, expected):
@@ -169,25 +141,14 @@ def test_finished_text_keeps_the_rules_or_says_which_it_breaks(text, given, expe
     assert (reason or finished) == (finished if expected is None else expected)
 
 
-def test_place_holder_that_stands_in_the_profile_or_is_no_field_is_not_made_up():
-    title = TitlePlaceholder("[title]", "it")
-    assert title.made_up_in("Love it for its [category].", "[category] is its name") is None
-    assert title.made_up_in("A pad [of 1 cm] fits.") is None
+def test_place_holder_in_quotation_marks_makes_up_nothing():
     assert TitlePlaceholder('"title"', "it").made_up_in('It is "snug".') is None
 
 
-@pytest.mark.parametrize(
-    ("max_words", "expected"),
-    [
-        (50, "You love St. Mary's. At St. Mary's you get tea."),
-        (9, "You love St. Mary's."),
-        (4, "You love St. Mary's."),
-        (3, ""),
-    ],
-)
-def test_cut_to_words_never_ends_within_the_title(max_words, expected):
+def test_cut_to_words_never_ends_within_the_title():
     text = "You love St. Mary's. At St. Mary's you get tea."
-    assert cut_to_words(text, max_words, "St. Mary's") == expected
+    for max_words, expected in ((50, text), (9, "You love St. Mary's."), (3, "")):
+        assert cut_to_words(text, max_words, "St. Mary's") == expected
     decomposed, name = unicodedata.normalize("NFD", "Dr. Pão"), "Dr. Pão"
     assert cut_to_words(f"You love {name}'s tea a lot.", 3, decomposed) == ""
 
@@ -228,9 +189,7 @@ def test_unfinished_text_shows_neither_half_a_placeholder_nor_what_would_be_refu
     [
         ("It is calm.", None, []),
         ("It has 4.5 stars. No. 5 is calm. Go", None, ["It has 4.5 stars.", " No. 5 is calm."]),
-        ("You love [title] vs. tea. It", None, ["You love The Rusty Fox vs. tea."]),
         ('"It is calm!" (So calm...) \u201cWhy?\u201d', None, ['"It is calm!"', " (So calm...)"]),
-        ("It is calm... and so near. Go!", None, ["It is calm... and so near."]),
         ("很安静。有茶。好", None, ["很安静。", "有茶。"]),
         ("So calm. So near. So good.", 3, ["So calm."]),
     ],
@@ -242,6 +201,7 @@ def test_sentence_of_an_unfinished_text_ends_where_the_next_begins(text, max_wor
 
 
 OWN, TAIL = "You would love it for its late hours", ", making it a great choice for live music"
+STAY = ", making it a great choice for a long-term stay in the area"
 
 
 @pytest.mark.parametrize(
@@ -249,17 +209,12 @@ OWN, TAIL = "You would love it for its late hours", ", making it a great choice 
     [
         (f"{OWN}.", {}, f"{OWN}."),
         (f"{OWN}{TAIL}.", {}, f"{OWN}."),
-        (f"{OWN}, making it a great choice for a long-term stay in the area.", {}, f"{OWN}."),
-        (
-            f"{OWN}, despite the occasional disappointment due to the lack of a counter.",
-            {},
-            f"{OWN}.",
-        ),
+        (f"{OWN}{STAY}.", {}, f"{OWN}."),
         (f"{OWN}, although it may be crowded.", {}, f"{OWN}."),
+        (f"{OWN}, offering live music.", {}, f"{OWN}."),
         # A chosen aspect is no filler.
         ("Love it, making it the place for late hours.", {}, None),
         (f"You would love its live music{TAIL}.", {}, "unsupported"),
-        ("You would love it for its live music.", {}, "unsupported"),
         ("[title] is an awful place with late hours.", {}, "not_positive"),
         (", ".join(["Love live music"] * 4), {}, "repetitive_text"),
         ("Love it. No live music", {"max_words": 2}, "Love it."),  # what was cut off is not checked
@@ -275,29 +230,22 @@ def test_finish_keeps_the_end_of_a_text_where_no_aspects_were_chosen():
     assert finish(text, texts=UNSAID) == (text, "")
 
 
+ONLY_MUSIC = "Live music! 9 of 31 reviews mention the live music"
+
+
 @pytest.mark.parametrize(
     ("text", "opinion", "rules", "expected"),
     [
         ("You would love the late hours", "", {}, "You would love the late hours. {}, {}."),
-        (
-            "Love the late hours!",
-            "until two",
-            {},
-            "Love the late hours! {} (\u201cuntil two\u201d), {}.",
-        ),
-        ("Love the late hours!", "like The Rusty Compass", {}, "Love the late hours! {}, {}."),
+        ("Late hours!", "until two", {}, "Late hours! {} (“until two”), {}."),
+        ("Late hours!", "like The Rusty Compass", {}, "Late hours! {}, {}."),
         ("You would love it.", "", {}, "You would love it. {}, {}."),
-        (
-            "Live music!",
-            "",
-            {},
-            "Live music! 9 of 31 reviews mention the live music, and 14 the late hours.",
-        ),
-        ("Love the late hours.", "", {"min_evidence": 10}, "Love the late hours. {}."),
-        ("Love the late hours.", "", {"is_backed": False}, "Love the late hours."),
-        ("Love the late hours.", "", {"max_words": 10}, "Love the late hours."),
-        ("Love the late hours.", "", {"min_evidence": 15}, "Love the late hours. {}."),
+        ("Live music!", "", {}, f"{ONLY_MUSIC}, and 14 the late hours."),
+        ("Live music!", "", {"min_evidence": 15}, f"{ONLY_MUSIC}."),
+        ("Late hours.", "", {"min_evidence": 10}, "Late hours. {}."),
         ("You will like it.", "", {"min_evidence": 15}, "You will like it."),
+        ("Late hours.", "", {"is_backed": False}, "Late hours."),
+        ("Love the late hours.", "", {"max_words": 10}, "Love the late hours."),
     ],
 )
 def test_text_is_followed_by_evidence_first_of_what_it_names(text, opinion, rules, expected):
@@ -311,17 +259,7 @@ def test_backed_text_is_cut_to_words_after_its_own_sentence():
     texts = told(replace(EVIDENCE, opinion="until two"), MUSIC)
     text, _ = finish("You would love [title] for its late hours", texts=texts, is_backed=True)
     own = "You would love The Rusty Fox for its late hours."
-    assert text.startswith(f"{own} 14 of 31 reviews mention the late hours (\u201cuntil two\u201d)")
     assert [cut_to_words(text, most, TITLE) for most in (9, 10, 20, 500)] == ["", own, own, text]
-
-
-def test_what_a_text_names_is_backed_by_a_single_review_too():
-    texts = told(EVIDENCE, AspectEvidence("live music", 1, 31, 0, 7, opinion="a treat"))
-    finished, _ = finish("Live music!", texts=texts, is_backed=True)
-    assert finished == (
-        "Live music! 1 of 31 reviews mentions the live music (\u201ca treat\u201d), "
-        "and 14 the late hours."
-    )
 
 
 @pytest.mark.parametrize(
@@ -346,7 +284,6 @@ SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
         ("plain", SAID_BY_ONE, ("", "abstained")),
         ("plain", UNSAID, ("", "repetitive_text")),
         ("abstain", SAID, ("", "abstained")),
-        ("abstain", UNSAID, ("", "abstained")),
         ("none", SAID, ("", "repetitive_text")),
     ],
 )
@@ -359,7 +296,7 @@ def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(fallback, 
     assert reason_of(failure) == "abstained"
 
 
-@pytest.mark.parametrize("quote", ["ask for Maria", "see www.evil-shop.com", "see [\u2026]"])
+@pytest.mark.parametrize("quote", ["see www.evil-shop.com", "see [\u2026]"])
 def test_plain_sentence_quotes_nothing_that_solicits(quote):
     texts = PairTexts("", TITLE, "", (replace(EVIDENCE, opinion=quote),))
     text, failure = finisher().fallback(texts, TextConfig(), Failure("repetitive_text", ""))
@@ -367,13 +304,15 @@ def test_plain_sentence_quotes_nothing_that_solicits(quote):
     assert text == "14 of 31 reviews of The Rusty Fox mention the late hours."
 
 
+GERMAN = "Sie mögen die Bar, weil sie ruhig ist und lange offen hat."
+
+
 @pytest.mark.parametrize(
     ("language", "text", "reason"),
     [
-        (None, "Sie mögen die Bar, weil sie ruhig ist und lange offen hat.", ""),
-        ("de", "Sie mögen die Bar, weil sie ruhig ist und lange offen hat.", ""),
-        ("English", "Sie mögen die Bar, weil sie ruhig ist und lange offen hat.", "other_language"),
-        ("German", "You would enjoy this bar because it is quiet.", "other_language"),
+        (None, GERMAN, ""),
+        ("de", GERMAN, ""),
+        ("English", GERMAN, "other_language"),
         ("German", "Calm.", ""),
     ],
 )

@@ -1,6 +1,7 @@
 """The sparse adjacency against dense matrices; its row blocks; aspects as nodes."""
 
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -127,14 +128,11 @@ def test_row_blocks_power_law_degrees_are_balanced():
 # Aspects
 
 
-def counts(rows: list[tuple[int, int, int]]) -> AspectCounts:
-    return AspectCounts(*torch.tensor(rows).T)
-
-
 def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect():
+    of_items = [(0, 0, 1), (1, 0, 3), (1, 4, 1), (0, 2, 1), (1, 2, 1), (2, 2, 1)]
     edges = aspect_edges(
-        counts([(3, 4, 2), (0, 0, 1)]),
-        counts([(0, 0, 1), (1, 0, 3), (1, 4, 1), (0, 2, 1), (1, 2, 1), (2, 2, 1)]),
+        AspectCounts(*torch.tensor([(3, 4, 2), (0, 0, 1)]).T),
+        AspectCounts(*torch.tensor(of_items).T),
         num_users=4,
         num_items=3,
         num_aspects=5,
@@ -153,56 +151,32 @@ def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect():
     )
 
 
-def dataset(**tables: pa.Table) -> Dataset:
-    empty = pa.table({"user_id": [], "item_id": []})
+def dataset(item_aspects: list[tuple[int, int]]) -> Dataset:
+    """Two users, three items and two aspects; each (item, aspect) is in one review."""
+
+    def counted(first: str, schema: pa.Schema, pairs: list[tuple[int, int]]) -> pa.Table:
+        counts = dict.fromkeys(("num_reviews", "num_positive", "num_negative"), 1)
+        rows = [{first: node, "aspect_index": aspect, **counts} for node, aspect in pairs]
+        return pa.Table.from_pylist(rows, schema)
+
     return Dataset(
         Manifest.model_construct(),
         users=pa.table({"user_id": ["a", "b"]}),
         items=pa.table({"item_id": ["x", "y", "z"]}),
-        interactions=empty,
-        explanations=empty,
-        **tables,
+        interactions=pa.table({}),
+        explanations=pa.table({}),
+        aspects=pa.table({"aspect": ["tone", "neck"]}),
+        user_aspects=counted("user_index", schemas.USER_ASPECTS, [(0, 1), (1, 0)]),
+        item_aspects=counted("item_index", schemas.ITEM_ASPECTS, item_aspects),
     )
 
 
-def counted(first: str, rows: list[tuple[int, int, int, int, int]]) -> pa.Table:
-    schema = schemas.USER_ASPECTS if first == "user_index" else schemas.ITEM_ASPECTS
-    names = [first, "aspect_index", "num_reviews", "num_positive", "num_negative"]
-    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    return pa.table(columns).select(schema.names).cast(schema)
-
-
-def test_dataset_aspect_edges_are_of_users_and_items_with_what_they_mention():
-    found = dataset_aspect_edges(
-        dataset(
-            aspects=pa.table({"aspect": ["tone", "neck"]}),
-            user_aspects=counted("user_index", [(0, 1, 1, 0, 0), (1, 0, 2, 2, 0)]),
-            item_aspects=counted("item_index", [(0, 1, 2, 0, 2)]),
-        )
-    )
+def test_dataset_aspect_edges_are_of_users_and_items_and_unknown_aspects_are_refused():
+    found = dataset_aspect_edges(dataset([(0, 1)]))
     assert found.nodes.tolist() == [0, 1, 2]
     assert found.aspects.tolist() == [1, 0, 1]
     assert found.num_aspects == 2
-
-
-@pytest.mark.parametrize(
-    ("tables", "code", "key", "saw"),
-    [
-        ({}, "no_aspects", "model.aspects", True),
-        (
-            {
-                "aspects": pa.table({"aspect": ["tone"]}),
-                "user_aspects": counted("user_index", [(0, 0, 1, 0, 0)]),
-                "item_aspects": counted("item_index", [(0, 7, 1, 0, 0), (1, 0, 1, 0, 0)]),
-            },
-            "index_out_of_range",
-            "item_aspects.aspect_index",
-            7,
-        ),
-    ],
-)
-def test_dataset_without_aspects_or_with_unknown_ones_is_refused_if_some_are_wanted(
-    tables, code, key, saw
-):
-    with raises(DataError, code, key, saw):
-        dataset_aspect_edges(dataset(**tables))
+    with raises(DataError, "index_out_of_range", "item_aspects.aspect_index", 7):
+        dataset_aspect_edges(dataset([(0, 7), (1, 0)]))
+    with raises(DataError, "no_aspects", "model.aspects", True):
+        dataset_aspect_edges(replace(dataset([]), aspects=None))

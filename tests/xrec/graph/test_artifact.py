@@ -96,37 +96,25 @@ def test_vectors_that_are_not_finite_are_named(table, row, value):
 # Fold-in
 
 NUM_USERS, NUM_ITEMS, D = 30, 20, 4
-
-
-def random_graph(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return users (30, 4) and items (20, 4) of all lengths, and edges.
-
-    The last user and the last item have no edges.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    edges = (torch.rand(NUM_USERS - 1, NUM_ITEMS - 1, generator=generator) < 0.3).nonzero().T
-    return (
-        torch.randn(NUM_USERS, D, generator=generator),
-        torch.randn(NUM_ITEMS, D, generator=generator),
-        edges,
-    )
-
-
-TRAINED, TRAINED_ITEMS, EDGES = random_graph()
+TRAINED, TRAINED_ITEMS = (
+    torch.randn(number, D, generator=torch.Generator().manual_seed(number))
+    for number in (NUM_USERS, NUM_ITEMS)
+)
+# The last user and the last item have none.
+CHANCE = torch.rand(NUM_USERS - 1, NUM_ITEMS - 1, generator=torch.Generator().manual_seed(0))
+EDGES = (CHANCE < 0.3).nonzero().T
 
 
 def unit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def by_hand(
-    table: Tensor, neighbours: Tensor, lists: dict[int, list[int]], new: list[list[int]]
-) -> npt.NDArray[np.float64]:
+def by_hand(lists: dict[int, list[int]], new: list[list[int]]) -> npt.NDArray[np.float64]:
     """The module's equations, one user at a time.
 
     The ridge is least squares with added rows for the penalty; the length comes from polyfit.
     """
-    t, n = table.numpy().astype(float), unit(neighbours.numpy().astype(float))
+    t, n = TRAINED.numpy().astype(float), unit(TRAINED_ITEMS.numpy().astype(float))
     z = np.stack([unit(n[list_].mean(axis=0)) for list_ in lists.values()])
     target = unit(t[list(lists)])
     penalty = np.sqrt(1e-3 * np.trace(z.T @ z) / D) * np.eye(D)
@@ -147,40 +135,24 @@ def by_hand(
     )
 
 
-def lists_of(edges: Tensor) -> dict[int, list[int]]:
-    return {row: edges[1][edges[0] == row].tolist() for row in edges[0].unique().tolist()}
-
-
-def test_fold_in_is_the_closed_form():
-    users, items, edges = random_graph()
-    fold_in = FoldIn.of(users, items, edges)
+@pytest.mark.parametrize(("most_fitted", "every"), [(NUM_USERS, 1), (10, 3)])
+def test_fold_in_is_the_closed_form_fitted_on_evenly_spread_rows(most_fitted, every):
+    rows = EDGES[0].unique().tolist()[::every]
+    lists = {row: EDGES[1][EDGES[0] == row].tolist() for row in rows}
+    fold_in = FoldIn.of(TRAINED, TRAINED_ITEMS, EDGES, most_fitted=most_fitted)
     # The first has fewer items than any trained user, the last has more.
     new = [[0], [3, 5, 7], list(range(NUM_ITEMS))]
     found = torch.stack([fold_in.vector(torch.tensor(list_)) for list_ in new])
-    expected = by_hand(users, items, lists_of(edges), new)
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(found, by_hand(lists, new), rtol=2e-5, atol=2e-6)
 
 
-def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows():
-    users, items, edges = random_graph()
-    lists = lists_of(edges)
-    every_third = {row: lists[row] for row in list(lists)[::3]}
-    np.testing.assert_allclose(
-        FoldIn.of(users, items, edges, most_fitted=10).vector(torch.tensor([3, 5, 7])),
-        by_hand(users, items, every_third, [[3, 5, 7]])[0],
-        rtol=2e-5,
-        atol=2e-6,
-    )
+NOT_FINITE = TRAINED.index_put((torch.tensor(7),), torch.tensor(torch.nan))
 
 
 @pytest.mark.parametrize(
     ("users", "edges", "code"),
     [
-        (
-            TRAINED.index_put((torch.tensor(7),), torch.tensor(torch.nan)),
-            EDGES,
-            "vectors_not_finite",
-        ),
+        (NOT_FINITE, EDGES, "vectors_not_finite"),
         (TRAINED, EDGES[:, :0], "no_edges"),
         (TRAINED, torch.tensor([[0], [NUM_ITEMS]]), "index_out_of_range"),
         (TRAINED * 0, EDGES, "nothing_to_fit"),

@@ -40,7 +40,9 @@ def dataset(aspects_from: str) -> Dataset:
     of_training = named.filter(pc.equal(named["split"], "train"))
     interactions = table(schemas.INTERACTIONS, pairs)
     menus = aspect_counts(of_training, "item")
-    by_reviews = aspects_from == "reviews"
+    of_users = visited_aspects(interactions, menus)
+    if aspects_from == "reviews":
+        of_users = aspect_counts(of_training, "user")
     return Dataset(
         Manifest.model_construct(metrics={"aspects_from": aspects_from}),
         users=pa.table({"user_id": list("abcde")}),
@@ -49,11 +51,7 @@ def dataset(aspects_from: str) -> Dataset:
         explanations=table(schemas.EXPLANATIONS, {"train": TRAIN, "test": TEST}, explanation="x"),
         aspects=pa.table({"aspect": list("0123456")}),
         item_aspects=menus,
-        user_aspects=(
-            aspect_counts(of_training, "user")
-            if by_reviews
-            else visited_aspects(interactions, menus)
-        ),
+        user_aspects=of_users,
         explanation_aspects=named,
     )
 

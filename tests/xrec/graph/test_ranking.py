@@ -5,11 +5,9 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from xrec.graph.ranking import (
     SeenItems,
-    metrics_of,
     ranking_report,
     top_k_items,
     users_with_items,
@@ -40,10 +38,7 @@ class _Case:
         self.seen[11], self.held_out[11], self.held_out[11, 4] = True, False, True
         self.evaluated = [user for user in range(NUM_USERS) if self.held_out[user].any()]
 
-    @property
-    def edges(self) -> tuple[Tensor, Tensor]:
-        seen, held_out = (table.nonzero(as_tuple=True) for table in (self.seen, self.held_out))
-        return torch.stack(seen), torch.stack(held_out)
+        self.edges = self.seen.nonzero().T, self.held_out.nonzero().T
 
     def scores(self, user: int) -> list[float]:
         scores: list[float] = (self.users[user] @ self.items.T).tolist()
@@ -75,14 +70,11 @@ class _Case:
 
 
 @pytest.mark.parametrize("k", [1, 5, NUM_ITEMS])
-@pytest.mark.parametrize("lost", [[], [2, 5, 6]])
 @pytest.mark.parametrize(
     ("scores_per_chunk", "num_chunks"), [(1, 8), (3 * NUM_ITEMS, 3), (10**6, 1)]
 )
-def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
-    k, scores_per_chunk, num_chunks, lost
-):
-    case = _Case(seed=0)
+def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(k, scores_per_chunk, num_chunks):
+    case, lost = _Case(seed=0), [2, 5, 6]
     users = torch.tensor([7, 0, 3, 11, 22, 7, 13, 9])
     seen = SeenItems(case.edges[0], lost=torch.tensor(lost, dtype=torch.int64))
     vectors = case.users, case.items
@@ -97,28 +89,15 @@ def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
         assert scored == [case.scores(user)[item] for item in expected] + [-math.inf] * missing
 
 
-@pytest.mark.parametrize("ks", [(1,), (4,), (50,), (20, 3, 50)])
-def test_ranking_metrics_equal_brute_force(ks):
-    case = _Case(seed=ks[0])
-    seen, held_out = (SeenItems(edges) for edges in case.edges)
-    evaluated = users_with_items(case.edges[1])
-    ranked = top_k_items(case.users, case.items, seen, evaluated, min(max(ks), NUM_ITEMS))
-    metrics, _ = metrics_of(ranked, held_out, NUM_ITEMS, ks)
-    for k in ks:
-        expected = case.metrics(case.evaluated, k)
-        assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert len(metrics) == len(ks) * len(expected)
-
-
 def test_ranking_report_equals_brute_force():
-    case, ks = _Case(seed=8), (2, 10, 50)
+    case, ks = _Case(seed=8), (1, 10, 50)
     report = ranking_report(case.users, case.items, *case.edges, ks=ks)
     for k in ks:
         expected = case.metrics(case.evaluated, k)
         assert {name: report[name] for name in expected} == pytest.approx(expected, abs=1e-6)
         shown = {item for user in case.evaluated for item in case.top(user, k)}
         assert report[f"coverage@{k}"] == pytest.approx(len(shown) / NUM_ITEMS)
-    assert 0 < report["coverage@2"] < 1
+    assert 0 < report["coverage@1"] < 1
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 

@@ -1,5 +1,6 @@
 """The whole pipeline, once a session: every job on a tiny town, every input and output on s3://."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,8 +9,10 @@ from unittest.mock import Mock
 import pytest
 from pydantic import SecretStr
 
+from tests.world.here import map_here, pool_here
 from tests.world.shop import write_project
 from tests.world.store import copy_files
+from tests.xrec.train.worker import fit_here
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
@@ -28,7 +31,7 @@ _PROMPT = {
     "user": "User: {user} {user_profile}",
     "item": "Place: {item} {item_title}. {item_profile}",
 }
-# One process each: what two do is tested elsewhere, and each costs seconds to start.
+# One process each: what two do is tested elsewhere. The graphs of all folds are trained here.
 _SCALING = {"num_workers": 1, "device": "cpu", "max_failures": 0}
 DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "refuses_repetition": False}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
@@ -67,11 +70,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "decoding": DECODING,
         "actors": {"num_actors": 1, "device": "cpu"},
     },
-    EvaluateConfig: {
-        "encoder": None,
-        "decoding": DECODING,
-        "device": "cpu",
-    },
+    EvaluateConfig: {"encoder": None, "decoding": DECODING, "device": "cpu"},
 }
 PIPELINE_JOBS = tuple(job for job, config in CONFIG_TYPES.items() if config in _VALUES)
 _SMALL_LLM = {
@@ -95,16 +94,8 @@ class Pipeline:
 
     def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
         llm = {"llm": {"model": f"{self.workspace}/llm"}} if config_type in _WITH_LLM else {}
-        return parse_config(
-            config_type,
-            {
-                "workspace": self.workspace,
-                "storage": self.storage,
-                **llm,
-                **_VALUES.get(config_type, {}),
-                **values,
-            },
-        )
+        shared = {"workspace": self.workspace, "storage": self.storage, **llm}
+        return parse_config(config_type, {**shared, **_VALUES.get(config_type, {}), **values})
 
     def location(self, name: str) -> Location:
         return open_location(f"{self.workspace}/{name}", self.storage)
@@ -135,12 +126,24 @@ def pipeline(ray_cluster, s3):
     """All six jobs, run once; credentials by the configs' storage section only."""
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.train.graph.fit", fit_here)
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:
             manifest = job_named(name).run(made.config(CONFIG_TYPES[name]))
             made.manifests[manifest.kind] = manifest
     return made
+
+
+def work_here(patch: pytest.MonkeyPatch) -> None:
+    """Do the work of bulk jobs in this process."""
+    for pool in ("recommend._pool", "annotate.driver.RayPool", "backfill.driver.RayPool"):
+        patch.setattr(f"xrec.{pool}", pool_here)
+    patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
+    patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+    for module in ("xrec.cluster.connect", "xrec.jobs.project_run"):
+        patch.setattr(f"{module}.ensure_ray", lambda ray: nullcontext())
+    patch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """`xrec annotate` as a command and as a job of a project; its actor is in this process."""
 
-from contextlib import nullcontext
-
 import pytest
 
 import xrec.jobs.annotate
 import xrec.jobs.prepare
-from tests.world.here import map_here, pool_here
 from tests.world.program import xrec
 from tests.world.shop import review, write_json_lines, write_yaml
+from tests.xrec.jobs.conftest import work_here
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
@@ -18,24 +16,13 @@ from xrec.jobs.status import project_status
 NUM_USERS = 8
 
 
-@pytest.fixture(autouse=True)
-def _no_cluster(monkeypatch):
-    monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
-    monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-    monkeypatch.setattr("xrec.cluster.connect.ensure_ray", nullcontext)
-    monkeypatch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
-
-
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, monkeypatch):
     """A project file of reviews, whose jobs are annotate and prepare."""
+    work_here(monkeypatch)
+    text = "The tone is warm. It has a good tone."
     rows = [
-        review(
-            f"u{user}",
-            f"i{(user + number) % 5}",
-            "The tone is warm. It has a good tone.",
-            time=number,
-        )
+        review(f"u{user}", f"i{(user + number) % 5}", text, time=number)
         for user in range(NUM_USERS)
         for number in range(4)
     ]
@@ -87,6 +74,8 @@ def test_annotate_done_does_nothing_and_of_other_reviews_is_refused(project, tmp
 
 
 def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
+    with pytest.raises(ArtifactNotFoundError):
+        xrec.jobs.prepare.run(load_config(PrepareConfig, project))
     xrec.jobs.annotate.run(_annotate(project))
     dataset = xrec.jobs.prepare.run(load_config(PrepareConfig, project))
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
@@ -98,8 +87,3 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
     found = xrec.jobs.prepare.output(load_config(PrepareConfig, project)).found()
     assert found.state == "stale"
     assert found.manifest == dataset
-
-
-def test_prepare_without_annotations_says_which_job_makes_them(project):
-    with pytest.raises(ArtifactNotFoundError):
-        xrec.jobs.prepare.run(load_config(PrepareConfig, project))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,19 @@ from ray import serve
 import xrec.jobs.backfill
 import xrec.jobs.project_run
 from tests.errors import raises
-from tests.world.here import map_here, pool_here
 from tests.world.models import EMBEDDING_DIM, save_toy_model
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, review, write_json_lines, write_project, write_shop, write_yaml
-from tests.world.workspace import make_adapter, make_town
-from tests.xrec.jobs.conftest import DECODING
+from tests.world.workspace import make_town
+from tests.xrec.jobs.conftest import DECODING, work_here
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
+from tests.xrec.train.worker import fit_here
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
 from xrec.config.data import SampleSource
 from xrec.config.project import read_project
 from xrec.config.shared import JobConfig
-from xrec.data import read_dataset
 from xrec.data.dataset import open_dataset
 from xrec.errors import (
     ArtifactNotFoundError,
@@ -52,10 +51,8 @@ from xrec.errors import (
     LeaseError,
     TrainingError,
 )
-from xrec.graph.artifact import EMBEDDINGS, read_graph, write_graph
-from xrec.graph.identity import LAYER0, graph_identity
+from xrec.graph.artifact import read_graph
 from xrec.jobs.catalogue import chosen_configs, job_named
-from xrec.llm.source import model_fingerprint
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import (
@@ -70,23 +67,85 @@ from xrec.train.lease import only_driver
 
 
 @pytest.fixture(scope="module", autouse=True)
-def work_here(ray_cluster):
-    """Do the work of bulk jobs in this process; Ray trains."""
+def no_pools():
     with pytest.MonkeyPatch.context() as patch:
-        for pool in ("recommend._pool", "annotate.driver.RayPool", "backfill.driver.RayPool"):
-            patch.setattr(f"xrec.{pool}", pool_here)
-        patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
-        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-        patch.setattr("xrec.cluster.connect.ensure_ray", lambda ray: nullcontext())
-        patch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
+        work_here(patch)
         yield
 
 
-NUM_USERS, NUM_ITEMS, FIRST = 80, 30, 76
+@contextmanager
+def training_here() -> Iterator[None]:
+    """Train in this process too; without it, Ray trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("graph", "adapter"):
+            patch.setattr(f"xrec.train.{module}.fit", fit_here)
+        yield
+
+
+@pytest.fixture
+def trains_here():
+    with training_here():
+        yield
+
+
+ONE_WORKER = {"num_workers": 1, "device": "cpu"}
+VECTORS = {"embedding_dim": EMBEDDING_DIM, "initialization": "random"}
+ADAPTER = {"training": {"max_steps": 2, "global_batch_size": 8}, "scaling": ONE_WORKER}
+BACKFILL = {
+    "pairs": {"kind": "recommendations"},
+    "actors": {"num_actors": 1, "device": "cpu"},
+}
+
+
+class ProjectHere:
+    """A project of these sections in a folder, and what its commands say."""
+
+    def __init__(self, folder: Path, **sections: dict[str, Any]):
+        self.folder, self.workspace = folder, folder / "workspace"
+        model = {"model": str(save_toy_model(folder / "llm"))}
+        values = {"workspace": str(self.workspace), "llm": model, "decoding": DECODING}
+        named = {name.replace("_", "-"): section for name, section in sections.items()}
+        self.path = write_yaml(folder / "project.yaml", {**values, **named})
+
+    def configs(self, *overrides: str) -> dict[str, JobConfig]:
+        return chosen_configs(read_project(self.path, overrides))
+
+    def begin(self) -> None:
+        """Run all jobs in this process."""
+        with training_here():
+            xrec.jobs.project_run.run(self.configs("pretrain-graph.folds=0"), tell=print)
+
+    def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
+        lines: list[str] = []
+        configs = self.configs(*overrides)
+        manifest = xrec.jobs.project_run.refresh(configs, train=train, tell=lines.append)
+        return manifest, [line for line in lines if "done in" not in line]
+
+    def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """What each job of a night cost, and all of them."""
+        of = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
+        return of, {n: sum(job.get(n, 0) for job in of.values()) for n in {*chain(*of.values())}}
+
+    def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
+        rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
+        return {(row["user_id"], row["item_id"]): row for row in rows}
+
+    def users(self, dataset: str) -> list[str]:
+        users: list[str] = open_dataset(str(self.workspace / dataset)).users["user_id"].to_pylist()
+        return users
+
+    def vectors(self, night: str) -> torch.Tensor:
+        """Of all users by index."""
+        return read_graph(open_location(str(self.workspace / night / "graph"))).users.clone()
+
+
+# Nights
+
+FIRST = 76
 SOURCE = SampleSource(
     kind="sample",
-    num_users=NUM_USERS,
-    num_items=NUM_ITEMS,
+    num_users=80,
+    num_items=30,
     interactions_per_user=10,
     explanations_per_user=4,
 )
@@ -124,77 +183,28 @@ def write_day(folder: Path, gone: tuple[str, ...], num_users: int, num_visits: i
         pq.write_table(rows, folder / f"{name}.parquet")
 
 
-class Town:
-    """A project in a folder, and what its commands say."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.workspace = folder, folder / "workspace"
-        values = {
-            "workspace": str(self.workspace),
-            "llm": {"model": str(save_toy_model(folder / "llm"))},
-            "decoding": DECODING,
-            "prepare": {"source": {"kind": "tables", "uri": str(folder / "raw")}},
-            "pretrain-graph": {
-                "model": {"embedding_dim": EMBEDDING_DIM, "initialization": "random"},
-                "training": TRAINING,
-                "scaling": {"num_workers": 1, "device": "cpu"},
-            },
-            "train-adapter": {
-                "model": {"num_experts": 2},
-                "training": {"max_steps": 2, "global_batch_size": 8},
-                "scaling": {"num_workers": 1, "device": "cpu"},
-            },
-            "recommend": {"k": 3},
-            "backfill": {
-                "pairs": {"kind": "recommendations"},
-                "max_failed_share": 0.5,
-                "actors": {"num_actors": 1, "device": "cpu"},
-            },
-        }
-        self.path = write_yaml(folder / "town.yaml", values)
-
-    def configs(self, *overrides: str) -> dict[str, JobConfig]:
-        return chosen_configs(read_project(self.path, overrides))
-
-    def begin(self) -> None:
-        """All jobs, with an adapter that was not trained."""
-        configs = self.configs("pretrain-graph.folds=0")
-        adapter = configs.pop("train-adapter")
-        first = {name: configs[name] for name in ("prepare", "pretrain-graph")}
-        graph = xrec.jobs.project_run.run(first, tell=print)
-        model = model_fingerprint(self.folder / "llm")
-        make_adapter(Path(adapter.artifact("adapter")), graph.fingerprint, model)
-        xrec.jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
-
-    def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
-        lines: list[str] = []
-        configs = self.configs(*overrides)
-        manifest = xrec.jobs.project_run.refresh(configs, train=train, tell=lines.append)
-        return manifest, [line for line in lines if "done in" not in line]
-
-    def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-        """What each job of a night cost, and all of them."""
-        of = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
-        return of, {n: sum(job.get(n, 0) for job in of.values()) for n in {*chain(*of.values())}}
-
-    def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
-        rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
-        return {(row["user_id"], row["item_id"]): row for row in rows}
-
-    def vectors(self, night: str) -> torch.Tensor:
-        """Of all users by index."""
-        return read_graph(open_location(str(self.workspace / night / "graph"))).users.clone()
+def town_in(folder: Path) -> ProjectHere:
+    write_day(folder / "raw", (), FIRST, 6)
+    return ProjectHere(
+        folder,
+        prepare={"source": {"kind": "tables", "uri": str(folder / "raw")}},
+        pretrain_graph={"model": VECTORS, "training": TRAINING, "scaling": ONE_WORKER},
+        train_adapter={"model": {"num_experts": 2}, **ADAPTER},
+        recommend={"k": 3},
+        backfill={**BACKFILL, "max_failed_share": 0.5},
+    )
 
 
 @pytest.fixture
 def town(tmp_path):
-    town = Town(tmp_path)
-    write_day(tmp_path / "raw", (), FIRST, 6)
+    town = town_in(tmp_path)
     town.begin()
     return town
 
 
-def _check_night(town: Town, before: dict[Any, Any], now: dict[Any, Any], made: Manifest) -> None:
+def _check_night(
+    town: ProjectHere, before: dict[Any, Any], now: dict[Any, Any], made: Manifest
+) -> None:
     """What nothing changed for is the same row; all others are counted by what changed."""
     keys = {pair: row["content_key"] for pair, row in before.items()}
     same = {pair for pair, row in now.items() if keys.get(pair) == row["content_key"]}
@@ -218,6 +228,7 @@ def _killed(config: JobConfig) -> Manifest:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypatch):
     first, raw = town.texts(), town.folder / "raw"
     vectors = [town.vectors("")]
@@ -255,13 +266,10 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
     assert manifest.metrics["made_from"]["dataset"] == "workspace:nights/2/dataset"
 
     # Both who are gone are holes, and all others have the index and, unless they moved, the vector.
-    dataset = read_dataset(open_location(str(town.workspace / "nights/2/dataset")))
-    users = dataset.users["user_id"].to_pylist()
-    original = read_dataset(open_location(str(town.workspace / "dataset"))).users["user_id"]
-    assert [
-        "" if name in ("resident-7", "resident-70") else name for name in original.to_pylist()
-    ] == users[:FIRST]
-    assert not {user for user, _ in third} & {"resident-7", "resident-70", ""}
+    gone = ("resident-7", "resident-70")
+    left = ["" if user in gone else user for user in town.users("dataset")]
+    assert town.users("nights/2/dataset")[:FIRST] == left
+    assert not {user for user, _ in third} & {*gone, ""}
     vectors += [town.vectors("nights/1"), town.vectors("nights/2")]
     for night, (earlier, later) in enumerate(pairwise(vectors), start=1):
         location = open_location(str(town.workspace / f"nights/{night}/graph"))
@@ -273,6 +281,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at(town):
     first, words = town.texts(), ("pretrain-graph.folds=2", "backfill.gate.coverage=1")
     write_day(town.folder / "raw", (), 78, 7)
@@ -325,8 +334,7 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
 
 
 def test_a_night_that_cannot_be_is_refused(tmp_path):
-    town = Town(tmp_path)
-    write_day(tmp_path / "raw", (), FIRST, 6)
+    town = town_in(tmp_path)
     with pytest.raises(ArtifactNotFoundError):
         town.refresh()
     with raises(ConfigError, "uri_in_night", "dataset"):
@@ -344,7 +352,7 @@ TRACES = [each.encode() for each in (PERSON, "Quillfeather", *WORDS)]
 TRACES += [json.dumps(PERSON)[1:-1].encode()]
 
 
-def rows_of_reviews() -> list[dict[str, Any]]:
+def write_reviews(folder: Path, *more: dict[str, Any]) -> Path:
     """Twelve users; the person's reviews say what no other does, of items that others praise."""
     rows = [
         review(
@@ -356,66 +364,32 @@ def rows_of_reviews() -> list[dict[str, Any]]:
         for user in range(12)
         for number in range(5)
     ]
-    said = "The tone is luscious. It has a heavenly bridge, and a zorgulent neck. Luscious tone."
-    rows += [review(PERSON, f"i{item}", said, time=item, helpful=9) for item in range(6)]
-    rows += [{**review(PERSON, "i1", said, time=1), "rating": "zorgulent"}]
-    return rows
+    text = "The tone is luscious. It has a heavenly bridge, and a zorgulent neck. Luscious tone."
+    rows += [review(PERSON, f"i{item}", text, time=item, helpful=9) for item in range(6)]
+    rows += [{**review(PERSON, "i1", text, time=1), "rating": "zorgulent"}, *more]
+    return write_json_lines(folder / "reviews.jsonl", rows)
 
 
-class Shop:
-    """A project of reviews, whose jobs are run in this process as far as they can be."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.workspace = folder, folder / "workspace"
-        self.raw = write_json_lines(folder / "reviews.jsonl", rows_of_reviews())
-        one = {"num_workers": 1, "device": "cpu"}
-        values = {
-            "workspace": str(self.workspace),
-            "llm": {"model": str(save_toy_model(folder / "llm"))},
-            "decoding": {"max_new_tokens": 8, "text": {"refuses_repetition": False}},
-            "annotate": {
-                "source": {"kind": "reviews", "uri": str(self.raw)},
-                "annotator": {"kind": "phrases", "min_reviews": 2},
-                "vocabulary": {"add": ["tone", "bridge"]},
-                "max_rejected_share": 0.5,
-            },
-            "prepare": {"source": {"kind": "annotations"}},
-            "pretrain-graph": {
-                "model": {"embedding_dim": EMBEDDING_DIM, "initialization": "random"},
-                "training": {"num_epochs": 2, "steps_per_epoch": 2},
-                "scaling": one,
-            },
-            "train-aspects": {"min_item_reviews": 1},
-            "train-adapter": {"scaling": one, "prompt": {"aspects": 2}},
-            "recommend": {"k": 2},
-            "backfill": {
-                "pairs": {"kind": "recommendations"},
-                "max_failed_share": 1,
-                "gate": None,
-                "actors": {"num_actors": 1, "device": "cpu"},
-            },
-        }
-        self.path = write_yaml(folder / "shop.yaml", values)
-
-    def begin(self) -> None:
-        """Run all jobs, with a graph and an adapter that were not trained."""
-        configs = chosen_configs(read_project(self.path))
-        adapter = configs.pop("train-adapter")
-        made = xrec.jobs.project_run.run(
-            {n: configs[n] for n in ("annotate", "prepare")}, tell=print
-        )
-        tables = {
-            name: torch.randn(made.row_counts[name], EMBEDDING_DIM) for name in ("users", "items")
-        }
-        identity = dict(
-            zip(("config", "inputs"), graph_identity(configs["pretrain-graph"]), strict=True)
-        )
-        location, files = open_location(str(self.workspace / "graph")), (EMBEDDINGS, LAYER0)
-        graph = write_graph(location, dict.fromkeys(files, tables), [], metrics={}, **identity)
-        xrec.jobs.project_run.run({"train-aspects": configs["train-aspects"]}, tell=print)
-        folder, model = Path(adapter.artifact("adapter")), model_fingerprint(self.folder / "llm")
-        make_adapter(folder, graph.fingerprint, model, aspects=2)
-        xrec.jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
+def shop_in(folder: Path) -> ProjectHere:
+    """A shop after its first run."""
+    training = {"num_epochs": 2, "steps_per_epoch": 2}
+    shop = ProjectHere(
+        folder,
+        annotate={
+            "source": {"kind": "reviews", "uri": str(write_reviews(folder))},
+            "annotator": {"kind": "phrases", "min_reviews": 2},
+            "vocabulary": {"add": ["tone", "bridge"]},
+            "max_rejected_share": 0.5,
+        },
+        prepare={"source": {"kind": "annotations"}},
+        pretrain_graph={"model": VECTORS, "training": training, "scaling": ONE_WORKER},
+        train_aspects={"min_item_reviews": 1},
+        train_adapter={**ADAPTER, "prompt": {"aspects": 2}},
+        recommend={"k": 2},
+        backfill={**BACKFILL, "max_failed_share": 1, "gate": None},
+    )
+    shop.begin()
+    return shop
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
@@ -438,26 +412,15 @@ def traces(*folders: Path) -> set[str]:
     }
 
 
-def begun(folder: Path) -> Shop:
-    shop = Shop(folder)
-    shop.begin()
-    return shop
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """The shop after its first run, for the tests below, each of which goes on with it."""
-    return begun(tmp_path_factory.mktemp("shop"))
+    """The shop, for the tests below, each of which goes on with it."""
+    return shop_in(tmp_path_factory.mktemp("shop"))
 
 
 def forget(path: Path, *arguments: object) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(said("forget", path, *arguments))
     return report
-
-
-def users_of(shop: Shop, folder: str) -> list[str]:
-    users: list[str] = open_dataset(str(shop.workspace / folder)).users["user_id"].to_pylist()
-    return users
 
 
 class Killed(BaseException):
@@ -492,24 +455,21 @@ def kill_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:
     patch.setattr(halfway if when == "halfway" else step, killed if when == "after" else die)
 
 
-def texts_of(shop: Shop) -> dict[tuple[str, str], dict[str, Any]]:
-    rows = read_explanations(str(shop.workspace / "explanations")).to_pylist()
-    return {(row["user_id"], row["item_id"]): row for row in rows}
-
-
+@pytest.mark.usefixtures("trains_here")
 def test_night_publishes_texts_of_who_is_new_once(shop):
-    before = texts_of(shop)
+    before = shop.texts()
     new = [review("late", f"i{item}", "The tone is warm.", time=9) for item in range(2)]
-    write_json_lines(shop.raw, [*rows_of_reviews(), *new])
+    write_reviews(shop.folder, *new)
     told = json.loads(said("refresh", shop.path, "--json"))
     assert told["version"] == 1
     assert told["metrics"]["made_from.graph"] == "workspace:nights/1/graph"
-    now = texts_of(shop)
+    now = shop.texts()
     assert "late" in {user for user, _ in now} - {user for user, _ in before}
     assert check_output(str(shop.workspace / "explanations")) == []
     assert xrec("refresh", shop.path)[2].count("skipped") == 2  # the same files again
 
 
+@pytest.mark.usefixtures("trains_here")
 def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     mapped, tables = node_folder() / "mapped", ("explanations", "recommendations")
     places = {path.removeprefix(f"{shop.workspace}/") for path in traces(shop.workspace, mapped)}
@@ -521,17 +481,17 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     training = open_location(str(shop.workspace / "graph")) / "checkpoints"
     with pytest.raises(LeaseError), only_driver(training, holder="a driver"):
         raise refused("forget", shop.path, "--user", PERSON, "--retention", 0)
-    assert PERSON not in {user for user, _ in texts_of(shop)}
+    assert PERSON not in {user for user, _ in shop.texts()}
     report = forget(shop.path, "--user", PERSON, "--retention", 0)
     assert traces(shop.workspace, mapped) == set()
     assert report["on_list"] == 2
-    assert {user for user, _ in texts_of(shop)} > {"u1", "u2", "u3"}
+    assert {user for user, _ in shop.texts()} > {"u1", "u2", "u3"}
     for table in tables:
         assert check_output(str(shop.workspace / table)) == []
 
 
-def test_command_serves_what_the_project_published_until_ctrl_c(shop, tmp_path):
-    (user, item), row = next(each for each in texts_of(shop).items() if each[0][0] != PERSON)
+def test_command_serves_what_the_project_published_until_ctrl_c(ray_cluster, shop, tmp_path):
+    (user, item), row = next(each for each in shop.texts().items() if each[0][0] != PERSON)
     with held_port() as port:
         serving = {
             "http": {"port": port},
@@ -554,10 +514,11 @@ def test_command_serves_what_the_project_published_until_ctrl_c(shop, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
 def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_killed(
     tmp_path, monkeypatch
 ):
-    shop = begun(tmp_path)
+    shop = shop_in(tmp_path)
     mapped, tables = node_folder() / "mapped", ("explanations", "recommendations")
     uri = str(shop.workspace / "explanations")
     take_down(uri, rows=[{"user_id": PERSON, "item_id": "i1"}], reason=f"{PERSON} asks for it")
@@ -574,7 +535,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     assert any(path.startswith(str(mapped)) for path in before)
     rows = read_explanations(uri).to_pylist()
     assert any("heavenly" in str(row) for row in rows if row["user_id"] != PERSON)
-    users = users_of(shop, "dataset")
+    users = shop.users("dataset")
 
     for step, when in STEPS:
         with monkeypatch.context() as patch:
@@ -585,7 +546,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     assert traces(shop.workspace, mapped) == set()
     assert report["given"] == report["on_list"] == 1
     assert f"{shop.workspace}/adapter" in report["models"]
-    now = users_of(shop, "nights/1/dataset")
+    now = shop.users("nights/1/dataset")
     assert now == ["" if each == PERSON else each for each in users]
     graph = read_graph(open_location(str(shop.workspace / "nights/1/graph")))
     assert not graph.users[users.index(PERSON)].any()
@@ -601,10 +562,10 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     assert (other["given"], other["on_list"], other["found"], other["deleted"]) == (2, 3, 0, [])
 
     # The next night reads the same files with a review more.
-    write_json_lines(shop.raw, [*rows_of_reviews(), review("u1", "i0", "A warm tone.", time=9)])
+    write_reviews(shop.folder, review("u1", "i0", "A warm tone.", time=9))
     said("refresh", shop.path)
     assert traces(shop.workspace, mapped) == set()
-    assert len(users_of(shop, "nights/2/dataset")) == len(users)
+    assert len(shop.users("nights/2/dataset")) == len(users)
     night = open_location(str(shop.workspace / "nights/2/annotations"))
     assert read_manifest(night, "annotations").metrics["dropped"]["forgotten"] == 6
 
@@ -695,6 +656,7 @@ def _save_llm(folder: Path, feedback: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize(
     "command", [said, pytest.param(_xrec, marks=pytest.mark.slow)], ids=["here", "processes"]
 )

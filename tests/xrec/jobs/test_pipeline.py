@@ -3,7 +3,9 @@
 import json
 import math
 import os
+from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.jobs import CONFIG_TYPES
-from xrec.data import read_dataset
+from xrec.data import Dataset, read_dataset
 from xrec.data.dataset import held_out_pairs
 from xrec.errors import (
     ArtifactMismatchError,
@@ -44,7 +46,6 @@ from xrec.errors import (
     TableError,
 )
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, with_references
-from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.jobs.catalogue import job_named
 from xrec.llm.source import model_fingerprint, resolve_model
@@ -94,15 +95,18 @@ def test_adapter_on_s3_holds_weights_config_and_card_which_name_no_place(pipelin
         assert text not in card + told
 
 
+def _held_out(dataset: Dataset) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    """Each explained pair of split test by its ids, and its row."""
+    users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
+    for row in dataset.explained_pairs("test").to_pylist():
+        yield (users[row["user_index"]], items[row["item_index"]]), row
+
+
 def test_backfill_explains_each_held_out_pair_once(pipeline):
     location = pipeline.location("explanations")
     manifest = read_manifest(location, "explanations")
     dataset = read_dataset(pipeline.location("dataset"))
-    users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
-    expected = sorted(
-        (users[row["user_index"]], items[row["item_index"]])
-        for row in dataset.explained_pairs("test").to_pylist()
-    )
+    expected = sorted(pair for pair, _ in _held_out(dataset))
     explained = read_explanations(location.uri, pipeline.storage)
     failed = read_failed(location.uri, storage=pipeline.storage).to_table()
     rows = [*explained.to_pylist(), *failed.to_pylist()]
@@ -215,46 +219,35 @@ def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pip
     assert found(exact=True) == ("stale", ("pairs: others there than here",), ())
 
 
-def _evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, float]]:
-    """The scored pairs, and the value of each metric."""
-    pairs = read_table(location / "pairs.parquet", SCORED_PAIRS).to_pylist()
-    return (
-        [ScoredPair(**{**row, "aspects": tuple(row["aspects"] or ())}) for row in pairs],
-        json.loads((location / "metrics.json").read_text()),
-    )
+def _scored(location: Location) -> list[ScoredPair]:
+    rows = read_table(location / "pairs.parquet", SCORED_PAIRS).to_pylist()
+    return [ScoredPair(**{**row, "aspects": tuple(row["aspects"] or ())}) for row in rows]
 
 
 def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline):
-    pairs, metrics = _evaluation(pipeline.location("evaluation"))
+    location, uri = pipeline.location("evaluation"), pipeline.location("explanations").uri
+    pairs, metrics = _scored(location), json.loads((location / "metrics.json").read_text())
     dataset = read_dataset(pipeline.location("dataset"))
-    users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
-    references = {
-        (users[row["user_index"]], items[row["item_index"]]): row["explanation"]
-        for row in dataset.explained_pairs("test").to_pylist()
-    }
-    explained = read_explanations(pipeline.location("explanations").uri, pipeline.storage)
-    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in explained.to_pylist()}
-    failures = read_failed(pipeline.location("explanations").uri, None, pipeline.storage)
-    refused = {(row["user_id"], row["item_id"]) for row in failures.to_table().to_pylist()}
-    assert {(pair.user_id, pair.item_id): pair.explanation for pair in pairs} == {
-        **texts,
-        **dict.fromkeys(refused, ""),
-    }
+    references = {pair: row["explanation"] for pair, row in _held_out(dataset)}
+    explained = read_explanations(uri, pipeline.storage).to_pylist()
+    texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in explained}
+    failures = read_failed(uri, None, pipeline.storage).to_table().to_pylist()
+    without = {(row["user_id"], row["item_id"]): "" for row in failures}
+    assert {(pair.user_id, pair.item_id): pair.explanation for pair in pairs} == texts | without
     assert metrics["coverage"] == pytest.approx(len(texts) / len(pairs))
     assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
     assert all(pair.shuffled_explanation is not None for pair in pairs)
     assert all(math.isfinite(pair.nll_own) and math.isfinite(pair.nll_shuffled) for pair in pairs)
     gain = sum(pair.nll_shuffled - pair.nll_own for pair in pairs) / len(pairs)
     assert metrics["personalization_gain"] == pytest.approx(gain, abs=1e-6)
-    titles = dict(zip(items, dataset.items["title"].to_pylist(), strict=True))
+    titles = {row["item_id"]: row["title"] for row in dataset.items.to_pylist()}
     for pair in pairs:
         assert pair.item_title == titles[pair.item_id]
         assert pair.names_item == (pair.item_title in pair.explanation)
         others = [title for title in titles.values() if title != pair.item_title]
         assert (pair.other_title is not None) == any(title in pair.explanation for title in others)
-    assert {"names_item", "names_another_item", "aspects_supported"} <= set(metrics)
-    assert "aspect_accuracy" in metrics
-    assert "embedding_f1" not in metrics
+    names = {"names_item", "names_another_item", "aspects_supported", "aspect_accuracy"}
+    assert names <= set(metrics) - {"embedding_f1"}
     failed = pipeline.manifests["explanations"].metrics["failed_by_reason"]
     counts = pipeline.manifests["evaluation"].row_counts
     assert counts["explained_in_backfill"] == len(texts)
@@ -262,15 +255,11 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     assert told == failed
 
 
-def _explainer(config: EvaluateConfig) -> Explainer:
-    return load_explainer(sources_of(config), device=config.device, engine=config.engine)
-
-
 def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline):
     """One pair again, by hand: log-softmax of the logits at each token of the reference."""
-    explainer = _explainer(pipeline.config(EvaluateConfig))
-    dataset = explainer.dataset
-    pair = _evaluation(pipeline.location("evaluation"))[0][0]
+    config = pipeline.config(EvaluateConfig)
+    explainer = load_explainer(sources_of(config), device=config.device, engine=config.engine)
+    dataset, pair = explainer.dataset, _scored(pipeline.location("evaluation"))[0]
     indices = Pair(dataset.user_index(pair.user_id), dataset.item_index(pair.item_id))
     prompt = explainer.pairs.prompt(indices)
     assert pair.item_title in pair.reference
@@ -301,7 +290,9 @@ def test_pairs_to_score_are_those_with_a_reference(pipeline):
     assert with_references(dataset, written, failed, "test") == [(first, "text"), (second, "")]
 
 
-def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline, config_file):
+def test_explain_prints_the_backfills_explanation_with_its_inputs_or_the_unknown_id(
+    pipeline, config_file
+):
     row = read_explanations(pipeline.location("explanations").uri, pipeline.storage).to_pylist()[0]
     dataset = read_dataset(pipeline.location("dataset"))
     user, item = dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"])
@@ -321,17 +312,14 @@ def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline, conf
     assert f"<item {item}>" in "\n".join(prompt)
     assert prompt[-2].endswith("<|im_end|>")
     assert prompt[-1] == "<|im_start|>assistant"
-
-
-@pytest.mark.parametrize(
-    ("user", "item", "code"),
-    [("resident-1", "nowhere", "unknown_item"), ("nobody", "place-1", "unknown_user")],
-)
-def test_explain_unknown_id_exits_1_and_names_it(pipeline, config_file, user, item, code):
-    path = config_file(pipeline.config(BackfillConfig))
-    error = refused("explain", path, "--user", user, "--item", item)
-    assert (error.exit_code, error.code, error.saw) == (1, code, error.saw)
-    assert repr(item if code == "unknown_item" else user) in str(error)
+    for changes, code in (
+        ({"--item": "nowhere"}, "unknown_item"),
+        ({"--user": "?"}, "unknown_user"),
+    ):
+        ids = {"--user": row["user_id"], "--item": row["item_id"], **changes}
+        error = refused("explain", path, *chain(*ids.items()))
+        assert (error.exit_code, error.code) == (1, code)
+        assert all(repr(name) in str(error) for name in changes.values())
 
 
 SAMPLE = Path(__file__).parents[2] / "configs" / "sample.yaml"

@@ -26,7 +26,6 @@ from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Identity, Progress, Status
 from xrec.bulk.runs.plan import PlanSize
 from xrec.bulk.runs.run import RunRecord
-from xrec.bulk.status import Preview
 from xrec.cli.run_command import _row
 from xrec.cli.table_command import status_values
 from xrec.config.backfill import BackfillConfig, RecommendConfig
@@ -41,7 +40,6 @@ from xrec.errors import (
     GateError,
     LeaseError,
 )
-from xrec.jobs.backfill import preview_lines
 from xrec.jobs.catalogue import chosen_configs, job_named
 from xrec.jobs.output import Output
 from xrec.jobs.status import project_status
@@ -66,12 +64,16 @@ def town(tmp_path):
     return lambda *overrides: chosen_configs(read_project(path, overrides))
 
 
-def project_of(pipeline: Any) -> Project:
-    """The pipeline's configs as a project: each job's own values in its section."""
+def project_of(pipeline: Any, **changes: dict[str, Any]) -> Project:
+    """The pipeline's configs as a project, in whose sections `changes` replace values."""
     sections = {}
     for job in PIPELINE_JOBS:
         values = pipeline.config(CONFIG_TYPES[job]).model_dump(mode="json")
         sections[job] = {**values, "storage": pipeline.storage.model_dump()}
+    for job, change in changes.items():
+        for key, value in change.items():
+            before = sections[job][key]
+            sections[job][key] = {**before, **value} if isinstance(value, dict) else value
     return Project("town.yaml", sections)
 
 
@@ -239,25 +241,6 @@ def test_job_that_is_done_gives_its_manifest_and_writes_nothing(pipeline, job):
     assert pipeline.state(kind) == before
 
 
-@pytest.mark.usefixtures("without_work")
-def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(pipeline):
-    lines = run(chosen_configs(project_of(pipeline)))
-    assert len(lines) == 6
-    assert all("skipped" in line for line in lines)
-
-
-def test_run_names_every_job_that_differs_before_any_work(pipeline):
-    project = project_of(pipeline)
-    values = dict(project.values)
-    graph = values["pretrain-graph"]
-    values["pretrain-graph"] = {**graph, "model": {**graph["model"], "embedding_dim": 16}}
-    values["evaluate"] = {**values["evaluate"], "max_pairs": 5}
-    with raises(ArtifactMismatchError, "other_settings") as raised:
-        run(chosen_configs(Project("town.yaml", values)))
-    assert raised.value.saw["pretrain-graph"] == ("model.embedding_dim: 8 there, 16 here",)
-    assert raised.value.saw["evaluate"] == ("max_pairs: 200 there, 5 here",)
-
-
 @pytest.mark.parametrize(
     ("lost", "seen"),
     [
@@ -301,8 +284,44 @@ def test_night_whose_files_lack_much_of_what_was_there_stops_before_it_publishes
     assert type(refused("refresh", path, "backfill.gate.kept=null")) is ArtifactNotFoundError
 
 
-def statuses(project: Project) -> dict[str, Any]:
-    return {each.kind: each for each in project_status(project)}
+@pytest.mark.usefixtures("without_work")
+def test_finished_project_on_s3_is_skipped_and_its_status_has_rows_size_and_figures(pipeline):
+    project = project_of(pipeline)
+    lines = run(chosen_configs(project))
+    assert ["skipped" in line for line in lines] == [True] * 6
+    found = {each.kind: each for each in project_status(project)}
+    assert {each.state for each in found.values()} == {"up to date"}
+    assert all(each.num_bytes > 0 for each in found.values())
+    rows = {kind: " ".join(_row(each)) for kind, each in found.items()}
+    recall = pipeline.manifests["graph"].metrics["test"]["recall@20"]
+    assert f"recall@20 {recall:.4g}" in rows["graph"]
+    loss = pipeline.manifests["adapter"].metrics["validation_loss"]
+    assert rows["adapter"].endswith(f"validation_loss {loss:.4g}")
+    assert "personalization_gain " in rows["evaluation"]
+    assert " explanations" in rows["explanations"]
+
+
+def test_run_names_every_job_that_differs_before_any_work(pipeline):
+    other_graph = {"pretrain-graph": {"model": {"embedding_dim": 16}}}
+    project = project_of(pipeline, **other_graph, evaluate={"max_pairs": 5})
+    with raises(ArtifactMismatchError, "other_settings") as raised:
+        run(chosen_configs(project))
+    assert raised.value.saw["pretrain-graph"] == ("model.embedding_dim: 8 there, 16 here",)
+    assert raised.value.saw["evaluate"] == ("max_pairs: 200 there, 5 here",)
+
+
+def test_status_says_what_differs_what_follows_from_it_and_what_is_unusable(pipeline):
+    other_adapter = {"train-adapter": {"training": {"seed": 7}}}
+    elsewhere = {"evaluation": f"{pipeline.workspace}/graph"}
+    found = project_status(project_of(pipeline, **other_adapter, evaluate=elsewhere))
+    states = {each.kind: (each.state, each.notes) for each in found}
+    state, (difference, fits) = states["adapter"]
+    assert (state, difference) == ("stale", "training.seed: 0 there, 7 here")
+    assert fits.startswith("fit to the reference, training (held-out): user profile ")
+    assert states["graph"][0] == "up to date"
+    assert states["explanations"] == ("stale", ("made from adapter, which is stale",))
+    state, (note, *_) = states["evaluation"]
+    assert (state, "holds a graph artifact, expected" in note) == ("unusable", True)
 
 
 def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):
@@ -324,19 +343,6 @@ def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):
         ["explanations", "missing"],
     ]
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_figures(pipeline):
-    found = statuses(project_of(pipeline))
-    assert {each.state for each in found.values()} == {"up to date"}
-    assert all(each.num_bytes > 0 for each in found.values())
-    rows = {kind: " ".join(_row(each)) for kind, each in found.items()}
-    recall = pipeline.manifests["graph"].metrics["test"]["recall@20"]
-    assert f"recall@20 {recall:.4g}" in rows["graph"]
-    loss = pipeline.manifests["adapter"].metrics["validation_loss"]
-    assert rows["adapter"].endswith(f"validation_loss {loss:.4g}")
-    assert "personalization_gain " in rows["evaluation"]
-    assert " explanations" in rows["explanations"]
 
 
 _LOADED = """import sys; from xrec.cli.main import app
@@ -361,29 +367,6 @@ def test_status_and_commands_on_tables_load_neither_torch_nor_ray(config_file, p
     assert ran.stdout.count(" up to date ") == len(pipeline.manifests)
 
 
-def test_status_says_what_differs_and_what_follows_from_it(pipeline):
-    project = project_of(pipeline)
-    adapter = project.values["train-adapter"]
-    changed = {**adapter, "training": {**adapter["training"], "seed": 7}}
-    found = statuses(Project("town.yaml", {**project.values, "train-adapter": changed}))
-    assert found["adapter"].state == "stale"
-    difference, fits = found["adapter"].notes
-    assert difference == "training.seed: 0 there, 7 here"
-    assert fits.startswith("fit to the reference, training (held-out): user profile ")
-    assert found["graph"].state == "up to date"
-    assert found["explanations"].state == "stale"
-    assert found["explanations"].notes == ("made from adapter, which is stale",)
-
-
-def test_status_of_another_kind_of_artifact_is_unusable(pipeline):
-    project = project_of(pipeline)
-    values = dict(project.values)
-    values["evaluate"] = {**values["evaluate"], "evaluation": f"{pipeline.workspace}/graph"}
-    found = statuses(Project("town.yaml", values))
-    assert found["evaluation"].state == "unusable"
-    assert "holds a graph artifact, expected a evaluation artifact" in found["evaluation"].notes[0]
-
-
 def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
     raw = tmp_path / "raw"
     write_shop(raw)
@@ -403,54 +386,35 @@ def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
     assert dataset.notes[0] == "splits.test: 0.2 there, 0.3 here"
 
 
-NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
-PLANNED = RunRecord(
-    run="0123456789abcdef",
-    identity=Identity(kind="toy", config={}, inputs={}),
-    nonce="fedcba9876543210",
-    rows_fingerprint="",
-    listing={},
-    rejected={},
-    num_buckets=16,
-    size=PlanSize(num_rows=10_000, num_chunks=100, parts=(), digest=""),
-)
-RUNNING: dict[str, Any] = {
-    "num_ok": 1_850,
-    "failed": {"dull": 10, "odd": 40},
-    "num_rows_before": 1_000,
-    "working_since": NOON + timedelta(seconds=40),
-    "expires_at": NOON + timedelta(seconds=190),
-}
-FAILED: dict[str, Any] = {"num_ok": 9_994, "failed": {"odd": 3, "dull": 1, "bad": 2}}
-
-
-def status_of(**values: Any) -> Status:
-    """A run that was begun at noon and said 100 seconds later how far it was."""
-    times = {"started_at": NOON, "written_at": NOON + timedelta(seconds=100)}
-    return Status("memory", PLANNED, Progress(**times, holder="host-3", **values), None, False)
-
-
-def preview_of(status: Status | None, **values: Any) -> Preview:
-    """Of a run of 10,000 rows that is planned if there is a status."""
-    return replace(Preview(10_000, 100, {}, status, None, None), **values)
-
-
 def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes():
-    values = json.loads(json.dumps(status_values(status_of(**RUNNING), NOON)))
+    noon = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    record = RunRecord(
+        run="0123456789abcdef",
+        identity=Identity(kind="toy", config={}, inputs={}),
+        nonce="fedcba9876543210",
+        rows_fingerprint="",
+        listing={},
+        rejected={},
+        num_buckets=16,
+        size=PlanSize(num_rows=10_000, num_chunks=100, parts=(), digest=""),
+    )
+    progress = Progress(
+        started_at=noon,
+        written_at=noon + timedelta(seconds=100),
+        working_since=noon + timedelta(seconds=40),
+        expires_at=noon + timedelta(seconds=190),
+        holder="host-3",
+        num_ok=1_850,
+        failed={"dull": 10, "odd": 40},
+        num_rows_before=1_000,
+    )
+    status = Status("memory", record, progress, None, False)
+    values = json.loads(json.dumps(status_values(status, noon)))
     rows = {"planned": 10_000, "ok": 1_850, "failed": 50, "left": 8_100}
     rows |= {"rejected": 0, "taken_down": 0}
     assert (values["phase"], values["rows"], "note" in values) == ("running", rows, False)
     rate = (values["rows_per_second"], values["seconds_left"], values["time_left"])
     assert rate == (15.0, 540.0, "9 min")
     assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
-    silent = status_values(status_of(**RUNNING), NOON + timedelta(seconds=200))
+    silent = status_values(status, noon + timedelta(seconds=200))
     assert (silent["phase"], "run it again to go on" in silent["note"]) == ("silent", True)
-
-
-def test_preview_lines_after_a_canary_say_what_the_rest_takes():
-    status = status_of(num_ok=990, failed={"odd": 10}, costs={"seconds": 7_200.0, "tokens": 3_000})
-    preview = preview_of(status, costs_left={"seconds": 64_800.0, "tokens": 27_000.0})
-    _, done, to_come, _ = preview_lines(preview, num_actors=2)
-    assert all(part in done for part in ("990 ok", "10 failed", "2.0 h", "3,000", "9,000"))
-    assert all(part in to_come for part in ("18.0 h", "27,000", "9.0 h with 2 actors"))
-    assert "limit=400 " in preview_lines(preview_of(None), num_actors=4)[-1]  # a canary

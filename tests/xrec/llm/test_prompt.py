@@ -82,29 +82,25 @@ def test_prompt_text_cannot_become_an_added_token_that_is_not_special():
 
 
 TEXTS = PairTexts("likes tea", "Tea House", "quiet")
+COLLABORATIVE_LAST = {
+    "user": "User: {user_profile}",
+    "item": "Item: {item_title}. {item_profile}",
+    "collaborative": "Match: {user} and {item}",
+}
 
 
 @pytest.mark.parametrize(
     ("settings", "texts", "expected"),
     [
         (
-            {"user": "User: {user} {user_profile}", "item": "Item: {item} {item_title}."},
-            TEXTS,
-            "User: <user 3> likes tea\nItem: <item 4> Tea House.",
-        ),
-        (
             {"user": "{user}", "item": "{item} {item_title}.", "untitled": "this place"},
             PairTexts("likes tea", "", "quiet"),
             "<user 3>\n<item 4> this place.",
         ),
         (
-            {
-                "user": "User: {user_profile}",
-                "item": "Item: {item_title}. {item_profile}",
-                "collaborative": "{user}{item}",
-            },
+            COLLABORATIVE_LAST,
             TEXTS,
-            "User: likes tea\nItem: Tea House. quiet\n<user 3><item 4>",
+            "User: likes tea\nItem: Tea House. quiet\nMatch: <user 3> and <item 4>",
         ),
         (  # each of these letters is several tokens
             {},
@@ -136,15 +132,7 @@ def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item():
     [
         (TOKENIZER, {}, "likes tea\nItem: "),
         (without_template(), {}, "likes tea\nItem: "),
-        (
-            TOKENIZER,
-            {
-                "user": "User: {user_profile}",
-                "item": "Item: {item_title}. {item_profile}",
-                "collaborative": "Match: {user} and {item}",
-            },
-            "User: likes tea\nItem: ",
-        ),
+        (TOKENIZER, COLLABORATIVE_LAST, "User: likes tea\nItem: "),
     ],
 )
 def test_prompts_of_one_user_share_all_of_the_user(tokenizer, settings, last):
@@ -169,8 +157,7 @@ def test_prompt_too_long_raises_and_the_longest_allowed_does_not():
 def test_explanation_ends_with_the_end_token_and_decodes_without_it():
     builder = make_builder()
     ids = builder.encode_explanation("  You would enjoy the patio. ")
-    assert ids.count(TOKENIZER.eos_token_id) == 1
-    assert ids[-1] == TOKENIZER.eos_token_id
+    assert ids.index(TOKENIZER.eos_token_id) == len(ids) - 1
     assert builder.decode(ids) == "You would enjoy the patio."
     assert builder.encode_explanation("") == [TOKENIZER.eos_token_id]
 
@@ -204,7 +191,6 @@ def test_prompt_has_the_chosen_aspects_after_the_item():
     ("settings", "expected"),
     [
         ({}, 'Reasons: build ("{item} a tank") in 3 of 9 reviews, price in 2 of 9 reviews<'),
-        ({"opinion": ""}, "Reasons: build in 3 of 9 reviews, price in 2 of 9 reviews<"),
         ({"opinion": ": {opinion}", "aspect": "{aspect}"}, "Reasons: build: {item} a tank, price<"),
     ],
 )
@@ -230,14 +216,7 @@ def test_prompt_without_aspects_is_the_published_one():
     assert make_builder(aspects=2).build(3, 4, PairTexts("p", "t", "i")) == published
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        {"aspects_part": "Reasons:"},
-        {"aspect": "{item_reviews} reviews"},
-        {"aspect": "{aspect} {user}"},
-    ],
-)
+@pytest.mark.parametrize("prompt", [{"aspects_part": "Reasons:"}, {"aspect": "{aspect} {user}"}])
 def test_prompt_with_wrong_places_for_aspects_is_refused(prompt):
     with raises(ConfigError, "value_error"):
         parse_config(PromptConfig, prompt)
@@ -276,45 +255,21 @@ def test_hide_and_fill_give_the_text_back():
     assert PLACEHOLDER.fill(hidden, title) == text
 
 
-@pytest.mark.parametrize(
-    "title", [r"A+ (\1) [x]?", r"\g<0>", "Café Orlán", "蓝狐狸", "[titl", "a]"]
-)
+@pytest.mark.parametrize("title", [r"A+ (\1) [x]?", r"\g<0>", "蓝狐狸", "[titl", "a]"])
 def test_fill_takes_a_title_as_it_is(title):
-    assert PLACEHOLDER.fill("At [title]'s, [title]", title) == f"At {title}'s, {title}"
-
-
-@pytest.mark.parametrize("written", ["[title]", "[Title]", "[ title ]", "[TITLE]"])
-def test_fill_knows_the_placeholder_in_any_case_and_spacing(written):
-    assert PLACEHOLDER.fill(f"You love {written}.", "Fox") == "You love Fox."
+    assert PLACEHOLDER.fill("At [title]'s, [ TITLE ]", title) == f"At {title}'s, {title}"
 
 
 @pytest.mark.parametrize(
     ("text", "title", "expected"),
     [
-        (
-            'Near it is [title]. [title] has tea. "[title] is good!" Go to [title]',
-            " ",
-            'Near it is this place. This place has tea. "This place is good!" Go to this place',
-        ),
-        (
-            "The [title] is near. Try the [title], a [title] at the [title].",
-            "",
-            "This place is near. Try this place, this place at this place.",
-        ),
-        ("Breathe [title].", "", "Breathe this place."),
+        ('Go to [title]. "[title]!" [title].', " ", 'Go to this place. "This place!" This place.'),
+        ("Breathe [title], a [title].", "", "Breathe this place, this place."),
         ("Your [title] and this [title].", "", "This place and this place."),
         ("Breathe [title], the [title].", "Fox", "Breathe Fox, the Fox."),
         ("[title] is near. See the [title].", "this film", "This film is near. See this film."),
-        (
-            "The late hours of the [title] please you. The [title] is a [title].",
-            "The Fox",
-            "The late hours of The Fox please you. The Fox is The Fox.",
-        ),
-        (
-            "You love [title]. It is near [title]!",
-            "Fox & Co.",
-            "You love Fox & Co. It is near Fox & Co.!",
-        ),
+        ("The hours of the [title]. The [title]!", "The Fox", "The hours of The Fox. The Fox!"),
+        ("Love [title]. It is near [title]!", "Fox & Co.", "Love Fox & Co. It is near Fox & Co.!"),
     ],
 )
 def test_fill_leaves_out_articles_and_full_stops_that_would_stand_twice(text, title, expected):
@@ -328,24 +283,13 @@ def test_end_of_an_unfinished_text_may_go_only_without_a_title(text, waits):
     assert PLACEHOLDER.may_replace_end_of("hours of the", "The Fox")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("You love [title]"[:end] for end in range(10, 16)),
-        "You love [title for",
-        "love title] a",
-        "love tle].",
-        "a [",
-        "[titles]",
-    ],
-)
-def test_broken_parts_are_found(text):
-    assert PLACEHOLDER.is_broken_in(text)
-    assert PLACEHOLDER.is_broken_in(f"At [title] {text}")
+BROKEN = [*("You love [title]"[:end] for end in range(10, 16)), "love tle].", "a [", "[titles]"]
+WHOLE = ["At [title].", "A title is here", "[sic] is [1] fine", "subtitle"]
 
 
 @pytest.mark.parametrize(
-    "text", ["At [title].", "A title is here", "[sic] is [1] fine", "subtitle"]
+    ("text", "expected"), [*((text, True) for text in BROKEN), *((text, False) for text in WHOLE)]
 )
-def test_whole_placeholders_and_other_words_are_not_broken(text):
-    assert not PLACEHOLDER.is_broken_in(text)
+def test_broken_parts_are_found_beside_whole_placeholders(text, expected):
+    assert PLACEHOLDER.is_broken_in(text) == expected
+    assert PLACEHOLDER.is_broken_in(f"At [title] {text}") == expected

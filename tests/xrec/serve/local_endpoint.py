@@ -1,23 +1,13 @@
 """The endpoint in this process, over real HTTP; only Ray Serve and its handles are left out.
 
 Its town, what a backfill made of it, and a model that writes what a test says are here too.
-
-python -m tests.xrec.serve.local_endpoint CONFIG     # JSON; it tells its port, and serves
-
-Such a process has nothing else to do. When its standard input ends, it prints in JSON how long its
-event loop was held at most.
 """
 
 import asyncio
-import gc
 import json
-import logging
 import random
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -52,9 +42,8 @@ from xrec.generate.engine import Advance, Completion, TextParams
 from xrec.generate.shared_engine import EngineRequest
 from xrec.schemas import PAIRS
 from xrec.serve.api import make_api
-from xrec.serve.app import Frontend, Generator, read_contents
-from xrec.serve.artifacts import choice_of
-from xrec.serve.gate import Gate, request_log
+from xrec.serve.app import Generator, read_contents
+from xrec.serve.gate import Gate
 from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -201,8 +190,9 @@ class Requests:
 
 @dataclass(frozen=True)
 class Endpoint(Requests):
-    """An endpoint in this process, the model behind it, and its metrics."""
+    """An endpoint in this process, its event loop, the model behind it, and its metrics."""
 
+    loop: asyncio.AbstractEventLoop
     model: LocalModel
     metrics: NotedMetrics
 
@@ -224,94 +214,19 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     model = LocalModel(load_live(config, metrics))
     contents, seconds = read_contents(config, metrics), config.http.deadline_seconds
     read_through = ReadThrough(*contents, model, metrics, seconds)
-    with _server(Gate(make_api(lambda: read_through), config.security.keys, metrics)) as url:
-        yield Endpoint(url, model, metrics)
-
-
-@contextmanager
-def _server(app: Any) -> Iterator[str]:
-    with _listening() as door:
-        server = _server_of(app)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([door])), daemon=True)
+    gate = Gate(make_api(lambda: read_through), config.security.keys, metrics)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        server = uvicorn.Server(uvicorn.Config(gate, log_level="warning", lifespan="on"))
+        serving, loop = server.serve([door]), asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_until_complete, args=(serving,), daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+            url = f"http://127.0.0.1:{door.getsockname()[1]}"
+            yield Endpoint(url, loop, model, metrics)
         finally:
             server.should_exit = True
             thread.join(10)
-
-
-def _listening() -> socket.socket:
-    return socket.create_server(("127.0.0.1", 0))
-
-
-def _server_of(app: Any) -> uvicorn.Server:
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
-
-
-@dataclass(frozen=True)
-class EndpointProcess(Requests):
-    """An endpoint in a process of its own."""
-
-    process: subprocess.Popen[str]
-
-    def held_seconds(self) -> dict[str, float]:
-        """End it; return how long the event loop, and garbage collections, held it at most."""
-        told = self.process.communicate()[0]
-        found: dict[str, float] = json.loads(told.splitlines()[-1])
-        return found
-
-
-@contextmanager
-def endpoint_process(town: Path, **values: Any) -> Iterator[EndpointProcess]:
-    """Run frontend and model replica of `serve_config(town, **values)`, without Ray."""
-    config = serve_config(town, **values).model_dump_json()
-    command = [sys.executable, "-m", "tests.xrec.serve.local_endpoint", config]
-    root = Path(__file__).parents[3]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        port = next(line for line in process.stdout if line.startswith("port ")).split()[1]
-        try:
-            yield EndpointProcess(f"http://127.0.0.1:{port}", process)
-        finally:
-            process.stdin.close()
-
-
-async def _serve(config: ServeConfig) -> dict[str, float]:
-    """Serve until standard input ends; return the longest times by the clock of a thread's CPU."""
-    request_log.addHandler(logging.NullHandler())  # its lines would fill the pipe
-    generator = Generator(config)
-    frontend = Frontend(config, Replicas([generator]))
-    for replica in (generator, frontend):
-        await replica.reconfigure(choice_of(config))
-    held = {"loop": 0.0, "garbage": 0.0}
-    started = [0.0]
-
-    def collecting(phase: str, _: Any) -> None:
-        if phase == "start":
-            started[0] = time.thread_time()
-        else:
-            held["garbage"] = max(held["garbage"], time.thread_time() - started[0])
-
-    async def beat() -> None:
-        while True:
-            before = time.thread_time()
-            await asyncio.sleep(0.005)
-            held["loop"] = max(held["loop"], time.thread_time() - before)
-
-    gc.callbacks.append(collecting)
-    with _listening() as door:
-        server = _server_of(frontend.__serve_build_asgi_app__())
-        tasks = [asyncio.create_task(each) for each in (beat(), server.serve([door]))]
-        sys.stdout.write(f"port {door.getsockname()[1]}\n")
-        sys.stdout.flush()
-        await asyncio.to_thread(sys.stdin.read)
-        tasks[0].cancel()
-        server.should_exit = True
-        await tasks[1]
-    return held
+            loop.close()
 
 
 def sse(response: requests.Response) -> list[tuple[str, Any]]:
@@ -322,11 +237,6 @@ def sse(response: requests.Response) -> list[tuple[str, Any]]:
         for lines in blocks
         if not lines[0].startswith(":")
     ]
-
-
-if __name__ == "__main__":
-    served = asyncio.run(_serve(parse_config(ServeConfig, json.loads(sys.argv[1]))))
-    sys.stdout.write(json.dumps(served))
 
 
 class ScriptedEngine:

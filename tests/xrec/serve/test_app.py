@@ -1,14 +1,14 @@
 """The application on a real Ray Serve.
 
-Answers are the same as without Ray; replicas are killed and artifacts are swapped under load;
-clients disconnect.
+Answers are the same as without Ray; replicas are killed under load; clients disconnect.
 """
 
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest.mock import ANY
 
@@ -20,17 +20,13 @@ from ray import serve
 from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
-    Endpoint,
     NotedMetrics,
     Requests,
-    backfill_config,
     held_port,
-    make_backfill,
     rows_of,
     serve_config,
     sse,
 )
-from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
 from xrec.jobs.serve import checked, deploy, drain
 from xrec.serve.app import APP, Generator, serve_options
@@ -112,42 +108,6 @@ def explained(answer: requests.Response) -> list[Any]:
     return list(answer.json()["explanations"])
 
 
-@dataclass
-class Load:
-    """Threads that send requests until the `with` ends, and the answers."""
-
-    ask: Callable[[int], requests.Response]
-    num_threads: int = 4
-    answers: list[requests.Response] = field(default_factory=list)
-
-    def __enter__(self) -> "Load":
-        self._is_over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(number,)) for number in range(self.num_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def wait_for(self, count: int) -> None:
-        """Wait until `count` more answers with status 200 have come."""
-        before = self._count()
-        wait_until(lambda: self._count() >= before + count)
-
-    def _count(self) -> int:
-        return sum(answer.status_code == 200 for answer in list(self.answers))
-
-    def _run(self, number: int) -> None:
-        while not self._is_over.is_set():
-            self.answers.append(self.ask(number))
-            number += self.num_threads
-
-
 def check_refusals(answers: list[requests.Response], *, is_of_frontend: bool) -> int:
     """Check that every answer is 200, or 503 with Retry-After and a problem; count the latter.
 
@@ -174,17 +134,10 @@ def test_answers_are_those_without_ray(served, endpoint):
         answer.pop("is_cached", None)
     assert here == there
     assert {answer.get("source") for answer in there} == {"backfill", "live", None}
-    body = {"user_id": USERS[1], "item_id": ITEMS[2]}
-    one, other = (each.post("/v1/evidence", body).json() for each in (endpoint, served))
-    assert one == other
-    pair = {**pairs[7], "fresh": True}
-    body = {"pairs": [pair], "parts": "unchecked"}
-    events = sse(served.post("/v1/explanations/stream", body))
-    (whole,) = explained(endpoint.post("/v1/explanations", {"pairs": [pairs[7]]}))
-    assert events[-2][1]["answer"]["explanation"] == whole["explanation"]
-    parts = [data for name, data in events if name == "part"]
-    assert len(parts) > 2
-    assert parts[0]["is_checked"] is False
+    body = {"pairs": [{**pairs[7], "fresh": True}], "parts": "unchecked"}
+    *parts, whole, _ = sse(served.post("/v1/explanations/stream", body))
+    assert whole[1]["answer"]["explanation"] == here[7]["explanation"]
+    assert len([name for name, _ in parts if name == "part"]) > 2
     wait_until(lambda: served.get("/readyz").text == "ready\n")
 
 
@@ -218,22 +171,11 @@ def test_client_that_leaves_a_stream_stops_the_pairs_behind(served):
 
     def rests() -> bool:
         num_streams = served.model().num_streams
-        time.sleep(1)
+        time.sleep(0.3)
         return served.model() == Model(0, ANY, num_streams)
 
     wait_until(rests)
     assert 0 < served.model().num_streams - before < len(FRESH)
-
-
-def texts_of(endpoint: Endpoint, pairs: list[dict[str, Any]]) -> list[str | None]:
-    """Return the answers without Ray; None where a text of the toy model is refused."""
-    return [
-        answer.get("explanation")
-        for start in range(0, len(pairs), 60)
-        for answer in explained(
-            endpoint.post("/v1/explanations", {"pairs": pairs[start : start + 60]})
-        )
-    ]
 
 
 @pytest.mark.slow
@@ -242,71 +184,41 @@ def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     served, endpoint, town, deployment, costs_hits
 ):
     known = [{"user_id": user, "item_id": item} for user, item in rows_of(town / "explanations")]
-    fresh = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS]
-    expected = {"hits": texts_of(endpoint, known), "live": texts_of(endpoint, fresh)}
+    answers: dict[bool, list[requests.Response]] = {True: [], False: []}
+    is_over = threading.Event()
 
-    def asking(what: str, pairs: list[dict[str, Any]]) -> Callable[[int], requests.Response]:
-        def ask(number: int) -> requests.Response:
-            place = number % len(pairs)
-            answer = served.post("/v1/explanations", {"pairs": [pairs[place]]})
+    def ask(number: int) -> None:
+        """Ask for a pair of the backfill, or for a fresh one, until it is over."""
+        of, pairs = answers[number > 0], FRESH if number else known
+        (expected,) = explained(endpoint.post("/v1/explanations", {"pairs": [pairs[number]]}))
+        while not is_over.is_set():
+            answer = served.post("/v1/explanations", {"pairs": [pairs[number]]})
             if answer.status_code == 200:
-                assert explained(answer)[0].get("explanation") == expected[what][place]
-            return answer
+                assert explained(answer)[0].get("explanation") == expected.get("explanation")
+            of.append(answer)
 
-        return ask
+    def more(num_hits: int, num_fresh: int) -> None:
+        """Wait until so many more answers with status 200 have come."""
+        good = lambda of: sum(answer.status_code == 200 for answer in answers[of])  # noqa: E731
+        hits, fresh = good(False) + num_hits, good(True) + num_fresh
+        wait_until(lambda: good(False) >= hits and good(True) >= fresh)
 
     (killed,) = replicas(deployment)
-    with Load(asking("live", fresh)) as live, Load(asking("hits", known), 1) as hits:
-        live.wait_for(8)
-        ray.kill(replicas(deployment)[killed])
-        hits.wait_for(10)
-        wait_until(lambda: replicas(deployment) and killed not in replicas(deployment))
-        live.wait_for(8)
-    assert check_refusals(live.answers, is_of_frontend=costs_hits) <= 2 * live.num_threads
-    assert check_refusals(hits.answers, is_of_frontend=costs_hits) <= (2 if costs_hits else 0)
+    with ThreadPoolExecutor(5) as threads:
+        asking = [threads.submit(ask, number) for number in range(5)]
+        try:
+            more(0, 8)
+            ray.kill(replicas(deployment)[killed])
+            more(10, 0)
+            wait_until(lambda: replicas(deployment) and killed not in replicas(deployment))
+            more(0, 8)
+        finally:
+            is_over.set()
+    for each in asking:
+        each.result()
+    assert check_refusals(answers[True], is_of_frontend=costs_hits) <= 8
+    assert check_refusals(answers[False], is_of_frontend=costs_hits) <= (2 if costs_hits else 0)
     wait_until(lambda: served.get("/readyz").status_code == 200)
-
-
-@pytest.mark.slow
-def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(served, town, tmp_path):
-    old = served.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}").json()["model_fingerprint"]
-    made = {}
-    for name in ("adapter", "adapter-2"):
-        config = backfill_config(town, str(tmp_path / name), adapter=str(town / name))
-        make_backfill(config, [(user, item) for user in USERS for item in ITEMS])
-        made[name] = rows_of(tmp_path / name)
-    (new,) = set(read_explanations(str(tmp_path / name))["model_fingerprint"].to_pylist())
-    assert new != old
-    # The toy model's texts are refused now and then; these pairs have one by either adapter.
-    pairs = sorted(made["adapter"].keys() & made["adapter-2"].keys())
-
-    def ask(number: int) -> requests.Response:
-        user, item = pairs[number % len(pairs)]
-        pair = {"user_id": user, "item_id": item, "fresh": number % 3 == 0}
-        return served.post("/v1/explanations", {"pairs": [pair]})
-
-    def models(answers: list[requests.Response]) -> set[str]:
-        return {explained(answer)[0]["model_fingerprint"] for answer in answers}
-
-    def all_replicas() -> set[str]:
-        return {name for deployment in ("Frontend", "Generator") for name in replicas(deployment)}
-
-    before = all_replicas()
-    swapped = {"adapter": str(town / "adapter-2"), "explanations": str(tmp_path / "adapter-2")}
-    with Load(ask) as load:
-        load.wait_for(20)
-        deploy(checked(served.config.model_copy(update=swapped)))
-        wait_until(lambda: models(load.answers[-40:]) == {new})
-        count = len(load.answers)
-        load.wait_for(5)
-    assert {answer.status_code for answer in load.answers} == {200}
-    assert models(load.answers) == {old, new}
-    assert models(load.answers[count:]) == {new}
-    assert all_replicas() == before  # the change was made in place
-    user, item = pairs[-1]
-    answer = served.get(f"/v1/explanations/{user}/{item}").json()
-    assert (answer["source"], answer["explanation"]) == ("backfill", made["adapter-2"][user, item])
-    deploy(served.config)
 
 
 def test_endpoint_that_is_stopped_finishes_what_it_began_and_refuses_the_rest(served):

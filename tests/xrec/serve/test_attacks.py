@@ -4,11 +4,17 @@ By hand, by schemathesis over the whole OpenAPI description, and about a user wh
 long hostile requests hold the event loop up is in the report (`--junitxml FILE`).
 """
 
+import asyncio
+import gc
 import hashlib
 import itertools
 import json
 import re
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -29,7 +35,6 @@ from tests.xrec.serve.local_endpoint import (
     USERS,
     Endpoint,
     backfill_config,
-    endpoint_process,
     local_endpoint,
     make_backfill,
 )
@@ -38,6 +43,7 @@ from xrec.bulk.takedown import forget_on_list
 from xrec.config.serve import Scope
 from xrec.errors import UnknownIdError
 from xrec.serve.api import make_api
+from xrec.serve.artifacts import settle
 from xrec.serve.client import Client
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import open_location
@@ -111,38 +117,28 @@ def test_nginx_passes_keys_and_streams_and_opens_no_endpoint_without_keys(endpoi
 def hostile_bodies() -> list[bytes]:
     """Bodies up to the limit, most of which are JSON."""
     texts = [(text * 8000)[:8000] for text in TEXTS]
-    own = [
-        {"item_profile": text, "user_profile": text, "item_title": text[:title]}
-        for text in texts
-        for title in (1, 256)
+    pairs = [
+        *(
+            {"profiles": {"item_profile": text, "user_profile": text, "item_title": text[:size]}}
+            for text in texts
+            for size in (1, 256)
+        ),
+        *({name: each} for name in PAIR for each in IDS),
+        *({"user_id": "new", "history": history} for history in (IDS * 20, ITEMS * 20)),
+        {"profiles": {str(number): "" for number in range(20_000)}},
+        *({"history": history} for history in ([1.5] * 50_000, ["x" * 257] * 900)),
     ]
-    requests_ = [
-        *([{**PAIR, "profiles": each}] for each in own),
-        *([{**PAIR, "user_id": each}] for each in IDS),
-        *([{**PAIR, "item_id": each}] for each in IDS),
-        [{**PAIR, "user_id": "new", "history": IDS * 20}],
-        [{**PAIR, "user_id": "new", "history": ITEMS * 20}],
-        [PAIR] * 65,
-        [{}] * 60_000,
-        [[]] * 80_000,
-        [None] * 50_000,
-        [{**PAIR, "profiles": {str(number): "" for number in range(20_000)}}],
-        [{**PAIR, "history": [1.5] * 50_000}],
-        [{**PAIR, "history": ["x" * 257] * 900}],
-    ]
-    bodies = [json.dumps({"pairs": each}).encode() for each in requests_]
+    lists = [[PAIR] * 65, [{}] * 60_000, [[]] * 80_000, *([{**PAIR, **each}] for each in pairs)]
+    values = [{"pairs": each, **more} for each in lists for more in ({}, PAIR)]
+    bodies = [json.dumps(each).encode() for each in (*values, *({**PAIR, **p} for p in pairs))]
     for text in texts:  # as many pairs as fit
         pair = json.dumps({**PAIR, "profiles": {"item_profile": text}}, ensure_ascii=False).encode()
-        bodies.append(
-            b'{"pairs": [' + b",".join([pair] * min(64, MAX_BYTES // len(pair) - 1)) + b"]}"
-        )
-    bodies += [json.dumps({"pairs": each, **PAIR}).encode() for each in requests_[-8:]]
-    bodies += [json.dumps({**PAIR, "item_id": each}).encode() for each in IDS]
+        many = [pair] * min(64, MAX_BYTES // len(pair) - 1)
+        bodies.append(b'{"pairs": [' + b",".join(many) + b"]}")
     bodies += [
         b'{"pairs": ' + b"[" * 200_000,
         b"[" * 120_000 + b"]" * 120_000,
         b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
-        b'{"pairs": [], "max_words": 1e400}',
         b'{"pairs": [], "max_words": -1e400}',
         b'{"pairs": [], "max_words": NaN}',
         b'{"pairs": [], "max_words": ' + b"9" * 200_000 + b"}",
@@ -152,18 +148,15 @@ def hostile_bodies() -> list[bytes]:
         b'{"pairs": "' + b"\xff" * 200_000 + b'"}',
         b'{"' + b'a":1,"' * 30_000 + b'a":1}',
         b"\x00" * MAX_BYTES,
-        b"\xff\xfe" * 1000,
-        b"",
         b"null",
+        b"",
     ]
     return [body for body in bodies if len(body) <= MAX_BYTES]
 
 
 HEADERS: list[dict[str, bytes | str]] = [
-    {"Content-Type": "text/plain"},
     {"Content-Type": "application/json; charset=utf-7"},
     {"Content-Encoding": "gzip"},
-    {"X-Request-ID": b"\xff\xfe"},
     {"X-Request-ID": "x" * 5000},
     {"Accept": b"\xff"},
     {"X-Request-Timeout-Seconds": "0"},
@@ -177,26 +170,51 @@ PATHS = [
     "/v1/explanations/%00/%ff",
     "/v1/explanations/" + "%F0%9F%98%80" * 300 + "/x",
     "/v1/users/" + "/" * 3000 + "recommendations",
-    "/v1/users/../../etc/passwd/recommendations",
     "/v1/users?prefix=%ff&limit=1e400",
     "/v1/users?limit=" + "9" * 5000,
     "/v1/users?after=%00&prefix=%ED%A0%80",
     "/v1/users?" + "&".join(f"prefix={number}" for number in range(400)),
-    "/v1/items?text=" + "%25" * 200,
-    "/v1/items?text=(a%2B)%2B%24&limit=0",
-    "/v1/items?text=%00",
-    "/v1/items?text=%ED%A0%80",
-    f"/v1/users/{USERS[0]}/recommendations?k=1e400",
+    "/v1/items?text=(a%2B)%2B%24%00%ED%A0%80",
     f"/v1/users/{USERS[0]}/recommendations?k=64&max_words=" + "9" * 4000,
     "/page/..%2f..%2fapp.py",
-    "/page/%00",
-    "/page/" + "a/" * 2000,
+    "/page/" + "a/" * 2000 + "%00",
     "/v1/" + "x" * 20_000,
 ]
 
 
+@contextmanager
+def held_seconds(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, float]]:
+    """Note how long the loop, and garbage collections in its thread, last by the thread's CPU."""
+    held, started = {"loop": 0.0, "garbage": 0.0}, 0.0
+
+    async def beat() -> None:
+        thread = threading.get_ident()
+
+        def collecting(phase: str, _: object) -> None:
+            nonlocal started
+            if threading.get_ident() != thread:
+                return
+            if phase == "start":
+                started = time.thread_time()
+            held["garbage"] = max(held["garbage"], time.thread_time() - started)
+
+        gc.callbacks.append(collecting)
+        try:
+            while True:
+                before = time.thread_time()
+                await asyncio.sleep(0.005)
+                held["loop"] = max(held["loop"], time.thread_time() - before)
+        finally:
+            gc.callbacks.remove(collecting)
+
+    settle()
+    beating = asyncio.run_coroutine_threadsafe(beat(), loop)
+    yield held
+    beating.cancel()
+
+
 @pytest.mark.slow
-def test_hostile_requests_get_no_server_error_and_hold_nobody_up(town, record_property):
+def test_hostile_requests_get_no_server_error_and_hold_nobody_up(guarded, record_property):
     wrong = []
     known = bearer("-".join(("key", *SCOPES)))
     json_type = {"Content-Type": "application/json"}
@@ -209,7 +227,7 @@ def test_hostile_requests_get_no_server_error_and_hold_nobody_up(town, record_pr
             for headers in HEADERS
         ),
     ]
-    with endpoint_process(town, security={"keys": KEYS}) as guarded, requests.Session() as session:
+    with held_seconds(guarded.loop) as held, requests.Session() as session:
         for method, path, body, headers in sent:
             got = session.request(
                 method, guarded.url + path, data=body, headers={**known, **headers}, timeout=120
@@ -217,8 +235,7 @@ def test_hostile_requests_get_no_server_error_and_hold_nobody_up(town, record_pr
             if got.status_code >= 500 or '"status": 500' in got.text or "/bug" in got.text:
                 what = f"{method} {path[:60]} {body[:80]!r} {headers}"
                 wrong.append((got.status_code, what, got.text[:200]))
-        assert session.get(f"{guarded.url}/readyz", timeout=60).status_code == 200
-        held = guarded.held_seconds()
+        assert session.get(f"{guarded.url}/v1/items", headers=known, timeout=60).ok
     assert wrong == []
     record_property("held_seconds", held)
     assert max(held.values()) < 0.05
@@ -275,24 +292,20 @@ OWN = {"user_profile": "Likes trains.", "item_profile": "A quiet place."}
 
 def requests_about(user: str) -> list[tuple[str, str, Any]]:
     """Return requests of every route that takes a user, as method, path and body."""
-    pairs = [
-        {"user_id": user, "item_id": item, **more}
-        for item in (ITEMS[0], ITEMS[9], TAKEN_DOWN, "no-such-item")
-        for more in ({}, {"fresh": True}, {"profiles": OWN}, {"history": ITEMS[5:8]})
-    ]
-    pairs.append({"user_id": user, "item_id": ITEMS[0], "history": ["no-such-item"]})
-    pairs.append({"user_id": user, "item_id": ITEMS[0], "history": ITEMS[5:7], "profiles": OWN})
-    posts = [
+    items = (ITEMS[0], ITEMS[9], TAKEN_DOWN, "no-such-item")
+    more = ({}, {"fresh": True}, {"profiles": OWN}, {"history": ITEMS[5:8]})
+    pairs = [{"user_id": user, "item_id": item, **each} for item in items for each in more]
+    pairs += [{**pairs[0], "history": ["no-such-item"]}, {**pairs[2], "history": ITEMS[5:7]}]
+    of_pairs = [
         ("POST", f"/v1/explanations{path}", {"pairs": [pair]})
         for path in ("", "/stream")
         for pair in pairs
     ]
-    items = (ITEMS[0], TAKEN_DOWN, "no-such-item")
-    posts += [("POST", "/v1/evidence", {"user_id": user, "item_id": item}) for item in items]
+    evidence = [("POST", "/v1/evidence", {"user_id": user, "item_id": item}) for item in items]
     paths = [f"/v1/explanations/{user}/{item}" for item in items]
     paths += [f"/v1/users/{user}/recommendations{end}" for end in ("", "?explain=false", "?k=0")]
     paths += [f"/v1/users?prefix={user}", f"/v1/users?after={user}&limit=3&prefix={user[:-1]}"]
-    return posts + [("GET", path, None) for path in paths]
+    return [*of_pairs, *evidence, *(("GET", path, None) for path in paths)]
 
 
 def seen(endpoint: Endpoint, user: str, request: tuple[str, str, Any]) -> tuple[Any, ...]:
@@ -331,16 +344,12 @@ def test_answers_are_those_of_a_stranger(forgetful, number):
     assert gone == seen(forgetful, STRANGER, requests_about(STRANGER)[number])
 
 
-def test_user_leaves_no_gap_in_lists(forgetful):
+def test_user_leaves_no_gap_in_lists_and_those_who_stay_are_answered(forgetful):
     listed = forgetful.get("/v1/users?limit=4").json()
     assert listed["users"] == STAYS[:4]
     for limit in (len(STAYS) - 4, 100):  # the user would be the next one
         rest = forgetful.get("/v1/users", params={"after": listed["next"], "limit": limit})
         assert rest.json() == {"users": STAYS[4:], "next": None}
-
-
-def test_user_who_stays_is_answered(forgetful):
-    path = f"/v1/explanations/{USERS[-2]}/{ITEMS[0]}"
-    assert forgetful.get(path).json()["source"] == "backfill"
-    taken_down = forgetful.get(f"/v1/explanations/{USERS[-2]}/{TAKEN_DOWN}")
-    assert taken_down.status_code == 410
+    path = f"/v1/explanations/{USERS[-2]}"
+    assert forgetful.get(f"{path}/{ITEMS[0]}").json()["source"] == "backfill"
+    assert forgetful.get(f"{path}/{TAKEN_DOWN}").status_code == 410

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 import requests
@@ -50,13 +51,7 @@ from xrec.serve.messages import PairRequest
 from xrec.serve.model import ModelHandle, PairError
 from xrec.serve.problems import ProblemError
 
-
-def load_live(config: ServeConfig) -> LiveExplainer:
-    return load(config, NotedMetrics())
-
-
 Answers = list[Explained | PairError]
-NARROW = {"engine": {"max_rows": 1, "kv_cache_gib": 0.25}}
 TEA = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3))
 
 
@@ -66,10 +61,12 @@ def live(town):
     return load_live(serve_config(town))
 
 
+ENGINE = EngineConfig(max_rows=4, kv_cache_gib=0.05)
+
+
 @pytest.fixture(scope="module")
 def closed(town):
-    engine = EngineConfig(max_rows=4, kv_cache_gib=0.05)
-    return load_explainer(sources_of(backfill_config(town, "unused")), device="cpu", engine=engine)
+    return load_explainer(sources_of(backfill_config(town, "unused")), device="cpu", engine=ENGINE)
 
 
 def asked(user: str, item: str, history: tuple[str, ...] = (), **values: Any) -> PairRequest:
@@ -80,66 +77,71 @@ def explained(live: LiveExplainer, pairs: Sequence[PairRequest]) -> Answers:
     return asyncio.run(live.explain(pairs))
 
 
-def texts_of(answers: Answers) -> list[str]:
-    return [answer.text if isinstance(answer, Explained) else "" for answer in answers]
+def results_of(answers: Answers) -> list[str]:
+    """Return the texts; the reason where a pair has none."""
+    return [each.text if isinstance(each, Explained) else each.reason for each in answers]
 
 
-def reasons_of(answers: Answers) -> list[str]:
-    return [answer.reason if isinstance(answer, PairError) else "" for answer in answers]
+def load_live(config: ServeConfig, **options: int) -> LiveExplainer:
+    return load(config, NotedMetrics(), **options)
 
 
-def choosing(live: LiveExplainer, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> LiveExplainer:
-    """The explainer, with these changes of what its pairs say."""
+def trying_twice(town: Path) -> LiveExplainer:
+    """Return an explainer whose texts are refused, and tried again."""
+    decoding = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
+    return load_live(serve_config(town, decoding=decoding))
+
+
+def choosing(live: LiveExplainer, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Change what the explainer's pairs say."""
     pairs = live._explainer.pairs
     found = pairs.texts_of
     monkeypatch.setattr(
         pairs, "texts_of", lambda some: [replace(one, **changes) for one in found(some)]
     )
-    return live
 
 
-def test_pairs_get_the_closed_engines_texts_in_order(live, closed, town):
+def test_pairs_get_the_closed_engines_texts_in_order(town, closed):
+    live = load_live(serve_config(town))
     answers = explained(live, [asked(user, item) for user in USERS for item in ITEMS[:4]])
     indices = [Pair(user, item) for user in range(len(USERS)) for item in range(4)]
     prompts = [closed.pairs.prompt(pair) for pair in indices]
     said = [closed.pairs.texts(pair) for pair in indices]
     written = closed.explain(prompts, said, serve_config(town).decoding)
-    expected = sorted(written, key=lambda explanation: explanation.index)
-    assert texts_of(answers) == [each.text if each.failure is None else "" for each in expected]
-    for answer, each in zip(answers, expected, strict=True):
+    for answer, each in zip(answers, sorted(written, key=lambda each: each.index), strict=True):
         if isinstance(answer, Explained):
+            assert (answer.text, each.failure) == (each.text, None)
             assert answer.num_generated_tokens == each.num_generated_tokens
             assert answer.model_fingerprint == closed.model_fingerprint
-    assert len(set(texts_of(answers))) > len(USERS)
+        else:
+            assert answer.reason == each.failure.reason
+    assert len(set(results_of(answers))) > len(USERS)
     values = live._metrics.values
     assert (live.num_pending, ("abandoned",) in values) == (0, False)
     assert 0 < values[("first_token_seconds",)] <= values[("generation_seconds",)]
-    written = [answer for answer in answers if isinstance(answer, Explained)]
-    assert values["tokens", "generated"] == sum(each.num_generated_tokens for each in written)
+    numbers = [each.num_generated_tokens for each in answers if isinstance(each, Explained)]
+    assert values["tokens", "generated"] == sum(numbers)
 
 
 def test_new_user_with_a_history_gets_the_text_of_its_vector(live, town):
-    histories = [tuple(ITEMS[:3]), (ITEMS[5], ITEMS[7])] * 4
-    answers = explained(live, [asked("newcomer", ITEMS[4], history) for history in histories])
-    engine = EngineConfig(max_rows=4, kv_cache_gib=0.05)
+    histories = [tuple(ITEMS[:3]), (ITEMS[5], ITEMS[7])]
+    answers = explained(live, [asked("newcomer", ITEMS[4], each) for each in histories * 4])
     sources = sources_of(backfill_config(town, "unused"))
-    explainer = load_explainer(sources, device="cpu", engine=engine, num_reserved_users=1)
+    explainer = load_explainer(sources, device="cpu", engine=ENGINE, num_reserved_users=1)
     dataset, graph, new = explainer.dataset, explainer.graph, len(USERS)
     edges = torch.from_numpy(dataset.interaction_edges("train"))
     fold_in = FoldIn.of(graph.users[:new], graph.items, edges)
     texts = replace(explainer.pairs.texts(Pair(0, 4)), user_profile="")
     prompt = explainer.pairs.builder.build(new, 4, texts)
-    for answer, history in zip(answers[:2], histories, strict=False):
+    expected = []
+    for history in histories:
         rows = [dataset.item_index(item) for item in history]
         graph.users[new] = fold_in.vector(torch.tensor(rows))
-        (expected,) = explainer.explain([prompt], [texts], serve_config(town).decoding)
-        assert isinstance(answer, Explained)
-        assert (answer.text, answer.num_prompt_tokens) == (
-            expected.text,
-            expected.num_prompt_tokens,
-        )
-    assert texts_of(answers) == texts_of(answers[:2]) * 4
-    assert answers[0] != answers[1]
+        (one,) = explainer.explain([prompt], [texts], serve_config(town).decoding)
+        expected.append((one.text, one.num_prompt_tokens))
+    assert expected[0] != expected[1]
+    found = [(each.text, each.num_prompt_tokens) for each in answers]
+    assert found == expected * 4
 
 
 def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(live, closed, town):
@@ -149,53 +151,49 @@ def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(live,
     texts = PairTexts(item_profile=item_profile, **own_texts)
     prompt = closed.pairs.builder.build(0, 0, texts)
     (expected,) = closed.explain([prompt], [texts], serve_config(town).decoding)
-    assert texts_of(answers) == [expected.text]
+    assert results_of(answers) == [expected.text]
 
 
-def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(town, monkeypatch):
-    rules = {"checks": {"unsupported": True}, "fallback": "none"}
-    decoding = {**serve_config(town).decoding.model_dump(), "text": rules}
-    live = load_live(serve_config(town, decoding=decoding))
+def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(live, monkeypatch):
+    text = {"checks": {"unsupported": True}, "fallback": "none"}
+    monkeypatch.setattr(live, "_decoding", DecodingConfig.model_validate({"text": text}))
+    monkeypatch.setattr(live.engine, "at_work", None)
     choosing(live, monkeypatch, menu=frozenset())
     pair = asked(USERS[0], ITEMS[0], profiles={"item_profile": ""})
-    monkeypatch.setattr(live.engine, "at_work", None)
-    assert reasons_of(explained(live, [pair])) == ["unsupported"]
+    assert results_of(explained(live, [pair])) == ["unsupported"]
 
 
 def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town):
     """Pairs of requests that were accepted count before their work begins."""
     keys = [{"name": name, "sha256": 64 * digit} for name, digit in (("shop", "0"), ("app", "1"))]
-    config = serve_config(town, **NARROW, security={"keys": keys})
-    live = load(config, NotedMetrics(), max_waiting_pairs=11)
+    engine = {"max_rows": 1, "kv_cache_gib": 0.05}
+    config = serve_config(town, engine=engine, security={"keys": keys})
+    live = load_live(config, max_waiting_pairs=11)
     pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[1])]
 
-    async def ask(*keys: str) -> list[list[str]]:
-        return list(map(reasons_of, await asyncio.gather(*(live.explain(pairs, k) for k in keys))))
+    async def accepted(*keys: str) -> list[bool]:
+        answers = await asyncio.gather(*(live.explain(pairs, key) for key in keys))
+        assert all(len(set(map(type, each))) == 1 for each in answers)
+        return [results_of(each) != ["overloaded"] * 2 for each in answers]
 
-    accepted, refused = [""] * 2, ["overloaded"] * 2
     # There is room for 12 pairs, and for three of one key.
-    assert asyncio.run(ask("shop", "shop", "app", "shop")) == [accepted, refused, accepted, refused]
-    assert asyncio.run(ask(*"abcdefg")) == [*[accepted] * 6, refused]
+    assert asyncio.run(accepted("shop", "shop", "app", "shop")) == [True, False, True, False]
+    assert asyncio.run(accepted(*"abcdefg")) == [*[True] * 6, False]
     assert live.num_pending == 0
 
 
 def test_texts_are_read_and_checked_beside_the_event_loop_and_the_engine(town, monkeypatch):
     """Each by threads of its own, also while they are streamed and where they are refused."""
-    decoding = {**serve_config(town).decoding.model_dump(), "text": {"retry_temperature": 1.0}}
-    live = load_live(serve_config(town, decoding=decoding))
-    finisher, threads = live._explainer.finisher, list[tuple[str, threading.Thread]]()
+    live, threads = trying_twice(town), list[tuple[str, threading.Thread]]()
 
-    def noted(name: str) -> Any:
-        do = getattr(finisher, name)
+    def note(name: str, do: Any, *args: Any) -> Any:
+        threads.append((name, threading.current_thread()))
+        return do(*args)
 
-        def noting(*args: Any) -> Any:
-            threads.append((name, threading.current_thread()))
-            return do(*args)
-
-        return noting
-
-    for name in ("failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"):
-        monkeypatch.setattr(finisher, name, noted(name))
+    wanted = {"failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"}
+    for name in wanted:
+        do = getattr(live._explainer.finisher, name)
+        monkeypatch.setattr(live._explainer.finisher, name, partial(note, name, do))
 
     async def ask() -> None:
         pair = asked(USERS[0], ITEMS[0])
@@ -205,15 +203,14 @@ def test_texts_are_read_and_checked_beside_the_event_loop_and_the_engine(town, m
 
     asyncio.run(ask())
     names = [name for name, _ in threads]
-    assert set(names) >= {"failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"}
+    assert set(names) == wanted
     assert names.count("finish") == 3 * MOST_TEXTS
     assert threading.main_thread() not in {thread for _, thread in threads}
     assert "xrec-model" not in {thread.name for _, thread in threads}
 
 
 def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
-    decoding = {**serve_config(town).decoding.model_dump(), "text": {"retry_temperature": 1.0}}
-    live = load_live(serve_config(town, decoding=decoding))
+    live = trying_twice(town)
     finish = live._explainer.finisher.finish
 
     def faulty(completion: Completion, prompt: Any, texts: PairTexts, decoding: Any) -> Any:
@@ -224,7 +221,7 @@ def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
     monkeypatch.setattr(live._explainer.finisher, "finish", faulty)
     good, bad = asked(USERS[0], ITEMS[0]), {"item_title": "Station"}
     pairs = [good, asked(USERS[0], ITEMS[0], profiles=bad), good]
-    assert reasons_of(explained(live, pairs)) == ["no_full_sentence", "bug", "no_full_sentence"]
+    assert results_of(explained(live, pairs)) == ["no_full_sentence", "bug", "no_full_sentence"]
     assert (live.num_pending, live.engine.failure) == (0, None)
 
 
@@ -240,52 +237,31 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeyp
     assert isinstance(live.engine.failure, RuntimeError)
 
 
-def test_what_clients_send_is_looked_up_split_and_tokenized_off_the_event_loop(town, monkeypatch):
-    live = load_live(serve_config(town))
-    threads = set[int]()
-    builder, finisher = live._explainer.pairs.builder, live._explainer.finisher
-    dataset = live._explainer.dataset
+def test_what_clients_send_is_looked_up_split_and_tokenized_off_the_event_loop(live, monkeypatch):
+    threads, explainer = set[int](), live._explainer
 
     def note(call: Any, *of: Any) -> Any:
         threads.add(threading.get_ident())
         return call(*of)
 
     for thing, name in (
-        (builder, "build"),
-        (finisher, "failure_of_any"),
-        (dataset.item_ids, "find"),
+        (explainer.pairs.builder, "build"),
+        (explainer.finisher, "failure_of_any"),
+        (explainer.dataset.item_ids, "find"),
     ):
         monkeypatch.setattr(thing, name, partial(note, getattr(thing, name)))
-
-    async def explain() -> int:
-        await live.explain([asked("newcomer", ITEMS[0], tuple(ITEMS[1:4])) for _ in range(3)])
-        return threading.get_ident()
-
-    loop = asyncio.run(explain())
+    explained(live, [asked("newcomer", ITEMS[0], tuple(ITEMS[1:4])) for _ in range(3)])
     assert len(threads) == 1  # one at a time, as tokenizers are not made for several threads
-    assert loop not in threads
+    assert threading.get_ident() not in threads
 
 
-@pytest.mark.parametrize(
-    ("cause", "status", "reason"),
-    [(ValueError("a bug"), 500, "bug"), (ModelError("not loaded yet"), 503, "unavailable")],
-)
-def test_bug_in_a_replica_does_not_read_as_a_restart(cause, status, reason):
-    class Failing:
-        def options(self, **_: Any) -> "Failing":
-            return self
-
-        @property
-        def explain(self) -> Any:
-            return self
-
-        async def remote(self, *_: Any) -> Any:
-            raise RayTaskError("explain", "traceback", cause)
-
-    model = ModelHandle(Failing(), "models")
+@pytest.mark.parametrize(("cause", "status"), [(ValueError(), 500), (ModelError("starts"), 503)])
+def test_bug_in_a_replica_does_not_read_as_a_restart(cause, status):
+    handle = MagicMock()
+    handle.explain.remote = AsyncMock(side_effect=RayTaskError("explain", "traceback", cause))
     with pytest.raises(ProblemError) as refused:
-        asyncio.run(model.explain([asked(USERS[0], ITEMS[0])]))
-    assert (refused.value.status_code, refused.value.reason) == (status, reason)
+        asyncio.run(ModelHandle(handle, "models").explain([]))
+    assert refused.value.status_code == status
 
 
 PAIR = {"user_id": USERS[0], "item_id": ITEMS[0], "fresh": True}
@@ -363,6 +339,28 @@ def test_stream_sends_each_sentence_once_it_is_whole(stage, sentences):
     assert events[-1][1]["answer"]["explanation"] == stage.filled("".join(sentences))
 
 
+def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):
+    *drafts, withdrawn, (_, last) = stage.events(f"{QUIET} {RUDE}", parts="unchecked")
+    assert len(drafts) > 10
+    assert {data["is_checked"] for _, data in drafts} == {False}
+    assert "rubbish" in "".join(data["text"] for _, data in drafts)
+    assert withdrawn == ("withdrawn", {})
+    assert last["answer"]["problem"]["type"] == "/problems/unsafe"
+
+
+def test_pairs_of_a_stream_come_one_after_the_other_with_their_index(stage, town):
+    pair, known = next(iter(rows_of(town / "explanations").items()))
+    of_backfill = dict(zip(("user_id", "item_id"), pair, strict=True))
+    pairs = [PAIR, of_backfill, {"user_id": "nobody", "item_id": ITEMS[0]}]
+    *events, done = sse(stage.post("/stream", f"{QUIET} {CALM}", pairs=pairs))
+    names = ["part", "part", "explanation", "part", "explanation", "explanation"]
+    assert [name for name, _ in events] == names
+    assert [data["index"] for _, data in events] == [0, 0, 0, 1, 1, 2]
+    assert events[3][1] == {"index": 1, "text": known, "is_checked": True}
+    assert events[-1][1]["answer"]["problem"]["type"] == "/problems/unknown_user"
+    assert done == ("done", {})
+
+
 @pytest.mark.parametrize(
     ("tries", "rules", "parts", "end"),
     [
@@ -438,38 +436,6 @@ def test_evidence_follows_the_last_sentence_or_takes_the_place_of_a_refused_text
     assert parts_of(events) == [
         stage.filled(part).format(plain=plain, backing=backing) for part in parts
     ]
-
-
-def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):
-    events = stage.events(f"{QUIET} {RUDE}", parts="unchecked")
-    *drafts, withdrawn, (last, answer) = events
-    assert len(drafts) > 10
-    assert {data["is_checked"] for _, data in drafts} == {False}
-    assert "rubbish" in "".join(data["text"] for _, data in drafts)
-    assert (withdrawn, last) == (("withdrawn", {}), "explanation")
-    assert answer["answer"]["problem"]["type"] == "/problems/unsafe"
-
-
-def test_text_of_the_backfill_is_one_part(stage, town):
-    (user, item), known = next(iter(rows_of(town / "explanations").items()))
-    pair = {"user_id": user, "item_id": item}
-    events = stage.events(pairs=[pair], parts="unchecked")
-    assert events[0] == ("part", {"text": known, "is_checked": True})
-    assert [name for name, _ in events] == ["part", "explanation"]
-    assert events[1][1]["answer"]["source"] == "backfill"
-
-
-def test_pairs_of_a_stream_come_one_after_the_other_with_their_index(stage):
-    pairs = [PAIR, {"user_id": "nobody", "item_id": ITEMS[0]}]
-    *events, done = sse(stage.post("/stream", f"{QUIET} {CALM}", pairs=pairs))
-    assert [(name, data["index"]) for name, data in events] == [
-        ("part", 0),
-        ("part", 0),
-        ("explanation", 0),
-        ("explanation", 1),
-    ]
-    assert events[-1][1]["answer"]["problem"]["type"] == "/problems/unknown_user"
-    assert done == ("done", {})
 
 
 @pytest.mark.parametrize("begun", [f"{QUIET} So it is go", f"{QUIET} {CALM} {RUDE} An"])

@@ -132,15 +132,8 @@ def test_cut_ends_a_sentence_and_falls_in_no_title_of_the_pair(titles, item, pro
 
 
 def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them():
-    aspects = [
-        NamedEvidence(name, 9, 30, 3, 7, is_named=is_named)
-        for name, is_named in (
-            ("late hours", True),
-            ("hours", True),
-            ("price", True),
-            ("tea", False),
-        )
-    ]
+    are_named = {"late hours": True, "hours": True, "price": True, "tea": False}
+    aspects = [NamedEvidence(name, 9, 30, 3, 7, is_named=is_) for name, is_ in are_named.items()]
     text = (
         "You would enjoy its late hours. 9 of 30 reviews mention the price, 9 the late hours, and "
         "the hours."
@@ -158,12 +151,10 @@ def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them():
 def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile():
     read_through = answering(Writing("of the model"))
     published: Any = read_through.published
-    published.lookup = Version(
-        "the first", lambda: setattr(published, "lookup", Version("the second"))
-    )
-    pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
+    second = Version("the second")
+    published.lookup = Version("the first", lambda: setattr(published, "lookup", second))
     for version in ("the first", "the second"):
-        answers = asyncio.run(read_through.explain(pairs, None))
+        answers = asked(read_through, "u1", "u2", "u3")
         assert [each.explanation for each in answers] == [version] * 3
 
 
@@ -206,29 +197,41 @@ def publish(uri: str, number: int) -> None:
     """Publish texts that name their pair and this number."""
     config = config_of(uri)
     said = {"decoding": identity_of(config.decoding), "llm": identity_of(config.llm)}
+    row = {
+        **dict.fromkeys(("num_prompt_tokens", "num_generated_tokens"), 1),
+        **dict.fromkeys(("finish_reason", "model_fingerprint", "content_key"), "x"),
+        "aspects": [],
+        "kind": "written",
+        "refused": "",
+    }
 
-    def explain(rows: pa.Table) -> bulk.Outcome:
+    def explain(pairs: pa.Table) -> bulk.Outcome:
         made = [
-            {
-                **row,
-                "explanation": f"{row['user_id']} {row['item_id']} by {number}",
-                **dict.fromkeys(("num_prompt_tokens", "num_generated_tokens"), 1),
-                **dict.fromkeys(("finish_reason", "model_fingerprint", "content_key"), "x"),
-                "aspects": [],
-                "kind": "written",
-                "refused": "",
-            }
-            for row in rows.to_pylist()
+            {**row, **pair, "explanation": f"{pair['user_id']} {pair['item_id']} by {number}"}
+            for pair in pairs.to_pylist()
         ]
         failed = EXPLANATIONS.failed_schema.empty_table()
         return bulk.Outcome(pa.Table.from_pylist(made, EXPLANATIONS.ok_schema), failed)
 
     pairs = [{"user_id": user, "item_id": item} for user in USERS for item in ITEMS]
-    rows = pa.Table.from_pylist(pairs)
-    said = {**said, "number": number}
-    run = plan_of(uri, "explanations", EXPLANATIONS, rows, said, inputs=MODEL)
+    rows, settings = pa.Table.from_pylist(pairs), {**said, "number": number}
+    run = plan_of(uri, "explanations", EXPLANATIONS, rows, settings, inputs=MODEL)
     counts = lambda summary: ({"explanations": summary.num_ok, "failed": 0}, {})  # noqa: E731
     bulk.complete(run, PoolHere(), lambda: TaskOf(explain), "explanations", counts)
+
+
+@pytest.fixture
+def uri(tmp_path):
+    """The URI of a table with texts of the number 0."""
+    uri = str(tmp_path / "out")
+    publish(uri, 0)
+    return uri
+
+
+def asked(read_through: ReadThrough, *users: str, item: str = "i1", **more: Any) -> list[Any]:
+    """Return the answers to these users."""
+    pairs = [PairRequest(user_id=user, item_id=item, **more) for user in users]
+    return list(asyncio.run(read_through.explain(pairs, None)))
 
 
 def config_of(uri: str) -> ServeConfig:
@@ -252,9 +255,7 @@ def numbers_of(pairs: Sequence[PairRequest], answers: Sequence[Any]) -> set[str]
     return found
 
 
-def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(tmp_path):
-    uri = str(tmp_path / "out")
-    publish(uri, 0)
+def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(uri):
     read_through = reading(uri)
     seen: Counter[str] = Counter()
 
@@ -289,29 +290,24 @@ def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(tm
     assert set(seen) == set("0123456"), seen
 
 
-def test_version_whose_files_a_vacuum_deleted_is_left_for_the_one_that_came_since(tmp_path):
-    uri = str(tmp_path / "out")
-    publish(uri, 0)
+def test_version_whose_files_a_vacuum_deleted_is_left_for_the_one_that_came_since(uri):
     read_through = reading(uri)
-    pairs = [PairRequest(user_id=user, item_id="i0") for user in USERS[:3]]
-    assert numbers_of(pairs[:1], asyncio.run(read_through.explain(pairs[:1], None))) == {"0"}
+    assert asked(read_through, "u0")[0].explanation == "u0 i1 by 0"
     gone = list(Path(uri).glob("part-*"))
     publish(uri, 1)
     for path in gone:
         path.unlink()
     # The first user's rows of version 0 are in memory still.
-    assert numbers_of(pairs, asyncio.run(read_through.explain(pairs, None))) == {"1"}
+    texts = [each.explanation for each in asked(read_through, "u0", "u1", "u2")]
+    assert texts == [f"{user} i1 by 1" for user in ("u0", "u1", "u2")]
 
 
-def test_what_is_taken_down_is_not_answered_from_anywhere_until_it_is_lifted(tmp_path):
-    uri = str(tmp_path / "out")
-    publish(uri, 0)
+def test_what_is_taken_down_is_not_answered_from_anywhere_until_it_is_lifted(uri):
     read_through = reading(uri)
 
     def ask(user: str, item: str, **more: Any) -> str:
         asyncio.run(read_through.published.look_at_takedowns())
-        pair = PairRequest(user_id=user, item_id=item, **more)
-        (answer,) = asyncio.run(read_through.explain([pair], None))
+        (answer,) = asked(read_through, user, item=item, **more)
         if isinstance(answer, NoExplanation):
             return f"{answer.problem.status} {answer.problem.type.rpartition('/')[2]}"
         return f"{answer.source} {answer.explanation}"
@@ -332,17 +328,12 @@ def test_what_is_taken_down_is_not_answered_from_anywhere_until_it_is_lifted(tmp
     assert ask("u2", "i2") == "backfill u2 i2 by 0"
 
 
-def test_forgotten_user_is_known_to_no_route(tmp_path):
-    uri, people = str(tmp_path / "out"), Forgotten(b"key")
-    publish(uri, 0)
-    read_through = reading(uri)
-    catalogue = read_through.catalogue
-    catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u1", "u11", "u2"]]))
-    catalogue.recommend = lambda *of: []
-    api = make_api(lambda: read_through)
-    api = Gate(api, (), Metrics())
-    client = TestClient(api, "http://127.0.0.1", client=("127.0.0.1", 1))
-    pair = {"user_id": "u1", "item_id": "i1"}
+def test_forgotten_user_is_known_to_no_route(uri):
+    read_through, people = reading(uri), Forgotten(b"key")
+    read_through.catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u1", "u11", "u2"]]))
+    read_through.catalogue.recommend = lambda *of: []
+    gate = Gate(make_api(lambda: read_through), (), Metrics())
+    client = TestClient(gate, "http://127.0.0.1", client=("127.0.0.1", 1))
 
     def ask() -> tuple[list[str], list[int]]:
         asyncio.run(read_through.published.look_at_takedowns())
@@ -355,16 +346,15 @@ def test_forgotten_user_is_known_to_no_route(tmp_path):
     people = Forgotten(b"key", frozenset({people.hash_of("u1")}))
     bulk.take_down(uri, forgotten=people, reason="x")
     assert ask() == (["u11"], [404, 200, 404])
+    pair = {"user_id": "u1", "item_id": "i1"}
     assert client.post("/v1/evidence", json=pair).status_code == 404
 
 
-def test_look_keeps_what_is_known_if_the_list_cannot_be_read(tmp_path):
-    uri = str(tmp_path / "out")
-    publish(uri, 0)
+def test_look_keeps_what_is_known_if_the_list_cannot_be_read(uri):
     bulk.take_down(uri, rows=[{"user_id": "u1"}], reason="x")
     published = reading(uri).published
     bulk.take_down(uri, rows=[{"user_id": "u2"}], reason="x")
-    (tmp_path / "out/_xrec/takedowns/000002.json").write_text("{")
+    Path(uri, "_xrec/takedowns/000002.json").write_text("{")
     asyncio.run(published.look_at_takedowns())
     assert published.takedowns.of_row({"user_id": "u1", "item_id": "i"}) == 1
 
@@ -395,24 +385,18 @@ def test_stream_never_shows_a_phrase_that_is_taken_down(tmp_path):
     assert last.problem.type == "/problems/taken_down"
 
 
-def test_takedown_is_kept_also_if_the_output_was_deleted_and_made_again(tmp_path):
-    uri = str(tmp_path / "out")
-    pairs = [PairRequest(user_id=user, item_id="i1") for user in ("u1", "u2")]
+def test_takedown_is_kept_also_if_the_output_was_deleted_and_made_again(uri):
+    def are_taken_down() -> list[bool]:
+        asyncio.run(read_through.published.look())
+        asyncio.run(read_through.published.look_at_takedowns())
+        return [isinstance(each, NoExplanation) for each in asked(read_through, "u1", "u2")]
 
-    async def taken_down() -> list[bool]:
-        await read_through.published.look()
-        await read_through.published.look_at_takedowns()
-        return [
-            not isinstance(each, Explanation) for each in await read_through.explain(pairs, None)
-        ]
-
-    for number, user in enumerate(("u1", "u2")):
-        shutil.rmtree(uri, ignore_errors=True)
-        publish(uri, number)
-        bulk.take_down(uri, rows=[{"user_id": user}], reason="no")
-        if number == 0:
-            read_through = reading(uri)
-            assert asyncio.run(taken_down()) == [True, False]
-    assert asyncio.run(taken_down()) == [False, True]
+    bulk.take_down(uri, rows=[{"user_id": "u1"}], reason="no")
+    read_through = reading(uri)
+    assert are_taken_down() == [True, False]
+    shutil.rmtree(uri)
+    publish(uri, 1)
+    bulk.take_down(uri, rows=[{"user_id": "u2"}], reason="no")
+    assert are_taken_down() == [False, True]
     shutil.rmtree(f"{uri}/_xrec")  # what was taken down stays so while the list is gone
-    assert asyncio.run(taken_down()) == [False, True]
+    assert are_taken_down() == [False, True]

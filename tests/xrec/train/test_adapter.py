@@ -58,22 +58,17 @@ def make_module() -> ExplanationLoss:
     return ExplanationLoss(model, PrefixCache(model, [5], num_positions=9, budget_bytes=0))
 
 
-def test_explanation_loss_is_the_sum_over_labels():
+def test_explanation_loss_is_the_sum_over_labels_and_its_training_mode_is_for_the_adapters():
     module = make_module()
     means = [mean for _, mean in explanation_nll(module.model, EXAMPLES, 1)]
     sums = [mean * len(row.label_ids) for mean, row in zip(means, EXAMPLES, strict=True)]
     assert module(EXAMPLES).item() == pytest.approx(sum(sums), rel=1e-5)
-
-
-def test_explanation_loss_training_mode_is_for_the_adapters():
-    module = make_module()
+    adapters = {f"model.embed_tokens.{side}_adapter" for side in ("user", "item")}
     for mode in (True, False):
         module.train(mode)
         in_training = {name for name, part in module.model.named_modules() if part.training}
-        assert in_training == (
-            {f"model.embed_tokens.{side}_adapter" for side in ("user", "item")} if mode else set()
-        )
-    assert not module.eval().training
+        assert in_training == (adapters if mode else set())
+    assert not module.training
 
 
 def gradients(rule: Injection, *, checkpointing: bool) -> dict[str, torch.Tensor]:
@@ -101,9 +96,6 @@ def test_checkpoint_layers_gives_all_adapter_weights_the_same_gradients(rule):
     assert expected.keys() == adapters
     assert all(gradient.any() for gradient in expected.values())
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
-
-
-def test_checkpoint_layers_that_cannot_raise_model_error():
     model = toy_model()
     model.supports_gradient_checkpointing = False
     with raises(ModelError, "no_gradient_checkpointing", "training.gradient_checkpointing"):
@@ -175,15 +167,12 @@ class SkippingEngine:
     def __init__(self, *overflows: int, fp16: bool) -> None:
         self._overflows, self._fp16 = overflows, fp16
         self.module = make_module()
+        self.backward = self.step = Mock()
         self.tried: list[tuple[int, int]] = []
 
     def __call__(self, examples: list[Example], teachers: None = None) -> torch.Tensor:
         self.tried.append((examples[0].prompt_ids[0], torch.initial_seed()))
-        return torch.tensor(2.0, requires_grad=True)
-
-    def backward(self, loss: torch.Tensor) -> None: ...
-
-    def step(self) -> None: ...
+        return torch.tensor(2.0)
 
     def fp16_enabled(self) -> bool:
         return self._fp16
@@ -192,34 +181,23 @@ class SkippingEngine:
         return len(self.tried) not in self._overflows
 
 
-@pytest.fixture
-def step(tmp_path):
-    """Makes a step of one micro-batch with an engine."""
-
-    def run(engine: Any, number: int) -> torch.Tensor:
-        data: Any = SimpleNamespace(train=EXAMPLES)
-        passes = AdapterPasses(engine, data, seed=0)
-        return passes.applied_step(
-            [MicroBatch(np.array([number]), 3)], step=number, place=f"step {number}"
-        )
-
-    with worker_here(tmp_path):
-        yield run
+def make_step(engine: Any, number: int) -> list[float]:
+    data: Any = SimpleNamespace(train=EXAMPLES)
+    passes, micro_batch = AdapterPasses(engine, data, seed=0), MicroBatch(np.array([number]), 3)
+    sums: list[float] = passes.applied_step([micro_batch], step=number, place="here").tolist()
+    return sums
 
 
-def test_skipped_step_in_float16_is_made_again_with_the_same_rows_and_random_numbers(step):
+def test_skipped_step_is_made_again_in_float16_with_the_same_rows_and_random_numbers(tmp_path):
     unbroken, skipping = SkippingEngine(fp16=True), SkippingEngine(2, 3, fp16=True)
-    for engine in (unbroken, skipping):
-        assert step(engine, 0).tolist() == [2.0, 3.0]
-        assert step(engine, 1).tolist() == [2.0, 2.0]
-    first, second = unbroken.tried
-    assert first[1] != second[1]
-    assert skipping.tried == [first, second, second, second]
-
-
-def test_skipped_step_without_a_loss_scale_ends_the_run(step):
-    with raises(TrainingError, "gradient_not_finite", "training.learning_rate.peak"):
-        step(SkippingEngine(1, fp16=False), 0)
+    with worker_here(tmp_path):
+        for engine in (unbroken, skipping):
+            assert [make_step(engine, number) for number in (0, 1)] == [[2.0, 3.0], [2.0, 2.0]]
+        first, second = unbroken.tried
+        assert first[1] != second[1]
+        assert skipping.tried == [first, second, second, second]
+        with raises(TrainingError, "gradient_not_finite", "training.learning_rate.peak"):
+            make_step(SkippingEngine(1, fp16=False), 0)
 
 
 def test_workers_open_a_relative_workspace_from_their_own_folder(tmp_path, monkeypatch):
@@ -270,8 +248,10 @@ def settings_of(world_size: int = 2, dtype: Any = torch.float32, **changes: Any)
     )
 
 
-@pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("world_size", "steps", "dtype"),
+    [(1, 6, torch.float32), (2, 3, torch.bfloat16), (4, 2, torch.float16), (6, 1, torch.float32)],
+)
 def test_deepspeed_settings_accumulate_to_the_global_batch_in_the_number_format(
     world_size, steps, dtype
 ):
@@ -286,15 +266,14 @@ def test_deepspeed_settings_accumulate_to_the_global_batch_in_the_number_format(
 
 def test_deepspeed_settings_have_the_zero_section():
     on_cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    expected = {
+    found = settings_of(deepspeed={"zero_stage": 3, "offload": "cpu", "hpz_partition_size": 2})
+    assert found["zero_optimization"] == {
         "stage": 3,
         "stage3_param_persistence_threshold": 100_000,
         "zero_hpz_partition_size": 2,
         "offload_optimizer": on_cpu,
         "offload_param": on_cpu,
     }
-    found = settings_of(deepspeed={"zero_stage": 3, "offload": "cpu", "hpz_partition_size": 2})
-    assert found["zero_optimization"] == expected
     assert settings_of(deepspeed={"zero_stage": 1})["zero_optimization"] == {"stage": 1}
 
 
@@ -344,6 +323,8 @@ def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(au
     zero = auto.deepspeed.model_copy(update={"hpz_partition_size": 2})
     grouped = model_bytes(auto.model_copy(update={"deepspeed": zero}), DATA, num_workers=2)
     assert grouped[3] - found[3] == frozen // 2  # a node's copy
+    with raises(ModelError, "model_does_not_fit", "deepspeed.zero_stage"):
+        with_zero_stage(auto, DATA, memory=1000)
 
 
 @pytest.mark.parametrize(
@@ -406,16 +387,6 @@ def test_longest_rows_are_as_long_as_the_longest_of_each_part(rows, beginning, r
     assert collate(longest).labels.shape == (3, num_labels)
 
 
-@pytest.mark.parametrize(
-    ("most_rows", "tried", "expected"),
-    [(16, [16], 16), (5, [16, 8, 4], 4)],
-)
-def test_micro_batch_size_is_the_largest_whose_step_fits(two, most_rows, tried, expected):
-    step = Step(most_rows)
-    assert largest_that_fits([1, 2, 4, 8, 16], step) == expected
-    assert step.tried == tried
-
-
 class Step:
     """A step that needs a GPU with room for so many rows; `tried` are their numbers."""
 
@@ -426,6 +397,16 @@ class Step:
         self.tried.append(num_rows)
         if num_rows > self._most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_micro_batch_size_is_the_largest_whose_step_fits(two):
+    for step, expected, tried in ((Step(16), 16, [16]), (Step(5), 4, [16, 8, 4])):
+        assert largest_that_fits([1, 2, 4, 8, 16], step) == expected
+        assert step.tried == tried
+    with raises(ModelError, "row_does_not_fit", "training.micro_batch_size"):
+        largest_that_fits([1, 2], Step(0))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        largest_that_fits([1, 2], Mock(side_effect=RuntimeError("device-side assert")))
 
 
 @pytest.mark.parametrize(("zero_stage", "expected"), [(1, memory.MOST_ON_CPU), (3, 1)])
@@ -449,12 +430,3 @@ def test_group_of_workers_that_would_span_nodes_is_refused(auto, tmp_path):
         raises(ConfigError, "group_spans_nodes", "deepspeed.hpz_partition_size", 4),
     ):
         with_zero_stage(config, DATA)
-
-
-def test_model_or_row_that_does_not_fit_is_refused(auto, two):
-    with raises(ModelError, "model_does_not_fit", "deepspeed.zero_stage"):
-        with_zero_stage(auto, DATA, memory=1000)
-    with raises(ModelError, "row_does_not_fit", "training.micro_batch_size"):
-        largest_that_fits([1, 2], Step(0))
-    with pytest.raises(RuntimeError, match="device-side assert"):
-        largest_that_fits([1, 2], Mock(side_effect=RuntimeError("device-side assert")))

@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -222,20 +223,29 @@ def slow_steps(ray_cluster, workspace, tmp_path_factory):
     return settings, adapter
 
 
+@contextmanager
+def training_on_nodes(
+    num_workers: int, config: TrainAdapterConfig, log: Path
+) -> Iterator[tuple[LocalCluster, Callable[[str], None]]]:
+    """Train on nodes of one CPU each, to the end; yields them, and what waits for a log line."""
+    project = write_project(log.with_name("project.yaml"), config)
+    with local_cluster(num_workers=num_workers, cpus_per_node=1) as cluster:
+        address = f"ray.address={cluster.address}"
+        variables = {**cluster.environment, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
+        with driver("train-adapter", project, log, address, variables=variables) as process:
+            yield cluster, lambda text: wait_for(text, log, process)
+            assert process.wait(timeout=400) == 0, log.read_text()
+
+
 @pytest.mark.slow
 def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_path):
-    settings, unbroken = slow_steps
+    (settings, unbroken), log = slow_steps, tmp_path / "log"
     scaling = {"num_workers": 2, "min_workers": 1, "max_failures": 3}
     settings = {**settings, "scaling": scaling, "steps_per_checkpoint": 20}
     config = make_config(workspace, adapter=tmp_path / "adapter", model=RANDOM, **settings)
-    log = tmp_path / "log"
-    with (
-        local_cluster(num_workers=1, cpus_per_node=1) as cluster,
-        driver_on(cluster, write_project(tmp_path / "project.yaml", config), log) as process,
-    ):
-        wait_for("step 80: checkpoint", log, process)
+    with training_on_nodes(1, config, log) as (cluster, wait):
+        wait("step 80: checkpoint")
         cluster.nodes[1].kill()
-        assert process.wait(timeout=400) == 0, log.read_text()
     text = log.read_text()
     assert re.search(r"step \d+: going on from the checkpoint, on 1 workers", text), text
     assert text.count("step 20: checkpoint") == 1
@@ -244,21 +254,16 @@ def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_p
 
 @pytest.mark.slow
 def test_node_announced_to_be_taken_away_checkpoints_first(workspace, slow_steps, tmp_path):
-    settings, unbroken = slow_steps
+    (settings, unbroken), log = slow_steps, tmp_path / "log"
     settings = {**settings, "scaling": {"num_workers": 2, "max_failures": 1}}
     config = make_config(workspace, adapter=tmp_path / "adapter", model=RANDOM, **settings)
-    log = tmp_path / "log"
-    with (
-        local_cluster(num_workers=2, cpus_per_node=1) as cluster,
-        driver_on(cluster, write_project(tmp_path / "project.yaml", config), log) as process,
-    ):
-        wait_for("epoch 1, step", log, process)
+    with training_on_nodes(2, config, log) as (cluster, wait):
+        wait("epoch 1, step")
         nodes = (node for node in cluster.nodes[1:] if training_workers(psutil.Process(node.pid)))
         victim = next(nodes)
         drain(cluster, victim.address)
-        wait_for("checkpoint, because a node is to be taken away", log, process)
+        wait("checkpoint, because a node is to be taken away")
         victim.kill()
-        assert process.wait(timeout=400) == 0, log.read_text()
     text = log.read_text()
     (noticed,) = re.findall(r"(epoch \d+, step \d+): checkpoint, because", text)
     assert f"{noticed}: going on from the checkpoint, on 2 workers" in text
@@ -271,15 +276,6 @@ def wait_for(text: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-
-
-def driver_on(
-    cluster: LocalCluster, config: Path, log: Path
-) -> AbstractContextManager["subprocess.Popen[bytes]"]:
-    variables = {**cluster.environment, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
-    return driver(
-        "train-adapter", config, log, f"ray.address={cluster.address}", variables=variables
-    )
 
 
 def drain(cluster: LocalCluster, address: str) -> None:

@@ -64,33 +64,20 @@ def test_progress_is_read_back_equal_and_of_another_run_refused(progress):
 
 @pytest.mark.parametrize(
     ("losses", "best", "without_gain"),
-    [
-        ([3.0], 3.0, 0),
-        ([3.0, 2.0, 2.0], 2.0, 1),
-        ([3.0, 2.0, 4.0, 1.0], 1.0, 0),
-        ([1.0, 2.0, 3.0], 1.0, 2),
-    ],
+    [([3.0], 3.0, 0), ([3.0, 2.0, 2.0], 2.0, 1), ([3.0, 2.0, 4.0, 1.0], 1.0, 0)],
 )
-def test_progress_of_an_adapter_knows_the_best_epoch_and_how_long_ago_it_was(
-    losses, best, without_gain
-):
+def test_progress_knows_the_best_epoch_and_how_long_ago_it_was(losses, best, without_gain):
     progress, num = adapter_progress(losses), len(losses)
+    of_graph = graph_progress([1 / loss for loss in losses])
     assert progress.best["validation_loss"] == best
-    assert progress.evaluations_without_gain == without_gain
+    assert (of_graph.best_score, of_graph.best_epoch) == (1 / best, losses.index(best) + 1)
+    assert progress.evaluations_without_gain == of_graph.evaluations_without_gain == without_gain
     assert (progress.epoch, progress.step, progress.step_in_epoch) == (num + 1, num, 0)
-
-
-def test_progress_of_an_epoch_is_the_mean_over_its_tokens_only():
-    assert AdapterProgress("r1", 4).evaluations_without_gain == 0
-    progress = adapter_progress([3.0]).after_step(10.0, 4.0, 1.0).after_step(20.0, 6.0, 2.0)
-    assert (progress.epoch, progress.step, progress.step_in_epoch) == (2, 3, 2)
+    assert (len(progress.history), len(of_graph.history)) == (num, num)
+    # The next epoch's loss is the mean over its own tokens.
+    progress = progress.after_step(10.0, 4.0, 1.0).after_step(20.0, 6.0, 2.0)
+    assert (progress.epoch, progress.step, progress.step_in_epoch) == (num + 1, num + 2, 2)
     assert (progress.train_loss, progress.epoch_seconds) == (3.0, 3.0)
-
-
-def test_progress_of_a_graph_counts_evaluations_without_gain_and_remembers_the_best():
-    progress = graph_progress([0.2, 0.4, 0.4, 0.3])
-    assert (progress.best_epoch, progress.best_score) == (2, 0.4)
-    assert (progress.evaluations_without_gain, len(progress.history)) == (2, 4)
 
 
 @pytest.mark.parametrize("best", [{}, {"user.weight": torch.tensor([5.0])}])

@@ -26,7 +26,7 @@ from xrec.graph.leave_out import TrainingVectors
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import load_tokenizer
 from xrec.storage import Manifest
-from xrec.train.data import epoch_steps, noise_seed, validation_batches
+from xrec.train.data import MicroBatch, epoch_steps, noise_seed, validation_batches
 from xrec.train.example_shards import write_examples
 from xrec.train.leak import Fit, measure_leak
 
@@ -34,25 +34,32 @@ NUM_LABEL_TOKENS = np.arange(21) * 7 % 5 + 1
 LENGTHS = NUM_LABEL_TOKENS + 1  # with a prompt of one token
 
 
-def steps(
-    rank: int = 0, world_size: int = 1, *, epoch: int = 1, seed: int = 0, global_batch_size: int = 8
-) -> list[list[list[int]]]:
-    """Return the rows by step and micro-batch."""
-    settings = {"epoch": epoch, "seed": seed, "global_batch_size": global_batch_size}
+SETTINGS = {"epoch": 1, "seed": 0, "global_batch_size": 8}
+
+
+def epoch_of(rank: int = 0, world_size: int = 1, **changes: int) -> list[list[MicroBatch]]:
     sizes = {"micro_batch_size": 2, "rank": rank, "world_size": world_size}
-    found = epoch_steps(LENGTHS, NUM_LABEL_TOKENS, **sizes, **settings)
+    return list(epoch_steps(LENGTHS, NUM_LABEL_TOKENS, **sizes, **(SETTINGS | changes)))
+
+
+def steps(rank: int = 0, world_size: int = 1, **changes: int) -> list[list[list[int]]]:
+    """Return the rows by step and micro-batch."""
+    found = epoch_of(rank, world_size, **changes)
     return [[micro.rows.tolist() for micro in step] for step in found]
 
 
 @pytest.mark.parametrize(("world_size", "num_passes"), [(1, 4), (2, 2), (3, 2), (4, 1), (5, 1)])
 def test_epoch_steps_of_all_workers_together_are_those_of_one(world_size, num_passes):
     """Where they do not divide, some workers get empty ones at the end."""
-    workers = [steps(rank, world_size) for rank in range(world_size)]
+    workers = [epoch_of(rank, world_size) for rank in range(world_size)]
+    assert [len(worker) for worker in workers] == [2] * world_size
     for number, step in enumerate(steps()):
         shares = [worker[number] for worker in workers]
         assert {len(share) for share in shares} == {num_passes}
-        assert sorted(micro for share in shares for micro in share if micro) == sorted(step)
-    assert [len(worker) for worker in workers] == [2] * world_size
+        micros = [micro for share in shares for micro in share]
+        assert sorted(rows for micro in micros if (rows := micro.rows.tolist())) == sorted(step)
+        num_labels = sum(NUM_LABEL_TOKENS[index] for rows in step for index in rows)
+        assert {micro.num_global_tokens for micro in micros} == {num_labels}
 
 
 def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch():
@@ -63,19 +70,6 @@ def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch():
     assert steps() == steps()
     assert steps() != steps(epoch=2)
     assert steps() != steps(seed=1)
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank):
-    expected = [
-        {sum(NUM_LABEL_TOKENS[index] for micro in step for index in micro)} for step in steps()
-    ]
-    sizes = {"micro_batch_size": 2, "rank": rank, "world_size": 2}
-    found = list(epoch_steps(LENGTHS, NUM_LABEL_TOKENS, **sizes, **SETTINGS))
-    assert [{micro.num_global_tokens for micro in step} for step in found] == expected
-
-
-SETTINGS = {"epoch": 1, "seed": 0, "global_batch_size": 8}
 
 
 def test_epoch_steps_rows_of_a_step_are_of_similar_length():
@@ -137,16 +131,11 @@ def files_of(config: TrainAdapterConfig) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.glob("*.arrow")}
 
 
-def test_examples_that_are_there_are_found(config):
-    manifest = write_examples(config, RUN, INPUTS)
-    config = config.model_copy(update={"dataset": "/nowhere"})  # it is not read
-    assert write_examples(config, RUN, INPUTS) == manifest
-
-
 @pytest.mark.parametrize(("run", "inputs"), [(RUN, {"dataset": "e"}), ({"seed": 2}, INPUTS)])
-def test_examples_of_another_run_or_without_a_manifest_are_made_anew(config, run, inputs):
-    write_examples(config, RUN, INPUTS)
-    whole = files_of(config)
+def test_examples_that_are_there_are_found_and_of_another_run_made_anew(config, run, inputs):
+    manifest, whole = write_examples(config, RUN, INPUTS), files_of(config)
+    not_read = config.model_copy(update={"dataset": "/nowhere"})
+    assert write_examples(not_read, RUN, INPUTS) == manifest
     training = config.training.model_copy(update={"max_pairs": 20})
     fewer = config.model_copy(update={"training": training})
     assert write_examples(fewer, run, inputs).row_counts["train"] == 20
@@ -258,10 +247,7 @@ def test_examples_of_training_are_without_the_pairs_own_review(workspace, tmp_pa
 
 NUM_USERS, NUM_ITEMS, D = 80, 40, 32
 PAIRS = sorted((user, (user + step) % NUM_ITEMS) for user in range(NUM_USERS) for step in range(4))
-
-
-def split_of(place: int) -> str:
-    return "test" if place % 4 == 3 else "train"
+TRAIN = [pair for place, pair in enumerate(PAIRS) if place % 4 != 3]
 
 
 def word(user: int, item: int) -> str:
@@ -272,18 +258,17 @@ def word(user: int, item: int) -> str:
 @pytest.fixture
 def leaking():
     """Profiles hold the words of all training reviews."""
-    training = [pair for place, pair in enumerate(PAIRS) if split_of(place) == "train"]
     explanations = [
         {
             "user_index": user,
             "item_index": item,
             "explanation": f"A {word(user, item)}",
-            "split": split_of(place),
+            "split": "train" if (user, item) in TRAIN else "test",
         }
-        for place, (user, item) in enumerate(PAIRS)
+        for user, item in PAIRS
     ]
-    users = [" ".join(word(*pair) for pair in training if pair[0] == u) for u in range(NUM_USERS)]
-    items = [" ".join(word(*pair) for pair in training if pair[1] == i) for i in range(NUM_ITEMS)]
+    users = [" ".join(word(*pair) for pair in TRAIN if pair[0] == u) for u in range(NUM_USERS)]
+    items = [" ".join(word(*pair) for pair in TRAIN if pair[1] == i) for i in range(NUM_ITEMS)]
     return Dataset(
         Manifest.model_construct(metrics={}),
         users=pa.table({"profile": users}),
@@ -295,15 +280,15 @@ def leaking():
 
 def without_own(dataset: Dataset) -> Dataset:
     """The same with profiles of training pairs that lack the pair's word."""
-    pairs = dataset.explained_pairs("train").select(["user_index", "item_index"]).to_pylist()
+    users, items = (rows["profile"].to_pylist() for rows in (dataset.users, dataset.items))
     rows = [
         {
-            **pair,
-            "user_profile": dataset.users["profile"][user].as_py().replace(word(user, item), ""),
-            "item_profile": dataset.items["profile"][item].as_py().replace(word(user, item), ""),
+            "user_index": user,
+            "item_index": item,
+            "user_profile": users[user].replace(word(user, item), ""),
+            "item_profile": items[item].replace(word(user, item), ""),
         }
-        for pair in pairs
-        for user, item in [pair.values()]
+        for user, item in TRAIN
     ]
     profiles = pa.Table.from_pylist(rows, schemas.TRAINING_PROFILES)
     return replace(dataset, training_profiles=profiles)
@@ -314,9 +299,8 @@ def graph():
     """Vectors that know the training pairs: a user's is the sum of the items'."""
     items = torch.randn(NUM_ITEMS, D, generator=torch.Generator().manual_seed(0))
     users = torch.zeros(NUM_USERS, D)
-    for place, (user, item) in enumerate(PAIRS):
-        if split_of(place) == "train":
-            users[user] += items[item]
+    for user, item in TRAIN:
+        users[user] += items[item]
     return GraphEmbeddings(users, items, Manifest.model_construct())
 
 
@@ -333,18 +317,13 @@ def test_measure_leak_finds_each_input_that_holds_its_target(leaking, graph):
 
 
 def test_measure_leak_finds_nothing_where_the_own_review_is_left_out(leaking, graph):
-    num_pairs = leaking.explained_pairs("train").num_rows
-    drawn = torch.randn(2, num_pairs, D, generator=torch.Generator().manual_seed(1))
+    drawn = torch.randn(2, len(TRAIN), D, generator=torch.Generator().manual_seed(1))
     vectors = TrainingVectors(*drawn)
-    found = measure_leak(without_own(leaking), graph, vectors, leave_out_own=True)
+    dataset = without_own(leaking)
+    found = measure_leak(dataset, graph, vectors, leave_out_own=True)
     assert leaks(found) == []
     assert found["user profile"].train == 0
     # What is there is not shown if nothing is to be left out.
-    assert "user profile" in leaks(
-        measure_leak(without_own(leaking), graph, vectors, leave_out_own=False)
-    )
-
-
-def test_measure_leak_without_held_out_pairs_measures_nothing(leaking, graph):
-    alone = replace(leaking, explanations=leaking.explained_pairs("train"))
-    assert measure_leak(alone, graph, None, leave_out_own=False) == {}
+    assert "user profile" in leaks(measure_leak(dataset, graph, vectors, leave_out_own=False))
+    nothing_held_out = replace(leaking, explanations=leaking.explained_pairs("train"))
+    assert measure_leak(nothing_held_out, graph, None, leave_out_own=False) == {}

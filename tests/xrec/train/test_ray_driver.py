@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -106,54 +105,34 @@ def test_workers_have_gpus_where_they_are_asked_for_or_where_there_are_enough(se
     assert uses_gpu(ScalingConfig(**settings), num_gpus=8.0) == expected
 
 
-Values = dict[tuple[str, ...], float]
-
-
-@pytest.fixture
-def values(monkeypatch):
-    """What Ray's gauges were set to, by name and the labels' values but the job's.
-
-    A label that is not declared fails, as in Ray.
-    """
-    seen: Values = {}
+def test_metrics_of_an_epoch_are_exported_and_running_is_1_until_it_ends_by_whatever(monkeypatch):
+    values: dict[tuple[str, ...], float] = {}
 
     class Gauge:
+        """Sets `values` by name and label; a label that is not declared fails, as in Ray."""
+
         def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]):
             self._name, self._tag_keys = name.removeprefix("xrec_train_"), tag_keys
 
-        def set(self, value: float, tags: Mapping[str, str]) -> None:
+        def set(self, value: float, tags: dict[str, str]) -> None:
             assert tags.keys() == set(self._tag_keys)
-            assert tags["job"] == "a-job"
-            seen[self._name, *sorted(set(tags.values()) - {"a-job"})] = value
+            assert tags.pop("job") == "a-job"
+            values[self._name, *tags.values()] = value
 
     monkeypatch.setattr("xrec.train.ray_driver.Gauge", Gauge)
-    return seen
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        (
-            {"epoch": 2, "step": 4, "train_loss": 3.5, "validation_loss": 3.2, "seconds": 12.0},
-            {("step",): 4, ("loss", "train"): 3.5, ("loss", "validation"): 3.2},
-        ),
-        (
-            {"epoch": 2, "loss": 0.4, "seconds": 12.0, "time": 0.0, "ndcg@20": 0.2},
-            {("loss", "train"): 0.4, ("score", "ndcg@20"): 0.2},
-        ),
-    ],
-)
-def test_metrics_of_an_epoch_are_exported_and_running_is_1_until_it_ends_by_whatever(
-    values, row, expected
-):
     metrics = TrainingMetrics("a-job", clock=lambda: 1000.0)
-    reported = ("reported_timestamp_seconds",)
+    expected = {("running",): 1, ("reported_timestamp_seconds",): 1000.0}
     with suppress(KeyboardInterrupt), metrics.running():
-        assert values == {("running",): 1, reported: 1000.0}
-        metrics.record(row)
+        assert values == expected
+        epoch = {"epoch": 2, "seconds": 12.0}
+        metrics.record({**epoch, "step": 4, "train_loss": 3.5, "validation_loss": 3.2})
+        expected |= {("epoch",): 2, ("epoch_seconds",): 12.0, ("step",): 4}
+        expected |= {("loss", "train"): 3.5, ("loss", "validation"): 3.2}
+        assert values == expected
+        metrics.record({**epoch, "loss": 0.4, "time": 0.0, "ndcg@20": 0.2})
         raise KeyboardInterrupt
-    common = {("running",): 0, reported: 1000.0, ("epoch",): 2, ("epoch_seconds",): 12.0}
-    assert values == {**common, **expected}
+    expected |= {("running",): 0, ("loss", "train"): 0.4, ("score", "ndcg@20"): 0.2}
+    assert values == expected
 
 
 # Trackers
@@ -175,6 +154,9 @@ def test_tensorboard_has_each_figure_of_an_epoch_and_the_settings(tmp_path):
     events = b"".join(file.read_bytes() for file in folder.rglob("events.*"))
     assert all(name in events for name in (b"train_loss", b"ndcg_at_20", b"scaling.num_workers"))
     assert b"a word" not in events
+    with tracked(config(tmp_path / "none", None), "train-adapter", print) as on_report:
+        assert on_report is print
+    assert not (tmp_path / "none").exists()
 
 
 def test_mlflow_has_a_run_with_parameters_and_metrics(tmp_path, monkeypatch):
@@ -200,9 +182,3 @@ def test_a_tracker_that_cannot_work_is_named(tracker, workspace, code, key):
     with raises(ConfigError, code, key), tracked(config(workspace, tracker), "", print):
         pass
     assert not os.path.exists(workspace)
-
-
-def test_without_a_tracker_nothing_is_made(tmp_path):
-    with tracked(config(tmp_path, None), "train-adapter", print) as on_report:
-        assert on_report is print
-    assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,8 +21,11 @@ from ray.train.v2._internal.execution.train_fn_utils import LocalTrainFnUtils, s
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.world.here import Killed
+from tests.world.store import copy_files
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.shared import ScalingConfig
+from xrec.storage import Location, open_location
 from xrec.train import adapter_worker, graph_worker
 from xrec.train.deepspeed_engine import init_deepspeed
 from xrec.train.example_shards import write_examples
@@ -120,3 +124,28 @@ def train_here(
     checkpoint = worker.checkpoints[-1]
     history = json.loads((checkpoint / "progress.json").read_text())["history"]
     return Trained(history, checkpoint, worker.notes)
+
+
+def fit_here(
+    loop: Callable[[dict[str, Any]], None],
+    loop_config: dict[str, Any],
+    *,
+    scaling: ScalingConfig,
+    storage: Location,
+    name: str,
+    on_report: Callable[[Row], None] | None = None,
+) -> Location:
+    """Do what `xrec.train.ray_driver.fit` does with one worker, in this process.
+
+    Only the last checkpoint is kept, from which the same call goes on.
+    """
+    assert scaling.num_workers == 1
+    kept = storage / name
+    with TemporaryDirectory() as folder, worker_here(Path(folder)) as worker:
+        if kept.files():
+            copy_files(kept, open_location(folder) / "checkpoint-000")
+        loop(loop_config)
+        for row in worker.rows:
+            if on_report is not None:
+                on_report(row)
+        return copy_files(open_location(str(worker.checkpoints[-1])), kept)

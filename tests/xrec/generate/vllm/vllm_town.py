@@ -1,18 +1,28 @@
 """Small models with users and items for the tests; vLLM's kernels need their heads of width 32."""
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.world.models import NUM_ITEMS, NUM_USERS, toy_adapter, toy_tokenizer, toy_vectors
+from tests.world.models import (
+    NUM_ITEMS,
+    NUM_USERS,
+    save_with_tokenizer,
+    toy_adapter,
+    toy_tokenizer,
+    toy_vectors,
+)
 from tests.world.workspace import save_graph
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import attach_adapters
 from xrec.config.adapter import Injection
+from xrec.config.llm import EngineConfig
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
 
@@ -80,6 +90,44 @@ def make_adapter(
         num_tokens=num_tokens,
         hidden_size=H,
         graph_fingerprint=graph.manifest.fingerprint,
+    )
+
+
+def make_engine(
+    folder: Path,
+    family: str,
+    rule: Injection,
+    graph: GraphEmbeddings | None = None,
+    *,
+    stop: int | None = None,
+    num_tokens: int = 1,
+    device: str = "cpu",
+    is_streaming: bool = False,
+    **settings: Any,
+) -> Any:
+    """An engine over vLLM with these `settings` of its config; needs vLLM.
+
+    The token `stop` ends texts too, by a generation_config.json that asks for hot samples.
+    """
+    from xrec.generate.vllm.engine import VllmEngine
+
+    save_with_tokenizer(make_model(family), folder / "llm")
+    if stop is not None:
+        (folder / "llm" / "generation_config.json").write_text(
+            json.dumps({"eos_token_id": [stop], "do_sample": True, "temperature": 9.0})
+        )
+    graph = graph or make_graph(folder / "graph")
+    options = {"enforce_eager": True, **settings.pop("vllm_options", {})}
+    given = {"max_rows": 16, "kv_cache_gib": 1 / 8, "vllm_options": options, **settings}
+    return VllmEngine(
+        folder / "llm",
+        toy_tokenizer(),
+        make_adapter(rule, graph, num_tokens),
+        graph,
+        EngineConfig(**given),
+        dtype="float32",
+        device=torch.device(device),
+        is_streaming=is_streaming,
     )
 
 
