@@ -23,7 +23,7 @@ from xrec.bulk import (
     Summary,
     added,
     complete,
-    costs_told,
+    costs_in_errors,
     gpus_each,
     spent_of,
     use_of,
@@ -81,7 +81,7 @@ def run_annotate(
         run, make = plan_stage(config, spec, record, files, stage, items_version, left)
         before = [each.metrics["costs"] for each in done.values()]
         spent = spent_of(config.budget, config.prices, since, *before)
-        with costs_told(run, *before):
+        with costs_in_errors(run, *before):
             manifest = _complete_stage(config, spec, stage, run, make, left, spent)
         if manifest is None:
             return None

@@ -24,7 +24,7 @@ from xrec.bulk import (
     Survey,
     check_failed_share,
     complete,
-    costs_told,
+    costs_in_errors,
     gpus_each,
     now,
     publish,
@@ -107,7 +107,7 @@ def finish(config: BackfillConfig, run: BulkRun, force: str = "") -> Manifest | 
     texts are not good enough.
     """
     gate = Gate(config, run, force)
-    with costs_told(run):
+    with costs_in_errors(run):
         if config.gate is None and not force:
             check_failed_share(run, Survey(run).summary, config.max_failed_share)
         shown = describe(config, run, gate)

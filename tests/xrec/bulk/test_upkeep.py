@@ -25,8 +25,8 @@ from tests.xrec.bulk.toy_run import (
     table_at,
 )
 from xrec import bulk
-from xrec.bulk.beat import Clock
-from xrec.bulk.runs.run import RUNS
+from xrec.bulk.progress import Clock
+from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import read_manifest
@@ -254,7 +254,7 @@ def test_check_of_missing_and_changed_files_names_one(here):
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
         spoil()
         text = only(here, "error")
-        assert f"version 0 lacks 1 of its files, or they have another size: {path}" in text
+        assert f"1 files of version 0 are missing or have another size: {path}" in text
         assert "run the job again, which goes back to a version that is whole" in text
 
 
@@ -280,7 +280,7 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
     text = only(here, "warning")
     assert "12 of 36 rows done: it was stopped before it was done; run it again" in text
     kill(toy, 1, term=timedelta(0))
-    assert "its driver gives no sign of life" in only(here, "warning")
+    assert "its driver reports nothing" in only(here, "warning")
     part = toy.run.folder / "plan" / "part-00000.arrow"
     content = part.read_bytes()
     part.delete()

@@ -140,7 +140,7 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
     for pool in ("recommend._pool", "annotate.driver.RayPool", "backfill.driver.RayPool"):
         patch.setattr(f"xrec.{pool}", pool_here)
     patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
-    patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+    patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
     for module in ("xrec.cluster.connect", "xrec.jobs.project_run"):
         patch.setattr(f"{module}.ensure_ray", lambda ray: nullcontext())
     patch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)

@@ -24,8 +24,8 @@ from tests.xrec.jobs.conftest import DECODING, PIPELINE_JOBS
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Identity, Progress, Status
-from xrec.bulk.runs.plan import PlanSize
-from xrec.bulk.runs.run import RunRecord
+from xrec.bulk.plan import PlanSize
+from xrec.bulk.run import RunRecord
 from xrec.cli.run_command import _row
 from xrec.cli.table_command import status_values
 from xrec.config.backfill import BackfillConfig, RecommendConfig
