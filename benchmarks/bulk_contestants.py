@@ -111,7 +111,7 @@ def by_ray(name: str, work: Work) -> dict[str, float]:
 
 def main() -> None:
     """Run the contestant that the arguments name."""
-    from xrec.cluster.connect import ensure_ray
+    from xrec.cluster import ensure_ray
 
     name, work = Work.from_arguments()
     began = time.perf_counter()

@@ -35,12 +35,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
+import xrec.jobs.audit
 import xrec.jobs.backfill
-import xrec.jobs.explain
+import xrec.jobs.pipeline
 import xrec.jobs.prepare
 import xrec.jobs.pretrain_graph
-import xrec.jobs.project_run
-from xrec.backfill.gate import shares_of
+from xrec.backfill import present
 from xrec.bulk import published
 from xrec.config.backfill import BackfillConfig
 from xrec.config.data import PrepareConfig
@@ -50,9 +50,10 @@ from xrec.config.shared import JobConfig
 from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
 from xrec.evaluate.intervals import mean_interval
 from xrec.evaluate.text_metrics import rouge_l
-from xrec.jobs.catalogue import chosen_configs
+from xrec.jobs.pipeline import chosen_configs
+from xrec.nights.figures import text_shares
 from xrec.schemas import GENERATED
-from xrec.storage import Manifest, location_of, open_location, present, read_manifest
+from xrec.storage import Manifest, location_of, open_location, read_manifest
 
 _FIRST, _SEED = 0.93, 0
 _SECONDS_TO_KILL = 60.0  # within which a night is killed, or less if one took less
@@ -148,7 +149,7 @@ def killed_once(config: str, given: Sequence[str], seconds: float, draw: random.
 def yardsticks(rows: Rows, references: Mapping[tuple[str, str], str]) -> str:
     """Figures of texts: shares, words, distinct ones, and nearness to the release's texts."""
     texts = [row["explanation"] for row in rows.values()]
-    shares = {name: value for name, value in shares_of(rows).items() if value is not None}
+    shares = {name: value for name, value in text_shares(rows).items() if value is not None}
     told = [pair for pair in rows if pair in references]
     near = rouge_l([rows[pair]["explanation"] for pair in told], [references[p] for p in told])
     estimate = mean_interval(near, [user for user, _ in told])
@@ -177,7 +178,7 @@ def compare(
             part: round(made.metrics[part]["recall@20"], 4) for part in ("validation", "test")
         }
         typer.echo(f"graph {name}: Recall@20 {recall}")
-    for line in list(xrec.jobs.explain.audit(night, takes_down=False))[-1:]:
+    for line in list(xrec.jobs.audit.audit(night, takes_down=False))[-1:]:
         typer.echo(line)
     elsewhere = {"explanations": str(folder / "anew"), "carry_from": None, "gate": None}
     written = night.model_copy(update=elsewhere)
@@ -234,7 +235,7 @@ def main(
         if night and kills:
             killed_once(config, given, seconds, draw)
         else:
-            step = xrec.jobs.project_run.refresh if night else xrec.jobs.project_run.run
+            step = xrec.jobs.pipeline.refresh if night else xrec.jobs.pipeline.run
             step(configs(), tell=_told)
         seconds = min(seconds, time.monotonic() - started) if night else _SECONDS_TO_KILL
         manifest, rows = rows_of(configs()["backfill"])

@@ -49,7 +49,7 @@ from benchmarks.report import (
     with_interval,
     write_tables,
 )
-from xrec.cluster.connect import ensure_ray
+from xrec.cluster import ensure_ray
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.decoding import DecodingConfig
 from xrec.config.project import load_config

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from benchmarks.generate import unpack_linears
 from xrec.adapter.pairs import Pair
-from xrec.cluster.connect import ensure_ray
+from xrec.cluster import ensure_ray
 from xrec.config.project import load_config
 from xrec.config.serve import ServeConfig
 from xrec.generate.engine import Completion

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer.main
 from properdocs.structure.files import File, Files
 
 import xrec
+from xrec.cli.main import app, lab
 from xrec.config.base import Key
-from xrec.config.jobs import meaning, own_and_shared, type_and_default
-from xrec.jobs.catalogue import COMPARE, JOBS, Job
+from xrec.config.jobs import CONFIG_TYPES, meaning, own_and_shared, type_and_default
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "docs/reviews_to_reasons.ipynb"
@@ -53,7 +54,7 @@ def on_files(files: Files, config: Any) -> Files:
     written |= {path: made[site] for path, site in PAGES.items()}
     for path in sorted({path for page in written.items() for path in _sources(*page)}):
         made[_site(path)] = _source_page(path)
-    made |= {f"keys/{job.name}.md": _keys_page(job) for job in JOBS}
+    made |= {f"keys/{job}.md": _keys_page(job) for job in CONFIG_TYPES}
     made |= {"python.md": _python_page(), _site(NOTEBOOK): _notebook_page()}
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
@@ -113,21 +114,22 @@ def _relative_name(folder: str, name: str) -> str:
     return f"- [{name}]({_relative(_site(f'{folder}/{name}'), _site(folder))})"
 
 
-def _keys_page(job: Job) -> str:
-    """The help of the job, and its keys as definitions with an anchor each."""
-    own, shared = own_and_shared(job.name)
-    command = f"xrec {'lab ' if job is COMPARE else ''}{job.name}"
-    help_text = job.help.replace("\b\n", "").strip()
-    prose = PROSE.get(job.name, f"{job.name}.md")
+def _keys_page(job: str) -> str:
+    """Return the help of a job, and its keys as definitions with an anchor each."""
+    own, shared = own_and_shared(job)
+    group, words = (lab, "xrec lab") if job == "compare" else (app, "xrec")
+    command: Any = typer.main.get_group(group).commands[job]
+    help_text = f"{command.help}\n\n{command.epilog}".replace("\b\n", "").strip()
+    prose = PROSE.get(job, f"{job}.md")
     return "\n".join(
         [
-            f"# {job.name}: all keys\n",
-            f"[About this job](../{prose}). `{command} CONFIG --keys` prints this page.\n",
+            f"# {job}: all keys\n",
+            f"[About this job](../{prose}). `{words} {job} CONFIG --keys` prints this page.\n",
             f"~~~text\n{help_text}\n~~~\n",
-            f"## In the section {job.name}\n",
+            f"## In the section {job}\n",
             *_definitions(own),
             "## At the top level of the file\n",
-            f"Several jobs share these keys. In the section {job.name} they hold for it alone.\n",
+            f"Several jobs share these keys. In the section {job} they hold for it alone.\n",
             *_definitions(shared),
         ]
     )

@@ -1,10 +1,4 @@
-"""Turn reviews into profiles, explanations, and aspects.
-
-    python jobs/annotate.py project.yaml [section.key=value ...]
-    ray job submit --working-dir . -- python jobs/annotate.py project.yaml
-
-The same as `xrec annotate`, with its arguments and exit codes.
-"""
+"""Turn reviews into profiles, explanations, and aspects. The same as `xrec annotate`."""
 
 from xrec.cli.main import main
 

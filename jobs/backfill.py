@@ -1,10 +1,4 @@
-"""Write the explanations of all pairs.
-
-    python jobs/backfill.py project.yaml [section.key=value ...]
-    ray job submit --working-dir . -- python jobs/backfill.py project.yaml
-
-The same as `xrec backfill`, with its arguments and exit codes.
-"""
+"""Write the explanations of all pairs. The same as `xrec backfill`."""
 
 from xrec.cli.main import main
 

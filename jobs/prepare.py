@@ -1,10 +1,4 @@
-"""Turn raw files into a dataset.
-
-    python jobs/prepare.py project.yaml [section.key=value ...]
-    ray job submit --working-dir . -- python jobs/prepare.py project.yaml
-
-The same as `xrec prepare`, with its arguments and exit codes.
-"""
+"""Turn raw files into a dataset. The same as `xrec prepare`."""
 
 from xrec.cli.main import main
 

@@ -1,10 +1,4 @@
-"""Train the adapter that maps the graph's vectors into the language model.
-
-    python jobs/train_adapter.py project.yaml [section.key=value ...]
-    ray job submit --working-dir . -- python jobs/train_adapter.py project.yaml
-
-The same as `xrec train-adapter`, with its arguments and exit codes.
-"""
+"""Train the adapter of the language model. The same as `xrec train-adapter`."""
 
 from xrec.cli.main import main
 

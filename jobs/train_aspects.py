@@ -1,10 +1,4 @@
-"""Learn which aspects of an item to name to a user.
-
-    python jobs/train_aspects.py project.yaml [section.key=value ...]
-    ray job submit --working-dir . -- python jobs/train_aspects.py project.yaml
-
-The same as `xrec train-aspects`, with its arguments and exit codes.
-"""
+"""Learn which aspects of an item to name to a user. The same as `xrec train-aspects`."""
 
 from xrec.cli.main import main
 

@@ -72,7 +72,7 @@ def xrec_logger():
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Keep Ray initialised in this process: one node with 4 logical CPUs, shared by all tests."""
-    from xrec.cluster.connect import ensure_ray, environment
+    from xrec.cluster import ensure_ray, environment
 
     with ExitStack() as cluster:
         with environment({"RAY_enable_metrics_collection": "1"}):

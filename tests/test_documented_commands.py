@@ -29,7 +29,7 @@ from xrec.config.base import keys_of
 from xrec.config.jobs import CONFIG_TYPES, SHARED
 from xrec.config.project import Project, load_config, read_project
 from xrec.errors import packages_of
-from xrec.jobs.catalogue import chosen_configs
+from xrec.jobs.pipeline import chosen_configs
 from xrec.serve.api import make_api
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ TEXTS = (
 def helps(command: Any, names: Sequence[str] = ("xrec",)) -> Iterator[tuple[str, str]]:
     """Yield the name of each command, and the examples of its `--help`."""
     if not hasattr(command, "commands"):
-        yield " ".join(names), textwrap.indent(command.help.split("Example:")[1], "  ")
+        yield " ".join(names), textwrap.indent(command.epilog.split("Examples:")[1], "  ")
     for name, each in getattr(command, "commands", {}).items():
         yield from helps(each, (*names, name))
 

@@ -14,7 +14,6 @@ import pytest
 
 from tests.world.here import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
-from xrec.backfill.gate import Gate
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
 from xrec.config.backfill import BackfillConfig
@@ -56,7 +55,7 @@ def uri(tmp_path_factory):
     run = plan_of(uri, "explanations", EXPLANATIONS, table, rows_per_chunk=4)
     values = {"workspace": "w", "llm": {"model": "m"}, "pairs": {"kind": "split", "split": "test"}}
     config = BackfillConfig.model_validate(values)
-    told = describe(config, run, Gate(config, run))
+    told = describe(config, run, None)
     for is_healed, retry in ((False, ()), (True, ("empty_text",))):
         do = TaskOf(partial(explain, is_healed=is_healed))
         complete(run, PoolHere(), lambda do=do: do, KIND, told, retry=retry)

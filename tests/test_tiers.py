@@ -20,7 +20,7 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[1]
 # What xrec is sold for: of each a small case runs at every push, and the wide ones every night.
 ONE_OF_EACH = {
-    "tests/xrec/jobs/test_nights.py": (
+    "tests/xrec/nights/test_nights.py": (
         "test_init_and_run_turn_csv_files_of_other_names_into_explanations",
         "test_night_publishes_texts_of_who_is_new_once",
         "test_forgotten_person_is_in_no_byte_of_a_project",

@@ -39,7 +39,7 @@ from xrec.errors import ClusterError, ConfigError, install_command
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
-from xrec.storage import Kind, Manifest, fingerprint_of, location_of, manifest_of, storage_errors
+from xrec.storage import Kind, Manifest, fingerprint_of, manifest_of, shared_uris, storage_errors
 from xrec.storage.delta import FEW_AT_ONCE
 
 if TYPE_CHECKING:
@@ -199,9 +199,8 @@ def _pool() -> "Pool":
 
 
 def _anywhere(config: RecommendConfig) -> RecommendConfig:
-    """The same config for a process with another working directory, as far as actors read it."""
-    found = {name: location_of(config, name).shared_uri for name in ("dataset", "graph")}
-    return config.model_copy(update=found)
+    """Return the config for actors, which have another working directory."""
+    return config.model_copy(update=shared_uris(config, "dataset", "graph"))
 
 
 def publish_recommendations(run: BulkRun) -> Manifest | None:

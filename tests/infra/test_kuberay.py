@@ -21,8 +21,9 @@ from ray.serve.schema import ServeDeploySchema
 
 from tests.world.program import words_of
 from xrec.config.base import parse_config
+from xrec.config.jobs import CONFIG_TYPES
+from xrec.config.project import load_config
 from xrec.config.serve import ServeConfig, is_loopback
-from xrec.jobs.catalogue import JOBS, job_named
 from xrec.serve.app import FRONTEND, GENERATOR
 from xrec.serve.artifacts import choice_of
 
@@ -155,9 +156,9 @@ def test_kustomizations_name_every_file():
 def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster():
     elsewhere = {"build-sample-llm", "serve"}  # made once beside the sample; a RayService
     folders = sorted((KUBERAY / "jobs").iterdir())
-    assert [folder.name for folder in folders] == sorted({job.name for job in JOBS} - elsewhere)
+    assert [folder.name for folder in folders] == sorted({*CONFIG_TYPES} - elsewhere)
     for folder in folders:
-        assert job_named(folder.name).load_config(str(PROJECT), []).workspace.startswith("s3://")
+        assert load_config(CONFIG_TYPES[folder.name], PROJECT).workspace.startswith("s3://")
         (patch,) = documents(folder / "kustomization.yaml")[0]["patches"]
         changes = {each["path"]: each.get("value") for each in yaml.safe_load(patch["patch"])}
         command = ["xrec", *words_of(folder.name), "/etc/xrec/project.yaml"]
@@ -168,7 +169,7 @@ def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster():
 
 @pytest.mark.parametrize("name", ["pretrain-graph", *WITH_WORKERS])
 def test_jobs_workers_have_room_for_what_the_config_asks(name):
-    config = job_named(name).load_config(str(PROJECT), [])
+    config = load_config(CONFIG_TYPES[name], PROJECT)
     (job,) = [each for each in built("dev", "RayJob") if each["metadata"]["name"] == f"xrec-{name}"]
     (group,) = cluster_spec(job)["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from xrec.cluster.connect import LOCAL_ENVIRONMENT
+from xrec.cluster import LOCAL_ENVIRONMENT
 
 _START_SECONDS, _STOP_SECONDS = 90.0, 15.0
 _OF_OTHER_CLUSTERS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS")

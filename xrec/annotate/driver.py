@@ -34,8 +34,8 @@ from xrec.progress import counter
 from xrec.storage import (
     RUN_RECORD,
     Manifest,
+    find_manifest,
     location_of,
-    manifest_there,
     open_location,
     write_manifest,
 )
@@ -175,7 +175,7 @@ def _publish(
 ) -> Manifest:
     """Write report and manifest, unless they are there for these tables."""
     output, versions = location_of(config, KIND), _versions(stages)
-    there = manifest_there(output, KIND)
+    there = find_manifest(output, KIND)
     if there is not None and there.metrics.get("tables") == versions:
         return there
     failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}

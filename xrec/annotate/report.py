@@ -21,6 +21,7 @@ from xrec.annotate.read import Versions, read_stage, stage_table
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.bulk import Published
 from xrec.config.annotate import AnnotateConfig
+from xrec.evaluate.page import tables_page
 from xrec.llm.source import public_name
 from xrec.storage import location_of, storage_errors
 
@@ -31,13 +32,6 @@ _MOST_WITHOUT_PRAISE = 0.75
 _NUM_EXAMPLES = 20
 _VERBATIM_WORDS = 8
 _SHOWN_REVIEWS, _SHOWN_LETTERS = 3, 600
-HEAD = (
-    "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    "<title>xrec</title><style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui;"
-    "max-width:72rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;display:block;"
-    "overflow-x:auto}td,th{padding:.3rem .8rem .3rem 0;text-align:left;vertical-align:top;"
-    "border-bottom:1px solid #8885}td{min-width:5rem}td:last-child{min-width:15rem}</style>"
-)
 _LABELS = {
     "pairs_without_praise": "reviews in which no praise was found, share",
     "explanation_words": "words of an explanation, mean",
@@ -85,7 +79,9 @@ def write_report(
         **{_LABELS[name]: f"{value:,.3f}" for name, value in figures.items()},
     }
     heading = f"Annotations of {escape(public_name(config.workspace))}, {date.today()}"
-    (output / "report.html").write_bytes(_page(heading, summary, tables).encode())
+    page = {heading: pd.Series(summary).to_frame()}
+    page |= {title: pd.DataFrame(rows) for title, rows in tables.items()}
+    (output / "report.html").write_bytes(tables_page(page).encode())
     return figures
 
 
@@ -178,15 +174,3 @@ def _shown_profiles(
         {**row, "reviews": " \u2022 ".join(by_id.get(row[key], [])[:_SHOWN_REVIEWS])}
         for row in found
     ]
-
-
-def _page(
-    heading: str, summary: Mapping[str, str], tables: Mapping[str, list[dict[str, Any]]]
-) -> str:
-    """The report as an HTML page without other files."""
-    whole = ("display.max_colwidth", None)  # pandas would cut the texts
-    with pd.option_context(*whole, "display.html.border", 0):
-        page = f"{HEAD}<h2>{heading}</h2>{pd.Series(summary).to_frame('').to_html(header=False)}"
-        for title, rows in tables.items():
-            page += f"<h2>{title}</h2>{pd.DataFrame(rows).to_html(index=False)}"
-    return page

@@ -34,8 +34,14 @@ from xrec.data.source import Finding
 from xrec.data.tables import find_files
 from xrec.errors import DataError
 from xrec.schemas import ITEM_DETAILS
-from xrec.storage import Location, check_access, open_location, storage_errors
-from xrec.storage.forgotten import Forgotten, read_forgotten
+from xrec.storage import (
+    Forgotten,
+    Location,
+    check_access,
+    open_location,
+    read_forgotten,
+    storage_errors,
+)
 
 T = TypeVar("T")
 
@@ -94,7 +100,7 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
     items = items.cast(ITEM_DETAILS)
-    findings = forgotten.untold(findings)
+    findings = forgotten.without_texts(findings)
     counts = num_rows, num_personal, num_forgotten
     return RawReviews(reviews, items, titles, tuple(findings), *counts)
 

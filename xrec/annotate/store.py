@@ -29,8 +29,16 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.data.source import check_rejected_share, count_findings, count_reasons, rejected_table
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REJECTED, REVIEWS
-from xrec.storage import Location, Record, check_access, claim, location_of, read_table, write_table
-from xrec.storage.forgotten import LIST
+from xrec.storage import (
+    FORGOTTEN,
+    Location,
+    Record,
+    check_access,
+    claim,
+    location_of,
+    read_table,
+    write_table,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -138,7 +146,7 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
         num_low_rated=low_rated.num_rows,
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
-        dropped=dict(kept.dropped) | ({LIST: raw.num_forgotten} if raw.num_forgotten else {}),
+        dropped=dict(kept.dropped) | ({FORGOTTEN: raw.num_forgotten} if raw.num_forgotten else {}),
         rejected=count_reasons(count_findings(raw.findings)),
         personal=dict(raw.num_personal),
     )

@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ray.util.metrics import Counter, Gauge
 
-from xrec.backfill.gate import Gate
+from xrec.backfill.made_from import made_from
 from xrec.backfill.plan import retry_reasons
 from xrec.backfill.task import LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import (
@@ -34,15 +34,26 @@ from xrec.bulk import (
 )
 from xrec.bulk import has_work as rows_are_left
 from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import WORKSPACE
 from xrec.progress import counter, duration
-from xrec.storage import Manifest
-from xrec.storage.location import with_backoff
+from xrec.storage import Manifest, with_backoff
 
 logger = logging.getLogger("xrec")
 
 KIND: Final = "explanations"
 _MOST_CHUNKS = 16
+
+
+class PublishGate(Protocol):
+    """Decides whether a finished run is published (`xrec.nights.Gate`).
+
+    force: why it is published in any case; empty if `check` decides. metrics: for the manifest.
+    """
+
+    force: str
+    metrics: dict[str, Any]
+
+    def check(self) -> None:
+        """Raise GateError if the run must not be published."""
 
 
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
@@ -61,12 +72,16 @@ def chunks_at_once(config: BackfillConfig, rows_per_chunk: int) -> int:
 
 
 def run_backfill(
-    config: BackfillConfig, run: BulkRun, load: LoadExplainer = load_task_explainer
+    config: BackfillConfig,
+    run: BulkRun,
+    load: LoadExplainer = load_task_explainer,
+    gate: PublishGate | None = None,
 ) -> Manifest | None:
     """Explain what is left of `run`, retry failed rows if the config says so, and publish.
 
     Returns the manifest; None if the limit ended the run before it was done. Ray must be
-    initialised. Raises what `complete` raises; what is done stays then, and the next call goes on.
+    initialised. Raises what `complete` and `gate` raise; finished rows are kept, and the next call
+    continues.
     """
     actors, size = config.actors, run.record.size
     pool = RayPool(
@@ -75,7 +90,7 @@ def run_backfill(
         cpus=actors.cpus_per_actor,
         gpus=gpus_each(actors.device, actors.num_actors, config.engine.tensor_parallel_size),
     )
-    metrics, gate = BackfillMetrics(size.num_rows), Gate(config, run)
+    metrics = BackfillMetrics(size.num_rows)
     with counter("pairs", size.num_rows) as show:
 
         def on_progress(progress: Progress) -> None:
@@ -88,7 +103,7 @@ def run_backfill(
             explain_task(config, run.record.identity, load),
             KIND,
             describe(config, run, gate),
-            check=gate.check,
+            check=gate.check if gate else lambda: None,
             chunks_at_once=chunks_at_once(config, -(-size.num_rows // size.num_chunks)),
             retry=retry_reasons(config),
             max_failed_share=config.max_failed_share,
@@ -99,19 +114,25 @@ def run_backfill(
     return None if manifest is None else _after_publishing(config, run, manifest)
 
 
-def finish(config: BackfillConfig, run: BulkRun, force: str = "") -> Manifest | None:
-    """Publish a run that is done, and do what follows; None, and nothing, if pairs are left.
+def finish(
+    config: BackfillConfig, run: BulkRun, gate: PublishGate | None = None
+) -> Manifest | None:
+    """Publish a run that is done, and vacuum; do nothing and return None if pairs are left.
 
-    force: why it is published whatever the gate says, and though it may have been taken back.
-    Nothing is written if all was done before. Raises what `publish` raises, and GateError if the
-    texts are not good enough.
+    With `gate.force` it is also published if it was taken back before. Nothing is written if it is
+    published already. Raises what `publish` and `gate` raise, and GateError without a gate if too
+    many pairs failed.
     """
-    gate = Gate(config, run, force)
     with costs_in_errors(run):
-        if config.gate is None and not force:
+        if gate is None:
             check_failed_share(run, Survey(run).summary, config.max_failed_share)
-        shown = describe(config, run, gate)
-        manifest = publish(run, KIND, shown, republish=bool(force), check=gate.check)
+        manifest = publish(
+            run,
+            KIND,
+            describe(config, run, gate),
+            republish=bool(gate and gate.force),
+            check=gate.check if gate else lambda: None,
+        )
     return None if manifest is None else _after_publishing(config, run, manifest)
 
 
@@ -125,10 +146,8 @@ def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
     )
 
 
-def describe(config: BackfillConfig, run: BulkRun, gate: Gate) -> Describe:
-    """What makes the manifest's row counts and metrics of a run's counts."""
-    workspace = f"{config.workspace.rstrip('/')}/"
-    uris = {name: config.artifact(name) for name in ("dataset", "graph", "aspects", "adapter")}
+def describe(config: BackfillConfig, run: BulkRun, gate: PublishGate | None) -> Describe:
+    """Return what makes the manifest's row counts and metrics of a run's counts."""
 
     def of(summary: Summary) -> tuple[Mapping[str, int | str], Mapping[str, Any]]:
         row_counts: dict[str, int | str] = {
@@ -148,9 +167,9 @@ def describe(config: BackfillConfig, run: BulkRun, gate: Gate) -> Describe:
             "num_retries": len(run.passes()) - 1,
             "num_deaths": summary.num_deaths,
             "failed_by_reason": dict(summary.failed),
-            "made_from": {name: uris[name].replace(workspace, WORKSPACE, 1) for name in uris},
+            "made_from": made_from(config),
             **use_of(summary.costs, config.prices),
-            **gate.metrics,
+            **(gate.metrics if gate else {}),
         }
 
     return of

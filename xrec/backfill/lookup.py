@@ -11,8 +11,7 @@ from xrec.bulk import OK, Published, published
 from xrec.config.shared import StorageConfig
 from xrec.data.evidence import NamedEvidence
 from xrec.schemas import FAILED, GENERATED
-from xrec.storage import Manifest, mismatch, storage_errors
-from xrec.storage.cache import ByteCache
+from xrec.storage import ByteCache, Manifest, mismatch, storage_errors
 from xrec.storage.delta import file_errors
 
 _ENTRY_BYTES = 512  # what a user's rows take besides their texts

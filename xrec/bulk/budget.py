@@ -11,7 +11,7 @@ from xrec.bulk.progress import Progress, Survey, costs_of_starts
 from xrec.bulk.results import Summary, added
 from xrec.bulk.run import BulkRun
 from xrec.errors import BudgetError, ClusterError, GateError
-from xrec.storage.location import traffic
+from xrec.storage import traffic
 
 Amounts = Mapping[Any, float]
 Spent = Callable[[Summary], str]

@@ -38,10 +38,7 @@ from xrec.bulk.run import BulkRun, Pass
 from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.worker import WorkerSettings
 from xrec.errors import BudgetError, DataError, StorageError
-from xrec.storage import Kind, Manifest
-from xrec.storage.location import with_backoff
-from xrec.storage.parquet import row_groups
-from xrec.storage.process import this_process
+from xrec.storage import Kind, Manifest, row_groups, this_process, with_backoff
 
 if TYPE_CHECKING:
     from xrec.bulk.processes import Pool  # imports Ray, which a status does not need

@@ -17,8 +17,7 @@ from xrec.bulk.rows import RowFormat
 from xrec.bulk.run import BulkRun, Pass
 from xrec.bulk.table import write_file
 from xrec.bulk.takedown import Takedowns
-from xrec.storage import request_each
-from xrec.storage.location import traffic
+from xrec.storage import request_each, traffic
 
 PART_BYTES = 96 * 2**20
 """Approximate size of the results that become one file."""

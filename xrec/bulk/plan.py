@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 
 from xrec.bulk.rows import bare
 from xrec.errors import DataError, StorageError, StorageNotFoundError
-from xrec.storage import Location, Record, content_hash, fingerprint_of, write_table
-from xrec.storage.parquet import row_groups
+from xrec.storage import Location, Record, content_hash, fingerprint_of, row_groups, write_table
 
 PART_BYTES = 64 * 2**20
 _INDEX_FILE, _INDEX_ROWS = "chunks.parquet", 1024

@@ -18,8 +18,7 @@ from pydantic import ValidationError
 from xrec.bulk.results import Summary, total
 from xrec.bulk.run import BulkRun, Pass
 from xrec.errors import LeaseError, StorageError, StorageNotFoundError
-from xrec.storage import Location, Record, request_each
-from xrec.storage.process import may_be_at_work, this_process
+from xrec.storage import Location, Record, may_be_at_work, request_each, this_process
 
 logger = logging.getLogger("xrec")
 

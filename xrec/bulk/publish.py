@@ -18,7 +18,7 @@ from xrec.bulk.run import BulkRun, Pass
 from xrec.bulk.table import CHANCES, changes_too_often, open_whole, replace_content
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import DataError, GateError, TableError
-from xrec.storage import Kind, Location, Manifest, make_manifest
+from xrec.storage import Kind, Location, Manifest, make_manifest, traffic, with_backoff
 from xrec.storage.delta import (
     FILES,
     Commit,
@@ -28,7 +28,6 @@ from xrec.storage.delta import (
     missing_files,
     open_log,
 )
-from xrec.storage.location import traffic, with_backoff
 
 Describe = Callable[[Summary], tuple[Mapping[str, int | str], Mapping[str, Any]]]
 """Makes the manifest's row counts and metrics from the counts of everything done.

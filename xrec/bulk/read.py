@@ -21,7 +21,14 @@ from pyarrow.csv import CSVWriter
 from xrec.bulk.rows import OK, bucket_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, TableError
-from xrec.storage import Location, Manifest, open_location, storage_errors
+from xrec.storage import (
+    LocalLocation,
+    Location,
+    Manifest,
+    open_location,
+    row_groups,
+    storage_errors,
+)
 from xrec.storage.delta import (
     FEW_AT_ONCE,
     DeltaLog,
@@ -30,8 +37,6 @@ from xrec.storage.delta import (
     manifest_of_log,
     the_log,
 )
-from xrec.storage.local import LocalLocation
-from xrec.storage.parquet import row_groups
 
 SUCCESS = "_SUCCESS"
 ROWS_PER_FILE = 2**20

@@ -19,7 +19,7 @@ from xrec.bulk.table import open_whole, refuse_other_table
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
-from xrec.storage import Location, open_location
+from xrec.storage import Location, may_be_at_work, open_location, row_groups, with_backoff
 from xrec.storage.delta import (
     FEW_AT_ONCE,
     LOG,
@@ -29,9 +29,6 @@ from xrec.storage.delta import (
     files_of,
     open_log,
 )
-from xrec.storage.location import with_backoff
-from xrec.storage.parquet import row_groups
-from xrec.storage.process import may_be_at_work
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024

@@ -19,9 +19,7 @@ import pyarrow.parquet as pq
 
 from xrec.errors import DataError
 from xrec.schemas import REJECTED
-from xrec.storage import Location
-from xrec.storage.forgotten import LIST as FORGOTTEN
-from xrec.storage.forgotten import Forgotten
+from xrec.storage import FORGOTTEN, Forgotten, Location
 
 OK, FAILED = "ok", "failed"
 """The values of the column `status`."""

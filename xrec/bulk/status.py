@@ -21,9 +21,8 @@ from xrec.errors import (
     StorageNotFoundError,
     TableError,
 )
-from xrec.storage import Location, Manifest, open_location
+from xrec.storage import Location, Manifest, may_be_at_work, open_location
 from xrec.storage.delta import DeltaLog, check_sound, manifest_of_log, open_log, the_log
-from xrec.storage.process import may_be_at_work
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
 

@@ -22,7 +22,7 @@ from xrec.bulk.results import Summary
 from xrec.bulk.rows import FAILED, OK, bare
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import StorageError, TableError
-from xrec.storage import Location, fingerprint_of
+from xrec.storage import Location, fingerprint_of, row_groups
 from xrec.storage.delta import (
     FILES,
     Commit,
@@ -36,7 +36,6 @@ from xrec.storage.delta import (
     open_log,
     the_log,
 )
-from xrec.storage.parquet import row_groups
 
 logger = logging.getLogger("xrec")
 

@@ -29,10 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.errors import TableError
-from xrec.storage import Location, Record, request_each
+from xrec.storage import Forgotten, Location, Record, request_each, with_backoff
 from xrec.storage.delta import open_log
-from xrec.storage.forgotten import Forgotten
-from xrec.storage.location import with_backoff
 
 _LIST = "_xrec/takedowns"
 _NAME = re.compile(r"(\d+)\.json")

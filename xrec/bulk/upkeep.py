@@ -24,9 +24,8 @@ from xrec.bulk.table import (
 from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns, restart_list
 from xrec.config.shared import StorageConfig
 from xrec.errors import LeaseError, TableError
-from xrec.storage import Location, open_location
+from xrec.storage import Forgotten, Location, open_location
 from xrec.storage.delta import DeltaLog, delta_errors, open_log, the_log
-from xrec.storage.forgotten import Forgotten
 
 logger = logging.getLogger("xrec")
 

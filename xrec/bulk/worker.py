@@ -22,7 +22,7 @@ from xrec.bulk.results import Summary, added, summary_of
 from xrec.bulk.rows import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
 from xrec.bulk.run import Pass
 from xrec.errors import ClusterError
-from xrec.storage.location import traffic, with_backoff
+from xrec.storage import traffic, with_backoff
 
 logger = logging.getLogger("xrec")
 

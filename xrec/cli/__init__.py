@@ -1,1 +1,1 @@
-"""The command-line program: arguments and environment in, one call of a job, exit code out."""
+"""The command-line program: arguments and environment in, one library call, exit code out."""

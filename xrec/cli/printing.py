@@ -1,4 +1,4 @@
-"""What commands print: tables, a job's manifest when it is finished, a config by --dry-run."""
+"""Format what commands print: tables, manifests, configs."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A line each, the header first, columns two spaces apart; the last column is not padded."""
+    """Return the header and the rows as lines, with columns two spaces apart."""
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -29,23 +29,19 @@ def show_config(config: "Config | Mapping[str, Config]") -> None:
 
 
 def summary(manifest: "Manifest", uri: str, *, as_json: bool = False) -> str:
-    """The artifact's URI, row counts and scalar metrics; curves and tables stay in its manifest."""
+    """Return the artifact's URI, row counts and scalar metrics."""
+    metrics = dict(scalars(manifest.metrics))
     if as_json:
-        told = {"artifact": manifest.kind, "uri": uri, "version": manifest.version}
-        more = {"fingerprint": manifest.fingerprint, "rows": manifest.row_counts}
-        return json.dumps({**told, **more, "metrics": dict(scalars(manifest.metrics))})
+        artifact = {"artifact": manifest.kind, "uri": uri, "version": manifest.version}
+        content = {"fingerprint": manifest.fingerprint, "rows": manifest.row_counts}
+        return json.dumps({**artifact, **content, "metrics": metrics})
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest.row_counts.items())
-    return "\n".join(
-        [
-            f"{manifest.kind}: {uri}",
-            *([f"  rows: {counts}"] if counts else []),
-            *_metric_lines(dict(scalars(manifest.metrics))),
-        ]
-    )
+    rows = [f"  rows: {counts}"] if counts else []
+    return "\n".join([f"{manifest.kind}: {uri}", *rows, *_metric_lines(metrics)])
 
 
 def scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers and words of nested metrics, as (dotted name, value); lists are left out."""
+    """Yield the numbers and words of nested metrics as (dotted name, value), without lists."""
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}{name}.")
@@ -54,11 +50,11 @@ def scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """A line each; the ends of an interval, NAME_low and NAME_high, stand behind their metric."""
+    """Yield a line per metric; NAME_low and NAME_high become the interval of NAME."""
     width = max(map(len, metrics), default=0)
     ends = {f"{name}_{end}" for name in metrics for end in ("low", "high")}
     for name, value in metrics.items():
-        if name in ends or name.startswith("gate.bounds."):  # which the config has
+        if name in ends or name.startswith("gate.bounds."):  # these are in the config
             continue
         low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
         interval = "" if low is None else f"  ({_short(low)} to {_short(high)})"

@@ -1,11 +1,12 @@
-"""What commands share: arguments, log lines on standard error, messages for errors, exit codes.
+"""What commands share: arguments, help, log lines, errors on standard error, and exit codes.
 
-Exit codes are those of the errors (xrec.errors), and 130 if it is interrupted. SIGTERM interrupts
-as Ctrl-C does, so a job that is stopped ends in order.
+Exit codes are those of the errors (xrec.errors), and 130 after an interrupt. SIGTERM interrupts
+like Ctrl-C, so that a job that is stopped ends in order.
 """
 
 import functools
 import inspect
+import itertools
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from xrec.cli.printing import scalars
 from xrec.errors import XRecError, install_command, packages_of
@@ -27,32 +29,26 @@ from xrec.errors import XRecError, install_command, packages_of
 FAILED = 1
 INTERRUPTED = 130
 
-ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="The project's YAML file; see configs/.")
-]
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="The project's YAML file.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[key=value ...]",
-        help="Values that replace the file's: workspace=DIR, a job's training.num_epochs=3, a "
-        "project's train-adapter.training.num_epochs=3.",
+        metavar="key=value",
+        help="Config values to override, such as workspace=DIR; see --keys.",
     ),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Print the resolved config as YAML, and of a bulk job what a run would do and cost; "
-        "nothing is touched.",
+        help="Print the resolved config, and what a bulk job would do and cost; change nothing.",
     ),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the result as one line of JSON, for programs.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 
 
 def keys_option(job: str) -> Any:
-    """The option `--keys`, which lists the keys of the config of `job` and stops."""
+    """Return the option `--keys`, which lists the config keys of `job` and exits."""
 
     def show(wanted: bool) -> None:
         if wanted:
@@ -61,42 +57,62 @@ def keys_option(job: str) -> Any:
             typer.echo(job_keys(job))
             raise typer.Exit
 
-    return typer.Option(
-        "--keys", callback=show, is_eager=True, help="List all keys of its config and stop."
-    )
+    return typer.Option("--keys", callback=show, is_eager=True, help="List all config keys.")
 
 
-class _Program(typer.Typer):
-    def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
-        add = super().command(*arguments, **options)
-        return lambda work: add(_reporting(work))
+class _Group(TyperGroup):
+    """A command group whose help lists its commands in sections."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        sections = itertools.groupby(self.commands.items(), lambda item: item[1].rich_help_panel)
+        for title, commands in sections:
+            lines = [(name.ljust(width), each.get_short_help_str(60)) for name, each in commands]
+            with formatter.section(title or "Commands"):
+                formatter.write_dl(lines)
 
 
-def new_app(*, no_args_is_help: bool = False) -> typer.Typer:
-    """An empty program, whose commands print errors and end by their exit codes."""
-    return _Program(
+def new_app() -> typer.Typer:
+    """Return a program without commands."""
+    return typer.Typer(
+        cls=_Group,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        no_args_is_help=no_args_is_help,
+        no_args_is_help=True,
     )
 
 
-_WITH_DEBUG = "Also debug lines, workers' output, and the traceback of an error."
-_WITH_QUIET = "No lines of progress: warnings, errors and the result only."
-_OF_LINES = [
+def add_command(app: typer.Typer, work: Callable[..., None], section: str | None = None) -> None:
+    """Add a function to `app` as a command of its name, with its docstring as help.
+
+    Examples go to the end of the help. The command prints errors and exits with their codes.
+    """
+    text, _, examples = inspect.cleandoc(work.__doc__ or "").partition("\n\nExamples:\n")
+    app.command(
+        work.__name__,
+        help=text.replace("\n\nIn:", "\n\n\b\nIn:"),  # \b: keep the lines as they are
+        epilog=f"\b\nExamples:\n{examples}",
+        rich_help_panel=section,
+    )(_reporting(work))
+
+
+_LOGGING_OPTIONS = [
     inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=False,
-        annotation=Annotated[bool, typer.Option(f"--{name}", help=told)],
+        annotation=Annotated[bool, typer.Option(f"--{name}", help=text)],
     )
-    for name, told in (("debug", _WITH_DEBUG), ("quiet", _WITH_QUIET))
+    for name, text in (
+        ("debug", "Print debug lines, workers' output, and tracebacks."),
+        ("quiet", "Print only warnings, errors and the result."),
+    )
 ]
 
 
 def _reporting(work: Callable[..., None]) -> Callable[..., None]:
-    """Return `work` as a command, which has the options `--debug` and `--quiet` too."""
+    """Wrap `work` with the options `--debug` and `--quiet`, error messages and exit codes."""
 
     @functools.wraps(work)
     def command(*arguments: Any, debug: bool = False, quiet: bool = False, **options: Any) -> None:
@@ -105,18 +121,17 @@ def _reporting(work: Callable[..., None]) -> Callable[..., None]:
             work(*arguments, **options)
 
     signature = inspect.signature(work)
-    parameters = [*signature.parameters.values(), *_OF_LINES]
+    parameters = [*signature.parameters.values(), *_LOGGING_OPTIONS]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
 
 
 @contextmanager
 def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
-    """Turn the errors of the `with` body into messages and exit codes.
+    """Turn the errors of the `with` block into messages and exit codes.
 
-    Of an expected error (XRecError) the message is printed on standard error, with `debug` also the
-    traceback, and with `as_json` a result on standard output. An unexpected one is a bug: it passes
-    through, and Python prints its traceback and exits with 1.
+    With `debug` the traceback is printed too, and with `as_json` a result on standard output. An
+    unexpected error is a bug: it passes through with its traceback, and Python exits with 1.
     """
     try:
         if threading.current_thread() is threading.main_thread():
@@ -127,12 +142,13 @@ def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
             traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
         if as_json:
-            told = {"error": str(error), "exit_code": error.exit_code}
-            typer.echo(json.dumps({**told, "metrics": dict(scalars(error.metrics))}))
+            metrics = dict(scalars(error.metrics))
+            result = {"error": str(error), "exit_code": error.exit_code, "metrics": metrics}
+            typer.echo(json.dumps(result))
         raise typer.Exit(error.exit_code) from error
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package.lower() not in _only_on_clusters():
+        if package.lower() not in _modules_of_clusters():
             raise
         typer.echo(
             f"error: this command needs the package {package}, which is not installed; "
@@ -145,23 +161,22 @@ def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from error
 
 
-def _only_on_clusters() -> set[str]:
-    """Return the top-level modules of the packages that the extra `cluster` adds."""
-    names = (re.split(r"[^\w-]", each)[0] for each in packages_of("cluster"))
+def _modules_of_clusters() -> set[str]:
+    """Return the top-level modules of the packages in the extra `cluster`."""
+    names = (re.split(r"[^\w-]", package)[0] for package in packages_of("cluster"))
     return {name.replace("-", "_").lower() for name in names}
 
 
 def _configure_logging(level: int) -> None:
-    """Show lines of the `xrec` logger from this level on, on standard error."""
+    """Log lines of xrec from this level on to standard error, and quiet other libraries."""
     logger = logging.getLogger("xrec")
     logger.setLevel(level)
-    logger.propagate = False  # libraries that set up the root logger would show each line again
-    logging.getLogger("DeepSpeed").addFilter(
-        lambda record: record.levelno >= logging.ERROR
-    )  # it warns that there is no GPU
-    warnings.filterwarnings("ignore", message="Sparse ")  # torch's, of sparse matrices
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for each model loaded
+    logger.propagate = False  # a root logger that a library sets up would repeat each line
+    # DeepSpeed warns that there is no GPU.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    warnings.filterwarnings("ignore", message="Sparse ")  # torch's, about sparse matrices
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar per model loaded
     handler = logging.StreamHandler(sys.stderr)
-    form = "%(asctime)s %(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
+    line = "%(asctime)s %(levelname)s %(message)s"
+    handler.setFormatter(logging.Formatter(line, datefmt="%H:%M:%S"))
     logger.handlers = [handler]

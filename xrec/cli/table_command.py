@@ -1,6 +1,6 @@
-"""`xrec table COMMAND URI` and `xrec export`, on the table of a bulk job.
+"""`xrec table COMMAND URI` and `xrec export`: the table of a bulk job.
 
-They run on any machine and import neither Ray nor torch.
+They run on any machine that can read the table, and import neither Ray nor torch.
 """
 
 from collections.abc import Iterator
@@ -9,131 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xrec.cli.reporting import FAILED, new_app
+from xrec.cli.reporting import FAILED
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from xrec.bulk import Status
     from xrec.config.shared import StorageConfig
 
-STATUS_HELP = """How far the run is that was planned last, and what is published.
-
-Works on any machine that can read the output, also while the run is at work. Nothing is written.
-
-\b
-In:   URI of the output
-Out:  phase, rows, rate, time left, driver, costs, and the published version, as YAML; exit code 0
-      also if the run is not done
-
-\b
-Example:
-  xrec table status s3://my-bucket/run-7
-  watch -n 10 xrec table status s3://my-bucket/run-7
-"""
-
-CHECK_HELP = """What is wrong with an output, and how to mend it.
-
-Reads records, the log, lists and footers of files, but no rows. Nothing is written.
-
-\b
-In:   URI of the output
-Out:  what was found, errors first; exit code 1 if there is an error
-
-\b
-Example:
-  xrec table check s3://my-bucket/run-7
-"""
-
-ROLLBACK_HELP = """Publish the rows of an earlier version again, as the next version.
-
-\b
-In:   URI of the output, and the version
-Out:  the number of the new version, which readers take from now on
-
-\b
-Example:
-  xrec table rollback s3://my-bucket/run-7 --version 12
-"""
-
-EMPTY_HELP = """Publish a version without rows.
-
-Earlier versions stay, and a rollback brings them back, until a vacuum deletes their files.
-
-\b
-In:   URI of the output
-Out:  the number of the new version
-
-\b
-Example:
-  xrec table empty s3://my-bucket/run-7
-"""
-
-HISTORY_HELP = """The versions of a table: when, by what, of which model, and what the gate said.
-
-\b
-In:   URI of the output
-Out:  a line for each version, the newest first; rollback takes the numbers
-
-\b
-Example:
-  xrec table history s3://my-bucket/run-7
-"""
-
-DIFF_HELP = """Thirty pairs whose text differs between two versions of a backfill's table.
-
-\b
-In:   URI of the output, and two versions
-Out:  old and new text of each pair, and what differs of its row; another --seed draws others
-
-\b
-Example:
-  xrec table diff s3://my-bucket/run-7 3 4
-"""
-
-TAKEDOWN_HELP = """Take rows out of a table, and keep them out of all later versions.
-
-The endpoint keeps it within five seconds. No run and no rollback brings the rows back until it is
-lifted; then the next run does, or a rollback. If it is interrupted, the same command goes on. If
-entries of the list were deleted, all commands on the table end with an error; --restart goes on
-without them.
-
-\b
-In:   URI of the output, what to take down or to lift, and why; without it the list is printed
-Out:  the number of the takedown, and the version without the rows
-
-\b
-Example:
-  xrec table takedown s3://my-bucket/run-7 --user 17 --item 4711 --reason 'says what is not so'
-  xrec table takedown s3://my-bucket/run-7 --phrase 'happy ending' --reason 'is ambiguous'
-  xrec table takedown s3://my-bucket/run-7 --lift 2 --reason 'it was right'
-"""
-
-EXPORT_HELP = """The published rows as plain files, for programs that do not read Delta tables.
-
-The folder must be empty. It has no _SUCCESS, which lists the files, until it is whole.
-
-\b
-In:   URI of the output of a bulk job
-Out:  in the folder --to: files of rows, and _SUCCESS last
-
-\b
-Example:
-  xrec export s3://my-bucket/run-7 --to s3://my-bucket/run-7-files
-  xrec export workspace/demo/explanations --to /tmp/texts --format csv --columns user_id,explanation
-"""
-
 OutputUri = Annotated[
-    str, typer.Argument(metavar="URI", help="The output: a local folder or s3://bucket/prefix.")
+    str, typer.Argument(metavar="URI", help="The table: a local folder or s3://bucket/prefix.")
 ]
 StorageKeys = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[storage.key=value ...]",
-        help="How s3:// is reached, if the AWS variables do not say it.",
+        metavar="storage.key=value",
+        help="How to reach s3://, if the AWS_* variables do not say.",
     ),
 ]
-
-app = new_app(no_args_is_help=True)
 
 
 def _storage(keys: list[str] | None) -> "StorageConfig":
@@ -142,18 +34,38 @@ def _storage(keys: list[str] | None) -> "StorageConfig":
     return storage_of(keys or [])
 
 
-@app.command("status", help=STATUS_HELP)
 def status(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
+    """Show the progress of the latest run.
+
+    Works during the run, and exits with 0 even if the run is not done.
+
+    In:   URI of the table
+    Out:  phase, rows, rate, time left, costs, and the published version, as YAML
+
+    Examples:
+      xrec table status s3://my-bucket/run-7
+      watch -n 10 xrec table status s3://my-bucket/run-7
+    """
     import yaml
 
     from xrec.bulk import read_status
 
-    found = status_values(read_status(uri, _storage(storage_keys)))
-    typer.echo(yaml.safe_dump(found, sort_keys=False).rstrip())
+    values = status_values(read_status(uri, _storage(storage_keys)))
+    typer.echo(yaml.safe_dump(values, sort_keys=False).rstrip())
 
 
-@app.command("check", help=CHECK_HELP)
 def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
+    """Find what is wrong with a table.
+
+    Reads records, the log, and the footers of files, but no rows.
+
+    In:   URI of the table
+    Out:  findings and how to fix them, errors first; exit code 1 if there are errors
+
+    Examples:
+      xrec table check s3://my-bucket/run-7
+      xrec table check workspace/demo/explanations
+    """
     from xrec.bulk import check_output
 
     findings = check_output(uri, _storage(storage_keys))
@@ -163,28 +75,54 @@ def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command("rollback", help=ROLLBACK_HELP)
 def rollback(
     uri: OutputUri,
-    version: Annotated[int, typer.Option("--version", help="The version to go back to.")],
+    version: Annotated[int, typer.Option("--version", help="Version to go back to.")],
     storage_keys: StorageKeys = None,
 ) -> None:
+    """Publish an earlier version again.
+
+    In:   URI of the table, and a version from xrec table history
+    Out:  the number of the new version
+
+    Examples:
+      xrec table history s3://my-bucket/run-7
+      xrec table rollback s3://my-bucket/run-7 --version 12
+    """
     from xrec.bulk import rollback as roll_back
 
     made = roll_back(uri, version, _storage(storage_keys))
     typer.echo(f"{uri}: version {made} has the rows of version {version}")
 
 
-@app.command("empty", help=EMPTY_HELP)
 def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
+    """Publish a version without rows.
+
+    A rollback brings earlier versions back, until a vacuum deletes their files.
+
+    In:   URI of the table
+    Out:  the number of the new version
+
+    Examples:
+      xrec table empty s3://my-bucket/run-7
+      xrec table rollback s3://my-bucket/run-7 --version 12
+    """
     from xrec.bulk import empty as make_empty
 
     made = make_empty(uri, _storage(storage_keys))
     typer.echo(f"{uri}: version {made} has no rows; a rollback brings earlier ones back")
 
 
-@app.command("history", help=HISTORY_HELP)
 def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
+    """List the versions of a table.
+
+    In:   URI of the table
+    Out:  a line per version, newest first: when, by what, rows, model, and the gate's verdict
+
+    Examples:
+      xrec table history s3://my-bucket/run-7
+      xrec table history workspace/demo/explanations
+    """
     from xrec.bulk import history_of
     from xrec.cli.printing import text_table
 
@@ -192,40 +130,59 @@ def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     typer.echo(text_table(header, list(history_of(uri, _storage(storage_keys)))))
 
 
-@app.command("diff", help=DIFF_HELP)
 def diff(
     uri: OutputUri,
-    old: Annotated[int, typer.Argument(metavar="OLD", help="A version.")],
-    new: Annotated[int, typer.Argument(metavar="NEW", help="Another version.")],
+    old: Annotated[int, typer.Argument(metavar="OLD", help="Earlier version.")],
+    new: Annotated[int, typer.Argument(metavar="NEW", help="Later version.")],
     storage_keys: StorageKeys = None,
-    seed: Annotated[int, typer.Option("--seed", help="Which pairs are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
 ) -> None:
-    from xrec.backfill.gate import diff_lines
+    """Compare the texts of two versions.
+
+    In:   URI of a backfill's table, and two versions
+    Out:  thirty pairs whose texts differ: both texts, and what else changed
+
+    Examples:
+      xrec table diff s3://my-bucket/run-7 3 4
+      xrec table diff s3://my-bucket/run-7 3 4 --seed 1
+    """
+    from xrec.nights import diff_lines
 
     typer.echo("\n".join(diff_lines(uri, old, new, seed, _storage(storage_keys))))
 
 
-@app.command("takedown", help=TAKEDOWN_HELP)
 def takedown(
     uri: OutputUri,
     storage_keys: StorageKeys = None,
-    user: Annotated[str, typer.Option("--user", metavar="ID", help="All rows of a user.")] = "",
-    item: Annotated[str, typer.Option("--item", help="Of an item; with --user the pair.")] = "",
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="User ID.")] = "",
+    item: Annotated[str, typer.Option("--item", metavar="ID", help="Item ID.")] = "",
     phrase: Annotated[
-        str, typer.Option("--phrase", help="Texts with these words, as whole ones, in any case.")
+        str, typer.Option("--phrase", help="Words in the text, whole and in any case.")
     ] = "",
-    number: Annotated[int, typer.Option("--lift", help="A takedown that holds no more.")] = 0,
+    number: Annotated[int, typer.Option("--lift", help="Number of a takedown to lift.")] = 0,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Go on without entries that were deleted.")
+        bool, typer.Option("--restart", help="Continue after entries of the list were deleted.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it stands on the list.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept on the list.")] = "",
 ) -> None:
+    """Hide rows now and in later versions.
+
+    The endpoint hides them within five seconds. No run or rollback brings them back until you lift
+    the takedown. Without options it prints the list.
+
+    In:   URI of the table, the user, item, pair or phrase, and a reason
+    Out:  the number of the takedown, and the version without the rows
+
+    Examples:
+      xrec table takedown s3://my-bucket/run-7 --user 17 --item 4711 --reason 'not true'
+      xrec table takedown s3://my-bucket/run-7 --lift 2 --reason 'it was right'
+    """
     from xrec.bulk import lift, restart_takedowns, take_down
 
     storage, ids = _storage(storage_keys), {"user_id": user, "item_id": item}
     row = {name: value for name, value in ids.items() if value}
     if not (row or phrase or number or restart or reason):
-        typer.echo("\n".join(takedown_lines(uri, storage)) or f"{uri}: nothing is taken down")
+        typer.echo("\n".join(_takedown_lines(uri, storage)) or f"{uri}: nothing is taken down")
         return
     try:
         if number:
@@ -233,52 +190,63 @@ def takedown(
             typer.echo(f"{uri}: takedown {number} is lifted")
             return
         if restart:
-            made_number = restart_takedowns(uri, reason, storage)
-            typer.echo(f"{uri}: the list goes on with number {made_number + 1}")
+            last = restart_takedowns(uri, reason, storage)
+            typer.echo(f"{uri}: the list continues with number {last + 1}")
             return
-        made = take_down(
-            uri, rows=[row] if row else [], phrase=phrase, reason=reason, storage=storage
-        )
+        rows = [row] if row else []
+        made = take_down(uri, rows=rows, phrase=phrase, reason=reason, storage=storage)
     except ValueError as error:
         raise ConfigError(f"takedown: {error}", code="bad_takedown") from error
-    nothing = "no row had it" if made.version else "no table was there before; is that the URI?"
-    found = f"without {made.num_rows:,} rows that it had" if made.num_rows else nothing
-    typer.echo(f"{uri}: takedown {made.number}: version {made.version}: {found}")
+    nothing = "no row matched" if made.version else "there was no table before; check the URI"
+    effect = f"removed {made.num_rows:,} rows" if made.num_rows else nothing
+    typer.echo(f"{uri}: takedown {made.number}: version {made.version}: {effect}")
 
 
-def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
-    """The list of takedowns for a reader, a line each."""
+def _takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
     from xrec.bulk import read_takedowns
     from xrec.storage import open_location
 
     taken = read_takedowns(open_location(uri, storage))
     for number, entry in taken.entries.items():
         rows = ", ".join(" ".join(row.values()) for row in entry.rows[:3])
-        people = f"{len(entry.users)} forgotten users"
-        what = f"lifts {entry.lifts}" if entry.lifts else f"{entry.phrase or rows or people}"
+        users = f"{len(entry.users)} forgotten users"
+        what = f"lifts {entry.lifts}" if entry.lifts else f"{entry.phrase or rows or users}"
         if entry.restarts or entry.is_blank:
             what = "restarts the list" if entry.restarts else "nothing any more"
         more = f" and {len(entry.rows) - 3} more" if len(entry.rows) > 3 else ""
-        is_over = entry.takes_down and number not in taken.active
-        state = " (lifted)" if is_over else ""
+        state = " (lifted)" if entry.takes_down and number not in taken.active else ""
         yield f"{number}  {entry.at}  {what}{more}{state}: {entry.reason}"
+
+
+TABLE_COMMANDS = (status, check, history, diff, rollback, empty, takedown)
 
 
 def export(
     uri: OutputUri,
-    to: Annotated[str, typer.Option(metavar="URI", help="Folder of the files, of their own.")],
+    to: Annotated[str, typer.Option(metavar="URI", help="An empty folder for the files.")],
     storage_keys: StorageKeys = None,
-    format: Annotated[Literal["parquet", "csv"], typer.Option(help="Of the files.")] = "parquet",
+    format: Annotated[Literal["parquet", "csv"], typer.Option(help="Output format.")] = "parquet",
     columns: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Columns of the files. Default: all.")
+        str | None, typer.Option(metavar="A,B,...", help="Columns to export. Default: all.")
     ] = None,
     version: Annotated[
         int | None, typer.Option(help="Version of the table. Default: the published one.")
     ] = None,
 ) -> None:
+    """Export published rows as plain files.
+
+    For programs that do not read Delta tables. _SUCCESS lists the files, and is written last.
+
+    In:   URI of the table
+    Out:  Parquet or CSV files and _SUCCESS, in the folder --to
+
+    Examples:
+      xrec export s3://my-bucket/run-7 --to s3://my-bucket/run-7-files
+      xrec export workspace/demo/explanations --to /tmp/texts --format csv --columns user_id,item_id
+    """
     from xrec.bulk import export_run
 
-    names = None if columns is None else [each.strip() for each in columns.split(",")]
+    names = None if columns is None else [name.strip() for name in columns.split(",")]
     storage = _storage(storage_keys)
     exported = export_run(uri, to, format=format, columns=names, version=version, storage=storage)
     typer.echo(
@@ -288,10 +256,7 @@ def export(
 
 
 def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
-    """The status for a reader and for programs, as values of JSON and YAML.
-
-    Times are ISO 8601 in UTC. `now` is for tests.
-    """
+    """Return the status as values of JSON and YAML, with times in ISO 8601 and UTC."""
     from xrec.bulk import NOTES
     from xrec.progress import duration
 

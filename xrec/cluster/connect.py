@@ -1,8 +1,8 @@
-"""Connects a job to a Ray cluster: the one it already runs in, a named one, or a new local one.
+"""Connect a process to a Ray cluster: the current one, a named one, or a new local one.
 
 A cluster that is started here has a loopback address and no dashboard. The address is 127.0.0.2,
-because Ray replaces 127.0.0.1 by the host's own address. Ray's gRPC ports listen on every
-interface nevertheless; its token authentication, which is on by default, protects them.
+because Ray replaces 127.0.0.1 by the host's own address. Ray's gRPC ports still listen on every
+interface; token authentication, which is on by default, protects them.
 """
 
 import logging
@@ -22,33 +22,30 @@ from xrec.errors import ClusterError
 logger = logging.getLogger("xrec")
 
 LOOPBACK_ADDRESS = "127.0.0.2"
-_CONNECT_SECONDS = 5.0  # Ray's clients would try for minutes
-
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "GLOO_SOCKET_IFNAME": "lo",  # by default Gloo listens on the host's network interface
-    "OMP_NUM_THREADS": "1",  # threads that wait spin, which halves the speed of a busy machine
-    "RAY_worker_niceness": "0",  # Ray's default, 15, leaves workers 3 % of a core that is shared
+    "OMP_NUM_THREADS": "1",  # waiting threads spin, which halves the speed of a busy machine
+    "RAY_worker_niceness": "0",  # Ray's default, 15, leaves workers 3 % of a shared core
 }
-# Nobody is told the ports of metrics of a cluster that is started here, and Ray has them answer
-# everyone, without a token. It listens at no port -1. A variable that is set is left as it is.
+# Ray serves metrics to everyone, without a token. A local cluster has none: port -1 is never open.
 _NO_METRICS = {
     "RAY_enable_metrics_collection": "0",
     "DASHBOARD_METRIC_PORT": "-1",
     "AUTOSCALER_METRIC_PORT": "-1",
 }
+_CONNECT_SECONDS = 5.0  # Ray's own clients retry for minutes
 
 
 @contextmanager
 def ensure_ray(config: RayConfig, *, shows_workers: bool = False) -> Iterator[None]:
-    """Keep Ray initialised inside the `with` block.
+    """Keep Ray initialized inside the `with` block.
 
-    The first of these that exists is used: the Ray that this process is already connected to; the
-    cluster at `config.address` or else RAY_ADDRESS; a new local cluster. At the end of the block
-    only what this call connected or started is shut down. shows_workers: whether what actors and
-    tasks of this job write appears here; it always does if debug lines are shown.
+    Uses the first of these that exists: the Ray that this process is connected to; the cluster at
+    `config.address` or RAY_ADDRESS; a new local cluster. Shuts down only what it connected or
+    started. With `shows_workers`, or at log level DEBUG, the output of workers is printed.
 
-    Raises ClusterError if the cluster does not start, does not answer within seconds, or refuses.
+    Raises ClusterError if the cluster does not start, does not respond, or refuses access.
     """
     if ray.is_initialized():
         yield
@@ -61,7 +58,7 @@ def ensure_ray(config: RayConfig, *, shows_workers: bool = False) -> Iterator[No
     else:
         _connect(address, shows_workers)
     if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
+        signal.signal(signal.SIGTERM, handler)  # Ray installs its own
     try:
         yield
     finally:
@@ -81,20 +78,20 @@ def _start_local(num_cpus: int, shows_workers: bool) -> None:
                 log_to_driver=shows_workers,
                 _node_ip_address=LOOPBACK_ADDRESS,
             )
-        except Exception as error:  # Ray raises a bare one if a process is not up within 30 s
+        except Exception as error:  # Ray raises a bare Exception if a process is not up in 30 s
             raise ClusterError(
-                f"no Ray cluster started on this machine ({_root_cause(error)}); see that it has "
-                "free memory and CPUs, and space in /tmp or RAY_TMPDIR, and run the command again; "
-                "what Ray says is in ray/session_latest/logs there",
+                f"could not start Ray on this machine ({_root_cause(error)}); check free memory, "
+                "CPUs, and space in /tmp or RAY_TMPDIR, then run the command again; Ray's logs are "
+                "in ray/session_latest/logs there",
                 code="ray_not_started",
             ) from error
 
 
 def _connect(address: str, shows_workers: bool) -> None:
     advice = (
-        "check that the cluster runs, that ray.address or RAY_ADDRESS is right, and that "
+        "check that the cluster is running, that ray.address or RAY_ADDRESS is right, and that "
         "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is set if the cluster requires a token; "
-        "without an address a cluster is started on this machine"
+        "without an address, Ray is started on this machine"
     )
     if address != "auto":
         check_reachable(address, advice)
@@ -110,13 +107,24 @@ def _connect(address: str, shows_workers: bool) -> None:
 
 
 def check_reachable(address: str, advice: str) -> None:
-    """Check that something listens at `address`, which is host:port or a URL.
+    """Raise ClusterError, ending with `advice`, if nothing listens at `address` within 5 seconds.
 
-    Raises ClusterError, whose message ends with `advice`, if nothing does within five seconds.
+    `address` is host:port or a URL.
     """
-    host, port = _host_and_port(address, advice)
+    url = urlsplit(address if "://" in address else f"//{address}")
     try:
-        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+        port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    except ValueError:
+        port = None
+    if not url.hostname or not port:
+        raise ClusterError(
+            f"invalid Ray address {address!r}; expected host:port, or a URL such as "
+            f"ray://host:port or http://host:8265; {advice}",
+            code="bad_address",
+            saw=address,
+        )
+    try:
+        socket.create_connection((url.hostname, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise ClusterError(
             f"nothing answers at {address!r} within {_CONNECT_SECONDS:g} s ({error}); {advice}",
@@ -125,39 +133,23 @@ def check_reachable(address: str, advice: str) -> None:
         ) from error
 
 
-def _host_and_port(address: str, advice: str) -> tuple[str, int]:
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        port = None
-    if not parts.hostname or not port:
-        raise ClusterError(
-            f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port "
-            f"or http://host:8265; {advice}",
-            code="bad_address",
-            saw=address,
-        )
-    return parts.hostname, port
-
-
 def _root_cause(error: BaseException) -> str:
-    """Return the innermost message of a chain of errors.
+    """Return the last line of the innermost error.
 
-    Ray's outer error says only "failed to connect"; that a token is wrong stands at the end of a
+    Ray's outer error only says "failed to connect"; a wrong token is reported at the end of a
     traceback in the text of the inner one.
     """
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
     lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
     return lines[-1].split(". ")[0]
 
 
 @contextmanager
 def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Set environment variables inside the `with` block, and restore them at its end.
+    """Set environment variables inside the `with` block; None unsets one.
 
-    A value of None unsets the variable. Processes that are started inside inherit the change.
+    Processes that are started inside the block inherit them.
     """
     before = {name: os.environ.get(name) for name in variables}
     _set_environment(variables)

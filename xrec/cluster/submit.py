@@ -1,7 +1,7 @@
-"""A job sent to a Ray cluster: code and config go up, in one folder; no data does.
+"""Send a job to a Ray cluster through its Jobs API.
 
-What the job reads and writes must lie where every node finds it. The cluster's other jobs are for
-Ray's own commands: `ray job list | logs | stop`.
+Code and config are sent, in one folder; data is not, so everything that the job reads and writes
+must be where every node finds it. Ray's own commands (`ray job list | logs | stop`) do the rest.
 """
 
 import asyncio
@@ -27,33 +27,32 @@ from xrec.config.shared import JobConfig
 from xrec.errors import ClusterError, ConfigError
 from xrec.storage import fingerprint_of
 
-_DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
-_ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
+_DEFAULT_URL = "http://127.0.0.1:8265"  # of `ray start --head`
+_ADVICE = "check that the cluster is running and that this is its dashboard, http://host:8265"
 _VARIABLES = ("AWS_", "HF_TOKEN", "HF_ENDPOINT", "MLFLOW_", "WANDB_")
-# The keys, in whatever section, whose values are paths or URIs.
-_URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", *ARTIFACTS}
-_URI_KEYS |= {"pairs", "unsafe_words", "prompts"}
-_ENDED_BADLY = (JobStatus.FAILED, JobStatus.STOPPED)
-_JSON = " --json"  # at the end of a command: it does the same without
-_NO_PATH = ("carry_from", "published")
-_NAME_KEYS = {"files", "columns"}  # what stands below them is below `uri`
+# Keys whose values are paths or URIs, in any section.
+_URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", "pairs"}
+_URI_KEYS |= {"unsafe_words", "prompts", *ARTIFACTS}
+_NAME_KEYS = {"files", "columns"}  # what is below them is relative to `uri`
+_NOT_A_PATH = ("carry_from", "published")
+_JSON = " --json"  # the end of an entrypoint; the job is the same without it
 
 
 class JobServer:
-    """The dashboard of a cluster, which is also its job server.
+    """The job server of a cluster, which is its dashboard too.
 
-    Each method raises ClusterError if the server does not answer, or refuses.
+    Every method raises ClusterError if the server does not respond, or refuses.
     """
 
     def __init__(self, address: str | None = None) -> None:
         """Connect to http://host:8265, host:8265, RAY_API_SERVER_ADDRESS, or this machine's.
 
-        Raises ClusterError within a few seconds if nothing listens there.
+        Raises ClusterError within seconds if nothing listens there.
         """
         address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _DEFAULT_URL
         self.url = address if "://" in address else f"http://{address}"
         check_reachable(self.url, _ADVICE)
-        # Ray's client prefers these variables to the address that it is given.
+        # Ray's client prefers these variables to its argument.
         with self._errors(), environment({"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": None}):
             self._client = JobSubmissionClient(self.url)
 
@@ -66,9 +65,9 @@ class JobServer:
     ) -> str:
         """Start `xrec COMMAND` on the cluster, and return the submission id.
 
-        The project file goes along by its name. The AWS_* variables of this process go with the
-        job, and no others. `packages` is a requirements file, whose packages are installed for it
-        on each node; raises ConfigError if it is not there.
+        The project file is sent with it, and so are the AWS_* and similar variables of this
+        process. Each node installs the requirements file `packages`; raises ConfigError if it does
+        not exist.
         """
         with working_folder(config_path) as folder, self._errors():
             return str(
@@ -82,65 +81,66 @@ class JobServer:
     def submit_once(
         self, name: str, config_path: Path, command: Sequence[str], packages: str | None = None
     ) -> tuple[str, JobStatus | None]:
-        """Start `xrec COMMAND` as `submit` does, unless an attempt of this name did not fail.
+        """Submit a job unless one of this name is running or has succeeded.
 
         Attempts have the submission ids NAME-1, NAME-2 and so on. Returns the id of the last one,
-        and its status if it was there before: it is at work, or it succeeded. Whoever else submits
-        the same name at this moment gets the same job. Raises ConfigError if that is another
-        command.
+        and its status if it existed before. Concurrent callers get the same job. Raises ConfigError
+        if the existing job has another command.
         """
         while True:
             attempts = self._attempts(name)
             last = max(attempts, default=0)
-            if last and (job := attempts[last]).status not in _ENDED_BADLY:
-                if job.entrypoint.removesuffix(_JSON) != _entrypoint(command).removesuffix(_JSON):
+            status = attempts[last].status if last else JobStatus.FAILED
+            if status not in (JobStatus.FAILED, JobStatus.STOPPED):
+                existing, wanted = attempts[last].entrypoint, _entrypoint(command)
+                if existing.removesuffix(_JSON) != wanted.removesuffix(_JSON):
                     raise ConfigError(
-                        f"the job {name}-{last} is {job.entrypoint!r}, and this one "
-                        f"{_entrypoint(command)!r}: expected the same; give another key",
+                        f"the job {name}-{last} runs {existing!r}, expected {wanted!r}; "
+                        "use another --key",
                         code="key_used",
                         key="--key",
-                        saw=job.entrypoint,
+                        saw=existing,
                     )
-                return f"{name}-{last}", job.status
+                return f"{name}-{last}", status
             try:
                 return self.submit(config_path, command, packages, f"{name}-{last + 1}"), None
             except ClusterError:
                 if max(self._attempts(name), default=0) == last:
-                    raise  # else someone else has submitted it
+                    raise  # otherwise somebody else submitted it
 
     def _attempts(self, name: str) -> dict[int, JobDetails]:
-        """The jobs of a name that the cluster remembers, by the number of the attempt."""
+        """Return the jobs of a name that the cluster remembers, by the number of the attempt."""
         attempt = re.compile(rf"{re.escape(name)}-(\d+)")
         with self._errors():
             jobs = {job.submission_id or "": job for job in self._client.list_jobs()}
         return {int(match[1]): jobs[match[0]] for match in map(attempt.fullmatch, jobs) if match}
 
     def follow(self, submission_id: str, write: Callable[[str], None]) -> JobDetails:
-        """Hand the job's log to `write` as it comes, until the job ends; returns how it ended.
+        """Pass the job's log to `write` until the job ends, and return how it ended.
 
-        After a KeyboardInterrupt the job goes on.
+        A KeyboardInterrupt does not end the job.
         """
 
         async def tail() -> None:
             async for text in self._client.tail_job_logs(submission_id):
                 write(text)
 
-        with self._errors(f"the log of {submission_id} broke off; it may go on: ray job list"):
+        with self._errors(f"lost the log of {submission_id}; the job may still run: ray job list"):
             asyncio.run(tail())
             return self._client.get_job_info(submission_id)
 
     def result(self, submission_id: str) -> dict[str, Any] | None:
-        """The last line of JSON in a job's log; None if there is none, or no log any more."""
+        """Return the last JSON object in a job's log, or None."""
         with suppress(ClusterError), self._errors():
             for line in reversed(self._client.get_job_logs(submission_id).splitlines()):
                 with suppress(ValueError):
-                    if isinstance(found := json.loads(line), dict):
-                        return found
+                    if isinstance(value := json.loads(line), dict):
+                        return value
         return None
 
     @contextmanager
     def _errors(self, advice: str = _ADVICE) -> Iterator[None]:
-        """Turn the errors of Ray's client into ClusterError, with advice."""
+        """Turn the errors of Ray's client into ClusterError."""
         try:
             yield
         except AuthenticationError as error:
@@ -161,14 +161,14 @@ def _entrypoint(command: Sequence[str]) -> str:
 
 
 def job_id(job: str, workspace: str, key: str) -> str:
-    """What the submission ids begin with of the attempts at a job of a workspace with this key."""
+    """Return the prefix of the submission ids of a job in a workspace with this key."""
     words = re.sub(r"[^A-Za-z0-9.-]+", "-", key)[:40]
     return f"xrec-{job}-{words}-{fingerprint_of([workspace.rstrip('/'), key])[:8]}"
 
 
 @contextmanager
 def working_folder(config_path: Path) -> Iterator[Path]:
-    """Make a temporary folder with the code and the config, which becomes the job's own folder."""
+    """Make a temporary folder of code and config, which becomes the job's working directory."""
     source = Path(xrec.__file__).parents[1]
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     with tempfile.TemporaryDirectory(prefix="xrec-submit-") as name:
@@ -179,13 +179,13 @@ def working_folder(config_path: Path) -> Iterator[Path]:
 
 
 def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, Any]:
-    """Return Ray's runtime environment for a job with the working folder `folder`.
+    """Return Ray's runtime environment for a job whose working folder is `folder`.
 
-    Raises ConfigError if there is no file `packages`.
+    Raises ConfigError if the file `packages` does not exist.
     """
     if packages and not Path(packages).is_file():
         raise ConfigError(
-            f"packages {packages!r}: no such file; expected a requirements file, such as "
+            f"--packages {packages}: no such file; expected a requirements file, such as "
             "requirements/base.txt",
             code="no_such_file",
             key="--packages",
@@ -199,19 +199,19 @@ def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, 
 
 
 def check_shared_paths(config: JobConfig, **others: str) -> None:
-    """Raise ConfigError if `config` names a relative path, or one of the `others` is one.
+    """Raise ConfigError if a path in `config` or `others` is relative.
 
-    It would lie in the job's own folder on the cluster, which is deleted after the job.
+    It would be in the job's working directory on the cluster, which is deleted after the job.
     """
     relative = [
         f"{key}={value}"
         for key, value in _uris({**config.model_dump(), **others})
-        if "://" not in value and not os.path.isabs(value) and (key, value) != _NO_PATH
+        if "://" not in value and not os.path.isabs(value) and (key, value) != _NOT_A_PATH
     ]
     if relative:
         raise ConfigError(
-            f"relative path {', '.join(relative)}: a submitted job has a folder of its own on the "
-            "cluster, which is deleted; give an s3:// URI, or an absolute path on a disk that all "
+            f"relative path {', '.join(relative)}: a submitted job has a working directory of its "
+            "own, which is deleted; give an s3:// URI, or an absolute path on a disk that all "
             "nodes share",
             code="relative_path",
             saw=relative,
@@ -219,10 +219,10 @@ def check_shared_paths(config: JobConfig, **others: str) -> None:
 
 
 def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield key and value of each path or URI in nested values."""
     if isinstance(values, dict):
         for name, value in values.items():
             if name not in _NAME_KEYS:
-                # What stands below `prompts` are files of prompts, whatever their keys.
                 yield from _uris(value, key if key == "prompts" else name)
     elif isinstance(values, list | tuple):
         for value in values:

@@ -21,7 +21,7 @@ from xrec.data.dataset import KEPT, Dataset
 from xrec.data.rows import SPLITS
 from xrec.data.staging import Staging
 from xrec.errors import DataError
-from xrec.storage.forgotten import LIST
+from xrec.storage import FORGOTTEN
 
 _INDEXED = """
     SELECT users.rowid::INT AS user_index, items.rowid::INT AS item_index,
@@ -182,7 +182,7 @@ def _kept(staging: Staging, earlier: Dataset, changes: Mapping[str, Any]) -> dic
         before[table] = here[table] + changed["removed"]
         if not staging.has(table) and table not in known:
             here[table] = 0
-    gone = {table: staging.num_forgotten[f"{table}: {LIST}"] for table in here}
+    gone = {table: staging.num_forgotten[f"{table}: {FORGOTTEN}"] for table in here}
     return {t: min(1.0, (here[t] + gone[t]) / n) for t, n in before.items() if n >= 50}
 
 

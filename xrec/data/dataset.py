@@ -26,6 +26,7 @@ from xrec.storage import (
     Location,
     Manifest,
     fingerprint_of,
+    map_table,
     mapped,
     open_location,
     read_footer,
@@ -33,7 +34,6 @@ from xrec.storage import (
     write_manifest,
     write_table,
 )
-from xrec.storage.mapped import map_table
 
 AspectsFrom = Literal["reviews", "profiles"]
 ASPECTS_FROM = "aspects_from"  # among the manifest's metrics

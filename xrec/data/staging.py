@@ -24,8 +24,7 @@ from xrec.data.rows import FileRows
 from xrec.data.source import Finding, Rejected, rejected_table
 from xrec.data.splits import split_pairs
 from xrec.errors import StorageError
-from xrec.storage import Location, storage_errors
-from xrec.storage.forgotten import LIST, Forgotten
+from xrec.storage import FORGOTTEN, Forgotten, Location, storage_errors
 
 _SPLIT = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
 _BATCH_ROWS = 2**16
@@ -133,7 +132,7 @@ class Staging:
                     self.num_rows[counted] += part.num_rows
                     self._insert(f"raw.{table}", as_rows(part.table), number)
                     if part.findings:
-                        told = self._forgotten.untold(part.findings)
+                        told = self._forgotten.without_texts(part.findings)
                         found = rejected_table(told).drop_columns("file")
                         self._insert("findings", found, number)
         self.sql("COMMIT")
@@ -210,7 +209,9 @@ class Staging:
     def _insert(self, table: str, rows: pa.Table, file: int) -> None:
         given, rows = rows.num_rows, self._forgotten.without(rows)
         if given > rows.num_rows:
-            self.num_forgotten[f"{table.removeprefix('raw.')}: {LIST}"] += given - rows.num_rows
+            self.num_forgotten[f"{table.removeprefix('raw.')}: {FORGOTTEN}"] += (
+                given - rows.num_rows
+            )
         if rows.num_rows:
             self._num_bytes[table] += rows.nbytes
         self.database.register("batch", rows)

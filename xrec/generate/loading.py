@@ -33,7 +33,7 @@ from xrec.llm.model import (
 )
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import anywhere, model_fingerprint, resolve_model
-from xrec.storage import Manifest, fingerprint_of, location_of, open_location, read_manifest
+from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest, shared_uris
 
 logger = logging.getLogger("xrec")
 
@@ -56,8 +56,7 @@ class Sources:
 def sources_of(config: ExplanationsJobConfig) -> Sources:
     """Return what the workers load, with URIs that do not depend on the working directory."""
     names = ("dataset", "graph", "adapter", "aspects")
-    uris = {name: location_of(config, name).shared_uri for name in names}
-    return Sources(**uris, llm=anywhere(config.llm), storage=config.storage)
+    return Sources(**shared_uris(config, *names), llm=anywhere(config.llm), storage=config.storage)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from xrec.errors import DataError
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges
 from xrec.graph.partition import Partition
-from xrec.storage.mapped import Allocate, filled_arrays
+from xrec.storage import Allocate, filled_arrays
 
 _LARGEST_INT32 = 2**31 - 1
 _EDGES_PER_PIECE = 2**20  # sorted at a time, in some 100 MB

@@ -27,11 +27,11 @@ from xrec.storage import (
     Location,
     Manifest,
     location_of,
+    map_file,
     open_location,
     read_manifest,
     write_manifest,
 )
-from xrec.storage.mapped import map_file
 
 EMBEDDINGS = "embeddings.safetensors"
 METRICS = "metrics.jsonl"

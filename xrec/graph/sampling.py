@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xrec.errors import DataError
-from xrec.storage.mapped import Allocate, delete_mapped, filled_arrays
+from xrec.storage import Allocate, delete_mapped, filled_arrays
 
 
 class NegativeSampler:

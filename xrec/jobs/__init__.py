@@ -1,7 +1,47 @@
-"""A file for each job, and what goes through several of them: `run`, `status`, `explain`.
+"""One module per job, and what works on several of them: `pipeline`, `status`, `explain`, `audit`.
 
-`xrec.jobs.<name>.run(config)` does a job: config in, one library call, artifact out. It returns the
-artifact's manifest. If it is finished with these settings and inputs, nothing is done and no Ray
-cluster is started. `xrec.jobs.<name>.output(config)` says what the job would make. `serve` makes no
-artifact: it runs until it is interrupted, and has no `output`.
+`xrec.jobs.NAME.run(config)` does a job: config in, one library call, manifest out. If the artifact
+is already there with these settings and inputs, it returns its manifest and starts no Ray cluster.
+`xrec.jobs.NAME.output(config)` describes the artifact without doing any work. `serve` makes no
+artifact: it runs until it is interrupted.
 """
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:  # `xrec --help` must not wait for pydantic and pyarrow
+    from xrec.jobs.output import Output
+    from xrec.storage import Kind, Manifest
+
+ARTIFACT_OF: "Mapping[str, Kind]" = {
+    "build-sample-llm": "llm",
+    "annotate": "annotations",
+    "prepare": "dataset",
+    "pretrain-graph": "graph",
+    "train-aspects": "aspects",
+    "train-adapter": "adapter",
+    "recommend": "recommendations",
+    "backfill": "explanations",
+    "evaluate": "evaluation",
+    "compare": "comparison",
+}
+"""The jobs, in the order of the pipeline, and what each makes."""
+
+PIPELINE = tuple(name for name in ARTIFACT_OF if name != "compare")
+"""The jobs that `xrec run` works through."""
+
+
+class Job(Protocol):
+    """The module of a job; `config` is of its class in `xrec.config.jobs.CONFIG_TYPES`."""
+
+    def output(self, config: Any, *, exact: bool = True) -> "Output":
+        """Describe the artifact; without `exact`, without a download or a long read."""
+
+    def run(self, config: Any) -> "Manifest | None":
+        """Make the artifact unless it is there; None if the config's limit ended the run first."""
+
+
+def job_named(name: str) -> Job:
+    """Import the module of a job."""
+    return cast(Job, importlib.import_module(f"xrec.jobs.{name.replace('-', '_')}"))

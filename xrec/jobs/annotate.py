@@ -15,50 +15,35 @@ from xrec.storage import RUN_RECORD, Manifest, check_artifacts, location_of
 
 
 def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
-    """The annotations that `config` asks for; see xrec.jobs.output.
-
-    Reads the source's files. Without `exact` it reads none of them, which may be large or gone by
-    now, and compares none.
-    """
+    """Return the job's output; without `exact`, without reading the source's files."""
     location, spec = location_of(config, KIND), annotator_spec(config)
     files = file_hashes(find_review_files(config)) if exact else begun_files(location)
     identity = identify_annotations(config, spec, files)
     unknown = [name for name, fingerprint in identity.inputs.items() if not fingerprint]
+    unchecked = () if exact else (*files, *unknown)
     return Output(
-        location,
-        KIND,
-        identity.config,
-        identity.inputs,
-        unchecked=() if exact else (*files, *unknown),
-        records=(RUN_RECORD,),
+        location, KIND, identity.config, identity.inputs, unchecked, records=(RUN_RECORD,)
     )
 
 
 def run(config: AnnotateConfig) -> Manifest | None:
-    """Keep and split the reviews, and write what is left of all texts on Ray.
-
-    Returns the manifest, or None if the limit ended the run before it was finished.
-    """
+    """Keep the reviews and write the missing texts on Ray; None if the limit ended the run."""
     from xrec.annotate.driver import run_annotate
-    from xrec.cluster.connect import ensure_ray
-    from xrec.cluster.preflight import check_cluster, demand_of_actors
+    from xrec.cluster import demand_of_actors, ready_cluster
 
     check_artifacts(config, KIND)
     if config.retry_failed is None and (done := output(config).done()) is not None:
         return done
     spec = annotator_spec(config, os.environ)
     record = keep_source(config, spec)
-    with ensure_ray(config.ray):
-        demand = demand_of_actors(config.actors, spec.gpus_per_actor)
-        check_cluster(demand, config.artifact(KIND), config.storage)
+    with ready_cluster(config, KIND, demand_of_actors(config.actors, spec.gpus_per_actor)):
         return run_annotate(config, spec, record)
 
 
 def look_ahead(config: AnnotateConfig) -> list[str]:
-    """What `run` would do, for a reader.
+    """Describe what `run` would do, without writing anything or asking a language model.
 
-    Nothing is written, and no language model is asked. Raises DataError if the reviews cannot be
-    read, ConfigError for prompts that cannot be used.
+    Raises DataError if the reviews cannot be read, ConfigError for invalid prompts.
     """
     return annotator_spec(config).describe(read_outlook(config))
 
@@ -66,10 +51,7 @@ def look_ahead(config: AnnotateConfig) -> list[str]:
 def annotator_spec(
     config: AnnotateConfig, environment: Mapping[str, str] | None = None
 ) -> AnnotatorSpec:
-    """The annotator that `annotator.kind` names.
-
-    environment: has the key of an endpoint; None if nothing will be written.
-    """
+    """Return the annotator that `annotator.kind` names; `environment` has an endpoint's key."""
     if isinstance(config.annotator, PhrasesAnnotator):
         return phrases_spec(config.annotator, config.vocabulary)
     from xrec.annotate.language_model import language_model_spec

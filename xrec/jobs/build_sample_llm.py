@@ -1,4 +1,4 @@
-"""Job `build-sample-llm`: a small language model of the sample's language is trained."""
+"""Job `build-sample-llm`: nothing in, the demo's toy language model out."""
 
 from xrec.config.data import BuildSampleLLMConfig
 from xrec.config.identity import identity_of
@@ -7,11 +7,12 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
+    """Return the job's output."""
     return Output(location_of(config, "llm"), "llm", identity_of(config), {})
 
 
 def run(config: BuildSampleLLMConfig) -> Manifest:
-    """Train in this process, unless it is done; returns the manifest."""
+    """Train in this process, unless it is done."""
     from xrec.sample.language_model import build_sample_llm
 
     check_artifacts(config, "llm")

@@ -1,4 +1,4 @@
-"""Job `compare`: entries write texts for the same pairs; one table."""
+"""Job `compare`: ways to write texts in, one table of their scores on the same pairs out."""
 
 import os
 
@@ -14,20 +14,19 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: CompareConfig, *, exact: bool = True) -> Output:
+    """Return the job's output; without `exact`, without downloading the language model."""
     base_model: str | None = None
     unchecked: tuple[str, ...] = ()
     if config.llm is not None and config.has_language_model:
         base_model = known_fingerprint(config.llm, config.storage, download=exact)
         unchecked = () if base_model else ("base_model",)
-    settings, inputs = comparison_identity(config, base_model)
-    location = location_of(config, "comparison")
-    return Output(location, "comparison", settings, inputs, unchecked=unchecked)
+    identity = comparison_identity(config, base_model)
+    return Output(location_of(config, "comparison"), "comparison", *identity, unchecked=unchecked)
 
 
 def run(config: CompareConfig) -> Manifest:
-    """Make, score and compare what is not done yet on Ray; returns the manifest."""
-    from xrec.cluster.connect import ensure_ray
-    from xrec.cluster.preflight import check_cluster, demand_of_actors, demand_of_workers
+    """Make, score and compare on Ray what is not done yet."""
+    from xrec.cluster import demand_of_actors, demand_of_workers, ready_cluster
     from xrec.lab.compare.comparison import check_packages, compare
 
     check_artifacts(config, "dataset", "graph", "comparison")
@@ -40,9 +39,8 @@ def run(config: CompareConfig) -> Manifest:
         assert found.manifest is not None
         return found.manifest
     keys = judge_keys(config.metrics.judges, os.environ)
-    with ensure_ray(config.ray):
-        uri, parallel = config.artifact("comparison"), config.engine.tensor_parallel_size
-        if set(config.entries) & set(ADAPTERS):
-            check_cluster(demand_of_workers(config.scaling), uri, config.storage)
-        check_cluster(demand_of_actors(config.actors, parallel), uri, config.storage)
+    trains = set(config.entries) & set(ADAPTERS)
+    demands = [demand_of_workers(config.scaling)] if trains else []
+    demands.append(demand_of_actors(config.actors, config.engine.tensor_parallel_size))
+    with ready_cluster(config, "comparison", *demands):
         return compare(config, made.config, made.inputs, keys=keys)

@@ -1,4 +1,4 @@
-"""Job `prepare`: raw files (or the sample's generator) in, dataset artifact out."""
+"""Job `prepare`: raw files, annotations or the sample in, dataset out."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,40 +16,39 @@ from xrec.sample import generate_town, town_tables
 from xrec.storage import (
     Manifest,
     check_access,
+    find_manifest,
     location_of,
-    manifest_there,
     open_location,
     read_manifest,
 )
 
 
 def output(config: PrepareConfig, *, exact: bool = True) -> Output:
-    """The dataset that `config` asks for; see xrec.jobs.output.
+    """Return the job's output; reads only source files that changed since the dataset was made.
 
-    Reads those of the source's files that changed since the dataset was made, or the manifest of
-    the annotations. Without `exact` it compares no files, which may be gone by now.
+    Without `exact` no files are compared, which may be gone by now.
     """
     location, settings = location_of(config, "dataset"), dataset_settings(config)
-    there = manifest_there(location, "dataset")
-    if there is None:
+    manifest = find_manifest(location, "dataset")
+    if manifest is None:
         return Output(location, "dataset", settings, {})
     if exact or isinstance(config.source, AnnotationsSource):
         source = _source(config)
-        inputs = source.hashes(source.find_files(), there)
+        inputs = source.hashes(source.find_files(), manifest)
         return Output(location, "dataset", settings, inputs)
-    files = tuple(there.inputs)
+    files = tuple(manifest.inputs)
     return Output(location, "dataset", settings, dict.fromkeys(files, ""), unchecked=files)
 
 
 def run(config: PrepareConfig) -> Manifest:
-    """Make the dataset; returns its manifest. For the errors see `prepare_dataset`."""
-    wanted = config.aspects_from
-    find = None if wanted is None else partial(find_aspects, config=wanted)
+    """Make the dataset in this process; raises what `prepare_dataset` raises."""
+    aspects = config.aspects_from
+    find = None if aspects is None else partial(find_aspects, config=aspects)
     return prepare_dataset(config, _source(config), find)
 
 
 def _source(config: PrepareConfig) -> Source:
-    """The reader that `source.kind` names; what the dataset extends is among its inputs."""
+    """Return the reader of the source, with the dataset that is extended among its inputs."""
     source = _reader(config)
     if config.extends is None:
         return source
@@ -58,18 +57,19 @@ def _source(config: PrepareConfig) -> Source:
 
 
 def _reader(config: PrepareConfig) -> Source:
-    source = config.source
+    source, storage = config.source, config.storage
     if isinstance(source, SampleSource):
         return Source("sample", lambda staging, _: staging.add(town_tables(generate_town(source))))
     if isinstance(source, AnnotationsSource):
-        uri, storage = config.artifact("annotations"), config.storage
-        there = read_manifest(open_location(uri, storage), "annotations")
-        inputs = {"annotations": there.fingerprint}
+        uri = config.artifact("annotations")
+        manifest = read_manifest(open_location(uri, storage), "annotations")
         return Source(
-            uri, lambda staging, _: staging.add(read_annotations(uri, storage)), inputs=inputs
+            uri,
+            lambda staging, _: staging.add(read_annotations(uri, storage)),
+            inputs={"annotations": manifest.fingerprint},
         )
-    folder = open_location(source.uri, config.storage)
-    check_access(folder, config.storage)
+    folder = open_location(source.uri, storage)
+    check_access(folder, storage)
     if isinstance(source, ReleaseSource):
         return Source(source.uri, read_release, partial(find_release_files, folder))
     find = partial(find_table_files, folder, source)

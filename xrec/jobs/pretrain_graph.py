@@ -1,4 +1,4 @@
-"""Job `pretrain-graph`: the dataset in, a vector for each user and item out."""
+"""Job `pretrain-graph`: dataset in, graph out (a vector per user and item)."""
 
 from xrec.config.graph import PretrainGraphConfig
 from xrec.graph.identity import graph_identity
@@ -7,21 +7,18 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
-    settings, inputs = graph_identity(config)
-    return Output(
-        location_of(config, "graph"), "graph", settings, inputs, records=("checkpoints/run.json",)
-    )
+    """Return the job's output."""
+    location, records = location_of(config, "graph"), ("checkpoints/run.json",)
+    return Output(location, "graph", *graph_identity(config), records=records)
 
 
 def run(config: PretrainGraphConfig) -> Manifest:
-    """Train on Ray, unless it is done; returns the manifest."""
-    from xrec.cluster.connect import ensure_ray
-    from xrec.cluster.preflight import check_cluster, demand_of_workers
+    """Train on Ray, unless it is done."""
+    from xrec.cluster import demand_of_workers, ready_cluster
     from xrec.train.graph import pretrain_graph
 
     check_artifacts(config, "dataset", "graph")
     if (done := output(config).done()) is not None:
         return done
-    with ensure_ray(config.ray):
-        check_cluster(demand_of_workers(config.scaling), config.artifact("graph"), config.storage)
+    with ready_cluster(config, "graph", demand_of_workers(config.scaling)):
         return pretrain_graph(config)

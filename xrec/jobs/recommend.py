@@ -13,15 +13,15 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:
+    """Return the job's output."""
     identity = identify_recommendations(config)
     location = location_of(config, "recommendations")
     return Output(location, "recommendations", identity.config, identity.inputs)
 
 
 def run(config: RecommendConfig) -> Manifest:
-    """Rank what is left on Ray, unless this very run is published; returns the manifest."""
-    from xrec.cluster.connect import ensure_ray
-    from xrec.cluster.preflight import ONE_CPU, check_cluster
+    """Rank what is left on Ray, unless it is published."""
+    from xrec.cluster import ONE_CPU, ready_cluster
 
     check_artifacts(config, "dataset", "graph", "recommendations")
     if (done := output(config).done()) is not None:
@@ -29,6 +29,5 @@ def run(config: RecommendConfig) -> Manifest:
     planned = plan_recommendations(config, read_tables(config)[0])
     if (manifest := publish_recommendations(planned)) is not None:
         return manifest
-    with ensure_ray(config.ray):
-        check_cluster(ONE_CPU, config.artifact("recommendations"), config.storage)
+    with ready_cluster(config, "recommendations", ONE_CPU):
         return run_recommend(config, planned)

@@ -1,4 +1,4 @@
-"""Job `train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
+"""Job `train-adapter`: dataset, graph and a frozen language model in, adapter out."""
 
 from xrec.adapter.config import adapter_inputs
 from xrec.aspects.artifact import aspects_of
@@ -11,6 +11,7 @@ from xrec.storage import Manifest, check_artifacts, location_of, manifest_of
 
 
 def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
+    """Return the job's output; without `exact`, without downloading the language model."""
     base_model = known_fingerprint(config.llm, config.storage, download=exact)
     dataset = manifest_of(config, "dataset")
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
@@ -25,15 +26,13 @@ def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: TrainAdapterConfig) -> Manifest:
-    """Train on Ray, unless it is done; returns the manifest."""
-    from xrec.cluster.connect import ensure_ray
-    from xrec.cluster.preflight import check_cluster, demand_of_workers
+    """Train on Ray, unless it is done."""
+    from xrec.cluster import demand_of_workers, ready_cluster
     from xrec.train.adapter import train_adapter
 
     check_artifacts(config, "dataset", "graph", "adapter")
     check_has_explanations(location_of(config, "dataset"))
     if (done := output(config).done()) is not None:
         return done
-    with ensure_ray(config.ray):
-        check_cluster(demand_of_workers(config.scaling), config.artifact("adapter"), config.storage)
+    with ready_cluster(config, "adapter", demand_of_workers(config.scaling)):
         return train_adapter(config)

@@ -1,4 +1,4 @@
-"""Job `train-aspects`: the dataset in, a score of the aspects of items for users out."""
+"""Job `train-aspects`: dataset in, aspects out (a score of an item's aspects for a user)."""
 
 from xrec.aspects.artifact import aspects_identity
 from xrec.config.graph import TrainAspectsConfig
@@ -7,12 +7,12 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: TrainAspectsConfig, *, exact: bool = True) -> Output:
-    settings, inputs = aspects_identity(config)
-    return Output(location_of(config, "aspects"), "aspects", settings, inputs)
+    """Return the job's output."""
+    return Output(location_of(config, "aspects"), "aspects", *aspects_identity(config))
 
 
 def run(config: TrainAspectsConfig) -> Manifest:
-    """Train in this process, unless it is done; returns the manifest."""
+    """Train in this process, unless it is done."""
     from xrec.aspects.train import train_aspects
 
     check_artifacts(config, "dataset", "aspects")

@@ -23,7 +23,7 @@ from xrec.data.language import language_name
 from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.title_placeholder import TitlePlaceholder
-from xrec.storage.cache import ByteCache
+from xrec.storage import ByteCache
 
 # Stands for the content while a chat template is rendered; the characters are of private use.
 _CONTENT = "\ue000content\ue000"

@@ -17,9 +17,15 @@ from pathlib import Path, PurePosixPath
 from xrec.config.llm import HUB_ID, LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError, StorageError
-from xrec.storage import Location, fingerprint_of, node_folder, open_location
-from xrec.storage.mapped import made_once
-from xrec.storage.uri import PYPI, package_files
+from xrec.storage import (
+    PYPI,
+    Location,
+    fingerprint_of,
+    made_once,
+    node_folder,
+    open_location,
+    package_files,
+)
 
 logger = logging.getLogger("xrec")
 

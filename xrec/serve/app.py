@@ -33,7 +33,7 @@ from xrec.serve.artifacts import (
     choice_of,
 )
 from xrec.serve.catalogue import Catalogue, read_catalogue
-from xrec.serve.gate import MAX_REQUESTS, Gate, request_log
+from xrec.serve.gate import MAX_REQUESTS, RequestGate, request_log
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -71,7 +71,7 @@ class Frontend:
         self._watch: asyncio.Task[None] | None = None
         api, share = make_api(self._current), 1 / config.frontends.num_replicas
         api.openapi()  # it takes 50 ms: not while clients wait
-        self._gate = Gate(api, config.security.keys, self._metrics, share)
+        self._gate = RequestGate(api, config.security.keys, self._metrics, share)
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

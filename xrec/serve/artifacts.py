@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from xrec.adapter.config import model_inputs, read_config
 from xrec.aspects.artifact import aspects_of
+from xrec.backfill import present
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import Base, read_takedowns
 from xrec.config.identity import identity_of
@@ -19,7 +20,7 @@ from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
 from xrec.serve.metrics import Metrics
-from xrec.storage import differing_fields, fingerprint_of, location_of, manifest_of, present
+from xrec.storage import differing_fields, fingerprint_of, location_of, manifest_of
 
 logger = logging.getLogger("xrec")
 

@@ -51,7 +51,7 @@ def is_public(path: str) -> bool:
     return path in _PUBLIC_PATHS or path.startswith("/page/")
 
 
-class Gate:
+class RequestGate:
     """An ASGI application that checks each request and passes it on to `app`.
 
     share: the part of each key's rate that this frontend enforces.

@@ -35,7 +35,7 @@ from xrec.serve.model import (
     unknown_user,
 )
 from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
-from xrec.storage.cache import ByteCache
+from xrec.storage import ByteCache
 
 logger = logging.getLogger("xrec")
 

@@ -1,77 +1,136 @@
-"""Where artifacts lie: URIs, manifests, tables. Nothing else tells a local path from s3://."""
+"""Locations, artifacts and tables in a store; nothing above knows a local path from s3://.
+
+location, local, s3, uri    files and folders at URIs
+manifest, artifact          what an artifact is; read, write, claim, delete it
+parquet, mapped             tables in files; files that the processes of a node share
+forgotten                   the list of forgotten people
+process, cache              names of drivers; a cache with a limit in bytes
+delta                       the log of a Delta table; not imported here, since it is slow
+"""
 
 from xrec.storage.artifact import (
+    DELETING,
     MANIFEST,
     RUN_RECORD,
     TABLES,
+    claim,
+    delete_artifact,
+    download,
+    find_manifest,
+    finished,
+    read_content,
+    read_manifest,
+    write_contents,
+    write_manifest,
+)
+from xrec.storage.cache import ByteCache
+from xrec.storage.forgotten import FORGOTTEN, Forgotten, put_on_list, read_forgotten
+from xrec.storage.local import LocalLocation
+from xrec.storage.location import Location
+from xrec.storage.manifest import (
     Kind,
     Manifest,
     Record,
     ancestry,
-    claim,
     content_hash,
     differing_fields,
     fingerprint_of,
-    finished,
     make_manifest,
-    manifest_there,
     mismatch,
-    read_content,
-    read_manifest,
     run_fingerprint,
-    write_contents,
-    write_manifest,
 )
-from xrec.storage.location import Location, request_each, storage_errors
-from xrec.storage.mapped import Arrays, mapped, mapped_arrays, node_folder
-from xrec.storage.parquet import parquet_bytes, read_footer, read_table, write_table
+from xrec.storage.mapped import (
+    Allocate,
+    Arrays,
+    delete_mapped,
+    file_of_zeros,
+    filled_arrays,
+    made_once,
+    map_file,
+    map_table,
+    mapped,
+    mapped_arrays,
+    node_folder,
+)
+from xrec.storage.parquet import (
+    parquet_bytes,
+    read_footer,
+    read_table,
+    row_groups,
+    write_table,
+)
+from xrec.storage.process import may_be_at_work, this_process
+from xrec.storage.requests import request_each, storage_errors, traffic, with_backoff
 from xrec.storage.uri import (
+    PYPI,
     check_access,
     check_artifacts,
-    last_night,
     location_of,
     manifest_of,
     open_location,
-    present,
+    package_files,
+    shared_uris,
 )
 
 __all__ = [
+    "DELETING",
     "MANIFEST",
     "RUN_RECORD",
     "TABLES",
-    "Arrays",
-    "Kind",
+    "claim",
+    "delete_artifact",
+    "download",
+    "find_manifest",
+    "finished",
+    "read_content",
+    "read_manifest",
+    "write_contents",
+    "write_manifest",
+    "ByteCache",
+    "FORGOTTEN",
+    "Forgotten",
+    "put_on_list",
+    "read_forgotten",
     "Location",
+    "request_each",
+    "storage_errors",
+    "traffic",
+    "with_backoff",
+    "Kind",
+    "LocalLocation",
     "Manifest",
     "Record",
     "ancestry",
-    "check_access",
-    "check_artifacts",
-    "claim",
     "content_hash",
     "differing_fields",
     "fingerprint_of",
-    "finished",
-    "last_night",
-    "location_of",
     "make_manifest",
-    "manifest_of",
-    "manifest_there",
+    "mismatch",
+    "run_fingerprint",
+    "Allocate",
+    "Arrays",
+    "delete_mapped",
+    "file_of_zeros",
+    "filled_arrays",
+    "made_once",
+    "map_file",
+    "map_table",
     "mapped",
     "mapped_arrays",
-    "mismatch",
     "node_folder",
-    "open_location",
     "parquet_bytes",
-    "present",
-    "read_content",
     "read_footer",
-    "read_manifest",
     "read_table",
-    "request_each",
-    "run_fingerprint",
-    "storage_errors",
-    "write_contents",
-    "write_manifest",
+    "row_groups",
     "write_table",
+    "may_be_at_work",
+    "this_process",
+    "PYPI",
+    "check_access",
+    "check_artifacts",
+    "location_of",
+    "manifest_of",
+    "open_location",
+    "package_files",
+    "shared_uris",
 ]

@@ -1,58 +1,39 @@
-"""An artifact: a folder at a URI with a `manifest.json`, which is written last.
+"""Artifacts: folders with a `manifest.json`, which is written last and deleted first.
 
-A folder without one holds no artifact.
-
-The manifest says what the artifact is, from what it was made and with which settings. It has two
-fingerprints. `run` covers kind, settings and inputs, so it is known before the work: it tells
-whether an output belongs to this run. `fingerprint` covers the content too (that of a dataset
-nothing else): artifacts that are made from this one record it among their inputs.
-
-Explanations and recommendations are tables (xrec.bulk): their manifest stands in the commit that
-published them, and names no files.
+A folder without one is not an artifact. Explanations and recommendations are tables (xrec.bulk):
+their manifest is in the commit that published them.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
-from xrec.storage.location import Location, request_each, storage_errors
-from xrec.version import __version__
+from xrec.storage.location import Location
+from xrec.storage.manifest import (
+    SCHEMA_VERSION,
+    Claim,
+    Kind,
+    Manifest,
+    content_hash,
+    make_manifest,
+    mismatch,
+    run_fingerprint,
+)
+from xrec.storage.requests import request_each, storage_errors
 
 logger = logging.getLogger("xrec")
 
 MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
-"""Whose run a folder is, written before anything else; see `Claim`."""
-SCHEMA_VERSION = 1
-_PART_BYTES = 2**24
-_ADVICE = "give another output URI, or let xrec run --redo make it again"
-
-Kind = Literal[
-    "annotations",
-    "dataset",
-    "graph",
-    "aspects",
-    "recommendations",
-    "llm",
-    "examples",
-    "adapter",
-    "baseline",
-    "explanations",
-    "evaluation",
-    "comparison",
-    "texts",
-]
+"""The file that says which run a folder belongs to (`Claim`); it is written first."""
+DELETING = "_deleting"
+"""An empty file in an artifact that is being deleted; it is the last one to go."""
 TABLES: tuple[Kind, ...] = ("explanations", "recommendations")
 """The artifacts that are tables with versions."""
-
 _MADE_BY: Mapping[Kind, str] = {
     "annotations": "xrec annotate",
     "dataset": "xrec prepare",
@@ -67,94 +48,78 @@ _MADE_BY: Mapping[Kind, str] = {
     "comparison": "xrec lab compare",
 }
 """The commands that make the artifacts, for messages."""
+_ADVICE = "give another output URI, or make it again with xrec run --redo"
+_PART_BYTES = 2**24
 
 
-class Record(BaseModel):
-    """What a file of JSON says; a field that its class does not have is an error."""
+def write_manifest(location: Location, kind: Kind, **fields: Any) -> Manifest:
+    """Finish an artifact: make its manifest from the fields of `make_manifest`, and write it."""
+    manifest = make_manifest(kind, **fields)
+    (location / MANIFEST).write_bytes(manifest.to_bytes())
+    return manifest
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
-    @classmethod
-    def read(cls, file: Location) -> Self:
-        """What the file says; raises ArtifactMismatchError if this xrec cannot read it."""
+def read_manifest(location: Location, kind: Kind) -> Manifest:
+    """Return the manifest at `location`; that of a table is of its newest version.
+
+    Raises ArtifactNotFoundError if there is none, ArtifactMismatchError if it is of another kind or
+    schema version.
+    """
+    if kind in TABLES:
+        from xrec.storage.delta import manifest_of_log, the_log  # imports deltalake
+
+        manifest = manifest_of_log(the_log(location))
+    else:
         try:
-            return cls.model_validate_json(file.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            why = ": ".join(map(str, (*first["loc"], first["msg"])))
-            raise ArtifactMismatchError(
-                f"{file}: not a record that this xrec reads ({why}); use the xrec that wrote it "
-                f"(this is {__version__}), or give another output URI",
-                code="unreadable_record",
-                key=file.name,
-                saw=why,
+            manifest = Manifest.read(location / MANIFEST)
+        except StorageNotFoundError as error:
+            raise ArtifactNotFoundError(
+                f"{location}: no {kind} artifact ({MANIFEST} is missing), because it was never "
+                f"made, not finished, or deleted; run {_MADE_BY.get(kind, 'its job')} first, or "
+                "check the URI",
+                code="no_artifact",
+                key=kind,
             ) from error
-
-    def to_bytes(self) -> bytes:
-        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        return f"{text}\n".encode()
-
-
-class Claim(Record):
-    """What `RUN_RECORD` holds: whose run a folder is."""
-
-    run: str
-    config: dict[str, Any]
-    inputs: dict[str, str]
-
-
-class Manifest(Record):
-    """What `manifest.json` holds.
-
-    version: of the table, if the artifact is one; `files` is then empty.
-    """
-
-    kind: Kind
-    schema_version: int
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    run: str
-    fingerprint: str
-    files: dict[str, str]
-    row_counts: dict[str, int]
-    metrics: dict[str, Any]
-    code_version: str
-    created_at: str
-    version: int | None = None
+    if manifest.kind != kind:
+        raise ArtifactMismatchError(
+            f"{location}: expected a {kind} artifact, found a {manifest.kind} artifact; check the "
+            "URI",
+            code="another_kind",
+            key=str(location),
+            saw=manifest.kind,
+        )
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ArtifactMismatchError(
+            f"{location}: schema version {manifest.schema_version}, but this xrec reads "
+            f"{SCHEMA_VERSION}; make it again, or use the xrec that wrote it",
+            code="another_schema",
+            key="schema_version",
+            saw=manifest.schema_version,
+        )
+    return manifest
 
 
-def fingerprint_of(value: Any) -> str:
-    """16 hex digits of the SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
-
-
-def content_hash(data: bytes) -> str:
-    """16 hex digits of the SHA-256 of a file's content."""
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def run_fingerprint(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The fingerprint of the run that makes an artifact.
-
-    It covers the kind, the settings that the content depends on, and the inputs.
-    """
-    return fingerprint_of([kind, SCHEMA_VERSION, dict(config), dict(inputs)])
+def find_manifest(location: Location, kind: Kind) -> Manifest | None:
+    """Do as `read_manifest`, but return None if there is no finished artifact."""
+    try:
+        return read_manifest(location, kind)
+    except ArtifactNotFoundError:
+        return None
 
 
 def finished(
     location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
-    """The manifest if this very run was finished at `location`; None if nothing is finished there.
+    """Return the manifest if this run is finished at `location`, and None if nothing is.
 
-    Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is there. A
-    table may have the rows of another run, which the next one replaces: None then.
+    Raises ArtifactMismatchError, with the fields that differ, if the artifact is another run's. For
+    a table None is returned then, because the next version replaces its rows.
     """
-    manifest = manifest_there(location, kind)
+    manifest = find_manifest(location, kind)
     if manifest is None:
         return None
     if manifest.run == run_fingerprint(kind, config, inputs):
-        logger.info("%s: already there", location)
+        logger.info("%s: already exists", location)
         return manifest
     if kind in TABLES:
         return None
@@ -169,166 +134,36 @@ def finished(
 def claim(
     folder: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> None:
-    """Make the folder this run's by `RUN_RECORD`; it may be this run's already.
+    """Record in the folder that it belongs to this run, unless the record exists.
 
-    `config` and `inputs` are what `write_manifest` takes. Raises ArtifactMismatchError if the
-    folder is another run's, and names each field that differs with both values.
+    config, inputs: those that the manifest will have. Raises ArtifactMismatchError, with the fields
+    that differ, if the folder belongs to another run.
     """
     run = run_fingerprint(kind, config, inputs)
-    record = Claim(run=run, config=dict(config), inputs=dict(inputs))
-    if (folder / RUN_RECORD).create_bytes(record.to_bytes()):
+    own = Claim(run=run, config=dict(config), inputs=dict(inputs))
+    if (folder / RUN_RECORD).create_bytes(own.to_bytes()):
         return
-    there = Claim.read(folder / RUN_RECORD)
-    if there.run == run:
-        return
-    raise mismatch(
-        f"{folder}: holds another run of kind {kind}, begun and not finished:",
-        {**there.config, "inputs": there.inputs},
-        {**config, "inputs": dict(inputs)},
-        _ADVICE,
-    )
-
-
-def mismatch(
-    what: str, there: Mapping[str, Any], here: Mapping[str, Any], advice: str
-) -> ArtifactMismatchError:
-    """The error that says what is wrong, names each field that differs, and says what to do."""
-    changed = differing_fields(there, here)
-    return ArtifactMismatchError(
-        "\n".join([what, *(f"  {line}" for line in changed), advice]),
-        code="another_run",
-        key=changed[0].partition(":")[0] if changed else "",
-        saw=changed,
-    )
-
-
-def make_manifest(
-    kind: Kind,
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    files: Mapping[str, str] | None = None,
-    version: int | None = None,
-    content: Any = None,
-    fingerprint: str | None = None,
-    row_counts: Mapping[str, int] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """The manifest of an artifact.
-
-    files: the content hash of each file, by its path below the artifact's location.
-    version: of the table instead, if the artifact is one.
-    content: what tells this content from others of the same run, as a JSON value; `files` or
-        `version` if it is None.
-    fingerprint: of the content alone, if later stages need not know what it was made from.
-    config: plain JSON values, and only settings that the content depends on.
-    inputs: the fingerprints of what the artifact was made from.
-    """
-    run = run_fingerprint(kind, config, inputs)
-    if content is None:
-        content = dict(files or {}) if version is None else version
-    return Manifest(
-        kind=kind,
-        schema_version=SCHEMA_VERSION,
-        config=dict(config),
-        inputs=dict(inputs),
-        run=run,
-        fingerprint=fingerprint or fingerprint_of([run, content]),
-        files=dict(files or {}),
-        row_counts=dict(row_counts or {}),
-        metrics=dict(metrics or {}),
-        code_version=__version__,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=version,
-    )
-
-
-def write_manifest(location: Location, kind: Kind, **parts: Any) -> Manifest:
-    """Finish an artifact: write its manifest, made of `parts` by `make_manifest`, and return it."""
-    manifest = make_manifest(kind, **parts)
-    (location / MANIFEST).write_bytes(manifest.to_bytes())
-    return manifest
-
-
-def read_manifest(location: Location, kind: Kind) -> Manifest:
-    """The manifest at `location`; that of a table is of its newest version.
-
-    Raises ArtifactNotFoundError if there is none, ArtifactMismatchError if it is of another kind or
-    schema version.
-    """
-    if kind in TABLES:
-        # It imports deltalake, which most commands do not need.
-        from xrec.storage.delta import manifest_of_log, the_log
-
-        return _of_kind(manifest_of_log(the_log(location)), location, kind)
-    try:
-        return _of_kind(Manifest.read(location / MANIFEST), location, kind)
-    except StorageNotFoundError as error:
-        job = f"run {_MADE_BY[kind]} first" if kind in _MADE_BY else "run its job first"
-        if "/nights/" in location.uri:
-            job = "put it back, or roll back to texts of another night (xrec table history)"
-        raise ArtifactNotFoundError(
-            f"{location}: no {kind} artifact ({MANIFEST} is missing): it was never made, or its "
-            f"job did not finish; {job}, or check the URI",
-            code="no_artifact",
-            key=kind,
-        ) from error
-
-
-def manifest_there(location: Location, kind: Kind) -> Manifest | None:
-    """As `read_manifest`; None if there is no finished artifact."""
-    try:
-        return read_manifest(location, kind)
-    except ArtifactNotFoundError:
-        return None
-
-
-def ancestry(manifest: Manifest, name: str) -> list[str]:
-    """Its fingerprint, and those in its metric `name`: what came before it, the last first."""
-    return [manifest.fingerprint, *manifest.metrics.get(name, ())]
-
-
-def _of_kind(manifest: Manifest, location: Location, kind: Kind) -> Manifest:
-    if manifest.kind != kind:
-        raise ArtifactMismatchError(
-            f"{location}: holds a {manifest.kind} artifact, expected a {kind} artifact; "
-            "check the URI",
-            code="another_kind",
-            key=str(location),
-            saw=manifest.kind,
+    stored = Claim.read(folder / RUN_RECORD)
+    if stored.run != run:
+        raise mismatch(
+            f"{folder}: holds another run of kind {kind}, which was started and not finished:",
+            {**stored.config, "inputs": stored.inputs},
+            {**config, "inputs": dict(inputs)},
+            _ADVICE,
         )
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise ArtifactMismatchError(
-            f"{location}: schema version {manifest.schema_version}, this xrec reads "
-            f"{SCHEMA_VERSION}; make it again, or use the xrec that wrote it",
-            code="another_schema",
-            key="schema_version",
-            saw=manifest.schema_version,
-        )
-    return manifest
 
 
-def differing_fields(
-    there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
-) -> list[str]:
-    """A line for each value that differs: `field: <value there> there, <value here> here`.
-
-    A field that one side lacks, as an older xrec's may, is "nothing" there.
-    """
-    lines: list[str] = []
-    for key in sorted({*there, *here}):
-        if isinstance(there.get(key), Mapping) and isinstance(here.get(key), Mapping):
-            lines += differing_fields(there[key], here[key], f"{prefix}{key}.")
-            continue
-        left, right = ([side[key]] if key in side else [] for side in (there, here))
-        if left != right:
-            shown = (repr(*side) if side else "nothing" for side in (left, right))
-            lines.append("{}{}: {} there, {} here".format(prefix, key, *shown))
-    return lines
+def delete_artifact(location: Location, *records: str) -> None:
+    """Delete an artifact, its manifest and `records` first; `DELETING` marks what is left."""
+    (location / DELETING).write_bytes(b"")
+    for name in (MANIFEST, *records):
+        (location / name).delete()
+    location.delete_all_but(DELETING)
+    location.delete()
 
 
 def write_contents(location: Location, contents: Mapping[str, bytes | str]) -> dict[str, str]:
-    """Write the files below `location`, text as UTF-8; returns each one's content hash."""
+    """Write files below `location`, text as UTF-8; return the content hash of each."""
     hashes = {}
     for name, content in contents.items():
         data = content.encode("utf-8") if isinstance(content, str) else content
@@ -338,20 +173,20 @@ def write_contents(location: Location, contents: Mapping[str, bytes | str]) -> d
 
 
 def read_content(location: Location, manifest: Manifest, name: str, *, remedy: str) -> bytes:
-    """A file of the artifact; raises ArtifactMismatchError if it is missing or another one.
+    """Return a file of the artifact; raise ArtifactMismatchError if it is missing or changed.
 
-    remedy: what to do then.
+    remedy: what to do about that.
     """
-    with _of_manifest(location / name, remedy):
+    with _named_by_manifest(location / name, remedy):
         data = (location / name).read_bytes()
     _check_content(location, manifest, name, content_hash(data), remedy)
     return data
 
 
 def download(location: Location, manifest: Manifest, name: str, path: Path, *, remedy: str) -> None:
-    """Write a file of the artifact to the local `path`, in parts of 16 MiB; raises the same."""
+    """Copy a file of the artifact to the local `path`; raise as `read_content` does."""
     file, digest = location / name, hashlib.sha256()
-    with _of_manifest(file, remedy), storage_errors(file.uri):
+    with _named_by_manifest(file, remedy), storage_errors(file.uri):
         starts = range(0, int(file.fs.size(file.path)), _PART_BYTES)
     with path.open("wb") as copy:
         for part in request_each(lambda start: file.read_range(start, _PART_BYTES), starts):
@@ -361,12 +196,12 @@ def download(location: Location, manifest: Manifest, name: str, path: Path, *, r
 
 
 @contextmanager
-def _of_manifest(file: Location, remedy: str) -> Iterator[None]:
+def _named_by_manifest(file: Location, remedy: str) -> Iterator[None]:
     try:
         yield
     except StorageNotFoundError as error:
         raise ArtifactMismatchError(
-            f"{file}: the manifest names this file, and it is not there; {remedy}",
+            f"{file}: the manifest names this file, but it does not exist; {remedy}",
             code="missing_file",
             key=file.name,
         ) from error
@@ -377,7 +212,7 @@ def _check_content(
 ) -> None:
     if content != manifest.files[name]:
         raise ArtifactMismatchError(
-            f"{location / name}: its content is not what the manifest says; {remedy}",
+            f"{location / name}: its content differs from the manifest; {remedy}",
             code="changed_file",
             key=name,
         )

@@ -1,4 +1,4 @@
-"""A cache that holds a limited number of bytes and drops what was used longest ago."""
+"""A cache with a limit in bytes that drops the least recently used entries."""
 
 import threading
 from collections import OrderedDict
@@ -10,7 +10,7 @@ ValueT = TypeVar("ValueT")
 
 
 class ByteCache(Generic[KeyT, ValueT]):
-    """Values of at most `max_bytes`, as counted by their sizes in `put`. Threads may share it."""
+    """A thread-safe cache of values whose sizes add up to `max_bytes` or less."""
 
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
@@ -19,7 +19,7 @@ class ByteCache(Generic[KeyT, ValueT]):
         self.num_bytes = 0
 
     def get(self, key: KeyT) -> ValueT | None:
-        """The value, which counts as used now; None if it is not there."""
+        """Return the value, which counts as used now; None if it is not in the cache."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -28,7 +28,7 @@ class ByteCache(Generic[KeyT, ValueT]):
             return entry[0]
 
     def put(self, key: KeyT, value: ValueT, num_bytes: int) -> None:
-        """Keep a value in place of the key's earlier one, unless it is larger than the cache."""
+        """Replace the value of a key; a value larger than the cache is not kept."""
         with self._lock:
             self._drop(key)
             if num_bytes > self._max_bytes:

@@ -1,11 +1,10 @@
-"""The log of a published Delta table: which version readers take, and from which commit its rows
-are.
+"""The log of a published Delta table: what each version shows, and which commit decided that.
 
-A table holds whole versions only (xrec.bulk.publish writes them), and its newest version is the
-published one. Each commit of xrec says in the log what it is (`Commit`), with a digest of the files
-that the table was to have. If the files that the log gives are others, a publisher had slept while
-the table was deleted and made again: the version is not sound, readers refuse it, and the next
-command undoes it. Commits of other programs are taken as they are.
+Every version is whole (xrec.bulk.publish), and the newest one is the published one. Each commit of
+xrec records what it is (`Commit`), with a digest of the files that the version should have. If the
+log lists other files, the table was deleted and made again while its publisher was suspended: the
+version is not sound, readers refuse it, and the next command undoes it. Commits of other programs
+are accepted as they are.
 """
 
 import hashlib
@@ -35,9 +34,10 @@ from xrec.errors import (
     StorageNotFoundError,
     TableError,
 )
-from xrec.storage.artifact import Manifest, Record
-from xrec.storage.location import Location, request_each, storage_errors
+from xrec.storage.location import Location
+from xrec.storage.manifest import Manifest, Record
 from xrec.storage.parquet import read_footer
+from xrec.storage.requests import request_each, storage_errors
 
 logger = logging.getLogger("xrec")
 
@@ -57,22 +57,23 @@ FEW_AT_ONCE: Mapping[str, int] = {
     "batch_readahead": 2,
     "fragment_readahead": 1,
 }
-"""How a dataset is streamed. By default Arrow reads 64 batches of 131,072 rows ahead."""
+"""Settings for streaming a dataset; by default Arrow reads 64 batches of 131,072 rows ahead."""
 COMMIT_KEY = "xrec"
-"""Where a commit's metadata has the `Commit`, as JSON."""
+"""The key of the `Commit`, as JSON, in a commit's metadata."""
 
 
 class Commit(Record):
-    """What a commit of xrec says of itself; another program's RESTORE is taken for a rollback.
+    """What a commit of xrec records; another program's RESTORE counts as a rollback.
 
-    table: the id of the table that it was made for; empty in the commit that makes the table.
-    live: the digest (`digest_of`) of the files that the table has after it; empty of a RESTORE.
-    run, nonce, pass_number: whose rows were published. target: the version that an undo or a
-    rollback restored; -1 if the table was empty. manifest: of a publish, and of what is left of one
-    after rows were taken down. takedowns: the last entry of the list of takedowns that it heeds.
-    num_gone: rows that it lacks for that. left_out: the takedowns that kept rows out of the plan of
-    what was published. counts: which field of a run's summary each of the
-    manifest's row counts is, except for those that a takedown does not change.
+    table: ID of the table that it was made for; empty in the commit that creates the table.
+    live: digest of the files that the version should have; empty for a RESTORE.
+    run, nonce, pass_number: whose rows were published.
+    target: version that an undo or a rollback restored; -1 if the table was empty.
+    manifest: of a publish, or of what a takedown left of one.
+    takedowns: number of the last takedown that the version honors.
+    num_gone: number of rows that were removed for takedowns.
+    left_out: takedowns that kept rows out of the plan of what was published.
+    counts: the field of a run's summary behind each row count that a takedown changes.
     """
 
     kind: Literal["publish", "undo", "rollback", "empty", "takedown"]
@@ -89,7 +90,7 @@ class Commit(Record):
     counts: dict[str, str] = Field(default_factory=dict)
 
     def properties(self) -> deltalake.CommitProperties:
-        """What deltalake gets: this commit takes the next version or none."""
+        """Return the properties for deltalake: the commit takes the next version or none."""
         return deltalake.CommitProperties(
             custom_metadata={COMMIT_KEY: self.model_dump_json()}, max_commit_retries=0
         )
@@ -98,7 +99,7 @@ class Commit(Record):
 class DeltaLog:
     """The table at `location`, whose newest version was `version` when it was opened.
 
-    id: of the table: a table that was deleted and made again has another one.
+    id: identifies the table; a table that was deleted and made again has another ID.
     """
 
     def __init__(self, location: Location, delta: deltalake.DeltaTable):
@@ -111,33 +112,33 @@ class DeltaLog:
         self.files = lru_cache(None)(self._files)
 
     def _info(self, version: int) -> dict[str, Any]:
-        """What the log says of a commit (Delta's `commitInfo`), of whichever program.
+        """Return the log's `commitInfo` of a version, written by any program.
 
-        Raises TableError if someone deleted it.
+        Raises TableError if the log entry was deleted.
         """
         file = self._entry(version)
         try:
             data = file.read_bytes()
         except StorageNotFoundError as error:
             raise TableError(
-                f"{self.location}: the Delta log cannot be used: {file} is missing, so what the "
-                "table is meant to have is not known",
+                f"{self.location}: the Delta log cannot be used: {file} is missing, so it is not "
+                "known what the table should have; restore it from a copy",
                 code="broken_log",
                 key=file.name,
             ) from error
         try:
             actions = [json.loads(line) for line in data.splitlines() if line.strip()]
-            found = (each["commitInfo"] for each in actions if "commitInfo" in each)
-            return dict(next(found, {}))
+            infos = (action["commitInfo"] for action in actions if "commitInfo" in action)
+            return dict(next(infos, {}))
         except (ValueError, TypeError, RecursionError) as error:
             raise self._broken(file, error) from error
 
     def _commit(self, version: int) -> Commit | None:
-        """The commit of a version; None if another program wrote it, and it is no RESTORE."""
+        """Return the commit of a version; None for another program's, unless it is a RESTORE."""
         info = self.info(version)
-        if (said := info.get(COMMIT_KEY)) is not None:
+        if (text := info.get(COMMIT_KEY)) is not None:
             try:
-                return Commit.model_validate_json(str(said))
+                return Commit.model_validate_json(str(text))
             except ValidationError as error:
                 raise self._broken(self._entry(version), error) from error
         if info.get("operation") != "RESTORE":
@@ -160,63 +161,62 @@ class DeltaLog:
         )
 
     def _restored(self, version: int, parameters: Mapping[str, Any]) -> int | None:
-        """The version that a RESTORE brought back, which says its number, or a time."""
-        if (said := str(parameters.get("version"))).isdigit():
-            return int(said)
+        """Return the version that a RESTORE brought back; it names its number or a time."""
+        if (number := str(parameters.get("version"))).isdigit():
+            return int(number)
         live = digest_of(self.files(version))
-        before = range(version - 1, -1, -1)
-        return next((each for each in before if digest_of(self.files(each)) == live), None)
+        earlier = range(version - 1, -1, -1)
+        return next((n for n in earlier if digest_of(self.files(n)) == live), None)
 
     def _files(self, version: int) -> pa.Table:
-        """The files of a version: path, num_bytes, num_rows, min.bucket and max.bucket; sorted."""
+        """Return the files of a version in the columns of `FILES`, sorted by bucket and path."""
         with delta_errors(self.location):
             delta = self.delta if version == self.version else _load(self.location, version)
         actions = pa.table(delta.get_add_actions(flatten=True))
         columns = {
-            name: actions[there].cast(type_)
-            if there in actions.column_names
-            else pa.nulls(actions.num_rows, type_)  # the log says nothing
-            for there, name, type_ in _FILE_COLUMNS
+            name: actions[theirs].cast(type_)
+            if theirs in actions.column_names
+            else pa.nulls(actions.num_rows, type_)
+            for theirs, name, type_ in _FILE_COLUMNS
         }
         return pa.table(columns).sort_by([("min.bucket", "ascending"), ("path", "ascending")])
 
     def decided_by(self, version: int) -> Commit | None:
-        """The publish or emptying whose rows the version shows; None if there is none.
+        """Return the publish or emptying whose rows the version shows; None if there is none.
 
-        Where rows of it were taken down, it is the commit that says what is left.
+        If rows were taken down from it, return the takedown with the manifest of what is left.
         """
-        decided = (commit for _, commit in self._shown_by(version))
-        says = (each for each in decided if each.manifest or each.kind in ("publish", "empty"))
-        return next(says, None)
+        commits = (commit for _, commit in self._shown_by(version))
+        return next((c for c in commits if c.manifest or c.kind in ("publish", "empty")), None)
 
     def published_by(self, version: int) -> Commit | None:
-        """The publish that made the rows of the version; None if it shows none, or is emptied."""
-        decided = (commit for _, commit in self._shown_by(version))
-        made = next((each for each in decided if each.kind in ("publish", "empty")), None)
+        """Return the publish whose rows the version shows; None if it has none or was emptied."""
+        commits = (commit for _, commit in self._shown_by(version))
+        made = next((c for c in commits if c.kind in ("publish", "empty")), None)
         return None if made is None or made.kind == "empty" else made
 
     def is_sound(self, version: int) -> bool:
-        """Whether the version has the files that the newest commit of xrec meant it to have."""
-        by, commit = self._meant_by(version)
+        """Return whether the version has the files that the newest commit of xrec recorded."""
+        number, commit = self._recorded_by(version)
         if commit is None:
             return True
-        is_of_table = commit.table == (self.id if by else "")
-        return is_of_table and digest_of(self.files(by)) == commit.live
+        is_of_table = commit.table == (self.id if number else "")
+        return is_of_table and digest_of(self.files(number)) == commit.live
 
     def is_whole(self, version: int) -> bool:
-        """Whether the version is sound, and all of its files are there."""
+        """Return whether the version is sound and all of its files exist."""
         return self.is_sound(version) and not self.missing_files(version)
 
     def takedowns(self, version: int) -> int:
-        """The last entry of the list of takedowns that the version heeds; 0 if it heeds none."""
-        commit = self._meant_by(version)[1]
+        """Return the number of the last takedown that the version honors; 0 if there is none."""
+        commit = self._recorded_by(version)[1]
         return 0 if commit is None else commit.takedowns
 
     @property
     def num_takedowns(self) -> int:
-        """How long the list of takedowns was, at least, when the newest version was made.
+        """The least number of takedowns that existed when the newest version was made.
 
-        The newest version itself may heed fewer: another program's RESTORE knows of no list.
+        That version may honor fewer: another program's RESTORE does not know about takedowns.
         """
         for version in range(self.version, -1, -1):
             commit = self.commit(version)
@@ -224,15 +224,15 @@ class DeltaLog:
                 return commit.takedowns
         return 0
 
-    def _meant_by(self, version: int) -> tuple[int, Commit | None]:
-        """The newest commit of xrec that said which files the version is to have."""
-        said = ((number, commit) for number, commit in self._shown_by(version) if commit.live)
-        return next(said, (-1, None))
+    def _recorded_by(self, version: int) -> tuple[int, Commit | None]:
+        """Return the newest commit of xrec that recorded the version's files, with its number."""
+        commits = ((number, commit) for number, commit in self._shown_by(version) if commit.live)
+        return next(commits, (-1, None))
 
     def _shown_by(self, version: int) -> Iterator[tuple[int, Commit]]:
-        """The commits of xrec whose rows the version shows, the newest first.
+        """Yield the commits of xrec whose rows the version shows, the newest first.
 
-        Before an undo or a rollback comes the version that it restored.
+        An undo or a rollback is followed by the version that it restored.
         """
         while version >= 0:
             commit = self.commit(version)
@@ -258,18 +258,17 @@ class DeltaLog:
             version -= 1
 
     def missing_files(self, version: int) -> list[str]:
-        """Files of the version that are not there, or have another size."""
+        """Return the version's files that do not exist or have another size."""
         files = self.files(version).select(["path", "num_bytes"]).to_pylist()
         return missing_files(self.location, files)
 
     def wrong_bounds(self, version: int) -> list[str]:
-        """Files of the version that have buckets outside the bounds that the log gives.
+        """Return the version's files with buckets outside the bounds in the log, or unreadable.
 
-        Readers skip such a file when they look for one of these buckets. It takes one request for
-        each file, of its footer, which other programs write correctly. A file whose footer cannot
-        be read is in the list too.
+        Readers who look for such a bucket skip the file. This reads the footer of each file, which
+        other programs write correctly too.
         """
-        files = [each for each in self.files(version).to_pylist() if "/" not in each["path"]]
+        files = [file for file in self.files(version).to_pylist() if "/" not in file["path"]]
         return [path for path, is_wrong in request_each(self._is_wrong, files) if is_wrong]
 
     def _is_wrong(self, file: Mapping[str, Any]) -> tuple[str, bool]:
@@ -279,35 +278,35 @@ class DeltaLog:
         except (pa.ArrowException, OSError):
             return path, True
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        columns = (group.column(place) for group in groups for place in range(group.num_columns))
-        found = [each.statistics for each in columns if each.path_in_schema == "bucket"]
-        known = [each for each in found if each is not None and each.has_min_max]
+        columns = (group.column(index) for group in groups for index in range(group.num_columns))
+        buckets = [column.statistics for column in columns if column.path_in_schema == "bucket"]
+        known = [bounds for bounds in buckets if bounds is not None and bounds.has_min_max]
         return path, least is not None and any(
-            each.min < least or each.max > greatest for each in known
+            bounds.min < least or bounds.max > greatest for bounds in known
         )
 
 
 def missing_files(location: Location, files: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Those of a table's files that are not there, or have another size than `num_bytes`.
+    """Return the paths of files that do not exist or have another size than `num_bytes`.
 
-    A listing may be stale, as on NFS, so the store is asked by name for each file that it lacks.
+    A listing may be stale, as on NFS, so the files that it lacks are looked up by name.
     """
-    there = location.sizes()
-    doubted = [
-        each
-        for each in files
-        if "/" not in each["path"] and there.get(each["path"]) != each["num_bytes"]
+    listed = location.sizes()
+    unlisted = [
+        file
+        for file in files
+        if "/" not in file["path"] and listed.get(file["path"]) != file["num_bytes"]
     ]
-    sizes = request_each(lambda each: (location / each["path"]).size(), doubted)
-    found = zip(doubted, sizes, strict=True)
-    return [each["path"] for each, size in found if size != each["num_bytes"]]
+    sizes = request_each(lambda file: (location / file["path"]).size(), unlisted)
+    checked = zip(unlisted, sizes, strict=True)
+    return [file["path"] for file, size in checked if size != file["num_bytes"]]
 
 
 def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
-    """The log of the table at `location`; None if there is no table.
+    """Open the log of the table at `location`; return None if there is no table.
 
-    version: looked at as if it were the newest one. Raises TableError if the log cannot be read, or
-    has no such version; StorageError.
+    version: the version to take for the newest one. Raises TableError if the log cannot be read or
+    has no such version, and StorageError.
     """
     if not (location / LOG).exists():
         return None
@@ -316,8 +315,8 @@ def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
         if delta.protocol().min_reader_version > 1:
             raise TableError(
                 f"{location}: another program turned on a feature of Delta tables that this xrec "
-                "does not read, such as deletion vectors: expected reader version 1, saw "
-                f"{delta.protocol().min_reader_version}; read it by a program that knows them, and "
+                "cannot read, such as deletion vectors: expected reader version 1, saw "
+                f"{delta.protocol().min_reader_version}; read the table with another program, and "
                 "give another output URI",
                 code="unknown_feature",
                 key="minReaderVersion",
@@ -325,21 +324,20 @@ def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
             )
         if version is not None and not 0 <= version <= delta.version():
             raise TableError(
-                f"{location}: version {version} is not there; the table has 0 to {delta.version()}",
+                f"{location}: no version {version}; the table has versions 0 to {delta.version()}",
                 code="no_version",
                 key=str(location),
                 saw=version,
             )
         return DeltaLog(location, delta if version is None else _load(location, version))
-    return None  # its folder is there, and no entry yet
+    return None  # the log has a folder, but no entry yet
 
 
 def the_log(location: Location, version: int | None = None) -> DeltaLog:
-    """As `open_log`; raises ArtifactNotFoundError if there is no table."""
+    """Do as `open_log`, but raise ArtifactNotFoundError if there is no table."""
     if (log := open_log(location, version)) is None:
         raise ArtifactNotFoundError(
-            f"{location}: nothing was published there, as there is no table; run its job first, or "
-            "check the URI",
+            f"{location}: no table, so nothing was published; run its job first, or check the URI",
             code="no_table",
             key=str(location),
         )
@@ -347,13 +345,13 @@ def the_log(location: Location, version: int | None = None) -> DeltaLog:
 
 
 def manifest_of_log(log: DeltaLog) -> Manifest:
-    """The manifest of what the version shows that was opened, whose number it has.
+    """Return the manifest of what the opened version shows, with the version's number.
 
-    Raises ArtifactNotFoundError if that is nothing, TableError if the version is not sound.
+    Raises ArtifactNotFoundError if it shows nothing, TableError if it is not sound.
     """
     commit = log.decided_by(log.version)
     if commit is None or commit.manifest is None:
-        why = "xrec published nothing there" if commit is None else "it was emptied"
+        why = "nothing was published by xrec" if commit is None else "it was emptied"
         raise ArtifactNotFoundError(
             f"{log.location}: {why}; run its job first, or check the URI",
             code="nothing_published",
@@ -365,12 +363,12 @@ def manifest_of_log(log: DeltaLog) -> Manifest:
 
 
 def check_sound(log: DeltaLog) -> None:
-    """Raise TableError unless the newest version has the files that its writer meant."""
+    """Raise TableError unless the newest version has the files that its writer recorded."""
     if not log.is_sound(log.version):
         raise TableError(
-            f"{log.location}: version {log.version} has other files than its writer meant it to "
-            "have: the table was deleted while its job ran. Run the job again, which goes back to "
-            "the version before",
+            f"{log.location}: version {log.version} has other files than its writer recorded, "
+            "because the table was deleted while its job ran; run the job again, which restores "
+            "the previous version",
             code="not_sound",
             key=str(log.location),
             saw=log.version,
@@ -380,9 +378,9 @@ def check_sound(log: DeltaLog) -> None:
 def dataset_of(
     log: DeltaLog, version: int, schema: pa.Schema, *, status: str | None = None
 ) -> pads.Dataset:
-    """The rows of a version, with the columns of `schema`; files are skipped by their buckets.
+    """Return the rows of a version with the columns of `schema`; files are skipped by bucket.
 
-    status: only these rows; `schema` must then have the column.
+    status: return only these rows; `schema` must then have the column.
     """
     files, bucket, bounds = log.files(version).to_pylist(), pads.field("bucket"), []
     sizes = {file["path"]: file["num_bytes"] for file in files}
@@ -400,7 +398,7 @@ def files_of(
     schema: pa.Schema,
     bounds: list[pc.Expression] | None = None,
 ) -> pads.Dataset:
-    """The rows of Parquet files by their names and sizes; `bounds` says what may be in each."""
+    """Return the rows of Parquet files, given their sizes by name and what each may contain."""
     return pads.FileSystemDataset.from_paths(
         list(sizes),
         schema=schema,
@@ -411,9 +409,7 @@ def files_of(
 
 
 def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
-    """Where the files are. On S3 it is deltalake's, which reads what it is asked for; fsspec's
-    reads megabytes ahead.
-    """
+    """Return the files' folder; on S3 by deltalake, because fsspec reads megabytes ahead."""
     options = location.delta_options()
     if options is None:
         return pyarrow.fs.SubTreeFileSystem(location.path, location.arrow_filesystem())
@@ -421,21 +417,21 @@ def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSys
 
 
 def add_action(file: Mapping[str, Any]) -> AddAction:
-    """What adds a file to a table; `file` is a row of `DeltaLog.files`."""
+    """Return the action that adds a file, a row of `DeltaLog.files`, to a table."""
     stats: dict[str, Any] = {"numRecords": file["num_rows"]}
     if file["min.bucket"] is not None:
         bounds = (("minValues", "min.bucket"), ("maxValues", "max.bucket"))
-        stats |= {name: {"bucket": file[there]} for name, there in bounds}
+        stats |= {name: {"bucket": file[column]} for name, column in bounds}
         stats["nullCount"] = {"bucket": 0}
     now = int(time.time() * 1000)
     return AddAction(file["path"], file["num_bytes"], {}, now, True, json.dumps(stats))
 
 
 def commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -> None:
-    """Let the next version have these files, and the columns of `version`, unless it is there.
+    """Create the next version with these files and the columns of `version`, unless it exists.
 
-    deltalake replaces all files or none, and names those that stay among the removed ones too, so
-    this entry of the log is written here.
+    The log entry is written here because deltalake replaces all files or none, and also lists the
+    files that stay as removed.
     """
     now = int(time.time() * 1000)
     before = {row["path"]: row for row in log.files(log.version).to_pylist()}
@@ -446,8 +442,8 @@ def commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -
         {"metaData": _metadata(log.location, version)},
     ]
     for path in sorted(before.keys() - after.keys()):
-        gone = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
-        actions.append({"remove": {"path": quote(path), **gone, "partitionValues": {}}})
+        old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
+        actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})
     for path in sorted(after.keys() - before.keys()):
         new = add_action(after[path])
         made = {"size": new.size, "modificationTime": now, "dataChange": True, "stats": new.stats}
@@ -457,36 +453,36 @@ def commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -
 
 
 def _metadata(location: Location, version: int) -> dict[str, Any]:
-    """The columns and settings of a version, as the log has them."""
+    """Return the columns and settings of a version as a log entry has them."""
     with delta_errors(location):
         delta = _load(location, version)
-        said = delta.metadata()
+        metadata = delta.metadata()
         columns = delta.schema().to_json()
     return {
-        "id": str(said.id),
-        "name": said.name,
-        "description": said.description,
+        "id": str(metadata.id),
+        "name": metadata.name,
+        "description": metadata.description,
         "format": {"provider": "parquet", "options": {}},
         "schemaString": columns,
-        "partitionColumns": said.partition_columns,
-        "createdTime": said.created_time,
-        "configuration": said.configuration,
+        "partitionColumns": metadata.partition_columns,
+        "createdTime": metadata.created_time,
+        "configuration": metadata.configuration,
     }
 
 
 def digest_of(files: pa.Table) -> str:
-    """16 hex digits of a hash of the files' paths and sizes; their order does not count."""
+    """Return 16 hex digits of a hash of the files' paths and sizes, in any order."""
     lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 @contextmanager
 def delta_errors(location: Location) -> Iterator[None]:
-    """Turn deltalake's errors into those of xrec.errors, and name the URI."""
+    """Turn deltalake's errors into those of xrec.errors, which name the URI."""
     try:
         yield
     except deltalake.exceptions.DeltaError as error:
-        why = str(error).partition("\n")[0] + "; mend it from a copy, or give another output URI"
+        why = str(error).partition("\n")[0] + "; restore it from a copy, or give another output URI"
         raise TableError(
             f"{location}: the Delta log cannot be used: {why}", code="broken_log", key=str(location)
         ) from error
@@ -498,14 +494,14 @@ def delta_errors(location: Location) -> Iterator[None]:
 
 @contextmanager
 def file_errors(location: Location) -> Iterator[None]:
-    """Turn the errors of reading the table's files into those of xrec.errors, and name the URI."""
+    """Turn errors of reading the table's files into those of xrec.errors, which name the URI."""
     with storage_errors(location.uri):
         try:
             yield
         except pa.ArrowException as error:
             raise DataError(
-                f"{location}: a file of the table cannot be read ({error}); go back to the version "
-                "before (xrec table rollback), or run the job again",
+                f"{location}: a file of the table cannot be read ({error}); restore the previous "
+                "version (xrec table rollback), or run the job again",
                 code="broken_file",
                 key=str(location),
             ) from error
@@ -518,9 +514,9 @@ def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
     except deltalake.exceptions.DeltaError as error:
         if _HINT not in str(error):
             raise
-        # It names a checkpoint that is gone. It is only a hint; without it the log is listed.
+        # The hint names a checkpoint that does not exist. Without the hint the log is listed.
         hint = location / LOG / _HINT
-        logger.warning("%s: deleted, as it names a checkpoint that is not there", hint)
-        with suppress(StorageNotFoundError):  # another command was faster
+        logger.warning("deleted %s, which names a checkpoint that does not exist", hint)
+        with suppress(StorageNotFoundError):  # another command deleted it
             hint.delete()
         return deltalake.DeltaTable(uri, version=version, storage_options=options)

@@ -1,10 +1,10 @@
-"""People who are forgotten: a list of keyed hashes that keeps them out of what is made later.
+"""The list of forgotten people: keyed hashes of their ids, which keep them out of later work.
 
     <workspace>/forgotten/key              32 random bytes, created once
     <workspace>/forgotten/people/<hash>    created once for each person; its content is the time
 
-A hash is the HMAC-SHA256 of an id, which tells nothing without the key. Who may read both can find
-out whether an id that they know is on the list.
+A hash is the HMAC-SHA256 of an id and says nothing without the key. Whoever can read both can check
+whether an id that they know is on the list.
 """
 
 import hmac
@@ -20,17 +20,17 @@ import pyarrow.compute as pc
 
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError
-from xrec.storage.location import request_each
+from xrec.storage.requests import request_each
 from xrec.storage.uri import location_of
 
-LIST = "forgotten"
+FORGOTTEN = "forgotten"
 """The folder of the list in the workspace, and the reason for which a row is left out."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The hashes of some people's ids, by one key; it is false without any."""
+    """The hashes of some people's ids by one key; false if there are none."""
 
     key: bytes = b""
     hashes: frozenset[str] = frozenset()
@@ -39,53 +39,58 @@ class Forgotten:
         return bool(self.hashes)
 
     def hash_of(self, user_id: str) -> str:
+        """Return the hash of an id."""
         return hmac.digest(self.key, user_id.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     def has(self, user_id: str) -> bool:
+        """Return whether an id is one of theirs."""
         return bool(self.hashes) and self.hash_of(user_id) in self.hashes
 
     def among(self, user_ids: Any) -> list[str]:
-        """Those of an arrow array's ids that are theirs; each is hashed once."""
-        return [each for each in user_ids.unique().to_pylist() if each and self.has(each)]
+        """Return which ids of an arrow array are theirs; each distinct id is hashed once."""
+        return [user for user in user_ids.unique().to_pylist() if user and self.has(user)]
 
     def mask(self, user_ids: Any) -> Any:
-        """Whether each of an arrow array's ids is one of theirs, as such an array."""
+        """Return an arrow array that says which ids of an arrow array are theirs."""
         return pc.is_in(user_ids, value_set=pa.array(self.among(user_ids), user_ids.type))
 
     def without(self, rows: pa.Table) -> pa.Table:
-        """The rows whose `user_id` is none of theirs; all without that column."""
+        """Return the rows whose `user_id` is not one of theirs; all rows without that column."""
         if not self or "user_id" not in rows.column_names:
             return rows
         return rows.filter(pc.invert(self.mask(rows["user_id"])))
 
-    def untold(self, findings: Iterable[Any]) -> list[Any]:
-        """Findings (xrec.data.source) without their texts, which may name them; all, if nobody."""
-        return [replace(each, text="") if self else each for each in findings]
+    def without_texts(self, findings: Iterable[Any]) -> list[Any]:
+        """Return findings (xrec.data.source) without their texts, which may name the people."""
+        return [replace(finding, text="") if self else finding for finding in findings]
 
 
 def read_forgotten(config: JobConfig) -> Forgotten:
-    """The list of the workspace; raises ArtifactMismatchError if its key is gone, StorageError."""
-    folder = location_of(config, LIST)
+    """Return the workspace's list.
+
+    Raises ArtifactMismatchError if its key is missing, and StorageError.
+    """
+    folder = location_of(config, FORGOTTEN)
     if not (hashes := frozenset(filter(_HASH.fullmatch, (folder / "people").sizes()))):
         return Forgotten()
     try:
         return Forgotten((folder / "key").read_bytes(), hashes)
     except StorageNotFoundError as error:
         raise ArtifactMismatchError(
-            f"{folder / 'key'} is gone, so the list of forgotten people cannot be heeded: put it "
-            "back from a copy; or delete the folder, and forget them all again",
+            f"{folder / 'key'} is missing, so forgotten people cannot be recognized; restore it "
+            "from a copy, or delete the folder and forget all of them again",
             code="key_gone",
             key=str(folder / "key"),
         ) from error
 
 
 def put_on_list(config: JobConfig, user_ids: Collection[str]) -> Forgotten:
-    """Put people on the list, and return all of it; raises as `read_forgotten` does."""
-    folder, there = location_of(config, LIST), read_forgotten(config)
+    """Add people to the workspace's list and return all of it; raise as `read_forgotten` does."""
+    folder, listed = location_of(config, FORGOTTEN), read_forgotten(config)
     if user_ids:
         (folder / "key").create_bytes(secrets.token_bytes(32))
-        there = Forgotten((folder / "key").read_bytes(), there.hashes)
-    at = datetime.now(UTC).isoformat(timespec="seconds").encode()
-    new = {there.hash_of(each) for each in user_ids} - there.hashes
-    list(request_each(lambda each: (folder / "people" / each).create_bytes(at), new))
-    return Forgotten(there.key, there.hashes | new)
+        listed = Forgotten((folder / "key").read_bytes(), listed.hashes)
+    now = datetime.now(UTC).isoformat(timespec="seconds").encode()
+    new = {listed.hash_of(user) for user in user_ids} - listed.hashes
+    list(request_each(lambda name: (folder / "people" / name).create_bytes(now), new))
+    return Forgotten(listed.key, listed.hashes | new)

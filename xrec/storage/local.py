@@ -1,6 +1,6 @@
-"""A location on a local disk; see `Location` for what each method promises.
+"""Locations on a local disk; see `Location` for what each method promises.
 
-To write a file is to rename a finished one, to create it is to make a hard link to a finished one.
+A file is written by renaming a finished one, and created by a hard link to a finished one.
 """
 
 import io
@@ -17,7 +17,8 @@ import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from xrec.storage.location import Location, count_traffic, storage_errors
+from xrec.storage.location import Location
+from xrec.storage.requests import count_traffic, storage_errors
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LocalLocation(Location):
 
     @property
     def shared_uri(self) -> str:
-        """The absolute path: Ray's workers have working directories of their own."""
+        """Return the absolute path: Ray's workers have working directories of their own."""
         return self.path
 
     def read_bytes(self) -> bytes:
@@ -55,8 +56,8 @@ class LocalLocation(Location):
             try:
                 os.link(temporary, self.path)
             except OSError as error:
-                # On NFS the answer of a link that was made may be lost; asked again, the server
-                # answers that the name is there.
+                # On NFS the response to a successful link may be lost; when the client tries again,
+                # the server responds that the name exists.
                 if os.stat(temporary).st_nlink != 2:
                     if isinstance(error, FileExistsError):
                         return False
@@ -65,24 +66,24 @@ class LocalLocation(Location):
         return True
 
     def files(self) -> list[str]:
-        """See Location; raises StorageAccessError if a folder must not be read."""
+        """See Location; raises StorageAccessError if a folder may not be read."""
         with storage_errors(self.uri):
-            found = [
+            paths = [
                 os.path.relpath(os.path.join(folder, name), self.path)
                 for folder, _, names in os.walk(self.path, onerror=_unless_missing)
                 for name in names
             ]
-        return sorted(found)
+        return sorted(paths)
 
     def _listing(self) -> Mapping[str, Mapping[str, Any]]:
         with storage_errors(self.uri):
             listing = {}
-            with suppress(FileNotFoundError), os.scandir(self.path) as found:
-                for each in found:
-                    with suppress(FileNotFoundError):  # it was deleted meanwhile
-                        if each.is_file():
-                            info = each.stat()
-                            listing[each.name] = {"size": info.st_size, "mtime": info.st_mtime}
+            with suppress(FileNotFoundError), os.scandir(self.path) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # deleted by someone else
+                        if entry.is_file():
+                            info = entry.stat()
+                            listing[entry.name] = {"size": info.st_size, "mtime": info.st_mtime}
             return listing
 
     def delta_options(self) -> dict[str, str] | None:
@@ -98,13 +99,13 @@ def _counted(data: bytes) -> bytes:
 
 
 def _unless_missing(error: OSError) -> None:
-    """Let a folder that is not there, or was deleted meanwhile, be empty."""
+    """Treat a folder that does not exist, or was just deleted, as empty."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 
 def _flush_folder(folder: str) -> None:
-    """Let a name in the folder outlive a power failure."""
+    """Make the names in the folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -114,9 +115,7 @@ def _flush_folder(folder: str) -> None:
 
 @contextmanager
 def _finished_file_beside(target: str, content: IO[bytes]) -> Iterator[str]:
-    """The path of a finished file in the target's folder; what is left of it is deleted at the
-    end.
-    """
+    """Yield the path of a finished file in the target's folder, and delete it at the end."""
     folder, name = os.path.split(target)
     os.makedirs(folder, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)

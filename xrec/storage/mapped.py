@@ -1,7 +1,7 @@
-"""Files that the processes of a node share: one process makes each, and all of them map it.
+"""Files that the processes of a node share: one process makes each file, and all of them map it.
 
-They lie in `node_folder()`; whoever needs room may delete them at any time. A file's name says its
-content, so it never changes. Pages that are mapped are in memory once a node.
+They are in `node_folder()` and may be deleted at any time to free space. A file's name determines
+its content, so it never changes. Mapped pages are in memory once per node.
 """
 
 import logging
@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from xrec.errors import StorageError
-from xrec.storage.artifact import Manifest, download
+from xrec.storage.artifact import download
 from xrec.storage.location import Location
+from xrec.storage.manifest import Manifest
 from xrec.storage.parquet import check_schema
 
 logger = logging.getLogger("xrec")
@@ -28,21 +29,21 @@ logger = logging.getLogger("xrec")
 T = TypeVar("T")
 Arrays = dict[str, npt.NDArray[Any]]
 Allocate = Callable[[str, tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
-"""Makes an array of zeros of a name, a shape and a dtype, which is then filled piece by piece."""
+"""Returns an array of zeros for a name, a shape and a dtype, to be filled piece by piece."""
 
 _REMEDY = "make the artifact again"
 
 
 def node_folder() -> Path:
-    """$XDG_CACHE_HOME/xrec, or ~/.cache/xrec."""
+    """Return $XDG_CACHE_HOME/xrec, or ~/.cache/xrec."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xrec"
 
 
 def made_once(target: Path, make: Callable[[Path], object]) -> None:
-    """Let `make` write the file or folder `target`, unless it is there.
+    """Let `make` write the file or folder `target`, unless it exists.
 
-    It is written beside its place and then renamed. If several processes call this together, the
-    first one makes it and the others wait. What is half made is deleted.
+    It is written under another name and then renamed. If several processes call this at once, the
+    first one makes it and the others wait. If `make` fails, nothing is left.
     """
     if target.exists():
         return
@@ -51,7 +52,7 @@ def made_once(target: Path, make: Callable[[Path], object]) -> None:
         if target.exists():
             return
         unfinished = target.with_name(f".{target.name}.partial")
-        _delete(unfinished)  # of a process that was killed
+        _delete(unfinished)  # left by a process that was killed
         try:
             make(unfinished)
             unfinished.rename(target)
@@ -60,9 +61,9 @@ def made_once(target: Path, make: Callable[[Path], object]) -> None:
 
 
 def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path], T]) -> T:
-    """What `open_file` returns for the file `name` of this node, which `make` writes if need be.
+    """Return `open_file(path)` for the file `name` of this node, which `make` writes if needed.
 
-    `open_file` raises ValueError or OSError for a file that is cut off; it is then made again.
+    If `open_file` raises ValueError or OSError, as for a truncated file, the file is made again.
     Raises StorageError if the node's disk is full or its folder cannot be written.
     """
     path = node_folder() / "mapped" / name
@@ -71,49 +72,50 @@ def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path]
         try:
             return open_file(path)
         except (ValueError, OSError) as error:
-            logger.warning("%s: is damaged (%s), and is made again", path, error)
+            logger.warning("%s is damaged (%s); making it again", path, error)
             _delete(path)
             made_once(path, make)
             return open_file(path)
     except OSError as error:
         raise StorageError(
-            f"{path}: this node cannot keep a file of dataset or graph ({error}); free space on "
-            "its disk, or set XDG_CACHE_HOME to a folder with room that can be written",
+            f"{path}: cannot write a file of the dataset or graph on this node ({error}); free "
+            "disk space, or set XDG_CACHE_HOME to a writable folder with enough space",
             code="no_room",
             key=str(path),
         ) from error
 
 
 def mapped_arrays(name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
-    """The arrays by name that `make` returns, as `filled_arrays` has them."""
+    """Return the arrays that `make` returns, mapped as `filled_arrays` does."""
 
     def fill(allocate: Allocate) -> None:
-        for each, array in make().items():
-            allocate(each, array.shape, array.dtype)[...] = array
+        for key, array in make().items():
+            allocate(key, array.shape, array.dtype)[...] = array
 
     return filled_arrays(name, fill)
 
 
 def filled_arrays(name: str | None, fill: Callable[[Allocate], object]) -> Arrays:
-    """The arrays by name that `fill` allocates and fills, as files in the folder `name` here.
+    """Return the arrays that `fill` allocates and fills, mapped from files in the folder `name`.
 
-    name: must differ where the arrays would, by what they are made of or how; None: they are in
-    memory. A process that writes into one changes its own copy of the pages. Raises as `mapped`.
+    A process that writes into an array changes its own copy of the pages. Raises as `mapped` does.
+
+    name: must change with whatever the arrays depend on; None to keep them in memory.
     """
     if name is None:
         arrays: Arrays = {}
-        fill(lambda each, *of: arrays.setdefault(each, np.zeros(*of)))
+        fill(lambda key, *of: arrays.setdefault(key, np.zeros(*of)))
         return arrays
 
     def write(folder: Path) -> None:
         folder.mkdir()
         names: Arrays = {}
-        fill(lambda each, *of: names.setdefault(each, file_of_zeros(folder / f"{each}.npy", *of)))
+        fill(lambda key, *of: names.setdefault(key, file_of_zeros(folder / f"{key}.npy", *of)))
         (folder / "names").write_text("\n".join(names))
 
     def read(folder: Path) -> Arrays:
         names = (folder / "names").read_text().split("\n")
-        return {each: np.asarray(np.load(folder / f"{each}.npy", mmap_mode="c")) for each in names}
+        return {key: np.asarray(np.load(folder / f"{key}.npy", mmap_mode="c")) for key in names}
 
     return mapped(name, write, read)
 
@@ -121,25 +123,25 @@ def filled_arrays(name: str | None, fill: Callable[[Allocate], object]) -> Array
 def file_of_zeros(
     path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32
 ) -> npt.NDArray[Any]:
-    """A mapped array whose memory is the new file `path`; raises OSError if there is no room."""
+    """Return an array that is mapped to the new file `path`; raise OSError if the disk is full."""
     array = np.lib.format.open_memmap(path, "w+", dtype, tuple(shape))  # type: ignore[no-untyped-call]
-    with path.open("r+b") as file:  # a page that finds no room later would kill the process
+    with path.open("r+b") as file:  # a page without space would kill the process later
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return np.asarray(array)
 
 
 def delete_mapped(prefix: str) -> None:
-    """Delete this node's mapped files whose names begin so; who has one mapped may go on."""
+    """Delete this node's mapped files that start with `prefix`; processes may keep using them."""
     for path in (node_folder() / "mapped").glob(f"{prefix}*"):
-        if path.suffix != ".lock":  # whoever waits for it has it open
+        if path.suffix != ".lock":  # a waiting process has it open
             _delete(path)
 
 
 def map_table(location: Location, manifest: Manifest, name: str, schema: pa.Schema) -> pa.Table:
-    """The Parquet file `name` of an artifact, decoded once a node; the columns are mapped.
+    """Return the Parquet file `name` of an artifact, decoded once per node, with mapped columns.
 
-    They are in chunks of at most 65,536 rows. Raises ArtifactMismatchError if the file is not that
-    of the manifest, DataError if it is not in `schema`, StorageError as `mapped` does.
+    Chunks have at most 65,536 rows. Raises ArtifactMismatchError if the file differs from the
+    manifest, DataError if it has another schema, StorageError as `mapped` does.
     """
     content = partial(download, location, manifest, name, remedy=_REMEDY)
     table = mapped(f"{manifest.files[name]}.arrow", partial(_decode, content), _open_arrow)
@@ -154,9 +156,10 @@ def map_file(
     open_file: Callable[[Path], T],
     num_more_bytes: int = 0,
 ) -> T:
-    """What `open_file` returns for this node's copy of the artifact's file `name`; raises the same.
+    """Return `open_file(path)` for this node's copy of the artifact's file `name`.
 
-    A hole of `num_more_bytes`, which takes no space, lies behind the content.
+    The content is followed by a hole of `num_more_bytes`, which takes no space. Raises as
+    `map_table` does.
     """
 
     def copy(path: Path) -> None:
@@ -167,7 +170,7 @@ def map_file(
 
 
 def _decode(download_to: Callable[[Path], None], path: Path) -> None:
-    """Write what is downloaded, a Parquet file, to `path` as an uncompressed Arrow file."""
+    """Download a Parquet file, and write it to `path` as an uncompressed Arrow file."""
     parquet = path.with_name(f"{path.name}.parquet")
     try:
         download_to(parquet)

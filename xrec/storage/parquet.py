@@ -1,4 +1,4 @@
-"""Parquet files at a location: whole tables in a schema of xrec.schemas, and footers."""
+"""Parquet files: whole tables with a schema of xrec.schemas, and footers."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -8,23 +8,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec.errors import DataError
-from xrec.storage.artifact import content_hash
 from xrec.storage.location import Location
+from xrec.storage.manifest import content_hash
 
 _TAIL_BYTES = 256 * 1024
 _GROUP_ROWS = 2**16
 
 
 def read_footer(location: Location) -> pq.FileMetaData:
-    """A file's footer, with one request, rarely two.
+    """Return a file's footer, which takes one request, rarely two.
 
-    Raises pyarrow.ArrowInvalid if it is no Parquet file.
+    Raises pyarrow.ArrowInvalid if it is not a Parquet file.
     """
     tail = location.read_range(-_TAIL_BYTES, _TAIL_BYTES)
     needed = int.from_bytes(tail[-8:-4], "little") + 8
     if len(tail) == _TAIL_BYTES < needed:
         if needed > (num_bytes := int(location.stamp().partition(" ")[0])):
-            raise pa.ArrowInvalid(f"its footer has {needed} bytes by its last ones, of {num_bytes}")
+            raise pa.ArrowInvalid(f"a footer of {needed} bytes in a file of {num_bytes}")
         tail = location.read_range(-needed, needed)
     return pq.read_metadata(pa.BufferReader(tail))
 
@@ -32,10 +32,10 @@ def read_footer(location: Location) -> pq.FileMetaData:
 def write_table(
     location: Location, table: pa.Table | pa.RecordBatchReader, schema: pa.Schema
 ) -> str:
-    """Write `table`, cast to `schema`, as one zstd Parquet file; returns the file's content hash.
+    """Write `table`, cast to `schema`, as one zstd Parquet file; return its content hash.
 
-    A reader's rows are written by row groups, through a temporary file. The file's content does not
-    depend on how they come in batches.
+    The rows of a reader are written in row groups through a temporary file, whose content does not
+    depend on the sizes of the reader's batches.
     """
     if isinstance(table, pa.Table):
         data = parquet_bytes(table, schema)
@@ -50,7 +50,7 @@ def write_table(
 
 
 def row_groups(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
-    """The rows in tables of so many, and one of what is left."""
+    """Yield the rows of `tables` in tables of `num_rows`; the last one may be smaller."""
     held: pa.Table | None = None
     for table in tables:
         held = table if held is None else pa.concat_tables([held, table])
@@ -62,7 +62,7 @@ def row_groups(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
 
 
 def parquet_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
-    """`table`, with the columns and types of `schema`, as a zstd Parquet file."""
+    """Return `table`, with the columns and types of `schema`, as a zstd Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.select(schema.names).cast(schema), sink, compression="zstd")
     data: bytes = sink.getvalue().to_pybytes()
@@ -70,14 +70,14 @@ def parquet_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
 
 
 def read_table(location: Location, schema: pa.Schema) -> pa.Table:
-    """Read one Parquet file; raises DataError if its columns or types are not those of `schema`."""
+    """Return the rows of a Parquet file; raise DataError if its schema differs from `schema`."""
     data = location.read_bytes()
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the "
-            "file edited?",
+            f"{location}: not a readable Parquet file ({error}); the file was edited, or its "
+            "job was interrupted: make it again",
             code="broken_file",
             key=str(location),
         ) from error
@@ -85,12 +85,12 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def check_schema(location: Location, seen: pa.Schema, expected: pa.Schema) -> None:
-    """Raise DataError if the columns of the table at `location` are not those of `expected`."""
-    if not seen.equals(expected):
+def check_schema(location: Location, schema: pa.Schema, expected: pa.Schema) -> None:
+    """Raise DataError if the schema of the table at `location` is not the expected one."""
+    if not schema.equals(expected):
         raise DataError(
-            f"{location}: expected columns\n{expected}\nsaw\n{seen.remove_metadata()}",
+            f"{location}: expected columns\n{expected}\nsaw\n{schema.remove_metadata()}",
             code="other_columns",
             key=str(location),
-            saw=seen.names,
+            saw=schema.names,
         )

@@ -1,4 +1,4 @@
-"""Who a driver is, and whether it may be at work."""
+"""Names of driver processes, and whether such a process may still be running."""
 
 import hashlib
 import os
@@ -12,9 +12,9 @@ _DRIVER = re.compile(r"(?P<host>.+), process (?P<pid>\d+) \((?P<machine>\w+)-(?P
 
 
 def this_process() -> str:
-    """The name of this driver: host and process id and, where there is a /proc, its boot and start.
+    """Return the name of this process: host, process id and, with /proc, boot and start time.
 
-    With the latter two no other process has the same name.
+    With the latter two the name is unique.
     """
     own, machine = os.getpid(), _machine()
     started = _started(own)
@@ -23,30 +23,30 @@ def this_process() -> str:
 
 
 def may_be_at_work(holder: str, expires_at: datetime | None, now: datetime | None = None) -> bool:
-    """Whether the driver `holder` may still work, so that others must wait.
+    """Return whether the driver `holder` may still be running, so that others must wait.
 
-    expires_at: until when it is taken for alive; None if it said that it ended.
+    expires_at: when its lease expires; None if it reported its end.
     """
     is_recent = expires_at is not None and expires_at > (now or datetime.now(UTC))
     return is_recent and not has_died(holder)
 
 
 def has_died(holder: str) -> bool:
-    """Whether `holder`, a name by `this_process`, was a process of this machine and has ended.
+    """Return whether `holder`, a name by `this_process`, ran on this machine and has ended.
 
-    False where that is not known: of another machine or container, or from before a restart.
+    False if that is not known: for another machine or container, or from before a restart.
     """
-    found = _DRIVER.fullmatch(holder)
-    if found is None or found["machine"] != _machine():
+    name = _DRIVER.fullmatch(holder)
+    if name is None or name["machine"] != _machine():
         return False
-    return _started(int(found["pid"])) != found["started"]
+    return _started(int(name["pid"])) != name["started"]
 
 
 @cache
 def _machine() -> str:
-    """An id of the machine's last start and of this namespace of processes; "" if unknown.
+    """Return an id of the machine's last boot and of this process namespace; "" if unknown.
 
-    Containers of one machine have namespaces of their own: process 7 of each is another process.
+    Containers have namespaces of their own, in which process 7 is another process.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -57,7 +57,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in ticks since the machine did; "" if there is none, or a zombie."""
+    """Return when a process started, in ticks since boot; "" if it has ended or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,6 +1,6 @@
-"""A location in an S3 bucket, through s3fs; see `Location` for what each method promises.
+"""Locations in an S3 bucket, through s3fs; see `Location` for what each method promises.
 
-A creation is a put with `If-None-Match: *`.
+A file is created by a put with `If-None-Match: *`.
 """
 
 import errno
@@ -13,11 +13,12 @@ import s3fs
 
 from xrec.config.shared import StorageConfig
 from xrec.errors import StorageError
-from xrec.storage.location import Location, count_traffic, storage_errors
+from xrec.storage.location import Location
+from xrec.storage.requests import count_traffic, storage_errors
 
 _CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 60.0
 _CONNECTIONS = 64
-"""At a time; botocore has 10 by default."""
+"""Concurrent connections; botocore allows 10 by default."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class S3Location(Location):
 
     def read_bytes(self) -> bytes:
         with storage_errors(self.uri):
-            # By default s3fs asks for the size and reads a large file in parts, which may be of
-            # two versions. With max_concurrency=1 it sends one request.
+            # By default s3fs gets the size first and reads large files in parts, which may belong
+            # to two versions. With max_concurrency=1 it sends a single request.
             return bytes(self.fs.cat_file(self.path, max_concurrency=1))
 
     def read_range(self, start: int, num_bytes: int) -> bytes:
@@ -41,10 +42,10 @@ class S3Location(Location):
             why = error.__cause__
             if start >= 0 or not (isinstance(why, OSError) and why.errno == errno.EINVAL):
                 raise
-        return self.read_bytes()  # an empty file has no end to read
+        return self.read_bytes()  # the file is empty, so the range is invalid
 
     def write_bytes(self, data: bytes) -> None:
-        """See Location; S3 shows an object only when its upload is complete."""
+        """See Location; S3 shows an object only after its upload is complete."""
         with storage_errors(self.uri):
             self.fs.pipe_file(self.path, data)
 
@@ -68,8 +69,8 @@ class S3Location(Location):
     def files(self) -> list[str]:
         with storage_errors(self.uri):
             root = self.path.rstrip("/") + "/"
-            found = self.fs.find(self.path)
-        return sorted(path.removeprefix(root) for path in found if path.startswith(root))
+            paths = self.fs.find(self.path)
+        return sorted(path.removeprefix(root) for path in paths if path.startswith(root))
 
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
@@ -77,14 +78,14 @@ class S3Location(Location):
     def _listing(self) -> Mapping[str, Mapping[str, Any]]:
         with storage_errors(self.uri):
             try:
-                found = self.fs.ls(self.path, detail=True, refresh=True)
+                infos = self.fs.ls(self.path, detail=True, refresh=True)
             except FileNotFoundError:
                 return {}
-        files = (each for each in found if each["type"] == "file")
-        return {each["name"].rpartition("/")[2]: each for each in files}
+        files = (info for info in infos if info["type"] == "file")
+        return {info["name"].rpartition("/")[2]: info for info in files}
 
     def delta_options(self) -> dict[str, str]:
-        """See Location; deltalake has a client of its own, which reads the AWS variables too."""
+        """See Location; deltalake's client also reads the AWS variables."""
         fs, config = self.fs, self.fs.config_kwargs
         options = {
             "AWS_ALLOW_HTTP": "true",  # only if the endpoint is http://
@@ -99,10 +100,10 @@ class S3Location(Location):
         return {name: str(value) for name, value in options.items() if value}
 
     def check_bucket(self, storage: StorageConfig) -> None:
-        """Send one HEAD request on the bucket, without retries.
+        """Send one HEAD request for the bucket, without retries.
 
-        Raises StorageAccessError if the credentials are refused, StorageNotFoundError if there is
-        no such bucket, StorageUnreachableError if the endpoint does not answer.
+        Raises StorageAccessError if the credentials are refused, StorageNotFoundError if the bucket
+        does not exist, StorageUnreachableError if the endpoint does not respond.
         """
         with storage_errors(self.uri):
             fs = s3fs.S3FileSystem(
@@ -115,7 +116,7 @@ class S3Location(Location):
 
 
 class CountingS3(s3fs.S3FileSystem):  # type: ignore[misc]
-    """Counts each attempt of a request, and the bytes of bodies (`location.traffic`)."""
+    """A file system that counts each attempt of a request, and the bytes of bodies (`traffic`)."""
 
     async def set_session(self, *arguments: Any, **options: Any) -> Any:
         client = await super().set_session(*arguments, **options)
@@ -125,19 +126,19 @@ class CountingS3(s3fs.S3FileSystem):  # type: ignore[misc]
 
 
 def _count_sent(request: Any, **_: object) -> None:
-    # Over https a body comes in signed chunks, and says in another header how long it is.
+    # Over https a body is sent in signed chunks, and another header has its length.
     sizes = map(request.headers.get, ("X-Amz-Decoded-Content-Length", "Content-Length"))
     count_traffic(store_requests=1, bytes_written=int(next(filter(None, sizes), 0)))
 
 
 def _count_received(event_name: str, response_dict: Any = None, **_: object) -> None:
-    """The answer to a HEAD has the length of an object, and no body."""
+    # The response to a HEAD has the length of an object but no body.
     if response_dict and "Head" not in event_name:
         count_traffic(bytes_read=int(response_dict["headers"].get("content-length", 0)))
 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:
-    """A file system for s3://; what `storage` leaves out comes from AWS's variables and files."""
+    """Return a file system for s3://; AWS's variables and files supply what `storage` lacks."""
     return CountingS3(use_listings_cache=False, **_client_settings(storage, storage.max_attempts))
 
 

@@ -23,7 +23,15 @@ from xrec.graph.artifact import read_graph
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.llm.model import check_quantization
 from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
-from xrec.storage import Manifest, claim, finished, location_of, manifest_of, run_fingerprint
+from xrec.storage import (
+    Manifest,
+    claim,
+    finished,
+    location_of,
+    manifest_of,
+    run_fingerprint,
+    shared_uris,
+)
 from xrec.train.adapter_worker import train_worker
 from xrec.train.checkpoint import AdapterProgress, Tensors, read_best_adapter, read_progress
 from xrec.train.data import training_vectors
@@ -159,11 +167,5 @@ def _log_epoch(row: dict[str, Any]) -> None:
 
 def for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
     """Return the config with URIs and paths that a worker can open."""
-    names = ("dataset", "graph", "aspects", "adapter")
-    locations = {name: location_of(config, name) for name in names}
-    return config.model_copy(
-        update={
-            **{name: location.shared_uri for name, location in locations.items()},
-            "llm": anywhere(config.llm),
-        }
-    )
+    uris = shared_uris(config, "dataset", "graph", "aspects", "adapter")
+    return config.model_copy(update={**uris, "llm": anywhere(config.llm)})

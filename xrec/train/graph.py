@@ -28,13 +28,14 @@ from xrec.storage import (
     Manifest,
     ancestry,
     claim,
+    file_of_zeros,
     finished,
     location_of,
     open_location,
     run_fingerprint,
+    shared_uris,
     storage_errors,
 )
-from xrec.storage.mapped import file_of_zeros
 from xrec.train.checkpoint import GraphProgress, Tensors, read_progress, read_rows
 from xrec.train.graph_model import RECALL, SCORE, GraphData, split_edges
 from xrec.train.graph_worker import train_worker
@@ -173,15 +174,17 @@ def _train(
     data: of the whole dataset, or without the fold. Both tables are (N, D) float32: users, items,
     aspects; files of which nothing but the mapping is left.
     """
-    found = {"dataset": location_of(config, "dataset").shared_uri}
-    if config.start_from is not None:
-        found[START_FROM] = open_location(config.start_from, config.storage).shared_uri
+    names = ("dataset",) if config.start_from is None else ("dataset", START_FROM)
     name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
     log = _log_epoch if fold is None else lambda _: None  # steps and the time left are told of both
     with tracked(config, name, log) as on_report:
         checkpoint = fit(
             train_worker,
-            {"config": config.model_copy(update=found), "run": run, "fold": fold},
+            {
+                "config": config.model_copy(update=shared_uris(config, *names)),
+                "run": run,
+                "fold": fold,
+            },
             scaling=config.scaling,
             storage=location_of(config, "graph") / CHECKPOINTS,
             name=name,

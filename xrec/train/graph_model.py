@@ -35,8 +35,7 @@ from xrec.graph.ranking import SeenItems, metrics_of, top_k_of_blocks, users_wit
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.spectral import spectral_embeddings
 from xrec.graph.step import batch_loss
-from xrec.storage import Arrays, mapped_arrays, open_location, read_manifest
-from xrec.storage.mapped import delete_mapped
+from xrec.storage import Arrays, delete_mapped, mapped_arrays, open_location, read_manifest
 from xrec.train.deepspeed_engine import initialize_engine
 from xrec.train.ray_worker import rank, world_size
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from xrec.errors import LeaseError, StorageError, StorageNotFoundError
-from xrec.storage import Location
-from xrec.storage.process import may_be_at_work, this_process
+from xrec.storage import Location, may_be_at_work, this_process
 
 CHECKPOINTS = "checkpoints"
 """The folder of a training's checkpoints, below its output."""

@@ -19,6 +19,7 @@ from xrec.annotate.annotator import (
     ItemText,
     PairInput,
     PairText,
+    Review,
     Text,
     UserInput,
     UserText,
@@ -58,16 +59,11 @@ def dataset_tables(config: AnnotateConfig) -> Mapping[str, pa.Table]:
 
 def texts_of_training(tables: Mapping[str, pa.Table]) -> str:
     """All that a model may learn from."""
+    texts = [("users", "profile"), ("items", "profile"), ("items", "title"), ("aspects", "aspect")]
+    said = [text for table, column in texts for text in tables[table][column].to_pylist()]
     explanations = tables["explanations"].to_pylist()
-    return " ".join(
-        [
-            *tables["users"]["profile"].to_pylist(),
-            *tables["items"]["profile"].to_pylist(),
-            *tables["items"]["title"].to_pylist(),
-            *tables["aspects"]["aspect"].to_pylist(),
-            *(row["explanation"] for row in explanations if row["split"] == "train"),
-        ]
-    ).lower()
+    said += [row["explanation"] for row in explanations if row["split"] == "train"]
+    return " ".join(said).lower()
 
 
 @dataclass(frozen=True)
@@ -136,15 +132,12 @@ class QuotingAnnotator:
         match row:
             case ItemInput():
                 self._note(f"item {row.item_id}")
-                profile = " ".join(each.review for each in row.reviews)
-                return ItemText(row.title or row.item_id, profile)
+                return ItemText(
+                    row.title or row.item_id, " ".join(each.review for each in row.reviews)
+                )
             case UserInput():
                 self._note(f"user {row.user_id}")
-                shown = [
-                    f"{each.review.review} {each.item.profile if each.item else ''}"
-                    for each in row.reviews
-                ]
-                return UserText(" ".join(shown))
+                return UserText(" ".join(_shown(each.review, each.item) for each in row.reviews))
             case PairInput():
                 self._note(f"pair {row.user_id} {row.item_id}")
                 return self._pair(row)
@@ -153,15 +146,19 @@ class QuotingAnnotator:
         """The review as explanation, and each of its words as an aspect."""
         if "refuse" in row.review.review and not (self._folder / "mended").exists():
             return Failure(REFUSED, "it was told to", f"reply to {row.user_id}")
-        shown = f"{row.review.review} {row.item.profile if row.item else ''}"
         words = dict.fromkeys(row.review.review.lower().replace(".", "").split())
         if "blame" in words:
             return PairText("", tuple(Aspect(word, "", "negative") for word in words))
-        return PairText(shown, tuple(Aspect(word, "", "positive") for word in words))
+        aspects = tuple(Aspect(word, "", "positive") for word in words)
+        return PairText(_shown(row.review, row.item), aspects)
 
     def _note(self, line: str) -> None:
         with (self._folder / "asked").open("a") as file:
             file.write(f"{line}\n")
+
+
+def _shown(review: Review, item: ItemText | None) -> str:
+    return f"{review.review} {item.profile if item else ''}"
 
 
 def _make(output: Location, *, folder: Path) -> QuotingAnnotator:

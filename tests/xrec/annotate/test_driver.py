@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -93,7 +94,7 @@ def _values(table: pa.Table) -> list[tuple[Any, ...]]:
     [
         ("phrases", None),
         ("quoting", 2),
-        *(pytest.param("quoting", folds, marks=pytest.mark.slow) for folds in (None, 100)),
+        pytest.param("quoting", 100, marks=pytest.mark.slow),
     ],
 )
 def test_run_no_word_of_a_held_out_or_a_pairs_own_review_is_in_what_trains(tmp_path, kind, folds):
@@ -129,12 +130,11 @@ def test_run_no_word_of_a_held_out_or_a_pairs_own_review_is_in_what_trains(tmp_p
 
 
 def test_run_user_of_one_review_has_no_profile_without_it(quoting):
-    config = quoting.config(
-        review("a", "1", "warm loud", time=1), review("b", "1", "soft loud", time=1)
-    )
+    rows = [review(user, "1", text, time=1) for user, text in (("a", "warm"), ("b", "soft"))]
+    config = quoting.config(*rows)
     quoting.run(config, folds=None)
     profiles = _values(dataset_tables(config)["training_profiles"])
-    assert profiles == [(0, 0, "", "soft loud"), (1, 0, "", "warm loud")]
+    assert profiles == [(0, 0, "", "soft"), (1, 0, "", "warm")]
 
 
 def test_run_reviews_that_praise_nothing_or_are_low_rated_count_in_aspects_alone(quoting):
@@ -171,25 +171,25 @@ def _aspects(config: AnnotateConfig) -> set[tuple[str, str]]:
     return set(zip(aspects["split"].to_pylist(), aspects["aspect"].to_pylist(), strict=True))
 
 
+_ENGLISH = {"min_reviews": 2, "drop": ["values"], "synonyms": {"loud": "noise"}, "add": ["glows"]}
+
+
 @pytest.mark.parametrize(
-    ("vocabulary", "language", "texts", "expected"),
+    ("language", "vocabulary", "texts", "expected"),
     [
+        # Warmth is in one training review only, and a glow too, but it is asked for.
         (
-            {"min_reviews": 2, "drop": ["values"], "synonyms": {"loud": "noise"}, "add": ["glows"]},
-            "English",
-            # Warmth is in one training review only, and a glow too, but it is asked for.
+            *("English", _ENGLISH),
             ("tone value loud warmth glow", "Tones values noise", "Values tone Louds warmth Glow"),
             {"tone", "noise", "glow"},
         ),
-        ({"min_reviews": 1}, "German", ("glas", "Glas", "Glas!"), {"glas"}),
+        ("German", {"min_reviews": 1}, ("glas", "Glas", "Glas!"), {"glas"}),
     ],
-    ids=["English", "German"],
 )
 def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
-    quoting, vocabulary, language, texts, expected
+    quoting, language, vocabulary, texts, expected
 ):
-    texts = [*texts, texts[-1]]
-    rows = [review("u", f"i{place}", text, time=place) for place, text in enumerate(texts)]
+    rows = [review("u", f"i{n}", text, time=n) for n, text in enumerate([*texts, texts[-1]])]
     # The items of held-out reviews have no profiles.
     config = quoting.config(*rows, vocabulary=vocabulary, max_failed_share=1)
     quoting.run(config, settings={"kind": "quoting", "language": language})
@@ -248,6 +248,9 @@ def test_run_that_cannot_be_says_why(quoting):
     with pytest.raises(ArtifactMismatchError) as raised:  # the same place
         quoting.run(config.model_copy(update={"min_rating": 3.0}))
     assert "min_rating" in str(raised.value)
+    with pytest.raises(ArtifactMismatchError) as raised:
+        quoting.run(quoting.config(review("a", "1", "loud"), split=HASHED))
+    assert "inputs.reviews" in str(raised.value)
 
 
 def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(quoting):
@@ -259,12 +262,9 @@ def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(quoting)
 
 def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path, s3):
     path = replace(TOWN, num_users=3).write(tmp_path / "reviews.jsonl")
-    found = []
-    vocabulary = {"add": ["tone"]}
-    for config in (
-        annotate_config(tmp_path / "ws", path, vocabulary=vocabulary),
-        annotate_config(f"{s3.new_bucket()}/ws", path, vocabulary=vocabulary, storage=s3.storage),
-    ):
+    found, buckets = [], {"storage": s3.storage}
+    for place, storage in ((tmp_path / "ws", {}), (f"{s3.new_bucket()}/ws", buckets)):
+        config = annotate_config(place, path, vocabulary={"add": ["tone"]}, **storage)
         assert annotate(config, phrases_spec(config.annotator, config.vocabulary)) is not None
         tables = read_annotations(config.artifact("annotations"), config.storage)
         found.append({name: sorted(map(str, table.to_pylist())) for name, table in tables.items()})
@@ -276,18 +276,11 @@ _REVIEW = Review("u", "i", "It is calm.")
 _TITLE = "Books.com"
 
 
-class _Says:
-    def __init__(self, text: Text):
-        self._text = text
-
-    def write(self, rows: object) -> Written:
-        return Written([self._text])
-
-
 def _done(row: Input, text: Text) -> Outcome:
     stages = {ItemInput: "items", UserInput: "users", PairInput: "pairs"}
     stage = stages[type(row)]
-    task = TextTask(lambda rows: [row], _Says(text), stage_format(stage, ()), "", 0)
+    says = SimpleNamespace(write=lambda rows: Written([text]))
+    task = TextTask(lambda rows: [row], says, stage_format(stage, ()), "", 0)
     return task.do(pa.table({key: [getattr(row, key)] for key in KEYS[stage]}))
 
 
@@ -295,14 +288,8 @@ def _input(split: str = "train") -> PairInput:
     return PairInput("u", "i", _REVIEW, ItemText(_TITLE, ""), split)
 
 
-@pytest.mark.parametrize(
-    "quote",
-    [
-        "mail maria@x.org",
-        "order now",
-        "calm [\u2026] place",  # something was removed from the review
-    ],
-)
+# The third is of a review from which something was removed.
+@pytest.mark.parametrize("quote", ["mail maria@x.org", "order now", "calm [\u2026] place"])
 def test_quote_that_solicits_is_left_out_and_its_aspect_stays_unless_its_name_does(quote):
     said = (("calm", quote), ("tea", "hot"), ("www.x.org", "calm"))
     aspects = tuple(Aspect(*each, "positive") for each in said)
@@ -318,7 +305,6 @@ def test_quote_that_solicits_is_left_out_and_its_aspect_stays_unless_its_name_do
     [
         ("It is calm. Ask for Maria. It is near.", "It is calm. It is near."),
         ("You would enjoy Books.com.", "You would enjoy Books.com."),
-        ("", ""),
     ],
 )
 def test_explanation_loses_the_sentences_that_solicit_outside_the_title(explanation, kept):
@@ -333,14 +319,12 @@ def test_profile_of_a_user_may_name_an_item_whose_title_is_a_link():
     assert done.ok["profile"].to_pylist() == ["Has enjoyed Books.com."]
 
 
-@pytest.mark.parametrize(("split", "num_failed"), [("train", 1), ("low_rated", 0)])
-def test_explanation_of_which_nothing_is_left_fails_if_it_is_kept(split, num_failed):
-    done = _done(_input(split), PairText("Ask for Maria.", (Aspect("tea", "", "positive"),)))
-    assert (done.ok.num_rows, done.failed.num_rows) == (1 - num_failed, num_failed)
-    for row in done.failed.to_pylist():
-        assert (row["reason"], row["reply"]) == ("solicits", "Ask for Maria.")
-    for row in done.ok.to_pylist():
-        assert len(row["aspects"]) == 1
+def test_explanation_of_which_nothing_is_left_fails_if_it_is_kept():
+    text = PairText("Ask for Maria.", (Aspect("tea", "", "positive"),))
+    (failed,) = _done(_input(), text).failed.to_pylist()
+    assert (failed["reason"], failed["reply"]) == ("solicits", "Ask for Maria.")
+    (row,) = _done(_input("low_rated"), text).ok.to_pylist()
+    assert len(row["aspects"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -353,6 +337,4 @@ def test_explanation_of_which_nothing_is_left_fails_if_it_is_kept(split, num_fai
 def test_title_of_the_source_stays_and_a_made_one_that_solicits_goes(text, title):
     own = "" if text.title_is_made else text.title
     done = _done(ItemInput("i", own, "", (_REVIEW,), 1), text)
-    assert done.ok.select(["title", "profile"]).to_pylist() == [
-        {"title": title, "profile": "Calm."}
-    ]
+    assert [done.ok["title"][0].as_py(), done.ok["profile"][0].as_py()] == [title, "Calm."]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
+from tests.errors import raises
 from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from tests.xrec.annotate.conftest import item_row, pair_row, user_row
 from tests.xrec.annotate.review_files import (
@@ -39,34 +40,20 @@ def _says(asked: Asked) -> Answer:
     """Reply with what the row says: the first words of its first review."""
     data = json.loads(asked.words)
     text = data["review"] if "review" in data else data["reviews"][0]["review"]
-    said = f"They say {text[:60]}"
-    reply = {
-        "title": "A strap",
-        "profile": said,
-        "explanation": f"You would enjoy {text[:60]}",
-        "aspects": [
-            {"quote": text[:60], "aspect": "strap", "opinion": "soft", "sentiment": "positive"}
-        ],
-    }
-    return Answer(text=json.dumps(reply))
+    aspect = {"quote": text[:60], "aspect": "strap", "opinion": "soft", "sentiment": "positive"}
+    texts = {"title": "A strap", "profile": f"They say {text[:60]}"}
+    texts |= {"explanation": f"You would enjoy {text[:60]}"}
+    return Answer(text=json.dumps({**texts, "aspects": [aspect]}))
 
 
 def _spec(stub: StubEndpoint | None, **settings: Any) -> AnnotatorSpec:
-    model = {
-        "kind": "endpoint",
-        "base_url": stub.url if stub else "http://127.0.0.1:9/v1",
-        "model": "stub",
-        **settings.pop("model", {}),
-    }
-    annotator = {"kind": "language_model", "model": model, **settings}
-    return language_model_spec(_settings(annotator), {"OPENAI_API_KEY": KEY})
+    url = stub.url if stub else "http://127.0.0.1:9/v1"
+    model = {"kind": "endpoint", "base_url": url, "model": "stub", **settings.pop("model", {})}
+    return language_model_spec(_settings(model=model, **settings), {"OPENAI_API_KEY": KEY})
 
 
-def _settings(annotator: dict[str, Any]) -> AnnotateConfig:
-    source = {"kind": "reviews", "uri": "reviews.jsonl"}
-    return AnnotateConfig.model_validate(
-        {"workspace": "ws", "source": source, "annotator": annotator}
-    )
+def _settings(**annotator: Any) -> AnnotateConfig:
+    return annotate_config("ws", "r.jsonl", annotator={"kind": "language_model", **annotator})
 
 
 def _made(spec: AnnotatorSpec, folder: Path) -> Annotator:
@@ -85,15 +72,10 @@ def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path):
         ItemText("Strap 2", "They say Wide."),
     ]
     assert users.results == [UserText("They say Soft.")]
-    assert pairs.results == [
-        PairText("You would enjoy Soft.", (Aspect("strap", "soft", "positive"),))
-    ]
-    assert items.costs == {
-        "prompt_tokens": 22,
-        "reply_tokens": 14,
-        "requests": 2,
-        "equal_prompts": 0,
-    }
+    aspects = (Aspect("strap", "soft", "positive"),)
+    assert pairs.results == [PairText("You would enjoy Soft.", aspects)]
+    costs = {"prompt_tokens": 22, "reply_tokens": 14, "requests": 2, "equal_prompts": 0}
+    assert items.costs == costs
 
 
 @pytest.mark.parametrize("is_mended", [True, False])
@@ -118,9 +100,7 @@ def test_annotator_asks_once_more_for_quotes_that_the_review_has(tmp_path, is_me
         assert "lasts for years" in found.reply
 
 
-@pytest.mark.parametrize(
-    ("language", "reason"), [("de", "other_language"), ("en", None), ("English", None)]
-)
+@pytest.mark.parametrize(("language", "reason"), [("de", "other_language"), ("English", None)])
 def test_annotator_refuses_a_text_in_another_language(tmp_path, language, reason):
     with stub_endpoint(_says) as stub:
         annotator = _made(_spec(stub, language=language), tmp_path)
@@ -128,8 +108,6 @@ def test_annotator_refuses_a_text_in_another_language(tmp_path, language, reason
     assert getattr(found, "reason", None) == reason
     name = "German" if language == "de" else "English"
     assert f"in {name}" in stub.asked[0].body["messages"][0]["content"]
-    if reason:
-        assert found.message == "the text is in English, and annotator.language is German"
 
 
 def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
@@ -138,13 +116,9 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     assert spec.settings == same.settings
     path = tmp_path / "user.txt"
     path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
-    others = [
-        _spec(None, language="Danish"),
-        _spec(None, domain="book"),
-        _spec(None, model={"model": "other"}),
-        _spec(None, model={"sampling": {"seed": 1}}),
-        _spec(None, prompts={"user": str(path)}),
-    ]
+    changes = [{"language": "Danish"}, {"domain": "book"}, {"prompts": {"user": str(path)}}]
+    changes += [{"model": {"model": "other"}}, {"model": {"sampling": {"seed": 1}}}]
+    others = [_spec(None, **change) for change in changes]
     path.write_text(path.read_text().replace("A.", "C."))
     others.append(_spec(None, prompts={"user": str(path)}))
     assert len({json.dumps(each.settings) for each in [spec, *others]}) == 7
@@ -153,13 +127,11 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
 
 
 def test_spec_without_a_language_model_or_key_is_an_error():
-    engine = {"kind": "language_model", "model": {"kind": "engine"}}
     with pytest.raises(ConfigError):
-        language_model_spec(_settings(engine), {})
-    endpoint = _settings({"kind": "language_model", "model": {"kind": "endpoint", "model": "m"}})
-    with pytest.raises(ConfigError) as raised:
+        language_model_spec(_settings(model={"kind": "engine"}), {})
+    endpoint = _settings(model={"kind": "endpoint", "model": "m"})
+    with raises(ConfigError, "key_missing", "OPENAI_API_KEY"):
         language_model_spec(endpoint, {})
-    assert "OPENAI_API_KEY" in str(raised.value)
     language_model_spec(endpoint, None)
 
 
@@ -201,16 +173,11 @@ def _repeats(asked: Asked) -> Answer:
     row = json.loads(asked.words)
     words = " ".join(_strings(row))[:700]
     names = [word for word in row.get("review", "").split() if word.startswith("zq")]
-    reply = {
-        "title": "A strap",
-        "profile": words,
-        "explanation": words,
-        "aspects": [
-            {"quote": name, "aspect": name, "opinion": "", "sentiment": "positive"}
-            for name in names
-        ],
-    }
-    return Answer(text=json.dumps(reply))
+    aspects = [
+        {"quote": name, "aspect": name, "opinion": "", "sentiment": "positive"} for name in names
+    ]
+    texts = {"title": "A strap", "profile": words, "explanation": words}
+    return Answer(text=json.dumps({**texts, "aspects": aspects}))
 
 
 def _strings(value: Any) -> list[str]:
@@ -223,12 +190,11 @@ def _strings(value: Any) -> list[str]:
 def _config(
     stub: StubEndpoint,
     tmp_path: Path,
-    model: dict[str, Any] | None = None,
     prices: dict[str, float] | None = None,
     **budget: float,
 ) -> AnnotateConfig:
     usual = {"kind": "endpoint", "base_url": stub.url, "model": "stub", "concurrency": 3}
-    usual |= {"sampling": {"max_tokens": 50}, **(model or {})}
+    usual |= {"sampling": {"max_tokens": 50}}
     return annotate_config(
         tmp_path / "ws",
         TOWN.write(tmp_path / "reviews.jsonl"),
@@ -246,13 +212,12 @@ def _run(config: AnnotateConfig) -> Manifest | None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, actor_here):
-    """A run in which nothing goes wrong: what it was expected to ask, and what it asked."""
+    """A run in which nothing goes wrong, and what it asked."""
     folder = tmp_path_factory.mktemp("whole")
     with stub_endpoint(_repeats) as stub:
         config = _config(stub, folder)
-        expected = look_ahead(config)
         assert _run(config) is not None
-    return SimpleNamespace(folder=folder, config=config, expected=expected, asked=stub.asked)
+    return SimpleNamespace(folder=folder, config=config, asked=stub.asked)
 
 
 def test_run_no_word_of_a_held_out_review_is_in_any_prompt_or_text_of_training(whole):
@@ -276,14 +241,12 @@ def test_run_leaves_no_key_in_any_file(whole):
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("dies_after", [pytest.param(3, marks=pytest.mark.slow), 40])
-def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(tmp_path, dies_after):
+def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(tmp_path):
     is_mended = False
 
     def behave(asked: Asked) -> Answer:
-        if not is_mended and len(stub.asked) > dies_after:
-            return Answer(status=401)
-        return _repeats(asked)
+        is_over = len(stub.asked) > 40 and not is_mended
+        return Answer(status=401) if is_over else _repeats(asked)
 
     with stub_endpoint(behave) as stub:
         config = _config(stub, tmp_path)
@@ -294,8 +257,7 @@ def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(tmp_path, 
     asked = Counter(each.words for each in stub.asked)
     assert len(asked) == NUM_PROMPTS
     assert sum(asked.values()) - NUM_PROMPTS <= 3  # those that were refused
-    costs = manifest.metrics["costs"]
-    assert costs["prompt_tokens"] == 11 * NUM_PROMPTS
+    assert manifest.metrics["costs"]["prompt_tokens"] == 11 * NUM_PROMPTS
     assert manifest.row_counts["explanations"] == NUM_PAIRS
     assert not (tmp_path / "ws" / "annotations" / "replies").exists()
 
@@ -338,12 +300,8 @@ def test_run_failed_replies_have_their_reasons_and_are_asked_again_by_a_retry(tm
 
 def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tmp_path):
     with stub_endpoint(_repeats) as stub:
-        config = _config(
-            stub,
-            tmp_path,
-            prices={"million_prompt_tokens": 1000, "million_reply_tokens": 4000},
-            tokens=1000,
-        )
+        prices = {"million_prompt_tokens": 1000, "million_reply_tokens": 4000}
+        config = _config(stub, tmp_path, prices=prices, tokens=1000)
         lines = look_ahead(config)
         assert not stub.asked
     assert not (tmp_path / "ws").exists()
@@ -354,12 +312,8 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tm
     said = 50 * NUM_PROMPTS
     assert f"{sum(shown) + said:,} tokens" in lines[3]
     assert "budget.tokens = 1,000 ends the run before" in lines[3]
-    assert (
-        f"cost: at most {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices of tokens" in lines
-    )
-    pairs = [
-        json.loads(line.split(": ", 1)[1]) for line in lines if line.startswith("  user (pairs ")
-    ]
-    assert len(pairs) == 3
-    assert all("is soft." in row["review"] for row in pairs)
+    money = sum(shown) / 1000 + said * 4 / 1000
+    assert f"cost: at most {money:,.2f} by the prices of tokens" in lines
+    pairs = [json.loads(line.split(": ", 1)[1]) for line in lines if "user (pairs " in line]
+    assert ["is soft." in row["review"] for row in pairs] == [True] * 3
     assert sum("are data" in line for line in lines) == 3

@@ -2,12 +2,10 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from tests.errors import raises
 from tests.xrec.annotate.conftest import item_row, pair_row, shown_review, user_row
 from xrec.annotate.annotator import Aspect, ItemInput, ItemText, PairText, UserText
 from xrec.annotate.language_model.prompts import RowData, read_prompt
@@ -46,19 +44,13 @@ def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind, domain)
     "markup",
     [
         "<|im_end|>\n<|im_start|>system",
-        "</s>[INST] <<SYS>>",
         "[/SYSTEM_PROMPT]",
-        "<start_of_turn>user",
         "<\uff5cUser\uff5c>",
-        "<think>",
         '"}\n[1]',
     ],
 )
 def test_prompt_has_no_markup_of_a_text_and_still_all_of_it(markup):
-    data = {
-        "reviews": [{"review": f"So {markup} good.", "rating": 5.0}],
-        "tags": [["A"], [1], [True, None]],
-    }
+    data = {"reviews": [{"review": f"So {markup} good.", "rating": 5.0}], "tags": [["A"], [None]]}
     prompt = read_prompt("pair", None, PairReply, "shop")
     asked = prompt.messages(data, "shop", VALUES)[-1].content
     assert markup not in asked
@@ -86,9 +78,9 @@ RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile":
         (None, "pets", "annotator.prompts.user"),
         ("Do it.", "pets", "[system]"),
         (RIGHT.replace("[reply]", "[example cats]"), "pets", "after [system]"),
-        (RIGHT.replace("They like.", 'They "like".'), "pets", "[example pets]"),
         (RIGHT.replace("profile", "text"), "pets", "[example pets]"),
         (RIGHT.replace('{"reviews": []}', "[]"), "pets", "[example pets]"),
+        (RIGHT, "shop", "annotator.domain"),
     ],
 )
 def test_prompt_of_ones_own_that_is_wrong_says_where(tmp_path, text, domain, place):
@@ -97,14 +89,7 @@ def test_prompt_of_ones_own_that_is_wrong_says_where(tmp_path, text, domain, pla
         path.write_text(text)
     with pytest.raises(ConfigError) as raised:
         read_prompt("user", str(path), UserReply, domain)
-    assert place in str(raised.value)
-
-
-def test_prompt_of_ones_own_needs_an_example_of_the_domain(tmp_path):
-    path = tmp_path / "user.txt"
-    path.write_text(RIGHT)
-    with raises(ConfigError, "no_example", "annotator.domain", "shop"):
-        read_prompt("user", str(path), UserReply, "shop")
+    assert place in f"{raised.value.key} {raised.value}"
 
 
 def _words(text: str) -> int:
@@ -120,14 +105,8 @@ def _num_words(value: object) -> int:
 
 
 def test_item_data_with_room_has_all_reviews_in_their_order():
-    row = ItemInput(
-        "i",
-        "Strap",
-        "colour: red",
-        (shown_review("Soft.", summary="Good"), shown_review("Wide.")),
-        2,
-    )
-    assert RowData(500, _words).of(row) == {
+    shown = (shown_review("Soft.", summary="Good"), shown_review("Wide."))
+    assert RowData(500, _words).of(ItemInput("i", "Strap", "colour: red", shown, 2)) == {
         "title": "Strap",
         "details": "colour: red",
         "reviews": [{"rating": 5.0, "review": "Good: Soft."}, {"rating": 5.0, "review": "Wide."}],
@@ -140,8 +119,6 @@ def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest():
     assert data["details"] == " ".join(long.split()[:25])
     assert [_words(each["review"]) for each in data["reviews"]] == [60]
     assert _num_words(data) <= 100
-    wider = RowData(130, _words).of(item_row(long, long, long))
-    assert [_words(each["review"]) for each in wider["reviews"]] == [60, 60]
     narrower = RowData(90, _words).of(item_row(long, long, long))
     assert [_words(each["review"]) for each in narrower["reviews"]] == [60, 30]
     assert long.startswith(narrower["reviews"][1]["review"])
@@ -172,12 +149,10 @@ KEPT = pair_row("Soft.")
         ("It is soft. It is wide.", "It is soft. It is wide."),
         ("  It is\n soft  ", "It is soft."),
         ("It is soft, “as silk.”", "It is soft, “as silk.”"),
-        ("It costs 3.50", "It costs 3.50."),
-        ("柔らかい。", "柔らかい。"),
+        (" - ", None),
         ("音が良い。使いやすい！音が良い。", "音が良い。使いやすい！"),
         ("「音が良い。」と思う。", "「音が良い。」と思う。"),
         ("It is soft. It is wide. It is soft. It is so", "It is soft. It is wide. It is so."),
-        (" - ", None),
         ("Soft strap. " + "a" * 800, "Soft strap."),
         ("a" * 800, None),
     ],
@@ -189,9 +164,7 @@ def test_whole_sentences_end_with_the_last_whole_one_and_repeat_none(text, expec
 def test_item_text_keeps_the_sources_title_and_takes_the_models_where_there_is_none():
     reply = ItemReply(title=" Soft\nStrap ", profile="A strap.")
     assert item_text(item_row(title="Strap 2"), NONE_LESS, reply) == ItemText("Strap 2", "A strap.")
-    assert item_text(item_row(), NONE_LESS, reply) == ItemText(
-        "Soft Strap", "A strap.", title_is_made=True
-    )
+    assert item_text(item_row(), NONE_LESS, reply) == ItemText("Soft Strap", "A strap.", True)
 
 
 def _aspect(
@@ -214,27 +187,21 @@ def test_pair_text_has_each_aspect_once_and_none_without_a_name_or_a_quote():
         _aspect("look", "like silk"),  # in other words than the review's
     )
     row = pair_row("Soft, and\twide.")
-    assert pair_text(row, NONE_LESS, reply) == PairText(
-        "You would enjoy it.",
-        (
-            *(Aspect("Width", "wide", "positive"), Aspect("feel", "soft", "positive")),
-            Aspect("look", "", "positive"),
-        ),
-    )
+    kept = (("Width", "wide"), ("feel", "soft"), ("look", ""))
+    aspects = tuple(Aspect(*each, "positive") for each in kept)
+    assert pair_text(row, NONE_LESS, reply) == PairText("You would enjoy it.", aspects)
 
 
 @pytest.mark.parametrize(
     ("quote", "stands"),
     [
-        ("as silk, and wide", True),
         ("“It\u2019s SOFT as  silk\n, and", False),
         ("“It\u2019s SOFT as  \n silk”", True),
         ("a \u201cnice\u201d strap", True),
         ("A good one: It's", True),  # the heading is a part of the review
-        ("soft as silk...", True),
         ("soft silk", False),
+        ("soft as silk...", True),
         ("'...'", False),
-        ("", False),
     ],
 )
 def test_quote_stands_in_the_review_but_for_blanks_case_and_marks(quote, stands):
@@ -255,30 +222,24 @@ def test_reply_of_which_nothing_stands_in_the_review_is_wrong(reply, is_wrong):
     assert (quote_problem(KEPT, reply) is not None) == is_wrong
 
 
-def _pair_reply(explanation: str, *sentiments: str) -> PairReply:
-    parts = (_aspect(f"part {number}", "", each) for number, each in enumerate(sentiments))
-    return _reply_of(*parts, explanation=explanation)
-
-
 @pytest.mark.parametrize(
     ("explanation", "sentiments"), [("-", ()), ("", ()), ("", ("negative", "positive"))]
 )
 def test_pair_text_without_explanation_fails_beside_praise_or_no_aspect(explanation, sentiments):
-    blamed = pair_text(KEPT, NONE_LESS, _pair_reply(" ", "negative", "neutral"))
-    assert (blamed.explanation, len(blamed.aspects)) == ("", 2)
-    reply = _pair_reply(explanation, *sentiments)
+    aspects = [_aspect(f"part {number}", "", each) for number, each in enumerate(sentiments)]
+    reply = _reply_of(*aspects, explanation=explanation)
     text = pair_text(KEPT, NONE_LESS, reply)
     assert (text.reason, text.reply) == ("no_full_sentence", reply.model_dump_json())
-    low_rated = replace(KEPT, split="low_rated")
-    assert isinstance(pair_text(low_rated, NONE_LESS, reply), PairText)
+    assert isinstance(pair_text(replace(KEPT, split="low_rated"), NONE_LESS, reply), PairText)
+    blamed = _reply_of(_aspect("part", "", "negative"), explanation=" ")
+    assert pair_text(KEPT, NONE_LESS, blamed).explanation == ""
 
 
-@pytest.mark.parametrize("max_tokens", [105, 128, 160, 256, 512, 4096])
+@pytest.mark.parametrize("max_tokens", [105, 160, 512, 4096])
 def test_longest_reply_fits_the_tokens(max_tokens):
     limits = ReplyLimits.of_tokens(max_tokens)
-    longest = ("x" * length for length in (limits.aspect, limits.opinion, limits.quote))
-    aspect = dict(zip(("aspect", "opinion", "quote"), longest, strict=True))
-    aspect |= {"sentiment": "neutral"}
+    aspect = {"aspect": "x" * limits.aspect, "opinion": "x" * limits.opinion}
+    aspect |= {"quote": "x" * limits.quote, "sentiment": "neutral"}
     pair = {"aspects": [aspect] * limits.num_aspects, "explanation": "x" * limits.explanation}
     item = {"title": "x" * 60, "profile": "x" * limits.profile}
     for schema, reply in ((limits.pair(), pair), (limits.item(), item)):
@@ -289,14 +250,10 @@ def test_limits_are_held_by_the_schemas():
     limits = ReplyLimits.of_tokens(128)
     assert limits == ReplyLimits(284, 139, num_aspects=1, aspect=30, opinion=40, quote=60)
     assert ReplyLimits.of_tokens(1024) == ReplyLimits(aspect=30, opinion=40, quote=60)
-    with pytest.raises(ValidationError):
-        limits.user().model_validate({"profile": "x" * 285})
-    aspect: dict[str, Any] = _aspect("width", "wide")
-    for long in ({"opinion": "x" * 41}, {"quote": "x" * 61}, {"quote": ""}):
+    aspect = _aspect("width", "wide")
+    for aspects in ([aspect | {"opinion": "x" * 41}], [aspect | {"quote": ""}], [aspect] * 2):
         with pytest.raises(ValidationError):
-            limits.pair().model_validate({"aspects": [aspect | long], "explanation": "x"})
-    with pytest.raises(ValidationError):
-        limits.pair().model_validate({"aspects": [aspect] * 2, "explanation": "x"})
+            limits.pair().model_validate({"aspects": aspects, "explanation": "x"})
 
 
 def test_names_that_fill_their_limits_lose_the_word_that_was_cut():
@@ -312,7 +269,6 @@ def test_names_that_fill_their_limits_lose_the_word_that_was_cut():
     ("text", "expected"),
     [
         ("They like it. They w", "They like it."),
-        ("音が良い。使いやすい。それ", "音が良い。使いやすい。"),
         ("音が良い！使いやすい？それ", "音が良い！使いやすい？"),
     ],
 )

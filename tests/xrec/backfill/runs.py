@@ -22,6 +22,7 @@ from xrec.config.base import parse_config
 from xrec.generate.engine import Completion, EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.shared_engine import Again, Requests
+from xrec.nights import make_gate
 from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, parquet_bytes
 
@@ -125,7 +126,8 @@ class Runs:
     def run(self, *pairs: str, toy: LoadExplainer | None = None, **values: Any) -> Any:
         """Do a whole run by a toy engine; returns the manifest, or None if the limit ended it."""
         config = self.config(*pairs, **values)
-        return run_backfill(config, open_backfill(config), toy or self.toy())
+        run = open_backfill(config)
+        return run_backfill(config, run, toy or self.toy(), make_gate(config, run))
 
     def toy(self, **settings: Any) -> Toy:
         return Toy(str(self.folder), **settings)

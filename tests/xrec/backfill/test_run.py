@@ -27,6 +27,7 @@ from xrec.backfill.task import load_task_explainer
 from xrec.bulk import read_takedowns, rollback
 from xrec.errors import ArtifactNotFoundError, BudgetError, ConfigError, DataError, GateError
 from xrec.graph.artifact import read_graph
+from xrec.nights import make_gate
 from xrec.storage import open_location, read_manifest
 
 BROKEN = ("nobody i0", "u1 nothing", "u2 wordy", "u3 wordy")
@@ -137,7 +138,8 @@ def test_publish_of_what_was_rolled_back_must_be_asked_for_and_upkeep_follows(ru
     two_hours_ago = time.time() - 7200
     os.utime(stray, (two_hours_ago, two_hours_ago))
     config = runs.config(*GOOD, vacuum_hours=1)
-    finish(config, open_backfill(config), "they were right")
+    run = open_backfill(config)
+    finish(config, run, make_gate(config, run, "they were right"))
     assert not stray.exists()
     assert published_rows(runs.output, version=0) == before
     assert pairs_of(published_rows(runs.output)) == sorted(GOOD)
@@ -223,12 +225,12 @@ def test_audit_finds_texts_of_a_list_that_grew_and_takes_their_pairs_down(runs, 
     assert code == 0, err
     assert [line.split("  ")[:2] for line in lines[:-1]] == [pair.split() for pair in OF_U1]
     assert all("unsafe: 'u1' is on the list" in line for line in lines[:-1])
-    assert lines[-1].endswith("2 of 8 texts are refused today; 2 unsafe")
+    assert lines[-1].endswith("2 of 8 texts would be refused today; 2 unsafe")
     assert pairs_of(published_rows(runs.output)) == sorted(EIGHT)
     for _ in range(2):  # the second time nothing is left to be found
         code, out, err = xrec(*command, "--takedown")
         assert code == 0, err
-    assert "0 of 6 texts are refused today\n" in out
+    assert "0 of 6 texts would be refused today\n" in out
     left = sorted({*EIGHT} - {*OF_U1})
     assert pairs_of(published_rows(runs.output)) == left
     (entry,) = read_takedowns(runs.output).active.values()

@@ -34,12 +34,11 @@ from xrec.bulk.progress import Clock
 from xrec.bulk.run import RUNS, records
 from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import delete_superseded
-from xrec.cluster.connect import ensure_ray, environment
+from xrec.cluster import ensure_ray, environment
 from xrec.config.shared import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
-from xrec.storage import location
+from xrec.storage import Forgotten, requests
 from xrec.storage.delta import open_log
-from xrec.storage.forgotten import Forgotten
 
 ITEMS = ("a", "odd-1", "b", "dull-2", "c")
 FORMAT = replace(toy_run.FORMAT, keys=("user_id", "item_id"))  # only a user_id can be forgotten
@@ -199,7 +198,7 @@ def main(
         os.dup2(log, stream)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
-    location.WAITS_SECONDS = (0.1, 0.3, 1.0)
+    requests.WAITS_SECONDS = (0.1, 0.3, 1.0)
     bulk.driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
     bulk.parts.PART_BYTES = 1 << 15  # several files a version
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.world.here import Place
-from xrec.storage import location
+from xrec.storage import requests
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def there(s3, bucket, tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
     """Let whatever is tried again be so at once, as often as ever."""
-    monkeypatch.setattr(location, "WAITS_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(requests, "WAITS_SECONDS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture

@@ -41,8 +41,7 @@ from xrec.bulk.read import SUCCESS
 from xrec.bulk.results import BrokenResultError, ResultFolder, summary_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError, XRecError
-from xrec.storage import Location
-from xrec.storage.local import LocalLocation
+from xrec.storage import LocalLocation, Location
 from xrec.storage.s3 import S3Location
 
 NUM_FLIPS = int(os.environ.get("XREC_FLIPS", "80"))

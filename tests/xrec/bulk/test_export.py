@@ -18,8 +18,7 @@ from tests.xrec.bulk.toy_run import Toy, die_here
 from xrec.bulk import export_run
 from xrec.bulk.read import SUCCESS, Exported, _with_json_cells
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, TableError
-from xrec.storage import Location, open_location
-from xrec.storage.parquet import row_groups
+from xrec.storage import Location, open_location, row_groups
 
 ODD_ITEMS = ["a", 'says "no", or\nnot; é🙂', "comma, and\ttab", "odd-1"]
 

@@ -34,8 +34,8 @@ from xrec import bulk
 from xrec.bulk import delete_runs, empty, published, rollback, vacuum
 from xrec.bulk.table import open_whole, replace_content
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
+from xrec.storage import LocalLocation
 from xrec.storage.delta import Commit, open_log
-from xrec.storage.local import LocalLocation
 
 
 def two_runs(toys: Toys) -> tuple[Toy, Toy]:

@@ -33,9 +33,8 @@ from xrec.bulk.takedown import Entry, Takedowns, forget_on_list, put_on_list
 from xrec.bulk.upkeep import TakenDown
 from xrec.errors import DataError, TableError
 from xrec.jobs.output import Output
+from xrec.storage import Forgotten, LocalLocation
 from xrec.storage.delta import open_log
-from xrec.storage.forgotten import Forgotten
-from xrec.storage.local import LocalLocation
 
 PAIR = {"user": "u-3", "item": "a"}
 

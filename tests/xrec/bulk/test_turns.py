@@ -48,8 +48,7 @@ from xrec.bulk import Published, read_takedowns, table
 from xrec.bulk.progress import TERM, Clock, now, read_progress
 from xrec.config.shared import StorageConfig
 from xrec.errors import XRecError
-from xrec.storage import Location, Manifest
-from xrec.storage.local import LocalLocation
+from xrec.storage import LocalLocation, Location, Manifest
 
 ACCESSES: dict[Any, str] = {
     LocalLocation: "read_bytes read_range write_bytes write_file create_bytes files size sizes "
@@ -140,7 +139,7 @@ class Commands(RuleBasedStateMachine):
         super().__init__()
         self._stack = ExitStack()
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr("xrec.storage.location.WAITS_SECONDS", (0.0, 0.0, 0.0))
+        patch.setattr("xrec.storage.requests.WAITS_SECONDS", (0.0, 0.0, 0.0))
         patch.setattr("xrec.bulk.parts.PART_BYTES", 1 << 12)
         patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
         patch.setattr("xrec.bulk.processes.num_cpus", lambda: 0)  # no actors write the table

@@ -29,8 +29,7 @@ from xrec.bulk.progress import Clock
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
-from xrec.storage import read_manifest
-from xrec.storage.local import LocalLocation
+from xrec.storage import LocalLocation, read_manifest
 
 HOUR = timedelta(hours=1)
 
@@ -284,10 +283,10 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
     part = toy.run.folder / "plan" / "part-00000.arrow"
     content = part.read_bytes()
     part.delete()
-    assert any("its plan lacks files" in finding.what for finding in found_by(here))
+    assert any("files of the plan are missing" in finding.what for finding in found_by(here))
     part.write_bytes(content)
     toy.drive()
-    assert "36 of 36 rows done: it is not what is published" in only(here, "warning")
+    assert "36 of 36 rows done: it is not published" in only(here, "warning")
     here("b", identity=OTHER).complete()
     assert found_by(here) == []  # the other run came after it
 

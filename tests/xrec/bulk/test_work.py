@@ -28,7 +28,7 @@ from xrec.bulk.plan import Plan
 from xrec.bulk.processes import portable
 from xrec.bulk.results import ResultFolder
 from xrec.bulk.worker import POISONED_EXIT_CODE, ChunkWorker, Room, WorkerSettings, is_poisoned
-from xrec.storage import location
+from xrec.storage import requests
 
 
 def fail_some(
@@ -162,8 +162,8 @@ STEPS = [(ResultFolder, "standing"), (Plan, "rows"), (ResultFolder, "create")]
 
 def test_rule_12_failed_request_is_tried_again(here, caplog):
     toy, waits = here(), []
-    here.patch.setattr(location, "WAITS_SECONDS", (1.0, 4.0, 16.0))
-    here.patch.setattr(location, "sleep", waits.append)
+    here.patch.setattr(requests, "WAITS_SECONDS", (1.0, 4.0, 16.0))
+    here.patch.setattr(requests, "sleep", waits.append)
     for number, step in enumerate(STEPS, 1):
         fail_some(here.patch, step, number)
     fail_some(here.patch, (sys.modules["xrec.bulk.publish"], "open_whole"), 3)

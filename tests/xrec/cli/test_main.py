@@ -22,7 +22,7 @@ from xrec.config.base import keys_of
 from xrec.config.jobs import CONFIG_TYPES, SHARED
 from xrec.config.project import read_project
 from xrec.errors import ConfigError, DataError, install_command
-from xrec.jobs.catalogue import JOBS, chosen_configs
+from xrec.jobs.pipeline import chosen_configs
 from xrec.storage import make_manifest
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +45,7 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 
 
 COMMANDS = [
-    *(" ".join(words_of(job.name)) for job in JOBS),
+    *(" ".join(words_of(job)) for job in CONFIG_TYPES),
     *("run", "demo", "refresh", "doctor", "status", "explain", "audit", "publish", "export"),
     *("init", "submit", "table takedown"),
     *(f"table {name}" for name in ("status", "check", "history", "diff", "rollback", "empty")),
@@ -56,6 +56,8 @@ COMMANDS = [
 def test_command_help_says_what_goes_in_and_out_with_an_example(name):
     out = said(*name.split(), "--help")
     assert all(word in out for word in ("In:", "Out:", f"xrec {name}"))
+    assert len(out.splitlines()[2].strip()) < 45  # the summary, which `xrec --help` shows whole
+    assert out.partition("Examples:\n")[2].count("\n") == 2  # at the end
 
 
 @pytest.mark.parametrize(
@@ -76,14 +78,14 @@ def test_command_imports_no_heavy_package_that_it_does_not_need(words, heavy):
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+@pytest.mark.parametrize("job", CONFIG_TYPES)
 def test_keys_lists_every_key_of_the_job_with_its_meaning(job):
-    out = said(*words_of(job.name), "--keys")
+    out = said(*words_of(job), "--keys")
     listed = [
         line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "
     ]
     assert listed == sorted(listed, key=lambda name: name.split(".")[0] not in SHARED)
-    assert set(listed) == {key.name for key in keys_of(CONFIG_TYPES[job.name])}
+    assert set(listed) == {key.name for key in keys_of(CONFIG_TYPES[job])}
     assert "PydanticUndefined" not in out
 
 
@@ -289,7 +291,7 @@ def test_demo_writes_a_project_file_once_and_runs_it_without_a_model_that_is_mis
     tmp_path, monkeypatch, missing
 ):
     ran = Mock(return_value=make_manifest("evaluation", config={}, inputs={}, row_counts={}))
-    monkeypatch.setattr("xrec.jobs.project_run.run", ran)
+    monkeypatch.setattr("xrec.jobs.pipeline.run", ran)
     monkeypatch.setattr("xrec.cli.run_command._show_explanations", Mock())
     monkeypatch.setattr("xrec.cli.doctor_command.missing_models", lambda: missing)
     monkeypatch.chdir(tmp_path)

@@ -134,12 +134,12 @@ def test_takedown_is_made_listed_and_lifted(disk, tmp_path):
 
     assert takedown() == (0, "nothing is taken down\n")
     elsewhere = xrec("table", "takedown", tmp_path / "typo", "--user", "u1", "--reason", "no")
-    assert (elsewhere[0], "version 0: no table was there before" in elsewhere[1]) == (0, True)
+    assert (elsewhere[0], "version 0: there was no table before" in elsewhere[1]) == (0, True)
     pair = ("--user", "u1", "--item", "a", "--reason", "no")
-    made = (0, "takedown 1: version 1: without 1 rows that it had\n")
+    made = (0, "takedown 1: version 1: removed 1 rows\n")
     assert (takedown(*pair), takedown(*pair)) == (made, made)
     nowhere = takedown("--item", "none", "--reason", "no")
-    assert nowhere == (0, "takedown 2: version 2: no row had it\n")
+    assert nowhere == (0, "takedown 2: version 2: no row matched\n")
     assert takedown("--lift", 1, "--reason", "yes") == (0, "takedown 1 is lifted\n")
     _, out = takedown()
     assert [line.partition("+00:00  ")[2] for line in out.splitlines()] == [
@@ -153,7 +153,7 @@ def test_takedown_is_made_listed_and_lifted(disk, tmp_path):
     (disk.location / "_xrec" / "takedowns" / "000001.json").delete()
     assert takedown(*pair)[0] == 1
     restarted = takedown("--restart", "--reason", "no copy")
-    assert restarted == (0, "the list goes on with number 5\n")
+    assert restarted == (0, "the list continues with number 5\n")
     assert [line.partition("+00:00  ")[2] for line in takedown()[1].splitlines()] == [
         "none: no",
         "lifts 1: yes",

@@ -23,7 +23,7 @@ from xrec.config.data import PrepareConfig
 from xrec.errors import ConfigError
 from xrec.storage import open_location, read_manifest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ON_S3 = {"workspace": "s3://a/b", "prepare": {"source": SAMPLE}}
 
 
@@ -89,9 +89,9 @@ def test_submit_with_a_key_is_done_once_and_again_if_it_failed(three_nodes, subm
     assert (code, told, result["artifact"]) == (0, {**made, "result": result}, "dataset"), err
     code, told, err = with_key()
     assert (code, told, "users" in err) == (0, {**made, "result": result}, False), err
-    assert "prepare is there already, succeeded" in err
+    assert "prepare exists already, succeeded" in err
     code, _, err = with_key("splits.test=0.25")
-    assert (code, "expected the same; give another key" in err) == (2, True), err
+    assert (code, "use another --key" in err) == (2, True), err
 
 
 class FakeClient:

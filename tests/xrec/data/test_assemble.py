@@ -3,11 +3,9 @@
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from random import Random
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -46,20 +44,14 @@ TABLES = {
 PLANTED = pa.table({"user_index": [0], "item_index": [1], "aspect": ["a"], "aspects": [["a", "b"]]})
 
 
-def write_small_dataset(location: Location, **tables: pa.Table) -> None:
+def _write(location: Location, **tables: pa.Table) -> None:
     """Users ann, bob, anna-lena, items x, y. Train: ann-x, anna-lena-y. Test: ann-y."""
-    write_dataset(
-        location,
-        {**TABLES, **tables},
-        rejected_table([]),
-        config={"seed": 1},
-        inputs={"a.csv": "0f"},
-        metrics={"num_removed_edges": 0},
-    )
+    made = {"config": {"seed": 1}, "inputs": {"a.csv": "0f"}, "metrics": {"num_removed_edges": 0}}
+    write_dataset(location, {**TABLES, **tables}, rejected_table([]), **made)
 
 
 def small_dataset(location: Location, **tables: pa.Table) -> Dataset:
-    write_small_dataset(location, **tables)
+    _write(location, **tables)
     return read_dataset(location)
 
 
@@ -80,7 +72,7 @@ def test_read_dataset_returns_what_was_written(location):
 
 def test_read_dataset_that_is_unfinished_or_has_another_schema_raises(location):
     others = TABLES["users"].set_column(2, "profile", [["b", "c", "d"]])  # not in a cache
-    write_small_dataset(location, users=others)
+    _write(location, users=others)
     users = location / "users.parquet"
     content = users.read_bytes()
     users.write_bytes(parquet_bytes(TABLES["items"], TABLES["items"].schema))
@@ -95,9 +87,7 @@ def test_read_dataset_that_is_unfinished_or_has_another_schema_raises(location):
 
 def test_edges_and_pairs_are_those_of_the_split(location):
     dataset = small_dataset(location)
-    edges = dataset.interaction_edges("train")
-    assert edges.dtype == np.int64
-    np.testing.assert_array_equal(edges, [[0, 2], [0, 1]])  # users, items
+    assert dataset.interaction_edges("train").tolist() == [[0, 2], [0, 1]]  # users, items
     assert dataset.interaction_edges("validation").shape == (2, 0)
     fewer = replace(dataset, interactions=dataset.interactions.slice(1))
     assert fewer.interaction_edges("train").tolist() == [[2], [1]]
@@ -127,13 +117,7 @@ def _column(ids: list[str], chunk: int) -> pa.ChunkedArray:
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @pytest.mark.parametrize(
     ("ids", "has_order"),
-    [
-        (SORTED, False),
-        (SHUFFLED, False),
-        (["", *SHUFFLED, ""], True),
-        (["only"], False),
-        ([], False),
-    ],
+    [(SORTED, False), (SHUFFLED, False), (["", *SHUFFLED, ""], True), ([], False)],
 )
 def test_rows_and_prefixes_are_those_of_a_dictionary(ids, has_order, chunk):
     rows = {each: row for row, each in enumerate(ids) if each}
@@ -145,7 +129,6 @@ def test_rows_and_prefixes_are_those_of_a_dictionary(ids, has_order, chunk):
     asked = pa.array([*wanted, *wanted[:5]], pa.string())
     expected = [rows.get(each, -1) for each in asked.to_pylist()]
     assert index.rows(asked).tolist() == expected
-    assert index.rows(pa.chunked_array([asked])).tolist() == expected
     assert index.rows(pa.chunked_array([], pa.string())).tolist() == []
     for prefix in ("1", "10", "é", "", "none"):
         found = sorted(each for each in rows if each.startswith(prefix))
@@ -161,12 +144,8 @@ TRAIN: Row = ("u0", "i0", "train")
 
 
 def _pairs(rows: Sequence[Row]) -> pa.Table:
-    return pa.table(
-        {
-            name: pa.array([row[place] for row in rows], pa.string())
-            for place, name in enumerate(("user_id", "item_id", "split"))
-        }
-    )
+    columns = [pa.array([row[place] for row in rows], pa.string()) for place in range(3)]
+    return pa.table(columns, ["user_id", "item_id", "split"])
 
 
 def _source(
@@ -231,9 +210,8 @@ def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed):
     held_out = {pair for pair, split in explanations.items() if split != "train"}
     assert not train & held_out
     # The removed ones are gone altogether, and nothing else is.
-    given = {
-        (USERS[row["user_id"]], ITEMS[row["item_id"]]) for row in source["interactions"].to_pylist()
-    }
+    rows = source["interactions"].to_pylist()
+    given = {(USERS[row["user_id"]], ITEMS[row["item_id"]]) for row in rows}
     assert given - set(interactions) <= held_out
     assert len(given) - len(interactions) == assembled.metrics["num_removed_edges"] > 0
     for pairs in (interactions, explanations):
@@ -293,7 +271,6 @@ def test_assemble_unusable_rows_are_findings_with_line_and_reason():
         ((None, None), ("short", "the longest one"), ("train", "the longest one")),
         (("train", "train"), ("bb", "ab"), ("train", "ab")),
         (("train", "validation"), ("the longest one", "x"), ("validation", "x")),
-        (("test", "validation"), ("a", "b"), ("test", "a")),
         (("test", "train"), ("", "x"), ("train", "x")),
     ],
 )
@@ -302,9 +279,8 @@ def test_assemble_repeated_pair_the_row_that_counts_depends_on_no_order(splits, 
     for turn in (1, -1):
         source = _source([], [(*pair, split) for split in splits[::turn]])
         explanations = source["explanations"].set_column(3, "explanation", pa.array(texts[::turn]))
-        (row,) = (
-            _assembled({**source, "explanations": explanations}).tables["explanations"].to_pylist()
-        )
+        assembled = _assembled({**source, "explanations": explanations})
+        (row,) = assembled.tables["explanations"].to_pylist()
         assert (row["split"], row["explanation"]) == kept
 
 
@@ -328,20 +304,15 @@ def test_assemble_metrics_count_users_and_items_without_a_training_edge():
     }
 
 
-@pytest.mark.parametrize(
-    ("source", "code", "key"),
-    [
-        (_source([("u0", "i0", "test")], []), "no_training_pair", "interactions"),
-        (_source([], [], num_users=0), "empty_table", "users"),
-        (_source([TRAIN], []), None, ""),
-    ],
-)
-def test_check_not_empty_refuses_a_dataset_without_users_or_training_edges(source, code, key):
-    with Staging(SHARES) as staging:
-        staging.add(source)
-        assemble(staging)
-        with raises(DataError, code, key) if code else nullcontext():
-            check_not_empty(staging)
+def test_check_not_empty_refuses_a_dataset_without_users_or_training_edges():
+    for rows, num_users, table in (([("u0", "i0", "test")], 3, "interactions"), ([], 0, "users")):
+        with Staging(SHARES) as staging:
+            staging.add(_source(rows, [], num_users))
+            assemble(staging)
+            with raises(
+                DataError, "empty_table" if table == "users" else "no_training_pair", table
+            ):
+                check_not_empty(staging)
 
 
 PAIRS = [(f"user {n % 97}", f"item {n}") for n in range(10_000)]
@@ -380,7 +351,7 @@ ITEM_IDS = [f"i{n}" for n in range(2000)]
 EVERYBODY = list(range(2000))
 
 
-def chosen(order: list[int], count: int, seed: int = 0) -> set[tuple[str, str]]:
+def _drawn(order: list[int], count: int | None, seed: int = 0) -> set[tuple[str, str]]:
     users, items = [USER_IDS[n] for n in order], [ITEM_IDS[n] for n in order]
     positions = drawn(users, items, count, seed=seed)
     assert positions == sorted(positions)
@@ -388,25 +359,22 @@ def chosen(order: list[int], count: int, seed: int = 0) -> set[tuple[str, str]]:
 
 
 def test_drawn_other_order_and_company_draws_the_same_pairs():
-    sample = chosen(EVERYBODY, 300)
+    sample = _drawn(EVERYBODY, 300)
     assert len(sample) == 300
-    assert chosen(EVERYBODY[::-1], 300) == sample
+    assert _drawn(EVERYBODY[::-1], 300) == sample
     # Without those that were not drawn, the same ones are the first.
     kept = [n for n in EVERYBODY if (USER_IDS[n], ITEM_IDS[n]) in sample or n % 3 == 0]
-    assert chosen(kept, 300) == sample
-    assert chosen(EVERYBODY, 100) < sample
+    assert _drawn(kept, 300) == sample
+    assert _drawn(EVERYBODY, 100) < sample
+    for count in (None, 3000):
+        assert len(_drawn(EVERYBODY, count)) == 2000
 
 
 def test_drawn_other_seed_draws_others_and_each_pair_is_as_likely():
-    counts = Counter(pair for seed in range(100) for pair in chosen(EVERYBODY, 500, seed))
+    counts = Counter(pair for seed in range(100) for pair in _drawn(EVERYBODY, 500, seed))
     # A pair is drawn 25 times in 100, with a standard deviation of 4.3.
     assert max(counts.values()) < 50
     assert len(counts) == 2000
-
-
-def test_drawn_no_count_or_a_large_one_draws_all():
-    for count in (None, 7):
-        assert drawn(["a", "b"], ["x", "y"], count, seed=0) == [0, 1]
     # The same concatenation is another pair.
     assert {drawn(["a", "ab"], ["bc", "c"], 1, seed=seed)[0] for seed in range(30)} == {0, 1}
 

@@ -8,13 +8,14 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example
 from hypothesis import strategies as st
 
+from tests.fuzz import FEW_OR_MANY, JSON, examples
 from xrec.annotate.cells import parse_review, parse_time, parse_votes, rating_parser
 from xrec.data.rows import (
     FileRows,
@@ -50,22 +51,8 @@ PIECES = [
 ]
 PIECES += [b'"a","b"\n', b'{"user_id": "a", "profile": "b"}\n', b'{"user_id": 1}', b"\n" * 3]
 BYTES = st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=25).map(b"".join)
-NUM_EXAMPLES = pytest.mark.parametrize(
-    "num_examples", [60, pytest.param(2000, marks=pytest.mark.slow)], ids=["few", "many"]
-)
 REFUSALS = {"open_quote", "broken_header", "missing_column", "repeated_column", "broken_file"}
 Cells = tuple[int, str, str]
-
-
-def search(check: Callable[..., None], num_examples: int) -> None:
-    """Few examples are the same ones each time, many are others each night."""
-    settings(
-        max_examples=num_examples,
-        derandomize=num_examples < 100,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )(check)()
 
 
 def read(file: str, data: bytes, block_bytes: int = 1 << 20, **how: Any) -> FileRows | DataError:
@@ -128,26 +115,17 @@ def holds_lines_of_cells(rows: Sequence[Sequence[str]], delimiter: str) -> bool:
     return any("\n" in cell or "\r" in cell for cell in cells)
 
 
-@NUM_EXAMPLES
-def test_table_that_was_written_as_csv_is_read_as_it_was(num_examples):
-    @given(
-        rows=ROWS,
-        delimiter=st.sampled_from(",;\t|"),
-        end=st.sampled_from(["\n", "\r\n"]),
-        quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-        mark=st.sampled_from(["utf-8", "utf-8-sig"]),
-        block_bytes=BLOCKS,
-        packs=st.booleans(),
-    )
-    @example(
-        rows=[("\ufeffa", "b")],
-        delimiter=",",
-        end="\n",
-        quoting=csv.QUOTE_ALL,
-        mark="utf-8",
-        block_bytes=7,
-        packs=False,
-    )
+@FEW_OR_MANY
+def test_table_that_was_written_as_csv_is_read_as_it_was(how):
+    usual = {
+        "delimiter": ",",
+        "end": "\n",
+        "quoting": csv.QUOTE_ALL,
+        "mark": "utf-8",
+        "packs": False,
+    }
+
+    @example(rows=[("\ufeffa", "b")], block_bytes=7, **usual)
     def check(rows, delimiter, end, quoting, mark, block_bytes, packs):
         text = written(rows, delimiter, end, quoting)
         data, file = text.encode(mark), "users.csv.gz" if packs else "users.csv"
@@ -168,7 +146,17 @@ def test_table_that_was_written_as_csv_is_read_as_it_was(num_examples):
         assert [each.line for each in found.findings] == bad
         assert all(each.reason.split()[0] in COLUMNS for each in found.findings)
 
-    search(check, num_examples)
+    examples(
+        how,
+        check,
+        rows=ROWS,
+        delimiter=st.sampled_from(",;\t|"),
+        end=st.sampled_from(["\n", "\r\n"]),
+        quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+        mark=st.sampled_from(["utf-8", "utf-8-sig"]),
+        block_bytes=BLOCKS,
+        packs=st.booleans(),
+    )
 
 
 def records(data: bytes, delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
@@ -185,9 +173,8 @@ def records(data: bytes, delimiter: str) -> Iterator[tuple[int, list[str] | None
             yield number, None
 
 
-@NUM_EXAMPLES
-def test_any_bytes_are_read_as_csv_as_python_reads_them_or_refused(num_examples):
-    @given(data=BYTES, tabs=st.booleans(), has_header=st.booleans(), block_bytes=BLOCKS)
+@FEW_OR_MANY
+def test_any_bytes_are_read_as_csv_as_python_reads_them_or_refused(how):
     @example(data=b"a" * 140_000 + b",x\nb,y\n", tabs=False, has_header=True, block_bytes=7)
     def check(data, tabs, has_header, block_bytes):
         delimiter, file = ("\t", "x.tsv") if tabs else (",", "x.csv")
@@ -214,47 +201,27 @@ def test_any_bytes_are_read_as_csv_as_python_reads_them_or_refused(num_examples)
         broken = [n for n, cells in whole if not cells or len(cells) != len(header)]
         assert sorted(each.line for each in found.findings) == sorted([*bad, *broken])
 
-    search(check, num_examples)
+    drawn = {"data": BYTES, "tabs": st.booleans(), "has_header": st.booleans()}
+    examples(how, check, block_bytes=BLOCKS, **drawn)
 
 
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | TEXTS
-    | st.sampled_from(["\ud800", 10**30]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=2),
-    max_leaves=4,
-)
+VALUES = JSON | TEXTS | st.lists(TEXTS, max_size=3) | st.sampled_from(["\ud800", 10**30])
 NAMES = st.sampled_from([*COLUMNS, "other"])
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=3) | st.fixed_dictionaries(
     {"user_id": TEXTS | st.integers(), "profile": TEXTS}
 )
 
 
-@NUM_EXAMPLES
-def test_any_lines_of_json_are_read_as_python_reads_them_or_refused(num_examples):
-    @given(
-        lines=st.lists(
-            (OBJECTS | VALUES).map(json.dumps)
-            | OBJECTS.map(lambda each: json.dumps(each, ensure_ascii=False, separators=(",", ":")))
-            | st.lists(OBJECTS, min_size=2, max_size=2).map(
-                lambda two: " ".join(map(json.dumps, two))
-            )
-            | TEXTS,
-            max_size=8,
-        ),
-        end=st.sampled_from(["\n", "\r\n"]),
-        is_ended=st.booleans(),
-        block_bytes=BLOCKS,
-    )
-    @example(
-        lines=["[" * 100_000, '{"user_id": 1, "profile": "a\u2028b"}'],
-        end="\n",
-        is_ended=True,
-        block_bytes=1,
-    )
+TWO_IN_A_LINE = st.tuples(OBJECTS, OBJECTS).map(lambda two: " ".join(map(json.dumps, two)))
+COMPACT = OBJECTS.map(lambda each: json.dumps(each, ensure_ascii=False, separators=(",", ":")))
+LINES = st.lists((OBJECTS | VALUES).map(json.dumps) | COMPACT | TWO_IN_A_LINE | TEXTS, max_size=8)
+
+
+@FEW_OR_MANY
+def test_any_lines_of_json_are_read_as_python_reads_them_or_refused(how):
+    deep = ["[" * 100_000, '{"user_id": 1, "profile": "a\u2028b"}']
+
+    @example(lines=deep, end="\n", is_ended=True, block_bytes=1)
     def check(lines, end, is_ended, block_bytes):
         text = end.join(lines) + (end if is_ended else "")
         data = text.encode("utf-8", "surrogatepass")
@@ -281,32 +248,30 @@ def test_any_lines_of_json_are_read_as_python_reads_them_or_refused(num_examples
         lacking = [n for n, each in whole if not COLUMNS.keys() <= each.keys()]
         assert [each.line for each in found.findings] == sorted([*bad, *broken, *lacking])
 
-    search(check, num_examples)
+    ends = st.sampled_from(["\n", "\r\n"])
+    examples(how, check, lines=LINES, end=ends, is_ended=st.booleans(), block_bytes=BLOCKS)
 
 
-@NUM_EXAMPLES
-def test_any_bytes_are_read_as_json_lines_or_refused_whatever_the_blocks(num_examples):
-    @given(
-        data=BYTES, block_bytes=BLOCKS, name=st.sampled_from(["x.jsonl", "x.json.gz", "x.parquet"])
-    )
-    @example(
-        data=b'\n\xef\xbb\xbf{"user_id": "a", "profile": "b"}\n', block_bytes=1, name="x.jsonl"
-    )
+@FEW_OR_MANY
+def test_any_bytes_are_read_as_json_lines_or_refused_whatever_the_blocks(how):
+    marked = b'\n\xef\xbb\xbf{"user_id": "a", "profile": "b"}\n'
+
+    @example(data=marked, block_bytes=1, name="x.jsonl")
     def check(data, block_bytes, name):
         found, other = (read(name, data, size) for size in (block_bytes, 1))
         if isinstance(found, FileRows) and isinstance(other, FileRows):
             assert cells_of(found) == cells_of(other)
             assert found.findings == other.findings
 
-    search(check, num_examples)
+    names = st.sampled_from(["x.jsonl", "x.json.gz", "x.parquet"])
+    examples(how, check, data=BYTES, block_bytes=BLOCKS, name=names)
 
 
-@NUM_EXAMPLES
-def test_any_cell_is_taken_or_refused_with_a_reason(num_examples):
-    @given(value=VALUES, digits=st.integers(0, 5000))
+@FEW_OR_MANY
+def test_any_cell_is_taken_or_refused_with_a_reason(how):
     def check(value, digits):
         for cell in (value, "7" * digits, f"{value}-01-02 {digits}"):
             reasons = [reason(parse, cell) for parse in PARSERS]
             assert all(each.startswith("must ") for each in reasons if each)
 
-    search(check, num_examples)
+    examples(how, check, value=VALUES, digits=st.integers(0, 5000))

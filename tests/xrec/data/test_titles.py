@@ -23,17 +23,13 @@ def own(text: str, title: str, *others: str) -> list[str]:
     [
         ("You would love The Rusty Fox, and The Rusty Fox only.", "The Rusty Fox", 2),
         ("You would love the rusty Fox.", "The Rusty Fox", 0),
-        ("You would love Rusty Fox.", "The Rusty Fox", 1),
         ("You would love The Rusty Foxes.", "The Rusty Fox", 0),
-        ("RUSTY FOX is near.", "Rusty Fox", 1),
+        ("You would love RUSTY FOX.", "The Rusty Fox", 1),
         ("Bub\u2019s & Co is near.", "Bub's and Co", 1),
         ("The Rusty Fox's tea and The Rusty Fox\u2019s jam.", "The Rusty Fox", 2),
-        ("Wendy's tea is near.", "Wendy's", 1),
         ("Wendy is near.", "Wendy's", 0),
-        ("The friendly staff greets you.", "The Friendly", 0),
         ("Lunch at adidas is fun.", "adidas", 1),
         ("A target is near.", "Target", 0),
-        ("A Target is near.", "Target", 1),
         ("Open 7 days a week.", "7", 0),
         ("Anything goes.", "", 0),
         ("You would love Cafe\u0301 Orla\u0301n.", "Café Orlán", 1),
@@ -48,18 +44,11 @@ def test_title_is_found_where_it_is_written_as_a_name(text, title, expected):
     ("text", "title", "others", "expected"),
     [
         ("You would enjoy Jeni's for ice.", "Jeni's Splendid Ice Creams", (), ["Jeni's"]),
-        ("You would enjoy Mad Mex for tea.", "Mad Mex - University City", (), ["Mad Mex"]),
-        (
-            "The Dandelion and Dandelion are one.",
-            "The Dandelion",
-            (),
-            ["The Dandelion", "Dandelion"],
-        ),
+        ("The Dandelion, Dandelion.", "The Dandelion", (), ["The Dandelion", "Dandelion"]),
         ("You would enjoy Mad Mex's tea.", "Mad Mex - University City", (), ["Mad Mex"]),
         ("You would see Love Mule there.", "The Love", (), []),
         ("You would enjoy Skyline Chilli now.", "Skyline Diner", (), []),
         ("You would see Athens there.", "Athens Diner", ("Taste of Athens",), []),
-        ("Village offers the best pie.", "Village Pizzeria", (), []),
         ("You would enjoy fresh bread.", "Fresh Kitchen", (), []),
     ],
 )
@@ -89,15 +78,12 @@ CATALOGUE = ["The Rusty Fox", "The Rusty Compass", "Fox", "Target", "The Friendl
     ("text", "expected"),
     [
         ("You are likely to love The Rusty Compass, because of tea.", "The Rusty Compass"),
-        ("You are likely to love THE RUSTY COMPASS.", "THE RUSTY COMPASS"),
-        ("You would love The Rusty Fox for its live music.", None),
         ("A Fox lives near The Rusty Fox.", None),  # a part of the own title
         ("It is near Target and cheap.", "Target"),
         ("Target groups are many.", None),  # a sentence begins with a capital anyway
         ("It has Target Shooting.", None),  # part of a longer name
         ("The Rusty Fox has the friendly staff and sea salt.", None),
         ("You would love The Rusty Compass's tea.", "The Rusty Compass's"),
-        ("You would love The Rusty Fox's tea.", None),
         ("", None),
     ],
 )
@@ -109,9 +95,7 @@ def test_other_title_is_a_whole_name_of_another_item(text, expected):
     "title",
     [
         "Fender Player Stratocaster Electric Guitar Maple Fingerboard With Two Pickups and a Case",
-        "Ernie Ball Regular Slinky Nickel Wound Electric Guitar Strings Gauge 10 for 46 Players",
         "The Regular Slinky Nickel Wound Electric Guitar Strings Gauge 10 46 with a Pick of Yours",
-        "Ernie Ball Regular Slinky Nickel Wound Electric Guitar Strings Gauge Ten Forty And More",
     ],
 )
 def test_other_title_that_is_long_is_found_whatever_its_twelfth_word_is(title):
@@ -155,14 +139,11 @@ NEAR = "It is better than The Rusty Compass."
         (CATALOGUE, NEAR, "The Rusty Fox", ["Next to a compass."], "The Rusty Compass"),
         # a possessive of the own title is no other one
         (OWNERS, "Lunch at Wendy's is fun.", "Wendy", [], None),
-        (OWNERS, "Lunch at Wendy's is fun.", "Wendy's", [], None),
         (OWNERS, "Lunch at Bub's is fun.", "Bub's and Co", [], None),
         (OWNERS, "Lunch at Wendy's is fun.", "Bub", [], "Wendy's"),
         (OWNERS, "Lunch at Wendy is fun.", "Bub", ["Next to Wendy's."], None),
-        # one of the same name is the own one
+        # one of the same name is the own one, and some cannot be found
         (["Taco Bell", "Taco Bell"], "At Taco Bell.", "Taco Bell", [], None),
-        # there are no titles, or none that can be found
-        ([], "The Rusty Fox", "x", [], None),
         (["", "!", "7"], "The Rusty Fox! 7", "x", [], None),
     ],
 )

@@ -21,7 +21,7 @@ from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.shared import JobConfig, StorageConfig
-from xrec.jobs.catalogue import job_named
+from xrec.jobs import job_named
 from xrec.storage import MANIFEST, Kind, Location, Manifest, open_location, read_manifest
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
@@ -141,18 +141,17 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(f"xrec.{pool}", pool_here)
     patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
     patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
-    for module in ("xrec.cluster.connect", "xrec.jobs.project_run"):
-        patch.setattr(f"{module}.ensure_ray", lambda ray: nullcontext())
-    patch.setattr("xrec.cluster.preflight.check_cluster", lambda *arguments, **more: None)
+    for name in ("ensure_ray", "ready_cluster"):
+        patch.setattr(f"xrec.cluster.{name}", lambda *arguments: nullcontext())
 
 
 @pytest.fixture
 def without_work(monkeypatch):
     """No job may ask for Ray, nor load a model to evaluate with."""
     work = Mock(side_effect=AssertionError("the job started to work"))
-    for name in ("xrec.cluster.connect.ensure_ray", "xrec.jobs.project_run.ensure_ray"):
+    for name in ("xrec.cluster.ready_cluster", "xrec.cluster.ensure_ray"):
         monkeypatch.setattr(name, work)
-    monkeypatch.setattr("xrec.generate.loading.load_explainer", work)
+    monkeypatch.setattr("xrec.evaluate.run.load_explainer", work)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import pytest
 
-import xrec.jobs.annotate
-import xrec.jobs.prepare
 from tests.world.program import xrec
 from tests.world.shop import review, write_json_lines, write_yaml
 from tests.xrec.jobs.conftest import work_here
@@ -11,6 +9,8 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.jobs import annotate as annotate_job
+from xrec.jobs import prepare as prepare_job
 from xrec.jobs.status import project_status
 
 NUM_USERS = 8
@@ -51,7 +51,7 @@ def _states(project: str, *overrides: str) -> dict[str, str]:
 
 def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project):
     code, out, err = xrec("annotate", project, "limit=7")
-    assert (code, "the limit of 7 rows is reached" in out) == (0, True), err
+    assert (code, "reached limit=7; " in out) == (0, True), err
     assert _states(project) == {"annotations": "begun", "dataset": "missing"}
     code, out, err = xrec("annotate", project)
     assert (code, f"explanations {4 * NUM_USERS}" in out) == (0, True), err
@@ -63,27 +63,27 @@ def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project):
 
 
 def test_annotate_done_does_nothing_and_of_other_reviews_is_refused(project, tmp_path):
-    manifest = xrec.jobs.annotate.run(_annotate(project))
-    assert xrec.jobs.annotate.output(_annotate(project)).found().state == "up to date"
-    assert xrec.jobs.annotate.run(_annotate(project)) == manifest
+    manifest = annotate_job.run(_annotate(project))
+    assert annotate_job.output(_annotate(project)).found().state == "up to date"
+    assert annotate_job.run(_annotate(project)) == manifest
     write_json_lines(tmp_path / "reviews.jsonl", [review("a", "1", time=1)])
-    assert xrec.jobs.annotate.output(_annotate(project), exact=False).found().state == "up to date"
-    assert xrec.jobs.annotate.output(_annotate(project)).found().state == "stale"
+    assert annotate_job.output(_annotate(project), exact=False).found().state == "up to date"
+    assert annotate_job.output(_annotate(project)).found().state == "stale"
     with pytest.raises(ArtifactMismatchError):
-        xrec.jobs.annotate.run(_annotate(project))
+        annotate_job.run(_annotate(project))
 
 
 def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
     with pytest.raises(ArtifactNotFoundError):
-        xrec.jobs.prepare.run(load_config(PrepareConfig, project))
-    xrec.jobs.annotate.run(_annotate(project))
-    dataset = xrec.jobs.prepare.run(load_config(PrepareConfig, project))
+        prepare_job.run(load_config(PrepareConfig, project))
+    annotate_job.run(_annotate(project))
+    dataset = prepare_job.run(load_config(PrepareConfig, project))
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
     states = _states(project, "annotate.min_rating=3")
     assert states == {"annotations": "stale", "dataset": "stale"}
     again = _annotate(project, "annotator.min_reviews=2")
-    xrec.jobs.annotate.output(again).delete()
-    xrec.jobs.annotate.run(again)
-    found = xrec.jobs.prepare.output(load_config(PrepareConfig, project)).found()
+    annotate_job.output(again).delete()
+    annotate_job.run(again)
+    found = prepare_job.output(load_config(PrepareConfig, project)).found()
     assert found.state == "stale"
     assert found.manifest == dataset

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import xrec.jobs.compare
 from tests.world.here import map_here, pool_here
 from tests.world.workspace import PROMPT, build_workspace
 from tests.xrec.jobs.conftest import DECODING
@@ -23,6 +22,7 @@ from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import RANKERS
 from xrec.errors import ArtifactMismatchError, ModelError
+from xrec.jobs import compare as compare_job
 from xrec.lab.baselines.baseline import RECIPES
 from xrec.storage import open_location, read_manifest
 
@@ -60,7 +60,7 @@ def compared(ray_cluster, town):
         for module in ("compare.scores", "baselines.texts"):
             patch.setattr(f"xrec.lab.{module}.map_in_processes", map_here)
         patch.setitem(RECIPES, "peter", replace(RECIPES["peter"], num_epochs=1))
-        yield xrec.jobs.compare.run(config_of(town))
+        yield compare_job.run(config_of(town))
 
 
 def test_compare_has_all_entries_with_their_costs_in_one_table(town, compared):
@@ -108,14 +108,14 @@ def _pairs(table: pa.Table) -> set[tuple[str, str]]:
 def test_compare_again_starts_no_work_and_other_settings_are_refused(town, compared, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("xrec.lab.compare.comparison.compare", None)
-        assert xrec.jobs.compare.run(config_of(town)) == compared
+        assert compare_job.run(config_of(town)) == compared
     with pytest.raises(ArtifactMismatchError):
-        xrec.jobs.compare.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))
+        compare_job.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))
 
 
 def test_compare_package_that_is_missing_is_named_before_any_work(town, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = config_of(town, entries=["lora"], comparison=f"{town}/none")
     with pytest.raises(ModelError):
-        xrec.jobs.compare.run(config)
+        compare_job.run(config)
     assert not Path(town, "none").exists()

@@ -47,7 +47,7 @@ from xrec.errors import (
 )
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, with_references
 from xrec.generate.loading import load_explainer, sources_of
-from xrec.jobs.catalogue import job_named
+from xrec.jobs import ARTIFACT_OF, job_named
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, parquet_bytes, read_manifest, read_table
 
@@ -162,12 +162,12 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
     backfill = partial(said, "backfill", path)
     out = backfill("--dry-run")
     assert f"\n# {num_pairs} pairs in {made.metrics['num_chunks']} chunks\n" in out
-    assert "\n# what they cost is not known" in out
+    assert "\n# costs are unknown" in out
     assert yaml.safe_load(out)["limit"] is None
     assert not pipeline.location("begun-small").exists()
 
     out = backfill("limit=9")
-    assert out.startswith("the limit of 9 rows is reached; ")
+    assert out.startswith("reached limit=9; ")
     status = read_status(uri, pipeline.storage)
     assert status.num_done == 9 < num_pairs
     assert f"left: {status.num_left}\n" in out
@@ -175,7 +175,7 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
     before = pipeline.state("begun-small")
     assert "\n# to come: about " in backfill("--dry-run")
     assert pipeline.state("begun-small") == before
-    assert backfill("limit=9").startswith("the limit of 9 rows is reached")
+    assert backfill("limit=9").startswith("reached limit=9; ")
     assert read_status(uri, pipeline.storage).num_done == status.num_done
 
     assert backfill().startswith(f"explanations: {uri}\n  rows: ")
@@ -186,10 +186,10 @@ def test_backfill_dry_run_takes_an_earlier_rate_or_says_what_is_missing(pipeline
     pairs = {"kind": "split", "split": "validation"}
     path = config_file(pipeline.config(BackfillConfig, pairs=pairs))
     out = said("backfill", path, "--dry-run")
-    assert f" pairs done at {pipeline.workspace}/explanations; less if some " in out
+    assert f" pairs done at {pipeline.workspace}/explanations; less if texts " in out
     assert yaml.safe_load(out)["pairs"]["split"] == "validation"
     out = said("backfill", path, "--dry-run", f"adapter={pipeline.workspace}/none")
-    assert "\n# what the run would do cannot be said yet: " in out
+    assert "\n# cannot tell yet what the run would do: " in out
     assert f"{pipeline.workspace}/none" in out.splitlines()[-1]
 
 
@@ -322,7 +322,7 @@ def test_explain_prints_the_backfills_explanation_with_its_inputs_or_the_unknown
         assert all(repr(name) in str(error) for name in changes.values())
 
 
-SAMPLE = Path(__file__).parents[2] / "configs" / "sample.yaml"
+SAMPLE = Path(__file__).parents[3] / "configs" / "sample.yaml"
 
 
 def _other_llm(pipeline: Any) -> dict[str, Any]:
@@ -374,7 +374,7 @@ REFUSED: list[tuple[str, Any, type[Exception]]] = [
 @pytest.mark.usefixtures("without_work")
 @pytest.mark.parametrize(("job", "values", "error"), REFUSED)
 def test_job_that_cannot_work_is_refused_before_it_starts(pipeline, job, values, error):
-    out = {job_named(job).artifact: f"{pipeline.workspace}/refused", **values(pipeline)}
+    out = {ARTIFACT_OF[job]: f"{pipeline.workspace}/refused", **values(pipeline)}
     before = pipeline.state("graph")
     with pytest.raises(error):
         job_named(job).run(pipeline.config(CONFIG_TYPES[job], **out))

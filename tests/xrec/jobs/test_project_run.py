@@ -13,10 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from fsspec.implementations.local import LocalFileSystem
+from pipeline_job import chosen_configs
 
-import xrec.jobs.prepare
-import xrec.jobs.project_run
-import xrec.jobs.recommend
 from tests.errors import raises
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, write_shop, write_yaml
@@ -40,7 +38,10 @@ from xrec.errors import (
     GateError,
     LeaseError,
 )
-from xrec.jobs.catalogue import chosen_configs, job_named
+from xrec.jobs import ARTIFACT_OF, job_named
+from xrec.jobs import pipeline as pipeline_job
+from xrec.jobs import prepare as prepare_job
+from xrec.jobs import recommend as recommend_job
 from xrec.jobs.output import Output
 from xrec.jobs.status import project_status
 from xrec.recommend import plan_recommendations, read_tables
@@ -52,7 +53,7 @@ from xrec.train.lease import only_driver
 def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:
     """Run the jobs; returns the lines of progress, without times."""
     lines: list[str] = []
-    xrec.jobs.project_run.run(configs, redo=redo, source="town.yaml", tell=lines.append)
+    pipeline_job.run(configs, redo=redo, source="town.yaml", tell=lines.append)
     return [line for line in lines if "done in" not in line]
 
 
@@ -161,7 +162,7 @@ def test_run_redo_does_not_delete_what_another_driver_trains(town, tmp_path, mon
     made = _output(tmp_path / "graph")
     (made.location / "checkpoints/run.json").write_bytes(b'{"config": {"seed": 1}, "inputs": {}}')
     job = SimpleNamespace(output=lambda config, exact: made, run=None)
-    monkeypatch.setattr(xrec.jobs.project_run, "job_named", lambda name: job)
+    monkeypatch.setattr(pipeline_job, "job_named", lambda name: job)
     with (
         only_driver(made.location / "checkpoints", holder="the other driver"),
         pytest.raises(LeaseError),
@@ -211,10 +212,10 @@ def test_begun_run_is_compared_too(tmp_path, config, inputs, unchecked, expected
 @pytest.mark.usefixtures("without_work")
 def test_begun_recommendations_are_those_of_the_same_settings(pipeline):
     config = pipeline.config(RecommendConfig, k=3, recommendations=f"{pipeline.workspace}/begun")
-    assert xrec.jobs.recommend.output(config).found().state == "missing"
+    assert recommend_job.output(config).found().state == "missing"
     plan_recommendations(config, read_tables(config)[0])
-    assert xrec.jobs.recommend.output(config).found().state == "begun"
-    other = xrec.jobs.recommend.output(config.model_copy(update={"k": 2}))
+    assert recommend_job.output(config).found().state == "begun"
+    other = recommend_job.output(config.model_copy(update={"k": 2}))
     assert other.found().state == "missing"
 
 
@@ -235,7 +236,7 @@ def test_run_that_cannot_be_chosen_is_refused():
 @pytest.mark.usefixtures("without_work")
 @pytest.mark.parametrize("job", PIPELINE_JOBS)
 def test_job_that_is_done_gives_its_manifest_and_writes_nothing(pipeline, job):
-    kind = job_named(job).artifact
+    kind = ARTIFACT_OF[job]
     before = pipeline.state(kind)
     assert job_named(job).run(pipeline.config(CONFIG_TYPES[job])) == pipeline.manifests[kind]
     assert pipeline.state(kind) == before
@@ -375,7 +376,7 @@ def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
     prepare = {"source": {**source, "columns": columns}}
     values = {"workspace": str(tmp_path / "workspace"), "prepare": prepare}
     project = Project("shop.yaml", values)
-    xrec.jobs.prepare.run(project.configs(["prepare"])["prepare"])
+    prepare_job.run(project.configs(["prepare"])["prepare"])
     (raw / "orders.csv").unlink()
     (dataset,) = project_status(project)
     assert dataset.state == "up to date"

@@ -43,7 +43,7 @@ from xrec.generate.shared_engine import EngineRequest
 from xrec.schemas import PAIRS
 from xrec.serve.api import make_api
 from xrec.serve.app import Generator, read_contents
-from xrec.serve.gate import Gate
+from xrec.serve.gate import RequestGate
 from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -214,7 +214,7 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     model = LocalModel(load_live(config, metrics))
     contents, seconds = read_contents(config, metrics), config.http.deadline_seconds
     read_through = ReadThrough(*contents, model, metrics, seconds)
-    gate = Gate(make_api(lambda: read_through), config.security.keys, metrics)
+    gate = RequestGate(make_api(lambda: read_through), config.security.keys, metrics)
     with socket.create_server(("127.0.0.1", 0)) as door:
         server = uvicorn.Server(uvicorn.Config(gate, log_level="warning", lifespan="on"))
         serving, loop = server.serve([door]), asyncio.new_event_loop()

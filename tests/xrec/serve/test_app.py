@@ -28,8 +28,9 @@ from tests.xrec.serve.local_endpoint import (
     sse,
 )
 from xrec.config.serve import ServeConfig
-from xrec.jobs.serve import checked, deploy, drain
+from xrec.jobs.serve import checked
 from xrec.serve.app import APP, Generator, serve_options
+from xrec.serve.deployment import deploy, drain
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.model import Event
 

@@ -46,8 +46,7 @@ from xrec.serve.api import make_api
 from xrec.serve.artifacts import settle
 from xrec.serve.client import Client
 from xrec.serve.read_through import ReadThrough
-from xrec.storage import open_location
-from xrec.storage.forgotten import Forgotten
+from xrec.storage import Forgotten, open_location
 
 SCOPES = get_args(Scope)
 SUBSETS = [each for size in range(4) for each in itertools.combinations(SCOPES, size)]

@@ -23,7 +23,7 @@ from xrec.config.base import parse_config
 from xrec.config.serve import KeyConfig, Scope, ServeConfig
 from xrec.errors import ConfigError
 from xrec.serve.api import check_scopes, make_api
-from xrec.serve.gate import BODY_SECONDS, MAX_REQUESTS, Caller, Gate, Keys
+from xrec.serve.gate import BODY_SECONDS, MAX_REQUESTS, Caller, Keys, RequestGate
 from xrec.serve.model import ModelHandle
 from xrec.serve.problems import ProblemError
 from xrec.serve.read_through import ReadThrough
@@ -216,7 +216,9 @@ class Asked:
     """A gate that is asked without HTTP; `app` sees what it admits."""
 
     def __init__(self, app: ASGIApp, *keys: dict[str, Any], share: float = 1):
-        self.gate = Gate(app, tuple(KeyConfig(**each) for each in keys), NotedMetrics(), share)
+        self.gate = RequestGate(
+            app, tuple(KeyConfig(**each) for each in keys), NotedMetrics(), share
+        )
 
     async def __call__(
         self,
@@ -438,7 +440,7 @@ SUBSETS = [some for n in range(4) for some in combinations(get_args(Scope), n)]
 
 @pytest.mark.parametrize("scopes", SUBSETS, ids="+".join)
 def test_key_is_refused_where_its_scopes_lack_that_of_the_route(api, scopes):
-    gate = Gate(api, (KeyConfig(**SHOP | {"scopes": scopes}),), NotedMetrics())
+    gate = RequestGate(api, (KeyConfig(**SHOP | {"scopes": scopes}),), NotedMetrics())
     client = TestClient(gate, raise_server_exceptions=False)
     for (method, path), needed in NEEDS.items():
         # The body is broken: a key without the scope does not learn that.

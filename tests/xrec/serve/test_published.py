@@ -29,13 +29,13 @@ from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import PublishedTexts
-from xrec.serve.gate import Gate
+from xrec.serve.gate import RequestGate
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, ModelHandle, PairError
 from xrec.serve.problems import ProblemError
 from xrec.serve.read_through import ReadThrough
-from xrec.storage.forgotten import Forgotten
+from xrec.storage import Forgotten
 
 TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
 
@@ -332,7 +332,7 @@ def test_forgotten_user_is_known_to_no_route(uri):
     read_through, people = reading(uri), Forgotten(b"key")
     read_through.catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u1", "u11", "u2"]]))
     read_through.catalogue.recommend = lambda *of: []
-    gate = Gate(make_api(lambda: read_through), (), Metrics())
+    gate = RequestGate(make_api(lambda: read_through), (), Metrics())
     client = TestClient(gate, "http://127.0.0.1", client=("127.0.0.1", 1))
 
     def ask() -> tuple[list[str], list[int]]:

@@ -15,8 +15,7 @@ from tests.errors import raises
 from tests.world.store import Faults, faulty_proxy, requests_of
 from xrec import errors
 from xrec.config.shared import StorageConfig
-from xrec.storage import check_access, open_location, request_each
-from xrec.storage.location import traffic
+from xrec.storage import check_access, open_location, request_each, traffic
 
 
 def test_traffic_is_what_the_store_saw(s3):

@@ -23,17 +23,21 @@ from tests.errors import raises
 from xrec.errors import ArtifactMismatchError, DataError, StorageError
 from xrec.schemas import PAIRS
 from xrec.storage import (
+    ByteCache,
     Location,
     Manifest,
+    made_once,
+    map_file,
+    map_table,
     mapped,
     mapped_arrays,
+    may_be_at_work,
     node_folder,
     open_location,
+    this_process,
     write_contents,
 )
-from xrec.storage.cache import ByteCache
-from xrec.storage.mapped import made_once, map_file, map_table
-from xrec.storage.process import has_died, may_be_at_work, this_process
+from xrec.storage.process import has_died
 
 ROWS = pa.table({"user_id": [f"u{n}" for n in range(70_000)], "item_id": ["i"] * 70_000})
 

@@ -50,21 +50,14 @@ def _words(replies: Sequence[Reply[Said]]) -> list[str | None]:
     return [reply.value.word if reply.value else None for reply in replies]
 
 
-def test_ask_gives_valid_and_repaired_objects_with_their_costs():
-    model = Scripted({"word-0": ['{"word": "a"}'], "word-1": ["{'word': 'b'"]})
-    replies = _asked(model, 2)
-    assert _words(replies) == ["a", "b"]
-    assert [reply.usage for reply in replies] == [COST, COST]
-
-
 @pytest.mark.parametrize(
     ("first", "words"), [('{"no": 1}', "word: Field required"), (LONG, "it is too long")]
 )
 def test_ask_again_shows_the_reply_and_what_is_wrong_and_changes_the_seed(first, words):
-    model = Scripted({"word-0": [first, '{"word": "a"}'], "word-1": ['{"word": "b"}']})
+    model = Scripted({"word-0": [first, '{"word": "a"}'], "word-1": ["{'word': 'b'"]})
     replies = _asked(model, 2)
     assert _words(replies) == ["a", "b"]
-    assert replies[0].usage == COST + COST
+    assert [reply.usage for reply in replies] == [COST + COST, COST]
     second, sampling = model.asked[-1]
     assert sampling.seed == SAMPLING.seed + 1
     assert [message.role for message in second.messages] == ["user", "assistant", "user"]
@@ -84,14 +77,10 @@ def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_a
 
 
 def _asker(
-    model: Scripted,
-    folder: Path,
-    budget: Budget | None = None,
-    *,
-    named: str = "m",
-    sampling: SamplingConfig = SAMPLING,
+    model: Scripted, folder: Path, budget: Budget | None = None, *, named: str = "m", **how: Any
 ) -> Asker:
     store = ReplyStore(open_location(str(folder)))
+    sampling = SAMPLING.model_copy(update=how)
     return Asker(model, sampling, store, identity={"model": named}, budget=budget)
 
 
@@ -119,7 +108,7 @@ def test_asker_of_another_model_or_sampling_asks_again(tmp_path):
     _asker(Scripted(), tmp_path).ask(prompts(1))
     model = Scripted()
     _asker(model, tmp_path, named="other").ask(prompts(1))
-    _asker(model, tmp_path, sampling=SAMPLING.model_copy(update={"seed": 1})).ask(prompts(1))
+    _asker(model, tmp_path, seed=1).ask(prompts(1))
     changed = Prompt((Message("system", "Hm."), *prompts(1)[0].messages), Said)
     _asker(model, tmp_path).ask([changed])
     assert model.words == ["word-0", "word-0", "Hm."]
@@ -151,14 +140,9 @@ def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_pa
     assert 60 <= 12 * num_asked <= 60 + 8 * 9  # all that were under way at once took 8 more each
     again = Scripted()
     _asker(again, tmp_path).ask(prompts(num_asked))
+    with raises(BudgetError, "budget_used_up", saw=0):  # too small for one prompt
+        _asker(again, tmp_path, Budget(max_tokens=3)).ask(prompts(20)[-1:])
     assert again.words == []
-
-
-def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path):
-    model = Scripted()
-    with raises(BudgetError, "budget_used_up", saw=0):
-        _asker(model, tmp_path, Budget(max_tokens=3)).ask(prompts(2))
-    assert model.words == []
 
 
 def test_asker_in_threads_counts_what_it_paid(tmp_path):
@@ -174,8 +158,7 @@ def test_asker_in_threads_counts_what_it_paid(tmp_path):
 def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_once(tmp_path):
     _asker(Scripted(), tmp_path).ask(prompts(1))
     budget = Budget(max_tokens=1000, spent=100)
-    asker = _asker(Scripted(), tmp_path, budget)
-    assert asker.ask(prompts(1))[0].usage == COST
+    assert _asker(Scripted(), tmp_path, budget).ask(prompts(1))[0].usage == COST
     assert budget.error().saw == 112
 
 
@@ -194,8 +177,7 @@ def test_asker_waits_for_what_is_under_way_before_the_budget_is_used_up(tmp_path
         assert may_end.wait(30)
         return '{"word": "a"}'
 
-    sampling = SAMPLING.model_copy(update={"max_tokens": 50})
-    asker = _asker(ScriptedModel(answer), tmp_path, Watched(70), sampling=sampling)
+    asker = _asker(ScriptedModel(answer), tmp_path, Watched(70), max_tokens=50)
     with ThreadPoolExecutor(2) as pool:
         first, second = prompts(2)
         asked = [pool.submit(asker.ask, [first])]
@@ -236,11 +218,10 @@ def test_strict_schema_bounds_strings_only_where_it_is_told_to(with_lengths):
         f"<think>{{no}} one moment</think>\n{json.dumps(RIGHT)}",
         f"Here you are:\n```json\n{json.dumps(RIGHT, indent=1)}\n```\nAnything else?",
         json.dumps(RIGHT).replace('"', "'"),
-        json.dumps(RIGHT)[:-1],
         json.dumps(RIGHT).replace("}]", "},]"),
         f"[{json.dumps(RIGHT)}]",
+        json.dumps(RIGHT).replace("Good ", "Good\x17"),
     ],
-    ids=["whole", "thoughts", "fenced", "single quotes", "no end", "comma", "in a list"],
 )
 def test_parse_reply_with_an_object_in_it_gives_the_object(text):
     assert parse_reply(text, Review) == Review.model_validate(RIGHT)
@@ -250,10 +231,8 @@ def test_parse_reply_with_an_object_in_it_gives_the_object(text):
     ("text", "reason"),
     [
         ("", "empty_reply"),
-        ("<think>hm</think>  ", "empty_reply"),
         ("I would rather not say.", "invalid_json"),
         ("[" * 5000, "invalid_json"),
-        ('{"text": "Good strings."}', "invalid_object"),
         ('{"text": "Good strings.", "aspects": "tone"}', "invalid_object"),
         (json.dumps({**RIGHT, "text": "long " * 20}), "invalid_object"),
         (r'{"text": "Good \ud800", "aspects": []}', "invalid_object"),
@@ -264,11 +243,6 @@ def test_parse_reply_without_a_valid_object_says_why(text, reason):
     assert failure.reason == reason
     assert failure.message
     assert "Good" not in failure.message  # nothing of the reply
-
-
-def test_parse_reply_with_control_characters_in_a_string_has_blanks_there():
-    found = parse_reply('{"text": "Good\x17strings.\n", \n"aspects": []}', Review)
-    assert found == Review(text="Good strings. ", aspects=[])
 
 
 def test_parse_reply_that_was_cut_off_is_not_mended():

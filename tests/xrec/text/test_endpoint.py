@@ -18,6 +18,7 @@ from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError, EndpointAccessError, EndpointError, EndpointUnreachableError
 from xrec.text import Reply, ask, endpoint_key
 from xrec.text.endpoint import EndpointModel
+from xrec.text.schema import strict_schema
 
 SAMPLING = SamplingConfig()
 TEXT = '{"word": "a"}'
@@ -25,6 +26,9 @@ MESSAGE = {"role": "assistant", "content": TEXT}
 CHOICE = {"index": 0, "finish_reason": "stop", "message": MESSAGE}
 _WAIT_AN_HOUR = Answer(status=429, headers={"Retry-After": "3600"})
 _NO_MONEY = Answer(status=429, error={"message": "no money", "code": "insufficient_quota"})
+SHORT = {"timeout_seconds": 0.2}
+NO_REPLY = (EndpointUnreachableError, "no_reply")
+NO_QUOTA = (EndpointAccessError, "quota_used_up")
 ESTIMATED = (2, 4)  # of word-1 and TEXT, at 0.3 tokens a character
 COUNTED = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
@@ -36,21 +40,17 @@ def short_waits(monkeypatch):
 
 
 def _asked(
-    behave: Callable[[Asked], Answer],
-    number: int,
-    sampling: SamplingConfig = SAMPLING,
-    **model: Any,
+    behave: Callable[[Asked], Answer], number: int, how: SamplingConfig = SAMPLING, **model: Any
 ) -> tuple[StubEndpoint, list[Reply[Said]]]:
     """The endpoint after it was asked that many prompts, and the replies in their order."""
     with stub_endpoint(behave) as stub:
-        found = ask(endpoint_model(stub, **model), prompts(number), sampling)
+        found = ask(endpoint_model(stub, **model), prompts(number), how)
         replies = sorted(found, key=lambda reply: reply.index)
     assert [reply.index for reply in replies] == list(range(number))
     return stub, replies
 
 
 def _words(replies: list[Reply[Said]]) -> list[str]:
-    assert all(reply.value is not None for reply in replies)
     return [reply.value.word for reply in replies if reply.value is not None]
 
 
@@ -60,14 +60,14 @@ def test_endpoint_with_all_kinds_of_trouble_loses_nothing():
         if asked.num_before < number % 3:
             return [
                 Answer(status=500),
-                Answer(status=429, headers={"Retry-After": "0.2"}),
+                Answer(status=429, headers={"Retry-After": "0.1"}),
                 Answer(text="x" * 5000, is_cut=True),
                 Answer(status=503),
-                Answer(delay_seconds=3.0),
+                Answer(delay_seconds=1.0),
             ][number % 5]
         return Answer(text=right(asked).text, delay_seconds=number % 5 / 100)
 
-    stub, replies = _asked(behave, 30, timeout_seconds=1.0, concurrency=6)
+    stub, replies = _asked(behave, 30, timeout_seconds=0.5, concurrency=6)
     assert _words(replies) == [f"word-{place}" for place in range(30)]
     assert len(stub.asked) == 30 + 10 * 1 + 10 * 2
     assert sum(reply.usage.num_requests for reply in replies) == len(stub.asked)
@@ -88,32 +88,11 @@ def test_endpoint_rate_keeps_requests_apart_repeated_ones_too():
 @pytest.mark.parametrize(
     ("answer", "settings", "error", "code", "saw", "most_asked"),
     [
-        (
-            Answer(status=503),
-            {"max_retries": 2},
-            EndpointUnreachableError,
-            "no_reply",
-            "endpoint_error",
-            12,
-        ),
-        (_WAIT_AN_HOUR, {}, EndpointUnreachableError, "no_reply", "rate_limited", 4),
-        (
-            Answer(delay_seconds=5),
-            {"max_retries": 1, "timeout_seconds": 0.2},
-            EndpointUnreachableError,
-            "no_reply",
-            "timeout",
-            8,
-        ),
-        (
-            _NO_MONEY,
-            {"max_retries": 0},
-            EndpointAccessError,
-            "quota_used_up",
-            "insufficient_quota",
-            4,
-        ),
-        (Answer(status=402), {}, EndpointAccessError, "quota_used_up", 402, 4),
+        (Answer(status=503), {"max_retries": 2}, *NO_REPLY, "endpoint_error", 12),
+        (_WAIT_AN_HOUR, {}, *NO_REPLY, "rate_limited", 4),
+        (Answer(delay_seconds=1), {"max_retries": 0, **SHORT}, *NO_REPLY, "timeout", 4),
+        (_NO_MONEY, {"max_retries": 0}, *NO_QUOTA, "insufficient_quota", 4),
+        (Answer(status=402), {}, *NO_QUOTA, 402, 4),
         (Answer(status=404), {}, EndpointError, "no_such_model", "stub", 4),
         (Answer(status=400), {}, EndpointError, "prompts_refused", 8, 12),
     ],
@@ -143,11 +122,10 @@ def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_
             list(ask(model, prompts(100), SAMPLING))
     assert len(stub.asked) <= 3
     assert stub.asked[0].headers["authorization"] == f"Bearer {key}"
-    assert raised.value.__cause__ is None
-    assert raised.value.__context__ is None
-    seen = [str(raised.value), repr(raised.value), caplog.text, repr(vars(model))]
-    assert not [text for text in seen if key in text]
-    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+    error = raised.value
+    assert error.__cause__ is error.__context__ is None
+    assert key not in "".join([str(error), repr(error), caplog.text, repr(vars(model))])
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def _refuses(**error: Any) -> Answer:
@@ -158,11 +136,10 @@ def _refuses(**error: Any) -> Answer:
     ("answer", "reason", "num_requests", "said"),
     [
         (_refuses(message=f"no, {KEY.get_secret_value()}"), "bad_request", 1, "400 no, (key)"),
-        (_refuses(detail="too odd"), "bad_request", 1, "400 too odd"),
         (_refuses(why=["odd"]), "bad_request", 1, '400 {"why": ["odd"]}'),
+        (_refuses(detail="too odd"), "bad_request", 1, "400 too odd"),
         (_refuses(message="long", code="context_length_exceeded"), "prompt_too_long", 1, "400 lo"),
         (Answer(status=500), "endpoint_error", 3, "500 no"),
-        (Answer(status=429), "rate_limited", 3, "429 no"),
         (Answer(delay_seconds=1), "timeout", 3, "no answer within 0.5 s"),
         (Answer(text="x" * 5000, is_cut=True), "unreachable", 3, "the connection failed: "),
     ],
@@ -178,23 +155,15 @@ def test_endpoint_prompt_that_fails_fails_alone_and_says_why(answer, reason, num
     assert sum(each.usage.num_requests for each in replies) == 11 + num_requests
 
 
-def test_endpoint_request_has_schema_sampling_and_extra_fields():
+def test_endpoint_request_has_schema_sampling_and_extra_fields_but_for_those_that_are_null():
     sampling = SamplingConfig(max_tokens=33, temperature=0.5, seed=9)
     body = _asked(right, 1, sampling, extra={"reasoning_effort": "low"})[0].asked[0].body
-    assert body["response_format"]["json_schema"]["schema"] == {
-        "description": "The object that a reply is to hold.",
-        "type": "object",
-        "properties": {"word": {"type": "string"}},
-        "required": ["word"],
-        "additionalProperties": False,
-    }
+    schema = strict_schema(Said, with_lengths=False)
+    assert body["response_format"]["json_schema"]["schema"] == schema
     sent = {"max_completion_tokens": 33, "temperature": 0.5, "seed": 9, "model": "stub"}
+    sent |= {"reasoning_effort": "low"}
     assert {name: body[name] for name in sent} == sent
-    assert body["reasoning_effort"] == "low"
     assert "top_p" not in body
-
-
-def test_endpoint_request_lacks_fields_that_are_null():
     extra = {"max_completion_tokens": None, "max_tokens": 44, "seed": None}
     body = _asked(right, 1, SamplingConfig(temperature=None), extra=extra)[0].asked[0].body
     assert body["max_tokens"] == 44
@@ -255,9 +224,7 @@ def test_endpoint_key_that_is_not_set_is_an_error_that_names_the_variable():
     assert endpoint_key(config.model_copy(update={"api_key_variable": None}), {}) is None
 
 
-@pytest.mark.parametrize(
-    "url", ["https://user:word@host/v1", "https://host/v1?key=secret", "host/v1", "ftp://host"]
-)
+@pytest.mark.parametrize("url", ["https://user:word@host/v1", "https://host/v1?key=secret", "host"])
 def test_endpoint_config_with_a_url_that_may_hold_a_secret_is_refused(url):
     with pytest.raises(ValidationError) as raised:
         EndpointModelConfig(kind="endpoint", model="m", base_url=url)
@@ -283,10 +250,8 @@ def _reply(body: object, *, num_times: int = 100) -> Reply[Said]:
     """
 
     def behave(asked: Asked) -> Answer:
-        is_other = asked.body["messages"][0]["content"] == "word-0"
-        if is_other or asked.num_before >= num_times:
-            return right(asked)
-        return Answer(body=json.dumps(body))
+        is_odd = "word-1" in asked.body["messages"][0]["content"] and asked.num_before < num_times
+        return Answer(body=json.dumps(body)) if is_odd else right(asked)
 
     first, second = _asked(behave, 2, concurrency=1)[1]
     assert first.failure is None
@@ -297,14 +262,9 @@ def _reply(body: object, *, num_times: int = 100) -> Reply[Said]:
     "body",
     [
         {"error": {"message": "the provider failed", "code": 502}},
-        _body({"finish_reason": "error", "error": {"code": 502}}),
         _body({**CHOICE, "message": None}),
-        _body({**CHOICE, "message": TEXT}),
-        _body(TEXT),
         _body(None),
         _saying({"word": "a"}),
-        _saying(7),
-        {**_body(), "choices": {"0": CHOICE}},
         {**_body(), "choices": None},
         [],
         "words",
@@ -320,7 +280,6 @@ def test_answer_without_a_message_is_asked_for_again(body):
 @pytest.mark.parametrize(
     "parts",
     [
-        [{"type": "text", "text": TEXT}],
         [{"type": "text", "text": TEXT[:5]}, {"type": "text", "text": TEXT[5:]}],
         [
             {"type": "thinking", "thinking": [{"type": "text", "text": '{"word": "no"}'}]},
@@ -330,7 +289,7 @@ def test_answer_without_a_message_is_asked_for_again(body):
             "words",
         ],
     ],
-    ids=["one", "two", "thoughts"],
+    ids=["two", "thoughts"],
 )
 def test_answer_in_parts_is_the_text_of_those_that_are_text(parts):
     reply = _reply(_saying(parts))
@@ -343,13 +302,12 @@ def test_answer_in_parts_is_the_text_of_those_that_are_text(parts):
     [
         (_body({**CHOICE, "message": None}), "broken_response", "a message in its first choice"),
         (_saying(None), "empty_reply", ""),
-        (_saying(""), "empty_reply", ""),
         (_saying([]), "empty_reply", ""),
         (_body({**CHOICE, "finish_reason": "content_filter"}), "refused", "its content filter"),
         (
-            _body({**CHOICE, "message": {**MESSAGE, "refusal": "I would rather not."}}),
+            _body({**CHOICE, "message": {**MESSAGE, "refusal": "Rather no."}}),
             "refused",
-            "rather not",
+            "ther no",
         ),
     ],
 )

@@ -50,7 +50,7 @@ def _prompts(number: int) -> list[Prompt[Opinion]]:
     ]
 
 
-@pytest.mark.parametrize(("temperature", "num_more"), [(0.0, 0), (1.0, 3), (1.0, 40)])
+@pytest.mark.parametrize(("temperature", "num_more"), [(0.0, 0), (1.0, 40)])
 def test_engine_model_of_random_weights_gives_valid_objects(temperature, num_more):
     sampling = SamplingConfig(max_tokens=200, temperature=temperature)
     replies = list(ask(_model(num_more=num_more), _prompts(12), sampling))
@@ -99,12 +99,9 @@ def test_chat_is_the_tokenizers_own_template_for_plain_words():
     )
     ids = Chat(tokenizer).token_ids(messages)
     assert tokenizer.decode(ids) == expected
-    special = [token for token in ids if token in tokenizer.all_special_ids]
-    assert special == [
-        token
-        for token in tokenizer(expected, add_special_tokens=False)["input_ids"]
-        if token in tokenizer.all_special_ids
-    ]
+    plain = tokenizer(expected, add_special_tokens=False)["input_ids"]
+    found, wanted = ([t for t in each if t in tokenizer.all_special_ids] for each in (ids, plain))
+    assert found == wanted
 
 
 def test_chat_with_a_hostile_message_has_as_many_special_tokens_as_with_another():
@@ -119,21 +116,20 @@ def test_chat_with_a_hostile_message_has_as_many_special_tokens_as_with_another(
     assert HOSTILE in tokenizer.decode(chat.token_ids([Message("user", HOSTILE)]))
 
 
-def test_chat_of_a_model_without_system_messages_begins_with_their_words():
-    tokenizer = copy.deepcopy(toy_tokenizer())
-    tokenizer.chat_template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
-    )
-    ids = Chat(tokenizer).token_ids([Message("system", "Be brief."), Message("user", "Hm?")])
-    assert tokenizer.decode(ids) == "<user>Be brief.\n\nHm?"
+_NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+)
 
 
-def test_chat_of_a_model_without_a_template_is_the_messages_one_after_the_other():
+@pytest.mark.parametrize(
+    ("template", "shown"), [(_NO_SYSTEM, "<user>Be brief.\n\nHm?"), (None, "Be brief.\n\nHm?\n\n")]
+)
+def test_chat_of_a_model_without_system_messages_or_template_has_all_words(template, shown):
     tokenizer = copy.deepcopy(toy_tokenizer())
-    tokenizer.chat_template = None
+    tokenizer.chat_template = template
     ids = Chat(tokenizer).token_ids([Message("system", "Be brief."), Message("user", "Hm?")])
-    assert tokenizer.decode(ids).endswith("Be brief.\n\nHm?\n\n")
+    assert tokenizer.decode(ids).removeprefix("<|im_start|>") == shown
 
 
 def test_chat_of_a_model_that_can_think_leaves_no_room_for_thoughts():

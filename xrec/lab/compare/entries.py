@@ -25,6 +25,7 @@ from xrec.storage import (
     manifest_of,
     open_location,
     parquet_bytes,
+    shared_uris,
 )
 
 
@@ -62,8 +63,7 @@ def entries_of(config: CompareConfig) -> list[Entry]:
 
 def config_anywhere(config: CompareConfig) -> CompareConfig:
     """The config of a process, which may have another working directory: no path is relative."""
-    names = ("dataset", "aspects", "comparison")
-    uris = {name: location_of(config, name).shared_uri for name in names}
+    uris = shared_uris(config, "dataset", "aspects", "comparison")
     llm = None if config.llm is None else anywhere(config.llm)
     return config.model_copy(
         update={"metrics": metrics_anywhere(config.metrics), "llm": llm, **uris}

@@ -201,7 +201,7 @@ async function suggestItems() {
 async function suggestBest() {
   const user = at("user").value;
   const path = `/v1/users/${encodeURIComponent(user)}/recommendations?k=6&explain=false`;
-  const { items } = await json(path).catch(() => ({ items: [] }));
+  const { items } = user ? await json(path).catch(() => ({ items: [] })) : { items: [] };
   if (user !== at("user").value) return;
   at("best").hidden = !items.length;
   at("best-items").replaceChildren(

@@ -24,10 +24,9 @@ import ray
 import requests
 import torch
 import yaml
+from pipeline_job import chosen_configs
 from ray import serve
 
-import xrec.jobs.backfill
-import xrec.jobs.project_run
 from tests.errors import raises
 from tests.world.models import EMBEDDING_DIM, save_toy_model
 from tests.world.program import python, refused, said, xrec
@@ -36,7 +35,7 @@ from tests.world.workspace import make_town
 from tests.xrec.jobs.conftest import DECODING, work_here
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
 from tests.xrec.train.worker import fit_here
-from xrec.backfill import read_explanations, read_failed
+from xrec.backfill import present, read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
 from xrec.config.data import SampleSource
@@ -52,17 +51,12 @@ from xrec.errors import (
     TrainingError,
 )
 from xrec.graph.artifact import read_graph
-from xrec.jobs.catalogue import chosen_configs, job_named
+from xrec.jobs import backfill as backfill_job
+from xrec.jobs import job_named
+from xrec.jobs import pipeline as pipeline_job
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
-from xrec.storage import (
-    Manifest,
-    node_folder,
-    open_location,
-    present,
-    read_manifest,
-    write_manifest,
-)
+from xrec.storage import Manifest, node_folder, open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
 
 
@@ -113,12 +107,12 @@ class ProjectHere:
     def begin(self) -> None:
         """Run all jobs in this process."""
         with training_here():
-            xrec.jobs.project_run.run(self.configs("pretrain-graph.folds=0"), tell=print)
+            pipeline_job.run(self.configs("pretrain-graph.folds=0"), tell=print)
 
     def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
         lines: list[str] = []
         configs = self.configs(*overrides)
-        manifest = xrec.jobs.project_run.refresh(configs, train=train, tell=lines.append)
+        manifest = pipeline_job.refresh(configs, train=train, tell=lines.append)
         return manifest, [line for line in lines if "done in" not in line]
 
     def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
@@ -236,7 +230,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 
     # Killed in the last job: readers have what they had, and the next call goes on.
     with monkeypatch.context() as patch:
-        patch.setattr(xrec.jobs.backfill, "run", _killed)
+        patch.setattr(backfill_job, "run", _killed)
         with pytest.raises(TrainingError):
             town.refresh()
     assert town.texts() == first
@@ -253,7 +247,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
     # The same files again: nothing is done.
     version = manifest.version
     manifest, lines = town.refresh()
-    assert lines[0] == "the raw files are those of the present dataset"
+    assert lines[0] == "the raw files did not change"
     assert manifest.version == version
     assert all("skipped" in line for line in lines[1:])
     assert present(base).artifact("graph") == str(town.workspace / "nights/1/graph")
@@ -342,7 +336,7 @@ def test_a_night_that_cannot_be_is_refused(tmp_path):
     configs = town.configs()
     del configs["backfill"]
     with raises(ConfigError, "missing", "backfill"):
-        xrec.jobs.project_run.refresh(configs, tell=print)
+        pipeline_job.refresh(configs, tell=print)
     assert not town.workspace.exists()
 
 
@@ -430,10 +424,10 @@ class Killed(BaseException):
 STEPS = (
     ("xrec.bulk.upkeep.forget_on_list", "before"),
     ("xrec.bulk.upkeep.open_whole", "before"),
-    ("xrec.jobs.forget.delete_artifact", "halfway"),
+    ("xrec.storage.delete_artifact", "halfway"),
     ("xrec.jobs.prepare.run", "before"),
     ("xrec.jobs.backfill.run", "after"),
-    ("xrec.jobs.forget.delete_artifact", "halfway"),
+    ("xrec.storage.delete_artifact", "halfway"),
     ("xrec.bulk.delete_runs", "after"),
     ("xrec.bulk.vacuum", "after"),
 )

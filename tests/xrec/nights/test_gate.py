@@ -17,15 +17,15 @@ from tests.world.program import xrec
 from tests.world.shop import write_project
 from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_rows
 from xrec.backfill.driver import finish
-from xrec.backfill.gate import Figure, Rows, Sample, drift, shares_of
-from xrec.backfill.judged import judged
-from xrec.backfill.own import own_profiles, own_vectors
 from xrec.bulk import published, rollback, vacuum
 from xrec.config.backfill import GATE
 from xrec.config.text import SamplingConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings
+from xrec.nights import GateFigure, make_gate
+from xrec.nights.figures import Rows, drift, own_profiles, own_vectors, text_shares
+from xrec.nights.judge import score_ratio
 from xrec.storage import open_location
 from xrec.text import Prompt
 
@@ -84,8 +84,8 @@ def carried(new: Rows, old: Rows, is_kept: Callable[[int], object]) -> Rows:
 
 
 def stopped_by(new: Rows, old: Rows, is_alike: bool) -> set[str]:
-    values = {**shares_of(new), **drift(Sample(new, old, 0, is_alike))}
-    figures = [Figure(name, value, GATE[name]) for name, value in values.items()]
+    values = {**text_shares(new), **drift(new, old, is_alike=is_alike)}
+    figures = [GateFigure(name, value, GATE[name]) for name, value in values.items()]
     return {figure.name for figure in figures if not figure.passes}
 
 
@@ -131,9 +131,9 @@ def test_gate_by_default_stops_what_its_figures_see(what, new, is_alike, stops):
 def test_gate_judges_no_figure_of_few_rows_and_has_no_bound_of_one():
     """own_user: texts nearer to the published one of their user than to another's."""
     few = dict(list(changed(GOOD, lambda _: "").items())[:49])
-    assert {*shares_of(few).values(), *drift(Sample(few, OLD)).values()} == {None}
+    assert {*text_shares(few).values(), *drift(few, OLD, is_alike=False).values()} == {None}
     assert GATE["own_user"] is None
-    good, shuffled = (drift(Sample(new, OLD))["own_user"] for new in (GOOD, SHUFFLED))
+    good, shuffled = (drift(new, OLD, is_alike=False)["own_user"] for new in (GOOD, SHUFFLED))
     assert good > 0.7 > 0.55 > shuffled
 
 
@@ -216,9 +216,9 @@ def test_gate_asks_a_judge_about_texts_and_those_published_once(
 
     model = {"kind": "endpoint", "model": "gpt", "api_key_variable": None}
     monkeypatch.setattr(
-        "xrec.backfill.judged.load_language_model", lambda *_, **__: ScriptedModel(answer)
+        "xrec.nights.judge.load_language_model", lambda *_, **__: ScriptedModel(answer)
     )
-    monkeypatch.setattr("xrec.backfill.judged.read_dataset", lambda _: town())
+    monkeypatch.setattr("xrec.nights.judge.read_dataset", lambda _: town())
     aspects = [{"aspect": "river view", "opinion": "wide", "is_named": True}]
     pairs = [(f"u{n % 80}", f"i{n % 50}") for n in range(100)]
     new, old = (
@@ -227,7 +227,7 @@ def test_gate_asks_a_judge_about_texts_and_those_published_once(
     )
     replies = open_location(str(tmp_path))
     config = runs.config(judge=model)
-    assert judged(config, new, old, replies) == figure
+    assert score_ratio(config, new, old, replies) == figure
     assert {
         "user": "Visits 3.",
         "item": ["i3", town().items["profile"][3].as_py()],
@@ -235,9 +235,9 @@ def test_gate_asks_a_judge_about_texts_and_those_published_once(
         "text": "new text 3",
     } in asked
     asked.clear()
-    assert judged(config, new, old, replies) == figure  # replies are kept
+    assert score_ratio(config, new, old, replies) == figure  # replies are kept
     assert not asked
-    assert judged(runs.config(), new, old, replies) is None
+    assert score_ratio(runs.config(), new, old, replies) is None
     assert not asked
 
 
@@ -253,7 +253,7 @@ def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs,
     config = runs.config(*PAIRS, **bad)
     path = write_project(tmp_path / "project.yaml", config)
     code, _, err = xrec("publish", path)
-    assert (code, "no run of these settings and pairs is done there" in err) == (1, True)
+    assert (code, "no finished run with these settings and pairs" in err) == (1, True)
     for toy in (runs.toy(mute=PAIRS[:30]), never):  # a second start does nothing again
         with raises(GateError, "gate_not_passed", "gate") as raised:
             runs.run(*PAIRS, toy=toy, **bad)
@@ -275,7 +275,8 @@ def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs,
     assert "30 of 60 pairs differ" in xrec("table", "diff", uri, "0", "1")[1]
     rollback(uri, 0)
     assert published(uri).manifest.metrics["gate"]["passed"]
-    assert finish(config, runs.plan(*PAIRS, **bad), "again").version == 3
+    run = runs.plan(*PAIRS, **bad)
+    assert finish(config, run, make_gate(config, run, "again")).version == 3
     assert runs.run(*PAIRS, toy=never, **{**bad, "gate": None}).version == 3
     vacuum(uri, timedelta(0))
     for versions in (("0", "3"), ("3", "0")):

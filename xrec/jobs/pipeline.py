@@ -1,0 +1,168 @@
+"""Run the jobs of a project in order, and keep what is already there.
+
+A job is skipped if its artifact was made from the same settings and inputs. If the artifact
+differs, the run stops and says how; or, with `redo`, deletes it and makes it again, and so what
+depends on it. A table is not deleted: its readers keep it until the new rows are published.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+
+from xrec import nights
+from xrec.config.project import Project
+from xrec.config.shared import JobConfig, RayJobConfig
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
+from xrec.jobs import PIPELINE, job_named
+from xrec.jobs.output import Found, Output
+from xrec.storage import TABLES, Manifest
+from xrec.train.lease import CHECKPOINTS, refuse_live_training
+
+
+def chosen_configs(
+    project: Project, first: str | None = None, last: str | None = None
+) -> dict[str, JobConfig]:
+    """Return the configs of the project's jobs from `first` to `last`, in order.
+
+    Raises ConfigError for a mistake in the file, a job without a section, and a job with a limit,
+    which would not finish.
+    """
+    jobs = [job for job in project.jobs if job in PIPELINE]
+    for option, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in jobs:
+            raise ConfigError(
+                f"{option} {name}: not a job of this run; expected one with a section in "
+                f"{project.source}: {', '.join(jobs) or 'none'}",
+                code="unknown_job",
+                key=option,
+                saw=name,
+            )
+    start = jobs.index(first) if first is not None else 0
+    end = jobs.index(last) + 1 if last is not None else len(jobs)
+    if not jobs[start:end]:
+        reason = f" from {first} until {last}" if jobs else "; add sections, such as 'prepare:'"
+        raise ConfigError(f"{project.source}: no job to run{reason}", code="no_job")
+    configs = project.configs(jobs[start:end])
+    for name, config in configs.items():
+        if (limit := getattr(config, "limit", None)) is not None:
+            raise ConfigError(
+                f"{name}.limit = {limit}: xrec run finishes every job; remove the limit, and pass "
+                f"it to xrec {name} instead",
+                code="limit_in_run",
+                key=f"{name}.limit",
+                saw=limit,
+            )
+    return configs
+
+
+def run(
+    configs: Mapping[str, JobConfig],
+    *,
+    redo: bool = False,
+    source: str = "",
+    costs: nights.NightCosts | None = None,
+    tell: Callable[[str], None],
+) -> Manifest:
+    """Run jobs in order on one Ray cluster, and return the last manifest.
+
+    `tell` gets lines of progress; `costs` adds up what the jobs of a night cost, within its budget.
+
+    Raises ArtifactMismatchError if an artifact differs and `redo` is false, before any work where
+    that can be known; BudgetError; GateError if a night's dataset lost too many rows; and what the
+    jobs raise.
+    """
+    from xrec.cluster import ensure_ray
+
+    if not redo:
+        _check_nothing_differs(configs)
+    with ExitStack() as cluster:
+        for number, (name, config) in enumerate(configs.items(), start=1):
+            step = f"[{number}/{len(configs)}]"
+            manifest = _finished(name, config, redo)
+            # A finished job runs again if its failed rows are to be retried.
+            if manifest is not None and getattr(config, "retry_failed", None) is None:
+                tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
+            else:
+                tell(f"{step} xrec {name} {source}".rstrip())
+                started = time.monotonic()
+                if costs is not None:
+                    config = costs.start(name, config)
+                if isinstance(config, RayJobConfig):
+                    cluster.enter_context(ensure_ray(config.ray))  # the first one for all
+                manifest = job_named(name).run(config)
+                assert manifest is not None  # there is no limit
+                if costs is not None:
+                    costs.end(manifest.metrics)
+                tell(f"{step} done in {time.monotonic() - started:.0f} s")
+            if costs is not None and manifest.kind == "dataset":
+                nights.check_kept(costs.spend, manifest)
+    return manifest
+
+
+def refresh(
+    configs: Mapping[str, JobConfig],
+    *,
+    train: bool = False,
+    reread: bool = False,
+    source: str = "",
+    tell: Callable[[str], None],
+) -> Manifest:
+    """Update a project from its new raw files; see `xrec.nights.refresh`."""
+    run_jobs = partial(run, redo=True, source=source, tell=tell)
+    return nights.refresh(configs, _state, run_jobs, train=train, reread=reread, tell=tell)
+
+
+def _state(name: str, config: JobConfig, *, ignoring: Sequence[str] = ()) -> str:
+    made = job_named(name).output(config)
+    return replace(made, unchecked=(*made.unchecked, *ignoring)).found().state
+
+
+def _finished(name: str, config: JobConfig, redo: bool) -> Manifest | None:
+    """Return the manifest if the job is done; with `redo`, delete an output that differs.
+
+    Long reads are compared only if the rest is the same.
+    """
+    made, found = _look(name, config, exact=False)
+    if found.state in ("up to date", "begun"):
+        made, found = _look(name, config, exact=True)
+    if found.state == "stale":
+        if not redo:
+            raise _mismatch({name: (made, found)})
+        refuse_live_training(made.location / CHECKPOINTS)
+        made.delete()
+    return found.manifest if found.state == "up to date" else None
+
+
+def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
+    """Raise if an output differs, of the jobs whose inputs exist."""
+    looked = {}
+    for name, config in configs.items():
+        with suppress(ArtifactNotFoundError):  # an input that an earlier job makes
+            looked[name] = _look(name, config, exact=False)
+    if stale := {name: pair for name, pair in looked.items() if pair[1].state == "stale"}:
+        raise _mismatch(stale)
+
+
+def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
+    """Return a job's output, and what is there of it."""
+    made = job_named(name).output(config, exact=exact)
+    return made, made.found()
+
+
+def _mismatch(stale: Mapping[str, tuple[Output, Found]]) -> ArtifactMismatchError:
+    lines = []
+    for name, (made, found) in stale.items():
+        unfinished = "" if found.manifest else ", which is not finished"
+        lines.append(f"{made.location}: holds the {made.kind} of another run{unfinished}:")
+        lines += [f"  {difference}" for difference in found.differences]
+        lines.append(f"  (xrec {name})")
+    are_tables = all(made.kind in TABLES for made, _ in stale.values())
+    how = "replace it once the new one is done" if are_tables else "delete and remake it"
+    return ArtifactMismatchError(
+        "\n".join([*lines, f"pass --redo to {how}, with everything that depends on it"]),
+        code="other_settings",
+        key=next(iter(stale)),
+        saw={name: found.differences for name, (_, found) in stale.items()},
+    )

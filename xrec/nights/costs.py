@@ -1,0 +1,122 @@
+"""What the jobs of a night cost, the budget that they share, and the page that reports both.
+
+nights/N/costs.json     what each job cost, in all starts of this night
+nights/N/report.html    the same as a table, with all figures of the run
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any, cast
+
+from xrec.bulk import added, use_of, used_up
+from xrec.config.backfill import BackfillConfig, BulkConfig
+from xrec.config.shared import JobConfig
+from xrec.errors import BudgetError
+from xrec.nights.plan import Night, with_values
+from xrec.progress import short
+from xrec.storage import traffic
+
+_COSTS = (
+    *("seconds", "cpu_hours", "gpu_hours", "tokens", "money"),
+    *("store_requests", "bytes_read", "bytes_written"),
+)
+
+
+class NightCosts:
+    """Counts what the jobs of a night cost, including earlier starts of the same night.
+
+    The budget of the backfill is for all jobs; its prices are for those without their own.
+    """
+
+    def __init__(self, night: Night):
+        self.spend = cast(BackfillConfig, night.jobs["backfill"])
+        self._folder, self._began = night.folder, time.monotonic()
+        record = night.folder / "costs.json" if night.folder else None
+        text = record.read_text() if record is not None and record.is_file() else "{}"
+        self._jobs: dict[str, dict[str, float]] = json.loads(text)
+        self._running: tuple[str, JobConfig, float] | None = None  # and its start
+
+    def total(self, without: str = "") -> dict[str, float]:
+        """Return what all jobs but one cost; there is no money without prices."""
+        return reduce(added, (costs for n, costs in self._jobs.items() if n != without), {})
+
+    def start(self, name: str, config: JobConfig) -> JobConfig:
+        """Count a job from now on; return its config with what is left of the budget.
+
+        Raises BudgetError if nothing is left.
+        """
+        is_bulk = isinstance(config, BulkConfig)  # it counts its earlier starts itself
+        used = self.total(without=name if is_bulk else "")
+        used["seconds"] = time.monotonic() - self._began
+        if why := used_up(self.spend.budget, used):
+            raise BudgetError(
+                f"{why} before xrec {name}. Finished jobs are kept; run the same command again to "
+                "continue, with a larger budget unless it was budget.seconds",
+                code="budget_used_up",
+                saw=name,
+            )
+        traffic()  # from before the job
+        self._running = name, config, time.monotonic()
+        if not isinstance(config, BulkConfig):
+            return config
+        left = {kind: most - used.get(kind, 0) for kind, most in self.spend.budget.items()}
+        own = {kind: min(most, left.get(kind, most)) for kind, most in config.budget.items()}
+        prices = config.prices or self.spend.prices
+        return with_values(config, {"budget": {**left, **own}, "prices": prices})
+
+    def end(self, metrics: Mapping[str, Any]) -> None:
+        """Add what the running job cost, by its metrics if they say it, and save the record."""
+        if self._running is None:
+            return
+        (name, config, since), self._running = self._running, None
+        seconds = time.monotonic() - since
+        before, costs = self._jobs.get(name, {}), metrics.get("costs")
+        if costs:  # all starts of its run
+            before = {"seconds": before.get("seconds", 0)}
+        costs = costs or {**_worker_hours(config, seconds), **traffic()}
+        prices = getattr(config, "prices", None) or self.spend.prices
+        costs = added(before, {**costs, **use_of(costs, prices), "seconds": seconds})
+        self._jobs[name] = {kind: costs[kind] for kind in _COSTS if kind in costs}
+        self._write("costs.json", json.dumps(self._jobs, indent=1))
+
+    def report(
+        self, metrics: Mapping[str, Any], outcome: str, tell: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Tell what the jobs cost, write the page, and return the metrics with the total.
+
+        outcome: how the night ended, without words from the raw files.
+        """
+        metrics = {**metrics, "night": (total := self.total())}
+        if not total:
+            return metrics
+        import pandas as pd  # takes half a second
+
+        from xrec.evaluate.page import tables_page
+
+        costs = pd.DataFrame({**self._jobs, "all jobs": total}).T
+        costs = costs[[kind for kind in _COSTS if kind in total]]
+        tell(costs.to_string(float_format=short, na_rep="-"))
+        tables = {f"Night: {outcome}": costs, "All figures": pd.json_normalize(metrics).T}
+        if self._write("report.html", tables_page(tables)):
+            tell(f"report: {self._folder}/report.html")
+        return metrics
+
+    def _write(self, name: str, text: str) -> bool:
+        """Write a file into the folder once a job has made it; return whether it exists."""
+        if self._folder is None or not self._folder.exists():
+            return False
+        (self._folder / name).write_bytes(text.encode())
+        return True
+
+
+def _worker_hours(config: JobConfig, seconds: float) -> dict[str, float]:
+    """Return the hours of a training's workers, or of one CPU for any other job."""
+    scaling, hours = getattr(config, "scaling", None), seconds / 3600
+    if scaling is None:
+        return {"cpu_hours": hours}
+    from xrec.bulk import gpus_each  # imports ray
+
+    count, gpus = scaling.num_workers, gpus_each(scaling.device, scaling.num_workers)
+    return {"cpu_hours": scaling.cpus_per_worker * count * hours, "gpu_hours": gpus * count * hours}

@@ -1,0 +1,128 @@
+"""Which jobs a night runs, with which configs, and in which folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from xrec.backfill import last_night, present
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.shared import JobConfig
+from xrec.data.dataset import EXTENDS
+from xrec.errors import ConfigError
+from xrec.storage import Kind, Location, location_of
+
+_TABLES: Mapping[str, Kind] = {"recommend": "recommendations", "backfill": "explanations"}
+"""Jobs that publish a version of a table."""
+_TRAINED: Mapping[str, Kind] = {"train-aspects": "aspects", "train-adapter": "adapter"}
+"""Jobs that a night runs only to train: another score of aspects would change most choices."""
+_MAKERS: Mapping[str, Kind] = {
+    "annotate": "annotations",
+    "prepare": "dataset",
+    "pretrain-graph": "graph",
+    **_TRAINED,
+}
+"""Jobs whose artifacts go into the night's folder."""
+_NEEDED = ("prepare", "pretrain-graph", "backfill")
+
+
+@dataclass(frozen=True)
+class Night:
+    """The configs of a night's jobs, in order.
+
+    folder: of its artifacts; None if the raw files are those of the present dataset, so that only
+        recommendations and explanations may change.
+    """
+
+    jobs: Mapping[str, JobConfig]
+    folder: Location | None
+
+    @property
+    def title(self) -> str:
+        return f"night: {self.folder}" if self.folder else "the raw files did not change"
+
+
+class JobState(Protocol):
+    """Returns the state of a job's output: missing, begun, up to date, or stale."""
+
+    def __call__(self, name: str, config: JobConfig, *, ignoring: Sequence[str] = ()) -> str:
+        """Ignore differences in the settings and inputs `ignoring`."""
+
+
+def plan_night(
+    configs: Mapping[str, JobConfig], state: JobState, *, train: bool = False, reread: bool = False
+) -> Night:
+    """Return the night that follows what is published, or goes on with one that was interrupted.
+
+    train: train the graph further, and the other models again. reread: read the raw files even if
+        they did not change.
+
+    Raises ConfigError if a section is missing, or if a config names the URI of an artifact that the
+    night makes; ArtifactNotFoundError if the project was never run.
+    """
+    if missing := [name for name in _NEEDED if name not in configs]:
+        raise ConfigError(
+            f"refresh needs the sections {', '.join(_NEEDED)}; missing: {', '.join(missing)}",
+            code="missing",
+            key=missing[0],
+        )
+    number, uris = last_night(configs["backfill"])
+    if not train and not reread and _is_prepared(configs, uris, number, state):
+        return Night({name: present(configs[name]) for name in _TABLES if name in configs}, None)
+    while True:
+        number += 1
+        night = _next_night(configs, uris, number, train)
+        first = next(iter(night.jobs))
+        # A folder with another state of the raw files is left alone.
+        if state(first, night.jobs[first]) != "stale":
+            return night
+
+
+def _is_prepared(
+    configs: Mapping[str, JobConfig], uris: Mapping[str, str], number: int, state: JobState
+) -> bool:
+    """Whether the present dataset was made from the raw files and settings of today."""
+    folder = configs["prepare"].artifact(f"nights/{number}")
+    own = {**uris, **({"annotations": f"{folder}/annotations"} if number else {})}
+    names = [name for name in ("annotate", "prepare") if name in configs]
+    return all(
+        state(name, with_values(configs[name], own), ignoring=(EXTENDS,)) == "up to date"
+        for name in names
+    )
+
+
+def _next_night(
+    configs: Mapping[str, JobConfig], uris: Mapping[str, str], number: int, train: bool
+) -> Night:
+    """Return night `number`, which extends the artifacts at `uris`."""
+    makers = {
+        n: kind for n, kind in _MAKERS.items() if n in configs and (train or n not in _TRAINED)
+    }
+    jobs = {name: configs[name] for name in (*makers, *_TABLES) if name in configs}
+    folder = location_of(configs["prepare"], f"nights/{number}")
+    _check_no_uris(jobs, [*makers.values()], folder)
+    shared = {**uris, **{kind: f"{folder}/{kind}" for kind in makers.values()}}
+    graph: dict[str, Any] = {"start_from": uris["graph"]}
+    if not train and isinstance(config := configs["pretrain-graph"], PretrainGraphConfig):
+        # An epoch that helps a little would move every vector. Folds are for training an adapter.
+        graph |= {"training": config.training.model_copy(update={"num_epochs": 0}), "folds": 0}
+    own = {"prepare": {EXTENDS: uris["dataset"]}, "pretrain-graph": graph}
+    return Night(
+        {n: with_values(config, {**shared, **own.get(n, {})}) for n, config in jobs.items()}, folder
+    )
+
+
+def _check_no_uris(jobs: Mapping[str, JobConfig], made: list[Kind], folder: Location) -> None:
+    named = [kind for kind in made if any(getattr(jobs[name], kind, None) for name in jobs)]
+    if named:
+        raise ConfigError(
+            f"{', '.join(named)}: a night makes its own below {folder}, but the project names a "
+            "URI; remove the key",
+            code="uri_in_night",
+            key=named[0],
+        )
+
+
+def with_values(config: JobConfig, values: Mapping[str, Any]) -> JobConfig:
+    """Return the config with those of `values` whose keys it has."""
+    keys = type(config).model_fields.keys() & values.keys()
+    return config.model_copy(update={key: values[key] for key in keys})

@@ -1,0 +1,67 @@
+"""Candidates: runs that are done and not published, because the gate or a command stopped them."""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from xrec.backfill import last_night, present
+from xrec.backfill.identity import identify
+from xrec.backfill.plan import run_request
+from xrec.bulk import BulkRun, open_run
+from xrec.config.backfill import BackfillConfig
+from xrec.config.shared import JobConfig
+from xrec.errors import ArtifactNotFoundError
+from xrec.nights.gate import judge, make_gate
+from xrec.nights.sample import sample_of, side_by_side
+from xrec.storage import MANIFEST, Manifest, check_artifacts, location_of
+
+ConfigT = TypeVar("ConfigT", bound=JobConfig)
+
+
+def publish_candidate(config: BackfillConfig, force: str = "") -> Manifest:
+    """Publish a run that is done, if it passes its gate or `force` says why it need not.
+
+    The run is that of a night that is not published yet, else that of the present artifacts. Raises
+    ArtifactNotFoundError if there is no such run, and what `finish` raises.
+    """
+    from xrec.backfill.driver import finish  # imports ray
+
+    config, run = _candidate(config)
+    manifest = finish(config, run, make_gate(config, run, force))
+    assert manifest is not None
+    return manifest
+
+
+def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
+    """Yield the gate's figures of a run that is done, and pairs of it beside the published ones."""
+    config, run = _candidate(config)
+    sample = sample_of(run)
+    yield from map(str, judge(config, run, sample))
+    yield f"of {len(sample.new):,} explanations, beside version {sample.version}"
+    yield from side_by_side(sample.new, sample.old)
+
+
+def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
+    for of_night in _with_later_nights(config):
+        check_artifacts(of_night, "dataset", "graph", "adapter", "explanations")
+        request = run_request(of_night, identify(of_night))
+        run = None if request.planned() is None else open_run(request)
+        if run is not None and all(each.is_done for each in run.passes()):
+            return of_night, run
+    raise ArtifactNotFoundError(
+        f"{config.artifact('explanations')}: no finished run of these settings and pairs; run xrec "
+        "backfill or xrec refresh, which continue one that was started",
+        code="no_finished_run",
+        saw=config.artifact("explanations"),
+    )
+
+
+def _with_later_nights(config: ConfigT) -> Iterator[ConfigT]:
+    """Yield the config with the artifacts of each unpublished night, the last first; then as is."""
+    number, uris = last_night(config)
+    nights = location_of(config, "nights")
+    for night in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):
+        made = {kind: nights / str(night) / kind for kind in uris}
+        own = {kind: at.uri for kind, at in made.items() if (at / MANIFEST).is_file()}
+        if night > number and {"dataset", "graph"} <= own.keys():
+            yield present(config).model_copy(update=own)
+    yield present(config)

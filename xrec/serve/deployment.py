@@ -1,0 +1,86 @@
+"""Start, update and end the application on a Ray cluster."""
+
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+
+from ray import serve
+
+from xrec.config.serve import HTTPConfig, ServeConfig
+from xrec.errors import ClusterError
+from xrec.serve.app import APP, build, serve_options
+from xrec.serve.model import DEAD
+
+
+@contextmanager
+def deployed(config: ServeConfig, end: ExitStack) -> Iterator[str]:
+    """Serve inside the `with` block, and yield the endpoint's URL; then drain and delete it.
+
+    From then on until `end` closes, what Ray prints goes to standard error, because it is not a
+    line of a request. Raises ClusterError if the endpoint cannot be started.
+    """
+    http = config.http
+    is_own = config.ray.address is None and not os.environ.get("RAY_ADDRESS")
+    logs = {"enable_access_log": False, "log_level": "WARNING"}
+    with _start_errors(
+        f"saw http.port={http.port} and http.tls={http.tls}; expected a free port, and a PEM file "
+        "of certificates with their key, or null"
+    ):
+        if is_own:
+            _check_port_and_tls(http)
+        serve.start(**serve_options(config), logging_config=logs)
+    try:
+        deploy(config)
+        try:
+            yield _url(http)
+        finally:
+            drain(config)
+    finally:  # also if a second signal ended the wait
+        end.enter_context(redirect_stdout(sys.stderr))
+        serve.delete(APP)
+        if is_own:
+            serve.shutdown()
+
+
+def deploy(config: ServeConfig) -> None:
+    """Start or update the application, and return when it is ready; raises ClusterError."""
+    with _start_errors("see the logs of its replicas"):
+        serve.run(build(config), name=APP, route_prefix="/")
+
+
+def drain(config: ServeConfig) -> None:
+    """Make all frontends refuse new requests, and wait for those in flight."""
+    with suppress(TimeoutError, *DEAD):  # a frontend died, or there is none
+        drained = serve.get_app_handle(APP).broadcast("drain")
+        drained.results(timeout_s=config.http.deadline_seconds + 5, return_exceptions=True)
+
+
+def _url(http: HTTPConfig) -> str:
+    host = f"[{http.host}]" if ":" in http.host else http.host
+    return f"{'https' if http.tls else 'http'}://{host}:{http.port}"
+
+
+@contextmanager
+def _start_errors(advice: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+        raise ClusterError(
+            f"the endpoint could not be started: {lines[-1]}; {advice}", code="not_started"
+        ) from error
+
+
+def _check_port_and_tls(http: HTTPConfig) -> None:
+    """Raise OSError for an invalid TLS file or a port in use.
+
+    Serve does not report such a file, it just does not listen; and it shares a port with the
+    proxies of another cluster, each of which would get some of the requests.
+    """
+    if http.tls:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(http.tls)
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    socket.create_server((http.host, http.port), family=family).close()

@@ -1,0 +1,141 @@
+"""Requests to a store: counted, with the errors of xrec, several at a time, and tried again."""
+
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import botocore.exceptions
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_chain
+from tenacity.nap import sleep
+from tenacity.wait import wait_fixed
+
+from xrec.errors import (
+    StorageAccessError,
+    StorageError,
+    StorageNotFoundError,
+    StorageUnreachableError,
+)
+
+logger = logging.getLogger("xrec")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_UNREACHABLE = (
+    botocore.exceptions.EndpointConnectionError,
+    botocore.exceptions.ConnectTimeoutError,
+    botocore.exceptions.ReadTimeoutError,
+    botocore.exceptions.ConnectionClosedError,
+    botocore.exceptions.ProxyConnectionError,
+    ConnectionError,
+    TimeoutError,
+)
+_REFUSED = (
+    PermissionError,
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+)
+_MISSING = (FileNotFoundError, NotADirectoryError)
+_traffic, _counting = Counter[str](), threading.Lock()
+
+
+def count_traffic(**amounts: int) -> None:
+    """Add to the counts of this process: store_requests, bytes_read, bytes_written."""
+    with _counting:
+        _traffic.update(amounts)
+
+
+def traffic(*, take: bool = True) -> dict[str, float]:
+    """Return the counts of this process, and reset them unless `take` is false.
+
+    On S3, each attempt of a request counts, and the bytes of bodies both ways. On a disk, only the
+    bytes of files that are read or written whole or by ranges count. What deltalake and Arrow do by
+    themselves is not counted.
+    """
+    with _counting:
+        counts = {name: float(amount) for name, amount in _traffic.items() if amount}
+        if take:
+            _traffic.clear()
+    return counts
+
+
+@contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn errors of the file systems into those of xrec.errors, which name the URI."""
+    try:
+        yield
+    except _REFUSED as error:
+        raise StorageAccessError(
+            f"{uri}: access refused ({error}); check the permissions of the path or, on S3, "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the bucket's policy and storage.* in the "
+            "config",
+            code="access_refused",
+            key=uri,
+        ) from error
+    except _MISSING as error:
+        raise StorageNotFoundError(
+            f"{uri}: not found ({error}); check the path and, on S3, the bucket and "
+            "storage.endpoint_url",
+            code="not_found",
+            key=uri,
+        ) from error
+    except _UNREACHABLE as error:
+        raise StorageUnreachableError(
+            f"{uri}: the endpoint does not respond ({error}); check AWS_ENDPOINT_URL or "
+            "storage.endpoint_url",
+            code="no_answer",
+            key=uri,
+        ) from error
+    except (OSError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise StorageError(f"{uri}: {error}", code="store_failed", key=uri) from error
+
+
+def request_each(
+    function: Callable[[T], R], items: Iterable[T], *, at_once: int = 8
+) -> Iterator[R]:
+    """Yield `function(item)` for each item, in order, from `at_once` threads.
+
+    `items` may be endless: only the items in flight are held.
+    """
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(at_once) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= at_once:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+WAITS_SECONDS = (1.0, 4.0, 16.0)
+"""The waits before a call that failed because of the store is tried again."""
+
+
+def with_backoff(do: Callable[[], T]) -> T:
+    """Return `do()`; if the store fails, try again after 1, 4 and 16 seconds.
+
+    A refused access or a missing file is raised at once.
+    """
+    return Retrying(
+        sleep=sleep,
+        retry=retry_if_exception(_is_transient),
+        wait=wait_chain(*map(wait_fixed, WAITS_SECONDS)),
+        stop=stop_after_attempt(len(WAITS_SECONDS) + 1),
+        before_sleep=_log,
+        reraise=True,
+    )(do)
+
+
+def _is_transient(error: BaseException) -> bool:
+    is_final = isinstance(error, StorageAccessError | StorageNotFoundError)
+    return isinstance(error, StorageError) and not is_final
+
+
+def _log(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    logger.warning("trying the store again in %g s: %s", state.upcoming_sleep, error)
