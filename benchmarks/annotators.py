@@ -38,9 +38,13 @@ from xrec.annotate.language_model.replies import (
     quote_problem,
 )
 from xrec.annotate.source import find_review_files, read_reviews
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.base import parse_config
-from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageModelConfig
+from xrec.config import (
+    AnnotateConfig,
+    EndpointModelConfig,
+    EngineModelConfig,
+    LanguageModelConfig,
+    parse_config,
+)
 from xrec.text import Prompt, Reply, ask, endpoint_key, load_language_model
 from xrec.text.schema import parse_reply
 

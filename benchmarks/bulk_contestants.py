@@ -23,7 +23,7 @@ from xrec.bulk import (
     open_run,
     publish,
 )
-from xrec.config.shared import RayConfig
+from xrec.config import RayConfig
 
 FORMAT = RowFormat(tuple(PAIRS.names), TEXTS, pa.schema([]))
 _LOGICAL_CPUS = 4  # two processes, and room for whatever else Ray Data starts

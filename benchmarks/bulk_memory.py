@@ -31,7 +31,7 @@ from benchmarks.report import BENCHMARKS, Output, Record, Results, command_line,
 from xrec.bulk import Survey, delete_runs, publish, read_takedowns
 from xrec.bulk import plan as plan_module
 from xrec.bulk.takedown import put_on_list
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.storage import Forgotten, open_location
 
 app = command_line(__doc__)

@@ -30,9 +30,7 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.adapter.pairs import Pair
-from xrec.config.backfill import BackfillConfig
-from xrec.config.decoding import DecodingConfig, TextConfig
-from xrec.config.project import load_config
+from xrec.config import BackfillConfig, DecodingConfig, TextConfig, load_config
 from xrec.data.dataset import held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.generate.explainer import Explainer

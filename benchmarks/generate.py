@@ -44,8 +44,7 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.adapter.pairs import Pair
-from xrec.config.decoding import DecodingConfig
-from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config import DecodingConfig, EngineConfig, LLMConfig
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.engine import text_params
 from xrec.generate.explainer import Explainer

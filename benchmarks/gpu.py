@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.processes import HERE
 from benchmarks.report import BENCHMARKS, SMOLLM2, Output, command_line
-from xrec.config.llm import LLMConfig
+from xrec.config import LLMConfig
 from xrec.llm.model import load_tokenizer, resolve_device
 from xrec.llm.source import resolve_model
 

@@ -53,7 +53,7 @@ from xrec.bulk import (
     publish,
     published,
 )
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.schemas import EVIDENCE, GENERATED, PAIRS
 from xrec.storage import request_each
 

@@ -42,11 +42,7 @@ import xrec.jobs.prepare
 import xrec.jobs.pretrain_graph
 from xrec.backfill import present
 from xrec.bulk import published
-from xrec.config.backfill import BackfillConfig
-from xrec.config.data import PrepareConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.project import read_project
-from xrec.config.shared import JobConfig
+from xrec.config import BackfillConfig, JobConfig, PrepareConfig, PretrainGraphConfig, read_project
 from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
 from xrec.evaluate.intervals import mean_interval
 from xrec.evaluate.text_metrics import rouge_l

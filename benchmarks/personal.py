@@ -39,8 +39,7 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.checks import AspectNames
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import Split
+from xrec.config import LLMConfig, Split
 from xrec.data import Dataset, read_dataset
 from xrec.storage import open_location
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.report import Values
 from xrec.backfill import read
 from xrec.checks import AspectNames
-from xrec.config.shared import Split
+from xrec.config import Split
 from xrec.data import Dataset
 from xrec.data.dataset import HeldOutPair, held_out_pairs
 from xrec.errors import DataError

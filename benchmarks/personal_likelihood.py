@@ -13,7 +13,7 @@ from benchmarks.personal_data import Indices, Pairs
 from benchmarks.report import Values, sources_of
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
-from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config import EngineConfig, LLMConfig
 from xrec.data import Dataset, read_dataset
 from xrec.data.titles import composed
 from xrec.errors import ArtifactMismatchError, DataError

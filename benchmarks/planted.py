@@ -27,7 +27,7 @@ that are there are not trained again: give another folder for other settings.
 \b
 Example, after prepare, build-sample-llm and pretrain-graph of configs/sample.yaml:
   python -m benchmarks.planted
-  python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected --output NEW
+  python -m benchmarks.planted training.learning_rate=3e-3 --variant projected --output NEW
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,9 +50,7 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.cluster import ensure_ray
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.decoding import DecodingConfig
-from xrec.config.project import load_config
+from xrec.config import DecodingConfig, TrainAdapterConfig, load_config
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.scores import other_users
 from xrec.evaluate.text_metrics import aspect_pattern, names_only

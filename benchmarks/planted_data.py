@@ -17,10 +17,7 @@ import torch
 
 from benchmarks.report import sources_of
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.data import SampleSource
-from xrec.config.llm import EngineConfig
-from xrec.config.shared import Split
+from xrec.config import EngineConfig, SampleSource, Split, TrainAdapterConfig
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
 from xrec.generate.builtin.engine import load_engine

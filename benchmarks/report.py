@@ -16,8 +16,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import LLMConfig, StorageConfig
 from xrec.evaluate.intervals import mean_interval
 from xrec.generate.loading import Sources
 

@@ -114,7 +114,7 @@ def run(
             "max_new_tokens": max_new_tokens,
             "text": {"refuses_repetition": False, "max_words": None},
         },
-        "models": {"cpus_per_replica": threads, "device": "cpu"},
+        "models": {"cpus": threads, "device": "cpu"},
     }
     rows: list[Record] = []
     for kind in known(what, list(_SERVERS), "kind of request"):

@@ -17,7 +17,7 @@ import networkx
 import typer
 
 import xrec.config
-from xrec.config.base import Config
+from xrec.config import Config
 
 _ROOT = Path(__file__).parents[1]
 _BESIDE = ("jobs", "tests", "benchmarks")

@@ -65,7 +65,7 @@ def one(contestant: str, settings: str) -> None:
     """Measure one contestant in this process; the last line is JSON."""
     # Inside: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.generate import prompts_of
-    from xrec.config.llm import EngineConfig, LLMConfig
+    from xrec.config import EngineConfig, LLMConfig
     from xrec.generate.engine import TextParams
     from xrec.generate.loading import load_explainer
 

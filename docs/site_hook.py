@@ -19,8 +19,7 @@ from properdocs.structure.files import File, Files
 
 import xrec
 from xrec.cli.main import app, lab
-from xrec.config.base import Key
-from xrec.config.jobs import CONFIG_TYPES, meaning, own_and_shared, type_and_default
+from xrec.config import CONFIG_TYPES, Key, meaning, own_and_shared, type_and_default
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "docs/reviews_to_reasons.ipynb"

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.world.store import object_store
-from xrec.config.shared import RayConfig, StorageConfig
+from xrec.config import RayConfig, StorageConfig
 from xrec.storage import node_folder
 
 # These are set before torch, Ray and their children start. Two torch threads on two cores become

@@ -12,8 +12,7 @@ import pytest
 
 import xrec
 from tests.world.program import python
-from xrec.config.base import keys_of
-from xrec.config.jobs import CONFIG_TYPES
+from xrec.config import CONFIG_TYPES, keys_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

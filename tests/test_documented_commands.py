@@ -25,9 +25,7 @@ from packaging.requirements import Requirement
 from starlette.routing import Match
 
 from xrec.cli.main import app
-from xrec.config.base import keys_of
-from xrec.config.jobs import CONFIG_TYPES, SHARED
-from xrec.config.project import Project, load_config, read_project
+from xrec.config import CONFIG_TYPES, SHARED, Project, keys_of, load_config, read_project
 from xrec.errors import packages_of
 from xrec.jobs.pipeline import chosen_configs
 from xrec.serve.api import make_api

@@ -16,7 +16,7 @@ from tests.world.here import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
 PAIRS = [(f"u{user}", f"i{item}") for user in range(6) for item in range(4)]

@@ -1,30 +1,30 @@
-"""What a caller of xrec can handle, as one tree.
+"""All errors that a caller of xrec can handle, as one tree.
 
 XRecError
-├── ConfigError          a config file, key or value is wrong               (exit code 2)
+├── ConfigError          a config file, key, or value is wrong              (exit code 2)
 ├── DataError            input data is broken beyond the configured threshold
-│   └── GateError                a run is done, and may not be published   (exit code 3)
-├── UnknownIdError       a user or item id that the dataset does not hold
+│   └── GateError                the gate refused a finished run           (exit code 3)
+├── UnknownIdError       a user or item ID that is not in the dataset
 ├── StorageError         a URI cannot be used
 │   ├── StorageAccessError       credentials or permissions are refused
-│   ├── StorageNotFoundError     the bucket, folder or file is not there
-│   └── StorageUnreachableError  the endpoint does not answer
+│   ├── StorageNotFoundError     the bucket, folder, or file does not exist
+│   └── StorageUnreachableError  the endpoint does not respond
 ├── ArtifactError        an artifact cannot be used
 │   ├── ArtifactNotFoundError    no manifest at the URI: never made, or not finished
-│   └── ArtifactMismatchError    it was made from something else, or belongs to another run
-├── LeaseError           another driver runs this very job
-├── TableError           a table cannot be used, or something else was published meanwhile
+│   └── ArtifactMismatchError    it was made from other inputs, or belongs to another run
+├── LeaseError           another driver runs the same job
+├── TableError           a table cannot be used, or another writer published first
 ├── ModelError           the language model cannot be loaded or adapted
 ├── EndpointError        an endpoint cannot be used, a language model's or ours
 │   ├── EndpointAccessError      the key is refused, or its quota is used up
-│   └── EndpointUnreachableError the endpoint answers to nothing, or asks to wait for too long
-├── BudgetError          a job has spent what it may spend of time or tokens        (exit code 4)
+│   └── EndpointUnreachableError the endpoint does not respond, or asks for too long a wait
+├── BudgetError          a job has used up its time, tokens, or money       (exit code 4)
 ├── TrainingError        training stopped: NaN loss, a lost worker
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
 
-`ValueError` stays for a bad argument in a call, `assert` for xrec's own invariants.
-A message says what is wrong, the value seen, what was expected, and what to do. Programs and tests
-look at `code`, `key` and `saw` instead, which stay when a message is reworded.
+`ValueError` is for a bad argument in a call, `assert` for xrec's own invariants. A message says
+what is wrong, the value seen, what was expected, and what to do. Programs and tests check `code`,
+`key`, and `saw` instead, which do not change when a message is reworded.
 """
 
 import importlib.metadata
@@ -34,29 +34,29 @@ from typing import Any
 
 
 class XRecError(Exception):
-    """Base of all errors that xrec expects; the CLI prints them without a traceback.
+    """Base class of the errors that xrec expects; the CLI prints them without a traceback.
 
     Attributes:
-        code: What went wrong, as a short name such as `lease_held`. It does not change when the
-            message does.
-        key: The config key, column, file or id at fault; empty if none is.
+        code: What went wrong, as a short name such as `lease_held`.
+        key: The config key, column, file, or ID at fault, or "".
         saw: The value seen there, or None. Never a secret, and never a person's text.
     """
 
-    exit_code = 1  # of a command that ends with the error
+    exit_code = 1
+    """Exit code of a command that ends with the error."""
     metrics: Mapping[str, Any] = {}
-    """Of the job that ends with it, as in a manifest: its costs, what its gate saw."""
+    """The metrics of the job that ends with it, as in a manifest: its costs, the gate's figures."""
 
-    # All but the message have defaults, because that is all that unpickling passes.
+    # Unpickling passes only the message, so the rest has defaults.
     def __init__(self, message: str, *, code: str = "", key: str = "", saw: Any = None):
         super().__init__(message)
         self.code, self.key, self.saw = code, key, saw
 
 
 class ConfigError(XRecError):
-    """A config file, key or value is wrong.
+    """A config file, key, or value is wrong.
 
-    If several keys are wrong, `problems` has the code of each, and `key` is the first of them.
+    If several keys are wrong, `problems` has the code of each, and `key` is the first one.
     """
 
     exit_code = 2
@@ -68,13 +68,13 @@ class DataError(XRecError):
 
 
 class GateError(DataError):
-    """What a run made is not good enough, or was taken back: it stays, and is not published."""
+    """The gate refused this run, or it was rolled back. Its results are kept but not published."""
 
     exit_code = 3
 
 
 class UnknownIdError(XRecError):
-    """An id that the dataset does not hold; `reason` is unknown_user or unknown_item."""
+    """An ID that is not in the dataset; `reason` is unknown_user or unknown_item."""
 
     def __init__(self, message: str, what: str = "id", *, saw: Any = None):
         super().__init__(message, code=f"unknown_{what}", key=f"{what}_id", saw=saw)
@@ -90,11 +90,11 @@ class StorageAccessError(StorageError):
 
 
 class StorageNotFoundError(StorageError):
-    """The bucket, folder or file is not there."""
+    """The bucket, folder, or file does not exist."""
 
 
 class StorageUnreachableError(StorageError):
-    """The endpoint does not answer."""
+    """The endpoint does not respond."""
 
 
 class ArtifactError(XRecError):
@@ -102,19 +102,19 @@ class ArtifactError(XRecError):
 
 
 class ArtifactNotFoundError(ArtifactError):
-    """No manifest at the URI: the artifact was never made, or its job did not finish."""
+    """There is no manifest at the URI: the artifact was never made, or its job did not finish."""
 
 
 class ArtifactMismatchError(ArtifactError):
-    """The artifact was made from something else, or the URI belongs to another run."""
+    """The artifact was made from other inputs, or the URI belongs to another run."""
 
 
 class LeaseError(XRecError):
-    """Another driver runs this very job, or planned it anew."""
+    """Another driver runs the same job, or has planned it again."""
 
 
 class TableError(XRecError):
-    """A table cannot be used, or something else was published to it meanwhile."""
+    """A table cannot be used, or another writer published to it first."""
 
 
 class ModelError(XRecError):
@@ -122,7 +122,7 @@ class ModelError(XRecError):
 
 
 class EndpointError(XRecError):
-    """An endpoint cannot be used: a language model's, where no prompt is to blame, or ours."""
+    """An endpoint cannot be used: a language model's, whatever the prompt, or ours."""
 
 
 class EndpointAccessError(EndpointError):
@@ -130,17 +130,17 @@ class EndpointAccessError(EndpointError):
 
 
 class EndpointUnreachableError(EndpointError):
-    """The endpoint answers to nothing, or asks to wait for too long."""
+    """The endpoint does not respond, or asks for too long a wait."""
 
 
 class BudgetError(XRecError):
-    """A job has spent what it may spend; what is done stays, and a later start goes on."""
+    """A job has used up its budget; finished work is kept, and the next start continues."""
 
     exit_code = 4
 
 
 class TrainingError(XRecError):
-    """Training stopped: the loss is not a number, or workers were lost for good."""
+    """Training stopped: the loss is NaN, or lost workers could not be replaced."""
 
 
 class ClusterError(XRecError):
@@ -148,7 +148,7 @@ class ClusterError(XRecError):
 
 
 def packages_of(extra: str | None = None) -> list[str]:
-    """The packages that xrec requires, or those of an extra: `name>=version` each."""
+    """Return the requirements of xrec, or of an extra, as `name>=version`."""
     try:
         lines = [each.partition(";") for each in importlib.metadata.requires("xrec") or []]
     except importlib.metadata.PackageNotFoundError:
@@ -158,5 +158,5 @@ def packages_of(extra: str | None = None) -> list[str]:
 
 
 def install_command(extra: str) -> str:
-    """What installs the packages of an extra, by their own names: xrec is on no package index."""
+    """Return the command that installs an extra's packages; xrec itself is on no package index."""
     return f"pip install {shlex.join(packages_of(extra)) or f'(the extra {extra} of xrec)'}"

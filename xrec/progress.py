@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, lines of the log elsewhere. For driver processes."""
+"""Progress of long work in a driver: a bar on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield `items`, and show how many of `total` are done."""
+    """Yield `items`, and report how many of `total` are done."""
     with counter(description, total) as show:
         for done, item in enumerate(items, start=1):
             yield item
@@ -22,19 +22,19 @@ def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 
 class Show(Protocol):
-    """Shows how many are done, and in what words: by default the description's."""
+    """Reports how many are done, as `text` or by default with the description."""
 
     def __call__(self, done: int, text: str | None = None) -> None:
-        """Show it."""
+        """Report the count."""
 
 
 @contextmanager
 def counter(description: str, total: int) -> Iterator[Show]:
-    """Yield a function that shows how many of `total` are done; it is called with that number."""
+    """Yield a function that reports how many of `total` are done."""
     if not sys.stderr.isatty():
         yield _lines(description, total)
         return
-    # Loading rich takes 0.3 s, and actors import this module too.
+    # Importing rich takes 0.3 s, and actors import this module too.
     from rich.console import Console
     from rich.progress import Progress
 
@@ -48,7 +48,7 @@ def counter(description: str, total: int) -> Iterator[Show]:
 
 
 def duration(seconds: float) -> str:
-    """A duration for a reader."""
+    """Format a duration, such as `5 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -57,19 +57,19 @@ def duration(seconds: float) -> str:
 
 
 def short(number: float) -> str:
-    """A number for a reader: whole, or three digits of it."""
+    """Format a number: whole if it is 100 or more, else with three digits."""
     return format(number, ",.0f" if number >= 100 else ".3g")
 
 
 class Pace:
-    """How long the rest of `total` takes, at the rate since the first call of `to_go`."""
+    """The time left for `total`, at the rate since the first call of `to_go`."""
 
     def __init__(self, total: int):
         self._total = total
         self._first: tuple[int, float] | None = None
 
     def to_go(self, done: int) -> str:
-        """For the end of a line: ", 5 min to go"; empty while nothing was done since the first."""
+        """Return the end of a line, ", 5 min to go", or "" while there is no rate yet."""
         now = time.monotonic()
         before, since = self._first = self._first or (done, now)
         if done <= before:
@@ -78,7 +78,7 @@ class Pace:
 
 
 def _lines(description: str, total: int) -> Show:
-    """Shows it by a line in the log at most every ten seconds."""
+    """Return a function that logs at most one line every ten seconds."""
     last, pace = time.monotonic(), Pace(total)
 
     def show(done: int, text: str | None = None) -> None:

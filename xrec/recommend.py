@@ -31,9 +31,7 @@ from xrec.bulk import (
     publish,
     published,
 )
-from xrec.config.backfill import RecommendConfig
-from xrec.config.identity import identity_of
-from xrec.config.shared import StorageConfig
+from xrec.config import RecommendConfig, StorageConfig, identity_of
 from xrec.data.dataset import Dataset, taken
 from xrec.errors import ClusterError, ConfigError, install_command
 from xrec.graph.identity import check_graph_of_dataset

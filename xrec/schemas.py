@@ -1,6 +1,6 @@
 """The schemas of all tables that xrec writes.
 
-Whoever changes one changes SCHEMA_VERSION and CHANGELOG.md too.
+A change here also changes SCHEMA_VERSION and CHANGELOG.md.
 """
 
 import pyarrow as pa
@@ -12,8 +12,8 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 USERS = _schema(user_id=pa.string(), user_index=pa.int32(), profile=pa.string())
 ITEMS = _schema(item_id=pa.string(), item_index=pa.int32(), title=pa.string(), profile=pa.string())
-# The indices of users and items by the bytes of their ids, in a dataset whose rows are in another
-# order since it extends an earlier one. A row that has no id any more is in neither.
+# The indices of users and items sorted by the bytes of their IDs, in a dataset that extends an
+# earlier one and so has its rows in another order. A row whose ID is gone is in neither.
 USER_ORDER = _schema(user_index=pa.int32())
 ITEM_ORDER = _schema(item_index=pa.int32())
 INTERACTIONS = _schema(user_index=pa.int32(), item_index=pa.int32(), split=pa.string())
@@ -21,30 +21,30 @@ EXPLANATIONS = _schema(
     user_index=pa.int32(), item_index=pa.int32(), explanation=pa.string(), split=pa.string()
 )
 
-# The profiles of explained training pairs as they are without the pair's own review.
+# The profiles of explained training pairs, written without the pair's own review.
 TRAINING_PROFILES = _schema(
     user_index=pa.int32(), item_index=pa.int32(), user_profile=pa.string(), item_profile=pa.string()
 )
 
-# What `xrec annotate` keeps of the reviews. `rating` is in the source's own scale, `helpful` the
+# What `xrec annotate` keeps of the reviews. `rating` is on the source's own scale; `helpful` is the
 # number of votes.
 _TEXTS = dict.fromkeys(("user_id", "item_id", "review", "summary", "split"), pa.string())
-_FIGURES = dict.fromkeys(("rating", "time", "helpful"), pa.float64())  # null where they are unknown
+_FIGURES = dict.fromkeys(("rating", "time", "helpful"), pa.float64())  # null if unknown
 REVIEWS = pa.schema([*_schema(**_TEXTS), *_FIGURES.items()])
 
-# What a source's table of items knows; empty where it knows nothing.
+# The columns of a source's table of items; empty if unknown.
 ITEM_DETAILS = _schema(item_id=pa.string(), title=pa.string(), details=pa.string())
 
-# What reviews praise, as a vocabulary of the catalogue. The counts are of training reviews, or of
+# What reviews praise, as a vocabulary of the catalog. The counts are of training reviews, or of
 # profiles (`Dataset.aspects_from`).
 _ASPECT_COUNTS = dict.fromkeys(("num_reviews", "num_positive", "num_negative"), pa.int32())
 ASPECTS = _schema(aspect_index=pa.int32(), aspect=pa.string(), **_ASPECT_COUNTS)
 ITEM_ASPECTS = _schema(item_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
-# Of reviews below the least rating, which are no interactions and in no other count.
+# Counts of reviews below the minimum rating, which are not interactions and in no other count.
 LOW_RATED_ASPECTS = ITEM_ASPECTS
 USER_ASPECTS = _schema(user_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
-# The aspects that the review of an explained pair speaks of, in its order. Those of held-out pairs
-# are references, and train nothing. `sentiment` is positive, neutral or negative.
+# The aspects that the review of an explained pair mentions, in its order. Those of held-out pairs
+# are references, and nothing is trained on them. `sentiment` is positive, neutral, or negative.
 EXPLANATION_ASPECTS = _schema(
     user_index=pa.int32(),
     item_index=pa.int32(),
@@ -54,13 +54,13 @@ EXPLANATION_ASPECTS = _schema(
     split=pa.string(),
 )
 
-# One row for each input row that was left out. `line` counts from 1; 0 stands for the whole file.
-# `text` is the beginning of the row.
+# One row per rejected input row. `line` counts from 1; 0 is the whole file. `text` is the beginning
+# of the row.
 REJECTED = _schema(file=pa.string(), line=pa.int64(), reason=pa.string(), text=pa.string())
 
-# In the dataset of the generated sample only: what the town planted, for aspect_accuracy.
-# `aspects` are the phrases of the item's aspects; `aspect` is the one of them that the user likes
-# most, which is the right one to name.
+# Only in the dataset of the generated sample: the planted preferences, for aspect_accuracy.
+# `aspects` are the phrases of the item's aspects; `aspect` is the one that the user likes most, and
+# so the right one to name.
 PLANTED = _schema(
     user_index=pa.int32(),
     item_index=pa.int32(),
@@ -68,14 +68,14 @@ PLANTED = _schema(
     aspects=pa.list_(pa.field("element", pa.string(), nullable=False)),
 )
 
-# The best unseen items of each user, by user_id and rank. `rank` counts from 1; `score` is the dot
+# The best new items of each user, by user_id and rank. `rank` counts from 1; `score` is the dot
 # product of the vectors.
 RECOMMENDATIONS = _schema(
     user_id=pa.string(), item_id=pa.string(), rank=pa.int32(), score=pa.float32()
 )
 
 
-# An aspect of an item that was chosen for a user: xrec.data.evidence.AspectEvidence, and whether
+# An aspect of an item that was chosen for a user (xrec.data.evidence.AspectEvidence), and whether
 # the text names it.
 _COUNTS = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 EVIDENCE = pa.struct(
@@ -89,7 +89,7 @@ EVIDENCE = pa.struct(
 
 
 def _column(name: str, type_: pa.DataType, comment: str, unit: str | None = None) -> pa.Field:
-    """A column whose meaning and unit are written into the files, and into tables of them."""
+    """Return a column; its meaning and unit are written into the files and tables."""
     metadata = {"comment": comment, **({"unit": unit} if unit else {})}
     return pa.field(name, type_, nullable=False, metadata=metadata)
 
@@ -147,7 +147,7 @@ GENERATED = pa.schema(
         ),
     ]
 )
-# A pair that could not be explained, the reason, and the texts that its prompt was made of.
+# A pair that could not be explained, the reason, and the texts of its prompt.
 FAILED = pa.schema(
     [
         *PAIRS,

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from tests.world.workspace import build_workspace, make_adapter
-from xrec.config.graph import TrainAspectsConfig
+from xrec.config import TrainAspectsConfig
 from xrec.jobs.train_aspects import run as train_aspects
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location, read_manifest

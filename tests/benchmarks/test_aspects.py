@@ -143,7 +143,7 @@ def test_table_pools_the_seeds_and_pairs_each_variant_with_the_constant():
 def test_planted_trains_an_adapter_of_the_seen_users_and_writes_the_table(workspace, run, tmp_path):
     training = {"num_epochs": 1, "global_batch_size": 16, "micro_batch_size": 8}
     arguments = [f"train-adapter.training.{name}={value}" for name, value in training.items()]
-    arguments += ["train-adapter.scaling.num_workers=1"]
+    arguments += ["train-adapter.workers.num_processes=1"]
     names, options = ["constant", "text-favourite"], {"workspace": workspace, "seed": 0}
     rows = run(planted.app, *arguments, variant=names, max_scored=6, **options)["Planted"]
     assert [(row["pairs"], row["variant"]) for row in rows] == [

@@ -20,7 +20,7 @@ from tests.world.models import explanation_nll
 from tests.world.shop import write_json_lines
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
-from xrec.config.llm import LLMConfig
+from xrec.config import LLMConfig
 from xrec.data.dataset import HeldOutPair, open_dataset
 from xrec.errors import DataError
 

@@ -6,9 +6,7 @@ from transformers import LlamaForCausalLM
 
 from tests.world.models import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from tests.xrec.generate.cores import gap, generate
-from xrec.config.adapter import Injection
-from xrec.config.decoding import DecodingConfig
-from xrec.config.llm import EngineConfig
+from xrec.config import DecodingConfig, EngineConfig, Injection
 from xrec.generate.builtin.engine import load_engine
 
 V, END = 64, 2

@@ -11,9 +11,9 @@ import pytest
 from tests.world.cluster import training_workers
 from tests.world.program import at_message
 from tests.world.workspace import build_workspace
-from tests.xrec.train.adapter_town import allow_float16, make_config
+from tests.xrec.train.adapter_town import OFFLOAD, allow_float16, make_config
 from tests.xrec.train.conftest import metrics_of
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config import PretrainGraphConfig
 from xrec.errors import TrainingError
 from xrec.train.adapter import train_adapter
 from xrec.train.graph import pretrain_graph
@@ -56,7 +56,7 @@ def train(
     config = make_config(
         workspace,
         adapter=adapter,
-        scaling={"device": device},
+        workers={"device": device},
         num_epochs=10,
         patience=10,
         max_steps=NUM_STEPS,
@@ -89,8 +89,8 @@ def test_20_steps_have_the_losses_of_a_cpu(workspace, on_cpu, tmp_path, device, 
     ("settings", "tolerance"),
     [
         ({"zero_stage": 1, "gradient_checkpointing": True}, 1e-3),
-        ({"zero_stage": 3, "deepspeed": {"offload": "cpu"}}, 1e-3),
-        ({"zero_stage": "auto", "micro_batch_size": "auto"}, 0.1),  # other pairs share a step
+        ({"zero_stage": 3, "zero": OFFLOAD}, 1e-3),
+        ({"zero_stage": None, "micro_batch_size": "auto"}, 0.1),  # other pairs share a step
         pytest.param({"zero_stage": 1, "quantization": "int8"}, 0.1, marks=NEEDS_INT8),
     ],
     ids=["checkpointing", "offload", "auto", "int8"],
@@ -176,7 +176,7 @@ def train_graph(
             },
             "parallelism": parallelism,
             "folds": 0,
-            "scaling": {"num_workers": num_workers, "device": device, "max_failures": 0},
+            "workers": {"num_processes": num_workers, "device": device, "max_failures": 0},
         }
     )
     pretrain_graph(config)

@@ -20,9 +20,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_model,
     make_prompts,
 )
-from xrec.config.adapter import Injection
-from xrec.config.decoding import DecodingConfig
-from xrec.config.llm import EngineConfig
+from xrec.config import DecodingConfig, EngineConfig, Injection
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
@@ -43,7 +41,9 @@ def engine_on(
         make_adapter(rule, graph),
         graph,
         # Several engines follow each other here, and each has little to hold.
-        EngineConfig(max_rows=16, kv_cache_gib=1 / 8, gpu_memory_share=0.3, **settings),
+        EngineConfig(
+            max_rows=16, kv_cache_gib=1 / 8, vllm={"gpu_memory_utilization": 0.3, **settings}
+        ),
         dtype=str(dtype).removeprefix("torch."),
         device=torch.device(device),
     )

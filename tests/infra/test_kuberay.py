@@ -20,10 +20,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from tests.world.program import words_of
-from xrec.config.base import parse_config
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.project import load_config
-from xrec.config.serve import ServeConfig, is_loopback
+from xrec.config import CONFIG_TYPES, ServeConfig, is_loopback, load_config, parse_config
 from xrec.serve.app import FRONTEND, GENERATOR
 from xrec.serve.artifacts import choice_of
 
@@ -174,9 +171,9 @@ def test_jobs_workers_have_room_for_what_the_config_asks(name):
     (group,) = cluster_spec(job)["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     cpus = int(container["resources"]["limits"]["cpu"])
-    scaling, actors = getattr(config, "scaling", None), getattr(config, "actors", None)
-    num = scaling.num_workers if scaling else actors.num_actors
-    each = scaling.cpus_per_worker if scaling else actors.cpus_per_actor
+    workers, actors = getattr(config, "workers", None), getattr(config, "actors", None)
+    num = workers.num_processes if workers else actors.num_processes
+    each = workers.cpus if workers else actors.cpus
     assert each <= cpus
     assert num <= group["replicas"] * (cpus // each)
 

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from xrec.config.text import SamplingConfig
+from xrec.config import SamplingConfig
 from xrec.text import Prompt, RawReply, ReplyFailure, Usage
 
 COST = Usage(10, 2, 1)

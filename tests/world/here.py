@@ -12,7 +12,7 @@ import pyarrow as pa
 from xrec import bulk
 from xrec.bulk.marks import Marks
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.storage import Location, open_location
 
 

@@ -29,8 +29,7 @@ from transformers import (
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
-from xrec.config.adapter import AdapterModelConfig, Injection
-from xrec.config.prompt import PromptConfig
+from xrec.config import AdapterModelConfig, Injection, PromptConfig
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.sample import generate_language_examples

@@ -9,9 +9,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from xrec.config.data import SampleSource
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.shared import JobConfig
+from xrec.config import CONFIG_TYPES, JobConfig, SampleSource
 from xrec.sample import generate_town, town_tables
 
 SAMPLE = {

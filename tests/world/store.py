@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import s3fs
 
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.storage import Location
 
 _GRPC_OFFSET = 10_000  # weed listens for gRPC at each HTTP port + 10000

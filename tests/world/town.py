@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 
 from tests.world.shop import write_json_lines
 from xrec import schemas
-from xrec.config.base import parse_config
-from xrec.config.data import PrepareConfig
+from xrec.config import PrepareConfig, parse_config
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.aspects import aspect_counts, aspect_tables
 from xrec.data.dataset import HeldOutPair

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.world.models import EMBEDDING_DIM, save_toy_model, toy_adapter
 from tests.world.town import prepare
 from xrec.adapter.artifact import write_adapter
-from xrec.config.prompt import PromptConfig
+from xrec.config import PromptConfig
 from xrec.graph.artifact import EMBEDDINGS, write_graph
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location, read_manifest

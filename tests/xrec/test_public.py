@@ -8,7 +8,7 @@ import yaml
 
 import xrec
 from tests.world.program import python
-from xrec.config.values import parse_yaml
+from xrec.config import parse_yaml
 from xrec.errors import ConfigError
 
 # None in sys.modules makes an import fail, as if the package were not installed.
@@ -68,5 +68,5 @@ def test_no_module_unpickles_a_file_or_runs_what_it_reads():
                 names = {each.arg for each in node.keywords}
                 assert not names & {"allow_pickle", "trust_remote_code"}, path
     assert unpickle == {"xrec/bulk", "xrec/train"}
-    with pytest.raises(ConfigError, match="not valid YAML"):
+    with pytest.raises(ConfigError, match="invalid YAML"):
         parse_yaml("a: !!python/object/apply:os.getcwd []", "file")

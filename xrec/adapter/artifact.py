@@ -26,8 +26,7 @@ from xrec.adapter.config import (
     parse_adapter_config,
 )
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_vectors
-from xrec.config.llm import Dtype, LLMConfig
-from xrec.config.shared import Device, StorageConfig
+from xrec.config import Device, Dtype, LLMConfig, StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.identity import START_FROM

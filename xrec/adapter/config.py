@@ -5,9 +5,7 @@ Its fingerprints let xrec refuse a model or a graph that the adapter was not tra
 
 from pydantic import Field, ValidationError
 
-from xrec.config.adapter import AdapterModelConfig
-from xrec.config.base import Config
-from xrec.config.prompt import PromptConfig
+from xrec.config import AdapterModelConfig, Config, PromptConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.storage import Location, Manifest, read_content
 from xrec.version import __version__

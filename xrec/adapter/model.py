@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xrec.adapter.moe import MoEAdapter
-from xrec.config.adapter import AdapterModelConfig, Injection
+from xrec.config import AdapterModelConfig, Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.injection import install_injection

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 
 from xrec.bulk import Rate
-from xrec.config.shared import Split
+from xrec.config import Split
 from xrec.storage import Location
 from xrec.text import ReplyStore
 

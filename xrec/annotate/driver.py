@@ -28,7 +28,7 @@ from xrec.bulk import (
     spent_of,
     use_of,
 )
-from xrec.config.annotate import AnnotateConfig
+from xrec.config import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.progress import counter
 from xrec.storage import (
@@ -101,15 +101,15 @@ def _complete_stage(
     max_rows: int | None,
     spent: Spent,
 ) -> Manifest | None:
-    num_rows, wanted_actors = run.record.num_rows, config.actors.num_actors
+    num_rows, wanted_actors = run.record.num_rows, config.actors.num_processes
     num_actors = min(wanted_actors, spec.max_actors or wanted_actors)
     logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
     wanted, known = config.retry_failed or (), run.format.all_reasons
     num_gpus = spec.gpus_per_actor
     pool = RayPool(
         max_actors=num_actors,
-        min_actors=config.actors.min_actors,
-        cpus=config.actors.cpus_per_actor,
+        min_actors=config.actors.min_processes,
+        cpus=config.actors.cpus,
         gpus=gpus_each(config.actors.device, num_actors, num_gpus) if num_gpus else 0,
     )
     with counter(f"{_WHAT[stage]} written", num_rows) as show:

@@ -7,8 +7,7 @@ import pyarrow as pa
 
 from xrec.annotate.annotator import AnnotatorSpec, Stage
 from xrec.bulk import Identity, RowFormat
-from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
-from xrec.config.identity import identity_of
+from xrec.config import REVIEW_COLUMNS, AnnotateConfig, identity_of
 from xrec.errors import StorageNotFoundError
 from xrec.storage import RUN_RECORD, Kind, Location
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.annotator import LOW_RATED
-from xrec.config.annotate import AnnotateConfig
+from xrec.config import AnnotateConfig
 from xrec.data.smuggled import gives_orders
 from xrec.data.splits import split_pairs
 from xrec.errors import DataError

@@ -24,13 +24,12 @@ from xrec.bulk import (
     open_run,
     read_status,
 )
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.identity import settings_of_texts
-from xrec.config.shared import StorageConfig
+from xrec.config import AnnotateConfig, StorageConfig, settings_of_texts
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage import Location, fingerprint_of, location_of, open_location
 
 _NUM_SAMPLED = 48
+_ROWS_PER_CHUNK = 256
 _TITLE, _PROFILE = "(title of the item)", "(profile of the item, as the stage of items writes it)"
 """Stand in the inputs for the texts of items, which are not written yet."""
 _FOLDERS: Mapping[Stage, Folder] = {
@@ -83,7 +82,7 @@ def plan_stage(
             identity,
             form,
             batches,
-            rows_per_chunk=config.rows_per_chunk,
+            rows_per_chunk=config.rows_per_chunk or _ROWS_PER_CHUNK,
             limit=limit,
             carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
             storage=storage,

@@ -15,7 +15,7 @@ from xrec.annotate.stages import ItemTexts
 from xrec.annotate.store import ReviewStore
 from xrec.annotate.vocabulary import Vocabulary, names_are_english
 from xrec.bulk import Published, published
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.storage import Location, Manifest, open_location, read_manifest
 
 Versions = Mapping[Stage, int]

@@ -20,7 +20,7 @@ from xrec.annotate.formats import KIND
 from xrec.annotate.read import Versions, read_stage, stage_table
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.bulk import Published
-from xrec.config.annotate import AnnotateConfig
+from xrec.config import AnnotateConfig
 from xrec.evaluate.page import tables_page
 from xrec.llm.source import public_name
 from xrec.storage import location_of, storage_errors

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.cells import parse_review, parse_time, parse_votes, rating_parser
-from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig, ReviewsSource
-from xrec.config.data import TABLE_ENDINGS
+from xrec.config import REVIEW_COLUMNS, TABLE_ENDINGS, AnnotateConfig, ReviewsSource
 from xrec.data.blocks import stream_lines
 from xrec.data.lines import keys_of
 from xrec.data.personal import REMOVED, remove_personal

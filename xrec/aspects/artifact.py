@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.numpy
 
-from xrec.config.graph import TrainAspectsConfig
-from xrec.config.identity import identity_of
-from xrec.config.prompt import PromptConfig, placeholder_names
-from xrec.config.shared import StorageConfig
+from xrec.config import (
+    PromptConfig,
+    StorageConfig,
+    TrainAspectsConfig,
+    identity_of,
+    placeholder_names,
+)
 from xrec.data.dataset import ASPECTS_FROM, EXTENDS
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.storage import (

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import scipy.sparse
 from numpy.typing import NDArray
 
-from xrec.config.shared import Split
+from xrec.config import Split
 from xrec.data.dataset import Dataset, edges_of
 from xrec.errors import DataError
 from xrec.graph.aspects import check_aspects

@@ -17,7 +17,7 @@ from xrec.aspects.artifact import aspects_identity, write_aspects
 from xrec.aspects.fit import Figures, evaluate, fit
 from xrec.aspects.mentions import Mentions, Sparse, dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer
-from xrec.config.graph import TrainAspectsConfig
+from xrec.config import TrainAspectsConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.graph.adjacency import normalized_adjacency

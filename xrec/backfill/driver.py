@@ -33,7 +33,7 @@ from xrec.bulk import (
     vacuum,
 )
 from xrec.bulk import has_work as rows_are_left
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.progress import counter, duration
 from xrec.storage import Manifest, with_backoff
 
@@ -85,10 +85,10 @@ def run_backfill(
     """
     actors, size = config.actors, run.record.size
     pool = RayPool(
-        max_actors=actors.num_actors,
-        min_actors=actors.min_actors,
-        cpus=actors.cpus_per_actor,
-        gpus=gpus_each(actors.device, actors.num_actors, config.engine.tensor_parallel_size),
+        max_actors=actors.num_processes,
+        min_actors=actors.min_processes,
+        cpus=actors.cpus,
+        gpus=gpus_each(actors.device, actors.num_processes, config.engine.num_gpus),
     )
     metrics = BackfillMetrics(size.num_rows)
     with counter("pairs", size.num_rows) as show:

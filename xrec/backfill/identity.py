@@ -1,6 +1,6 @@
 """The identity of a run, and of each pair: the options and inputs that its texts depend on.
 
-A run is named by a fingerprint of its own and of its pairs. `xrec.config.identity` says which
+A run is named by a fingerprint of its own and of its pairs. `xrec.config` says which
 options count; URIs do not.
 
 The content key of a pair is a hash of everything that the model's text for it depends on: if it did
@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 from xrec.adapter.config import model_inputs, read_config
 from xrec.aspects.artifact import aspects_of
 from xrec.bulk import Identity
-from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
-from xrec.config.identity import identity_of, settings_of_texts
+from xrec.config import BackfillConfig, RecommendedPairs, TablePairs, identity_of, settings_of_texts
 from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
 
 if TYPE_CHECKING:  # they import torch, which a status needs not
@@ -62,10 +61,9 @@ def _identity(
 
 
 def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs) -> Location:
-    """Where the table of pairs, or the recommendations, lie."""
-    if isinstance(pairs, RecommendedPairs) and pairs.uri is None:
+    """Return the location of the table of pairs, or of the recommendations."""
+    if isinstance(pairs, RecommendedPairs):
         return location_of(config, "recommendations")
-    assert pairs.uri is not None
     return open_location(pairs.uri, config.storage)
 
 

@@ -7,8 +7,7 @@ does a rollback. URIs in the workspace begin with `workspace:` there, so a works
 import re
 from typing import TypeVar
 
-from xrec.config.backfill import RecommendConfig
-from xrec.config.shared import WORKSPACE, ExplanationsJobConfig, JobConfig
+from xrec.config import WORKSPACE, ExplanationsJobConfig, JobConfig, RecommendConfig
 from xrec.storage import check_artifacts, find_manifest, location_of
 
 _KINDS = ("dataset", "graph", "aspects", "adapter")
@@ -48,7 +47,6 @@ def present(config: ConfigT) -> ConfigT:
 
     The config of a job that makes these artifacts is returned as it is.
     """
-    if not isinstance(config, ExplanationsJobConfig | RecommendConfig):
-        return config
-    uris = last_night(config)[1]
+    is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
+    uris = last_night(config)[1] if is_reader else {}
     return config.model_copy(update={k: uri for k, uri in uris.items() if hasattr(config, k)})

@@ -26,9 +26,14 @@ from xrec.bulk import (
     published,
     read_status,
 )
-from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs
-from xrec.config.decoding import TextFailure
-from xrec.config.llm import PromptFailure
+from xrec.config import (
+    BackfillConfig,
+    PromptFailure,
+    RecommendedPairs,
+    SplitPairs,
+    TablePairs,
+    TextFailure,
+)
 from xrec.data.dataset import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import recommendation_batches
@@ -114,7 +119,7 @@ def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:
     size = ROWS_PER_CHUNK
     if rate is not None:
         size = round(_SECONDS_PER_CHUNK * rate.num_done / rate.costs["seconds"])
-    return max(1, min(size, -(-num_pairs // (_CHUNKS_PER_ACTOR * config.actors.num_actors))))
+    return max(1, min(size, -(-num_pairs // (_CHUNKS_PER_ACTOR * config.actors.num_processes))))
 
 
 def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:

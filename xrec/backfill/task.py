@@ -10,8 +10,7 @@ import torch
 from xrec.backfill.explain import FailedPair, explain_pairs, failed_rows, why_again
 from xrec.backfill.identity import shared_key
 from xrec.bulk import Identity, Outcome
-from xrec.config.backfill import BackfillConfig
-from xrec.config.decoding import DecodingConfig
+from xrec.config import BackfillConfig, DecodingConfig
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer, sources_of
@@ -35,7 +34,7 @@ class MakeExplainTask:
     load: "LoadExplainer"
 
     def __call__(self) -> "ExplainTask":
-        torch.set_num_threads(self.config.actors.cpus_per_actor)
+        torch.set_num_threads(self.config.actors.cpus)
         return ExplainTask(self.load(self), self.config.decoding, self.shared_key)
 
 

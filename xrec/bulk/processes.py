@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from xrec.bulk.marks import WAIT, Marks
 from xrec.bulk.results import Summary
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
-from xrec.config.shared import Device
+from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
 
 logger = logging.getLogger("xrec")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from xrec.bulk.rows import OK, bucket_of
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, TableError
 from xrec.storage import (
     LocalLocation,

@@ -17,7 +17,7 @@ from xrec.bulk.rows import TAKEN_DOWN, Batches, Rejected, RowFormat, first_of, g
 from xrec.bulk.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
 from xrec.bulk.table import open_whole, refuse_other_table
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.storage import Location, may_be_at_work, open_location, row_groups, with_backoff
 from xrec.storage.delta import (

@@ -22,7 +22,7 @@ import pyarrow as pa
 from xrec.bulk.plan import Plan, PlanSize, write_plan
 from xrec.bulk.results import ResultFolder
 from xrec.bulk.rows import TAKEN_DOWN, RowFormat
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
 from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
 from xrec.storage.delta import Commit, DeltaLog, open_log

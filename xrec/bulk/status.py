@@ -13,7 +13,7 @@ from xrec.bulk.request import RunRequest, refuse_other_files
 from xrec.bulk.rows import AGAIN
 from xrec.bulk.run import RUNS, RunRecord, records
 from xrec.bulk.takedown import read_takedowns
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import (
     ArtifactError,
     ArtifactMismatchError,

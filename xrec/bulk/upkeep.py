@@ -22,7 +22,7 @@ from xrec.bulk.table import (
     restore,
 )
 from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns, restart_list
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import LeaseError, TableError
 from xrec.storage import Forgotten, Location, open_location
 from xrec.storage.delta import DeltaLog, delta_errors, open_log, the_log

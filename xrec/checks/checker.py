@@ -10,12 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from xrec.checks.phrases import AspectNames, WordList, read_word_list
-from xrec.checks.plain import plain_sentence
+from xrec.checks.plain import plain_sentence, words_of
 from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
-from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import CheckFailure, ChecksConfig, PlainTemplates, StorageConfig
 from xrec.data.english import with_capitals
 from xrec.data.evidence import NamedEvidence
 from xrec.data.sentences import sentence_ends
@@ -127,7 +126,7 @@ class Checker:
         return written
 
     def plain(
-        self, texts: PairTexts, templates: PlainConfig, min_evidence: int, checks: ChecksConfig
+        self, texts: PairTexts, templates: PlainTemplates, min_evidence: int, checks: ChecksConfig
     ) -> str | None:
         """The plain sentence of a pair, if there is enough evidence and it passes the checks.
 
@@ -140,7 +139,7 @@ class Checker:
         checks = checks.model_copy(update={"min_chosen": min(checks.min_chosen, 1)})
         for said in (texts, texts.unquoted):
             sentence = plain_sentence(said, templates, min_evidence, written)
-            if sentence and not self.refusal(sentence, texts, checks, templates.literals):
+            if sentence and not self.refusal(sentence, texts, checks, words_of(templates)):
                 return sentence
         return None
 

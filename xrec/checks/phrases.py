@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from xrec.checks.tokens import Tokens, tokens_of
-from xrec.config.checks import ChecksConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import ChecksConfig, StorageConfig
 from xrec.data.english import tags, word_set
 from xrec.data.titles import Span, composed
 from xrec.errors import DataError, StorageError

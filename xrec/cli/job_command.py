@@ -13,7 +13,7 @@ from xrec.errors import ArtifactNotFoundError, DataError, StorageError
 from xrec.jobs import ARTIFACT_OF, job_named
 
 if TYPE_CHECKING:
-    from xrec.config.serve import ServeConfig
+    from xrec.config import ServeConfig
 
 JOB_HELP = {
     "build-sample-llm": """Train the demo's toy language model.
@@ -60,7 +60,7 @@ Out:  <workspace>/graph, with Recall@20 and NDCG@20
 
 Examples:
   xrec pretrain-graph configs/yelp.yaml
-  xrec pretrain-graph configs/yelp.yaml scaling.num_workers=4 training.num_epochs=100
+  xrec pretrain-graph configs/yelp.yaml workers.num_processes=4 training.num_epochs=100
 """,
     "train-aspects": """Learn which aspects to mention to a user.
 
@@ -148,8 +148,7 @@ def job_command(name: str) -> Callable[..., None]:
         keys: Annotated[bool, keys_option(name)] = False,
     ) -> None:
         from xrec.backfill import present
-        from xrec.config.jobs import CONFIG_TYPES
-        from xrec.config.project import load_config
+        from xrec.config import CONFIG_TYPES, load_config
 
         config = load_config(CONFIG_TYPES[name], config_path, overrides or [])
         if dry_run:
@@ -205,8 +204,7 @@ def serve(
       xrec serve configs/yelp.yaml http.port=9000
       xrec serve configs/yelp.yaml --write-deployment serve.yaml
     """
-    from xrec.config.project import load_config
-    from xrec.config.serve import ServeConfig
+    from xrec.config import ServeConfig, load_config
 
     def load() -> "ServeConfig":
         return load_config(ServeConfig, config_path, overrides or [])

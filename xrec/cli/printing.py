@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from xrec.config.base import Config
+    from xrec.config import Config
     from xrec.storage import Manifest
 
 
@@ -23,7 +23,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def show_config(config: "Config | Mapping[str, Config]") -> None:
     """Print the resolved config, or several under their names."""
-    from xrec.config.base import resolved_yaml
+    from xrec.config import resolved_yaml
 
     typer.echo(resolved_yaml(config), nl=False)
 

@@ -52,7 +52,7 @@ def keys_option(job: str) -> Any:
 
     def show(wanted: bool) -> None:
         if wanted:
-            from xrec.config.jobs import job_keys
+            from xrec.config import job_keys
 
             typer.echo(job_keys(job))
             raise typer.Exit
@@ -65,7 +65,8 @@ class _Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(map(len, self.commands))
-        sections = itertools.groupby(self.commands.items(), lambda item: item[1].rich_help_panel)
+        items: Any = self.commands.items()
+        sections = itertools.groupby(items, lambda item: item[1].rich_help_panel)
         for title, commands in sections:
             lines = [(name.ljust(width), each.get_short_help_str(60)) for name, each in commands]
             with formatter.section(title or "Commands"):

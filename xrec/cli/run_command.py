@@ -14,7 +14,7 @@ from xrec.cli.printing import scalars, show_config, summary, text_table
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides
 
 if TYPE_CHECKING:
-    from xrec.config.shared import JobConfig
+    from xrec.config import JobConfig
     from xrec.jobs.status import ArtifactStatus
 
 _NUM_SHOWN = 10
@@ -136,7 +136,7 @@ def status(config_path: ConfigPath, overrides: Overrides = None) -> None:
       xrec status shop/xrec.yaml
       xrec status configs/yelp.yaml workspace=s3://my-bucket/yelp
     """
-    from xrec.config.project import read_project
+    from xrec.config import read_project
     from xrec.jobs.status import project_status
 
     artifacts = project_status(read_project(config_path, overrides or []))
@@ -152,7 +152,7 @@ def status(config_path: ConfigPath, overrides: Overrides = None) -> None:
 def _chosen(
     path: str, overrides: list[str] | None, first: str | None = None, last: str | None = None
 ) -> "dict[str, JobConfig]":
-    from xrec.config.project import read_project
+    from xrec.config import read_project
     from xrec.jobs.pipeline import chosen_configs
 
     return chosen_configs(read_project(path, overrides or []), first, last)

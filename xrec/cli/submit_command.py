@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,10 @@ from xrec.cli.texts_command import RETENTION_HOURS, Later, Retention, Users
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ray.job_submission import JobDetails
 
     from xrec.cluster.submit import JobServer
-    from xrec.config.shared import JobConfig
+    from xrec.config import JobConfig
 
 _OF_A_PROJECT = ("run", "refresh", "forget")
 
@@ -64,7 +63,7 @@ def submit(
     """
     given = overrides or []
     hours = None if retention == RETENTION_HOURS else f"{retention:g}"
-    own = {
+    own: Mapping[str, Mapping[str, str | bool | None]] = {
         "run": {"--from": first, "--until": last, "--redo": redo},
         "refresh": {"--train": train},
         "forget": {"--users": users, "--retention": hours, "--later": later},
@@ -108,8 +107,7 @@ def _configs(
     name: str, path: str, overrides: list[str], first: str | None, last: str | None
 ) -> "list[JobConfig]":
     """Return the configs of the submitted jobs; raises ConfigError if they are invalid."""
-    from xrec.config.jobs import CONFIG_TYPES
-    from xrec.config.project import load_config, read_project
+    from xrec.config import CONFIG_TYPES, load_config, read_project
     from xrec.jobs.pipeline import chosen_configs
 
     if name in _OF_A_PROJECT:
@@ -122,7 +120,7 @@ def _configs(
     return [load_config(CONFIG_TYPES[name], path, overrides)]
 
 
-def _options(name: str, own: "Mapping[str, Mapping[str, str | bool | None]]") -> list[str]:
+def _options(name: str, own: Mapping[str, Mapping[str, str | bool | None]]) -> list[str]:
     """Return the given options as words; raises ConfigError for one of another command."""
     words: list[str] = []
     for command, options in own.items():

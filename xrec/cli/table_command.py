@@ -14,7 +14,7 @@ from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from xrec.bulk import Status
-    from xrec.config.shared import StorageConfig
+    from xrec.config import StorageConfig
 
 OutputUri = Annotated[
     str, typer.Argument(metavar="URI", help="The table: a local folder or s3://bucket/prefix.")
@@ -29,7 +29,7 @@ StorageKeys = Annotated[
 
 
 def _storage(keys: list[str] | None) -> "StorageConfig":
-    from xrec.config.shared import storage_of
+    from xrec.config import storage_of
 
     return storage_of(keys or [])
 

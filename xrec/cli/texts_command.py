@@ -11,8 +11,7 @@ from xrec.cli.reporting import AsJson, ConfigPath, Overrides
 from xrec.errors import ConfigError, StorageNotFoundError
 
 if TYPE_CHECKING:
-    from xrec.config.backfill import BackfillConfig
-    from xrec.config.shared import StorageConfig
+    from xrec.config import BackfillConfig, StorageConfig
 
 RETENTION_HOURS = 168.0
 
@@ -127,7 +126,7 @@ def forget(
       xrec forget shop/xrec.yaml --users leaving.txt
       xrec forget shop/xrec.yaml --user 17 --retention 0
     """
-    from xrec.config.project import read_project
+    from xrec.config import read_project
     from xrec.jobs.pipeline import chosen_configs, refresh
     from xrec.nights import forget as forget_people
 
@@ -177,7 +176,6 @@ def _read_ids(uri: str, storage: "StorageConfig | None") -> list[str]:
 
 def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":
     from xrec.backfill import present
-    from xrec.config.backfill import BackfillConfig
-    from xrec.config.project import load_config
+    from xrec.config import BackfillConfig, load_config
 
     return present(load_config(BackfillConfig, path, overrides or []))

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import ray
 
-from xrec.config.shared import RayConfig
+from xrec.config import RayConfig
 from xrec.errors import ClusterError
 
 logger = logging.getLogger("xrec")

@@ -20,8 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import xrec
 from xrec.cluster.connect import ensure_ray
-from xrec.config.backfill import ActorsConfig
-from xrec.config.shared import RayJobConfig, ScalingConfig, StorageConfig
+from xrec.config import Processes, RayJobConfig, StorageConfig, Workers
 from xrec.errors import ClusterError, StorageNotFoundError, XRecError
 from xrec.storage import Kind, open_location
 
@@ -56,16 +55,16 @@ class Demand(NamedTuple):
 ONE_CPU = Demand(1, 1, 1, 0, "ray.num_cpus")
 
 
-def demand_of_workers(scaling: ScalingConfig) -> Demand:
+def demand_of_workers(workers: Workers) -> Demand:
     """Return the demand of a training job; with device=auto its workers can do without GPUs."""
-    fewest, wanted, gpus = scaling.fewest_workers, scaling.num_workers, scaling.device == "cuda"
-    return Demand(fewest, wanted, scaling.cpus_per_worker, int(gpus), "scaling.num_workers")
+    fewest, wanted, gpus = workers.fewest, workers.num_processes, workers.device == "cuda"
+    return Demand(fewest, wanted, workers.cpus, int(gpus), "workers.num_processes")
 
 
-def demand_of_actors(actors: ActorsConfig, gpus_per_actor: int) -> Demand:
+def demand_of_actors(actors: Processes, gpus_per_actor: int) -> Demand:
     """Return the demand of a bulk job, for which one actor is enough."""
     gpus = gpus_per_actor if actors.device == "cuda" else 0
-    return Demand(1, actors.num_actors, actors.cpus_per_actor, gpus, "actors.num_actors")
+    return Demand(1, actors.num_processes, actors.cpus, gpus, "actors.num_processes")
 
 
 @contextmanager

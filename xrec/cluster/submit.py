@@ -22,8 +22,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import xrec
 from xrec.cluster.connect import check_reachable, environment
-from xrec.config.jobs import ARTIFACTS
-from xrec.config.shared import JobConfig
+from xrec.config import ARTIFACTS, JobConfig
 from xrec.errors import ClusterError, ConfigError
 from xrec.storage import fingerprint_of
 

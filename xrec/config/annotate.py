@@ -1,4 +1,4 @@
-"""`xrec annotate`: reviews in; profiles of users and items, explanations and their aspects out."""
+"""`xrec annotate`: reviews in; profiles of users and items, explanations, and aspects out."""
 
 from typing import Annotated, Literal
 
@@ -6,9 +6,8 @@ from pydantic import Field, model_validator
 
 from xrec.config.backfill import BulkConfig
 from xrec.config.base import Config
-from xrec.config.data import RawTablesJobConfig, SplitShares, TableColumns, TableFiles
-from xrec.config.llm import LLMConfig
-from xrec.config.text import LanguageModelConfig
+from xrec.config.data import SplitShares, TableColumns, TableFiles
+from xrec.config.llm import LanguageModelConfig, LLMConfig
 
 REVIEW_COLUMNS: TableColumns = {
     "reviews": (
@@ -20,10 +19,10 @@ REVIEW_COLUMNS: TableColumns = {
 
 
 class ReviewsSource(TableFiles):
-    """A table of reviews and perhaps one of items.
+    """A table of reviews, and optionally one of items.
 
     Without the column `details`, all other columns of the items are joined. Without a table of
-    items, the titles are those of the reviews' `item_title`, if there are any.
+    items, titles come from the reviews' `item_title`, if there are any.
     """
 
     tables = REVIEW_COLUMNS
@@ -33,79 +32,81 @@ class ReviewsSource(TableFiles):
 
 
 class ReviewSplit(SplitShares):
-    """Which reviews are held out; no text but their own reference is written from them."""
+    """Which reviews are held out; only their own reference is written from them."""
 
     by: Literal["time", "hash"] = "time"
-    """With time, each user's last review is for the test and the one before for validation, of
-    users with at least three; of equal times, the later row counts as later. With hash, a hash of
-    user, item and seed decides; only then do the shares count."""
+    """time: each user's last review is for the test and the one before for validation, of users
+    with at least three; of equal times, the later row counts as later. hash: a hash of user, item,
+    and seed decides, with the shares."""
 
 
 class PhrasesAnnotator(Config):
-    """The annotator without a language model: a parser, counts, and a lexicon of sentiment.
+    """The annotator without a language model: a parser, counts, and a sentiment lexicon.
 
-    Aspects are nouns that many reviews speak of with an opinion. It knows English only.
+    Aspects are nouns that many reviews mention with an opinion. English only.
     """
 
     kind: Literal["phrases"]
     min_reviews: int = Field(5, ge=1)
-    """Least number of training reviews, of 20,000 at most, that an aspect must be in."""
+    """Minimum number of training reviews, of at most 20,000, that mention an aspect."""
 
 
 class LanguageModelAnnotator(Config):
     """The annotator that asks a language model for each text.
 
-    With an engine, each of actors.num_actors processes holds the model. An endpoint is asked from
-    one process, so that its limits are kept.
+    With an engine, each of actors.num_processes processes holds the model. An endpoint is asked
+    from one process, so that its limits are kept.
     """
 
     kind: Literal["language_model"]
     model: LanguageModelConfig
     """The language model."""
     domain: str = "shop"
-    """Which example the prompts show: shop, place or book, or one of your own prompts'."""
+    """The example that the prompts show: shop, place, or book, or one of your own prompts'."""
     language: str = Field("English", min_length=1)
-    """The language of the texts, whatever the reviews': a name or an ISO 639-1 code. A text that is
-    surely in another one has failed."""
+    """Language of the texts, whatever the reviews': a name or an ISO 639-1 code. A text that is
+    clearly in another language fails."""
     prompts: dict[Literal["item", "user", "pair"], str] = Field(default_factory=dict)
-    """URIs of prompts of your own for items, users and explanations; docs/language-model.md tells
-    how they look. The others are ours."""
+    """URIs of your own prompts for items, users, and explanations (docs/language-model.md); the
+    others are ours."""
     max_data_tokens: int = Field(1500, ge=64)
-    """Largest number of tokens of a row's data in its prompt, of 0.3 a character; reviews are cut
-    to it."""
+    """Maximum number of tokens of a row's data in its prompt, at 0.3 per character; reviews are cut
+    to fit."""
     folds: int = Field(3, ge=0)
-    """Number of parts into which the reviews of a user or an item are divided. One more profile is
-    written without each part, so that training shows none that was made from the pair's own review.
-    With 0 it does."""
+    """Number of parts of the reviews of each user or item. One more profile is written without each
+    part, so that training shows none that was made from the pair's own review. With 0 it does."""
 
 
 class VocabularyConfig(Config):
     """How the aspects of all explanations become one vocabulary."""
 
     min_reviews: int = Field(2, ge=1)
-    """Least number of training reviews that an aspect of the vocabulary is in."""
+    """Minimum number of training reviews that mention an aspect."""
     add: tuple[str, ...] = ()
     """Aspects of your own, which count however few reviews have them."""
     drop: tuple[str, ...] = ()
-    """Names that are no aspect."""
+    """Names that are not aspects."""
     synonyms: dict[str, str] = Field(default_factory=dict)
-    """Aspects that are another one, e.g. {sound quality: sound}."""
+    """Aspects that are the same as another one, for example {sound quality: sound}."""
 
 
-class AnnotateConfig(BulkConfig, RawTablesJobConfig):
+class AnnotateConfig(BulkConfig):
     """`xrec annotate`: reviews in, annotations out."""
 
     source: ReviewsSource
     """Where the reviews are."""
+    max_rejected_share: float = Field(0.01, ge=0, le=1)
+    """Maximum share of rejected rows per input file (all files of a table together); above it the
+    job fails."""
     min_rating: float | None = 4.0
-    """Least rating of a review that is kept, in the source's own scale. Of those below, what they
-    praise and blame counts when an item's aspects are chosen, and nothing else is made of them. If
-    null, or the source has no ratings, all are kept."""
+    """Minimum rating of a review that is kept, on the source's own scale. What lower ones praise
+    and blame counts when aspects are chosen, and nothing else is made from them. If null, or
+    without ratings, all are kept."""
     rating_range: tuple[float, float] = (1.0, 5.0)
-    """Least and greatest rating; a row with another one is rejected."""
+    """Minimum and maximum rating; a row with another one is rejected."""
     core: int = Field(1, ge=1)
-    """Least number of reviews of each user and each item, of those that are rated highly enough.
-    Others are left out, repeatedly, until all that are left have enough (the k-core)."""
+    """Minimum number of kept reviews of each user and each item; others are removed until all have
+    enough (the k-core)."""
     split: ReviewSplit = ReviewSplit()
     """Which reviews are held out."""
     annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (
@@ -113,26 +114,23 @@ class AnnotateConfig(BulkConfig, RawTablesJobConfig):
     )
     """Who writes the texts."""
     llm: LLMConfig | None = None
-    """The language model of an annotator of kind language_model whose model is an engine and names
-    none."""
+    """The language model of an annotator whose model is an engine without one."""
     vocabulary: VocabularyConfig = VocabularyConfig()
     """How aspects become one vocabulary."""
-    rows_per_chunk: int = Field(256, ge=1)
-    """Largest number of texts of a chunk, which is done as a whole."""
     max_failed_share: float = Field(0.5, ge=0, le=1)
     """Share of failed texts among those of a stage above which the run stops."""
     carry_from: str | None = None
-    """URI of earlier annotations. Their texts are taken over where annotator and inputs are the
-    same. If null, all are written."""
+    """URI of earlier annotations, whose texts are reused where annotator and inputs are the same.
+    If null, all are written."""
 
     @model_validator(mode="after")
-    def _rating_can_be_had(self) -> "AnnotateConfig":
+    def _minimum_rating_is_in_range(self) -> "AnnotateConfig":
         least, greatest = self.rating_range
         if least > greatest:
-            raise ValueError(f"rating_range: the least must come first, saw {least}, {greatest}")
+            raise ValueError(f"rating_range: the minimum comes first, saw {least}, {greatest}")
         if self.min_rating is not None and self.min_rating > greatest:
             raise ValueError(
-                f"min_rating must be at most {greatest}, the greatest of rating_range, saw "
+                f"min_rating must be at most {greatest}, the maximum of rating_range, saw "
                 f"{self.min_rating}"
             )
         return self

@@ -6,17 +6,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.decoding import TextFailure
-from xrec.config.llm import PromptFailure
-from xrec.config.shared import (
-    Device,
-    ExplanationsJobConfig,
-    GraphJobConfig,
-    RayJobConfig,
-    Split,
-    artifact_uri,
-)
-from xrec.config.text import LanguageModelConfig
+from xrec.config.job import JobConfig, Processes, RayJobConfig, Split
+from xrec.config.llm import EngineConfig, LanguageModelConfig, LLMConfig, PromptFailure
+from xrec.config.texts import DecodingConfig, TextFailure
 
 
 class SplitPairs(Config):
@@ -26,11 +18,11 @@ class SplitPairs(Config):
     split: Split = "test"
     """The split."""
     max_pairs: int | None = Field(None, ge=1)
-    """Largest number of pairs, the first by user and item; null: all."""
+    """Maximum number of pairs, the first by user and item. If null, all."""
 
 
 class TablePairs(Config):
-    """A Parquet file, or a folder of some, with the columns user_id and item_id."""
+    """A Parquet file, or a folder of them, with the columns user_id and item_id."""
 
     kind: Literal["table"]
     uri: str
@@ -38,12 +30,11 @@ class TablePairs(Config):
 
 
 class RecommendedPairs(Config):
-    """The pairs of a recommendations artifact (`xrec recommend`)."""
+    """The pairs of the project's recommendations (`xrec recommend`)."""
 
     kind: Literal["recommendations"]
-    uri: str | None = artifact_uri("recommendations")
     k: int | None = Field(None, ge=1)
-    """Number of each user's best items; null: all."""
+    """Number of items per user, the best first. If null, all."""
 
 
 _Spent = Literal["seconds", "gpu_hours", "tokens", "money"]
@@ -56,40 +47,30 @@ _Priced = Literal[
 ]
 
 
-class ActorsConfig(Config):
-    """The pool of processes that hold the language model."""
-
-    num_actors: int = Field(2, ge=1)
-    """Largest number of actors."""
-    min_actors: int | None = Field(None, ge=1)
-    """Number to which the pool shrinks when idle. If null, num_actors."""
-    cpus_per_actor: int = Field(1, ge=1)
-    """Logical CPUs, and torch threads, of each."""
-    device: Device = "auto"
-    """What each computes on; auto is a GPU each if there are enough."""
-
-
 class BulkConfig(RayJobConfig):
     """A bulk job that writes texts."""
 
     limit: int | None = Field(None, ge=1)
-    """Number of texts, including those of earlier starts, after which the run ends unpublished; the
-    next start goes on. A run that was planned without a limit does whole chunks. If null, all are
-    written."""
+    """Number of texts, including those of earlier runs of the command, after which the run stops
+    unpublished; the next one continues. A run that was planned without a limit does whole chunks.
+    If null, all are written."""
     retry_failed: tuple[str, ...] | None = None
-    """Which failed texts of this run are written again: all, a reason, or a list of reasons. If
-    null, none."""
+    """Failed texts of this run to write again: all, a reason, or a list of reasons. If null, none.
+    """
     budget: Mapping[_Spent, Annotated[float, Field(gt=0)]] = {}
-    """What is spent before no further chunk begins, e.g. {seconds: 14400, money: 20}: seconds of
-    this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money by
-    `prices`, of all starts. In a refresh, all of it of the whole night. What is done stays, and a
-    later start goes on, or one with more."""
+    """Once this is exceeded, no new chunk starts, for example {seconds: 14400, money: 20}: seconds
+    of this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money
+    by `prices`, of all starts. In a night, of all its jobs together. Finished chunks stay, and the
+    next start continues, or one with a larger budget."""
     prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
-    """What is paid for, in any currency, e.g. {gpu_hour: 2.5, million_store_requests: 5}. Costs are
-    then told in money too."""
+    """Prices in any currency, for example {gpu_hour: 2.5, million_store_requests: 5}; with them,
+    costs are reported in money too."""
     max_failed_share: float = Field(0.05, ge=0, le=1)
     """Share of failed texts above which the run stops; abstained ones do not count."""
-    actors: ActorsConfig = ActorsConfig()
+    rows_per_chunk: int | None = Field(None, ge=1)
+    """Maximum number of texts that an actor does at a time. If null, about half a minute's work in
+    a backfill, and 256 in annotate."""
+    actors: Processes = Processes()
 
     @field_validator("retry_failed", mode="before")
     @classmethod
@@ -111,7 +92,6 @@ class BulkConfig(RayJobConfig):
 FailureReason = Literal["unknown_user", "unknown_item", PromptFailure, TextFailure, "engine_error"]
 """Why a pair has no explanation."""
 
-
 GATE: Mapping[str, float | None] = {
     "kept": 0.7,
     "coverage": 0.6,
@@ -130,31 +110,42 @@ GATE: Mapping[str, float | None] = {
     "own_vector": 0.75,
     "judged": 0.9,
 }
-"""The bounds of the gate that a config does not name."""
+"""The limits of the gate that a config does not name."""
+
+
+class TextsJobConfig(JobConfig):
+    """A job that generates texts; they compare if `decoding` is the same in all such jobs."""
+
+    decoding: DecodingConfig = DecodingConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+class ExplanationsJobConfig(TextsJobConfig):
+    """A job that writes or reads explanations, and generates some."""
+
+    llm: LLMConfig
 
 
 class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
     pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
-    """Which pairs are explained."""
-    rows_per_chunk: int | None = Field(None, ge=1)
-    """Largest number of pairs that an actor does at a time. If null, about half a minute's work."""
+    """The pairs to explain."""
     carry_from: str | None = "published"
-    """Where explanations are taken over from whose inputs are the same: published (by this output),
-    or the URI of another output. If null, all are generated."""
+    """Where unchanged explanations are taken from: published (by this output), or the URI of
+    another output. If null, all are generated."""
     gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
-    """Bounds of what is published, by figure (docs/night.md); those that are not named have their
-    defaults, and null is none. If null, all that is done is published."""
+    """Limits of what is published, by figure (docs/night.md); those that are not given have their
+    defaults, and null is no limit. If null, everything that is done is published."""
     judge: LanguageModelConfig | None = None
     """A language model that scores a hundred texts and the published ones of the same pairs, for
-    the gate's figure `judged`. If null, that is not known."""
+    the gate's figure `judged`. If null, that figure is unknown."""
     retry_failed: tuple[Literal["all", FailureReason], ...] | None = None
-    """Which failed rows of this run are done again: all, a reason, or a list of reasons. If null,
+    """Failed rows of this run to generate again: all, a reason, or a list of reasons. If null,
     none."""
     vacuum_hours: float | None = Field(None, ge=1)
-    """Files that no version of the last so many hours needs are deleted after publishing (Delta's
-    VACUUM); 168 is usual. If null, none are."""
+    """After publishing, files that no version of the last vacuum_hours needs are deleted (Delta's
+    VACUUM); 168 is usual. If null, none."""
 
     @field_validator("gate", mode="before")
     @classmethod
@@ -166,15 +157,13 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
         return {**GATE, **value}
 
 
-class RecommendConfig(RayJobConfig, GraphJobConfig):
-    """`xrec recommend`: dataset and graph in, each user's best unseen items out."""
+class RecommendConfig(RayJobConfig):
+    """`xrec recommend`: dataset and graph in, the best new items of each user out."""
 
-    recommendations: str | None = artifact_uri("recommendations")
     k: int = Field(20, ge=1)
-    """Number of items of each user."""
+    """Number of items per user."""
     user_ids: tuple[str, ...] | None = None
     """The users. If null, all users."""
     index: Literal["exact", "hnsw"] = "exact"
-    """exact: each user's scores of all items. hnsw: those of the items that an index finds, for
-    catalogues of millions (docs/graph.md); the manifest says how many of the best it found. It
-    needs faiss."""
+    """exact: scores of all items. hnsw: scores of the items that an index finds, for catalogs of
+    millions (docs/graph.md); the manifest has the share of the best that it found. Needs faiss."""

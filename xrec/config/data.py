@@ -1,4 +1,4 @@
-"""`xrec prepare` and `xrec build-sample-llm`: the dataset, and the language model of the sample."""
+"""`xrec prepare` and `xrec build-sample-llm`: the dataset, and the sample's language model."""
 
 import codecs
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.prompt import PromptConfig
-from xrec.config.shared import DatasetJobConfig, JobConfig, artifact_uri
+from xrec.config.job import JobConfig
+from xrec.config.texts import PromptConfig
 
 _LINES = (".csv", ".tsv", ".jsonl", ".json")
 TABLE_ENDINGS = (".parquet", *_LINES, *(f"{ending}.gz" for ending in _LINES))
-"""The endings of the files of tables; .json and .jsonl have an object a line."""
+"""The endings of table files; .json and .jsonl have one object per line."""
 
 Delimiter = Literal[",", ";", "\t", "|"]
 """What may separate the columns of CSV files."""
@@ -22,50 +22,55 @@ TableColumns = Mapping[str, tuple[str, ...]]
 """Our columns of each table."""
 
 
+def check_table_file(name: str) -> None:
+    """Raise ValueError unless the file's name has the ending of a table."""
+    if not name.lower().endswith(TABLE_ENDINGS):
+        raise ValueError(f"{name!r} must end in one of {', '.join(TABLE_ENDINGS)}")
+
+
 class TableFiles(Config):
-    """Tables, each a Parquet, CSV or JSON Lines file."""
+    """Tables, each a Parquet, CSV, or JSON Lines file."""
 
     tables: ClassVar[TableColumns]
     joined: ClassVar[tuple[str, ...]]  # our columns that several of the files' may be joined to
     may_be_null: ClassVar[tuple[str, ...]]
     uri: str
-    """Folder of the files; also the file itself, of reviews."""
+    """Folder of the files, or the file of reviews itself."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Files of the tables that are not in files of their own name, e.g. {users: customers.csv} or
-    {interactions: "orders/*.parquet"}. One file may hold two tables."""
+    """Files of tables that are not in files of their own name, for example {users: customers.csv}
+    or {interactions: "orders/*.parquet"}. One file may hold two tables."""
     columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
-    """Column names of the files by ours, e.g. {user_id: customer, items.title: name}. A table's
-    name before the dot limits a key to that table. The columns of a list are joined to one text;
-    null is for a column that is not to be read."""
+    """Column names of the files by ours, for example {user_id: customer, items.title: name}; a
+    table's name before the dot limits a key to that table. The columns of a list are joined to one
+    text, and a column of null is not read."""
     delimiter: Delimiter = ","
-    """What separates the columns in CSV files."""
+    """Separator of the columns in CSV files."""
     encoding: str | None = None
-    """Encoding of the lines of CSV and JSON that are not valid UTF-8, e.g. cp1252 (which has all of
+    """Encoding of CSV and JSON lines that are not valid UTF-8, for example cp1252 (a superset of
     Latin-1). If null, such rows are rejected."""
 
     @field_validator("encoding")
     @classmethod
-    def _is_known(cls, value: str | None) -> str | None:
+    def _encoding_exists(cls, value: str | None) -> str | None:
         try:
             return None if value is None else codecs.lookup(value).name
         except LookupError:
-            raise ValueError(f"{value!r} is no encoding; expected a name such as cp1252") from None
+            raise ValueError(f"unknown encoding {value!r}; expected a name as cp1252") from None
 
     @model_validator(mode="after")
     def _files_can_be_read(self) -> Self:
         for table, name in self.files.items():
             if table not in self.tables:
-                raise ValueError(f"files: {table!r} is no table; expected {', '.join(self.tables)}")
-            if not name.lower().endswith(TABLE_ENDINGS):
                 raise ValueError(
-                    f"files.{table}: {name!r} must end in one of {', '.join(TABLE_ENDINGS)}"
+                    f"files: unknown table {table!r}; expected {', '.join(self.tables)}"
                 )
+            check_table_file(name)
         return self
 
     @model_validator(mode="after")
     def _columns_are_ours(self) -> Self:
         for key, value in self.columns.items():
-            column = self._ours(key)
+            column = self._our_column(key)
             allowed = self.may_be_null if value is None else self.joined
             if not isinstance(value, str) and column not in allowed:
                 raise ValueError(
@@ -75,7 +80,7 @@ class TableFiles(Config):
         return self
 
     def names_in(self, table: str) -> dict[str, tuple[str, ...]]:
-        """The file's columns for each of our columns of `table` that `columns` names."""
+        """Return the file's columns for each of our columns of `table` that `columns` names."""
         named = {
             column: self.columns[key]
             for column in self.tables[table]
@@ -89,18 +94,15 @@ class TableFiles(Config):
 
     @property
     def format(self) -> dict[str, Any]:
-        """How the lines of its files are read, as `xrec.data.blocks` takes it."""
+        """How the lines of its files are read, as arguments of `xrec.data.blocks`."""
         return {"delimiter": self.delimiter, "encoding": self.encoding}
 
-    def _ours(self, key: str) -> str:
-        """Our column that a key of `columns` means; raises ValueError if it is none of ours."""
+    def _our_column(self, key: str) -> str:
         table, dot, column = key.rpartition(".")
         known = self.tables.get(table, ()) if dot else [*chain.from_iterable(self.tables.values())]
         if column not in known:
             expected = dict.fromkeys(known or (f"{name}.<column>" for name in self.tables))
-            raise ValueError(
-                f"columns: {key!r} is none of our columns; expected {', '.join(expected)}"
-            )
+            raise ValueError(f"columns: unknown column {key!r}; expected {', '.join(expected)}")
         return column
 
 
@@ -122,7 +124,7 @@ TABLE_COLUMNS: TableColumns = {
 
 
 class TablesSource(TableFiles):
-    """Tables users, items, interactions and explanations; only the interactions must be there."""
+    """Tables users, items, interactions, and explanations; only interactions are required."""
 
     tables = TABLE_COLUMNS
     joined = may_be_null = ("profile", "title")
@@ -130,21 +132,21 @@ class TablesSource(TableFiles):
 
 
 class AnnotationsSource(Config):
-    """The annotations that `xrec annotate` wrote: texts, interactions, splits and aspects."""
+    """The annotations that `xrec annotate` wrote: texts, interactions, splits, and aspects."""
 
     kind: Literal["annotations"]
 
 
 class SampleSource(Config):
-    """The generated town of users, places and aspects with planted taste (xrec.sample)."""
+    """The generated town of users, places, and aspects with planted preferences (xrec.sample)."""
 
     kind: Literal["sample"]
     num_users: int = Field(600, ge=10)
-    """Number of users of the town."""
+    """Number of users."""
     num_items: int = Field(240, ge=10)
-    """Number of places of the town."""
+    """Number of places."""
     interactions_per_user: int = Field(24, ge=4)
-    """Number of visits of each user, which follow the user's taste."""
+    """Number of visits of each user, which follow the user's preferences."""
     explanations_per_user: int = Field(8, ge=1)
     """Number of visits of each user that have an explanation."""
     seed: int = Field(0, ge=0)
@@ -152,16 +154,15 @@ class SampleSource(Config):
 
     @model_validator(mode="after")
     def _visits_fit(self) -> "SampleSource":
-        if self.interactions_per_user > self.num_items:
-            raise ValueError(
-                f"interactions_per_user must be at most num_items = {self.num_items}, "
-                f"saw {self.interactions_per_user}"
-            )
-        if self.explanations_per_user > self.interactions_per_user:
-            raise ValueError(
-                "explanations_per_user must be at most interactions_per_user = "
-                f"{self.interactions_per_user}, saw {self.explanations_per_user}"
-            )
+        for name, most in (
+            ("interactions_per_user", "num_items"),
+            ("explanations_per_user", "interactions_per_user"),
+        ):
+            if getattr(self, name) > getattr(self, most):
+                raise ValueError(
+                    f"{name} must be at most {most} = {getattr(self, most)}, "
+                    f"saw {getattr(self, name)}"
+                )
         return self
 
 
@@ -169,19 +170,17 @@ class SplitShares(Config):
     """Shares of the explained pairs that are held out; the rest is for training."""
 
     validation: float = Field(0.1, ge=0, lt=1)
-    """Share of the explained pairs that are for validation."""
+    """Share of the explained pairs for validation."""
     test: float = Field(0.2, ge=0, lt=1)
-    """Share of the explained pairs that are for the test."""
+    """Share of the explained pairs for the test."""
     seed: int = Field(0, ge=0)
-    """Seed of the hash that splits the explained pairs, and those interactions that have no split
-    of their own."""
+    """Seed of the hash that splits the explained pairs, and the interactions without a split of
+    their own."""
 
     @model_validator(mode="after")
     def _training_gets_a_share(self) -> "SplitShares":
-        if self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation + test must be below 1, saw {self.validation + self.test}"
-            )
+        if (held_out := self.validation + self.test) >= 1:
+            raise ValueError(f"validation + test must be below 1, saw {held_out}")
         return self
 
 
@@ -193,38 +192,33 @@ class ProfileAspects(Config):
 
     kind: Literal["profiles"]
     min_items: int = Field(5, ge=1)
-    """Least number of items whose profiles must have an aspect."""
+    """Minimum number of items whose profiles have an aspect."""
     max_share: float = Field(0.2, gt=0, le=1)
-    """Largest share of the items with a profile that may have an aspect; one that more of them
-    have says nothing of any."""
+    """Maximum share of the items with a profile that may have an aspect; a more frequent one
+    distinguishes none of them."""
 
 
-class RawTablesJobConfig(JobConfig):
-    """A job that reads your own tables, and makes or reads annotations."""
-
-    annotations: str | None = artifact_uri("annotations")
-    max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """Largest share of the rows of one input file (of all files of a table that has many) that may
-    be rejected; above it the job fails."""
-
-
-class PrepareConfig(DatasetJobConfig, RawTablesJobConfig):
+class PrepareConfig(JobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
     source: Annotated[
         ReleaseSource | TablesSource | AnnotationsSource | SampleSource, Field(discriminator="kind")
     ]
+    """Where the data is."""
+    max_rejected_share: float = Field(0.01, ge=0, le=1)
+    """Maximum share of rejected rows per input file (all files of a table together); above it the
+    job fails."""
     extends: str | None = None
-    """URI of an earlier dataset of the same catalogue: its users and items keep their index, new
-    ones come after, and those that are gone leave a hole. If null, ids are numbered anew."""
+    """URI of an earlier dataset of the same catalog: its users and items keep their index, new ones
+    follow, and removed ones leave a hole. If null, all are numbered from 0."""
     splits: SplitShares = SplitShares()
     """How the explained pairs are split."""
     aspects_from: ProfileAspects | None = None
-    """How aspects are found in a source without reviews; null makes no tables of aspects.
+    """How aspects are found in a source without reviews. If null, there are no tables of aspects.
     Annotations have aspects of their own."""
     memory_gb: float | None = Field(None, gt=0)
-    """GB of memory that the tables may take before they spill to the disk, to the folder TMPDIR. If
-    null, four fifths of the machine's."""
+    """GB of memory for tables before they spill to the folder TMPDIR. If null, four fifths of the
+    machine's."""
 
     @model_validator(mode="after")
     def _annotations_have_aspects(self) -> "PrepareConfig":
@@ -237,13 +231,12 @@ class PrepareConfig(DatasetJobConfig, RawTablesJobConfig):
 
 
 class BuildSampleLLMConfig(JobConfig):
-    """`xrec build-sample-llm`: nothing in, <workspace>/llm out, in the Hugging Face layout.
+    """`xrec build-sample-llm`: writes the demo's language model to <workspace>/llm.
 
-    The sample's language model is a small Llama, which is trained on the town's language and then
-    frozen.
+    It is a small Llama in the Hugging Face layout, trained on the town's language and then frozen.
     """
 
     num_steps: int = Field(300, ge=1)
-    """Number of steps on the town's language. Each step has new texts."""
+    """Number of training steps. Each step has new texts."""
     prompt: PromptConfig = PromptConfig()
     """The prompt that the training texts follow."""

@@ -1,10 +1,10 @@
-"""Which options identify a run. One list names those that do not; every other one does.
+"""Which options identify a run: all except those on one list.
 
-A run goes on with, carries over and skips what has the same identity. So an option that can change
-what is written must be part of it: a new one is, until it is added to `CHANGES_NOTHING`. The list
+A run resumes, carries over, and skips what has the same identity. So an option that can change what
+is written must be part of it: a new option is, until it is added to `CHANGES_NOTHING`. The list
 names options that only move resources (memory, batches, processes, waits, logs), that stop or
-publish a run without changing a row of it, or that say where something is: the fingerprints of what
-is there are among a run's inputs.
+publish a run without changing a row, or that say where something is: the fingerprints of what is
+there are among a run's inputs.
 """
 
 from collections.abc import Mapping
@@ -12,86 +12,61 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.backfill import (
-    ActorsConfig,
-    BackfillConfig,
-    BulkConfig,
-    RecommendConfig,
-    RecommendedPairs,
-    TablePairs,
-)
+from xrec.config.backfill import BackfillConfig, BulkConfig, TablePairs
 from xrec.config.base import Config
-from xrec.config.compare import CompareConfig
-from xrec.config.data import PrepareConfig, RawTablesJobConfig, ReleaseSource, TableFiles
-from xrec.config.entries import ElsewhereConfig
-from xrec.config.evaluate import EvaluateConfig
-from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig, TrainAspectsConfig
-from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.data import PrepareConfig, ReleaseSource, TableFiles
+from xrec.config.job import JobConfig, Processes, RayJobConfig, TrainingJobConfig, Workers
+from xrec.config.lab import ElsewhereConfig
+from xrec.config.llm import EndpointModelConfig, EngineConfig, LLMConfig
 from xrec.config.serve import ServeConfig
-from xrec.config.shared import (
-    AdapterJobConfig,
-    AspectsJobConfig,
-    DatasetJobConfig,
-    ExplanationsJobConfig,
-    GraphJobConfig,
-    JobConfig,
-    RayJobConfig,
-    ScalingConfig,
-    TrainingJobConfig,
+from xrec.config.train import (
+    AdapterTrainingConfig,
+    AdapterTrainingJobConfig,
+    GraphTrainingConfig,
+    PretrainGraphConfig,
+    TrainAdapterConfig,
 )
-from xrec.config.text import EndpointModelConfig
 
 CHANGES_NOTHING: Mapping[type[Config], str] = {
-    # Every job: where its artifacts are, and the cluster.
-    JobConfig: "workspace storage",
+    # Every job: where its artifacts are, the cluster, and processes.
+    JobConfig: "workspace storage annotations dataset graph aspects adapter recommendations "
+    "explanations evaluation comparison",
     RayJobConfig: "ray",
-    DatasetJobConfig: "dataset",
-    GraphJobConfig: "graph",
-    AspectsJobConfig: "aspects",
-    AdapterJobConfig: "adapter",
-    ExplanationsJobConfig: "explanations",
-    RawTablesJobConfig: "annotations max_rejected_share",
-    # Language models: where they are, memory, batches, processes and time-outs.
+    Processes: "num_processes min_processes cpus",
+    # Language models: where they are, memory, batches, processes, and timeouts.
     LLMConfig: "model revision",
-    EngineConfig: "max_rows kv_cache_gib row_seconds gpu_memory_share tensor_parallel_size "
-    "vllm_options.max_num_batched_tokens vllm_options.cpu_offload_gb vllm_options.download_dir "
-    "vllm_options.max_parallel_loading_workers vllm_options.disable_log_stats",
+    EngineConfig: "max_rows kv_cache_gib row_seconds vllm.gpu_memory_utilization "
+    "vllm.tensor_parallel_size vllm.max_num_batched_tokens vllm.cpu_offload_gb vllm.download_dir "
+    "vllm.max_parallel_loading_workers vllm.disable_log_stats",
     EndpointModelConfig: "base_url api_key_variable concurrency requests_per_minute "
     "timeout_seconds max_retries extra.user extra.metadata extra.store extra.service_tier "
     "extra.prompt_cache_key extra.safety_identifier",
-    # Bulk jobs: processes, chunks, what stops a run, and what is published of it.
-    ActorsConfig: "num_actors min_actors cpus_per_actor",
-    BulkConfig: "limit retry_failed budget prices max_failed_share",
-    BackfillConfig: "rows_per_chunk carry_from gate judge vacuum_hours",
+    # Bulk jobs: chunks, what stops a run, and what is published of it.
+    BulkConfig: "limit retry_failed budget prices max_failed_share rows_per_chunk",
+    BackfillConfig: "carry_from gate judge vacuum_hours",
     TablePairs: "uri",
-    RecommendedPairs: "uri",
-    RecommendConfig: "recommendations",
-    AnnotateConfig: "rows_per_chunk carry_from",
+    AnnotateConfig: "carry_from max_rejected_share",
     LanguageModelAnnotator: "prompts",
-    # Training: processes, memory, checkpoints, where figures go, and a line of the model card.
+    # Training: processes, memory, checkpoints, trackers, and a line of the model card.
     TrainingJobConfig: "tracker",
-    ScalingConfig: "num_workers min_workers cpus_per_worker max_failures",
-    DeepSpeedConfig: "zero_stage param_persistence_threshold offload hpz_partition_size",
+    Workers: "max_failures",
+    AdapterTrainingJobConfig: "deepspeed.zero_optimization",
     AdapterTrainingConfig: "prefix_cache_gib steps_per_checkpoint gradient_checkpointing",
     TrainAdapterConfig: "license",
     GraphTrainingConfig: "epochs_per_checkpoint",
     PretrainGraphConfig: "start_from parallelism",
-    TrainAspectsConfig: "aspects",
     # The dataset: where its source is, and memory.
-    PrepareConfig: "extends memory_gb",
+    PrepareConfig: "extends memory_gb max_rejected_share",
     ReleaseSource: "uri",
     TableFiles: "uri",
-    # Scores, and the endpoint, which reads texts and writes none to a table.
-    EvaluateConfig: "evaluation",
-    CompareConfig: "comparison",
+    # Texts from elsewhere, and the endpoint, which reads texts and writes none to a table.
     ElsewhereConfig: "uri",
     ServeConfig: "http security models frontends",
 }
-"""The options that do not identify a run, by the class that has them.
+"""The options that do not identify a run, by the class that declares them.
 
-`vllm_options.NAME` is a name in a section that passes on whatever it holds.
+`vllm.NAME` is a name in a section that is passed on.
 """
 
 CHOOSES_ROWS = frozenset(
@@ -119,7 +94,7 @@ def identity_of(config: Config) -> dict[str, Any]:
 
 
 def _plain(value: Any, prefix: str, left_out: set[str]) -> Any:
-    """`value` as JSON; of a mapping without the keys that `left_out` has behind `prefix`."""
+    """Return `value` as JSON; a mapping without the keys that `left_out` has with `prefix`."""
     if isinstance(value, Config):
         return identity_of(value)
     if isinstance(value, Mapping):

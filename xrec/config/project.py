@@ -1,12 +1,9 @@
-"""A project file: one YAML that describes all jobs of a project.
+"""A project file: one YAML file that describes all jobs of a project.
 
-What several jobs share (`workspace`, `llm`, `prompt`, ...) stands once at the top level. What one
-job alone needs stands in a section of the job's name. The config of a job is
-
-    the shared keys that the job has, overlaid by the job's section, overlaid by overrides,
-
-where sections are merged key by key. `compare` trains variants of `train-adapter`, so its section
-is laid over that of `train-adapter`. The whole file is validated whenever one job is run.
+Keys that jobs share (`workspace`, `llm`, `prompt`, ...) are at the top level, and those of one job
+in a section of its name. A job's config is the shared keys that it has, overlaid with its section,
+and then with the overrides of the command line. `compare` trains variants of `train-adapter`, so
+its section is laid over that of `train-adapter`. Running one job validates the whole file.
 """
 
 import functools
@@ -15,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xrec.config.base import Problem, config_error, validate
-from xrec.config.jobs import CONFIG_TYPES, SHARED, described, with_job_names
-from xrec.config.shared import JobConfig
+from xrec.config.base import Mistake, config_error, merged, parse_config, validate
+from xrec.config.job import JobConfig, StorageConfig
+from xrec.config.keys import CONFIG_TYPES, SHARED, describe, places_below_jobs
 from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
 
@@ -39,25 +36,24 @@ class Project:
     def configs(
         self, jobs: Collection[str], overrides: Sequence[Override] = ()
     ) -> dict[str, JobConfig]:
-        """The configs of `jobs`, each with `overrides` of its own keys.
+        """Return the configs of `jobs`, each with `overrides` of its own keys.
 
-        Raises ConfigError with every mistake in the whole file. A key that is required and not
-        given is a mistake in the configs of `jobs` only.
+        Raises ConfigError with every mistake in the whole file. A missing required key is a
+        mistake in the configs of `jobs` only.
         """
         mistakes = _misplaced(self.values)
         configs = {}
         for job in CONFIG_TYPES:
-            if job not in jobs and job not in self.values:
+            is_wanted, section = job in jobs, self.values.get(job)
+            if not isinstance(section, Mapping | None) or not (is_wanted or job in self.values):
                 continue
-            if not isinstance(self.values.get(job), Mapping | None):
-                continue
-            view = _View.of(job, self.values, overrides if job in jobs else ())
-            config, problems = validate(CONFIG_TYPES[job], view.values)
-            for problem in problems:
-                if job in jobs or not problem.is_missing:
-                    place = view.place(problem.keys)
-                    line = f"{place}: {described(problem, job)}"
-                    mistakes.setdefault(line, replace(problem, keys=tuple(place.split("."))))
+            view = _view(job, self.values, overrides if is_wanted else ())
+            config, found = validate(CONFIG_TYPES[job], view.values)
+            for mistake in found:
+                if is_wanted or mistake.code != "missing":
+                    place = view.place(mistake.keys)
+                    line = f"{place}: {describe(mistake, job)}"
+                    mistakes.setdefault(line, replace(mistake, keys=tuple(place.split("."))))
             if config is not None:
                 configs[job] = config
         if mistakes:
@@ -66,7 +62,7 @@ class Project:
 
 
 def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
-    """The project file at `path`; an override is a shared key, or begins with a job's name.
+    """Return the project in the file at `path`, with overrides of shared keys and of JOB.KEY.
 
     Raises ConfigError if the file cannot be read or an override names no such key.
     """
@@ -75,7 +71,7 @@ def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
         if override.keys[0] not in (*SHARED, *CONFIG_TYPES):
             raise ConfigError(
                 f"override {override.dotted!r}: expected a shared key, or a job's name before the "
-                f"key{with_job_names(override.keys)}",
+                f"key{places_below_jobs(override.keys)}",
                 code="unknown_key",
                 key=override.dotted,
             )
@@ -85,10 +81,10 @@ def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
 def load_config(
     config_type: type[ConfigT], path: str | Path, arguments: Sequence[str] = ()
 ) -> ConfigT:
-    """The config of a job, by its class, from the project file at `path`.
+    """Return the config of a job, given its class, from the project file at `path`.
 
-    An override is a key of the job (`training.num_epochs=3`), or a place in the file
-    (`train-adapter.training.num_epochs=3`). Raises ConfigError naming every mistake in the file.
+    An override is a key of the job (`training.num_epochs=3`) or a place in the file
+    (`train-adapter.training.num_epochs=3`). Raises ConfigError with every mistake in the file.
     """
     overrides = parse_overrides(arguments)
     project = _read(path, [each for each in overrides if each.keys[0] in CONFIG_TYPES])
@@ -99,8 +95,25 @@ def load_config(
     return config
 
 
+def storage_of(arguments: Sequence[str]) -> StorageConfig:
+    """Return the storage section of `storage.key=value` arguments, or its defaults without any.
+
+    Raises ConfigError for any other argument, and for an invalid value.
+    """
+    values: Mapping[str, Any] = {"workspace": ""}
+    for override in parse_overrides(arguments):
+        if override.keys[0] != "storage":
+            raise ConfigError(
+                f"{override.dotted}: unknown key; expected storage.key=value",
+                code="unknown_key",
+                key=override.dotted,
+            )
+        values = override.applied_to(values)
+    return parse_config(JobConfig, values, "storage.key=value").storage
+
+
 def _read(path: str | Path, overrides: Sequence[Override]) -> Project:
-    values = read_mapping(Path(path))
+    values: Mapping[str, Any] = read_mapping(Path(path))
     for override in overrides:
         values = override.applied_to(values)
     return Project(str(path), values)
@@ -108,56 +121,44 @@ def _read(path: str | Path, overrides: Sequence[Override]) -> Project:
 
 @dataclass(frozen=True)
 class _View:
-    """What one job sees of the file, and where in the file each of its keys comes from."""
+    """What a job sees of the file, and the layers it comes from by prefix, the lowest first."""
 
     job: str
     values: Mapping[str, Any]
-    layers: tuple[tuple[str, Mapping[str, Any]], ...]
-    overridden: tuple[tuple[str, ...], ...]
-
-    @classmethod
-    def of(cls, job: str, file: Mapping[str, Any], overrides: Sequence[Override]) -> "_View":
-        fields = CONFIG_TYPES[job].model_fields
-        shared = {key: file[key] for key in SHARED if key in fields and file.get(key) is not None}
-        layers = [("", shared), (f"{job}.", _section(file, job))]
-        if job == "compare":
-            training = _section(file, "train-adapter")
-            base = {key: value for key, value in training.items() if key in fields}
-            layers.insert(1, ("train-adapter.", base))
-        values = functools.reduce(_merged, (values for _, values in layers))
-        for override in overrides:
-            values = override.applied_to(values)
-        return cls(
-            job, values, tuple(reversed(layers)), tuple(override.keys for override in overrides)
-        )
+    layers: Mapping[str, Mapping[str, Any]]
+    overrides: Sequence[Override]
 
     def place(self, keys: tuple[str, ...]) -> str:
-        """The key's name in the file, or on the command line if it was given there."""
+        """Return the key's name in the file, or on the command line if it was given there."""
         dotted = ".".join(keys)
-        if any(keys[: len(each)] == each[: len(keys)] for each in self.overridden if keys):
+        if any(keys[: len(each.keys)] == each.keys[: len(keys)] for each in self.overrides if keys):
             return dotted
-        prefix, values = max(self.layers, key=lambda layer: _depth(layer[1], keys))
-        if not _depth(values, keys):  # it stands nowhere
-            prefix = "" if keys and keys[0] in SHARED else f"{self.job}."
-        return (prefix + dotted).rstrip(".")
+        depths = {prefix: _depth(layer, keys) for prefix, layer in reversed([*self.layers.items()])}
+        default = "" if keys and keys[0] in SHARED else f"{self.job}."
+        prefix = max(depths, key=depths.__getitem__) if any(depths.values()) else default
+        return f"{prefix}{dotted}".rstrip(".")
 
 
-def _section(file: Mapping[str, Any], job: str) -> Mapping[str, Any]:
-    section = file.get(job)
-    return section if isinstance(section, Mapping) else {}
+def _view(job: str, file: Mapping[str, Any], overrides: Sequence[Override]) -> _View:
+    fields = CONFIG_TYPES[job].model_fields
+    sections = {name: file[name] for name in (job, "train-adapter") if _is_section(file, name)}
+    layers = {"": {key: file[key] for key in SHARED if key in fields and file.get(key) is not None}}
+    if job == "compare":
+        training = sections.get("train-adapter", {})
+        layers["train-adapter."] = {key: each for key, each in training.items() if key in fields}
+    layers[f"{job}."] = sections.get(job, {})
+    values: Mapping[str, Any] = functools.reduce(merged, layers.values())
+    for override in overrides:
+        values = override.applied_to(values)
+    return _View(job, values, layers, overrides)
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`below` with the values of `above` laid over it, sections key by key."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+def _is_section(file: Mapping[str, Any], job: str) -> bool:
+    return isinstance(file.get(job), Mapping)
 
 
 def _depth(values: Any, keys: Sequence[str]) -> int:
-    """How many of `keys`, from the first, are there in `values`."""
+    """Return how many of `keys`, from the first, `values` has."""
     for depth, key in enumerate(keys):
         if isinstance(values, Mapping) and key in values:
             values = values[key]
@@ -168,17 +169,18 @@ def _depth(values: Any, keys: Sequence[str]) -> int:
     return len(keys)
 
 
-def _misplaced(values: Mapping[str, Any]) -> dict[str, Problem]:
-    """The mistakes at the top level by the line that describes each."""
+def _misplaced(values: Mapping[str, Any]) -> dict[str, Mistake]:
+    """Return the mistakes at the top level, by the line that describes each."""
     known = (*SHARED, *CONFIG_TYPES)
     mistakes = {}
     for key in values:
         if key not in known:
-            unknown = Problem((str(key),), known=known)
-            mistakes[f"{key}: {described(unknown)}"] = unknown
+            unknown = Mistake((str(key),), known=known)
+            mistakes[f"{key}: {describe(unknown)}"] = unknown
     for job in CONFIG_TYPES:
         section = values.get(job)
-        if section is not None and not isinstance(section, Mapping):
-            line = f"{job}: expected a mapping of keys to values, saw {type(section).__name__}"
-            mistakes[line] = Problem((job,), "dict_type", saw=type(section).__name__)
+        if not isinstance(section, Mapping | None):
+            kind = type(section).__name__
+            line = f"{job}: expected a mapping of keys to values, saw {kind}"
+            mistakes[line] = Mistake((job,), "dict_type", saw=kind)
     return mistakes

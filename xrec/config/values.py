@@ -1,7 +1,7 @@
 """Plain values from YAML files, and from `section.key=value` on the command line.
 
-What is read may hold a secret, so an error names the line and the column, or the key if it looks
-like one, and never shows the text itself.
+Any value may be a secret. So an error names the line and the column, or the key if it looks like
+one, and never shows the text itself.
 """
 
 import re
@@ -19,7 +19,7 @@ _WORD = re.compile(r"[\w-]+")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a key that stands twice in a mapping; YAML would silently take the last one."""
+    """Refuses a duplicate key in a mapping; YAML would silently take the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
             if key.value in seen and key.value != "<<":
                 name = f"key {key.value!r}" if _WORD.fullmatch(key.value) else "a key"
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{name} stands twice in the same mapping", problem_mark=key.start_mark
+                    problem=f"{name} appears twice in the same mapping", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
@@ -35,9 +35,9 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in the YAML file at `path`; raises ConfigError if there is none."""
+    """Return the mapping in the YAML file at `path`. Raises ConfigError if there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConfigError(
             f"config file {str(path)!r} cannot be read ({error.strerror}); "
@@ -52,7 +52,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
             code="not_utf8",
             key=str(path),
         ) from None
-    values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         saw = "an empty file" if values is None else type(values).__name__
         raise ConfigError(
@@ -65,28 +64,24 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The value of `text`; raises ConfigError naming `source`, line and column."""
+    """Return the value of `text`. Raises ConfigError with `source`, line, and column."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{source}: not valid YAML{place}: {_without_text(error.problem)}",
-            code="invalid_yaml",
-            key=source,
+            f"{source}: invalid YAML{_where_and_why(error)}", code="invalid_yaml", key=source
         ) from None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"{source}: not valid YAML", code="invalid_yaml", key=source) from None
 
 
-def _without_text(problem: str | None) -> str:
-    """PyYAML's description of the problem without names of aliases, anchors and tags."""
-    if problem is None:
-        return "it cannot be read"
-    if "stands twice" in problem:
-        return problem
-    return re.sub(r"'[^'<]{2,}'", "'...'", problem)
+def _where_and_why(error: Exception) -> str:
+    """Return PyYAML's description of the problem without names of aliases, anchors, and tags."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return ""
+    mark, problem = error.problem_mark or error.context_mark, error.problem or "cannot be read"
+    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    if "appears twice" not in problem:
+        problem = re.sub(r"'[^'<]{2,}'", "'...'", problem)
+    return f"{place}: {problem}"
 
 
 @dataclass(frozen=True)
@@ -98,28 +93,28 @@ class Override:
 
     @property
     def dotted(self) -> str:
+        """The dotted key."""
         return ".".join(self.keys)
 
     def applied_to(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of `values` with the key replaced; raises ConfigError if it lies below a value."""
+        """Return `values` with the key replaced. Raises ConfigError if a parent is no section."""
         changed = dict(values)
         section = changed
         for key in self.keys[:-1]:
             below = section.get(key)
             if not isinstance(below, Mapping | None):
                 raise ConfigError(
-                    f"override {self.dotted!r}: {key!r} holds a value, and is not a section",
+                    f"override {self.dotted!r}: {key!r} holds a value and is not a section",
                     code="not_a_section",
                     key=self.dotted,
                 )
-            section[key] = dict(below or {})
-            section = section[key]
+            section[key] = section = dict(below or {})
         section[self.keys[-1]] = self.value
         return changed
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """The overrides in `arguments`; raises ConfigError for one that is no `section.key=value`."""
+    """Return the overrides. Raises ConfigError for an argument other than `section.key=value`."""
     return [_parse(text, number) for number, text in enumerate(arguments, start=1)]
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec import schemas
-from xrec.config.shared import Split, StorageConfig
+from xrec.config import Split, StorageConfig
 from xrec.data.ids import IdIndex
 from xrec.errors import DataError, UnknownIdError
 from xrec.storage import (

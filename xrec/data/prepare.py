@@ -8,8 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from xrec.config.data import PrepareConfig
-from xrec.config.identity import identity_of
+from xrec.config import PrepareConfig, identity_of
 from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.assemble import CHANGES, TABLES, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, EXTENDS, AspectsFrom, open_dataset, write_dataset

@@ -11,8 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from xrec.config.data import SplitShares
-from xrec.config.shared import Split
+from xrec.config import Split, SplitShares
 from xrec.data.dataset import Dataset, taken
 
 

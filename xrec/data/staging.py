@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb.func import ARROW
 
-from xrec.config.data import TABLE_COLUMNS, SplitShares
+from xrec.config import TABLE_COLUMNS, SplitShares
 from xrec.data.rows import FileRows
 from xrec.data.source import Finding, Rejected, rejected_table
 from xrec.data.splits import split_pairs

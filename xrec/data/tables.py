@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cache, partial
 from typing import TypeVar
 
-from xrec.config.data import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
+from xrec.config import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
 from xrec.data.rows import Parser, parse_description, parse_id, parse_split, parse_text, stream_rows
 from xrec.data.staging import Staging
 from xrec.errors import DataError

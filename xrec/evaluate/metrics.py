@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xrec.config.evaluate import EvaluateConfig
+from xrec.config import EvaluateConfig
 from xrec.evaluate import text_metrics
 from xrec.evaluate.descriptions import DESCRIPTIONS
 from xrec.evaluate.encoder import embedding_scores, load_encoder

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from xrec.config.evaluate import EvaluateConfig
-from xrec.config.identity import identity_of
+from xrec.config import EvaluateConfig, identity_of
 from xrec.data.dataset import HeldOutPair
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.adapter.pairs import Pair
-from xrec.config.decoding import DecodingConfig
+from xrec.config import DecodingConfig
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.titles import composed
 from xrec.generate.explainer import Explainer

@@ -12,8 +12,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from xrec.config.decoding import DecodingConfig, TextFailure
-from xrec.config.llm import PromptFailure
+from xrec.config import DecodingConfig, PromptFailure, TextFailure
 
 FinishReason = Literal["stop", "length", "failed", "given"]
 

@@ -13,8 +13,7 @@ from xrec.adapter.config import model_inputs
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects.artifact import aspects_of
 from xrec.aspects.choice import read_chooser
-from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import Device, ExplanationsJobConfig, StorageConfig
+from xrec.config import Device, EngineConfig, ExplanationsJobConfig, LLMConfig, StorageConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
@@ -207,11 +206,12 @@ def choose_engine(
     if why_not is None:
         logger.info("engine: vllm, because there are a GPU and a vLLM that knows the model")
         return "vllm"
-    if (setting := config.of_vllm_alone) is not None:
+    if config.vllm:
         raise ModelError(
-            f"engine.{setting} needs vLLM, and engine.kind=auto does not take it: {why_not}",
+            f"engine.vllm = {config.vllm} needs vLLM, and engine.kind=auto does not take it: "
+            f"{why_not}",
             code="needs_vllm",
-            key=f"engine.{setting.partition(' ')[0]}",
+            key="engine.vllm",
         )
     logger.info("engine: builtin, because %s", why_not)
     return "builtin"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from xrec.adapter.pairs import Pair
-from xrec.config.decoding import DecodingConfig
+from xrec.config import DecodingConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
 from xrec.generate.engine import LikelihoodParams

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from xrec.checks import Checker, Refusal
-from xrec.config.decoding import DecodingConfig, TextConfig
+from xrec.config import DecodingConfig, TextConfig
 from xrec.data.english import is_noun, may_be_doubled
 from xrec.data.language import other_language
 from xrec.data.sentences import sentence_ends, words
@@ -226,7 +226,7 @@ class TextFinisher:
             for chosen, each in told
             if not each.is_named and chosen.item_reviews >= rules.min_evidence
         ]
-        untitled = rules.plain.model_copy(update={"of_title": ""})
+        untitled = {**rules.plain, "of_title": ""}
         sentence = self._plain(
             replace(texts, aspects=(*named, *others)),
             rules.model_copy(update={"plain": untitled, "min_evidence": 1}),

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xrec.config.shared import GraphJobConfig
+from xrec.config import JobConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.graph.identity import check_graph_of_dataset
@@ -134,7 +134,7 @@ def read_graph(location: Location) -> GraphEmbeddings:
     return GraphEmbeddings(manifest=manifest, file=file, **vectors)
 
 
-def read_dataset_and_graph(config: GraphJobConfig) -> tuple[Dataset, GraphEmbeddings]:
+def read_dataset_and_graph(config: JobConfig) -> tuple[Dataset, GraphEmbeddings]:
     """The dataset and the graph of a job.
 
     Raises what `read_dataset` and `read_graph` raise, ArtifactMismatchError if the graph is of

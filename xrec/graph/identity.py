@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.identity import identity_of
+from xrec.config import PretrainGraphConfig, identity_of
 from xrec.data.dataset import EXTENDS
 from xrec.errors import ArtifactMismatchError
 from xrec.storage import Manifest, ancestry, location_of, open_location, read_manifest

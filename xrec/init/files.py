@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, get_args
 
 from xrec.annotate.cells import parse_number
-from xrec.config.data import TABLE_ENDINGS, Delimiter
+from xrec.config import TABLE_ENDINGS, Delimiter
 from xrec.data.blocks import stream_lines
 from xrec.data.lines import decoded, keys_of
 from xrec.errors import DataError, StorageNotFoundError

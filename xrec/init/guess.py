@@ -6,7 +6,7 @@ The names of columns and files say so (`words`). A table of users or items also 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from xrec.config.data import TABLE_COLUMNS, TableColumns
+from xrec.config import TABLE_COLUMNS, TableColumns
 from xrec.data.rows import SPLITS
 from xrec.errors import DataError
 from xrec.init import words

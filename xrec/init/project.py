@@ -4,8 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xrec.config.data import TABLE_COLUMNS, TablesSource
-from xrec.config.shared import StorageConfig
+from xrec.config import TABLE_COLUMNS, StorageConfig, TablesSource
 from xrec.errors import ConfigError, DataError
 from xrec.init.files import Folder, read_folder
 from xrec.init.guess import ColumnNames, Guess, differing_names, guess_tables, seen_columns

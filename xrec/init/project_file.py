@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from xrec.config.data import TablesSource
+from xrec.config import TablesSource
 from xrec.init.reviews import FoundReviews
 from xrec.init.survey import Survey
 
@@ -24,8 +24,8 @@ _HEAD = """\
 $workspace
 
 # Worker processes of both trainings, on the CPU cores or GPUs that there are.
-scaling:
-  num_workers: $num_workers
+workers:
+  num_processes: $num_workers
 """
 _MODEL = """\
 # The language model, which is not trained: a causal model of the Hugging Face hub,
@@ -57,7 +57,7 @@ _CHECKS = """\
     is_backed: true  # how many reviews say so, and in which words, follows the text"""
 _GOOD_REVIEWS = """\
     plain:
-      reviews: [good review, good reviews]  # those below min_rating do not count"""
+      reviews: good review|good reviews  # those below min_rating do not count"""
 _PREPARE = """\
 prepare:
   source:
@@ -129,9 +129,8 @@ train-adapter:
 $max_steps_lines
     global_batch_size: $global_batch
     micro_batch_size: $micro_batch
-    learning_rate:
-      peak: 3.0e-3
-      warmup_share: 0.1
+    learning_rate: 3.0e-3
+    warmup_share: 0.1
     # Explanations with more tokens are left out, and counted.
     max_explanation_tokens: $max_explanation_tokens
     max_validation_pairs: 128
@@ -154,7 +153,7 @@ backfill:
     split: test
     max_pairs: $max_pairs
   actors:
-    num_actors: $num_workers
+    num_processes: $num_workers
 
 # Metrics and report.html.
 evaluate:

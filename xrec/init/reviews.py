@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xrec.annotate.cells import parse_number, parse_time
-from xrec.config.annotate import REVIEW_COLUMNS, ReviewsSource
+from xrec.config import REVIEW_COLUMNS, ReviewsSource
 from xrec.init import words
 from xrec.init.files import Column, File, Folder, Parse, likeliest
 from xrec.init.guess import ColumnNames, Guess, differing_names

@@ -10,9 +10,7 @@ import pyarrow.compute as pc
 
 from xrec.annotate.keep import keep_reviews
 from xrec.annotate.source import find_review_files, read_reviews
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.base import parse_config
-from xrec.config.data import SplitShares, TablesSource
+from xrec.config import AnnotateConfig, SplitShares, TablesSource, parse_config
 from xrec.data.assemble import assemble, check_not_empty
 from xrec.data.rows import SPLITS
 from xrec.data.source import Rejected, check_rejected_share, count_findings, count_reasons

@@ -9,7 +9,7 @@ from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.plan import read_outlook
 from xrec.annotate.source import file_hashes, find_review_files
 from xrec.annotate.store import keep_source
-from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
+from xrec.config import AnnotateConfig, PhrasesAnnotator
 from xrec.jobs.output import Output
 from xrec.storage import RUN_RECORD, Manifest, check_artifacts, location_of
 

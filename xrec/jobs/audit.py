@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from xrec.backfill.explain import FailedPair, refused_today
 from xrec.bulk import published, take_down
 from xrec.checks import check_word_list
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.generate.loading import load_finisher, sources_of
 from xrec.schemas import GENERATED
 from xrec.storage import check_artifacts

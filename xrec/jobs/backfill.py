@@ -5,7 +5,7 @@ from xrec.backfill.plan import open_backfill, pairs_difference, retry_reasons, r
 from xrec.backfill.preview import preview_lines
 from xrec.bulk import preview
 from xrec.checks import check_word_list
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.jobs.output import Output
 from xrec.nights import make_gate
 from xrec.storage import Manifest, check_artifacts
@@ -43,7 +43,7 @@ def run(config: BackfillConfig) -> Manifest | None:
     gate = make_gate(config, run)
     if not has_work(config, run):
         return finish(config, run, gate)
-    demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
+    demand = demand_of_actors(config.actors, config.engine.num_gpus)
     with ready_cluster(config, "explanations", demand):
         return run_backfill(config, run, gate=gate)
 
@@ -54,4 +54,4 @@ def look_ahead(config: BackfillConfig) -> list[str]:
     Reads pairs only if `run` would. Raises what `open_backfill` raises.
     """
     left = preview(run_request(config, identify_unchecked(config)))
-    return preview_lines(left, config.actors.num_actors, retry_reasons(config))
+    return preview_lines(left, config.actors.num_processes, retry_reasons(config))

@@ -1,7 +1,6 @@
 """Job `build-sample-llm`: nothing in, the demo's toy language model out."""
 
-from xrec.config.data import BuildSampleLLMConfig
-from xrec.config.identity import identity_of
+from xrec.config import BuildSampleLLMConfig, identity_of
 from xrec.jobs.output import Output
 from xrec.storage import Manifest, check_artifacts, location_of
 

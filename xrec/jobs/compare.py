@@ -3,8 +3,7 @@
 import os
 
 from xrec.checks import check_word_list
-from xrec.config.compare import CompareConfig
-from xrec.config.entries import ADAPTERS
+from xrec.config import ADAPTERS, CompareConfig
 from xrec.data.dataset import check_has_explanations
 from xrec.jobs.output import Output
 from xrec.lab.compare.entries import comparison_identity
@@ -40,7 +39,7 @@ def run(config: CompareConfig) -> Manifest:
         return found.manifest
     keys = judge_keys(config.metrics.judges, os.environ)
     trains = set(config.entries) & set(ADAPTERS)
-    demands = [demand_of_workers(config.scaling)] if trains else []
-    demands.append(demand_of_actors(config.actors, config.engine.tensor_parallel_size))
+    demands = [demand_of_workers(config.workers)] if trains else []
+    demands.append(demand_of_actors(config.actors, config.engine.num_gpus))
     with ready_cluster(config, "comparison", *demands):
         return compare(config, made.config, made.inputs, keys=keys)

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from xrec.backfill import read, read_failed
 from xrec.checks import check_word_list
-from xrec.config.evaluate import EvaluateConfig
-from xrec.config.identity import identity_of
+from xrec.config import EvaluateConfig, identity_of
 from xrec.jobs.output import Output
 from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of
 

@@ -2,7 +2,7 @@
 
 from xrec.adapter.pairs import Pair
 from xrec.checks import check_word_list
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.generate.explainer import Explanation
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.storage import check_artifacts
@@ -16,7 +16,7 @@ def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
     check_artifacts(config, "dataset", "graph", "adapter")
     check_word_list(config.decoding.text.checks, config.storage)
     engine = config.engine
-    if engine.kind == "auto" and engine.tensor_parallel_size == 1:
+    if engine.kind == "auto" and engine.num_gpus == 1:
         engine = engine.model_copy(
             update={"kind": "builtin"}
         )  # vLLM starts too slowly for one text

@@ -12,8 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from xrec import nights
-from xrec.config.project import Project
-from xrec.config.shared import JobConfig, RayJobConfig
+from xrec.config import JobConfig, Project, RayJobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
 from xrec.jobs import PIPELINE, job_named
 from xrec.jobs.output import Found, Output
@@ -73,31 +72,40 @@ def run(
     that can be known; BudgetError; GateError if a night's dataset lost too many rows; and what the
     jobs raise.
     """
-    from xrec.cluster import ensure_ray
-
     if not redo:
         _check_nothing_differs(configs)
     with ExitStack() as cluster:
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
-            manifest = _finished(name, config, redo)
+            done = _finished(name, config, redo)
             # A finished job runs again if its failed rows are to be retried.
-            if manifest is not None and getattr(config, "retry_failed", None) is None:
+            if done is not None and getattr(config, "retry_failed", None) is None:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
+                manifest = done
             else:
                 tell(f"{step} xrec {name} {source}".rstrip())
                 started = time.monotonic()
-                if costs is not None:
-                    config = costs.start(name, config)
-                if isinstance(config, RayJobConfig):
-                    cluster.enter_context(ensure_ray(config.ray))  # the first one for all
-                manifest = job_named(name).run(config)
-                assert manifest is not None  # there is no limit
-                if costs is not None:
-                    costs.end(manifest.metrics)
+                manifest = _run_job(name, config, costs, cluster)
                 tell(f"{step} done in {time.monotonic() - started:.0f} s")
             if costs is not None and manifest.kind == "dataset":
                 nights.check_kept(costs.spend, manifest)
+    return manifest
+
+
+def _run_job(
+    name: str, config: JobConfig, costs: nights.NightCosts | None, cluster: ExitStack
+) -> Manifest:
+    """Run a job; the first one that needs Ray connects `cluster` to it."""
+    from xrec.cluster import ensure_ray
+
+    if costs is not None:
+        config = costs.start(name, config)
+    if isinstance(config, RayJobConfig):
+        cluster.enter_context(ensure_ray(config.ray))
+    manifest = job_named(name).run(config)
+    assert manifest is not None  # there is no limit
+    if costs is not None:
+        costs.end(manifest.metrics)
     return manifest
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from xrec.annotate.phrases.profiles import find_aspects
 from xrec.annotate.read import read_annotations
-from xrec.config.data import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
+from xrec.config import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset
 from xrec.data.dataset import EXTENDS
 from xrec.data.release import find_release_files, read_release

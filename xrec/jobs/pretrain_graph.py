@@ -1,6 +1,6 @@
 """Job `pretrain-graph`: dataset in, graph out (a vector per user and item)."""
 
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config import PretrainGraphConfig
 from xrec.graph.identity import graph_identity
 from xrec.jobs.output import Output
 from xrec.storage import Manifest, check_artifacts, location_of
@@ -20,5 +20,5 @@ def run(config: PretrainGraphConfig) -> Manifest:
     check_artifacts(config, "dataset", "graph")
     if (done := output(config).done()) is not None:
         return done
-    with ready_cluster(config, "graph", demand_of_workers(config.scaling)):
+    with ready_cluster(config, "graph", demand_of_workers(config.workers)):
         return pretrain_graph(config)

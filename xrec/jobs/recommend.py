@@ -1,6 +1,6 @@
 """Job `recommend`: dataset and graph in, each user's best unseen items out."""
 
-from xrec.config.backfill import RecommendConfig
+from xrec.config import RecommendConfig
 from xrec.jobs.output import Output
 from xrec.recommend import (
     identify_recommendations,

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from xrec.backfill import present
 from xrec.checks import check_word_list
 from xrec.cluster import ensure_ray
-from xrec.config.serve import ServeConfig
+from xrec.config import ServeConfig
 from xrec.errors import XRecError
 from xrec.generate.loading import check_sources, sources_of
 from xrec.serve.artifacts import CHOICE, choice_of, read_lookup

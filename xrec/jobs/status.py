@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from xrec.backfill import present
-from xrec.config.project import Project
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig, Project
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.jobs import ARTIFACT_OF, job_named
 from xrec.jobs.output import State

@@ -2,8 +2,7 @@
 
 from xrec.adapter.config import adapter_inputs
 from xrec.aspects.artifact import aspects_of
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.identity import identity_of
+from xrec.config import TrainAdapterConfig, identity_of
 from xrec.data import check_has_explanations
 from xrec.jobs.output import Output
 from xrec.llm.source import known_fingerprint
@@ -34,5 +33,5 @@ def run(config: TrainAdapterConfig) -> Manifest:
     check_has_explanations(location_of(config, "dataset"))
     if (done := output(config).done()) is not None:
         return done
-    with ready_cluster(config, "adapter", demand_of_workers(config.scaling)):
+    with ready_cluster(config, "adapter", demand_of_workers(config.workers)):
         return train_adapter(config)

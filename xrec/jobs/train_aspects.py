@@ -1,7 +1,7 @@
 """Job `train-aspects`: dataset in, aspects out (a score of an item's aspects for a user)."""
 
 from xrec.aspects.artifact import aspects_identity
-from xrec.config.graph import TrainAspectsConfig
+from xrec.config import TrainAspectsConfig
 from xrec.jobs.output import Output
 from xrec.storage import Manifest, check_artifacts, location_of
 

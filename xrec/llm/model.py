@@ -17,8 +17,7 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from xrec.config.llm import Attention, Dtype, LLMConfig, Quantization
-from xrec.config.shared import Device
+from xrec.config import Attention, Device, Dtype, LLMConfig, Quantization
 from xrec.errors import ModelError, install_command
 from xrec.llm.cpu import GROUPED, register_grouped_attention
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from xrec.config.prompt import PromptConfig, parse_placeholders
+from xrec.config import PromptConfig, parse_placeholders
 from xrec.data.evidence import AspectEvidence
 from xrec.data.language import language_name
 from xrec.errors import XRecError

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from xrec.config.llm import HUB_ID, LLMConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import HUB_ID, LLMConfig, StorageConfig
 from xrec.errors import ModelError, StorageError
 from xrec.storage import (
     PYPI,

@@ -11,8 +11,7 @@ from functools import reduce
 from typing import Any, cast
 
 from xrec.bulk import added, use_of, used_up
-from xrec.config.backfill import BackfillConfig, BulkConfig
-from xrec.config.shared import JobConfig
+from xrec.config import BackfillConfig, BulkConfig, JobConfig
 from xrec.errors import BudgetError
 from xrec.nights.plan import Night, with_values
 from xrec.progress import short
@@ -113,10 +112,10 @@ class NightCosts:
 
 def _worker_hours(config: JobConfig, seconds: float) -> dict[str, float]:
     """Return the hours of a training's workers, or of one CPU for any other job."""
-    scaling, hours = getattr(config, "scaling", None), seconds / 3600
-    if scaling is None:
+    workers, hours = getattr(config, "workers", None), seconds / 3600
+    if workers is None:
         return {"cpu_hours": hours}
     from xrec.bulk import gpus_each  # imports ray
 
-    count, gpus = scaling.num_workers, gpus_each(scaling.device, scaling.num_workers)
-    return {"cpu_hours": scaling.cpus_per_worker * count * hours, "gpu_hours": gpus * count * hours}
+    count, gpus = workers.num_processes, gpus_each(workers.device, workers.num_processes)
+    return {"cpu_hours": workers.cpus * count * hours, "gpu_hours": gpus * count * hours}

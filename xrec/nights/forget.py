@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from xrec import bulk
 from xrec.backfill import last_night
-from xrec.config.project import Project
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig, Project
 from xrec.errors import ConfigError
 from xrec.graph.identity import START_FROM
 from xrec.schemas import REJECTED

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from xrec.backfill import resolve
 from xrec.bulk import BulkRun, Survey
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, GateError
 from xrec.nights.figures import LEAST_ROWS, Values, drift, own_profiles, own_vectors, text_shares

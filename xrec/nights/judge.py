@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from xrec.config.backfill import BackfillConfig
-from xrec.config.text import EndpointModelConfig
+from xrec.config import BackfillConfig, EndpointModelConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.nights.figures import LEAST_ROWS, Rows
 from xrec.storage import Location, location_of

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from xrec.backfill import last_night, present
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig, PretrainGraphConfig
 from xrec.data.dataset import EXTENDS
 from xrec.errors import ConfigError
 from xrec.storage import Kind, Location, location_of
@@ -105,7 +104,10 @@ def _next_night(
     if not train and isinstance(config := configs["pretrain-graph"], PretrainGraphConfig):
         # An epoch that helps a little would move every vector. Folds are for training an adapter.
         graph |= {"training": config.training.model_copy(update={"num_epochs": 0}), "folds": 0}
-    own = {"prepare": {EXTENDS: uris["dataset"]}, "pretrain-graph": graph}
+    own: dict[str, dict[str, Any]] = {
+        "prepare": {EXTENDS: uris["dataset"]},
+        "pretrain-graph": graph,
+    }
     return Night(
         {n: with_values(config, {**shared, **own.get(n, {})}) for n, config in jobs.items()}, folder
     )

@@ -7,8 +7,7 @@ from xrec.backfill import last_night, present
 from xrec.backfill.identity import identify
 from xrec.backfill.plan import run_request
 from xrec.bulk import BulkRun, open_run
-from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import JobConfig
+from xrec.config import BackfillConfig, JobConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.nights.gate import judge, make_gate
 from xrec.nights.sample import sample_of, side_by_side
@@ -48,8 +47,8 @@ def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
         if run is not None and all(each.is_done for each in run.passes()):
             return of_night, run
     raise ArtifactNotFoundError(
-        f"{config.artifact('explanations')}: no finished run of these settings and pairs; run xrec "
-        "backfill or xrec refresh, which continue one that was started",
+        f"{config.artifact('explanations')}: no finished run with these settings and pairs; run "
+        "xrec backfill or xrec refresh, which continue one that was started",
         code="no_finished_run",
         saw=config.artifact("explanations"),
     )

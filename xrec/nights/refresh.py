@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig
 from xrec.errors import XRecError
 from xrec.nights.costs import NightCosts
 from xrec.nights.plan import JobState, plan_night

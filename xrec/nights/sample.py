@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from xrec.backfill.identity import shared_key
 from xrec.bulk import OK, BulkRun, Identity, Published, final_rows, published, read_takedowns
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.nights.figures import Rows, aspect_counts
 from xrec.schemas import GENERATED, PAIRS

@@ -20,9 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from xrec.config.data import BuildSampleLLMConfig
-from xrec.config.identity import identity_of
-from xrec.config.prompt import PromptConfig
+from xrec.config import BuildSampleLLMConfig, PromptConfig, identity_of
 from xrec.data.titles import title_spans
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Batch, Example, collate, token_nll

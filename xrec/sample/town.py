@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from xrec.config.data import SampleSource
+from xrec.config import SampleSource
 from xrec.sample import texts
 
 TASTE_DECAY = 0.6

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Send
 from starlette.types import Scope as HTTPScope
 
-from xrec.config.serve import Scope
+from xrec.config import Scope
 from xrec.errors import ConfigError, UnknownIdError
 from xrec.serve.gate import is_public
 from xrec.serve.messages import (

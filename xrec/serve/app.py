@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from xrec.backfill.lookup import Explained
 from xrec.bulk import gpus_each
-from xrec.config.serve import ServeConfig, is_loopback
+from xrec.config import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import (
@@ -69,7 +69,7 @@ class Frontend:
         self._next: ReadThrough | None = None
         self._answering = WeakSet[ReadThrough]()  # the current one, and those of requests in flight
         self._watch: asyncio.Task[None] | None = None
-        api, share = make_api(self._current), 1 / config.frontends.num_replicas
+        api, share = make_api(self._current), 1 / config.frontends.num_processes
         api.openapi()  # it takes 50 ms: not while clients wait
         self._gate = RequestGate(api, config.security.keys, self._metrics, share)
         _log_to_replica()
@@ -124,7 +124,7 @@ class Generator:
     """
 
     def __init__(self, config: ServeConfig):
-        torch.set_num_threads(config.models.cpus_per_replica)
+        torch.set_num_threads(config.models.cpus)
         self._metrics = Metrics()
         self._loaded: dict[str, LiveExplainer] = {}
         self._asked_at: dict[str, float] = {}
@@ -211,10 +211,10 @@ def build(config: ServeConfig) -> Any:
     models, engine = config.models, config.engine
     generator = serve.deployment(Generator).options(
         name=GENERATOR,
-        num_replicas=models.num_replicas,
+        num_replicas=models.num_processes,
         ray_actor_options={
-            "num_cpus": models.cpus_per_replica,
-            "num_gpus": gpus_each(models.device, models.num_replicas, engine.tensor_parallel_size),
+            "num_cpus": models.cpus,
+            "num_gpus": gpus_each(models.device, models.num_processes, engine.num_gpus),
         },
         # The engine limits how many pairs wait. This number is so high that requests do not queue
         # in Serve, where they could not be refused.
@@ -224,8 +224,8 @@ def build(config: ServeConfig) -> Any:
     )
     frontend = serve.deployment(serve.ingress()(Frontend)).options(
         name=FRONTEND,
-        num_replicas=config.frontends.num_replicas,
-        ray_actor_options={"num_cpus": config.frontends.cpus_per_replica},
+        num_replicas=config.frontends.num_processes,
+        ray_actor_options={"num_cpus": config.frontends.cpus},
         max_ongoing_requests=MAX_REQUESTS,
         max_queued_requests=MAX_REQUESTS,
         **_shared_options(config),

@@ -15,8 +15,7 @@ from xrec.aspects.artifact import aspects_of
 from xrec.backfill import present
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import Base, read_takedowns
-from xrec.config.identity import identity_of
-from xrec.config.serve import ServeConfig
+from xrec.config import ServeConfig, identity_of
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
 from xrec.serve.metrics import Metrics

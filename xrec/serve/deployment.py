@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 
 from ray import serve
 
-from xrec.config.serve import HTTPConfig, ServeConfig
+from xrec.config import HTTPConfig, ServeConfig
 from xrec.errors import ClusterError
 from xrec.serve.app import APP, build, serve_options
 from xrec.serve.model import DEAD

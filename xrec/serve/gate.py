@@ -22,8 +22,8 @@ from aiolimiter import AsyncLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xrec.config.serve import KeyConfig, is_loopback, share_of_key
-from xrec.config.serve import Scope as KeyScope
+from xrec.config import KeyConfig, is_loopback, share_of_key
+from xrec.config import Scope as KeyScope
 from xrec.serve.metrics import Metrics
 from xrec.serve.problems import ProblemError, unavailable
 

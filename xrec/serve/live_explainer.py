@@ -16,8 +16,7 @@ import torch
 
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
-from xrec.config.decoding import DecodingConfig
-from xrec.config.serve import ServeConfig, share_of_key
+from xrec.config import DecodingConfig, ServeConfig, share_of_key
 from xrec.data.dataset import Dataset
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import DataError, ModelError, UnknownIdError

@@ -82,8 +82,7 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
             ) from error
     if manifest.kind != kind:
         raise ArtifactMismatchError(
-            f"{location}: expected a {kind} artifact, found a {manifest.kind} artifact; check the "
-            "URI",
+            f"{location}: expected artifact kind {kind}, found {manifest.kind}; check the URI",
             code="another_kind",
             key=str(location),
             saw=manifest.kind,

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError
 from xrec.storage.requests import request_each
 from xrec.storage.uri import location_of

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.fs
 import s3fs
 
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import StorageError
 from xrec.storage.location import Location
 from xrec.storage.requests import count_traffic, storage_errors

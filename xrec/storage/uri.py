@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from xrec.config.shared import JobConfig, StorageConfig
+from xrec.config import JobConfig, StorageConfig
 from xrec.errors import ModelError, StorageError
 from xrec.storage.artifact import read_manifest
 from xrec.storage.local import LocalLocation

@@ -11,7 +11,7 @@ import openai
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from pydantic import SecretStr
 
-from xrec.config.text import EndpointModelConfig, ReplyFailureReason
+from xrec.config import EndpointModelConfig, ReplyFailureReason
 from xrec.errors import EndpointAccessError, EndpointError
 from xrec.text.model import RawReply, ReplyFailure, Usage, about_tokens
 

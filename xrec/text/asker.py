@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from xrec.config.text import SamplingConfig
+from xrec.config import SamplingConfig
 from xrec.errors import BudgetError
 from xrec.storage import request_each
 from xrec.text.model import (

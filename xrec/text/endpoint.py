@@ -18,7 +18,7 @@ import openai
 from aiolimiter import AsyncLimiter
 from pydantic import SecretStr
 
-from xrec.config.text import EndpointModelConfig, SamplingConfig
+from xrec.config import EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointError, EndpointUnreachableError
 from xrec.text.answers import OUTAGES, fault_of, read_answer
 from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage

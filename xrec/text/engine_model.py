@@ -9,9 +9,14 @@ from pydantic import BaseModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, StorageConfig
-from xrec.config.text import EngineModelConfig, ReplyFailureReason, SamplingConfig
+from xrec.config import (
+    Device,
+    EngineModelConfig,
+    LLMConfig,
+    ReplyFailureReason,
+    SamplingConfig,
+    StorageConfig,
+)
 from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.engine import Completion, TextParams, TokenMask

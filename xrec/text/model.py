@@ -7,14 +7,15 @@ from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from xrec.config.identity import identity_of
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, StorageConfig
-from xrec.config.text import (
+from xrec.config import (
+    Device,
     EndpointModelConfig,
     EngineModelConfig,
+    LLMConfig,
     ReplyFailureReason,
     SamplingConfig,
+    StorageConfig,
+    identity_of,
 )
 from xrec.errors import ConfigError
 from xrec.llm.source import anywhere, known_fingerprint, public_name

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ConfigError, StorageError
 from xrec.storage import open_location
 from xrec.text.model import Message

@@ -68,7 +68,7 @@ def parse_reply(
     with suppress(ValidationError):
         return schema.model_validate_json(text)
     if is_cut:
-        message = "the reply reached its largest length before its end; raise sampling.max_tokens"
+        message = "the reply reached its maximum length before its end; raise max_tokens"
         return ReplyFailure("cut_off", message)
     return _repaired(text, schema)
 

@@ -15,8 +15,7 @@ from xrec.adapter.card import TRAINED, model_card
 from xrec.adapter.config import AdapterConfig, adapter_inputs
 from xrec.adapter.model import input_vectors
 from xrec.aspects.artifact import aspects_of
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.identity import identity_of
+from xrec.config import TrainAdapterConfig, identity_of
 from xrec.data.dataset import read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.artifact import read_graph
@@ -126,12 +125,12 @@ def _measured_leaks(config: TrainAdapterConfig) -> dict[str, Any]:
 
 
 def _check_batch_sizes(config: TrainAdapterConfig) -> None:
-    training, num_workers = config.training, config.scaling.num_workers
+    training, num_workers = config.training, config.workers.num_processes
     size = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
     if training.global_batch_size % (size * num_workers):
         raise ConfigError(
             f"training.global_batch_size = {training.global_batch_size} is no multiple of "
-            f"training.micro_batch_size * scaling.num_workers = {size} * {num_workers}; change "
+            f"training.micro_batch_size * workers.num_processes = {size} * {num_workers}; change "
             "one of them",
             code="batch_does_not_divide",
             key="training.global_batch_size",
@@ -145,7 +144,7 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
         checkpoint = fit(
             train_worker,
             {"config": for_workers(config), "run": run},
-            scaling=config.scaling,
+            workers=config.workers,
             storage=location_of(config, "adapter") / CHECKPOINTS,
             name="train-adapter",
             on_report=on_report,

@@ -21,7 +21,7 @@ from xrec.adapter.model import (
     embedding_scale,
     input_vectors,
 )
-from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.prefix import PrefixCache, key_value_bytes
@@ -140,10 +140,10 @@ def build_engine(
     module = ExplanationLoss(model, prefixes)
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=training.learning_rate.peak, weight_decay=training.weight_decay
+        trainable, lr=training.learning_rate, weight_decay=training.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, learning_rate_share(training.learning_rate, num_steps)
+        optimizer, learning_rate_share(training.warmup_share, num_steps)
     )
     settings = deepspeed_settings(config, dtype=training_dtype(config), world_size=world_size())
     # By default DeepSpeed's buffer for gradients has 500 million elements; the adapters have few.
@@ -182,7 +182,7 @@ def _prefix_cache(
         num_positions=sum(data.longest()[:2]),
         budget_bytes=int(training.prefix_cache_gib * 2**30),
         # Only at stage 3 must all workers make the same forward passes, to gather weights in them.
-        agree=any_worker if config.deepspeed.zero_stage == 3 else bool,
+        agree=any_worker if config.zero_stage == 3 else bool,
         # A layer that is computed again for its gradients does not take earlier keys and values.
         split=not training.gradient_checkpointing
         and splitting_pays(config, model, data, num_steps, worker_device()),
@@ -201,7 +201,7 @@ def splitting_pays(
     A split pass saves the backward pass over the beginnings, and where all of them are kept the
     forward pass too. At stage 3 those that are not kept cost another gather of the weights.
     """
-    if config.deepspeed.zero_stage != 3 or device.type == "cpu":
+    if config.zero_stage != 3 or device.type == "cpu":
         return True
     training, num_prefix_tokens = config.training, data.train.num_prefix_tokens
     assert training.micro_batch_size != "auto"
@@ -210,7 +210,7 @@ def splitting_pays(
     has_room = num_own * key_value_bytes(model) <= training.prefix_cache_gib * 2**30 * world_size()
     num_seen = max(num_steps * training.global_batch_size, num_pairs)
     kept = 1 - num_pairs / num_seen if has_room else 0.0
-    is_near = config.deepspeed.hpz_partition_size > 1 or local_world_size() == world_size()
+    is_near = config.hpz_size > 1 or local_world_size() == world_size()
     gather = TOKENS_PER_NEAR_GATHER if is_near else TOKENS_PER_FAR_GATHER
     saved = training.micro_batch_size * float(num_prefix_tokens.mean()) * (1 + kept)
     lost = (1 - kept) * gather
@@ -222,13 +222,13 @@ def splitting_pays(
     return saved > lost
 
 
-def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[int], float]:
+def learning_rate_share(warmup_share: float, num_steps: int) -> Callable[[int], float]:
     """Return a function from a step, 0 to num_steps - 1, to its share of the peak rate.
 
     The share rises linearly in the warm-up and then falls linearly. It is above zero at each step,
     while DeepSpeed's WarmupDecayLR begins with two steps at zero.
     """
-    num_warmup_steps = max(1, round(rate.warmup_share * num_steps))
+    num_warmup_steps = max(1, round(warmup_share * num_steps))
     return lambda step: min(
         (step + 1) / num_warmup_steps, (num_steps - step) / (num_steps - num_warmup_steps + 1)
     )
@@ -254,10 +254,10 @@ class AdapterPasses:
             sum_over_workers(totals, place)
             if not self._engine.fp16_enabled():
                 raise TrainingError(
-                    f"{place}: a gradient is not finite; lower training.learning_rate.peak, or "
+                    f"{place}: a gradient is not finite; lower training.learning_rate, or "
                     "check the graph's vectors",
                     code="gradient_not_finite",
-                    key="training.learning_rate.peak",
+                    key="training.learning_rate",
                 )
             note(f"{place}: a gradient overflowed; trying half the loss scale")
             totals = self._step(micro_batches, step)
@@ -321,10 +321,10 @@ def sum_over_workers(totals: Tensor, place: str) -> list[float]:
     nll, num_tokens, *others = totals.tolist()
     if not math.isfinite(nll):
         raise TrainingError(
-            f"{place}: the loss is {nll / num_tokens}; lower training.learning_rate.peak, or check "
+            f"{place}: the loss is {nll / num_tokens}; lower training.learning_rate, or check "
             "the graph's vectors",
             code="loss_not_finite",
-            key="training.learning_rate.peak",
+            key="training.learning_rate",
             saw=nll / num_tokens,
         )
     return [nll, num_tokens, *others]

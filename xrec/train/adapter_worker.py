@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from xrec.adapter.model import Adapters
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.errors import TrainingError
 from xrec.train.adapter_model import (
     AdapterPasses,
@@ -230,9 +230,9 @@ class AdapterWorker:
         if wrong:
             raise TrainingError(
                 f"step {self.progress.step}: {', '.join(wrong)} hold NaN or infinity; "
-                "lower training.learning_rate.peak",
+                "lower training.learning_rate",
                 code="weights_not_finite",
-                key="training.learning_rate.peak",
+                key="training.learning_rate",
                 saw=wrong,
             )
         if rank() != 0:

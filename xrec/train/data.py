@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import feather
 
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, read_training_vectors
 from xrec.llm.examples import Example

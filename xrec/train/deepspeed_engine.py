@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xrec.config.adapter import DeepSpeedConfig, TrainAdapterConfig
+from xrec.config import TrainAdapterConfig, merged
 from xrec.train.checkpoint import LossScale, WholeState
 from xrec.train.ray_worker import worker_device
 
@@ -35,6 +35,9 @@ FIRST_SCALE_POWER = 16
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
+DEFAULT_CLIPPING = 1.0
+"""The largest global norm of a gradient, unless `deepspeed.gradient_clipping` says otherwise."""
+
 STEPS_TO_DOUBLE = 1000
 """Number of steps without an overflow after which DeepSpeed doubles the loss scale."""
 
@@ -48,18 +51,18 @@ def deepspeed_settings(
     """
     training = config.training
     assert training.micro_batch_size != "auto"  # xrec.train.memory has put a number there
-    return {
+    ours = {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "gradient_accumulation_steps": math.ceil(
             training.global_batch_size / (training.micro_batch_size * world_size)
         ),
-        "gradient_clipping": config.deepspeed.gradient_clipping,
-        "zero_optimization": _zero_optimization(config.deepspeed),
+        "gradient_clipping": DEFAULT_CLIPPING,
         # Otherwise offloading takes DeepSpeed's own Adam, which is compiled at its first use.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         **number_settings(dtype),
     }
+    return merged(ours, {**config.deepspeed, "zero_optimization": _zero_optimization(config)})
 
 
 def number_settings(dtype: torch.dtype) -> dict[str, Any]:
@@ -81,19 +84,11 @@ def number_settings(dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
-    assert config.zero_stage != "auto"  # xrec.train.memory has put a stage there
-    if config.zero_stage == 1:
-        return {"stage": 1}
-    settings: dict[str, Any] = {
-        "stage": 3,
-        "stage3_param_persistence_threshold": config.param_persistence_threshold,
-        "zero_hpz_partition_size": config.hpz_partition_size,
-    }
-    if config.offload == "cpu":
-        device = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-        settings |= {"offload_optimizer": device, "offload_param": device}
-    return settings
+def _zero_optimization(config: TrainAdapterConfig) -> dict[str, Any]:
+    assert config.zero_stage is not None  # xrec.train.memory has put a stage there
+    pinned = {"pin_memory": torch.cuda.is_available()}
+    offloads = {name: pinned for name in config.zero if name.startswith("offload_")}
+    return {**merged(offloads, config.zero), "stage": config.zero_stage}
 
 
 def load_frozen_model(config: TrainAdapterConfig) -> "PreTrainedModel":
@@ -107,10 +102,10 @@ def load_frozen_model(config: TrainAdapterConfig) -> "PreTrainedModel":
     from xrec.llm.source import resolve_model
 
     dtype, device = training_dtype(config), worker_device()
-    is_sharded = config.deepspeed.zero_stage == 3
+    is_sharded = config.zero_stage == 3
     settings = {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed demands a size to read the rest
-        "zero_optimization": _zero_optimization(config.deepspeed),
+        "zero_optimization": _zero_optimization(config),
         **number_settings(dtype),
     }
     # `from_pretrained` shards weights as long as this object lives.

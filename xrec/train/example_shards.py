@@ -17,8 +17,7 @@ from pyarrow import feather
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects.choice import read_chooser
 from xrec.bulk import map_in_processes, num_cpus
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.shared import Split
+from xrec.config import Split, TrainAdapterConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import ArtifactMismatchError, DataError

@@ -14,8 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
-from xrec.config.shared import Split
+from xrec.config import GraphTrainingConfig, PretrainGraphConfig, Split
 from xrec.data.dataset import Dataset, edges_of, read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.adjacency import check_edges
@@ -46,6 +45,10 @@ from xrec.train.tracking import tracked
 logger = logging.getLogger("xrec")
 
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
+KEEP_WITHIN = 0.2
+"""A vector of `start_from` that moved by at most this share of its length stays as it was.
+
+Neither texts nor rankings differ noticeably after such a move (docs/graph.md)."""
 _FINAL_USERS = 10
 """How many times `training.validation_users` the final figures are of."""
 
@@ -108,7 +111,7 @@ def _settled(
     graph = read_graph(open_location(str(config.start_from), config.storage))
     earlier, is_known = data.rows_of(graph.users, graph.items, torch.arange(data.num_nodes))
     vectors[data.degrees() == 0] = 0
-    vectors = settled(vectors, earlier, config.keep_within)
+    vectors = settled(vectors, earlier, KEEP_WITHIN)
     moved = is_known & (vectors != earlier).any(dim=1)
     counts = {"num_known": int(is_known.sum()), "num_moved": int(moved.sum())}
     logger.info("%(num_moved)d of %(num_known)d earlier vectors moved", counts)
@@ -155,13 +158,13 @@ def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> No
     for split in _HELD_OUT:
         edges = split_edges(dataset, split)
         check_edges(edges, data.num_users, data.num_items, f"{split} interactions")
-    num_workers = config.scaling.num_workers
+    num_workers = config.workers.num_processes
     if config.parallelism == "partitioned" and data.num_nodes < num_workers:
         raise ConfigError(
             f"parallelism: {data.num_nodes} nodes cannot be partitioned among {num_workers} "
-            "workers; lower scaling.num_workers, or set parallelism to replicated",
+            "workers; lower workers.num_processes, or set parallelism to replicated",
             code="too_many_workers",
-            key="scaling.num_workers",
+            key="workers.num_processes",
             saw=num_workers,
         )
 
@@ -185,7 +188,7 @@ def _train(
                 "run": run,
                 "fold": fold,
             },
-            scaling=config.scaling,
+            workers=config.workers,
             storage=location_of(config, "graph") / CHECKPOINTS,
             name=name,
             on_report=on_report,

@@ -14,14 +14,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from xrec.config.graph import (
+from xrec.config import (
     BPRLossConfig,
     GraphModelConfig,
     GraphTrainingConfig,
     PretrainGraphConfig,
     SampledSoftmaxConfig,
+    Split,
 )
-from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
 from xrec.graph.adjacency import distinct_edges, node_degrees, normalized_adjacency
 from xrec.graph.artifact import read_vectors
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 K = 20
 RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
+
+SPECTRAL_EXPONENT = 0.35
+"""a of the start's D_u^-a R D_i^-a. 0.5 is LightGCN's own normalization; lower values give
+popularity more weight."""
 
 ASPECT_LOSS_WEIGHT = 0.1
 """Weight of the aspects' loss beside 1 of the interactions'."""
@@ -190,11 +194,11 @@ def start_embeddings(
         return random_embeddings(partition, model.embedding_dim, seed).to(device)
     spectral = model.spectral
     return spectral_embeddings(
-        data.adjacency(partition, spectral.exponent).to(device),
+        data.adjacency(partition, SPECTRAL_EXPONENT).to(device),
         data.num_users,
         model.embedding_dim,
         num_aspects=data.aspects.num_aspects,
-        **spectral.model_dump(exclude={"exponent", "blend_weight"}),
+        **spectral.model_dump(exclude={"blend_weight"}),
         seed=seed,
         partition=partition,
     )

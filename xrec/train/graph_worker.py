@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
 from xrec.graph.blend import blend

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from xrec.adapter.model import build_adapters
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError
 from xrec.llm.examples import Example
 from xrec.llm.model import read_text_config
@@ -52,22 +52,21 @@ def with_zero_stage(
 
     memory: the bytes of this worker; by default they are looked up (`memory_of_a_worker`).
 
-    A stage of auto becomes 1 where the whole model fits each worker, else 3, and 3 with an offload,
-    which puts weights into the node's memory. Raises ModelError if the model fits at no stage,
-    ConfigError if `deepspeed.hpz_partition_size` does not divide the workers on this node.
+    Without a stage, it becomes 1 where the whole model fits each worker, else 3. Raises ModelError
+    if the model fits at no stage, ConfigError if the size of hpZ's groups does not divide the
+    workers on this node.
     """
-    if local_world_size() % config.deepspeed.hpz_partition_size:
+    if local_world_size() % config.hpz_size:
         raise ConfigError(
-            f"deepspeed.hpz_partition_size = {config.deepspeed.hpz_partition_size} must divide the "
-            f"number of workers on each node, saw {local_world_size()} on one; change one of them",
+            f"zero_hpz_partition_size = {config.hpz_size} in deepspeed.zero_optimization must "
+            "divide the number of workers on each node, "
+            f"saw {local_world_size()} on one; change one of them",
             code="group_spans_nodes",
-            key="deepspeed.hpz_partition_size",
-            saw=config.deepspeed.hpz_partition_size,
+            key="deepspeed.zero_optimization.zero_hpz_partition_size",
+            saw=config.hpz_size,
         )
-    if config.deepspeed.zero_stage != "auto":
+    if config.zero_stage is not None:
         return config
-    if config.deepspeed.offload != "none":
-        return _changed(config, "deepspeed", zero_stage=3)
     if memory is None:
         memory = memory_of_a_worker(worker_device(), local_world_size())
     room = SHARE_FOR_THE_MODEL * least_of_workers(memory)
@@ -79,19 +78,14 @@ def with_zero_stage(
     fitting = [stage for stage, size in bytes_by_stage.items() if size <= room]
     if not fitting:
         raise ModelError(
-            f"{text}: it fits at none; raise scaling.num_workers, take a smaller model, or set "
-            "deepspeed.offload=cpu, which keeps the weights in the node's memory",
+            f"{text}: it fits at none; raise workers.num_processes, take a smaller model, or set "
+            "deepspeed.zero_optimization.offload_param={device: cpu}, which keeps the weights in "
+            "the node's memory",
             code="model_does_not_fit",
-            key="deepspeed.zero_stage",
-            saw="auto",
+            key="deepspeed.zero_optimization.stage",
         )
-    note(f"{text}; auto: deepspeed.zero_stage = {fitting[0]}")
-    return _changed(config, "deepspeed", zero_stage=fitting[0])
-
-
-def _changed(config: TrainAdapterConfig, section: str, **values: int) -> TrainAdapterConfig:
-    changed = getattr(config, section).model_copy(update=values)
-    return config.model_copy(update={section: changed})
+    note(f"{text}; chose deepspeed.zero_optimization.stage = {fitting[0]}")
+    return config.with_zero_stage(fitting[0])
 
 
 def model_bytes(
@@ -120,7 +114,7 @@ def model_bytes(
     workers = {"num_gpus_per_node": num_workers, "cpu_offload": False}
     _, whole = stage_1_and_2.estimate_zero2_model_states_mem_needs(trained, **workers)
     _, sharded, _ = stage3.estimate_zero3_model_states_mem_needs(trained, largest, **workers)
-    size = config.deepspeed.hpz_partition_size
+    size = config.hpz_size
     copy = -(-frozen // size) if size > 1 else 0
     return {1: frozen + whole, 3: -(-frozen // num_workers) + copy + sharded}
 
@@ -161,7 +155,7 @@ def with_micro_batch_size(
     if config.training.micro_batch_size != "auto":
         return config
     sizes = sizes_to_try(config)
-    if config.deepspeed.zero_stage == 3:
+    if config.zero_stage == 3:
         chosen, reason = 1, "no size is tried at ZeRO stage 3; a larger number may be faster"
     elif worker_device().type == "cpu":
         chosen, reason = max(size for size in sizes if size <= MOST_ON_CPU), "on a CPU"
@@ -180,15 +174,16 @@ def with_micro_batch_size(
 
 def with_size(config: TrainAdapterConfig, size: int) -> TrainAdapterConfig:
     """Return `config` with this micro-batch size."""
-    return _changed(config, "training", micro_batch_size=size)
+    training = config.training.model_copy(update={"micro_batch_size": size})
+    return config.model_copy(update={"training": training})
 
 
 def sizes_to_try(config: TrainAdapterConfig) -> list[int]:
     """Return the powers of two that divide a worker's part of the global batch, ascending.
 
-    They are the same if fewer workers than `scaling.num_workers` are at work.
+    They are the same if fewer workers than `workers.num_processes` are at work.
     """
-    part = config.training.global_batch_size // config.scaling.num_workers
+    part = config.training.global_batch_size // config.workers.num_processes
     return [2**power for power in range(part.bit_length()) if part % 2**power == 0]
 
 
@@ -232,8 +227,8 @@ def largest_that_fits(sizes: Sequence[int], go: Callable[[int], None]) -> int:
         raise ModelError(
             "training.micro_batch_size = auto: a step over one row does not fit a worker's GPU; "
             "lower prompt.max_prompt_tokens or training.prefix_cache_gib, set "
-            "training.gradient_checkpointing=true or deepspeed.zero_stage=3, or take a smaller "
-            "model",
+            "training.gradient_checkpointing=true or deepspeed.zero_optimization.stage=3, or take "
+            "a smaller model",
             code="row_does_not_fit",
             key="training.micro_batch_size",
             saw="auto",

@@ -35,7 +35,7 @@ from ray.util.metrics import Gauge
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xrec.config.shared import ScalingConfig
+from xrec.config import Workers
 from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
 from xrec.train.lease import only_driver
@@ -115,12 +115,12 @@ def fit(
     train_loop_per_worker: TrainLoop,
     loop_config: dict[str, Any],
     *,
-    scaling: ScalingConfig,
+    workers: Workers,
     storage: Location,
     name: str,
     on_report: OnReport | None = None,
 ) -> Location:
-    """Run the loop on the workers of `scaling`; returns where the last checkpoint's files are.
+    """Run the loop on the workers of `workers`; returns where the last checkpoint's files are.
 
     The metrics of each `xrec.train.ray_worker.report` are exported as they arrive, as series of the
     job `name`, and then given to `on_report`, in the driver; workers that replace lost ones report
@@ -135,7 +135,7 @@ def fit(
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": this_node})
     try:
-        trainer = _trainer(train_loop_per_worker, loop_config, scaling, storage, name, reports)
+        trainer = _trainer(train_loop_per_worker, loop_config, workers, storage, name, reports)
         exported = TrainingMetrics(name)
         with only_driver(storage), exported.running():
             result = _fit_and_listen(trainer, reports, exported, on_report)
@@ -151,14 +151,14 @@ def fit(
 def _trainer(
     train_loop_per_worker: TrainLoop,
     loop_config: dict[str, Any],
-    scaling: ScalingConfig,
+    workers: Workers,
     storage: Location,
     name: str,
     reports: Queue,
 ) -> TorchTrainer:
     num_gpus = ray.cluster_resources().get("GPU", 0)
-    use_gpu, num_threads = uses_gpu(scaling, num_gpus), scaling.cpus_per_worker
-    fewest, most = scaling.fewest_workers, scaling.num_workers
+    use_gpu, num_threads = uses_gpu(workers, num_gpus), workers.cpus
+    fewest, most = workers.fewest, workers.num_processes
     # As bytes, so that Ray Train's controller does not import what only workers need.
     loop = cloudpickle.dumps(train_loop_per_worker)
 
@@ -180,7 +180,7 @@ def _trainer(
             storage_path=storage.path,
             storage_filesystem=storage.arrow_filesystem(),
             failure_config=ray.train.FailureConfig(
-                max_failures=scaling.max_failures, controller_failure_limit=_MINUTES_TO_GROW
+                max_failures=workers.max_failures, controller_failure_limit=_MINUTES_TO_GROW
             ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[_ReportCallback(reports)],
@@ -189,10 +189,10 @@ def _trainer(
     )
 
 
-def uses_gpu(scaling: ScalingConfig, num_gpus: float) -> bool:
+def uses_gpu(workers: Workers, num_gpus: float) -> bool:
     """Whether each worker gets a GPU; with device=auto, if the cluster's are enough."""
-    enough = num_gpus >= scaling.fewest_workers
-    return scaling.device == "cuda" or (scaling.device == "auto" and enough)
+    enough = num_gpus >= workers.fewest
+    return workers.device == "cuda" or (workers.device == "auto" and enough)
 
 
 class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
@@ -253,10 +253,10 @@ def _as_xrec_error(error: TrainingFailedError) -> XRecError:
     if isinstance(error, ControllerError):
         return TrainingError(f"training stopped: {text}", code="training_stopped", saw=name)
     return TrainingError(
-        f"worker {min(failures)} of the training failed, and retries (scaling.max_failures) did "
+        f"worker {min(failures)} of the training failed, and retries (workers.max_failures) did "
         f"not help: {text}",
         code="worker_failed",
-        key="scaling.max_failures",
+        key="workers.max_failures",
         saw=name,
     )
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xrec.config.shared import TrainingJobConfig
+from xrec.config import TrainingJobConfig
 from xrec.errors import ConfigError
 from xrec.train.ray_driver import Metrics, OnReport
 

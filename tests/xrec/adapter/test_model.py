@@ -20,7 +20,7 @@ from tests.world.models import (
 )
 from xrec.adapter.model import embedding_scale, input_vectors
 from xrec.adapter.moe import MoEAdapter
-from xrec.config.adapter import AdapterModelConfig
+from xrec.config import AdapterModelConfig
 from xrec.errors import ModelError
 
 V = 64

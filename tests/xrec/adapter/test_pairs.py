@@ -15,8 +15,7 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer
-from xrec.config.data import PrepareConfig
-from xrec.config.prompt import PromptConfig
+from xrec.config import PrepareConfig, PromptConfig
 from xrec.data import Dataset, read_dataset
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import DataError

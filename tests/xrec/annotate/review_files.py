@@ -28,9 +28,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.driver import run_annotate
 from xrec.annotate.read import read_annotations
 from xrec.annotate.store import keep_source
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.base import parse_config
-from xrec.config.data import SplitShares
+from xrec.config import AnnotateConfig, SplitShares, parse_config
 from xrec.data.assemble import assemble
 from xrec.data.staging import Staging
 from xrec.storage import Location, Manifest

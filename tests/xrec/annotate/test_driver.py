@@ -40,7 +40,7 @@ from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
 from xrec.annotate.stages import TextTask
 from xrec.bulk import Outcome
-from xrec.config.annotate import AnnotateConfig
+from xrec.config import AnnotateConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.storage import Manifest
 

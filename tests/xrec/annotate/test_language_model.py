@@ -25,7 +25,7 @@ from xrec.annotate.annotator import Annotator, AnnotatorSpec, Aspect, ItemText, 
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import PairReply
-from xrec.config.annotate import AnnotateConfig
+from xrec.config import AnnotateConfig
 from xrec.errors import BudgetError, ConfigError, EndpointAccessError
 from xrec.jobs.annotate import look_ahead
 from xrec.storage import Manifest, open_location
@@ -117,7 +117,7 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     path = tmp_path / "user.txt"
     path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
     changes = [{"language": "Danish"}, {"domain": "book"}, {"prompts": {"user": str(path)}}]
-    changes += [{"model": {"model": "other"}}, {"model": {"sampling": {"seed": 1}}}]
+    changes += [{"model": {"model": "other"}}, {"model": {"seed": 1}}]
     others = [_spec(None, **change) for change in changes]
     path.write_text(path.read_text().replace("A.", "C."))
     others.append(_spec(None, prompts={"user": str(path)}))
@@ -194,7 +194,7 @@ def _config(
     **budget: float,
 ) -> AnnotateConfig:
     usual = {"kind": "endpoint", "base_url": stub.url, "model": "stub", "concurrency": 3}
-    usual |= {"sampling": {"max_tokens": 50}}
+    usual |= {"max_tokens": 50}
     return annotate_config(
         tmp_path / "ws",
         TOWN.write(tmp_path / "reviews.jsonl"),

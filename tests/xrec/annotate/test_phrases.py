@@ -16,8 +16,7 @@ from xrec.annotate.phrases.lexicon import read_lexicon
 from xrec.annotate.phrases.mentions import Mention, Reader
 from xrec.annotate.phrases.profiles import find_aspects
 from xrec.annotate.phrases.sentences import explanation
-from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
-from xrec.config.data import ProfileAspects
+from xrec.config import PhrasesAnnotator, ProfileAspects, VocabularyConfig
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location

@@ -22,7 +22,7 @@ from xrec.annotate.annotator import STAGES
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations, read_stage
-from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
+from xrec.config import AnnotateConfig, PhrasesAnnotator
 from xrec.storage import Manifest, location_of
 
 _TEXTS = (

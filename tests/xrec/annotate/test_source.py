@@ -20,7 +20,7 @@ from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.source import RawReviews, find_review_files, read_reviews
 from xrec.annotate.store import ReviewStore, keep_source
 from xrec.annotate.vocabulary import normalized
-from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
+from xrec.config import PhrasesAnnotator, VocabularyConfig
 from xrec.data.splits import pair_fraction
 from xrec.errors import DataError, StorageError
 from xrec.storage import location_of, put_on_list

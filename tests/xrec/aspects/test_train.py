@@ -20,9 +20,7 @@ from xrec.aspects.artifact import aspects_of
 from xrec.aspects.choice import AspectChooser, read_chooser
 from xrec.aspects.mentions import ProfileMentions, dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer, Weights
-from xrec.config.graph import TrainAspectsConfig
-from xrec.config.prompt import PromptConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import PromptConfig, StorageConfig, TrainAspectsConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import EXTENDS
 from xrec.data.menus import Menus, Opinions

@@ -6,7 +6,7 @@ from tests.world.models import save_toy_model
 from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import make_adapter, save_random_graph
 from tests.xrec.backfill.runs import Runs
-from xrec.config.llm import EngineConfig
+from xrec.config import EngineConfig
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.llm.source import model_fingerprint
 

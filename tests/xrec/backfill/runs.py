@@ -17,8 +17,7 @@ from xrec.backfill.driver import run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import LoadExplainer, MakeExplainTask, load_task_explainer
 from xrec.bulk import BulkRun
-from xrec.config.backfill import BackfillConfig, TablePairs
-from xrec.config.base import parse_config
+from xrec.config import BackfillConfig, TablePairs, parse_config
 from xrec.generate.engine import Completion, EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.shared_engine import Again, Requests
@@ -115,7 +114,7 @@ class Runs:
             "gate": None,
             "llm": {"model": str(self.workspace / "llm")},
             "decoding": DECODING,
-            "actors": {"num_actors": 2, "device": "cpu"},
+            "actors": {"num_processes": 2, "device": "cpu"},
         }
         config = parse_config(BackfillConfig, {**defaults, **values})
         return with_pairs(config, pairs_table(*pairs)) if pairs else config

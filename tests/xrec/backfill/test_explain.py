@@ -27,8 +27,7 @@ from xrec.backfill.plan import EXPLANATIONS
 from xrec.backfill.task import explain_task
 from xrec.bulk import Identity, Outcome
 from xrec.checks import Checker
-from xrec.config.backfill import FailureReason
-from xrec.config.decoding import DecodingConfig, TextConfig
+from xrec.config import DecodingConfig, FailureReason, TextConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer
@@ -195,7 +194,7 @@ def test_identity_with_another_dtype_is_another_run(runs):
     [
         ({"decoding": OTHER_DECODING}, "decoding"),
         ({"pairs": {"kind": "split", "max_pairs": 3}}, "pairs"),
-        ({"engine": {"kind": "vllm", "vllm_options": {"quantization": "fp8"}}}, "engine"),
+        ({"engine": {"kind": "vllm", "vllm": {"quantization": "fp8"}}}, "engine"),
         ({"engine": {"kind": "builtin"}}, "engine"),
     ],
 )
@@ -213,8 +212,8 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
         rows_per_chunk=5,
         carry_from=None,
         gate={"plain": 0.5},
-        actors={"num_actors": 1, "device": "cpu"},
-        engine={"max_rows": 2, "vllm_options": {"max_num_batched_tokens": 4096}},
+        actors={"num_processes": 1, "device": "cpu"},
+        engine={"max_rows": 2, "vllm": {"max_num_batched_tokens": 4096}},
         max_failed_share=0.1,
         retry_failed="all",
         vacuum_hours=168,

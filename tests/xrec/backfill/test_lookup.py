@@ -16,7 +16,7 @@ from xrec import bulk
 from xrec.backfill import read, read_explanations, read_failed
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.backfill.plan import pair_batches, pairs_listing
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
@@ -99,18 +99,18 @@ def _ranked(rows: pa.Table) -> bulk.Outcome:
 
 
 def test_recommended_pairs_are_the_first_k_of_each_user(runs):
-    source = {"kind": "recommendations", "uri": str(runs.folder / "top")}
+    source, top = {"kind": "recommendations"}, str(runs.folder / "top")
     with pytest.raises(ArtifactNotFoundError):
-        pairs_in(runs.config(pairs=source))
+        pairs_in(runs.config(recommendations=top, pairs=source))
     users = pa.table({"user_id": ["u0", "u1", "u2"]})
-    run = plan_of(source["uri"], "recommendations", ROWS, users, config={"k": 2})
+    run = plan_of(top, "recommendations", ROWS, users, config={"k": 2})
     task = TaskOf(_ranked)
     bulk.complete(run, PoolHere(), lambda: task, "recommendations", lambda summary: ({}, {}))
     both = ["u0 i1", "u0 i2", "u1 i2", "u1 i3", "u2 i3", "u2 i4"]
-    assert pairs_in(runs.config(pairs=source)) == both
-    assert pairs_in(runs.config(pairs={**source, "k": 1})) == both[::2]
+    assert pairs_in(runs.config(recommendations=top, pairs=source)) == both
+    assert pairs_in(runs.config(recommendations=top, pairs={**source, "k": 1})) == both[::2]
     with raises(ConfigError, "too_large", "k", 3):
-        pairs_in(runs.config(pairs={**source, "k": 3}))
+        pairs_in(runs.config(recommendations=top, pairs={**source, "k": 3}))
 
 
 BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]

@@ -37,7 +37,7 @@ GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
 @pytest.mark.parametrize("place", ["here", pytest.param("ray", marks=pytest.mark.slow)])
 def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs, request, place):
     """In this process and on the disk; and by Ray's actors on an object store."""
-    values: dict[str, Any] = {"actors": {"num_actors": 1, "device": "cpu"}}
+    values: dict[str, Any] = {"actors": {"num_processes": 1, "device": "cpu"}}
     if place == "ray":
         request.getfixturevalue("ray_cluster")
         store = request.getfixturevalue("s3")

@@ -35,7 +35,7 @@ from xrec.bulk.run import RUNS, records
 from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import delete_superseded
 from xrec.cluster import ensure_ray, environment
-from xrec.config.shared import RayConfig
+from xrec.config import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
 from xrec.storage import Forgotten, requests
 from xrec.storage.delta import open_log

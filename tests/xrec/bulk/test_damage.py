@@ -39,7 +39,7 @@ from tests.xrec.bulk.toy_run import (
 from xrec.bulk import check_output, open_run, read_status, rollback, take_down, vacuum
 from xrec.bulk.read import SUCCESS
 from xrec.bulk.results import BrokenResultError, ResultFolder, summary_of
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError, XRecError
 from xrec.storage import LocalLocation, Location
 from xrec.storage.s3 import S3Location

@@ -46,7 +46,7 @@ from tests.xrec.bulk.chaos import (
 from tests.xrec.bulk.toy_run import Toy
 from xrec.bulk import Published, read_takedowns, table
 from xrec.bulk.progress import TERM, Clock, now, read_progress
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.errors import XRecError
 from xrec.storage import LocalLocation, Location, Manifest
 

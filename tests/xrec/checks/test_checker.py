@@ -8,9 +8,7 @@ from tests.errors import raises
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, NOVEL, VOCABULARY, judged
 from xrec.checks import AspectNames, Checker, check_word_list, plain_sentence
 from xrec.checks.tone import why_not_positive
-from xrec.config.base import parse_config
-from xrec.config.checks import ChecksConfig, PlainConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import PLAIN, ChecksConfig, StorageConfig, TextConfig, parse_config
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ConfigError, DataError
 from xrec.llm.prompt import PairTexts
@@ -141,28 +139,28 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
 )
 def test_plain_sentence_says_the_evidence(aspects, min_evidence, expected):
     texts = replace(BISTRO, item_title="", aspects=aspects)
-    assert plain_sentence(texts, PlainConfig(), min_evidence) == expected
+    assert plain_sentence(texts, PLAIN, min_evidence) == expected
 
 
 def test_plain_sentence_is_worded_by_its_templates():
     texts = replace(BISTRO, aspects=(evidence("tone", 5, 9), evidence("fit", 2, 9)))
-    told = plain_sentence(texts, PlainConfig(), 1)
+    told = plain_sentence(texts, PLAIN, 1)
     assert told == "5 of 9 reviews of Café 21 mention the tone, and 2 the fit."
-    german = PlainConfig(
-        reviews=("Gast", "Gästen"),
-        mention=("lobt", "loben"),
-        first="{item_reviews} von {num_item_reviews} {reviews} von {title} {mention}: {aspect}",
-        second=" und {item_reviews}: {aspect}",
-        end="!",
-    )
-    told = plain_sentence(texts, german, 1)
+    german = {
+        "reviews": "Gast|Gästen",
+        "mention": "lobt|loben",
+        "first": "{item_reviews} von {num_item_reviews} {reviews} von {title} {mention}: {aspect}",
+        "second": " und {item_reviews}: {aspect}",
+        "end": "!",
+    }
+    told = plain_sentence(texts, TextConfig(plain=german).plain, 1)
     assert told == "5 von 9 Gästen von Café 21 loben: tone und 2: fit!"
 
 
-@pytest.mark.parametrize("part", ["first", "of_title"])
+@pytest.mark.parametrize("part", ["first", "of_title", "third"])
 def test_plain_templates_with_an_unknown_placeholder_are_refused(part):
-    with raises(ConfigError, "value_error"):
-        parse_config(PlainConfig, {part: "{stars} stars"})
+    with raises(ConfigError, "value_error", "plain"):
+        parse_config(TextConfig, {"plain": {part: "{stars} stars"}})
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ def test_plain_templates_with_an_unknown_placeholder_are_refused(part):
 )
 def test_plain_sentence_quotes_only_what_passes_the_checks(opinion, quoted):
     texts = replace(BISTRO, aspects=(said("fit", opinion),), menu=frozenset(["fit"]))
-    told = Checker([*VOCABULARY, "tank"]).plain(texts, PlainConfig(), 2, ALL)
+    told = Checker([*VOCABULARY, "tank"]).plain(texts, PLAIN, 2, ALL)
     assert told == f"4 of 9 reviews of Café 21 mention the fit{quoted}."
 
 
@@ -180,13 +178,13 @@ def test_plain_sentence_quotes_only_what_passes_the_checks(opinion, quoted):
 def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_profile(texts):
     """It names what has evidence, however much a text must name."""
     checks = ALL.model_copy(update={"min_chosen": 3})
-    sentence = CHECKER.plain(texts, PlainConfig(), 2, checks)
+    sentence = CHECKER.plain(texts, PLAIN, 2, checks)
     assert reason(sentence, texts) == ""
     assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
 
 
 def test_plain_templates_words_may_be_aspects_of_the_catalogue():
-    sentence = Checker(["review", "late hour"]).plain(BISTRO, PlainConfig(), 10, ALL)
+    sentence = Checker(["review", "late hour"]).plain(BISTRO, PLAIN, 10, ALL)
     assert sentence.startswith("14 of 31 reviews of Café 21 mention")
 
 
@@ -208,7 +206,7 @@ def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path, text, ex
     words.write_text(WORDS, encoding="utf-8")
     checks = ChecksConfig(unsafe_words=str(words))
     assert reason(text, NOVEL, checks) == expected
-    assert CHECKER.plain(BISTRO, PlainConfig(), 2, checks) is None  # its late hours
+    assert CHECKER.plain(BISTRO, PLAIN, 2, checks) is None  # its late hours
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from xrec.checks import AspectNames, Checker
 from xrec.checks.phrases import WordList
 from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import digits_in, number_words, tokens_of
-from xrec.config.checks import ChecksConfig
+from xrec.config import ChecksConfig
 from xrec.data.english import singular
 from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import composed

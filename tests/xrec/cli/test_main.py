@@ -18,9 +18,7 @@ import yaml
 from tests.world.program import python, refused, said, words_of, xrec
 from tests.world.shop import SAMPLE, SECRET, write_yaml
 from xrec.cli import doctor_command
-from xrec.config.base import keys_of
-from xrec.config.jobs import CONFIG_TYPES, SHARED
-from xrec.config.project import read_project
+from xrec.config import CONFIG_TYPES, SHARED, keys_of, read_project
 from xrec.errors import ConfigError, DataError, install_command
 from xrec.jobs.pipeline import chosen_configs
 from xrec.storage import make_manifest

@@ -15,14 +15,13 @@ from tests.world.program import python
 from xrec.cluster import preflight
 from xrec.cluster.connect import LOOPBACK_ADDRESS, ensure_ray
 from xrec.cluster.preflight import Demand, check_room, demand_of_actors, demand_of_workers
-from xrec.config.backfill import ActorsConfig
-from xrec.config.shared import RayConfig, ScalingConfig
+from xrec.config import Processes, RayConfig, Workers
 from xrec.errors import ClusterError
 
 CONNECTS = """
 import json, os, sys, ray
 from xrec.cluster.connect import ensure_ray
-from xrec.config.shared import RayConfig
+from xrec.config import RayConfig
 
 for address, of_environment in json.loads(sys.argv[1]):
     os.environ["RAY_ADDRESS"] = of_environment
@@ -77,7 +76,7 @@ def test_ensure_ray_connects_to_the_address_or_that_of_the_environment_and_leave
 STARTS = """
 import os, time, psutil, requests
 from xrec.cluster.connect import ensure_ray
-from xrec.config.shared import RayConfig
+from xrec.config import RayConfig
 from xrec.errors import ClusterError
 
 def listening():
@@ -133,7 +132,7 @@ def test_ensure_ray_address_without_cluster_names_the_address(monkeypatch, addre
 
 
 def _workers(num_workers: int, cpus: int = 1, gpus: int = 0) -> Demand:
-    return Demand(num_workers, num_workers, cpus, gpus, "scaling.num_workers")
+    return Demand(num_workers, num_workers, cpus, gpus, "workers.num_processes")
 
 
 ONE, TWO, GPU = {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
@@ -156,7 +155,7 @@ def test_check_room_says_how_many_fit_if_they_are_too_few(nodes, demand, fit, mo
     if fit is None:
         check_room(nodes, demand)
         return
-    with raises(ClusterError, "too_few_resources", "scaling.num_workers", fit):
+    with raises(ClusterError, "too_few_resources", "workers.num_processes", fit):
         check_room(nodes, demand)
 
 
@@ -168,21 +167,21 @@ def test_check_room_a_cluster_that_may_grow_is_waited_for(monkeypatch, caplog):
 
 
 def test_demands_are_those_of_the_config():
-    some = ScalingConfig(num_workers=4, min_workers=2, cpus_per_worker=3)
-    gpus = ScalingConfig(num_workers=4, device="cuda")
-    assert demand_of_workers(some) == Demand(2, 4, 3, 0, "scaling.num_workers")
-    assert demand_of_workers(gpus) == Demand(4, 4, 1, 1, "scaling.num_workers")
-    actors = ActorsConfig(num_actors=6, cpus_per_actor=2)
-    on_gpus = ActorsConfig(num_actors=6, device="cuda")
-    assert demand_of_actors(actors, 2) == Demand(1, 6, 2, 0, "actors.num_actors")
-    assert demand_of_actors(on_gpus, 2) == Demand(1, 6, 1, 2, "actors.num_actors")
+    some = Workers(num_processes=4, min_processes=2, cpus=3)
+    gpus = Workers(num_processes=4, device="cuda")
+    assert demand_of_workers(some) == Demand(2, 4, 3, 0, "workers.num_processes")
+    assert demand_of_workers(gpus) == Demand(4, 4, 1, 1, "workers.num_processes")
+    actors = Processes(num_processes=6, cpus=2)
+    on_gpus = Processes(num_processes=6, device="cuda")
+    assert demand_of_actors(actors, 2) == Demand(1, 6, 2, 0, "actors.num_processes")
+    assert demand_of_actors(on_gpus, 2) == Demand(1, 6, 1, 2, "actors.num_processes")
 
 
 ASKS = """
 import json, sys
 from xrec.cluster.connect import ensure_ray
 from xrec.cluster.preflight import Demand, check_cluster
-from xrec.config.shared import RayConfig, StorageConfig
+from xrec.config import RayConfig, StorageConfig
 from xrec.errors import ClusterError
 
 address, *questions = json.loads(sys.argv[1])
@@ -190,7 +189,7 @@ said = []
 with ensure_ray(RayConfig(address=address)):
     for output, cpus, storage in questions:
         try:
-            demand = Demand(1, 1, cpus, 0, "scaling.num_workers")
+            demand = Demand(1, 1, cpus, 0, "workers.num_processes")
             check_cluster(demand, output, StorageConfig(**storage))
             said.append("ready")
         except ClusterError as error:

@@ -15,11 +15,7 @@ from tests.errors import raises
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, write_yaml
 from xrec.cluster.submit import check_shared_paths, runtime_environment, working_folder
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.backfill import BackfillConfig
-from xrec.config.base import parse_config
-from xrec.config.compare import CompareConfig
-from xrec.config.data import PrepareConfig
+from xrec.config import AnnotateConfig, BackfillConfig, CompareConfig, PrepareConfig, parse_config
 from xrec.errors import ConfigError
 from xrec.storage import open_location, read_manifest
 

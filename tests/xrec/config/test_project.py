@@ -10,27 +10,34 @@ import yaml
 
 from tests.errors import raises
 from tests.world.shop import SECRET, write_yaml
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.backfill import BackfillConfig, RecommendConfig, TablePairs
-from xrec.config.base import parse_config, resolved_yaml
-from xrec.config.compare import CompareConfig
-from xrec.config.data import PrepareConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.jobs import CONFIG_TYPES, SHARED
-from xrec.config.project import load_config, read_project
+from xrec.config import (
+    CONFIG_TYPES,
+    SHARED,
+    BackfillConfig,
+    CompareConfig,
+    PrepareConfig,
+    PretrainGraphConfig,
+    RecommendConfig,
+    TablePairs,
+    TrainAdapterConfig,
+    load_config,
+    parse_config,
+    read_project,
+    resolved_yaml,
+)
 from xrec.errors import ConfigError
 
 FILE: dict[str, Any] = {
     "workspace": "w",
     "llm": {"model": "m", "dtype": "bfloat16"},
     "decoding": {"max_new_tokens": 40, "text": {"max_words": 20}},
-    "scaling": {"num_workers": 3},
+    "workers": {"num_processes": 3},
     "prepare": {"source": {"kind": "tables", "uri": "raw"}, "splits": {"test": 0.3}},
     "pretrain-graph": {"training": {"num_epochs": 7, "seed": 3}},
     "train-adapter": {
         "model": {"num_tokens": 4},
         "training": {"num_epochs": 2},
-        "scaling": {"device": "cpu"},
+        "workers": {"device": "cpu"},
     },
     "backfill": {"pairs": {"kind": "split"}, "decoding": {"text": {"max_words": 30}}},
     "compare": {"training": {"num_epochs": 1}},
@@ -48,17 +55,17 @@ def path(tmp_path):
 
 def test_job_sees_the_shared_keys_overlaid_by_its_section_key_by_key(path):
     graph = load_config(PretrainGraphConfig, path)
-    assert (graph.workspace, graph.training.num_epochs, graph.scaling.num_workers) == ("w", 7, 3)
+    assert (graph.workspace, graph.training.num_epochs, graph.workers.num_processes) == ("w", 7, 3)
     assert load_config(PrepareConfig, path).splits.test == 0.3
     assert load_config(RecommendConfig, path).workspace == "w"  # it has no section
     backfill = load_config(BackfillConfig, path)
     assert (backfill.decoding.max_new_tokens, backfill.decoding.text.max_words) == (40, 30)
     training = load_config(TrainAdapterConfig, path)
-    assert (training.scaling.num_workers, training.scaling.device) == (3, "cpu")
-    assert graph.scaling.device == "auto"
+    assert (training.workers.num_processes, training.workers.device) == (3, "cpu")
+    assert graph.workers.device == "auto"
     compare = load_config(CompareConfig, path)  # it is laid over train-adapter
     assert compare.model == training.model
-    assert (compare.training.num_epochs, compare.scaling.device) == (1, "cpu")
+    assert (compare.training.num_epochs, compare.workers.device) == (1, "cpu")
 
 
 def test_shared_key_has_the_same_meaning_in_all_jobs():

@@ -5,14 +5,20 @@ from typing import Any
 import pytest
 
 from tests.errors import raises
-from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
-from xrec.config.base import Config, parse_config
-from xrec.config.compare import CompareConfig
-from xrec.config.evaluate import JudgeConfig, MetricsConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.llm import EngineConfig
-from xrec.config.prompt import PromptConfig
-from xrec.config.shared import ScalingConfig
+from xrec.config import (
+    AdapterTrainingConfig,
+    CompareConfig,
+    Config,
+    EngineConfig,
+    JudgeConfig,
+    MetricsConfig,
+    PretrainGraphConfig,
+    Processes,
+    PromptConfig,
+    ServeConfig,
+    TrainAdapterConfig,
+    parse_config,
+)
 from xrec.errors import ConfigError
 
 INT8: dict[str, Any] = {"workspace": "w", "llm": {"model": "m", "quantization": "int8"}}
@@ -31,7 +37,7 @@ TAKEN: list[tuple[type[Config], dict[str, Any]]] = [
     (TrainAdapterConfig, INT8),
     (CompareConfig, {"workspace": "w", "entries": ["profile", "nearest"]}),  # no language model
     *((AdapterTrainingConfig, {"micro_batch_size": size}) for size in (1, 8, "auto")),
-    (EngineConfig, {"kind": "vllm", "tensor_parallel_size": 4}),
+    (EngineConfig, {"kind": "vllm", "vllm": {"tensor_parallel_size": 4}}),
     (PromptConfig, AT_THE_END),
     (PromptConfig, {"user": "User: {user_profile}", "collaborative": "{user}"}),
     (PromptConfig, {"user": "{user_profile}", "item": "{item_title} {item} {user}"}),
@@ -46,6 +52,10 @@ def test_section_takes_what_goes_together(section, values):
     assert given.items() <= config.model_dump().items()
 
 
+def zero(**settings: Any) -> dict[str, Any]:
+    return {"deepspeed": {"zero_optimization": settings}}
+
+
 COMPARE = {"workspace": "w", "llm": {"model": "m"}}
 TOP = "(top level)"
 REFUSED: dict[type[Config], list[dict[str, Any]]] = {
@@ -53,19 +63,18 @@ REFUSED: dict[type[Config], list[dict[str, Any]]] = {
         {"workspace": "w", "training": {"num_epochs": 0}, **given}
         for given in ({"folds": 0}, {"folds": 2, "start_from": "g"})
     ],
-    ScalingConfig: [{"num_workers": 2, "min_workers": 3}],
-    EngineConfig: [
-        {"kind": "builtin", "tensor_parallel_size": 4},
-        {"kind": "builtin", "vllm_options": {"a": 1}},
-    ],
-    DeepSpeedConfig: [
-        {"offload": "cpu", "zero_stage": 1},
-        {"hpz_partition_size": 2, "zero_stage": 1},
+    Processes: [{"num_processes": 2, "min_processes": 3}],
+    EngineConfig: [{"kind": "builtin", "vllm": {"a": 1}}],
+    ServeConfig: [
+        {**COMPARE, "models": {"min_processes": 1}},
+        {**COMPARE, "frontends": {"device": "cuda"}},
     ],
     TrainAdapterConfig: [
-        {**INT8, "deepspeed": {"zero_stage": 3}},
-        {**INT8, "deepspeed": {"offload": "cpu"}},
-        {**COMPARE, "deepspeed": {"hpz_partition_size": 4}, "scaling": {"num_workers": 6}},
+        {**INT8, **zero(stage=3)},
+        {**INT8, **zero(offload_param={"device": "cpu"})},
+        {**COMPARE, **zero(stage=1, offload_param={"device": "cpu"})},
+        {**COMPARE, **zero(stage=1, zero_hpz_partition_size=2)},
+        {**COMPARE, **zero(zero_hpz_partition_size=4), "workers": {"num_processes": 6}},
     ],
     MetricsConfig: [{"judges": [judge("ann")]}, {"judges": [judge("ann"), judge("ann")]}],
     PromptConfig: [
@@ -100,6 +109,8 @@ OTHER_REFUSALS: list[tuple[type[Config], dict[str, Any], str, str, Any]] = [
         for name in ("", "Ann", "9", "a" * 40)
     ),
     (JudgeConfig, judge("ann_failed"), "value_error", "name", "ann_failed"),
+    (TrainAdapterConfig, {**COMPARE, **zero(stage=2)}, "value_error", "deepspeed", None),
+    (TrainAdapterConfig, {**COMPARE, "deepspeed": {"bf16": {}}}, "value_error", "deepspeed", None),
     (
         CompareConfig,
         {**COMPARE, "texts": {"public": {"uri": "a.xlsx"}}},

@@ -11,7 +11,7 @@ import pytest
 
 from tests.errors import raises
 from xrec import schemas
-from xrec.config.data import SplitShares
+from xrec.config import SplitShares
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import HeldOutPair, held_out_pairs

@@ -16,8 +16,7 @@ import pytest
 
 from tests.errors import raises
 from tests.xrec.data.test_tables import explained
-from xrec.config.base import parse_config
-from xrec.config.data import PrepareConfig, SplitShares
+from xrec.config import PrepareConfig, SplitShares, parse_config
 from xrec.data import Dataset, dataset_settings, read_dataset
 from xrec.data.assemble import assemble
 from xrec.data.staging import Staging

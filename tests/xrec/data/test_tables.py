@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from tests.errors import raises
-from xrec.config.base import parse_config
-from xrec.config.data import PrepareConfig, SplitShares, TablesSource
+from xrec.config import PrepareConfig, SplitShares, TablesSource, parse_config
 from xrec.data.release import find_release_files, read_release
 from xrec.data.staging import Staging
 from xrec.data.tables import TABLES, find_table_files, read_tables

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from xrec.config.base import parse_config
-from xrec.config.evaluate import EvaluateConfig
+from xrec.config import EvaluateConfig, parse_config
 from xrec.evaluate.scores import Coverage, ScoredPair
 from xrec.storage import make_manifest
 

@@ -9,8 +9,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from tests.world.models import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
-from xrec.config.adapter import Injection
-from xrec.config.decoding import DecodingConfig
+from xrec.config import DecodingConfig, Injection
 from xrec.generate.builtin.engine import BuiltinCore
 from xrec.generate.builtin.model import PackedModel
 from xrec.generate.engine import Advance, Completion, EngineCore, TextParams, text_params

@@ -15,10 +15,14 @@ from tests.world.models import explanation_nll, save_toy_model, toy_tokenizer
 from tests.world.workspace import make_adapter, make_town, save_random_graph
 from tests.xrec.generate.cores import generate
 from xrec.adapter.pairs import Pair
-from xrec.config.checks import ChecksConfig
-from xrec.config.decoding import DecodingConfig, TextConfig
-from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import (
+    ChecksConfig,
+    DecodingConfig,
+    EngineConfig,
+    LLMConfig,
+    StorageConfig,
+    TextConfig,
+)
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams
@@ -268,12 +272,11 @@ def test_auto_takes_vllm_on_a_gpu_if_it_can(tmp_path, monkeypatch, device, famil
     config = {"model_type": family[0], "architectures": [family[1]]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert choose_engine(EngineConfig(), device, tmp_path) == kind
-    for name, value in (("tensor_parallel_size", 2), ("vllm_options", {"seed": 1})):
-        engine = EngineConfig(**{name: value})
-        if kind == "vllm":
-            assert choose_engine(engine, device, tmp_path) == "vllm"
-        else:
-            with raises(ModelError, "needs_vllm", key=f"engine.{name}"):
-                choose_engine(engine, device, tmp_path)
+    engine = EngineConfig(vllm={"seed": 1})
+    if kind == "vllm":
+        assert choose_engine(engine, device, tmp_path) == "vllm"
+    else:
+        with raises(ModelError, "needs_vllm", key="engine.vllm"):
+            choose_engine(engine, device, tmp_path)
     for named in ("builtin", "vllm"):
         assert choose_engine(EngineConfig(kind=named), device, tmp_path) == named

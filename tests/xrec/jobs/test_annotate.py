@@ -5,9 +5,7 @@ import pytest
 from tests.world.program import xrec
 from tests.world.shop import review, write_json_lines, write_yaml
 from tests.xrec.jobs.conftest import work_here
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.data import PrepareConfig
-from xrec.config.project import load_config, read_project
+from xrec.config import AnnotateConfig, PrepareConfig, load_config, read_project
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.jobs import annotate as annotate_job
 from xrec.jobs import prepare as prepare_job

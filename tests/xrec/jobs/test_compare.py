@@ -18,9 +18,7 @@ from tests.xrec.jobs.conftest import DECODING
 from tests.xrec.train.adapter_town import TRAINING
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill import read
-from xrec.config.base import parse_config
-from xrec.config.compare import CompareConfig
-from xrec.config.entries import RANKERS
+from xrec.config import RANKERS, CompareConfig, parse_config
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.jobs import compare as compare_job
 from xrec.lab.baselines.baseline import RECIPES
@@ -36,8 +34,8 @@ COMPARISON: dict[str, Any] = {
     "max_pairs": 12,
     "model": {"num_experts": 2},
     "training": {**TRAINING, "max_pairs": 64, "num_epochs": 1, "max_validation_pairs": 4},
-    "scaling": {"num_workers": 1, "device": "cpu", "max_failures": 0},
-    "actors": {"num_actors": 1, "device": "cpu"},
+    "workers": {"num_processes": 1, "device": "cpu", "max_failures": 0},
+    "actors": {"num_processes": 1, "device": "cpu"},
     "metrics": {"encoder": None},
 }
 

@@ -27,12 +27,14 @@ from xrec.adapter.artifact import read_adapter
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations, read_failed
 from xrec.bulk import read_status
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.backfill import BackfillConfig
-from xrec.config.base import parse_config
-from xrec.config.data import PrepareConfig
-from xrec.config.evaluate import EvaluateConfig
-from xrec.config.jobs import CONFIG_TYPES
+from xrec.config import (
+    CONFIG_TYPES,
+    BackfillConfig,
+    EvaluateConfig,
+    PrepareConfig,
+    TrainAdapterConfig,
+    parse_config,
+)
 from xrec.data import Dataset, read_dataset
 from xrec.data.dataset import held_out_pairs
 from xrec.errors import (

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from fsspec.implementations.local import LocalFileSystem
-from pipeline_job import chosen_configs
 
 from tests.errors import raises
 from tests.world.program import python, refused, said, xrec
@@ -26,11 +25,16 @@ from xrec.bulk.plan import PlanSize
 from xrec.bulk.run import RunRecord
 from xrec.cli.run_command import _row
 from xrec.cli.table_command import status_values
-from xrec.config.backfill import BackfillConfig, RecommendConfig
-from xrec.config.data import TABLE_COLUMNS, SampleSource
-from xrec.config.jobs import CONFIG_TYPES
-from xrec.config.project import Project, read_project
-from xrec.config.shared import JobConfig
+from xrec.config import (
+    CONFIG_TYPES,
+    TABLE_COLUMNS,
+    BackfillConfig,
+    JobConfig,
+    Project,
+    RecommendConfig,
+    SampleSource,
+    read_project,
+)
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
@@ -43,6 +47,7 @@ from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs import prepare as prepare_job
 from xrec.jobs import recommend as recommend_job
 from xrec.jobs.output import Output
+from xrec.jobs.pipeline import chosen_configs
 from xrec.jobs.status import project_status
 from xrec.recommend import plan_recommendations, read_tables
 from xrec.sample import generate_town, town_tables
@@ -322,7 +327,7 @@ def test_status_says_what_differs_what_follows_from_it_and_what_is_unusable(pipe
     assert states["graph"][0] == "up to date"
     assert states["explanations"] == ("stale", ("made from adapter, which is stale",))
     state, (note, *_) = states["evaluation"]
-    assert (state, "holds a graph artifact, expected" in note) == ("unusable", True)
+    assert (state, "expected artifact kind evaluation, found graph" in note) == ("unusable", True)
 
 
 def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):

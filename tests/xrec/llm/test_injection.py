@@ -24,7 +24,7 @@ from tests.world.models import (
     toy_model,
     toy_vectors,
 )
-from xrec.config.adapter import Injection
+from xrec.config import Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import Vocabulary
 

@@ -35,9 +35,7 @@ from tests.world.models import (
 )
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.card import model_card
-from xrec.config.base import parse_config
-from xrec.config.llm import LLMConfig
-from xrec.config.prompt import PromptConfig
+from xrec.config import LLMConfig, PromptConfig, parse_config
 from xrec.errors import ArtifactMismatchError, ConfigError, ModelError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.cpu import GROUPED, grouped_attention, pack_linears, register_grouped_attention

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.world.models import NUM_USERS, attach_toy, tiny_decoder, toy_model
-from xrec.config.adapter import Injection
+from xrec.config import Injection
 from xrec.llm.examples import IGNORE, Example, collate, label_nll, token_nll
 from xrec.llm.prefix import (
     PrefixCache,

@@ -13,8 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.errors import raises
 from tests.world.models import thinking_tokenizer, toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
-from xrec.config.base import parse_config
-from xrec.config.prompt import PromptConfig
+from xrec.config import PromptConfig, parse_config
 from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import title_spans
 from xrec.errors import ConfigError

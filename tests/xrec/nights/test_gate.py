@@ -18,8 +18,7 @@ from tests.world.shop import write_project
 from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_rows
 from xrec.backfill.driver import finish
 from xrec.bulk import published, rollback, vacuum
-from xrec.config.backfill import GATE
-from xrec.config.text import SamplingConfig
+from xrec.config import GATE, SamplingConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings

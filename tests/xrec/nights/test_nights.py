@@ -24,7 +24,6 @@ import ray
 import requests
 import torch
 import yaml
-from pipeline_job import chosen_configs
 from ray import serve
 
 from tests.errors import raises
@@ -38,9 +37,7 @@ from tests.xrec.train.worker import fit_here
 from xrec.backfill import present, read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
-from xrec.config.data import SampleSource
-from xrec.config.project import read_project
-from xrec.config.shared import JobConfig
+from xrec.config import JobConfig, SampleSource, read_project
 from xrec.data.dataset import open_dataset
 from xrec.errors import (
     ArtifactNotFoundError,
@@ -54,6 +51,7 @@ from xrec.graph.artifact import read_graph
 from xrec.jobs import backfill as backfill_job
 from xrec.jobs import job_named
 from xrec.jobs import pipeline as pipeline_job
+from xrec.jobs.pipeline import chosen_configs
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import Manifest, node_folder, open_location, read_manifest, write_manifest
@@ -82,12 +80,12 @@ def trains_here():
         yield
 
 
-ONE_WORKER = {"num_workers": 1, "device": "cpu"}
+ONE_WORKER = {"num_processes": 1, "device": "cpu"}
 VECTORS = {"embedding_dim": EMBEDDING_DIM, "initialization": "random"}
-ADAPTER = {"training": {"max_steps": 2, "global_batch_size": 8}, "scaling": ONE_WORKER}
+ADAPTER = {"training": {"max_steps": 2, "global_batch_size": 8}, "workers": ONE_WORKER}
 BACKFILL = {
     "pairs": {"kind": "recommendations"},
-    "actors": {"num_actors": 1, "device": "cpu"},
+    "actors": {"num_processes": 1, "device": "cpu"},
 }
 
 
@@ -182,7 +180,7 @@ def town_in(folder: Path) -> ProjectHere:
     return ProjectHere(
         folder,
         prepare={"source": {"kind": "tables", "uri": str(folder / "raw")}},
-        pretrain_graph={"model": VECTORS, "training": TRAINING, "scaling": ONE_WORKER},
+        pretrain_graph={"model": VECTORS, "training": TRAINING, "workers": ONE_WORKER},
         train_adapter={"model": {"num_experts": 2}, **ADAPTER},
         recommend={"k": 3},
         backfill={**BACKFILL, "max_failed_share": 0.5},
@@ -376,7 +374,7 @@ def shop_in(folder: Path) -> ProjectHere:
             "max_rejected_share": 0.5,
         },
         prepare={"source": {"kind": "annotations"}},
-        pretrain_graph={"model": VECTORS, "training": training, "scaling": ONE_WORKER},
+        pretrain_graph={"model": VECTORS, "training": training, "workers": ONE_WORKER},
         train_aspects={"min_item_reviews": 1},
         train_adapter={**ADAPTER, "prompt": {"aspects": 2}},
         recommend={"k": 2},
@@ -608,7 +606,7 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
 
 _NUM_PAIRS = 20
 _TRAINING = (
-    "scaling.num_workers=1",
+    "workers.num_processes=1",
     "pretrain-graph.training.num_epochs=1",
     "train-adapter.training.max_steps=2",
     "recommend.k=1",
@@ -622,7 +620,7 @@ _TEXTS = (
     "decoding.text={max_words: null, refuses_repetition: false}",
     "backfill.max_failed_share=1",
     "backfill.gate=null",
-    "backfill.actors.num_actors=1",
+    "backfill.actors.num_processes=1",
 )
 
 

@@ -19,9 +19,7 @@ from tests.world.workspace import save_graph
 from tests.xrec.bulk.toy_run import toy_run
 from xrec import recommend
 from xrec.bulk import BulkRun, Identity, Survey, published
-from xrec.config.backfill import RecommendConfig
-from xrec.config.base import parse_config
-from xrec.config.shared import StorageConfig
+from xrec.config import RecommendConfig, StorageConfig, parse_config
 from xrec.data import read_dataset
 from xrec.data.dataset import Dataset
 from xrec.errors import (

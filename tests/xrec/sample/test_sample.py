@@ -8,10 +8,7 @@ import pytest
 import torch
 
 from tests.errors import raises
-from xrec.config.base import parse_config
-from xrec.config.data import BuildSampleLLMConfig, SampleSource
-from xrec.config.llm import LLMConfig
-from xrec.config.prompt import PromptConfig
+from xrec.config import BuildSampleLLMConfig, LLMConfig, PromptConfig, SampleSource, parse_config
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.jobs.build_sample_llm import run
 from xrec.llm.examples import Example, collate, token_nll

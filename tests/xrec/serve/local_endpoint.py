@@ -31,10 +31,7 @@ from xrec.backfill.lookup import Explained
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import explain_task
 from xrec.bulk import drive
-from xrec.config.backfill import BackfillConfig
-from xrec.config.base import parse_config
-from xrec.config.serve import ServeConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import BackfillConfig, ServeConfig, StorageConfig, parse_config
 from xrec.data import read_dataset
 from xrec.data.dataset import Dataset
 from xrec.errors import ModelError

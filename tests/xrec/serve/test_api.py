@@ -35,8 +35,7 @@ from tests.xrec.serve.local_endpoint import (
     dataset_of,
     rows_of,
 )
-from xrec.config.base import parse_config
-from xrec.config.serve import ServeConfig
+from xrec.config import ServeConfig, parse_config
 from xrec.errors import (
     ConfigError,
     EndpointAccessError,

@@ -27,7 +27,7 @@ from tests.xrec.serve.local_endpoint import (
     serve_config,
     sse,
 )
-from xrec.config.serve import ServeConfig
+from xrec.config import ServeConfig
 from xrec.jobs.serve import checked
 from xrec.serve.app import APP, Generator, serve_options
 from xrec.serve.deployment import deploy, drain

@@ -29,8 +29,7 @@ from tests.xrec.serve.local_endpoint import (
 )
 from tests.xrec.serve.test_published import Writing, answering
 from xrec.bulk import rollback
-from xrec.config.base import parse_config
-from xrec.config.serve import ServeConfig
+from xrec.config import ServeConfig, parse_config
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.jobs.serve import checked
 from xrec.serve import app, artifacts

@@ -40,7 +40,7 @@ from tests.xrec.serve.local_endpoint import (
 )
 from xrec import bulk
 from xrec.bulk.takedown import forget_on_list
-from xrec.config.serve import Scope
+from xrec.config import Scope
 from xrec.errors import UnknownIdError
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import settle

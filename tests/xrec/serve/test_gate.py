@@ -19,8 +19,7 @@ from starlette.types import ASGIApp, Receive
 
 from tests.errors import raises
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, NotedMetrics, dataset_of, local_endpoint
-from xrec.config.base import parse_config
-from xrec.config.serve import KeyConfig, Scope, ServeConfig
+from xrec.config import KeyConfig, Scope, ServeConfig, parse_config
 from xrec.errors import ConfigError
 from xrec.serve.api import check_scopes, make_api
 from xrec.serve.gate import BODY_SECONDS, MAX_REQUESTS, Caller, Keys, RequestGate

@@ -35,9 +35,7 @@ from tests.xrec.serve.local_endpoint import (
 from tests.xrec.serve.test_app import wait_until
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
-from xrec.config.decoding import DecodingConfig
-from xrec.config.llm import EngineConfig
-from xrec.config.serve import ServeConfig
+from xrec.config import DecodingConfig, EngineConfig, ServeConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion

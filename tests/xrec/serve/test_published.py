@@ -21,9 +21,7 @@ from xrec.backfill.lookup import Explained
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk.takedown import Takedowns
 from xrec.checks import AspectNames
-from xrec.config.base import parse_config
-from xrec.config.identity import identity_of
-from xrec.config.serve import ServeConfig
+from xrec.config import ServeConfig, identity_of, parse_config
 from xrec.data.evidence import NamedEvidence
 from xrec.data.ids import IdIndex
 from xrec.serve import artifacts

@@ -14,7 +14,7 @@ import pytest
 from tests.errors import raises
 from tests.world.store import Faults, faulty_proxy, requests_of
 from xrec import errors
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.storage import check_access, open_location, request_each, traffic
 
 

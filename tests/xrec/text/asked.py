@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from tests.world.endpoint import Answer, Asked, StubEndpoint
-from xrec.config.text import EndpointModelConfig
+from xrec.config import EndpointModelConfig
 from xrec.text import Message, Prompt
 from xrec.text.endpoint import EndpointModel
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from tests.errors import raises
 from tests.world.endpoint import COST, LONG, ScriptedModel
 from tests.xrec.text.asked import Said, prompts
-from xrec.config.text import SamplingConfig
+from xrec.config import SamplingConfig
 from xrec.errors import BudgetError
 from xrec.storage import open_location
 from xrec.text import Asker, Budget, Message, Prompt, Reply, ReplyFailure, ReplyStore, Usage, ask

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tests.errors import raises
 from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from tests.xrec.text.asked import KEY, Said, endpoint_config, endpoint_model, prompts, right
-from xrec.config.text import EndpointModelConfig, SamplingConfig
+from xrec.config import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError, EndpointAccessError, EndpointError, EndpointUnreachableError
 from xrec.text import Reply, ask, endpoint_key
 from xrec.text.endpoint import EndpointModel

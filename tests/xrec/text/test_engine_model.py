@@ -12,8 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.world.models import thinking_tokenizer, toy_model, toy_tokenizer
-from xrec.config.llm import EngineConfig
-from xrec.config.text import SamplingConfig
+from xrec.config import EngineConfig, SamplingConfig
 from xrec.generate.builtin.engine import load_engine
 from xrec.text import Message, Prompt, ask
 from xrec.text.chat import Chat

@@ -9,7 +9,7 @@ import pytest
 from ray.train.v2._internal.execution.train_fn_utils import LocalTrainFnUtils, set_train_fn_utils
 
 from tests.world.workspace import PROMPT
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.storage import Location, open_location
 from xrec.train.data import AdapterData, load_adapter_data
 from xrec.train.example_shards import write_examples
@@ -19,20 +19,24 @@ TRAINING = {
     "num_epochs": 3,
     "global_batch_size": 16,
     "micro_batch_size": 4,
-    "learning_rate": {"peak": 0.02},
+    "learning_rate": 0.02,
     "prefix_cache_gib": 1e-3,  # only a part of a worker's rows has room in it
 }
+
+
+OFFLOAD = {f"offload_{what}": {"device": "cpu"} for what in ("optimizer", "param")}
 
 
 def make_config(
     workspace: str,
     *,
     num_workers: int = 2,
-    zero_stage: int | str = 3,
+    zero_stage: int | None = 3,
     adapter: Path | str | None = None,
     model: dict[str, Any] | None = None,
+    zero: dict[str, Any] | None = None,
     deepspeed: dict[str, Any] | None = None,
-    scaling: dict[str, Any] | None = None,
+    workers: dict[str, Any] | None = None,
     dtype: str = "float32",
     **training: Any,
 ) -> TrainAdapterConfig:
@@ -47,15 +51,18 @@ def make_config(
             "training": {**TRAINING, **training},
             # The town's weights are all small. Stage 3 is to shard them nevertheless.
             "deepspeed": {
-                "zero_stage": zero_stage,
-                "param_persistence_threshold": 0,
+                "zero_optimization": {
+                    **({"stage": zero_stage} if zero_stage else {}),
+                    "stage3_param_persistence_threshold": 0,
+                    **(zero or {}),
+                },
                 **(deepspeed or {}),
             },
-            "scaling": {
-                "num_workers": num_workers,
+            "workers": {
+                "num_processes": num_workers,
                 "device": "cpu",
                 "max_failures": 0,
-                **(scaling or {}),
+                **(workers or {}),
             },
         }
     )

@@ -19,8 +19,7 @@ from tests.world.town import dataset_in, prepare, with_aspects
 from tests.world.workspace import build_workspace
 from tests.xrec.train.adapter_town import RANDOM, make_config
 from tests.xrec.train.worker import train_here
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import PretrainGraphConfig, StorageConfig
 from xrec.storage import Manifest, open_location
 from xrec.train.adapter import train_adapter
 
@@ -88,7 +87,7 @@ def trained_adapter(workspace, ray_cluster):
             whole["share"] = torch.tensor(num_here / num_all)
             safetensors.torch.save_file(whole, f"{workspace}/frozen.safetensors")
 
-    settings = {"steps_per_checkpoint": 2, "scaling": {"max_failures": 1}}
+    settings = {"steps_per_checkpoint": 2, "workers": {"max_failures": 1}}
     with pytest.MonkeyPatch.context() as patch, logged() as log:
         patch.setattr("xrec.train.adapter.train_worker", train_worker)
         with at_message(KILLED_AT, kill_a_worker):
@@ -191,8 +190,8 @@ def make_graph_config(town):
                 "training": {**TRAINING, **training},
                 "parallelism": parallelism,
                 "folds": folds,
-                "scaling": {
-                    "num_workers": num_workers,
+                "workers": {
+                    "num_processes": num_workers,
                     "device": "cpu",
                     "max_failures": max_failures,
                 },

@@ -15,9 +15,9 @@ import torch
 
 from tests.errors import raises
 from tests.world.models import attach_toy, explanation_nll, toy_model
-from tests.xrec.train.adapter_town import make_config
+from tests.xrec.train.adapter_town import OFFLOAD, make_config
 from tests.xrec.train.worker import worker_here
-from xrec.config.adapter import Injection, LearningRateConfig, TrainAdapterConfig
+from xrec.config import Injection, TrainAdapterConfig, merged
 from xrec.errors import ConfigError, ModelError, TrainingError
 from xrec.llm.examples import Example, collate
 from xrec.llm.prefix import PrefixCache, num_prefix_tokens
@@ -111,7 +111,7 @@ def test_checkpoint_layers_gives_all_adapter_weights_the_same_gradients(rule):
         ("cuda", 2, {}, False),
         ("cpu", 2, {}, True),
         ("cuda", 2, {"zero_stage": 1}, True),
-        ("cuda", 2, {"deepspeed": {"hpz_partition_size": 2}}, True),
+        ("cuda", 2, {"zero": {"zero_hpz_partition_size": 2}}, True),
         ("cuda", 4, {"micro_batch_size": 1}, False),
         # All are kept from the second epoch on: 2,000 * (2 - 1/E) against 10,000 / E.
         ("cuda", 2, {"prefix_cache_gib": 1.0, "num_epochs": 3}, False),
@@ -144,7 +144,7 @@ def test_splitting_pays_where_it_saves_more_than_another_gather_costs(
 def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
     warmup_share, num_steps, expected
 ):
-    share = learning_rate_share(LearningRateConfig(warmup_share=warmup_share), num_steps)
+    share = learning_rate_share(warmup_share, num_steps)
     assert [share(step) for step in range(num_steps)] == pytest.approx(expected)
     assert share(num_steps) == 0
 
@@ -153,7 +153,7 @@ def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
 def test_sum_over_workers_that_is_no_number_is_an_error_with_the_place(total, tmp_path):
     with worker_here(tmp_path):
         assert sum_over_workers(torch.tensor([6.0, 4.0]), "epoch 2, step 7") == [6.0, 4.0]
-        key = "training.learning_rate.peak"
+        key = "training.learning_rate"
         with raises(TrainingError, "loss_not_finite", key) as caught:
             sum_over_workers(torch.tensor([total, 4.0]), "epoch 2, step 7")
     assert str(caught.value).startswith("epoch 2, step 7: ")
@@ -196,7 +196,7 @@ def test_skipped_step_is_made_again_in_float16_with_the_same_rows_and_random_num
         first, second = unbroken.tried
         assert first[1] != second[1]
         assert skipping.tried == [first, second, second, second]
-        with raises(TrainingError, "gradient_not_finite", "training.learning_rate.peak"):
+        with raises(TrainingError, "gradient_not_finite", "training.learning_rate"):
             make_step(SkippingEngine(1, fp16=False), 0)
 
 
@@ -242,7 +242,8 @@ def test_deepspeed_is_given_the_gpu_that_ray_gave_this_worker(monkeypatch):
 
 
 def settings_of(world_size: int = 2, dtype: Any = torch.float32, **changes: Any) -> dict[str, Any]:
-    config = {"workspace": "w", "llm": {"model": "m"}, "deepspeed": {"zero_stage": 1}, **changes}
+    zero = {"zero_optimization": {"stage": 1}}
+    config = {"workspace": "w", "llm": {"model": "m"}, "deepspeed": zero, **changes}
     return deepspeed_settings(
         TrainAdapterConfig.model_validate(config), dtype=dtype, world_size=world_size
     )
@@ -264,17 +265,14 @@ def test_deepspeed_settings_accumulate_to_the_global_batch_in_the_number_format(
     assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
-def test_deepspeed_settings_have_the_zero_section():
+def test_deepspeed_settings_are_ours_with_those_given_laid_over():
     on_cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    found = settings_of(deepspeed={"zero_stage": 3, "offload": "cpu", "hpz_partition_size": 2})
-    assert found["zero_optimization"] == {
-        "stage": 3,
-        "stage3_param_persistence_threshold": 100_000,
-        "zero_hpz_partition_size": 2,
-        "offload_optimizer": on_cpu,
-        "offload_param": on_cpu,
-    }
-    assert settings_of(deepspeed={"zero_stage": 1})["zero_optimization"] == {"stage": 1}
+    given = {"zero_hpz_partition_size": 2, "offload_param": {"device": "cpu"}}
+    found = settings_of(deepspeed={"zero_optimization": given, "wall_clock_breakdown": True})
+    assert found["zero_optimization"] == {**given, "stage": 3, "offload_param": on_cpu}
+    assert (found["gradient_clipping"], found["wall_clock_breakdown"]) == (1.0, True)
+    found = settings_of(deepspeed={"zero_optimization": {"stage": 1}, "gradient_clipping": 0.5})
+    assert (found["zero_optimization"], found["gradient_clipping"]) == ({"stage": 1}, 0.5)
 
 
 # Memory
@@ -298,11 +296,19 @@ def data_of(rows: Sequence[Example]) -> Any:
 DATA = data_of(ROWS)
 
 
+HPZ = "deepspeed.zero_optimization.zero_hpz_partition_size"
+
+
+def with_zero(config: TrainAdapterConfig, **zero: Any) -> TrainAdapterConfig:
+    deepspeed = merged(config.deepspeed, {"zero_optimization": zero})
+    return config.model_copy(update={"deepspeed": deepspeed})
+
+
 @pytest.fixture
 def auto(tmp_path):
     """A toy model whose stage and size are auto; nothing but its configuration is there."""
     toy_model().config.save_pretrained(tmp_path / "llm")
-    return make_config(str(tmp_path), zero_stage="auto", micro_batch_size="auto")
+    return make_config(str(tmp_path), zero_stage=None, micro_batch_size="auto")
 
 
 @pytest.fixture
@@ -320,35 +326,30 @@ def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(au
     assert found[1] == frozen + num_trained * (2 + 18 // 2)
     sharded = frozen / 2 + num_trained * 18 / 2
     assert found[3] == pytest.approx(sharded, abs=4 * 64 * 32)
-    zero = auto.deepspeed.model_copy(update={"hpz_partition_size": 2})
-    grouped = model_bytes(auto.model_copy(update={"deepspeed": zero}), DATA, num_workers=2)
+    grouped = model_bytes(with_zero(auto, zero_hpz_partition_size=2), DATA, num_workers=2)
     assert grouped[3] - found[3] == frozen // 2  # a node's copy
-    with raises(ModelError, "model_does_not_fit", "deepspeed.zero_stage"):
+    with raises(ModelError, "model_does_not_fit", "deepspeed.zero_optimization.stage"):
         with_zero_stage(auto, DATA, memory=1000)
 
 
 @pytest.mark.parametrize(
-    ("share", "deepspeed", "quantization", "expected"),
+    ("share", "zero", "quantization", "expected"),
     [
         (1.0, {}, None, 1),
         (0.99, {}, None, 3),
         (0.99, {}, "int8", 1),  # whose linear maps take a quarter
-        (0.0, {"offload": "cpu"}, None, 3),
-        (0.0, {"zero_stage": 1}, None, 1),
+        (0.0, OFFLOAD, None, 3),
+        (0.0, {"stage": 1}, None, 1),
     ],
 )
-def test_zero_stage_is_1_where_the_whole_model_fits(
-    auto, two, share, deepspeed, quantization, expected
-):
+def test_zero_stage_is_1_where_the_whole_model_fits(auto, two, share, zero, quantization, expected):
     there = model_bytes(auto, DATA, num_workers=2)[1] * share / memory.SHARE_FOR_THE_MODEL
-    update = {
-        "deepspeed": auto.deepspeed.model_copy(update=deepspeed),
-        "llm": auto.llm.model_copy(update={"quantization": quantization}),
-    }
-    config = with_zero_stage(auto.model_copy(update=update), DATA, memory=int(there) + 2)
-    assert config.deepspeed.zero_stage == expected
-    if not deepspeed:
-        assert two.notes[-1].endswith(f"auto: deepspeed.zero_stage = {expected}")
+    update = {"llm": auto.llm.model_copy(update={"quantization": quantization})}
+    config = with_zero(auto, **zero).model_copy(update=update)
+    config = with_zero_stage(config, DATA, memory=int(there) + 2)
+    assert config.zero_stage == expected
+    if not zero:
+        assert two.notes[-1].endswith(f"deepspeed.zero_optimization.stage = {expected}")
 
 
 @pytest.mark.parametrize(
@@ -421,12 +422,11 @@ def test_micro_batch_size_on_a_cpu_or_at_stage_3_is_chosen_without_a_step(
 
 
 def test_group_of_workers_that_would_span_nodes_is_refused(auto, tmp_path):
-    zero = auto.deepspeed.model_copy(update={"zero_stage": 3, "hpz_partition_size": 4})
-    config = auto.model_copy(update={"deepspeed": zero})
+    config = with_zero(auto, stage=3, zero_hpz_partition_size=4)
     with worker_here(tmp_path, num_workers=8):
         assert with_zero_stage(config, DATA) is config
     with (
         worker_here(tmp_path, num_workers=6),
-        raises(ConfigError, "group_spans_nodes", "deepspeed.hpz_partition_size", 4),
+        raises(ConfigError, "group_spans_nodes", HPZ, 4),
     ):
         with_zero_stage(config, DATA)

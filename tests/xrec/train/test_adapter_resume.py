@@ -27,7 +27,7 @@ from tests.xrec.train.adapter_town import (
 )
 from tests.xrec.train.conftest import KILLED_AT, kill_a_worker
 from tests.xrec.train.worker import train_here
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.storage import location_of
 from xrec.train.adapter import train_adapter
@@ -133,7 +133,7 @@ def test_run_that_goes_on_keeps_its_micro_batch_size_and_refuses_another_runs_ch
         ({"num_workers": 1, "zero_stage": 1}, {"num_workers": 3}),
         ({"num_workers": 4}, {"num_workers": 1, "zero_stage": 1}),
         ({"zero_stage": 1}, {"num_workers": 3}),
-        ({}, {"zero_stage": "auto"}),
+        ({}, {"zero_stage": None}),
     ],
 )
 def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
@@ -154,7 +154,8 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
     assert any(name.endswith("state.safetensors") for name in adapter.files())
     train_adapter(config(after))
     assert_went_on(caplog.text, after.get("num_workers", 2))
-    assert ("auto: deepspeed.zero_stage = 1" in caplog.text) == (after.get("zero_stage") == "auto")
+    is_chosen = "chose deepspeed.zero_optimization.stage = 1" in caplog.text
+    assert is_chosen == ("zero_stage" in after and after["zero_stage"] is None)
     assert_same_losses(history_of(adapter), alone.history)
     assert not any(name.startswith("checkpoints") for name in adapter.files())
 
@@ -215,7 +216,7 @@ def slow_steps(ray_cluster, workspace, tmp_path_factory):
         "num_epochs": 8,
         "global_batch_size": 2,
         "micro_batch_size": 1,
-        "learning_rate": {"peak": 0.01},
+        "learning_rate": 0.01,
         "patience": 8,
     }
     adapter = tmp_path_factory.mktemp("slow_steps") / "adapter"
@@ -240,8 +241,8 @@ def training_on_nodes(
 @pytest.mark.slow
 def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_path):
     (settings, unbroken), log = slow_steps, tmp_path / "log"
-    scaling = {"num_workers": 2, "min_workers": 1, "max_failures": 3}
-    settings = {**settings, "scaling": scaling, "steps_per_checkpoint": 20}
+    workers = {"num_processes": 2, "min_processes": 1, "max_failures": 3}
+    settings = {**settings, "workers": workers, "steps_per_checkpoint": 20}
     config = make_config(workspace, adapter=tmp_path / "adapter", model=RANDOM, **settings)
     with training_on_nodes(1, config, log) as (cluster, wait):
         wait("step 80: checkpoint")
@@ -255,7 +256,7 @@ def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_p
 @pytest.mark.slow
 def test_node_announced_to_be_taken_away_checkpoints_first(workspace, slow_steps, tmp_path):
     (settings, unbroken), log = slow_steps, tmp_path / "log"
-    settings = {**settings, "scaling": {"num_workers": 2, "max_failures": 1}}
+    settings = {**settings, "workers": {"num_processes": 2, "max_failures": 1}}
     config = make_config(workspace, adapter=tmp_path / "adapter", model=RANDOM, **settings)
     with training_on_nodes(2, config, log) as (cluster, wait):
         wait("epoch 1, step")

@@ -10,6 +10,7 @@ from tests.errors import raises
 from tests.world.models import EMBEDDING_DIM, HIDDEN_SIZE, explanation_nll
 from tests.world.workspace import save_random_graph
 from tests.xrec.train.adapter_town import (
+    OFFLOAD,
     RANDOM,
     adapter_data,
     allow_float16,
@@ -69,9 +70,9 @@ def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(
         ({"num_workers": 1}, 1e-4),
         ({"num_workers": 3}, 1e-4),
         ({"gradient_checkpointing": True}, 1e-5),
-        ({"deepspeed": {"param_persistence_threshold": 300}}, 1e-5),
-        ({"deepspeed": {"offload": "cpu"}}, 1e-5),
-        ({"num_workers": 4, "deepspeed": {"hpz_partition_size": 2}}, 1e-4),
+        ({"zero": {"stage3_param_persistence_threshold": 300}}, 1e-5),
+        ({"zero": OFFLOAD}, 1e-5),
+        ({"num_workers": 4, "zero": {"zero_hpz_partition_size": 2}}, 1e-4),
         # From too high a loss scale on.
         ({"dtype": "float16", "zero_stage": 1}, 2e-3),
         ({"dtype": "float16"}, 2e-3),

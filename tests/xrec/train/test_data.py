@@ -18,7 +18,7 @@ from tests.world.here import map_here
 from tests.world.town import dataset_in, rewrite_dataset
 from tests.xrec.train.adapter_town import adapter_data, load_here, make_config
 from xrec import schemas
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config import TrainAdapterConfig
 from xrec.data import Dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.graph.artifact import GraphEmbeddings

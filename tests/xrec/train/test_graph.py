@@ -25,7 +25,7 @@ from tests.world.program import at_message
 from tests.world.town import dataset_in, rewrite_dataset
 from tests.xrec.train.conftest import assert_same_epochs, kill_a_worker, metrics_of
 from tests.xrec.train.worker import fit_here, train_here, worker_here
-from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
+from xrec.config import GraphTrainingConfig, PretrainGraphConfig
 from xrec.data.dataset import edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph.adjacency import distinct_edges
@@ -387,7 +387,7 @@ def random_graph() -> tuple[GraphData, HeldOut]:
 
 def largest_tensors(config: PretrainGraphConfig) -> list[int]:
     """Return the bytes of the largest tensor of this worker's start, ranking, and first step."""
-    (data, validation), num_workers = random_graph(), config.scaling.num_workers
+    (data, validation), num_workers = random_graph(), config.workers.num_processes
     with LargestTensor() as largest:
         partition = build_partition("partitioned", data, 0, num_workers)
         adjacency = data.adjacency(partition)

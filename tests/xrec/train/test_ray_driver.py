@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from tests.errors import raises
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.shared import ScalingConfig
+from xrec.config import TrainAdapterConfig, Workers
 from xrec.errors import ConfigError, DataError, TrainingError
 from xrec.storage import Location, open_location
 from xrec.train.checkpoint import ReadFile
@@ -25,10 +24,10 @@ def storage(tmp_path):
 def run(
     loop: Any, storage: Location, config: dict[str, Any] | None = None, **settings: Any
 ) -> ReadFile:
-    scaling = ScalingConfig(
-        **{"num_workers": 1, "device": "cpu", "max_failures": 0, **settings.pop("scaling", {})}
+    workers = Workers(
+        **{"num_processes": 1, "device": "cpu", "max_failures": 0, **settings.pop("workers", {})}
     )
-    return fit(loop, config or {}, scaling=scaling, storage=storage, name="run", **settings)
+    return fit(loop, config or {}, workers=workers, storage=storage, name="run", **settings)
 
 
 @pytest.mark.slow
@@ -44,7 +43,7 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage, tm
         raise DataError("graph is empty; expected edges", code="empty", saw=7)
 
     with raises(DataError, "empty", saw=7):
-        run(loop, storage, {"log": str(tmp_path / "log")}, scaling={"max_failures": 3})
+        run(loop, storage, {"log": str(tmp_path / "log")}, workers={"max_failures": 3})
     assert (tmp_path / "log").read_text() == "started\n"
 
 
@@ -65,7 +64,7 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(storage
         raise RuntimeError("something\nelse")
 
     with raises(TrainingError, "worker_failed", saw="RuntimeError"):
-        run(loop, storage, {"marker": str(tmp_path / "marker")}, scaling={"max_failures": 1})
+        run(loop, storage, {"marker": str(tmp_path / "marker")}, workers={"max_failures": 1})
 
 
 @pytest.mark.slow
@@ -84,9 +83,9 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
             report({"note": f"after {epoch}"}, {"file": b"-"} if epoch == 1 else None)
 
     seen: list[dict[str, Any]] = []
-    scaling = {"num_workers": 64, "min_workers": 2}
+    workers = {"num_processes": 64, "min_processes": 2}
     with caplog.at_level("INFO", logger="xrec"):
-        checkpoint = run(loop, storage, scaling=scaling, on_report=seen.append)
+        checkpoint = run(loop, storage, workers=workers, on_report=seen.append)
     assert (checkpoint / "file").read_bytes() == b"2"
     assert seen == [{"epoch": epoch, "world_size": 4, "threads": 1} for epoch in (1, 2)]
     assert {"after 1", "after 2"} <= {*caplog.messages}
@@ -95,14 +94,14 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"device": "cuda", "num_workers": 9}, True),
-        ({"device": "auto", "num_workers": 9}, False),
-        ({"device": "auto", "num_workers": 9, "min_workers": 8}, True),
-        ({"device": "cpu", "num_workers": 1}, False),
+        ({"device": "cuda", "num_processes": 9}, True),
+        ({"device": "auto", "num_processes": 9}, False),
+        ({"device": "auto", "num_processes": 9, "min_processes": 8}, True),
+        ({"device": "cpu", "num_processes": 1}, False),
     ],
 )
 def test_workers_have_gpus_where_they_are_asked_for_or_where_there_are_enough(settings, expected):
-    assert uses_gpu(ScalingConfig(**settings), num_gpus=8.0) == expected
+    assert uses_gpu(Workers(**settings), num_gpus=8.0) == expected
 
 
 def test_metrics_of_an_epoch_are_exported_and_running_is_1_until_it_ends_by_whatever(monkeypatch):
@@ -152,7 +151,7 @@ def test_tensorboard_has_each_figure_of_an_epoch_and_the_settings(tmp_path):
     assert seen == [ROW]
     folder = tmp_path / "tensorboard" / "train-adapter"
     events = b"".join(file.read_bytes() for file in folder.rglob("events.*"))
-    assert all(name in events for name in (b"train_loss", b"ndcg_at_20", b"scaling.num_workers"))
+    assert all(name in events for name in (b"train_loss", b"ndcg_at_20", b"workers.num_processes"))
     assert b"a word" not in events
     with tracked(config(tmp_path / "none", None), "train-adapter", print) as on_report:
         assert on_report is print
@@ -167,7 +166,7 @@ def test_mlflow_has_a_run_with_parameters_and_metrics(tmp_path, monkeypatch):
     (run,) = mlflow.search_runs(experiment_names=["shop"], output_format="list")
     assert run.data.metrics["train_loss"] == 1.5
     assert run.data.metrics["ndcg_at_20"] == 0.25
-    assert run.data.params["scaling.num_workers"] == "2"
+    assert run.data.params["workers.num_processes"] == "2"
     assert run.info.status == "FINISHED"
 
 

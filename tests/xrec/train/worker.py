@@ -22,9 +22,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.world.here import Killed
 from tests.world.store import copy_files
-from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.graph import PretrainGraphConfig
-from xrec.config.shared import ScalingConfig
+from xrec.config import PretrainGraphConfig, TrainAdapterConfig, Workers
 from xrec.storage import Location, open_location
 from xrec.train import adapter_worker, graph_worker
 from xrec.train.deepspeed_engine import init_deepspeed
@@ -113,7 +111,7 @@ def train_here(
 
     It goes on from the last checkpoint in `folder`.
     """
-    with worker_here(folder, config.scaling.num_workers) as worker:
+    with worker_here(folder, config.workers.num_processes) as worker:
         worker.stop_before = stop_before or worker.stop_before
         with contextlib.suppress(Killed) if stop_before else contextlib.nullcontext():
             if isinstance(config, TrainAdapterConfig):
@@ -130,7 +128,7 @@ def fit_here(
     loop: Callable[[dict[str, Any]], None],
     loop_config: dict[str, Any],
     *,
-    scaling: ScalingConfig,
+    workers: Workers,
     storage: Location,
     name: str,
     on_report: Callable[[Row], None] | None = None,
@@ -139,7 +137,7 @@ def fit_here(
 
     Only the last checkpoint is kept, from which the same call goes on.
     """
-    assert scaling.num_workers == 1
+    assert workers.num_processes == 1
     kept = storage / name
     with TemporaryDirectory() as folder, worker_here(Path(folder)) as worker:
         if kept.files():

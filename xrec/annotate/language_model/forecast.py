@@ -7,7 +7,7 @@ from xrec.annotate.annotator import Input, Outlook, Stage
 from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
 from xrec.bulk import Amounts, use_of
-from xrec.config.annotate import LanguageModelAnnotator
+from xrec.config import LanguageModelAnnotator
 from xrec.progress import duration
 from xrec.text import Message, about_tokens
 

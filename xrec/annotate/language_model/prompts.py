@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from xrec.annotate.annotator import Input, ItemInput, ItemText, PairInput, Review, UserInput
 from xrec.annotate.language_model.replies import Kind, ReplyLimits
-from xrec.config.shared import StorageConfig
+from xrec.config import StorageConfig
 from xrec.data.language import language_name
 from xrec.errors import ConfigError
 from xrec.text import Message, about_tokens

@@ -19,7 +19,7 @@ from xrec.annotate.annotator import (
     UserInput,
     UserText,
 )
-from xrec.config.text import ReplyFailureReason
+from xrec.config import ReplyFailureReason
 
 Kind = Literal["item", "user", "pair"]
 

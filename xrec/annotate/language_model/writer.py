@@ -33,10 +33,13 @@ from xrec.annotate.language_model.replies import (
 )
 from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
-from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.identity import identity_of
-from xrec.config.shared import StorageConfig
-from xrec.config.text import EndpointModelConfig
+from xrec.config import (
+    AnnotateConfig,
+    EndpointModelConfig,
+    LanguageModelAnnotator,
+    StorageConfig,
+    identity_of,
+)
 from xrec.data.language import other_language
 from xrec.llm.source import anywhere, known_fingerprint
 from xrec.storage import Location, fingerprint_of
@@ -149,7 +152,7 @@ def language_model_spec(
         llm = chosen_llm(model, config.llm)
         is_needed = environment is not None
         inputs = {"llm": known_fingerprint(llm, config.storage, download=is_needed) or ""}
-        gpus_per_actor = model.engine.tensor_parallel_size
+        gpus_per_actor = model.engine.num_gpus
     settings = {
         **identity_of(annotator),
         "prompts": {
@@ -167,7 +170,7 @@ def language_model_spec(
     )
     max_tokens = config.budget.get("tokens") if max_actors else None
     identity = {"model": settings["model"], **inputs}
-    num_at_once = _CHUNKS_AT_ONCE * (max_actors or config.actors.num_actors)
+    num_at_once = _CHUNKS_AT_ONCE * (max_actors or config.actors.num_processes)
     llm_of_job = None if config.llm is None else anywhere(config.llm)
     loaded, actors, storage = model_anywhere(model), config.actors, config.storage
 
@@ -178,7 +181,7 @@ def language_model_spec(
             llm=llm_of_job,
             storage=storage,
             device=actors.device,
-            num_threads=actors.cpus_per_actor,
+            num_threads=actors.cpus,
             key=key,
         )
         budget = Budget(max_tokens, _num_spent(output, storage))

@@ -29,8 +29,7 @@ from xrec.annotate.phrases.lexicon import (
 )
 from xrec.annotate.phrases.mentions import Mention, Reader, read_parsed
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
-from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
-from xrec.config.identity import identity_of
+from xrec.config import PhrasesAnnotator, VocabularyConfig, identity_of
 from xrec.data.english import singular
 from xrec.data.parser import parser_fingerprint
 from xrec.storage import Location

@@ -25,7 +25,7 @@ from xrec.annotate.phrases.mentions import (
     read,
 )
 from xrec.annotate.vocabulary import normalized
-from xrec.config.annotate import VocabularyConfig
+from xrec.config import VocabularyConfig
 from xrec.data.english import valence, word_set
 from xrec.data.parser import pack, parse
 from xrec.progress import progress

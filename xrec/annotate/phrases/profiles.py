@@ -18,7 +18,7 @@ from typing import Any
 from xrec.annotate.phrases.lexicon import names_nothing
 from xrec.annotate.phrases.opinion import Token
 from xrec.annotate.vocabulary import normalized
-from xrec.config.data import ProfileAspects
+from xrec.config import ProfileAspects
 from xrec.data.aspects import NamedAspects
 from xrec.data.english import PRAISE_OF_ANYTHING, tags, valence, word_set
 from xrec.data.parser import parse

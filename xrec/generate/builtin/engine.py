@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from xrec.config.llm import EngineConfig
+from xrec.config import EngineConfig
 from xrec.generate.builtin.kv_cache import KVCache
 from xrec.generate.builtin.model import PackedModel
 from xrec.generate.builtin.model_runner import ModelRunner

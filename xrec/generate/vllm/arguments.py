@@ -12,8 +12,7 @@ from vllm import EngineArgs
 from vllm.platforms import current_platform
 from vllm.utils.import_utils import import_pynvml
 
-from xrec.config.adapter import Injection
-from xrec.config.llm import Dtype, EngineConfig
+from xrec.config import Dtype, EngineConfig, Injection
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import PREFIX
 from xrec.llm.model import resolve_dtype
@@ -31,10 +30,11 @@ _REFUSED: dict[str, str] = {
     **dict.fromkeys(("limit_mm_per_prompt", "language_model_only", "mm_encoder_only"), _ITEMS),
     **dict.fromkeys(("override_generation_config", "logits_processors"), _TEXTS),
     "disable_log_stats": _STATS,
-    "data_parallel_size": "set actors.num_actors, or models.num_replicas of an endpoint",
+    "data_parallel_size": "set actors.num_processes, or models.num_processes of an endpoint",
 }
 
 _LONGEST_TEXT = 2**31 - 1  # in tokens
+_MEMORY_SHARE = 0.9  # of the free memory of a GPU, unless engine.vllm says otherwise
 # In tokens. The prefix cache holds whole blocks only; vLLM's default on CPUs, 128, would miss most.
 _CPU_BLOCK_SIZE = 32
 
@@ -49,9 +49,9 @@ _FIXED: dict[str, Any] = {
 }
 _OURS = {
     *_FIXED,
-    *("additional_config", "block_size", "dtype", "gpu_memory_utilization", "hf_overrides"),
+    *("additional_config", "block_size", "dtype", "hf_overrides"),
     *("kv_cache_memory_bytes", "max_num_seqs", "model", "skip_tokenizer_init", "stream_interval"),
-    *("tensor_parallel_size", "tokenizer"),
+    "tokenizer",
 }
 
 COUNTS_NANS = "VLLM_COMPUTE_NANS_IN_LOGITS"
@@ -72,16 +72,16 @@ def engine_arguments(
     """The arguments of an engine over the model in `model_folder` with the users and items.
 
     With `is_streaming` each token of a text is reported at once, else the first and the last ones.
-    Raises ModelError for a device for which this vLLM was not built, and for `vllm_options` with
+    Raises ModelError for a device for which this vLLM was not built, and for `engine.vllm` with
     which texts would be wrong, or that vLLM does not have.
     """
-    for name in engine.vllm_options:
+    for name in engine.vllm:
         if name in _REFUSED or name in _OURS:
             reason = _REFUSED.get(name, "xrec sets it")
             raise ModelError(
-                f"engine.vllm_options: {name} cannot be set: {reason}",
+                f"engine.vllm: {name} cannot be set: {reason}",
                 code="option_forbidden",
-                key="engine.vllm_options",
+                key="engine.vllm",
                 saw=name,
             )
     if device.type != current_platform.device_type:
@@ -93,37 +93,36 @@ def engine_arguments(
             key="device",
             saw=device.type,
         )
-    num_processes = engine.tensor_parallel_size
+    num_processes, options = engine.num_gpus, dict(engine.vllm)
+    share_of_free = options.pop("gpu_memory_utilization", _MEMORY_SHARE)
     memory: dict[str, Any]
     if device.type == "cpu":
         num_bytes = int(engine.kv_cache_gib * 2**30)
         memory = {"kv_cache_memory_bytes": num_bytes, "block_size": _CPU_BLOCK_SIZE}
     else:
-        share = engine.gpu_memory_share * free_share(num_processes)
-        memory = {"gpu_memory_utilization": round(share, 4)}
+        memory = {"gpu_memory_utilization": round(share_of_free * free_share(num_processes), 4)}
     arguments = {
         **_FIXED,
-        **memory,
         "model": str(model_folder),
         "hf_overrides": {"architectures": [f"{PREFIX}{config.architectures[0]}"]},
         "additional_config": {"injection": injection},
         "dtype": dtype,
         "max_num_seqs": engine.max_rows,
         "stream_interval": 1 if is_streaming else _LONGEST_TEXT,
-        "tensor_parallel_size": num_processes,
         # Ray is there in an actor, but the processes of one engine are on one machine.
         **({"distributed_executor_backend": "mp"} if num_processes > 1 else {}),
         # The model's whole context, or as much of it as the KV cache holds.
         "max_model_len": -1,
-        **engine.vllm_options,
+        **options,
+        **memory,
     }
     try:
         return EngineArgs(**arguments)
     except TypeError as error:
         raise ModelError(
-            f"engine.vllm_options: vLLM does not take them: {error}",
+            f"engine.vllm: vLLM does not take them: {error}",
             code="option_unknown",
-            key="engine.vllm_options",
+            key="engine.vllm",
         ) from error
 
 

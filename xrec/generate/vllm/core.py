@@ -136,8 +136,8 @@ class VllmCore:
         return Failure(
             "over_memory_budget",
             f"prompt of {num_tokens} tokens and {num_new} new ones, the KV cache holds "
-            f"{self._max_num_tokens} (kv_cache_gib, gpu_memory_share); raise it, or lower "
-            "decoding.max_new_tokens",
+            f"{self._max_num_tokens} (kv_cache_gib, vllm.gpu_memory_utilization); raise it, or "
+            "lower decoding.max_new_tokens",
         )
 
     def _enter(self, request_id: int, prompt: Sequence[int], params: RequestParams) -> None:

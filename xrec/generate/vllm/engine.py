@@ -13,7 +13,7 @@ from vllm import LLMEngine
 
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import input_vectors
-from xrec.config.llm import Dtype, EngineConfig
+from xrec.config import Dtype, EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.vllm.arguments import (

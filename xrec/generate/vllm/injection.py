@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xrec.config.adapter import Injection
+from xrec.config import Injection
 from xrec.errors import ModelError
 from xrec.llm.injection import fold_heads
 

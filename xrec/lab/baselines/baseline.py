@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from xrec.config.adapter import AdapterTrainingConfig
-from xrec.config.compare import CompareConfig
-from xrec.config.entries import BaselineKind
+from xrec.config import AdapterTrainingConfig, BaselineKind, CompareConfig
 from xrec.llm.source import resolve_model
 from xrec.storage import Location, open_location
 
@@ -62,7 +60,7 @@ class Baseline:
 
     config: of the comparison, without relative paths (`config_anywhere`). Of its `prompt`, which is
         in words only here, and language model there is use for lora alone; a training's process is
-        like a worker of its `scaling`.
+        like a worker of its `workers`.
     output: the URI of the model.
     """
 

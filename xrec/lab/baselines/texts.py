@@ -25,7 +25,7 @@ def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[st
     A text is "" if it ends before its first word. Beside them stand the seconds they took.
     """
     actors = baseline.config.actors
-    torch.set_num_threads(actors.cpus_per_actor)
+    torch.set_num_threads(actors.cpus)
     device = resolve_device(actors.device)
     trained = read_baseline(baseline, device)
     model, codec = trained.model, trained.codec
@@ -50,12 +50,12 @@ def write_baseline_texts(
     XRecError of a process, or ClusterError.
     """
     actors, starts = baseline.config.actors, range(0, len(pairs), at_once)
-    num_processes = min(actors.num_actors, len(starts))
+    num_processes = min(actors.num_processes, len(starts))
     parts = map_in_processes(
         partial(_load_writer, baseline),
         [pairs[start : start + at_once] for start in starts],
         num_processes=num_processes,
-        cpus=actors.cpus_per_actor,
+        cpus=actors.cpus,
         gpus=gpus_each(actors.device, num_processes),
     )
     found = dict(progress(parts, "writing texts", len(starts)))

@@ -10,7 +10,7 @@ import torch
 
 from xrec.aspects.artifact import read_aspects_manifest
 from xrec.bulk import gpus_each, map_in_processes
-from xrec.config.identity import identity_of
+from xrec.config import identity_of
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import Baseline
@@ -90,14 +90,14 @@ def _metrics(data: BaselineData, history: Sequence[Row], trained: Tensors) -> di
 
 def _train(baseline: Baseline) -> tuple[list[Row], Tensors]:
     """The rows of the epochs, and the parameters of the best one."""
-    scaling, found = baseline.config.scaling, dict[int, Row]()
+    workers, found = baseline.config.workers, dict[int, Row]()
     best: Tensors = {}
     for place, made in map_in_processes(
         partial(_load_trainer, baseline),
         range(1, baseline.recipe.num_epochs + 1),
         num_processes=1,
-        cpus=scaling.cpus_per_worker,
-        gpus=gpus_each(scaling.device, 1),
+        cpus=workers.cpus,
+        gpus=gpus_each(workers.device, 1),
     ):
         if made is not None:
             found[place], best = made[0], made[1] or best
@@ -115,8 +115,8 @@ def _load_trainer(baseline: Baseline) -> Callable[[int], tuple[Row, Tensors] | N
     A process in the place of one that died makes the epochs before again.
     """
     config = baseline.config
-    torch.set_num_threads(config.scaling.cpus_per_worker)
-    device = resolve_device(config.scaling.device)
+    torch.set_num_threads(config.workers.cpus)
+    device = resolve_device(config.workers.device)
     data = build_data(baseline, read_dataset(location_of(config, "dataset")))
     model = build_model(baseline, data.sizes, device)
     trainer = BaselineTrainer(model, data, baseline.recipe, seed=baseline.seed, device=device)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xrec.config.adapter import LearningRateConfig
 from xrec.errors import TrainingError
 from xrec.lab.baselines.artifact import TrainedModel
 from xrec.lab.baselines.baseline import Recipe
@@ -178,5 +177,4 @@ def _rate_share(recipe: Recipe, num_pairs: int) -> Callable[[int], float]:
     if recipe.warmup_share is None:
         return lambda step: 1.0
     num_steps = recipe.num_epochs * math.ceil(num_pairs / recipe.batch_size)
-    rate = LearningRateConfig(peak=recipe.learning_rate, warmup_share=recipe.warmup_share)
-    return learning_rate_share(rate, num_steps)
+    return learning_rate_share(recipe.warmup_share, num_steps)

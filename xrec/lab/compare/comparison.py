@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import SecretStr
 
 from xrec.aspects.choice import read_chooser
-from xrec.config.compare import CompareConfig
+from xrec.config import CompareConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ModelError, install_command

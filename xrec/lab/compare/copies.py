@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from xrec.config.entries import ElsewhereConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import ElsewhereConfig, StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.data.rows import parse_id, parse_text, read_rows, reject_duplicates
 from xrec.errors import DataError
@@ -74,20 +73,22 @@ def read_elsewhere(name: str, config: ElsewhereConfig, storage: StorageConfig) -
 
     Raises DataError for a missing column, a row that cannot be read, and a pair with two texts.
     """
-    columns = {"user_id": config.user_id, "item_id": config.item_id, "text": config.text}
+    user_id, item_id, text = (
+        config.columns.get(name, name) for name in ("user_id", "item_id", "explanation")
+    )
     read = read_rows(
         config.uri,
         io.BytesIO(open_location(config.uri, storage).read_bytes()),
         {"user_id": parse_id, "item_id": parse_id, "text": parse_text},
-        names={column: (own,) for column, own in columns.items()},
-        advice=f"name the file's columns in texts.{name}.user_id, item_id and text",
+        names={"user_id": (user_id,), "item_id": (item_id,), "text": (text,)},
+        advice=f"name the file's columns in texts.{name}.columns",
     )
     rows = reject_duplicates(read, ["user_id", "item_id"])
     if rows.findings:
         first = rows.findings[0]
         raise DataError(
             f"texts.{name}: {len(rows.findings)} of {rows.num_rows} rows of {rows.file} cannot be "
-            f"used, the first in line {first.line}: {first.reason} ({first.text}); mend the file, "
+            f"used, the first in line {first.line}: {first.reason} ({first.text}); fix the file, "
             "or leave these rows out",
             code="broken_rows",
             key=f"texts.{name}",

@@ -8,9 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.aspects.artifact import read_aspects_manifest
-from xrec.config.compare import CompareConfig
-from xrec.config.entries import ADAPTERS, BASELINES
-from xrec.config.identity import identity_of
+from xrec.config import ADAPTERS, BASELINES, CompareConfig, identity_of
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError

@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import identify
-from xrec.config.compare import CompareConfig
-from xrec.config.entries import ADAPTERS, BASELINES, BaselineKind
+from xrec.config import ADAPTERS, BASELINES, BaselineKind, CompareConfig
 from xrec.data.dataset import Dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError

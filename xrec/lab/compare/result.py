@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from xrec.config.compare import CompareConfig
+from xrec.config import CompareConfig
 from xrec.data.dataset import Dataset
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import SecretStr
 
 from xrec.bulk import gpus_each, map_in_processes
-from xrec.config.compare import CompareConfig
-from xrec.config.text import EndpointModelConfig
+from xrec.config import CompareConfig, EndpointModelConfig
 from xrec.data.dataset import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere
 from xrec.lab.compare.figures import Run
@@ -43,7 +42,7 @@ def _load_scorer(
             storage=config.storage,
             llm=config.llm,
             device=config.actors.device,
-            num_threads=config.actors.cpus_per_actor,
+            num_threads=config.actors.cpus,
             keys=keys,
         ),
     )
@@ -81,12 +80,12 @@ def score_entries(
         actors, models = config.actors, [judge.model for judge in config.metrics.judges]
         # One process asks an endpoint, so that its limits are kept.
         has_endpoint = any(isinstance(each, EndpointModelConfig) for each in models)
-        num_processes = 1 if has_endpoint else min(actors.num_actors, len(left))
+        num_processes = 1 if has_endpoint else min(actors.num_processes, len(left))
         scored = map_in_processes(
             load,
             [texts[entry] for entry in left],
             num_processes=num_processes,
-            cpus=actors.cpus_per_actor,
+            cpus=actors.cpus,
             gpus=gpus_each(actors.device, num_processes),
         )
         for place, table in progress(scored, "scoring", len(left)):

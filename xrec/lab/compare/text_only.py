@@ -16,9 +16,7 @@ from xrec.aspects.artifact import aspects_of
 from xrec.aspects.choice import read_chooser
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
-from xrec.config.compare import CompareConfig
-from xrec.config.identity import identity_of
-from xrec.config.prompt import PromptConfig
+from xrec.config import CompareConfig, PromptConfig, identity_of
 from xrec.data.dataset import read_dataset
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of

@@ -9,7 +9,7 @@ from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import run_request
 from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
-from xrec.config.backfill import BackfillConfig
+from xrec.config import BackfillConfig
 from xrec.lab.measures.measure import PairIds
 from xrec.storage import fingerprint_of
 

@@ -19,10 +19,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import SecretStr
 
-from xrec.config.evaluate import JudgeConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, StorageConfig
-from xrec.config.text import EndpointModelConfig
+from xrec.config import (
+    Device,
+    EndpointModelConfig,
+    JudgeConfig,
+    LLMConfig,
+    SamplingConfig,
+    StorageConfig,
+)
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 from xrec.storage import Location, fingerprint_of
 from xrec.text import Asker, LanguageModel, Prompt, Reply, ReplyStore, ScoreReply, endpoint_key
@@ -113,7 +117,7 @@ def load_judge(
     Raises ConfigError for an engine without a model, ModelError if the model cannot be had.
     """
     models = {} if loaded is None else loaded
-    settings = config.model.model_dump_json(exclude={"sampling"})
+    settings = config.model.model_dump_json(exclude=set(SamplingConfig.model_fields))
     if settings not in models:
         models[settings] = load_language_model(
             config.model,

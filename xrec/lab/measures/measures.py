@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from xrec.config.evaluate import MetricsConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import LLMConfig, MetricsConfig, StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair, taken
 from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
 from xrec.lab.measures.judge import JudgeAccess, describe_judge, judge_identity, load_judge

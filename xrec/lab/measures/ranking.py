@@ -57,7 +57,7 @@ class StatementsRanked:
 
 
 def rankers(statements: Statements, chooser: "AspectChooser | None") -> dict[str, StatementsRanked]:
-    """The rankers that need no text, by name (`xrec.config.entries.RANKERS`).
+    """The rankers that need no text, by name (`xrec.config.RANKERS`).
 
     Popularity is the number of training reviews of the item, the user, or all that make the
     statement, and ties go by all: ItemPop, UserPop and GlobalPop of StaR, whose Random is here too.

@@ -28,7 +28,7 @@ from tests.xrec.generate.cores import (
     make_prompts,
     make_sharing_prompts,
 )
-from xrec.config.decoding import DecodingConfig
+from xrec.config import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate.builtin.requests import Request
 from xrec.generate.builtin.sampling import apply_masks, next_tokens, sampled

@@ -27,8 +27,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     need_vllm_cpu,
     with_all_tokens,
 )
-from xrec.config.adapter import Injection
-from xrec.config.decoding import DecodingConfig
+from xrec.config import DecodingConfig, Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import Vocabulary
 
@@ -75,7 +74,7 @@ def contest(request, tmp_path_factory):
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         folder = tmp_path_factory.mktemp("vllm")
         options = {"enforce_eager": not is_compiled}
-        engine = make_engine(folder, family, rule, stop=stop, vllm_options=options)
+        engine = make_engine(folder, family, rule, stop=stop, vllm=options)
     ends = (toy_tokenizer().eos_token_id, stop)
     without = _until(_by_hand(family, "none"), ends)
     yield Contest(rule, engine, prompts, _until(full, ends), without)
@@ -150,7 +149,7 @@ def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens
         stop=3,
         num_tokens=3,
         kv_cache_gib=_bytes_of_blocks(7, num_heads=2) / 2**30,
-        vllm_options={"enforce_eager": eager, "max_num_batched_tokens": 16},
+        vllm={"enforce_eager": eager, "max_num_batched_tokens": 16},
     )
     texts = _run(engine, _prompts(3))
     counts = {one.name: one.value for one in engine._engine.get_metrics() if hasattr(one, "value")}
@@ -164,7 +163,10 @@ def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens
 def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(tmp_path):
     """On each of two ranks: a query head pair, a key head, and memory for 6 blocks of 32 tokens."""
     expected = _until(_by_hand("llama", "direct"), (toy_tokenizer().eos_token_id, 3))
-    settings = {"kv_cache_gib": _bytes_of_blocks(7, num_heads=1) / 2**30, "tensor_parallel_size": 2}
+    settings = {
+        "kv_cache_gib": _bytes_of_blocks(7, num_heads=1) / 2**30,
+        "vllm": {"tensor_parallel_size": 2},
+    }
     engine = make_engine(tmp_path, "llama", "direct", stop=3, **settings)
     completions = generate(engine, [*make_prompts(), [5] * 200], GREEDY)
     engine.close()
@@ -178,7 +180,7 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
     [
         ("gemma", {}, "unsupported_family", "engine.kind"),
         ("llama", {"device": "meta"}, "vllm_of_another_device", "device"),
-        ("llama", {"vllm_options": {"no_such_option": 1}}, "option_unknown", "engine.vllm_options"),
+        ("llama", {"vllm": {"no_such_option": 1}}, "option_unknown", "engine.vllm"),
     ],
 )
 def test_engine_that_cannot_be_is_refused(tmp_path, family, changes, code, key):

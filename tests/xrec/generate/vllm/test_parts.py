@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.errors import raises
-from xrec.config.llm import EngineConfig
+from xrec.config import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion, TextParams
 from xrec.generate.shared_engine import SharedEngine
@@ -68,18 +68,19 @@ def arguments(load):
     return load("xrec.generate.vllm.arguments")
 
 
-def started_with(arguments: ModuleType, vllm: MagicMock, **settings: Any) -> dict[str, Any]:
-    given = {"max_rows": 7, "kv_cache_gib": 1.0, "gpu_memory_share": 0.5, **settings}
-    device = given.pop("device", torch.device("cuda"))
+def started_with(
+    arguments: ModuleType, stub: MagicMock, device: str = "cuda", **options: Any
+) -> dict[str, Any]:
+    options = {"gpu_memory_utilization": 0.5, **options}
     arguments.engine_arguments(
         Path("llm"),
         SimpleNamespace(architectures=["Qwen3ForCausalLM"]),
         "direct",
-        EngineConfig(kind="vllm", **given),
+        EngineConfig(kind="vllm", max_rows=7, kv_cache_gib=1.0, vllm=options),
         dtype=torch.float16,
-        device=device,
+        device=torch.device(device),
     )
-    return dict(vllm.EngineArgs.call_args.kwargs)
+    return dict(stub.EngineArgs.call_args.kwargs)
 
 
 @pytest.mark.parametrize(("num_gpus", "expected"), [(1, 0.45), (2, 0.25)])
@@ -91,13 +92,13 @@ def test_memory_is_the_share_free_on_the_fullest_gpu(arguments, vllm, num_gpus, 
 
 def test_memory_on_a_cpu_is_that_of_the_kv_cache(arguments, vllm):
     vllm.current_platform.device_type = "cpu"
-    found = started_with(arguments, vllm, device=torch.device("cpu"))
+    found = started_with(arguments, vllm, "cpu")
     assert found["kv_cache_memory_bytes"] == 1 << 30
     assert "gpu_memory_utilization" not in found
 
 
 def test_arguments_name_our_class_of_the_family_and_take_further_options(arguments, vllm):
-    found = started_with(arguments, vllm, vllm_options={"max_num_batched_tokens": 16384})
+    found = started_with(arguments, vllm, max_num_batched_tokens=16384)
     assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
     assert found["additional_config"] == {"injection": "direct"}
     assert found["max_num_batched_tokens"] == 16384
@@ -109,8 +110,8 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(argumen
     "option", ["speculative_config", "enable_lora", "logits_processors", "generation_config"]
 )
 def test_options_that_would_break_texts_are_refused(arguments, vllm, option):
-    with raises(ModelError, "option_forbidden", key="engine.vllm_options", saw=option):
-        started_with(arguments, vllm, vllm_options={option: 1})
+    with raises(ModelError, "option_forbidden", key="engine.vllm", saw=option):
+        started_with(arguments, vllm, **{option: 1})
 
 
 def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(arguments, vllm):

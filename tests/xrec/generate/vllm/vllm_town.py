@@ -21,8 +21,7 @@ from tests.world.models import (
 from tests.world.workspace import save_graph
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import attach_adapters
-from xrec.config.adapter import Injection
-from xrec.config.llm import EngineConfig
+from xrec.config import EngineConfig, Injection
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
 
@@ -117,8 +116,8 @@ def make_engine(
             json.dumps({"eos_token_id": [stop], "do_sample": True, "temperature": 9.0})
         )
     graph = graph or make_graph(folder / "graph")
-    options = {"enforce_eager": True, **settings.pop("vllm_options", {})}
-    given = {"max_rows": 16, "kv_cache_gib": 1 / 8, "vllm_options": options, **settings}
+    options = {"enforce_eager": True, **settings.pop("vllm", {})}
+    given = {"max_rows": 16, "kv_cache_gib": 1 / 8, "vllm": options, **settings}
     return VllmEngine(
         folder / "llm",
         toy_tokenizer(),

@@ -9,9 +9,7 @@ import torch
 from tests.world.here import map_here
 from tests.world.models import save_toy_model
 from tests.world.town import make_dataset
-from xrec.config.compare import CompareConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.prompt import PromptConfig
+from xrec.config import CompareConfig, LLMConfig, PromptConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import RECIPES, Baseline
@@ -85,8 +83,8 @@ def make_baseline(workspace, tmp_path, llm):
             "llm": llm,
             "prompt": PROMPT,
             "training": {"max_pairs": values.pop("max_pairs", None)},
-            "actors": {"device": "cpu", "num_actors": 1},
-            "scaling": {"device": "cpu"},
+            "actors": {"device": "cpu", "num_processes": 1},
+            "workers": {"device": "cpu"},
         }
         config, output = CompareConfig.model_validate(settings), str(tmp_path / "model")
         return Baseline(kind, values.pop("seed", 0), recipe, config, output, **values)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.errors import raises
 from tests.world.models import toy_tokenizer
 from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, explanation, write_untrained
-from xrec.config.adapter import AdapterTrainingConfig
+from xrec.config import AdapterTrainingConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError, TrainingError
 from xrec.lab.baselines.artifact import build_model, read_baseline
 from xrec.lab.baselines.baseline import RECIPES, Baseline, recipe_of

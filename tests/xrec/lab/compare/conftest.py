@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.world.workspace import PROMPT, build_workspace
-from xrec.config.base import parse_config
-from xrec.config.compare import CompareConfig
+from xrec.config import CompareConfig, parse_config
 from xrec.lab.compare.comparison import compare
 from xrec.lab.compare.entries import Entry, comparison_identity
 from xrec.lab.compare.make import Inputs, make

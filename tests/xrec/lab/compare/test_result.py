@@ -11,8 +11,7 @@ from tests.errors import raises
 from tests.world.shop import write_json_lines
 from tests.world.town import dataset_of, explained, held_out
 from tests.xrec.lab.compare.conftest import MakeConfig
-from xrec.config.entries import ElsewhereConfig
-from xrec.config.shared import StorageConfig
+from xrec.config import ElsewhereConfig, StorageConfig
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.lab.compare.copies import nearest_texts, read_elsewhere
@@ -170,7 +169,8 @@ def test_nearest_of_an_item_without_words_is_of_the_nearest_item():
 def test_table_gives_texts_by_pair_and_is_refused_if_it_cannot_be_used(tmp_path):
     def read(*rows: dict[str, Any], text: str = "xrec") -> dict[tuple[str, str], str | None]:
         uri = str(write_json_lines(tmp_path / "texts.jsonl", rows))
-        config = ElsewhereConfig(uri=uri, user_id="uid", item_id="iid", text=text)
+        columns = {"user_id": "uid", "item_id": "iid", "explanation": text}
+        config = ElsewhereConfig.model_validate({"uri": uri, "columns": columns})
         return read_elsewhere("public", config, StorageConfig())
 
     good = {"uid": 7, "iid": "a", "xrec": " A fine place. "}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.world.town import dataset_of, held_out
-from xrec.config.evaluate import MetricsConfig
+from xrec.config import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import (

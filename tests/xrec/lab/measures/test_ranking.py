@@ -16,10 +16,7 @@ from tests.world.town import dataset_of, held_out
 from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import dataset_mentions
 from xrec.aspects.scorer import AspectScorer, Weights
-from xrec.config.entries import RANKERS
-from xrec.config.evaluate import MetricsConfig
-from xrec.config.shared import StorageConfig
-from xrec.config.text import SamplingConfig
+from xrec.config import RANKERS, MetricsConfig, SamplingConfig, StorageConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ConfigError
 from xrec.lab.measures.judge import (
@@ -197,7 +194,7 @@ def test_identity_of_a_judge_has_no_limits_waits_and_keys():
 
 
 def _engine(model: str, **sampling: float) -> dict[str, Any]:
-    return {"kind": "engine", "llm": {"model": model}, "sampling": sampling}
+    return {"kind": "engine", "llm": {"model": model}, **sampling}
 
 
 def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, monkeypatch):

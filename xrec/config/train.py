@@ -1,0 +1,292 @@
+"""The training jobs: `pretrain-graph`, `train-aspects`, and `train-adapter`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from xrec.config.base import Config, merged
+from xrec.config.job import JobConfig, TrainingJobConfig
+from xrec.config.llm import LLMConfig
+from xrec.config.texts import PromptConfig
+
+
+class SpectralConfig(Config):
+    """Randomized truncated SVD of D_u^-a R D_i^-a, with a = 0.35 (xrec.train.graph_model).
+
+    R is the binary interaction matrix; D_u and D_i are the degrees of users and items.
+    """
+
+    singular_value_power: float = Field(1.0, ge=0)
+    """The power p: the start's scores are U S^p V^T."""
+    blend_weight: float = Field(0.15, ge=0)
+    """Weight of the start's scores in the final vectors; that of the trained scores is 1."""
+
+
+class GraphModelConfig(Config):
+    """LightGCN (arXiv 2002.02126)."""
+
+    embedding_dim: int = Field(64, ge=1)
+    """D, the length of each user's and item's vector."""
+    num_layers: int = Field(2, ge=0)
+    """Number of propagation layers. 0 is plain matrix factorization."""
+    aspects: bool = False
+    """Whether the dataset's aspects are nodes beside users and items (xrec/graph/aspects.py)."""
+    initialization: Literal["random", "spectral"] = "spectral"
+    """What the layer-0 embeddings start from."""
+    spectral: SpectralConfig = SpectralConfig()
+
+
+class BPRLossConfig(Config):
+    """Bayesian personalized ranking (arXiv 1205.2618).
+
+    Each positive has one negative, drawn from the items that the user has not interacted with.
+    """
+
+    kind: Literal["bpr"]
+
+
+class SampledSoftmaxConfig(Config):
+    """Softmax over the cosines of the positive and of sampled negatives (arXiv 2201.02327).
+
+    The other positive items of a micro-batch are negatives too, corrected by the logarithm of how
+    often each negative is sampled.
+    """
+
+    kind: Literal["sampled_softmax"]
+    temperature: float = Field(0.15, gt=0)
+    """Divisor of the cosines."""
+    num_negatives: int = Field(1024, ge=0)
+    """Number of uniformly drawn items that are negatives of all triples of a micro-batch."""
+
+
+class GraphTrainingConfig(Config):
+    """Adam on the layer-0 embeddings, with early stopping on validation NDCG@20."""
+
+    loss: Annotated[BPRLossConfig | SampledSoftmaxConfig, Field(discriminator="kind")] = (
+        SampledSoftmaxConfig(kind="sampled_softmax")
+    )
+    """The loss."""
+    num_epochs: int = Field(20, ge=0)
+    """Maximum number of passes over the training interactions; 0 keeps the start as it is, which
+    needs `start_from`."""
+    steps_per_epoch: int = Field(64, ge=1)
+    """Number of optimizer steps per epoch; each propagates the whole graph once."""
+    micro_batch_size: int = Field(1024, ge=1)
+    """Number of interactions that are scored together and share their negatives."""
+    learning_rate: float = Field(5e-3, gt=0)
+    """Learning rate of Adam."""
+    l2_weight: float = Field(0.0, ge=0)
+    """Weight of the mean squared norm of the batch's layer-0 embeddings in the loss."""
+    patience: int = Field(3, ge=1)
+    """Number of evaluations without a better NDCG@20 after which training stops."""
+    epochs_per_evaluation: int = Field(1, ge=1)
+    """Number of epochs between evaluations."""
+    validation_users: int = Field(10_000, ge=1)
+    """Maximum number of users that an evaluation ranks, drawn by `seed`; the artifact's own figures
+    are of ten times as many."""
+    epochs_per_checkpoint: int = Field(1, ge=1)
+    """Number of epochs between checkpoints, from which an interrupted run resumes."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initialization, the order, and the negatives."""
+
+
+class PretrainGraphConfig(TrainingJobConfig):
+    """`xrec pretrain-graph`: dataset in, graph artifact out."""
+
+    model: GraphModelConfig = GraphModelConfig()
+    training: GraphTrainingConfig = GraphTrainingConfig()
+    start_from: str | None = None
+    """URI of an earlier graph, of a dataset that this one extends: its users and items start where
+    they were, and the result is rotated onto its vectors, so that its adapter stays valid. If null,
+    all start as `model.initialization` says."""
+    folds: int = Field(4, ge=0)
+    """Number of additional graphs, each trained without another part of the explained training
+    pairs, so that the adapter learns from vectors that have not seen the pair they explain. 0 saves
+    their time, and the adapter's vectors know their pairs."""
+    parallelism: Literal["replicated", "partitioned"] = "replicated"
+    """replicated: each worker propagates the whole graph; partitioned: each has a block of rows."""
+
+    @model_validator(mode="after")
+    def _folds_can_be_trained(self) -> "PretrainGraphConfig":
+        if self.training.num_epochs == 0 and (self.start_from is None or self.folds):
+            raise ValueError(
+                f"training.num_epochs is 0, start_from {self.start_from} and folds {self.folds}: "
+                "expected an earlier graph and folds: 0, or at least one epoch"
+            )
+        if self.folds == 1:
+            raise ValueError(
+                "folds must be 0 or at least 2, got 1, which would leave no explained pair"
+            )
+        return self
+
+
+class TrainAspectsConfig(JobConfig):
+    """`xrec train-aspects`: a dataset with aspects in, a score of aspects out."""
+
+    min_item_reviews: int = Field(1, ge=1)
+    """Minimum number of an item's reviews that mention a chosen aspect; must be 1 if the aspects
+    are those of profiles."""
+
+
+Injection = Literal["direct", "projected", "none"]
+Vectors = Literal["graph", "random", "constant"]
+
+
+class AdapterModelConfig(Config):
+    """Two mixture-of-experts adapters, one for users and one for items."""
+
+    num_experts: int = Field(8, ge=1)
+    """Number of experts of each adapter."""
+    num_tokens: int = Field(1, ge=1)
+    """Number of collaborative tokens of each user and of each item."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the experts' input in training."""
+    gating_noise: bool = True
+    """Whether the gates get noise in training."""
+    injection: Injection = "projected"
+    """How the adapted vector enters q, k, and v of each layer. With none, only the prompt holds it.
+    """
+    vectors: Vectors = "graph"
+    """Input of the adapters: the graph's vectors or, for ablations, a random vector per user and
+    item, or the same constant for all."""
+    axis_power: float | None = Field(None, ge=0)
+    """The input is rotated to the principal axes of the table of vectors, and each axis gets the
+    table's standard deviation to this power: 0 whitens, 1 changes nothing, and from 2 on weak axes
+    fade. If null, there is no rotation, and each dimension gets variance 1."""
+    own_share: float = Field(1.0, gt=0, le=1)
+    """Share of the first output's variance that differs among users, or among items; the rest is
+    common to all, like a soft prompt."""
+    vectors_seed: int = Field(0, ge=0)
+    """Seed of the random vectors."""
+
+
+class AdapterTrainingConfig(Config):
+    """How the adapter is trained: AdamW on the mean NLL of the explanations' tokens and end tokens.
+
+    The learning rate rises linearly in the warm-up, and then falls linearly to zero.
+    """
+
+    leave_out: Literal["own", "nothing"] = "own"
+    """What is left out of the prompts of training. own: the pair's own review and interaction;
+    profiles, aspects, evidence, and vectors are made without them where the dataset and the graph
+    (pretrain-graph.folds) have such versions. nothing: all is shown, as in XRec."""
+    num_epochs: int = Field(4, ge=1)
+    """Maximum number of passes over the training pairs."""
+    max_steps: int | None = Field(None, ge=1)
+    """Maximum number of optimizer steps. If null, the epochs decide."""
+    global_batch_size: int = Field(32, ge=1)
+    """Number of pairs per optimizer step, over all workers."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
+    """Number of pairs per forward pass of a worker. auto is the largest power of two that divides a
+    worker's part of the global batch and fits its GPU, by trial steps; on a CPU at most 8, and at
+    ZeRO stage 3 one. A resumed run keeps it, because it decides which pairs share a step."""
+    prefix_cache_gib: float = Field(1.0, ge=0)
+    """GiB on each worker's device for the keys and values of what precedes a prompt's collaborative
+    tokens, kept across epochs."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate at the end of the warm-up."""
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    """Share of all steps that are warm-up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of AdamW."""
+    max_pairs: int | None = Field(None, ge=1)
+    """Number of training pairs, drawn by a hash of their IDs, whatever the seed. If null, all."""
+    max_explanation_tokens: int = Field(128, ge=1)
+    """Maximum length of a training explanation in tokens; longer ones are left out and counted."""
+    max_validation_pairs: int | None = Field(None, ge=1)
+    """Number of validation pairs after each epoch. If null, all."""
+    patience: int = Field(2, ge=1)
+    """Number of validations without a better loss after which training stops."""
+    steps_per_checkpoint: int | None = Field(None, ge=1)
+    """Number of optimizer steps between checkpoints within an epoch. If null, only the end of each
+    epoch has one."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again for the gradients: less memory, more time."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initialization, the order, and the gating noise."""
+
+
+_SET_BY_US = {
+    *("bf16", "fp16", "data_types", "optimizer", "scheduler", "gradient_accumulation_steps"),
+    *("train_batch_size", "train_micro_batch_size_per_gpu"),
+}
+
+
+class AdapterTrainingJobConfig(TrainingJobConfig):
+    """A job that trains adapters: `xrec train-adapter`, or a comparison of them."""
+
+    prompt: PromptConfig = PromptConfig()
+    model: AdapterModelConfig = AdapterModelConfig()
+    training: AdapterTrainingConfig = AdapterTrainingConfig()
+    deepspeed: Mapping[str, Any] = {}
+    """DeepSpeed's own settings, laid over ours, for example {gradient_clipping: 0.5,
+    zero_optimization: {stage: 3, offload_param: {device: cpu}}}. Stage 1 keeps the frozen model
+    whole on each worker, and 3 shards it; without a stage it is 1 where the model fills at most
+    three quarters of each worker's memory, else 3. Gradients are clipped to a norm of 1."""
+
+    @property
+    def zero(self) -> Mapping[str, Any]:
+        """DeepSpeed's settings of ZeRO that were given."""
+        zero: Mapping[str, Any] = self.deepspeed.get("zero_optimization", {})
+        return zero
+
+    @property
+    def zero_stage(self) -> int | None:
+        """The ZeRO stage, or None if the workers' memory decides; what is offloaded needs 3."""
+        stage: int | None = self.zero.get("stage")
+        return 3 if stage is None and self.is_offloaded else stage
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether shards wait in the node's memory for their use."""
+        return any(name.startswith("offload_") for name in self.zero)
+
+    @property
+    def hpz_size(self) -> int:
+        """The number of workers of a node that share another copy of the weights; 1 is no copy."""
+        return int(self.zero.get("zero_hpz_partition_size", 1))
+
+    def with_zero_stage(self, stage: int) -> Self:
+        """Return the config with this stage."""
+        changed = merged(self.deepspeed, {"zero_optimization": {"stage": stage}})
+        return self.model_copy(update={"deepspeed": changed})
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _stage_is_known(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        if forbidden := sorted(_SET_BY_US & settings.keys()):
+            raise ValueError(f"{', '.join(forbidden)} cannot be given: xrec sets them")
+        zero = settings.get("zero_optimization", {})
+        if not isinstance(zero, Mapping) or zero.get("stage", 1) not in (1, 3):
+            raise ValueError(f"zero_optimization.stage must be 1 or 3, saw {zero}")
+        return settings
+
+    @model_validator(mode="after")
+    def _shards_need_stage_3(self) -> "AdapterTrainingJobConfig":
+        if self.zero.get("stage") == 1 and (self.is_offloaded or self.hpz_size > 1):
+            raise ValueError(f"deepspeed: shards need zero_optimization.stage 3, saw {self.zero}")
+        if self.workers.num_processes % self.hpz_size:
+            raise ValueError(
+                "deepspeed.zero_optimization.zero_hpz_partition_size must divide "
+                f"workers.num_processes = {self.workers.num_processes}, saw {self.hpz_size}"
+            )
+        return self
+
+
+class TrainAdapterConfig(AdapterTrainingJobConfig):
+    """`xrec train-adapter`: dataset, graph, and a frozen language model in, adapter out."""
+
+    llm: LLMConfig
+    license: str = "unknown"
+    """License of the adapter's weights for its model card, by the hub's name for it, for example
+    apache-2.0."""
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":
+        if self.llm.quantization is not None and self.zero_stage == 3:
+            raise ValueError(
+                f"llm.quantization = {self.llm.quantization!r} cannot be sharded or offloaded: "
+                f"expected deepspeed.zero_optimization of stage 1 or none, saw {self.zero}"
+            )
+        return self
