@@ -423,4 +423,4 @@ def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes
     assert rate == (15.0, 540.0, "9 min")
     assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
     silent = status_values(status, noon + timedelta(seconds=200))
-    assert (silent["phase"], "run it again to go on" in silent["note"]) == ("silent", True)
+    assert (silent["phase"], "run it again to continue" in silent["note"]) == ("silent", True)
