@@ -186,7 +186,7 @@ def _undo(log: DeltaLog, taken: Takedowns) -> None:
     for version in range(log.version - 1, -1, -1):
         if can_be_shown(log, version, taken):
             logger.warning(
-                "%s: version %d is not what its writer meant; restoring version %d",
+                "%s: version %d has other files than its writer recorded; restoring version %d",
                 log.location,
                 log.version,
                 version,
