@@ -144,7 +144,7 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
     for pool in ("recommend._pool", "bulk.work.pool.RayPool", "backfill.driver.RayPool"):
         patch.setattr(f"xrec.{pool}", pool_here)
     patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
-    patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+    patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
     for name in ("ensure_ray", "ready_cluster"):
         patch.setattr(f"xrec.cluster.{name}", lambda *arguments: nullcontext())
 
