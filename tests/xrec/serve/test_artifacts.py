@@ -286,7 +286,7 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(
     tables = [dataset_of(night).items for night in nights]
     columns = [[table[name].to_pylist() for name in ("item_id", "title")] for table in tables]
     titles = [dict(zip(*each, strict=True)) for each in columns]
-    config = serve_config(root, models={"device": "cpu", "num_replicas": 2})
+    config = serve_config(root, models={"device": "cpu", "num_processes": 2})
 
     async def play() -> list[Client]:
         generators = [Generator(config) for _ in range(2)]
