@@ -45,8 +45,7 @@ from xrec.config import (
     LanguageModelConfig,
     parse_config,
 )
-from xrec.text import Prompt, Reply, ask, endpoint_key, load_language_model
-from xrec.text.schema import parse_reply
+from xrec.text import Prompt, Reply, ask, endpoint_key, load_language_model, parse_reply
 
 app = command_line()
 

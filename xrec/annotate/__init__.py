@@ -1,17 +1,48 @@
-"""From reviews to the texts that everything else begins with.
+"""From reviews to the texts that everything else starts with.
 
 An annotator writes what an item is like, what a user likes, and why the user would enjoy the item,
-with the aspects that the reason speaks of. What is held out is decided before anything is written.
+with the aspects that the reason mentions. Held-out reviews are chosen before anything is written.
 
-    annotator         what an annotator gets and gives back, and what a run knows of one
-    source, cells     the reviews of a source, as far as they can be read
-    keep, store       which reviews are kept and held out; and where they lie
-    formats           the tables of the stages, and whose run an output is
-    stages            what an actor does with some rows of a stage
-    vocabulary        the names of aspects become one vocabulary
+    annotator         the protocol of an annotator: inputs, texts, and its spec
+    source, cells     the reviews of a source
+    keep, store       which reviews are kept and held out, and where they are stored
+    formats           the tables of the stages
+    stages            what an actor does with rows of a stage
+    vocabulary        many names become one aspect
     plan, driver      the stages, each a bulk run (xrec.bulk), and what is published
-    report            how good the texts are, as far as it can be counted
-    read              reads what is published, as the source of a dataset too
+    report            how good the texts are
+    read              reads published annotations, also as the source of a dataset
     phrases, language_model
-                      the annotators
+                      the two annotators
 """
+
+from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.cells import parse_number, parse_time
+from xrec.annotate.driver import annotator_spec, run_annotate
+from xrec.annotate.formats import KIND, begun_files, identify_annotations
+from xrec.annotate.keep import keep_reviews
+from xrec.annotate.phrases import Reader, find_aspects
+from xrec.annotate.plan import read_outlook
+from xrec.annotate.read import read_annotations
+from xrec.annotate.source import file_hashes, find_review_files, read_reviews
+from xrec.annotate.store import keep_source
+
+__all__ = [
+    "KIND",
+    "AnnotatorSpec",
+    "Reader",
+    "annotator_spec",
+    "begun_files",
+    "file_hashes",
+    "find_aspects",
+    "find_review_files",
+    "identify_annotations",
+    "keep_reviews",
+    "keep_source",
+    "parse_number",
+    "parse_time",
+    "read_annotations",
+    "read_outlook",
+    "read_reviews",
+    "run_annotate",
+]

@@ -1,4 +1,4 @@
-"""Who writes the texts: what an annotator gets and gives back, and what a run knows of one."""
+"""The protocol of an annotator: its inputs and texts, and what a run knows of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,18 +13,17 @@ from xrec.text import ReplyStore
 
 Stage = Literal["items", "users", "pairs"]
 STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
-"""The kinds of text; users' profiles and the pairs' explanations name and describe items."""
+"""The kinds of texts. Items come first, because the other texts name and describe them."""
 Sentiment = Literal["positive", "neutral", "negative"]
 LOW_RATED: Literal["low_rated"] = "low_rated"
-"""In place of the split: a review below `min_rating`, of which only the aspects are kept."""
+"""The split of a review below `min_rating`, of which only the aspects are kept."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """What a user wrote about an item; personal data is removed from its texts already.
+    """A user's review of an item, without personal data.
 
-    summary: the heading, empty if the source has none.
-    rating: in the source's own scale; time: seconds since 1970; None where the source has none.
+    summary: the heading, or empty. rating: in the source's scale. time: seconds since 1970.
     """
 
     user_id: str
@@ -37,11 +36,10 @@ class Review:
 
 @dataclass(frozen=True)
 class ItemInput:
-    """An item, of which a profile is to be written.
+    """An item that needs a profile.
 
-    title: the source's own, empty if it has none. details: what else the source knows, as text.
-    reviews: a sample of its training reviews, the most helpful and newest first.
-    num_reviews: of all its training reviews. Without any, the details are all that there is.
+    title: the source's, or empty. details: what else the source knows, as text. reviews: some of
+        its `num_reviews` training reviews, the most helpful and newest first.
     """
 
     item_id: str
@@ -53,10 +51,7 @@ class ItemInput:
 
 @dataclass(frozen=True)
 class ItemText:
-    """An item as the texts name and describe it.
-
-    title_is_made: whether the source has no title, and the annotator made this one.
-    """
+    """An item's title and profile; `title_is_made` if the title is the annotator's."""
 
     title: str
     profile: str
@@ -65,7 +60,7 @@ class ItemText:
 
 @dataclass(frozen=True)
 class ReviewedItem:
-    """A training review of a user, and the item's text; None if that failed."""
+    """A user's training review, and the item's text; None if that failed."""
 
     review: Review
     item: ItemText | None
@@ -73,9 +68,9 @@ class ReviewedItem:
 
 @dataclass(frozen=True)
 class UserInput:
-    """A user, of whom a profile is to be written.
+    """A user who needs a profile.
 
-    reviews: a sample of their `num_reviews` training reviews, the most helpful and newest first.
+    reviews: some of their `num_reviews` training reviews, the most helpful and newest first.
     """
 
     user_id: str
@@ -85,18 +80,17 @@ class UserInput:
 
 @dataclass(frozen=True)
 class UserText:
-    """A user as the texts describe them."""
+    """A user's profile."""
 
     profile: str
 
 
 @dataclass(frozen=True)
 class PairInput:
-    """A pair, whose reason is to be found in its own review.
+    """A pair whose explanation is written from its own review.
 
-    item: its text, from training reviews; None if that failed.
-    split: of a held-out pair the explanation is a reference only, and trains nothing; of a
-        low-rated one only the aspects are kept.
+    item: its text, from training reviews; None if that failed. split: the explanation of a held-out
+        pair is a reference and trains nothing; of a low-rated one only the aspects are kept.
     """
 
     user_id: str
@@ -108,10 +102,7 @@ class PairInput:
 
 @dataclass(frozen=True)
 class Aspect:
-    """An aspect of the item that a review speaks of, in the annotator's words.
-
-    opinion: what the review says of it in a few words, such as "warm"; it may be empty.
-    """
+    """An aspect that a review mentions; `opinion` is a few words on it, or empty."""
 
     aspect: str
     opinion: str
@@ -120,10 +111,9 @@ class Aspect:
 
 @dataclass(frozen=True)
 class PairText:
-    """Why the user would enjoy the item, and the aspects that their review speaks of.
+    """Why the user would enjoy the item, and the aspects that their review mentions.
 
-    explanation: empty if the review gives no reason, but speaks of aspects. These count: a
-        complaint tells as much of an item as praise.
+    explanation: empty if the review gives no reason but mentions aspects; complaints count too.
     """
 
     explanation: str
@@ -132,10 +122,9 @@ class PairText:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no text.
+    """Why there is no text: one of `AnnotatorSpec.reasons`, and a message for readers.
 
-    reason: one of `AnnotatorSpec.reasons`. message: details for a reader.
-    reply: what the annotator had written, as it was; empty if there is nothing.
+    reply: what the annotator had written, or empty.
     """
 
     reason: str
@@ -149,10 +138,7 @@ Text = ItemText | UserText | PairText
 
 @dataclass(frozen=True)
 class Written:
-    """What became of some rows: for each, in their order, its text or why there is none.
-
-    costs: what all of them cost, by name, such as tokens; the run adds the numbers up.
-    """
+    """The text or failure of each row, in order, and what all of them cost, by name."""
 
     results: Sequence[Text | Failure]
     costs: Mapping[str, float] = field(default_factory=dict)
@@ -162,10 +148,10 @@ class Annotator(Protocol):
     """Writes texts; each actor makes one and keeps it, with its models in memory."""
 
     def write(self, rows: Sequence[Input]) -> Written:
-        """The texts of a chunk's rows: an ItemText of an ItemInput, and so on.
+        """Write the texts of a chunk's rows: an ItemText for an ItemInput, and so on.
 
-        `AnnotatorSpec.chunks_at_once` threads call it at the same time. It need not look for
-        personal data: it is out of the rows already, and is looked for in the texts afterwards.
+        `AnnotatorSpec.chunks_at_once` threads call it at the same time. The caller removes personal
+        data from rows and texts.
         """
         ...
 
@@ -174,9 +160,7 @@ class Annotator(Protocol):
 class Outlook:
     """What a run would write.
 
-    counts: of the texts of the stages items, users and pairs.
-    samples: the inputs of some of them, by stage.
-    rates: what was measured on the texts of stages that have begun.
+    counts: the number of texts. samples: some inputs. rates: measured, of stages that have started.
     """
 
     counts: Mapping[Stage, int]
@@ -190,24 +174,21 @@ def _counts(outlook: Outlook) -> list[str]:
 
 @dataclass(frozen=True)
 class AnnotatorSpec:
-    """What the driver knows of an annotator, before any is made.
+    """What a run knows of an annotator before any is made.
 
-    settings: what the texts depend on, as plain JSON: settings, hashes of prompts. inputs: the
-        fingerprints of models. Together they decide whether an output is of the same run.
-    reasons: the reasons of `Failure` that it may give.
-    make: makes one, in an actor, to which it is sent; its argument is where `learn` wrote.
+    settings: what texts depend on, as plain JSON. inputs: the fingerprints of models. Together they
+        decide whether an output belongs to the same run.
+    reasons: the reasons of its `Failure`s.
+    make: makes one in an actor, to which it is sent; the argument is where `learn` wrote.
     learn: called in the driver, before the first stage, with a sample of the training reviews
-        (schema REVIEWS); writes what actors are to read below `output`. It must write the same if
-        it is called twice.
-    learned: a fingerprint of what `learn` wrote, which texts depend on too; None if it writes
-        nothing. Texts of earlier annotations are carried only if it is the same there.
-    folds: into how many parts the reviews of a profile are divided; without each of these a further
-        profile is written, for training. None: each review is a part of its own.
+        (schema REVIEWS); writes what actors read, the same if it is called again.
+    learned: the fingerprint of what `learn` wrote, which texts depend on too.
+    folds: the number of parts of a profile's reviews; a further profile is written without each of
+        them, for training. None: each review is a part.
     gpus_per_actor: for an actor whose device is a GPU.
-    max_actors: most actors of a stage; None if there is no limit.
-    replies: the replies below `output` that outlive a kill, and are deleted once all texts are
-        published; its failures are forgotten before failed texts are written again.
-    describe: lines for a reader that say what a run would do, for --dry-run.
+    max_actors: of a stage; None if there is no limit.
+    replies: the replies that outlive a kill, and are deleted once all texts are published.
+    describe: describes a run for --dry-run.
     """
 
     settings: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What a cell of a table of reviews must be; see xrec.data.rows."""
+"""Parsers of the cells in a table of reviews; see xrec.data.rows."""
 
 import math
 import re
@@ -20,12 +20,12 @@ _DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d\d?)$")
 
 
 def parse_review(value: object) -> str:
-    """A text in one line, without entities and tags of HTML and characters that nobody sees."""
+    """Return a text on one line, without HTML entities and tags and invisible characters."""
     return " ".join(_HIDDEN.sub("", parse_text(value)).split())
 
 
 def rating_parser(least: float, greatest: float) -> Parser:
-    """A parser of ratings from `least` to `greatest`; a missing one is None."""
+    """Return a parser of ratings in a range; a missing rating is None."""
 
     def parse_rating(value: object) -> str | None:
         number = parse_number(value)
@@ -37,20 +37,20 @@ def rating_parser(least: float, greatest: float) -> Parser:
 
 
 def parse_votes(value: object) -> str | None:
-    """A number of votes; one that is missing or none is None. Of [3, 5], 3 of 5, the first."""
+    """Parse a number of votes, such as 3 or [3, 5] for 3 of 5; None if it is missing or invalid."""
     first = value[0] if isinstance(value, list | tuple) and value else value
-    with suppress(ValueError):  # it only puts the reviews in an order: no row is lost for it
+    with suppress(ValueError):  # votes only order the reviews, so no row is rejected for them
         number = parse_number(first)
         return None if number is None else repr(number)
     return None
 
 
 def parse_time(value: object) -> str | None:
-    """Seconds since 1970: of a number, which may have any unit, or of a date.
+    """Parse a number, in any unit, or a date, which becomes seconds since 1970.
 
-    A date is one of ISO 8601, or has the month's English name and a year of four digits; of
-    03/04/2010 nobody knows the month. A day without a time begins at midnight, UTC. A missing one
-    is None.
+    A date is in ISO 8601, or has the English name of the month and a year of four digits, because
+    the month of 03/04/2010 is ambiguous. A date without a time is midnight UTC. A missing time is
+    None.
     """
     if isinstance(value, datetime):
         moment = value
@@ -71,14 +71,14 @@ def parse_time(value: object) -> str | None:
 def _moment(text: str) -> datetime:
     if not _WITH_MONTH.match(text):
         return datetime.fromisoformat(text)
-    import pandas as pd  # its import takes long
+    import pandas as pd  # slow to import
 
     moment: datetime = pd.Timestamp(text).to_pydatetime()
     return moment
 
 
 def parse_number(value: object) -> float | None:
-    """A number, perhaps with a decimal comma; None if it is missing or NaN."""
+    """Parse a number, perhaps with a decimal comma; None if it is missing or NaN."""
     if isinstance(value, str):
         value = _DECIMAL_COMMA.sub(r"\1.\2", value.strip())
     if value is None or value == "":

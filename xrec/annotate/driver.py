@@ -1,4 +1,4 @@
-"""Goes through the stages of an annotate run, each a bulk run, and publishes what they wrote.
+"""Runs the stages of an annotate run, each a bulk run, and publishes their texts.
 
 The manifest of finished annotations has the versions of the stages' tables, and counts.
 """
@@ -11,16 +11,24 @@ from typing import Any
 
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
 from xrec.annotate.formats import KIND, begun_files, identify_annotations, stage_format
+from xrec.annotate.language_model import language_model_spec
+from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.plan import plan_stage
 from xrec.annotate.read import Versions, count_explained
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord, learn_from_store
-from xrec.bulk import BulkRun, ChunkTask, Summary, complete
-from xrec.bulk.driver import Spent, costs_told, spent_of, use_of
-from xrec.bulk.runs.result import added
-from xrec.bulk.work.pool import RayPool
-from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config import AnnotateConfig
+from xrec.bulk import (
+    BulkRun,
+    ChunkTask,
+    Spent,
+    Summary,
+    added,
+    complete,
+    costs_in_errors,
+    spent_of,
+    use_of,
+)
+from xrec.config import AnnotateConfig, PhrasesAnnotator
 from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.progress import counter
 from xrec.storage import (
@@ -35,7 +43,7 @@ from xrec.storage import (
 logger = logging.getLogger("xrec")
 
 Stages = Mapping[Stage, Manifest]
-"""The manifest of each stage that is done."""
+"""The manifest of each finished stage."""
 _WHAT: Mapping[Stage, str] = {
     "items": "profiles of items",
     "users": "profiles of users",
@@ -43,17 +51,29 @@ _WHAT: Mapping[Stage, str] = {
 }
 
 
+def annotator_spec(
+    config: AnnotateConfig, environment: Mapping[str, str] | None = None
+) -> AnnotatorSpec:
+    """Return the spec of the annotator that `annotator.kind` names.
+
+    environment: holds the key of an endpoint; None if nothing will be written.
+    """
+    if isinstance(config.annotator, PhrasesAnnotator):
+        return phrases_spec(config.annotator, config.vocabulary)
+    return language_model_spec(config, environment)
+
+
 def run_annotate(
     config: AnnotateConfig, spec: AnnotatorSpec, record: StoreRecord
 ) -> Manifest | None:
-    """Write what is left of all stages, and return the manifest; None if the limit ended the run.
+    """Write the missing texts of all stages; return the manifest, or None if the limit was reached.
 
-    record: of the kept reviews (`keep_source`). Ray must be initialised.
+    record: of the kept reviews (`keep_source`). Ray must be initialized.
 
-    Raises LeaseError if another driver is at work, DataError if too many texts of a stage failed,
-    ConfigError for a reason to retry that no stage has, ArtifactNotFoundError if there are no
-    annotations to carry from, and an annotator's XRecError, such as a BudgetError. What is done
-    stays, and the next call goes on from there.
+    Raises LeaseError if another driver is running, DataError if too many texts of a stage failed,
+    BudgetError, ConfigError for an unknown reason to retry, ArtifactNotFoundError if there are no
+    annotations to carry from, and an annotator's XRecError. Finished texts are kept, and the next
+    call continues from there.
     """
     since = time.monotonic()
     _check_reasons(config, spec)
@@ -65,15 +85,15 @@ def run_annotate(
         spec.replies(output).forget_failures()
     done: dict[Stage, Manifest] = {}
     for stage in STAGES:
-        num_rows = sum(sum(each.row_counts.values()) for each in done.values())
-        left = None if config.limit is None else config.limit - num_rows
+        num_done = sum(sum(manifest.row_counts.values()) for manifest in done.values())
+        left = None if config.limit is None else config.limit - num_done
         if left is not None and left <= 0:
             return None
         items_version = _versions(done).get("items", -1)
         run, make = plan_stage(config, spec, record, files, stage, items_version, left)
-        before = [each.metrics["costs"] for each in done.values()]
+        before = [manifest.metrics["costs"] for manifest in done.values()]
         spent = spent_of(config.budget, config.prices, since, *before)
-        with costs_told(run, *before):
+        with costs_in_errors(run, *before):
             manifest = _complete_stage(config, spec, stage, run, make, left, spent)
         if manifest is None:
             return None
@@ -93,6 +113,8 @@ def _complete_stage(
     max_rows: int | None,
     spent: Spent,
 ) -> Manifest | None:
+    from xrec.bulk import RayPool, gpus_each  # other commands need no Ray
+
     num_rows, wanted_actors = run.record.num_rows, config.actors.num_processes
     num_actors = min(wanted_actors, spec.max_actors or wanted_actors)
     logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
@@ -121,13 +143,13 @@ def _complete_stage(
 
 
 def _check_carried(config: AnnotateConfig) -> None:
-    """Raise ArtifactNotFoundError if annotations that were never begun are to be carried."""
+    """Raise ArtifactNotFoundError if there are no annotations to carry from."""
     if config.carry_from is None:
         return
     if not (open_location(config.carry_from, config.storage) / RUN_RECORD).is_file():
         raise ArtifactNotFoundError(
-            f"carry_from: {config.carry_from}: there are no annotations ({RUN_RECORD} is missing); "
-            "check the URI",
+            f"carry_from: {config.carry_from} has no annotations ({RUN_RECORD} is missing); check "
+            "the URI",
             code="no_annotations",
             key="carry_from",
             saw=config.carry_from,
@@ -141,7 +163,8 @@ def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:
     unknown = [each for each in config.retry_failed or () if each not in (*known, "all")]
     if unknown:
         raise ConfigError(
-            f"retry_failed: {', '.join(unknown)}: expected all, or some of {', '.join(known)}",
+            f"retry_failed has unknown reasons {', '.join(unknown)}; expected all, or some of "
+            f"{', '.join(known)}",
             code="unknown_reason",
             key="retry_failed",
             saw=tuple(unknown),
@@ -149,7 +172,7 @@ def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:
 
 
 def _describe_stage(summary: Summary) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-    """The row counts and metrics in the manifest of a stage's table."""
+    """Return the row counts and metrics of the manifest of a stage's table."""
     counts = {"ok": "num_ok", "failed": "num_failed"}
     return counts, {"failed_by_reason": dict(summary.failed)}
 
@@ -165,7 +188,7 @@ def _publish(
     record: StoreRecord,
     stages: Stages,
 ) -> Manifest:
-    """Write report and manifest, unless they are there for these tables."""
+    """Write the report and the manifest, unless they exist for these tables."""
     output, versions = location_of(config, KIND), _versions(stages)
     there = find_manifest(output, KIND)
     if there is not None and there.metrics.get("tables") == versions:

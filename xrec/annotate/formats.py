@@ -1,4 +1,4 @@
-"""What lies below the output: the stages' tables, and the run's identity in `run.json`."""
+"""The formats of the output: the stages' tables, and the run's identity in `run.json`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ ASPECT_LIST = pa.list_(
     pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
 )
 _LEFT_OUT = pa.list_(pa.struct([("id", pa.string()), ("profile", pa.string())]))
-_WITHOUT = "the profile without the training review of each of these {}, for training pairs"
-_REPLY = {"reply": "what the annotator had written, as it was"}
+_WITHOUT = "for training pairs: the profile without the training review of each of these {}"
+_REPLY = {"reply": "what the annotator had written, unchanged"}
 _TABLES: Mapping[Stage, Mapping[str, str]] = {
     "items": {
         "title": "the source's title, or one that the annotator made",
@@ -37,14 +37,14 @@ _TABLES: Mapping[Stage, Mapping[str, str]] = {
         "left_out": _WITHOUT.format("items"),
     },
     "pairs": {
-        "split": "train, validation or test; a held-out explanation is a reference. Or low_rated: "
-        "a review below min_rating, of which only the aspects count",
-        "explanation": "why the user would enjoy the item, from the pair's review; empty if that "
+        "split": "train, validation or test; a held-out explanation is a reference; low_rated: a "
+        "review below min_rating, of which only the aspects count",
+        "explanation": "why the user would enjoy the item, from the pair's review; empty if it "
         "praises nothing",
-        "aspects": "what the review speaks of, in the annotator's words",
+        "aspects": "what the review mentions, in the annotator's words",
     },
 }
-_KEY = {"content_key": "hash of all that the text depends on: reviews, texts, annotator"}
+_KEY = {"content_key": "hash of what the text depends on: reviews, texts, annotator"}
 _TYPES = {"title_is_made": pa.bool_(), "left_out": _LEFT_OUT, "aspects": ASPECT_LIST}
 _OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
     "items": (NO_REVIEWS, SOLICITS),
@@ -54,7 +54,7 @@ _OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
 
 
 def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
-    """The columns of a stage's table; `reasons` are the annotator's own."""
+    """Return the columns of a stage's table; `reasons` are the annotator's own."""
     return RowFormat(
         keys=KEYS[stage],
         ok=_schema({**_TABLES[stage], **_KEY}),
@@ -79,12 +79,12 @@ def identify_annotations(
     files: Mapping[str, str],
     stage: Stage | None = None,
 ) -> Identity:
-    """The run that `config` asks for, or one stage of it.
+    """Identify the run that `config` describes, or one stage of it.
 
     files: the hashes of the source's files, by table.
     """
     settings = identity_of(config)
-    del settings["llm"]  # the annotator's settings have that of its model
+    del settings["llm"]  # it is in the annotator's settings
     of_stage = {} if stage is None else {"stage": stage}
     return Identity(
         kind=KIND,
@@ -94,7 +94,7 @@ def identify_annotations(
 
 
 def begun_files(output: Location) -> dict[str, str]:
-    """The hashes of the source's files, by table, of the run that is begun; none if none is."""
+    """Return the hashes of the source's files, by table, of a run that has started."""
     try:
         inputs: dict[str, str] = json.loads((output / RUN_RECORD).read_text())["inputs"]
     except StorageNotFoundError:

@@ -1,7 +1,7 @@
-"""Which of the reviews are kept, and which of these are held out; nothing is written from them yet.
+"""Chooses which reviews are kept and which of them are held out, before any text is written.
 
-The order matters: reviews that speak to a language model go first, then low ratings, then repeated
-pairs, then users and items with few reviews, and what is left is split.
+In this order, reviews are dropped that address a language model, have a low rating, repeat a pair,
+or belong to users and items with few reviews. The rest is split.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 
 _TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
-_MOST_WITHOUT_TIME = 0.1
-_LEAST_SPLIT = 3  # reviews of a user, by time; users with fewer have all of them in training
+_MAX_WITHOUT_TIME = 0.1
+_MIN_SPLIT = 3  # reviews of a user; with fewer, all are for training
 
 
 @dataclass(frozen=True)
 class KeptReviews:
-    """The reviews (schema REVIEWS), each pair once, and how many were dropped, by reason.
+    """The reviews (schema REVIEWS), one per pair, and how many were dropped, by reason.
 
-    low_rated: those of the kept items that are below `min_rating`; of other pairs, each once.
+    low_rated: reviews of the kept items below `min_rating`, one per pair, of other pairs.
     """
 
     reviews: pa.Table
@@ -38,9 +38,9 @@ class KeptReviews:
 
 
 def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
-    """Drop and split.
+    """Drop and split reviews.
 
-    rows: as `RawReviews.reviews`. Raises DataError if nothing is left to train on, or if the split
+    rows: see `RawReviews.reviews`. Raises DataError if none is left for training, or if the split
     is by time and more than a tenth of the reviews have none.
     """
     if config.split.by == "time":
@@ -70,7 +70,7 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     kept = rows.append_column("split", pa.array(splits, pa.string()))
     if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
         raise DataError(
-            f"no review is left for training: all {kept.num_rows} are held out",
+            f"no review is left for training: all {kept.num_rows} are held out; change split",
             code="no_training_pair",
             saw=kept.num_rows,
         )
@@ -86,13 +86,13 @@ def _drop(rows: pa.Table, is_kept: Any, reason: str, dropped: dict[str, int]) ->
 
 
 def _is_for_readers(rows: pa.Table) -> pa.Array:
-    """Whether each review gives no orders: one that does is no review, whatever else it says."""
+    """Return whether each review addresses readers: one that gives orders is not a review."""
     texts = zip(rows["summary"].to_pylist(), rows["review"].to_pylist(), strict=True)
     return pa.array([not gives_orders(". ".join(each)) for each in texts], pa.bool_())
 
 
 def _of_items(low_rated: pa.Table, kept: pa.Table) -> pa.Table:
-    """The low-rated reviews of the kept items (schema REVIEWS), without the kept pairs."""
+    """Return the low-rated reviews of kept items (schema REVIEWS), without kept pairs."""
     low_rated = low_rated.filter(pc.is_in(low_rated["item_id"], kept["item_id"].unique()))
     low_rated = low_rated.filter(pc.invert(pc.is_in(_pairs(low_rated), _pairs(kept))))
     low_rated = low_rated.filter(_is_newest_of_pair(low_rated))
@@ -101,20 +101,20 @@ def _of_items(low_rated: pa.Table, kept: pa.Table) -> pa.Table:
 
 
 def _pairs(rows: pa.Table) -> pa.Array:
-    """The pair of each row as one string."""
+    """Return the pair of each row as one string."""
     pairs = pc.binary_join_element_wise(rows["user_id"], rows["item_id"], "\0")
     return pairs.combine_chunks()
 
 
 def _frame(rows: pa.Table) -> pd.DataFrame:
-    """The ids and times of the rows, the oldest first; of equal times the first row."""
+    """Return the ids and times of the rows, the oldest first; equal times keep their order."""
     columns = rows.select(["user_id", "item_id", "time"])
     frame: pd.DataFrame = columns.to_pandas(strings_to_categorical=True)
     return frame.sort_values("time", kind="stable", na_position="first")
 
 
 def _is_newest_of_pair(rows: pa.Table) -> pa.Array:
-    """Of rows with the same user and item, True for the newest; of equal times the last."""
+    """Return whether each row is the newest of its pair; of equal times, the last is."""
     is_older = _frame(rows).duplicated(["user_id", "item_id"], keep="last")
     return pa.array(~is_older.sort_index())
 
@@ -129,12 +129,12 @@ def _is_in_core(rows: pa.Table, core: int) -> pa.Array:
 
 
 def _by_time(rows: pa.Table) -> list[str]:
-    """Each user's last review is for the test, and the one before for validation.
+    """Return splits: each user's last review is for the test, the one before for validation.
 
-    Those without a time are the oldest.
+    Reviews without a time count as the oldest.
     """
     of_user = _frame(rows).groupby("user_id", observed=True)["user_id"]
-    place, is_split = of_user.cumcount(ascending=False), of_user.transform("size") >= _LEAST_SPLIT
+    place, is_split = of_user.cumcount(ascending=False), of_user.transform("size") >= _MIN_SPLIT
     splits = np.select(
         [is_split & (place == 0), is_split & (place == 1)], [_TEST, _VALIDATION], _TRAIN
     )
@@ -142,10 +142,10 @@ def _by_time(rows: pa.Table) -> list[str]:
 
 
 def _check_times(times: pa.ChunkedArray) -> None:
-    if times.null_count > _MOST_WITHOUT_TIME * len(times):
+    if times.null_count > _MAX_WITHOUT_TIME * len(times):
         raise DataError(
-            f"split.by = time, but {times.null_count} of {len(times)} reviews have no time, at "
-            f"most a share of {_MOST_WITHOUT_TIME} is allowed; name its column in source.columns "
+            f"split.by = time, but {times.null_count} of {len(times)} reviews have no time, more "
+            f"than a share of {_MAX_WITHOUT_TIME}; name the column in source.columns "
             "({time: <column>}), or set split.by to hash",
             code="no_times",
             key="split.by",
@@ -154,5 +154,5 @@ def _check_times(times: pa.ChunkedArray) -> None:
 
 
 def listed(counts: Mapping[str, int]) -> str:
-    """The counts with their names, for a reader."""
+    """Return the counts with their names, for readers."""
     return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no rows"

@@ -1,4 +1,4 @@
-"""The rows of each stage, what its actors make of them, and a look at them before a run."""
+"""Plans the stages: their rows, the tasks of their actors, and a preview of a run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -31,13 +31,13 @@ from xrec.storage import Location, fingerprint_of, location_of, open_location
 _NUM_SAMPLED = 48
 _ROWS_PER_CHUNK = 256
 _TITLE, _PROFILE = "(title of the item)", "(profile of the item, as the stage of items writes it)"
-"""Stand in the inputs for the texts of items, which are not written yet."""
+"""Placeholders for the texts of items, which are not written yet."""
 _FOLDERS: Mapping[Stage, Folder] = {
     "items": "training_by_item",
     "users": "training_by_user",
     "pairs": "all_by_user",
 }
-"""The reviews that the texts of a stage are written from."""
+"""The reviews that a stage's texts are written from."""
 
 
 def plan_stage(
@@ -49,9 +49,9 @@ def plan_stage(
     items_version: int,
     limit: int | None = None,
 ) -> tuple[BulkRun, Callable[[], ChunkTask]]:
-    """Plan a stage, or open it if it was planned before; returns it, and what makes its task.
+    """Plan a stage, or open it if it is planned; also return what makes its task in an actor.
 
-    files: the hashes of the source's files. items_version: of the table of items, which the other
+    files: the hashes of the source's files. items_version: of the table of items, which later
     stages read. limit: the number of rows after which the run will end.
 
     Raises what `open_run` raises.
@@ -66,15 +66,15 @@ def plan_stage(
             yield clean_keys(rows, KEYS[stage], file=uri, first_line=1)
 
     def make() -> TextTask:
-        """Called in an actor, whose folder is another one: `uri` is no relative path."""
+        """Make the task in an actor, where relative paths mean something else."""
         folder = open_location(uri, storage)
         learned = [spec.learned(folder)] if spec.learned else []
         items = None if stage == "items" else read_item_texts(folder, items_version, storage)
         reader = InputReader(ReviewStore(folder, num_files), items)
-        of_texts = settings_of_texts(identity.config)
-        settings = fingerprint_of([of_texts, dict(spec.inputs), *learned])
+        settings = settings_of_texts(identity.config)
+        fingerprint = fingerprint_of([settings, dict(spec.inputs), *learned])
         inputs = partial(reader.of, stage)
-        return TextTask(inputs, spec.make(folder), form, settings, spec.folds)
+        return TextTask(inputs, spec.make(folder), form, fingerprint, spec.folds)
 
     run = open_run(
         RunRequest(
@@ -92,9 +92,9 @@ def plan_stage(
 
 
 def _rows(store: ReviewStore, stage: Stage) -> Iterator[pa.Table]:
-    """The keys of the stage's rows; an item may come several times.
+    """Yield the keys of the stage's rows; items may come several times.
 
-    Items are those of all kept reviews, also of those that are held out, and of the source's table.
+    Items are those of all kept reviews, including held-out ones, and of the source's table.
     """
     if stage == "items":
         yield store.items.select(KEYS[stage])
@@ -112,10 +112,10 @@ def _distinct(keys: Iterable[pa.Table]) -> pa.Table:
 
 
 def read_outlook(config: AnnotateConfig) -> Outlook:
-    """What a run of `config` would write.
+    """Return what a run would write, without writing anything or making an annotator.
 
-    Nothing is written, and no annotator is made. The reviews are read, unless an earlier start has
-    kept them. Raises DataError if a file is missing, or nothing is left of the reviews.
+    Reads the reviews unless an earlier start has kept them. Raises DataError if a file is missing,
+    or no review is left.
     """
     output = location_of(config, KIND)
     record = read_record(output)
@@ -123,8 +123,9 @@ def read_outlook(config: AnnotateConfig) -> Outlook:
         raw = read_reviews(config, find_review_files(config))
         kept = keep_reviews(raw.reviews, config)
         with TemporaryDirectory(prefix="xrec-outlook-") as folder:
-            there = open_location(folder)
-            return _outlook(ReviewStore(there, write_store(there, raw, kept).num_files), {})
+            temporary = open_location(folder)
+            num_files = write_store(temporary, raw, kept).num_files
+            return _outlook(ReviewStore(temporary, num_files), {})
     statuses = stage_statuses(output, config.storage)
     rates = {stage: each.rate for stage, each in statuses.items() if each.rate is not None}
     return _outlook(ReviewStore(output, record.num_files), rates)
@@ -145,16 +146,16 @@ def _outlook(store: ReviewStore, rates: Mapping[Stage, Rate]) -> Outlook:
 
 
 def _sampled(keys: pa.Table) -> pa.Table:
-    """Some of the rows, at even distances."""
+    """Return some of the rows, evenly spaced."""
     num_chosen = min(_NUM_SAMPLED, keys.num_rows)
-    places = [number * keys.num_rows // num_chosen for number in range(num_chosen)]
-    return keys.sort_by([(name, "ascending") for name in keys.column_names]).take(places)
+    indices = [number * keys.num_rows // num_chosen for number in range(num_chosen)]
+    return keys.sort_by([(name, "ascending") for name in keys.column_names]).take(indices)
 
 
 def stage_statuses(output: Location, storage: StorageConfig) -> dict[Stage, Status]:
-    """The status of each stage that is planned already, as its driver last said."""
-    found: dict[Stage, Status] = {}
+    """Return the last reported status of each planned stage."""
+    statuses: dict[Stage, Status] = {}
     for stage in STAGES:
         with suppress(ArtifactNotFoundError, StorageNotFoundError):
-            found[stage] = read_status((output / stage).shared_uri, storage)
-    return found
+            statuses[stage] = read_status((output / stage).shared_uri, storage)
+    return statuses

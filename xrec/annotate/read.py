@@ -1,4 +1,4 @@
-"""Reads annotations: a version of a stage's table, and all of them as the source of a dataset.
+"""Reads annotations: a version of a stage's table, or all of them as the source of a dataset.
 
 A source has texts, interactions with their splits, and aspects.
 """
@@ -39,7 +39,7 @@ _QUERIES = {
 }
 _LEFT_OUT = """
     SELECT 1 FROM (FROM users UNION ALL BY NAME FROM items) WHERE len(left_out) > 0 LIMIT 1"""
-"""A row if profiles were written without a review."""
+"""Returns a row if some profiles were also written without a review."""
 _TRAINING_PROFILES = """
     SELECT user_id, item_id, coalesce(of_user.profile, users.profile, '') AS user_profile,
         coalesce(of_item.profile, items.profile, '') AS item_profile
@@ -73,10 +73,10 @@ _COLUMNS: Mapping[Stage, tuple[str, ...]] = {
 
 
 def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
-    """The raw tables of a dataset: users, items and pairs of the kept reviews, with their texts.
+    """Return the raw tables of a dataset: users, items and pairs of the kept reviews, with texts.
 
-    What has no profile or title has an empty one. Raises ArtifactNotFoundError if the annotations
-    are not finished, TableError if a table's version is not there any more.
+    Missing profiles and titles are empty. Raises ArtifactNotFoundError if the annotations are not
+    finished, TableError if a table's version no longer exists.
     """
     output = open_location(uri, storage)
     manifest = read_manifest(output, KIND)
@@ -101,13 +101,10 @@ def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
 
 
 def _aspects(database: duckdb.DuckDBPyConnection, manifest: Manifest) -> pa.Table | None:
-    """The aspects of each pair, each once, that are in the vocabulary; None if there are none.
+    """Return each pair's aspects in the vocabulary, low-rated pairs included; None if none exist.
 
-    Those of low-rated reviews are among them.
-
-    user_id, item_id, split, aspect, opinion, sentiment. A name that only held-out reviews have is
-    renamed like the others, and kept if that is an aspect of the vocabulary: nothing is learned
-    from it.
+    Columns: user_id, item_id, split, aspect, opinion, sentiment. A name that only held-out reviews
+    use is renamed like others, and kept if the vocabulary has it: nothing is learned from it.
     """
     if database.sql(_IS_NAMED).fetchone() is None:
         return None
@@ -123,24 +120,24 @@ def _aspects(database: duckdb.DuckDBPyConnection, manifest: Manifest) -> pa.Tabl
 
 
 def stage_table(output: Location, stage: Stage, version: int, storage: StorageConfig) -> Published:
-    """A version of a stage's table."""
+    """Return a version of a stage's table."""
     return published((output / stage).uri, version=version, storage=storage)
 
 
 def read_stage(
     output: Location, stage: Stage, version: int, columns: Sequence[str], storage: StorageConfig
 ) -> pa.Table:
-    """The rows that succeeded, in the table's order."""
+    """Return the successful rows, in the table's order."""
     return pa.concat_tables(stage_table(output, stage, version, storage).batches(columns))
 
 
 def read_item_texts(output: Location, version: int, storage: StorageConfig) -> ItemTexts:
-    """The titles and profiles of the items."""
+    """Return the titles and profiles of the items."""
     names = ("item_id", "title", "profile", "title_is_made")
     return ItemTexts(read_stage(output, "items", version, names, storage))
 
 
 def count_explained(output: Location, version: int, storage: StorageConfig) -> int:
-    """How many pairs have an explanation; the reviews of the others praise nothing."""
+    """Return how many pairs have an explanation; other reviews praise nothing."""
     batches = stage_table(output, "pairs", version, storage).batches(("explanation",))
     return sum(pc.sum(pc.not_equal(each["explanation"], "")).as_py() or 0 for each in batches)

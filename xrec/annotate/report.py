@@ -1,7 +1,7 @@
-"""How good the texts are, as far as it can be counted, with some beside the reviews they came from.
+"""The report of a run: figures, and some texts beside the reviews that they were written from.
 
-report.html lies beside the manifest, which has the figures. Shares are of a sample of pairs: those
-of the first users by the hash of their ids.
+report.html is beside the manifest, which has the figures too. Shares are over a sample of pairs:
+those of the first users by the hash of their ids.
 """
 
 import logging
@@ -27,16 +27,16 @@ from xrec.storage import location_of, storage_errors
 
 logger = logging.getLogger("xrec")
 
-_MOST_PAIRS = 5000
-_MOST_WITHOUT_PRAISE = 0.75
+_MAX_PAIRS = 5000
+_MAX_WITHOUT_PRAISE = 0.75
 _NUM_EXAMPLES = 20
 _VERBATIM_WORDS = 8
 _SHOWN_REVIEWS, _SHOWN_LETTERS = 3, 600
 _LABELS = {
-    "pairs_without_praise": "reviews in which no praise was found, share",
-    "explanation_words": "words of an explanation, mean",
-    "aspects_per_review": "aspects of a review, mean",
-    "verbatim_explanations": "explanations that repeat eight words of their review, share",
+    "pairs_without_praise": "share of reviews without praise",
+    "explanation_words": "mean words of an explanation",
+    "aspects_per_review": "mean aspects of a review",
+    "verbatim_explanations": "share of explanations that repeat eight words of their review",
 }
 _WORD = re.compile(r"[\w']+")
 
@@ -47,28 +47,28 @@ def write_report(
     versions: Versions,
     failed: Mapping[str, Mapping[str, int]],
 ) -> dict[str, float]:
-    """Write the report below the output; returns the figures for the manifest.
+    """Write the report, and return the figures for the manifest.
 
-    failed: numbers of failed rows, by stage and reason.
+    failed: the number of failed rows, by stage and reason.
     """
     output = location_of(config, KIND)
     store = ReviewStore(output, record.num_files)
     pairs = _sampled_pairs(store, stage_table(output, "pairs", versions["pairs"], config.storage))
     figures = _figures(pairs)
-    if (share := figures["pairs_without_praise"]) > _MOST_WITHOUT_PRAISE:
+    if (share := figures["pairs_without_praise"]) > _MAX_WITHOUT_PRAISE:
         logger.warning(
-            "in %.0f %% of the reviews the annotator found no praise, so the adapter has few texts "
-            "to learn from; a language model reads more: see `annotator` in docs/annotate.md",
+            "%.0f %% of the reviews have no praise that the annotator can find, so the adapter has "
+            "few texts to learn from; a language model finds more, see docs/annotate.md",
             100 * share,
         )
     step = max(1, len(pairs) // _NUM_EXAMPLES)
-    examples = pairs[::step][:_NUM_EXAMPLES]  # from all of them at equal distances
+    examples = pairs[::step][:_NUM_EXAMPLES]
     tables = {
-        "What was dropped, rejected, removed, and failed": _losses(record, failed),
-        "Explanations beside their reviews": [_shown_pair(pair) for pair in examples],
+        "Dropped, rejected, removed and failed": _losses(record, failed),
+        "Explanations and their reviews": [_shown_pair(pair) for pair in examples],
     }
     for stage in ("items", "users"):
-        title = f"{stage.capitalize()}, beside some of their training reviews"
+        title = f"{stage.capitalize()} and some of their training reviews"
         tables[title] = _shown_profiles(config, store, versions, examples, stage)
     counts = {**record.num_reviews, LOW_RATED: record.num_low_rated}
     summary = {
@@ -86,10 +86,10 @@ def write_report(
 
 
 def repeats_verbatim(text: str, review: str) -> bool:
-    """Whether eight words in a row of the text stand so in the review."""
-    words, there = _words(text), f" {' '.join(_words(review))} "
+    """Return whether the text repeats eight words in a row of the review."""
+    words, reviewed = _words(text), f" {' '.join(_words(review))} "
     return any(
-        f" {' '.join(words[start : start + _VERBATIM_WORDS])} " in there
+        f" {' '.join(words[start : start + _VERBATIM_WORDS])} " in reviewed
         for start in range(len(words) - _VERBATIM_WORDS + 1)
     )
 
@@ -99,20 +99,20 @@ def _words(text: str) -> list[str]:
 
 
 def _sampled_pairs(store: ReviewStore, table: Published) -> list[dict[str, Any]]:
-    """Pairs that did not fail, low-rated ones left out, with their reviews, by user and item."""
+    """Return the pairs that succeeded with their reviews, without low-rated ones."""
     reviews: dict[tuple[str, str], str] = {}
     for rows in store.reviews("all_by_user"):
         for row in rows.select(["user_id", "item_id", "review", "summary"]).to_pylist():
             text = f"{row['summary']}. {row['review']}" if row["summary"] else row["review"]
             reviews[row["user_id"], row["item_id"]] = text
-        if len(reviews) >= _MOST_PAIRS:
+        if len(reviews) >= _MAX_PAIRS:
             break
     users = pa.array(sorted({user for user, _ in reviews}), pa.string())
     names = ["user_id", "item_id", "split", "explanation", "aspects"]
     is_kept = pc.field("user_id").isin(users) & (pc.field("split") != LOW_RATED)
     with storage_errors(table.log.location.uri):
-        found = table.dataset().to_table(columns=names, filter=is_kept)
-    rows = found.sort_by([("user_id", "ascending"), ("item_id", "ascending")]).to_pylist()
+        pairs = table.dataset().to_table(columns=names, filter=is_kept)
+    rows = pairs.sort_by([("user_id", "ascending"), ("item_id", "ascending")]).to_pylist()
     return [{**row, "review": reviews[row["user_id"], row["item_id"]]} for row in rows]
 
 
@@ -160,17 +160,17 @@ def _shown_profiles(
     examples: Sequence[Mapping[str, Any]],
     stage: Stage,
 ) -> list[dict[str, str]]:
-    """The profiles of the examples' users or items, with a few of the reviews behind them."""
+    """Return the profiles of the examples' users or items, with a few of their reviews."""
     key = "item_id" if stage == "items" else "user_id"
     ids = list(dict.fromkeys(row[key] for row in examples))
     columns = (key, "title", "profile") if stage == "items" else (key, "profile")
     texts = read_stage(location_of(config, KIND), stage, versions[stage], columns, config.storage)
-    found = texts.filter(pc.field(key).isin(pa.array(ids, pa.string()))).to_pylist()
+    profiles = texts.filter(pc.field(key).isin(pa.array(ids, pa.string()))).to_pylist()
     reviews = store.of("training_by_item" if stage == "items" else "training_by_user", ids)
     by_id: dict[str, list[str]] = {}
     for row in reviews.select([key, "review"]).to_pylist():
         by_id.setdefault(row[key], []).append(row["review"][:_SHOWN_LETTERS])
     return [
         {**row, "reviews": " \u2022 ".join(by_id.get(row[key], [])[:_SHOWN_REVIEWS])}
-        for row in found
+        for row in profiles
     ]

@@ -1,7 +1,7 @@
-"""The reviews and items of a source, as far as their rows can be read.
+"""Reads the reviews and items of a source.
 
-A file is read many rows at a time. Personal data is removed here, so nothing that is written later
-can hold it.
+A file is read in blocks of rows. Personal data is removed here, so nothing that is written later
+contains any.
 """
 
 import itertools
@@ -44,20 +44,27 @@ from xrec.storage import (
 
 T = TypeVar("T")
 
-_FEW_PARTS = 8  # of a MiB; a smaller file is done before other processes have started
+_FEW_BLOCKS = 8  # of a MiB; a smaller file is done before other processes have started
 _ADVICE = "name the file's own columns in source.columns ({review: <column>}), or rename them"
+_RAW = pa.schema(
+    [
+        *((name, pa.string()) for name in ("user_id", "item_id", "review", "summary")),
+        *((name, pa.float64()) for name in ("rating", "time", "helpful")),
+        ("line", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class RawReviews:
-    """What could be read.
+    """The usable rows of a source.
 
-    reviews: user_id, item_id, review, summary (strings), rating, time, helpful (float64, null where
-        they are missing), line. items: item_id, title, details (strings); ids are unique.
-    titles: of items, in the reviews' rows: the first of each. findings: rows that cannot be used;
-    num_rows: of each file, those included.
-    num_personal: places with personal data, which were removed, by kind.
-    num_forgotten: reviews of forgotten users, which are left out; no finding has a text then.
+    reviews: user_id, item_id, review, summary (strings), rating, time, helpful (float64 or null),
+        line. items: item_id, title, details (strings); ids are unique.
+    titles: the first title of each item in the reviews' rows. findings: unusable rows. num_rows: of
+        each file, including unusable ones.
+    num_personal: removed pieces of personal data, by kind. num_forgotten: dropped reviews of
+        forgotten users.
     """
 
     reviews: pa.Table
@@ -72,46 +79,38 @@ class RawReviews:
 def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawReviews:
     """Read the files.
 
-    Raises DataError for a missing column, or a file that as a whole cannot be read; StorageError.
+    Raises DataError for a missing column or an unreadable file; StorageError.
     """
-    num_personal: Counter[str] = Counter()
-    blocks: list[pa.Table] = []
-    findings: list[Finding] = []
-    num_rows: Counter[str] = Counter()
-    titles: dict[str, str] = {}
-    forgotten, num_forgotten = read_forgotten(config), 0
-    parts = _stream_reviews(config, files["reviews"])
-    for part, num_left_out, found in _in_processes(partial(_impersonal, forgotten), parts):
-        num_forgotten += num_left_out
-        num_personal += found
-        blocks.append(part.table.select(_RAW.names).cast(_RAW))
-        for item_id, title in zip(*(part.table[name].to_pylist() for name in _TITLED), strict=True):
+    num_personal, num_rows, num_forgotten = Counter[str](), Counter[str](), 0
+    blocks, findings, titles = [_RAW.empty_table()], list[Finding](), dict[str, str]()
+    forgotten = read_forgotten(config)
+    stream = _stream_reviews(config, files["reviews"])
+    for block, num_dropped, removed in _in_processes(partial(_anonymize, forgotten), stream):
+        num_forgotten += num_dropped
+        num_personal += removed
+        blocks.append(block.table.select(_RAW.names).cast(_RAW))
+        columns = (block.table[name].to_pylist() for name in ("item_id", "item_title"))
+        for item_id, title in zip(*columns, strict=True):
             if title:
                 titles.setdefault(item_id, title)
-        findings += part.findings
-        num_rows[part.file] += part.num_rows
+        findings += block.findings
+        num_rows[block.file] += block.num_rows
     items = ITEM_DETAILS.empty_table()
     if "items" in files:
-        read = _read_items(config, files["items"])
-        items, found = _without_personal(read.table, ("details",), mark="")
-        num_personal += found
-        findings += read.findings
-        num_rows[read.file] += read.num_rows
-    reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
-    items = items.cast(ITEM_DETAILS)
-    findings = forgotten.without_texts(findings)
-    counts = num_rows, num_personal, num_forgotten
-    return RawReviews(reviews, items, titles, tuple(findings), *counts)
-
-
-_TITLED = ("item_id", "item_title")
-_RAW = pa.schema(
-    [
-        *((name, pa.string()) for name in ("user_id", "item_id", "review", "summary")),
-        *((name, pa.float64()) for name in ("rating", "time", "helpful")),
-        ("line", pa.int64()),
-    ]
-)
+        rows = _read_items(config, files["items"])
+        items, removed = _without_personal(rows.table, ("details",), mark="")
+        num_personal += removed
+        findings += rows.findings
+        num_rows[rows.file] += rows.num_rows
+    return RawReviews(
+        pa.concat_tables(blocks),
+        items.cast(ITEM_DETAILS),
+        titles,
+        tuple(forgotten.without_texts(findings)),
+        num_rows,
+        num_personal,
+        num_forgotten,
+    )
 
 
 def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[FileRows]:
@@ -129,9 +128,10 @@ def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[File
 
 
 def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
+    """Read the items; without a column `details`, all other columns of a row are its details."""
     source, names = config.source, config.source.names_in("items")
-    is_named = "details" in names
-    if not is_named:
+    has_details = "details" in names
+    if not has_details:
         names["details"] = _other_columns(location, names, source)
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
         whole = read_rows(
@@ -142,7 +142,7 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
             names=names,
             **source.format,
             advice=_ADVICE,
-            may_be_missing=() if is_named else ("details",),
+            may_be_missing=() if has_details else ("details",),
         )
     unique = reject_duplicates(whole, ["item_id"])
     texts = {name: pc.fill_null(unique.table[name], "") for name in ITEM_DETAILS.names}
@@ -152,89 +152,70 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
 def _other_columns(
     location: Location, names: Mapping[str, tuple[str, ...]], source: ReviewsSource
 ) -> tuple[str, ...]:
-    """All columns of the items but id and title."""
     taken = {*names.get("item_id", ("item_id",)), *names.get("title", ("title",))}
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
         columns, lines = stream_lines(location.name, opened, **source.format)
-        there = columns or keys_of(itertools.islice(lines, 1000))
-    return tuple(name for name in there if name not in taken)
+        known = columns or keys_of(itertools.islice(lines, 1000))
+    return tuple(name for name in known if name not in taken)
+
+
+def _in_processes(do: Callable[[FileRows], T], blocks: Iterator[FileRows]) -> Iterator[T]:
+    """Yield `do` of each block, in order; after the first few blocks, use all cores."""
+    yield from map(do, itertools.islice(blocks, _FEW_BLOCKS))
+    if (first := next(blocks, None)) is not None:
+        parallel = joblib.Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2*n_jobs")
+        yield from parallel(joblib.delayed(do)(block) for block in itertools.chain([first], blocks))
+
+
+def _anonymize(forgotten: Forgotten, block: FileRows) -> tuple[FileRows, int, Counter[str]]:
+    """Drop rows of forgotten users and remove personal data; also return both counts."""
+    table = forgotten.without(block.table)
+    rows = _with_column(table, "summary", pc.fill_null(table["summary"], ""))
+    rows, removed = _without_personal(rows, ("review", "summary"))
+    return replace(block, table=rows), block.table.num_rows - rows.num_rows, removed
+
+
+def _without_personal(
+    rows: pa.Table, columns: tuple[str, ...], mark: str = REMOVED
+) -> tuple[pa.Table, Counter[str]]:
+    num_removed: Counter[str] = Counter()
+    for name in columns:
+        texts = []
+        for text in rows[name].to_pylist():
+            cleaned, removed = remove_personal(text, mark)
+            texts.append(cleaned)
+            num_removed.update(removed)
+        rows = _with_column(rows, name, pa.array(texts, pa.string()))
+    return rows, num_removed
 
 
 def _with_column(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
-def _in_processes(do: Callable[[FileRows], T], parts: Iterator[FileRows]) -> Iterator[T]:
-    """Yield `do` of each part, in order; of all but the first few on all cores of this machine."""
-    yield from map(do, itertools.islice(parts, _FEW_PARTS))
-    if (one := next(parts, None)) is not None:
-        parallel = joblib.Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2*n_jobs")
-        yield from parallel(joblib.delayed(do)(part) for part in itertools.chain([one], parts))
-
-
-def _impersonal(forgotten: Forgotten, part: FileRows) -> tuple[FileRows, int, Counter[str]]:
-    """The part without rows of forgotten people, how many they were, and without personal data.
-
-    Then how many places had some, by kind.
-    """
-    table = forgotten.without(part.table)
-    rows = _with_column(table, "summary", pc.fill_null(table["summary"], ""))
-    rows, found = _without_personal(rows, ("review", "summary"))
-    return replace(part, table=rows), part.table.num_rows - rows.num_rows, found
-
-
-def _without_personal(
-    rows: pa.Table, columns: tuple[str, ...], mark: str = REMOVED
-) -> tuple[pa.Table, Counter[str]]:
-    num_personal: Counter[str] = Counter()
-    for name in columns:
-        texts = []
-        for text in rows[name].to_pylist():
-            cleaned, found = remove_personal(text, mark)
-            texts.append(cleaned)
-            num_personal.update(found)
-        rows = _with_column(rows, name, pa.array(texts, pa.string()))
-    return rows, num_personal
-
-
 def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
-    """The files of the source, by table.
+    """Return the files of the source, by table.
 
-    Raises StorageError if the source cannot be used, DataError if there is no file of reviews.
+    Raises StorageError if the source cannot be accessed, DataError if it has no file of reviews.
     """
     source = config.source
-    place = open_location(source.uri, config.storage)
-    check_access(place, config.storage)
-    if place.is_file():
-        if source.files:
-            raise DataError(
-                f"{place} is a file, and source.files names {', '.join(source.files.values())}; "
-                "let source.uri be their folder, or leave files out",
-                code="file_in_a_file",
-                key="source.files",
-                saw=dict(source.files),
-            )
-        if not place.name.lower().endswith(TABLE_ENDINGS):
-            raise DataError(
-                f"{place}: expected a file that ends in one of {', '.join(TABLE_ENDINGS)}",
-                code="unknown_format",
-                key="source.uri",
-                saw=place.name,
-            )
-        return {"reviews": place}
-    if not place.exists():
+    location = open_location(source.uri, config.storage)
+    check_access(location, config.storage)
+    if location.is_file():
+        return {"reviews": _check_file(location, source)}
+    if not location.exists():
         raise DataError(
-            f"{place}: there is nothing; check source.uri",
+            f"source.uri {location} does not exist; check it",
             code="missing_file",
             key="source.uri",
             saw=source.uri,
         )
-    found = find_files(place, tuple(REVIEW_COLUMNS), source.files, "reviews")
+    found = find_files(location, tuple(REVIEW_COLUMNS), source.files, "reviews")
     for table, files in found.items():
         if len(files) > 1:
             raise DataError(
-                f"{place}: {len(files)} files of the {table}, the first {next(iter(files))}; "
-                "expected one: join them, or name it in source.files",
+                f"{location} has {len(files)} files of {table}, expected one; join them, or choose "
+                f"one in source.files, such as {next(iter(files))}",
                 code="several_files",
                 key=f"source.files.{table}",
                 saw=tuple(files),
@@ -242,6 +223,25 @@ def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
     return {table: location for table, files in found.items() for location in files.values()}
 
 
+def _check_file(location: Location, source: ReviewsSource) -> Location:
+    if source.files:
+        raise DataError(
+            f"source.uri {location} is a file, but source.files names "
+            f"{', '.join(source.files.values())}; set source.uri to their folder, or remove files",
+            code="file_in_a_file",
+            key="source.files",
+            saw=dict(source.files),
+        )
+    if not location.name.lower().endswith(TABLE_ENDINGS):
+        raise DataError(
+            f"source.uri {location}: expected a file that ends in {', '.join(TABLE_ENDINGS)}",
+            code="unknown_format",
+            key="source.uri",
+            saw=location.name,
+        )
+    return location
+
+
 def file_hashes(files: Mapping[str, Location]) -> dict[str, str]:
-    """16 hex digits of a hash of each file's content, by table; the files are read for it."""
+    """Return 16 hex digits of the hash of each file, by table; this reads the files."""
     return {table: location.digest() for table, location in files.items()}

@@ -1,10 +1,8 @@
-"""What an actor does with some rows of a stage: reads their inputs, asks, and checks the texts.
-
-Items come first, since users' profiles and the pairs' explanations name and describe them.
-"""
+"""What an actor does with rows of a stage: read inputs, ask the annotator, clean the texts."""
 
 import hashlib
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -33,37 +31,35 @@ from xrec.bulk import Outcome, RowFormat
 from xrec.data.smuggled import solicits, without_solicitation
 from xrec.schemas import REVIEWS
 
-_MOST_REVIEWS = 50  # that a profile is written from, the most helpful and newest ones
+_MAX_REVIEWS = 50  # that a profile is written from, the most helpful and newest ones
+_REVIEW_COLUMNS = tuple(name for name in REVIEWS.names if name not in ("split", "helpful"))
 
 
 class ItemTexts:
-    """The texts of the items, by id; those of the stage `items` that succeeded."""
+    """The texts of items by id: those of the stage `items` that succeeded."""
 
     def __init__(self, table: pa.Table):
         self._ids = table["item_id"].combine_chunks()
         self._texts = table.select(["title", "profile", "title_is_made"])
 
     def of(self, item_ids: Iterable[str]) -> dict[str, ItemText]:
-        """The texts of those of the items that have one."""
+        """Return the texts of those of the items that have one."""
         wanted = pa.array(sorted(set(item_ids)), pa.string())
-        places = pc.drop_null(pc.index_in(wanted, value_set=self._ids))
-        rows = self._texts.take(places).to_pylist()
-        names = self._ids.take(places).to_pylist()
-        return {name: ItemText(**row) for name, row in zip(names, rows, strict=True)}
+        indices = pc.drop_null(pc.index_in(wanted, value_set=self._ids))
+        rows = self._texts.take(indices).to_pylist()
+        ids = self._ids.take(indices).to_pylist()
+        return {id_: ItemText(**row) for id_, row in zip(ids, rows, strict=True)}
 
 
 @dataclass(frozen=True)
 class InputReader:
-    """Reads what the texts of a stage's rows are written from.
-
-    items: what the stage of the items wrote, which the other stages need.
-    """
+    """Reads the inputs of a stage's rows; all stages but the first need `items`."""
 
     store: ReviewStore
     items: ItemTexts | None = None
 
     def of(self, stage: Stage, rows: pa.Table) -> Sequence[Input]:
-        """The input of each row (the columns of the stage's keys), in their order."""
+        """Return the input of each row (columns: the stage's keys), in order."""
         readers = {"items": self._items, "users": self._users, "pairs": self._pairs}
         return readers[stage](rows)
 
@@ -75,26 +71,26 @@ class InputReader:
         by_id = {row["item_id"]: row for row in known.to_pylist()}
         inputs: list[Input] = []
         for id_ in ids:
-            row, of_item = by_id.get(id_, {"title": "", "details": ""}), reviews.get(id_, [])
-            chosen = tuple(map(_review, of_item[:_MOST_REVIEWS]))
-            inputs.append(ItemInput(id_, row["title"], row["details"], chosen, len(of_item)))
+            row, all_reviews = by_id.get(id_, {"title": "", "details": ""}), reviews[id_]
+            chosen = tuple(map(_review, all_reviews[:_MAX_REVIEWS]))
+            inputs.append(ItemInput(id_, row["title"], row["details"], chosen, len(all_reviews)))
         return inputs
 
     def _users(self, rows: pa.Table) -> list[Input]:
         ids = rows["user_id"].to_pylist()
-        found = self.store.of("training_by_user", ids)
-        reviews, items = _by_id(found, "user_id"), self._texts(found["item_id"].to_pylist())
+        table = self.store.of("training_by_user", ids)
+        reviews, items = _by_id(table, "user_id"), self._texts(table["item_id"].to_pylist())
         inputs: list[Input] = []
         for id_ in ids:
-            chosen = map(_review, reviews.get(id_, [])[:_MOST_REVIEWS])
+            chosen = map(_review, reviews[id_][:_MAX_REVIEWS])
             reviewed = tuple(ReviewedItem(review, items.get(review.item_id)) for review in chosen)
-            inputs.append(UserInput(id_, reviewed, len(reviews.get(id_, []))))
+            inputs.append(UserInput(id_, reviewed, len(reviews[id_])))
         return inputs
 
     def _pairs(self, rows: pa.Table) -> list[Input]:
         users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
-        found = self.store.of("all_by_user", set(users)).to_pylist()
-        reviews = {(row["user_id"], row["item_id"]): row for row in found}
+        table = self.store.of("all_by_user", set(users)).to_pylist()
+        reviews = {(row["user_id"], row["item_id"]): row for row in table}
         texts = self._texts(items)
         return [
             PairInput(user, item, _review(row), texts.get(item), row["split"])
@@ -107,15 +103,12 @@ class InputReader:
         return self.items.of(item_ids)
 
 
-def _by_id(reviews: pa.Table, key: str) -> dict[str, list[dict[str, Any]]]:
+def _by_id(reviews: pa.Table, key: str) -> defaultdict[str, list[dict[str, Any]]]:
     assert set(reviews["split"].unique().to_pylist()) <= {"train"}, "a held-out review is here"
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_id: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in reviews.to_pylist():
-        found.setdefault(row[key], []).append(row)
-    return found
-
-
-_REVIEW_COLUMNS = tuple(name for name in REVIEWS.names if name not in ("split", "helpful"))
+        by_id[row[key]].append(row)
+    return by_id
 
 
 def _review(row: Mapping[str, Any]) -> Review:
@@ -123,10 +116,10 @@ def _review(row: Mapping[str, Any]) -> Review:
 
 
 class TextTask:
-    """Writes the texts of some rows (a ChunkTask and a CarryingTask of xrec.bulk).
+    """Writes the texts of rows (a ChunkTask and a CarryingTask of xrec.bulk).
 
-    inputs: reads the rows' inputs. settings: a fingerprint of the annotator's settings and models,
-        and of what it learned; a part of each `content_key`. folds: see `AnnotatorSpec`.
+    inputs: reads the rows' inputs. settings: the fingerprint of the annotator's settings, models,
+        and what it learned; part of each `content_key`. folds: see `AnnotatorSpec`.
     """
 
     row_errors: tuple[type[Exception], ...] = ()
@@ -143,26 +136,26 @@ class TextTask:
         self._format, self._settings, self._folds = format, settings, folds
 
     def do(self, rows: pa.Table) -> Outcome:
-        """Write the texts; the costs have what the annotator counts, and `personal_removed`."""
+        """Write the texts; the costs are the annotator's, and `personal_removed`."""
         inputs = self._inputs(rows)
         parts = [parts_of(row, self._folds) for row in inputs]
         asked = [
-            [row, *(part.rest for part in of_row)]
-            for row, of_row in zip(inputs, parts, strict=True)
+            [row, *(part.rest for part in row_parts)]
+            for row, row_parts in zip(inputs, parts, strict=True)
         ]
-        to_write = [row for all_ in asked for row in all_ if refused(row) is None]
+        to_write = [part for row_asked in asked for part in row_asked if refused(part) is None]
         written = self._annotator.write(to_write) if to_write else Written([])
         assert len(written.results) == len(to_write), "a result is missing"
         results = iter(written.results)
         ok, failed, num_removed = [], [], 0
-        for number, (row, of_row) in enumerate(zip(inputs, parts, strict=True)):
-            result, *others = [refused(each) or next(results) for each in asked[number]]
-            text, num_found = _cleaned(row, result)
-            num_removed += num_found
+        for number, (row, row_parts) in enumerate(zip(inputs, parts, strict=True)):
+            result, *others = [refused(part) or next(results) for part in asked[number]]
+            text, num_cleaned = _clean(row, result)
+            num_removed += num_cleaned
             if isinstance(text, Failure):
                 failed.append((number, text))
                 continue
-            columns = self._columns(row, text) | _left_out(row, of_row, others)
+            columns = self._columns(row, text) | _left_out(row, row_parts, others)
             ok.append({**columns, "content_key": self._content_key(row)})
         return Outcome(
             pa.Table.from_pylist(ok, schema=self._format.ok_schema),
@@ -171,12 +164,12 @@ class TextTask:
         )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """The rows as failed ones."""
+        """Return the rows as failed ones."""
         failure = Failure(reason, message)
         return self._failed(rows, [(number, failure) for number in range(rows.num_rows)])
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        """Null if the earlier text was written from the same inputs by the same annotator."""
+        """Return null for each earlier text with the same inputs and annotator."""
         keys = pa.array(map(self._content_key, self._inputs(earlier)), pa.string())
         is_same = pc.equal(keys, earlier["content_key"].combine_chunks())
         return pc.if_else(is_same, pa.scalar(None, pa.string()), "changed")
@@ -202,55 +195,52 @@ class TextTask:
 
 @dataclass(frozen=True)
 class Part:
-    """Some reviews of a profile: the ids of their users, or items; `rest` is the input without."""
+    """Some reviews of a profile: the ids of their users or items, and the input without them."""
 
     ids: tuple[str, ...]
     rest: ItemInput | UserInput
 
 
 def parts_of(row: Input, folds: int | None) -> list[Part]:
-    """The reviews of a profile's input in parts of about one size, `folds` at most; None: each one.
+    """Divide the reviews of a profile into at most `folds` parts; None: each review is a part.
 
-    A part has every n-th review, so that all have new and old ones.
+    A part has every n-th review, so all parts have new and old ones.
     """
     if isinstance(row, PairInput):
         return []
-    count = len(row.reviews) if folds is None else min(folds, len(row.reviews))
-    return [_part(row, number, count) for number in range(count)]
-
-
-def _part(row: ItemInput | UserInput, number: int, count: int) -> Part:
-    ids = tuple(
-        each.user_id if isinstance(each, Review) else each.review.item_id
-        for each in row.reviews[number::count]
-    )
-    rest: Any = tuple(each for place, each in enumerate(row.reviews) if place % count != number)
-    return Part(ids, replace(row, reviews=rest, num_reviews=row.num_reviews - len(ids)))
+    num_reviews = len(row.reviews)
+    num_parts = num_reviews if folds is None else min(folds, num_reviews)
+    parts = []
+    for part in range(num_parts):
+        ids = tuple(
+            review.user_id if isinstance(review, Review) else review.review.item_id
+            for review in row.reviews[part::num_parts]
+        )
+        rest: Any = tuple(row.reviews[n] for n in range(num_reviews) if n % num_parts != part)
+        parts.append(Part(ids, replace(row, reviews=rest, num_reviews=row.num_reviews - len(ids))))
+    return parts
 
 
 def _left_out(
     row: Input, parts: Sequence[Part], results: Sequence[Text | Failure]
 ) -> dict[str, list[dict[str, str]]]:
-    """The column `left_out`: by id the profile without that review; "" if there is none."""
+    """Return the column `left_out`: by id, the profile without that review; "" if it failed."""
     if isinstance(row, PairInput):
         return {}
-    cleaned = [_cleaned(row, text)[0] for text in results]
-    profiles = [getattr(text, "profile", "") for text in cleaned]  # failures have none
-    return {
-        "left_out": [
-            {"id": id_, "profile": profile}
-            for part, profile in zip(parts, profiles, strict=True)
-            for id_ in part.ids
-        ]
-    }
+    profiles = [getattr(_clean(row, text)[0], "profile", "") for text in results]
+    left_out = [
+        {"id": id_, "profile": profile}
+        for part, profile in zip(parts, profiles, strict=True)
+        for id_ in part.ids
+    ]
+    return {"left_out": left_out}
 
 
 def refused(row: Input) -> Failure | None:
-    """Why nothing can be written of an input; None if the annotator is to be asked."""
+    """Return why nothing can be written from an input; None if the annotator should be asked."""
     match row:
         case ItemInput(reviews=(), details=""):
-            message = "the item has no training review, and the source no details"
-            return Failure(NO_REVIEWS, message)
+            return Failure(NO_REVIEWS, "the item has no training review and no details")
         case UserInput(reviews=()):
             return Failure(NO_REVIEWS, "the user has no training review")
         case PairInput(review=Review(review="", summary="")):
@@ -258,34 +248,34 @@ def refused(row: Input) -> Failure | None:
     return None
 
 
-def _cleaned(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
-    """The text without what solicits (xrec.data.smuggled), and how much of it was left out.
+def _clean(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
+    """Return the text without solicitation (xrec.data.smuggled), and how much was removed.
 
-    These are whole sentences, aspects, what is said of one, and made titles; a title of the
-    source's stays. A profile or an explanation of which nothing is left is a failure.
+    Whole sentences are removed, aspects, opinions, and made titles, but not the source's titles. A
+    profile or explanation without any sentence left is a failure.
     """
     if isinstance(text, Failure):
         return text, 0
-    titles, num_left_out = _titles(row), 0
+    titles, num_removed = _titles(row), 0
     values: dict[str, Any] = {}
     for name, value in vars(text).items():
         if isinstance(value, tuple):
             aspects = [
-                replace(each, **{name: "" for name, said in vars(each).items() if solicits(said)})
+                replace(each, **{key: "" for key, words in vars(each).items() if solicits(words)})
                 for each in value
             ]
             values[name] = tuple(each for each in aspects if each.aspect)
-            num_left_out += sum(map(operator.ne, aspects, value))
+            num_removed += sum(map(operator.ne, aspects, value))
         elif isinstance(value, str) and value not in titles:
-            values[name], num_found = without_solicitation(value, titles)
-            num_left_out += num_found
-            if num_found and not values[name] and name != "title" and not _is_low_rated(row):
-                return Failure(SOLICITS, "it solicits in each of its sentences", value), 0
-    return replace(text, **values), num_left_out
+            values[name], num_sentences = without_solicitation(value, titles)
+            num_removed += num_sentences
+            if num_sentences and not values[name] and name != "title" and not _is_low_rated(row):
+                return Failure(SOLICITS, "each of its sentences solicits", value), 0
+    return replace(text, **values), num_removed
 
 
 def _titles(row: Input) -> list[str]:
-    """The titles of the items that a text is of, as far as they have one."""
+    """Return the titles of the items that a text mentions."""
     if isinstance(row, ItemInput):
         return [row.title]
     items = [row.item] if isinstance(row, PairInput) else [each.item for each in row.reviews]

@@ -1,12 +1,12 @@
-"""The kept reviews on disk or S3, so that an actor finds those of its rows.
+"""The kept reviews on disk or S3, where actors look up those of their rows.
 
     reviews/training_by_item/    training reviews, by the hash of the item
     reviews/training_by_user/    training reviews, by the hash of the user
-    reviews/all_by_user/         all of them, and low-rated ones, by the hash of the user; for pairs
-                                 alone
-    reviews/reviews.json         how many files each folder has, and counts; written last
+    reviews/all_by_user/         all reviews, including low-rated ones, by the hash of the user;
+                                 only for pairs
+    reviews/reviews.json         the number of files in each folder, and counts; written last
 
-Profiles are written from the first two folders, which hold no review that is held out.
+Profiles are written from the first two folders, which contain no held-out review.
 """
 
 import hashlib
@@ -49,18 +49,18 @@ _ID: Mapping[Folder, str] = {
     "all_by_user": "user_id",
 }
 _REVIEWS_PER_FILE = 8192
-_MOST_FILES = 4096
+_MAX_FILES = 4096
 _KEPT_FILES = 4  # in the memory of an actor
 _NUM_LEARNED = 20_000  # training reviews that an annotator learns from
 _LEARNED = "annotator/learned"
 
 
 class StoreRecord(Record):
-    """What `reviews.json` holds.
+    """The content of `reviews.json`.
 
-    num_files: of each folder. num_reviews: by split, without the low-rated ones. dropped: reviews
-        that were dropped, by reason; rejected: rows that could not be used, by file and reason.
-        personal: places with personal data that were removed.
+    num_files: of each folder. num_reviews: by split, without low-rated ones. dropped: reviews, by
+        reason. rejected: unusable rows, by file and reason. personal: removed pieces of personal
+        data, by kind.
     """
 
     num_files: int
@@ -74,10 +74,10 @@ class StoreRecord(Record):
 
 
 def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
-    """Read, filter, split and write the reviews.
+    """Read, filter, split and write the reviews, unless an earlier start did.
 
-    What is done already is not done again. Raises ArtifactMismatchError if the output is another
-    run's, DataError if a file is missing or too many of its rows cannot be used, StorageError.
+    Raises ArtifactMismatchError if the output belongs to another run, DataError if a file is
+    missing or too many of its rows are unusable, StorageError.
     """
     output = location_of(config, "annotations")
     check_access(output, config.storage)
@@ -97,7 +97,7 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
 
 
 def learn_from_store(output: Location, spec: AnnotatorSpec, record: StoreRecord) -> None:
-    """Let the annotator learn from the kept reviews, unless it has done so."""
+    """Let the annotator learn from the kept reviews, unless it has."""
     if spec.learn is not None and not (output / _LEARNED).is_file():
         spec.learn(ReviewStore(output, record.num_files).training_sample(), output)
         (output / _LEARNED).write_bytes(b"")
@@ -122,14 +122,11 @@ def _report(record: StoreRecord) -> None:
 
 
 def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRecord:
-    """Write what is kept of the reviews, and the items, below `output`.
-
-    Calling it again with the same reviews writes the same.
-    """
+    """Write the kept reviews and the items; the same input gives the same files."""
     reviews, low_rated = kept.reviews, kept.low_rated
     training = reviews.filter(pc.equal(reviews["split"], "train"))
     num_files = 1
-    while num_files < min(_MOST_FILES, reviews.num_rows / _REVIEWS_PER_FILE):
+    while num_files < min(_MAX_FILES, reviews.num_rows / _REVIEWS_PER_FILE):
         num_files *= 2
     folders: dict[Folder, pa.Table] = {
         "training_by_item": training,
@@ -155,7 +152,7 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
 
 
 def _items(raw: RawReviews, kept: KeptReviews) -> pa.Table:
-    """The items of the source's table, or those kept items whose titles stand in the reviews."""
+    """Return the items of the source's table, or else those whose titles are in the reviews."""
     ids = kept.reviews["item_id"].unique().to_pylist()
     rows = [{"item_id": id_, "title": raw.titles.get(id_, ""), "details": ""} for id_ in ids]
     named = [row for row in rows if row["title"] and not raw.items.num_rows]
@@ -163,23 +160,23 @@ def _items(raw: RawReviews, kept: KeptReviews) -> pa.Table:
 
 
 def read_record(output: Location) -> StoreRecord | None:
-    """The record, or None if the reviews were not written, or not all of them."""
+    """Return the record; None if the reviews are not completely written."""
     with suppress(StorageNotFoundError):
         return StoreRecord.read(output / "reviews" / "reviews.json")
     return None
 
 
 class ReviewStore:
-    """Reads the reviews of some users or items; the last few files are kept."""
+    """Reads the reviews of users or items; the last few files stay in memory."""
 
     def __init__(self, output: Location, num_files: int):
         self._output, self._num_files = output, num_files
         self._file = lru_cache(_KEPT_FILES)(self._read)
 
     def of(self, folder: Folder, ids: Iterable[str]) -> pa.Table:
-        """The reviews in `folder` of the users or items `ids`, by id and rank (schema REVIEWS).
+        """Return the reviews of the users or items `ids` in `folder` (schema REVIEWS).
 
-        The rank puts the most helpful first, then the newest.
+        They are sorted by id; then the most helpful and the newest come first.
         """
         wanted = pa.array(list(ids), pa.string())
         key = _ID[folder]
@@ -190,7 +187,7 @@ class ReviewStore:
         return pa.concat_tables([REVIEWS.empty_table(), *parts]).sort_by(key)
 
     def training_sample(self) -> pa.Table:
-        """Training reviews of a hash's choice of users, 20,000 of them or all."""
+        """Return up to 20,000 training reviews, of users that a hash chooses."""
         sample = REVIEWS.empty_table()
         for rows in self.reviews("training_by_user"):
             sample = pa.concat_tables([sample, rows])
@@ -199,13 +196,13 @@ class ReviewStore:
         return sample.slice(0, _NUM_LEARNED)
 
     def reviews(self, folder: Folder) -> Iterator[pa.Table]:
-        """The reviews of `folder`, a file at a time (schema REVIEWS)."""
+        """Yield the reviews of `folder` file by file (schema REVIEWS)."""
         for number in range(self._num_files):
             yield self._file(folder, number)
 
     @cached_property
     def items(self) -> pa.Table:
-        """What the source's table of items knows (schema ITEM_DETAILS)."""
+        """The source's table of items (schema ITEM_DETAILS)."""
         return read_table(self._output / "reviews" / "items.parquet", ITEM_DETAILS)
 
     def _read(self, folder: Folder, number: int) -> pa.Table:
@@ -229,7 +226,7 @@ def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: i
 
 
 def _files_of(ids: pa.ChunkedArray, num_files: int) -> npt.NDArray[np.int64]:
-    """In which file each of N ids is, (N,), by a hash that is computed once for each id."""
+    """Return the number of the file of each of N ids, (N,); each distinct id is hashed once."""
     encoded = ids.combine_chunks().dictionary_encode()
     files = np.array([_hash(id_) % num_files for id_ in encoded.dictionary.to_pylist()], np.int64)
     found: npt.NDArray[np.int64] = files[encoded.indices.to_numpy(zero_copy_only=False)]

@@ -1,6 +1,6 @@
-"""The vocabulary of aspects: what annotators call by many names becomes one aspect each.
+"""The vocabulary of aspects: the many names of annotators become one aspect each.
 
-Names are compared in lower case and, in English, in the singular. Synonyms of the config come next.
+Names are compared in lower case and, in English, in the singular. Then the config's synonyms apply.
 """
 
 import functools
@@ -16,10 +16,7 @@ from xrec.data.language import language_code
 
 
 class Vocabulary:
-    """Finds the aspect that a name means.
-
-    is_english: whether the names are English, which has its own normal form.
-    """
+    """Finds the aspect for a name; names in English have their own normal form."""
 
     def __init__(self, synonyms: Mapping[str, str], drop: Iterable[str], *, is_english: bool):
         self._normalized = functools.partial(normalized, is_english=is_english)
@@ -29,13 +26,13 @@ class Vocabulary:
         self._dropped = set(map(self._normalized, drop))
 
     def canonical(self, name: str) -> str | None:
-        """The aspect; None if it is dropped, or has no letters."""
+        """Return the aspect; None if it is dropped or has no letters."""
         normal = self._normalized(name)
         aspect = self._synonyms.get(normal, normal)
         return aspect if aspect and aspect not in self._dropped else None
 
 
-# Letters keep their marks (Hindi, Thai, Arabic) and joiners (Persian); marks of anything else go.
+# Letters keep their marks (Hindi, Thai, Arabic) and joiners (Persian); other marks go.
 _MARKS = regex.compile(
     r"(?<![\p{L}\p{N}\p{M}\u200c\u200d])[\p{M}\u200c\u200d]+"
     r"|[^\p{L}\p{N}\p{M}\u200c\u200d\s'&/+-]"
@@ -46,10 +43,10 @@ _ARTICLES = ("the ", "a ", "an ", "its ", "their ", "his ", "her ", "my ", "this
 
 @lru_cache(2**16)
 def normalized(aspect: str, *, is_english: bool = True) -> str:
-    """An aspect composed (NFC), in lower case and without marks; "" if it has no letters.
+    """Return an aspect composed (NFC), in lower case and without marks; "" if it has no letters.
 
-    is_english: whether articles go too, and the last word becomes the singular. Their rules would
-    destroy words of other languages: the "s" of "Glas" is none of a plural.
+    is_english: whether articles go too, and the last word becomes singular. These rules would
+    destroy words of other languages: the "s" of "Glas" marks no plural.
     """
     composed = unicodedata.normalize("NFC", aspect).lower()
     words: str = _BLANKS.sub(" ", _MARKS.sub(" ", composed)).strip(" '-&/+")
@@ -62,9 +59,8 @@ def normalized(aspect: str, *, is_english: bool = True) -> str:
 
 
 def names_are_english(settings: Mapping[str, Any]) -> bool:
-    """Whether an annotator with these settings names aspects in English.
+    """Return whether an annotator with these settings, from a manifest, names aspects in English.
 
-    settings: of its spec, as they stand in the manifest. The one without a language knows English
-    only.
+    One without a language only knows English.
     """
     return language_code(settings.get("language", "English")) == "en"

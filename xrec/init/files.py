@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
-from xrec.annotate.cells import parse_number
+from xrec.annotate import parse_number
 from xrec.config import TABLE_ENDINGS, Delimiter
 from xrec.data.blocks import stream_lines
 from xrec.data.lines import decoded, keys_of

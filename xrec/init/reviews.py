@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xrec.annotate.cells import parse_number, parse_time
+from xrec.annotate import parse_number, parse_time
 from xrec.config import REVIEW_COLUMNS, ReviewsSource
 from xrec.init import words
 from xrec.init.files import Column, File, Folder, Parse, likeliest

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from xrec.annotate.keep import keep_reviews
-from xrec.annotate.source import find_review_files, read_reviews
+from xrec.annotate import find_review_files, keep_reviews, read_reviews
 from xrec.config import AnnotateConfig, SplitShares, TablesSource, parse_config
 from xrec.data.assemble import assemble, check_not_empty
 from xrec.data.rows import SPLITS

@@ -1,15 +1,19 @@
 """Job `annotate`: reviews in; profiles, explanations and aspects out."""
 
 import os
-from collections.abc import Mapping
 
-from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.formats import KIND, begun_files, identify_annotations
-from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.plan import read_outlook
-from xrec.annotate.source import file_hashes, find_review_files
-from xrec.annotate.store import keep_source
-from xrec.config import AnnotateConfig, PhrasesAnnotator
+from xrec.annotate import (
+    KIND,
+    annotator_spec,
+    begun_files,
+    file_hashes,
+    find_review_files,
+    identify_annotations,
+    keep_source,
+    read_outlook,
+    run_annotate,
+)
+from xrec.config import AnnotateConfig
 from xrec.jobs.output import Output
 from xrec.storage import RUN_RECORD, Manifest, check_artifacts, location_of
 
@@ -28,7 +32,6 @@ def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
 
 def run(config: AnnotateConfig) -> Manifest | None:
     """Keep the reviews and write the missing texts on Ray; None if the limit ended the run."""
-    from xrec.annotate.driver import run_annotate
     from xrec.cluster import demand_of_actors, ready_cluster
 
     check_artifacts(config, KIND)
@@ -46,14 +49,3 @@ def look_ahead(config: AnnotateConfig) -> list[str]:
     Raises DataError if the reviews cannot be read, ConfigError for invalid prompts.
     """
     return annotator_spec(config).describe(read_outlook(config))
-
-
-def annotator_spec(
-    config: AnnotateConfig, environment: Mapping[str, str] | None = None
-) -> AnnotatorSpec:
-    """Return the annotator that `annotator.kind` names; `environment` has an endpoint's key."""
-    if isinstance(config.annotator, PhrasesAnnotator):
-        return phrases_spec(config.annotator, config.vocabulary)
-    from xrec.annotate.language_model import language_model_spec
-
-    return language_model_spec(config, environment)

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from xrec.annotate.phrases.profiles import find_aspects
-from xrec.annotate.read import read_annotations
+from xrec.annotate import find_aspects, read_annotations
 from xrec.config import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset
 from xrec.data.dataset import EXTENDS

@@ -7,12 +7,7 @@ collaborative token. The pieces are concatenated as ids: two prompts of one user
 beginning.
 """
 
-import copy
 import itertools
-import re
-import sys
-from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -21,15 +16,11 @@ from xrec.config import PromptConfig, parse_placeholders
 from xrec.data.evidence import AspectEvidence
 from xrec.data.language import language_name
 from xrec.errors import XRecError
+from xrec.llm.chat import Chat
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.title_placeholder import TitlePlaceholder
-from xrec.storage import ByteCache
 
-# Stands for the content while a chat template is rendered; the characters are of private use.
-_CONTENT = "\ue000content\ue000"
 _SHORTEST_BEGINNING = 3
-_MAX_KEPT_BYTES = 64 * 2**20
-_ENTRY_BYTES = 200  # of the cache of texts itself, for each text
 
 
 class PromptTooLongError(XRecError):
@@ -68,13 +59,14 @@ class PromptBuilder:
         self.prompt = prompt
         self.vocabulary = vocabulary
         self.placeholder = TitlePlaceholder(prompt.title_placeholder, prompt.untitled)
-        self._encode = TextEncoder(tokenizer).encode
-        before, after = _scaffold(tokenizer)
+        chat = Chat(tokenizer, cue="\nExplanation:")
+        self._encode = chat.encode
+        before, _, after = chat.pieces(["user"])
         asked = prompt.instruction
         if prompt.language is not None:
             asked += f" Answer in {language_name(prompt.language)}."
-        self._before = [*self._encode_scaffold(before), *self._encode(f"{asked}\n")]
-        self._after = self._encode_scaffold(after)
+        self._before = [*chat.scaffold_ids(before), *self._encode(f"{asked}\n")]
+        self._after = chat.scaffold_ids(after)
 
     def build(self, user_index: int, item_index: int, texts: PairTexts) -> list[int]:
         """Token ids of the prompt of a pair.
@@ -164,89 +156,3 @@ class PromptBuilder:
                 value = values[name]
                 ids += value if isinstance(value, list) else self._encode(value)
         return ids
-
-    def _encode_scaffold(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-
-def _scaffold(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The text before and after the user's message.
-
-    Without a chat template these are the start token and a cue to answer.
-    """
-    if not tokenizer.chat_template:
-        return tokenizer.bos_token or "", "\nExplanation:"
-    before, after = render_chat(tokenizer, [("user", _CONTENT)]).split(_CONTENT)
-    return before, after
-
-
-def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Iterable[tuple[str, str]]) -> str:
-    """Return the conversation in the model's chat template, up to where its reply begins.
-
-    messages: each is a role and its content. A model that can think first, such as Qwen3, is told
-    not to: xrec has no room for its thoughts, and shows none. Raises jinja2's TemplateError if the
-    template refuses the messages; some know no system message.
-    """
-    return str(
-        tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
-    )
-
-
-class TextEncoder:
-    """Tokenizes texts on their own, with special tokens off; threads may share it.
-
-    No text can become a special token, nor another added token such as `<think>`.
-
-    max_kept_bytes: memory for the texts used last and their ids, which are not computed again.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_kept_bytes: int = _MAX_KEPT_BYTES):
-        # transformers keeps "special tokens off" as a setting of the tokenizer, for all its users.
-        # A copy has one user, so no thread that tokenizes a template can turn them on for texts.
-        self._tokenizer = copy.deepcopy(tokenizer)
-        self._cut = _inside_added_tokens(tokenizer)
-        self._kept: ByteCache[str, array[int]] = ByteCache(max_kept_bytes)
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text; the list is the caller's own."""
-        ids = self._kept.get(text)
-        if ids is None:
-            ids = array("i", self._encode(text))
-            self._kept.put(text, ids, sys.getsizeof(text) + sys.getsizeof(ids) + _ENTRY_BYTES)
-        return ids.tolist()
-
-    def _encode(self, text: str) -> list[int]:
-        pieces = self._cut.split(text) if self._cut else [text]
-        return [
-            token
-            for piece in pieces
-            if piece
-            for token in self._tokenizer(
-                piece, add_special_tokens=False, split_special_tokens=True
-            )["input_ids"]
-        ]
-
-
-def _inside_added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Where a text must be cut so that no added token's name (`<think>`) is found in it.
-
-    The tokenizer's `split_special_tokens` handles only the special ones among the added tokens.
-    None means that there are no others.
-    """
-    names = [
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if not token.special and len(token.content.strip()) > 1
-    ]
-    return (
-        re.compile(
-            "|".join(f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in names)
-        )
-        if names
-        else None
-    )

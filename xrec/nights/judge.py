@@ -11,9 +11,16 @@ from xrec.config import BackfillConfig, EndpointModelConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.nights.figures import LEAST_ROWS, Rows
 from xrec.storage import Location, location_of
-from xrec.text import Asker, Prompt, ReplyStore, ScoreReply, endpoint_key, load_language_model
-from xrec.text.model import model_identity
-from xrec.text.prompt_file import PromptFile
+from xrec.text import (
+    Asker,
+    Prompt,
+    PromptFile,
+    ReplyStore,
+    ScoreReply,
+    endpoint_key,
+    load_language_model,
+    model_identity,
+)
 
 _NUM_DRAWN = 100
 _QUESTION: Final = (

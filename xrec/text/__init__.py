@@ -2,18 +2,24 @@
 
     model = load_language_model(config, llm=None, storage=storage, key=key)
     for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
-        reply.value      # a Profile, or None and then reply.failure says why
+        reply.value      # a Profile, or None with reply.failure
 
-A `LanguageModel` writes raw replies: `EngineModel` by an engine of ours that is held to the schema,
-`EndpointModel` by asking an endpoint that speaks the OpenAI API.
-`ask` makes objects of them: a reply that is no valid JSON is repaired, then asked for again once,
-then it has failed, and the others go on. Errors that are no prompt's fault (a refused key, a model
-that is not there) are raised and end the job. An `Asker` asks equal prompts once, keeps replies for
-after a kill, and stays within a budget.
+A `LanguageModel` writes raw replies: `EngineModel` with one of our engines and a grammar,
+`EndpointModel` with an endpoint that speaks the OpenAI API. `ask` parses and repairs them, and
+repeats an invalid prompt once. An `Asker` asks equal prompts once, and keeps replies across
+restarts.
 """
 
-from xrec.text.asker import Asker, Budget, ask
-from xrec.text.model import (
+from xrec.text.asker import Asker, ask
+from xrec.text.loading import (
+    chosen_llm,
+    endpoint_key,
+    load_language_model,
+    model_anywhere,
+    model_identity,
+    model_settings,
+)
+from xrec.text.messages import (
     LanguageModel,
     Message,
     Prompt,
@@ -23,17 +29,17 @@ from xrec.text.model import (
     ScoreReply,
     Usage,
     about_tokens,
-    endpoint_key,
-    load_language_model,
 )
+from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
+from xrec.text.replies import parse_reply
 from xrec.text.reply_store import ReplyStore
 
 __all__ = [
     "Asker",
-    "Budget",
     "LanguageModel",
     "Message",
     "Prompt",
+    "PromptFile",
     "RawReply",
     "Reply",
     "ReplyFailure",
@@ -42,6 +48,13 @@ __all__ = [
     "Usage",
     "about_tokens",
     "ask",
+    "chosen_llm",
     "endpoint_key",
     "load_language_model",
+    "model_anywhere",
+    "model_identity",
+    "model_settings",
+    "parse_prompt_file",
+    "parse_reply",
+    "read_prompt_file",
 ]

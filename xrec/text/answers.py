@@ -1,7 +1,7 @@
-"""What an endpoint's answer means: a reply, the prompt's failure, or the end of the job.
+"""Reads what an endpoint sends: a reply, a failure of the prompt, or the end of the job.
 
-Servers and routers leave fields out, send null, or send the message in parts. A message of ours
-never holds the key: some endpoints repeat it in their answers.
+Servers and routers leave fields out, send null, or send the message in parts. Some repeat the key
+in their errors, so our messages hide it.
 """
 
 import json
@@ -13,106 +13,101 @@ from pydantic import SecretStr
 
 from xrec.config import EndpointModelConfig, ReplyFailureReason
 from xrec.errors import EndpointAccessError, EndpointError
-from xrec.text.model import RawReply, ReplyFailure, Usage, about_tokens
+from xrec.text.messages import RawReply, ReplyFailure, Usage, about_tokens
 
-_MOST_SHOWN = 300
-_LEAST_SHOWN_KEY = 6
-_TRIED_AGAIN = frozenset({408, 409, 429})
+_MAX_SHOWN_CHARACTERS = 300
+_MIN_KEY_CHARACTERS = 6
+_TEMPORARY = frozenset({408, 409, 429})
 _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 OUTAGES: frozenset[ReplyFailureReason] = frozenset(
     {"rate_limited", "endpoint_error", "timeout", "unreachable"}
 )
-"""Failures that are the endpoint's, not the prompt's: other prompts may have replies."""
+"""Failures of the endpoint, not of the prompt."""
 
 
-def fault_of(
+def read_error(
     error: openai.APIError | ValueError, config: EndpointModelConfig, key: SecretStr | None
 ) -> ReplyFailure | EndpointError:
-    """What the error of the last request means; ValueError says that no JSON came."""
+    """Return what the error of the last attempt means; ValueError is an unreadable answer."""
     match error:
         case openai.APIStatusError():
-            words = _without_key(_said(error), key)
-            return _of_status(error.status_code, error.code or "", words, config)
+            return _read_status(error.status_code, error.code or "", _words(error, key), config)
         case openai.APITimeoutError():
             limit = config.timeout_seconds
             return ReplyFailure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
         case openai.APIConnectionError():
-            cause = _without_key(f"{error.__cause__ or error}", key)
+            cause = _hide_key(f"{error.__cause__ or error}", key)
             return ReplyFailure("unreachable", f"the connection failed: {cause}")
-        case _:
-            what = _without_key(f"{error}", key)
-            return ReplyFailure("broken_response", f"the answer cannot be read: {what}")
+    return ReplyFailure("broken_response", f"cannot read the answer: {_hide_key(f'{error}', key)}")
 
 
-def _said(error: openai.APIStatusError) -> str:
-    """The status and the endpoint's words."""
+def _words(error: openai.APIStatusError, key: SecretStr | None) -> str:
     words = error.body
     if isinstance(words, Mapping):
         words = words.get("message") or words.get("detail") or words
     text = words if isinstance(words, str) else json.dumps(words, default=str)
-    return f"{error.status_code} {text}"
+    return _hide_key(f"{error.status_code} {text}", key)
 
 
-def _of_status(
+def _hide_key(text: str, key: SecretStr | None) -> str:
+    secret = key.get_secret_value() if key else ""
+    if len(secret) >= _MIN_KEY_CHARACTERS:
+        text = text.replace(secret, "(key)")
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
+
+
+def _read_status(
     status: int, code: str, words: str, config: EndpointModelConfig
 ) -> ReplyFailure | EndpointError:
     if status in (401, 402, 403) or code in _USED_UP:
-        return _refusal(status, code, config)
+        return _access_error(status, code, config)
     if status == 404 or code == "model_not_found":
         return EndpointError(
-            f"{config.base_url}: no model {config.model!r} there, or no chat completions at this "
-            f"URL ({words}); check model and base_url",
+            f"{config.base_url}: model {config.model!r} was not found, or this URL has no chat "
+            f"completions ({words}); check model and base_url",
             code="no_such_model",
             key="model",
             saw=config.model,
         )
-    if status in _TRIED_AGAIN or status >= 500:
+    if status in _TEMPORARY or status >= 500:
         return ReplyFailure("rate_limited" if status == 429 else "endpoint_error", words)
-    too_long = code == "context_length_exceeded" or status == 413
-    return ReplyFailure("prompt_too_long" if too_long else "bad_request", words)
+    is_too_long = code == "context_length_exceeded" or status == 413
+    return ReplyFailure("prompt_too_long" if is_too_long else "bad_request", words)
 
 
-def _refusal(status: int, code: str, config: EndpointModelConfig) -> EndpointAccessError:
-    """The error without the endpoint's words, of which the key, or a part, may be one."""
+def _access_error(status: int, code: str, config: EndpointModelConfig) -> EndpointAccessError:
+    """Return the error without the endpoint's words, which may contain parts of the key."""
     url, variable = config.base_url, config.api_key_variable
     if status == 402 or code in _USED_UP:
-        whose = f"the key in {variable}" if variable else "this endpoint"
         return EndpointAccessError(
-            f"{url}: the quota or the balance of {whose} is used up ({code or status}); raise it "
-            "there and run again, what is committed stays",
+            f"{url}: the quota or balance of the key is used up ({code or status}); raise it and "
+            "rerun, committed texts are kept",
             code="quota_used_up",
             saw=code or status,
         )
     if variable is None:
         return EndpointAccessError(
-            f"{url}: the endpoint asks for a key ({status}), and none was sent; name the "
-            "environment variable that holds it in api_key_variable",
+            f"{url}: the endpoint requires a key ({status}); set api_key_variable to the name of "
+            "the environment variable that holds it",
             code="key_missing",
             key="api_key_variable",
             saw=status,
         )
     return EndpointAccessError(
         f"{url}: the endpoint refuses the key in the environment variable {variable} ({status}); "
-        f"check the key, and that it may use model {config.model!r}",
+        f"check the key and its access to model {config.model!r}",
         code="key_refused",
         key=variable,
         saw=status,
     )
 
 
-def _without_key(text: str, key: SecretStr | None) -> str:
-    secret = key.get_secret_value() if key else ""
-    if len(secret) >= _LEAST_SHOWN_KEY:
-        text = text.replace(secret, "(key)")
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
-
-
 def read_answer(answer: object, index: int, words: str, num_requests: int) -> RawReply:
-    """What the first choice says to a prompt of these words.
+    """Return the first choice of the answer to a prompt with these words.
 
-    Where the endpoint does not count tokens, they are estimated (`about_tokens`). Raises ValueError
-    if `answer` is no chat completion.
+    Tokens are estimated (`about_tokens`) if the endpoint does not count them. Raises ValueError if
+    `answer` is not a chat completion.
     """
     choices = answer.choices if isinstance(answer, ChatCompletion) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -120,32 +115,25 @@ def read_answer(answer: object, index: int, words: str, num_requests: int) -> Ra
     if choice is None or not isinstance(message, ChatCompletionMessage):
         raise ValueError("expected a chat completion with a message in its first choice")
     text, usage = _text(message.content), getattr(answer, "usage", None)
+    num_tokens = (
+        count if isinstance(count, int) and count >= 0 else about_tokens(counted)
+        for count, counted in (
+            (getattr(usage, "prompt_tokens", None), words),
+            (getattr(usage, "completion_tokens", None), text),
+        )
+    )
     is_filtered = choice.finish_reason == "content_filter"
     refusal = message.refusal or ("by its content filter" if is_filtered else None)
-    return RawReply(
-        index,
-        text,
-        Usage(
-            _count(getattr(usage, "prompt_tokens", None), words),
-            _count(getattr(usage, "completion_tokens", None), text),
-            num_requests,
-        ),
-        choice.finish_reason == "length",
-        ReplyFailure("refused", str(refusal)) if refusal else None,
-    )
+    failure = ReplyFailure("refused", str(refusal)) if refusal else None
+    is_cut = choice.finish_reason == "length"
+    return RawReply(index, text, Usage(*num_tokens, num_requests), is_cut, failure)
 
 
 def _text(content: object) -> str:
-    """The text of a message; of one in parts those of text, without the model's thoughts."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
+    """Return the text of a message; of its parts only text, without the model's thoughts."""
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
         return "".join(str(part.get("text") or "") for part in parts)
-    raise ValueError(f"expected text in the message, found {type(content).__name__}")
-
-
-def _count(value: object, text: str) -> int:
-    return value if isinstance(value, int) and value >= 0 else about_tokens(text)
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise ValueError(f"expected text in the message, got {type(content).__name__}")

@@ -1,7 +1,7 @@
 """A language model behind an endpoint that speaks the OpenAI API.
 
-The openai client tries again and waits. Every request, repeated ones too, takes its turn at the
-rate limiter.
+The openai client repeats requests and waits in between. Every request, repeated or not, waits for
+the rate limiter.
 """
 
 import asyncio
@@ -20,27 +20,27 @@ from pydantic import SecretStr
 
 from xrec.config import EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointError, EndpointUnreachableError
-from xrec.text.answers import OUTAGES, fault_of, read_answer
-from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage
-from xrec.text.schema import strict_schema
+from xrec.text.answers import OUTAGES, read_answer, read_error
+from xrec.text.messages import Prompt, RawReply, ReplyFailure, Usage
+from xrec.text.replies import strict_schema
 
-_MOST_REFUSED = 8
-"""So many prompts refused by an endpoint that has not answered one yet are no prompt's fault."""
+_MAX_REFUSED = 8
+"""If an endpoint refuses this many prompts before its first reply, the prompts are not to blame."""
 
 
 class EndpointModel:
-    """A `LanguageModel` over an endpoint, as long as the process lives.
+    """A `LanguageModel` over an endpoint, for the lifetime of the process.
 
-    An event loop in a thread of its own makes the requests, of several calls of `write` too: they
-    share the rate and the `concurrency` places of the config. A prompt has its place until the
-    caller comes back for the next reply. So after a kill, no more prompts can be without a reply
-    that the caller has kept than there are places.
+    An event loop in its own thread makes the requests of all calls of `write`, which share the rate
+    and the `concurrency` slots of the config. A prompt holds its slot until the caller asks for the
+    next reply. So after a kill, the replies that the caller has not kept are at most as many as
+    there are slots.
     """
 
     def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
         self._config, self._key = config, key
         per_minute = config.requests_per_minute
-        self._requests = AsyncLimiter(1, 60 / per_minute) if per_minute else None
+        self._limiter = AsyncLimiter(1, 60 / per_minute) if per_minute else None
         self._client = openai.AsyncOpenAI(
             api_key=key.get_secret_value() if key else "none",
             base_url=config.base_url,
@@ -50,48 +50,40 @@ class EndpointModel:
         )
         self._replied_at = float("-inf")
         self._num_refused = 0  # prompts refused before the first reply
-        self._ended: EndpointError | None = None  # after which nothing is asked any more
-        self._places = threading.Semaphore(config.concurrency)
+        self._ended: EndpointError | None = None  # once set, nothing more is asked
+        self._slots = threading.Semaphore(config.concurrency)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="xrec endpoint", daemon=True).start()
 
     def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
         """See LanguageModel.
 
-        Raises EndpointError if no prompt can have a reply: the key is refused, there is no such
-        model, the endpoint answers to nothing. The other prompts are not asked any more then.
+        Raises EndpointError if no prompt can get a reply: the key is refused, the model does not
+        exist, the endpoint does not respond. No more prompts are asked then.
         """
         finished: queue.SimpleQueue[Future[RawReply]] = queue.SimpleQueue()
-        waiting, open_ = deque(enumerate(prompts)), set[Future[RawReply]]()
+        waiting, running = deque(enumerate(prompts)), set[Future[RawReply]]()
         try:
-            while waiting or open_:
-                while waiting and self._places.acquire(blocking=not open_):
-                    index, prompt = waiting.popleft()
-                    future = asyncio.run_coroutine_threadsafe(
-                        self._reply(index, prompt, sampling), self._loop
-                    )
-                    open_.add(future)
+            while waiting or running:
+                while waiting and self._slots.acquire(blocking=not running):
+                    reply = self._reply(*waiting.popleft(), sampling)
+                    future = asyncio.run_coroutine_threadsafe(reply, self._loop)
+                    running.add(future)
                     future.add_done_callback(finished.put)
                 future = finished.get()
                 yield future.result()
-                open_.remove(future)
-                self._places.release()
+                running.remove(future)
+                self._slots.release()
         finally:
-            for future in open_:
+            for future in running:
                 future.cancel()
-                self._places.release()
+                self._slots.release()
 
     async def _reply(self, index: int, prompt: Prompt[Any], sampling: SamplingConfig) -> RawReply:
-        """The reply to a prompt; raises EndpointError if no prompt can have one."""
+        """Return the reply to a prompt; raise EndpointError if no prompt can get one."""
         if self._ended is not None:
-            raise type(self._ended)(str(self._ended))
-        try:
-            return await self._asked(index, self._fields(prompt, sampling))
-        except EndpointError as error:
-            self._ended = error
-            raise
-
-    async def _asked(self, index: int, fields: dict[str, Any]) -> RawReply:
+            raise self._ended
+        fields = self._fields(prompt, sampling)
         words = "".join(message["content"] for message in fields["messages"])
         started_at, num_requests = time.monotonic(), 1
         try:
@@ -99,29 +91,28 @@ class EndpointModel:
             num_requests += response.retries_taken
             reply = read_answer(response.parse(), index, words, num_requests)
         except (openai.APIError, ValueError) as error:
-            fault = fault_of(error, self._config, self._key)
+            fault = read_error(error, self._config, self._key)
             if isinstance(error, openai.APIError):
                 num_requests += int(error.request.headers.get("x-stainless-retry-count", 0))
         else:
             self._replied_at = time.monotonic()
             return reply
-        # The error is not chained: its request has the key among its headers.
-        if isinstance(fault, EndpointError):
-            raise fault
-        self._check_alive(fault, started_at)
+        # Raised outside of the handler: a chained error would carry the request, with the key.
+        if ended := fault if isinstance(fault, EndpointError) else self._judge(fault, started_at):
+            self._ended = ended
+            raise ended
         return RawReply(index, "", Usage(num_requests=num_requests), failure=fault)
 
     async def _admit(self, request: object) -> None:
-        """Wait for the turn of a request, which may be a repeated one."""
-        if self._requests is not None:
-            await self._requests.acquire()
+        if self._limiter is not None:
+            await self._limiter.acquire()
 
     def _fields(self, prompt: Prompt[Any], sampling: SamplingConfig) -> dict[str, Any]:
-        """The arguments of a request; `extra` changes our fields, or leaves them out by null."""
+        """Return the arguments of a request; `extra` overrides ours, and null removes them."""
         config = self._config
         with_lengths = config.structured_output == "bounded_json_schema"
         schema = strict_schema(prompt.schema, with_lengths=with_lengths)
-        messages = [{"role": each.role, "content": each.content} for each in prompt.messages]
+        messages = [message._asdict() for message in prompt.messages]
         fields: dict[str, Any] = {
             "model": config.model,
             "messages": messages,
@@ -138,30 +129,29 @@ class EndpointModel:
             named = {"name": prompt.schema.__name__, "schema": schema, "strict": True}
             fields["response_format"] = {"type": "json_schema", "json_schema": named}
         extra = {name: value for name, value in config.extra.items() if value is not None}
-        left_out = config.extra.keys() - extra.keys()
-        sent = {k: v for k, v in fields.items() if v is not None and k not in left_out}
+        removed = config.extra.keys() - extra.keys()
+        sent = {k: v for k, v in fields.items() if v is not None and k not in removed}
         return {**sent, "extra_body": extra}
 
-    def _check_alive(self, fault: ReplyFailure, started_at: float) -> None:
-        """Raise EndpointError unless the fault is the prompt's own, as others have replies."""
+    def _judge(self, fault: ReplyFailure, started_at: float) -> EndpointError | None:
+        """Return an error if the endpoint is to blame for a failure, rather than the prompt."""
         url = self._config.base_url
         if fault.reason in OUTAGES and self._replied_at < started_at:
-            raise EndpointUnreachableError(
-                f"{url}: no reply to any prompt since this one was first asked, and it failed for "
-                f"good: {fault.message}; see to base_url and the endpoint, and run again, what is "
-                "committed stays",
+            return EndpointUnreachableError(
+                f"{url}: the endpoint does not respond: {fault.message}; no prompt got a reply "
+                "meanwhile; check base_url and the endpoint, and rerun, committed texts are kept",
                 code="no_reply",
                 key=url,
                 saw=fault.reason,
             )
         if self._replied_at == float("-inf"):
             self._num_refused += 1
-        if self._num_refused >= _MOST_REFUSED:
-            raise EndpointError(
-                f"{url}: it refused the first {self._num_refused} prompts ({fault.message}); "
-                "check model, and structured_output, sampling and extra, which some endpoints do "
-                "not know",
-                code="prompts_refused",
-                key=url,
-                saw=self._num_refused,
-            )
+        if self._num_refused < _MAX_REFUSED:
+            return None
+        return EndpointError(
+            f"{url}: the endpoint refused the first {self._num_refused} prompts ({fault.message}); "
+            "check model, structured_output, sampling and extra, which it may not support",
+            code="prompts_refused",
+            key=url,
+            saw=self._num_refused,
+        )

@@ -1,4 +1,4 @@
-"""A language model in this process: an engine of ours, held to the schema by a grammar."""
+"""A language model in this process: one of our engines, with a grammar that enforces the schema."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.engine import Completion, TextParams, TokenMask
 from xrec.generate.shared_engine import SharedEngine
+from xrec.llm.chat import Chat
 from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
 from xrec.llm.source import resolve_model
-from xrec.text.chat import Chat
-from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage
+from xrec.text.messages import Prompt, RawReply, ReplyFailure, Usage
 
 _REASONS: Mapping[str, ReplyFailureReason] = {
     "prompt_too_long": "prompt_too_long",
@@ -34,12 +34,12 @@ _REASONS: Mapping[str, ReplyFailureReason] = {
 
 
 class SchemaGrammars:
-    """Compiles the grammar of each schema once, for one tokenizer.
+    """Compiles the grammar of each schema once for a tokenizer.
 
-    num_tokens: rows of the model's output, of which there may be more than the tokenizer knows.
+    num_tokens: rows of the model's output, which may exceed the tokenizer's vocabulary.
     stop_token_ids: the tokens that may end a text.
 
-    Raises ModelError if xgrammar is not installed, or cannot use the tokenizer.
+    Raises ModelError if xgrammar is not installed or does not support the tokenizer.
     """
 
     def __init__(
@@ -47,25 +47,26 @@ class SchemaGrammars:
     ):
         try:
             import xgrammar
-        except ImportError as error:
-            raise ModelError(
-                f"replies by a schema need xgrammar, which cannot be imported ({error}); "
-                f"run: {install_command('schema')}",
-                code="xgrammar_not_installed",
-            ) from error
-        try:
+
             info = xgrammar.TokenizerInfo.from_huggingface(
                 tokenizer, vocab_size=num_tokens, stop_token_ids=stop_token_ids
             )
+        except ImportError as error:
+            raise ModelError(
+                f"cannot import xgrammar, which enforces the schema of replies ({error}); "
+                f"run: {install_command('schema')}",
+                code="xgrammar_not_installed",
+            ) from error
         except ValueError as error:
             raise ModelError(
-                f"xgrammar cannot use this model's tokenizer: {error}", code="unsupported_tokenizer"
+                f"xgrammar does not support this model's tokenizer: {error}",
+                code="unsupported_tokenizer",
             ) from error
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
         self._start = xgrammar.GrammarMatcher
 
     def of(self, schema: type[BaseModel]) -> Callable[[], TokenMask]:
-        """Makes the mask of a text that is an object of `schema`, written in one line."""
+        """Return a factory of masks for texts that are objects of `schema`, on one line each."""
         source = json.dumps(schema.model_json_schema())
         compiled = self._compiler.compile_json_schema(source, any_whitespace=False)
         return lambda: _SchemaMask(self._start(compiled))
@@ -82,68 +83,62 @@ class _SchemaMask:
 
     def accept(self, token_id: int) -> None:
         is_accepted = self._matcher.accept_token(token_id)
-        assert is_accepted, f"token {token_id} is not in the mask that was filled"
+        assert is_accepted, f"token {token_id} is not in the mask"
 
 
 class EngineModel:
     """A `LanguageModel` over an engine without adapters.
 
-    grammars: made for the engine's model; they mask each next token, so every text that ends before
-        its largest length is an object of the schema.
+    grammars: compiled for the engine's model. They mask each next token, so every text that ends
+        before the maximum length is an object of the schema.
     """
 
     def __init__(self, engine: SharedEngine, chat: Chat, grammars: SchemaGrammars):
         self._engine, self._chat, self._grammars = engine, chat, grammars
 
     def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
-        """See LanguageModel; calls from several threads are computed together."""
+        """See LanguageModel; calls from several threads share the engine's batches."""
         ids = [self._chat.token_ids(prompt.messages) for prompt in prompts]
-        requests = [
-            (prompt_ids, self._params(prompt, sampling))
-            for prompt_ids, prompt in zip(ids, prompts, strict=True)
-        ]
-        for completion in self._engine.complete(requests):
+        params = (
+            TextParams(
+                max_new_tokens=sampling.max_tokens,
+                temperature=sampling.temperature or 0.0,
+                top_p=1.0,
+                seed=sampling.seed,
+                constraint=self._grammars.of(prompt.schema),
+            )
+            for prompt in prompts
+        )
+        for completion in self._engine.complete(list(zip(ids, params, strict=True))):
             yield self._reply(completion, len(ids[completion.index]))
 
-    def _params(self, prompt: Prompt[Any], sampling: SamplingConfig) -> TextParams:
-        return TextParams(
-            max_new_tokens=sampling.max_tokens,
-            temperature=sampling.temperature or 0.0,
-            top_p=1.0,
-            seed=sampling.seed,
-            constraint=self._grammars.of(prompt.schema),
-        )
-
     def _reply(self, completion: Completion, num_prompt_tokens: int) -> RawReply:
+        index, token_ids = completion.index, completion.token_ids
         if completion.failure is not None:
             reason: ReplyFailureReason = _REASONS.get(completion.failure.reason, "bad_request")
             failure = ReplyFailure(reason, completion.failure.message)
-            return RawReply(completion.index, "", Usage(num_requests=1), failure=failure)
-        return RawReply(
-            completion.index,
-            self._chat.decode(completion.token_ids),
-            Usage(num_prompt_tokens, len(completion.token_ids), 1),
-            completion.finish_reason == "length",
-        )
+            return RawReply(index, "", Usage(num_requests=1), failure=failure)
+        usage = Usage(num_prompt_tokens, len(token_ids), 1)
+        is_cut = completion.finish_reason == "length"
+        return RawReply(index, self._chat.decode(token_ids), usage, is_cut)
 
 
 def load_engine_model(
     config: EngineModelConfig,
     llm: LLMConfig,
     storage: StorageConfig,
-    *,
     device: Device,
     num_threads: int,
 ) -> EngineModel:
     """Load `llm` into this process, with the engine of `config`.
 
-    Raises ModelError if the model cannot be had, or its tokenizer knows no grammar.
+    Raises ModelError if the model is not available, or its tokenizer supports no grammar.
     """
     torch.set_num_threads(num_threads)
     folder = resolve_model(llm, storage)
-    model = load_llm(llm, folder, resolve_device(device))
-    tokenizer = load_tokenizer(folder)
+    model, tokenizer = load_llm(llm, folder, resolve_device(device)), load_tokenizer(folder)
     stops = stop_token_ids(model, tokenizer)
     engine = load_engine(model, stops, config.engine)
-    grammars = SchemaGrammars(tokenizer, model.config.vocab_size, stops)
-    return EngineModel(engine, Chat(tokenizer), grammars)
+    return EngineModel(
+        engine, Chat(tokenizer), SchemaGrammars(tokenizer, model.config.vocab_size, stops)
+    )

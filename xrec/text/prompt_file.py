@@ -1,16 +1,15 @@
-"""A prompt as a file: an instruction, and examples that are shown as turns of the conversation.
+"""A prompt as a file: an instruction, and examples that are shown as earlier turns.
 
     [system]
-    What the model is to do; place-holders such as {language} are filled in.
+    What the model should do, with placeholders such as {language}.
 
     [example shop]
     the example's input, one line of JSON
     [reply]
-    its right reply, one line of JSON
+    its reply, one line of JSON
 
-The question itself comes last, as JSON too: a text in it cannot end its string, so what it says
-stays data. Nor is any markup of a chat template in it: our engines never take a text's words for
-special tokens, but some endpoints do.
+The question comes last, as JSON, so no text in it can end its string. Markup of chat templates in
+it is escaped: our engines never read a text's words as special tokens, but some endpoints do.
 """
 
 import json
@@ -19,21 +18,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from xrec.config import StorageConfig
 from xrec.errors import ConfigError, StorageError
 from xrec.storage import open_location
-from xrec.text.model import Message
+from xrec.text.messages import Message
 
-# As in <|im_start|>, <s> and [INST]; no array of JSON begins with two capitals.
-_OPENS_MARKUP = re.compile(r"<|\[(?=/?[A-Z]{2})")
+# As in <|im_start|>, <s> and [INST]; a JSON array never begins with two capitals.
+_MARKUP = re.compile(r"<|\[(?=/?[A-Z]{2})")
 _HEADING = re.compile(r"^\[(system|example \w+|reply)\]\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The instruction, and input and reply of each example, by name; both are JSON."""
+    """The instruction, and the input and reply of each example, by name; both are JSON."""
 
     name: str
     system: str
@@ -42,9 +41,9 @@ class PromptFile:
     def messages(
         self, data: Mapping[str, Any], example: str | None, values: Mapping[str, str]
     ) -> tuple[Message, ...]:
-        """The conversation that asks about `data`, after an example if one is named.
+        """Return the conversation that asks about `data`, after the named example.
 
-        values: what is filled in for each place-holder of the instruction.
+        values: the values of the instruction's placeholders.
         """
         system = self.system
         for name, value in values.items():
@@ -54,17 +53,17 @@ class PromptFile:
             asked, reply = self.examples[example]
             shown = [Message("user", asked), Message("assistant", reply)]
         question = json.dumps(data, ensure_ascii=False)
-        question = _OPENS_MARKUP.sub(lambda mark: f"\\u{ord(mark[0]):04x}", question)
+        question = _MARKUP.sub(lambda mark: f"\\u{ord(mark[0]):04x}", question)
         return (Message("system", system), *shown, Message("user", question))
 
     def check(self, schema: type[BaseModel]) -> None:
-        """Raise ConfigError if an example is no JSON, or its reply no object of `schema`."""
+        """Raise ConfigError if an example is not JSON, or its reply does not fit `schema`."""
         for name, (shown, reply) in self.examples.items():
             try:
                 if not isinstance(json.loads(shown), dict):
                     raise ValueError("expected a JSON object as input")
                 schema.model_validate_json(reply)
-            except (ValueError, ValidationError) as error:
+            except ValueError as error:
                 raise ConfigError(
                     f"{self.name}: [example {name}]: {error}",
                     code="broken_example",
@@ -74,13 +73,13 @@ class PromptFile:
 
 
 def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -> PromptFile:
-    """The prompt in the file at `uri`, which the config key `key` names; raises ConfigError."""
+    """Read the prompt file at `uri`, which the config key `key` names; raise ConfigError."""
     try:
         text = open_location(uri, storage).read_bytes().decode("utf-8")
     except (StorageError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{key}: {uri} cannot be read ({error}); a job on a cluster needs a URI that the "
-            "cluster reads, such as s3://",
+            f"{key}: cannot read {uri} ({error}); on a cluster, use a URI that all nodes can read, "
+            "such as s3://",
             code="file_unreadable",
             key=key,
             saw=uri,
@@ -89,22 +88,20 @@ def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -
 
 
 def parse_prompt_file(name: str, text: str) -> PromptFile:
-    """The prompt in `text`; raises ConfigError if its headings are not in the order above."""
-    pieces = _HEADING.split(text)
-    parts = list(zip(pieces[1::2], map(str.strip, pieces[2::2]), strict=True))
-    if pieces[0].strip() or not parts or parts[0][0] != "system":
+    """Parse a prompt file; raise ConfigError if its headings are not in the order above."""
+    start, *parts = _HEADING.split(text)
+    headings, bodies = parts[::2], list(map(str.strip, parts[1::2]))
+    if start.strip() or headings[:1] != ["system"]:
         raise ConfigError(
-            f"{name}: expected [system] as its first line", code="no_system", key=name
+            f"{name}: expected [system] on the first line", code="no_system", key=name
         )
-    examples = {}
-    for (heading, shown), (reply_heading, reply) in zip(parts[1::2], parts[2::2], strict=False):
-        if not heading.startswith("example ") or reply_heading != "reply":
-            break
-        examples[heading.removeprefix("example ")] = (shown, reply)
-    if len(parts) != 1 + 2 * len(examples):
+    names = [heading.removeprefix("example ") for heading in headings[1::2]]
+    expected = [part for name in dict.fromkeys(names) for part in (f"example {name}", "reply")]
+    if headings[1:] != expected:
         raise ConfigError(
-            f"{name}: expected [example NAME] and [reply] in turn after [system], each name once",
+            f"{name}: expected pairs of [example NAME] and [reply] after [system], each name once",
             code="examples_out_of_turn",
             key=name,
         )
-    return PromptFile(name, parts[0][1], examples)
+    pairs = zip(bodies[1::2], bodies[2::2], strict=True)
+    return PromptFile(name, bodies[0], dict(zip(names, pairs, strict=True)))

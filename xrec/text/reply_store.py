@@ -1,8 +1,7 @@
-"""Replies that were received, so that an interrupted job does not ask for them again.
+"""Replies on disk or S3, so that an interrupted job does not pay for them again.
 
-A bulk run commits whole chunks. What was answered in a chunk that is not committed would be asked
-again, and paid again, after a kill. So each reply is written as it comes, as a file of its own
-below `ok/` or `failed/`, under the hash of its prompt.
+A bulk run commits whole chunks. Without the store, a kill would lose all replies of an unfinished
+chunk. Each reply is a file under `ok/` or `failed/`, named by the hash of its prompt.
 """
 
 import hashlib
@@ -12,15 +11,15 @@ from typing import Any
 
 from xrec.errors import StorageNotFoundError
 from xrec.storage import Location
-from xrec.text.model import ObjectT, Prompt, Reply, ReplyFailure, Usage
-from xrec.text.schema import parse_reply
+from xrec.text.messages import ObjectT, Prompt, Reply, ReplyFailure, Usage
+from xrec.text.replies import parse_reply
 
 
-def prompt_key(model: Mapping[str, Any], prompt: Prompt[Any]) -> str:
-    """32 hex digits of a prompt's words and schema, and of the `model` with its sampling."""
+def prompt_key(identity: Mapping[str, Any], prompt: Prompt[Any]) -> str:
+    """Return 32 hex digits that identify a prompt, its schema, and the model with its sampling."""
     parts = {
-        "model": model,
-        "messages": [[message.role, message.content] for message in prompt.messages],
+        "model": identity,
+        "messages": prompt.messages,
         "schema": prompt.schema.model_json_schema(),
     }
     data = json.dumps(parts, sort_keys=True, ensure_ascii=False)
@@ -28,23 +27,30 @@ def prompt_key(model: Mapping[str, Any], prompt: Prompt[Any]) -> str:
 
 
 class ReplyStore:
-    """Replies below `folder`; several processes may use it at the same time."""
+    """The replies in a folder; several processes may use it."""
 
     def __init__(self, folder: Location):
         self._folder = folder
 
     def read(self, key: str, schema: type[ObjectT]) -> Reply[ObjectT] | None:
-        """The reply to the prompt of this key, with index 0; None if there is none."""
-        for place in ("ok", "failed"):
+        """Return the reply to the prompt with this key, at index 0; None if there is none.
+
+        A reply that no longer fits the schema is None too.
+        """
+        for outcome in ("ok", "failed"):
             try:
-                data = self._at(place, key).read_bytes()
+                record = json.loads(self._file(outcome, key).read_bytes())
             except StorageNotFoundError:
                 continue
-            return _reply(json.loads(data), schema)
+            usage, raw = Usage(**record["usage"]), record["raw"]
+            if record["failure"] is not None:
+                return Reply(0, None, ReplyFailure(**record["failure"]), raw, usage)
+            value = parse_reply(raw, schema)
+            return None if isinstance(value, ReplyFailure) else Reply(0, value, None, raw, usage)
         return None
 
     def write(self, key: str, reply: Reply[Any]) -> None:
-        """Keep a reply; returns once it is in the store."""
+        """Store a reply durably."""
         failure = reply.failure
         record = {
             "raw": reply.raw,
@@ -52,7 +58,7 @@ class ReplyStore:
             "failure": None if failure is None else vars(failure),
         }
         data = json.dumps(record, ensure_ascii=False).encode(errors="surrogatepass")
-        self._at("ok" if failure is None else "failed", key).write_bytes(data)
+        self._file("ok" if failure is None else "failed", key).write_bytes(data)
 
     def forget_failures(self) -> None:
         """Delete the failures, so that their prompts are asked again."""
@@ -62,14 +68,5 @@ class ReplyStore:
         """Delete all replies."""
         self._folder.delete()
 
-    def _at(self, place: str, key: str) -> Location:
-        return self._folder / place / key[:2] / f"{key}.json"
-
-
-def _reply(record: Mapping[str, Any], schema: type[ObjectT]) -> Reply[ObjectT] | None:
-    """The reply of a record; None if the schema has become another one meanwhile."""
-    usage = Usage(**record["usage"])
-    if record["failure"] is not None:
-        return Reply(0, None, ReplyFailure(**record["failure"]), record["raw"], usage)
-    found = parse_reply(record["raw"], schema)
-    return None if isinstance(found, ReplyFailure) else Reply(0, found, None, record["raw"], usage)
+    def _file(self, outcome: str, key: str) -> Location:
+        return self._folder / outcome / key[:2] / f"{key}.json"

@@ -89,6 +89,7 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
         "It is free of streak.",
         "The sound is better than the streak.",
         "It arrived in fine streak.",  # as "in fine shape"
+        "A great cream against blots and streak.",
     ],
 )
 def test_what_is_absent_or_of_another_item_is_not_mentioned(text):
@@ -96,18 +97,18 @@ def test_what_is_absent_or_of_another_item_is_not_mentioned(text):
 
 
 def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
-    assert _mentions("This film moved me.")["film"].is_pointed
-    assert _mentions("It is a wonderful movie.")["movie"].is_what_it_is
-    assert not _mentions("It is a wonderful movie.")["movie"].is_pointed
-    assert not _mentions("A warm tone.")["tone"].is_what_it_is
-    assert _mentions("I love this light.")["light"].is_topic
-    assert not _mentions("I bought it at this price.")["price"].is_topic
-    assert not _mentions("These sound good.")["sound"].is_pointed
+    assert "pointed" in _mentions("This film moved me.")["film"].roles
+    assert "item" in _mentions("It is a wonderful movie.")["movie"].roles
+    assert "pointed" not in _mentions("It is a wonderful movie.")["movie"].roles
+    assert "item" not in _mentions("A warm tone.")["tone"].roles
+    assert "topic" in _mentions("I love this light.")["light"].roles
+    assert "topic" not in _mentions("I bought it at this price.")["price"].roles
+    assert "pointed" not in _mentions("These sound good.")["sound"].roles
     for text in ("My hair feels soft.", "I like the look of my new hair."):
-        assert all(each.is_own for each in _mentions(text).values())
-    assert _mentions("I prefer the Marshall sound.")["sound"].is_named
-    assert _mentions("The tone is warm.")["tone"].is_part
-    assert not _mentions("I play in a room.")["room"].is_part
+        assert all("own" in each.roles for each in _mentions(text).values())
+    assert "named" in _mentions("I prefer the Marshall sound.")["sound"].roles
+    assert "part" in _mentions("The tone is warm.")["tone"].roles
+    assert "part" not in _mentions("I play in a room.")["room"].roles
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
     spec = phrases_spec(config, vocabulary or VocabularyConfig())
     output = open_location(str(folder))
     with pytest.MonkeyPatch.context() as patch:  # no Ray
-        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+        patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
         spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
     return spec.make(output)
 

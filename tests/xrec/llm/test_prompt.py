@@ -17,8 +17,9 @@ from xrec.config import PromptConfig, parse_config
 from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import title_spans
 from xrec.errors import ConfigError
+from xrec.llm.chat import TextEncoder
 from xrec.llm.collaborative import Vocabulary
-from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError, TextEncoder
+from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 from xrec.llm.title_placeholder import TitlePlaceholder
 
 TOKENIZER = toy_tokenizer()

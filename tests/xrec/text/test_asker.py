@@ -1,10 +1,9 @@
-"""What is not valid is asked for again once; equal prompts once, also after a kill; a budget.
+"""What is not valid is asked for again once; equal prompts once, also after a kill.
 
 Replies as language models write them, and the objects that are in them.
 """
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,14 +12,22 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from tests.errors import raises
 from tests.world.endpoint import COST, LONG, ScriptedModel
 from tests.xrec.text.asked import Said, prompts
 from xrec.config import SamplingConfig
-from xrec.errors import BudgetError
 from xrec.storage import open_location
-from xrec.text import Asker, Budget, Message, Prompt, Reply, ReplyFailure, ReplyStore, Usage, ask
-from xrec.text.schema import parse_reply, strict_schema
+from xrec.text import (
+    Asker,
+    Message,
+    Prompt,
+    Reply,
+    ReplyFailure,
+    ReplyStore,
+    Usage,
+    ask,
+    parse_reply,
+)
+from xrec.text.replies import strict_schema
 
 SAMPLING = SamplingConfig(max_tokens=2, seed=5)
 
@@ -69,19 +76,17 @@ def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_a
     model = Scripted({"word-0": ["no", "never"], "word-2": ["late"]})
     replies = _asked(model, 3)
     assert _words(replies) == [None, "word-1", None]
-    assert replies[0].failure == ReplyFailure("invalid_json", "no JSON object is in the reply")
+    assert replies[0].failure == ReplyFailure("invalid_json", "the reply contains no JSON object")
     assert replies[0].raw == "never"
     assert replies[2].failure == ReplyFailure("timeout", "late")
     assert [reply.usage.num_requests for reply in replies] == [2, 1, 1]
     assert len(model.asked) == 4
 
 
-def _asker(
-    model: Scripted, folder: Path, budget: Budget | None = None, *, named: str = "m", **how: Any
-) -> Asker:
+def _asker(model: Scripted, folder: Path, *, named: str = "m", **how: Any) -> Asker:
     store = ReplyStore(open_location(str(folder)))
     sampling = SAMPLING.model_copy(update=how)
-    return Asker(model, sampling, store, identity={"model": named}, budget=budget)
+    return Asker(model, sampling, store, identity={"model": named})
 
 
 def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path):
@@ -129,65 +134,14 @@ def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_pa
     assert [reply.failure for reply in third] == [None] * 3
 
 
-def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_path):
-    # A prompt is estimated at 2 + 2 tokens, and takes 12.
-    model, budget = Scripted(), Budget(max_tokens=60)
-    asker = _asker(model, tmp_path, budget)
-    asker.ask(prompts(2))
-    with raises(BudgetError, "budget_used_up", key="budget.tokens"):
-        asker.ask(prompts(20))
-    num_asked = len(model.words)
-    assert 60 <= 12 * num_asked <= 60 + 8 * 9  # all that were under way at once took 8 more each
-    again = Scripted()
-    _asker(again, tmp_path).ask(prompts(num_asked))
-    with raises(BudgetError, "budget_used_up", saw=0):  # too small for one prompt
-        _asker(again, tmp_path, Budget(max_tokens=3)).ask(prompts(20)[-1:])
-    assert again.words == []
-
-
-def test_asker_in_threads_counts_what_it_paid(tmp_path):
-    model, budget = Scripted(), Budget(max_tokens=1000)
-    asker = _asker(model, tmp_path, budget)
+def test_asker_in_threads_reports_the_cost_of_a_prompt_once(tmp_path):
+    asker = _asker(Scripted(), tmp_path)
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(asker.ask, prompts(8)[shift:]) for shift in range(4)]
-        words = [_words(call.result()) for call in calls]
-    assert words == [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
-    assert budget.error().saw == 12 * len(model.words)
-
-
-def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_once(tmp_path):
-    _asker(Scripted(), tmp_path).ask(prompts(1))
-    budget = Budget(max_tokens=1000, spent=100)
-    assert _asker(Scripted(), tmp_path, budget).ask(prompts(1))[0].usage == COST
-    assert budget.error().saw == 112
-
-
-def test_asker_waits_for_what_is_under_way_before_the_budget_is_used_up(tmp_path):
-    """A reply of COST's 12 tokens is under way with 52; two of them would be beyond the budget."""
-    has_begun, comes_too, may_end = threading.Event(), threading.Event(), threading.Event()
-
-    class Watched(Budget):
-        def reserve(self, estimate: int, **how: bool) -> bool:
-            if has_begun.is_set():
-                comes_too.set()
-            return super().reserve(estimate, **how)
-
-    def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
-        has_begun.set()
-        assert may_end.wait(30)
-        return '{"word": "a"}'
-
-    asker = _asker(ScriptedModel(answer), tmp_path, Watched(70), max_tokens=50)
-    with ThreadPoolExecutor(2) as pool:
-        first, second = prompts(2)
-        asked = [pool.submit(asker.ask, [first])]
-        assert has_begun.wait(30)
-        asked.append(pool.submit(asker.ask, [second]))
-        assert comes_too.wait(30)
-        may_end.set()
-        assert [_words(each.result()) for each in asked] == [["a"], ["a"]]
-    with raises(BudgetError, "budget_used_up", saw=24):
-        asker.ask(prompts(3))
+        replies = [call.result() for call in calls]
+    expected = [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
+    assert list(map(_words, replies)) == expected
+    assert sum(reply.usage.num_tokens for call in replies for reply in call) == 12 * 8
 
 
 class Aspect(BaseModel):

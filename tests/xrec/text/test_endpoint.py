@@ -18,7 +18,7 @@ from xrec.config import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError, EndpointAccessError, EndpointError, EndpointUnreachableError
 from xrec.text import Reply, ask, endpoint_key
 from xrec.text.endpoint import EndpointModel
-from xrec.text.schema import strict_schema
+from xrec.text.replies import strict_schema
 
 SAMPLING = SamplingConfig()
 TEXT = '{"word": "a"}'

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from tests.world.models import thinking_tokenizer, toy_model, toy_tokenizer
 from xrec.config import EngineConfig, SamplingConfig
 from xrec.generate.builtin.engine import load_engine
+from xrec.llm.chat import Chat
 from xrec.text import Message, Prompt, ask
-from xrec.text.chat import Chat
 from xrec.text.engine_model import EngineModel, SchemaGrammars
 
 
@@ -94,7 +94,7 @@ def test_chat_is_the_tokenizers_own_template_for_plain_words():
     tokenizer = toy_tokenizer()
     messages = [Message("system", "Be brief."), Message("user", "Which strings?")]
     expected = tokenizer.apply_chat_template(
-        [vars(message) for message in messages], add_generation_prompt=True, tokenize=False
+        [message._asdict() for message in messages], add_generation_prompt=True, tokenize=False
     )
     ids = Chat(tokenizer).token_ids(messages)
     assert tokenizer.decode(ids) == expected

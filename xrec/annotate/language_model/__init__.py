@@ -1,7 +1,7 @@
 """The annotator that asks a language model: an engine of ours, or an endpoint (xrec.text).
 
-A row becomes a prompt (prompts), the prompt a reply by a schema (replies), and the reply a text.
-Prompts are asked once, and what was answered outlives a kill (xrec.text.asker).
+A row becomes a prompt (prompts), the prompt a reply with a schema (replies), and the reply a text
+(writer). Equal prompts are asked once, and replies outlive a kill (xrec.text.Asker).
 """
 
 from xrec.annotate.language_model.writer import language_model_spec

@@ -1,4 +1,4 @@
-"""What a run by a language model would ask and cost, as lines for a reader."""
+"""Describes what a run by a language model would ask and cost."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -6,67 +6,51 @@ from typing import NamedTuple
 from xrec.annotate.annotator import Input, Outlook, Stage
 from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
-from xrec.bulk.driver import Amounts, use_of
-from xrec.config import LanguageModelAnnotator
+from xrec.bulk import use_of
+from xrec.config import AnnotateConfig, LanguageModelAnnotator
 from xrec.progress import duration
 from xrec.text import Message, about_tokens
 
-_TOKENS_AROUND_MESSAGE = 5
-"""Of a chat template, about."""
-
+_TOKENS_AROUND_MESSAGE = 5  # of a chat template, about
 _NUM_SHOWN = 3  # conversations of each stage
+_COSTS = ("prompt_tokens", "reply_tokens")
 
 Conversation = tuple[Message, ...]
 
 
 class _Tokens(NamedTuple):
-    """Of prompts and of replies; a mean has parts of tokens."""
+    """Numbers of tokens of prompts and of replies, or their means."""
 
-    shown: float
-    said: float
+    prompt: float
+    reply: float
 
 
 def forecast(
-    prompts: Prompts,
-    annotator: LanguageModelAnnotator,
-    max_tokens: float | None,
-    num_at_once: int,
-    prices: Amounts,
-    outlook: Outlook,
+    prompts: Prompts, config: AnnotateConfig, chunks_per_process: int, outlook: Outlook
 ) -> list[str]:
-    """Prompts, tokens, time and money; then the prompts of some rows of each kind.
-
-    max_tokens: the budget. num_at_once: chunks that all processes together do at the same time.
-    """
+    """Describe the prompts, tokens, time and money of a run; show some prompts of each kind."""
+    annotator, budget = config.annotator, config.budget.get("tokens")
+    assert isinstance(annotator, LanguageModelAnnotator)
+    num_processes = 1 if annotator.model.kind == "endpoint" else config.actors.num_processes
     asked = {stage: _asked(prompts, annotator, rows) for stage, rows in outlook.samples.items()}
-    lines, num_prompts, spent = [], 0, _Tokens(0, 0)
+    lines, num_prompts, total = [], 0, _Tokens(0, 0)
     for stage, conversations in asked.items():
-        rate, num_texts = outlook.rates.get(stage), outlook.counts[stage]
         # A profile has further prompts, one without each part of its reviews.
-        count = round(num_texts * len(conversations) / max(1, len(outlook.samples[stage])))
-        each = _Tokens(_estimated(conversations), annotator.model.sampling.max_tokens)
-        how, most = "at 0.3 tokens a character", "at most "
-        if rate:
-            how, most = f"measured on {rate.num_done:,} texts", ""
-        if rate and "prompt_tokens" in rate.costs:
-            names, num_asked = ("prompt_tokens", "reply_tokens"), rate.num_done * count / num_texts
-            each = _Tokens(*(rate.costs[name] / num_asked for name in names))
-        total = _Tokens(each.shown * count, each.said * count)
+        num_sampled = max(1, len(outlook.samples[stage]))
+        count = round(outlook.counts[stage] * len(conversations) / num_sampled)
+        line, tokens = _stage_line(stage, count, conversations, annotator, outlook)
+        lines.append(line)
         num_prompts += count
-        spent = _Tokens(spent.shown + total.shown, spent.said + total.said)
-        lines.append(
-            f"{stage}: {count:,} prompts of {each.shown:,.0f} tokens, {total.shown:,.0f} in all; "
-            f"replies of {most}{each.said:,.0f}, {total.said:,.0f} in all ({how})"
-        )
-    ends = max_tokens is not None and sum(spent) > max_tokens
+        total = _Tokens(total.prompt + tokens.prompt, total.reply + tokens.reply)
+    ends = budget is not None and sum(total) > budget
     lines += [
-        f"in all: {num_prompts:,} prompts, {sum(spent):,.0f} tokens; equal prompts are asked once, "
-        "and once more where a reply is not valid"
-        + (f"; budget.tokens = {max_tokens:,.0f} ends the run before" if ends else ""),
-        _time(outlook, num_at_once),
+        f"in all: {num_prompts:,} prompts, {sum(total):,.0f} tokens; equal prompts are asked once, "
+        "and prompts with an invalid reply twice"
+        + (f"; budget.tokens = {budget:,.0f} ends the run before" if ends else ""),
+        _time(outlook, num_processes * chunks_per_process),
     ]
-    tokens = {"prompt_tokens": spent.shown, "reply_tokens": spent.said}
-    if money := use_of(tokens, prices).get("money"):
+    costs = dict(zip(_COSTS, total, strict=True))
+    if money := use_of(costs, config.prices).get("money"):
         most = "" if outlook.counts.keys() == outlook.rates.keys() else "at most "
         lines.append(f"cost: {most}{money:,.2f} by the prices of tokens")
     for stage, conversations in asked.items():
@@ -74,16 +58,42 @@ def forecast(
     return lines
 
 
+def _stage_line(
+    stage: Stage,
+    num_prompts: int,
+    conversations: Sequence[Conversation],
+    annotator: LanguageModelAnnotator,
+    outlook: Outlook,
+) -> tuple[str, _Tokens]:
+    """Describe the prompts of a stage; also return their tokens, measured if it has started."""
+    rate = outlook.rates.get(stage)
+    mean = _Tokens(_estimated(conversations), annotator.model.sampling.max_tokens)
+    source, most = "at 0.3 tokens a character", "at most "
+    if rate:
+        source, most = f"measured on {rate.num_done:,} texts", ""
+    if rate and "prompt_tokens" in rate.costs:
+        num_asked = rate.num_done * num_prompts / outlook.counts[stage]
+        mean = _Tokens(*(rate.costs[name] / num_asked for name in _COSTS))
+    total = _Tokens(mean.prompt * num_prompts, mean.reply * num_prompts)
+    line = (
+        f"{stage}: {num_prompts:,} prompts of {mean.prompt:,.0f} tokens, {total.prompt:,.0f} in "
+        f"all; replies of {most}{mean.reply:,.0f}, {total.reply:,.0f} in all ({source})"
+    )
+    return line, total
+
+
 def _asked(
     prompts: Prompts, annotator: LanguageModelAnnotator, rows: Sequence[Input]
 ) -> list[Conversation]:
-    """The conversations of some rows, each followed by those without parts of its reviews."""
-    inputs = ([row, *(part.rest for part in parts_of(row, annotator.folds))] for row in rows)
-    return [prompts.of(each) for all_ in inputs for each in all_ if refused(each) is None]
+    """Return the conversations of rows, each followed by those without parts of its reviews."""
+    inputs = [
+        part for row in rows for part in (row, *(p.rest for p in parts_of(row, annotator.folds)))
+    ]
+    return [prompts.of(row) for row in inputs if refused(row) is None]
 
 
 def _estimated(conversations: Sequence[Conversation]) -> float:
-    """The mean tokens of a prompt."""
+    """Return the mean number of tokens of a prompt."""
     shown = sum(
         about_tokens(message.content) + _TOKENS_AROUND_MESSAGE
         for conversation in conversations
@@ -94,7 +104,7 @@ def _estimated(conversations: Sequence[Conversation]) -> float:
 
 def _time(outlook: Outlook, num_at_once: int) -> str:
     if not outlook.rates:
-        return "time: not measured yet; limit=50 measures it, and the run goes on from there"
+        return "time: not measured yet; limit=50 measures it, and the next run continues from there"
     missing = [stage for stage in outlook.counts if stage not in outlook.rates]
     seconds = sum(
         rate.costs_of(outlook.counts[stage])["seconds"] for stage, rate in outlook.rates.items()
@@ -104,7 +114,7 @@ def _time(outlook: Outlook, num_at_once: int) -> str:
 
 
 def _shown(stage: Stage, conversations: Sequence[Conversation]) -> Iterator[str]:
-    """The instruction and example that all prompts of a kind begin with, and the rows."""
+    """Yield the instruction and example that all prompts of a kind share, and the rows."""
     if not conversations:
         return
     yield f"prompts of {stage}:"

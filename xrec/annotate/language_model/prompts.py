@@ -12,11 +12,10 @@ from xrec.annotate.language_model.replies import Kind, ReplyLimits
 from xrec.config import StorageConfig
 from xrec.data.language import language_name
 from xrec.errors import ConfigError
-from xrec.text import Message, about_tokens
-from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
+from xrec.storage import fingerprint_of
+from xrec.text import Message, PromptFile, about_tokens, parse_prompt_file, read_prompt_file
 
-_LEAST_TOKENS = 24
-"""A review that would be cut to less is left out."""
+_MIN_TOKENS = 24  # a review that would be cut to less is dropped
 _DETAILS_SHARE = 0.25
 _ABOUT_SHARE = 0.1
 
@@ -28,11 +27,10 @@ def read_prompt(
     domain: str,
     storage: StorageConfig | None = None,
 ) -> PromptFile:
-    """The prompt in the file at `uri`; if that is None, our own for this kind of text.
+    """Read the prompt file at `uri`, or ours for this kind of text if it is None.
 
-    {language} and {max_aspects} of its instruction are filled in later. Raises ConfigError if the
-    file cannot be read, has no example of `domain`, or an example whose reply is no object of
-    `schema`.
+    Raises ConfigError if the file is unreadable, has no example of `domain`, or an example whose
+    reply does not fit `schema`.
     """
     if uri is None:
         name = f"{kind}.txt"
@@ -42,8 +40,8 @@ def read_prompt(
         prompt = read_prompt_file(f"annotator.prompts.{kind}", uri, storage)
     if domain not in prompt.examples:
         raise ConfigError(
-            f"{prompt.name}: no example for annotator.domain = {domain}; it has "
-            f"{', '.join(prompt.examples) or 'none'}",
+            f"{prompt.name}: no example for annotator.domain = {domain}; choose one of "
+            f"{', '.join(prompt.examples) or 'none'}, or add [example {domain}]",
             code="no_example",
             key="annotator.domain",
             saw=domain,
@@ -53,7 +51,7 @@ def read_prompt(
 
 
 class Prompts:
-    """Makes the conversation of each row; a reply has the length of `limits` at most."""
+    """Makes the conversation about a row; `limits` are those of the replies."""
 
     def __init__(
         self,
@@ -69,12 +67,19 @@ class Prompts:
         self._values = {"language": self.language, "max_aspects": str(limits.num_aspects)}
 
     def of(self, row: Input) -> tuple[Message, ...]:
-        """What asks for the text of a row."""
+        """Return the conversation that asks for the text of a row."""
         return self._file(row).messages(self._data.of(row), self._domain, self._values)
 
     def example(self, row: Input) -> str:
-        """The reply that is shown for an example of this kind of text."""
+        """Return the reply of the example that a row's prompt shows."""
         return self._file(row).examples[self._domain][1]
+
+    def fingerprints(self) -> dict[Kind, str]:
+        """Return the hash of the instruction and example of each kind of prompt."""
+        return {
+            kind: fingerprint_of([file.system, *file.examples[self._domain]])
+            for kind, file in self._files.items()
+        }
 
     def _file(self, row: Input) -> PromptFile:
         kinds: Mapping[type[Input], Kind]
@@ -84,16 +89,16 @@ class Prompts:
 
 @dataclass(frozen=True)
 class RowData:
-    """Makes the JSON of rows; all texts of one together have at most `max_tokens` tokens.
+    """Makes the JSON of a row, whose texts have at most `max_tokens` tokens together.
 
-    count: how many tokens a text is, about.
+    count: estimates the tokens of a text.
     """
 
     max_tokens: int
     count: Callable[[str], int] = about_tokens
 
     def of(self, row: Input) -> dict[str, Any]:
-        """What is known of a row, with as many of its reviews as there is room for."""
+        """Return the data of a row, with as many of its reviews as fit."""
         match row:
             case ItemInput():
                 details = self.cut(row.details, int(self.max_tokens * _DETAILS_SHARE))
@@ -111,7 +116,7 @@ class RowData:
                 return {**about, "review": self.cut(_joined(row.review), left)}
 
     def cut(self, text: str, max_tokens: int) -> str:
-        """The text, or as many of its first words as have at most `max_tokens` tokens."""
+        """Return the text, or as many of its first words as fit `max_tokens`."""
         text = text.strip()
         while text and (count := self.count(text)) > max_tokens:
             share = max_tokens / count if count > max_tokens + 1 else 0.0
@@ -122,12 +127,12 @@ class RowData:
     def _reviews(
         self, reviews: Sequence[tuple[Review, dict[str, str]]], max_tokens: int
     ) -> list[dict[str, Any]]:
-        """The first reviews, the last of them cut, within the number of tokens."""
+        """Return the first reviews that fit, the last of them cut."""
         shown: list[dict[str, Any]] = []
         left = max_tokens
         for review, more in reviews:
             left -= sum(map(self.count, more.values()))
-            if left < _LEAST_TOKENS:
+            if left < _MIN_TOKENS:
                 break
             text = self.cut(_joined(review), left)
             left -= self.count(text)
@@ -143,6 +148,6 @@ class RowData:
 
 
 def _joined(review: Review) -> str:
-    """The heading and the review."""
+    """Return the heading and the review."""
     heading = review.summary.strip()
     return f"{heading}: {review.review}" if heading and review.review else heading or review.review

@@ -1,4 +1,4 @@
-"""What the language model is to answer, how long at most, and what becomes of it."""
+"""The schemas and maximum lengths of replies, and the texts that are made from them."""
 
 import re
 from dataclasses import dataclass
@@ -23,15 +23,13 @@ from xrec.config import ReplyFailureReason
 
 Kind = Literal["item", "user", "pair"]
 
-_MOST_ASPECTS = 6
-_MOST_CHARACTERS = 800
-_MOST_OF_A_NAME = 60
-_MOST_OF_A_QUOTE = 300
-_CHARACTERS_PER_TOKEN = 3.0
-"""Of JSON in a language of letters, on the low side."""
-_CHARACTERS_AROUND_ASPECT = 75
-_CHARACTERS_AROUND = 40
-"""The names of fields, quotes and brackets: of an aspect, and of the reply."""
+_MAX_ASPECTS = 6
+_MAX_CHARACTERS = 800
+_MAX_NAME = 60
+_MAX_QUOTE = 300
+_CHARACTERS_PER_TOKEN = 3.0  # of JSON in a language of letters, on the low side
+# Names of fields, quotes and brackets: of an aspect, and of the reply.
+_CHARACTERS_AROUND_ASPECT, _CHARACTERS_AROUND = 75, 40
 _SHORT_ASPECT, _SHORT_OPINION, _SHORT_QUOTE, _SHORT_EXPLANATION = 30, 40, 60, 60
 NO_SENTENCE = "no_full_sentence"
 COPIES_EXAMPLE = "copies_example"
@@ -41,17 +39,17 @@ REASONS = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE, OTHER_LAN
 _MARKS = str.maketrans(
     dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb', "'")
 )
-# Behind the full-width marks of Chinese and Japanese no blank follows.
+# Chinese and Japanese have no blank after their full-width marks.
 _SENTENCE_END = re.compile(
     r"[.!?\u2026][\"'\u201d\u2019)]?(?=\s|$)|[\u3002\uff01\uff1f]+[\"'\u201d\u2019)\u300d\u300f\uff09]?"
 )
 
-_Text = Annotated[str, Field(min_length=1, max_length=_MOST_CHARACTERS)]
-_Words = Annotated[str, Field(max_length=_MOST_OF_A_NAME)]
+_Text = Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
+_Words = Annotated[str, Field(max_length=_MAX_NAME)]
 
 
 class _Reply(BaseModel):
-    """A reply may have further fields, which are ignored."""
+    """A reply; further fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -70,9 +68,9 @@ class UserReply(_Reply):
 
 
 class AspectReply(_Reply):
-    """An aspect that a review speaks of; the quote comes first, so that the others follow it."""
+    """An aspect of a review; the quote comes first, so that the other fields follow from it."""
 
-    quote: Annotated[str, Field(max_length=_MOST_OF_A_QUOTE)]
+    quote: Annotated[str, Field(max_length=_MAX_QUOTE)]
     aspect: _Words
     opinion: _Words
     sentiment: Sentiment
@@ -81,8 +79,8 @@ class AspectReply(_Reply):
 class PairReply(_Reply):
     """A pair's aspects and explanation."""
 
-    aspects: Annotated[list[AspectReply], Field(max_length=_MOST_ASPECTS)]
-    explanation: Annotated[str, Field(max_length=_MOST_CHARACTERS)]
+    aspects: Annotated[list[AspectReply], Field(max_length=_MAX_ASPECTS)]
+    explanation: Annotated[str, Field(max_length=_MAX_CHARACTERS)]
 
 
 SCHEMAS: dict[Kind, type[_Reply]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
@@ -90,35 +88,32 @@ SCHEMAS: dict[Kind, type[_Reply]] = {"item": ItemReply, "user": UserReply, "pair
 
 @dataclass(frozen=True)
 class ReplyLimits:
-    """How long the parts of a reply may be, so that the whole of it fits.
+    """Maximum characters of the parts of a reply, so that it fits, and of aspects their number.
 
-    A grammar that bounds no string lets a small model write on until it is cut off.
-
-    profile: characters of an item's or a user's profile.
-    explanation: characters of a pair's explanation, which shares the reply with its aspects.
-    aspect, opinion, quote: characters of each, of which there are at most num_aspects.
+    Without such limits, small models write until they are cut off. An explanation shares the reply
+    with its aspects.
     """
 
-    profile: int = _MOST_CHARACTERS
-    explanation: int = _MOST_CHARACTERS
-    num_aspects: int = _MOST_ASPECTS
-    aspect: int = _MOST_OF_A_NAME
-    opinion: int = _MOST_OF_A_NAME
-    quote: int = _MOST_OF_A_QUOTE
+    profile: int = _MAX_CHARACTERS
+    explanation: int = _MAX_CHARACTERS
+    num_aspects: int = _MAX_ASPECTS
+    aspect: int = _MAX_NAME
+    opinion: int = _MAX_NAME
+    quote: int = _MAX_QUOTE
 
     @classmethod
     def of_tokens(cls, max_tokens: int) -> "ReplyLimits":
-        """The limits of replies of at most `max_tokens`, at three characters a token.
+        """Return the limits for replies of `max_tokens`, at three characters a token.
 
-        A language that needs more tokens may still be cut off, and so may a reply of less than 105
-        tokens: there is always room for one aspect and a short sentence.
+        There is always room for one aspect and a short sentence, which need 105 tokens. With fewer,
+        or in a language that needs more tokens, replies may be cut off.
         """
         room = int(max_tokens * _CHARACTERS_PER_TOKEN) - _CHARACTERS_AROUND
         each = _CHARACTERS_AROUND_ASPECT + _SHORT_ASPECT + _SHORT_OPINION + _SHORT_QUOTE
-        num_aspects = min(max(1, room * 2 // 3 // each), _MOST_ASPECTS)
+        num_aspects = min(max(1, room * 2 // 3 // each), _MAX_ASPECTS)
         return cls(
-            max(_SHORT_EXPLANATION, min(room - _MOST_OF_A_NAME, _MOST_CHARACTERS)),
-            max(_SHORT_EXPLANATION, min(room - num_aspects * each, _MOST_CHARACTERS)),
+            max(_SHORT_EXPLANATION, min(room - _MAX_NAME, _MAX_CHARACTERS)),
+            max(_SHORT_EXPLANATION, min(room - num_aspects * each, _MAX_CHARACTERS)),
             num_aspects,
             _SHORT_ASPECT,
             _SHORT_OPINION,
@@ -126,15 +121,15 @@ class ReplyLimits:
         )
 
     def item(self) -> type[ItemReply]:
-        """The schema of an item's reply."""
+        """Return the schema of an item's reply."""
         return create_model("ItemReply", __base__=ItemReply, profile=_text(self.profile, 1))
 
     def user(self) -> type[UserReply]:
-        """The schema of a user's reply."""
+        """Return the schema of a user's reply."""
         return create_model("UserReply", __base__=UserReply, profile=_text(self.profile, 1))
 
     def pair(self) -> type[PairReply]:
-        """The schema of a pair's reply."""
+        """Return the schema of a pair's reply."""
         names: dict[str, Any] = {"aspect": _text(self.aspect, 1), "opinion": _text(self.opinion)}
         names |= {"quote": _text(self.quote, 1)}
         aspect: Any = create_model("AspectReply", __base__=AspectReply, **names)
@@ -151,7 +146,7 @@ def _text(max_length: int, min_length: int = 0) -> Any:
 
 
 def item_text(row: ItemInput, limits: ReplyLimits, reply: ItemReply) -> ItemText | Failure:
-    """The item's text; a title of the source's own is kept as it is."""
+    """Return the item's text; the source's title is kept."""
     profile = whole_sentences(reply.profile, limits.profile)
     if profile is None:
         return _without_sentence(reply)
@@ -159,15 +154,15 @@ def item_text(row: ItemInput, limits: ReplyLimits, reply: ItemReply) -> ItemText
 
 
 def user_text(row: UserInput, limits: ReplyLimits, reply: UserReply) -> UserText | Failure:
-    """The user's text."""
+    """Return the user's text."""
     profile = whole_sentences(reply.profile, limits.profile)
     return _without_sentence(reply) if profile is None else UserText(profile)
 
 
 def is_quote(words: str, review: Review) -> bool:
-    """Whether the words stand so in the review; blanks, case and quotation marks do not matter."""
-    said = _comparable(words)
-    return bool(said) and said in _comparable(f"{review.summary}: {review.review}")
+    """Return whether a review has the words; blanks, case and quotation marks are ignored."""
+    quote = _comparable(words)
+    return bool(quote) and quote in _comparable(f"{review.summary}: {review.review}")
 
 
 def _comparable(text: str) -> str:
@@ -175,7 +170,7 @@ def _comparable(text: str) -> str:
 
 
 def quote_problem(row: PairInput, reply: PairReply) -> str | None:
-    """What is wrong with a reply of which nothing stands in the review; None for others."""
+    """Return what is wrong with a reply without any quote from the review; None if it has one."""
     is_empty = not reply.aspects and not reply.explanation.strip()
     if is_empty or any(is_quote(each.quote, row.review) for each in reply.aspects):
         return None
@@ -183,33 +178,32 @@ def quote_problem(row: PairInput, reply: PairReply) -> str | None:
 
 
 def pair_text(row: PairInput, limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
-    """The pair's text: aspects whose quotes stand in the review, and of equal ones the first.
+    """Return the pair's text with the aspects whose quotes are in the review, each once.
 
-    An opinion in other words than the review's is left out: texts show it in quotation marks.
-    Only a review of which an aspect is told, and none that is positive, may have no explanation;
-    and a low-rated one, of which it is not kept.
+    An opinion that is not in the review's words is dropped, because texts show it in quotation
+    marks. An explanation may only be empty if there are aspects and none is positive, or if the
+    review is low-rated and its explanation is not kept.
     """
     explanation = whole_sentences(reply.explanation, limits.explanation)
     aspects: dict[str, Aspect] = {}
-    for found in reply.aspects:
-        name, opinion = _words(found.aspect, limits.aspect), _words(found.opinion, limits.opinion)
-        if name and is_quote(found.quote, row.review):
-            said = opinion if is_quote(opinion, row.review) else ""
-            aspects.setdefault(name.casefold(), Aspect(name, said, found.sentiment))
+    for each in reply.aspects:
+        name, opinion = _words(each.aspect, limits.aspect), _words(each.opinion, limits.opinion)
+        if name and is_quote(each.quote, row.review):
+            opinion = opinion if is_quote(opinion, row.review) else ""
+            aspects.setdefault(name.casefold(), Aspect(name, opinion, each.sentiment))
     if explanation is None:
         is_praised = any(each.sentiment == "positive" for each in aspects.values())
-        is_left_out = bool(aspects) and not is_praised and not reply.explanation.strip()
-        if not is_left_out and row.split != LOW_RATED:
+        may_be_empty = bool(aspects) and not is_praised and not reply.explanation.strip()
+        if not may_be_empty and row.split != LOW_RATED:
             return _without_sentence(reply)
     return PairText(explanation or "", tuple(aspects.values()))
 
 
 def whole_sentences(text: str, max_length: int) -> str | None:
-    """The text in one line, up to the end of its last sentence, and each sentence once.
+    """Return the whole sentences of a text on one line, each once; None if there are none.
 
-    Small models repeat themselves until they are cut off. A short text that lacks the last full
-    stop gets one. A text that was ended by the largest length, in characters, and has no whole
-    sentence is None, like one without words.
+    Small models repeat themselves until they are cut off. If the text is shorter than `max_length`
+    characters, the last sentence gets a missing full stop; otherwise it was cut off and is dropped.
     """
     line = _line(text)
     starts = [0, *(match.end() for match in _SENTENCE_END.finditer(line))]
@@ -219,12 +213,12 @@ def whole_sentences(text: str, max_length: int) -> str | None:
     once: dict[str, str] = {}
     for sentence in whole:
         once.setdefault(sentence.strip(), sentence)
-    said = "".join(once.values())
-    return said if any(map(str.isalnum, said)) else None
+    sentences = "".join(once.values())
+    return sentences if any(map(str.isalnum, sentences)) else None
 
 
 def _words(text: str, max_length: int) -> str:
-    """The text in one line, without a last word that its largest length cut."""
+    """Return the text on one line, without a last word that was cut off."""
     return _line(text if len(text) < max_length else text.rpartition(" ")[0])
 
 

@@ -1,11 +1,11 @@
-"""The annotator itself, and what a run must know of it: what makes it in an actor, its prompts."""
+"""The annotator that asks a language model, and what a run knows of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from xrec.annotate.annotator import (
     AnnotatorSpec,
@@ -31,38 +31,32 @@ from xrec.annotate.language_model.replies import (
     quote_problem,
     user_text,
 )
-from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
-from xrec.config import (
-    AnnotateConfig,
-    EndpointModelConfig,
-    LanguageModelAnnotator,
-    StorageConfig,
-    identity_of,
-)
+from xrec.config import AnnotateConfig, EndpointModelConfig, LanguageModelAnnotator, identity_of
 from xrec.data.language import other_language
-from xrec.llm.source import anywhere, known_fingerprint
-from xrec.storage import Location, fingerprint_of
+from xrec.llm.source import known_fingerprint
+from xrec.storage import Location
 from xrec.text import (
     Asker,
-    Budget,
     Prompt,
     Reply,
     ReplyStore,
     Usage,
+    chosen_llm,
     endpoint_key,
     load_language_model,
+    model_anywhere,
+    model_settings,
 )
-from xrec.text.model import chosen_llm, model_anywhere, model_settings
 
-_CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
+_CHUNKS_AT_ONCE = 2  # per process, so that the model is busy while the last rows of a chunk finish
 
 
 class LanguageModelWriter:
-    """An `Annotator` that asks `asker` for each row.
+    """An `Annotator` that asks a language model about each row.
 
-    The costs of what it writes: prompt_tokens and reply_tokens; requests, repeated ones included;
-    equal_prompts, which were not asked.
+    Its costs are prompt_tokens and reply_tokens; requests, including repeated ones; equal_prompts,
+    which were not asked again.
     """
 
     def __init__(self, prompts: Prompts, asker: Asker):
@@ -93,111 +87,114 @@ class LanguageModelWriter:
         return prompt
 
     def _text(self, row: Input, reply: Reply[BaseModel]) -> Text | Failure:
-        """The text of a reply; a failure if it copies the example, as small models do."""
+        """Return the text of a reply; one that copies the prompt's example is a failure."""
         if reply.failure is not None:
             return Failure(reply.failure.reason, reply.failure.message, reply.raw)
         text = self._kinds[type(row)][1](row, self._prompts.limits, reply.value)
         if isinstance(text, Failure):
             return text
-        said = text.explanation if isinstance(text, PairText) else text.profile
-        if repeats_verbatim(said, self._prompts.example(row)):
-            message = "eight words in a row of the text are those of the prompt's example"
+        words = text.explanation if isinstance(text, PairText) else text.profile
+        if repeats_verbatim(words, self._prompts.example(row)):
+            message = "the text repeats eight words in a row of the prompt's example"
             return Failure(COPIES_EXAMPLE, message, reply.raw)
-        if other := other_language(said, self._prompts.language):
+        if other := other_language(words, self._prompts.language):
             message = f"the text is in {other}, and annotator.language is {self._prompts.language}"
             return Failure(OTHER_LANGUAGE, message, reply.raw)
         return text
 
 
-def _kept_replies(output: Location) -> ReplyStore:
-    """The replies that a run keeps until it is finished; `output` is the folder of all stages."""
+@dataclass(frozen=True)
+class WriterLoader:
+    """Loads the writer in an actor, to which it is sent.
+
+    identity: what replies depend on besides their prompts. key: of an endpoint.
+    """
+
+    config: AnnotateConfig
+    prompts: Prompts
+    identity: Mapping[str, Any]
+    key: SecretStr | None
+
+    def __call__(self, output: Location) -> LanguageModelWriter:
+        """Load the model; `output` is the folder of all stages."""
+        annotator, actors = self.config.annotator, self.config.actors
+        assert isinstance(annotator, LanguageModelAnnotator)
+        model = load_language_model(
+            annotator.model,
+            storage=self.config.storage,
+            device=actors.device,
+            num_threads=actors.cpus,
+            key=self.key,
+        )
+        store, sampling = kept_replies(output), annotator.model.sampling
+        return LanguageModelWriter(
+            self.prompts, Asker(model, sampling, store, identity=self.identity)
+        )
+
+
+def kept_replies(output: Location) -> ReplyStore:
+    """Return the replies that an unfinished run keeps; `output` is the folder of all stages."""
     return ReplyStore(output / "replies")
-
-
-def _num_spent(output: Location, storage: StorageConfig) -> int:
-    """The tokens that all stages have spent, as their drivers last said."""
-    found = stage_statuses(output, storage).values()
-    costs = [status.progress.costs for status in found if status.progress is not None]
-    names = ("prompt_tokens", "reply_tokens")
-    return sum(int(each.get(name, 0)) for each in costs for name in names)
 
 
 def language_model_spec(
     config: AnnotateConfig, environment: Mapping[str, str] | None
 ) -> AnnotatorSpec:
-    """The spec of `config`'s annotator, which must be of kind language_model.
+    """Return the spec of an annotator of kind language_model.
 
-    environment: has the key of its endpoint. None if nothing will be asked: no key is needed then,
+    environment: holds the key of an endpoint. None if nothing will be asked; then no key is needed,
         and the language model need not be on this machine.
 
-    Raises ConfigError for prompts that cannot be used, for a key that is not there, or if no
-    language model is named; ModelError if it cannot be had.
+    Raises ConfigError for invalid prompts, a missing key, or if no language model is named;
+    ModelError if it is not available.
     """
     annotator = config.annotator
     assert isinstance(annotator, LanguageModelAnnotator)
-    files = {
-        kind: read_prompt(
-            kind, annotator.prompts.get(kind), schema, annotator.domain, config.storage
-        )
-        for kind, schema in SCHEMAS.items()
-    }
-    model = annotator.model
-    key, inputs, gpus_per_actor, max_actors = None, dict[str, str](), 0, None
-    is_bounded = True  # replies have lower limits only where something holds the model to them
-    if isinstance(model, EndpointModelConfig):
-        key = None if environment is None else endpoint_key(model, environment)
-        is_bounded = model.structured_output == "bounded_json_schema"
-        max_actors = 1  # so that its limits are kept
-    else:
-        llm = chosen_llm(model, config.llm)
-        is_needed = environment is not None
-        inputs = {"llm": known_fingerprint(llm, config.storage, download=is_needed) or ""}
-        gpus_per_actor = model.engine.num_gpus
+    model, is_endpoint = annotator.model, isinstance(annotator.model, EndpointModelConfig)
+    prompts = _read_prompts(config, annotator)
     settings = {
         **identity_of(annotator),
-        "prompts": {
-            kind: fingerprint_of([file.system, *file.examples[annotator.domain]])
-            for kind, file in files.items()
-        },
+        "prompts": prompts.fingerprints(),
         "model": model_settings(model, config.llm),
     }
-    prompts = Prompts(
-        files,
-        RowData(annotator.max_data_tokens),
-        ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits(),
-        domain=annotator.domain,
-        language=annotator.language,
-    )
-    max_tokens = config.budget.get("tokens") if max_actors else None
-    identity = {"model": settings["model"], **inputs}
-    num_at_once = _CHUNKS_AT_ONCE * (max_actors or config.actors.num_processes)
-    llm_of_job = None if config.llm is None else anywhere(config.llm)
-    loaded, actors, storage = model_anywhere(model), config.actors, config.storage
-
-    def make(output: Location) -> LanguageModelWriter:
-        """Load the model, in the actor's process; `output` is the folder of all stages."""
-        language_model = load_language_model(
-            loaded,
-            llm=llm_of_job,
-            storage=storage,
-            device=actors.device,
-            num_threads=actors.cpus,
-            key=key,
-        )
-        budget = Budget(max_tokens, _num_spent(output, storage))
-        store, sampling = _kept_replies(output), loaded.sampling
-        asker = Asker(language_model, sampling, store, identity=identity, budget=budget)
-        return LanguageModelWriter(prompts, asker)
-
+    key, inputs, gpus = None, dict[str, str](), 0
+    if isinstance(model, EndpointModelConfig):
+        key = None if environment is None else endpoint_key(model, environment)
+    else:
+        llm, is_asked = chosen_llm(model, config.llm), environment is not None
+        inputs = {"llm": known_fingerprint(llm, config.storage, download=is_asked) or ""}
+        gpus = model.engine.num_gpus
+    elsewhere = annotator.model_copy(update={"model": model_anywhere(model, config.llm)})
     return AnnotatorSpec(
         settings=settings,
         inputs=inputs,
         reasons=REASONS,
-        make=make,
-        describe=partial(forecast, prompts, annotator, max_tokens, num_at_once, config.prices),
+        make=WriterLoader(
+            config.model_copy(update={"annotator": elsewhere}),
+            prompts,
+            {"model": settings["model"], **inputs},
+            key,
+        ),
+        describe=partial(forecast, prompts, config, _CHUNKS_AT_ONCE),
         folds=annotator.folds,
         chunks_at_once=_CHUNKS_AT_ONCE,
-        gpus_per_actor=gpus_per_actor,
-        max_actors=max_actors,
-        replies=_kept_replies,
+        gpus_per_actor=gpus,
+        max_actors=1 if is_endpoint else None,  # one process keeps an endpoint's limits
+        replies=kept_replies,
     )
+
+
+def _read_prompts(config: AnnotateConfig, annotator: LanguageModelAnnotator) -> Prompts:
+    """Read the prompts; replies only get lower limits if something holds the model to them."""
+    model, domain = annotator.model, annotator.domain
+    files = {
+        kind: read_prompt(kind, annotator.prompts.get(kind), schema, domain, config.storage)
+        for kind, schema in SCHEMAS.items()
+    }
+    is_bounded = (
+        not isinstance(model, EndpointModelConfig)
+        or model.structured_output == "bounded_json_schema"
+    )
+    limits = ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits()
+    data = RowData(annotator.max_data_tokens)
+    return Prompts(files, data, limits, domain=domain, language=annotator.language)

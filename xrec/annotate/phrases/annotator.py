@@ -1,4 +1,4 @@
-"""Writes texts from phrases: what is praised in an item, by a user, and in one review."""
+"""Writes texts from phrases: what reviews praise in an item, what a user praises."""
 
 import functools
 import math
@@ -35,24 +35,24 @@ from xrec.data.parser import parser_fingerprint
 from xrec.storage import Location
 
 OTHER_LANGUAGE = "other_language"
-"""The cost that counts the pairs whose review is not in English, and was not read."""
-_VERSION = 15  # of the rules; another one is another run
-_LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
-_LEAST_SHARE = 0.1  # of the reviews, that praise what a profile names
-_MOST_TITLES = 3
+"""The cost that counts pairs whose review was not read, because it is not in English."""
+_VERSION = 16  # of the rules, part of a run's identity
+_MIN_COMPLAINTS, _MAX_COMPLAINTS = 2, 2
+_MIN_SHARE = 0.1  # of the reviews that praise what a profile names
+_MAX_TITLES = 3
 _NAMED_IN_PROFILE, _NAMED_IN_EXPLANATION = 5, 3  # aspects at most
-# What a mention with such an opinion counts.
-_SHOWN, _POSITIVE, _NEGATIVE, _NEUTRAL = 2.0, 1.5, 1.0, 0.5
+# Weights of a mention by its opinion.
+_WITH_ADJECTIVE, _POSITIVE, _NEGATIVE, _NEUTRAL = 2.0, 1.5, 1.0, 0.5
 
 
 def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> AnnotatorSpec:
-    """The annotator that `config` asks for. Raises ModelError if its parser is not there."""
+    """Return the spec of the annotator; raise ModelError if its parser is not installed."""
     words = vocabulary.model_dump(mode="json", include={"add", "drop"})
     return AnnotatorSpec(
         settings={**identity_of(config), **words, "version": _VERSION},
         inputs={"parser": parser_fingerprint()},
         reasons=(),
-        make=_make,
+        make=_load,
         learn=functools.partial(
             learn_phrases, min_reviews=config.min_reviews, vocabulary=vocabulary
         ),
@@ -60,34 +60,34 @@ def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> Anno
     )
 
 
-def _make(output: Location) -> "PhraseAnnotator":
+def _load(output: Location) -> "PhraseAnnotator":
     lexicon = read_lexicon(output)
     return PhraseAnnotator(lexicon, Reader(lexicon.valences, read_parsed(output)))
 
 
 @dataclass(frozen=True)
 class _Mentioned:
-    """An aspect of a review: how it is written, and with what the review says of it."""
+    """An aspect of a review; `phrase` has the adjective that praises it, if there is one."""
 
     aspect: Aspect
     written: str
-    shown: str
+    phrase: str
 
 
 @dataclass
 class _Praise:
-    """How often several reviews praise and blame an aspect, and by which words."""
+    """How often reviews praise and blame an aspect, and in which phrases they praise it."""
 
     written: str
     num_positive: int = 0
     num_negative: int = 0
-    shown: Counter[str] = field(default_factory=Counter)
+    phrases: Counter[str] = field(default_factory=Counter)
 
     @property
     def phrase(self) -> str:
-        """The aspect behind the word that praises it most often."""
-        words = [shown for shown in self.shown if shown != self.written] or [self.written]
-        return max(words, key=lambda shown: (self.shown[shown], shown))
+        """The most frequent phrase, preferably one with an adjective."""
+        phrases = [phrase for phrase in self.phrases if phrase != self.written] or [self.written]
+        return max(phrases, key=lambda phrase: (self.phrases[phrase], phrase))
 
 
 class PhraseAnnotator:
@@ -97,7 +97,7 @@ class PhraseAnnotator:
         self._lexicon, self._reader = lexicon, reader
 
     def write(self, rows: Sequence[Input]) -> Written:
-        """See Annotator; the costs have the number of pairs whose review is not in English."""
+        """See Annotator; the cost is the number of pairs whose review is not in English."""
         self._reader.parse(_whole(review) for row in rows for review in _reviews_of(row))
         texts = [self._text(row) for row in rows]
         foreign = [
@@ -118,110 +118,107 @@ class PhraseAnnotator:
     def _item(self, row: ItemInput) -> ItemText:
         title = row.title or self._called(row.reviews)
         praise = self._praise(row.reviews)
-        praised = self._best(praise, len(row.reviews), title)
-        blamed = sorted(
-            (
-                name
-                for name, each in praise.items()
-                if each.num_negative >= max(_LEAST_COMPLAINTS, each.num_positive + 1)
-            ),
-            key=lambda name: (-praise[name].num_negative, name),
-        )
+        blamed = [
+            name
+            for name, counts in praise.items()
+            if counts.num_negative >= max(_MIN_COMPLAINTS, counts.num_positive + 1)
+        ]
+        blamed.sort(key=lambda name: (-praise[name].num_negative, name))
         profile = item_profile(
             row.item_id,
             row.details,
-            [praise[name].phrase for name in praised],
-            [praise[name].written for name in blamed[:_MOST_COMPLAINTS]],
+            [praise[name].phrase for name in self._best(praise, len(row.reviews), title)],
+            [praise[name].written for name in blamed[:_MAX_COMPLAINTS]],
         )
         return ItemText(title, profile, title_is_made=bool(title) and not row.title)
 
     def _user(self, row: UserInput) -> UserText:
-        praise = self._praise(each.review for each in row.reviews)
+        praise = self._praise(reviewed.review for reviewed in row.reviews)
         praised = [praise[name].phrase for name in self._best(praise, len(row.reviews), "")]
-        items = [each.item for each in row.reviews if each.item is not None]
+        items = [reviewed.item for reviewed in row.reviews if reviewed.item is not None]
         titles = dict.fromkeys(
             item.title for item in items if item.title and not item.title_is_made
         )
-        return UserText(user_profile(row.user_id, praised, list(titles)[:_MOST_TITLES]))
+        return UserText(user_profile(row.user_id, praised, list(titles)[:_MAX_TITLES]))
 
     def _pair(self, row: PairInput) -> PairText:
-        found = self._mentions(row.review)
-        aspects = tuple(each.aspect for each in found)
+        mentioned = self._mentioned(row.review)
+        aspects = tuple(each.aspect for each in mentioned)
         title = row.item.title if row.item else ""
-        named = [
+        praised = [
             each
-            for each in found
+            for each in mentioned
             if each.aspect.sentiment == "positive" and not _is_in(each.aspect.aspect, title)
         ]
-        if not named:
+        # Desk staff is staff: of aspects with the same noun only the best is named.
+        by_noun: dict[str, _Mentioned] = {}
+        for each in sorted(praised, key=self._weight, reverse=True):
+            by_noun.setdefault(each.aspect.aspect.rpartition(" ")[2], each)
+        best = list(by_noun.values())[:_NAMED_IN_EXPLANATION]
+        if not best:
             return PairText("", aspects)
-        # Desk staff is staff: of aspects of one noun the first is named.
-        of_nouns: dict[str, _Mentioned] = {}
-        for each in sorted(named, key=self._weight, reverse=True):
-            of_nouns.setdefault(each.aspect.aspect.rpartition(" ")[2], each)
-        best = list(of_nouns.values())[:_NAMED_IN_EXPLANATION]
-        praised = [each.shown for each in named if each in best]
-        return PairText(explanation(row.user_id, row.item_id, title, praised), aspects)
+        phrases = [each.phrase for each in praised if each in best]
+        return PairText(explanation(row.user_id, row.item_id, title, phrases), aspects)
 
-    def _mentions(self, review: Review) -> list[_Mentioned]:
-        """The aspects of a review, each once, in its order."""
-        found: dict[str, _Mentioned] = {}
+    def _mentioned(self, review: Review) -> list[_Mentioned]:
+        """Return the aspects of a review, each once, in its order."""
+        best: dict[str, _Mentioned] = {}
         mentions = self._read(review)
-        topics = {each.names[-1] for each in mentions if each.is_topic}
+        topics = {mention.names[-1] for mention in mentions if "topic" in mention.roles}
         for mention in mentions:
             known = self._lexicon.aspect_of(mention)
             if known is None or known[0].rpartition(" ")[2] in topics:
-                continue  # what is said of "this light" is said of the item
+                continue  # what is said about "this light" is said about the item
             name, written = known
-            aspect = Aspect(name, mention.opinion, mention.sentiment)
-            is_shown = bool(mention.opinion) and not name.startswith(mention.opinion)
-            shown = f"{mention.opinion} {written}" if is_shown else written
-            each = _Mentioned(aspect, written, shown)
-            if name not in found or self._weight(each) > self._weight(found[name]):
-                found[name] = each
-        return list(found.values())
+            opinion = mention.opinion
+            is_shown = bool(opinion) and not name.startswith(opinion)
+            phrase = f"{opinion} {written}" if is_shown else written
+            each = _Mentioned(Aspect(name, opinion, mention.sentiment), written, phrase)
+            if name not in best or self._weight(each) > self._weight(best[name]):
+                best[name] = each
+        return list(best.values())
 
     def _read(self, review: Review) -> tuple[Mention, ...]:
         return self._reader.mentions(_whole(review)) or ()
 
     def _called(self, reviews: Sequence[Review]) -> str:
-        """What the reviews call an item that has no title, as `this film`; empty if nothing."""
+        """Return what reviews call an item without a title, such as `this film`; "" if nothing."""
         return self._lexicon.called(
             name
             for review in reviews
-            for name in sorted({each.names[-1] for each in self._read(review) if each.is_pointed})
+            for name in sorted(
+                {each.names[-1] for each in self._read(review) if "pointed" in each.roles}
+            )
         )
 
     def _praise(self, reviews: Iterable[Review]) -> dict[str, _Praise]:
         praise: dict[str, _Praise] = {}
-        for review in reviews:
-            for each in self._mentions(review):
-                of_aspect = praise.setdefault(each.aspect.aspect, _Praise(each.written))
-                if each.aspect.sentiment == "positive":
-                    of_aspect.num_positive += 1
-                    of_aspect.shown[each.shown] += 1
-                of_aspect.num_negative += each.aspect.sentiment == "negative"
+        for each in (each for review in reviews for each in self._mentioned(review)):
+            counts = praise.setdefault(each.aspect.aspect, _Praise(each.written))
+            if each.aspect.sentiment == "positive":
+                counts.num_positive += 1
+                counts.phrases[each.phrase] += 1
+            counts.num_negative += each.aspect.sentiment == "negative"
         return praise
 
     def _best(self, praise: Mapping[str, _Praise], num_reviews: int, title: str) -> list[str]:
-        """The aspects that are praised most, the rarer ones first among equals."""
+        """Return the most praised aspects; of equals, the rarer ones come first."""
         liked = [
             name
-            for name, each in praise.items()
-            if each.num_positive > each.num_negative
-            and each.num_positive >= _LEAST_SHARE * num_reviews
+            for name, counts in praise.items()
+            if counts.num_positive > counts.num_negative
+            and counts.num_positive >= _MIN_SHARE * num_reviews
             and not _is_in(name, title)
         ]
         liked.sort(key=lambda name: (-praise[name].num_positive * self._rarity(name), name))
         return liked[:_NAMED_IN_PROFILE]
 
     def _weight(self, each: _Mentioned) -> float:
-        aspect = each.aspect
-        if aspect.sentiment == "positive":
-            weight = _SHOWN if each.shown != each.written else _POSITIVE
+        if each.aspect.sentiment == "positive":
+            weight = _WITH_ADJECTIVE if each.phrase != each.written else _POSITIVE
         else:
-            weight = _NEGATIVE if aspect.sentiment == "negative" else _NEUTRAL
-        return weight * math.sqrt(self._rarity(aspect.aspect))
+            weight = _NEGATIVE if each.aspect.sentiment == "negative" else _NEUTRAL
+        return weight * math.sqrt(self._rarity(each.aspect.aspect))
 
     def _rarity(self, name: str) -> float:
         count = self._lexicon.num_reviews.get(name, 0)
@@ -233,7 +230,7 @@ def _reviews_of(row: Input) -> Iterable[Review]:
         case ItemInput():
             return row.reviews
         case UserInput():
-            return (each.review for each in row.reviews)
+            return (reviewed.review for reviewed in row.reviews)
         case PairInput():
             return (row.review,)
 
@@ -243,6 +240,6 @@ def _whole(review: Review) -> str:
 
 
 def _is_in(aspect: str, title: str) -> bool:
-    """Whether the title says it already: "its strap" tells nothing of a guitar strap."""
+    """Return whether the title says it already: "its strap" says nothing about a guitar strap."""
     words = {singular(word) for word in title.lower().split()}
     return {singular(word) for word in aspect.split(" ")} <= words

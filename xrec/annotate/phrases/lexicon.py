@@ -1,9 +1,9 @@
 """What the reviews of a catalogue teach: which nouns are aspects, and what its items are called.
 
-An aspect is spoken of in many reviews, of several items, often with an opinion; it is not what the
-reviews call the items themselves ("this film"), nor the writer's own ("my hair"), nor a name.
-Whether an adjective praises is known by lexicons of English; where they do not know it, by the
-adjectives that "and" joins it to (Hatzivassiloglou and McKeown, 1997).
+Many reviews mention an aspect, of several items, often with an opinion. It is not what reviews call
+the items themselves ("this film"), nor the writer's own ("my hair"), nor a name. Lexicons of
+English know which adjectives praise; other adjectives are judged by those that "and" joins them to
+(Hatzivassiloglou and McKeown, 1997).
 """
 
 import itertools
@@ -32,18 +32,18 @@ from xrec.progress import progress
 from xrec.storage import Location, content_hash, read_table, write_table
 
 _FILE = "annotator/phrases.parquet"
-_PARSED_TOGETHER = 128  # texts
-_MOST_ASPECTS = 2000
-_LEAST_ITEMS = 2
-_LEAST_NOUNS = 3  # reviews that have an aspect as a noun, and that say that items have it
-_LEAST_OPINIONS = 0.15  # share of the reviews with an aspect that have an opinion on it, at least
-_LEAST_PARTS = 0.07  # share of them that say that the item has it
-_LEAST_CALLED = 0.2  # share of the mentions of a noun by which the text calls its item so
-_LEAST_POINTED = 0.05  # share of them that is `this` or `these`
-_MOST_OWN = 0.3  # share of the mentions that are the writer's own
-_LEAST_JOINED, _LEAST_AGREEING = 5, 0.8  # of the known adjectives that another is joined to
-_PRIOR = 4.0  # reviews that what all items are called counts
-_MOST_ITEMS = 0.25  # share of what items are called, from which any item is called so
+_BATCH_TEXTS = 128  # parsed together
+_MAX_ASPECTS = 2000
+_MIN_ITEMS = 2
+_MIN_NOUNS = 3  # reviews that have an aspect as a noun, and that say that items have it
+_MIN_OPINIONS = 0.15  # share of the reviews with an aspect that have an opinion on it
+_MIN_PARTS = 0.07  # share of them that say that the item has it
+_MIN_CALLED = 0.2  # share of a noun's reviews in which it is the item
+_MIN_POINTED = 0.05  # share of them that point at it with `this` or `these`
+_MAX_OWN = 0.3  # share of them in which it is the writer's own
+_MIN_JOINED, _MIN_AGREEING = 5, 0.8  # of the known adjectives that another is joined to
+_PRIOR = 4.0  # reviews that the names of all items count
+_ALWAYS_ITEMS = 0.25  # share of all names of items, from which any item is called so
 _LEARNED = 0.4  # valence of an adjective that is learned
 # Nouns of English that name no part or quality of anything: measures, people, and the review.
 _NO_ASPECTS = word_set(
@@ -65,8 +65,8 @@ _SCHEMA = pa.schema(
 
 
 def names_nothing(noun: str) -> bool:
-    """Whether a noun in lower case is one of `_NO_ASPECTS`, or a stop word of spaCy's."""
-    from spacy.lang.en.stop_words import STOP_WORDS  # spaCy takes a second
+    """Return whether a noun in lower case can be no aspect: one of a list, or a stop word."""
+    from spacy.lang.en.stop_words import STOP_WORDS  # slow to import
 
     return noun in _NO_ASPECTS or noun in STOP_WORDS
 
@@ -75,11 +75,10 @@ def names_nothing(noun: str) -> bool:
 class Lexicon:
     """What was learned.
 
-    aspects: how each is written most often. items: what items are called, each as it is written
-    behind `this` or `these` ("these strings" of string), with its share of all that they are
-    called.
-    valences: of adjectives that the lexicons of English lack. num_reviews: of those with a noun, by
-    noun. num_learned: of all reviews.
+    aspects: the most frequent form of each. items: what items are called, with the form after
+        `this` or `these` ("these strings" of string) and the share among all names.
+    valences: of adjectives that lexicons of English lack. num_reviews: of those with a noun, by
+        noun. num_learned: of all reviews.
     """
 
     aspects: Mapping[str, str]
@@ -89,83 +88,84 @@ class Lexicon:
     num_learned: int
 
     def aspect_of(self, mention: Mention) -> tuple[str, str] | None:
-        """The aspect that a mention is, and how it is written there; else None.
+        """Return the aspect that a mention is, and its form in a text; None if it is none.
 
-        What a name stands before is another thing ("the Marshall sound"), and so is the writer's. A
-        story line is no line, but a guitar strap is a strap, since items are called guitars.
+        A thing with a name ("the Marshall sound") is another thing, and so is the writer's own. A
+        story line is not a line, but a guitar strap is a strap, since items are called guitars. The
+        form is the text's plural, or else the usual form: "great actor" becomes "great actors".
         """
-        if mention.is_named or mention.is_own or (mention.of and mention.of not in self.items):
+        if mention.roles & {"named", "own"} or (mention.of and mention.of not in self.items):
             return None
         if mention.described in self.aspects:
             return mention.described, self.aspects[mention.described]
         for name, written in zip(mention.names, mention.written, strict=True):
             if name in self.aspects:
-                return name, self.aspects[name] if mention.implied_by else written
+                return name, self.aspects[name] if written == name else written
             if not mention.implied_by and name.partition(" ")[0] not in self.items:
                 return None
         return None
 
     def called(self, names: Iterable[str]) -> str:
-        """What an item is called, as `this film`; empty if its reviews call it nothing.
+        """Return what an item is called, such as `this film`; empty if its reviews do not say.
 
-        names: the noun of each review that says `this` of it. What items of the catalogue are
-        called counts too, so that a hotel is no site because a review speaks of "this site".
+        names: the nouns that its reviews point at, one per review. Names of other items count too,
+        so a hotel is not a site because a review mentions "this site".
         """
         counts = Counter(names)
-        score = {
+        scores = {
             name: counts[name] + _PRIOR * share
             for name, (_, share) in self.items.items()
-            if counts[name] or share > _MOST_ITEMS
+            if counts[name] or share > _ALWAYS_ITEMS
         }
-        best = max(score, key=lambda name: (score[name], name), default="")
+        best = max(scores, key=lambda name: (scores[name], name), default="")
         return self.items[best][0] if best else ""
 
 
 def learn_phrases(
     reviews: pa.Table, output: Location, *, min_reviews: int, vocabulary: VocabularyConfig
 ) -> None:
-    """Write what the reviews (schema REVIEWS) teach, and their parses, to files below `output`.
+    """Write what reviews (schema REVIEWS) teach, and their parses, under `output`.
 
-    Ray must be initialised: all its CPUs parse.
+    All CPUs of Ray parse, so it must be initialized.
     """
-    from xrec.bulk.work.pool import map_in_processes, num_cpus  # Ray, which `prepare` does without
+    from xrec.bulk import map_in_processes, num_cpus  # Ray, which `prepare` does not need
 
-    item_ids, *headed = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
-    whole = [joined_text(*each) for each in zip(*headed, strict=True)]
-    starts = range(0, len(whole), _PARSED_TOGETHER)
-    batches = [whole[start : start + _PARSED_TOGETHER] for start in starts]
-    done = map_in_processes(lambda: _parsed, batches, num_processes=num_cpus())
-    parsed = dict(progress(done, f"batches of {_PARSED_TOGETHER} reviews parsed", len(batches)))
+    item_ids, *texts = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
+    whole = [joined_text(*parts) for parts in zip(*texts, strict=True)]
+    starts = range(0, len(whole), _BATCH_TEXTS)
+    batches = [whole[start : start + _BATCH_TEXTS] for start in starts]
+    done = map_in_processes(lambda: _parse_batch, batches, num_processes=num_cpus())
+    parsed = dict(progress(done, f"batches of {_BATCH_TEXTS} reviews parsed", len(batches)))
     counts, rows = _Counts(), []
-    for place, item_id in enumerate(item_ids):
-        batch, number = divmod(place, _PARSED_TOGETHER)
-        if (found := parsed[batch][number]) is not None:
-            data, review = found
+    for number, item_id in enumerate(item_ids):
+        batch, position = divmod(number, _BATCH_TEXTS)
+        if (result := parsed[batch][position]) is not None:
+            data, review = result
             counts.add(item_id, review)
-            rows.append({"key": key_of(whole[place]), "doc": data})
+            rows.append({"key": key_of(whole[number]), "doc": data})
     write_table(output / PARSED, pa.Table.from_pylist(rows, schema=PARSED_SCHEMA), PARSED_SCHEMA)
     write_table(output / _FILE, counts.table(len(rows), min_reviews, vocabulary), _SCHEMA)
 
 
-def _parsed(texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:
-    """Parse texts; None are those in other languages than English."""
+def _parse_batch(texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:
+    """Parse texts; those that are not in English are None."""
     english = [is_english(text) for text in texts]
     docs = parse(itertools.compress(texts, english))
     return [(pack(doc := next(docs)), read(doc)) if known else None for known in english]
 
 
 def joined_text(summary: str, text: str) -> str:
-    """A review's heading as its first sentence, and its text."""
+    """Return a review with its heading as the first sentence."""
     return f"{summary}. {text}" if summary else text
 
 
 def fingerprint_of_phrases(output: Location) -> str:
-    """The hash of what `learn_phrases` wrote."""
+    """Return the hash of what `learn_phrases` wrote."""
     return content_hash((output / _FILE).read_bytes())
 
 
 def read_lexicon(output: Location) -> Lexicon:
-    """What `learn_phrases` wrote."""
+    """Read what `learn_phrases` wrote."""
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in read_table(output / _FILE, _SCHEMA).to_pylist():
         rows[row["kind"]].append(row)
@@ -181,25 +181,21 @@ def read_lexicon(output: Location) -> Lexicon:
 
 @dataclass
 class _Noun:
-    """In how many reviews a noun is, and in how many of them each is said of it."""
+    """The number of reviews with a noun, of those in which it has a role, and its items."""
 
     reviews: int = 0
     judged: int = 0
-    parts: int = 0
-    called: int = 0
-    pointed: int = 0
-    own: int = 0
+    roles: Counter[str] = field(default_factory=Counter)
     items: set[str] = field(default_factory=set)
     written: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class _Counts:
-    """What is counted over reviews.
+    """Counts over reviews.
 
-    proper: in how many a word is part of a proper name. implied: in how many an adjective stands
-    for a noun, as comfortable does for comfort. joined: valences of the known adjectives that "and"
-    joins an unknown one to.
+    proper: reviews with a word in a proper name. implied: reviews in which an adjective implies a
+        noun. joined: for an unknown adjective, the valences of those that "and" joins it to.
     """
 
     nouns: defaultdict[str, _Noun] = field(default_factory=lambda: defaultdict(_Noun))
@@ -209,46 +205,39 @@ class _Counts:
 
     def add(self, item_id: str, review: Parsed) -> None:
         """Count a review."""
-        said: dict[str, list[Mention]] = {}
+        by_name: defaultdict[str, list[Mention]] = defaultdict(list)
         implied = [each for each in review.mentions if each.implied_by == "adjective"]
-        self.implied.update({name: 1 for each in implied for name in each.names})
+        self.implied.update({name for each in implied for name in each.names})
         for mention in review.mentions:
             if mention.implied_by:
                 continue
             for name, written in zip(mention.names, mention.written, strict=True):
-                said.setdefault(name, []).append(mention)
+                by_name[name].append(mention)
                 self.nouns[name].written[written] += 1
-        for name, mentions in said.items():
+        for name, mentions in by_name.items():
             noun = self.nouns[name]
             noun.reviews += 1
             noun.items.add(item_id)
-            noun.judged += any(each.strength for each in mentions)
-            noun.parts += any(each.is_part for each in mentions)
-            noun.called += any(each.is_what_it_is for each in mentions)
-            noun.pointed += any(each.is_pointed for each in mentions)
-            noun.own += any(each.is_own for each in mentions)
-        self.proper.update(sorted(review.proper))
+            noun.judged += any(mention.strength for mention in mentions)
+            noun.roles.update(frozenset().union(*(mention.roles for mention in mentions)))
+        self.proper.update(review.proper)
         for pair in review.joined:
             for word, other in (pair, pair[::-1]):
                 if not valence(word) and (known := valence(other)):
                     self.joined[word].append(known)
 
     def table(self, num_learned: int, min_reviews: int, vocabulary: VocabularyConfig) -> pa.Table:
-        """The table that `read_lexicon` reads."""
+        """Return the table that `read_lexicon` reads."""
         names = sorted(self.nouns, key=lambda name: (-self.nouns[name].reviews, name))
         aspects = [name for name in names if self._is_aspect(name, min_reviews)]
         added, dropped = map(normalized, vocabulary.add), set(map(normalized, vocabulary.drop))
-        wanted = dict.fromkeys((*added, *aspects[:_MOST_ASPECTS]))
+        wanted = dict.fromkeys((*added, *aspects[:_MAX_ASPECTS]))
         rows = [self._row(name, "aspect") for name in wanted if name not in dropped]
-        rows += [
-            self._row(name, "item") | self._as_called(name)
-            for name in names
-            if self._is_item(name, min_reviews)
-        ]
+        rows += [self._called(name) for name in names if self._is_item(name, min_reviews)]
         rows += [
             {"name": word, "kind": "adjective", "valence": learned, "num_reviews": len(known)}
             for word, known in sorted(self.joined.items())
-            if (learned := _learned(known))
+            if (learned := _learn_valence(known))
         ]
         rows.append({"name": "", "kind": "all", "num_reviews": num_learned})
         empty = {"written": "", "valence": 0.0}
@@ -256,74 +245,76 @@ class _Counts:
 
     def _row(self, name: str, kind: str) -> dict[str, Any]:
         noun = self.nouns[name]
-        return {
-            "name": name,
-            "kind": kind,
-            "written": max(noun.written, key=lambda way: (noun.written[way], way), default=name),
-            "num_reviews": noun.reviews,
-        }
+        written = max(noun.written, key=lambda form: (noun.written[form], form), default=name)
+        return {"name": name, "kind": kind, "written": written, "num_reviews": noun.reviews}
+
+    def _called(self, name: str) -> dict[str, Any]:
+        """Return the row of what items are called: `this pedal`, `these strings`."""
+        written = self.nouns[name].written
+        plurals = (form for form in sorted(written) if form != name)
+        plural = max(plurals, key=written.__getitem__, default=name)
+        called = f"these {plural}" if written[plural] > written[name] else f"this {name}"
+        num_reviews = self.nouns[name].roles["pointed"]
+        return {"name": name, "kind": "item", "written": called, "num_reviews": num_reviews}
 
     def _is_aspect(self, name: str, min_reviews: int) -> bool:
         noun, head = self.nouns[name], name.rpartition(" ")[2]
         return (
-            noun.reviews >= min(_LEAST_NOUNS, min_reviews)
+            noun.reviews >= min(_MIN_NOUNS, min_reviews)
             and noun.reviews + self.implied[name] >= min_reviews
-            and len(noun.items) >= _LEAST_ITEMS
+            and len(noun.items) >= _MIN_ITEMS
             and not names_nothing(head)
             and valence(head) >= 0
             and self._is_common(name)
-            and not (self._is_called(name) or self._is_called(head))
+            and not any(self._is_mostly_item(word) for word in (name, head))
             and self._is_judged_part(name)
         )
 
     def _is_judged_part(self, name: str) -> bool:
-        """Whether the reviews judge it, and say that items have it; what is implied is both."""
+        """Return whether reviews judge it and say that items have it; implied nouns count twice."""
         noun, implied = self.nouns[name], self.implied[name]
         total = noun.reviews + implied
         return (
-            _at_least(noun.judged + implied, total) >= _LEAST_OPINIONS
-            and noun.parts + implied >= max(_LEAST_NOUNS, _LEAST_PARTS * total)
-            and noun.own <= _MOST_OWN * noun.reviews
+            _lower_bound(noun.judged + implied, total) >= _MIN_OPINIONS
+            and noun.roles["part"] + implied >= max(_MIN_NOUNS, _MIN_PARTS * total)
+            and noun.roles["own"] <= _MAX_OWN * noun.reviews
         )
 
     def _is_item(self, name: str, min_reviews: int) -> bool:
-        """Whether it is a noun of one word that the reviews call their items by."""
+        """Return whether it is a single noun that reviews call their items."""
         noun = self.nouns[name]
+        num_pointed, num_parts = noun.roles["pointed"], noun.roles["part"]
         return (
             noun.reviews >= min_reviews
             and " " not in name
             and not names_nothing(name)
             and not valence(name)
             and self._is_common(name)
-            and noun.pointed >= max(2, _LEAST_POINTED * noun.reviews, noun.parts + 1)
+            and num_pointed >= max(2, _MIN_POINTED * noun.reviews, num_parts + 1)
         )
 
-    def _as_called(self, name: str) -> dict[str, Any]:
-        written = self.nouns[name].written
-        ways = (way for way in sorted(written) if way != name)
-        plural = max(ways, key=written.__getitem__, default=name)
-        called = f"these {plural}" if written[plural] > written[name] else f"this {name}"
-        return {"written": called, "num_reviews": self.nouns[name].pointed}
-
-    def _is_called(self, name: str) -> bool:
-        return self.nouns[name].called > _LEAST_CALLED * self.nouns[name].reviews
+    def _is_mostly_item(self, name: str) -> bool:
+        noun = self.nouns[name]
+        return noun.roles["item"] > _MIN_CALLED * noun.reviews
 
     def _is_common(self, name: str) -> bool:
-        """Whether it is no proper name in most reviews."""
-        words = name.split(" ")
-        return all(self.proper[word] < self.nouns[name].reviews for word in words)
+        """Return whether it is not a proper name in most reviews."""
+        num_reviews = self.nouns[name].reviews
+        return all(self.proper[word] < num_reviews for word in name.split(" "))
 
 
-def _at_least(count: int, total: int) -> float:
-    """The share `count` of `total`, less what chance may have added (Wilson, z = 1)."""
+def _lower_bound(count: int, total: int) -> float:
+    """Return the lower bound of the share `count` of `total` (Wilson, z = 1)."""
     share = count / total
     margin = math.sqrt(share * (1 - share) / total + 1 / (4 * total**2))
     return (share + 1 / (2 * total) - margin) / (1 + 1 / total)
 
 
-def _learned(known: Sequence[float]) -> float:
-    """The valence of an adjective that "and" joins to others of these valences; 0 if unclear."""
-    if len(known) < _LEAST_JOINED:
+def _learn_valence(known: Sequence[float]) -> float:
+    """Return the valence of an adjective that is joined to these; 0 if they disagree."""
+    if len(known) < _MIN_JOINED:
         return 0.0
-    good = sum(each > 0 for each in known) / len(known)
-    return _LEARNED if good >= _LEAST_AGREEING else -_LEARNED if 1 - good >= _LEAST_AGREEING else 0
+    good = sum(value > 0 for value in known) / len(known)
+    if good >= _MIN_AGREEING:
+        return _LEARNED
+    return -_LEARNED if 1 - good >= _MIN_AGREEING else 0.0

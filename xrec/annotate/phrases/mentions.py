@@ -1,34 +1,33 @@
-"""What a review says of which thing: its nouns, each with the opinion that the sentence has on it.
+"""What a review says about which thing: its nouns, each with the opinion of its sentence.
 
-Of "a warm tone", "the tone is very warm" and "it sounds warm" the opinion on the tone is warm. What
-is another item's is not mentioned.
+In "a warm tone", "the tone is very warm" and "it sounds warm" the opinion on the tone is warm. What
+belongs to another item is not mentioned. The patterns are in grammar.txt.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from xrec.annotate.annotator import Sentiment
+from xrec.annotate.phrases.grammar import Roles, Token
 from xrec.annotate.phrases.opinion import (
     LOVED,
-    Token,
     Valence,
     by_adverb,
-    first_of,
     form_of,
     has_no_opinion,
     is_adjective,
     is_denied,
     judgement,
-    predicates,
+    opinion_on,
     reality,
-    said_of,
     with_joined,
 )
-from xrec.data.english import valence, word_set
+from xrec.data.english import valence
 from xrec.data.language import other_language
 from xrec.data.parser import parse, unpack
 from xrec.storage import Location, read_table
@@ -37,8 +36,11 @@ PARSED = "annotator/parsed.parquet"
 PARSED_SCHEMA = pa.schema(
     [pa.field("key", pa.binary(), nullable=False), pa.field("doc", pa.binary(), nullable=False)]
 )
-# Nouns that English makes of an adjective: what is durable has durability. Those count that reviews
-# of the catalogue use as nouns. The first are good to have, whatever the adjective.
+MAX_WORDS = 3  # of a noun and the nouns before it
+Role = Literal["named", "own", "item", "pointed", "topic", "part"]
+_ROLES: tuple[Role, ...] = ("named", "own", "item", "pointed", "topic", "part")
+# Nouns that English makes of adjectives: what is durable has durability. They only count if reviews
+# of the catalogue use them as nouns. The first are always good to have.
 _GOOD = (
     ("able", "ability"),
     ("ible", "ibility"),
@@ -53,55 +55,35 @@ _FURTHER = (
     ("y", "e"),  # a tasty dish, its taste
     ("rm", "rmth"),  # warm
 )
-_LEAST_LETTERS = 3
-_BARE = ("ADJ", "NOUN")
-MOST_WORDS = 3  # of a noun with those that it is composed with
-_KEPT = 2**14  # texts: a profile is written once more without each of its reviews
-_OTHERS = word_set("than unlike")
-_ITEM = word_set("it this that they these")
-_THE = word_set("the this these")
-_ONE = word_set("a an")
-_TOLD = ("ROOT", "attr", "appos")
-_ITS = word_set("its their")
-_HAS = word_set("have has offer provide give produce feature include deliver make")
-_OWNERS = word_set("my our your")
-_ENDS = word_set("free less proof")
+_MIN_LETTERS = 3
+_MAX_KEPT_TEXTS = 2**14  # a profile is written again without each of its reviews
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A thing where a text speaks of it.
+    """A thing that a text mentions.
 
-    names: what it may be called, lemmas in lower case, the longest first: the noun with those
-        before it ("guitar strap", "strap"), or what an adjective or a verb stands for ("comfort").
-    written: the same as they are written. implied_by: what stands for it, if it is no noun.
-    described: the longest name behind the adjective before it ("special effect"), or empty.
+    names: possible names, lemmas in lower case, the longest first: the noun with the nouns before
+        it ("guitar strap", "strap"), or the nouns that an adjective or verb implies ("comfort").
+    written: the same as written. described: the longest name with the adjective before it ("special
+        effect"), or empty. implied_by: the kind of word that implies it, if it is not a noun.
     opinion: the adjective that praises it, or empty. strength: from -1 (bad) to 1 (good).
-    of: of an implied one the lemma of the noun that it is said of; empty if that is `it`.
-    is_named: whether a proper name stands before it, or it is one. is_own: whether it is the
-        writer's ("my hair"). is_what_it_is: whether the text calls its item so ("it is a film");
-        is_pointed: by `this` or `these`; is_topic: in place of the item ("I love this light").
-    is_part: whether the text says that the item has it: "its tone", "it has a warm tone", or says
-        how the one is: "the tone is warm" (as Popescu and Etzioni find parts, 2005).
+    roles: see grammar.txt. of: for an implied thing, the lemma of the noun that has it; empty if
+        that is the item.
     """
 
     names: tuple[str, ...]
     written: tuple[str, ...]
     opinion: str
     strength: float
-    implied_by: Literal["", "verb", "adjective"] = ""
+    roles: frozenset[Role] = frozenset()
     described: str = ""
-    is_named: bool = False
-    is_own: bool = False
-    is_what_it_is: bool = False
-    is_pointed: bool = False
-    is_topic: bool = False
-    is_part: bool = False
+    implied_by: Literal["", "verb", "adjective"] = ""
     of: str = ""
 
     @property
     def sentiment(self) -> Sentiment:
-        """The sign of the strength in words."""
+        """The sign of the strength."""
         return "neutral" if self.strength == 0 else "positive" if self.strength > 0 else "negative"
 
 
@@ -110,7 +92,7 @@ class Parsed:
     """What a text mentions, in its order.
 
     joined: pairs of adjectives with "and" between them. proper: words in proper names, in lower
-    case.
+        case.
     """
 
     mentions: tuple[Mention, ...]
@@ -119,9 +101,9 @@ class Parsed:
 
 
 class Reader:
-    """Reads texts.
+    """Finds what texts mention.
 
-    learned: further valences of words. parsed: packed parses of English texts, by `key_of`.
+    learned: valences of further words. parsed: packed parses of English texts, by `key_of`.
     """
 
     def __init__(self, learned: Mapping[str, float], parsed: Mapping[bytes, bytes] | None = None):
@@ -129,9 +111,9 @@ class Reader:
         self._known: dict[str, tuple[Mention, ...] | None] = {}
 
     def parse(self, texts: Iterable[str]) -> None:
-        """Read texts ahead: many at once are faster than one by one."""
+        """Read texts ahead, which is faster than one by one."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if len(self._known) > _KEPT:
+        if len(self._known) > _MAX_KEPT_TEXTS:
             self._known.clear()
         self._known.update(dict.fromkeys(new))
         unread = []
@@ -144,7 +126,7 @@ class Reader:
             self._known[text] = read(doc, self._valence).mentions
 
     def mentions(self, text: str) -> tuple[Mention, ...] | None:
-        """What a text mentions, in its order; None if it is in another language than English."""
+        """Return what a text mentions, in its order; None if it is not in English."""
         if text not in self._known:
             self.parse([text])
         return self._known[text]
@@ -154,229 +136,146 @@ class Reader:
 
 
 def key_of(text: str) -> bytes:
-    """What a text is known by among the parsed ones, 16 bytes."""
+    """Return the key of a text among the parsed ones, 16 bytes."""
     data = text.encode("utf-8", errors="surrogatepass")
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def read_parsed(output: Location) -> dict[bytes, bytes]:
-    """The packed parses of the texts that were learned from, by `key_of`."""
+    """Return the packed parses of the texts that were learned from, by `key_of`."""
     table = read_table(output / PARSED, PARSED_SCHEMA)
     return dict(zip(table["key"].to_pylist(), table["doc"].to_pylist(), strict=True))
 
 
 def is_english(text: str) -> bool:
-    """Whether a text is in English, or too short to tell."""
+    """Return whether a text is in English, or too short to tell."""
     return other_language(text, "English") is None
 
 
 def read(doc: Any, value: Valence = valence) -> Parsed:
-    """What a parsed text mentions; `value` gives how good a word is, from -1 to 1."""
-    found = [
-        mention
-        for token in doc
-        if (mention := _noun(value, token) or _implied(value, token)) is not None
-    ]
-    joined = [
-        (token.head.lower_, token.lower_)
-        for token in doc
-        if token.dep_ == "conj" and token.pos_ == token.head.pos_ == "ADJ"
-        if any(child.lower_ == "and" for child in token.head.children)
-    ]
+    """Return what a parsed text mentions; `value` is the valence of a word, from -1 to 1."""
+    roles, joined = Roles(doc), list[tuple[str, str]]()
+    for token in doc:
+        head = token.head
+        is_joined = token.dep_ == "conj" and token.pos_ == head.pos_ == "ADJ"
+        if is_joined and any(child.lower_ == "and" for child in head.children):
+            joined.append((head.lower_, token.lower_))
     proper = frozenset(token.lower_ for token in doc if token.pos_ == "PROPN")
-    return Parsed(tuple(found), tuple(joined), proper)
+    return Parsed(tuple(_mentions(doc, roles, value)), tuple(joined), proper)
 
 
-def _noun(value: Valence, noun: Token) -> Mention | None:
-    """The mention of a noun that no other noun continues; None of other words."""
-    if noun.pos_ != "NOUN" or noun.dep_ in ("compound", "npadvmod") or not noun.is_alpha:
+def _mentions(doc: Any, roles: Roles, value: Valence) -> Iterator[Mention]:
+    for token in doc:
+        mention = None
+        if token.pos_ == "NOUN":
+            mention = _noun(value, token, roles)
+        elif token.pos_ in ("VERB", "ADJ"):
+            is_participle = token.tag_ == "VBN" and token.pos_ == "VERB"
+            if is_participle and by_adverb(value, token):
+                mention = _participle(value, token, roles)
+            else:
+                mention = (_verb if token.pos_ == "VERB" else _adjective)(value, token, roles)
+        if mention is not None:
+            yield mention
+
+
+def _noun(value: Valence, noun: Token, roles: Roles) -> Mention | None:
+    """A story line: the line, but not the story."""
+    is_part = noun.dep_ in ("compound", "npadvmod") or not noun.is_alpha
+    if is_part or roles.has("absent", noun):
         return None
-    if noun.i + 1 < len(noun.doc) and not noun.whitespace_ and noun.nbor().text == "-":
-        return None  # streak-free, check-in
-    if _is_of_another(noun) or any(each.lower_ in _ENDS for each in noun.ancestors):
-        return None
-    if noun.dep_ == "pobj" and noun.head.lower_ == "in" and noun.left_edge.pos_ in _BARE:
-        return None  # in fine shape, in good condition
-    before, behind = _composed(noun), _of(noun)
-    lemmas = [*(each.lower_ for each in before), noun.lemma_.lower()]
-    lower = [*(each.lower_ for each in before), noun.lower_]
-    if behind:
-        lemmas[-1], lower[-1] = f"{lemmas[-1]} of {behind}", f"{lower[-1]} of {behind}"
-    opinion, strength = said_of(value, noun)
+    start = noun.doc[max(0, noun.i - MAX_WORDS + 1) : noun.i]
+    before = list(takewhile(_is_compound, reversed(start)))[::-1]
+    lemmas = [*(word.lower_ for word in before), noun.lemma_.lower()]
+    words = [*(word.lower_ for word in before), noun.lower_]
+    if behind := roles.of("joined", noun):
+        lemmas[-1], words[-1] = (f"{name[-1]} of {behind[0].lower_}" for name in (lemmas, words))
+    place = noun.i - len(before) - 1
+    adjective = noun.doc[place] if place >= 0 else noun
+    opinion, strength = opinion_on(value, noun)
     return Mention(
         tuple(" ".join(lemmas[first:]) for first in range(len(lemmas))),
-        tuple(" ".join(lower[first:]) for first in range(len(lower))),
+        tuple(" ".join(words[first:]) for first in range(len(words))),
         opinion,
         strength,
-        described=_described(noun, before, lemmas),
-        is_named=any(each.pos_ == "PROPN" for each in noun.lefts),
-        is_own=_is_own(noun),
-        is_what_it_is=_is_what_it_is(noun),
-        is_pointed=_is_pointed(noun),
-        is_topic=_is_topic(noun),
-        is_part=_is_part(noun),
+        _roles(noun, roles),
+        " ".join((adjective.lower_, *lemmas)) if is_adjective(adjective) else "",
     )
 
 
-def _composed(noun: Token) -> list[Token]:
-    """The nouns right before a noun that it is composed with, in order."""
-    before: list[Token] = []
-    place = noun.i - 1
-    while place >= 0 and len(before) < MOST_WORDS - 1:
-        each = noun.doc[place]
-        if each.dep_ != "compound" or each.pos_ != "NOUN" or not each.is_alpha:
-            break
-        before.insert(0, each)
-        place -= 1
-    return before
+def _roles(noun: Token, roles: Roles) -> frozenset[Role]:
+    """Return the roles of a noun; what the text points at is its item."""
+    found: set[Role] = {role for role in _ROLES if roles.has(role, noun)}
+    return frozenset(found | {"item"} if "pointed" in found else found)
 
 
-def _described(noun: Token, before: Sequence[Token], lemmas: Sequence[str]) -> str:
-    place = (before[0] if before else noun).i - 1
-    adjective = noun.doc[place] if place >= 0 else noun
-    return " ".join((adjective.lower_, *lemmas)) if is_adjective(adjective) else ""
+def _is_compound(word: Token) -> bool:
+    return bool(word.dep_ == "compound" and word.pos_ == "NOUN" and word.is_alpha)
 
 
-def _is_own(noun: Token) -> bool:
-    """Whether it is the writer's: "my hair", "the look of my hair"."""
-    of = [each for prep in noun.children if prep.lower_ == "of" for each in prep.subtree]
-    return any(each.lower_ in _OWNERS for each in (*noun.children, *of) if each.dep_ == "poss")
+def _verb(value: Valence, verb: Token, roles: Roles) -> Mention | None:
+    """It sounds great: the sound."""
+    adjectives = [word for word in verb.children if word.dep_ == "acomp" and word.pos_ == "ADJ"]
+    judged = [(word, judgement(value, word, verb)) for word in with_joined(adjectives)]
+    strength = next((found for _, found in judged if found), 0.0)
+    opinion = next((form_of(word) for word, found in judged if found > 0), "")
+    of = roles.of("subject", verb)
+    return _implied("verb", verb, (verb.lemma_.lower(),), strength, of, opinion)
 
 
-def _is_of_another(noun: Token) -> bool:
-    """Whether it stands behind "than" or "unlike", and is another item's."""
-    head = noun.head
-    return noun.dep_ == "pobj" and (head.lower_ in _OTHERS or head.head.lower_ in _OTHERS)
+def _participle(value: Valence, word: Token, roles: Roles) -> Mention | None:
+    """It is beautifully written: the writing."""
+    strength = by_adverb(value, word)
+    strength = -strength if is_denied(word, word) else strength
+    lemma = word.lemma_.lower()
+    name = "workmanship" if lemma == "make" else f"{lemma.removesuffix('e')}ing"
+    of = roles.of("subject", word) if word.dep_ == "ROOT" else _described(word, roles)
+    return _implied("adjective", word, (name,), strength, of)
 
 
-def _of(noun: Token) -> str:
-    """What follows it with "of" and no article: "use" of "ease of use"."""
-    place = noun.i + 2
-    if place >= len(noun.doc) or noun.nbor().lower_ != "of":
-        return ""
-    behind = noun.doc[place]
-    is_bare = behind.dep_ == "pobj" and behind.head.head == noun and behind.pos_ == "NOUN"
-    return str(behind.lower_) if is_bare and behind.is_alpha else ""
-
-
-def _is_pointed(noun: Token) -> bool:
-    this = "these" if noun.tag_ == "NNS" else "this"  # "these sound good" points at no sound
-    return any(each.dep_ == "det" and each.lower_ == this for each in noun.children)
-
-
-def _is_what_it_is(noun: Token) -> bool:
-    """Whether the text says `this film`, `it is a film`, or "A film about love." and no more."""
-    if noun.dep_ == "ROOT" and noun.left_edge.lower_ in _ONE:
-        return any(each.dep_ == "prep" for each in noun.children)
-    is_said = noun.dep_ == "attr" and any(_is_item(each) for each in noun.head.children)
-    return is_said or _is_pointed(noun)
-
-
-def _is_topic(noun: Token) -> bool:
-    """Whether it says "I love this light" or "this is a light" of the item; "at this price" not."""
-    if noun.dep_ == "attr" and noun.left_edge.lower_ in _ONE:
-        return any(_is_item(each) and each.lower_ in _THE for each in noun.head.children)
-    return noun.dep_ in ("nsubj", "nsubjpass", "dobj") and _is_pointed(noun)
-
-
-def _is_item(token: Token) -> bool:
-    return token.dep_ in ("nsubj", "nsubjpass") and token.lower_ in _ITEM
-
-
-def _is_part(noun: Token) -> bool:
-    """Whether the text says that the item has it, or how the one it has is."""
-    words = {each.lower_ for each in noun.children if each.dep_ in ("det", "poss")}
-    if not _ITS.isdisjoint(words):
-        return True
-    first = first_of(noun)
-    if first.dep_ == "dobj" and first.head.lemma_ in _HAS:
-        return any(
-            _is_item(each) or (each.dep_ == "nsubj" and _is_what_it_is(each))
-            for each in first.head.children
-        )
-    return "the" in words and any(True for _ in predicates(noun))
-
-
-def _implied(value: Valence, token: Token) -> Mention | None:
-    """What an adjective or a verb says of the item itself: it is comfortable, it sounds great."""
-    shown = ""
-    if token.pos_ == "VERB":
-        if token.tag_ == "VBN" and (well := by_adverb(value, token)):
-            return _deed(token, well)
-        of = _named_subject(token)
-        names: tuple[str, ...] = (token.lemma_.lower(),)
-        said = [each for each in token.children if each.dep_ == "acomp" and each.pos_ == "ADJ"]
-        judged = [(each, judgement(value, each, token)) for each in with_joined(said)]
-        strength = next((found for _, found in judged if found), 0.0)
-        shown = next((form_of(each) for each, found in judged if found > 0), "")
-    elif token.pos_ == "ADJ" and not has_no_opinion(token):
-        of, strength = _described_item(token), judgement(value, token, token)
-        names = _nouns_of(token, is_known=strength != 0)
-        if not strength:
-            strength = -LOVED if is_denied(token, token) else LOVED
-    else:
+def _adjective(value: Valence, word: Token, roles: Roles) -> Mention | None:
+    """It is comfortable: the comfort; it is easy to use: the ease of use."""
+    if has_no_opinion(word):
         return None
-    strength = strength * reality(token) if strength > 0 else strength
-    if of is None or not strength or not names:
+    strength = judgement(value, word, word)
+    names = _qualities(word.lower_, is_judged=strength != 0)
+    is_ease, purposes = word.lower_ in ("easy", "simple"), roles.of("purpose", word)
+    if is_ease or purposes:
+        names = tuple(f"ease of {verb.lemma_}" for verb in purposes if verb and is_ease)
+    if not strength:
+        strength = -LOVED if is_denied(word, word) else LOVED
+    return _implied("adjective", word, names, strength, _described(word, roles))
+
+
+def _described(word: Token, roles: Roles) -> list[Token]:
+    """Return what an adjective, or the one that "and" joins it to, describes."""
+    while word.dep_ == "conj" and word.head.pos_ in ("ADJ", "VERB"):
+        word = word.head
+    return roles.of("describes", word)
+
+
+def _implied(
+    kind: Literal["verb", "adjective"],
+    word: Token,
+    names: tuple[str, ...],
+    strength: float,
+    of: list[Token],
+    opinion: str = "",
+) -> Mention | None:
+    """Return the mention of what a word implies of the first of the nouns `of`, if any."""
+    strength = strength * reality(word) if strength > 0 else strength
+    if not of or not strength or not names:
         return None
-    by: Literal["verb", "adjective"] = "verb" if token.pos_ == "VERB" else "adjective"
-    return Mention(names, names, shown if strength > 0 else "", strength, implied_by=by, of=of)
+    owner = "" if of[0] is None else str(of[0].lemma_).lower()
+    opinion = opinion if strength > 0 else ""
+    return Mention(names, names, opinion, strength, implied_by=kind, of=owner)
 
 
-def _deed(participle: Token, strength: float) -> Mention | None:
-    """What is said of an item that is well written, or beautifully photographed."""
-    of = _described_item(participle) if participle.dep_ != "ROOT" else _named_subject(participle)
-    if of is None:
-        return None
-    if is_denied(participle, participle):
-        strength = -strength
-    strength = strength * reality(participle) if strength > 0 else strength
-    lemma = participle.lemma_.lower()  # what is well written has good writing
-    names = ("workmanship" if lemma == "make" else f"{lemma.removesuffix('e')}ing",)
-    return Mention(names, names, "", strength, implied_by="adjective", of=of) if strength else None
-
-
-def _described_item(adjective: Token) -> str | None:
-    """Of which noun an adjective is said; "" of `it`, None of what is no item.
-
-    What it stands before is the item where the text calls it so, or says nothing else of it: with
-    "a portable amp" a cable may be used.
-    """
-    if adjective.dep_ == "amod":
-        noun = adjective.head
-        is_item = first_of(noun).dep_ in _TOLD or any(each.lower_ in _THE for each in noun.children)
-        return str(noun.lemma_.lower()) if noun.pos_ == "NOUN" and is_item else None
-    if adjective.dep_ == "conj" and adjective.head.pos_ in ("ADJ", "VERB"):
-        return _described_item(adjective.head)
-    if adjective.dep_ == "acomp" and adjective.head.lemma_ == "be":
-        return _named_subject(adjective.head)
-    return None
-
-
-def _named_subject(verb: Token) -> str | None:
-    """The noun that is a verb's subject; "" for `it`, None if there is no such."""
-    for each in verb.children:
-        if each.dep_ in ("nsubj", "nsubjpass"):
-            if each.lower_ in _ITEM:
-                return ""
-            return str(each.lemma_.lower()) if each.pos_ == "NOUN" else None
-    return None
-
-
-def _nouns_of(adjective: Any, *, is_known: bool) -> tuple[str, ...]:
-    """The nouns that an adjective may be the quality of; "easy to use" too.
-
-    If it is not known how good it is, only those that are good to have.
-    """
-    word = adjective.lower_
-    infinitives = [each for each in adjective.children if each.dep_ in ("xcomp", "advcl", "ccomp")]
-    if word in ("easy", "simple"):
-        return tuple(f"ease of {each.lemma_}" for each in infinitives)
-    if infinitives:
-        return ()
+def _qualities(adjective: str, *, is_judged: bool) -> tuple[str, ...]:
+    """Return the nouns that an adjective may imply; only good ones if its valence is unknown."""
     made = (
-        word.removesuffix(old) + new
-        for old, new in ((*_GOOD, *_FURTHER) if is_known else _GOOD)
-        if word.endswith(old) and len(word) - len(old) + len(new) > _LEAST_LETTERS
+        adjective.removesuffix(old) + new
+        for old, new in ((*_GOOD, *_FURTHER) if is_judged else _GOOD)
+        if adjective.endswith(old) and len(adjective) - len(old) + len(new) > _MIN_LETTERS
     )
     return tuple(dict.fromkeys(made))

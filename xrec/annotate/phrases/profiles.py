@@ -1,11 +1,10 @@
-"""The aspects of profiles that come as given: which of their phrases are a vocabulary.
+"""Finds aspects in profiles that the user supplies: which of their phrases form a vocabulary.
 
-"Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite the wait" is a list of
-reasons, of which craft cocktails and the cozy atmosphere tell something of the place. Its name and
-caveats do not, and neither does whom it suits. A phrase is an aspect if neither too few nor too
-many profiles have it, its adjective goes with its noun more often than by chance and not with any
-noun ("great food" is no more than food), and its noun says something alone: an experience that
-nothing describes is no aspect. Of "fresh handmade pasta" an item gets the longest name that is
+In "Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite the wait", craft
+cocktails and the cozy atmosphere describe the place. Its name, its caveats and its audience do not.
+A phrase is an aspect if neither too few nor too many profiles contain it; if its adjective goes
+with its noun more often than by chance, but not with every noun ("great food" is just food); and if
+its noun says something by itself. From "fresh handmade pasta" an item gets the longest name that is
 an aspect.
 """
 
@@ -15,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xrec.annotate.phrases.grammar import Token
 from xrec.annotate.phrases.lexicon import names_nothing
-from xrec.annotate.phrases.opinion import Token
 from xrec.annotate.vocabulary import normalized
 from xrec.config import ProfileAspects
 from xrec.data.aspects import NamedAspects
@@ -24,15 +23,15 @@ from xrec.data.english import PRAISE_OF_ANYTHING, tags, valence, word_set
 from xrec.data.parser import parse
 from xrec.errors import DataError
 
-_MOST_WORDS = 3
+_MAX_WORDS = 3
 _BLAME = -0.35
-_LEAST_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
-_LEAST_PRAISED = 0.5  # the share of a name's places where it is praised itself
-_LEAST_BARE = 0.3  # the share of a noun's places where nothing describes it
-_FREQUENT = 30  # places of an adjective, from which it is known what it goes with
-_MOST_NOUNS = 0.15  # the number of an adjective's nouns by its places; with more it goes with any
-_PLURAL = 0.25  # the share of a name's places in the plural, from which it is written so
-_LEAST_AS_SUBJECT = 0.1  # share of a noun's places as who enjoys something, from which it is people
+_MIN_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
+_MIN_PRAISED = 0.5  # the share of a name's uses that praise it
+_MIN_BARE = 0.3  # the share of a noun's uses without a description
+_FREQUENT = 30  # uses of an adjective, from which it is known what it goes with
+_MAX_NOUNS = 0.15  # an adjective's nouns per use; with more, it goes with any noun
+_PLURAL = 0.25  # the share of plurals among a name's uses, from which it is written so
+_MIN_ENJOYING = 0.1  # share of a noun's uses as who enjoys something, from which it is people
 _ENJOYS = word_set("enjoy like love appreciate prefer value find seek want look")
 _CAVEATS = word_set(
     "despite however although though without except unless but tolerate overlook mind lack "
@@ -46,34 +45,33 @@ _KEPT_WORDS = re.compile(r"[a-z][a-z'-]*")
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A noun phrase: its words in lower case with the noun last, and how many are adjectives.
+    """A noun phrase: its words in lower case, the noun last; the first ones may be adjectives.
 
     is_enjoying: whether it is the subject of a verb such as enjoy, as people are.
-    is_item: whether the text calls its item so ("this pub").
-    is_filling: whether it is what something is for ("for families"), or measures something ("a mix
-        of books").
+    is_item: whether it is the text's item ("this pub").
+    is_filler: whether something is for it ("for families"), or it measures something ("a mix of
+        books").
     """
 
     words: tuple[str, ...]
     num_adjectives: int
     is_enjoying: bool = False
     is_item: bool = False
-    is_filling: bool = False
+    is_filler: bool = False
 
     @property
     def names(self) -> Iterator[tuple[str, ...]]:
-        """What it may be called: it, and its last words, the longest first."""
+        """Possible names: the phrase, and its last words, the longest first."""
         return (self.words[first:] for first in range(len(self.words)))
 
 
 def find_aspects(
     profiles: Sequence[str], explanations: Sequence[str], config: ProfileAspects
 ) -> NamedAspects:
-    """Return the aspects of the profiles, and those of them that the explanations name.
+    """Return the aspects of profiles, by number of profiles, and which of them explanations name.
 
-    An explanation names the parts of a phrase too: one of "friendly waiters" names waiters, if that
-    is an aspect. The aspects are in the order of the number of profiles. Raises DataError if there
-    is none, ModelError if the parser cannot be loaded.
+    An explanation names the parts of a phrase too: "friendly waiters" also names waiters, if that
+    is an aspect. Raises DataError if there is none, ModelError if the parser cannot be loaded.
     """
     found = [list(_reasons(doc)) for doc in parse(profiles)]
     of_texts = [list(_reasons(doc)) for doc in parse(explanations)]
@@ -93,8 +91,8 @@ def find_aspects(
     if not vocabulary:
         raise DataError(
             f"aspects_from: no phrase is in the profiles of {config.min_items} to {most:.0f} "
-            f"items; saw {len(profiles)} items and {len(num_profiles)} phrases; lower "
-            "aspects_from.min_items, give the items profiles, or leave aspects_from out",
+            f"items; got {len(profiles)} items and {len(num_profiles)} phrases; lower "
+            "aspects_from.min_items, add profiles, or remove aspects_from",
             code="no_aspects",
             key="aspects_from.min_items",
             saw=config.min_items,
@@ -113,10 +111,10 @@ def find_aspects(
 
 
 def _reasons(doc: Any) -> Iterator[Reason]:
-    """The noun phrases of a parsed text that name no caveat."""
+    """Yield the noun phrases of a parsed text that are not caveats."""
     for noun in doc:
         is_noun = noun.pos_ == "NOUN" or (noun.pos_ == "PROPN" and noun.is_lower)
-        is_joined = any(  # of laid-back neither word is a thing
+        is_joined = any(  # neither word of laid-back is a thing
             each.text == "-" and not each.whitespace_
             for each in doc[max(0, noun.i - 1) : noun.i + 2]
         )
@@ -131,17 +129,17 @@ def _reasons(doc: Any) -> Iterator[Reason]:
         if all(map(_KEPT_WORDS.fullmatch, words)):
             num_adjectives = sum(is_adjective for _, is_adjective in before)
             is_enjoying = noun.dep_ == "nsubj" and noun.head.lemma_.lower() in _ENJOYS
-            yield Reason(words, num_adjectives, is_enjoying, is_pointed, _is_filling(noun))
+            yield Reason(words, num_adjectives, is_enjoying, is_pointed, _is_filler(noun))
 
 
 def _before(noun: Token) -> tuple[list[tuple[str, bool]], int]:
-    """The words right before a noun that belong to it, two at most, and where they begin.
+    """Return up to two words before a noun that belong to it, and where they start.
 
-    Each with whether it is an adjective. Words that hyphens join are one: "dog-friendly".
+    Each word comes with whether it is an adjective. "Dog-friendly" is one word.
     """
     before: list[tuple[str, bool]] = []
     start = noun.i
-    while start > 0 and len(before) < _MOST_WORDS - 1:
+    while start > 0 and len(before) < _MAX_WORDS - 1:
         each = noun.doc[start - 1]
         if each.dep_ not in ("compound", "amod") or each.pos_ not in _BEFORE:
             break
@@ -154,7 +152,7 @@ def _before(noun: Token) -> tuple[list[tuple[str, bool]], int]:
 
 
 def _is_caveat(noun: Token) -> bool:
-    """Whether it stands behind "despite" or "however", or behind what somebody has to tolerate."""
+    """Return whether it follows "despite" or "however", or has to be tolerated."""
     return any(
         each.lemma_.lower() in _CAVEATS
         or any(
@@ -165,7 +163,7 @@ def _is_caveat(noun: Token) -> bool:
     )
 
 
-def _is_filling(noun: Token) -> bool:
+def _is_filler(noun: Token) -> bool:
     if any(each.dep_ == "prep" and each.lower_ == "of" for each in noun.children):
         return True
     is_its = any(each.dep_ == "poss" for each in noun.children)
@@ -173,17 +171,17 @@ def _is_filling(noun: Token) -> bool:
 
 
 def _people(found: Iterable[Sequence[Reason]]) -> set[str]:
-    """The nouns that name who enjoys something, as fans and families do."""
+    """Return the nouns for who enjoys something, such as fans and families."""
     counts: Counter[str] = Counter()
     enjoying: Counter[str] = Counter()
     for reason in (reason for some in found for reason in some):
         counts[reason.words[-1]] += 1
         enjoying[reason.words[-1]] += reason.is_enjoying
-    return {word for word in counts if enjoying[word] >= _LEAST_AS_SUBJECT * counts[word]}
+    return {word for word in counts if enjoying[word] >= _MIN_ENJOYING * counts[word]}
 
 
 def _praised(reason: Reason, people: set[str]) -> list[Reason]:
-    """The reason; of "coffee lovers" it is what they love."""
+    """Return the reason; for "coffee lovers" it is what they love."""
     if reason.is_item:
         return []
     if reason.words[-1] not in people:
@@ -193,7 +191,7 @@ def _praised(reason: Reason, people: set[str]) -> list[Reason]:
 
 
 def _all_names(found: Iterable[Reason]) -> list[str]:
-    """All names in normal form, each once, as they come."""
+    """Return all names in normal form, each once, in order."""
     return list(dict.fromkeys(_key(name) for reason in found for name in reason.names))
 
 
@@ -202,7 +200,7 @@ def _key(words: Sequence[str]) -> str:
 
 
 class _Joined:
-    """How adjectives and nouns stand together, and each by itself."""
+    """How often adjectives and nouns are used, alone and together."""
 
     def __init__(self, found: Iterable[Sequence[Reason]]):
         reasons = [reason for some in found for reason in some]
@@ -215,7 +213,7 @@ class _Joined:
         for reason in reasons:
             for place, name in enumerate(reason.names):
                 self._names[_key(name)] += 1
-                self._praised[_key(name)] += not reason.is_filling
+                self._praised[_key(name)] += not reason.is_filler
                 if place < reason.num_adjectives:
                     self._adjectives[name[0]] += 1
                     self._nouns_of[name[0]].add(name[-1])
@@ -223,44 +221,44 @@ class _Joined:
         self._bare = Counter(
             _key(reason.words[-1:])
             for reason in reasons
-            if not reason.is_filling
+            if not reason.is_filler
             and all(valence(word) > 0 and self._is_general(word) for word in reason.words[:-1])
         )
 
     def belong(self, name: str) -> bool:
-        """Whether the words of a name say something together."""
+        """Return whether a name says something."""
         first, _, rest = name.partition(" ")
-        if self._praised[name] < _LEAST_PRAISED * self._names[name] or names_nothing(name):
+        if self._praised[name] < _MIN_PRAISED * self._names[name] or names_nothing(name):
             return False
         if first in PRAISE_OF_ANYTHING and names_nothing(rest):  # a great choice
             return False
         if not rest:
             return (
                 tags().get(name) not in _ADJECTIVES
-                and self._bare[name] >= _LEAST_BARE * self._names[name]
+                and self._bare[name] >= _MIN_BARE * self._names[name]
             )
         count = self._adjectives[first]
         if name not in self._described or count < _FREQUENT:
             return True
         by_chance = count * self._names[rest] / self._total
-        return self._names[name] >= _LEAST_LIFT * by_chance and not self._is_general(first)
+        return self._names[name] >= _MIN_LIFT * by_chance and not self._is_general(first)
 
     def _is_general(self, adjective: str) -> bool:
-        """Whether it goes with any noun, as "great" does."""
+        """Return whether it goes with any noun, as "great" does."""
         count = self._adjectives[adjective]
-        return count >= _FREQUENT and len(self._nouns_of[adjective]) > _MOST_NOUNS * count
+        return count >= _FREQUENT and len(self._nouns_of[adjective]) > _MAX_NOUNS * count
 
 
 def _longest(reason: Reason, numbers: Mapping[str, int]) -> int | None:
-    """The number of the longest name that is an aspect; None if no name is."""
+    """Return the number of the longest name that is an aspect, if any."""
     return next((numbers[key] for key in map(_key, reason.names) if key in numbers), None)
 
 
 def _written(found: Sequence[Sequence[Reason]], items: set[str]) -> dict[str, str]:
-    """How each name is written most often; in the plural if it often is, and is no kind of place.
+    """Return the most frequent form of each name; the plural if it is frequent.
 
-    Of books, "book lovers" are no reason to call them book. One whom "fans of Irish pubs would
-    enjoy" is one pub. items: what texts call their items.
+    "Book lovers" is no reason to write book. But the item that "fans of Irish pubs would enjoy" is
+    one pub: `items` are the nouns for items, which stay singular.
     """
     ways: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for reason in (reason for some in found for reason in some):

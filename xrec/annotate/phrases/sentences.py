@@ -1,4 +1,4 @@
-"""Profiles and explanations from aspects, in plain sentences that a hash varies."""
+"""Sentences about aspects, for profiles and explanations; a hash chooses among their forms."""
 
 import hashlib
 import re
@@ -11,22 +11,22 @@ _ITEM = (
 )
 _COMPLAINTS = ("Some find fault with the {blamed}.", "A few complain about the {blamed}.")
 _USER = ("Often praises {praised}.", "Cares about {praised}.", "Looks for {praised}.")
-# A model learns them with a place-holder for the name, so none has to know if it is a plural.
+# A model learns them with a placeholder for the name, so none may depend on its number.
 _PAIR = (
     "You would enjoy {name} for the {praised}.",
     "You are likely to appreciate the {praised} of {name}.",
     "{Name} could win you over with the {praised}.",
-    "With the {praised}, {name} would be a good match for you.",
+    "You would like {name}, especially the {praised}.",
     "The {praised} of {name} should please you.",
     "You should be happy with the {praised} of {name}.",
     "You will like {name} for the {praised}.",
 )
-_MOST_DETAILS = 300
+_MAX_DETAILS = 300
 _BREAK = re.compile(r"(?<=[.!?;])\s")
 
 
 def item_profile(id_: str, details: str, praised: Sequence[str], blamed: Sequence[str]) -> str:
-    """What an item is like. details: what the source says of it, of which the beginning is kept."""
+    """Describe an item by the start of the source's details, and what reviews praise and blame."""
     parts = [_beginning(details)] if details else []
     if praised:
         parts.append(_chosen(_ITEM, id_).format(praised=listed(praised)))
@@ -36,7 +36,7 @@ def item_profile(id_: str, details: str, praised: Sequence[str], blamed: Sequenc
 
 
 def user_profile(id_: str, praised: Sequence[str], titles: Sequence[str]) -> str:
-    """What a user likes. titles: of items that they reviewed."""
+    """Describe a user by what they praise, and the titles of items that they reviewed."""
     parts = [_chosen(_USER, id_).format(praised=listed(praised))] if praised else []
     if titles:
         parts.append(f"Has enjoyed {listed(titles)}.")
@@ -44,17 +44,14 @@ def user_profile(id_: str, praised: Sequence[str], titles: Sequence[str]) -> str
 
 
 def explanation(user_id: str, item_id: str, title: str, praised: Sequence[str]) -> str:
-    """Why the user would enjoy the item: a sentence that names what they praise in it.
-
-    title: empty if it has none.
-    """
+    """Return why the user would enjoy the item; an item without a title is "this item"."""
     name = title or "this item"
     pattern = _chosen(_PAIR, f"{user_id}\n{item_id}")
     return pattern.format(name=name, Name=name[0].upper() + name[1:], praised=listed(praised))
 
 
 def listed(words: Sequence[str]) -> str:
-    """The words in a row: "a", "a and b", "a, b and c"."""
+    """Join words: "a", "a and b", "a, b and c"."""
     *before, last = words
     return f"{', '.join(before)} and {last}" if before else last
 
@@ -65,13 +62,13 @@ def _chosen(patterns: Sequence[str], key: str) -> str:
 
 
 def _beginning(details: str) -> str:
-    """The first sentences, or a part of the first one, to the end of a word if it has blanks."""
-    if len(details) <= _MOST_DETAILS:
+    """Return the first sentences, or the first words if the first sentence is too long."""
+    if len(details) <= _MAX_DETAILS:
         return details if details.endswith((".", "!", "?")) else f"{details}."
     kept = ""
     for sentence in _BREAK.split(details):
-        if len(kept) + len(sentence) > _MOST_DETAILS:
+        if len(kept) + len(sentence) > _MAX_DETAILS:
             break
         kept = f"{kept} {sentence}".strip()
-    start = details[:_MOST_DETAILS]
+    start = details[:_MAX_DETAILS]
     return kept or f"{start.rpartition(' ')[0] or start} \u2026"  # some languages have no blanks

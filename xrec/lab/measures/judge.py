@@ -29,9 +29,19 @@ from xrec.config import (
 )
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 from xrec.storage import Location, fingerprint_of
-from xrec.text import Asker, LanguageModel, Prompt, Reply, ReplyStore, ScoreReply, endpoint_key
-from xrec.text.model import load_language_model, model_identity
-from xrec.text.prompt_file import PromptFile, parse_prompt_file
+from xrec.text import (
+    Asker,
+    LanguageModel,
+    Prompt,
+    PromptFile,
+    Reply,
+    ReplyStore,
+    ScoreReply,
+    endpoint_key,
+    load_language_model,
+    model_identity,
+    parse_prompt_file,
+)
 
 logger = logging.getLogger("xrec")
 

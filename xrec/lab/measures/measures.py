@@ -28,8 +28,7 @@ from xrec.lab.measures.statements import (
     statements_made,
 )
 from xrec.llm.source import encoder_folder, model_fingerprint, name_anywhere
-from xrec.text import LanguageModel
-from xrec.text.model import model_anywhere
+from xrec.text import LanguageModel, model_anywhere
 
 if TYPE_CHECKING:
     from xrec.aspects.choice import AspectChooser

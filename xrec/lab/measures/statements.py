@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.phrases.mentions import Reader
+from xrec.annotate import Reader
 from xrec.checks import AspectNames
 from xrec.checks.tokens import tokens_of
 from xrec.data.dataset import Dataset, HeldOutPair

@@ -1,0 +1,101 @@
+"""The patterns of grammar.txt, compiled for spaCy's DependencyMatcher."""
+
+import functools
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+from xrec.data.parser import load_parser
+
+Token = Any
+"""A token of spaCy."""
+_CAPTURED = ("of", "it")
+_NODE = re.compile(r"(\w+)(?:\[(.*)\])?")
+_JOINED = re.compile(r"noun ~ first\[(.*?)\]")
+
+
+class Roles:
+    """The roles of a parsed text's tokens.
+
+    captured: for each role and token index, the tokens that the pattern names `of`; the item
+        itself, named `it`, is None.
+    """
+
+    def __init__(self, doc: Any):
+        matcher, patterns = _matcher()
+        self.captured: defaultdict[str, dict[int, list[Token]]] = defaultdict(dict)
+        for key, tokens in matcher(doc):
+            role, names = patterns[key]
+            captured = self.captured[role].setdefault(tokens[0], [])
+            for name, index in zip(names, tokens, strict=True):
+                if name in _CAPTURED:
+                    captured.append(doc[index] if name == "of" else None)
+
+    def has(self, role: str, token: Token) -> bool:
+        """Return whether a token plays a role."""
+        return token.i in self.captured[role]
+
+    def of(self, role: str, token: Token) -> list[Token]:
+        """Return the captured tokens of a token's role, in the text's order."""
+        captured = self.captured[role].get(token.i, [])
+        return sorted(captured, key=lambda other: -1 if other is None else other.i)
+
+
+@functools.cache
+def _matcher() -> tuple[Any, Mapping[int, tuple[str, list[str]]]]:
+    """Return the matcher, and the role and token names of each of its patterns."""
+    from spacy.matcher import DependencyMatcher  # slow to import
+
+    vocab = load_parser().vocab
+    matcher, patterns = DependencyMatcher(vocab), dict[int, tuple[str, list[str]]]()
+    for number, (role, pattern) in enumerate(_patterns()):
+        matcher.add(f"{role} {number}", [pattern])
+        names = [relation["RIGHT_ID"] for relation in pattern]
+        patterns[vocab.strings[f"{role} {number}"]] = role, names
+    return matcher, patterns
+
+
+def _patterns() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the role of each pattern, and its relations as spaCy takes them."""
+    text = (resources.files(__package__) / "grammar.txt").read_text("utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    words = dict(line[1:].split(" = ") for line in lines if line.startswith("$"))
+    for line in (line for line in lines if not line.startswith("$")):
+        for name, listed in words.items():
+            line = re.sub(rf"\${name}\b", listed.replace(" ", "|"), line)
+        role, _, pattern = line.partition(": ")
+        yield role, _relations(_JOINED.sub(r"noun[\1]", pattern))
+        if "~" in pattern:
+            yield role, _relations(_JOINED.sub(r"noun[DEP=conj] < first[\1]", pattern))
+
+
+def _relations(pattern: str) -> list[dict[str, Any]]:
+    relations: list[dict[str, Any]] = []
+    for chain in pattern.split(", "):
+        left, *others = chain.split(" ")
+        name, attributes = _node(left)
+        if not relations:
+            relations.append({"RIGHT_ID": name, "RIGHT_ATTRS": attributes})
+        for operator, right in zip(others[::2], others[1::2], strict=True):
+            relation = {"LEFT_ID": name, "REL_OP": operator}
+            name, attributes = _node(right)
+            relations.append({**relation, "RIGHT_ID": name, "RIGHT_ATTRS": attributes})
+    return relations
+
+
+def _node(text: str) -> tuple[str, dict[str, Any]]:
+    """Parse `name[ATTRIBUTE=a|b,...]`."""
+    match = _NODE.fullmatch(text)
+    assert match is not None, text
+    attributes: dict[str, Any] = {}
+    for condition in filter(None, (match[2] or "").split(",")):
+        attribute, is_compared, values = condition.partition("=")
+        if not is_compared:
+            attributes[attribute.removeprefix("!")] = not attribute.startswith("!")
+        elif attribute.endswith("!"):
+            attributes[attribute.removesuffix("!")] = {"NOT_IN": values.split("|")}
+        else:
+            attributes[attribute] = {"IN": values.split("|")} if "|" in values else values
+    return match[1], attributes

@@ -1,0 +1,120 @@
+"""The data types of this package, and the protocol of a language model."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from xrec.config import ReplyFailureReason, SamplingConfig
+
+ObjectT = TypeVar("ObjectT", bound=BaseModel)
+
+
+class Message(NamedTuple):
+    """A message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt(Generic[ObjectT]):
+    """A conversation and the class of the reply.
+
+    check: describes to the model what is wrong with a valid object; None if nothing is.
+    """
+
+    messages: tuple[Message, ...]
+    schema: type[ObjectT]
+    check: Callable[[ObjectT], str | None] = lambda value: None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The cost of one or more replies; `num_requests` includes repeated requests."""
+
+    num_prompt_tokens: int = 0
+    num_reply_tokens: int = 0
+    num_requests: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.num_prompt_tokens + other.num_prompt_tokens,
+            self.num_reply_tokens + other.num_reply_tokens,
+            self.num_requests + other.num_requests,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompts and replies together."""
+        return self.num_prompt_tokens + self.num_reply_tokens
+
+
+def about_tokens(text: str) -> int:
+    """Estimate the number of tokens for any tokenizer; English has 0.25 per character."""
+    return math.ceil(len(text) * 0.3)
+
+
+@dataclass(frozen=True)
+class ReplyFailure:
+    """Why a prompt has no valid reply; the message never contains an endpoint's key."""
+
+    reason: ReplyFailureReason
+    message: str
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """The text that the model wrote for the prompt at `index`, or why there is none.
+
+    is_cut: whether the text reached the maximum length.
+    """
+
+    index: int
+    text: str
+    usage: Usage
+    is_cut: bool = False
+    failure: ReplyFailure | None = None
+
+
+@dataclass(frozen=True)
+class Reply(Generic[ObjectT]):
+    """The valid object for the prompt at `index`, or a failure.
+
+    raw: the model's text; of two attempts, the second. usage: of all attempts.
+    """
+
+    index: int
+    value: ObjectT | None
+    failure: ReplyFailure | None
+    raw: str
+    usage: Usage
+
+
+class ScoreReply(BaseModel):
+    """A judge's score from 0 to 100, as an object or a bare number; other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_number(cls, value: Any) -> Any:
+        values = {"score": value} if isinstance(value, int | float) else value
+        if isinstance(values, dict) and isinstance(values.get("score"), bool):
+            raise ValueError("expected a number, got true or false")
+        return values
+
+
+class LanguageModel(Protocol):
+    """Writes replies to prompts; several threads may call it."""
+
+    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+        """Yield one reply per prompt, in the order in which they finish.
+
+        A prompt without a reply has a `failure`. Raises XRecError if no prompt can get a reply.
+        """
+        ...

@@ -1,0 +1,92 @@
+"""The JSON schema that a reply must follow, and the object that a reply contains."""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+import json_repair
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+from xrec.text.messages import ObjectT, ReplyFailure
+
+_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+# JSON strings cannot contain these, but some grammars let them pass. Outside of strings a line
+# break is a blank in JSON anyway.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MAX_PROBLEMS = 3
+
+
+class _StrictSchema(GenerateJsonSchema):
+    """OpenAI's strict mode: an object has exactly its fields, without defaults and titles."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return True
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def model_schema(self, schema: Any) -> JsonSchemaValue:
+        strict = super().model_schema(schema)
+        strict.pop("title", None)
+        return {**strict, "additionalProperties": False}
+
+
+class _UnboundedSchema(_StrictSchema):
+    """The strict schema without lengths of strings, which OpenAI refuses."""
+
+    def str_schema(self, schema: Any) -> JsonSchemaValue:
+        bounds = ("min_length", "max_length")
+        return super().str_schema({k: v for k, v in schema.items() if k not in bounds})
+
+
+def strict_schema(model: type[BaseModel], *, with_lengths: bool = False) -> dict[str, Any]:
+    """Return the schema of `model` for OpenAI's strict mode.
+
+    with_lengths: whether to bound strings, which OpenAI refuses. Without, `parse_reply` checks.
+    """
+    generator = _StrictSchema if with_lengths else _UnboundedSchema
+    return model.model_json_schema(schema_generator=generator)
+
+
+def parse_reply(
+    text: str, schema: type[ObjectT], *, is_cut: bool = False
+) -> ObjectT | ReplyFailure:
+    """Return the object in `text`, or why there is none.
+
+    Text around the object, fences, and missing quotes and brackets are repaired. A text that was
+    cut off is not: nobody would notice that its last words are missing.
+    """
+    text = _CONTROL.sub(" ", _THOUGHTS.sub("", text)).strip()
+    if not text:
+        return ReplyFailure("empty_reply", "the reply has no text")
+    with suppress(ValidationError):
+        return schema.model_validate_json(text)
+    if is_cut:
+        message = "the reply reached its maximum length; raise max_tokens"
+        return ReplyFailure("cut_off", message)
+    values: Any = None
+    with suppress(ValueError, RecursionError):
+        values = json_repair.loads(text)
+    if isinstance(values, list):
+        values = next((value for value in values if isinstance(value, dict)), None)
+    if not isinstance(values, dict):
+        return ReplyFailure("invalid_json", "the reply contains no JSON object")
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        return ReplyFailure("invalid_object", _describe(error))
+
+
+def _describe(error: ValidationError) -> str:
+    """List the problems without the values, which are in the raw reply."""
+    problems = error.errors(include_input=False, include_url=False)
+    lines = [
+        f"{'.'.join(map(str, problem['loc'])) or 'the object'}: {problem['msg']}"
+        for problem in problems[:_MAX_PROBLEMS]
+    ]
+    num_more = len(problems) - len(lines)
+    return "; ".join(lines) + (f"; and {num_more} more" if num_more else "")
