@@ -15,11 +15,15 @@ from xrec.config import (
     SHARED,
     BackfillConfig,
     CompareConfig,
+    EvaluateConfig,
     PrepareConfig,
     PretrainGraphConfig,
+    Processes,
     RecommendConfig,
+    ServeConfig,
     TablePairs,
     TrainAdapterConfig,
+    keys_of,
     load_config,
     parse_config,
     read_project,
@@ -272,6 +276,14 @@ def test_long_value_is_cut_in_the_message():
 def test_resolved_yaml_read_again_is_the_same_config():
     config = parse_config(BackfillConfig, {**LLM, "pairs": {"kind": "split"}})
     assert parse_config(BackfillConfig, yaml.safe_load(resolved_yaml(config))) == config
+
+
+def test_section_given_in_part_keeps_the_rest_of_its_fields_default():
+    config = parse_config(ServeConfig, {**LLM, "models": {"cpus": 2}, "engine": {"kind": "auto"}})
+    assert (config.models, config.engine.max_rows) == (Processes(num_processes=1, cpus=2), 32)
+    defaults = {key.name: key.default for key in keys_of(ServeConfig)}
+    assert (defaults["models.num_processes"], defaults["engine.max_rows"]) == (1, 32)
+    assert parse_config(EvaluateConfig, {**LLM, "engine": {"kind": "auto"}}).engine.max_rows == 128
 
 
 def test_uri_is_below_the_workspace_unless_given():

@@ -26,9 +26,9 @@ def pairs_of(config: CompareConfig, split: Any = "test") -> list[HeldOutPair]:
 
 def texts_of(path: Path, pairs: list[HeldOutPair]) -> dict[str, Any]:
     """A table in which each pair has its reference as its text, as `texts` of a config."""
-    names = {"user_id": "u", "item_id": "i", "text": "says"}
+    names = {"user_id": "u", "item_id": "i", "explanation": "says"}
     rows = [{"u": pair.user_id, "i": pair.item_id, "says": pair.reference} for pair in pairs]
-    texts = {"public": {"uri": str(write_json_lines(path, rows)), **names}}
+    texts = {"public": {"uri": str(write_json_lines(path, rows)), "columns": names}}
     return {"entries": ["profile", "public"], "texts": texts}
 
 
