@@ -15,6 +15,7 @@ from xrec.bulk import (
     BulkRun,
     Identity,
     Outcome,
+    RayPool,
     RowFormat,
     RunRequest,
     clean_keys,
@@ -22,7 +23,6 @@ from xrec.bulk import (
     open_run,
     publish,
 )
-from xrec.bulk.work.pool import RayPool
 from xrec.config import RayConfig
 
 FORMAT = RowFormat(tuple(PAIRS.names), TEXTS, pa.schema([]))

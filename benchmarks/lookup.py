@@ -47,12 +47,12 @@ from xrec.bulk import (
     Identity,
     RunRequest,
     Summary,
+    bucket_of,
     clean_keys,
     open_run,
     publish,
+    published,
 )
-from xrec.bulk.runs.keys import bucket_of
-from xrec.bulk.table import published
 from xrec.config import StorageConfig
 from xrec.schemas import EVIDENCE, GENERATED, PAIRS
 from xrec.storage import request_each

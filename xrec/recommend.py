@@ -26,11 +26,11 @@ from xrec.bulk import (
     Survey,
     clean_keys,
     complete,
+    has_work,
     open_run,
     publish,
     published,
 )
-from xrec.bulk.driver import has_work
 from xrec.config import RecommendConfig, StorageConfig, identity_of
 from xrec.data.dataset import Dataset, taken
 from xrec.errors import ClusterError, ConfigError, install_command
@@ -43,7 +43,7 @@ from xrec.storage.delta import FEW_AT_ONCE
 if TYPE_CHECKING:
     import torch
 
-    from xrec.bulk.work.pool import Pool
+    from xrec.bulk import Pool
     from xrec.graph.artifact import GraphEmbeddings
     from xrec.graph.index import ItemIndex
 
@@ -191,7 +191,7 @@ def _pool() -> "Pool":
     """Of an actor a CPU of the cluster."""
     import ray
 
-    from xrec.bulk.work.pool import RayPool
+    from xrec.bulk import RayPool
 
     return RayPool(max_actors=max(1, int(ray.cluster_resources().get("CPU", 1))))
 

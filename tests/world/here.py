@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from xrec import bulk
-from xrec.bulk.work.marks import Marks
-from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
+from xrec.bulk.marks import Marks
+from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.config import StorageConfig
 from xrec.storage import Location, open_location
 
@@ -113,7 +113,7 @@ def plan_of(
 def map_here(
     make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], **resources: Any
 ) -> Iterator[tuple[int, Any]]:
-    """Do what `xrec.bulk.work.pool.map_in_processes` does, in this process, the last item first.
+    """Do what `xrec.bulk.processes.map_in_processes` does, in this process, the last item first.
 
     What would be sent between processes is pickled, as it is there.
     """

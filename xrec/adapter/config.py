@@ -3,11 +3,15 @@
 Its fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
 """
 
+from typing import Any
+
 from pydantic import Field, ValidationError
 
-from xrec.config import AdapterModelConfig, Config, PromptConfig
+from xrec.aspects.artifact import aspects_of
+from xrec.config import AdapterModelConfig, Config, PromptConfig, TrainAdapterConfig, identity_of
 from xrec.errors import ArtifactMismatchError
-from xrec.storage import Location, Manifest, read_content
+from xrec.llm.source import known_fingerprint
+from xrec.storage import Location, Manifest, manifest_of, read_content
 from xrec.version import __version__
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
@@ -61,12 +65,23 @@ def read_config(location: Location, manifest: Manifest) -> AdapterConfig:
     return parse_adapter_config(data, str(location / CONFIG))
 
 
-def adapter_inputs(
-    dataset: Manifest, graph: Manifest, base_model: str, aspects: Manifest | None
-) -> dict[str, str]:
-    """Return the fingerprints of what an adapter is made from."""
-    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint, "base_model": base_model}
-    return inputs if aspects is None else {**inputs, "aspects": aspects.fingerprint}
+def training_identity(
+    config: TrainAdapterConfig, *, download: bool = True
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the options of a training that identify it, and the fingerprints of its inputs.
+
+    Without `download`, that of the language model is "" if the model is not on this machine.
+    """
+    dataset = manifest_of(config, "dataset")
+    inputs = {
+        "dataset": dataset.fingerprint,
+        "graph": manifest_of(config, "graph").fingerprint,
+        "base_model": known_fingerprint(config.llm, config.storage, download=download) or "",
+    }
+    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
+    if aspects is not None:
+        inputs["aspects"] = aspects.fingerprint
+    return identity_of(config), inputs
 
 
 def model_inputs(config: AdapterConfig, adapter: str, graph: Manifest) -> dict[str, str]:

@@ -17,9 +17,17 @@ from xrec.annotate.plan import plan_stage
 from xrec.annotate.read import Versions, count_explained
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord, learn_from_store
-from xrec.bulk import BulkRun, ChunkTask, Summary, complete
-from xrec.bulk.driver import Spent, costs_told, spent_of, use_of
-from xrec.bulk.runs.result import added
+from xrec.bulk import (
+    BulkRun,
+    ChunkTask,
+    Spent,
+    Summary,
+    added,
+    complete,
+    costs_in_errors,
+    spent_of,
+    use_of,
+)
 from xrec.config import AnnotateConfig, PhrasesAnnotator
 from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.progress import counter
@@ -85,7 +93,7 @@ def run_annotate(
         run, make = plan_stage(config, spec, record, files, stage, items_version, left)
         before = [manifest.metrics["costs"] for manifest in done.values()]
         spent = spent_of(config.budget, config.prices, since, *before)
-        with costs_told(run, *before):
+        with costs_in_errors(run, *before):
             manifest = _complete_stage(config, spec, stage, run, make, left, spent)
         if manifest is None:
             return None
@@ -105,8 +113,7 @@ def _complete_stage(
     max_rows: int | None,
     spent: Spent,
 ) -> Manifest | None:
-    from xrec.bulk.work.pool import RayPool  # other commands need no Ray
-    from xrec.bulk.work.ray_actors import gpus_each
+    from xrec.bulk import RayPool, gpus_each  # other commands need no Ray
 
     num_rows, wanted_actors = run.record.num_rows, config.actors.num_processes
     num_actors = min(wanted_actors, spec.max_actors or wanted_actors)

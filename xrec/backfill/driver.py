@@ -14,14 +14,25 @@ from ray.util.metrics import Counter, Gauge
 from xrec.backfill.made_from import made_from
 from xrec.backfill.plan import retry_reasons
 from xrec.backfill.task import LoadExplainer, explain_task, load_task_explainer
-from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
-from xrec.bulk.driver import check_failed_share, costs_told, spent_of, use_of
-from xrec.bulk.driver import has_work as rows_are_left
-from xrec.bulk.publish import Describe
-from xrec.bulk.runs.progress import now
-from xrec.bulk.runs.row_format import AGAIN
-from xrec.bulk.work.pool import RayPool
-from xrec.bulk.work.ray_actors import gpus_each
+from xrec.bulk import (
+    AGAIN,
+    BulkRun,
+    Describe,
+    Progress,
+    RayPool,
+    Summary,
+    Survey,
+    check_failed_share,
+    complete,
+    costs_in_errors,
+    gpus_each,
+    now,
+    publish,
+    spent_of,
+    use_of,
+    vacuum,
+)
+from xrec.bulk import has_work as rows_are_left
 from xrec.config import BackfillConfig
 from xrec.progress import counter, duration
 from xrec.storage import Manifest, with_backoff
@@ -112,7 +123,7 @@ def finish(
     published already. Raises what `publish` and `gate` raise, and GateError without a gate if too
     many pairs failed.
     """
-    with costs_told(run):
+    with costs_in_errors(run):
         if gate is None:
             check_failed_share(run, Survey(run).summary, config.max_failed_share)
         manifest = publish(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import changed_parts, content_key
-from xrec.bulk.runs.row_format import FAILED as FAILED_ROW
+from xrec.bulk import FAILED as FAILED_ROW
 from xrec.config import DecodingConfig, TextConfig, placeholder_names
 from xrec.data.dataset import Dataset
 from xrec.errors import UnknownIdError

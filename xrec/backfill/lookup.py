@@ -6,9 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from xrec.bulk import Published, published
-from xrec.bulk.runs.row_format import FAILED as FAILED_STATUS
-from xrec.bulk.runs.row_format import OK
+from xrec.bulk import FAILED as FAILED_STATUS
+from xrec.bulk import OK, Published, published
 from xrec.config import StorageConfig
 from xrec.data.evidence import NamedEvidence
 from xrec.schemas import FAILED, GENERATED

@@ -14,18 +14,18 @@ import pyarrow.dataset as pads
 
 from xrec.backfill.identity import identify, pairs_location
 from xrec.bulk import (
+    ROWS_PER_CHUNK,
     BulkRun,
     Identity,
     RowFormat,
     RunRequest,
     clean_keys,
+    first_of,
     listing_of,
     open_run,
     published,
     read_status,
 )
-from xrec.bulk.request import ROWS_PER_CHUNK
-from xrec.bulk.runs.rejected import first_of
 from xrec.config import (
     BackfillConfig,
     PromptFailure,

@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from xrec.bulk.runs.row_format import AGAIN
-from xrec.bulk.status import Preview
+from xrec.bulk import AGAIN, Preview
 from xrec.progress import duration, short
 
 

@@ -1,50 +1,53 @@
-"""A run that is asked for and its plan: `open_run` makes it, or opens the one that is there."""
+"""A requested run and its plan: `open_run` makes the plan or opens the existing one."""
 
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from xrec.bulk.earlier import Earlier, open_earlier
-from xrec.bulk.runs.plan import write_plan
-from xrec.bulk.runs.progress import read_progress
-from xrec.bulk.runs.rejected import Rejected, first_of, good_rows
-from xrec.bulk.runs.row_format import RowFormat
-from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
-from xrec.bulk.runs.spill import Spill
+from xrec.bulk.plan import EARLIER, Spill, write_plan
+from xrec.bulk.progress import read_progress
+from xrec.bulk.rows import TAKEN_DOWN, Batches, Rejected, RowFormat, first_of, good_rows
+from xrec.bulk.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
 from xrec.bulk.table import open_whole, refuse_other_table
-from xrec.bulk.takedown import TAKEN_DOWN, read_takedowns
+from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config import StorageConfig
-from xrec.errors import DataError, StorageError, TableError
-from xrec.storage import Location, may_be_at_work, open_location, with_backoff
-from xrec.storage.delta import LOG, open_log
+from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
+from xrec.storage import Location, may_be_at_work, open_location, row_groups, with_backoff
+from xrec.storage.delta import (
+    FEW_AT_ONCE,
+    LOG,
+    DeltaLog,
+    check_sound,
+    file_errors,
+    files_of,
+    open_log,
+)
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
-_CHANCES_TO_PLAN = 4
-
-Batches = Iterable[tuple[pa.Table, pa.Table]]
-"""Good rows and rejected ones, as `clean_keys` gives them."""
+_CHANCES = 4
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run that is asked for.
+    """A requested run.
 
-    batches: called, and the input read, only if there is no plan of this identity whose inputs had
-        the same `listing`.
-    listing: what the inputs' store says of their files (`listing_of`).
-    rows_per_chunk: the largest number of rows of a chunk, or a function that gets the number of
-        rows and returns it. A run that is planned keeps its own.
-    limit: the number of rows after which `drive` will be told to end (`max_rows`); a new plan ends
-        a chunk there, and its chunks before that are as small as those of a run of so many rows.
-    carry_from: the URI of a table whose published rows are taken over where the task, a
-        `CarryingTask`, finds them still good. It may be `uri` itself, or have nothing published.
-        None where a row becomes several (`RowFormat.ok_keys`).
+    batches: called, to read the input, only if no plan of this identity has the same `listing`.
+    listing: how the store lists the input files (`listing_of`).
+    rows_per_chunk: the most rows of a chunk, or a function of the number of rows. A planned run
+        keeps its own.
+    limit: the `max_rows` of the coming `drive`: a new plan ends a chunk there, and its chunks
+        before that are as small as those of a run of this many rows.
+    carry_from: the URI of a table whose rows are carried over if the task, a `CarryingTask`,
+        accepts them. It may be `uri` itself, or have nothing published. Must be None if the format
+        has `ok_keys`.
     """
 
     uri: str
@@ -63,21 +66,18 @@ class RunRequest:
         return open_location(self.uri, self.storage)
 
     def known(self) -> Iterator[RunRecord]:
-        """The records of this identity with inputs of this listing, the last planned one first."""
+        """Yield the records with this identity and listing, the last planned run first."""
         for record in records(self.output):
             if record.identity.run == self.identity.run and record.listing == dict(self.listing):
                 yield record
 
     def planned(self) -> RunRecord | None:
-        """The one of them whose plan is there; the input need not be read then."""
-        return next((each for each in self.known() if _is_good(each, self.output)), None)
+        """Return the one whose plan can be used without reading the input."""
+        return next((record for record in self.known() if _is_good(record, self.output)), None)
 
     @contextmanager
     def read_rows(self) -> "Iterator[ReadRows]":
-        """Within `with`: the distinct good rows on this machine's disk, and the rejected ones.
-
-        Raises DataError if there are no good rows.
-        """
+        """Read the input to the local disk, within `with`; raise DataError without good rows."""
         forgotten = read_takedowns(self.output).forgotten
         with ExitStack() as stack:
             try:
@@ -87,7 +87,7 @@ class RunRequest:
                 stack.callback(spill.delete)
                 if spill.num_rows == 0:
                     raise DataError(
-                        f"there are no rows to do; {rejected.reasons.total()} were rejected"
+                        f"there are no rows to do: {rejected.reasons.total()} were rejected"
                         f"{first_of(rejected.first)}",
                         code="no_rows",
                         key="rejected",
@@ -95,20 +95,23 @@ class RunRequest:
                     )
                 yield ReadRows(spill, rejected, self.identity.name(spill.fingerprint))
             except RuntimeError as error:
-                if isinstance(error.__cause__, KeyboardInterrupt):  # within a query of DuckDB
+                if isinstance(error.__cause__, KeyboardInterrupt):  # during a query of DuckDB
                     raise error.__cause__ from None
                 raise
 
     def chunks(
         self, spill: Spill, takedowns: set[int], *, carrying: bool = True
     ) -> Iterator[pa.Table]:
-        """The rows by chunk, as they are to be planned: without those that are taken down.
+        """Yield the chunks to plan, without rows that are taken down.
 
-        The numbers of the takedowns that rows are left out for are added to `takedowns`.
+        The numbers of the takedowns that kept rows out are added to `takedowns`.
         """
-        size = self._size_of_chunks(spill.num_rows)
-        taken, num_buckets = read_takedowns(self.output), num_buckets_for(spill.num_rows)
-        earlier = self._earlier() if carrying else None
+        size, taken = self._size_of_chunks(spill.num_rows), read_takedowns(self.output)
+        num_buckets = num_buckets_for(spill.num_rows)
+        earlier = None
+        if carrying and self.carry_from is not None:
+            location = open_location(self.carry_from, self.storage)
+            earlier = open_earlier(location, self.format, self.output)
 
         def prepared(rows: pa.Table) -> pa.Table:
             left = taken.without(rows)
@@ -123,28 +126,22 @@ class RunRequest:
         return _cut_until(self.limit, chunks, self._size_of_chunks(self.limit))
 
     def _size_of_chunks(self, num_rows: int) -> int:
-        most = self.rows_per_chunk
-        return most if isinstance(most, int) else most(num_rows)
-
-    def _earlier(self) -> Earlier | None:
-        if self.carry_from is None:
-            return None
-        there = open_location(self.carry_from, self.storage)
-        return open_earlier(there, self.format, self.output)
+        size = self.rows_per_chunk
+        return size if isinstance(size, int) else size(num_rows)
 
 
 @dataclass(frozen=True)
 class ReadRows:
-    """The rows of an input: those that are good, the rejected ones, and the name of their run."""
+    """The good and the rejected rows of an input, and the name of their run."""
 
     spill: Spill
     rejected: Rejected
     run: str
 
     def planned(self, output: Location) -> tuple[int, RunRecord | None]:
-        """The number of the next record of these rows' run; the newest one, if its plan is good.
+        """Return the number of the run's next record, and the newest record if its plan is usable.
 
-        One look tells both: if another driver plans after it, that number is taken.
+        Both come from one look, so a driver that plans later takes that number.
         """
         newest = newest_record(output, self.run)
         if newest is None:
@@ -153,11 +150,11 @@ class ReadRows:
         return number + 1, record if _is_good(record, output) else None
 
     def left_out(self, num_planned: int) -> dict[str, int]:
-        """How many rows a plan of so many leaves out, by reason; DataError if it has none."""
+        """Return how many rows a plan leaves out, by reason; raise DataError if that is all."""
         num_gone = self.spill.num_rows - num_planned
         if not num_planned:
             raise DataError(
-                f"there are no rows to do; all {num_gone} are taken down",
+                f"there are no rows to do: all {num_gone} are taken down",
                 code="no_rows",
                 key=TAKEN_DOWN,
                 saw=num_gone,
@@ -166,23 +163,22 @@ class ReadRows:
 
 
 def _is_good(record: RunRecord, output: Location) -> bool:
-    """Whether a plan is there, and lacks only rows that are taken down, or is being worked on."""
+    """Return whether a plan exists, and lacks only rows that are still taken down or is in use."""
     if not record.has_plan(output):
         return False
     if not record.takedowns or read_takedowns(output).active.keys() >= {*record.takedowns}:
         return True
-    progress = read_progress(record.folder(output))
-    return progress is not None and may_be_at_work(progress.holder, progress.expires_at)
+    last = read_progress(record.folder(output))
+    return last is not None and may_be_at_work(last.holder, last.expires_at)
 
 
 def open_run(request: RunRequest) -> BulkRun:
-    """Plan a run, or open the plan that is there.
+    """Plan a run, or open the existing plan.
 
-    Several drivers may call this at the same time; they get the same plan. If the input cannot be
-    read, nothing is written.
+    Concurrent drivers get the same plan. If the input cannot be read, nothing is written.
 
-    Raises DataError if there are no good rows; TableError if other files are at the URI, or its
-    newest version is not sound; ArtifactMismatchError if the table of `carry_from` has other
+    Raise DataError if there are no good rows, TableError if other files are at the URI or its
+    newest version is not sound, ArtifactMismatchError if the table of `carry_from` has other
     columns.
     """
     output = request.output
@@ -200,9 +196,9 @@ def open_run(request: RunRequest) -> BulkRun:
 
 
 def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
-    """The record of a plan of these rows, which this driver makes unless another was first."""
+    """Plan the rows, unless another driver was first; return the valid record."""
     output, name = request.output, rows.run
-    for _ in range(_CHANCES_TO_PLAN):
+    for _ in range(_CHANCES):
         number, record = rows.planned(output)
         if record is not None:
             return record
@@ -222,20 +218,19 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
             takedowns=tuple(sorted(takedowns)),
         )
         rows.rejected.write(folder / "rejected.parquet")
-        file = output / RUNS / name / f"run-{number}.json"
-        file.create_bytes(record.to_bytes())
+        (output / RUNS / name / f"run-{number}.json").create_bytes(record.to_bytes())
     raise TableError(
-        f"{output}: the plan of run {name} was deleted while it was made; let nothing delete files "
-        "there and run the job again",
+        f"{output}: the plan of run {name} was deleted while it was being made; let nothing delete "
+        "files there and run the job again",
         code="plan_deleted",
         key=name,
     )
 
 
 def listing_of(location: Location) -> dict[str, list[str]]:
-    """Each file below `location` (or itself) with its size and its ETag or time of change.
+    """Return the size and the ETag or modification time of each file at or below `location`.
 
-    It takes one listing. A file that was written again since has another ETag or time.
+    This takes one listing. A rewritten file has another ETag or time.
     """
     return {
         path: [str(info["size"]), str(info.get("ETag") or info.get("mtime"))]
@@ -244,56 +239,158 @@ def listing_of(location: Location) -> dict[str, list[str]]:
 
 
 def refuse_other_files(output: Location) -> None:
-    """Raise TableError if `output` holds files, but no run and no table of this xrec."""
+    """Raise TableError if `output` holds files but no run and no table of this xrec."""
     if (log := open_log(output)) is not None:
         refuse_other_table(log)
     left = re.compile(r"part-[0-9a-f]{32}\.parquet")  # of a table that was deleted by hand
-    there = [name for name in (*output.sizes(), *output.folders()) if not left.fullmatch(name)]
-    if there and LOG not in there and RUNS.partition("/")[0] not in there:
+    names = [name for name in (*output.sizes(), *output.folders()) if not left.fullmatch(name)]
+    if names and LOG not in names and RUNS.partition("/")[0] not in names:
         raise TableError(
-            f"{output}: holds other files, such as {sorted(there)[0]}; expected a table of xrec, "
-            "or for a new one a folder that is empty or not there",
+            f"{output}: holds other files, such as {min(names)}; expected a table of xrec, an "
+            "empty folder or no folder",
             code="other_files",
-            key=sorted(there)[0],
+            key=min(names),
         )
 
 
 def check_conditional_writes(output: Location) -> None:
     """Raise TableError if the store of `output` lets a file be created twice."""
-    for _ in range(_CHANCES_TO_PLAN):  # someone may delete the file meanwhile
-        if (answer := _created_twice(output)) is None:
+    for _ in range(_CHANCES):  # someone may delete the file meanwhile
+        if (answer := _create_twice(output)) is None:
             return
     raise TableError(
         f"{output}: the store has no conditional writes (If-None-Match), so two drivers could "
-        f"write one file ({answer}); use a store that has them, as AWS S3 and SeaweedFS do",
+        f"write the same file ({answer}); use a store that has them, such as AWS S3 or SeaweedFS",
         code="no_conditional_writes",
         key=str(output),
         saw=answer,
     )
 
 
-def _created_twice(output: Location) -> str | None:
+def _create_twice(output: Location) -> str | None:
+    """Return what went wrong, or None if only the first attempt succeeded."""
     probe = output / "_xrec" / f"conditional-write-{uuid.uuid4().hex}"
     try:
         is_created = probe.create_bytes(b"1")
         return None if is_created and not probe.create_bytes(b"2") else "a file was created twice"
     except StorageError as error:
-        probe.write_bytes(b"3")  # raises if it is not the condition that the store refuses
+        probe.write_bytes(b"3")  # raises if the store refuses more than the condition
         return str(error)
     finally:
         probe.delete()
 
 
 def num_buckets_for(num_rows: int) -> int:
-    """C, the least power of two with at most `ROWS_PER_BUCKET` rows a bucket on average."""
+    """Return C, the least power of two with `ROWS_PER_BUCKET` rows per bucket or fewer."""
     return 1 << max(0, (-(-num_rows // ROWS_PER_BUCKET) - 1).bit_length())
 
 
 def _cut_until(limit: int, chunks: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Yield the chunks, of which the first `limit` rows are cut into chunks of at most `size`."""
+    """Yield the chunks, the first `limit` rows in chunks of at most `size`."""
     for rows in chunks:
         while 0 < (num_first := min(size, limit)) < rows.num_rows:
             yield rows.slice(0, num_first)
             rows, limit = rows.slice(num_first), limit - num_first
         yield rows
         limit -= rows.num_rows
+
+
+ROWS_AT_ONCE = 2**16
+_INDEX = "__index"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The rows to carry over: of a table's newest version, and not taken down there.
+
+    A version and a plan divide rows by the same hash into different numbers of buckets, so a range
+    of buckets is read at a time. num_buckets: of the table.
+    """
+
+    log: DeltaLog
+    format: RowFormat
+    taken: Takedowns
+    num_buckets: int
+
+    def beside(self, rows: pa.Table, num_buckets: int) -> pa.Table:
+        """Add the column `EARLIER` to planned rows; null where the version has no such row.
+
+        rows: sorted by bucket, out of `num_buckets`, a power of two.
+        """
+        planned, schema = _joined(rows, self.format.keys), self.format.table_schema
+        tables = [schema.empty_table().append_column(_INDEX, pa.array([], pa.int32()))]
+        for earlier in self._near(rows, num_buckets):
+            indices = pc.index_in(_joined(earlier, self.format.keys), value_set=planned)
+            matching = earlier.append_column(_INDEX, indices).filter(pc.is_valid(indices))
+            tables.append(self.taken.without(matching))
+        matching = pa.concat_tables(tables).combine_chunks()
+        which = np.full(rows.num_rows, -1)
+        which[matching[_INDEX].to_numpy()] = np.arange(matching.num_rows)
+        nullable = pa.schema([field.with_nullable(True) for field in schema]).remove_metadata()
+        structs = matching.select(schema.names).cast(nullable).to_struct_array()
+        return rows.append_column(EARLIER, structs.take(pa.array(which, mask=which < 0)))
+
+    def _near(self, rows: pa.Table, num_buckets: int) -> Iterator[pa.Table]:
+        """Yield the version's rows in the buckets of `rows`."""
+        if not rows.num_rows:
+            return
+        ends = (rows["bucket"][0].as_py(), rows["bucket"][-1].as_py() + 1)
+        least = ends[0] * self.num_buckets // num_buckets
+        greatest = (ends[1] * self.num_buckets - 1) // num_buckets
+        sizes = {
+            file["path"]: file["num_bytes"]
+            for file in self.log.files(self.log.version).to_pylist()
+            if file["min.bucket"] is None
+            or (file["min.bucket"] <= greatest and file["max.bucket"] >= least)
+        }
+        location, schema, bucket = self.log.location, self.format.table_schema, pc.field("bucket")
+        # Open the files for each range: one dataset would keep the footers of all.
+        batches = files_of(location, sizes, schema).to_batches(
+            columns=schema.names,
+            filter=(bucket >= least) & (bucket <= greatest),
+            **FEW_AT_ONCE,
+        )
+        tables = (pa.Table.from_batches([batch]) for batch in batches if batch.num_rows)
+        with file_errors(location):
+            yield from row_groups(tables, ROWS_AT_ONCE)
+
+
+def open_earlier(location: Location, format: RowFormat, output: Location) -> Earlier | None:
+    """Return the rows that are published at `location`, or None.
+
+    Also return None if an older xrec published the table of `output` itself with other columns.
+    Raise ArtifactMismatchError if another table has other columns, TableError if its newest version
+    is not sound, StorageError.
+    """
+    if (log := open_log(location)) is None:
+        return None
+    check_sound(log)
+    shown = log.decided_by(log.version)
+    if shown is None or shown.manifest is None:
+        return None
+    schema = pa.schema(log.delta.schema().to_arrow())
+    types = dict(zip(schema.names, schema.types, strict=True))
+    differing = [
+        f"{field.name}: {types.get(field.name, 'none')} there, {field.type} here"
+        for field in format.table_schema
+        if types.get(field.name) != field.type
+    ]
+    if differing and location.shared_uri == output.shared_uri:
+        return None
+    if differing:
+        raise ArtifactMismatchError(
+            f"{location}: its rows have other columns, so none can be carried over: "
+            + ", ".join(differing),
+            code="other_columns",
+            key=differing[0].partition(":")[0],
+            saw=differing,
+        )
+    return Earlier(log, format, read_takedowns(location), shown.manifest.metrics["num_buckets"])
+
+
+def _joined(rows: pa.Table, keys: Sequence[str]) -> pa.ChunkedArray:
+    """Join each row's keys to one text, with their lengths so that all texts differ."""
+    parts = []
+    for name in keys:
+        parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]
+    return pc.binary_join_element_wise(*parts, " ")

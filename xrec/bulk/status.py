@@ -1,8 +1,6 @@
-"""How far the runs of an output are, for anyone who can read it, also while they run; what a run
-would do and cost if it were begun now (`preview`); and what is wrong with the output
-(`check_output`), and what mends it. Nothing is written, and no process is started.
+"""Inspect runs and tables without writing: status, preview, history and checks.
 
-A check reads records, the table's log, listings, and the footers of the table's files, but no rows.
+A check reads records, the table's log, listings, and file footers, but no rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,11 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+from xrec.bulk.progress import Progress, now, read_progress
 from xrec.bulk.request import RunRequest, refuse_other_files
-from xrec.bulk.runs.progress import Progress, now, read_progress
-from xrec.bulk.runs.row_format import AGAIN
-from xrec.bulk.runs.run import RUNS, RunRecord, records
-from xrec.bulk.table import deciding
+from xrec.bulk.rows import AGAIN
+from xrec.bulk.run import RUNS, RunRecord, records
 from xrec.bulk.takedown import read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import (
@@ -30,17 +27,17 @@ from xrec.storage.delta import DeltaLog, check_sound, manifest_of_log, open_log,
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
 
 NOTES: Mapping[Phase, str] = {
-    "silent": "its driver gives no sign of life; run it again to go on",
-    "stopped": "it was stopped before it was done; run it again to go on",
-    "done": "it is not what is published; run it again to publish it",
+    "silent": "its driver reports nothing; run it again to continue",
+    "stopped": "it was stopped before it was done; run it again to continue",
+    "done": "it is not published; run it again to publish it",
     "replaced": "something else was published since, or it was taken back",
 }
-"""What a reader is told of a run in a phase that may surprise."""
+"""What to tell a reader about a run in a phase that may surprise."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What the rows of a run cost that were done in it, and not carried over, in all, by name."""
+    """The total cost, by name, of the rows that a run did itself and did not carry over."""
 
     num_done: int
     costs: Mapping[str, float]
@@ -51,12 +48,11 @@ class Rate:
 
 @dataclass(frozen=True)
 class Status:
-    """A run, as its last driver said, and what is published.
+    """A run as its last driver reported it, and what is published.
 
-    progress: None if no driver has said anything. manifest: of what is published; its `version` is
-    the table's newest. is_published: whether that is this run. is_outdated: whether that is an
-    earlier pass of this run than its newest. is_replaced: whether this run was published before,
-    and something else is now.
+    progress: None if no driver has reported. manifest: of what is published, with the newest
+    `version`. is_published: whether that is this run. is_outdated: whether it is an earlier pass of
+    this run. is_replaced: whether this run was published and something else is now.
     """
 
     uri: str
@@ -69,7 +65,7 @@ class Status:
 
     @property
     def num_done(self) -> int:
-        """How many rows are done, or more."""
+        """The least number of rows that are done."""
         return self.progress.num_rows if self.progress else 0
 
     @property
@@ -77,12 +73,11 @@ class Status:
         return self.record.num_rows - self.num_done
 
     def phase(self, at: datetime | None = None) -> Phase:
-        """In one word how the run is.
+        """Return the state of the run in one word.
 
-        planned: no driver was at work. running: one is to be taken for alive. silent: the last one
-        is to be taken for dead. stopped: it ended and left something to do. done: it was never
-        published. replaced: it was, and then something else was, or it was taken back. published:
-        readers take it.
+        planned: no driver was at work. running: a driver may be alive. silent: the last driver
+        seems dead. stopped: it ended before all was done. done: done and never published. replaced:
+        published before, then replaced or taken back. published: readers see it.
         """
         progress = self.progress
         if progress is None:
@@ -97,20 +92,20 @@ class Status:
 
     @property
     def rows_per_second(self) -> float | None:
-        """The rate of the last driver until it last said how far it was."""
+        """The rate of the last driver as of its last report."""
         return self.progress.rows_per_second(self.progress.written_at) if self.progress else None
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the driver needs at its rate; None without a rate, or if no rows are left."""
+        """The time left at the driver's rate; None without a rate or if no rows are left."""
         rate = self.rows_per_second
         return self.num_left / rate if rate is not None and self.num_left else None
 
     @property
     def rate(self) -> Rate | None:
-        """What rows cost in this run; None if none was done.
+        """What rows cost in this run, None if none was done.
 
-        Rows that a retry did again count once, with the costs of all attempts.
+        A retried row counts once, with the costs of all attempts.
         """
         if self.progress is None:
             return None
@@ -120,9 +115,9 @@ class Status:
 
 
 def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
-    """The status of the run at `uri` that was planned last; a few small requests.
+    """Return the status of the run that was planned last, by a few small requests.
 
-    Raises ArtifactNotFoundError if no run was planned there, TableError if the log cannot be read.
+    Raise ArtifactNotFoundError if there is no run, TableError if the log cannot be read.
     """
     output = open_location(uri, storage)
     if (record := next(records(output), None)) is None:
@@ -136,25 +131,25 @@ def status_of(output: Location, record: RunRecord) -> Status:
     manifest, is_published, was_published, is_outdated = None, False, False, False
     progress = read_progress(record.folder(output))
     if (log := open_log(output)) is not None:
-        was_published = any(record.is_of(commit) for _, commit in deciding(log))
+        was_published = any(record.is_of(commit) for _, commit in log.deciding())
         shown = log.decided_by(log.version)
         if shown is not None and shown.manifest is not None:
             manifest = manifest_of_log(log)
             is_published = record.is_of(shown)
             pass_number = 0 if progress is None else progress.pass_number
             is_outdated = is_published and shown.pass_number < pass_number
-    is_taken_back = was_published and not is_published
-    return Status(output.uri, record, progress, manifest, is_published, is_taken_back, is_outdated)
+    is_replaced = was_published and not is_published
+    return Status(output.uri, record, progress, manifest, is_published, is_replaced, is_outdated)
 
 
 @dataclass(frozen=True)
 class Preview:
     """What a run would do.
 
-    rejected: rows that are left out, by reason. status: of the run; None if it is not planned.
-    costs_left: what the rows that are left cost, by name, as measured on this run or on another
-    one; None if none was. measured_at: the URI of the other run, none of whose rows count that were
-    carried over, so the costs are at most these; None if it is this run.
+    rejected: rows that are left out, by reason. status: None if the run is not planned. costs_left:
+    the expected costs of the rows that are left, by name, as measured on this run or another; None
+    if unknown. measured_at: the URI of the other run, or None. That run's rate is without carried
+    rows, so actual costs are at most these.
     """
 
     num_rows: int
@@ -170,10 +165,10 @@ class Preview:
 
 
 def preview(request: RunRequest) -> Preview:
-    """What `open_run` would open or plan, and what is left of it.
+    """Return what `open_run` would open or plan, and what is left of it.
 
-    The input is read only where `open_run` would read it. Raises what `open_run` raises, except for
-    what only a write to the store can tell.
+    The input is read only if `open_run` would read it. Raise what `open_run` raises, except for
+    what only a write can reveal.
     """
     output = request.output
     refuse_other_files(output)
@@ -183,14 +178,14 @@ def preview(request: RunRequest) -> Preview:
             _, record = rows.planned(output)
             if record is None:
                 num_rows, num_chunks = 0, 0
-                for each in request.chunks(rows.spill, set(), carrying=False):
-                    num_rows, num_chunks = num_rows + each.num_rows, num_chunks + 1
+                for chunk in request.chunks(rows.spill, set(), carrying=False):
+                    num_rows, num_chunks = num_rows + chunk.num_rows, num_chunks + 1
                 costs = _costs_elsewhere(request, num_rows)
                 return Preview(num_rows, num_chunks, rows.left_out(num_rows), None, *costs)
     status = status_of(output, record)
     if status.rate is None:
         costs = _costs_elsewhere(request, status.num_left)
-    else:  # as many are taken to be carried over as until now
+    else:  # assumes the share of carried rows stays the same
         share = status.num_left / status.num_done
         costs = {name: cost * share for name, cost in status.rate.costs.items()}, None
     return Preview(record.num_rows, record.size.num_chunks, record.rejected, status, *costs)
@@ -199,21 +194,21 @@ def preview(request: RunRequest) -> Preview:
 def _costs_elsewhere(
     request: RunRequest, num_rows: int
 ) -> tuple[dict[str, float] | None, str | None]:
-    """By the newest run at the output, else at the one to carry over from."""
+    """Return costs at the rate of the output's newest run, or of the one to carry over from."""
     for uri in filter(None, (request.uri, request.carry_from)):
         try:
             rate = read_status(uri, request.storage).rate
         except (ArtifactError, TableError, StorageNotFoundError):
-            continue  # there is no run that this xrec reads
+            continue  # no run that this xrec can read
         if rate is not None:
             return rate.costs_of(num_rows), uri
     return None, None
 
 
 class Finding(NamedTuple):
-    """Something that is wrong with an output, and what to do about it.
+    """Something wrong with an output, and what to do about it.
 
-    severity: `error` if readers miss rows or a run cannot go on until it is mended.
+    severity: `error` if readers miss rows or a run cannot continue until it is fixed.
     """
 
     severity: Literal["error", "warning"]
@@ -221,11 +216,11 @@ class Finding(NamedTuple):
 
 
 def check_output(uri: str, storage: StorageConfig | None = None) -> list[Finding]:
-    """What is wrong with the output at `uri`, errors first.
+    """Return what is wrong with the output at `uri`, errors first.
 
-    Raises StorageError if the store cannot be used.
+    Raise StorageError if the store cannot be used.
     """
-    output = open_location(uri, storage or StorageConfig())
+    output = open_location(uri, storage)
     try:
         findings = list(_findings(output))
     except (TableError, ArtifactMismatchError) as error:
@@ -236,46 +231,46 @@ def check_output(uri: str, storage: StorageConfig | None = None) -> list[Finding
 def _findings(output: Location) -> Iterator[Finding]:
     refuse_other_files(output)
     if (log := open_log(output)) is not None:
-        yield from _of_table(log)
-    there = list(records(output))
-    if log is None and not there and not (output / RUNS).exists():
+        yield from _table_findings(log)
+    runs = list(records(output))
+    if log is None and not runs and not (output / RUNS).exists():
         what = f"{output}: holds no table and no run; check the URI, or run a job"
         yield Finding("error", what)
-    for number, record in enumerate(there):
-        yield from _of_run(output, record, is_last=number == 0)
+    for number, record in enumerate(runs):
+        yield from _run_findings(output, record, is_last=number == 0)
 
 
-def _of_table(log: DeltaLog) -> Iterator[Finding]:
+def _table_findings(log: DeltaLog) -> Iterator[Finding]:
     check_sound(log)
     if missing := log.missing_files(log.version):
         yield Finding(
             "error",
-            f"{log.location}: version {log.version} lacks {len(missing)} of its files, or they "
-            f"have another size: {missing[0]}; restore the files, or run the job again, which goes "
-            "back to a version that is whole",
+            f"{log.location}: {len(missing)} files of version {log.version} are missing or have "
+            f"another size: {missing[0]}; restore them, or run the job again, which goes back to a "
+            "version that is whole",
         )
     elif wrong := log.wrong_bounds(log.version):
         yield Finding(
             "error",
             f"{log.location}: {len(wrong)} files of version {log.version}, such as {wrong[0]}, "
-            "cannot be read or have buckets outside the bounds that the log gives, so look-ups of "
-            "a key miss rows; run another job there, or empty the table and publish the run again",
+            "cannot be read or have buckets outside the bounds in the log, so look-ups of a key "
+            "miss rows; run another job there, or empty the table and publish the run again",
         )
     later = read_takedowns(log.location).after(log.takedowns(log.version))
     for number, entry in later.active.items():
         yield Finding(
             "error",
-            f"{log.location}: version {log.version} may still have what takedown {number} takes "
-            f"down ({entry.reason}): take it down again, or run any job of this output",
+            f"{log.location}: version {log.version} may still have rows of takedown {number} "
+            f"({entry.reason}): take them down again, or run any job of this output",
         )
 
 
-def _of_run(output: Location, record: RunRecord, *, is_last: bool) -> Iterator[Finding]:
+def _run_findings(output: Location, record: RunRecord, *, is_last: bool) -> Iterator[Finding]:
     status = status_of(output, record)
     if not status.is_published and not record.has_plan(output):
         yield Finding(
             "warning",
-            f"{record.folder(output)}: its plan lacks files, or they have another size; run the "
+            f"{record.folder(output)}: files of the plan are missing or have another size; run the "
             "job again, which makes another plan",
         )
     phase = status.phase()
@@ -285,22 +280,22 @@ def _of_run(output: Location, record: RunRecord, *, is_last: bool) -> Iterator[F
 
 
 def history_of(uri: str, storage: StorageConfig | None = None) -> Iterator[tuple[str, ...]]:
-    """Version, time, kind, rows, adapter and gate of each version of a table, the newest first.
+    """Yield version, time, kind, rows, adapter and gate of each version, the newest first.
 
-    Raises ArtifactNotFoundError if there is no table.
+    Raise ArtifactNotFoundError if there is no table.
     """
     log = the_log(open_location(uri, storage))
     for version in range(log.version, -1, -1):
         info, commit, shown = log.info(version), log.commit(version), log.decided_by(version)
-        by = commit.kind if commit else str(info.get("operation", "unknown")).lower()
+        kind = commit.kind if commit else str(info.get("operation", "unknown")).lower()
         if commit is not None and (commit.target is not None or commit.kind == "takedown"):
-            by += f" of {commit.num_gone}" if commit.target is None else f" to {commit.target}"
+            kind += f" of {commit.num_gone}" if commit.target is None else f" to {commit.target}"
         at = datetime.fromtimestamp(int(info.get("timestamp", 0)) / 1000, UTC)
-        told = ("-", "-", "-")
+        columns = ("-", "-", "-")
         if shown is not None and (manifest := shown.manifest) is not None:
             gate = manifest.metrics.get("gate", {})
-            said = {True: "passed", False: "not passed"}.get(gate.get("passed"), "-")
+            passed = {True: "passed", False: "not passed"}.get(gate.get("passed"), "-")
             forced = f", forced: {gate['forced']}" if "forced" in gate else ""
             rows = ", ".join(f"{count:,} {name}" for name, count in manifest.row_counts.items())
-            told = (rows, manifest.inputs.get("adapter", "-"), said + forced)
-        yield (str(version), f"{at:%Y-%m-%d %H:%M:%S}", by, *told)
+            columns = (rows, manifest.inputs.get("adapter", "-"), passed + forced)
+        yield (str(version), f"{at:%Y-%m-%d %H:%M:%S}", kind, *columns)

@@ -1,33 +1,29 @@
-"""The published table: its versions read, each row once, and commits to it.
+"""Commits to the published table: replace its rows, restore or undo a version, remove rows.
 
-A commit replaces the content, restores an earlier version, undoes one, or leaves out rows that were
-taken down. Each takes the next version or none, and says what it is (`xrec.storage.delta.Commit`).
-Whether it is there is found out by who opens the log afterwards.
+A commit takes the next version or none, and records what it is (`xrec.storage.delta.Commit`).
+Whether it succeeded is seen by whoever opens the log afterwards.
 """
 
+import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import deltalake
 import deltalake.exceptions
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
-from xrec.bulk.parts import write_file
-from xrec.bulk.runs.keys import bucket_of
-from xrec.bulk.runs.result import Summary
-from xrec.bulk.runs.row_format import FAILED, OK
+from xrec.bulk.results import Summary
+from xrec.bulk.rows import FAILED, OK, bare
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.config import StorageConfig
-from xrec.errors import ArtifactMismatchError, StorageError, TableError
-from xrec.storage import Location, Manifest, fingerprint_of, open_location
+from xrec.errors import StorageError, TableError
+from xrec.storage import Location, fingerprint_of, row_groups
 from xrec.storage.delta import (
-    FEW_AT_ONCE,
     FILES,
     Commit,
     DeltaLog,
@@ -36,7 +32,6 @@ from xrec.storage.delta import (
     digest_of,
     file_errors,
     files_of,
-    manifest_of_log,
     missing_files,
     open_log,
     the_log,
@@ -45,39 +40,40 @@ from xrec.storage.delta import (
 logger = logging.getLogger("xrec")
 
 CHANCES = 20
-"""How often a table that changes meanwhile is opened again."""
+"""How often a table that keeps changing is opened again."""
+ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
 _NOTHING = digest_of(FILES.empty_table())
 _DESCRIPTION = "published by xrec, layout 2"
 _CONFIGURATION: Mapping[str, str | None] = {
-    "delta.dataSkippingStatsColumns": "bucket",  # ids stay out of the log, which outlives files
+    "delta.dataSkippingStatsColumns": "bucket",  # keeps IDs out of the log, which outlives files
     "delta.enableExpiredLogCleanup": "false",  # the log says what each version is
-    "delta.logRetentionDuration": "interval 36500 days",  # also where another program cleans it up
+    "delta.logRetentionDuration": "interval 36500 days",  # also if another program cleans it up
 }
 
 
 def open_whole(output: Location) -> DeltaLog | None:
-    """The table, once its newest version is whole and heeds the list of takedowns.
+    """Open the table, after making its newest version whole and honoring all takedowns.
 
-    One that is not whole is undone first, and rows that were taken down since are left out by the
-    next version. None if there is no table, and nothing was taken down. Raises TableError if it is
-    not one of xrec's, if it changes all the time, or if takedowns are gone.
+    A version that is not whole is undone, and rows that were taken down since are removed, each by
+    a new version. Return None if there is no table and nothing was taken down. Raise TableError if
+    it is not a table of xrec, if it keeps changing, or if takedowns are missing.
     """
     for _ in range(CHANCES):
         log = open_log(output)
-        taken = read_takedowns(output)  # after the table, or an entry in between is missed
+        taken = read_takedowns(output)  # after opening the table, so that no entry is missed
         if log is None and not taken.active:
             return None
         if log is None:
-            # Whoever read the list earlier cannot make the first version any more.
+            # Whoever read an older list can no longer make the first version.
             commit = Commit(kind="takedown", table="", live=_NOTHING, takedowns=taken.number)
             replace_content(output, None, [], _LEAST_COLUMNS, commit)
             continue
         refuse_other_table(log)
         if not can_be_shown(log, log.version, taken):
-            undo(log, taken)
+            _undo(log, taken)
         elif taken.after(log.takedowns(log.version)).active:
-            logger.info("%s: version %d leaves out what was taken down", output, log.version + 1)
+            logger.info("%s: version %d removes what was taken down", output, log.version + 1)
             restore(log, log.version, "takedown", taken)
         else:
             return log
@@ -85,15 +81,14 @@ def open_whole(output: Location) -> DeltaLog | None:
 
 
 def can_be_shown(log: DeltaLog, version: int, taken: Takedowns) -> bool:
-    """Whether a version is whole, and what was taken down since is known."""
+    """Return whether a version is whole and all takedowns since then are known."""
     return log.is_whole(version) and taken.is_whole_after(log.takedowns(version))
 
 
 def changes_too_often(output: Location) -> TableError:
-    """What is raised if other programs commit all the time."""
     return TableError(
-        f"{output}: the table changed {CHANCES} times meanwhile; run the command again when "
-        "nothing else commits to it",
+        f"{output}: the table changed {CHANCES} times during this command; run it again when "
+        "nothing else commits",
         code="table_changes",
         key=str(output),
         saw=CHANCES,
@@ -102,14 +97,41 @@ def changes_too_often(output: Location) -> TableError:
 
 def refuse_other_table(log: DeltaLog) -> None:
     """Raise TableError if xrec did not make the table, or made it in another layout."""
-    if (there := log.delta.metadata().description) != _DESCRIPTION:
+    if (description := log.delta.metadata().description) != _DESCRIPTION:
         raise TableError(
             f"{log.location}: holds a Delta table that this xrec does not publish to: expected the "
-            f"description {_DESCRIPTION!r}, saw {there!r}; give another URI",
+            f"description {_DESCRIPTION!r}, saw {description!r}; give another URI",
             code="another_table",
             key=str(log.location),
-            saw=there,
+            saw=description,
         )
+
+
+def write_file(
+    output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
+) -> Mapping[str, Any] | None:
+    """Write sorted rows as a file of the table; return its row of `DeltaLog.files`.
+
+    Return None if there are no rows.
+    """
+    path, sink = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO()
+    num_rows, bounds = 0, list[Mapping[str, int]]()
+    schema = bare(schema.empty_table()).schema
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
+        for rows in row_groups((table for table in tables if table.num_rows), ROWS_PER_GROUP):
+            writer.write_table(bare(rows))
+            num_rows += rows.num_rows
+            bounds.append(pc.min_max(rows["bucket"]).as_py())
+    if not num_rows:
+        return None
+    (output / path).write_bytes(sink.getvalue())
+    return {
+        "path": path,
+        "num_bytes": sink.getbuffer().nbytes,
+        "num_rows": num_rows,
+        "min.bucket": min(bound["min"] for bound in bounds),
+        "max.bucket": max(bound["max"] for bound in bounds),
+    }
 
 
 def replace_content(
@@ -119,73 +141,66 @@ def replace_content(
     schema: pa.Schema,
     commit: Commit,
 ) -> None:
-    """Let the next version have these files and no others, or make the table of them.
+    """Try to make the next version of exactly these files, or create the table.
 
-    Whether the version is there afterwards is not known: another program may have been first, or
-    the answer may be lost.
+    Another program may have been first, or the answer may be lost: open the log to find out.
     """
     delta_schema = deltalake.Schema.from_arrow(schema)
     with _may_be_late(output):
-        if log is None:
-            create_table_with_add_actions(
-                output.shared_uri,
-                delta_schema,
-                actions,
-                mode="error",
-                description=_DESCRIPTION,
-                configuration=_CONFIGURATION,
-                storage_options=output.delta_options(),
-                commit_properties=commit.properties(),
-            )
-        else:
+        if log is not None:
             log.delta.create_write_transaction(
                 list(actions),
                 mode="overwrite",
                 schema=delta_schema,
                 commit_properties=commit.properties(),
             )
+            return
+        create_table_with_add_actions(
+            output.shared_uri,
+            delta_schema,
+            actions,
+            mode="error",
+            description=_DESCRIPTION,
+            configuration=_CONFIGURATION,
+            storage_options=output.delta_options(),
+            commit_properties=commit.properties(),
+        )
 
 
-def deciding(log: DeltaLog) -> Iterator[tuple[int, Commit]]:
-    """Version and commit of publishes, rollbacks and emptyings not undone, the newest first.
-
-    A takedown leaves out rows, and decides nothing.
-    """
-    version = log.version
-    while version >= 0:
-        commit = log.commit(version)
-        if commit is not None and commit.kind == "undo":
-            # An undo that is not sound was made by a sleeper, in another table: it undid nothing.
-            assert commit.target is not None
-            version = commit.target if log.is_sound(version) else version - 1
-            continue
-        if commit is not None and commit.kind != "takedown":
-            yield version, commit
-        version -= 1
+@contextmanager
+def _may_be_late(output: Location) -> Iterator[None]:
+    """Ignore the error of a commit whose version exists already; raise StorageError for others."""
+    try:
+        yield
+    except (deltalake.exceptions.DeltaError, OSError) as error:
+        is_late = isinstance(error, deltalake.exceptions.CommitFailedError)
+        if not is_late and "already exists" not in str(error):
+            raise StorageError(
+                f"{output}: a commit failed: {error}", code="commit_failed", key=str(output)
+            ) from error
+        logger.info("%s: opening the table again after a commit: %s", output, error)
 
 
-def undo(log: DeltaLog, taken: Takedowns) -> None:
-    """Let the next version have the files of the newest one that can be shown.
-
-    If there is none, it has no files.
-    """
+def _undo(log: DeltaLog, taken: Takedowns) -> None:
+    """Restore the newest version that can be shown, or empty the table."""
     for version in range(log.version - 1, -1, -1):
         if can_be_shown(log, version, taken):
             logger.warning(
-                "%s: version %d is not what its writer meant; version %d is restored",
+                "%s: version %d has other files than its writer recorded; restoring version %d",
                 log.location,
                 log.version,
                 version,
             )
             restore(log, version, "undo", taken)
             return
-    logger.warning("%s: version %d is emptied, as no version is whole", log.location, log.version)
+    logger.warning("%s: version %d is emptied: no version is whole", log.location, log.version)
     make_empty(log, "undo", taken, target=-1)
 
 
 def make_empty(
     log: DeltaLog, kind: Literal["undo", "empty"], taken: Takedowns, target: int | None = None
 ) -> None:
+    """Try to make the next version one without rows."""
     commit = Commit(kind=kind, table=log.id, live=_NOTHING, target=target, takedowns=taken.number)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
 
@@ -193,10 +208,9 @@ def make_empty(
 def restore(
     log: DeltaLog, version: int, kind: Literal["undo", "rollback", "takedown"], taken: Takedowns
 ) -> None:
-    """Let the next version have the rows of a version that were not taken down since.
+    """Try to make the next version of a version's rows that were not taken down since.
 
-    A takedown is that of the newest version. Where nothing was taken down since, it is deltalake's
-    RESTORE.
+    If nothing was taken down, this is deltalake's RESTORE.
     """
     files, gone = _left_of(log, version, taken)
     commit = Commit(
@@ -216,41 +230,36 @@ def restore(
 
 
 def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Summary]:
-    """The files of a version without what was taken down since, and the counts of what went.
+    """Return a version's files without what was taken down since, and the counts of what went.
 
-    A file that holds such rows is written again, in the table's order: another program may have
-    changed it.
+    Files with such rows are rewritten, and sorted, as another program may have reordered them.
     """
     new, files = taken.after(log.takedowns(version)), log.files(version)
     if not new.active or not files.num_rows:
         return files, Summary()
     schema = pa.schema(the_log(log.location, version).delta.schema().to_arrow())
-    fragments = {each.path: each for each in dataset_of(log, version, schema).get_fragments()}
-    order = ["bucket", *_keys(schema)]
+    fragments = {part.path: part for part in dataset_of(log, version, schema).get_fragments()}
+    # No column but the keys is never null.
+    keys = [f.name for f in schema if not f.nullable and f.name not in _LEAST_COLUMNS.names]
+    order = ["bucket", *keys]
     left, gone, lost = list[Mapping[str, Any]](), Summary(), list[pa.Table]()
     with file_errors(log.location):
         for file in files.to_pylist():
             fragment = fragments[file["path"]]
-            known = fragment.to_table(schema=schema, columns=new.columns(schema))
-            if new.without(known) is known:
+            deciding = fragment.to_table(schema=schema, columns=new.columns(schema))
+            if new.without(deciding) is deciding:
                 left.append(file)
                 continue
             rows = fragment.to_table(schema=schema)
             kept = new.without(rows).sort_by([(name, "ascending") for name in order])
             left += filter(None, [write_file(log.location, schema, [kept])])
-            ok, kept_ok = (each.filter(pc.equal(each["status"], OK)) for each in (rows, kept))
+            ok, kept_ok = (part.filter(pc.equal(part["status"], OK)) for part in (rows, kept))
             num_ok_rows, num_gone = ok.num_rows - kept_ok.num_rows, rows.num_rows - kept.num_rows
             gone += Summary(num_ok_rows=num_ok_rows, failed={FAILED: num_gone - num_ok_rows})
             lost.append(_without(ok.select(order), kept_ok.select(order)))
         files = pa.Table.from_pylist(left, FILES)
         num_ok = _num_lost(log.location, schema, files, lost)
     return files, gone + Summary(num_ok=num_ok)
-
-
-def _keys(schema: pa.Schema) -> list[str]:
-    """The keys of a run's rows: no other column is always there."""
-    own = {*_LEAST_COLUMNS.names}
-    return [each.name for each in schema if not each.nullable and each.name not in own]
 
 
 def _without(rows: pa.Table, others: pa.Table) -> pa.Table:
@@ -260,21 +269,21 @@ def _without(rows: pa.Table, others: pa.Table) -> pa.Table:
 def _num_lost(
     location: Location, schema: pa.Schema, files: pa.Table, lost: Sequence[pa.Table]
 ) -> int:
-    """How many keys that left some files have no row that is ok in any other file of `files`.
+    """Count the keys that left some file and have no ok row in any of `files`.
 
-    All rows of a key lie in one file, unless another program changed that.
+    All rows of a key are in one file unless another program changed that.
     """
     if not lost or not (rows := pa.concat_tables(lost)).num_rows:
         return 0
     rows = rows.group_by(rows.column_names).aggregate([])
-    sizes = {each["path"]: each["num_bytes"] for each in files.to_pylist()}
+    sizes = {file["path"]: file["num_bytes"] for file in files.to_pylist()}
     near = pc.field("bucket").isin(rows["bucket"].unique()) & (pc.field("status") == OK)
     others = files_of(location, sizes, schema).to_table(columns=rows.column_names, filter=near)
     return int(_without(rows, others).num_rows)
 
 
 def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> Commit:
-    """The commit with the manifest of what a version shows, without the rows that are gone."""
+    """Add the manifest of what a version shows, minus the rows that are gone."""
     shown = log.decided_by(version)
     if not commit.num_gone or shown is None or shown.manifest is None:
         return commit
@@ -282,103 +291,7 @@ def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> 
     counts = dict(manifest.row_counts)
     for name, field in shown.counts.items():
         counts[name] -= getattr(gone, field)
-    changes = {
-        "row_counts": counts,
-        "fingerprint": fingerprint_of([manifest.fingerprint, commit.live]),
-    }
-    of = {name: getattr(shown, name) for name in ("run", "nonce", "pass_number", "counts")}
-    return commit.model_copy(update={**of, "manifest": manifest.model_copy(update=changes)})
-
-
-@contextmanager
-def _may_be_late(output: Location) -> Iterator[None]:
-    """Pass over the error of a commit whose version is there already; raises StorageError."""
-    try:
-        yield
-    except (deltalake.exceptions.DeltaError, OSError) as error:
-        is_refused = isinstance(error, deltalake.exceptions.CommitFailedError)
-        if not is_refused and "already exists" not in str(error):
-            raise StorageError(
-                f"{output}: a commit failed: {error}", code="commit_failed", key=str(output)
-            ) from error
-        logger.info("%s: the table is opened again after a commit: %s", output, error)
-
-
-@dataclass(frozen=True)
-class Published:
-    """A version of a table that was published; a later version changes nothing of it."""
-
-    log: DeltaLog
-    manifest: Manifest
-
-    @property
-    def version(self) -> int:
-        return self.log.version
-
-    @property
-    def num_buckets(self) -> int:
-        """C: `bucket` is which of C equal ranges has the hash of the first key."""
-        return int(self.manifest.metrics["num_buckets"])
-
-    def dataset(self, schema: pa.Schema | None = None, status: str | None = OK) -> pads.Dataset:
-        """The rows with a status, or all; `schema` names some of the columns, all if it is None.
-
-        The columns `status` and `bucket` are there besides.
-        """
-        whole = pa.schema(self.log.delta.schema().to_arrow())
-        if schema is not None:
-            lacking = set(schema.names) - set(whole.names)
-            if lacking:
-                raise ArtifactMismatchError(
-                    f"{self.log.location}: holds a table without the columns "
-                    f"{', '.join(sorted(lacking))}; check the URI",
-                    code="missing_column",
-                    key=sorted(lacking)[0],
-                    saw=whole.names,
-                )
-            own = [whole.field(name) for name in ("status", "bucket") if name not in schema.names]
-            whole = pa.schema([*own, *schema])
-        return dataset_of(self.log, self.version, whole, status=status)
-
-    def batches(self, columns: Sequence[str], status: str = OK) -> Iterator[pa.Table]:
-        """Yield the rows with a status many at a time, at least one table."""
-        dataset = self.dataset(status=status)
-        schema = pa.schema([dataset.schema.field(name) for name in columns]).remove_metadata()
-        yield schema.empty_table()
-        with file_errors(self.log.location):
-            for batch in dataset.to_batches(columns=list(columns), **FEW_AT_ONCE):
-                if batch.num_rows:
-                    yield pa.Table.from_batches([batch]).cast(schema)
-
-    def find(self, dataset: pads.Dataset, first: str, keys: Sequence[str]) -> pa.Table:
-        """The rows of `dataset` whose first key, the column `first`, is one of `keys`.
-
-        The bucket of a key leads to one file, or two, and few row groups of it. Raises
-        StorageError, DataError if a file is broken.
-        """
-        buckets = {bucket_of(key, self.num_buckets) for key in keys}
-        bucket, column = pc.field("bucket"), pc.field(first)
-        near = bucket.isin(sorted(buckets)) if len(buckets) > 1 else bucket == min(buckets)
-        wanted = column.isin(list(keys)) if len(keys) > 1 else column == keys[0]
-        with file_errors(self.log.location):
-            return dataset.to_table(filter=near & wanted)
-
-
-def published(
-    uri: str, *, version: int | None = None, storage: StorageConfig | None = None
-) -> Published:
-    """What is published at `uri`: the newest version of the table, or an earlier one.
-
-    Raises ArtifactNotFoundError if nothing is published there; TableError if there is no such
-    version, if it is not sound, or if a vacuum deleted files of an earlier one.
-    """
-    log = the_log(open_location(uri, storage), version)
-    found = Published(log, manifest_of_log(log))
-    if version is not None and (gone := log.missing_files(version)):
-        raise TableError(
-            f"{uri}: version {version} lacks {gone[0]} (a vacuum?); name another one",
-            code="version_lacks_files",
-            key=gone[0],
-            saw=version,
-        )
-    return found
+    fingerprint = fingerprint_of([manifest.fingerprint, commit.live])
+    manifest = manifest.model_copy(update={"row_counts": counts, "fingerprint": fingerprint})
+    same = {name: getattr(shown, name) for name in ("run", "nonce", "pass_number", "counts")}
+    return commit.model_copy(update={**same, "manifest": manifest})

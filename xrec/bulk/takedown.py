@@ -1,21 +1,19 @@
-"""What was taken down from a table: the list beside it, and rows without what is on it.
+"""The list of takedowns beside a table, and rows without what is on it.
 
     _xrec/takedowns/000001.json      created once; a later entry may lift an earlier one
 
-An entry is made from the whole list, and created under the next number, so of two commands that
-make one at the same time, the second begins again with what the first one added. Numbers have no
-gap, so entries that someone deleted are missed, and then nothing is committed to the table.
+An entry is made from the whole list and created under the next number, so of two concurrent
+commands the second starts over with the first one's entry. Numbers have no gaps: if someone deletes
+entries, they are missed, and nothing is committed to the table.
 
-A takedown is on the list before anything is done to the table. Each commit of xrec says up to which
-entry it heeds the list, so whoever opens the table next sees whether something is left to be taken
-out of it (`xrec.bulk.table.open_whole`).
+A takedown is on the list before the table changes. Each commit records the last entry it honors, so
+whoever opens the table next sees what is left to remove (`xrec.bulk.table.open_whole`).
 
-An entry names rows by some of their columns, a phrase, or forgotten users by the keyed hashes of
-their ids (xrec.storage.forgotten); these cannot be lifted. A phrase is looked for in the columns of
-explanations that hold sentences: the text, and the words of reviewers beside it. It is compared in
-Unicode's composed form and with case folded; any white space equals any other, and a typographic
-apostrophe a plain one. Where it begins or ends with a letter, a digit or "_", no other may touch
-it: "tea" is in "Tea, please" and not in "steak" or "teas".
+An entry names rows by some of their columns, a phrase, or forgotten users by keyed hashes of their
+IDs (xrec.storage.forgotten); the last cannot be lifted. A phrase is searched in the text and in the
+reviewers' words beside it: in Unicode's composed form, ignoring case, with any white space equal
+and a typographic apostrophe like a plain one. It matches whole words only: "tea" is in "Tea,
+please" and not in "steak" or "teas".
 """
 
 import re
@@ -34,8 +32,6 @@ from xrec.errors import TableError
 from xrec.storage import Forgotten, Location, Record, request_each, with_backoff
 from xrec.storage.delta import open_log
 
-TAKEN_DOWN = "taken_down"
-"""Why a row of an input is not planned, though its ids are well."""
 _LIST = "_xrec/takedowns"
 _NAME = re.compile(r"(\d+)\.json")
 _TEXT, _LISTED, _QUOTED = "explanation", "aspects", "opinion"
@@ -45,10 +41,10 @@ T = TypeVar("T")
 
 
 class Entry(Record):
-    """What is taken down, or which entry is lifted; blank if it was replaced, or names nobody now.
+    """What is taken down or lifted; blank if it was replaced or names nobody anymore.
 
-    key: hex digits. replaces: the entry whose rows these are, without those of forgotten users.
-    restarts: whether entries before it may be gone (`restart_list`). at: UTC, ISO 8601.
+    key: hex digits. replaces: the entry whose rows this one repeats, without forgotten users.
+    restarts: whether entries before it may be lost (`restart_list`). at: UTC, ISO 8601.
     """
 
     rows: tuple[dict[str, str], ...] = ()
@@ -71,28 +67,27 @@ class Entry(Record):
 
 
 class Takedowns:
-    """The list as it was read; entries have numbers from 1 on.
+    """The list as it was read; entries are numbered from 1.
 
-    active: those that take something down, and were neither lifted nor replaced. stamps: of the
-    entries' files. forgotten: all of their users, one set for each key, so that a user is hashed
-    once for a key and not once for an entry. `_phrases` has the phrases by their first word: a text
-    is searched only for phrases whose word it has.
+    active: entries that take something down and were neither lifted nor replaced. stamps: of the
+    entries' files. forgotten: all forgotten users, one set per key, so that a user is hashed once
+    per key and not once per entry. `_phrases` maps a first word to phrases: a text is searched only
+    for phrases whose first word it contains.
     """
 
     def __init__(self, entries: Mapping[int, Entry], stamps: Mapping[int, str] | None = None):
         self.entries, self.stamps = dict(sorted(entries.items())), dict(stamps or {})
-        ended = {number for each in entries.values() for number in (each.lifts, each.replaces)}
+        ended = {n for entry in entries.values() for n in (entry.lifts, entry.replaces)}
         self.active = {
-            n: each for n, each in self.entries.items() if each.takes_down and n not in ended
+            n: entry for n, entry in self.entries.items() if entry.takes_down and n not in ended
         }
         self._rows: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}
+        self._phrases: dict[str, list[tuple[int, re.Pattern[str]]]] = {}
+        users: dict[str, set[str]] = {}
         for number, entry in self.active.items():
             for row in entry.rows:
                 names = tuple(sorted(row))
                 self._rows.setdefault(names, {})[tuple(row[name] for name in names)] = number
-        self._phrases: dict[str, list[tuple[int, re.Pattern[str]]]] = {}
-        users: dict[str, set[str]] = {}
-        for number, entry in self.active.items():
             if entry.phrase:
                 word, *_ = [*_words(_folded(entry.phrase)), ""]
                 self._phrases.setdefault(word, []).append((number, _pattern(entry.phrase)))
@@ -104,163 +99,160 @@ class Takedowns:
 
     @property
     def number(self) -> int:
-        """Of the last entry; 0 if there is none."""
+        """The number of the last entry, or 0."""
         return max(self.entries, default=0)
 
     def lost(self, number: int = 0) -> list[int]:
-        """The numbers of entries that are gone, of a list that had so many, at least."""
-        first = max((n for n, each in self.entries.items() if each.restarts), default=1)
-        numbers = range(first, max(self.number, number) + 1)
-        return [each for each in numbers if each not in self.entries]
+        """Return the missing numbers of a list that had at least `number` entries."""
+        first = max((n for n, entry in self.entries.items() if entry.restarts), default=1)
+        return [n for n in range(first, max(self.number, number) + 1) if n not in self.entries]
 
     def is_whole_after(self, number: int) -> bool:
-        """Whether no entry after one is gone; `after` would lack it."""
-        return all(each in self.entries for each in range(number + 1, self.number + 1))
+        """Return whether no entry after `number` is missing."""
+        return all(n in self.entries for n in range(number + 1, self.number + 1))
 
     def after(self, number: int) -> "Takedowns":
-        """What is active of the entries after one."""
+        """Return the active entries after `number`."""
         return Takedowns({n: entry for n, entry in self.active.items() if n > number})
 
     def of_row(self, values: Mapping[str, str]) -> int | None:
-        """The entry that takes a row down by these columns; None if none does."""
+        """Return the entry that takes a row down by these columns, or None."""
         if self.is_forgotten(values.get("user_id", "")):
             return self.number
         keys = ((taken, tuple(map(values.get, names))) for names, taken in self._rows.items())
         return next((taken[key] for taken, key in keys if key in taken), None)  # type: ignore[index]
 
     def is_forgotten(self, user_id: str) -> bool:
-        """Whether a user is to be known no more."""
-        return any(each.has(user_id) for each in self.forgotten)
+        return any(users.has(user_id) for users in self.forgotten)
 
     def of_texts(self, texts: Iterable[str]) -> int | None:
-        """The entry whose phrase one of the texts has; None if none has any."""
+        """Return the first entry whose phrase is in one of the texts, or None."""
         if not self._phrases:
             return None
         folded = [_folded(text) for text in texts]
         words = {"", *(word for text in folded for word in _words(text))}
-        near = (each for word in words for each in self._phrases.get(word, ()))
+        near = (pair for word in words for pair in self._phrases.get(word, ()))
         return min((n for n, phrase in near if any(map(phrase.search, folded))), default=None)
 
     def without(self, rows: pa.Table) -> pa.Table:
-        """The rows that are not taken down, in their order; the very table if that is all."""
+        """Return the rows that are not taken down; `rows` itself if that is all of them."""
         if not self.active or not (taken := self._mask(rows)).any():
             return rows
         return rows.filter(pa.array(~taken))
 
     def columns(self, schema: pa.Schema) -> list[str]:
-        """The columns of a table that tell which rows are taken down."""
+        """Return the columns that decide which rows of a table are taken down."""
         texts = (_TEXT, _LISTED) if self._phrases else ()
         ids = ("user_id",) if self.forgotten else ()
         return sorted({*texts, *ids, *(n for names in self._rows for n in names)} & {*schema.names})
 
     def _mask(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
         taken = np.zeros(rows.num_rows, dtype=bool)
-        there = set(rows.column_names)
-        for each in self.forgotten if "user_id" in there else ():
-            taken |= each.mask(rows["user_id"]).to_numpy()
+        columns = set(rows.column_names)
+        for users in self.forgotten if "user_id" in columns else ():
+            taken |= users.mask(rows["user_id"]).to_numpy()
         for names, values in self._rows.items():
-            if not there.issuperset(names):
+            if not columns.issuperset(names):
                 continue
-            columns = zip(names, zip(*values, strict=True), strict=True)
-            near = reduce(pc.and_, (pc.is_in(rows[n], pa.array(some)) for n, some in columns))
-            for place in np.flatnonzero(near.to_numpy()):
-                taken[place] |= tuple(rows[name][place].as_py() for name in names) in values
-        if self._phrases and _TEXT in there:
-            found = (self._is_in(text) for text in rows[_TEXT].to_pylist())
-            taken |= np.fromiter(found, dtype=bool, count=rows.num_rows)
-        if self._phrases and _LISTED in there:
+            pairs = zip(names, zip(*values, strict=True), strict=True)
+            near = reduce(pc.and_, (pc.is_in(rows[name], pa.array(some)) for name, some in pairs))
+            for index in np.flatnonzero(near.to_numpy()):
+                taken[index] |= tuple(rows[name][index].as_py() for name in names) in values
+        if self._phrases and _TEXT in columns:
+            taken |= self._has_phrase(rows[_TEXT])
+        if self._phrases and _LISTED in columns:
             lists = rows[_LISTED].combine_chunks()
-            quotes = pc.list_flatten(lists).field(_QUOTED).to_pylist()
-            are_taken = np.array([self._is_in(quote) for quote in quotes], dtype=bool)
-            taken[pc.list_parent_indices(lists).to_numpy()[are_taken]] = True
+            quotes = self._has_phrase(pc.list_flatten(lists).field(_QUOTED))
+            taken[pc.list_parent_indices(lists).to_numpy()[quotes]] = True
         return taken
 
-    def _is_in(self, text: str | None) -> bool:
-        return bool(text) and self.of_texts([text or ""]) is not None
+    def _has_phrase(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        has = (bool(text) and self.of_texts([text]) is not None for text in texts.to_pylist())
+        return np.fromiter(has, dtype=bool, count=len(texts))
 
 
 def read_takedowns(output: Location, known: Takedowns | None = None) -> Takedowns:
-    """The list of the table at `output`.
+    """Read the list of the table at `output`.
 
-    known: what was read before. Files that are still the same are not read again, so it takes one
-    listing, and a request for each entry that is new.
+    known: an earlier list. Entries whose files did not change are not read again, so this takes one
+    listing and a request per new entry.
 
-    Raises TableError if entries are gone, ArtifactMismatchError if this xrec cannot read an entry,
-    and StorageError.
+    Raise TableError if entries are missing, ArtifactMismatchError if this xrec cannot read an
+    entry, and StorageError.
     """
     if known is not None:
         taken = _read(output, known)
         if known.entries.keys() <= taken.entries.keys() and not taken.lost():
             return taken
-    heeded = _num_heeded(output)
+    num_honored = _num_honored(output)
     taken = _read(output, known or Takedowns({}))
-    _refuse_lost(output, taken, heeded)
+    _refuse_lost(output, taken, num_honored)
     return taken
 
 
-def _num_heeded(output: Location) -> int:
-    """How many entries the list must have; to be asked before the list is read."""
+def _num_honored(output: Location) -> int:
+    """Return the least length of the list; call this before reading the list."""
     log = open_log(output)
     return 0 if log is None else log.num_takedowns
 
 
 def _read(output: Location, known: Takedowns) -> Takedowns:
-    """The list, whatever it lacks."""
+    """Read the list even if entries are missing."""
     while (stamps := _stamps(output)) != known.stamps:
-        same = {n: each for n, each in known.entries.items() if stamps.get(n) == known.stamps[n]}
+        same = {n: entry for n, entry in known.entries.items() if stamps.get(n) == known.stamps[n]}
         new = sorted(stamps.keys() - same.keys())
         read = list(request_each(lambda number: Entry.read(_file(output, number)), new))
         known = Takedowns({**same, **dict(zip(new, read, strict=True))}, stamps)
-        if not any(each.is_blank for each in read):
+        if not any(entry.is_blank for entry in read):
             break
-        # What replaces a blank entry may have come after the listing: look again.
+        # The replacement of a blank entry may be newer than the listing.
     return known
 
 
 def _stamps(output: Location) -> dict[int, str]:
-    there = (output / _LIST).stamps().items()
-    found = ((_NAME.fullmatch(name), stamp) for name, stamp in there)
-    return {int(match[1]): stamp for match, stamp in found if match}
+    names = (output / _LIST).stamps().items()
+    return {int(match[1]): stamp for name, stamp in names if (match := _NAME.fullmatch(name))}
 
 
 def _file(output: Location, number: int) -> Location:
     return output / _LIST / f"{number:06d}.json"
 
 
-def _refuse_lost(output: Location, taken: Takedowns, heeded: int) -> None:
-    if lost := taken.lost(heeded):
+def _refuse_lost(output: Location, taken: Takedowns, num_honored: int) -> None:
+    if lost := taken.lost(num_honored):
         raise TableError(
-            f"{output}: {len(lost)} takedowns are gone, such as number {lost[0]}: someone deleted "
-            f"files in {output / _LIST}, where numbers 1 to {max(taken.number, heeded)} are "
-            "expected. Nothing is published until they are back. Restore them from a copy; if "
-            f"there is none, run `xrec table takedown {output} --restart --reason WHY`, then "
-            "`xrec forget`, and repeat the other takedowns before the next run",
+            f"{output}: {len(lost)} takedowns are missing, such as number {lost[0]}: someone "
+            f"deleted files in {output / _LIST}, where numbers 1 to "
+            f"{max(taken.number, num_honored)} are expected. Nothing is published until they are "
+            "back. Restore them from a copy; if there is none, run `xrec table takedown "
+            f"{output} --restart --reason WHY`, then `xrec forget`, and repeat the other takedowns "
+            "before the next run",
             code="takedowns_gone",
             key=str(output),
             saw=lost,
         )
 
 
-def put_on_list(output: Location, **what: object) -> int:
-    """Put an entry on the list; returns its number, or that of an active one that says the same.
+def put_on_list(output: Location, **fields: object) -> int:
+    """Add an entry with these fields; return its number, or that of an identical active entry.
 
-    what: fields of `Entry`, without the time. Raises TableError if the entry to be lifted is not
-    there, or takes nothing down; and what `read_takedowns` raises.
+    Raise TableError if the entry to lift does not exist or takes nothing down, and what
+    `read_takedowns` raises.
     """
-    entry = _entry(**what)
-    return with_backoff(lambda: _append(output, lambda there: _unless_there(output, there, entry)))
+    entry = _entry(**fields)
+    return with_backoff(lambda: _append(output, lambda taken: _unless_listed(output, taken, entry)))
 
 
-def _unless_there(output: Location, there: Takedowns, entry: Entry) -> Entry | int:
-    same = there.entries if entry.lifts is not None else there.active
-    for number, each in same.items():
-        if all(getattr(each, name) == getattr(entry, name) for name in _SAME):
-            return number  # this very one, whose answer was lost, or an earlier command's
-    may_be_lifted = [number for number, each in there.active.items() if not each.users]
+def _unless_listed(output: Location, taken: Takedowns, entry: Entry) -> Entry | int:
+    listed = taken.entries if entry.lifts is not None else taken.active
+    for number, other in listed.items():
+        if all(getattr(other, name) == getattr(entry, name) for name in _SAME):
+            return number  # created by an earlier command, or by this one, which saw no answer
+    may_be_lifted = [number for number, other in taken.active.items() if not other.users]
     if entry.lifts is not None and entry.lifts not in may_be_lifted:
         known = ", ".join(map(str, may_be_lifted)) or "none"
         raise TableError(
-            f"{output}: takedown {entry.lifts} is not there: expected one of: {known}",
+            f"{output}: no takedown {entry.lifts} to lift; expected one of: {known}",
             code="unknown_takedown",
             key="lift",
             saw=entry.lifts,
@@ -269,29 +261,29 @@ def _unless_there(output: Location, there: Takedowns, entry: Entry) -> Entry | i
 
 
 def forget_on_list(output: Location, forgotten: Forgotten, reason: str) -> int:
-    """Put on the list who is not on it; returns the number of the last entry of forgotten users.
+    """Add users who are not on the list; return the number of the last entry of forgotten users.
 
-    Earlier entries that name them by their ids do so no more: an entry without these rows replaces
-    each, and then the earlier one is made blank. Raises what `put_on_list` raises.
+    Earlier entries that name them by ID are each replaced by one without these rows, and then
+    blanked. Raise what `put_on_list` raises.
     """
 
-    def next_entry(there: Takedowns) -> Entry | Takedowns:
-        listed = {each for entry in there.active.values() for each in entry.users}
+    def next_entry(taken: Takedowns) -> Entry | Takedowns:
+        listed = {user for entry in taken.active.values() for user in entry.users}
         if new := forgotten.hashes - listed:
             return _entry(users=tuple(sorted(new)), key=forgotten.key.hex(), reason=reason)
-        for number, entry in there.active.items():
+        for number, entry in taken.active.items():
             rows = _without(entry.rows, forgotten)
             if rows and rows != entry.rows:
                 return _entry(rows=rows, replaces=number, reason=reason)
-        return there
+        return taken
 
     def forget() -> int:
-        while isinstance(there := _append(output, next_entry), int):
+        while isinstance(taken := _append(output, next_entry), int):
             pass
-        for number, entry in there.entries.items():
+        for number, entry in taken.entries.items():
             if _without(entry.rows, forgotten) != entry.rows:
                 _file(output, number).write_bytes(Entry(reason="", at="").to_bytes())
-        return max(number for number, entry in there.active.items() if entry.users)
+        return max(number for number, entry in taken.active.items() if entry.users)
 
     return with_backoff(forget)
 
@@ -301,21 +293,21 @@ def _without(rows: tuple[dict[str, str], ...], forgotten: Forgotten) -> tuple[di
 
 
 def restart_list(output: Location, reason: str) -> int:
-    """Go on with a list that lacks entries, which are lost; returns the number of the new entry.
+    """Continue with a list whose missing entries are lost; return the number of the new entry.
 
-    What they took down is in no version that heeds them, and older ones are not restored any more;
-    but the next run may have it. Raises TableError if no entry is gone.
+    Versions that honor the lost entries lack their rows, older ones can no longer be restored, and
+    the next run may bring the rows back. Raise TableError if no entry is missing.
     """
 
-    heeded = _num_heeded(output)
+    num_honored = _num_honored(output)
 
-    def entry(there: Takedowns) -> Entry | int:
-        if there.lost(heeded):
+    def entry(taken: Takedowns) -> Entry | int:
+        if taken.lost(num_honored):
             return _entry(restarts=True, reason=reason)
-        if there.entries and there.entries[there.number].restarts:
-            return there.number  # whose answer was lost, or another command's
+        if taken.entries and taken.entries[taken.number].restarts:
+            return taken.number  # another command's, or this one's, which saw no answer
         raise TableError(
-            f"{output}: no takedown is gone, so the list cannot be restarted",
+            f"{output}: no takedown is missing, so the list cannot be restarted",
             code="no_takedown_gone",
             key=str(output),
         )
@@ -326,47 +318,43 @@ def restart_list(output: Location, reason: str) -> int:
 def _append(
     output: Location, decide: Callable[[Takedowns], Entry | T], *, refuse_lost: bool = True
 ) -> int | T:
-    """Create the next entry of the list; returns its number.
+    """Create the next entry of the list and return its number.
 
-    decide: makes the entry from the list as it is; nobody else has added to it before the entry is
-    there. If it returns anything else, nothing is created, and that is returned.
+    decide: makes the entry from the current list. It is called again if another command adds one
+    first. If it returns anything but an entry, nothing is created and that is returned.
     """
     for _ in range(_CHANCES):
-        heeded = _num_heeded(output)
-        there = _read(output, Takedowns({}))
+        num_honored = _num_honored(output)
+        taken = _read(output, Takedowns({}))
         if refuse_lost:
-            _refuse_lost(output, there, heeded)
-        if not isinstance(made := decide(there), Entry):
+            _refuse_lost(output, taken, num_honored)
+        if not isinstance(made := decide(taken), Entry):
             return made
-        number = max(there.number, heeded) + 1
+        number = max(taken.number, num_honored) + 1
         if _file(output, number).create_bytes(made.to_bytes()):
             return number
     raise TableError(
-        f"{output}: the list of takedowns changes all the time; try again later",
+        f"{output}: the list of takedowns keeps changing; try again later",
         code="list_changes",
         key=str(output),
         saw=_CHANCES,
     )
 
 
-def _entry(**what: object) -> Entry:
+def _entry(**fields: object) -> Entry:
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Entry.model_validate({**what, "at": at})
+    return Entry.model_validate({**fields, "at": at})
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
     words = _folded(phrase).split()
-    inner = r"\s+".join(map(re.escape, words))
     before = r"(?<!\w)" if re.match(r"\w", words[0]) else ""
     after = r"(?!\w)" if re.search(r"\w$", words[-1]) else ""
-    return re.compile(f"{before}{inner}{after}")
+    return re.compile(before + r"\s+".join(map(re.escape, words)) + after)
 
 
 def _words(folded: str) -> list[str]:
-    """The runs of letters, digits and "_" of a folded text.
-
-    No match of a pattern begins or ends within a run, so a text that has a phrase has its words.
-    """
+    """Split a folded text into words; a match of a pattern starts and ends at their bounds."""
     return re.findall(r"\w+", folded)
 
 

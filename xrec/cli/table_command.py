@@ -123,7 +123,7 @@ def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
       xrec table history s3://my-bucket/run-7
       xrec table history workspace/demo/explanations
     """
-    from xrec.bulk.status import history_of
+    from xrec.bulk import history_of
     from xrec.cli.printing import text_table
 
     header = ("version", "made", "by", "rows", "model", "gate")
@@ -257,7 +257,7 @@ def export(
 
 def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
     """Return the status as values of JSON and YAML, with times in ISO 8601 and UTC."""
-    from xrec.bulk.status import NOTES
+    from xrec.bulk import NOTES
     from xrec.progress import duration
 
     record, progress, manifest = status.record, status.progress, status.manifest

@@ -57,17 +57,6 @@ def describe(mistake: Mistake, job: str | None = None) -> str:
     return f"unknown key; {hint} {where}" if hint else f"unknown key here; {where}"
 
 
-def places_below_jobs(keys: Sequence[str]) -> str:
-    """Return where a key may be that was given without a job's name, or else the jobs' names."""
-    ending = f".{'.'.join(keys)}"
-    places = [
-        place
-        for place in key_places().get(keys[-1], ())
-        if place.endswith(ending) and place.removesuffix(ending) in CONFIG_TYPES
-    ]
-    return f": {_listed(places)}" if places else f"; the jobs are {', '.join(CONFIG_TYPES)}"
-
-
 @functools.cache
 def key_places() -> Mapping[str, tuple[str, ...]]:
     """Return the places in a project file of the keys of each name, the highest first."""

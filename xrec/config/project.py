@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from xrec.config.base import Mistake, config_error, merged, parse_config, validate
 from xrec.config.job import JobConfig, StorageConfig
-from xrec.config.keys import CONFIG_TYPES, SHARED, describe, places_below_jobs
+from xrec.config.keys import CONFIG_TYPES, SHARED, describe
 from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
 
@@ -67,11 +67,12 @@ def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
     Raises ConfigError if the file cannot be read or an override names no such key.
     """
     overrides = parse_overrides(arguments)
+    known = (*SHARED, *CONFIG_TYPES)
     for override in overrides:
-        if override.keys[0] not in (*SHARED, *CONFIG_TYPES):
+        if override.keys[0] not in known:
             raise ConfigError(
-                f"override {override.dotted!r}: expected a shared key, or a job's name before the "
-                f"key{places_below_jobs(override.keys)}",
+                f"override {override.dotted!r}: {describe(Mistake(override.keys, known=known))}; "
+                "expected a shared key, or a job's name before the key",
                 code="unknown_key",
                 key=override.dotted,
             )

@@ -3,7 +3,7 @@
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, retry_reasons, run_request
 from xrec.backfill.preview import preview_lines
-from xrec.bulk.status import preview
+from xrec.bulk import preview
 from xrec.checks import check_word_list
 from xrec.config import BackfillConfig
 from xrec.jobs.output import Output

@@ -115,13 +115,13 @@ class Output:
     def _lacks_lifted(self) -> bool:
         if self.kind not in TABLES:
             return False
-        from xrec.bulk.publish import lacks_lifted  # deltalake, which most commands do not need
+        from xrec.bulk import lacks_lifted  # deltalake, which most commands do not need
 
         return lacks_lifted(self.location)
 
     def _unfinished(self) -> Found:
         if self.kind in TABLES:
-            from xrec.bulk.runs.run import Identity, records  # deltalake too
+            from xrec.bulk import Identity, records  # deltalake too
 
             run = Identity(kind=self.kind, config=self.config, inputs=self.inputs).run
             own = (record for record in records(self.location) if record.identity.run == run)

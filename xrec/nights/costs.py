@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any, cast
 
-from xrec.bulk.driver import use_of, used_up
-from xrec.bulk.runs.result import added
+from xrec.bulk import added, use_of, used_up
 from xrec.config import BackfillConfig, BulkConfig, JobConfig
 from xrec.errors import BudgetError
 from xrec.nights.plan import Night, with_values
@@ -116,7 +115,7 @@ def _worker_hours(config: JobConfig, seconds: float) -> dict[str, float]:
     workers, hours = getattr(config, "workers", None), seconds / 3600
     if workers is None:
         return {"cpu_hours": hours}
-    from xrec.bulk.work.ray_actors import gpus_each  # imports ray
+    from xrec.bulk import gpus_each  # imports ray
 
     count, gpus = workers.num_processes, gpus_each(workers.device, workers.num_processes)
     return {"cpu_hours": workers.cpus * count * hours, "gpu_hours": gpus * count * hours}

@@ -99,7 +99,7 @@ def _next_night(
     jobs = {name: configs[name] for name in (*makers, *_TABLES) if name in configs}
     folder = location_of(configs["prepare"], f"nights/{number}")
     _check_no_uris(jobs, [*makers.values()], folder)
-    shared = {**uris, **{kind: f"{folder}/{kind}" for kind in makers.values()}}
+    shared: dict[str, str] = {**uris, **{kind: f"{folder}/{kind}" for kind in makers.values()}}
     graph: dict[str, Any] = {"start_from": uris["graph"]}
     if not train and isinstance(config := configs["pretrain-graph"], PretrainGraphConfig):
         # An epoch that helps a little would move every vector. Folds are for training an adapter.

@@ -9,9 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.backfill.identity import shared_key
-from xrec.bulk import BulkRun, Identity, Published, published, read_takedowns
-from xrec.bulk.parts import final_rows
-from xrec.bulk.runs.row_format import OK
+from xrec.bulk import OK, BulkRun, Identity, Published, final_rows, published, read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.nights.figures import Rows, aspect_counts

@@ -36,6 +36,7 @@ from xrec.serve.messages import (
     MaxWords,
     NoExplanation,
     PairRequest,
+    Problem,
     Recommendations,
     StreamRequest,
     UserId,
@@ -44,7 +45,6 @@ from xrec.serve.messages import (
 from xrec.serve.model import Draft
 from xrec.serve.problems import (
     MEDIA_TYPE,
-    Problem,
     ProblemError,
     answer_error,
     refused,

@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from xrec.backfill.lookup import Explained
-from xrec.bulk.work.ray_actors import gpus_each
+from xrec.bulk import gpus_each
 from xrec.config import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api

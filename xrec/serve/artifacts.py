@@ -14,14 +14,12 @@ from xrec.adapter.config import model_inputs, read_config
 from xrec.aspects.artifact import aspects_of
 from xrec.backfill import present
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.bulk import read_takedowns
-from xrec.bulk.runs.run import Base
+from xrec.bulk import Base, read_takedowns
 from xrec.config import ServeConfig, identity_of
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
 from xrec.serve.metrics import Metrics
 from xrec.storage import differing_fields, fingerprint_of, location_of, manifest_of
-from xrec.storage.delta import open_log
 
 logger = logging.getLogger("xrec")
 
@@ -111,8 +109,8 @@ class Followed:
 
     async def _look(self) -> None:
         given = self._given
-        log = await asyncio.to_thread(open_log, location_of(given, "explanations"))
-        seen = (given, Base.of(log))
+        newest = await asyncio.to_thread(Base.at, location_of(given, "explanations"))
+        seen = (given, newest)
         if self._asked is None or seen != self._asked[0]:
             config = await asyncio.to_thread(present, given)
             self._asked = seen, config, await asyncio.to_thread(models_of, config)
@@ -200,7 +198,7 @@ class PublishedTexts:
         return lookup
 
     def _newest(self) -> Base:
-        return Base.of(open_log(location_of(self._config, "explanations")))
+        return Base.at(location_of(self._config, "explanations"))
 
 
 def settle() -> None:

@@ -240,6 +240,23 @@ class DeltaLog:
                 yield version, commit
             version = version - 1 if commit is None or commit.target is None else commit.target
 
+    def deciding(self) -> Iterator[tuple[int, Commit]]:
+        """Yield the publishes, rollbacks and emptyings that were not undone, the newest first.
+
+        A takedown removes rows and decides nothing.
+        """
+        version = self.version
+        while version >= 0:
+            commit = self.commit(version)
+            if commit is not None and commit.kind == "undo":
+                # An undo that is not sound was made for another table, so it undid nothing.
+                assert commit.target is not None
+                version = commit.target if self.is_sound(version) else version - 1
+                continue
+            if commit is not None and commit.kind != "takedown":
+                yield version, commit
+            version -= 1
+
     def missing_files(self, version: int) -> list[str]:
         """Return the version's files that do not exist or have another size."""
         files = self.files(version).select(["path", "num_bytes"]).to_pylist()

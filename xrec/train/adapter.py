@@ -12,16 +12,15 @@ from typing import Any
 
 from xrec.adapter.artifact import write_adapter
 from xrec.adapter.card import TRAINED, model_card
-from xrec.adapter.config import AdapterConfig, adapter_inputs
+from xrec.adapter.config import AdapterConfig, training_identity
 from xrec.adapter.model import input_vectors
-from xrec.aspects.artifact import aspects_of
-from xrec.config import TrainAdapterConfig, identity_of
+from xrec.config import TrainAdapterConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.artifact import read_graph
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.llm.model import check_quantization
-from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
+from xrec.llm.source import anywhere, public_name
 from xrec.storage import (
     Manifest,
     claim,
@@ -56,10 +55,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     dataset = manifest_of(config, "dataset")
     graph = manifest_of(config, "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
-    base_model = model_fingerprint(resolve_model(config.llm, config.storage))
-    run_config = identity_of(config)
-    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
-    inputs = adapter_inputs(dataset, graph, base_model, aspects)
+    run_config, inputs = training_identity(config)
     if (done := finished(output, "adapter", run_config, inputs)) is not None:
         return done
     claim(output / CHECKPOINTS, "adapter", run_config, inputs)
@@ -75,7 +71,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         prompt=config.prompt,
         base_model=public_name(config.llm.model),
         base_model_revision=config.llm.revision,
-        base_model_fingerprint=base_model,
+        base_model_fingerprint=inputs["base_model"],
         graph_fingerprint=graph.fingerprint,
     )
     manifest = write_adapter(

@@ -16,7 +16,7 @@ from pyarrow import feather
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects.choice import read_chooser
-from xrec.bulk.work.pool import map_in_processes, num_cpus
+from xrec.bulk import map_in_processes, num_cpus
 from xrec.config import Split, TrainAdapterConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.splits import drawn_explanations

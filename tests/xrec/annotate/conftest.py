@@ -8,7 +8,7 @@ from ray import cloudpickle
 from tests.world.here import PoolHere, map_here
 from xrec.annotate.annotator import ItemInput, ItemText, PairInput, Review, ReviewedItem, UserInput
 from xrec.bulk import Summary
-from xrec.bulk.work.worker import WorkerSettings
+from xrec.bulk.worker import WorkerSettings
 
 
 class PickledPool(PoolHere):
@@ -23,8 +23,8 @@ class PickledPool(PoolHere):
 @pytest.fixture(scope="module")
 def actor_here():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.bulk.work.pool.RayPool", lambda **actors: PickledPool())
-        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+        patch.setattr("xrec.bulk.RayPool", lambda **actors: PickledPool())
+        patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
         yield
 
 

@@ -29,11 +29,11 @@ from tests.world.here import Place, PoolHere
 from tests.xrec.bulk import toy_run
 from tests.xrec.bulk.toy_run import IDENTITY, Toy
 from xrec import bulk
-from xrec.bulk.beat import Clock
-from xrec.bulk.runs.run import RUNS, records
+from xrec.bulk.processes import Pool, RayPool
+from xrec.bulk.progress import Clock
+from xrec.bulk.run import RUNS, records
 from xrec.bulk.takedown import Entry, Takedowns
-from xrec.bulk.upkeep import clean
-from xrec.bulk.work.pool import Pool, RayPool
+from xrec.bulk.upkeep import delete_superseded
 from xrec.cluster import ensure_ray, environment
 from xrec.config import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
@@ -377,7 +377,7 @@ class Chaos:
         return [each for each in alive if each.wakes_at is None]
 
     def _wake(self, number: int | None = None) -> None:
-        """Wake those who slept for long enough; all of them without a number."""
+        """Wake those that slept long enough; all of them without a number."""
         for each in self.commands:
             if each.wakes_at is not None and (number is None or each.wakes_at <= number):
                 each.send(signal.SIGCONT)
@@ -580,7 +580,7 @@ def check_garbage(chaos: Chaos) -> None:
         dry_run=False, **options
     )
     time.sleep(1.1)  # the times in the store are whole seconds
-    clean(output, timedelta(0))
+    delete_superseded(output, timedelta(0))
     live = table.log.decided_by(table.version).run
     wanted = {record.run: record.nonce for record in records(output)}
     assert {live} <= set(wanted) <= {live, next(records(output)).run}, (live, wanted)

@@ -14,7 +14,7 @@ from xrec.storage import requests
 
 @dataclass(frozen=True)
 class Toys(Place):
-    """A place, and what plans toy runs there; `patch` changes xrec as long as a test lasts."""
+    """A place to plan toy runs in; `patch` changes xrec until the test ends."""
 
     folder: Path
     patch: pytest.MonkeyPatch
@@ -29,7 +29,7 @@ class Toys(Place):
     def in_parts(self, part_bytes: int) -> None:
         """Let tables have several files; this process writes them, also if Ray has been started."""
         self.patch.setattr("xrec.bulk.parts.PART_BYTES", part_bytes)
-        self.patch.setattr("xrec.bulk.work.pool.num_cpus", lambda: 0)
+        self.patch.setattr("xrec.bulk.processes.num_cpus", lambda: 0)
 
     def at(self, name: str) -> "Toys":
         """The same at another place, below this one."""
@@ -57,5 +57,5 @@ def no_waits(monkeypatch):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Let a table have several row groups and buckets."""
-    monkeypatch.setattr("xrec.bulk.parts.ROWS_PER_GROUP", 8)
+    monkeypatch.setattr("xrec.bulk.table.ROWS_PER_GROUP", 8)
     monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)

@@ -32,7 +32,7 @@ from tests.xrec.bulk.chaos import (
 )
 from tests.xrec.bulk.toy_run import Toy, rows_of
 from xrec.bulk import Survey
-from xrec.bulk.runs.progress import read_progress
+from xrec.bulk.progress import read_progress
 from xrec.config import StorageConfig
 
 PAIRS = int(os.environ.get("XREC_CHAOS_PAIRS", "50000"))

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
-import xrec.bulk.export
+import xrec.bulk.read
 from tests.errors import raises
 from tests.fuzz import FEW_OR_MANY, IN_MEMORY, changed_json, examples
 from tests.world.here import Place, PoolHere
@@ -37,8 +37,8 @@ from tests.xrec.bulk.toy_run import (
     toy_run,
 )
 from xrec.bulk import check_output, open_run, read_status, rollback, take_down, vacuum
-from xrec.bulk.export import SUCCESS
-from xrec.bulk.runs.result import BrokenResultError, ResultFolder, summary_of
+from xrec.bulk.read import SUCCESS
+from xrec.bulk.results import BrokenResultError, ResultFolder, summary_of
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError, XRecError
 from xrec.storage import LocalLocation, Location
@@ -218,7 +218,7 @@ def test_fault_2_export_that_wakes_late_spoils_no_other_unnoticed(here, at):
     toy = here("a b c odd-1")
     toy.complete()
     toy.complete(retry=["odd"])
-    holder = LocalLocation if at == "write_bytes" else xrec.bulk.export
+    holder = LocalLocation if at == "write_bytes" else xrec.bulk.read
     original, patch = getattr(holder, at), pytest.MonkeyPatch()
 
     def late(*arguments: Any) -> Any:

@@ -33,8 +33,8 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk, errors
 from xrec.bulk.driver import has_work
-from xrec.bulk.runs.progress import now, read_progress, refuse_live_driver
-from xrec.bulk.runs.result import ResultFolder
+from xrec.bulk.progress import now, read_progress, refuse_live_driver
+from xrec.bulk.results import ResultFolder
 from xrec.storage import Manifest
 
 
@@ -57,7 +57,7 @@ def test_rule_3_run_has_each_row_once_as_done_or_failed(there):
 
 
 def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(here):
-    """Some rows fail in one driver and succeed in the other; the result that stands counts."""
+    """Some rows fail in one driver and succeed in the other; the valid result counts."""
     toy = here("a odd-1 b")
     barrier = threading.Barrier(2)
 
@@ -178,7 +178,7 @@ def test_rule_4_driver_is_seen_by_everyone_however_long_its_chunks_or_publicatio
         do(check=five_minutes, clock=clock)
     assert len(ages) == 10
     assert rows_of(toy.published()) == toy.rows
-    refuse_live_driver(toy.run.folder)  # it has said that it ended
+    refuse_live_driver(toy.run.folder)  # it released its lease
     assert bulk.read_status(here.uri).phase() == "published"
     assert bulk.delete_runs(here.uri) == 1
 
@@ -219,7 +219,7 @@ def test_rule_12_driver_whose_signs_of_life_cannot_be_written_goes_on(here):
         num_tries = len(tries)
         clock.go_on(60, lambda: len(tries) > num_tries)
 
-    here.patch.setattr("xrec.bulk.beat.write_progress", fail)
+    here.patch.setattr("xrec.bulk.progress.write_progress", fail)
     assert toy.complete(PoolHere(before=beat), clock=clock) is not None
     assert len(tries) > 8  # six chunks, beginnings and ends
     assert rows_of(toy.published()) == toy.rows
@@ -287,7 +287,7 @@ def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(here):
     ("settings", "message"),
     [
         ({"retry": ["od"]}, r"\['od'\]: expected .* odd, dull, task_error"),
-        ({"retry": ["odd"], "max_rows": 5}, "max_rows = 5: .* a retry has no limit"),
+        ({"retry": ["odd"], "max_rows": 5}, "max_rows = 5: .* no limit for a retry"),
         ({"max_rows": 0}, "max_rows = 0: expected at least 1"),
     ],
 )
@@ -341,7 +341,7 @@ def test_rule_10_limit_of_a_new_plan_is_kept_to_the_row(here, limit, rows_per_ch
 
 def test_rule_10_budget_lets_chunks_at_work_end_and_the_next_driver_goes_on(here):
     toy = here()
-    spent_of = partial(bulk.driver.spent_of, prices={}, since=time.monotonic())
+    spent_of = partial(bulk.spent_of, prices={}, since=time.monotonic())
     for pool in (PoolHere(), PoolHere()):  # the budget is of all starts
         with raises(errors.BudgetError, "budget_used_up", "budget.tokens", 12):
             toy.complete(pool, spent=spent_of({"tokens": 20, "seconds": 1e9}))
@@ -358,7 +358,7 @@ def test_rule_10_budget_lets_chunks_at_work_end_and_the_next_driver_goes_on(here
 def test_rule_10_hours_and_money_of_all_starts_end_a_run_and_stand_in_its_manifest(there):
     """A chunk takes ten minutes of as many GPUs as chunks are left, and twice as many CPUs."""
     toy, clock = there(), [0.0]
-    there.patch.setattr(bulk.driver, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    there.patch.setattr(bulk.budget, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     prices = {"gpu_hour": 2.0, "cpu_hour": 0.5, "million_reply_tokens": 1e6 / 36}
 
     class TenMinutes(ToyTask):
@@ -367,7 +367,7 @@ def test_rule_10_hours_and_money_of_all_starts_end_a_run_and_stand_in_its_manife
             return super().do(rows)
 
     def complete(**budget: float) -> Manifest | None:
-        task, spent = toy.make_task(TenMinutes), bulk.driver.spent_of(budget, prices, 0.0)
+        task, spent = toy.make_task(TenMinutes), bulk.spent_of(budget, prices, 0.0)
         return toy.complete(task=task, spent=spent)
 
     for _ in range(2):  # the second start begins nothing
@@ -464,7 +464,7 @@ def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(here):
 
 def test_wide_rows_are_carried_over_in_less_memory_than_they_take(here):
     """The product has 1 GB, and 9 GB of earlier rows are 15 million."""
-    here.patch.setattr("xrec.bulk.runs.spill.MEMORY", "16MB")
+    here.patch.setattr("xrec.bulk.plan.MEMORY", "16MB")
     settings = {"num_users": 2000, "rows_per_chunk": 500}
     first = here("a c", **settings)
     first.drive(task=first.make_task(mark="x" * 8_000))
@@ -478,7 +478,7 @@ def test_wide_rows_are_carried_over_in_less_memory_than_they_take(here):
 def test_each_row_gets_the_earlier_one_of_its_keys_however_many_buckets_there_are(here, sizes):
     """Tables of few and many buckets, read and planned by small ranges, and in several files."""
     here.in_parts(2000)
-    few = {"runs.spill.BYTES_AT_ONCE": 1, "runs.spill.ROWS_AT_ONCE": 16, "earlier.ROWS_AT_ONCE": 5}
+    few = {"plan.BYTES_AT_ONCE": 1, "plan.ROWS_AT_ONCE": 16, "request.ROWS_AT_ONCE": 5}
     for name, value in {**few, "request.ROWS_PER_BUCKET": sizes[0]}.items():
         here.patch.setattr(f"xrec.bulk.{name}", value)
     first = here("a c odd-1", num_users=30)

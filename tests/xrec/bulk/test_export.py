@@ -16,7 +16,7 @@ from tests.world.here import Killed, Place
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import Toy, die_here
 from xrec.bulk import export_run
-from xrec.bulk.export import SUCCESS, Exported, _with_json_cells
+from xrec.bulk.read import SUCCESS, Exported, _with_json_cells
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, TableError
 from xrec.storage import Location, open_location, row_groups
 
@@ -25,7 +25,7 @@ ODD_ITEMS = ["a", 'says "no", or\nnot; é🙂', "comma, and\ttab", "odd-1"]
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr("xrec.bulk.export.ROWS_PER_FILE", 10)
+    monkeypatch.setattr("xrec.bulk.read.ROWS_PER_FILE", 10)
 
 
 def export(place: Place, version: int | None = None, **settings: Any) -> Exported:
@@ -115,7 +115,7 @@ def test_export_that_was_interrupted_or_is_among_other_files_is_refused(here):
         die_here()
 
     with here.patch.context() as patch:
-        patch.setattr("xrec.bulk.export.row_groups", some_groups)
+        patch.setattr("xrec.bulk.read.row_groups", some_groups)
         with pytest.raises(Killed):
             export(here)
     for num_files in (1, 2):  # a part, and `_SUCCESS` beside it

@@ -27,11 +27,10 @@ from tests.xrec.bulk.toy_run import (
     toy_rows,
 )
 from xrec import bulk
-from xrec.bulk.runs import plan
-from xrec.bulk.runs.keys import bucket_of, clean_keys
-from xrec.bulk.runs.plan import Plan, write_plan
-from xrec.bulk.runs.run import RUNS
-from xrec.bulk.runs.spill import Spill
+from xrec.bulk import plan
+from xrec.bulk.plan import Plan, Spill, write_plan
+from xrec.bulk.rows import bucket_of, clean_keys
+from xrec.bulk.run import RUNS
 from xrec.bulk.status import Preview, preview
 from xrec.errors import DataError, LeaseError, StorageError, TableError
 from xrec.schemas import REJECTED
@@ -308,7 +307,7 @@ def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(her
 def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
     """As on a machine of many cores; the product has 1 GB for 1e9 rows."""
     for name, value in {"MEMORY": "24MB", "THREADS": 64, "BYTES_AT_ONCE": 2**18}.items():
-        monkeypatch.setattr(f"xrec.bulk.runs.spill.{name}", value)
+        monkeypatch.setattr(f"xrec.bulk.plan.{name}", value)
     num_rows = 400_000
 
     def batches() -> Iterator[pa.Table]:
@@ -330,14 +329,14 @@ def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
 
 
 def test_lack_of_room_is_an_error_that_says_what_to_do(monkeypatch):
-    monkeypatch.setattr("xrec.bulk.runs.spill.MEMORY", "1MB")
+    monkeypatch.setattr("xrec.bulk.plan.MEMORY", "1MB")
     ids = [str(number) for number in range(100_000)]
     with raises(StorageError, "no_room", "TMPDIR"):
         Spill([pa.table([ids, ids], KEY_SCHEMA)], KEY_SCHEMA)
 
 
 def test_memory_of_writing_a_plan_does_not_grow_with_its_chunks(disk, monkeypatch):
-    monkeypatch.setattr("xrec.bulk.runs.plan.PART_BYTES", 2**14)
+    monkeypatch.setattr("xrec.bulk.plan.PART_BYTES", 2**14)
     rows = pa.table({"bucket": pa.array([0], pa.int32()), "user": ["u"], "item": ["i"]})
 
     def peak(num_chunks: int) -> int:

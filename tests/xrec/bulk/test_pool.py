@@ -13,8 +13,8 @@ import pytest
 from tests.errors import raises
 from tests.xrec.bulk.toy_run import EAGER, Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
-from xrec.bulk.runs.progress import now
-from xrec.bulk.work.pool import RayPool, map_in_processes
+from xrec.bulk.processes import RayPool, map_in_processes
+from xrec.bulk.progress import now
 from xrec.errors import BudgetError, ClusterError, DataError, ModelError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

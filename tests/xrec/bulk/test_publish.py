@@ -32,7 +32,7 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk
 from xrec.bulk import delete_runs, empty, published, rollback, vacuum
-from xrec.bulk.table import deciding, open_whole, replace_content
+from xrec.bulk.table import open_whole, replace_content
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
 from xrec.storage import LocalLocation
 from xrec.storage.delta import Commit, open_log
@@ -192,7 +192,7 @@ def test_rule_8_undo_that_is_not_sound_undoes_nothing(here):
     log = open_log(first.run.output)
     commit = Commit(kind="undo", table="of another", live="its files", target=0)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
-    ((version, _), *_) = deciding(open_log(log.location))
+    ((version, _), *_) = open_log(log.location).deciding()
     assert version == 1
 
 
@@ -213,7 +213,7 @@ def test_rule_8_publish_of_other_columns_replaces_them(here):
 
 
 def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here):
-    here.patch.setattr("xrec.bulk.parts.ROWS_PER_GROUP", 10)
+    here.patch.setattr("xrec.bulk.table.ROWS_PER_GROUP", 10)
     here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
     toy = finished(here, "a b odd-1", num_users=60, rows_per_chunk=7)
     (path,) = files_of(toy)

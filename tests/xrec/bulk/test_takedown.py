@@ -96,7 +96,7 @@ def test_rule_13_nothing_brings_back_what_was_taken_down(here, what):
     elif what == "restore":  # another program's knows nothing of the list
         table_at(here).restore(0)
         (finding,) = bulk.check_output(here.uri)
-        assert "may still have what takedown 1 takes down (it is wrong)" in finding.what
+        assert "may still have rows of takedown 1 (it is wrong)" in finding.what
         here("a odd-1").complete()
     elif what == "carry":
         third = IDENTITY.model_copy(update={"config": {"words": 5}})
@@ -104,7 +104,7 @@ def test_rule_13_nothing_brings_back_what_was_taken_down(here, what):
     else:
         for path in files_of(toy):
             (here.location / path).delete()
-        here("a odd-1").run  # noqa: B018  each command mends the table first
+        here("a odd-1").run  # noqa: B018  each command fixes the table first
         assert open_log(here.location).commit(3).kind == "undo"
     assert not has_pair(here)
     assert bulk.check_output(here.uri) == []
@@ -258,7 +258,7 @@ def test_rule_13_nothing_is_committed_while_takedowns_are_gone(here, lost):
         with raises(TableError, "takedowns_gone"):
             command()
     (finding,) = bulk.check_output(uri)
-    assert (finding.severity, "takedowns are gone" in finding.what) == ("error", True)
+    assert (finding.severity, "takedowns are missing" in finding.what) == ("error", True)
     assert table_at(here).version() == 3
     for name, content in kept.items():  # it is put back
         (here.location / name).write_bytes(content)

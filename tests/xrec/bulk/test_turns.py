@@ -45,8 +45,7 @@ from tests.xrec.bulk.chaos import (
 )
 from tests.xrec.bulk.toy_run import Toy
 from xrec.bulk import Published, read_takedowns, table
-from xrec.bulk.beat import Clock
-from xrec.bulk.runs.progress import TERM, now, read_progress
+from xrec.bulk.progress import TERM, Clock, now, read_progress
 from xrec.config import StorageConfig
 from xrec.errors import XRecError
 from xrec.storage import LocalLocation, Location, Manifest
@@ -70,7 +69,7 @@ class Dead(BaseException):
 
 
 class Command(threading.Thread):
-    """A command that goes on when it is told to. answer: what it returned, or raised."""
+    """A command that continues when asked to. answer: what it returned or raised."""
 
     def __init__(self, what: str, do: Callable[["Command"], object]):
         super().__init__(daemon=True)
@@ -143,7 +142,7 @@ class Commands(RuleBasedStateMachine):
         patch.setattr("xrec.storage.requests.WAITS_SECONDS", (0.0, 0.0, 0.0))
         patch.setattr("xrec.bulk.parts.PART_BYTES", 1 << 12)
         patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
-        patch.setattr("xrec.bulk.work.pool.num_cpus", lambda: 0)  # no actors write the table
+        patch.setattr("xrec.bulk.processes.num_cpus", lambda: 0)  # no actors write the table
         for owner, names in ACCESSES.items():
             for name in names.split():
                 patch.setattr(owner, name, in_turns(getattr(owner, name)))

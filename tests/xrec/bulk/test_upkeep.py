@@ -25,8 +25,8 @@ from tests.xrec.bulk.toy_run import (
     table_at,
 )
 from xrec import bulk
-from xrec.bulk.beat import Clock
-from xrec.bulk.runs.run import RUNS
+from xrec.bulk.progress import Clock
+from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import LocalLocation, read_manifest
@@ -253,7 +253,7 @@ def test_check_of_missing_and_changed_files_names_one(here):
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
         spoil()
         text = only(here, "error")
-        assert f"version 0 lacks 1 of its files, or they have another size: {path}" in text
+        assert f"1 files of version 0 are missing or have another size: {path}" in text
         assert "run the job again, which goes back to a version that is whole" in text
 
 
@@ -279,14 +279,14 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
     text = only(here, "warning")
     assert "12 of 36 rows done: it was stopped before it was done; run it again" in text
     kill(toy, 1, term=timedelta(0))
-    assert "its driver gives no sign of life" in only(here, "warning")
+    assert "its driver reports nothing" in only(here, "warning")
     part = toy.run.folder / "plan" / "part-00000.arrow"
     content = part.read_bytes()
     part.delete()
-    assert any("its plan lacks files" in finding.what for finding in found_by(here))
+    assert any("files of the plan are missing" in finding.what for finding in found_by(here))
     part.write_bytes(content)
     toy.drive()
-    assert "36 of 36 rows done: it is not what is published" in only(here, "warning")
+    assert "36 of 36 rows done: it is not published" in only(here, "warning")
     here("b", identity=OTHER).complete()
     assert found_by(here) == []  # the other run came after it
 

@@ -22,12 +22,12 @@ from tests.world.store import Faults, faulty_proxy
 from tests.xrec.bulk.toy_run import FORMAT, ToyTask, die_here, rows_of
 from xrec import errors
 from xrec.bulk import Outcome, Survey
-from xrec.bulk.runs.plan import Plan
-from xrec.bulk.runs.result import ResultFolder
-from xrec.bulk.work import worker as worker_module
-from xrec.bulk.work.marks import WAIT, Attempt, Marks
-from xrec.bulk.work.ray_actors import portable
-from xrec.bulk.work.worker import POISONED_EXIT_CODE, ChunkWorker, Room, WorkerSettings, is_poisoned
+from xrec.bulk import worker as worker_module
+from xrec.bulk.marks import WAIT, Attempt, Marks
+from xrec.bulk.plan import Plan
+from xrec.bulk.processes import portable
+from xrec.bulk.results import ResultFolder
+from xrec.bulk.worker import POISONED_EXIT_CODE, ChunkWorker, Room, WorkerSettings, is_poisoned
 from xrec.storage import requests
 
 
@@ -98,7 +98,7 @@ def test_rule_5_process_whose_gpu_can_no_longer_be_used_ends(here, error):
     closed.close()
     broken = logging.StreamHandler(closed)  # must not keep it alive
     here.patch.setattr(logging.getLogger("xrec"), "handlers", [broken])
-    here.patch.setattr("xrec.bulk.work.worker.os", SimpleNamespace(_exit=exit_here))
+    here.patch.setattr("xrec.bulk.worker.os", SimpleNamespace(_exit=exit_here))
     fail_some(here.patch, (ToyTask, "do"), 2, error)
     progress = here().drive()
     assert codes == [POISONED_EXIT_CODE] * 2
@@ -170,7 +170,7 @@ def test_rule_12_failed_request_is_tried_again(here, caplog):
     with caplog.at_level(logging.WARNING, "xrec"):
         toy.complete()
     assert list(filter(None, waits)) == [1.0, 1.0, 4.0, 1.0, 4.0, 16.0, 1.0, 4.0, 16.0]
-    assert "the store is tried again in 16 s: no answer" in caplog.text
+    assert "trying the store again in 16 s: no answer" in caplog.text
     assert rows_of(toy.published()) == toy.rows
 
 

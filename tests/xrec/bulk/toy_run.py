@@ -20,8 +20,7 @@ import pytest
 from tests.world.here import Killed, Place, PoolHere
 from tests.xrec.bulk.conftest import Toys
 from xrec import bulk
-from xrec.bulk.beat import Clock
-from xrec.bulk.runs.progress import TERM, read_progress, write_progress
+from xrec.bulk.progress import TERM, Clock, read_progress, write_progress
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(
@@ -166,7 +165,7 @@ def toy_rows(items: Sequence[str] = "abc", num_users: int = 12) -> list[tuple[st
 def batch_of(
     rows: Sequence[tuple[str, str]], keys: tuple[str, ...] = FORMAT.keys
 ) -> tuple[pa.Table, pa.Table]:
-    """Good rows, and rejected ones, of which there are none."""
+    """Return good rows, and no rejected ones."""
     columns = {name: [row[place] for row in rows] for place, name in enumerate(keys)}
     return bulk.clean_keys(pa.table(columns), keys, file="rows", first_line=1)
 
@@ -174,7 +173,7 @@ def batch_of(
 def rows_of(
     table: bulk.Published, status: str | None = None, keys: tuple[str, ...] = FORMAT.keys
 ) -> list[tuple[str, ...]]:
-    """The keys of all rows, sorted; a row that is there twice is there twice."""
+    """Return the keys of all rows, sorted, with duplicates."""
     rows = table.dataset(status=status).to_table(columns=list(keys)).to_pylist()
     return sorted((*row.values(),) for row in rows)
 

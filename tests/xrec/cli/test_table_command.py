@@ -31,7 +31,9 @@ def test_status_of_a_canary_and_of_the_published_run(place, tmp_path):
     progress = toy.drive(max_rows=13)
     command = ["table", "status", place.uri, *storage_keys(place)]
     out = said(*command)
-    assert "\nphase: stopped\nnote: it was stopped before it was done; run it again to go on" in out
+    assert (
+        "\nphase: stopped\nnote: it was stopped before it was done; run it again to continue" in out
+    )
     left = 36 - progress.num_rows
     told = yaml.safe_load(out)
     counts = {"ok": progress.num_ok, "failed": progress.num_failed, "left": left}

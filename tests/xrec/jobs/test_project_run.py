@@ -21,8 +21,8 @@ from tests.xrec.jobs.conftest import DECODING, PIPELINE_JOBS
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Identity, Progress, Status
-from xrec.bulk.runs.plan import PlanSize
-from xrec.bulk.runs.run import RunRecord
+from xrec.bulk.plan import PlanSize
+from xrec.bulk.run import RunRecord
 from xrec.cli.run_command import _row
 from xrec.cli.table_command import status_values
 from xrec.config import (
@@ -423,4 +423,4 @@ def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes
     assert rate == (15.0, 540.0, "9 min")
     assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
     silent = status_values(status, noon + timedelta(seconds=200))
-    assert (silent["phase"], "run it again to go on" in silent["note"]) == ("silent", True)
+    assert (silent["phase"], "run it again to continue" in silent["note"]) == ("silent", True)

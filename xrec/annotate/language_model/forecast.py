@@ -6,7 +6,7 @@ from typing import NamedTuple
 from xrec.annotate.annotator import Input, Outlook, Stage
 from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
-from xrec.bulk.driver import use_of
+from xrec.bulk import use_of
 from xrec.config import AnnotateConfig, LanguageModelAnnotator
 from xrec.progress import duration
 from xrec.text import Message, about_tokens

@@ -6,8 +6,7 @@ from functools import partial
 
 import torch
 
-from xrec.bulk.work.pool import map_in_processes
-from xrec.bulk.work.ray_actors import gpus_each
+from xrec.bulk import gpus_each, map_in_processes
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import TextExample, collate

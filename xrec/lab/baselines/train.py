@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from xrec.aspects.artifact import read_aspects_manifest
-from xrec.bulk.work.pool import map_in_processes
-from xrec.bulk.work.ray_actors import gpus_each
+from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import identity_of
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline

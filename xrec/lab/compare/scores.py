@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import SecretStr
 
-from xrec.bulk.work.pool import map_in_processes
-from xrec.bulk.work.ray_actors import gpus_each
+from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import CompareConfig, EndpointModelConfig
 from xrec.data.dataset import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere

@@ -1,33 +1,109 @@
-"""Processes of Ray Data's actor pool, which do numbered pieces of work.
+"""Processes of Ray Data's actor pool that do numbered pieces of work.
 
 Each process loads what it needs once. Then it takes numbers from the marks, an actor beside the
-driver, and reports results and errors there, so nothing but the marks passes between the processes
-and the driver. Ray Data starts the processes, grows the pool, and replaces those that die. It runs
-in another actor beside the driver: once that one is killed, all processes end, whatever happened.
+driver, and reports results and errors there; nothing else passes between processes and driver. Ray
+Data starts the processes, grows the pool and replaces those that die. It runs in another actor
+beside the driver: killing that one ends all processes.
 """
 
+import gc
 import logging
 import os
+import select
+import socket
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Lock
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import ray
 import ray.data
 from ray import cloudpickle
 from ray.exceptions import RayError
+from ray.util.client import ray as client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xrec.bulk.runs.result import Summary
-from xrec.bulk.work.marks import WAIT, Marks
-from xrec.bulk.work.ray_actors import RayWatch, portable, unpack
-from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
+from xrec.bulk.marks import WAIT, Marks
+from xrec.bulk.results import Summary
+from xrec.bulk.worker import ChunkWorker, WorkerSettings
+from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
+
+logger = logging.getLogger("xrec")
+
+
+_SECONDS_WITHOUT_HEAD = 30.0
+_SECONDS_BETWEEN_PINGS = 3.0
+
+
+class RayWatch:
+    """Notices that Ray has ended, which Ray itself does not report.
+
+    Once the cluster's head is gone, Ray lets its drivers wait, and ends their processes after a
+    minute. Once this machine's raylet is gone, Ray ends the process when it needs the raylet. A Ray
+    client (ray://) has neither, so nothing is watched.
+
+    has_ended: whether `check` found that; nothing may be asked of Ray then.
+    """
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self._head, self._raylet = "", socket.socket(socket.AF_UNIX)
+        self._looked_at = self._seen_at = time.monotonic()
+        if client.is_connected():
+            return
+        context = ray.get_runtime_context()
+        self._head = str(context.gcs_address)
+        own = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+        try:
+            self._raylet.connect(own["ObjectStoreSocketName"])
+        except OSError as error:
+            raise ClusterError(
+                f"Ray has ended ({error}); start it and run the job again", code="ray_ended"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raylet.close()
+
+    def check(self) -> None:
+        """Raise ClusterError if the raylet has ended, or the head has been gone for 30 seconds."""
+        if not self._head:
+            return
+        # Nothing is ever sent on this connection, so it is readable once the raylet has ended.
+        if select.select([self._raylet], [], [], 0)[0]:
+            raise self._ended("the raylet of this machine is gone")
+        if time.monotonic() - self._looked_at > _SECONDS_BETWEEN_PINGS:
+            if _responds(self._head):
+                self._seen_at = time.monotonic()
+            self._looked_at = time.monotonic()
+            if self._looked_at - self._seen_at > _SECONDS_WITHOUT_HEAD:
+                raise self._ended(f"{self._head} no longer responds")
+
+    def _ended(self, what: str) -> ClusterError:
+        self.has_ended = True
+        error = ClusterError(
+            f"Ray has ended: {what}; run the job again to continue", code="ray_ended"
+        )
+        logger.error("%s", error)  # Ray may end this process before the error is seen
+        return error
+
+
+def _responds(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_BETWEEN_PINGS).close()
+    except OSError:
+        return False
+    return True
+
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,31 +113,31 @@ _SECONDS_TO_END = 10.0
 
 
 class Pool(Protocol):
-    """What does the chunks of a pass."""
+    """Something that does the chunks of a pass."""
 
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
-        """Yield each chunk that is done, with the summary of its result, in any order.
+        """Yield each chunk that is done with the summary of its result, in any order.
 
         is_over: called after each chunk and about once a second. Once it returns True, no further
-        chunk begins, and those that have begun are waited for. What it raises ends the pool.
+        chunk starts, and started ones are finished. Its errors end the pool.
 
-        Raises the XRecError that a process raised, or ClusterError.
+        Raise the XRecError that a process raised, or ClusterError.
         """
         ...
 
     def held(self, num_chunks: int) -> dict[str, float]:
-        """Return the CPUs and GPUs that it holds for this many chunks, as the costs of an hour."""
+        """Return the CPUs and GPUs that it holds for this many chunks, as costs per hour."""
         ...
 
 
 @dataclass(frozen=True)
 class RayPool:
-    """`max_actors` processes, or fewer as long as the cluster has no room for all.
+    """`max_actors` processes, or fewer while the cluster lacks room; Ray must be initialized.
 
     min_actors: if less than `max_actors`, the pool grows while all are busy, and shrinks. cpus,
-    gpus: of each process. Ray must be initialised.
+    gpus: per process.
     """
 
     max_actors: int
@@ -73,7 +149,7 @@ class RayPool:
         self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
         processes = _Processes(
-            make=partial(_ChunksOf, settings),
+            make=partial(_chunk_work, settings),
             max_size=min(self.max_actors, len(chunks)),
             min_size=self.min_actors,
             cpus=self.cpus,
@@ -89,8 +165,17 @@ class RayPool:
 
 
 def num_cpus() -> int:
-    """Return the CPUs of the cluster that this process is connected to; 0 without a cluster."""
+    """Return the CPUs of the connected cluster, or 0."""
     return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else 0
+
+
+def gpus_each(device: Device, num_processes: int, gpus: int = 1) -> int:
+    """Return the number of GPUs for each of `num_processes` processes: `gpus` or 0.
+
+    They get GPUs if `device` is cuda, or if it is auto and the connected cluster has enough.
+    """
+    has_enough = device == "auto" and ray.cluster_resources().get("GPU", 0) >= num_processes * gpus
+    return gpus if device == "cuda" or has_enough else 0
 
 
 def map_in_processes(
@@ -101,18 +186,18 @@ def map_in_processes(
     cpus: float = 1,
     gpus: float = 0,
 ) -> Iterator[tuple[int, R]]:
-    """Yield the index of each item and `make()(item)`, as soon as it is done; in any order.
+    """Yield the index of each item and `make()(item)` once it is done, in any order.
 
-    make: called once in each process, which then takes one item after the other. num_processes: at
-    most; no more than there are items. cpus, gpus: of each process.
+    make: called once in each process, which then does one item after another. num_processes: at
+    most. cpus, gpus: per process.
 
-    Raises the XRecError that a process raised, or ClusterError, also if two processes died with
-    one item.
+    Raise the XRecError that a process raised, or ClusterError, also if two processes died with one
+    item.
     """
     if not items:
         return
     processes = _Processes(
-        make=partial(_ItemsOf, make),
+        make=partial(_item_work, make),
         max_size=min(num_processes, len(items)),
         cpus=cpus,
         gpus=gpus,
@@ -124,10 +209,10 @@ def map_in_processes(
 
 @dataclass(frozen=True)
 class _Processes:
-    """Processes that do numbers.
+    """Processes that do numbered pieces of work.
 
-    make: makes what does a number in a process, from its marks, node, name, and `references`.
-    slots: how many numbers a process does at the same time. num_threads: how many it takes.
+    make: makes what does a number in a process, from its marks, node, name and `references`. slots:
+    how many numbers a process does at a time. num_threads: how many it takes.
     """
 
     make: Callable[..., Callable[[int], object]]
@@ -158,7 +243,7 @@ class _Processes:
         except RayError as error:
             raise ClusterError(
                 f"Ray could not run the job's processes ({type(error).__name__}: "
-                f"{str(error)[:500]}); run the job again to go on with what is left",
+                f"{str(error)[:500]}); run the job again to continue",
                 code="ray_failed",
             ) from error
         finally:
@@ -173,7 +258,7 @@ def _collected(
     news, has_ended = None, False
     while num_left:
         if news is None:
-            # Asked before the news, which then have all that the processes did until they ended.
+            # Asked before the news, which then include all that was done until the end.
             has_ended = bool(ray.wait([running], timeout=0)[0])
             news = marks.news.remote(_SECONDS_BETWEEN_LOOKS)
         ready, _ = ray.wait([news], timeout=_SECONDS_BETWEEN_LOOKS)
@@ -197,14 +282,14 @@ def _collected(
                 return
             raise ClusterError(
                 f"the job's processes ended before {num_left} pieces of work were done; run the "
-                "job again to go on with them",
+                "job again to continue",
                 code="processes_ended",
                 saw=num_left,
             )
 
 
 class _MarksActor:
-    """The marks, in a process beside the driver; the driver waits in one thread for news."""
+    """The marks, in a process beside the driver, which waits for news in one thread."""
 
     def __init__(self, max_actors: int, numbers: Sequence[int], slots: int):
         self._marks = Marks(max_actors, _LostNodes(), numbers, slots)
@@ -217,14 +302,14 @@ class _MarksActor:
         return answer
 
     def news(self, seconds: float) -> tuple[list[tuple[int, Any]], XRecError | None]:
-        """Return the news as soon as there are some, or after so many seconds."""
+        """Return the news as soon as there are some, or after this many seconds."""
         with self._changed:
             self._changed.wait_for(self._marks.has_news, seconds)
             return self._marks.news()
 
 
 class _LostNodes:
-    """The ids of the nodes that are gone, as of at most a second ago."""
+    """The IDs of lost nodes, as of at most a second ago."""
 
     def __init__(self) -> None:
         self._ids, self._seen_at = set[str](), -1.0
@@ -242,7 +327,7 @@ class _Execution:
     def run(
         self, given: tuple[Any, ...], min_size: int, max_size: int, cpus: float, gpus: float
     ) -> None:
-        """Return once all processes, which get what is `given`, have ended their work."""
+        """Return once all processes, each made from `given`, have ended their work."""
         # Ray prints as an error that Ray Data passes its functions by reference.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         context = ray.data.DataContext.get_current()
@@ -270,7 +355,7 @@ class _Execution:
 
 
 class DoWork:
-    """What Ray Data calls in each process; it reports errors to the marks, and raises none."""
+    """What Ray Data calls in each process; it reports errors to the marks and raises none."""
 
     def __init__(
         self, make: bytes, num_threads: int, marks: Any, references: Sequence[ray.ObjectRef]
@@ -282,8 +367,8 @@ class DoWork:
         if not self._marks.starting(self._name, context.get_actor_id(), node):
             return
         try:
-            self._do = unpack(make)(self._marks, node, self._name, references)
-        except Exception as error:  # noqa: BLE001  it is the driver that raises it
+            self._do = _unpack(make)(self._marks, node, self._name, references)
+        except Exception as error:  # noqa: BLE001  the driver raises it
             self._marks.fail(portable(error))
         else:
             self._marks.ready()
@@ -292,8 +377,8 @@ class DoWork:
         """Do numbers until none is left."""
         if self._do is not None:
             with ThreadPoolExecutor(self._num_threads) as pool:
-                each = [pool.submit(self._work, self._do) for _ in range(self._num_threads)]
-            for thread in each:
+                threads = [pool.submit(self._work, self._do) for _ in range(self._num_threads)]
+            for thread in threads:
                 thread.result()
         return block
 
@@ -301,7 +386,7 @@ class DoWork:
         try:
             while (number := self._next()) is not None:
                 do(number)
-        except Exception as error:  # noqa: BLE001  it is the driver that raises it
+        except Exception as error:  # noqa: BLE001  the driver raises it
             self._marks.fail(portable(error))
 
     def _next(self) -> int | None:
@@ -323,40 +408,63 @@ class RemoteMarks:
         return lambda *arguments: ray.get(self._actor.call.remote(name, *arguments))
 
 
-class _ChunksOf:
-    """Does chunks in a process."""
-
-    def __init__(self, settings: WorkerSettings, marks: Any, node: str, name: str, _: Any):
-        self._worker = ChunkWorker(settings, marks, node, name)
-
-    def __call__(self, chunk: int) -> None:
-        self._worker.do(chunk)
+def _chunk_work(
+    settings: WorkerSettings, marks: Any, node: str, name: str, _: Any
+) -> Callable[[int], object]:
+    """Return what does a chunk by its number, in a process."""
+    return ChunkWorker(settings, marks, node, name).do
 
 
-class _ItemsOf:
-    """Does items in a process."""
+def _item_work(
+    make: Callable[[], Callable[[Any], Any]],
+    marks: Any,
+    node: str,
+    name: str,
+    items: Sequence[ray.ObjectRef],
+) -> Callable[[int], object]:
+    """Return what does an item by its index, in a process, unless two processes died with it."""
+    work = make()
 
-    def __init__(
-        self,
-        make: Callable[[], Callable[[Any], Any]],
-        marks: Any,
-        node: str,
-        name: str,
-        items: Sequence[ray.ObjectRef],
-    ):
-        self._marks, self._node, self._name, self._items = marks, node, name, items
-        self._do = make()
-
-    def __call__(self, index: int) -> None:
-        """Do an item, unless two processes died with it."""
-        told = self._marks.attempts(index, 1, self._name)
-        if isinstance(told, str) or told[0][0].num_deaths:
+    def do(index: int) -> None:
+        answer = marks.attempts(index, 1, name)
+        if isinstance(answer, str) or answer[0][0].num_deaths:
             raise ClusterError(
-                "two processes died with the same work, which is often for lack of memory; give "
-                "each more memory, or start fewer, and run the job again",
+                "two processes died with the same work, often for lack of memory; give each more "
+                "memory, or start fewer, and run the job again",
                 code="processes_died",
                 saw=2,
             )
-        if self._marks.begin(index, (0, 1), self._name, self._node):
-            made = self._do(cloudpickle.loads(ray.get(self._items[index])))
-            self._marks.done(index, cloudpickle.dumps(made))
+        if marks.begin(index, (0, 1), name, node):
+            made = work(cloudpickle.loads(ray.get(items[index])))
+            marks.done(index, cloudpickle.dumps(made))
+
+    return do
+
+
+def _unpack(packed: bytes) -> Any:
+    """Unpickle what a starting process does.
+
+    This imports torch and transformers in five seconds, and a second less without garbage
+    collection.
+    """
+    gc.disable()
+    try:
+        return cloudpickle.loads(packed)
+    finally:
+        gc.freeze()  # imported modules stay, so later collections can skip them
+        gc.enable()
+
+
+def portable(error: Exception) -> XRecError:
+    """Return what the driver raises for an error of a process: the error itself if it is ours."""
+    if isinstance(error, XRecError):
+        copy: XRecError = cloudpickle.loads(cloudpickle.dumps(error))
+        return copy
+    ours = ClusterError(
+        f"the job's processes failed ({type(error).__name__}: {str(error)[:500]}); run the job "
+        "again to continue",
+        code="processes_failed",
+        key=type(error).__name__,
+    )
+    ours.add_note("".join(traceback.format_exception(error)))
+    return ours

@@ -1,4 +1,4 @@
-"""The work of a process: it reads a chunk's rows, does them, and writes the chunk's result."""
+"""The work of a process: read a chunk's rows, do them, and write the chunk's result."""
 
 import logging
 import os
@@ -16,11 +16,11 @@ from typing import NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.runs.plan import EARLIER
-from xrec.bulk.runs.result import Summary, added, summary_of
-from xrec.bulk.runs.row_format import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
-from xrec.bulk.runs.run import Pass
-from xrec.bulk.work.marks import Attempt, Marks
+from xrec.bulk.marks import Attempt, Marks
+from xrec.bulk.plan import EARLIER
+from xrec.bulk.results import Summary, added, summary_of
+from xrec.bulk.rows import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
+from xrec.bulk.run import Pass
 from xrec.errors import ClusterError
 from xrec.storage import traffic, with_backoff
 
@@ -35,9 +35,8 @@ POISONED_EXIT_CODE = 70
 class WorkerSettings:
     """Everything that a process gets; it reads no other settings and no environment.
 
-    work: the pass whose chunks are done. make_task: called once in each process.
-    chunks_at_once: how many chunks the task does at the same time, in threads. The process reads
-        one more chunk meanwhile, so that the task need not wait for it.
+    work: the pass to do. make_task: called once in each process. chunks_at_once: how many chunks
+    the task does at a time, in threads; the process reads one more ahead.
     """
 
     work: Pass
@@ -48,16 +47,16 @@ class WorkerSettings:
 
 @dataclass(eq=False)
 class Share:
-    """The part of the process's time that one work took, in seconds; whole once it has ended."""
+    """The seconds of the process's time that one piece of work took."""
 
     seconds: float = 0.0
 
 
 class Room:
-    """At most `size` works at a time, or one that is alone.
+    """Admits up to `size` pieces of work at a time, or a single one that must be alone.
 
-    While n works are at it, each takes an n-th of the time, so the shares of all works add up to
-    the time in which the process did any.
+    While n are inside, each is charged 1/n of the time, so all shares add up to the time in which
+    the process did any work.
     """
 
     def __init__(self, size: int):
@@ -65,44 +64,44 @@ class Room:
         self._changed = threading.Condition()
         self._inside: list[Share] = []
         self._num_waiting_alone = 0
-        self._divided_until = 0.0
+        self._charged_until = 0.0
 
     @contextmanager
     def enter(self, *, alone: bool = False) -> Iterator[Share]:
-        """Wait for a place; `alone` waits until nobody is inside, and lets nobody else in."""
+        """Wait for room; `alone` waits until nobody is inside and admits nobody else."""
         share = Share()
         with self._changed:
             self._num_waiting_alone += alone
-            self._changed.wait_for(lambda: self._has_place(alone))
-            self._divide()
+            self._changed.wait_for(lambda: self._has_room(alone))
+            self._charge()
             self._inside += [share] * (self._size if alone else 1)
         try:
             yield share
         finally:
             with self._changed:
-                self._divide()
+                self._charge()
                 self._inside = [other for other in self._inside if other is not share]
                 self._num_waiting_alone -= alone
                 self._changed.notify_all()
 
-    def _has_place(self, alone: bool) -> bool:
+    def _has_room(self, alone: bool) -> bool:
         if alone:
             return not self._inside
         return not self._num_waiting_alone and len(self._inside) < self._size
 
-    def _divide(self) -> None:
+    def _charge(self) -> None:
         now = time.monotonic()
         for share in self._inside:
-            share.seconds += (now - self._divided_until) / len(self._inside)
-        self._divided_until = now
+            share.seconds += (now - self._charged_until) / len(self._inside)
+        self._charged_until = now
 
 
-class _NotBegunError(BaseException):
-    """A chunk must not begin. (No error of a row, whatever a task takes for one.)"""
+class _MustNotBeginError(BaseException):
+    """A chunk must not begin. Not an Exception, so that no task takes it for a row's error."""
 
 
 class ChunkWorker:
-    """Does chunks of a pass, several at the same time in threads of their own."""
+    """Does chunks of a pass, several at a time in threads."""
 
     def __init__(self, settings: WorkerSettings, marks: Marks, node: str = "", name: str = ""):
         self._format = settings.format
@@ -113,21 +112,21 @@ class ChunkWorker:
         self._task = settings.make_task()
 
     def do(self, number: int) -> Summary | None:
-        """Make sure that the chunk has a result, and return its summary, also to the marks.
+        """Make sure that the chunk has a result; return its summary, and report it to the marks.
 
         Return None if the chunk must not begin, because the run is over or another worker has it.
 
-        Raises StorageError if the store fails for longer than about 20 seconds, ClusterError if too
-        many processes died, and any error of the task that is not one of its `row_errors`.
+        Raise StorageError if the store fails for about 20 seconds, ClusterError if too many
+        processes died, and any error of the task that is not one of its `row_errors`.
         """
-        standing = with_backoff(lambda: self._results.standing(number))
-        if standing is None:
+        summary = with_backoff(lambda: self._results.standing(number))
+        if summary is None:
             try:
-                standing = self._make_result(number)
-            except _NotBegunError:
+                summary = self._make_result(number)
+            except _MustNotBeginError:
                 return None
-        self._marks.done(number, standing)
-        return standing
+        self._marks.done(number, summary)
+        return summary
 
     def _make_result(self, number: int) -> Summary:
         planned = with_backoff(lambda: self._plan.rows(number))
@@ -144,11 +143,11 @@ class ChunkWorker:
         return with_backoff(lambda: self._results.create(number, rows, summary))
 
     def _by_attempts(self, number: int, planned: pa.Table) -> tuple[Outcome, int]:
-        """The chunk done as `Marks.attempts` says, and how many processes died with it."""
-        told = self._marks.attempts(number, planned.num_rows, self._name)
-        if isinstance(told, str):
-            raise ClusterError(told, code="processes_died", key=str(number))
-        attempts, num_deaths = told
+        """Do the chunk as the marks say; return its outcome and the number of deaths."""
+        answer = self._marks.attempts(number, planned.num_rows, self._name)
+        if isinstance(answer, str):
+            raise ClusterError(answer, code="processes_died", key=str(number))
+        attempts, num_deaths = answer
         parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
         return joined(parts), num_deaths
 
@@ -160,7 +159,7 @@ class ChunkWorker:
 
         def begin() -> None:
             if not self._marks.begin(number, which, self._name, self._node):
-                raise _NotBegunError
+                raise _MustNotBeginError
 
         outcome = self._in_room(rows, begin, attempt.num_deaths, alone=attempt.is_alone)
         if is_part:
@@ -170,57 +169,58 @@ class ChunkWorker:
     def _in_room(
         self, rows: pa.Table, begin: Callable[[], None], num_deaths: int, *, alone: bool
     ) -> Outcome:
-        """What becomes of rows, which the process begins with once it has room for them.
+        """Do rows once there is room.
 
-        Chunks that are at work at the same time may share an engine, which fails for all of them.
-        So rows are blamed for an error only if they are done alone.
+        Concurrent chunks may share an engine that fails for all of them, so rows are blamed for an
+        error only if they are done alone.
         """
         alone = alone or self._size == 1
         try:
             with self._room.enter(alone=alone) as share:
                 begin()
-                outcome = self._outcome(rows, num_deaths, halves=alone)
+                outcome = self._outcome(rows, num_deaths, halve=alone)
         except self._task.row_errors:
             if alone:
                 raise
             outcome = self._in_room(rows, begin, num_deaths, alone=True)
         return replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
 
-    def _outcome(self, rows: pa.Table, num_deaths: int, *, halves: bool) -> Outcome:
+    def _outcome(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Outcome:
         keys = rows.select(self._format.keys).cast(self._format.key_schema)
         if num_deaths:
             message = f"{num_deaths} processes died while they worked on this row alone"
             outcome = self._failed(keys, self._format.error_reason, message)
             self._check(keys, outcome)
             return outcome
-        carried = self._carried(rows)
-        names = keys.column_names
-        there = pa.concat_tables([carried.ok.select(names), carried.failed.select(names)])
-        left = self._format.sorted(self._format.without(keys, there)) if len(there) else keys
-        do = self._do_or_halve if halves else self._do
+        carried, left = self._carried(rows), keys
+        if len(carried.ok) or len(carried.failed):
+            names = keys.column_names
+            done = pa.concat_tables([carried.ok.select(names), carried.failed.select(names)])
+            left = self._format.sorted(self._format.without(keys, done))
+        do = self._do_or_halve if halve else self._do
         outcome = do(left) if left.num_rows else self._failed(left, "", "")
         self._check(left, outcome)
         return joined([carried, outcome])
 
     def _carried(self, rows: pa.Table) -> Outcome:
-        """The earlier rows that are still good, and counts."""
+        """Return the earlier rows that are carried over, and counts."""
         counts = Counter({"carried": 0})
         good = self._format.table_schema.empty_table()
         if EARLIER in rows.schema.names and isinstance(self._task, CarryingTask):
-            earlier = rows[EARLIER].combine_chunks()
-            there = earlier.filter(pc.is_valid(earlier))
-            counts[f"{AGAIN}new"] = rows.num_rows - len(there)
-            if len(there):
-                found = pa.Table.from_struct_array(there).cast(good.schema)
-                why = self._task.why_again(found)
-                counts.update(f"{AGAIN}{each}" for each in why.to_pylist() if each is not None)
-                good = found.filter(pc.is_null(why))
+            column = rows[EARLIER].combine_chunks()
+            structs = column.filter(pc.is_valid(column))
+            counts[f"{AGAIN}new"] = rows.num_rows - len(structs)
+            if len(structs):
+                earlier = pa.Table.from_struct_array(structs).cast(good.schema)
+                why = self._task.why_again(earlier)
+                counts.update(f"{AGAIN}{reason}" for reason in why.drop_null().to_pylist())
+                good = earlier.filter(pc.is_null(why))
         ok, failed = self._format.by_status(good)
         counts["carried"], counts["carried_failed"] = good.num_rows, failed.num_rows
         return Outcome(ok, failed, counts)
 
     def _do(self, rows: pa.Table) -> Outcome:
-        """What the task does; ends the process if its GPU can no longer be used."""
+        """Let the task do rows; end the process if its GPU is no longer usable."""
         ok, failed = self._format.ok_schema, self._format.failed_schema
         expected: tuple[type[Exception], ...] = (RuntimeError, *self._task.row_errors)
         try:
@@ -236,7 +236,7 @@ class ChunkWorker:
         )
 
     def _do_or_halve(self, rows: pa.Table) -> Outcome:
-        """Do the rows; if the task raises one of its `row_errors`, find the row to blame."""
+        """Do rows; if the task raises one of its `row_errors`, find the row to blame."""
         try:
             return self._do(rows)
         except self._task.row_errors as error:
@@ -257,24 +257,22 @@ class ChunkWorker:
         return Outcome(self._format.ok_schema.empty_table(), failed)
 
     def _check(self, rows: pa.Table, outcome: Outcome) -> None:
-        """Raise ValueError unless each row is in the outcome once, and its reasons are known."""
-        keys = list(self._format.keys)
+        """Raise ValueError unless the outcome has each row once, with known reasons."""
+        keys, task = list(self._format.keys), type(self._task).__name__
         returned = pa.concat_tables([self._keys_of(outcome.ok), outcome.failed.select(keys)])
         if not self._format.sorted(returned).equals(self._format.sorted(rows)):
             raise ValueError(
-                f"{type(self._task).__name__} got {rows.num_rows} rows and returned "
-                f"{outcome.ok.num_rows} that succeeded and {outcome.failed.num_rows} that failed; "
-                "expected each row once"
+                f"{task} got {rows.num_rows} rows and returned {outcome.ok.num_rows} that "
+                f"succeeded and {outcome.failed.num_rows} that failed; expected each row once"
             )
-        unknown = set(outcome.failed["reason"].to_pylist()) - set(self._format.all_reasons)
-        if unknown:
+        if unknown := set(outcome.failed["reason"].to_pylist()) - set(self._format.all_reasons):
             raise ValueError(
-                f"{type(self._task).__name__}: reasons {sorted(unknown)}; expected some of "
+                f"{task}: unknown reasons {sorted(unknown)}; expected some of "
                 f"{', '.join(self._format.all_reasons)}"
             )
 
     def _keys_of(self, ok: pa.Table) -> pa.Table:
-        """The keys of what rows became that succeeded, once each if its rows are distinct."""
+        """Return the keys of rows that succeeded, once each if their table rows are distinct."""
         keys = ok.select(self._format.keys)
         if not self._format.ok_keys:
             return keys
@@ -293,10 +291,10 @@ def joined(parts: Sequence[Outcome]) -> Outcome:
 
 
 def is_poisoned(error: Exception) -> bool:
-    """True if nothing more can be done on the GPU in this process.
+    """Return whether this process can no longer use its GPU.
 
-    After a failed kernel, every later call of CUDA in the process fails too, whatever its rows are.
-    Lack of memory is not such an error.
+    After a failed kernel every later CUDA call in the process fails, whatever its rows are. Lack of
+    memory is not such an error.
     """
     text = f"{type(error).__name__}: {error}"
     if _OUT_OF_MEMORY.search(text):
@@ -305,9 +303,9 @@ def is_poisoned(error: Exception) -> bool:
 
 
 def end_process(error: Exception) -> NoReturn:
-    """End this process at once, so that the rows are done again elsewhere."""
-    logger.critical("this process ends, because its GPU can no longer be used: %s", error)
+    """End this process at once, so that its rows are done elsewhere."""
+    logger.critical("this process ends because its GPU is no longer usable: %s", error)
     for handler in (*logger.handlers, *logging.getLogger().handlers):
-        with suppress(Exception):  # a log that cannot be written must not keep the process alive
+        with suppress(Exception):  # a broken log must not keep the process alive
             handler.flush()
     os._exit(POISONED_EXIT_CODE)

@@ -1,8 +1,8 @@
-"""Result files: a chunk is done if its file is there, and the file is created once.
+"""Results: a chunk is done once its file exists, and a file is created only once.
 
-Each file has a digest of all its bytes and its chunk's number, and one of its summary alone, which
-readers recompute. A result that is damaged or cannot be read stays where it is. Its chunk is done
-once more, under a second name, and then an error names it.
+A result has a digest of its bytes and its chunk's number, and one of its summary; readers recompute
+them. A damaged result stays where it is. Its chunk is done once more, under a second name; if that
+result is damaged too, an error names it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from xrec.bulk.runs.row_format import FAILED, OK
+from xrec.bulk.rows import FAILED, OK, bare, counts_of
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.storage import Location, Record, read_footer
 
@@ -36,10 +36,10 @@ class BrokenResultError(DataError):
 class Summary(Record):
     """Counts and costs of some rows.
 
-    num_ok: rows that succeeded; num_ok_rows: the rows of the table that they became
-    (`RowFormat.ok_keys`). failed: rows that failed, by reason; was_failed: of a retry, how its rows
-    had failed before. costs: sums by name; `seconds` is the time of processes, `carried` the number
-    of rows that an earlier run wrote. num_deaths: processes that died with the rows.
+    num_ok: rows that succeeded. num_ok_rows: rows of the table that they became
+    (`RowFormat.ok_keys`). failed: failed rows by reason. was_failed: in a retry, how its rows had
+    failed before. costs: sums by name; `seconds` is process time, `carried` the number of rows
+    taken from an earlier run. num_deaths: processes that died while working on the rows.
     """
 
     num_ok: int = 0
@@ -55,13 +55,13 @@ class Summary(Record):
 
     @property
     def num_rows(self) -> int:
-        """How many rows of the plan these are."""
+        """The number of planned rows."""
         return self.num_ok + self.num_failed
 
     def __add__(self, other: "Summary") -> "Summary":
-        """Both together: rows that were done again count once, by what became of them last."""
-        mended = {reason: -count for reason, count in other.was_failed.items()}
-        failed = added(added(self.failed, other.failed), mended)
+        """Add both; rows that were retried count once, with their last outcome."""
+        retried = {reason: -count for reason, count in other.was_failed.items()}
+        failed = added(added(self.failed, other.failed), retried)
         return Summary(
             num_ok=self.num_ok + other.num_ok,
             num_ok_rows=self.num_ok_rows + other.num_ok_rows,
@@ -72,11 +72,20 @@ class Summary(Record):
 
 
 def added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """Add numbers by name."""
     return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
 
 
 def total(summaries: Iterable[Summary]) -> Summary:
     return sum(summaries, Summary())
+
+
+def summary_of(rows: pa.Table, keys: list[str], **fields: Any) -> Summary:
+    """Count the rows of a result; `fields` are set as given."""
+    ok = rows.filter(pc.equal(rows["status"], OK))
+    failed = counts_of(rows.filter(pc.equal(rows["status"], FAILED))["reason"])
+    num_ok = ok.select(keys).group_by(keys).aggregate([]).num_rows
+    return Summary(num_ok=num_ok, num_ok_rows=ok.num_rows, failed=failed, **fields)
 
 
 @dataclass(frozen=True)
@@ -86,53 +95,53 @@ class ResultFolder:
     location: Location
 
     def sizes(self) -> dict[int, tuple[str, int]]:
-        """Of each chunk that has a result, the name and the bytes of the file that stands."""
-        found: dict[int, tuple[str, int]] = {}
+        """Return the name and size of the valid result of each chunk that has one."""
+        results: dict[int, tuple[str, int]] = {}
         for name, size in sorted(self.location.sizes().items()):
-            if (match := _NAME.fullmatch(name)) is not None:
-                found[int(match[1])] = (name, size)  # 7~1.parquet comes after 7.parquet
-        return found
+            if match := _NAME.fullmatch(name):
+                results[int(match[1])] = (name, size)  # 7~1.parquet follows 7.parquet
+        return results
 
     def create(self, chunk: int, rows: pa.Table, summary: Summary) -> Summary:
-        """Write a chunk's result unless it has one; returns the summary of the one that stands.
+        """Write a chunk's result unless it exists; return the summary of the valid one.
 
-        Raises DataError if the chunk has two results and neither can be read.
+        Raise DataError if the chunk has two results and neither can be read.
         """
         data = _result_bytes(chunk, rows, summary)
         for name in _names(chunk):
             if (self.location / name).create_bytes(data):
                 return summary
-            if (standing := self._readable(name)) is not None:
-                return standing
-        raise self._broken(chunk)
+            if (existing := self._summary_of_all(name)) is not None:
+                return existing
+        raise self._lost(chunk)
 
     def standing(self, chunk: int) -> Summary | None:
-        """The summary of the chunk's result; None if it has none, or none that can be read.
+        """Return the summary of the chunk's result, or None if it has no readable one.
 
-        Raises DataError if the chunk has two results and the second cannot be read.
+        Raise DataError if the chunk has two results and neither can be read.
         """
-        found = None
+        summary = None
         for name in _names(chunk):
             try:
-                found = self._readable(name)
+                summary = self._summary_of_all(name)
             except StorageNotFoundError:
-                return found
-        if found is None:
-            raise self._broken(chunk)
-        return found
+                return summary
+        if summary is None:
+            raise self._lost(chunk)
+        return summary
 
     def summary(self, name: str) -> Summary | None:
-        """What the footer of a result says; None if it cannot be read."""
+        """Return the summary in a result's footer, or None if it cannot be read."""
         try:
             return _summary_in(read_footer(self.location / name), _chunk_of(name))
         except _UNREADABLE:
             return None
 
     def read(self, name: str, schema: pa.Schema) -> tuple[pa.Table, Summary]:
-        """The rows of a result, and its summary.
+        """Return the rows of a result and its summary.
 
-        Raises BrokenResultError if it cannot be read; its chunk is then to be done once more, or
-        DataError if it is the second one.
+        Raise BrokenResultError if it cannot be read and its chunk must be done once more, DataError
+        if it is the second one.
         """
         data = (self.location / name).read_bytes()
         try:
@@ -140,20 +149,19 @@ class ResultFolder:
             return rows.select(schema.names).cast(schema), summary
         except _UNREADABLE as error:
             if "~" in name:
-                raise self._broken(_chunk_of(name)) from error
+                raise self._lost(_chunk_of(name)) from error
             (self.location / f"{name}{_DOUBTED}").create_bytes(b"")
             raise BrokenResultError(
-                f"{self.location / name}: a result cannot be read ({error}); its chunk is to be "
-                "done once more: run the job again",
+                f"{self.location / name}: the result cannot be read ({error}); run the job again, "
+                "which redoes its chunk",
                 code="broken_result",
                 key=name,
             ) from error
 
     def of_chunk(self, chunk: int, schema: pa.Schema) -> tuple[pa.Table, Summary]:
-        """The rows of the result that stands, and its summary; no listing is needed.
+        """Return the rows of the chunk's valid result and its summary, without a listing.
 
-        Raises what `read` raises, and StorageNotFoundError if there is no result: someone deleted
-        it.
+        Raise what `read` raises, and StorageNotFoundError if someone deleted the result.
         """
         first, second = _names(chunk)
         try:
@@ -172,24 +180,25 @@ class ResultFolder:
             ) from error
 
     def doubted(self) -> set[int]:
-        """The chunks whose only result could not be read by someone."""
+        """Return the chunks whose only result could not be read by some reader."""
         names = self.location.sizes()
         doubts = {name.removesuffix(_DOUBTED) for name in names if name.endswith(_DOUBTED)}
         chunks = {int(match[1]) for match in map(_NAME.fullmatch, doubts) if match and not match[2]}
         return {chunk for chunk in chunks if _names(chunk)[1] not in names}
 
-    def _readable(self, name: str) -> Summary | None:
+    def _summary_of_all(self, name: str) -> Summary | None:
+        """Return the summary if every byte of the result is valid, else None."""
         data = (self.location / name).read_bytes()
         try:
             return _parsed(data, _chunk_of(name))[1]
         except _UNREADABLE:
             return None
 
-    def _broken(self, chunk: int) -> DataError:
+    def _lost(self, chunk: int) -> DataError:
         first, second = _names(chunk)
         return DataError(
             f"{self.location}: neither {first} nor {second} can be read, so the result of a chunk "
-            "is lost; delete both and run the job again, and find out what changes files there",
+            "is lost; delete both, run the job again, and find out what changes files there",
             code="lost_result",
             key=first,
             saw=chunk,
@@ -198,22 +207,19 @@ class ResultFolder:
 
 def _result_bytes(chunk: int, rows: pa.Table, summary: Summary) -> bytes:
     text = summary.model_dump_json().encode()
-    said = {
-        _SUMMARY: text,
-        _SUMMARY_DIGEST: _digest(chunk, text),
-        _FILE_DIGEST: _MARK + _NO_DIGEST,
-    }
+    digests = {_SUMMARY_DIGEST: _digest(chunk, text), _FILE_DIGEST: _MARK + _NO_DIGEST}
     sink = io.BytesIO()
-    pq.write_table(bare(rows).replace_schema_metadata(said), sink, compression="zstd")
+    rows = bare(rows).replace_schema_metadata({_SUMMARY: text, **digests})
+    pq.write_table(rows, sink, compression="zstd")
     before, after = _around_digest(sink.getvalue())
     return before + _digest(chunk, before, after) + after
 
 
 def _parsed(data: bytes, chunk: int) -> tuple[pa.Table, Summary]:
-    """Return the rows and the summary; raises one of `_UNREADABLE` if a byte was changed."""
+    """Return the rows and the summary; raise one of `_UNREADABLE` if a byte was changed."""
     before, after = _around_digest(data)
     if data[len(before) : len(data) - len(after)] != _digest(chunk, before, after):
-        raise ValueError("its bytes are not those that were written")
+        raise ValueError("its bytes were changed")
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         return file.read(), _summary_in(file.metadata, chunk)
 
@@ -221,12 +227,12 @@ def _parsed(data: bytes, chunk: int) -> tuple[pa.Table, Summary]:
 def _summary_in(footer: pq.FileMetaData, chunk: int) -> Summary:
     text, digest = (footer.metadata[key] for key in (_SUMMARY, _SUMMARY_DIGEST))
     if digest != _digest(chunk, text):
-        raise ValueError("its summary is not the one that was written")
+        raise ValueError("its summary was changed")
     return Summary.model_validate_json(text)
 
 
 def _around_digest(data: bytes) -> tuple[bytes, bytes]:
-    """Return the bytes before and after a result's digest, which its footer has in plain text."""
+    """Return the bytes before and after the digest, which is plain text in the footer."""
     start = data.rfind(_MARK) + len(_MARK)
     if start < len(_MARK):
         raise ValueError("it has no digest")
@@ -234,19 +240,7 @@ def _around_digest(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _digest(chunk: int, *parts: bytes) -> bytes:
-    whole = hashlib.sha256(f"{chunk} ".encode())
-    for part in parts:
-        whole.update(part)
-    return whole.hexdigest().encode()
-
-
-def summary_of(rows: pa.Table, keys: list[str], **more: Any) -> Summary:
-    """The counts of a result's rows; `more` are further fields."""
-    ok = rows.filter(pc.equal(rows["status"], OK))
-    failed = rows.filter(pc.equal(rows["status"], FAILED))["reason"]
-    counts = {row["values"]: row["counts"] for row in pc.value_counts(failed).to_pylist()}
-    num_ok = ok.select(keys).group_by(keys).aggregate([]).num_rows
-    return Summary(num_ok=num_ok, num_ok_rows=ok.num_rows, failed=counts, **more)
+    return hashlib.sha256(b"".join((f"{chunk} ".encode(), *parts))).hexdigest().encode()
 
 
 def _names(chunk: int) -> tuple[str, str]:
@@ -255,9 +249,3 @@ def _names(chunk: int) -> tuple[str, str]:
 
 def _chunk_of(name: str) -> int:
     return int(name.partition(".")[0].partition("~")[0])
-
-
-def bare(rows: pa.Table) -> pa.Table:
-    """Without the columns' comments, which stand in the table's log once."""
-    schema = pa.schema([field.remove_metadata() for field in rows.schema])
-    return pa.table(rows.columns, schema=schema)

@@ -1,14 +1,13 @@
-"""The marks of a run: which chunks are left, who works on which, and which rows killed a process.
+"""The marks of a run: which chunks are left, who works on them, and which rows killed a process.
 
-Workers take the numbers of chunks from the marks, and report what they begin and finish; the driver
-collects what is done. A process that starts in place of another one, or a node that is gone, shows
+Ray silently retries lost tasks, so workers take chunks from the marks, report what they begin and
+finish, and the driver collects what is done. A process that replaces another, or a lost node, shows
 that a worker died: its chunks are handed out again.
 
-A chunk that was being worked on when its process died is tried a second time as a whole, because a
-machine can be lost through no fault of a row; the second process does nothing else meanwhile. Then
-the chunk is cut into 16 parts, each part that kills into 16 again, until one row is left. A row
-that kills twice is a failed row. The finished parts of a chunk outlive the next death. A lost node
-counts against no row.
+A chunk that was at work when its process died is tried once more as a whole, because a machine can
+be lost through no fault of a row; the second process does nothing else meanwhile. Then the chunk is
+cut into 16 parts, each part that kills into 16 again, until one row is left. A row that kills twice
+becomes a failed row. Finished parts of a chunk survive the next death. A lost node blames no row.
 """
 
 from collections import Counter, deque
@@ -16,29 +15,28 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from xrec.bulk.runs.row_format import Outcome
+from xrec.bulk.rows import Outcome
 from xrec.errors import ClusterError, XRecError
 
 _PARTS = 16
 _MOST_DEATHS_IN_A_ROW = 64
-"""Finding several rows of one chunk that kill takes at most this many deaths. If more processes die
-and nothing gets done in between, no row is to blame: every process dies."""
+"""Finding several rows of a chunk that kill takes fewer deaths. If this many processes die and
+nothing is done in between, no row is to blame: every process dies."""
 _STARTS_PER_ACTOR = 3
 
 Range = tuple[int, int]
 """Rows `start` to `stop` of a chunk."""
 
 WAIT = -1
-"""The answer of `Marks.next` to a worker that should ask again in a second."""
+"""What `Marks.next` returns to a worker that should ask again in a second."""
 
 
 @dataclass(frozen=True)
 class Attempt:
     """What to try next of a chunk.
 
-    is_alone: the process must do nothing else meanwhile. num_deaths: if not 0, the rows are not
-    done but recorded as failed, because this many processes died while working on them. kept: the
-    outcome, if an earlier process finished these rows.
+    is_alone: the process must do nothing else meanwhile. num_deaths: if not 0, fail the rows, on
+    which this many processes died. kept: the outcome, if an earlier process finished these rows.
     """
 
     start: int
@@ -50,7 +48,7 @@ class Attempt:
 
 @dataclass
 class _Chunk:
-    """What is known of an unfinished chunk. worker: who has taken it."""
+    """The state of an unfinished chunk; `worker` has taken it."""
 
     worker: str = ""
     begun: dict[Range, tuple[str, str]] = field(default_factory=dict)
@@ -62,8 +60,8 @@ class _Chunk:
 class Marks:
     """The marks of one pool of workers.
 
-    max_actors: the largest number of processes. lost_nodes: returns the ids of nodes that are gone.
-    numbers: the chunks to do, in order. slots: how many chunks a worker does at the same time.
+    max_actors: the most processes. lost_nodes: returns the IDs of lost nodes. numbers: the chunks
+    to do, in order. slots: how many chunks a worker does at a time.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class Marks:
     # For the driver.
 
     def is_over(self, stop: bool = False) -> bool:
-        """Return whether no further chunk may begin; `stop` decides so."""
+        """Return whether no further chunk may begin; `stop` sets it."""
         self._is_over |= stop
         return self._is_over
 
@@ -99,16 +97,16 @@ class Marks:
         return bool(self._news) or self._error is not None
 
     def news(self) -> tuple[list[tuple[int, Any]], XRecError | None]:
-        """Return the chunks finished since the last call with their results, and what failed."""
+        """Return the chunks finished since the last call with their results, and the error."""
         news, self._news = self._news, []
         return news, self._error
 
     # For workers.
 
     def starting(self, worker: str, actor: str, node: str) -> bool:
-        """Note that a process loads; returns whether it should.
+        """Record that a process is loading; return whether it should.
 
-        actor: stays the same when a process is started in place of one that died.
+        actor: stays the same if a process replaces one that died.
         """
         before, _ = self._processes.get(actor, ("", ""))
         self._lose(before)
@@ -117,8 +115,8 @@ class Marks:
         if self._num_starts_in_a_row > self._most_starts:
             self.fail(
                 ClusterError(
-                    f"{self._most_starts} processes in a row ended before they were ready, which "
-                    "is often for lack of memory; give each more memory, or start fewer",
+                    f"{self._most_starts} processes in a row died before they were ready, often "
+                    "for lack of memory; give each more memory, or start fewer",
                     code="processes_not_ready",
                     saw=self._most_starts,
                 )
@@ -129,15 +127,15 @@ class Marks:
         self._num_starts_in_a_row = 0
 
     def fail(self, error: XRecError) -> None:
-        """End the run with this error, unless it ended before."""
+        """End the run with this error, unless it has ended."""
         self._error = self._error or error
         self._is_over = True
 
     def next(self, worker: str) -> int | None:
         """Return the chunk that `worker` should do next, `WAIT`, or None if there is none.
 
-        A worker waits while others are at work, because they may die, and while the driver has yet
-        to collect many results.
+        A worker waits while others are at work, as they may die, and while the driver has many
+        results to collect.
         """
         if self._is_over or not self._left:
             return None
@@ -152,10 +150,9 @@ class Marks:
         return number
 
     def attempts(self, number: int, num_rows: int, worker: str) -> tuple[list[Attempt], int] | str:
-        """Return what `worker` should do of a chunk, in order, or why the run must end.
+        """Return what `worker` should do of a chunk, in order, and how many processes died with it.
 
-        With it comes the number of processes that died with the chunk. Whatever another worker had
-        begun of it counts as a death.
+        Return text if the run must end. What another worker had begun of the chunk is a death.
         """
         chunk = self._chunk(number)
         chunk.worker = worker
@@ -165,17 +162,16 @@ class Marks:
                 self._count(chunk, rows, other, node)
         if self._num_deaths_in_a_row >= _MOST_DEATHS_IN_A_ROW:
             return (
-                f"{self._num_deaths_in_a_row} processes died one after the other and nothing was "
-                f"done in between, the last time with chunk {number}, so no row can be to blame; "
-                "look at the logs of Ray's workers, correct the cause and run the job again"
+                f"{self._num_deaths_in_a_row} processes died in a row and nothing was done in "
+                f"between, the last one with chunk {number}, so no row can be to blame; look at "
+                "the logs of Ray's workers, fix the cause and run the job again"
             )
         return list(_attempts(chunk, 0, num_rows, is_whole=True)), chunk.num_deaths
 
     def begin(self, number: int, rows: Range, worker: str, node: str) -> bool:
-        """Note that a worker begins rows of a chunk; returns False if it must not.
+        """Record that a worker begins rows of a chunk; return False if it must not.
 
-        It must not if the chunk was given to another worker, or if it has not begun the chunk and
-        no further chunk may begin.
+        It must not if another worker has the chunk, or if the chunk is new and the run is over.
         """
         chunk = self._chunk(number)
         if chunk.worker not in ("", worker):
@@ -187,14 +183,14 @@ class Marks:
         return True
 
     def end(self, number: int, rows: Range, kept: Outcome) -> None:
-        """Note that rows of a chunk are done, and keep their outcome until all are."""
+        """Record that rows of a chunk are done, and keep their outcome until all are."""
         chunk = self._chunk(number)
         self._alive(chunk, rows)
         chunk.begun.pop(rows, None)
         chunk.kept[rows] = kept
 
     def done(self, number: int, result: Any = None) -> None:
-        """Note that a chunk is done, for the driver to collect."""
+        """Record that a chunk is done, for the driver to collect."""
         chunk = self._chunks.pop(number, _Chunk())
         for rows in chunk.begun:
             self._alive(chunk, rows)
@@ -219,7 +215,7 @@ class Marks:
                 self._queue.appendleft(number)
 
     def _reserved(self, worker: str) -> int | None:
-        """Return a chunk that waits for room in another worker, if this one has room for it."""
+        """Return a chunk that waits in a full worker, if this one has room."""
         taken = Counter(chunk.worker for chunk in self._chunks.values())
         begun = Counter(chunk.worker for chunk in self._chunks.values() if chunk.begun)
         if taken[worker] >= self._slots:
@@ -230,11 +226,11 @@ class Marks:
         return None
 
     def _alive(self, chunk: _Chunk, rows: Range) -> None:
-        if chunk.deaths.get(rows, 0) < 2:  # otherwise they were not done but given up
+        if chunk.deaths.get(rows, 0) < 2:  # otherwise the rows were given up, not done
             self._num_deaths_in_a_row = 0
 
     def _count(self, chunk: _Chunk, rows: Range, worker: str, node: str) -> None:
-        """Count a death: against the rows, and once as that of a process."""
+        """Count a death against the rows, and once per process."""
         is_new = worker not in self._dead
         self._dead.add(worker)
         chunk.num_deaths += is_new

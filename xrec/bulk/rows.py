@@ -1,0 +1,351 @@
+"""The rows of a bulk run: their columns and IDs, what becomes of them, and the task that does them.
+
+An ID is a string or an integer. Anything else would change when written as text (floats have no
+exact text, NaN is not an ID, some bytes are not UTF-8), so its row is rejected with a reason.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+from typing import Literal, Protocol, Self, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from xrec.errors import DataError
+from xrec.schemas import REJECTED
+from xrec.storage import FORGOTTEN, Forgotten, Location
+
+OK, FAILED = "ok", "failed"
+"""The values of the column `status`."""
+AGAIN = "again: "
+"""Prefix of the costs that count, by reason, rows that were done again instead of carried over."""
+TAKEN_DOWN = "taken_down"
+"""Reason to leave out a planned row that is on the list of takedowns."""
+_TEXT_BYTES = 200  # kept of a rejected row
+
+Rejection = Literal["null_id", "float_id", "nan_id", "invalid_utf8"]
+Batches = Iterable[tuple[pa.Table, pa.Table]]
+"""Good and rejected rows, as `clean_keys` returns them."""
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """The columns of a run's rows.
+
+    keys: the string columns that identify a row. Rows with the same first key stay together.
+    ok: the other columns of a row that succeeded; null in a failed row.
+    failed: the columns of a failed row besides `reason` and `message`; may overlap with `ok`.
+    ok_keys: columns of `ok`. If set, a row that succeeds becomes one or more rows of the table that
+        share the keys and differ in these columns, such as a user's k items.
+    reasons: why the task may fail a row.
+    expected_reasons: reasons that do not count toward `max_failed_share`.
+    error_reason: the reason of a row that raises an error or kills its process.
+    key_comments: what each key means; written into the table, like the metadata of `ok` and
+        `failed`.
+    """
+
+    keys: tuple[str, ...]
+    ok: pa.Schema
+    failed: pa.Schema
+    ok_keys: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    expected_reasons: tuple[str, ...] = ()
+    error_reason: str = "task_error"
+    key_comments: tuple[str, ...] = ()
+
+    @property
+    def key_schema(self) -> pa.Schema:
+        """The columns of a planned row."""
+        comments = (*self.key_comments, *[""] * len(self.keys))
+        pairs = zip(self.keys, comments, strict=False)
+        return pa.schema([_field(key, pa.string(), text, nullable=False) for key, text in pairs])
+
+    @property
+    def ok_schema(self) -> pa.Schema:
+        """The columns of `Outcome.ok`."""
+        columns = [f.with_nullable(False) if f.name in self.ok_keys else f for f in self.ok]
+        return pa.schema([*self.key_schema, *columns])
+
+    @property
+    def failed_schema(self) -> pa.Schema:
+        """The columns of `Outcome.failed`."""
+        texts = [pa.field(name, pa.string(), nullable=False) for name in ("reason", "message")]
+        return pa.schema([*self.key_schema, *texts, *self.failed])
+
+    @property
+    def table_schema(self) -> pa.Schema:
+        """The columns of results and of the table."""
+        bucket = f"the table's part by a hash of {self.keys[0]}: of C equal ranges, which one"
+        return pa.schema(
+            [
+                _field("status", pa.string(), f"{OK} or {FAILED}", nullable=False),
+                _field("bucket", pa.int32(), bucket, nullable=False),
+                *self.key_schema,
+                *(field.with_nullable(True) for field in self.ok),
+                _field("reason", pa.string(), f"why the row failed; null if it is {OK}"),
+                _field("message", pa.string(), f"details for a reader; null if it is {OK}"),
+                *(field.with_nullable(True) for field in self.failed if field not in self.ok),
+            ]
+        )
+
+    @property
+    def row_keys(self) -> tuple[str, ...]:
+        """The columns that identify a row of the table."""
+        return (*self.keys, *self.ok_keys)
+
+    @property
+    def all_reasons(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
+
+    def check_reasons(self, reasons: Iterable[str]) -> tuple[str, ...]:
+        """Return the reasons, sorted; raise ValueError if no row can fail for one of them."""
+        if unknown := set(reasons) - set(self.all_reasons):
+            raise ValueError(
+                f"reasons {sorted(unknown)}: expected some of {', '.join(self.all_reasons)}"
+            )
+        return tuple(sorted(set(reasons)))
+
+    def faults(self, failed: Mapping[str, int]) -> Counter[str]:
+        """Return the counts whose reasons are not expected."""
+        return Counter({why: n for why, n in failed.items() if why not in self.expected_reasons})
+
+    def sorted(self, rows: pa.Table) -> pa.Table:
+        """Sort rows by bucket (if present) and keys."""
+        names = [name for name in ("bucket", *self.row_keys) if name in rows.column_names]
+        return rows.sort_by([(name, "ascending") for name in names])
+
+    def by_status(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Split rows of the table into `Outcome.ok` and `Outcome.failed`."""
+        ok, failed = (
+            rows.filter(pc.equal(rows["status"], status)).select(schema.names).cast(schema)
+            for status, schema in ((OK, self.ok_schema), (FAILED, self.failed_schema))
+        )
+        return ok, failed
+
+    def without(self, rows: pa.Table, others: pa.Table) -> pa.Table:
+        """Return the rows whose keys are not in `others`, in any order."""
+        return self._joined(rows, others, "left anti")
+
+    def among(self, rows: pa.Table, others: pa.Table) -> pa.Table:
+        """Return the rows whose keys are in `others`, in any order."""
+        return self._joined(rows, others, "left semi")
+
+    def _joined(self, rows: pa.Table, others: pa.Table, join_type: str) -> pa.Table:
+        """Join row numbers, because Arrow cannot join tables that contain lists."""
+        keys = list(self.keys)
+        numbered = rows.select(keys).append_column("", pa.array(range(rows.num_rows), pa.int64()))
+        return rows.take(numbered.join(others.select(keys), keys, join_type=join_type)[""])
+
+    def as_results(self, planned: pa.Table, ok: pa.Table, failed: pa.Table) -> pa.Table:
+        """Return rows of both kinds in the format of a result; buckets come from `planned`."""
+        marked = [
+            rows.append_column("status", pa.repeat(status, rows.num_rows))
+            for rows, status in ((ok, OK), (failed, FAILED))
+        ]
+        rows = pa.concat_tables(marked, promote_options="default")
+        places = pc.index_in(rows[self.keys[0]], value_set=planned[self.keys[0]])
+        rows = rows.append_column("bucket", planned["bucket"].take(places))
+        return self.sorted(rows.select(self.table_schema.names).cast(self.table_schema))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of some rows; each row is in exactly one of the two tables.
+
+    ok: keys and the columns `RowFormat.ok`. If the format has `ok_keys`, a row may be repeated with
+        different values of them.
+    failed: keys, `reason`, `message` and the columns `RowFormat.failed`.
+    costs: what the rows cost, such as tokens, by name; a run adds them up.
+    """
+
+    ok: pa.Table
+    failed: pa.Table
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+class ChunkTask(Protocol):
+    """The work of a process, which makes one task and keeps it, with its models in memory.
+
+    Methods are called from several threads; at most `chunks_at_once` calls of `do` run at a time.
+    """
+
+    row_errors: tuple[type[Exception], ...]
+    """Errors of `do` that some row, of this call or a concurrent one, may have caused. The rows are
+    done again alone and halved until that row is found. Any other error ends the run."""
+
+    def do(self, rows: pa.Table) -> Outcome:
+        """Do at least one row (the columns `RowFormat.keys`)."""
+        ...
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """Return the rows as failed rows (`Outcome.failed`) without doing them."""
+        ...
+
+
+@runtime_checkable
+class CarryingTask(Protocol):
+    """A task that can carry over rows of an earlier run; optional."""
+
+    def why_again(self, earlier: pa.Table) -> pa.Array:
+        """Return why each earlier row (`RowFormat.table_schema`) must be done again.
+
+        Null means that the row, even a failed one, is carried over. Costs count each reason under
+        `AGAIN` plus its name.
+        """
+        ...
+
+
+class Rejected:
+    """Rejected rows (schema REJECTED) in a local file.
+
+    reasons: the number of rows by reason. first: one row, or none.
+    """
+
+    def __init__(self) -> None:
+        self.reasons = Counter[str]()
+        self.first = REJECTED.empty_table()
+        self._folder = TemporaryDirectory(prefix="xrec-rejected-")
+        self._file = f"{self._folder.name}/rejected.parquet"
+        self._writer = pq.ParquetWriter(self._file, REJECTED, compression="zstd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+        self._folder.cleanup()
+
+    def add(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self.reasons.update(counts_of(rows["reason"]))
+            self.first = self.first if self.first.num_rows else rows.slice(0, 1)
+            self._writer.write_table(rows.cast(REJECTED))
+
+    def write(self, location: Location) -> None:
+        """Copy the file to `location`; no more rows can be added."""
+        self._writer.close()
+        location.write_file(self._file)
+
+
+def good_rows(
+    batches: Batches, rejected: Rejected, forgotten: Sequence[Forgotten]
+) -> Iterator[pa.Table]:
+    """Yield the good rows, except those of forgotten users, and collect the rejected ones."""
+    for good, bad in batches:
+        num_given = good.num_rows
+        for users in forgotten:
+            good = users.without(good)
+        rejected.add(_anonymous(bad, num_given - good.num_rows) if forgotten else bad)
+        yield good
+
+
+def _anonymous(rejected: pa.Table, num_forgotten: int) -> pa.Table:
+    """Drop the texts of rejected rows, and add this many nameless rows of forgotten users."""
+    blank = pa.repeat("", rejected.num_rows)
+    rows = rejected.drop_columns("text").append_column("text", blank).select(REJECTED.names)
+    values = {"file": "", "line": 0, "reason": FORGOTTEN, "text": ""}
+    gone = pa.table({name: pa.repeat(value, num_forgotten) for name, value in values.items()})
+    return pa.concat_tables(table.cast(REJECTED) for table in (rows, gone))
+
+
+def first_of(rejected: pa.Table) -> str:
+    """Describe the first rejected row, for the end of a message."""
+    if not rejected.num_rows:
+        return ""
+    row = rejected.slice(0, 1).to_pylist()[0]
+    return f", the first at {row['file']}, line {row['line']}: {row['reason']} ({row['text']})"
+
+
+def clean_keys(
+    table: pa.Table, keys: Sequence[str], *, file: str, first_line: int
+) -> tuple[pa.Table, pa.Table]:
+    """Split rows into those with valid IDs and rejected rows (schema REJECTED).
+
+    Return the columns `keys` of the good rows as strings. `file` and `first_line` tell where the
+    rows were read. Raise DataError if a column is missing or holds neither strings nor numbers.
+    """
+    names = table.schema.names
+    if missing := [name for name in keys if name not in names]:
+        raise DataError(
+            f"{file}: expected columns {', '.join(keys)}, saw {', '.join(names)}; rename or add "
+            "them",
+            code="missing_column",
+            key=missing[0],
+            saw=names,
+        )
+    ids = [_ids(table[name], f"{file}: column {name}") for name in keys]
+    schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in keys])
+    if not any(column.null_count or pa.types.is_floating(column.type) for column in ids):
+        with suppress(pa.ArrowInvalid):  # raised if an ID is not UTF-8
+            texts = [column.cast(pa.string()) for column in ids]
+            return pa.table(texts, schema), REJECTED.empty_table()
+    good, rejected = list[dict[str, str]](), list[dict[str, str | int]]()
+    rows = zip(*(column.to_pylist() for column in ids), strict=True)
+    for line, row in enumerate(rows, first_line):
+        shown = {name: _shown(value) for name, value in zip(keys, row, strict=True)}
+        if reason := next(filter(None, map(_rejection, row)), None):
+            text = ", ".join(f"{name}={value!r}" for name, value in shown.items())[:_TEXT_BYTES]
+            rejected.append({"file": file, "line": line, "reason": reason, "text": text})
+        else:
+            good.append({name: str(value) for name, value in shown.items()})
+    return pa.Table.from_pylist(good, schema), pa.Table.from_pylist(rejected, REJECTED)
+
+
+def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Return the IDs as integers, floats, or bytes that may not be UTF-8."""
+    type_ = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return column.cast(type_)
+    if type_ in (pa.null(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        return column.cast(type_).cast(pa.large_binary())
+    raise DataError(
+        f"{name}: expected ids that are strings or integers, saw {type_}; cast it",
+        code="wrong_type",
+        key=name,
+        saw=str(type_),
+    )
+
+
+def _rejection(value: bytes | float | None) -> Rejection | None:
+    """Return why an ID has no exact text, or None if it has one."""
+    if value is None:
+        return "null_id"
+    if isinstance(value, float):
+        return "nan_id" if math.isnan(value) else "float_id"
+    try:
+        _ = value.decode() if isinstance(value, bytes) else ""
+    except UnicodeDecodeError:
+        return "invalid_utf8"
+    return None
+
+
+def _shown(value: bytes | float | None) -> str | float | None:
+    """Format an ID for a reader; a valid ID becomes its exact text."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def bucket_of(key: str, num_buckets: int) -> int:
+    """Return which of C equal ranges contains the MD5 of a first key."""
+    digest = hashlib.md5(key.encode(), usedforsecurity=False).digest()
+    return (int.from_bytes(digest[4:8], "little") * num_buckets) >> 32
+
+
+def counts_of(values: pa.ChunkedArray) -> dict[str, int]:
+    """Return how often each value occurs."""
+    return {pair["values"]: pair["counts"] for pair in pc.value_counts(values).to_pylist()}
+
+
+def bare(rows: pa.Table) -> pa.Table:
+    """Drop the comments of the columns; the table's log has them once."""
+    return pa.table(rows.columns, pa.schema([field.remove_metadata() for field in rows.schema]))
+
+
+def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -> pa.Field:
+    metadata = {"comment": comment} if comment else None
+    return pa.field(name, type_, nullable=nullable, metadata=metadata)

@@ -1,1 +1,0 @@
-"""The work on chunks: Ray Data's pool of actors, what each does, and marks of what it began."""
