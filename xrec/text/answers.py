@@ -114,19 +114,19 @@ def read_answer(answer: object, index: int, words: str, num_requests: int) -> Ra
     message = getattr(choice, "message", None)
     if choice is None or not isinstance(message, ChatCompletionMessage):
         raise ValueError("expected a chat completion with a message in its first choice")
-    text, usage = _text(message.content), getattr(answer, "usage", None)
-    num_tokens = (
-        count if isinstance(count, int) and count >= 0 else about_tokens(counted)
-        for count, counted in (
-            (getattr(usage, "prompt_tokens", None), words),
-            (getattr(usage, "completion_tokens", None), text),
-        )
-    )
+    text, counted = _text(message.content), getattr(answer, "usage", None)
+    num_prompt_tokens = _count(getattr(counted, "prompt_tokens", None), words)
+    num_reply_tokens = _count(getattr(counted, "completion_tokens", None), text)
     is_filtered = choice.finish_reason == "content_filter"
     refusal = message.refusal or ("by its content filter" if is_filtered else None)
     failure = ReplyFailure("refused", str(refusal)) if refusal else None
     is_cut = choice.finish_reason == "length"
-    return RawReply(index, text, Usage(*num_tokens, num_requests), is_cut, failure)
+    usage = Usage(num_prompt_tokens, num_reply_tokens, num_requests)
+    return RawReply(index, text, usage, is_cut, failure)
+
+
+def _count(value: object, text: str) -> int:
+    return value if isinstance(value, int) and value >= 0 else about_tokens(text)
 
 
 def _text(content: object) -> str:

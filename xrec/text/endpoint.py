@@ -98,9 +98,11 @@ class EndpointModel:
             self._replied_at = time.monotonic()
             return reply
         # Raised outside of the handler: a chained error would carry the request, with the key.
-        if ended := fault if isinstance(fault, EndpointError) else self._judge(fault, started_at):
+        ended = fault if isinstance(fault, EndpointError) else self._judge(fault, started_at)
+        if ended is not None:
             self._ended = ended
             raise ended
+        assert isinstance(fault, ReplyFailure)
         return RawReply(index, "", Usage(num_requests=num_requests), failure=fault)
 
     async def _admit(self, request: object) -> None:

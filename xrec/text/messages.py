@@ -94,7 +94,9 @@ class Reply(Generic[ObjectT]):
 
 
 class ScoreReply(BaseModel):
-    """A judge's score from 0 to 100, as an object or a bare number; other fields are ignored."""
+    """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
+
+    # Its docstring is in the schema that the model sees, and in the keys of stored replies.
 
     model_config = ConfigDict(extra="ignore")
 

@@ -39,8 +39,8 @@ class _UnboundedSchema(_StrictSchema):
     """The strict schema without lengths of strings, which OpenAI refuses."""
 
     def str_schema(self, schema: Any) -> JsonSchemaValue:
-        bounds = ("min_length", "max_length")
-        return super().str_schema({k: v for k, v in schema.items() if k not in bounds})
+        unbounded: Any = {k: v for k, v in schema.items() if k not in ("min_length", "max_length")}
+        return super().str_schema(unbounded)
 
 
 def strict_schema(model: type[BaseModel], *, with_lengths: bool = False) -> dict[str, Any]:

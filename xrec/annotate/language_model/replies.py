@@ -54,6 +54,7 @@ class _Reply(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
+# The docstrings of these classes are in the schemas that models see.
 class ItemReply(_Reply):
     """An item's title and profile."""
 
@@ -68,7 +69,7 @@ class UserReply(_Reply):
 
 
 class AspectReply(_Reply):
-    """An aspect of a review; the quote comes first, so that the other fields follow from it."""
+    """An aspect that a review speaks of; the quote comes first, so that the others follow it."""
 
     quote: Annotated[str, Field(max_length=_MAX_QUOTE)]
     aspect: _Words

@@ -219,7 +219,7 @@ class _Counts:
             noun.reviews += 1
             noun.items.add(item_id)
             noun.judged += any(mention.strength for mention in mentions)
-            noun.roles.update(frozenset().union(*(mention.roles for mention in mentions)))
+            noun.roles.update(frozenset[str]().union(*(mention.roles for mention in mentions)))
         self.proper.update(review.proper)
         for pair in review.joined:
             for word, other in (pair, pair[::-1]):

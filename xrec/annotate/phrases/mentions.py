@@ -205,8 +205,8 @@ def _noun(value: Valence, noun: Token, roles: Roles) -> Mention | None:
 
 def _roles(noun: Token, roles: Roles) -> frozenset[Role]:
     """Return the roles of a noun; what the text points at is its item."""
-    found: set[Role] = {role for role in _ROLES if roles.has(role, noun)}
-    return frozenset(found | {"item"} if "pointed" in found else found)
+    implied: tuple[Role, ...] = ("item",) if roles.has("pointed", noun) else ()
+    return frozenset((*implied, *(role for role in _ROLES if roles.has(role, noun))))
 
 
 def _is_compound(word: Token) -> bool:
