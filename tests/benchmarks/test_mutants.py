@@ -43,7 +43,7 @@ def test_forty_guards_are_listed_once_and_in_all_packages_that_hold_data():
     assert len(LISTED) == len({(each.file, each.old) for each in LISTED}) == 40
     assert {"/".join(each.file.split("/")[:-1][:2]) for each in LISTED} >= {
         *(
-            "xrec/jobs",
+            "xrec/nights",
             "xrec/adapter",
             "xrec/annotate",
             "xrec/backfill",
