@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 WORKSPACE ?= workspace/demo
 PYTEST_ARGS ?=
 PACKAGES ?=
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 SHARD ?=
 XREC_TEST_SEED ?= $(shell date +%Y%m%d)
 LOCK_ARGS ?=
@@ -27,7 +27,7 @@ help: ## List the targets
 	@echo "                                           without a GPU, setup takes the build without CUDA"
 	@echo "             WORKSPACE=DIR                 where make demo keeps its artifacts"
 	@echo "             PYTEST_ARGS='-k storage -x'   further arguments of pytest"
-	@echo "             TEST_PROCESSES=2              processes of the tests; 0: none but pytest's own"
+	@echo "             TEST_PROCESSES=3              processes of the tests; 0: none but pytest's own"
 	@echo "             SHARD=1/3                     the first of three equal parts of make test-all"
 	@echo "             XREC_TEST_SEED=20261201       what make test-all draws from; by default the date"
 	@echo "             PACKAGES='bulk serve'         those of make mutants; without, it shows the scores"
@@ -41,7 +41,7 @@ demo: setup ## The whole pipeline on the generated sample: explanations, metrics
 	@$(BIN)/xrec run configs/sample.yaml "workspace=$(WORKSPACE)"
 	@echo "report: $(WORKSPACE)/evaluation/report.html"
 
-# Two processes, because most of the time a test of Ray uses one core. Each has a Ray of its own.
+# Three processes on two cores: a test of Ray waits half the time. Each process has its own Ray.
 test: setup ## The tests of every push: without the slow ones and those for a GPU
 	@$(PYTEST) -m "not slow and not gpu" -n $(TEST_PROCESSES)
 
