@@ -576,10 +576,10 @@ def check_garbage(chaos: Chaos) -> None:
     place = chaos.setting.place
     output, table = place.location, bulk.published(place.uri, storage=place.storage)
     options = {"retention_hours": 0, "enforce_retention_duration": False, "full": True}
+    time.sleep(1.1)  # the times in the store are whole seconds
     deltalake.DeltaTable(output.shared_uri, storage_options=output.delta_options()).vacuum(
         dry_run=False, **options
     )
-    time.sleep(1.1)  # the times in the store are whole seconds
     delete_superseded(output, timedelta(0))
     live = table.log.decided_by(table.version).run
     wanted = {record.run: record.nonce for record in records(output)}

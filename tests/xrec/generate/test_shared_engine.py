@@ -23,9 +23,9 @@ PARAMS = TextParams(max_new_tokens=3)
 class ToyCore:
     """Writes a prompt's first token, number by number; a step with a `deadly` prompt raises.
 
-    A request takes as many steps as its prompt has tokens. Steps wait until `may_step` is set. To
-    cancel the prompt `fixed` raises. It reports each step of a text if `is_streaming`, else the
-    first and the last one.
+    A request takes as many steps as its prompt has tokens. Steps wait until `may_step` is set, and
+    `is_held` is set when one does. To cancel the prompt `fixed` raises. It reports each step of a
+    text if `is_streaming`, else the first and the last one.
     """
 
     deadly: int = -1
@@ -40,6 +40,7 @@ class ToyCore:
     num_found: int = 0
     busy: threading.Lock = field(default_factory=threading.Lock)
     may_step: threading.Event = field(default_factory=threading.Event)
+    is_held: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.may_step.set()
@@ -69,6 +70,8 @@ class ToyCore:
             raise RuntimeError("cannot cancel")
 
     def step(self) -> list[Advance]:
+        if not self.may_step.is_set():
+            self.is_held.set()
         self.may_step.wait()
         assert self.busy.acquire(blocking=False), "one thread at a time"
         try:
@@ -175,13 +178,14 @@ def test_cancel_that_raises_an_error_is_told_to_all_and_no_command_is_lost():
     """Callers whose requests came together with the cancellation do not wait forever."""
     core = ToyCore(fixed=7)
     shared, told = SharedEngine(core), list[Any]()
-    core.may_step.clear()
     stuck = EngineRequest([7] * 10**6, PARAMS, told.append)
     other = EngineRequest([8] * 10**6, PARAMS, told.append)
     with ThreadPoolExecutor(1) as pool, shared.at_work([other]):
         with shared.at_work([stuck]):
             while len(core.added) < 2:
                 time.sleep(0.001)
+            core.may_step.clear()
+            core.is_held.wait()
         late = pool.submit(list, shared.complete(lists(0, 3)))
         while len(shared._commands) < 2:
             time.sleep(0.001)
