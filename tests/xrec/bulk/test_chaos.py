@@ -83,9 +83,9 @@ def test_worker_and_driver_on_ray_that_are_killed_leave_each_row_once(tmp_path):
     toy = setting.open("main")
     with closing(Chaos(setting, 0)) as chaos:
         driver = chaos.start("complete")
-        wait_until(lambda: num_done(toy) >= 1)
+        wait_until(lambda: num_done(toy) >= 2)  # no worker is loading any more
         running(psutil.Process().children(recursive=True), WORKER)[0].kill()
-        wait_until(lambda: num_done(toy) >= 3)
+        wait_until(lambda: num_done(toy) >= 4)
         assert driver.process.exitcode is None
         driver.was_hit = True
         driver.send(signal.SIGKILL)
@@ -171,7 +171,7 @@ def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
         toy.heal()
         with closing(Chaos(setting, 0, cluster)) as chaos:
             driver = chaos.start("complete")
-            wait_until(lambda: num_done(toy) >= 3)
+            wait_until(lambda: num_done(toy) >= 4)
             cluster = add_node(cluster, cpus=2)
             try:
                 wait_until(lambda: bool(running(cluster.nodes[2].processes(), WORKER)))
