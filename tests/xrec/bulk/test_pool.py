@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,19 +131,17 @@ def test_pool_grows_while_all_are_busy_as_far_as_there_is_room(here, pool, fewes
     assert fewest <= len(os.listdir(toy.healed.parent / "processes")) <= most
 
 
-def _pid_of(seconds: float) -> int:
-    time.sleep(seconds)
-    return os.getpid()
+def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done(tmp_path):
+    def last_of_four(name: str) -> int:
+        while name == "last" and len(os.listdir(tmp_path)) < 3:
+            time.sleep(0.01)
+        (tmp_path / name).touch()
+        return os.getpid()
 
-
-def _make_pid() -> Callable[[float], int]:
-    return _pid_of
-
-
-def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done():
-    assert list(map_in_processes(_make_pid, [], num_processes=2)) == []
-    found = list(map_in_processes(_make_pid, [1.5, 0.1, 0.1, 0.1], num_processes=2))
-    assert sorted(place for place, _ in found) == [0, 1, 2, 3]
+    assert list(map_in_processes(lambda: last_of_four, [], num_processes=2)) == []
+    items = ["last", "a", "b", "c"]
+    found = list(map_in_processes(lambda: last_of_four, items, num_processes=2))
+    assert sorted(index for index, _ in found) == [0, 1, 2, 3]
     assert found[-1][0] == 0
     assert len({pid for _, pid in found} - {os.getpid()}) == 2
 
