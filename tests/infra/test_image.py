@@ -180,6 +180,15 @@ def test_wheel_holds_every_file_of_the_packages(wheel):
     assert {"xrec/models.txt", "xrec/sample/project.yaml"} <= held
 
 
+def test_what_the_wheel_shares_with_the_checkout_is_a_link_and_no_copy():
+    for link, file in (
+        ("xrec/models.txt", "requirements/models.txt"),
+        ("xrec/sample/project.yaml", "configs/sample.yaml"),
+    ):
+        assert (ROOT / link).is_symlink()
+        assert (ROOT / link).samefile(ROOT / file)
+
+
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     """An environment with the wheel, which finds the packages that it requires in this one."""
