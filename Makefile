@@ -109,7 +109,7 @@ format: setup ## Format, and mend what ruff can
 lock: ## Bring the lists of requirements/ up to date with pyproject.toml; needs uv
 	@bash requirements/lock.sh $(LOCK_ARGS)
 
-wheel: setup ## The wheel in dist/; it needs no checkout: pip install dist/xrec-*.whl
+wheel: setup ## The wheel in dist/; it needs no checkout (README.md says how to install it)
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 LISTS := $(patsubst %,requirements/%.txt,base source cuda vllm)

@@ -1,23 +1,30 @@
 """What people may import, and what it costs."""
 
 import ast
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 import xrec
+from tests.infra.test_environment import required_by
 from tests.world.program import python
+from tests.xrec.bulk.toy_run import toy_run
 from xrec.config import parse_yaml
 from xrec.errors import ConfigError
 
+
+def _beyond_base() -> list[str]:
+    """Return the modules that `pip install xrec`, without an extra, does not bring."""
+    base = {"xrec", *(canonicalize_name(each.name) for each in required_by("xrec"))}
+    modules = packages_distributions().items()
+    return sorted(name for name, dists in modules if not base & set(map(canonicalize_name, dists)))
+
+
 # None in sys.modules makes an import fail, as if the package were not installed.
-_BASE_ALONE = """
-import re, sys
-from xrec.errors import packages_of
-for line in packages_of("cluster"):
-    sys.modules[re.split("[^a-zA-Z0-9-]", line)[0].replace("-", "_")] = None
-"""
+_BASE_ALONE = f"import sys; sys.modules.update(dict.fromkeys({_beyond_base()}))"
 _READ = f"""{_BASE_ALONE}
 import xrec
 assert not {{"deltalake", "pyarrow"}} & set(sys.modules)
@@ -40,10 +47,22 @@ def test_changelog_and_citation_are_of_this_version():
     )
 
 
-def test_base_alone_reads_tables_and_has_the_client_and_import_xrec_loads_nothing():
-    assert python("-c", _READ).returncode == 0
-    for command in ("table", "export", "init", "forget"):
-        assert python("-c", _RUN, command, "--help").returncode == 0
+def test_base_alone_reads_tables_and_has_the_client_and_import_xrec_loads_nothing(disk, tmp_path):
+    read = python("-c", _READ)
+    assert read.returncode == 0, read.stderr
+    toy_run(disk, tmp_path).complete()
+    target = tmp_path / "plain"
+    for words in (
+        ("table", "status", disk.uri),
+        ("table", "check", disk.uri),
+        ("export", disk.uri, "--to", target),
+        ("init", "--help"),
+    ):
+        done = python("-c", _RUN, *words)
+        assert done.returncode == 0, done.stderr
+    assert (target / "_SUCCESS").exists()
+    done = python("-c", _RUN, "doctor")
+    assert (done.returncode, "torch " in done.stdout) == (1, True), done.stderr
 
 
 def test_command_that_needs_the_extra_cluster_names_the_package_and_what_installs_it():
