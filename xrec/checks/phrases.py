@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 from xrec.checks.tokens import Tokens, tokens_of
 from xrec.config import ChecksConfig, StorageConfig
@@ -106,11 +105,6 @@ class AspectNames(PhraseIndex):
         """Whether `text` names each of the `aspects`, which are of the vocabulary."""
         named = {found.name for found in self.find(text)}
         return [self.same(aspect) in named for aspect in aspects]
-
-    @cached_property
-    def last_words(self) -> "AspectNames":
-        """The words that aspects of several words end with: "service" of "friendly service"."""
-        return AspectNames(keys[-1] for keys in self._names if len(keys) > 1)
 
     def find_in(self, tokens: Tokens) -> list[Named]:
         """What `find` gives, for a text that is in words already."""

@@ -65,3 +65,8 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return f"{value:,}" if type(value) is int else str(value)
+
+
+def to_stderr(line: str) -> None:
+    """Print a line of progress, which is not part of the result."""
+    typer.echo(line, err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xrec.cli import doctor_command
-from xrec.cli.printing import scalars, show_config, summary, text_table
+from xrec.cli.printing import scalars, show_config, summary, text_table, to_stderr
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def refresh(
     configs = _chosen(config_path, overrides)
     from xrec.jobs import pipeline
 
-    manifest = pipeline.refresh(configs, train=train, source=config_path, tell=_to_stderr)
+    manifest = pipeline.refresh(configs, train=train, source=config_path, tell=to_stderr)
     typer.echo(summary(manifest, configs["backfill"].artifact("explanations"), as_json=as_json))
 
 
@@ -98,7 +98,7 @@ def demo(
 ) -> None:
     """Run the pipeline on a generated sample.
 
-    Writes a project file, unless there is one, and runs it. Takes about seven minutes on two cores.
+    Writes a project file, unless there is one, and runs it. Takes about eight minutes on two cores.
 
     In:   nothing
     Out:  FOLDER/xrec.yaml, the artifacts in FOLDER, ten explanations and the metrics
@@ -163,15 +163,11 @@ def _run(
 ) -> None:
     from xrec.jobs import pipeline
 
-    manifest = pipeline.run(configs, redo=redo, source=source, tell=_to_stderr)
+    manifest = pipeline.run(configs, redo=redo, source=source, tell=to_stderr)
     if "backfill" in configs and not as_json:
         _show_explanations(configs["backfill"])
     config = list(configs.values())[-1]
     typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
-
-
-def _to_stderr(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _show_explanations(config: "JobConfig") -> None:

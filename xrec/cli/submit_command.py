@@ -50,9 +50,9 @@ def submit(
 ) -> None:
     """Run a job on a Ray cluster.
 
-    Sends code, config, AWS_* variables and HF_TOKEN, but no data: artifacts must be at s3:// URIs
-    or on a shared disk. Follows the log; after Ctrl-C the job goes on. Set RAY_AUTH_MODE=token and
-    RAY_AUTH_TOKEN for a cluster that requires a token.
+    Sends code, config, and the variables AWS_*, HF_TOKEN, HF_ENDPOINT, MLFLOW_* and WANDB_*, but no
+    data: artifacts must be at s3:// URIs or on a shared disk. Follows the log; after Ctrl-C the job
+    goes on. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN for a cluster that requires a token.
 
     In:   JOB and CONFIG; the cluster's --address, http://host:8265 (default: this machine's)
     Out:  the job's log and exit code; with --json its result, and the log on standard error

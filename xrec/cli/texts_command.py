@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec.cli.printing import summary
+from xrec.cli.printing import summary, to_stderr
 from xrec.cli.reporting import AsJson, ConfigPath, Overrides
 from xrec.errors import ConfigError, StorageNotFoundError
 
@@ -140,7 +140,7 @@ def forget(
             chosen_configs(project),
             reread=True,
             source=project.source,
-            tell=lambda line: typer.echo(line, err=True),
+            tell=to_stderr,
         ),
         retention=timedelta(hours=retention),
         later=is_later,

@@ -34,10 +34,7 @@ CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
 }
 """The jobs, in the order of the pipeline, each with its config class."""
 
-ARTIFACTS = (
-    *("annotations", "dataset", "graph", "aspects", "adapter", "recommendations", "explanations"),
-    *("evaluation", "comparison"),
-)
+ARTIFACTS = tuple(name for name in JobConfig.model_fields if name not in ("workspace", "storage"))
 SHARED = ("workspace", "storage", "ray", "llm", "prompt", "decoding", "workers", *ARTIFACTS)
 """The keys at the top level of a project file."""
 

@@ -17,9 +17,8 @@ def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
     check_word_list(config.decoding.text.checks, config.storage)
     engine = config.engine
     if engine.kind == "auto" and engine.num_gpus == 1:
-        engine = engine.model_copy(
-            update={"kind": "builtin"}
-        )  # vLLM starts too slowly for one text
+        # vLLM starts too slowly for one text.
+        engine = engine.model_copy(update={"kind": "builtin"})
     explainer = load_explainer(sources_of(config), device=config.actors.device, engine=engine)
     dataset, pairs = explainer.dataset, explainer.pairs
     pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))

@@ -18,6 +18,7 @@ from xrec.backfill import last_night
 from xrec.config import JobConfig, Project
 from xrec.errors import ConfigError
 from xrec.graph.identity import START_FROM
+from xrec.nights.plan import TABLE_JOBS
 from xrec.schemas import REJECTED
 from xrec.storage import (
     DELETING,
@@ -46,7 +47,6 @@ _SOURCES: Mapping[Kind, str] = {
     "annotations": "reviews/rejected.parquet",
 }
 """With their files of rejected rows. They are deleted last: they show what else must go."""
-_TABLES: Mapping[str, Kind] = {"recommend": "recommendations", "backfill": "explanations"}
 
 
 def forget(
@@ -116,7 +116,7 @@ def _take_down(uri: str, people: Forgotten, config: JobConfig) -> dict[str, Any]
 
 def _table_uris(configs: Mapping[str, JobConfig], config: JobConfig) -> tuple[list[str], list[str]]:
     """Return the URIs of the tables of the project's jobs, and of others in the workspace."""
-    own = [configs[job].artifact(kind) for job, kind in _TABLES.items() if job in configs]
+    own = [configs[job].artifact(kind) for job, kind in TABLE_JOBS.items() if job in configs]
     workspace = _folders(config)[0]
     tables = [workspace / name for name in workspace.folders()]
     return own, [t.uri for t in tables if t.uri not in own and (t / "_xrec").exists()]

@@ -10,7 +10,7 @@ from xrec.data.dataset import EXTENDS
 from xrec.errors import ConfigError
 from xrec.storage import Kind, Location, location_of
 
-_TABLES: Mapping[str, Kind] = {"recommend": "recommendations", "backfill": "explanations"}
+TABLE_JOBS: Mapping[str, Kind] = {"recommend": "recommendations", "backfill": "explanations"}
 """Jobs that publish a version of a table."""
 _TRAINED: Mapping[str, Kind] = {"train-aspects": "aspects", "train-adapter": "adapter"}
 """Jobs that a night runs only to train: another score of aspects would change most choices."""
@@ -66,7 +66,7 @@ def plan_night(
         )
     number, uris = last_night(configs["backfill"])
     if not train and not reread and _is_prepared(configs, uris, number, state):
-        return Night({name: present(configs[name]) for name in _TABLES if name in configs}, None)
+        return Night({name: present(configs[name]) for name in TABLE_JOBS if name in configs}, None)
     while True:
         number += 1
         night = _next_night(configs, uris, number, train)
@@ -96,7 +96,7 @@ def _next_night(
     makers = {
         n: kind for n, kind in _MAKERS.items() if n in configs and (train or n not in _TRAINED)
     }
-    jobs = {name: configs[name] for name in (*makers, *_TABLES) if name in configs}
+    jobs = {name: configs[name] for name in (*makers, *TABLE_JOBS) if name in configs}
     folder = location_of(configs["prepare"], f"nights/{number}")
     _check_no_uris(jobs, [*makers.values()], folder)
     shared: dict[str, str] = {**uris, **{kind: f"{folder}/{kind}" for kind in makers.values()}}

@@ -1,19 +1,16 @@
 """Candidates: runs that are done and not published, because the gate or a command stopped them."""
 
 from collections.abc import Iterator
-from typing import TypeVar
 
 from xrec.backfill import last_night, present
 from xrec.backfill.identity import identify
 from xrec.backfill.plan import run_request
 from xrec.bulk import BulkRun, open_run
-from xrec.config import BackfillConfig, JobConfig
+from xrec.config import BackfillConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.nights.gate import judge, make_gate
 from xrec.nights.sample import sample_of, side_by_side
 from xrec.storage import MANIFEST, Manifest, check_artifacts, location_of
-
-ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
 
 def publish_candidate(config: BackfillConfig, force: str = "") -> Manifest:
@@ -54,13 +51,13 @@ def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
     )
 
 
-def _with_later_nights(config: ConfigT) -> Iterator[ConfigT]:
+def _with_later_nights(config: BackfillConfig) -> Iterator[BackfillConfig]:
     """Yield the config with the artifacts of each unpublished night, the last first; then as is."""
-    number, uris = last_night(config)
+    (number, uris), now = last_night(config), present(config)
     nights = location_of(config, "nights")
     for night in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):
         made = {kind: nights / str(night) / kind for kind in uris}
         own = {kind: at.uri for kind, at in made.items() if (at / MANIFEST).is_file()}
         if night > number and {"dataset", "graph"} <= own.keys():
-            yield present(config).model_copy(update=own)
-    yield present(config)
+            yield now.model_copy(update=own)
+    yield now
