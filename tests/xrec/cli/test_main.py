@@ -20,6 +20,7 @@ from tests.world.shop import SAMPLE, SECRET, write_yaml
 from xrec.cli import doctor_command
 from xrec.config import CONFIG_TYPES, SHARED, keys_of, read_project
 from xrec.errors import ConfigError, DataError, install_command
+from xrec.jobs import PIPELINE
 from xrec.jobs.pipeline import chosen_configs
 from xrec.storage import make_manifest
 
@@ -190,6 +191,27 @@ def test_job_that_ends_early_says_why(config_path, monkeypatch, error, expected,
     code, out, _ = xrec("prepare", config_path, "--json")
     told = {"error": str(error), "exit_code": expected, "metrics": {"gate.figures.plain": 0.9}}
     assert (code, out and json.loads(out)) == (expected, told if expected < 130 else "")
+
+
+def test_job_unexpected_error_is_not_swallowed(config_path, monkeypatch):
+    for error in (ZeroDivisionError, ModuleNotFoundError("of our own", name="xrec.nowhere")):
+        _prepare_does(monkeypatch, Mock(side_effect=error))
+        with pytest.raises((ZeroDivisionError, ModuleNotFoundError)):
+            xrec("prepare", config_path)
+
+
+def test_python_m_is_the_same_command_as_xrec_and_so_are_the_scripts_of_jobs(config_path):
+    """A submitted job is started by it."""
+    arguments = [str(config_path), "splits.test=0.25", "--dry-run"]
+    expected = xrec("prepare", *arguments)[1]
+    for program in (("-m", "xrec.cli", "prepare"), ("jobs/prepare.py",)):
+        done = python(*program, *arguments, cwd=ROOT)
+        assert (done.returncode, done.stdout) == (0, expected), done.stderr
+
+
+def test_jobs_has_a_script_for_each_job_that_people_submit():
+    scripts = {path.stem.replace("_", "-") for path in (ROOT / "jobs").glob("*.py")}
+    assert scripts == {*PIPELINE, "refresh"} - {"build-sample-llm"}
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def test_init_command_takes_columns_repeated_and_in_one(tmp_path):
     source = tmp_path / "export.csv"
     code, _, err = xrec("init", tmp_path / "p2", "--from", source, *first[:1], "x=y")
     assert code != 0
-    assert "--columns x=y" in err
+    assert "--columns x=y: expected OURS=YOURS, where OURS is one of user_id, item_id," in err
 
 
 def _uncommented(text: str) -> str:

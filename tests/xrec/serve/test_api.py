@@ -268,6 +268,14 @@ def test_unknown_paths_and_methods_are_problems(endpoint):
     assert problem(endpoint.get("/v1/explanations"))["status"] == 405
 
 
+def test_openapi_names_the_errors_of_the_gate(endpoint):
+    for path, methods in endpoint.get("/openapi.json").json()["paths"].items():
+        for operation in methods.values() if path.startswith("/v1") else ():
+            assert {"401", "422", "429"} <= operation["responses"].keys(), path
+            assert [*map(list, operation["security"])] == [["HTTPBearer"], ["APIKeyHeader"]], path
+            assert "application/problem+json" in operation["responses"]["422"]["content"]
+
+
 def test_log_has_a_line_for_each_request_and_names_no_user(endpoint, caplog):
     with caplog.at_level("INFO", logger="xrec"):
         answer = endpoint.get(f"/v1/explanations/{USERS[9]}/{ITEMS[6]}").json()

@@ -14,7 +14,7 @@ from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, explanation,
 from xrec.config import AdapterTrainingConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError, TrainingError
 from xrec.lab.baselines.artifact import build_model, read_baseline
-from xrec.lab.baselines.baseline import RECIPES, Baseline, recipe_of
+from xrec.lab.baselines.baseline import RECIPES, Baseline, Recipe, recipe_of
 from xrec.lab.baselines.codec import END, UNKNOWN
 from xrec.lab.baselines.data import (
     BaselineData,
@@ -28,7 +28,7 @@ from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.peter import PETER, TextBatch
 from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import _load_trainer, train_baseline
-from xrec.lab.baselines.trainer import BaselineTrainer
+from xrec.lab.baselines.trainer import BaselineTrainer, has_ended
 
 
 def test_data_are_the_explained_pairs_with_their_ends_in_words_of_the_training_texts(
@@ -128,6 +128,22 @@ def test_trainer_loss_that_is_not_finite_ends_the_run(make_baseline, dataset):
         next(trainer.model.parameters()).fill_(torch.nan)
     with raises(TrainingError, "loss_not_finite", "learning_rate"):
         trainer.run_epoch()
+
+
+@pytest.mark.parametrize(
+    ("losses", "ends"),
+    [
+        ((), False),
+        ((3.0, 2.0, 1.0), False),
+        ((3.0, 2.0, 1.0, 0.5), True),  # all epochs
+        ((1.0, 1.0, 1.0), True),  # an equal loss is no gain
+        ((1.0, 2.0, 0.5), False),
+        ((2.0, 3.0, 1.0, 1.5), True),  # two without a gain, though not in a row
+    ],
+)
+def test_training_ends_with_its_epochs_or_its_patience(losses, ends):
+    recipe = Recipe("SGD", 1.0, num_epochs=4, patience=2)
+    assert has_ended([{"validation_loss": loss} for loss in losses], recipe) is ends
 
 
 def test_recipes_are_as_published_and_lora_has_the_passes_and_longest_text_of_ours():
