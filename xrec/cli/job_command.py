@@ -62,6 +62,18 @@ Examples:
   xrec pretrain-graph configs/yelp.yaml
   xrec pretrain-graph configs/yelp.yaml workers.num_processes=4 training.num_epochs=100
 """,
+    "neighbors": """Count who chose what together.
+
+Each item gets the items that its users chose most, and how many people chose both, as lower bounds
+in steps. Recommendations are ranked by them too, and they give the reasons.
+
+In:   <workspace>/dataset and graph
+Out:  <workspace>/neighbors
+
+Examples:
+  xrec neighbors configs/yelp.yaml
+  xrec neighbors configs/yelp.yaml min_people=10
+""",
     "train-aspects": """Learn which aspects to mention to a user.
 
 Trains on the reviews of the validation split, in this process.

@@ -106,6 +106,7 @@ from xrec.config.train import BPRLossConfig as BPRLossConfig
 from xrec.config.train import GraphModelConfig as GraphModelConfig
 from xrec.config.train import GraphTrainingConfig as GraphTrainingConfig
 from xrec.config.train import Injection as Injection
+from xrec.config.train import NeighborsConfig as NeighborsConfig
 from xrec.config.train import PretrainGraphConfig as PretrainGraphConfig
 from xrec.config.train import SampledSoftmaxConfig as SampledSoftmaxConfig
 from xrec.config.train import TrainAdapterConfig as TrainAdapterConfig

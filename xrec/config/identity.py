@@ -30,8 +30,8 @@ from xrec.config.train import (
 
 CHANGES_NOTHING: Mapping[type[Config], str] = {
     # Every job: where its artifacts are, the cluster, and processes.
-    JobConfig: "workspace storage annotations dataset graph aspects adapter recommendations "
-    "explanations evaluation comparison",
+    JobConfig: "workspace storage annotations dataset graph neighbors aspects adapter "
+    "recommendations explanations evaluation comparison",
     RayJobConfig: "ray",
     Processes: "num_processes min_processes cpus",
     # Language models: where they are, memory, batches, processes, and timeouts.

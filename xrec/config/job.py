@@ -94,6 +94,7 @@ class JobConfig(Config):
     annotations: str | None = artifact_uri("annotations")
     dataset: str | None = artifact_uri("dataset")
     graph: str | None = artifact_uri("graph")
+    neighbors: str | None = artifact_uri("neighbors")
     aspects: str | None = artifact_uri("aspects")
     adapter: str | None = artifact_uri("adapter")
     recommendations: str | None = artifact_uri("recommendations")

@@ -17,13 +17,19 @@ from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.job import JobConfig
 from xrec.config.lab import CompareConfig, EvaluateConfig
 from xrec.config.serve import ServeConfig
-from xrec.config.train import PretrainGraphConfig, TrainAdapterConfig, TrainAspectsConfig
+from xrec.config.train import (
+    NeighborsConfig,
+    PretrainGraphConfig,
+    TrainAdapterConfig,
+    TrainAspectsConfig,
+)
 
 CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
     "build-sample-llm": BuildSampleLLMConfig,
     "annotate": AnnotateConfig,
     "prepare": PrepareConfig,
     "pretrain-graph": PretrainGraphConfig,
+    "neighbors": NeighborsConfig,
     "train-aspects": TrainAspectsConfig,
     "train-adapter": TrainAdapterConfig,
     "recommend": RecommendConfig,

@@ -1,4 +1,4 @@
-"""The training jobs: `pretrain-graph`, `train-aspects`, and `train-adapter`."""
+"""The training jobs: `pretrain-graph`, `neighbors`, `train-aspects`, and `train-adapter`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -119,6 +119,14 @@ class PretrainGraphConfig(TrainingJobConfig):
                 "folds must be 0 or at least 2, got 1, which would leave no explained pair"
             )
         return self
+
+
+class NeighborsConfig(JobConfig):
+    """`xrec neighbors`: dataset and graph in, who chose what together out."""
+
+    min_people: int = Field(5, ge=3)
+    """The least number of other people that a text may speak of. Larger ones are told in steps: at
+    least 10, 20, 50, 100."""
 
 
 class TrainAspectsConfig(JobConfig):

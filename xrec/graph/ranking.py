@@ -13,7 +13,7 @@ item of H:
     ndcg      = sum_j 1 / log2(h_j + 1), divided by the same sum over the ranks 1 to min(k, |H|)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,10 @@ _SHARE_OF_FREE_MEMORY = 0.5  # of a GPU, for a chunk
 
 Ranked = Iterator[tuple[Tensor, Tensor, Tensor]]
 """Chunks of users (B,), and their best items and the scores of these, (B, k) each."""
+
+
+More = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Returns, for users (B,), what is added to their scores: positions in them, items, and values."""
 
 
 class SeenItems:
@@ -71,19 +75,24 @@ def top_k_items(
     user_indices: Tensor,
     k: int,
     *,
+    more: More | None = None,
     scores_per_chunk: int | None = None,
 ) -> Ranked:
     """Yield the k best unseen items of users by chunks: user indices (B,), items and scores (B, k).
 
     users (U, D) and items (I, D) must be finite. Items are int64, best first; of equal scores the
     lower index comes first. A user with fewer than k unseen items has -1 and -inf at the end. Items
-    and scores are on the device of `users`. k: 1 to I. scores_per_chunk: by default as many as fit.
+    and scores are on the device of `users`. k: 1 to I. more: what is added to the dot products.
+    scores_per_chunk: by default as many as fit.
     """
     num_items = items.shape[0]
     assert 1 <= k <= num_items
     num_scores = scores_per_chunk or _scores_per_chunk(users.device)
     for chunk in user_indices.split(max(1, num_scores // num_items)):
         scores = users[chunk.to(users.device)] @ items.T  # (B, I)
+        if more is not None:
+            *places, values = (part.to(users.device) for part in more(chunk))
+            scores.index_put_(tuple(places), values, accumulate=True)
         rows, seen_items = seen.of(chunk)
         scores[rows.to(users.device), seen_items.to(users.device)] = -torch.inf
         scores[:, seen.lost.to(users.device)] = -torch.inf

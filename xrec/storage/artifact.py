@@ -38,6 +38,7 @@ _MADE_BY: Mapping[Kind, str] = {
     "annotations": "xrec annotate",
     "dataset": "xrec prepare",
     "graph": "xrec pretrain-graph",
+    "neighbors": "xrec neighbors",
     "aspects": "xrec train-aspects",
     "recommendations": "xrec recommend",
     "llm": "xrec build-sample-llm",

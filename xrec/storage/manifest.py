@@ -23,6 +23,7 @@ Kind = Literal[
     "annotations",
     "dataset",
     "graph",
+    "neighbors",
     "aspects",
     "recommendations",
     "llm",

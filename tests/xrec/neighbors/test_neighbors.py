@@ -1,0 +1,260 @@
+"""Neighbors, scores and reasons against their definitions, over dense matrices."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xrec.graph.fold_in import FoldIn
+from xrec.graph.index import ItemIndex
+from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.neighbors.artifact import NeighborTable
+from xrec.neighbors.build import Neighbors, build
+from xrec.neighbors.reasons import Reason, Reasons
+from xrec.neighbors.scores import NeighborScores, fit_weight
+from xrec.neighbors.sentences import Words, frames, sentence
+from xrec.neighbors.steps import lower_bounds
+
+NUM_USERS, NUM_ITEMS = 120, 50
+LEAST = 5
+
+
+@pytest.fixture(scope="module")
+def choices() -> np.ndarray:
+    """Who chose what, (U, I) bool: one user chose everything, and one item has no user."""
+    rng = np.random.default_rng(3)
+    popularity = rng.random(NUM_ITEMS) ** 2
+    choices = rng.random((NUM_USERS, NUM_ITEMS)) < 0.4 * popularity
+    choices[0] = True
+    choices[:, 7] = False
+    return choices
+
+
+def edges_of(choices: np.ndarray) -> np.ndarray:
+    return np.stack(np.nonzero(choices))
+
+
+def sources_of(found: Neighbors) -> np.ndarray:
+    return np.repeat(np.arange(NUM_ITEMS), np.diff(found.starts))
+
+
+def histories(choices: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return places in `users` and the items chosen there."""
+    rows, items = SeenItems(torch.from_numpy(edges_of(choices))).of(torch.from_numpy(users))
+    return rows.numpy(), items.numpy()
+
+
+def dense(choices: np.ndarray, found: Neighbors) -> np.ndarray:
+    """Return the kept weights, (I, I): w_ji at row j and column i."""
+    weights = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    weights[sources_of(found), found.targets] = found.weights
+    return weights
+
+
+@pytest.mark.parametrize("most_items", [1000, 20])
+def test_weights_and_numbers_are_those_of_the_dense_matrices(
+    choices: np.ndarray, most_items: int
+) -> None:
+    found = build(
+        edges_of(choices),
+        NUM_USERS,
+        NUM_ITEMS,
+        powers=(0.5, 0.5),
+        most_neighbors=10,
+        most_items=most_items,
+    )
+    both = choices.T.astype(int) @ choices.astype(int)
+    sources = sources_of(found)
+    assert (found.num_people == both[sources, found.targets]).all()  # heavy users are counted too
+    assert (sources != found.targets).all()
+    assert np.bincount(found.targets, minlength=NUM_ITEMS).max() == 10
+    if most_items == 1000:
+        chosen = np.maximum(choices.sum(0), 1)
+        of_users = choices.T / np.maximum(choices.sum(1), 1)
+        weights = of_users @ choices / np.sqrt(np.outer(chosen, chosen))
+        np.fill_diagonal(weights, 0)
+        assert found.weights == pytest.approx(weights[sources, found.targets], rel=1e-5)
+        for item in range(NUM_ITEMS):
+            kept = np.sort(found.weights[found.targets == item])[::-1]
+            assert kept == pytest.approx(np.sort(weights[:, item])[::-1][: len(kept)], rel=1e-5)
+
+
+def test_blocks_change_nothing(choices: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = build(edges_of(choices), NUM_USERS, NUM_ITEMS, most_neighbors=10)
+    monkeypatch.setattr("xrec.neighbors.build.PRODUCTS_PER_BLOCK", 100)
+    cut = build(edges_of(choices), NUM_USERS, NUM_ITEMS, most_neighbors=10)
+    for name in ("starts", "targets", "num_people"):
+        assert (getattr(whole, name) == getattr(cut, name)).all()
+
+
+def test_no_interactions_have_no_neighbors() -> None:
+    found = build(np.empty((2, 0), np.int64), 3, 4)
+    assert len(found.targets) == 0
+    assert found.starts.tolist() == [0] * 5
+
+
+@given(numbers=st.lists(st.integers(0, 10**7)), least=st.integers(3, 300))
+def test_lower_bounds_hold_and_say_nothing_of_small_groups(numbers: list[int], least: int) -> None:
+    bounds = lower_bounds(numbers, least)
+    for number, bound in zip(numbers, bounds.tolist(), strict=True):
+        assert bound <= number
+        assert bound == 0 if number < least else bound >= least
+        assert bound == least or str(bound).rstrip("0") in ("", "1", "2", "5")
+
+
+def test_scores_are_the_sums_over_the_history(choices: np.ndarray) -> None:
+    found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
+    seen = SeenItems(torch.from_numpy(edges_of(choices)))
+    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    users = torch.tensor([5, 0, 9])
+    rows, items, sums = scores.of(users)
+    made = torch.zeros(3, NUM_ITEMS).index_put((rows, items), sums)
+    assert made.numpy() == pytest.approx(choices[users] @ dense(choices, found), rel=1e-5)
+
+
+def test_ranking_adds_the_neighbors_part(choices: np.ndarray) -> None:
+    found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
+    seen = SeenItems(torch.from_numpy(edges_of(choices)))
+    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+    both = (users @ items.T).numpy() + choices @ dense(choices, found)
+    both[choices] = -np.inf
+    wanted = np.argsort(-both, axis=1)[:, :5]
+    ranked = top_k_items(users, items, seen, torch.arange(1, NUM_USERS), 5, more=scores.of)
+    best = torch.cat([items for _, items, _ in ranked])
+    assert (best.numpy() == wanted[1:]).all()
+
+
+def test_an_index_finds_what_neighbors_add(
+    choices: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items with the largest sums are candidates, though their vectors are far away."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
+    seen = SeenItems(torch.from_numpy(edges_of(choices)))
+    scores = NeighborScores(found.starts, found.targets, 1000 * found.weights, seen)
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+    asked = torch.arange(1, NUM_USERS)
+    index = ItemIndex("items", items, np.empty(0, np.int64), num_links=4, num_search=5)
+    ((_, *found_by_index),) = index.top_k(users, items, seen, asked, 3, more=scores.of)
+    exact = top_k_items(users, items, seen, asked, 3, more=scores.of)
+    best, values = (torch.cat(parts) for parts in list(zip(*exact, strict=True))[1:])
+    assert torch.equal(found_by_index[0], best)
+    torch.testing.assert_close(found_by_index[1], values)
+
+
+def test_the_weight_ranks_held_out_pairs_best(choices: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    is_held_out = choices & (rng.random(choices.shape) < 0.2)
+    train, held_out = edges_of(choices & ~is_held_out), torch.from_numpy(edges_of(is_held_out))
+    found = build(train, NUM_USERS, NUM_ITEMS)
+    seen = SeenItems(torch.from_numpy(train))
+    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+    weight, recalls = fit_weight(users, items, scores, seen, held_out, k=5)
+    assert recalls[weight] == max(recalls.values()) > recalls[0.0]  # random vectors say nothing
+    for tried, recall in recalls.items():
+        both = (users @ items.T).numpy() + tried * (choices & ~is_held_out) @ dense(choices, found)
+        both[choices & ~is_held_out] = -np.inf
+        top = np.argsort(-both, axis=1)[:, :5]
+        rows = [
+            np.isin(np.flatnonzero(wanted), best).mean()
+            for wanted, best in zip(is_held_out, top, strict=True)
+            if wanted.any()
+        ]
+        assert recall == pytest.approx(np.mean(rows), abs=1e-6)
+
+
+class TestReasons:
+    @pytest.fixture(scope="class")
+    def reasons(self, choices: np.ndarray) -> Reasons:
+        found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
+        arrays = {
+            "starts": found.starts,
+            "targets": found.targets,
+            "weights": found.weights,
+            "bounds": lower_bounds(found.num_people, LEAST),
+            "item_bounds": lower_bounds(choices.sum(0), LEAST),
+        }
+        generator = torch.Generator().manual_seed(1)
+        users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+        fold_in = FoldIn.of(users, items, torch.from_numpy(edges_of(choices)))
+        table = NeighborTable(arrays, 3.0, None)  # type: ignore[arg-type]  # no manifest needed
+        return Reasons(table, fold_in, np.zeros(NUM_ITEMS, bool))
+
+    def test_contributions_add_up_to_the_score(self, reasons: Reasons) -> None:
+        history = np.array([3, 8, 21])
+        rows = np.zeros(3, np.int64)
+        shares = reasons.contributions(rows, history, np.array([11]))
+        vector = reasons.fold_in.vector(torch.from_numpy(history))
+        weighted = reasons.table.weighted(history, np.full(3, 11))
+        score = float(vector @ reasons.fold_in.items[11]) + weighted.sum()
+        assert shares.sum() == pytest.approx(score, rel=1e-4)
+
+    def test_each_is_true_and_the_largest(self, choices: np.ndarray, reasons: Reasons) -> None:
+        both = choices.T.astype(int) @ choices.astype(int)
+        users, items = np.nonzero(~choices[1:])
+        users = users + 1
+        rows, history = histories(choices, users)
+        shares = reasons.contributions(rows, history, items)
+        kinds = set()
+        for place, reason in enumerate(reasons.of(rows, history, items)):
+            own, item = rows == place, items[place]
+            if reason is None:
+                assert choices[:, item].sum() < LEAST
+                continue
+            kinds.add(reason.kind)
+            if reason.kind == "popular":
+                assert LEAST <= reason.at_least <= choices[:, item].sum()
+                continue
+            assert choices[users[place], reason.item]
+            share = shares[own][history[own] == reason.item][0]
+            assert share >= shares[own].max() * (0.5 if reason.kind == "others" else 1)
+            if reason.kind == "others":
+                assert LEAST <= reason.at_least <= both[reason.item, item]
+        assert kinds == {"others", "history", "popular"}
+
+    def test_the_last_shown_item_stays_and_excluded_ones_never_support(
+        self, choices: np.ndarray, reasons: Reasons
+    ) -> None:
+        users, items = np.nonzero(~choices[1:])
+        rows, history = histories(choices, users + 1)
+        first = reasons.of(rows, history, items)
+        supporting = np.array([-1 if r is None or r.item is None else r.item for r in first])
+        assert reasons.of(rows, history, items, supporting) == first
+        excluded = np.zeros(NUM_ITEMS, bool)
+        excluded[supporting[supporting >= 0][0]] = True
+        others = Reasons(reasons.table, reasons.fold_in, excluded).of(rows, history, items)
+        named = {r.item for r in others if r is not None}
+        assert not named & {*np.flatnonzero(excluded).tolist()}
+
+    def test_an_empty_history_gets_how_many_chose_the_item(self, reasons: Reasons) -> None:
+        nobody = np.empty(0, np.int64)
+        most = int(reasons.table.item_bounds.argmax())
+        bound = int(reasons.table.item_bounds[most])
+        assert reasons.of(nobody, nobody, np.array([most, 7])) == [
+            Reason("popular", None, bound),
+            None,
+        ]
+
+
+def test_sentences_vary_by_pair_and_stay_for_a_pair() -> None:
+    words = Words("bought", "bought")
+    for kind, templates in frames().items():
+        made = {
+            sentence(kind, (f"u{user}", "i"), "the Fox", 20, words)  # type: ignore[arg-type]
+            for user in range(200)
+        }
+        assert len(made) == len(templates) >= 6
+        assert all(text[0].isupper() and text.endswith(".") for text in made)
+        assert all(("20" in text) == (kind != "history") for text in made)
+        assert all(("Fox" in text) == (kind != "popular") for text in made)
+    first = sentence("others", ("u1", "i1"), "the Fox", 1000, words)
+    assert first == sentence("others", ("u1", "i1"), "the Fox", 1000, words)
+    assert "1,000" in first
