@@ -23,11 +23,11 @@ def split_pairs(
     user_ids: Sequence[str], item_ids: Sequence[str], shares: SplitShares
 ) -> list[Split]:
     """Return the split of each pair by the shares of test and validation; the rest is train."""
+    seed, test, held_out = shares.seed, shares.test, shares.test + shares.validation
     pairs = zip(user_ids, item_ids, strict=True)
-    fractions = (pair_fraction(user, item, shares.seed) for user, item in pairs)
-    held_out = shares.test + shares.validation
+    fractions = (pair_fraction(user, item, seed) for user, item in pairs)
     return [
-        "test" if each < shares.test else "validation" if each < held_out else "train"
+        "test" if each < test else "validation" if each < held_out else "train"
         for each in fractions
     ]
 

@@ -190,7 +190,8 @@ class Staging:
         self.database.register("batch", rows)
         splits = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
         columns = f"*{splits if 'split' in rows.column_names else ''}, {file}::INT AS file"
-        self.sql(f"CREATE TABLE IF NOT EXISTS {table} AS SELECT {columns} FROM batch LIMIT 0")
+        if table.removeprefix("raw.") not in (*TABLE_COLUMNS, "findings"):
+            self.sql(f"CREATE TABLE IF NOT EXISTS {table} AS SELECT {columns} FROM batch LIMIT 0")
         self.sql(f"INSERT INTO {table} BY NAME SELECT {columns} FROM batch")
         self.database.unregister("batch")
 
