@@ -161,27 +161,22 @@ class TitleIndex:
 
         A short name is the title's first words, if no other title holds them.
         """
-        name = _words(composed(title))
-        full = title_spans(text, title)
-        if not _can_be_found(name):
-            return full
-        words = _words(text)
-        taken = list(full)
-        for span in self._short_spans(text, words, name):
-            if all(span[1] <= start or span[0] >= end for start, end in taken):
-                taken.append(span)
+        taken, name = title_spans(text, title), _words(composed(title))
+        if _can_be_found(name):
+            for span in self._short_spans(text, name):
+                if all(span[1] <= start or span[0] >= end for start, end in taken):
+                    taken.append(span)
         return sorted(taken)
 
-    def _short_spans(self, text: str, words: list[_Word], name: list[_Word]) -> Iterator[Span]:
-        has_article = name[0].key == _ARTICLE
+    def _short_spans(self, text: str, name: list[_Word]) -> Iterator[Span]:
+        """Yield where `text` has the first words of a name, the longest ones first."""
+        words, has_article = _words(text), name[0].key == _ARTICLE
         named = name[1:] if has_article else name
         for length in range(len(named) - (not has_article), 0, -1):
             short = named[:length]
-            if (
-                short[-1].is_small
-                or len("".join(word.written for word in short)) < _MIN_SHORT_NAME
-                or _are_among(self._hashes["phrases"], [_key(short)])[0]
-            ):
+            is_known = _are_among(self._hashes["phrases"], [_key(short)])[0]
+            num_letters = sum(len(word.written) for word in short)
+            if is_known or short[-1].is_small or num_letters < _MIN_SHORT_NAME:
                 continue
             for start, stop in _found(words, short):
                 if (
@@ -195,34 +190,29 @@ class TitleIndex:
 
     def _known(self, words: list[_Word]) -> list[tuple[int, int]]:
         """Return the runs of words that are written as a name and are a title."""
-        longest = int(self._hashes["longest"][0])
         runs = [
             (start, stop)
             for start, first in enumerate(words)
             if not first.is_small or first.key == _ARTICLE
-            for stop in range(min(len(words), start + longest), start, -1)
+            for stop in range(min(len(words), start + _MAX_WORDS), start, -1)
             if stop - start == _MAX_WORDS  # so many words that are a title's are no common ones
             or (not words[stop - 1].is_small and _is_name(words[start:stop]))
         ]
         keys = [(run, key) for run in runs for key in _keys(words[slice(*run)])]
         is_title = _are_among(self._hashes["names"], [key for _, key in keys])
         return list(
-            dict.fromkeys(run for (run, _), found in zip(keys, is_title, strict=True) if found)
+            dict.fromkeys(run for (run, _), known in zip(keys, is_title, strict=True) if known)
         )
 
 
 def _hashes_of(titles: Iterable[str] | pa.ChunkedArray) -> Arrays:
-    """Return hashes of the titles' names, and of the phrases that two or more titles hold, sorted.
-
-    `longest` is the number of words of the longest name.
-    """
-    names, known, phrases, longest = set[int](), set[int](), array("q"), 0
+    """Return hashes of the titles' names, and of the phrases that two or more hold, sorted."""
+    names, known, phrases = set[int](), set[int](), array("q")
     for title in titles:
         words = _words(composed(str(title)))
         key = _key(words)
         if _can_be_found(words):
             names.add(_hash(key[:_MAX_WORDS]))
-            longest = max(longest, min(len(key), _MAX_WORDS))
         if (whole := _hash(key)) not in known:
             known.add(whole)
             phrases.extend(
@@ -236,7 +226,6 @@ def _hashes_of(titles: Iterable[str] | pa.ChunkedArray) -> Arrays:
     return {
         "names": np.sort(np.fromiter(names, np.int64, len(names))),
         "phrases": held[counts > 1],
-        "longest": np.array([longest]),
     }
 
 
@@ -346,16 +335,12 @@ def _begins_sentence(words: Sequence[_Word], place: int, text: str) -> bool:
 
 def _has_capitalized_neighbour(words: Sequence[_Word], start: int, stop: int, text: str) -> bool:
     """Return whether a word beside it, after blanks and hyphens, makes a longer name of it."""
-    before = (
-        start > 0
-        and (words[start - 1].is_capitalized or words[start - 1].written == "&")
-        and not _begins_sentence(words, start - 1, text)
-        and not text[words[start - 1].end : words[start].start].strip(" -")
-        and words[start - 1].key != _ARTICLE
+    before = start - 1
+    if before >= 0 and (words[before].key == _ARTICLE or _begins_sentence(words, before, text)):
+        before = -1
+    return any(
+        (words[place].is_capitalized or words[place].written == "&")
+        and not text[words[left].end : words[left + 1].start].strip(" -")
+        for place, left in ((before, before), (stop, stop - 1))
+        if 0 <= place < len(words)
     )
-    after = (
-        stop < len(words)
-        and (words[stop].is_capitalized or words[stop].written == "&")
-        and not text[words[stop - 1].end : words[stop].start].strip(" -")
-    )
-    return before or after
