@@ -161,7 +161,7 @@ PlainTemplates = Mapping[str, str]
 PLAIN: PlainTemplates = {
     "first": "{item_reviews} of {num_item_reviews} {reviews}{of_title} {mention} the {aspect}"
     "{opinion}",
-    "second": ", and {item_reviews} the {aspect}{opinion}",
+    "second": ", and {item_reviews} {mention} the {aspect}{opinion}",
     "user": ", which you mention in {user_reviews} of your {num_user_reviews}",
     "user_of_one": ", which you mention in yours",
     "end": ".",

