@@ -95,7 +95,6 @@ class JobConfig(Config):
     dataset: str | None = artifact_uri("dataset")
     graph: str | None = artifact_uri("graph")
     neighbors: str | None = artifact_uri("neighbors")
-    aspects: str | None = artifact_uri("aspects")
     adapter: str | None = artifact_uri("adapter")
     recommendations: str | None = artifact_uri("recommendations")
     explanations: str | None = artifact_uri("explanations")

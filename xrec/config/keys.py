@@ -21,7 +21,6 @@ from xrec.config.train import (
     NeighborsConfig,
     PretrainGraphConfig,
     TrainAdapterConfig,
-    TrainAspectsConfig,
 )
 
 CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
@@ -30,7 +29,6 @@ CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
     "prepare": PrepareConfig,
     "pretrain-graph": PretrainGraphConfig,
     "neighbors": NeighborsConfig,
-    "train-aspects": TrainAspectsConfig,
     "train-adapter": TrainAdapterConfig,
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,

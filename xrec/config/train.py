@@ -1,4 +1,4 @@
-"""The training jobs: `pretrain-graph`, `neighbors`, `train-aspects`, and `train-adapter`."""
+"""The training jobs: `pretrain-graph`, `neighbors`, and `train-adapter`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, merged
-from xrec.config.job import JobConfig, TrainingJobConfig
+from xrec.config.job import TrainingJobConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.texts import PromptConfig
 
@@ -127,14 +127,6 @@ class NeighborsConfig(JobConfig):
     min_people: int = Field(5, ge=3)
     """The least number of other people that a text may speak of. Larger ones are told in steps: at
     least 10, 20, 50, 100."""
-
-
-class TrainAspectsConfig(JobConfig):
-    """`xrec train-aspects`: a dataset with aspects in, a score of aspects out."""
-
-    min_item_reviews: int = Field(1, ge=1)
-    """Minimum number of an item's reviews that mention a chosen aspect; must be 1 if the aspects
-    are those of profiles."""
 
 
 Injection = Literal["direct", "projected", "none"]

@@ -20,7 +20,6 @@ ARTIFACT_OF: "Mapping[str, Kind]" = {
     "prepare": "dataset",
     "pretrain-graph": "graph",
     "neighbors": "neighbors",
-    "train-aspects": "aspects",
     "train-adapter": "adapter",
     "recommend": "recommendations",
     "backfill": "explanations",

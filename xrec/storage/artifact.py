@@ -39,7 +39,6 @@ _MADE_BY: Mapping[Kind, str] = {
     "dataset": "xrec prepare",
     "graph": "xrec pretrain-graph",
     "neighbors": "xrec neighbors",
-    "aspects": "xrec train-aspects",
     "recommendations": "xrec recommend",
     "llm": "xrec build-sample-llm",
     "adapter": "xrec train-adapter",

@@ -24,7 +24,6 @@ Kind = Literal[
     "dataset",
     "graph",
     "neighbors",
-    "aspects",
     "recommendations",
     "llm",
     "examples",
