@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, merged
-from xrec.config.job import TrainingJobConfig
+from xrec.config.job import JobConfig, TrainingJobConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.texts import PromptConfig
 
