@@ -20,6 +20,7 @@ from xrec.annotate.store import StoreRecord, learn_from_store
 from xrec.bulk import (
     BulkRun,
     ChunkTask,
+    DriveOptions,
     Spent,
     Summary,
     added,
@@ -133,12 +134,14 @@ def _complete_stage(
             make,
             KIND,
             _describe_stage,
-            chunks_at_once=spec.chunks_at_once,
-            retry=known if "all" in wanted else tuple(each for each in wanted if each in known),
-            max_failed_share=config.max_failed_share,
-            max_rows=max_rows,
-            spent=spent,
-            on_progress=lambda progress: show(progress.num_rows),
+            DriveOptions(
+                chunks_at_once=spec.chunks_at_once,
+                retry=known if "all" in wanted else tuple(each for each in wanted if each in known),
+                max_failed_share=config.max_failed_share,
+                max_rows=max_rows,
+                spent=spent,
+                on_progress=lambda progress: show(progress.num_rows),
+            ),
         )
 
 

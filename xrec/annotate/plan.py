@@ -59,7 +59,7 @@ def plan_stage(
     output = location_of(config, KIND)
     storage, num_files = config.storage, record.num_files
     identity = identify_annotations(config, spec, files, stage)
-    form, uri = stage_format(stage, spec.reasons), output.shared_uri
+    form, uri = stage_format(stage, spec.reasons), output.uri
 
     def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
         for rows in _rows(ReviewStore(output, num_files), stage):
@@ -157,5 +157,5 @@ def stage_statuses(output: Location, storage: StorageConfig) -> dict[Stage, Stat
     statuses: dict[Stage, Status] = {}
     for stage in STAGES:
         with suppress(ArtifactNotFoundError, StorageNotFoundError):
-            statuses[stage] = read_status((output / stage).shared_uri, storage)
+            statuses[stage] = read_status((output / stage).uri, storage)
     return statuses

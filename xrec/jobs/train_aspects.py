@@ -3,7 +3,7 @@
 from xrec.aspects.artifact import aspects_identity
 from xrec.config import TrainAspectsConfig
 from xrec.jobs.output import Output
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import Manifest, location_of
 
 
 def output(config: TrainAspectsConfig, *, exact: bool = True) -> Output:
@@ -15,5 +15,4 @@ def run(config: TrainAspectsConfig) -> Manifest:
     """Train in this process, unless it is done."""
     from xrec.aspects.train import train_aspects
 
-    check_artifacts(config, "dataset", "aspects")
     return output(config).done() or train_aspects(config)

@@ -267,6 +267,7 @@ def test_train_aspects_of_profiles_reads_back_and_has_one_review_an_item(
     assert 0 < run(of).metrics["validation"]["ndcg@10"] <= 1
     chooser = read_chooser(_aspects(of), profiles)
     assert isinstance(chooser.scorer.mentions, ProfileMentions)
-    more = of.model_copy(update={"min_item_reviews": 2, "aspects": f"{profiles_workspace}/more"})
+    more = of.model_copy(update={"min_item_reviews": 2})
+    more = more.with_artifacts({"aspects": f"{profiles_workspace}/more"})
     with raises(DataError, "too_many_reviews", key="min_item_reviews", saw=2):
         run(more)

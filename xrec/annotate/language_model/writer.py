@@ -45,7 +45,6 @@ from xrec.text import (
     chosen_llm,
     endpoint_key,
     load_language_model,
-    model_anywhere,
     model_settings,
 )
 
@@ -121,6 +120,7 @@ class WriterLoader:
         assert isinstance(annotator, LanguageModelAnnotator)
         model = load_language_model(
             annotator.model,
+            llm=self.config.llm,
             storage=self.config.storage,
             device=actors.device,
             num_threads=actors.cpus,
@@ -164,13 +164,12 @@ def language_model_spec(
         llm, is_asked = chosen_llm(model, config.llm), environment is not None
         inputs = {"llm": known_fingerprint(llm, config.storage, download=is_asked) or ""}
         gpus = model.engine.num_gpus
-    elsewhere = annotator.model_copy(update={"model": model_anywhere(model, config.llm)})
     return AnnotatorSpec(
         settings=settings,
         inputs=inputs,
         reasons=REASONS,
         make=WriterLoader(
-            config.model_copy(update={"annotator": elsewhere}),
+            config,
             prompts,
             {"model": settings["model"], **inputs},
             key,

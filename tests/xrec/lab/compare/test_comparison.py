@@ -124,7 +124,9 @@ def workspace(tmp_path_factory):
     """A dataset with the aspects of profiles, and what `train-aspects` makes of it in `trained`."""
     folder = tmp_path_factory.mktemp("rankings")
     prepared_town(folder, aspects_from=OF_PROFILES)
-    train_aspects(TrainAspectsConfig(workspace=str(folder), aspects=f"{folder}/trained"))
+    train_aspects(
+        TrainAspectsConfig(workspace=str(folder), artifacts={"aspects": f"{folder}/trained"})
+    )
     return str(folder)
 
 
