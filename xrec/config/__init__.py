@@ -118,6 +118,5 @@ from xrec.config.train import (
     PretrainGraphConfig,
     SampledSoftmaxConfig,
     TrainAdapterConfig,
-    TrainAspectsConfig,
 )
 from xrec.config.values import parse_yaml

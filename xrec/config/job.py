@@ -83,7 +83,6 @@ ArtifactName = Literal[
     "annotations",
     "dataset",
     "graph",
-    "aspects",
     "adapter",
     "recommendations",
     "explanations",

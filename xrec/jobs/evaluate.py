@@ -35,8 +35,6 @@ def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
     kinds: tuple[Kind, ...] = ("dataset", "graph", "adapter")
     manifests: dict[str, Manifest] = {kind: manifest_of(config, kind) for kind in kinds}
     manifests["explanations"] = read_published(location_of(config, "explanations"), "explanations")
-    if "aspects" in manifests["adapter"].inputs:
-        manifests["aspects"] = manifest_of(config, "aspects")
     return manifests
 
 
