@@ -119,8 +119,8 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
         (
             (evidence("river view", 2, 3), evidence("late hours", 1, 3, 1, 1)),
             1,
-            "2 of 3 reviews mention the river view, and 1 mentions the late hours, which you mention in "
-            "yours.",
+            "2 of 3 reviews mention the river view, and 1 mentions the late hours, which you "
+            "mention in yours.",
         ),
         (
             (said("fit", "like a glove"), said("tone", "warm"), evidence("price", 5, 9)),
