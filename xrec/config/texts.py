@@ -150,6 +150,10 @@ class ChecksConfig(Config):
     unsafe_words: str | None = None
     """URI of a text file with one word or phrase per line; a text that has one outside the item's
     title is refused. If null, there is no list."""
+    entailment: str | None = None
+    """Local folder of a natural language inference model, the same on all machines; a text with a
+    sentence that it does not find entailed by the profiles and the evidence is refused as
+    unsupported. If null, there is no model."""
 
     @property
     def are_on(self) -> bool:

@@ -20,7 +20,7 @@ _JOINED = re.compile(r"(?<=[a-z])(\.{2,}|[,;!?]|\.(?=[A-Z]))(?=[A-Za-z])")  # a 
 
 
 def parse(texts: Iterable[str]) -> Iterator[Any]:
-    """The spaCy Doc of each text, in order. Raises ModelError as `load_parser` does."""
+    """Return the spaCy Doc of each text, in order. Raises ModelError as `load_parser` does."""
     cut = (text[:_MOST_CHARACTERS] for text in texts)
     spaced = (_JOINED.sub(lambda mark: f"{mark[0][0]} ", text) for text in cut)
     docs: Iterator[Any] = load_parser().pipe(spaced)
@@ -29,7 +29,7 @@ def parse(texts: Iterable[str]) -> Iterator[Any]:
 
 @functools.cache
 def load_parser() -> Any:
-    """The pipeline; raises ModelError if it cannot be loaded."""
+    """Return the pipeline; raise ModelError if it cannot be loaded."""
     import spacy  # takes a second, and only the annotator without a language model needs it
 
     try:
@@ -44,7 +44,7 @@ def load_parser() -> Any:
 
 
 def parser_fingerprint() -> str:
-    """What texts depend on: the pipeline's name and version, without loading it, which takes long.
+    """Return what texts depend on: the pipeline's name and version, without loading it.
 
     Raises ModelError if it is not there.
     """

@@ -41,7 +41,7 @@ from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 _FROM_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
 """Made from the texts of any night."""
-_MODELS: tuple[Kind, ...] = ("adapter", "aspects", "graph")
+_MODELS: tuple[Kind, ...] = ("adapter", "graph")
 _SOURCES: Mapping[Kind, str] = {
     "dataset": "rejected.parquet",
     "annotations": "reviews/rejected.parquet",

@@ -12,8 +12,8 @@ from xrec.storage import Kind, Location, location_of
 
 TABLE_JOBS: Mapping[str, Kind] = {"recommend": "recommendations", "backfill": "explanations"}
 """Jobs that publish a version of a table."""
-_TRAINED: Mapping[str, Kind] = {"train-aspects": "aspects", "train-adapter": "adapter"}
-"""Jobs that a night runs only to train: another score of aspects would change most choices."""
+_TRAINED: Mapping[str, Kind] = {"train-adapter": "adapter"}
+"""Jobs that a night runs only to train."""
 _MAKERS: Mapping[str, Kind] = {
     "annotate": "annotations",
     "prepare": "dataset",

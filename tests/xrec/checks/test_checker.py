@@ -1,16 +1,22 @@
 """The checks together: a hundred judged texts, tone, plain sentences, lists of words."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertForSequenceClassification
 
 from tests.errors import raises
+from tests.world.models import bert_config, word_tokenizer
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, NOVEL, VOCABULARY, judged
 from xrec.checks import AspectNames, Checker, check_word_list, plain_sentence
+from xrec.checks.english import ASPECT, data, pattern
 from xrec.checks.tone import why_not_positive
 from xrec.config import PLAIN, ChecksConfig, StorageConfig, TextConfig, parse_config
 from xrec.data.evidence import AspectEvidence
-from xrec.errors import ConfigError, DataError
+from xrec.errors import ConfigError, DataError, ModelError
 from xrec.llm.prompt import PairTexts
 
 ALL = ChecksConfig(unsupported=True, not_positive=True)
@@ -37,6 +43,17 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts():
         recall = right / sum(verdict == each for verdict, _ in found)
         assert precision >= 0.95, each
         assert recall >= 0.85, each
+
+
+@pytest.mark.parametrize("name", data()["patterns"])
+def test_pattern_finds_its_examples_and_spares_the_others(name):
+    of = data()["patterns"][name]
+    assert of["finds"]
+    assert of["spares"]
+    for verdict in ("finds", "spares"):
+        for example in of[verdict]:
+            is_found = pattern(name).search(example.replace("ASPECT", ASPECT)) is not None
+            assert is_found == (verdict == "finds"), example
 
 
 @pytest.mark.parametrize(
@@ -320,3 +337,51 @@ def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are()
 )
 def test_other_languages_pass(text):
     assert why(text) == ""
+
+
+WORDS_OF_MODEL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "you", "enjoy", "the", "quiet", "garden"]
+LABELS = {"contradiction": 0, "neutral": 1, "ENTAILMENT": 2}
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """Writes a tiny random model that always finds a certain label; returns its folder."""
+    of_labels = {"label2id": LABELS, "id2label": {number: name for name, number in LABELS.items()}}
+    model = BertForSequenceClassification(bert_config(WORDS_OF_MODEL, **of_labels))
+    tokenizer = word_tokenizer(WORDS_OF_MODEL)
+
+    def folder_of(label: int) -> str:
+        folder = str(tmp_path_factory.mktemp("judge"))
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.eye(3)[label] * 100)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return folder_of
+
+
+def test_text_that_a_model_does_not_find_entailed_is_unsupported(judge):
+    text = "You would enjoy the quiet garden. You would enjoy the late hours."
+    entailing, other = (ChecksConfig(entailment=judge(label)) for label in (2, 0))
+    assert CHECKER.refusal(text, BISTRO, entailing) is None
+    refusal = CHECKER.refusal(text, BISTRO, other)
+    assert refusal.reason == "unsupported"
+    assert (
+        "'You would enjoy the quiet garden.' is entailed with probability 0.00" in refusal.message
+    )
+    assert CHECKER.plain(BISTRO, PLAIN, 2, other) is not None  # it cites counts
+    long = replace(BISTRO, item_profile="the garden " * 1000)  # longer than the model reads
+    assert CHECKER.refusal(text, long, entailing) is None
+
+
+@pytest.mark.parametrize("labels", [None, {"a": 0, "b": 1, "c": 2}])
+def test_entailment_model_that_cannot_be_used_is_an_error(tmp_path, judge, labels):
+    folder = str(tmp_path) if labels is None else judge(2)
+    if labels is not None:
+        path = Path(folder, "config.json")
+        config = json.loads(path.read_text())
+        config |= {"label2id": labels, "id2label": {v: k for k, v in labels.items()}}
+        path.write_text(json.dumps(config))
+    with raises(ModelError, "model_not_loadable", key="checks.entailment", saw=folder):
+        reason("Any text.", BISTRO, ChecksConfig(entailment=folder))
