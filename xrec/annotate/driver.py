@@ -83,13 +83,12 @@ def run_annotate(
     annotations to carry from, and an annotator's XRecError. Finished texts are kept, and the next
     call continues from there.
     """
+    run, output = _Run(config, spec, record), location_of(config, KIND)
     _check_reasons(config, spec)
     _check_carried(config)
-    output = location_of(config, KIND)
     learn_from_store(output, spec, record)
     if spec.replies is not None and config.retry_failed:
         spec.replies(output).forget_failures()
-    run = _Run(config, spec, record)
     for stage in STAGES:
         if (manifest := run.complete(stage)) is None:
             return None
@@ -212,9 +211,9 @@ class _Run:
     def publish(self) -> Manifest:
         """Write the report and the manifest, unless they exist for these tables."""
         config, versions, record = self.config, self.versions, self.record
-        there = find_manifest(self._output, KIND)
-        if there is not None and there.metrics.get("tables") == versions:
-            return there
+        earlier = find_manifest(self._output, KIND)
+        if earlier is not None and earlier.metrics.get("tables") == versions:
+            return earlier
         stages = self.done.items()
         failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages}
         costs = reduce(added, (each.metrics["costs"] for each in self.done.values()))

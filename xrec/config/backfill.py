@@ -61,7 +61,8 @@ class BulkConfig(RayJobConfig):
     """Once this is exceeded, no new chunk starts, for example {seconds: 14400, money: 20}: seconds
     of this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money
     by `prices`, of all starts. In a night, of all its jobs together. Finished chunks stay, and the
-    next start continues, or one with a larger budget."""
+    next start continues, or one with a larger budget. In annotate, tokens also end a chunk between
+    two prompts."""
     prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
     """Prices in any currency, for example {gpu_hour: 2.5, million_store_requests: 5}; with them,
     costs are reported in money too."""

@@ -4,7 +4,7 @@
     for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
         reply.value      # a Profile, or None with reply.failure
 
-A `LanguageModel` writes raw replies: `EngineModel` with one of our engines and a grammar,
+A `LanguageModel` writes replies: `EngineModel` with one of our engines and a grammar,
 `EndpointModel` with an endpoint that speaks the OpenAI API. `ask` parses and repairs them, and
 repeats an invalid prompt once. An `Asker` asks equal prompts once, and keeps replies across
 restarts.
@@ -22,7 +22,6 @@ from xrec.text.messages import (
     LanguageModel,
     Message,
     Prompt,
-    RawReply,
     Reply,
     ReplyFailure,
     ScoreReply,
@@ -39,7 +38,6 @@ __all__ = [
     "Message",
     "Prompt",
     "PromptFile",
-    "RawReply",
     "Reply",
     "ReplyFailure",
     "ReplyStore",
