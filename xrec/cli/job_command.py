@@ -10,7 +10,7 @@ import typer
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option
 from xrec.errors import ArtifactNotFoundError, DataError, StorageError
-from xrec.jobs import ARTIFACT_OF, job_named
+from xrec.jobs import ARTIFACT_OF, job_named, run_job
 
 if TYPE_CHECKING:
     from xrec.config import ServeConfig
@@ -62,22 +62,11 @@ Examples:
   xrec pretrain-graph configs/yelp.yaml
   xrec pretrain-graph configs/yelp.yaml workers.num_processes=4 training.num_epochs=100
 """,
-    "train-aspects": """Learn which aspects to mention to a user.
-
-Trains on the reviews of the validation split, in this process.
-
-In:   <workspace>/dataset with aspects
-Out:  <workspace>/aspects
-
-Examples:
-  xrec train-aspects configs/instruments.yaml
-  xrec train-aspects configs/instruments.yaml min_item_reviews=2
-""",
     "train-adapter": """Train the language model's adapter.
 
 Trains mixtures of experts with Ray Train and DeepSpeed. The language model itself stays frozen.
 
-In:   <workspace>/dataset and graph, aspects if the prompt names some, llm.model
+In:   <workspace>/dataset and graph, llm.model
 Out:  <workspace>/adapter, in the layout of model hubs
 
 Examples:
@@ -93,14 +82,14 @@ Out:  <workspace>/recommendations: a Delta table of user_id, item_id, rank and s
 
 Examples:
   xrec recommend configs/yelp.yaml
-  xrec recommend configs/yelp.yaml k=50 recommendations=s3://my-bucket/yelp/top-50
+  xrec recommend configs/yelp.yaml k=50 artifacts.recommendations=s3://my-bucket/yelp/top-50
 """,
     "backfill": """Write explanations in bulk.
 
 One commit at the end replaces the rows of the table. Run the same command again to continue after
 an interruption.
 
-In:   <workspace>/dataset, graph and adapter, aspects if the prompt names some, llm.model, pairs
+In:   <workspace>/dataset, graph and adapter, llm.model, pairs
 Out:  <workspace>/explanations: a Delta table of explanations and failed rows
 
 Examples:
@@ -155,7 +144,7 @@ def job_command(name: str) -> Callable[..., None]:
             show_config(config)
             for line in _outlook(name, config):
                 typer.echo(f"# {line}")
-        elif (manifest := job_named(name).run(config := present(config))) is not None:
+        elif (manifest := run_job(name, config := present(config))) is not None:
             typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
         elif as_json:
             typer.echo(json.dumps({"artifact": ARTIFACT_OF[name], "state": "limit reached"}))

@@ -112,10 +112,6 @@ $graph_aspects
     micro_batch_size: $graph_micro_batch
 """
 _GRAPH_ASPECTS = "    aspects: true  # what reviews mention: nodes beside users and items"
-_TRAIN_ASPECTS = """\
-# Which aspects of an item to name to a user.
-train-aspects: {}
-"""
 _TRAIN_ADAPTER = """\
 # The adapters between the vectors and the language model; there are at most $num_train
 # explanations to train them on.
@@ -224,7 +220,6 @@ def project_text(
         _MODEL if trains else "",
         _ANNOTATE if reviews else _PREPARE,
         _PRETRAIN_GRAPH,
-        _TRAIN_ASPECTS if trains and reviews else "",
         _TRAIN_ADAPTER if trains else "",
         _RECOMMEND,
         _EXPLAIN if trains else _WITHOUT_EXPLANATIONS,

@@ -11,11 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from xrec.adapter.config import model_inputs, read_config
-from xrec.aspects.artifact import aspects_of
 from xrec.backfill import present
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import Base, read_takedowns
-from xrec.config import ServeConfig, identity_of
+from xrec.config import ArtifactName, ServeConfig, identity_of
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
 from xrec.serve.metrics import Metrics
@@ -27,13 +26,13 @@ REFRESH_SECONDS = 5.0
 """From one look for a new version of the backfill to the next."""
 _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
-CHOICE = ("dataset", "graph", "aspects", "adapter", "explanations")
+CHOICE: tuple[ArtifactName, ...] = ("dataset", "graph", "adapter", "explanations")
 """The artifacts whose URIs are the choice."""
 
 
 def choice_of(config: ServeConfig) -> dict[str, str | None]:
     """Return the URIs that `config` names, by the names in `CHOICE`; None for all others."""
-    return {name: getattr(config, name) for name in CHOICE}
+    return {name: config.artifacts.get(name) for name in CHOICE}
 
 
 def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig:
@@ -45,21 +44,19 @@ def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig
             code="extra_forbidden",
             key=f"user_config.{others[0]}",
         )
-    return config.model_copy(update=dict(choice))
+    return config.with_artifacts(choice)
 
 
 def models_of(config: ServeConfig) -> str:
-    """Return a fingerprint of dataset, graph, adapter, language model and aspects.
+    """Return a fingerprint of dataset, graph, adapter and language model.
 
     Raises ArtifactNotFoundError or ArtifactMismatchError.
     """
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     adapter = manifest_of(config, "adapter")
     of_adapter = read_config(location_of(config, "adapter"), adapter)
-    uri = location_of(config, "aspects").shared_uri
-    aspects = aspects_of(of_adapter.prompt, uri, dataset, config.storage)
-    of_pairs = [each.fingerprint for each in (dataset, aspects) if each is not None]
-    return fingerprint_of([*of_pairs, model_inputs(of_adapter, adapter.fingerprint, graph)])
+    model = model_inputs(of_adapter, adapter.fingerprint, graph)
+    return fingerprint_of([dataset.fingerprint, model])
 
 
 class Followed:
@@ -128,7 +125,7 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
 
     Raises ArtifactMismatchError if another model than that of `fingerprints` wrote it.
     """
-    uri = location_of(config, "explanations").shared_uri
+    uri = location_of(config, "explanations").uri
     try:
         lookup = open_lookup(uri, fingerprints, _KEPT_BYTES, config.storage)
     except ArtifactNotFoundError as error:
@@ -149,7 +146,7 @@ class PublishedTexts:
 
     def __init__(self, config: ServeConfig, fingerprints: dict[str, str], metrics: Metrics):
         self._config, self._fingerprints, self._metrics = config, fingerprints, metrics
-        self.uri = location_of(config, "explanations").shared_uri
+        self.uri = location_of(config, "explanations").uri
         self.model_fingerprint = model_fingerprint_of(fingerprints)
         # It looks before it reads: a version that comes in between is read again, and not missed.
         self._seen = self._newest()

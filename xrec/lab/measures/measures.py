@@ -6,11 +6,12 @@ table = score_table(measures, texts)     # a row a pair, a column a metric
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from xrec.aspects import AspectChooser
 from xrec.config import LLMConfig, MetricsConfig, StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair, taken
 from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
@@ -27,11 +28,8 @@ from xrec.lab.measures.statements import (
     right_aspect,
     statements_made,
 )
-from xrec.llm.source import encoder_folder, model_fingerprint, name_anywhere
-from xrec.text import LanguageModel, model_anywhere
-
-if TYPE_CHECKING:
-    from xrec.aspects.choice import AspectChooser
+from xrec.llm.source import encoder_folder, model_fingerprint
+from xrec.text import LanguageModel
 
 _VERSION = 7  # of the measures and what they mean; with another one all is scored again
 _OVERLAP_INFOS = (
@@ -121,20 +119,18 @@ def load_measures(
         encoder = load_encoder(config.encoder, device=device)
         made.append(lambda texts: embedding_scores(encoder, texts.texts, texts.references))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
-    for judge in config.judges:
+    for name, model in config.judges.items():
         assert judges is not None
-        made.append(load_judge(judge, judges, loaded).of_pairs)
+        made.append(load_judge(name, model, judges, loaded).of_pairs)
     return made
 
 
-def ranker_tables(
-    dataset: Dataset, pairs: Sequence[HeldOutPair], chooser: "AspectChooser | None"
-) -> dict[str, pa.Table]:
+def ranker_tables(dataset: Dataset, pairs: Sequence[HeldOutPair]) -> dict[str, pa.Table]:
     """The table of each ranker that needs no text; none for a dataset without aspects."""
     if dataset.aspects is None:
         return {}
     texts = ScoredTexts.of(pairs, {})
-    found = rankers(Statements(dataset, pairs), chooser)
+    found = rankers(Statements(dataset, pairs), AspectChooser(dataset))
     return {name: score_table([ranker.of_pairs], texts) for name, ranker in found.items()}
 
 
@@ -148,8 +144,8 @@ def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, Metri
     if config.encoder is not None:
         by = config.encoder.rsplit("/", 1)[-1].removeprefix("pypi:")
         infos += [MetricInfo(name, f"{label} ({by})") for name, label in _EMBEDDING_LABELS.items()]
-    for judge in config.judges:
-        infos += describe_judge(judge)
+    for name in config.judges:
+        infos += describe_judge(name)
     return {info.name: info for info in infos}
 
 
@@ -170,17 +166,5 @@ def metrics_identity(
     return {
         "version": _VERSION,
         "encoder": encoder,
-        "judges": [judge_identity(judge, llm, access) for judge in config.judges],
+        "judges": [judge_identity(*judge, llm, access) for judge in config.judges.items()],
     }
-
-
-def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
-    """The metrics for a process that runs in another folder: no path is relative.
-
-    They score the same: it is not for what identifies the scores.
-    """
-    encoder = config.encoder and name_anywhere(config.encoder)
-    judges = tuple(
-        judge.model_copy(update={"model": model_anywhere(judge.model)}) for judge in config.judges
-    )
-    return config.model_copy(update={"encoder": encoder, "judges": judges})
