@@ -150,12 +150,14 @@ def check_xrec(words: list[str]) -> None:
     while hasattr(command, "commands"):
         command, name, rest = command.commands[rest[0]], rest[0], rest[1:]
     given = command.make_context(name, list(rest)).params
+    if name == "submit":
+        check_xrec(given["command"])
     if "config_path" not in given:
         return
     path = ROOT / given["config_path"]
     path = path if path.exists() else SHOP
-    job, overrides = given.get("job_name") or name, given.get("overrides") or []
-    job = "backfill" if job in ("explain", "audit", "publish") else job
+    job = "backfill" if name in ("explain", "audit", "publish") else name
+    overrides = given.get("overrides") or []
     if job in CONFIG_TYPES:
         load_config(CONFIG_TYPES[job], path, overrides)
     else:

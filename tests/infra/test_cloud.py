@@ -166,8 +166,8 @@ def check_words(tmp_path, monkeypatch):
     def check(key: str) -> None:
         name, *words = calls.read_text().splitlines()
         given = typer.main.get_command(app).commands[name].make_context(name, words).params
-        night = ("submit", key, "refresh", "/etc/xrec/shop.yaml")
-        assert (name, given["key"], given["job_name"], given["config_path"]) == night
+        night = ("submit", key, ["refresh", "/etc/xrec/shop.yaml"])
+        assert (name, given["key"], [*given["command"]]) == night
 
     return check
 

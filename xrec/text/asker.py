@@ -19,7 +19,6 @@ from xrec.text.messages import (
     Message,
     ObjectT,
     Prompt,
-    RawReply,
     Reply,
     ReplyFailure,
     Usage,
@@ -81,13 +80,13 @@ def ask(
         yield replace(reply, index=first.index, usage=first.usage + reply.usage)
 
 
-def _parse(raw: RawReply, prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
-    parsed = raw.failure or parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
+def _parse(reply: Reply[Any], prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
+    parsed = reply.failure or parse_reply(reply.raw, prompt.schema, is_cut=reply.is_cut)
     if not isinstance(parsed, ReplyFailure) and (problem := prompt.check(parsed)) is not None:
         parsed = ReplyFailure("failed_check", problem)
     if isinstance(parsed, ReplyFailure):
-        return Reply(raw.index, None, parsed, raw.text, raw.usage)
-    return Reply(raw.index, parsed, None, raw.text, raw.usage)
+        return replace(reply, failure=parsed)
+    return replace(reply, value=parsed)
 
 
 def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
@@ -173,8 +172,8 @@ class Asker:
             self._changed.wait_for(lambda: not self._num_asking)
         spent, most = self._budget.num_spent, self._budget.max_tokens
         raise BudgetError(
-            f"budget.tokens is used up: {most:,.0f} tokens were left, {spent:,} were spent; all "
-            "replies are kept, raise the budget and rerun to continue",
+            f"budget.tokens is used up: {most:,.0f} tokens were left, {spent:,} were spent; "
+            "valid replies are kept, raise the budget and rerun to continue",
             code="budget_used_up",
             key="budget.tokens",
             saw=spent,

