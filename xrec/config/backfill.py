@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, Uri
 from xrec.config.job import JobConfig, Processes, RayJobConfig, Split
 from xrec.config.llm import EngineConfig, LanguageModelConfig, LLMConfig, PromptFailure
 from xrec.config.texts import DecodingConfig, TextFailure
@@ -25,7 +25,7 @@ class TablePairs(Config):
     """A Parquet file, or a folder of them, with the columns user_id and item_id."""
 
     kind: Literal["table"]
-    uri: str
+    uri: Uri
     """URI of the file or folder, local or s3://."""
 
 
@@ -132,7 +132,7 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
 
     pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
     """The pairs to explain."""
-    carry_from: str | None = "published"
+    carry_from: Literal["published"] | Uri | None = "published"
     """Where unchanged explanations are taken from: published (by this output), or the URI of
     another output. If null, all are generated."""
     gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE

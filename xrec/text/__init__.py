@@ -15,7 +15,6 @@ from xrec.text.loading import (
     chosen_llm,
     endpoint_key,
     load_language_model,
-    model_anywhere,
     model_identity,
     model_settings,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "chosen_llm",
     "endpoint_key",
     "load_language_model",
-    "model_anywhere",
     "model_identity",
     "model_settings",
     "parse_prompt_file",
