@@ -125,25 +125,6 @@ def test_command_of_a_page_or_of_help_can_be_given_or_has_the_mark(words, is_mar
         check(rest)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "xrec backfill configs/yelp.yaml --gate",
-        "xrec backfill configs/yelp.yaml gate.tokens=5",
-        "make nothing",
-        "kubectl get pods",
-        "curl http://127.0.0.1:8000/v2/explanations",
-        "ray job stopp ID",
-        "pip install 'vllm>=1'",
-        "python -m benchmarks.graph qualitty URI",
-    ],
-)
-def test_command_that_cannot_be_given_is_found(line):
-    ((program, *rest), _), *_ = commands(line)
-    with pytest.raises(Exception):  # noqa: B017, PT011  the parser's own
-        CHECKS[program](rest)
-
-
 def check_xrec(words: list[str]) -> None:
     """Parse the command with its options; the config with its overrides must be valid."""
     command, rest, name = PROGRAM, words, "xrec"

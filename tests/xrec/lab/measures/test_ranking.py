@@ -13,21 +13,18 @@ import pytest
 from tests.world.endpoint import ScriptedModel
 from tests.world.town import dataset_of, held_out
 from xrec.aspects import AspectChooser
-from xrec.config import RANKERS, MetricsConfig, SamplingConfig, StorageConfig
+from xrec.config import RANKERS, MetricsConfig, SamplingConfig
 from xrec.data.dataset import HeldOutPair
-from xrec.errors import ConfigError
 from xrec.lab.measures.judge import (
     Judge,
     JudgeAccess,
     agreement_lines,
-    judge_identity,
     judge_keys,
     judge_question,
 )
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import (
     load_measures,
-    metrics_identity,
     score_table,
 )
 from xrec.lab.measures.ranking import StatementsRanked, rankers
@@ -72,13 +69,6 @@ def test_text_ranks_candidates_in_the_order_in_which_it_makes_them(text, ndcg, r
     found = StatementsRanked(STATEMENTS).of_pairs(ScoredTexts((PAIR,), (text,)))
     assert [values[0] for values in found.values()] == pytest.approx([ndcg, recall, precision])
     assert list(found) == ["ranking_ndcg", "ranking_recall", "ranking_precision"]
-
-
-def test_pair_without_a_relevant_candidate_has_no_ranking():
-    pairs = held_out((1, 2), (1, 1))  # nothing is said in either review
-    statements = Statements(DATASET, pairs)
-    found = StatementsRanked(statements).of_pairs(ScoredTexts(tuple(pairs), ("The cap.",) * 2))
-    assert np.isnan(np.stack(list(found.values()))).all()
 
 
 def test_ranking_beyond_the_tenth_gains_nothing():
@@ -168,17 +158,6 @@ def _config(**models: dict[str, Any]) -> MetricsConfig:
         name: model if "kind" in model else {**endpoint, **model} for name, model in models.items()
     }
     return MetricsConfig.model_validate({"encoder": None, "judges": judges})
-
-
-def test_identity_of_a_judge_has_no_limits_waits_and_keys():
-    config = _config(ann={}, bob={"concurrency": 3, "timeout_seconds": 9.0})
-    one, other = (
-        judge_identity("ann", model, None, StorageConfig()) for model in config.judges.values()
-    )
-    assert one == other
-    assert "JUDGE_KEY" not in json.dumps(metrics_identity(config))
-    with pytest.raises(ConfigError):
-        judge_keys(config.judges, {})
 
 
 def _engine(model: str, **sampling: float) -> dict[str, Any]:
