@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.bulk import (
+    FEW_AT_ONCE,
     BulkRun,
+    DriveOptions,
     Identity,
     Outcome,
     RowFormat,
@@ -37,8 +39,7 @@ from xrec.errors import ClusterError, ConfigError, install_command
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
-from xrec.storage import Kind, Manifest, fingerprint_of, manifest_of, shared_uris, storage_errors
-from xrec.storage.delta import FEW_AT_ONCE
+from xrec.storage import Kind, Manifest, fingerprint_of, manifest_of, storage_errors
 
 if TYPE_CHECKING:
     import torch
@@ -177,11 +178,13 @@ def run_recommend(config: RecommendConfig, run: BulkRun, pool: "Pool | None" = N
         manifest = complete(
             run,
             pool or _pool(),
-            functools.partial(load_task, _anywhere(config)),
+            functools.partial(load_task, config),
             KIND,
             _describe,
-            retry=(_LOST,) if is_lost else (),
-            on_progress=lambda progress: show(progress.num_rows),
+            DriveOptions(
+                retry=(_LOST,) if is_lost else (),
+                on_progress=lambda progress: show(progress.num_rows),
+            ),
         )
     assert manifest is not None, "only a limit ends a run before it is done"
     return manifest
@@ -194,11 +197,6 @@ def _pool() -> "Pool":
     from xrec.bulk import RayPool
 
     return RayPool(max_actors=max(1, int(ray.cluster_resources().get("CPU", 1))))
-
-
-def _anywhere(config: RecommendConfig) -> RecommendConfig:
-    """Return the config for actors, which have another working directory."""
-    return config.model_copy(update=shared_uris(config, "dataset", "graph"))
 
 
 def publish_recommendations(run: BulkRun) -> Manifest | None:

@@ -22,8 +22,10 @@ from xrec.bulk import (
     clean_keys,
     first_of,
     listing_of,
+    open_log,
     open_run,
     published,
+    read_published,
     read_status,
 )
 from xrec.config import (
@@ -38,8 +40,7 @@ from xrec.data.dataset import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import recommendation_batches
 from xrec.schemas import FAILED, GENERATED, PAIRS
-from xrec.storage import Location, location_of, read_manifest, storage_errors
-from xrec.storage.delta import open_log
+from xrec.storage import Location, location_of, storage_errors
 
 logger = logging.getLogger("xrec")
 
@@ -136,7 +137,7 @@ def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:
         return listing_of(pairs_location(config, source))
     if isinstance(source, RecommendedPairs):
         location = pairs_location(config, source)
-        return {location.shared_uri: [read_manifest(location, "recommendations").fingerprint]}
+        return {location.uri: [read_published(location, "recommendations").fingerprint]}
     return {}
 
 
@@ -204,7 +205,7 @@ def table_batches(location: Location) -> Iterator[Batch]:
                 location.path, filesystem=location.arrow_filesystem(), format="parquet"
             ).get_fragments()
             for file in files:
-                uri = f"{location.shared_uri}{file.path.removeprefix(location.path)}"
+                uri = f"{location.uri}{file.path.removeprefix(location.path)}"
                 yield from _clean(_tables(file, uri), uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(

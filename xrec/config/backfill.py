@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, Uri
 from xrec.config.job import JobConfig, Processes, RayJobConfig, Split
 from xrec.config.llm import EngineConfig, LanguageModelConfig, LLMConfig, PromptFailure
 from xrec.config.texts import DecodingConfig, TextFailure
@@ -25,7 +25,7 @@ class TablePairs(Config):
     """A Parquet file, or a folder of them, with the columns user_id and item_id."""
 
     kind: Literal["table"]
-    uri: str
+    uri: Uri
     """URI of the file or folder, local or s3://."""
 
 
@@ -61,7 +61,8 @@ class BulkConfig(RayJobConfig):
     """Once this is exceeded, no new chunk starts, for example {seconds: 14400, money: 20}: seconds
     of this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money
     by `prices`, of all starts. In a night, of all its jobs together. Finished chunks stay, and the
-    next start continues, or one with a larger budget."""
+    next start continues, or one with a larger budget. In annotate, tokens also end a chunk between
+    two prompts."""
     prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
     """Prices in any currency, for example {gpu_hour: 2.5, million_store_requests: 5}; with them,
     costs are reported in money too."""
@@ -131,7 +132,7 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
 
     pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
     """The pairs to explain."""
-    carry_from: str | None = "published"
+    carry_from: Literal["published"] | Uri | None = "published"
     """Where unchanged explanations are taken from: published (by this output), or the URI of
     another output. If null, all are generated."""
     gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE

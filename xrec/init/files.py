@@ -108,7 +108,7 @@ class Folder:
     def settings(self) -> dict[str, Any]:
         """The values of a `source` that say how its files are read, and where they are."""
         encoding = _ENCODING if self.foreign else None
-        uri = self.location.shared_uri
+        uri = self.location.uri
         return {"uri": uri, "delimiter": self.delimiter, "encoding": encoding}
 
 

@@ -72,7 +72,7 @@ def init_project(
     renamed = differing_names(guess.columns, TABLE_COLUMNS)
     tables = {"kind": "tables", "files": dict(guess.files), "columns": renamed}
     if location.is_file():
-        tables["uri"] = location.shared_uri.rpartition("/")[0]
+        tables["uri"] = location.uri.rpartition("/")[0]
     source = TablesSource.model_validate({**folder.settings(), **tables})
     if reviews is not None:
         counts = survey_reviews(folder, reviews.settings())
@@ -89,7 +89,7 @@ def init_project(
     machine = machine or this_machine()
     text = project_text(
         reviews or source,
-        f"{open_location(directory).shared_uri.rstrip('/')}/workspace",
+        f"{open_location(directory).uri.rstrip('/')}/workspace",
         survey=counts,
         settings=choose_settings(counts, machine),
         annotator=annotator,

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 
 from xrec.backfill import read, read_failed
-from xrec.checks import check_word_list
+from xrec.bulk import read_published
 from xrec.config import EvaluateConfig, identity_of
 from xrec.jobs.output import Output
-from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of
-
-_ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
+from xrec.storage import Kind, Manifest, location_of, manifest_of
 
 
 def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
@@ -23,8 +21,6 @@ def run(config: EvaluateConfig) -> Manifest:
     """
     from xrec.evaluate.run import check_lineage, evaluate
 
-    check_artifacts(config, *_ARTIFACTS, "evaluation")
-    check_word_list(config.decoding.text.checks, config.storage)
     manifests = _manifests(config)
     check_lineage(config, manifests)
     if (done := _output(config, manifests).done()) is not None:
@@ -36,7 +32,10 @@ def run(config: EvaluateConfig) -> Manifest:
 
 
 def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
-    return {name: manifest_of(config, name) for name in _ARTIFACTS}
+    kinds: tuple[Kind, ...] = ("dataset", "graph", "adapter")
+    manifests: dict[str, Manifest] = {kind: manifest_of(config, kind) for kind in kinds}
+    manifests["explanations"] = read_published(location_of(config, "explanations"), "explanations")
+    return manifests
 
 
 def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:

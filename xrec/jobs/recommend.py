@@ -9,7 +9,7 @@ from xrec.recommend import (
     read_tables,
     run_recommend,
 )
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import Manifest, location_of
 
 
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:
@@ -23,7 +23,6 @@ def run(config: RecommendConfig) -> Manifest:
     """Rank what is left on Ray, unless it is published."""
     from xrec.cluster import ONE_CPU, ready_cluster
 
-    check_artifacts(config, "dataset", "graph", "recommendations")
     if (done := output(config).done()) is not None:
         return done
     planned = plan_recommendations(config, read_tables(config)[0])

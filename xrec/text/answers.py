@@ -6,6 +6,7 @@ in their errors, so our messages hide it.
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 from xrec.config import EndpointModelConfig, ReplyFailureReason
 from xrec.errors import EndpointAccessError, EndpointError
-from xrec.text.messages import RawReply, ReplyFailure, Usage, about_tokens
+from xrec.text.messages import Reply, ReplyFailure, Usage, about_tokens
 
 _MAX_SHOWN_CHARACTERS = 300
 _MIN_KEY_CHARACTERS = 6
@@ -32,7 +33,7 @@ def read_error(
     """Return what the error of the last attempt means; ValueError is an unreadable answer."""
     match error:
         case openai.APIStatusError():
-            return _read_status(error.status_code, error.code or "", _words(error, key), config)
+            return _read_status(error, config, key)
         case openai.APITimeoutError():
             limit = config.timeout_seconds
             return ReplyFailure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
@@ -42,12 +43,48 @@ def read_error(
     return ReplyFailure("broken_response", f"cannot read the answer: {_hide_key(f'{error}', key)}")
 
 
-def _words(error: openai.APIStatusError, key: SecretStr | None) -> str:
+def _read_status(
+    error: openai.APIStatusError, config: EndpointModelConfig, key: SecretStr | None
+) -> ReplyFailure | EndpointError:
+    """Read a status; errors about the key omit the endpoint's words, which may repeat it."""
+    status, code = error.status_code, error.code or ""
+    url, variable = config.base_url, config.api_key_variable
+    if status == 402 or code in _USED_UP:
+        return EndpointAccessError(
+            f"{url}: the quota or balance of the key is used up ({code or status}); raise it and "
+            "rerun, committed texts are kept",
+            code="quota_used_up",
+            saw=code or status,
+        )
+    if status in (401, 403):
+        text = (
+            f"the endpoint requires a key ({status}); set api_key_variable to the name of the "
+            "environment variable that holds it"
+            if variable is None
+            else f"the endpoint refuses the key in the environment variable {variable} ({status}); "
+            f"check the key and its access to model {config.model!r}"
+        )
+        problem = "key_refused" if variable else "key_missing"
+        return EndpointAccessError(
+            f"{url}: {text}", code=problem, key=variable or "api_key_variable", saw=status
+        )
     words = error.body
     if isinstance(words, Mapping):
         words = words.get("message") or words.get("detail") or words
     text = words if isinstance(words, str) else json.dumps(words, default=str)
-    return _hide_key(f"{error.status_code} {text}", key)
+    text = _hide_key(f"{status} {text}", key)
+    if status == 404 or code == "model_not_found":
+        return EndpointError(
+            f"{url}: model {config.model!r} was not found, or this URL has no chat completions "
+            f"({text}); check model and base_url",
+            code="no_such_model",
+            key="model",
+            saw=config.model,
+        )
+    if status in _TEMPORARY or status >= 500:
+        return ReplyFailure("rate_limited" if status == 429 else "endpoint_error", text)
+    is_too_long = code == "context_length_exceeded" or status == 413
+    return ReplyFailure("prompt_too_long" if is_too_long else "bad_request", text)
 
 
 def _hide_key(text: str, key: SecretStr | None) -> str:
@@ -57,53 +94,7 @@ def _hide_key(text: str, key: SecretStr | None) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
 
 
-def _read_status(
-    status: int, code: str, words: str, config: EndpointModelConfig
-) -> ReplyFailure | EndpointError:
-    if status in (401, 402, 403) or code in _USED_UP:
-        return _access_error(status, code, config)
-    if status == 404 or code == "model_not_found":
-        return EndpointError(
-            f"{config.base_url}: model {config.model!r} was not found, or this URL has no chat "
-            f"completions ({words}); check model and base_url",
-            code="no_such_model",
-            key="model",
-            saw=config.model,
-        )
-    if status in _TEMPORARY or status >= 500:
-        return ReplyFailure("rate_limited" if status == 429 else "endpoint_error", words)
-    is_too_long = code == "context_length_exceeded" or status == 413
-    return ReplyFailure("prompt_too_long" if is_too_long else "bad_request", words)
-
-
-def _access_error(status: int, code: str, config: EndpointModelConfig) -> EndpointAccessError:
-    """Return the error without the endpoint's words, which may contain parts of the key."""
-    url, variable = config.base_url, config.api_key_variable
-    if status == 402 or code in _USED_UP:
-        return EndpointAccessError(
-            f"{url}: the quota or balance of the key is used up ({code or status}); raise it and "
-            "rerun, committed texts are kept",
-            code="quota_used_up",
-            saw=code or status,
-        )
-    if variable is None:
-        return EndpointAccessError(
-            f"{url}: the endpoint requires a key ({status}); set api_key_variable to the name of "
-            "the environment variable that holds it",
-            code="key_missing",
-            key="api_key_variable",
-            saw=status,
-        )
-    return EndpointAccessError(
-        f"{url}: the endpoint refuses the key in the environment variable {variable} ({status}); "
-        f"check the key and its access to model {config.model!r}",
-        code="key_refused",
-        key=variable,
-        saw=status,
-    )
-
-
-def read_answer(answer: object, index: int, words: str, num_requests: int) -> RawReply:
+def read_answer(answer: object, index: int, words: str, num_requests: int) -> Reply[Any]:
     """Return the first choice of the answer to a prompt with these words.
 
     Tokens are estimated (`about_tokens`) if the endpoint does not count them. Raises ValueError if
@@ -122,7 +113,7 @@ def read_answer(answer: object, index: int, words: str, num_requests: int) -> Ra
     failure = ReplyFailure("refused", str(refusal)) if refusal else None
     is_cut = choice.finish_reason == "length"
     usage = Usage(num_prompt_tokens, num_reply_tokens, num_requests)
-    return RawReply(index, text, usage, is_cut, failure)
+    return Reply(index, text, usage, is_cut, failure)
 
 
 def _count(value: object, text: str) -> int:

@@ -130,27 +130,27 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
         (
             (evidence("late hours", 14, 31, 3, 7), evidence("river view", 9, 31)),
             1,
-            "14 of 31 reviews mention the late hours, which you mention in 3 of your 7, and 9 the "
-            "river view.",
+            "14 of 31 reviews mention the late hours, which you mention in 3 of your 7, and 9 "
+            "mention the river view.",
         ),
         (
             (evidence("river view", 2, 3), evidence("late hours", 1, 3, 1, 1)),
             1,
-            "2 of 3 reviews mention the river view, and 1 the late hours, which you mention in "
-            "yours.",
+            "2 of 3 reviews mention the river view, and 1 mentions the late hours, which you "
+            "mention in yours.",
         ),
         (
             (said("fit", "like a glove"), said("tone", "warm"), evidence("price", 5, 9)),
             1,
-            "4 of 9 reviews mention the fit (“like a glove”), and 4 the tone (“warm”).",
+            "4 of 9 reviews mention the fit (“like a glove”), and 4 mention the tone (“warm”).",
         ),
         ((), 1, None),
-        (PRICES, 3, "4 of 9 reviews mention the fit, and 3 the price."),
+        (PRICES, 3, "4 of 9 reviews mention the fit, and 3 mention the price."),
         (PRICES, 5, None),
         (
             (said("beers", ""), said("craft beers", ""), said("price", "")),
             1,
-            "4 of 9 reviews mention the beers, and 4 the price.",
+            "4 of 9 reviews mention the beers, and 4 mention the price.",
         ),
     ],
 )
@@ -162,7 +162,7 @@ def test_plain_sentence_says_the_evidence(aspects, min_evidence, expected):
 def test_plain_sentence_is_worded_by_its_templates():
     texts = replace(BISTRO, aspects=(evidence("tone", 5, 9), evidence("fit", 2, 9)))
     told = plain_sentence(texts, PLAIN, 1)
-    assert told == "5 of 9 reviews of Café 21 mention the tone, and 2 the fit."
+    assert told == "5 of 9 reviews of Café 21 mention the tone, and 2 mention the fit."
     german = {
         "reviews": "Gast|Gästen",
         "mention": "lobt|loben",

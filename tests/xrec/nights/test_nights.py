@@ -330,7 +330,7 @@ def test_a_night_that_cannot_be_is_refused(tmp_path):
     with pytest.raises(ArtifactNotFoundError):
         town.refresh()
     with raises(ConfigError, "uri_in_night", "dataset"):
-        town.refresh("dataset=elsewhere")
+        town.refresh("artifacts.dataset=elsewhere")
     configs = town.configs()
     del configs["backfill"]
     with raises(ConfigError, "missing", "backfill"):
@@ -518,7 +518,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
         (folder / "seed-0" / "report.html").write_bytes(PERSON.encode())
         write_manifest(folder, kind, config={}, inputs={})
     # What a night left that was killed.
-    said("annotate", shop.path, "annotations=workspace:nights/1/annotations", "limit=5")
+    said("annotate", shop.path, "artifacts.annotations=workspace:nights/1/annotations", "limit=5")
     (shop.workspace / "explanations" / ".part-1.parquet.x").write_bytes(PERSON.encode())
     before = traces(shop.workspace, mapped)
     places = {path.removeprefix(f"{shop.workspace}/").split("/")[0] for path in before}
@@ -600,7 +600,7 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
     report = forget(path)
     assert (report["on_list"], report["found"], report["deleted"]) == (2, 0, [])
     (tmp_path / "w/forgotten/key").unlink()
-    assert xrec("prepare", path, "dataset=workspace:other")[0] == 1
+    assert xrec("prepare", path, "artifacts.dataset=workspace:other")[0] == 1
 
 
 _NUM_PAIRS = 20
@@ -668,7 +668,7 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, t
     assert set(explained["user_id"].to_pylist()) <= users
     assert read_manifest(workspace / "evaluation", "evaluation").metrics
 
-    recommended = ("pairs={kind: recommendations}", "explanations=workspace:top")
+    recommended = ("pairs={kind: recommendations}", "artifacts.explanations=workspace:top")
     command("backfill", project, *recommended, *model)
     assert set(read_explanations((workspace / "top").uri)["user_id"].to_pylist()) == users
 

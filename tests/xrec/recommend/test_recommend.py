@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.errors import raises
 from tests.world.here import Killed, Place, PoolHere
+from tests.world.shop import with_uris
 from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import save_graph
 from tests.xrec.bulk.toy_run import toy_run
@@ -78,7 +79,7 @@ def make_config(workspace, tmp_path):
             "recommendations": str(tmp_path / "recommendations"),
             "k": 3,
         }
-        return parse_config(RecommendConfig, {**defaults, **values})
+        return parse_config(RecommendConfig, with_uris({**defaults, **values}))
 
     return make
 
