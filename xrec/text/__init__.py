@@ -6,8 +6,8 @@
 
 A `LanguageModel` writes replies: `EngineModel` with one of our engines and a grammar,
 `EndpointModel` with an endpoint that speaks the OpenAI API. `ask` parses and repairs them, and
-repeats an invalid prompt once. An `Asker` asks equal prompts once, and keeps replies across
-restarts.
+repeats an invalid prompt once. An `Asker` asks equal prompts once, keeps replies across restarts,
+and stops once its tokens are used up.
 """
 
 from xrec.text.asker import Asker, ask
