@@ -84,7 +84,7 @@ def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(here):
     num_done = Survey(toy.run).summary.num_rows
     assert num_done < 20
     progress = on_ray(toy, RayPool(2))
-    assert (progress.num_ok, progress.num_rows_before) == (20, num_done)
+    assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
 
 
 @pytest.mark.slow
