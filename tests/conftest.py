@@ -20,18 +20,16 @@ from xrec.storage import node_folder
 # very slow when anything else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Tokenizers that were used before a fork would say so.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-pytest_plugins = ["tests.durations", "tests.forks", "tests.seeds", "tests.skips"]
+pytest_plugins = ["tests.durations", "tests.seeds", "tests.skips"]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
     """Import the tests without garbage collections, and leave what they import out of later ones.
 
-    It is a million objects, which each full collection would look at, and each fork would copy.
+    It is a million objects, which each full collection would look at.
     """
     gc.disable()
     try:
