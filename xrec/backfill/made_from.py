@@ -10,7 +10,7 @@ from typing import TypeVar
 from xrec.config import WORKSPACE, ExplanationsJobConfig, JobConfig, RecommendConfig
 from xrec.storage import check_artifacts, find_manifest, location_of
 
-_KINDS = ("dataset", "graph", "aspects", "adapter")
+_KINDS = ("dataset", "graph", "aspects", "adapter", "recommendations")
 _GRAPH_OF_A_NIGHT = re.compile(rf"{WORKSPACE}nights/(\d+)/graph")
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
@@ -38,7 +38,7 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
     uris = {} if manifest is None else manifest.metrics.get("made_from", {})
     if (night := _GRAPH_OF_A_NIGHT.fullmatch(uris.get("graph", ""))) is None:
         return 0, {kind: config.artifact(kind) for kind in _KINDS}
-    own = {kind: getattr(config, kind, None) or uris[kind] for kind in _KINDS}
+    own = {kind: getattr(config, kind, None) or uri for kind, uri in uris.items()}
     return int(night[1]), {kind: resolve(config, uri) for kind, uri in own.items()}
 
 

@@ -13,6 +13,7 @@ from xrec.config.annotate import VocabularyConfig as VocabularyConfig
 from xrec.config.backfill import GATE as GATE
 from xrec.config.backfill import BackfillConfig as BackfillConfig
 from xrec.config.backfill import BulkConfig as BulkConfig
+from xrec.config.backfill import EligibleItems as EligibleItems
 from xrec.config.backfill import ExplanationsJobConfig as ExplanationsJobConfig
 from xrec.config.backfill import FailureReason as FailureReason
 from xrec.config.backfill import RecommendConfig as RecommendConfig

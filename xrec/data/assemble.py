@@ -212,7 +212,7 @@ def _of_pairs(staging: Staging) -> dict[str, pa.Table | pa.RecordBatchReader]:
     """The tables of pairs that not every source has."""
     queries = {
         name: _INDEXED.format(table=name, how="JOIN") + " ORDER BY user_index, item_index"
-        for name in ("training_profiles", "planted", "aspects")
+        for name in ("dislikes", "training_profiles", "planted", "aspects")
         if staging.has(name)
     }
     named = queries.pop("aspects", None)

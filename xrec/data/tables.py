@@ -1,4 +1,4 @@
-"""Tables of a team's own: users, items, interactions and explanations (docs/data.md).
+"""Tables of a team's own: users, items, interactions, explanations, dislikes (docs/data.md).
 
 Each is one or many Parquet, CSV or JSON Lines files. Only the interactions must be there. Without
 users or items, their ids are taken from the pairs, profiles and titles are empty.
@@ -24,6 +24,7 @@ _COLUMNS: dict[str, dict[str, Parser]] = {
     "items": {"item_id": parse_id, "title": parse_description, "profile": parse_description},
     "interactions": {"user_id": parse_id, "item_id": parse_id},
     "explanations": {"user_id": parse_id, "item_id": parse_id, "explanation": parse_text},
+    "dislikes": {"user_id": parse_id, "item_id": parse_id},
 }
 _OPTIONAL: dict[str, dict[str, Parser]] = {
     "interactions": {"split": parse_split},

@@ -1,7 +1,7 @@
 """Artifacts: folders with a `manifest.json`, which is written last and deleted first.
 
-A folder without one is not an artifact. Explanations and recommendations are tables (xrec.bulk):
-their manifest is in the commit that published them.
+A folder without one is not an artifact. Explanations are a table (xrec.bulk), whose manifest is in
+the commit that published them.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ RUN_RECORD = "run.json"
 """The file that says which run a folder belongs to (`Claim`); it is written first."""
 DELETING = "_deleting"
 """An empty file in an artifact that is being deleted; it is the last one to go."""
-TABLES: tuple[Kind, ...] = ("explanations", "recommendations")
+TABLES: tuple[Kind, ...] = ("explanations",)
 """The artifacts that are tables with versions."""
 _MADE_BY: Mapping[Kind, str] = {
     "annotations": "xrec annotate",
