@@ -34,8 +34,9 @@ from xrec.annotate.language_model.replies import (
     PairReply,
     ReplyLimits,
     is_quote,
-    pair_text,
     quote_problem,
+    reply_schema,
+    text_of,
 )
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.config import (
@@ -82,7 +83,10 @@ def measure(
         domain=domain,
         language="English",
     )
-    asked = [Prompt(prompts.of(row), limits.pair(), partial(quote_problem, row)) for row in rows]
+    asked = [
+        Prompt(prompts.of(row), reply_schema("pair", limits), partial(quote_problem, row))
+        for row in rows
+    ]
     begin = time.perf_counter()
     replies = list(ask(model, asked, config.sampling))
     seconds = time.perf_counter() - begin
@@ -95,7 +99,7 @@ def measure(
 def _figures(
     rows: Sequence[PairInput], replies: Sequence[Reply[PairReply]], limits: ReplyLimits
 ) -> Record:
-    texts = [pair_text(rows[reply.index], limits, reply.value) for reply in replies if reply.value]
+    texts = [text_of(rows[reply.index], limits, reply.value) for reply in replies if reply.value]
     valid = [text for text in texts if isinstance(text, PairText)]
     read = [(rows[reply.index].review, parse_reply(reply.raw, PairReply)) for reply in replies]
     quoted = [

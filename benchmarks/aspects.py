@@ -1,29 +1,26 @@
-"""Which aspects of an item does a user mention in their next review of it?
+"""Does the formula that chooses aspects name what held-out reviews mention?
 
-    python -m benchmarks.aspects REVIEWS VOCABULARY
+    python -m benchmarks.aspects DATASET...
 
-REVIEWS is a gzipped file of JSON lines with user_id, item_id, review and time, sorted by time.
-VOCABULARY has an aspect a line: the words that are looked for. Each user's last review is the test,
-the last but one is for choices, and all others are for training. Each method ranks all aspects for
-the pairs of the test reviews, and NDCG@10 says how well the ranking finds those that the review
-mentions. `item` is the share of the item's training reviews, smoothed by five of the catalogue's.
-
-What is the user's own in it is shown by two controls: the same for another user in the place of the
-pair's, and for another reviewer of the same item. The seed draws those, and is the seed of whatever
-a method draws.
+DATASET is the URI of a dataset with aspects. With each seed, one review of each user who has three
+or more is held out, and all others count; where aspects come from profiles, the explanations of
+validation and test are held out. Candidates are the aspects of the item's menu, and relevant are
+those that the held-out text mentions without blame; pairs without a relevant one, or with a single
+candidate, are left out. `item`, `user` and `all` order the candidates by the reviews of the item,
+of the user and of the catalog that mention them; of equal ones the more frequent comes first.
+"own minus another's" is for another user, drawn at random, in the place of the pair's own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
-import scipy.sparse
-import torch
+import pyarrow as pa
+import pyarrow.compute as pc
 import typer
+from numpy.typing import NDArray
 
-from benchmarks.aspects_data import Floats, Indices, Reviews, Split, read_reviews
 from benchmarks.report import (
     BENCHMARKS,
     Output,
@@ -34,152 +31,140 @@ from benchmarks.report import (
     with_interval,
     write_tables,
 )
-from xrec.aspects.fit import fit, ndcg
-from xrec.aspects.mentions import Mentions
-from xrec.aspects.train import item_vectors, nearest_items
+from xrec.aspects import AspectChooser, Choices
+from xrec.data.aspects import aspect_counts
+from xrec.data.dataset import Dataset, edges_of, open_dataset
 
 app = command_line()
-
-_SMOOTHING = np.float32(5)  # reviews of the whole catalogue added to those of an item
-_DIM, _NUM_NEIGHBOURS = 64, 100  # of ours
-Score = Callable[[Indices, Indices], Floats]
-"""Scores (N, A) of all aspects for users (N,) and items (N,)."""
-Method = Callable[[Split, int], Score]
-"""Learns from a split; the second argument is the seed of all that is drawn."""
+K = 10
+Indices = NDArray[np.int64]
 
 
-def item_frequency(split: Split, seed: int) -> Score:
-    """The share of the item's training reviews, smoothed by five of the catalogue's."""
-    train = split.train
-    counts = np.zeros((split.num_items, len(split.aspects)), dtype=np.float32)
-    np.add.at(counts, train.items, train.mentions)
-    num_reviews = np.bincount(train.items, minlength=split.num_items)[:, None].astype(np.float32)
-    catalogue = (train.mentions.sum(axis=0) + np.float32(0.5)) / np.float32(len(train) + 1)
-    shares: Floats = (counts + _SMOOTHING * catalogue) / (num_reviews + _SMOOTHING)
-    return lambda users, items: shares[items]
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Held-out pairs users (N,), items (N,), what each mentioned (N, A), and all other reviews."""
+
+    dataset: Dataset
+    users: Indices
+    items: Indices
+    mentioned: NDArray[np.bool_]
+
+    @classmethod
+    def draw(cls, dataset: Dataset, seed: int) -> "HeldOut":
+        """Hold out one review of each user with three or more; of profiles, all explanations."""
+        said = dataset.explanation_aspects
+        assert said is not None
+        if dataset.aspects_from == "reviews":
+            dataset, said = _without_one_each(dataset, said, np.random.default_rng([seed, 1]))
+        is_held_out = (pc.field("split") != "train") & (pc.field("sentiment") != "negative")
+        said = said.filter(is_held_out)
+        pairs, rows = np.unique(edges_of(said), axis=1, return_inverse=True)
+        assert dataset.aspects is not None
+        mentioned = np.zeros((pairs.shape[1], dataset.aspects.num_rows), dtype=np.bool_)
+        mentioned[rows.ravel(), said["aspect_index"].to_numpy()] = True
+        return cls(dataset, *pairs, mentioned)
 
 
-def ours(split: Split, seed: int) -> Score:
-    """xrec's scorer: neighbours by the graph with aspects, its numbers on validation."""
-    train, validation = (_mentions(reviews, split) for reviews in (split.train, split.validation))
-    vectors = item_vectors(train, embedding_dim=_DIM, seed=seed)
-    scorer, _ = fit(train, validation, nearest_items(vectors, _NUM_NEIGHBOURS), seed=seed)
-    return lambda users, items: scorer.scores(users, items)
+def _without_one_each(
+    dataset: Dataset, said: pa.Table, rng: np.random.Generator
+) -> tuple[Dataset, pa.Table]:
+    users, items = edges_of(dataset.interactions)
+    order = np.lexsort((rng.random(len(users)), users))
+    firsts = np.flatnonzero(np.diff(users[order], prepend=-1))
+    drawn = order[firsts][np.bincount(users)[users[order][firsts]] >= 3]
+    is_drawn = np.zeros(len(users), dtype=np.bool_)
+    is_drawn[drawn] = True
+    keys = users * dataset.num_items + items
+    said_keys = edges_of(said)[0] * dataset.num_items + edges_of(said)[1]
+    interactions, said = (
+        table.set_column(
+            table.schema.get_field_index("split"),
+            "split",
+            pa.array(np.where(held, "test", "train"), pa.string()),
+        )
+        for table, held in (
+            (dataset.interactions, is_drawn),
+            (said, np.isin(said_keys, keys[is_drawn])),
+        )
+    )
+    trained = said.filter(pc.field("split") == "train")
+    counts = {f"{side}_aspects": aspect_counts(trained, side) for side in ("item", "user")}
+    changed = {"interactions": interactions, "explanation_aspects": said, "on_disk": None}
+    return replace(dataset, **changed, **counts), said
 
 
-METHODS: dict[str, Method] = {"item": item_frequency, "ours": ours}
+def measure(dataset: Dataset, seed: int) -> tuple[Indices, dict[str, Values]]:
+    """Return the users of the pairs with a relevant candidate, (N,), and NDCG@10 by order, (N,)."""
+    held_out = HeldOut.draw(dataset, seed)
+    chooser, num_aspects = AspectChooser(held_out.dataset), held_out.mentioned.shape[1]
+    ours = chooser.choose(held_out.users, held_out.items, num_aspects)
+    others = np.random.default_rng([seed, 2]).permutation(np.unique(held_out.users))
+    drawn = dict(zip(np.sort(others).tolist(), np.roll(np.sort(others), 1).tolist(), strict=True))
+    instead = np.array([drawn[user] for user in held_out.users.tolist()])
+    another = chooser.choose(instead, held_out.items, num_aspects)
+    orders = {
+        "formula": ours.aspects,
+        "item": _by(ours, ours.item_reviews),
+        "user": _by(ours, ours.user_reviews),
+        "all": _by(ours, np.zeros_like(ours.item_reviews)),
+        "another": another.aspects,
+    }
+    found = {name: ndcg(order, held_out.mentioned) for name, order in orders.items()}
+    kept = ~np.isnan(found["formula"]) & ((ours.aspects >= 0).sum(axis=1) > 1)
+    return held_out.users[kept], {name: values[kept] for name, values in found.items()}
 
 
-def _mentions(reviews: Reviews, split: Split) -> Mentions:
-    aspects = scipy.sparse.csr_matrix(reviews.mentions.astype(np.float32))
-    return Mentions(reviews.users, reviews.items, aspects, split.num_users, split.num_items)
+def _by(choices: Choices, counts: NDArray[np.int32]) -> Indices:
+    """Return the aspects of each pair, the largest count first and then the most frequent."""
+    missing = choices.aspects < 0
+    order = np.lexsort((choices.aspects, -counts, missing), axis=1)
+    return np.take_along_axis(choices.aspects, order, axis=1)
+
+
+def ndcg(order: Indices, mentioned: NDArray[np.bool_]) -> Values:
+    """Return NDCG@10 of each row of `order` (N, A), where -1 is none; NaN if none is relevant."""
+    gains = np.take_along_axis(mentioned, np.maximum(order, 0), axis=1) & (order >= 0)
+    discounts = 1 / np.log2(np.arange(2, K + 2))
+    ideal = np.concatenate([[np.nan], np.cumsum(discounts)])[np.minimum(gains.sum(axis=1), K)]
+    found: Values = gains[:, :K] @ discounts[: gains.shape[1]] / ideal
+    return found
 
 
 @app.command(help=__doc__)
 def aspects(
-    reviews: Annotated[Path, typer.Argument(help="Reviews, JSON lines, gzipped.")],
-    vocabulary: Annotated[Path, typer.Argument(help="Aspects, one a line.")],
+    datasets: Annotated[list[str], typer.Argument(help="URIs of datasets with aspects.")],
     seed: Seeds = None,
     output: Output = BENCHMARKS / "aspects",
 ) -> None:
-    """Run the methods, print the table and write it to `output`."""
-    torch.set_num_threads(1)
-    words = vocabulary.read_text().split()
-    split = Split.by_time(read_reviews(reviews, words), words)
-    typer.echo(
-        f"{len(split.train)} reviews to train, {len(split.validation)} to choose, "
-        f"{len(split.test)} to test; {split.num_items} items, {len(split.aspects)} aspects"
-    )
-    outcomes = {
-        name: [measure(split, method, number) for number in seed or (0, 1, 2)]
-        for name, method in METHODS.items()
-    }
-    write_tables(output, "aspects", {"NDCG@10 of each method": rows(outcomes)})
+    """Measure each dataset with each seed, print the table and write it to `output`."""
+    tables = {}
+    for uri in datasets:
+        dataset = open_dataset(uri)
+        found = [measure(dataset, number) for number in seed or range(5)]
+        users = np.concatenate([of_seed for of_seed, _ in found])
+        values = {n: np.concatenate([each[n] for _, each in found]) for n in found[0][1]}
+        tables[f"NDCG@{K}: {uri}"] = rows(users, values)
+    write_tables(output, "aspects", tables)
 
 
-@dataclass(frozen=True)
-class Substitutes:
-    """Users in place of the test pairs' own: `another` (N,), and one of the `same_item` (N,).
+def rows(users: Indices, values: Mapping[str, Values]) -> list[Record]:
+    """Return a row for each order; intervals are over users."""
 
-    `same_item` is -1 where no other user has a training review of the item.
-    """
+    def shown(of_pairs: Values) -> str:
+        return with_interval(of_pairs, users.tolist(), 4)
 
-    another: Indices
-    same_item: Indices
-
-    @classmethod
-    def draw(cls, split: Split, seed: int) -> "Substitutes":
-        """Draw both uniformly, for each pair, among the users with training reviews."""
-        rng = np.random.default_rng([seed, 21])
-        known = np.unique(split.train.users)
-        another, same_item = [], []
-        for user, item in zip(split.test.users, split.test.items, strict=True):
-            another.append(_one_of(rng, known, user))
-            reviewers = np.unique(split.train.users[split.train.items == item])
-            same_item.append(_one_of(rng, reviewers, user))
-        return cls(np.array(another), np.array(same_item))
-
-
-def _one_of(rng: np.random.Generator, users: Indices, but: int) -> int:
-    others = users[users != but]
-    return int(rng.choice(others)) if len(others) else -1
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """NDCG@10 of N test pairs by one method and seed, each (N,).
-
-    `own` ranks for the pair's user, `another` for any other user, and `same_item` for another
-    reviewer of the item, NaN where there is none.
-    """
-
-    own: Values
-    another: Values
-    same_item: Values
-
-
-def measure(split: Split, method: Method, seed: int) -> Outcome:
-    """Train `method` and rank the test pairs for their own users and for the substitutes."""
-    score, test = method(split, seed), split.test
-    substitutes = Substitutes.draw(split, seed)
-    own, another, same_item = (
-        ndcg(score(users, test.items), test.mentions)
-        for users in (
-            test.users,
-            substitutes.another,
-            np.where(substitutes.same_item < 0, test.users, substitutes.same_item),
-        )
-    )
-    return Outcome(own, another, np.where(substitutes.same_item < 0, np.nan, same_item))
-
-
-def rows(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Record]:
-    """A row for each method; all are over the same pairs. "minus" compares with `item`."""
-    item = _mean([outcome.own for outcome in outcomes["item"]])
-    return [_row(name, seeds, item) for name, seeds in outcomes.items()]
-
-
-def _row(name: str, seeds: Sequence[Outcome], item: Values) -> Record:
-    own = _mean([outcome.own for outcome in seeds])
-    another = _mean([outcome.another for outcome in seeds])
-    same_item = _mean([outcome.same_item for outcome in seeds])
-    return {
-        "method": name,
-        "NDCG@10": _shown(own),
-        "by seed": ", ".join(f"{outcome.own.mean():.4f}" for outcome in seeds),
-        "minus item": _shown(own - item),
-        "own minus another's": _shown(own - another),
-        "own minus another's of the item": _shown(own - same_item),
-    }
-
-
-def _mean(values: Sequence[Values]) -> Values:
-    mean: Values = np.mean(values, axis=0)
-    return mean
-
-
-def _shown(values: Values) -> str:
-    return with_interval(values, range(len(values)), 4)  # each user has one pair
+    formula = values["formula"]
+    made = [
+        {
+            "order": name,
+            "pairs": len(users),
+            "NDCG": shown(values[name]),
+            "formula minus it": shown(formula - values[name]),
+        }
+        for name in ("formula", "item", "user", "all")
+    ]
+    made[0]["own minus another's"] = shown(formula - values["another"])
+    return made
 
 
 if __name__ == "__main__":

@@ -165,17 +165,13 @@ def write_tables(
 
 
 def sources_of(workspace: str, llm: LLMConfig, adapter: str | None = None) -> Sources:
-    """The artifacts of a workspace with the model `llm`, or with the adapter at another URI.
-
-    Its artifact `aspects` is read only if the adapter's prompt asks for aspects.
-    """
+    """The artifacts of a workspace with the model `llm`, or with the adapter at another URI."""
     return Sources(
         dataset=f"{workspace}/dataset",
         graph=f"{workspace}/graph",
         adapter=adapter or f"{workspace}/adapter",
         llm=llm,
         storage=StorageConfig(),
-        aspects=f"{workspace}/aspects",
     )
 
 

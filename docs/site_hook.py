@@ -38,7 +38,6 @@ PROSE = {
     "build-sample-llm": "data.md#the-sample",
     "prepare": "data.md",
     "pretrain-graph": "graph.md",
-    "train-aspects": "graph.md#which-aspect-to-name",
     "train-adapter": "adapter.md",
     "recommend": "graph.md#recommendations",
     "serve": "serving.md",

@@ -8,8 +8,6 @@ import torch
 from typer.testing import CliRunner
 
 from tests.world.workspace import build_workspace, make_adapter
-from xrec.config import TrainAspectsConfig
-from xrec.jobs.train_aspects import run as train_aspects
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location, read_manifest
 
@@ -24,9 +22,9 @@ def threads():
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
-    """A folder with dataset, graph, llm, aspects, and adapters with and without aspects."""
+    """A folder with dataset, graph, llm, and adapters with and without aspects."""
     folder: Path = tmp_path_factory.mktemp("town")
-    train_aspects(TrainAspectsConfig(workspace=build_workspace(folder)))
+    build_workspace(folder)
     graph = read_manifest(open_location(f"{folder}/graph"), "graph").fingerprint
     for name, aspects in (("adapter", 2), ("plain-adapter", 0)):
         make_adapter(folder / name, graph, model_fingerprint(folder / "llm"), aspects=aspects)

@@ -1,7 +1,6 @@
 """The benchmarks of aspects: their choice, planted taste, and language models that annotate."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,88 +9,52 @@ import yaml
 
 import benchmarks.planted as planted
 from benchmarks import annotators
-from benchmarks.aspects import Substitutes, app
-from benchmarks.aspects_data import Reviews, Split, read_reviews
+from benchmarks.aspects import HeldOut, app, ndcg
 from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS, Town, seen_pairs
-from tests.errors import raises
 from tests.world.endpoint import Answer, Asked, stub_endpoint
 from tests.world.shop import review, write_json_lines
+from tests.world.town import dataset_of, prepared_town, with_aspects
 from tests.world.workspace import SOURCE
 from tests.xrec.train.adapter_town import make_config
 from xrec.data.dataset import read_dataset
-from xrec.errors import DataError
 from xrec.storage import open_location
 
-ASPECTS = ("tone", "neck", "strings", "case", "price")
+
+def test_ndcg_is_1_for_a_perfect_order_and_less_for_a_swap_and_ignores_what_is_no_candidate():
+    mentioned = np.array([[1, 0, 1], [1, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=np.bool_)
+    order = np.array([[0, -1, -1], [1, 0, -1], [0, 2, 1], [0, 2, -1]])
+    expected = [1, 1 / np.log2(3), 1, np.nan]
+    np.testing.assert_allclose(ndcg(order, mentioned), expected)
 
 
-def _town(num_users: int = 24, num_items: int = 6, seed: int = 0) -> Reviews:
-    """Each item has two aspects that all mention; half of the users always mention the price."""
-    rng = np.random.default_rng(seed)
-    users, items, mentions = [], [], []
-    for _ in range(6):
-        for user in range(num_users):
-            item = int(rng.integers(num_items))
-            row = np.zeros(len(ASPECTS), dtype=np.float32)
-            row[[item % 4, (item + 1) % 4]] = rng.random(2) < 0.8
-            row[4] = user % 2
-            users.append(user)
-            items.append(item)
-            mentions.append(row)
-    return Reviews(np.array(users), np.array(items), np.array(mentions))
+def test_one_review_of_each_user_with_three_is_held_out_and_counts_nowhere():
+    visits = [(user, item) for user in range(4) for item in range(4) if user or item < 2]
+    said = [(user, item, (user + item) % 3) for user, item in visits]
+    dataset = dataset_of(
+        4,
+        4,
+        interactions=[(*pair, "train") for pair in visits],
+        aspects=["a", "b", "c"],
+        trained=said,
+    )
+    drawn = [HeldOut.draw(dataset, seed) for seed in (0, 1)]
+    for held_out in drawn:
+        assert held_out.users.tolist() == [1, 2, 3]  # user 0 has two reviews
+        assert held_out.mentioned.sum(axis=1).tolist() == [1, 1, 1]
+        assert sum(held_out.dataset.item_aspects["num_reviews"].to_pylist()) == len(said) - 3
+        pairs = set(zip(held_out.users.tolist(), held_out.items.tolist(), strict=True))
+        edges = set(zip(*held_out.dataset.interaction_edges("train").tolist(), strict=True))
+        assert edges == set(visits) - pairs
+    assert drawn[0].items.tolist() != drawn[1].items.tolist()
 
 
-@pytest.fixture(scope="module")
-def split():
-    return Split.by_time(_town(), ASPECTS)
-
-
-def test_split_by_time_tests_on_the_last_review_and_chooses_on_the_one_before():
-    users = np.array([0, 1, 0, 1, 0, 1, 0, 2, 3, 3, 3])
-    mentions = np.ones((11, 2), dtype=np.float32)
-    mentions[10] = 0
-    split = Split.by_time(Reviews(users, np.arange(11), mentions), ("a", "b"))
-    # User 2 has nothing to train on, and user 3's last review mentions no aspect.
-    assert split.test.items.tolist() == [5, 6]
-    assert split.validation.items.tolist() == [3, 4, 9]
-    assert split.train.items.tolist() == [0, 1, 2, 8]
-
-
-def test_substitutes_are_never_the_own_user_and_those_of_the_item_reviewed_it(split):
-    substitutes = Substitutes.draw(split, seed=3)
-    reviewed = set(zip(split.train.users.tolist(), split.train.items.tolist(), strict=True))
-    test, drawn = split.test, (substitutes.another, substitutes.same_item)
-    for own, item, another, same in zip(test.users, test.items, *drawn, strict=True):
-        assert own not in (another, same)
-        assert same == -1 or (same, item) in reviewed
-
-
-def _write(folder: Path, *reviews: tuple[str, str, int, str]) -> Path:
-    """A file of reviews: user, item, time and text."""
-    names = ("user_id", "item_id", "time", "review")
-    rows = [dict(zip(names, review, strict=True)) for review in reviews]
-    return write_json_lines(folder / "reviews.jsonl.gz", rows)
-
-
-def test_read_reviews_finds_whole_words_and_refuses_those_that_go_back_in_time(tmp_path):
-    first = ("a", "x", 2, "The Pre-amp's tones, and a TONE.")
-    path = _write(tmp_path, first, ("b", "x", 2, "Nothing."))
-    reviews = read_reviews(path, ["tone", "amp", "pre-amp's"])
-    assert reviews.mentions.tolist() == [[1, 0, 1], [0, 0, 0]]
-    assert (reviews.users.tolist(), reviews.items.tolist()) == ([0, 1], [0, 0])
-    with raises(DataError, "not_sorted", key="time", saw=2):
-        read_reviews(_write(tmp_path, first, ("b", "x", 1, "Nothing.")), ["tone"])
-
-
-def test_command_writes_a_row_for_each_method(run, tmp_path):
-    town = _town()
-    rows = enumerate(zip(town.users, town.items, town.mentions, strict=True))
-    said = [
-        (f"u{u}", f"i{i}", time, " ".join(np.array(ASPECTS)[m > 0])) for time, (u, i, m) in rows
-    ]
-    (tmp_path / "aspects.txt").write_text("\n".join(ASPECTS) + "\n")
-    found = run(app, _write(tmp_path, *said), tmp_path / "aspects.txt", seed=0)
-    assert [row["method"] for row in found["NDCG@10 of each method"]] == ["item", "ours"]
+def test_command_writes_a_row_for_each_order(run, tmp_path):
+    plain = prepared_town(tmp_path / "plain")
+    workspace = with_aspects(plain, tmp_path / "town", sentiments=["positive"])
+    found = run(app, f"{workspace}/dataset", seed=0)
+    (rows,) = (table for title, table in found.items() if title.startswith("NDCG@10"))
+    assert [row["order"] for row in rows] == ["formula", "item", "user", "all"]
+    assert rows[0]["formula minus it"].startswith("0.0000")
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import uvicorn
@@ -151,7 +152,7 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
 
 
 class ScriptedModel:
-    """A LanguageModel that writes what `answer` returns, to the last prompt first.
+    """A LanguageModel that writes what `answer` returns, to the second of two prompts first.
 
     The text `late` is a time-out; LONG is cut off. Every reply costs COST.
 
@@ -168,9 +169,11 @@ class ScriptedModel:
         """The first message of each prompt that was asked."""
         return [prompt.messages[0].content for prompt, _ in self.asked]
 
-    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
-        for index in reversed(range(len(prompts))):
-            text = self._answer(prompts[index], sampling)
-            self.asked.append((prompts[index], sampling))
-            failure = ReplyFailure("timeout", "late") if text == "late" else None
-            yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)
+    def write(self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+        waiting = enumerate(prompts)
+        while two := list(islice(waiting, 2)):
+            for index, prompt in reversed(two):
+                text = self._answer(prompt, sampling)
+                self.asked.append((prompt, sampling))
+                failure = ReplyFailure("timeout", "late") if text == "late" else None
+                yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)

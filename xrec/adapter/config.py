@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from xrec.aspects.artifact import aspects_of
+from xrec.aspects import check_prompt
 from xrec.config import AdapterModelConfig, Config, PromptConfig, TrainAdapterConfig, identity_of
 from xrec.errors import ArtifactMismatchError
 from xrec.llm.source import known_fingerprint
@@ -78,9 +78,7 @@ def training_identity(
         "graph": manifest_of(config, "graph").fingerprint,
         "base_model": known_fingerprint(config.llm, config.storage, download=download) or "",
     }
-    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
-    if aspects is not None:
-        inputs["aspects"] = aspects.fingerprint
+    check_prompt(config.prompt, dataset)
     return identity_of(config), inputs
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from xrec.aspects.choice import AspectChooser, Choices
-from xrec.aspects.mentions import Indices
+from xrec.aspects import Choices, chooser_for
 from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
@@ -45,23 +45,22 @@ class Pair:
 class PairPrompts:
     """Builds prompts and examples for the pairs of one dataset.
 
-    `chooser` chooses the aspects that the prompt asks for; without it there are none. With
-    `has_training_vectors`, the builder's vocabulary has a user and an item for each explained
+    With `has_training_vectors`, the builder's vocabulary has a user and an item for each explained
     training pair behind those of the dataset: their vectors have not seen the pair. Raises
-    DataError if an item's title holds the place-holder that stands for titles.
+    DataError if an item's title holds the place-holder that stands for titles, and what
+    `chooser_for` raises.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         builder: PromptBuilder,
-        chooser: AspectChooser | None = None,
         *,
         has_training_vectors: bool = False,
     ):
         self.builder = builder
         self._dataset, self._has_training_vectors = dataset, has_training_vectors
-        self._chooser = chooser
+        self._chooser = chooser_for(builder.prompt, dataset)
         self._menus = Menus(dataset)
         self._opinions = Opinions(dataset)
         _check_free_of_placeholder(builder, dataset.items, "item_id", "title")
@@ -79,9 +78,9 @@ class PairPrompts:
         reviews, had not been written: profiles (as far as the dataset has such ones), the choice of
         aspects, and their evidence.
         """
-        count = self.builder.prompt.aspects
         chosen: Sequence[tuple[AspectEvidence, ...]] = [()] * len(pairs)
-        if self._chooser is not None and count and pairs:
+        if self._chooser is not None and pairs:
+            count = self.builder.prompt.aspects
             choices = self._chooser.choose(*_indices(pairs), count, leave_out_own=leave_out_own)
             chosen = self._evidence(pairs, choices, leave_out_own=leave_out_own)
         return self._with_aspects(pairs, chosen, leave_out_own=leave_out_own)
@@ -94,7 +93,7 @@ class PairPrompts:
         All of them, in its order, whether other reviews of the item name them or not: so the model
         learns to write what it is asked to say, and nothing beside it.
         """
-        if self._chooser is None or not self.builder.prompt.aspects or not pairs:
+        if self._chooser is None or not pairs:
             return self.texts_of(pairs, leave_out_own=leave_out_own)
         titles = (self._titles[pair.item_index].as_py() for pair in pairs)
         named = list(map(self._named_in, explanations, titles))
@@ -217,7 +216,7 @@ class PairPrompts:
         return examples, left_out
 
 
-def _indices(pairs: Sequence[Pair]) -> tuple[Indices, Indices]:
+def _indices(pairs: Sequence[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The pairs' readers and items."""
     return (
         np.array([pair.reader_index for pair in pairs], dtype=np.int64),

@@ -4,37 +4,45 @@ The manifest of finished annotations has the versions of the stages' tables, and
 """
 
 import logging
+import sys
 import time
-from collections.abc import Callable, Mapping
-from functools import reduce
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any
 
+import pyarrow as pa
+
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
-from xrec.annotate.formats import KIND, begun_files, identify_annotations, stage_format
+from xrec.annotate.formats import KEYS, KIND, begun_files, identify_annotations, stage_format
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.plan import plan_stage
-from xrec.annotate.read import Versions, count_explained
+from xrec.annotate.plan import stage_rows
+from xrec.annotate.read import Versions, count_explained, read_item_texts
 from xrec.annotate.report import write_report
-from xrec.annotate.store import StoreRecord, learn_from_store
+from xrec.annotate.stages import InputReader, TextTask
+from xrec.annotate.store import ReviewStore, StoreRecord, learn_from_store
 from xrec.bulk import (
     BulkRun,
     ChunkTask,
-    Spent,
+    RunRequest,
     Summary,
     added,
+    clean_keys,
     complete,
     costs_in_errors,
+    open_run,
     spent_of,
     use_of,
 )
-from xrec.config import AnnotateConfig, PhrasesAnnotator
+from xrec.config import AnnotateConfig, PhrasesAnnotator, settings_of_texts
 from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.progress import counter
 from xrec.storage import (
     RUN_RECORD,
     Manifest,
     find_manifest,
+    fingerprint_of,
     location_of,
     open_location,
     write_manifest,
@@ -42,8 +50,7 @@ from xrec.storage import (
 
 logger = logging.getLogger("xrec")
 
-Stages = Mapping[Stage, Manifest]
-"""The manifest of each finished stage."""
+_ROWS_PER_CHUNK = 256
 _WHAT: Mapping[Stage, str] = {
     "items": "profiles of items",
     "users": "profiles of users",
@@ -75,70 +82,159 @@ def run_annotate(
     annotations to carry from, and an annotator's XRecError. Finished texts are kept, and the next
     call continues from there.
     """
-    since = time.monotonic()
     _check_reasons(config, spec)
     _check_carried(config)
     output = location_of(config, KIND)
-    files = begun_files(output)
     learn_from_store(output, spec, record)
     if spec.replies is not None and config.retry_failed:
         spec.replies(output).forget_failures()
-    done: dict[Stage, Manifest] = {}
+    run = _Run(config, spec, record)
     for stage in STAGES:
-        num_done = sum(sum(manifest.row_counts.values()) for manifest in done.values())
-        left = None if config.limit is None else config.limit - num_done
-        if left is not None and left <= 0:
+        if (manifest := run.complete(stage)) is None:
             return None
-        items_version = _versions(done).get("items", -1)
-        run, make = plan_stage(config, spec, record, files, stage, items_version, left)
-        before = [manifest.metrics["costs"] for manifest in done.values()]
-        spent = spent_of(config.budget, config.prices, since, *before)
-        with costs_in_errors(run, *before):
-            manifest = _complete_stage(config, spec, stage, run, make, left, spent)
-        if manifest is None:
-            return None
-        done[stage] = manifest
-    manifest = _publish(config, spec, files, record, done)
+        run.done[stage] = manifest
+    manifest = run.publish()
     if spec.replies is not None:
         spec.replies(output).delete()
     return manifest
 
 
-def _complete_stage(
-    config: AnnotateConfig,
-    spec: AnnotatorSpec,
-    stage: Stage,
-    run: BulkRun,
-    make: Callable[[], ChunkTask],
-    max_rows: int | None,
-    spent: Spent,
-) -> Manifest | None:
-    from xrec.bulk import RayPool, gpus_each  # other commands need no Ray
+@dataclass
+class _Run:
+    """The stages of a run; `done` has the manifests of those that are published."""
 
-    num_rows, wanted_actors = run.record.num_rows, config.actors.num_processes
-    num_actors = min(wanted_actors, spec.max_actors or wanted_actors)
-    logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
-    wanted, known = config.retry_failed or (), run.format.all_reasons
-    num_gpus = spec.gpus_per_actor
-    pool = RayPool(
-        max_actors=num_actors,
-        min_actors=config.actors.min_processes,
-        cpus=config.actors.cpus,
-        gpus=gpus_each(config.actors.device, num_actors, num_gpus) if num_gpus else 0,
-    )
-    with counter(f"{_WHAT[stage]} written", num_rows) as show:
-        return complete(
-            run,
-            pool,
-            make,
+    config: AnnotateConfig
+    spec: AnnotatorSpec
+    record: StoreRecord
+    done: dict[Stage, Manifest] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._since = time.monotonic()
+        self._output = location_of(self.config, KIND)
+        self._files = begun_files(self._output)
+
+    @property
+    def versions(self) -> Versions:
+        versions = {stage: each.version for stage, each in self.done.items()}
+        return {stage: version for stage, version in versions.items() if version is not None}
+
+    def complete(self, stage: Stage) -> Manifest | None:
+        """Write and publish the texts of a stage; return None if the limit is reached."""
+        from xrec.bulk import RayPool, gpus_each  # other commands need no Ray
+
+        config, num_gpus = self.config, self.spec.gpus_per_actor
+        num_done = sum(sum(manifest.row_counts.values()) for manifest in self.done.values())
+        left = None if config.limit is None else config.limit - num_done
+        if left is not None and left <= 0:
+            return None
+        run = self._open(stage, left)
+        logger.info(
+            "%s: %d in %d chunks", _WHAT[stage], run.record.num_rows, run.record.size.num_chunks
+        )
+        wanted, known = config.retry_failed or (), run.format.all_reasons
+        num_actors = min(config.actors.num_processes, self.spec.max_actors or sys.maxsize)
+        pool = RayPool(
+            max_actors=num_actors,
+            min_actors=config.actors.min_processes,
+            cpus=config.actors.cpus,
+            gpus=gpus_each(config.actors.device, num_actors, num_gpus) if num_gpus else 0,
+        )
+        before = [manifest.metrics["costs"] for manifest in self.done.values()]
+        with (
+            costs_in_errors(run, *before),
+            counter(f"{_WHAT[stage]} written", run.record.num_rows) as show,
+        ):
+            return complete(
+                run,
+                pool,
+                self._task(stage),
+                KIND,
+                _describe_stage,
+                chunks_at_once=self.spec.chunks_at_once,
+                retry=known if "all" in wanted else tuple(each for each in wanted if each in known),
+                max_failed_share=config.max_failed_share,
+                max_rows=left,
+                spent=spent_of(config.budget, config.prices, self._since, *before),
+                on_progress=lambda progress: show(progress.num_rows),
+            )
+
+    def _open(self, stage: Stage, limit: int | None) -> BulkRun:
+        """Plan a stage, or open it if it is planned."""
+        config, uri = self.config, self._output.shared_uri
+        store = ReviewStore(self._output, self.record.num_files)
+
+        def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
+            for rows in stage_rows(store, stage):
+                yield clean_keys(rows, KEYS[stage], file=uri, first_line=1)
+
+        return open_run(
+            RunRequest(
+                (self._output / stage).uri,
+                identify_annotations(config, self.spec, self._files, stage),
+                stage_format(stage, self.spec.reasons),
+                batches,
+                rows_per_chunk=config.rows_per_chunk or _ROWS_PER_CHUNK,
+                limit=limit,
+                carry_from=f"{config.carry_from.rstrip('/')}/{stage}"
+                if config.carry_from
+                else None,
+                storage=config.storage,
+            )
+        )
+
+    def _task(self, stage: Stage) -> Callable[[], ChunkTask]:
+        """Return what makes a task in an actor, where relative paths mean something else."""
+        spec, storage, num_files = self.spec, self.config.storage, self.record.num_files
+        uri, items_version = self._output.shared_uri, self.versions.get("items", -1)
+        identity = identify_annotations(self.config, spec, self._files, stage)
+        settings = settings_of_texts(identity.config)
+
+        def make() -> TextTask:
+            folder = open_location(uri, storage)
+            learned = [spec.learned(folder)] if spec.learned else []
+            items = None if stage == "items" else read_item_texts(folder, items_version, storage)
+            reader = InputReader(ReviewStore(folder, num_files), items)
+            return TextTask(
+                partial(reader.of, stage),
+                spec.make(folder),
+                stage_format(stage, spec.reasons),
+                fingerprint_of([settings, dict(spec.inputs), *learned]),
+                spec.folds,
+            )
+
+        return make
+
+    def publish(self) -> Manifest:
+        """Write the report and the manifest, unless they exist for these tables."""
+        config, versions, record = self.config, self.versions, self.record
+        there = find_manifest(self._output, KIND)
+        if there is not None and there.metrics.get("tables") == versions:
+            return there
+        stages = self.done.items()
+        failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages}
+        costs = reduce(added, (each.metrics["costs"] for each in self.done.values()))
+        identity = identify_annotations(config, self.spec, self._files)
+        num_explained = count_explained(self._output, versions["pairs"], config.storage)
+        return write_manifest(
+            self._output,
             KIND,
-            _describe_stage,
-            chunks_at_once=spec.chunks_at_once,
-            retry=known if "all" in wanted else tuple(each for each in wanted if each in known),
-            max_failed_share=config.max_failed_share,
-            max_rows=max_rows,
-            spent=spent,
-            on_progress=lambda progress: show(progress.num_rows),
+            config=identity.config,
+            inputs=identity.inputs,
+            files={},
+            content={str(stage): each.fingerprint for stage, each in stages},
+            row_counts={
+                "reviews": sum(record.num_reviews.values()),
+                **{str(stage): each.row_counts["ok"] for stage, each in stages},
+                "explanations": num_explained,
+            },
+            metrics={
+                "tables": versions,
+                **record.model_dump(),
+                "failed": failed,
+                "costs": costs,
+                **use_of(costs, config.prices),
+                **write_report(config, record, versions, failed),
+            },
         )
 
 
@@ -175,45 +271,3 @@ def _describe_stage(summary: Summary) -> tuple[Mapping[str, str], Mapping[str, A
     """Return the row counts and metrics of the manifest of a stage's table."""
     counts = {"ok": "num_ok", "failed": "num_failed"}
     return counts, {"failed_by_reason": dict(summary.failed)}
-
-
-def _versions(stages: Stages) -> Versions:
-    return {stage: each.version for stage, each in stages.items() if each.version is not None}
-
-
-def _publish(
-    config: AnnotateConfig,
-    spec: AnnotatorSpec,
-    files: Mapping[str, str],
-    record: StoreRecord,
-    stages: Stages,
-) -> Manifest:
-    """Write the report and the manifest, unless they exist for these tables."""
-    output, versions = location_of(config, KIND), _versions(stages)
-    there = find_manifest(output, KIND)
-    if there is not None and there.metrics.get("tables") == versions:
-        return there
-    failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}
-    costs = reduce(added, (each.metrics["costs"] for each in stages.values()))
-    identity = identify_annotations(config, spec, files)
-    return write_manifest(
-        output,
-        KIND,
-        config=identity.config,
-        inputs=identity.inputs,
-        files={},
-        content={str(stage): each.fingerprint for stage, each in stages.items()},
-        row_counts={
-            "reviews": sum(record.num_reviews.values()),
-            **{str(stage): each.row_counts["ok"] for stage, each in stages.items()},
-            "explanations": count_explained(output, versions["pairs"], config.storage),
-        },
-        metrics={
-            "tables": versions,
-            **record.model_dump(),
-            "failed": failed,
-            "costs": costs,
-            **use_of(costs, config.prices),
-            **write_report(config, record, versions, failed),
-        },
-    )

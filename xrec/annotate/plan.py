@@ -1,35 +1,23 @@
-"""Plans the stages: their rows, the tasks of their actors, and a preview of a run."""
+"""The rows of the stages, and a preview of a run."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from xrec.annotate.annotator import STAGES, AnnotatorSpec, Outlook, Stage
-from xrec.annotate.formats import KEYS, KIND, identify_annotations, stage_format
+from xrec.annotate.annotator import STAGES, Outlook, Stage
+from xrec.annotate.formats import KEYS, KIND
 from xrec.annotate.keep import keep_reviews
-from xrec.annotate.read import read_item_texts
 from xrec.annotate.source import find_review_files, read_reviews
-from xrec.annotate.stages import InputReader, ItemTexts, TextTask
-from xrec.annotate.store import Folder, ReviewStore, StoreRecord, read_record, write_store
-from xrec.bulk import (
-    BulkRun,
-    ChunkTask,
-    Rate,
-    RunRequest,
-    Status,
-    clean_keys,
-    open_run,
-    read_status,
-)
-from xrec.config import AnnotateConfig, StorageConfig, settings_of_texts
+from xrec.annotate.stages import InputReader, ItemTexts
+from xrec.annotate.store import Folder, ReviewStore, read_record, write_store
+from xrec.bulk import Rate, Status, read_status
+from xrec.config import AnnotateConfig, StorageConfig
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
-from xrec.storage import Location, fingerprint_of, location_of, open_location
+from xrec.storage import Location, location_of, open_location
 
 _NUM_SAMPLED = 48
-_ROWS_PER_CHUNK = 256
 _TITLE, _PROFILE = "(title of the item)", "(profile of the item, as the stage of items writes it)"
 """Placeholders for the texts of items, which are not written yet."""
 _FOLDERS: Mapping[Stage, Folder] = {
@@ -40,58 +28,7 @@ _FOLDERS: Mapping[Stage, Folder] = {
 """The reviews that a stage's texts are written from."""
 
 
-def plan_stage(
-    config: AnnotateConfig,
-    spec: AnnotatorSpec,
-    record: StoreRecord,
-    files: Mapping[str, str],
-    stage: Stage,
-    items_version: int,
-    limit: int | None = None,
-) -> tuple[BulkRun, Callable[[], ChunkTask]]:
-    """Plan a stage, or open it if it is planned; also return what makes its task in an actor.
-
-    files: the hashes of the source's files. items_version: of the table of items, which later
-    stages read. limit: the number of rows after which the run will end.
-
-    Raises what `open_run` raises.
-    """
-    output = location_of(config, KIND)
-    storage, num_files = config.storage, record.num_files
-    identity = identify_annotations(config, spec, files, stage)
-    form, uri = stage_format(stage, spec.reasons), output.shared_uri
-
-    def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
-        for rows in _rows(ReviewStore(output, num_files), stage):
-            yield clean_keys(rows, KEYS[stage], file=uri, first_line=1)
-
-    def make() -> TextTask:
-        """Make the task in an actor, where relative paths mean something else."""
-        folder = open_location(uri, storage)
-        learned = [spec.learned(folder)] if spec.learned else []
-        items = None if stage == "items" else read_item_texts(folder, items_version, storage)
-        reader = InputReader(ReviewStore(folder, num_files), items)
-        settings = settings_of_texts(identity.config)
-        fingerprint = fingerprint_of([settings, dict(spec.inputs), *learned])
-        inputs = partial(reader.of, stage)
-        return TextTask(inputs, spec.make(folder), form, fingerprint, spec.folds)
-
-    run = open_run(
-        RunRequest(
-            (output / stage).uri,
-            identity,
-            form,
-            batches,
-            rows_per_chunk=config.rows_per_chunk or _ROWS_PER_CHUNK,
-            limit=limit,
-            carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
-            storage=storage,
-        )
-    )
-    return run, make
-
-
-def _rows(store: ReviewStore, stage: Stage) -> Iterator[pa.Table]:
+def stage_rows(store: ReviewStore, stage: Stage) -> Iterator[pa.Table]:
     """Yield the keys of the stage's rows; items may come several times.
 
     Items are those of all kept reviews, including held-out ones, and of the source's table.
@@ -132,7 +69,7 @@ def read_outlook(config: AnnotateConfig) -> Outlook:
 
 
 def _outlook(store: ReviewStore, rates: Mapping[Stage, Rate]) -> Outlook:
-    rows = {stage: _distinct(_rows(store, stage)) for stage in STAGES}
+    rows = {stage: _distinct(stage_rows(store, stage)) for stage in STAGES}
     item_ids = rows["items"]["item_id"]
     texts = {"title": _TITLE, "profile": _PROFILE, "title_is_made": False}
     columns = {name: pa.repeat(value, len(item_ids)) for name, value in texts.items()}

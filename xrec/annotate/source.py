@@ -23,9 +23,9 @@ from xrec.data.personal import REMOVED, remove_personal
 from xrec.data.rows import (
     FileRows,
     Parser,
+    joined_rows,
     parse_description,
     parse_id,
-    read_rows,
     reject_duplicates,
     stream_rows,
 )
@@ -94,7 +94,7 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
             if title:
                 titles.setdefault(item_id, title)
         findings += block.findings
-        num_rows[block.file] += block.num_rows
+        num_rows[block.file] += block.num_rows + num_dropped
     items = ITEM_DETAILS.empty_table()
     if "items" in files:
         rows = _read_items(config, files["items"])
@@ -134,7 +134,7 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
     if not has_details:
         names["details"] = _other_columns(location, names, source)
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        whole = read_rows(
+        parts = stream_rows(
             location.name,
             opened,
             {"item_id": parse_id},
@@ -144,6 +144,7 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
             advice=_ADVICE,
             may_be_missing=() if has_details else ("details",),
         )
+        whole = joined_rows(parts)
     unique = reject_duplicates(whole, ["item_id"])
     texts = {name: pc.fill_null(unique.table[name], "") for name in ITEM_DETAILS.names}
     return replace(unique, table=pa.table(texts))

@@ -6,10 +6,10 @@
                                  only for pairs
     reviews/reviews.json         the number of files in each folder, and counts; written last
 
+Chunks of a bulk run have ranges of the same hash, so a chunk's reviews are in one file or two.
 Profiles are written from the first two folders, which contain no held-out review.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -25,6 +25,7 @@ from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import KIND, identify_annotations
 from xrec.annotate.keep import KeptReviews, keep_reviews, listed
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
+from xrec.bulk import bucket_of
 from xrec.config import AnnotateConfig
 from xrec.data.source import check_rejected_share, count_findings, count_reasons, rejected_table
 from xrec.errors import StorageNotFoundError
@@ -228,15 +229,9 @@ def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: i
 def _files_of(ids: pa.ChunkedArray, num_files: int) -> npt.NDArray[np.int64]:
     """Return the number of the file of each of N ids, (N,); each distinct id is hashed once."""
     encoded = ids.combine_chunks().dictionary_encode()
-    files = np.array([_hash(id_) % num_files for id_ in encoded.dictionary.to_pylist()], np.int64)
-    found: npt.NDArray[np.int64] = files[encoded.indices.to_numpy(zero_copy_only=False)]
-    return found
-
-
-def _hash(id_: str) -> int:
-    data = id_.encode("utf-8")
-    data = len(data).to_bytes(8, "little") + data
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+    of_id = [bucket_of(id_, num_files) for id_ in encoded.dictionary.to_pylist()]
+    files: npt.NDArray[np.int64] = np.array(of_id, np.int64)[encoded.indices.to_numpy()]
+    return files
 
 
 def _file(output: Location, folder: Folder, number: int) -> Location:

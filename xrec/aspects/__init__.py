@@ -1,11 +1,9 @@
 """Which aspects of an item to name to a user, and the reviews that back them.
 
-    mentions     what training reviews mention and praise, of which all counts are made
-    scorer       score(u, i, a)
-    fit          trains the scorer's numbers on held-out reviews
-    choice       the best aspects of many pairs, with evidence
-    artifact     the trained score
-    train        the recipe, with the items that are alike by the graph
-
-The formula is in `xrec.aspects.scorer`.
+counts  how many training reviews of an item, and of a user, mention each aspect
+choice  score(u, i, a), and the best aspects of many pairs with their counts
 """
+
+from xrec.aspects.choice import AspectChooser, Choices, check_prompt, chooser_for
+
+__all__ = ["AspectChooser", "Choices", "check_prompt", "chooser_for"]

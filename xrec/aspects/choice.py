@@ -1,57 +1,52 @@
-"""The best aspects of many pairs, with their evidence: in how many reviews each one is.
+"""The best aspects of an item for a user, and in how many reviews each one is.
 
-Only an item's menu is chosen from: the aspects that its training reviews mention. So a pair costs
-as much as its item's menu is long, however many aspects there are.
+    score(u, i, a) = ln (c(i, a) + m p(a)) + v ln (1 + c(u, a) / (l p(a)))
+
+c(i, a) and c(u, a) are the reviews of the item and of the user that mention the aspect, and p(a) is
+the share of all reviews that do. The first term is ln p(a | i), the item's share shrunk by m
+reviews of the catalogue, up to a constant; the second is how far the user's share, shrunk by l
+reviews, exceeds that of all. Nothing is trained: on held-out reviews of three domains a score with
+trained weights and similar items as the prior was not better (docs/log, 2026-12-01).
+
+Only aspects of the item's menu are chosen: those that a twentieth of its reviews mention, and more
+praise than blame.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import safetensors.numpy
-import torch
 from numpy.typing import NDArray
 
-from xrec.aspects.artifact import NEIGHBOURS, WEIGHTS, read_aspects_manifest
-from xrec.aspects.mentions import (
-    Floats,
-    Indices,
-    Praise,
-    Sparse,
-    count_arrays,
-    dataset_mentions,
-    dataset_praise,
-    mapped_counts,
-    rows_or_zero,
-    sparse_of,
-)
-from xrec.aspects.scorer import AspectScorer, Weights
-from xrec.data.dataset import Dataset
+from xrec.aspects.counts import Indices, Ints, ReviewCounts
+from xrec.config import PromptConfig, placeholder_names
+from xrec.data.dataset import ASPECTS_FROM, Dataset
 from xrec.data.evidence import AspectEvidence
-from xrec.graph.ranking import stable_top_k
-from xrec.storage import Arrays, Location, mapped_arrays, read_content
+from xrec.errors import ConfigError
+from xrec.storage import Manifest
 
-_RULES = 1  # version of what is counted, in the name of the files of counts
-_PAIRS_PER_BLOCK = 4096
+_ITEM_PRIOR = 5.0  # m, in reviews
+_USER_PRIOR, _USER_WEIGHT = 10.0, 0.3  # l, in reviews, and v
 _LEAST_SHARE = 0.05  # of an item's reviews: 2 of 55 are no reason
-Counts = NDArray[np.int32]
+_PAIRS_PER_BLOCK = 4096
+
+Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """The k best aspects of N pairs, the best first.
+    """Aspects of N pairs, k each, with their counts.
 
-    aspects: (N, k) int64, -1 where the menu has no more.
-    item_reviews, user_reviews: (N, k), in how many reviews of the item, and of the user, it is.
-    num_item_reviews, num_user_reviews: (N,), of how many.
+    aspects: (N, k) int64, -1 where there are no more; chosen ones have the best first.
+    item_reviews, user_reviews: (N, k), the reviews of the item, and of the user, that mention each.
+    num_item_reviews, num_user_reviews: (N,), the number of these reviews.
     """
 
     aspects: Indices
-    item_reviews: Counts
-    user_reviews: Counts
-    num_item_reviews: Counts
-    num_user_reviews: Counts
+    item_reviews: Ints
+    user_reviews: Ints
+    num_item_reviews: Ints
+    num_user_reviews: Ints
 
     @property
     def with_own(self) -> "Choices":
@@ -65,181 +60,118 @@ class Choices:
     def evidence(
         self, names: Sequence[str], opinion: Callable[[int, int], str] = lambda pair, aspect: ""
     ) -> list[tuple[AspectEvidence, ...]]:
-        """Return the aspects of each pair, the best first; `names` are those of all aspects.
+        """Return the aspects of each pair with their evidence; `names` are those of all aspects.
 
-        `opinion` gives the item's words on an aspect, by the pair's place and the aspect's index.
+        `opinion` returns the item's words on an aspect, by the pair's place and the aspect's index.
         """
-        columns = (self.aspects, self.item_reviews, self.user_reviews)
+        counts = (self.aspects, self.item_reviews, self.user_reviews)
         totals = (self.num_item_reviews, self.num_user_reviews)
-        rows = zip(*(column.tolist() for column in (*columns, *totals)), strict=True)
+        rows = zip(*(column.tolist() for column in (*counts, *totals)), strict=True)
         return [
             tuple(
                 AspectEvidence(
                     names[aspect], item, num_item, user, num_user, opinion=opinion(pair, aspect)
                 )
-                for aspect, item, user in zip(*found, strict=True)
+                for aspect, item, user in zip(*of_pair, strict=True)
                 if aspect >= 0
             )
-            for pair, (*found, num_item, num_user) in enumerate(rows)
+            for pair, (*of_pair, num_item, num_user) in enumerate(rows)
         ]
 
 
 class AspectChooser:
-    """Chooses from menus: an item's aspects that enough of its reviews mention.
+    """Scores and chooses aspects by the reviews of a dataset; raises what `ReviewCounts` raises."""
 
-    At least `min_item_reviews`, and a twentieth of them. With `praise`, only those that more of its
-    reviews praise than blame.
-    """
-
-    def __init__(
-        self, scorer: AspectScorer, min_item_reviews: int = 1, praise: Praise | None = None
-    ) -> None:
-        assert min_item_reviews >= 1
-        self.scorer = scorer
-        self._min_item_reviews = min_item_reviews
-        self._praise = praise
+    def __init__(self, dataset: Dataset) -> None:
+        self._counts = ReviewCounts(dataset)
 
     def choose(
         self, users: Indices, items: Indices, k: int, *, leave_out_own: bool = False
     ) -> Choices:
         """Return the k best aspects of the pairs users (N,), items (N,).
 
-        User -1 is one of whom nothing is known. With `leave_out_own`, for which all users must be
-        known, the review of a training pair counts neither for the choice nor as evidence.
+        User -1 is someone of whom nothing is known. With `leave_out_own`, the review of a training
+        pair counts neither for the choice nor as evidence.
         """
         assert k >= 1
-        assert users.min(initial=0) >= (0 if leave_out_own else -1)
+        assert users.min(initial=0) >= -1
         assert items.min(initial=0) >= 0
-        choose = self._best_without_own if leave_out_own else self._best
-        aspects = np.full((len(users), k), -1, dtype=np.int64)
-        # Pairs of items with as many aspects are padded together.
-        starts = self.scorer.mentions.of_items.indptr
-        order = np.argsort(starts[items + 1] - starts[items], kind="stable")
-        for first in range(0, len(order), _PAIRS_PER_BLOCK):
-            block = order[first : first + _PAIRS_PER_BLOCK]
-            best = choose(users[block], items[block], k)
-            aspects[block, : best.shape[1]] = best
-        return self.counted(users, items, aspects, leave_out_own=leave_out_own)
-
-    def _best(self, users: Indices, items: Indices, k: int) -> Indices:
-        distinct_items, place = np.unique(items, return_inverse=True)
-        menus, item_part = self._menus(distinct_items)
-        starts, lengths = menus.indptr[place], np.diff(menus.indptr)[place]
-        width = int(lengths.max(initial=0))
-        if not width:
-            return np.empty((len(users), 0), dtype=np.int64)
-        there = np.arange(width) < lengths[:, None]
-        places = np.where(there, starts[:, None] + np.arange(width), 0)
-        aspects = menus.indices[places]  # (N, width)
-        distinct, row = np.unique(users, return_inverse=True)
-        of_users = self.scorer.user_part(distinct).toarray()
-        of_users[distinct < 0] = 0
-        scores = item_part[places] + of_users[row[:, None], aspects]
-        return _top(np.where(there, scores, -np.inf), aspects, k)
-
-    def _menus(self, items: Indices) -> tuple[Sparse, Floats]:
-        """Return the menus of `items` (N, A), sparse, and ln p(a | i) of each entry, (nnz,)."""
-        scorer, mentions = self.scorer, self.scorer.mentions
-        menus = mentions.of_items[items]
-        least = _least(mentions.reviews_of_items[items], self._min_item_reviews)
-        menus.data[menus.data < np.repeat(least, np.diff(menus.indptr))] = 0
-        if self._praise is not None:
-            menus = menus.multiply(self._praise.margins[items] > 0).tocsr()
-        menus.eliminate_zeros()
-        menus.sort_indices()
-        rows = np.repeat(np.arange(len(items)), np.diff(menus.indptr))
-        shares, floor = scorer.prior(items)
-        prior = (shares + menus).multiply(menus > 0).tocsr()
-        prior.sort_indices()
-        floors = floor[rows] * mentions.frequency[menus.indices]
-        part: Floats = np.log(prior.data + floors).astype(np.float32)
-        return menus, part
-
-    def _best_without_own(self, users: Indices, items: Indices, k: int) -> Indices:
-        mentions = self.scorer.mentions
-        scores = self.scorer.scores(users, items, leave_out_own=True)
-        own = mentions.counted_rows(users, items)
-        counts = mentions.of_items[items].toarray() - rows_or_zero(mentions.aspects, own)
-        num_reviews = mentions.reviews_of_items[items] - (own >= 0)
-        on_menu = counts >= _least(num_reviews, self._min_item_reviews)[:, None]
-        if self._praise is not None:
-            on_menu &= self._praise.without(items, own)
-        every = np.broadcast_to(np.arange(mentions.num_aspects), scores.shape)
-        return _top(np.where(on_menu, scores, -np.inf), every, k)
+        own = self._own(users, items, leave_out_own)
+        aspects = np.full((len(users), k), -1)
+        for first in range(0, len(users), _PAIRS_PER_BLOCK):
+            block = slice(first, first + _PAIRS_PER_BLOCK)
+            self._fill(aspects[block], users[block], items[block], own[block])
+        return self._with_counts(users, items, aspects, own)
 
     def counted(
         self, users: Indices, items: Indices, aspects: Indices, *, leave_out_own: bool = False
     ) -> Choices:
-        """Return the `aspects` (N, k), -1 for none, of the pairs with their evidence, as `choose`.
+        """Return any `aspects` (N, k), -1 for none, of the pairs with their counts."""
+        own = self._own(users, items, leave_out_own)
+        return self._with_counts(users, items, aspects, own)
 
-        They need not be on the items' menus.
-        """
-        mentions = self.scorer.mentions
-        none = np.full(len(users), -1, dtype=np.int64)
-        own = mentions.row_of(users, items) if leave_out_own else none
-        of_item = mentions.counted_rows(users, items) if leave_out_own else none
+    def scores(self, user: int, item: int, aspects: Indices) -> Scores:
+        """Return the scores of aspects (n,) for a user and an item, (n,)."""
+        users, items, none = (np.full(len(aspects), index) for index in (user, item, -1))
+        counts = self._counts.of_pairs(users, items, aspects, none)
+        return self._score(counts.item_reviews, counts.user_reviews, aspects)
 
-        def in_reviews(matrix: Sparse, rows: Indices) -> Counts:
-            """Return the entries (N, k) at rows (N,) of the aspects; 0 for -1 in either."""
-            there = (aspects >= 0) & (rows >= 0)[:, None]
-            places = (
-                np.repeat(np.maximum(rows, 0), aspects.shape[1]),
-                np.maximum(aspects, 0).ravel(),
-            )
-            found = np.asarray(matrix[places], dtype=np.float32).reshape(aspects.shape)
-            return np.where(there, found, 0).astype(np.int32)
+    def _score(self, item_reviews: Ints, user_reviews: Ints, aspects: Indices) -> Scores:
+        frequency = self._counts.frequency[aspects]
+        score: Scores = np.log(item_reviews + _ITEM_PRIOR * frequency)
+        score += _USER_WEIGHT * np.log1p(user_reviews / (_USER_PRIOR * frequency))
+        return score
 
-        num_of_users = np.where(users >= 0, mentions.reviews_of_users[users], 0).astype(np.int32)
+    def _own(self, users: Indices, items: Indices, leave_out_own: bool) -> Indices:
+        return (
+            self._counts.training_rows(users, items) if leave_out_own else np.full(len(users), -1)
+        )
+
+    def _fill(self, best: Indices, users: Indices, items: Indices, own: Indices) -> None:
+        """Write the best aspects of pairs (N,) into `best` (N, k); of equal scores the first."""
+        rows, aspects = self._counts.mentioned(items)
+        counts = self._counts.of_pairs(users[rows], items[rows], aspects, own[rows])
+        num_reviews, _ = self._counts.totals(users, items, own)
+        least = np.maximum(1, _LEAST_SHARE * num_reviews)[rows]
+        scores = self._score(counts.item_reviews, counts.user_reviews, aspects)
+        menu = np.flatnonzero((counts.item_reviews >= least) & (counts.margins > 0))
+        order = menu[np.lexsort((-scores[menu], rows[menu]))]
+        rows, aspects = rows[order], aspects[order]
+        ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        is_best = ranks < best.shape[1]
+        best[rows[is_best], ranks[is_best]] = aspects[is_best]
+
+    def _with_counts(
+        self, users: Indices, items: Indices, aspects: Indices, own: Indices
+    ) -> Choices:
+        shape, k = aspects.shape, aspects.shape[1]
+        of_rows = (np.repeat(part, k) for part in (users, items))
+        counts = self._counts.of_pairs(*of_rows, aspects.ravel(), np.repeat(own, k))
         return Choices(
             aspects,
-            in_reviews(mentions.of_items, items) - in_reviews(mentions.aspects, of_item),
-            in_reviews(mentions.of_users, users) - in_reviews(mentions.aspects, own),
-            mentions.reviews_of_items[items].astype(np.int32) - (of_item >= 0),
-            num_of_users - (own >= 0),
+            counts.item_reviews.reshape(shape),
+            counts.user_reviews.reshape(shape),
+            *self._counts.totals(users, items, own),
         )
 
 
-def _least(num_reviews: Floats, min_item_reviews: int) -> Floats:
-    """How many of each item's reviews must mention an aspect of its menu, (N,)."""
-    least: Floats = np.maximum(np.float32(min_item_reviews), np.float32(_LEAST_SHARE) * num_reviews)
-    return least
+def chooser_for(prompt: PromptConfig, dataset: Dataset) -> AspectChooser | None:
+    """Return what chooses the aspects of `prompt`; None if it asks for none.
 
-
-def _top(scores: Floats, aspects: Indices, k: int) -> Indices:
-    """Return the aspects of the k largest scores of each row, -1 where a score is -inf.
-
-    Of equal scores the first counts, however wide the rows are.
+    Raises what `check_prompt` raises, and DataError if the dataset has no aspects.
     """
-    best, places = stable_top_k(torch.from_numpy(scores), min(k, scores.shape[1]))
-    chosen = np.take_along_axis(aspects, places.numpy(), axis=1).astype(np.int64)
-    return np.where(best.numpy() > -np.inf, chosen, -1)
+    check_prompt(prompt, dataset.manifest)
+    return AspectChooser(dataset) if prompt.aspects else None
 
 
-def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
-    """Return the chooser with the trained score; the counts come from `dataset`, as in training.
-
-    Counts and neighbours are mapped files of this node. The dataset may extend that of the
-    training: an item that the training did not know has no neighbours.
-
-    Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
-    another dataset or a file is not what the manifest says.
-    """
-    manifest = read_aspects_manifest(location, dataset.manifest)
-    remedy = "run `xrec train-aspects` again"
-    weights = json.loads(read_content(location, manifest, WEIGHTS, remedy=remedy))
-    num_items = dataset.num_items
-
-    def neighbours() -> Arrays:
-        content = read_content(location, manifest, NEIGHBOURS, remedy=remedy)
-        parts = safetensors.numpy.load(content)
-        starts = np.pad(parts["starts"], (0, num_items + 1 - len(parts["starts"])), mode="edge")
-        return {"data": parts["cosines"], "indices": parts["items"], "indptr": starts}
-
-    def counts() -> Arrays:
-        return count_arrays(dataset_mentions(dataset, "train"), dataset_praise(dataset))
-
-    near = mapped_arrays(f"{manifest.files[NEIGHBOURS]}-{num_items}.neighbours", neighbours)
-    counted = mapped_arrays(f"{dataset.manifest.fingerprint}.counts-{_RULES}", counts)
-    mentions, praise = mapped_counts(counted, dataset)
-    scorer = AspectScorer(mentions, sparse_of(near, num_items), Weights(**weights))
-    return AspectChooser(scorer, manifest.config["min_item_reviews"], praise)
+def check_prompt(prompt: PromptConfig, dataset: Manifest) -> None:
+    """Raise ConfigError if the prompt counts an item's reviews and its aspects are a profile's."""
+    counts = [name for name in placeholder_names(prompt.aspect) if name.endswith("item_reviews")]
+    if prompt.aspects and counts and dataset.metrics.get(ASPECTS_FROM) == "profiles":
+        raise ConfigError(
+            f"prompt.aspect = {prompt.aspect!r} counts the item's reviews, but the dataset's "
+            "aspects come from profiles; expected no count, for example '{aspect}'",
+            code="no_reviews_to_count",
+            key="prompt.aspect",
+            saw=prompt.aspect,
+        )

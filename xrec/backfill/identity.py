@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from xrec.adapter.config import model_inputs, read_config
-from xrec.aspects.artifact import aspects_of
 from xrec.bulk import Identity
 from xrec.config import BackfillConfig, RecommendedPairs, TablePairs, identity_of, settings_of_texts
 from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
@@ -35,7 +34,7 @@ def identify(config: BackfillConfig) -> Identity:
     from xrec.generate.loading import check_sources, sources_of
 
     checked = check_sources(sources_of(config))  # that llm.model is the adapter's model, too
-    return _identity(config, checked.dataset, checked.model, checked.aspects)
+    return _identity(config, checked.dataset, checked.model)
 
 
 def identify_unchecked(config: BackfillConfig) -> Identity:
@@ -46,17 +45,11 @@ def identify_unchecked(config: BackfillConfig) -> Identity:
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     adapter = manifest_of(config, "adapter")
     of_adapter = read_config(location_of(config, "adapter"), adapter)
-    aspects = aspects_of(of_adapter.prompt, config.artifact("aspects"), dataset, config.storage)
-    model = model_inputs(of_adapter, adapter.fingerprint, graph)
-    return _identity(config, dataset, model, aspects)
+    return _identity(config, dataset, model_inputs(of_adapter, adapter.fingerprint, graph))
 
 
-def _identity(
-    config: BackfillConfig, dataset: Manifest, model: Mapping[str, str], aspects: Manifest | None
-) -> Identity:
+def _identity(config: BackfillConfig, dataset: Manifest, model: Mapping[str, str]) -> Identity:
     inputs = {"dataset": dataset.fingerprint, **model}
-    if aspects is not None:
-        inputs["aspects"] = aspects.fingerprint
     return Identity(kind="explanations", config=identity_of(config), inputs=inputs)
 
 
@@ -73,7 +66,7 @@ def shared_key(identity: Identity) -> str:
     return fingerprint_of([settings_of_texts(identity.config), inputs])
 
 
-_BY_PAIR = ("dataset", "graph", "aspects")
+_BY_PAIR = ("dataset", "graph")
 """The inputs of a run of which a content key covers what its own pair gets."""
 PARTS = (
     *("settings", "user_texts", "item_texts", "aspects", "evidence"),

@@ -10,7 +10,7 @@ from typing import TypeVar
 from xrec.config import WORKSPACE, ExplanationsJobConfig, JobConfig, RecommendConfig
 from xrec.storage import check_artifacts, find_manifest, location_of
 
-_KINDS = ("dataset", "graph", "aspects", "adapter", "recommendations")
+_KINDS = ("dataset", "graph", "adapter", "recommendations")
 _GRAPH_OF_A_NIGHT = re.compile(rf"{WORKSPACE}nights/(\d+)/graph")
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)

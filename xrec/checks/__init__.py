@@ -1,12 +1,13 @@
 """Whether a finished text may be shown, and what is said instead.
 
-tokens   the words and numbers of a text, as they are compared
-phrases  which aspects of the catalogue's vocabulary a text names, and which unsafe words
-words    stems of English words, and which of them need no support
-support  what a text says and nothing supports
-tone     whether an English text praises
-plain    the plain sentence from the evidence
-checker  all checks together
+tokens      the words and numbers of a text, as they are compared
+english     words and patterns of English; english.yaml has them as data, with examples
+phrases     which aspects of the catalog's vocabulary a text names, and which unsafe words
+support     what a text says and nothing supports, a function for each rule
+tone        whether an English text praises
+entailment  whether a model finds a text entailed by what is known
+plain       the plain sentence from the evidence
+checker     all checks together
 """
 
 from xrec.checks.checker import Checker, Refusal

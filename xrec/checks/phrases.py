@@ -4,22 +4,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from xrec.checks.english import words
 from xrec.checks.tokens import Tokens, tokens_of
 from xrec.config import ChecksConfig, StorageConfig
-from xrec.data.english import tags, word_set
+from xrec.data.english import tags
 from xrec.data.titles import Span, composed
 from xrec.errors import DataError, StorageError
 from xrec.storage import open_location
 
-_VERBS_TOO = word_set("care use need value sound taste work love want hope plan")
-_MODALS = word_set("will would can could should may might must shall cannot please")
-_SHORTENED_MODALS = ("n't", "'ll", "'d")
-_SINGULAR_SUBJECTS = word_set("it he she which who")
-_BEFORE_VERBS = word_set("you we they i who to not")
-_AFTER_IMPERATIVES = word_set("at for no out into forward like")
-_COMMENT = "#"
 # Letters, and the marks that `PhraseIndex` overlooks.
-_PLAIN = re.compile(r"[\w\s&/'\u2019\u2010\u2011-]+")
+_PLAIN = re.compile(r"(?=.*[^\W_])[\w\s&/'\u2019\u2010\u2011-]+")
+_SHORTENED_MODALS = ("n't", "'ll", "'d")
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Named:
     end: int
 
     def is_within(self, spans: Iterable[Span]) -> bool:
-        """Whether one of the spans of characters holds it."""
+        """Return whether one of the spans of characters holds it."""
         return any(start <= self.start and self.end <= end for start, end in spans)
 
 
@@ -49,45 +44,45 @@ class PhraseIndex:
 
     def __init__(self, phrases: Iterable[str]):
         self._names: dict[tuple[str, ...], str] = {}
-        self._by_first: dict[str, list[tuple[list[str], str]]] = {}
+        self._by_first: dict[str, list[tuple[str, ...]]] = {}
         for phrase in phrases:
             keys = tuple(tokens_of(phrase).keys)
             if keys and keys not in self._names:
                 self._names[keys] = phrase
-                self._by_first.setdefault(keys[0], []).append((list(keys), phrase))
+                self._by_first.setdefault(keys[0], []).append(keys)
         for same_first in self._by_first.values():
-            same_first.sort(key=lambda entry: -len(entry[0]))
+            same_first.sort(key=len, reverse=True)
 
     def find(self, text: str) -> list[Named]:
-        """The phrases that `text` names, in order; none that stands within a longer one.
+        """Return the phrases that `text` names, in order; none that is within a longer one.
 
         Of phrases that are the same but for case, number and hyphens it is the first.
         """
         return self.find_in(tokens_of(text))
 
     def find_in(self, tokens: Tokens) -> list[Named]:
-        """What `find` gives, for a text that is in words already."""
+        """Return what `find` returns, for a text that is in words already."""
         found: list[Named] = []
-        keys, longest_stop = tokens.keys, 0
-        for first, key in enumerate(keys):
-            for phrase, name in self._by_first.get(key, ()):
+        longest_stop = 0
+        for first, key in enumerate(tokens.keys):
+            for phrase in self._by_first.get(key, ()):
                 stop = first + len(phrase)
                 if stop <= longest_stop:
-                    break  # it, and the shorter ones, stand within a phrase that began before
-                if keys[first:stop] == phrase and tokens.are_joined(first, stop):
+                    break  # it, and the shorter ones, are within a phrase that began before
+                if tuple(tokens.keys[first:stop]) == phrase and tokens.are_joined(first, stop):
                     start, end = tokens.spans[first][0], tokens.spans[stop - 1][1]
-                    found.append(Named(name, first, stop, start, end))
+                    found.append(Named(self._names[phrase], first, stop, start, end))
                     longest_stop = stop
                     break
         return found
 
     def same(self, phrase: str) -> str:
-        """The phrase of the vocabulary that is found where `phrase` is named, or `phrase`."""
+        """Return the phrase of the vocabulary that is found where `phrase` is, or `phrase`."""
         return self._names.get(tuple(tokens_of(phrase).keys), phrase)
 
 
 class AspectNames(PhraseIndex):
-    """Finds the aspects of a catalogue's vocabulary, the most frequent first, in texts.
+    """Finds the aspects of a catalog's vocabulary, the most frequent first, in texts.
 
     A word that is a verb there, or the reader's own, is no aspect of an item: "Look at it", "what
     you look for", "it sounds warm", "suits your taste".
@@ -102,12 +97,12 @@ class AspectNames(PhraseIndex):
             _ = tags()
 
     def are_named(self, aspects: Iterable[str], text: str) -> list[bool]:
-        """Whether `text` names each of the `aspects`, which are of the vocabulary."""
+        """Return whether `text` names each of the `aspects`, which are of the vocabulary."""
         named = {found.name for found in self.find(text)}
         return [self.same(aspect) in named for aspect in aspects]
 
     def find_in(self, tokens: Tokens) -> list[Named]:
-        """What `find` gives, for a text that is in words already."""
+        """Return what `find` returns, for a text that is in words already."""
         return [
             each
             for each in super().find_in(tokens)
@@ -116,17 +111,19 @@ class AspectNames(PhraseIndex):
 
 
 def _is_verb_or_readers(tokens: Tokens, place: int) -> bool:
-    """Whether an English word is a verb, as far as the words beside it tell, or the reader's."""
-    word = tokens.keys[place]
-    may_be_verb = word in _VERBS_TOO or tags().get(word, "").startswith("VB")
+    """Return whether an English word is a verb, judging by its neighbors, or the reader's own."""
+    key, word = tokens.keys[place], tokens.word(place).casefold()
+    may_be_verb = key in words("verbs_too") or tags().get(key, "").startswith("VB")
     if place == 0:
-        return may_be_verb and len(tokens) > 1 and tokens.keys[1] in _AFTER_IMPERATIVES
+        after = tokens.keys[1] if len(tokens) > 1 else ""
+        return may_be_verb and after in words("after_imperative")
     before = tokens.word(place - 1).casefold().replace("\u2019", "'")
-    if before == "your" or before in _MODALS or before.endswith(_SHORTENED_MODALS):
-        return True
-    if before in _SINGULAR_SUBJECTS and tokens.word(place).casefold() != word:  # it sounds
-        return True
-    return may_be_verb and before in _BEFORE_VERBS
+    return (
+        before in words("before_any")
+        or before.endswith(_SHORTENED_MODALS)
+        or (before in words("before_singular_verb") and word != key)  # it sounds
+        or (before in words("before_verb") and may_be_verb)
+    )
 
 
 class WordList:
@@ -138,12 +135,12 @@ class WordList:
 
     def __init__(self, phrases: Iterable[str]):
         phrases = [composed(phrase) for phrase in phrases]
-        self._plain = PhraseIndex(phrase for phrase in phrases if _is_plain(phrase))
-        written = [re.escape(phrase) for phrase in phrases if not _is_plain(phrase)]
+        self._plain = PhraseIndex(filter(_PLAIN.fullmatch, phrases))
+        written = [re.escape(phrase) for phrase in phrases if not _PLAIN.fullmatch(phrase)]
         self._written = re.compile("|".join(written) or r"(?!)", re.IGNORECASE)
 
     def find(self, text: str) -> list[Span]:
-        """Where `text`, which is composed, holds one of them, in order."""
+        """Return where `text`, which is composed, holds one of them, in order."""
         plain = [(found.start, found.end) for found in self._plain.find(text)]
         return sorted([*plain, *(match.span() for match in self._written.finditer(text))])
 
@@ -155,7 +152,7 @@ def check_word_list(checks: ChecksConfig, storage: StorageConfig) -> None:
 
 
 def read_word_list(uri: str, storage: StorageConfig) -> WordList:
-    """The words and phrases of a text file in UTF-8, one a line; lines with "#" first are comments.
+    """Return the words and phrases of a text file in UTF-8, one a line; "#" begins a comment line.
 
     Raises DataError if the file cannot be read or has no word.
     """
@@ -163,23 +160,19 @@ def read_word_list(uri: str, storage: StorageConfig) -> WordList:
         text = open_location(uri, storage).read_bytes().decode("utf-8-sig")
     except (StorageError, UnicodeDecodeError) as error:
         raise DataError(
-            f"checks.unsafe_words: the list {uri} cannot be read ({error}); expected a text file "
-            "in UTF-8 with one word or phrase a line. Name one that is there, or null for no list",
+            f"checks.unsafe_words: cannot read the list {uri} ({error}); expected a text file in "
+            "UTF-8 with one word or phrase a line: name one that exists, or null for no list",
             code="list_unreadable",
             key="checks.unsafe_words",
             saw=uri,
         ) from error
     lines = [line.strip() for line in text.splitlines()]
-    words = [line for line in lines if line and not line.startswith(_COMMENT)]
-    if not words:
+    phrases = [line for line in lines if line and not line.startswith("#")]
+    if not phrases:
         raise DataError(
             f"checks.unsafe_words: the list {uri} has no words; expected one word or phrase a line",
             code="list_empty",
             key="checks.unsafe_words",
             saw=uri,
         )
-    return WordList(words)
-
-
-def _is_plain(phrase: str) -> bool:
-    return _PLAIN.fullmatch(phrase) is not None and any(map(str.isalnum, phrase))
+    return WordList(phrases)

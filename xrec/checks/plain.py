@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from xrec.checks.phrases import AspectNames
 from xrec.checks.tokens import tokens_of
 from xrec.config import PlainTemplates, parse_placeholders
+from xrec.data.english import with_capitals
 from xrec.data.evidence import AspectEvidence
+from xrec.data.sentences import sentence_ends
+from xrec.data.titles import composed, title_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
 
 _MOST_ASPECTS = 2
 _FEWEST_OF_USER = 2
+_POSSESSIVE = re.compile("['\u2019]s$")
+# Before a word that is alone on its line, or an entry of a list, or follows a colon.
+_LINE_START = re.compile("(?:^|[\n:])[ \t\r\n\"'\u201c\u2018(*\u2022\u2013-]*$")
+_LIST_MARKS = " \t\"'\u201c\u2018(*\u2022-\u2013"
 
 
 def plain_sentence(
@@ -22,56 +31,48 @@ def plain_sentence(
     min_evidence: int,
     written: Callable[[str], str] = str,
 ) -> str | None:
-    """A sentence of the best aspects with evidence: "14 of 31 reviews of the Fox mention the tea."
+    """Return a sentence of the best aspects: "14 of 31 reviews of the Fox mention the tea."
 
     Two aspects at most that share no word are named, in how many reviews of the item they are and,
     where the user mentions them too, in how many of the user's: in two of them at least, or in the
     only one. None if no aspect is in `min_evidence` or more of the item's reviews. `written` gives
     how an aspect is to be written.
     """
-    told = list[AspectEvidence]()
+    named = list[AspectEvidence]()
     for each in texts.aspects:
-        is_new = not any(_share_a_word(each, other) for other in told)
-        if each.item_reviews >= min_evidence and is_new and len(told) < _MOST_ASPECTS:
-            told.append(each)
-    if not told:
-        return None
+        is_new = not any(_share_a_word(each, other) for other in named)
+        if each.item_reviews >= min_evidence and is_new and len(named) < _MOST_ASPECTS:
+            named.append(each)
     parts = [
         _part(template, each, written(each.aspect), texts.item_title, templates)
-        for template, each in zip((templates["first"], templates["second"]), told, strict=False)
+        for template, each in zip((templates["first"], templates["second"]), named, strict=False)
     ]
     sentence = "".join(parts) + templates["end"]
-    return sentence[0].upper() + sentence[1:]
+    return sentence[0].upper() + sentence[1:] if named else None
 
 
 def _share_a_word(one: AspectEvidence, other: AspectEvidence) -> bool:
-    """As "beers" and "craft beers" do, of which a sentence says one."""
+    """Return whether they do, like "beers" and "craft beers": a sentence names one of these."""
     return not set(tokens_of(one.aspect).keys).isdisjoint(tokens_of(other.aspect).keys)
 
 
 def _part(
     template: str, evidence: AspectEvidence, aspect: str, title: str, templates: PlainTemplates
 ) -> str:
-    of_user = _template_of_user(evidence, templates)
+    opinion = templates["opinion"].format(opinion=evidence.opinion) if evidence.opinion else ""
     values = {
         "aspect": aspect,
         "title": title,
         "of_title": templates["of_title"].format(title=title) if title else "",
-        "opinion": templates["opinion"].format(opinion=evidence.opinion)
-        if evidence.opinion
-        else "",
+        "opinion": opinion,
         "reviews": _form(templates["reviews"], evidence.num_item_reviews),
         "mention": _form(templates["mention"], evidence.item_reviews),
+        **{name: f"{count:,}" for name, count in evidence.counts.items()},
     }
-    values |= {name: f"{count:,}" for name, count in evidence.counts.items()}
-    return (template + of_user).format_map(values)
-
-
-def _template_of_user(evidence: AspectEvidence, templates: PlainTemplates) -> str:
-    """Empty if the user mentions the aspect too rarely: one of many reviews may be an accident."""
-    if evidence.user_reviews < min(_FEWEST_OF_USER, max(1, evidence.num_user_reviews)):
-        return ""
-    return templates["user" if evidence.num_user_reviews != 1 else "user_of_one"]
+    # One of a user's many reviews may be an accident.
+    if evidence.user_reviews >= min(_FEWEST_OF_USER, max(1, evidence.num_user_reviews)):
+        template += templates["user" if evidence.num_user_reviews != 1 else "user_of_one"]
+    return template.format_map(values)
 
 
 def _form(forms: str, count: int) -> str:
@@ -84,3 +85,45 @@ def words_of(templates: PlainTemplates) -> list[str]:
     """Return the literal texts of the templates, with both forms of nouns and verbs."""
     literals = [literal for text in templates.values() for literal, _ in parse_placeholders(text)]
     return [form for literal in literals for form in literal.split("|")]
+
+
+def written_as_in(
+    texts: PairTexts, names: AspectNames, *, are_written: bool
+) -> Callable[[str], str]:
+    """Return how an aspect is to be written: as the item's profile has it, if it names it.
+
+    Where it begins a sentence or is part of a name ("Busloop Burgers") its capitals say nothing,
+    and the first half of "taco stand" is no form of tacos. are_written: whether the vocabulary has
+    aspects in the number in which they are to be written.
+    """
+    profile = composed(texts.item_profile)
+    own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)
+    forms = dict[str, str]()
+    for each in names.find(profile):
+        in_name = each.is_within(own) or _is_in_a_name(profile, each.start, each.end)
+        if not in_name and not _begins_a_sentence(profile, each.start, ends):
+            form = _POSSESSIVE.sub("", profile[each.start : each.end])
+            forms[each.name] = max(form, forms.get(each.name, form))  # small letters are larger
+
+    def written(aspect: str) -> str:
+        form = forms.get(aspect, "")
+        is_known = form.lower() == aspect if are_written else len(form) >= len(aspect)
+        return form if is_known else with_capitals(aspect)
+
+    return written
+
+
+def _is_in_a_name(text: str, start: int, end: int) -> bool:
+    """Return whether a word with a capital is beside another one, or an ampersand."""
+    if not text[start].isupper() or text[start:end].isupper():
+        return False
+    head, blank, rest = text[:start].rpartition(" ")
+    before = head.rpartition(" ")[2][:1] if blank and not rest else ""
+    after = text[end + 1 : end + 2] if text[end : end + 1] == " " else ""
+    return any(beside.isupper() or beside == "&" for beside in (before, after))
+
+
+def _begins_a_sentence(text: str, start: int, ends: Sequence[int]) -> bool:
+    """Return whether a sentence, a line or an entry of a list begins there."""
+    bare = len(text[:start].rstrip(_LIST_MARKS))
+    return _LINE_START.search(text, 0, start) is not None or any(bare <= e <= start for e in ends)

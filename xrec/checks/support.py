@@ -1,8 +1,8 @@
 """What a text says and nothing supports.
 
 In English every word must be supported, except the words that frame a reason and say nothing of an
-item (`xrec.checks.words`). In other languages the aspects of the vocabulary and the numbers in
-digits must be.
+item (`english.yaml`). In other languages the aspects of the vocabulary and the numbers in digits
+must be.
 
 A text is supported by the texts of its prompt, by the aspects that were chosen for its pair with
 their counts, and by its item's menu. The user's profile says what a user likes, not what an item
@@ -13,77 +13,186 @@ display no display is warm. Words are compared, not meanings.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from xrec.checks.phrases import AspectNames, Named
+from xrec.checks.english import data, is_frame, pattern, stem_of, stems_of
+from xrec.checks.phrases import AspectNames, Named, PhraseIndex
 from xrec.checks.tokens import Tokens, digits_in, number_words, numbers_of, tokens_of
-from xrec.checks.words import frame_phrases, is_frame, stem_of, stems_of
-from xrec.data.english import tags, word_set
+from xrec.data.english import tags
 from xrec.data.titles import Span, title_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
 
-# What ends where a word stands that is said of the user: "as you like cakes and", "fans of".
-_OF_USER = re.compile(
-    r"(?:(?:^|[.,;:!?]|\b(?:as|since|because|if|when|that|what|which|where|while|and|but|so|how)\b)"
-    r"\s*(?:you|the (?:user|reader|guest)|they\s+(?:also\s+)?(?:like|love|enjoy|appreciate|prefer|"
-    r"value|want|need|seek))\b|\byour\b|\b(?:fans?|lovers?) of\b)"
-    r"(?!['\u2019](?:ll|d)|\s+(?:would|will|can|could|may|might|should|must)\b)"
-    r"(?:(?!\b(?:the|its?|this|here|there|has|have|had|offers?|serves?|comes|can|is|was|will|would|"
-    r"you|your)\b)[^.;:!?])*$",
-    re.IGNORECASE,
-)
-_DENIALS, _ARTICLES = word_set("no without lack lacking"), word_set("a an the any")
-# What a profile warns of, to the next mark: "it may not be suitable for those who want ...".
-_CAVEAT = re.compile(
-    r"\b(?:not (?:be )?(?:suitable|ideal|recommended|for)|sensitive to|despite|overlook\w*)\b"
-    r"[^.,:;!?]*",
-    re.IGNORECASE,
-)
-_MOST_DENIED = 2  # words after a denial that it denies
-_MOST_BETWEEN = 2  # words of a text that part those of a name
+_MOST_BETWEEN = 2  # words of a text between those of a name
+
+
+class Claims:
+    """What a text says of an item.
+
+    aspects: of the vocabulary. rest: the places of the words that are in no aspect and in no phrase
+    that frames. numbers: those in words, with their first place and the one after their last.
+    """
+
+    def __init__(self, tokens: Tokens, names: AspectNames, title: str) -> None:
+        self.tokens, self.names, self.title = tokens, names, title
+        self.aspects = names.find_in(tokens)
+        decided = [*self.aspects, *_frame_phrases().find_in(tokens)]
+        within = {place for each in decided for place in range(each.first, each.stop)}
+        self.rest = [place for place in range(len(tokens)) if place not in within]
+        self.numbers = list(number_words(tokens))
+
+    def is_of_user(self, place: int) -> bool:
+        """Return whether the text says of the user what stands at `place`."""
+        start, own = self.tokens.spans[place][0], title_spans(self.tokens.text, self.title)
+        after_title = max((end for _, end in own if end <= start), default=0)
+        return pattern("of_user").search(self.tokens.text[after_title:start]) is not None
+
+    def adjective_before(self, named: Named) -> str | None:
+        """Return the adjective right before an aspect that says something of it."""
+        place = named.first - 1
+        if place < 0 or not self.tokens.gap(named.first).isspace():
+            return None
+        says_something = _is_adjective(self.tokens, place) and not is_frame(self.tokens.keys[place])
+        return self.tokens.keys[place] if says_something else None
+
+
+class Support:
+    """What supports a text about a pair; `further` are texts beside those of the prompt."""
+
+    def __init__(self, texts: PairTexts, further: Sequence[str] = ()) -> None:
+        self._texts = texts
+        self.known = {each.aspect for each in texts.aspects} | texts.menu
+        opinions = (each.opinion for each in texts.aspects)
+        profile = pattern("caveat").sub(" | ", texts.item_profile)
+        self._of_item = _joined((texts.item_title, profile, *opinions, *further))
+        self._of_user = _joined((texts.user_profile,))
+
+    @cached_property
+    def _item_stems(self) -> set[str]:
+        names = (key for name in self.known for key in tokens_of(name).keys)
+        return {stem_of(key) for key in (*names, *self._of_item.split())}
+
+    @cached_property
+    def _user_stems(self) -> set[str]:
+        return {stem_of(key) for key in self._of_user.split()}
+
+    @cached_property
+    def numbers(self) -> set[str]:
+        """All numbers of the texts and counts, as digits."""
+        counts = {str(count) for each in self._texts.aspects for count in each.counts.values()}
+        said = (self._texts.user_profile, self._of_item)
+        return counts.union(*(numbers_of(tokens_of(each)) for each in said))
+
+    def has_phrase(self, keys: Sequence[str]) -> bool:
+        """Return whether these words follow each other in a text."""
+        return f" {' '.join(keys)} " in f"{self._of_item}{self._of_user}"
+
+    def has_word(self, claims: Claims, place: int) -> bool:
+        """Return whether a word frames, or is in a text of what it is said of."""
+        stems = stems_of(claims.tokens.keys[place])
+        return (
+            is_frame(claims.tokens.keys[place])
+            or not stems.isdisjoint(self._item_stems)
+            or (not stems.isdisjoint(self._user_stems) and claims.is_of_user(place))
+        )
+
+    def has_near(self, keys: Sequence[str]) -> bool:
+        """Return whether a text of the item has these words near each other.
+
+        A "selection of fine wines" has a wine selection; a "warm tone and a bright display" has no
+        warm display.
+        """
+        length = len(keys) + _MOST_BETWEEN
+        return any(
+            set(keys).issubset(part[start : start + length])
+            for part in map(str.split, self._of_item.split("|"))
+            for start in range(max(1, len(part) - length + 1))
+        )
+
+    def has_opinion(self, word: str, aspect: str) -> bool:
+        """Return whether the word is in the opinion on a chosen aspect."""
+        opinions = [each.opinion for each in self._texts.aspects if each.aspect == aspect]
+        return any(word in tokens_of(opinion).keys for opinion in opinions)
+
+
+Rule = Callable[[Claims, Support], Iterator[Span]]
+"""Yields where a text says what is not supported."""
+
+
+def _aspects(claims: Claims, support: Support) -> Iterator[Span]:
+    """Aspects that are not known of the item, and that no text says of what the text says them."""
+    known = {*support.known, *map(claims.names.same, support.known)}
+    for named in claims.aspects:
+        keys = claims.tokens.keys[named.first : named.stop]
+        telling = [key for key in keys if not is_frame(key)]
+        if not (
+            named.name in known
+            or not telling
+            or (len(keys) == 1 and support.has_word(claims, named.first))
+            or support.has_near(telling)
+            or (support.has_phrase(keys) and claims.is_of_user(named.first))
+        ):
+            yield named.start, named.end
+
+
+def _digits(claims: Claims, support: Support) -> Iterator[Span]:
+    """Numbers in digits that are in no text and no count."""
+    for place in claims.rest:
+        numbers, keys = digits_in(claims.tokens.word(place)), [claims.tokens.keys[place]]
+        if numbers and not (support.numbers.issuperset(numbers) or support.has_phrase(keys)):
+            yield claims.tokens.spans[place]
+
+
+def _numbers(claims: Claims, support: Support) -> Iterator[Span]:
+    """Numbers in English words that are in no text and no count."""
+    for start, stop, number in claims.numbers:
+        is_known = number in support.numbers or support.has_phrase(claims.tokens.keys[start:stop])
+        if start in claims.rest and not is_known:
+            yield claims.tokens.spans[start][0], claims.tokens.spans[stop - 1][1]
+
+
+def _words(claims: Claims, support: Support) -> Iterator[Span]:
+    """English words that are in no text of what the text says them of."""
+    in_numbers = {place for start, stop, _ in claims.numbers for place in range(start, stop)}
+    for place in claims.rest:
+        is_number = place in in_numbers or digits_in(claims.tokens.keys[place])
+        if not is_number and not support.has_word(claims, place):
+            yield claims.tokens.spans[place]
+
+
+def _adjectives(claims: Claims, support: Support) -> Iterator[Span]:
+    """English adjectives right before an aspect that are before it in no text."""
+    for named in claims.aspects:
+        place, adjective = named.first - 1, claims.adjective_before(named)
+        if adjective is not None and not (
+            support.has_phrase([adjective, *claims.tokens.keys[named.first : named.stop]])
+            or support.has_opinion(adjective, named.name)
+            or not support.has_word(claims, place)  # `_words` yields it alone
+        ):
+            yield claims.tokens.spans[place][0], named.end
+
+
+RULES: tuple[Rule, ...] = (_aspects, _digits)
+ENGLISH_RULES: tuple[Rule, ...] = (_numbers, _words, _adjectives)
 
 
 def unsupported_spans(
-    tokens: Tokens, texts: PairTexts, aspects: AspectNames, further: Sequence[str] = ()
+    tokens: Tokens, texts: PairTexts, names: AspectNames, further: Sequence[str] = ()
 ) -> list[Span]:
     """Return where a text says what nothing supports, in order.
 
-    aspects: of the catalogue's vocabulary. further: texts that support it too.
+    names: of the catalog's vocabulary. further: texts that support it too.
     """
-    support, named = _Support(texts, further), aspects.find_in(tokens)
-    unsupported = {
-        (each.start, each.end) for each in named if not support.has_aspect(each, tokens, aspects)
-    }
-    decided = [*named, *frame_phrases(tokens)]
-    within = {place for each in decided for place in range(each.first, each.stop)}
-    rest = [place for place in range(len(tokens)) if place not in within]
-    unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
-    if tokens.is_english():
-        numbers = list(number_words(tokens))
-        in_numbers = {place for start, stop, _ in numbers for place in range(start, stop)}
-        unsupported |= {
-            (tokens.spans[start][0], tokens.spans[stop - 1][1])
-            for start, stop, number in numbers
-            if start in rest
-            and number not in support.numbers
-            and not support.has_words(tokens.keys[start:stop])
-        }
-        unsupported |= {
-            tokens.spans[place]
-            for place in rest
-            if place not in in_numbers and not support.has_word(tokens, place)
-        }
-        unsupported |= _adjectives(tokens, support, named)
-    return sorted(unsupported)
+    claims, support = Claims(tokens, names, texts.item_title), Support(texts, further)
+    rules = (*RULES, *(ENGLISH_RULES if tokens.is_english() else ()))
+    return sorted({span for rule in rules for span in rule(claims, support)})
 
 
 def words_to_blame(tokens: Tokens, spans: Iterable[Span], texts: PairTexts) -> Iterator[str]:
-    """The words without which a text goes another way than to what stands there, one for each.
+    """Yield a word for each span, without which the model would not have written it.
 
     Of a phrase with the adjectives before it, the first word that says something and that no chosen
     aspect has: of "the friendly and helpful staff" it is friendly.
@@ -91,168 +200,36 @@ def words_to_blame(tokens: Tokens, spans: Iterable[Span], texts: PairTexts) -> I
     chosen = {key for each in texts.aspects for key in tokens_of(each.aspect).keys}
     for start, end in spans:
         own = [place for place, span in enumerate(tokens.spans) if start <= span[0] < end]
-        whole = range(_start_with_adjectives(tokens, own[0]), own[-1] + 1)
-        telling = {*_telling(tokens.keys[place] for place in whole)} - chosen
-        yield from [tokens.word(place) for place in whole if tokens.keys[place] in telling][:1]
+        first = own[0]
+        while _is_adjective(tokens, first - 1) or (
+            tokens.keys[first - 1] == "and" and _is_adjective(tokens, first - 2)
+        ):
+            first -= 1 + (tokens.keys[first - 1] == "and")
+        for place in range(first, own[-1] + 1):
+            if tokens.keys[place] not in chosen and not is_frame(tokens.keys[place]):
+                yield tokens.word(place)
+                break
 
 
-def _start_with_adjectives(tokens: Tokens, place: int) -> int:
-    """Where the adjectives begin that stand before a place: "friendly, kind and helpful"."""
-
-    def is_adjective(place: int) -> bool:
-        return place >= 0 and tags().get(tokens.word(place).casefold()) == "JJ"
-
-    while is_adjective(place - 1) or (tokens.keys[place - 1] == "and" and is_adjective(place - 2)):
-        place -= 1 + (tokens.keys[place - 1] == "and")
-    return place
+def _is_adjective(tokens: Tokens, place: int) -> bool:
+    return place >= 0 and tags().get(tokens.word(place).casefold()) == "JJ"
 
 
-class _Support:
-    """What supports a text. Most texts need little of it, so it is made when it is asked for."""
-
-    def __init__(self, texts: PairTexts, further: Sequence[str]):
-        self._texts = texts
-        self._further = further
-        self._chosen = {each.aspect for each in texts.aspects}
-
-    @cached_property
-    def _tokens(self) -> list[Tokens]:
-        texts = self._texts
-        opinions = (each.opinion for each in texts.aspects)
-        profile = _CAVEAT.sub(" | ", texts.item_profile)
-        said = (texts.user_profile, texts.item_title, profile, *opinions)
-        return [tokens_of(each) for each in (*said, *self._further)]
-
-    @cached_property
-    def _of_user(self) -> str:
-        return _joined(self._tokens[:1])
-
-    @cached_property
-    def _of_item(self) -> str:
-        return _joined(self._tokens[1:])
-
-    @cached_property
-    def _parts_of_item(self) -> list[list[str]]:
-        """The words of the item's texts between marks."""
-        return [part.split() for part in self._of_item.split("|")]
-
-    @cached_property
-    def _stems_of_item(self) -> set[str]:
-        """The stems of what the item's texts say, of its menu and of the chosen aspects."""
-        names = (tokens_of(name).keys for name in self._chosen | self._texts.menu)
-        return {stem_of(key) for keys in (*names, self._of_item.split()) for key in keys}
-
-    @cached_property
-    def _stems_of_user(self) -> set[str]:
-        return {stem_of(key) for key in self._of_user.split()}
-
-    @cached_property
-    def numbers(self) -> set[str]:
-        """All numbers of the texts and counts, as digits."""
-        counts = {str(count) for each in self._texts.aspects for count in each.counts.values()}
-        return counts.union(*map(numbers_of, self._tokens))
-
-    def has_words(self, keys: Iterable[str]) -> bool:
-        """Whether these words stand one after the other in one of the texts."""
-        words = f" {' '.join(keys)} "
-        return words in self._of_item or words in self._of_user
-
-    def has_opinion(self, word: str, aspect: str) -> bool:
-        """Whether the word is in the opinion on a chosen aspect."""
-        opinions = [each.opinion for each in self._texts.aspects if each.aspect == aspect]
-        return any(word in tokens_of(opinion).keys for opinion in opinions)
-
-    def has_digits(self, tokens: Tokens, place: int) -> bool:
-        """Whether a word has no digits, or it or all its numbers stand somewhere."""
-        numbers = digits_in(tokens.word(place))
-        is_known = not numbers or self.numbers.issuperset(numbers)
-        return is_known or self.has_words([tokens.keys[place]])
-
-    def has_aspect(self, named: Named, tokens: Tokens, aspects: AspectNames) -> bool:
-        """Whether the aspect is chosen, on the menu, or in a text of what it is said of."""
-        known, keys = self._chosen | self._texts.menu, tokens.keys[named.first : named.stop]
-        if named.name in known or any(aspects.same(each) == named.name for each in known):
-            return True
-        if named.stop - named.first == 1 and self.has_word(tokens, named.first):
-            return True
-        telling, said = _telling(keys), f" {' '.join(keys)} "
-        return (
-            not telling
-            or self._has_near(telling)
-            or (said in self._of_user and self._is_of_user(tokens, named.first))
-        )
-
-    def has_word(self, tokens: Tokens, place: int) -> bool:
-        """Whether an English word frames, or stands in a text of what it is said of.
-
-        One with digits is looked at by `has_digits`.
-        """
-        key = tokens.keys[place]
-        if is_frame(key) or digits_in(key):
-            return True
-        stems = stems_of(key)
-        if not stems.isdisjoint(self._stems_of_item):
-            return True
-        return not stems.isdisjoint(self._stems_of_user) and self._is_of_user(tokens, place)
-
-    def _is_of_user(self, tokens: Tokens, place: int) -> bool:
-        """Whether the text says of the user what stands there."""
-        start = tokens.spans[place][0]
-        own = title_spans(tokens.text, self._texts.item_title)
-        after_title = max((end for _, end in own if end <= start), default=0)
-        return _OF_USER.search(tokens.text[after_title:start]) is not None
-
-    def _has_near(self, keys: Sequence[str]) -> bool:
-        """Whether a text of the item has these words near each other: "a selection of fine wines".
-
-        Of "a warm tone and a bright display" it has no warm display.
-        """
-        length, wanted = len(keys) + _MOST_BETWEEN, set(keys)
-        return any(
-            wanted.issubset(words[start : start + length])
-            for words in self._parts_of_item
-            for start in range(max(1, len(words) - length + 1))
-        )
+@cache
+def _frame_phrases() -> PhraseIndex:
+    return PhraseIndex(data()["frame_phrases"])
 
 
-def _telling(keys: Iterable[str]) -> list[str]:
-    """The words of a name that say something of an item."""
-    return [key for key in keys if not is_frame(key)]
-
-
-def _joined(texts: Sequence[Tokens]) -> str:
-    """The words of the texts with a bar between texts, and where a mark parts two words.
+def _joined(texts: Iterable[str]) -> str:
+    """Return the words of the texts, with a bar between texts and where a mark is between words.
 
     What a text says that there is not ("without a bag") is left out.
     """
     words: list[str] = ["|"]
-    for tokens in texts:
-        left_out = 0
+    for text in texts:
+        tokens = tokens_of(pattern("denied_words").sub(" | ", text))
         for place, key in enumerate(tokens.keys):
-            if place and not tokens.are_joined(place - 1, place + 1):
-                words.append("|")
-                left_out = 0
-            if left_out and key not in _ARTICLES:
-                left_out -= 1
-                words.append("|")
-            else:
-                words.append(key)
-            if key in _DENIALS and tokens.is_followed_by_a_blank(place):
-                left_out = _MOST_DENIED
+            is_joined = place and tokens.are_joined(place - 1, place + 1)
+            words += [key] if is_joined else ["|", key]
         words.append("|")
     return f" {' '.join(words)} "
-
-
-def _adjectives(tokens: Tokens, support: _Support, named: Sequence[Named]) -> set[tuple[int, int]]:
-    """Supported adjectives right before an aspect that stand before it in no text."""
-    return {
-        (tokens.spans[each.first - 1][0], each.end)
-        for each in named
-        if each.first
-        and tokens.gap(each.first).isspace()
-        and tags().get(tokens.word(each.first - 1).casefold()) == "JJ"
-        and not is_frame(tokens.keys[each.first - 1])
-        and support.has_word(tokens, each.first - 1)
-        and not support.has_words(tokens.keys[each.first - 1 : each.stop])
-        and not support.has_opinion(tokens.keys[each.first - 1], each.name)
-    }

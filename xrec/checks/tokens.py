@@ -20,7 +20,7 @@ _DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The words of `text`, which is composed (NFC), by place and by key; "&" is the word "and"."""
+    """The words of `text`, which is composed (NFC), with their keys; "&" is the word "and"."""
 
     text: str
     spans: Sequence[Span]
@@ -30,25 +30,21 @@ class Tokens:
         return len(self.spans)
 
     def word(self, place: int) -> str:
-        """A word as it is written."""
+        """Return a word as it is written."""
         start, end = self.spans[place]
         return self.text[start:end]
 
     def gap(self, place: int) -> str:
-        """What stands before a word, after the word before it."""
+        """Return what is between a word and the one before it."""
         before = self.spans[place - 1][1] if place else 0
         return self.text[before : self.spans[place][0]]
 
-    def is_followed_by_a_blank(self, place: int) -> bool:
-        """Whether blanks alone stand between a word and the next: not so in "no-frills"."""
-        return place + 1 < len(self) and self.gap(place + 1).isspace()
-
     def are_joined(self, start: int, stop: int) -> bool:
-        """Whether only blanks, hyphens and slashes stand between these words."""
+        """Return whether only blanks, hyphens and slashes are between these words."""
         return all(_BETWEEN.fullmatch(self.gap(place)) for place in range(start + 1, stop))
 
     def is_english(self) -> bool:
-        """Whether English is the likeliest language of the text, or of it without its names."""
+        """Return whether English is the likeliest language of the text, or of it without names."""
         plain = (
             word
             for place in range(len(self))
@@ -58,7 +54,7 @@ class Tokens:
 
 
 def tokens_of(text: str) -> Tokens:
-    """The words of a text."""
+    """Return the words of a text."""
     text = composed(text)
     spans = word_spans(text)
     if "&" in text:
@@ -68,7 +64,7 @@ def tokens_of(text: str) -> Tokens:
 
 @lru_cache(2**16)
 def word_key(word: str) -> str:
-    """What words are compared by: "Guests", "guest's" and "guest" are the same."""
+    """Return what words are compared by: "Guests", "guest's" and "guest" are the same."""
     if word == "&":
         return "and"
     return singular(word.casefold().replace("\u2019", "'").removesuffix("'s"))
@@ -87,7 +83,7 @@ _MAX_NUMBER_WORDS = 20  # "nine hundred ninety-nine billion, ..." down to the on
 
 
 def digits_in(word: str) -> list[str]:
-    """The numbers in the digits of a word, as 1200 for "1,200" and 5 for "5th"."""
+    """Return the numbers in the digits of a word: 1200 for "1,200", and 5 for "5th"."""
     found = (match[0].replace(",", "") for match in _DIGITS.finditer(word))
     return [_decimal(digits) if digits.isdecimal() else digits for digits in found]
 
@@ -100,7 +96,7 @@ def _decimal(digits: str) -> str:
 def number_words(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
     """Yield where a number in words starts and stops, in words of the text, and its digits.
 
-    "twenty-five" is one number. A lone "one" or "zero" is none.
+    "twenty-five" is one number. "one" or "zero" alone is not a number.
     """
     start = 0
     while start < len(tokens):
@@ -114,7 +110,7 @@ def number_words(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
 
 
 def _goes_on(tokens: Tokens, start: int, place: int) -> bool:
-    """Whether the number that starts at `start` has a further word at `place`."""
+    """Return whether the number that starts at `start` has a further word at `place`."""
     word = tokens.keys[place]
     if place == start or not (word in _UNITS or word in _FACTORS):
         return word in _UNITS or word in _FACTORS
@@ -124,7 +120,7 @@ def _goes_on(tokens: Tokens, start: int, place: int) -> bool:
 
 
 def numbers_of(tokens: Tokens) -> set[str]:
-    """All numbers of a text, those in words too, as digits."""
+    """Return all numbers of a text as digits, those in words too."""
     found = {number for _, _, number in number_words(tokens)}
     return found.union(*(digits_in(tokens.word(place)) for place in range(len(tokens))))
 

@@ -62,22 +62,11 @@ Examples:
   xrec pretrain-graph configs/yelp.yaml
   xrec pretrain-graph configs/yelp.yaml workers.num_processes=4 training.num_epochs=100
 """,
-    "train-aspects": """Learn which aspects to mention to a user.
-
-Trains on the reviews of the validation split, in this process.
-
-In:   <workspace>/dataset with aspects
-Out:  <workspace>/aspects
-
-Examples:
-  xrec train-aspects configs/instruments.yaml
-  xrec train-aspects configs/instruments.yaml min_item_reviews=2
-""",
     "train-adapter": """Train the language model's adapter.
 
 Trains mixtures of experts with Ray Train and DeepSpeed. The language model itself stays frozen.
 
-In:   <workspace>/dataset and graph, aspects if the prompt names some, llm.model
+In:   <workspace>/dataset and graph, llm.model
 Out:  <workspace>/adapter, in the layout of model hubs
 
 Examples:
@@ -101,8 +90,7 @@ Examples:
 One commit at the end publishes the pairs with their ranks and explanations, or the reasons why they
 have none. Run the same command again to continue after an interruption.
 
-In:   <workspace>/dataset, graph, adapter and recommendations, aspects if the prompt names some,
-      llm.model
+In:   <workspace>/dataset, graph, adapter and recommendations, llm.model
 Out:  <workspace>/explanations: a Delta table with a row for each recommended pair
 
 Examples:

@@ -22,7 +22,6 @@ _FIGURES: Mapping[str, tuple[str, ...]] = {
     "annotations": ("pairs_without_praise",),
     "llm": ("loss",),
     "graph": ("test.recall@20", "test.ndcg@20"),
-    "aspects": ("ndcg@10",),
     "adapter": ("validation_loss",),
     "evaluation": ("personalization_gain", "aspect_accuracy"),
 }

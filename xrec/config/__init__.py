@@ -110,5 +110,4 @@ from xrec.config.train import Injection as Injection
 from xrec.config.train import PretrainGraphConfig as PretrainGraphConfig
 from xrec.config.train import SampledSoftmaxConfig as SampledSoftmaxConfig
 from xrec.config.train import TrainAdapterConfig as TrainAdapterConfig
-from xrec.config.train import TrainAspectsConfig as TrainAspectsConfig
 from xrec.config.values import parse_yaml as parse_yaml

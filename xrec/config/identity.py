@@ -30,7 +30,7 @@ from xrec.config.train import (
 
 CHANGES_NOTHING: Mapping[type[Config], str] = {
     # Every job: where its artifacts are, the cluster, and processes.
-    JobConfig: "workspace storage annotations dataset graph aspects adapter recommendations "
+    JobConfig: "workspace storage annotations dataset graph adapter recommendations "
     "explanations evaluation comparison",
     RayJobConfig: "ray",
     Processes: "num_processes min_processes cpus",

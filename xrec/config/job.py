@@ -94,7 +94,6 @@ class JobConfig(Config):
     annotations: str | None = artifact_uri("annotations")
     dataset: str | None = artifact_uri("dataset")
     graph: str | None = artifact_uri("graph")
-    aspects: str | None = artifact_uri("aspects")
     adapter: str | None = artifact_uri("adapter")
     recommendations: str | None = artifact_uri("recommendations")
     explanations: str | None = artifact_uri("explanations")

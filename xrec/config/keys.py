@@ -17,14 +17,13 @@ from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.job import JobConfig
 from xrec.config.lab import CompareConfig, EvaluateConfig
 from xrec.config.serve import ServeConfig
-from xrec.config.train import PretrainGraphConfig, TrainAdapterConfig, TrainAspectsConfig
+from xrec.config.train import PretrainGraphConfig, TrainAdapterConfig
 
 CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
     "build-sample-llm": BuildSampleLLMConfig,
     "annotate": AnnotateConfig,
     "prepare": PrepareConfig,
     "pretrain-graph": PretrainGraphConfig,
-    "train-aspects": TrainAspectsConfig,
     "train-adapter": TrainAdapterConfig,
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,

@@ -150,6 +150,10 @@ class ChecksConfig(Config):
     unsafe_words: str | None = None
     """URI of a text file with one word or phrase per line; a text that has one outside the item's
     title is refused. If null, there is no list."""
+    entailment: str | None = None
+    """Local folder of a natural language inference model, the same on all machines; a text with a
+    sentence that it does not find entailed by the profiles and the evidence is refused as
+    unsupported. If null, there is no model."""
 
     @property
     def are_on(self) -> bool:
@@ -161,7 +165,7 @@ PlainTemplates = Mapping[str, str]
 PLAIN: PlainTemplates = {
     "first": "{item_reviews} of {num_item_reviews} {reviews}{of_title} {mention} the {aspect}"
     "{opinion}",
-    "second": ", and {item_reviews} the {aspect}{opinion}",
+    "second": ", and {item_reviews} {mention} the {aspect}{opinion}",
     "user": ", which you mention in {user_reviews} of your {num_user_reviews}",
     "user_of_one": ", which you mention in yours",
     "end": ".",

@@ -1,4 +1,4 @@
-"""The training jobs: `pretrain-graph`, `train-aspects`, and `train-adapter`."""
+"""The training jobs: `pretrain-graph` and `train-adapter`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, merged
-from xrec.config.job import JobConfig, TrainingJobConfig
+from xrec.config.job import TrainingJobConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.texts import PromptConfig
 
@@ -119,14 +119,6 @@ class PretrainGraphConfig(TrainingJobConfig):
                 "folds must be 0 or at least 2, got 1, which would leave no explained pair"
             )
         return self
-
-
-class TrainAspectsConfig(JobConfig):
-    """`xrec train-aspects`: a dataset with aspects in, a score of aspects out."""
-
-    min_item_reviews: int = Field(1, ge=1)
-    """Minimum number of an item's reviews that mention a chosen aspect; must be 1 if the aspects
-    are those of profiles."""
 
 
 Injection = Literal["direct", "projected", "none"]

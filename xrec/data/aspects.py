@@ -15,18 +15,17 @@ from xrec import schemas
 
 
 def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
-    """The tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
+    """Return the tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
 
     named: user_index, item_index, split, aspect, opinion, sentiment; each aspect of a pair once,
         and each aspect in a training pair at least.
     """
     training = named.filter(pc.equal(named["split"], "train"))
-    vocabulary = _counted(training, ["aspect"]).sort_by(
-        [("num_reviews", "descending"), ("aspect", "ascending")]
-    )
+    order = [("num_reviews", "descending"), ("aspect", "ascending")]
+    vocabulary = _counted(training, ["aspect"]).sort_by(order)
     numbers = pa.array(np.arange(vocabulary.num_rows, dtype=np.int32))
     aspects = vocabulary.append_column("aspect_index", numbers)
-    indexed = named.append_column("aspect_index", _index(named["aspect"], aspects["aspect"]))
+    indexed = _indexed(named, aspects)
     trained = indexed.filter(pc.equal(indexed["split"], "train"))
     by_pair = indexed.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
     return {
@@ -38,29 +37,25 @@ def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
 
 
 def low_rated_aspects(named: pa.Table, aspects: pa.Table) -> pa.Table:
-    """What low-rated reviews say of their items, schema LOW_RATED_ASPECTS.
+    """Return what low-rated reviews say of their items, schema LOW_RATED_ASPECTS.
 
     named: item_index, aspect, sentiment. aspects: with the indices of the vocabulary.
     """
-    places = _index(named["aspect"], aspects["aspect"])
-    rows = pa.table(
-        {
-            "item_index": named["item_index"],
-            "aspect_index": aspects["aspect_index"].take(places),
-            "sentiment": named["sentiment"],
-        }
-    )
-    return _count_table(rows.drop_null(), schemas.LOW_RATED_ASPECTS)
+    return aspect_counts(_indexed(named, aspects).drop_null(), "item")
 
 
-def _count_table(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The numbers of rows by the first two columns of `schema`, and sorted by these."""
-    keys = schema.names[:2]
-    return _in_schema(_counted(rows, keys).sort_by([(key, "ascending") for key in keys]), schema)
+def aspect_counts(named: pa.Table, side: str) -> pa.Table:
+    """Return in how many rows of each user, or item, each aspect is: USER_ASPECTS or ITEM_ASPECTS.
+
+    named: the index of the user or item, aspect_index, and sentiment. side: user or item.
+    """
+    keys = [f"{side}_index", "aspect_index"]
+    counts = _counted(named, keys).sort_by([(key, "ascending") for key in keys])
+    return _in_schema(counts, schemas.USER_ASPECTS if side == "user" else schemas.ITEM_ASPECTS)
 
 
 def _counted(rows: pa.Table, keys: list[str]) -> pa.Table:
-    """The number of rows with each value of `keys`, and of the positive and negative ones."""
+    """Return the number of rows by `keys`, and of the positive and negative ones."""
     numbers = {
         "num_reviews": pa.array(np.ones(rows.num_rows, dtype=np.int32)),
         "num_positive": pc.equal(rows["sentiment"], "positive").cast(pa.int32()),
@@ -71,8 +66,10 @@ def _counted(rows: pa.Table, keys: list[str]) -> pa.Table:
     return sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
 
 
-def _index(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.index_in(ids, value_set=known.combine_chunks())
+def _indexed(named: pa.Table, aspects: pa.Table) -> pa.Table:
+    """Return the rows with the place of their aspect in the vocabulary, null if it is not there."""
+    places = pc.index_in(named["aspect"], value_set=aspects["aspect"].combine_chunks())
+    return named.append_column("aspect_index", places)
 
 
 def _in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -101,33 +98,35 @@ The vocabulary is that of the profiles. Raises DataError if they have none.
 def profile_aspect_tables(
     tables: Mapping[str, pa.Table], find_aspects: AspectFinder
 ) -> dict[str, pa.Table]:
-    """The tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
+    """Return the tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
 
     An item's aspects are those that its profile names, counted once. A user's are counted over the
-    items of their training interactions: in how many of those profiles each aspect is.
+    items of their training interactions: in how many of those profiles each aspect is. An aspect
+    that is only in longer ones has the count 0.
 
     tables: items, interactions and explanations, in their schemas. Raises DataError if the profiles
     have no aspects.
     """
-    explained, interactions = tables["explanations"], tables["interactions"]
-    named = find_aspects(
-        tables["items"]["profile"].to_pylist(), explained["explanation"].to_pylist()
-    )
+    explained, profiles = tables["explanations"], tables["items"]["profile"]
+    named = find_aspects(profiles.to_pylist(), explained["explanation"].to_pylist())
     menus = _rows(named.of_profiles, "item_index")
     references = _rows(named.of_explanations, "row")
     pairs = explained.take(references["row"])
     for name in ("aspect_index", "opinion", "sentiment"):
         pairs = pairs.append_column(name, references[name])
+    num_aspects = len(named.aspects)
+    counts = np.bincount(menus["aspect_index"].to_numpy(), minlength=num_aspects)
+    columns = [np.arange(num_aspects), named.aspects, counts, counts, np.zeros_like(counts)]
     return {
-        "aspects": _vocabulary(named.aspects, menus["aspect_index"].to_numpy()),
-        "item_aspects": _count_table(menus, schemas.ITEM_ASPECTS),
-        "user_aspects": visited_aspects(interactions, menus),
+        "aspects": _in_schema(pa.table(columns, schemas.ASPECTS.names), schemas.ASPECTS),
+        "item_aspects": aspect_counts(menus, "item"),
+        "user_aspects": visited_aspects(tables["interactions"], menus),
         "explanation_aspects": _in_schema(pairs, schemas.EXPLANATION_ASPECTS),
     }
 
 
 def visited_aspects(interactions: pa.Table, menus: pa.Table) -> pa.Table:
-    """In how many items of each user's training interactions each aspect is, as USER_ASPECTS.
+    """Return in how many items of each user's training interactions each aspect is (USER_ASPECTS).
 
     menus: item_index and aspect_index, a row for each aspect that the item's profile names.
     """
@@ -135,33 +134,18 @@ def visited_aspects(interactions: pa.Table, menus: pa.Table) -> pa.Table:
     menus = menus.select(["item_index", "aspect_index"])
     seen = visits.select(["user_index", "item_index"]).join(menus, "item_index", join_type="inner")
     praise = pa.repeat("positive", seen.num_rows)
-    return _count_table(seen.append_column("sentiment", praise), schemas.USER_ASPECTS)
-
-
-def aspect_counts(named: pa.Table, side: str) -> pa.Table:
-    """In how many reviews of each user, or item, each aspect is: USER_ASPECTS or ITEM_ASPECTS.
-
-    named: rows of EXPLANATION_ASPECTS. side: user or item.
-    """
-    return _count_table(named, schemas.USER_ASPECTS if side == "user" else schemas.ITEM_ASPECTS)
-
-
-def _vocabulary(aspects: Sequence[str], indices: np.ndarray) -> pa.Table:
-    """A row for each aspect in order, with 0 for one that only stands within longer ones."""
-    counts = np.bincount(indices, minlength=len(aspects)).astype(np.int32)
-    numbers = np.arange(len(aspects), dtype=np.int32)
-    columns = [numbers, aspects, counts, counts, np.zeros_like(counts)]
-    return pa.table(columns, schemas.ASPECTS.names).cast(schemas.ASPECTS)
+    return aspect_counts(seen.append_column("sentiment", praise), "user")
 
 
 def _rows(named: Sequence[Sequence[int]], row: str) -> pa.Table:
-    """A row for all that is named, in order and each once; all that a profile names is praise."""
-    found = [(number, each) for number, all_ in enumerate(named) for each in dict.fromkeys(all_)]
+    """Return a row for each that is named, in order and once; what a profile names is praise."""
+    pairs = [(number, each) for number, all_ in enumerate(named) for each in dict.fromkeys(all_)]
+    numbers, indices = zip(*pairs, strict=True) if pairs else ((), ())
     return pa.table(
         {
-            row: pa.array([number for number, _ in found], pa.int32()),
-            "aspect_index": pa.array([each for _, each in found], pa.int32()),
-            "opinion": pa.repeat("", len(found)),
-            "sentiment": pa.repeat("positive", len(found)),
+            row: pa.array(numbers, pa.int32()),
+            "aspect_index": pa.array(indices, pa.int32()),
+            "opinion": pa.repeat("", len(pairs)),
+            "sentiment": pa.repeat("positive", len(pairs)),
         }
     )

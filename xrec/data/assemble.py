@@ -62,57 +62,60 @@ class Assembled:
 
 
 def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
-    """The dataset's tables from a source's rows; they may be empty, see `check_not_empty`.
+    """Return the dataset's tables from a source's rows; they may be empty, see `check_not_empty`.
 
     Pairs of unknown users or items, empty explanations, and all but one of the rows of an id or a
     pair are left out and become findings. `earlier` is what the dataset extends; raises DataError
     if no user of it, or no item, is in the source.
     """
-    staging.limit_threads()
-    orders, changes = {}, {}
+    orders, changes = dict[str, pa.RecordBatchReader](), dict[str, dict[str, int]]()
     for table, texts in _OF_IDS.items():
         key, index, order = (f"{table[:-1]}_{end}" for end in ("id", "index", "order"))
-        if earlier is not None:
-            staging.database.register(f"earlier_{table}", getattr(earlier, table))
-        _number(staging, table, key, texts, index if earlier else None)
-        if earlier is not None:
-            changes[table] = _changes(staging, table, key, index, texts)
-            is_same = changes[table]["new"] == changes[table]["removed"] == 0
-            if not is_same or getattr(earlier, order) is not None:
-                orders[order] = staging.reader(
-                    f"SELECT rowid::INT AS {index} FROM {table} WHERE {key} <> '' ORDER BY {key}"
-                )
-    _rank(staging, "explanations", "explanation")
+        _rank_ids(staging, table, key, texts)
+        if earlier is None:
+            kept = f"SELECT {key}, {', '.join(texts)} FROM ranked WHERE reason IS NULL"
+            staging.sql(f"CREATE TABLE {table} AS {kept} ORDER BY {key}")
+            continue
+        staging.database.register("earlier", getattr(earlier, table))
+        _number_after(staging, table, key, texts)
+        changes[table] = _changes(staging, table, key, texts)
+        is_same = changes[table]["new"] == changes[table]["removed"] == 0
+        if not is_same or getattr(earlier, order) is not None:
+            orders[order] = staging.reader(
+                f"SELECT rowid::INT AS {index} FROM {table} WHERE {key} <> '' ORDER BY {key}"
+            )
+    _rank_pairs(staging, "explanations", "explanation")
     staging.sql(_EXPLANATIONS)
-    _rank(staging, "interactions")
+    _rank_pairs(staging, "interactions")
     staging.sql(_INTERACTIONS)
     num_usable = staging.count("ranked", "reason IS NULL")
     staging.sql("DROP TABLE ranked")
     metrics = {
         "num_without_table": {t: _count_ids(staging, t) for t in _OF_IDS if not staging.has(t)},
         "num_removed_edges": num_usable - staging.count("interactions"),
-        **_count_without_edges(staging),
         **{
             f"num_{table}": {split: staging.count(table, f"split = '{split}'") for split in SPLITS}
             for table in ("interactions", "explanations")
         },
         **({} if earlier is None else {CHANGES: changes, KEPT: _kept(staging, earlier, changes)}),
     }
-    tables = {
-        **{name: staging.reader(query) for name, query in TABLES.items()},
-        **orders,
-        **_of_pairs(staging),
-    }
-    return Assembled(tables, metrics)
+    tables = {name: staging.reader(query) for name, query in TABLES.items()}
+    return Assembled({**tables, **orders, **_of_pairs(staging)}, metrics)
 
 
-def _number(
-    staging: Staging, table: str, key: str, texts: tuple[str, ...], index: str | None
-) -> None:
-    """Make the table of users or items: each id once, in their order, so that a row is an index.
+def _rank(staging: Staging, table: str, rows: str, reason: str) -> None:
+    """Make the table `ranked` of a raw table's rows, each with the reason to leave it out, or null.
 
-    With `index`, the name of that column, the rows of the earlier table stand first, as holes where
-    the source has no such id, and only the others are in the order of their ids.
+    rows: the query that they come from. reason: an expression. Those with a reason are findings.
+    """
+    staging.sql(f"CREATE OR REPLACE TABLE ranked AS SELECT *, {reason} AS reason FROM ({rows})")
+    staging.reject(table, "SELECT file, line, reason FROM ranked WHERE reason IS NOT NULL")
+    staging.sql(f"DROP TABLE raw.{table}")
+
+
+def _rank_ids(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> None:
+    """Make the table `ranked` of users or items.
+
     Of the rows of an id, the one with the longest texts counts, and of equally long ones the first
     in the order of their bytes. Without a table, the ids are those of the pairs.
     """
@@ -122,42 +125,60 @@ def _number(
             INSERT INTO raw.{table} BY NAME SELECT DISTINCT {key}, {empty} FROM (
                 SELECT {key} FROM raw.interactions UNION ALL SELECT {key} FROM raw.explanations)""")
     columns = ", ".join(texts)
-    staging.sql(f"""
-        CREATE OR REPLACE TABLE ranked AS SELECT *, row_number() OVER (
+    reason = f"""
+        CASE WHEN row_number() OVER (
             PARTITION BY {key} ORDER BY strlen(concat({columns})) DESC, {columns}, file, line
-        ) AS place FROM raw.{table}""")
-    staging.reject(
-        table,
-        f"SELECT file, line, 'duplicate of another {key}' AS reason FROM ranked WHERE place > 1",
-    )
-    rows, place = "ranked WHERE place = 1", key
-    if index is not None:
-        known = ", ".join(f"coalesce(ranked.{name}, '') AS {name}" for name in (key, *texts))
-        rows, place = (
-            f"""(
-            SELECT {index} AS place, {known} FROM earlier_{table}
-            LEFT JOIN ranked ON ranked.{key} = earlier_{table}.{key} AND ranked.place = 1
+        ) > 1 THEN 'duplicate of another {key}' END"""
+    _rank(staging, table, f"FROM raw.{table}", reason)
+
+
+def _rank_pairs(staging: Staging, table: str, text: str | None = None) -> None:
+    """Make the table `ranked` of pairs by index.
+
+    Of the rows of a pair, one that is held out counts before one for training, and one for the test
+    before one for validation; then the one with the longest text, then the first in the order of
+    its bytes.
+    """
+    is_empty = f"WHEN {text} = '' THEN 'empty {text}'" if text else ""
+    by_text = f"{text} = '', strlen({text}) DESC, {text}, " if text else ""
+    reason = f"""
+        CASE {is_empty}
+            WHEN user_index IS NULL THEN 'unknown user_id'
+            WHEN item_index IS NULL THEN 'unknown item_id'
+            WHEN row_number() OVER (
+                PARTITION BY user_index, item_index{f", {text} = ''" if text else ""}
+                ORDER BY split = 'train', split = 'validation', {by_text}file, line
+            ) > 1 THEN 'duplicate of another pair' END"""
+    _rank(staging, table, _INDEXED.format(table=table, how="LEFT JOIN"), reason)
+
+
+def _number_after(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> None:
+    """Make the table of users or items, so that a row is an index, from `ranked` and `earlier`.
+
+    The rows of the earlier table come first, as holes where the source has no such id; the others
+    follow in the order of their ids.
+    """
+    known = ", ".join(f"coalesce(ranked.{name}, '') AS {name}" for name in (key, *texts))
+    new = ", ".join((key, *texts))
+    staging.sql(f"""
+        CREATE TABLE {table} AS SELECT {new} FROM (
+            SELECT 0 AS part, earlier.{table[:-1]}_index AS place, {known}
+            FROM earlier LEFT JOIN ranked ON ranked.{key} = earlier.{key} AND reason IS NULL
             UNION ALL BY NAME
-            SELECT (SELECT count(*) FROM earlier_{table}) + row_number() OVER (ORDER BY {key}) - 1
-                AS place, {key}, {columns}
-            FROM ranked ANTI JOIN earlier_{table} USING ({key}) WHERE place = 1)""",
-            "place",
-        )
-    staging.sql(f"CREATE TABLE {table} AS SELECT {key}, {columns} FROM {rows} ORDER BY {place}")
-    staging.sql(f"DROP TABLE raw.{table}")
+            SELECT 1 AS part, row_number() OVER (ORDER BY {key}) AS place, {new}
+            FROM ranked ANTI JOIN earlier USING ({key}) WHERE reason IS NULL
+        ) ORDER BY part, place""")
 
 
-def _changes(
-    staging: Staging, table: str, key: str, index: str, texts: tuple[str, ...]
-) -> dict[str, int]:
-    """How many users or items are new, removed, and of other texts than in the earlier dataset."""
+def _changes(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> dict[str, int]:
+    """Return how many users or items are new, removed, and of other texts than in `earlier`."""
     differs = " OR ".join(f"now.{text} <> before.{text}" for text in texts)
     is_removed = f"now.{key} = '' AND before.{key} <> ''"
     ((num_kept, *counts),) = staging.sql(f"""
         SELECT count(*) FILTER (now.{key} = before.{key} AND now.{key} <> ''),
             count(*) FILTER (before.{key} IS NULL), count(*) FILTER ({is_removed}),
             count(*) FILTER (now.{key} = before.{key} AND ({differs}))
-        FROM {table} AS now LEFT JOIN earlier_{table} AS before ON now.rowid = before.{index}""")
+        FROM {table} AS now LEFT JOIN earlier AS before ON now.rowid = before.{table[:-1]}_index""")
     if not num_kept:
         raise DataError(
             f"prepare.extends: none of the {counts[1]:,} {table} of the earlier dataset is in the "
@@ -170,7 +191,7 @@ def _changes(
 
 
 def _kept(staging: Staging, earlier: Dataset, changes: Mapping[str, Any]) -> dict[str, float]:
-    """The shares of the earlier users and items that are there, and of its number of pairs.
+    """Return the shares of the earlier users and items that are there, and of its number of pairs.
 
     Forgotten people are not missed; users or items whose table is gone are. Few say nothing.
     """
@@ -186,40 +207,17 @@ def _kept(staging: Staging, earlier: Dataset, changes: Mapping[str, Any]) -> dic
     return {t: min(1.0, (here[t] + gone[t]) / n) for t, n in before.items() if n >= 50}
 
 
-def _rank(staging: Staging, table: str, text: str | None = None) -> None:
-    """Make the table `ranked` of pairs by index, each with the reason for which it is left out.
-
-    Of the rows of a pair, one that is held out counts before one for training, and one for the test
-    before one for validation; then the one with the longest text, then the first in the order of
-    its bytes.
-    """
-    is_empty = f"WHEN {text} = '' THEN 'empty {text}'" if text else ""
-    by_text = f"{text} = '', strlen({text}) DESC, {text}, " if text else ""
-    staging.sql(f"""
-        CREATE OR REPLACE TABLE ranked AS SELECT *, CASE {is_empty}
-            WHEN user_index IS NULL THEN 'unknown user_id'
-            WHEN item_index IS NULL THEN 'unknown item_id'
-            WHEN row_number() OVER (
-                PARTITION BY user_index, item_index{f", {text} = ''" if text else ""}
-                ORDER BY split = 'train', split = 'validation', {by_text}file, line
-            ) > 1 THEN 'duplicate of another pair' END AS reason
-        FROM ({_INDEXED.format(table=table, how="LEFT JOIN")})""")
-    staging.reject(table, "SELECT file, line, reason FROM ranked WHERE reason IS NOT NULL")
-    staging.sql(f"DROP TABLE raw.{table}")
-
-
 def _of_pairs(staging: Staging) -> dict[str, pa.Table | pa.RecordBatchReader]:
-    """The tables of pairs that not every source has."""
-    queries = {
-        name: _INDEXED.format(table=name, how="JOIN") + " ORDER BY user_index, item_index"
-        for name in ("dislikes", "training_profiles", "planted", "aspects")
+    """Return the tables of pairs that not every source has."""
+    by_pair = f"{_INDEXED} ORDER BY user_index, item_index"
+    tables: dict[str, pa.Table | pa.RecordBatchReader] = {
+        name: staging.reader(by_pair.format(table=name, how="JOIN"))
+        for name in ("dislikes", "training_profiles", "planted")
         if staging.has(name)
     }
-    named = queries.pop("aspects", None)
-    tables = {name: staging.reader(query) for name, query in queries.items()}
-    if named is None:
-        return tables
-    tables |= aspect_tables(staging.table(f"{named}, line"))
+    if staging.has("aspects"):
+        named = staging.table(f"{by_pair.format(table='aspects', how='JOIN')}, line")
+        tables |= aspect_tables(named)
     if staging.has("low_rated_aspects"):
         rows = staging.table("""
             SELECT items.rowid::INT AS item_index, aspect, sentiment
@@ -247,16 +245,5 @@ def check_not_empty(staging: Staging) -> None:
 
 
 def _count_ids(staging: Staging, table: str) -> int:
-    """The number of users or items that are no holes."""
+    """Return the number of users or items that are no holes."""
     return staging.count(table, f"{table[:-1]}_id <> ''")
-
-
-def _count_without_edges(staging: Staging) -> dict[str, int]:
-    return {
-        f"num_{what}s_without_train_edge": staging.count(
-            f"{what}s ANTI JOIN (FROM interactions WHERE split = 'train') AS trained "
-            f"ON {what}s.rowid = trained.{what}_index",
-            f"{what}_id <> ''",
-        )
-        for what in ("user", "item")
-    }

@@ -1,6 +1,6 @@
 """The rows of one input file (CSV, JSON Lines or Parquet), block by block.
 
-A block whose rows are all well formed is a table of Arrow. Any other block is read row by row
+Arrow reads a block whose rows are all well formed. Any other block is read row by row
 (xrec.data.lines), and so is a CSV file from the first quote on that is not around a whole cell. In
 Parquet a line is a row's number, from 1.
 """
@@ -14,7 +14,8 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, cast
@@ -24,7 +25,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from xrec.data.lines import Line, Record, csv_records, csv_rows, decoded, json_lines
+from xrec.data.lines import Line, Record, csv_lines, csv_records, decoded, json_lines
 from xrec.errors import DataError
 
 BLOCK_BYTES = 1 << 20  # of text
@@ -48,7 +49,7 @@ class Block:
 def stream_lines(
     file: str, source: IO[bytes], delimiter: str = ",", encoding: str | None = None
 ) -> tuple[list[str] | None, Iterator[Line]]:
-    """The columns and rows of `file`, as `stream_blocks` has them, with the rows one by one."""
+    """Return the columns and rows of `file`, as `stream_blocks` does, with the rows one by one."""
     columns, blocks = stream_blocks(file, source, (), delimiter, encoding)
     return columns, itertools.chain.from_iterable(block.lines for block in blocks)
 
@@ -62,7 +63,7 @@ def stream_blocks(
     *,
     block_bytes: int = BLOCK_BYTES,
 ) -> tuple[list[str] | None, Iterator[Block]]:
-    """The columns of `file`, null for JSON Lines, and its rows, which are read block by block.
+    """Return the columns of `file`, null for JSON Lines, and its rows, read block by block.
 
     The ending of its name tells the format, and whether it is gzipped. source: the file's content,
     which stays open until the last row. wanted: the columns of the blocks' tables. encoding: of
@@ -76,66 +77,65 @@ def stream_blocks(
         source = cast(IO[bytes], gzip.GzipFile(fileobj=source))
     if name.endswith(".parquet"):
         return _parquet(file, source, wanted)
+    blocks = _text_blocks(file, source, block_bytes)
     if name.endswith((".csv", ".tsv")):
-        text = _Text(file, source, encoding, "", block_bytes)
-        return _csv(text, wanted, "\t" if name.endswith(".tsv") else delimiter)
+        delimiter = "\t" if name.endswith(".tsv") else delimiter
+        return _csv(_Text(file, blocks, wanted, encoding, "", delimiter))
     # A JSON line may hold other line ends.
-    return None, _json(_Text(file, source, encoding, "\n", block_bytes), wanted)
+    return None, _json(_Text(file, blocks, wanted, encoding, "\n"))
 
 
+@dataclass(frozen=True)
 class _Text:
-    """A file of text, read by blocks of whole lines.
+    """A file of text, which is read once, by blocks of whole lines.
 
-    newline: what ends a line, as for `io.TextIOWrapper`. Bytes that are in no known encoding
-    survive as lone surrogates, which the columns' parsers then refuse row by row.
+    newline: what ends a line, as for `io.StringIO`.
     """
 
-    def __init__(
-        self, file: str, source: IO[bytes], encoding: str | None, newline: str, block_bytes: int
-    ):
-        self.file = file
-        self._source, self._encoding, self._newline = source, encoding, newline
-        self._block_bytes = block_bytes
-        self._is_begun = False
+    file: str
+    blocks: Iterator[bytes]
+    wanted: Collection[str]
+    encoding: str | None
+    newline: str
+    delimiter: str = ""
 
-    def line(self) -> bytes:
-        """The next line with its end, which is a line feed; empty at the end of the file."""
-        return self._without_mark(self._read(self._source.readline))
+    def lines(self, blocks: Iterable[bytes]) -> Iterator[str]:
+        """Yield the lines of blocks; bytes in no known encoding become lone surrogates."""
+        for block in blocks:
+            for line in io.StringIO(block.decode("utf-8", "surrogateescape"), self.newline):
+                is_known = self.encoding is None or line.isascii()
+                yield line if is_known else decoded(line, str(self.encoding))
 
-    def blocks(self) -> Iterator[bytes]:
-        """Blocks of about `block_bytes`."""
-        while block := self._read(lambda: self._source.read(self._block_bytes)):
-            rest = b"" if block.endswith(b"\n") else self._read(self._source.readline)
-            yield self._without_mark(block + rest)
+    def records(self, blocks: Iterable[bytes], first: int, num_columns: int) -> Iterator[Record]:
+        """Yield the records of blocks of CSV, as `csv_records` does."""
+        return csv_records(self.file, self.lines(blocks), self.delimiter, first, num_columns)
 
-    def lines(self, block: bytes) -> Iterator[str]:
-        """The lines of a block, with their ends."""
-        wrapped = io.TextIOWrapper(
-            io.BytesIO(block), "utf-8", errors="surrogateescape", newline=self._newline
-        )
-        if (encoding := self._encoding) is None:
-            return iter(wrapped)
-        return (line if line.isascii() else decoded(line, encoding) for line in wrapped)
 
-    def lines_from(self, block: bytes) -> Iterator[str]:
-        """The lines of a block, and all that come after it, as they are asked for."""
-        for each in itertools.chain([block], self.blocks()):
-            yield from self.lines(each)
+@contextmanager
+def _broken(file: str, kind: str) -> Iterator[None]:
+    """Raise DataError for what happens when a file of another kind is read."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{file}: not a readable {kind} file ({error}); is it complete?",
+            code="broken_file",
+            key=file,
+        ) from error
 
-    def _read(self, read: Callable[[], bytes]) -> bytes:
-        try:
-            return read()
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(
-                f"{self.file}: not a readable gzip file ({error}); is it complete?",
-                code="broken_file",
-                key=self.file,
-            ) from error
 
-    def _without_mark(self, data: bytes) -> bytes:
-        """The data, at the beginning of the file without a byte order mark."""
-        is_begun, self._is_begun = self._is_begun, True
-        return data if is_begun else data.removeprefix(codecs.BOM_UTF8)
+def _text_blocks(file: str, source: IO[bytes], block_bytes: int) -> Iterator[bytes]:
+    """Yield blocks of whole lines, the first one without a byte order mark."""
+    mark = codecs.BOM_UTF8
+    while True:
+        with _broken(file, "gzip"):
+            block = source.read(block_bytes)
+            if not block.endswith(b"\n"):
+                block += source.readline()
+        if not block:
+            return
+        yield block.removeprefix(mark)
+        mark = b""
 
 
 def _check_unique(file: str, names: Sequence[str]) -> None:
@@ -151,17 +151,17 @@ def _check_unique(file: str, names: Sequence[str]) -> None:
         )
 
 
-def _json(text: _Text, wanted: Collection[str]) -> Iterator[Block]:
+def _json(text: _Text) -> Iterator[Block]:
     first = 1
-    for block in text.blocks():
-        lines = json_lines(text.lines(block), first)
-        yield Block(lines, first, _json_table(block, wanted))
+    for block in text.blocks:
+        lines = json_lines(text.lines([block]), first)
+        yield Block(lines, first, _json_table(block, text.wanted))
         first += block.count(b"\n")
 
 
 def _json_table(block: bytes, wanted: Collection[str]) -> pa.Table | None:
-    """The wanted columns; None if a line is no object that has them all, or they are of types
-    other than those of the first one.
+    """Return the wanted columns; None if a line is no object that has them all, or they are of
+    types other than those of the first one.
 
     Where every line ends with } and the next one begins with {, each is one object.
     """
@@ -189,12 +189,8 @@ def _json_table(block: bytes, wanted: Collection[str]) -> pa.Table | None:
 def _parquet(
     file: str, source: IO[bytes], wanted: Collection[str]
 ) -> tuple[list[str], Iterator[Block]]:
-    try:
+    with _broken(file, "Parquet"):
         opened = pq.ParquetFile(source)
-    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{file}: not a readable Parquet file ({error})", code="broken_file", key=file
-        ) from error
     names = opened.schema_arrow.names
     _check_unique(file, names)
     columns = [name for name in names if name in wanted] if wanted else None
@@ -205,18 +201,18 @@ def _parquet_blocks(
     file: str, opened: pq.ParquetFile, columns: Sequence[str] | None
 ) -> Iterator[Block]:
     first = 1
-    try:
-        for batch in opened.iter_batches(_BLOCK_ROWS, columns=columns):
-            yield Block(_parquet_lines(file, batch, first), first, pa.table(batch))
-            first += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{file}: not a readable Parquet file ({error})", code="broken_file", key=file
-        ) from error
+    batches = opened.iter_batches(_BLOCK_ROWS, columns=columns)
+    while True:
+        with _broken(file, "Parquet"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield Block(_parquet_lines(file, batch, first), first, pa.table(batch))
+        first += batch.num_rows
 
 
 def _parquet_lines(file: str, batch: pa.RecordBatch, first: int) -> Iterator[Line]:
-    """Yield the rows; raises DataError, with the column, for a value that Python has no form of."""
+    """Yield the rows; raise DataError, with the column, for a value that Python has no form of."""
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
@@ -232,10 +228,11 @@ def _parquet_lines(file: str, batch: pa.RecordBatch, first: int) -> Iterator[Lin
         yield Line(number, str(list(row)), dict(zip(columns, row, strict=True)))
 
 
-def _csv(text: _Text, wanted: Collection[str], delimiter: str) -> tuple[list[str], Iterator[Block]]:
-    head = text.line()
-    records = csv_records(text.file, text.lines_from(head), delimiter)
-    number, header, problem = next(records, (1, [], ""))
+def _csv(text: _Text) -> tuple[list[str], Iterator[Block]]:
+    head, end, rest = next(text.blocks, b"").partition(b"\n")
+    head, blocks = head + end, itertools.chain([rest] if rest else (), text.blocks)
+    records = text.records(itertools.chain([head], blocks), 1, 0)
+    number, _, header, problem = next(records, Record(1, "", [], ""))
     if problem:
         raise DataError(
             f"{text.file}: line {number}, the header, is not readable as CSV: {problem}; fix it",
@@ -243,13 +240,13 @@ def _csv(text: _Text, wanted: Collection[str], delimiter: str) -> tuple[list[str
             key=text.file,
         )
     _check_unique(text.file, header)
-    if _is_simple(head, delimiter):
-        return header, _csv_blocks(text, header, wanted, delimiter)
-    return header, _blocks_of(records, header, delimiter)
+    if _is_simple(head, text.delimiter):  # and nothing else was read for the header
+        return header, _csv_blocks(text, blocks, header)
+    return header, _in_blocks(records, header)
 
 
 def _is_simple(block: bytes, delimiter: str) -> bool:
-    """Whether each line of a block of CSV is a row, and quotes, if any, stand around cells only."""
+    """Return whether each line of CSV is a row, and quotes, if any, are around cells only."""
     if block.count(b"\r") != block.count(b"\r\n"):
         return False
     is_quoted = b'"' in block
@@ -263,34 +260,29 @@ def _simple(delimiter: str) -> re.Pattern[bytes]:
     return re.compile(rb"(?:" + cell + rb"(?:" + mark + rb"|\r?\n|\Z))*+")
 
 
-def _csv_blocks(
-    text: _Text, header: list[str], wanted: Collection[str], delimiter: str
-) -> Iterator[Block]:
+def _csv_blocks(text: _Text, blocks: Iterator[bytes], header: list[str]) -> Iterator[Block]:
     """Yield blocks up to one that is not simple; from there on, rows are read one by one."""
     first = 2
-    for block in text.blocks():
-        if not _is_simple(block, delimiter):
-            records = csv_records(text.file, text.lines_from(block), delimiter, first, len(header))
-            yield from _blocks_of(records, header, delimiter)
+    for block in blocks:
+        if not _is_simple(block, text.delimiter):
+            rest = text.records(itertools.chain([block], blocks), first, len(header))
+            yield from _in_blocks(rest, header)
             return
-        records = csv_records(text.file, text.lines(block), delimiter, first, len(header))
-        lines = csv_rows(records, header, delimiter)
-        yield Block(lines, first, _csv_table(block, header, wanted, delimiter))
+        records = text.records([block], first, len(header))
+        yield Block(csv_lines(records, header), first, _csv_table(text, block, header))
         first += block.count(b"\n")
 
 
-def _blocks_of(records: Iterator[Record], header: list[str], delimiter: str) -> Iterator[Block]:
+def _in_blocks(records: Iterator[Record], header: list[str]) -> Iterator[Block]:
     while some := list(itertools.islice(records, _BLOCK_RECORDS)):
-        yield Block(csv_rows(some, header, delimiter))
+        yield Block(csv_lines(some, header))
 
 
-def _csv_table(
-    block: bytes, header: list[str], wanted: Collection[str], delimiter: str
-) -> pa.Table | None:
-    """The wanted columns of a block of simple lines; None if one of these is no row."""
+def _csv_table(text: _Text, block: bytes, header: list[str]) -> pa.Table | None:
+    """Return the wanted columns of a block of simple lines; None if one of these is no row."""
     lines = block.removesuffix(b"\n").split(b"\n")
     names = [str(place) for place in range(len(header))]  # of columns that have none, too
-    taken = {names[header.index(name)]: name for name in wanted if name in header}
+    taken = {names[header.index(name)]: name for name in text.wanted if name in header}
     is_long = len(max(lines, key=len)) > csv.field_size_limit()
     # Of a single column, an empty line might be a row. Arrow drops a mark at a block's beginning.
     if is_long or not taken or len(header) == 1 or block.startswith(codecs.BOM_UTF8):
@@ -301,7 +293,7 @@ def _csv_table(
             pyarrow.csv.ReadOptions(
                 column_names=names, use_threads=False, block_size=len(block) + 1
             ),
-            pyarrow.csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=False),
+            pyarrow.csv.ParseOptions(delimiter=text.delimiter, ignore_empty_lines=False),
             pyarrow.csv.ConvertOptions(
                 include_columns=list(taken), column_types=dict.fromkeys(names, pa.string())
             ),

@@ -104,11 +104,11 @@ class Dataset:
         return int(self.items.num_rows)
 
     def user_index(self, user_id: str) -> int:
-        """The row of `user_id`, 0 to U - 1; raises UnknownIdError."""
+        """Return the row of `user_id`, 0 to U - 1; raise UnknownIdError."""
         return _known("user", self.user_ids, user_id)
 
     def item_index(self, item_id: str) -> int:
-        """The row of `item_id`, 0 to I - 1; raises UnknownIdError."""
+        """Return the row of `item_id`, 0 to I - 1; raise UnknownIdError."""
         return _known("item", self.item_ids, item_id)
 
     @cached_property
@@ -132,7 +132,7 @@ class Dataset:
         return np.flatnonzero(pc.equal(self.items["item_id"], "").to_numpy())
 
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
-        """The E interactions of the split, (2, E) int64: row 0 has user indices, row 1 items'.
+        """Return the split's E interactions, (2, E) int64: row 0 has user indices, row 1 items'.
 
         They are sorted by user and item, each once: a mapped file if the dataset was read; pages
         are copied when written.
@@ -144,7 +144,7 @@ class Dataset:
         return mapped(name, make, lambda path: np.asarray(np.load(path, mmap_mode="c")))
 
     def explained_pairs(self, split: Split) -> pa.Table:
-        """The split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
+        """Return the split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
         return _of_split(self.explanations, split)
 
 
@@ -156,7 +156,7 @@ _SCHEMAS: dict[str, pa.Schema] = {
 
 
 def read_dataset(location: Location) -> Dataset:
-    """The dataset at `location`, mapped: this node fetches and decodes its files once.
+    """Return the dataset at `location`, mapped: this node fetches and decodes its files once.
 
     Raises ArtifactNotFoundError if there is no finished one, ArtifactMismatchError if the artifact
     is of another kind or schema version or a file is not that of the manifest, DataError if a table
@@ -172,7 +172,7 @@ def read_dataset(location: Location) -> Dataset:
 
 
 def open_dataset(uri: str, storage: StorageConfig | None = None) -> Dataset:
-    """The dataset at a path or s3:// URI; raises what `read_dataset` raises."""
+    """Return the dataset at a path or s3:// URI; raise what `read_dataset` raises."""
     return read_dataset(open_location(uri, storage or StorageConfig()))
 
 
@@ -236,19 +236,19 @@ def _of_split(table: pa.Table, split: Split) -> pa.Table:
 
 
 def edges_of(pairs: pa.Table) -> npt.NDArray[np.int64]:
-    """The columns user_index and item_index of E pairs, (2, E) int64."""
+    """Return the columns user_index and item_index of E pairs, (2, E) int64."""
     columns = [pairs[name].to_numpy() for name in ("user_index", "item_index")]
     return np.stack(columns).astype(np.int64)
 
 
 def pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
-    """One number for each of P pairs by index, (P,); ordered by user, then item."""
+    """Return one number for each of P pairs by index, (P,); ordered by user, then item."""
     users, items = edges_of(pairs)
     return np.asarray((users << 32) + items)
 
 
 def taken(column: pa.ChunkedArray, rows: Iterable[int]) -> list[Any]:
-    """The values of a column in these rows; pyarrow's `take` would copy the whole column."""
+    """Return the values of a column in these rows; pyarrow's `take` would copy the whole column."""
     return [column[row].as_py() for row in rows]
 
 
@@ -298,7 +298,7 @@ class HeldOutPair:
 
 
 def held_out_pairs(dataset: Dataset, split: Literal["validation", "test"]) -> list[HeldOutPair]:
-    """The split's explained pairs, by user and item."""
+    """Return the split's explained pairs, by user and item."""
     planted = {
         (row["user_index"], row["item_index"]): (row["aspect"], tuple(row["aspects"]))
         for row in ([] if dataset.planted is None else dataset.planted.to_pylist())

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 
 def word_set(words: str) -> frozenset[str]:
-    """The words of a list, which blanks divide."""
+    """Return the words of a list, which blanks divide."""
     return frozenset(words.split())
 
 
@@ -32,7 +32,7 @@ _LEAST_VALENCE = 0.15
 
 @functools.cache
 def tags() -> Mapping[str, str]:
-    """The likeliest tag of each word of the lexicon, most of them in lower case."""
+    """Return the likeliest tag of each word of the lexicon, most of them in lower case."""
     from textblob.en import lexicon
 
     lexicon.load()
@@ -40,7 +40,7 @@ def tags() -> Mapping[str, str]:
 
 
 def with_capitals(words: str) -> str:
-    """A phrase in lower case with the capitals of words that have no other form: "Thai food"."""
+    """Return a phrase with the capitals of words that have no other form: "Thai food"."""
     written = " ".join(
         # The lexicon has "Vegans" as the name of a people.
         word.capitalize()
@@ -52,12 +52,12 @@ def with_capitals(words: str) -> str:
 
 
 def is_noun(word: str) -> bool:
-    """Whether an English word in lower case is a noun most of the time."""
+    """Return whether an English word in lower case is a noun most of the time."""
     return tags().get(singular(word), "").startswith("NN")
 
 
 def may_be_doubled(phrase: Sequence[str]) -> bool:
-    """Whether English says the words twice with "and" between: "more and more", "on and on"."""
+    """Return whether English doubles the words: "more and more", "on and on"."""
     word, *others = phrase
     known = tags().get(word)
     is_comparative = known is None and word.endswith("er")  # funkier and funkier
@@ -66,7 +66,7 @@ def may_be_doubled(phrase: Sequence[str]) -> bool:
 
 @functools.cache
 def valences() -> Mapping[str, float]:
-    """How good (up to 1) or bad (down to -1) each word sounds; VADER counts before TextBlob."""
+    """Return how good (1) or bad (-1) each word sounds; VADER counts before TextBlob."""
     from textblob.en import sentiment
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -79,13 +79,13 @@ def valences() -> Mapping[str, float]:
 
 @functools.lru_cache(2**17)
 def valence(word: str) -> float:
-    """How good or bad a word in lower case sounds, from -1 to 1; 0 if the lexicons lack it."""
+    """Return how good or bad a word sounds, from -1 to 1; 0 if the lexicons lack it."""
     return valences().get(word, 0.0)
 
 
 @functools.lru_cache(2**16)
 def singular(word: str) -> str:
-    """The singular of a noun in lower case; other words stay as they are."""
+    """Return the singular of a noun in lower case; other words stay as they are."""
     ends_so = word.endswith("s") and not word.endswith(_KEEPS_ITS_S)
     if len(word) < 4 or not ends_so or word in _KEEP_THEIR_S:
         return word

@@ -1,10 +1,10 @@
-"""The row of an id, by binary search over the mapped column that has them.
+"""The row of an id, or of a number, by binary search over the mapped column that has them.
 
 Where a dataset extends another one, a mapped column has the rows in the order of the ids; elsewhere
 they are in this order. No dictionary is held.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import dropwhile, takewhile
 
@@ -27,16 +27,16 @@ class IdIndex:
         self._ids, self._order = ids, order
 
     def __len__(self) -> int:
-        """How many ids there are."""
+        """Return how many ids there are."""
         return len(self._ids if self._order is None else self._order)
 
     def find(self, wanted: str) -> int | None:
-        """The row of an id; None if it is not there."""
+        """Return the row of an id; None if it is not there."""
         place = self._place(wanted)
         return self._row(place) if place < len(self) and self._id(place) == wanted else None
 
     def rows(self, wanted: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
-        """The row of each id, (M,) int64, -1 where it is not there."""
+        """Return the row of each id, (M,) int64, -1 where it is not there."""
         distinct = wanted.unique()
         found = (self.find(each) for each in distinct.to_pylist())
         rows = np.array([-1 if row is None else row for row in found], dtype=np.int64)
@@ -56,3 +56,13 @@ class IdIndex:
 
     def _id(self, place: int) -> str:
         return str(self._ids[self._row(place)].as_py())
+
+
+def rows_of(column: pa.ChunkedArray, value: int) -> range:
+    """Return the rows that have a value in a sorted column of numbers."""
+    rows = range(len(column))
+    ends = (
+        side(rows, value, key=lambda row: column[row].as_py())
+        for side in (bisect_left, bisect_right)
+    )
+    return range(*ends)

@@ -31,7 +31,7 @@ _CODES = {name.casefold(): code for code, name in _NAMES.items()}
 
 
 def language_of(text: str) -> str | None:
-    """The ISO 639 code of the language of a text; None if it is short, or no language is sure."""
+    """Return the ISO 639 code of the language of a text; None if it is short or unsure."""
     if sum(map(str.isalpha, text[:_MOST_CHARACTERS])) < _LEAST_LETTERS:
         return None
     code, probability = _classified(text)
@@ -39,23 +39,23 @@ def language_of(text: str) -> str | None:
 
 
 def likeliest_language(text: str) -> str:
-    """The ISO 639 code of the likeliest language of a text, sure or not."""
+    """Return the ISO 639 code of the likeliest language of a text, sure or not."""
     return _classified(text)[0]
 
 
 def language_name(language: str) -> str:
-    """The English name of a language that is given by its ISO 639-1 code; others stay as given."""
+    """Return the English name of a language by its ISO 639-1 code; others stay as given."""
     return _NAMES.get(language.casefold(), language)
 
 
 def language_code(language: str) -> str | None:
-    """The code of a language by code or English name, as "de" and "informal German"; or None."""
+    """Return the code of a language as "de" or "informal German"; None if unknown."""
     words = re.findall(r"\w+", language_name(language).casefold())
     return next((_CODES[word] for word in words if word in _CODES), None)
 
 
 def other_language(text: str, language: str) -> str | None:
-    """The name of the language of `text` if that is surely not `language`, otherwise None.
+    """Return the name of the language of `text` if that is surely not `language`, otherwise None.
 
     A `language` without a code is never another one's.
     """

@@ -1,13 +1,13 @@
-"""The rows of a CSV or JSON Lines file one by one, as the file holds them.
+"""The rows of CSV and JSON Lines one by one: here are all rules on what a row of text is.
 
-A row that cannot be read is kept with its problem. A CSV header is line 1. In JSON Lines the first
-object is line 1.
+A row that cannot be read keeps its text and its problem. A CSV header is line 1. In JSON Lines the
+first object is line 1.
 
 A cell of CSV may be in quotes, and may then have several lines. A quote that opens a cell and is
-never closed would make one cell of all rows after it. So the quotes must add up, and a cell that
-seems to hold whole rows is refused with its line. In a file with tabs, whose cells often are in no
-quotes at all, quotes that do not add up are plain characters if no cell before them was quoted for
-a reason: for a tab, a line end or a quote in it.
+never closed would make one cell of all rows after it. So a cell that seems to hold whole rows is
+refused with its line. In a file with tabs, whose cells often are in no quotes at all, quotes are
+plain characters from such a cell on, if no cell before it was quoted for a reason: for a tab, a
+line end, or a quote in it.
 """
 
 import csv
@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from xrec.errors import DataError
 
@@ -34,14 +34,23 @@ class Line:
     problem: str = ""
 
 
+class Record(NamedTuple):
+    """A row of CSV: the number of its first line, its text, and its cells or their problem."""
+
+    number: int
+    text: str
+    cells: list[str]
+    problem: str
+
+
 def keys_of(rows: Iterable[Line]) -> list[str]:
-    """The columns that the rows have, in the order in which they first appear."""
+    """Return the columns that the rows have, in the order in which they first appear."""
     objects = (row.values for row in rows if row.values is not None)
     return list(dict.fromkeys(key for values in objects for key in values))
 
 
 def decoded(line: str, encoding: str) -> str:
-    """A line of escaped bytes in its encoding; one with other than ASCII in UTF-8 as it is."""
+    """Decode a line of escaped bytes; one with other characters than ASCII in UTF-8 stays."""
     try:
         return line.encode("ascii", errors="surrogateescape").decode(encoding)
     except UnicodeError:
@@ -65,23 +74,15 @@ def _json_line(number: int, text: str) -> Line:
     return Line(number, text, values)
 
 
-Record = tuple[int, list[str], str]
-"""The number of a record's first line, and its cells, or its text and what is wrong with it."""
-
-
-def csv_rows(records: Iterable[Record], header: list[str], delimiter: str) -> Iterator[Line]:
-    """The rows of records; an empty line is none."""
-    return (_csv_line(header, each, delimiter) for each in records if each[1] or each[2])
-
-
-def _csv_line(header: list[str], record: Record, delimiter: str) -> Line:
-    number, cells, problem = record
-    if problem:
-        return Line(number, cells[0], problem=f"not readable as CSV: {problem}")
-    text = delimiter.join(cells)
-    if len(cells) != len(header):
-        return Line(number, text, problem=f"expected {len(header)} columns, saw {len(cells)}")
-    return Line(number, text, dict(zip(header, cells, strict=True)))
+def csv_lines(records: Iterable[Record], header: list[str]) -> Iterator[Line]:
+    """Yield the rows of records below a header; an empty line is no row."""
+    for number, text, cells, problem in records:
+        if problem:
+            yield Line(number, text, problem=f"not readable as CSV: {problem}")
+        elif cells and len(cells) != len(header):
+            yield Line(number, text, problem=f"expected {len(header)} columns, saw {len(cells)}")
+        elif cells:
+            yield Line(number, text, dict(zip(header, cells, strict=True)))
 
 
 def csv_records(
@@ -94,28 +95,29 @@ def csv_records(
     """
     lines: list[str] = []  # of the record
     reader = csv.reader(_kept(text, lines), delimiter=delimiter, strict=True)
-    may_be_plain = delimiter == "\t"
+    are_plain, may_be_plain = False, delimiter == "\t"
     while True:
         number = first + reader.line_num
         lines.clear()
         try:
             cells, problem = next(reader), ""
-            is_unbalanced = _holds_rows(lines, cells, num_columns, delimiter)
         except StopIteration:
             return
         except csv.Error as error:
-            cells, problem = ["".join(lines).rstrip("\r\n")], str(error)
-            is_unbalanced = _is_open(problem, lines, may_be_plain)
-        if is_unbalanced and may_be_plain:
-            yield from _plain_records(itertools.chain(list(lines), text), number, delimiter)
-            return
-        if is_unbalanced:
-            raise DataError(
-                _unbalanced(file, number, lines), code="open_quote", key=file, saw=number
-            )
-        may_be_plain = may_be_plain and not _has_quoted(lines, cells, not num_columns)
+            cells, problem = [], str(error)
+        if not are_plain and (
+            _is_open(problem, lines, may_be_plain)
+            if problem
+            else _holds_rows(lines, cells, num_columns, delimiter)
+        ):
+            if not may_be_plain:
+                raise _open_quote(file, number, lines)
+            are_plain, first, text = True, number, itertools.chain(list(lines), text)
+            reader = csv.reader(_kept(text, lines), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+            continue
+        may_be_plain = may_be_plain and not _needs_quotes(lines, cells, not num_columns)
         num_columns = num_columns or len(cells)
-        yield number, cells, problem
+        yield Record(number, "".join(lines).rstrip("\r\n"), cells, problem)
 
 
 def _kept(text: Iterable[str], lines: list[str]) -> Iterator[str]:
@@ -124,23 +126,8 @@ def _kept(text: Iterable[str], lines: list[str]) -> Iterator[str]:
         yield line
 
 
-def _plain_records(lines: Iterable[str], first: int, delimiter: str) -> Iterator[Record]:
-    """Yield the records of lines in which quotes are plain characters."""
-    kept: list[str] = []  # of the record
-    reader = csv.reader(_kept(lines, kept), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    while True:
-        number = first + reader.line_num
-        kept.clear()
-        try:
-            yield number, next(reader), ""
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, ["".join(kept).rstrip("\r\n")], str(error)
-
-
 def _is_open(problem: str, lines: Sequence[str], may_be_plain: bool) -> bool:
-    """Whether the reader failed at a quote that does not end."""
+    """Return whether the reader failed at a quote that does not end."""
     if problem.startswith("field larger") and len(lines) == 1:
         return False
     return may_be_plain or len(lines) > 1 or problem.startswith("unexpected end")
@@ -149,10 +136,10 @@ def _is_open(problem: str, lines: Sequence[str], may_be_plain: bool) -> bool:
 def _holds_rows(
     lines: Sequence[str], cells: Sequence[str], num_columns: int, delimiter: str
 ) -> bool:
-    """True if a cell in quotes seems to hold rows.
+    """Return whether a cell in quotes seems to hold rows.
 
     In a record of the right length, a cell of k line ends holds k rows' delimiters then, and none
-    of these stands before a blank, as a comma in a text does. In a record of another length, it is
+    of these comes before a blank, as a comma in a text does. In a record of another length, it is
     enough that one line after the first has as many delimiters as a row.
     """
     rest, num_delimiters = lines[1:], num_columns - 1
@@ -170,8 +157,8 @@ def _holds_rows(
     )
 
 
-def _has_quoted(lines: Sequence[str], cells: Sequence[str], is_header: bool) -> bool:
-    """True if a cell is in quotes that it needs, or any cell of the header is in quotes."""
+def _needs_quotes(lines: Sequence[str], cells: Sequence[str], is_header: bool) -> bool:
+    """Return whether a cell is in quotes that it needs, or any cell of the header is in quotes."""
     text = "".join(lines)
     return '"' in text and any(
         '"' + cell.replace('"', '""') + '"' in text
@@ -180,11 +167,14 @@ def _has_quoted(lines: Sequence[str], cells: Sequence[str], is_header: bool) -> 
     )
 
 
-def _unbalanced(file: str, number: int, lines: Sequence[str]) -> str:
+def _open_quote(file: str, number: int, lines: Sequence[str]) -> DataError:
     last = number + len(lines) - 1
     seen = f"saw one in lines {number} to {last}" if last > number else "saw none"
-    return (
+    return DataError(
         f"{file}: line {number}: a quote opens a cell and nothing ends it where a cell may end; "
         f"expected a closing quote before a delimiter or a line's end, {seen} that takes in the "
-        'rows between; write a quote within a cell twice ("" for "), and the cell in quotes'
+        'rows between; write a quote within a cell twice ("" for "), and the cell in quotes',
+        code="open_quote",
+        key=file,
+        saw=number,
     )

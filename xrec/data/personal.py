@@ -82,12 +82,12 @@ REMOVED = "[\u2026]"
 
 
 def is_personal(text: str) -> bool:
-    """Whether a text holds personal data, or the mark of what was removed."""
+    """Return whether a text holds personal data, or the mark of what was removed."""
     return REMOVED in text or _pattern(_possible_kinds(text)).search(text) is not None
 
 
 def remove_personal(text: str, mark: str = REMOVED) -> tuple[str, Counter[str]]:
-    """The text with `mark` for personal data, and how many places of each kind were removed.
+    """Return the text with `mark` for personal data, and how many places of each kind were removed.
 
     Kinds are email, link, phone, account, address (of a street), name, and code (such as base64).
     The count is empty, and the text the same object, if there is none.

@@ -12,7 +12,7 @@ from xrec.config import PrepareConfig, identity_of
 from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.assemble import CHANGES, TABLES, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, EXTENDS, AspectsFrom, open_dataset, write_dataset
-from xrec.data.source import LISTING, Source, check_rejected_share, count_reasons, listing_of
+from xrec.data.source import LISTING, Source, check_rejected_share, count_reasons
 from xrec.data.staging import Staging
 from xrec.errors import DataError
 from xrec.storage import (
@@ -33,7 +33,7 @@ logger = logging.getLogger("xrec")
 def prepare_dataset(
     config: PrepareConfig, source: Source, find_aspects: AspectFinder | None = None
 ) -> Manifest:
-    """Make the dataset from `source` at its output URI, and return its manifest.
+    """Make the dataset from `source` at its output URI and return its manifest.
 
     `find_aspects` finds the aspects of profiles where `config.aspects_from` asks for them.
 
@@ -45,18 +45,17 @@ def prepare_dataset(
     output = location_of(config, "dataset")
     check_access(output, config.storage)
     identity = dataset_settings(config)
-    files = source.find_files()
     there = find_manifest(output, "dataset")
-    if there and finished(output, "dataset", identity, source.hashes(files, there)):
-        logger.info("%s: this dataset is already there", output)
+    if there and finished(output, "dataset", identity, source.hashes(there)):
+        logger.info("%s: this dataset exists already", output)
         return there
-    listing = listing_of(files)
+    listing = source.listing()
     earlier = None
     if config.extends is not None:
         earlier = open_dataset(config.extends, config.storage)
         _check_fits(config.extends, earlier.manifest, identity)
     with Staging(config.splits, config.memory_gb, read_forgotten(config)) as staging:
-        source.read(staging, files)
+        source.read(staging)
         assembled = assemble(staging, earlier)
         rejected = staging.rejected()
         check_rejected_share(rejected, staging.num_rows, config.max_rejected_share, source.name)
@@ -100,9 +99,9 @@ def _check_fits(uri: str, earlier: Manifest, identity: Mapping[str, Any]) -> Non
 
 
 def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
-    """The settings that the dataset's content depends on.
+    """Return the settings that the dataset's content depends on.
 
-    The place of the files is none of them: the manifest's inputs have the files' hashes.
+    Where the files are is not one of them: the manifest's inputs have their hashes.
     """
     settings = identity_of(config)
     if (rules := settings[ASPECTS_FROM]) is not None:
@@ -113,13 +112,8 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
 def _report(manifest: Manifest, output: Location) -> None:
     metrics, counts = manifest.metrics, manifest.row_counts
     logger.info("%s: %s", output, ", ".join(f"{count} {name}" for name, count in counts.items()))
-    logger.info(
-        "%d training edges removed, since their explanation is held out; "
-        "without a training edge: %d users, %d items",
-        metrics["num_removed_edges"],
-        metrics["num_users_without_train_edge"],
-        metrics["num_items_without_train_edge"],
-    )
+    num_removed = metrics["num_removed_edges"]
+    logger.info("%d training edges removed, since their explanation is held out", num_removed)
     for table, changed in metrics.get(CHANGES, {}).items():
         counted = ", ".join(f"{count} {what}" for what, count in changed.items())
         logger.info("%s since the dataset that this one extends: %s", table, counted)

@@ -16,7 +16,7 @@ class Profiles:
         self._dataset = dataset
 
     def of(self, user_index: int, item_index: int, *, leave_out_own: bool) -> tuple[str, str]:
-        """The profile of the user, and that of the item.
+        """Return the profile of the user, and that of the item.
 
         With `leave_out_own`, those of an explained training pair are the ones that were written
         without its review, if the dataset has such ones (`Dataset.training_profiles`).
@@ -30,7 +30,7 @@ class Profiles:
         return users[user_index].as_py(), items[item_index].as_py()
 
     def training_row(self, user_index: int, item_index: int) -> int | None:
-        """The place of a pair among the explained training pairs; None if it is none."""
+        """Return the place of a pair among the explained training pairs; None if it is none."""
         key = (user_index << 32) + item_index
         row = int(np.searchsorted(self._training_keys, key))
         there = row < len(self._training_keys) and self._training_keys[row] == key

@@ -8,8 +8,8 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from typing import IO, Any
@@ -24,7 +24,6 @@ from xrec.data.source import Finding
 from xrec.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-MAX_INDEX = 2**31 - 1
 
 Parser = Callable[[object], str | None]
 
@@ -36,7 +35,7 @@ _ENTITY = re.compile(r"&(?:amp;)*(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]\w{1,31});", re
 
 
 def parse_id(value: object) -> str:
-    """An id: any non-empty string, or an integer, as a string."""
+    """Return an id: any non-empty string, or an integer, as a string."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError("must be a string or an integer")
     if value == "":
@@ -44,17 +43,8 @@ def parse_id(value: object) -> str:
     return _valid_unicode(str(value))
 
 
-def parse_dense_id(value: object) -> str:
-    """An id of the public release: an integer from 0 on, as a string without leading zeros."""
-    text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value).strip()
-    is_number = text.isascii() and text.isdigit() and len(text) < 1000  # int() refuses 4,301 digits
-    if not (is_number and int(text) <= MAX_INDEX):
-        raise ValueError(f"must be an integer from 0 to {MAX_INDEX}")
-    return str(int(text))
-
-
 def parse_text(value: object) -> str:
-    """A text, stripped and without HTML's tags and entities; a missing value is the empty text."""
+    """Return a text, stripped and without HTML; a missing value is the empty text."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -63,14 +53,14 @@ def parse_text(value: object) -> str:
 
 
 def without_html(text: str) -> str:
-    """The text with a blank for each tag, and characters for entities, those of entities too."""
+    """Return a text with blanks for tags and characters for entities, and for their entities."""
     if "&" in text:
         text = _ENTITY.sub(lambda found: html.unescape(html.unescape(found[0])), text)
     return _TAG.sub(" ", text) if "<" in text else text
 
 
 def parse_description(value: object) -> str:
-    """A title or profile: as `parse_text`, with numbers and dates written out.
+    """Return a title or profile: as `parse_text`, with numbers and dates written out.
 
     The parts of a list are joined: "tea, cake".
     """
@@ -84,7 +74,7 @@ def parse_description(value: object) -> str:
 
 
 def parse_split(value: object) -> str | None:
-    """train, validation or test; None if it is missing, so that the pair's hash decides."""
+    """Return a split, or None if it is missing, so that the pair's hash decides."""
     if value is None or value == "":
         return None
     if value not in SPLITS:
@@ -102,15 +92,19 @@ def _valid_unicode(text: str) -> str:
 
 @dataclass(frozen=True)
 class FileRows:
-    """What could be read of `file`, and what was left out of its `num_rows` rows.
+    """What could be read of `file`, and what was left out.
 
     table: the columns as large strings, and `line`.
     """
 
     file: str
     table: pa.Table
-    findings: tuple[Finding, ...]
-    num_rows: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows, those left out included."""
+        return int(self.table.num_rows) + len(self.findings)
 
 
 @dataclass(frozen=True)
@@ -124,8 +118,8 @@ class _Column:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
-        if self.sources == (self.name,) or not self.sources:
+        """Its name in messages."""
+        if self.sources in ((), (self.name,)):
             return self.name
         return f"{self.name} ({', '.join(self.sources)})"
 
@@ -171,9 +165,9 @@ def stream_rows(
     seen, blocks = stream_blocks(
         file, source, sources, delimiter, encoding, block_bytes=block_bytes
     )
+    is_checked = seen is not None
     if seen is not None:
         _check_columns(file, seen, wanted, advice)
-    is_checked = seen is not None
     yield _parse_lines(file, (), wanted)
     for block in blocks:
         rows = _parse_columns(file, block, wanted)
@@ -186,14 +180,13 @@ def stream_rows(
         yield rows
 
 
-def read_rows(file: str, source: IO[bytes], *columns: Any, **settings: Any) -> FileRows:
-    """All rows of a file at once; for arguments and errors see `stream_rows`."""
-    parts = list(stream_rows(file, source, *columns, **settings))
+def joined_rows(parts: Iterable[FileRows]) -> FileRows:
+    """Return all parts of a file as one."""
+    all_parts = list(parts)
     return FileRows(
-        file,
-        pa.concat_tables([part.table for part in parts]),
-        tuple(finding for part in parts for finding in part.findings),
-        sum(part.num_rows for part in parts),
+        all_parts[0].file,
+        pa.concat_tables([part.table for part in all_parts]),
+        tuple(finding for part in all_parts for finding in part.findings),
     )
 
 
@@ -212,7 +205,7 @@ def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice
 
 
 def _parse_columns(file: str, block: Block, wanted: Sequence[_Column]) -> FileRows | None:
-    """The rows of a block as columns; None if a cell is broken, or must be looked at by itself."""
+    """Return a block's rows by columns; None if a cell is broken, or must be parsed by itself."""
     if block.table is None:
         return None
     try:
@@ -220,17 +213,16 @@ def _parse_columns(file: str, block: Block, wanted: Sequence[_Column]) -> FileRo
     except (ValueError, OverflowError, pa.ArrowNotImplementedError):
         return None
     lines = pa.array(np.arange(block.first, block.first + block.table.num_rows))
-    return FileRows(file, pa.table({**cells, "line": lines}), (), block.table.num_rows)
+    return FileRows(file, pa.table({**cells, "line": lines}))
 
 
 def _parsed(table: pa.Table, column: _Column) -> pa.ChunkedArray:
-    """The parsed cells of a column; each distinct value is parsed once. Raises ValueError."""
+    """Return the parsed cells of a column; each distinct value is parsed once. Raise ValueError."""
     if len(column.sources) > 1:
         raise ValueError("several columns are joined row by row")
     source = column.sources[0] if column.sources else ""
     if source not in table.column_names:
-        value = _cell({}, column)
-        return pa.chunked_array([pa.array([value] * table.num_rows, pa.large_string())])
+        return pa.repeat(pa.scalar(_cell({}, column), pa.large_string()), table.num_rows)
     values = table[source]
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -239,8 +231,7 @@ def _parsed(table: pa.Table, column: _Column) -> pa.ChunkedArray:
         return values.cast(pa.large_string())
     encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
     parsed = [column.parse(value) for value in encoded.dictionary.to_pylist()]
-    cells = pa.array(parsed, pa.large_string()).take(encoded.indices)
-    return pa.chunked_array([cells])
+    return pa.array(parsed, pa.large_string()).take(encoded.indices)
 
 
 def _are_ids(values: pa.ChunkedArray) -> bool:
@@ -250,52 +241,44 @@ def _are_ids(values: pa.ChunkedArray) -> bool:
     return is_text and (pc.min(pc.binary_length(values)).as_py() or 0) > 0
 
 
-def _parse_lines(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> FileRows:
-    parsed: list[list[str | None]] = []
-    numbers: list[int] = []
-    findings: list[Finding] = []
+def _parse_lines(file: str, rows: Iterable[Line], wanted: Sequence[_Column]) -> FileRows:
+    parsed, findings = list[list[Any]](), list[Finding]()
     for line in rows:
         try:
             if line.values is None:
                 raise ValueError(line.problem)
-            parsed.append([_cell(line.values, column) for column in wanted])
-            numbers.append(line.number)
+            parsed.append([*(_cell(line.values, column) for column in wanted), line.number])
         except ValueError as error:
             findings.append(Finding(file, line.number, str(error), line.text))
-    cells = {
-        column.name: pa.array([row[place] for row in parsed], pa.large_string())
-        for place, column in enumerate(wanted)
-    }
-    table = pa.table({**cells, "line": pa.array(numbers, pa.int64())})
-    return FileRows(file, table, tuple(findings), num_rows=len(rows))
+    fields = [*((column.name, pa.large_string()) for column in wanted), ("line", pa.int64())]
+    columns = zip(*parsed, strict=True) if parsed else [()] * len(fields)
+    table = pa.table([*map(list, columns)], pa.schema(fields))
+    return FileRows(file, table, tuple(findings))
 
 
 def _cell(values: Mapping[str, Any], column: _Column) -> str | None:
-    """The parsed value of our column; raises ValueError with the reason if it is broken."""
-    there = [name for name in column.sources if name in values]
-    if not there and column.sources:
+    """Return the parsed value of our column; raise ValueError with the reason if it is broken."""
+    present = [name for name in column.sources if name in values]
+    if column.sources and not present:
         if column.is_required:
             raise ValueError(f"no value for {column.label}")
         return None
     try:
-        return column.parse(_value(values, there, column.sources))
+        if len(column.sources) > 1:
+            return column.parse(_joined({name: values[name] for name in present}))
+        return column.parse(values[present[0]] if present else None)
     except ValueError as error:
         raise ValueError(f"{column.label} {error}") from None
 
 
-def _value(values: Mapping[str, Any], there: list[str], sources: tuple[str, ...]) -> Any:
-    """The value of the only source, or None without a source.
-
-    The values of several sources are joined, as in "city: Leeds; colors: red, blue".
-    """
-    if len(sources) < 2:
-        return values[there[0]] if there else None
-    written = {name: _written(values[name]) for name in there}
+def _joined(values: Mapping[str, Any]) -> str:
+    """Return the values of several columns as one text: "city: Leeds; colors: red, blue"."""
+    written = {name: _written(value) for name, value in values.items()}
     return "; ".join(f"{name}: {text}" for name, text in written.items() if text)
 
 
 def _written(value: Any) -> str:
-    """A value as it stands among others; what is no text, number or list of these, as it is."""
+    """Format a value for a text; one that is no text, number, or list of these by its `str`."""
     try:
         return parse_description(value)
     except ValueError:
@@ -303,15 +286,14 @@ def _written(value: Any) -> str:
 
 
 def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
-    """The rows whose `keys` are new; each later row with the same keys becomes a finding.
+    """Return the rows whose `keys` are new; each later row with the same keys becomes a finding.
 
     The text of a finding is the other values of its row.
     """
-    duplicated = pa.array(rows.table.select(keys).to_pandas().duplicated().to_numpy(dtype=bool))
+    is_repeated = pa.array(rows.table.select(keys).to_pandas().duplicated().to_numpy(dtype=bool))
     reason = f"duplicate of an earlier {', '.join(keys)}"
     findings = tuple(
         Finding(rows.file, row.pop("line"), reason, json.dumps(row, ensure_ascii=False))
-        for row in rows.table.filter(duplicated).to_pylist()
+        for row in rows.table.filter(is_repeated).to_pylist()
     )
-    kept = rows.table.filter(pc.invert(duplicated))
-    return replace(rows, table=kept, findings=rows.findings + findings)
+    return FileRows(rows.file, rows.table.filter(pc.invert(is_repeated)), rows.findings + findings)

@@ -49,19 +49,19 @@ _CALLS = regex.compile(
 
 
 def gives_orders(text: str) -> bool:
-    """Whether a review speaks to the language model that is to read it."""
+    """Return whether a review speaks to the language model that is to read it."""
     return _ORDERS.search(unicodedata.normalize("NFKC", text)) is not None
 
 
 def solicits(text: str, titles: Sequence[str] = ()) -> bool:
-    """Whether a text has personal data or links, or calls to buy or click, outside the titles."""
+    """Return whether a text outside the titles has personal data, or calls to buy or click."""
     for title in filter(None, titles):
         text = text.replace(title, " ")
     return is_personal(text) or _CALLS.search(text) is not None
 
 
 def without_solicitation(text: str, titles: Sequence[str]) -> tuple[str, int]:
-    """The text without the sentences that solicit outside the titles, and how many these were."""
+    """Return the text without the sentences that solicit, and how many these were."""
     starts = [0, *sentence_ends(text)]
     parts = [text[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
     kept = [part for part in parts if not solicits(part, titles)]

@@ -44,43 +44,40 @@ class Source:
     """Where a dataset comes from: its files, and how they are read.
 
     name: what messages call it.
-    read: puts the rows of the files into the staging tables.
-    find_files: gives the files of each table by name; raises DataError if one is missing.
+    read: puts the rows into the staging tables.
+    files: those of each table.
     inputs: fingerprints of artifacts that the rows come from, by kind.
     """
 
     name: str
-    read: Callable[["Staging", TableFiles], None]
-    find_files: Callable[[], TableFiles] = dict
+    read: Callable[["Staging"], None]
+    files: TableFiles = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
 
-    def hashes(self, files: TableFiles, there: Manifest) -> dict[str, str]:
-        """What a dataset of it depends on: its artifacts, and a hash of each file's content.
+    def listing(self) -> dict[str, str]:
+        """Return of each file what changes with its content, and is known without reading it."""
+        locations = self._locations()
+        stamps = request_each(lambda location: location.stamp(), locations.values())
+        return dict(zip(locations, stamps, strict=True))
 
-        there: the dataset that is there. A file that is as it was then is not read.
+    def hashes(self, there: Manifest) -> dict[str, str]:
+        """Return what a dataset of it depends on: its artifacts, and a hash of each file.
+
+        there: the dataset that exists. A file that is as it was then is not read.
         """
-        before = dict(there.metrics.get(LISTING, ()))
-        locations = _by_name(files)
+        before, locations = dict(there.metrics.get(LISTING, ())), self._locations()
         hashes = {
             name: there.inputs[name] if before.get(name) == stamp else locations[name].digest()
-            for name, stamp in listing_of(files).items()
+            for name, stamp in self.listing().items()
         }
         return {**self.inputs, **hashes}
 
-
-def listing_of(files: TableFiles) -> dict[str, str]:
-    """Of each file what changes with its content, and is known without reading it."""
-    locations = _by_name(files)
-    stamps = request_each(lambda location: location.stamp(), locations.values())
-    return dict(zip(locations, stamps, strict=True))
-
-
-def _by_name(files: TableFiles) -> dict[str, Location]:
-    return {name: location for each in files.values() for name, location in each.items()}
+    def _locations(self) -> dict[str, Location]:
+        return {name: location for each in self.files.values() for name, location in each.items()}
 
 
 def rejected_table(findings: Iterable[Finding]) -> pa.Table:
-    """The findings in the schema REJECTED, in their order; texts are cut to their beginning."""
+    """Return the findings in the schema REJECTED, in their order; texts are cut."""
     rows = [{**vars(finding), "text": _head(finding.text)} for finding in findings]
     return pa.Table.from_pylist(rows, schema=REJECTED)
 
@@ -96,7 +93,7 @@ class Rejected:
 
 
 def count_findings(findings: Iterable[Finding]) -> list[Rejected]:
-    """The findings by file and reason."""
+    """Return the findings by file and reason."""
     groups = defaultdict[tuple[str, str], list[Finding]](list)
     for finding in findings:
         groups[finding.file, finding.reason].append(finding)
@@ -104,7 +101,7 @@ def count_findings(findings: Iterable[Finding]) -> list[Rejected]:
 
 
 def count_reasons(rejected: Iterable[Rejected]) -> dict[str, int]:
-    """The number of rows by "file: reason", the most frequent first."""
+    """Return the number of rows by "file: reason", the most frequent first."""
     ordered = sorted(rejected, key=lambda each: (-each.count, each.file, each.reason))
     return {f"{each.file}: {each.reason}": each.count for each in ordered}
 
@@ -119,30 +116,23 @@ def check_rejected_share(
     """
     for file, total in num_rows.items():
         of_file = [each for each in rejected if each.file == file]
-        if sum(each.count for each in of_file) > max_share * total:
+        count = sum(each.count for each in of_file)
+        if count > max_share * total:
+            first = min((each.first for each in of_file), key=_line)
+            reasons = count_reasons(of_file).items()
             raise DataError(
-                _over_threshold(of_file, total, max_share, folder),
+                f"{folder.rstrip('/')}/{file}: {count} of {total} rows are unusable, at most a "
+                f"share of {max_share:g} is allowed\n"
+                f"  first: {first.file}, line {first.line}: {first.reason}: "
+                f"{_head(first.text)!r}\n"
+                + "".join(f"  {num} x {why.removeprefix(f'{file}: ')}\n" for why, num in reasons)
+                + "fix the file, or raise max_rejected_share to leave such rows out",
                 code="too_many_rejected",
                 key=file,
-                saw=sum(each.count for each in of_file),
+                saw=count,
             )
 
 
 def _head(text: str) -> str:
-    """The beginning of `text`, valid as UTF-8."""
+    """Return the beginning of a text, valid as UTF-8."""
     return text[:_TEXT_HEAD].encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _over_threshold(
-    rejected: Sequence[Rejected], num_rows: int, max_share: float, folder: str
-) -> str:
-    first = min((each.first for each in rejected), key=_line)
-    by_count = sorted(rejected, key=lambda each: -each.count)
-    count = sum(each.count for each in rejected)
-    return (
-        f"{folder.rstrip('/')}/{rejected[0].file}: {count} of {num_rows} rows are unusable, "
-        f"at most a share of {max_share:g} is allowed\n"
-        f"  first: {first.file}, line {first.line}: {first.reason}: {_head(first.text)!r}\n"
-        + "".join(f"  {each.count} x {each.reason}\n" for each in by_count)
-        + "fix the file, or raise max_rejected_share to leave such rows out"
-    )

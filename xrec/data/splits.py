@@ -4,9 +4,11 @@ What a pair gets depends on nothing else: not on the order, the process, or othe
 sample holds the smaller one.
 """
 
+import heapq
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Protocol, TypeVar
+from operator import attrgetter
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,62 +16,52 @@ import pyarrow as pa
 from xrec.config import Split, SplitShares
 from xrec.data.dataset import Dataset, taken
 
+PairT = TypeVar("PairT")
+
 
 def split_pairs(
     user_ids: Sequence[str], item_ids: Sequence[str], shares: SplitShares
 ) -> list[Split]:
-    """The split of each pair, by the shares of test and validation; the rest goes to train."""
+    """Return the split of each pair by the shares of test and validation; the rest is train."""
+    seed, test, held_out = shares.seed, shares.test, shares.test + shares.validation
     pairs = zip(user_ids, item_ids, strict=True)
-    fractions = (pair_fraction(user, item, shares.seed) for user, item in pairs)
-    held_out = shares.test + shares.validation
+    fractions = (pair_fraction(user, item, seed) for user, item in pairs)
     return [
-        "test" if each < shares.test else "validation" if each < held_out else "train"
+        "test" if each < test else "validation" if each < held_out else "train"
         for each in fractions
     ]
 
 
 def pair_fraction(user_id: str, item_id: str, seed: int) -> float:
-    """A number in [0, 1), uniform over pairs and seeds (BLAKE2b)."""
+    """Return a number in [0, 1), uniform over pairs and seeds (BLAKE2b)."""
     return int.from_bytes(_hash(f"{seed}", user_id, item_id, 6), "big") / 2**48
-
-
-class _HasIds(Protocol):
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def item_id(self) -> str: ...
-
-
-PairT = TypeVar("PairT", bound=_HasIds)
 
 
 def drawn(
     user_ids: Sequence[str], item_ids: Sequence[str], count: int | None, *, seed: int = 0
 ) -> list[int]:
-    """The positions of `count` of the N pairs, in increasing order; of all if it is None."""
+    """Return the positions of `count` of the N pairs in increasing order; all if it is None."""
     if count is None or count >= len(user_ids):
         return list(range(len(user_ids)))
     pairs = zip(user_ids, item_ids, strict=True)
     hashes = [_hash(f"draw:{seed}", user, item, 8) for user, item in pairs]
-    order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    return sorted(order[:count])
+    return sorted(heapq.nsmallest(count, range(len(hashes)), key=hashes.__getitem__))
 
 
 def drawn_pairs(pairs: Sequence[PairT], count: int | None, *, seed: int = 0) -> list[PairT]:
-    """`count` of the pairs, in their order; all of them if it is None."""
-    users, items = [pair.user_id for pair in pairs], [pair.item_id for pair in pairs]
+    """Return `count` of the pairs, which have their ids, in their order; all if it is None."""
+    users, items = (list(map(attrgetter(name), pairs)) for name in ("user_id", "item_id"))
     return [pairs[place] for place in drawn(users, items, count, seed=seed)]
 
 
 def drawn_explanations(
     dataset: Dataset, explanations: pa.Table, count: int | None, *, seed: int = 0
 ) -> pa.Table:
-    """`count` of the rows of `explanations` (schema EXPLANATIONS), in their order."""
+    """Return `count` of the rows of `explanations` (schema EXPLANATIONS) in their order."""
     users = taken(dataset.users["user_id"], explanations["user_index"].to_pylist())
     items = taken(dataset.items["item_id"], explanations["item_index"].to_pylist())
-    is_drawn = np.zeros(len(users), dtype=np.bool_)
-    is_drawn[drawn(users, items, count, seed=seed)] = True
-    return explanations.filter(pa.array(is_drawn))
+    is_drawn = np.isin(np.arange(len(users)), drawn(users, items, count, seed=seed))
+    return explanations.filter(pa.array(is_drawn))  # `take` would copy whole columns of texts
 
 
 def _hash(of: str, user_id: str, item_id: str, num_bytes: int) -> bytes:

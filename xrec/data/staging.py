@@ -1,7 +1,7 @@
 """The rows of a source in a database that spills to the disk, until they are a dataset's tables.
 
 A source of any size is read as a stream into the schema `raw`; joins, sorts and the search for
-repeated rows are SQL, within a limit of memory. Beyond it, rows lie in a folder for temporary
+repeated rows are SQL, within a limit of memory. Beyond it, rows are in a folder for temporary
 files.
 """
 
@@ -9,7 +9,7 @@ import errno
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any, Self
@@ -26,9 +26,8 @@ from xrec.data.splits import split_pairs
 from xrec.errors import StorageError
 from xrec.storage import FORGOTTEN, Forgotten, Location, storage_errors
 
-_SPLIT = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
 _BATCH_ROWS = 2**16
-_MERGED_ROWS = 122_880  # at a time, in memory, by each thread of DuckDB's sorts
+_BYTES_PER_THREAD = 2**28  # of memory: DuckDB's sorts spill what is more, but fail with much less
 
 
 class Staging:
@@ -53,8 +52,6 @@ class Staging:
         self._forgotten = forgotten
         self.hashes: dict[str, str] = {}
         self._tables: set[str] = set()
-        self._num_bytes = Counter[str]()  # of the rows of each table
-        self._sort_bytes = 0  # that each thread of a sort needs, as far as it is known
         self._folder = TemporaryDirectory(prefix="xrec-prepare-")
         limit = {} if memory_gb is None else {"memory_limit": f"{memory_gb}GB"}
         self.database = duckdb.connect(
@@ -65,12 +62,15 @@ class Staging:
                 **limit,
             },
         )
+        self.sql(f"""
+            SET threads = greatest(1, least(current_setting('threads'),
+                parse_formatted_bytes(current_setting('memory_limit')) // {_BYTES_PER_THREAD}))""")
         self.sql("CREATE SCHEMA raw")
         self.sql("CREATE TABLE files(file INT, name TEXT, counted TEXT)")
         self.sql("CREATE TABLE findings(file INT, line INT8, reason TEXT, text TEXT)")
         for table, columns in TABLE_COLUMNS.items():
-            self.create(table, columns)
-        self._tables.clear()
+            names = " TEXT, ".join(columns)
+            self.sql(f"CREATE TABLE raw.{table}({names} TEXT, line INT8, file INT)")
         self.database.create_function(
             "split_of",
             lambda users, items: pa.array(
@@ -92,63 +92,43 @@ class Staging:
             raise StorageError(
                 f"{self._folder.name}: no room for the rows of the source: "
                 f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk, or "
-                f"change prepare.memory_gb (these rows need {self._sort_bytes / 1e9:.2f} at least)",
+                "raise prepare.memory_gb",
                 code="disk_full",
                 key="prepare.memory_gb",
             ) from error
 
     def sql(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
-        """Run a statement; returns its rows."""
+        """Run a statement and return its rows."""
         return self.database.execute(query, values).fetchall()
 
     def has(self, table: str) -> bool:
-        """Whether the source has the table."""
+        """Return whether the source has the table."""
         return table in self._tables
-
-    def create(self, table: str, columns: Sequence[str] = ()) -> None:
-        """Make an empty raw table of texts, if it is not there, which the source has."""
-        names = "".join(f"{column} TEXT, " for column in columns)
-        self.sql(f"CREATE TABLE IF NOT EXISTS raw.{table}({names}file INT, line INT8)")
-        self._tables.add(table)
 
     def read(
         self,
         table: str,
         files: Mapping[str, Location],
         stream: Callable[[str, IO[bytes]], Iterable[FileRows]],
-        as_rows: Callable[[pa.Table], pa.Table] = lambda rows: rows,
     ) -> None:
-        """Read the files of a raw table, a block at a time, each with its name.
-
-        as_rows: makes rows of the table of those of a file. Raises DataError, StorageError.
-        """
+        """Read the files of a raw table, a block at a time. Raise DataError, StorageError."""
         self.sql("BEGIN")  # one transaction, or each block would wait for the disk
         for name, location in files.items():
             counted = name if len(files) == 1 else f"{table} ({len(files)} files)"
-            self.num_rows[counted] += 0
-            number = self._number(name, counted)
             with self._opened(name, location) as source:
-                for part in stream(name, source):
-                    self.num_rows[counted] += part.num_rows
-                    self._insert(f"raw.{table}", as_rows(part.table), number)
-                    if part.findings:
-                        told = self._forgotten.without_texts(part.findings)
-                        found = rejected_table(told).drop_columns("file")
-                        self._insert("findings", found, number)
+                self._add(table, name, counted, stream(name, source))
         self.sql("COMMIT")
-        self._tables.add(table)
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
-        """Take whole tables, whose lines are their rows' numbers."""
+        """Add whole tables, whose lines are their rows' numbers."""
         for table, rows in tables.items():
-            self._tables.add(table)
-            self.num_rows[table] += rows.num_rows
             lines = pa.array(np.arange(1, rows.num_rows + 1))
-            rows = rows.append_column("line", lines)
-            if table not in TABLE_COLUMNS:
-                self.database.register("batch", rows.slice(0, 0))
-                self.sql(f"CREATE TABLE raw.{table} AS SELECT *, NULL::INT AS file FROM batch")
-            self._insert(f"raw.{table}", rows, self._number(table, table))
+            self._add(table, table, table, [FileRows(table, rows.append_column("line", lines))])
+
+    def fill(self, table: str, query: str) -> None:
+        """Add the rows of a query to a raw table, which the source has then."""
+        self.sql(f"INSERT INTO raw.{table} BY NAME {query}")
+        self._tables.add(table)
 
     def reject(self, table: str, reasons: str) -> None:
         """Add rows of a raw table to the findings.
@@ -157,11 +137,11 @@ class Staging:
         """
         values = ", ".join(f"{column}: {column}" for column in TABLE_COLUMNS[table])
         self.sql(f"""
-            INSERT INTO findings SELECT file, line, reason, to_json({{{values}}})
+            INSERT INTO findings SELECT file, line, reason, left(to_json({{{values}}}), 120)
             FROM ({reasons}) JOIN raw.{table} USING (file, line)""")
 
     def rejected(self) -> list[Rejected]:
-        """The rows that were left out, by file (or table) and reason."""
+        """Return the rows that were left out, by file (or table) and reason."""
         found = self.sql("""
             SELECT counted, reason, count(*),
                 arg_min({file: name, line: line, reason: reason, text: text}, line)
@@ -171,65 +151,53 @@ class Staging:
         ]
 
     def findings(self) -> pa.RecordBatchReader:
-        """All findings by file and line, in the columns of REJECTED."""
+        """Return all findings by file and line, in the columns of REJECTED."""
         return self.reader("""
-            SELECT name AS file, line, reason, left(text, 120) AS text
+            SELECT name AS file, line, reason, text
             FROM findings JOIN files USING (file) ORDER BY name, line, reason""")
 
     def reader(self, query: str) -> pa.RecordBatchReader:
-        """The rows of a query as a stream; those of several queries may be read side by side.
+        """Return the rows of a query as a stream; several may be read side by side.
 
         They come in the order of the query, or in that in which its table was made.
         """
         self.sql("SET preserve_insertion_order = true")
         return self.database.cursor().sql(query).to_arrow_reader(_BATCH_ROWS)
 
-    def limit_threads(self) -> None:
-        """Let as many threads sort as have room in memory for rows as long as the source's.
-
-        Beyond it they do not spill, but fail.
-        """
-        merged = (
-            size * min(1, _MERGED_ROWS / self.count(table))
-            for table, size in self._num_bytes.items()
-        )
-        self._sort_bytes = 1 + int(1.5 * max(merged, default=0))
-        self.sql(f"""
-            SET threads = greatest(1, least(current_setting('threads'),
-                parse_formatted_bytes(current_setting('memory_limit')) // {self._sort_bytes}))""")
-
     def count(self, table: str, condition: str = "true") -> int:
-        """The number of the table's rows that meet the condition."""
+        """Return the number of the table's rows that meet the condition."""
         return int(self.sql(f"SELECT count(*) FROM {table} WHERE {condition}")[0][0])
 
     def table(self, query: str) -> pa.Table:
-        """The rows of a query."""
+        """Return the rows of a query."""
         return self.database.execute(query).to_arrow_table()
 
-    def _insert(self, table: str, rows: pa.Table, file: int) -> None:
-        given, rows = rows.num_rows, self._forgotten.without(rows)
-        if given > rows.num_rows:
-            self.num_forgotten[f"{table.removeprefix('raw.')}: {FORGOTTEN}"] += (
-                given - rows.num_rows
-            )
-        if rows.num_rows:
-            self._num_bytes[table] += rows.nbytes
-        self.database.register("batch", rows)
-        split = _SPLIT if "split" in rows.column_names else ""
-        self.sql(
-            f"INSERT INTO {table} BY NAME SELECT *{split}, $file AS file FROM batch", file=file
-        )
-        self.database.unregister("batch")
-
-    def _number(self, name: str, counted: str) -> int:
+    def _add(self, table: str, file: str, counted: str, parts: Iterable[FileRows]) -> None:
         number = self.count("files")
-        values = {"number": number, "name": name, "counted": counted}
-        self.sql("INSERT INTO files VALUES ($number, $name, $counted)", **values)
-        return number
+        self.database.execute("INSERT INTO files VALUES (?, ?, ?)", [number, file, counted])
+        self._tables.add(table)
+        for part in parts:
+            self.num_rows[counted] += part.num_rows
+            rows = self._forgotten.without(part.table)
+            if num_forgotten := part.table.num_rows - rows.num_rows:
+                self.num_forgotten[f"{table}: {FORGOTTEN}"] += num_forgotten
+            self._insert(f"raw.{table}", rows, number)
+            if part.findings:
+                shown = rejected_table(self._forgotten.without_texts(part.findings))
+                self._insert("findings", shown.drop_columns("file"), number)
+
+    def _insert(self, table: str, rows: pa.Table, file: int) -> None:
+        self.database.register("batch", rows)
+        splits = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
+        columns = f"*{splits if 'split' in rows.column_names else ''}, {file}::INT AS file"
+        if table.removeprefix("raw.") not in (*TABLE_COLUMNS, "findings"):
+            self.sql(f"CREATE TABLE IF NOT EXISTS {table} AS SELECT {columns} FROM batch LIMIT 0")
+        self.sql(f"INSERT INTO {table} BY NAME SELECT {columns} FROM batch")
+        self.database.unregister("batch")
 
     @contextmanager
     def _opened(self, name: str, location: Location) -> Iterator[IO[bytes]]:
-        """A copy of a file, whose content is hashed."""
+        """Yield a copy of a file, whose content is hashed."""
         with TemporaryFile(dir=self._folder.name) as copy:
             with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
                 shutil.copyfileobj(opened, copy)

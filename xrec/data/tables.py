@@ -7,45 +7,38 @@ users or items, their ids are taken from the pairs, profiles and titles are empt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from xrec.config import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
 from xrec.data.rows import Parser, parse_description, parse_id, parse_split, parse_text, stream_rows
+from xrec.data.source import TableFiles
 from xrec.data.staging import Staging
 from xrec.errors import DataError
 from xrec.storage import Location
 
 TableT = TypeVar("TableT", bound=str)
-NamesIn = Callable[[str], Collection[str]]
-"""The names of the files in a folder, which is given by its name below the source's."""
 TABLES = tuple(TABLE_COLUMNS)
+_FORMS = [f"{form}{ending}" for ending in TABLE_ENDINGS for form in ("", "[-_.][0-9]*", "/*")]
+_IDS: dict[str, Parser] = {"user_id": parse_id, "item_id": parse_id}
 _COLUMNS: dict[str, dict[str, Parser]] = {
     "users": {"user_id": parse_id, "profile": parse_description},
     "items": {"item_id": parse_id, "title": parse_description, "profile": parse_description},
-    "interactions": {"user_id": parse_id, "item_id": parse_id},
-    "explanations": {"user_id": parse_id, "item_id": parse_id, "explanation": parse_text},
-    "dislikes": {"user_id": parse_id, "item_id": parse_id},
-}
-_OPTIONAL: dict[str, dict[str, Parser]] = {
-    "interactions": {"split": parse_split},
-    "explanations": {"split": parse_split},
+    "interactions": _IDS,
+    "explanations": {**_IDS, "explanation": parse_text},
+    "dislikes": _IDS,
 }
 _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), or rename them"
 
 
 def find_table_files(folder: Location, source: TablesSource) -> dict[str, dict[str, Location]]:
-    """The files of each table in `folder`, by their names below it.
-
-    Raises DataError if the interactions or a file of `source.files` is missing, or it is not clear
-    which files are those of a table.
-    """
+    """Return the files of each table in `folder`; raise DataError as `find_files` does."""
     return find_files(folder, TABLES, source.files, "interactions")
 
 
 def find_files(
     folder: Location, tables: Sequence[TableT], named: Mapping[TableT, str], needed: TableT
 ) -> dict[TableT, dict[str, Location]]:
-    """The files of each of the tables in `folder`: those that the pattern of `named` matches.
+    """Return the files of each table by their names: those that the pattern of `named` matches.
 
     Without a pattern, a table is the file of its name, the files of its name and a number, or those
     in the folder of its name, with one and the same ending.
@@ -54,55 +47,40 @@ def find_files(
     forms.
     """
     names_in = cache(lambda parent: (folder / parent if parent else folder).sizes())
-    try:
-        found = {table: _files_of(names_in, table, named.get(table)) for table in tables}
-        if not found[needed]:
-            names = ", ".join(f"{needed}{ending}" for ending in TABLE_ENDINGS)
-            raise DataError(
-                f"the {needed} are missing: expected one of {names}, or such files numbered or in "
-                f"the folder {needed}; check source.uri, or name the file in source.files "
-                f"({{{needed}: <file>}})",
-                code="missing_file",
-                key=f"source.files.{needed}",
+    found: dict[TableT, dict[str, Location]] = {}
+    for table in tables:
+        patterns = [named[table]] if table in named else [f"{table}{form}" for form in _FORMS]
+        forms = [names for each in patterns if (names := _matching(names_in, each))]
+        key = f"source.files.{table}"
+        if len(forms) > 1:
+            seen = tuple(names[0] for names in forms)
+            message = f"more than one file of the {table}, {' and '.join(seen)}; remove all but one"
+            raise _not_found(folder, f"{message}, or name it in {key}", "several_files", key, seen)
+        if not forms and table in named:
+            message = f"{named[table]} is missing ({key})"
+            raise _not_found(folder, message, "missing_file", key, named[table])
+        if not forms and table == needed:
+            expected = ", ".join(f"{table}{ending}" for ending in TABLE_ENDINGS)
+            message = (
+                f"the {table} are missing: expected one of {expected}, or such files numbered or "
+                f"in the folder {table}; check source.uri, or name the file in {key}"
             )
-    except DataError as error:
-        seen = ", ".join(folder.files()[:10]) or "no files"
-        raise DataError(
-            f"{folder}: {error}; saw {seen}", code=error.code, key=error.key, saw=error.saw
-        ) from None
-    return {
-        table: {name: folder / name for name in names} for table, names in found.items() if names
-    }
+            raise _not_found(folder, message, "missing_file", key)
+        if forms:
+            found[table] = {name: folder / name for name in forms[0]}
+    return found
 
 
-def _files_of(names_in: NamesIn, table: str, pattern: str | None) -> list[str]:
-    if pattern is not None:
-        names = _matching(names_in, pattern)
-        if not names:
-            raise DataError(
-                f"{pattern} is missing (source.files.{table})",
-                code="missing_file",
-                key=f"source.files.{table}",
-                saw=pattern,
-            )
-        return names
-    patterns = [
-        f"{table}{form}{ending}" for ending in TABLE_ENDINGS for form in ("", "[-_.][0-9]*", "/*")
-    ]
-    forms = [names for each in patterns if (names := _matching(names_in, each))]
-    if len(forms) > 1:
-        raise DataError(
-            f"more than one file of the {table}, {' and '.join(names[0] for names in forms)}; "
-            f"remove all but one, or name it in source.files ({{{table}: <file>}})",
-            code="several_files",
-            key=f"source.files.{table}",
-            saw=tuple(names[0] for names in forms),
-        )
-    return forms[0] if forms else []
+def _not_found(folder: Location, message: str, code: str, key: str, saw: Any = None) -> DataError:
+    seen = ", ".join(folder.files()[:10]) or "no files"
+    return DataError(f"{folder}: {message}; saw {seen}", code=code, key=key, saw=saw)
 
 
-def _matching(names_in: NamesIn, pattern: str) -> list[str]:
-    """The files that match `pattern`, which may have wildcards in its last part."""
+def _matching(names_in: Callable[[str], Collection[str]], pattern: str) -> list[str]:
+    """Return the files that match `pattern`, which may have wildcards in its last part.
+
+    names_in: returns the names of the files in a folder, which is given by its own name.
+    """
     parent, slash, name = pattern.rpartition("/")
     found = (
         each
@@ -112,21 +90,18 @@ def _matching(names_in: NamesIn, pattern: str) -> list[str]:
     return sorted(f"{parent}{slash}{each}" for each in found)
 
 
-def read_tables(
-    staging: Staging, files: Mapping[str, Mapping[str, Location]], source: TablesSource
-) -> None:
+def read_tables(staging: Staging, files: TableFiles, source: TablesSource) -> None:
     """Read the tables from their files, in the order of `TABLES`.
 
     Raises DataError for a missing column.
     """
-    for table in TABLES:
-        if table in files:
-            stream = partial(
-                stream_rows,
-                columns=_COLUMNS[table],
-                optional=_OPTIONAL.get(table),
-                names=source.names_in(table),
-                **source.format,
-                advice=_ADVICE,
-            )
-            staging.read(table, files[table], stream)
+    for table in filter(files.__contains__, TABLES):
+        stream = partial(
+            stream_rows,
+            columns=_COLUMNS[table],
+            optional={"split": parse_split} if "split" in TABLE_COLUMNS[table] else None,
+            names=source.names_in(table),
+            **source.format,
+            advice=_ADVICE,
+        )
+        staging.read(table, files[table], stream)

@@ -19,7 +19,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import accumulate
 from typing import Self
 
@@ -65,12 +65,12 @@ class _Word:
 
 
 def composed(text: str) -> str:
-    """`text` in Unicode's composed form (NFC), in which titles are looked for."""
+    """Return `text` in Unicode's composed form (NFC), in which titles are looked for."""
     return unicodedata.normalize("NFC", text)
 
 
 def title_spans(text: str, title: str) -> list[Span]:
-    """Where `text` names the item `title` in full.
+    """Return where `text` names the item `title` in full.
 
     `text` is `composed`. A leading "The" of a title of three or more words may be missing.
     """
@@ -78,12 +78,21 @@ def title_spans(text: str, title: str) -> list[Span]:
     words, name = _words(text), _words(title)
     if not _can_be_found(name):
         return []
-    names = [name, name[1:]] if name[0].key == _ARTICLE and len(name) > 2 else [name]
-    return [_with_marks(text, title, span) for span in _first_found(words, names)]
+    has_article = len(name) > 2 and name[0].key == _ARTICLE != name[1].key
+    named = name[1:] if has_article else name
+    spans, end_of_last = list[Span](), 0
+    for start, stop in _found(words, named):
+        if start >= end_of_last and _is_written_like(words[start:stop], named):
+            end_of_last = stop
+            if has_article:
+                start -= _follows_article(words, start)
+            span = words[start].start, _end(words[stop - 1], name[-1])
+            spans.append(_with_marks(text, title, span))
+    return spans
 
 
 def without_spans(text: str, spans: Iterable[Span]) -> str:
-    """`text` with one letter in the place of each of `spans`, as often as they are long.
+    """Return `text` with a letter for each character of `spans`.
 
     A mark at the end of one stays. So the "21." of "Café 21." ends a sentence, which a number below
     100 does not.
@@ -99,32 +108,26 @@ class TitleIndex:
     """The titles of a catalogue, to look for in texts that are `composed`.
 
     It holds hashes of their words, some 20 for a title, which are files of this node if `name`
-    says their content.
+    says their content. They take about a second for 30,000 titles, once a node.
     """
 
     def __init__(self, titles: Iterable[str] | pa.ChunkedArray, name: str | None = None):
-        self._titles, self._name = titles, name
-
-    def build(self) -> None:
-        """Hash the titles now; otherwise the first search in a text does so, and takes longer.
-
-        That is about a second for 30,000 titles, once a node. Calling this twice has no effect.
-        """
-        _ = self._hashes
+        make = partial(_hashes_of, titles)
+        self._hashes = make() if name is None else mapped_arrays(f"{name}.titles-{_RULES}", make)
 
     @classmethod
     def of_column(cls, titles: pa.ChunkedArray) -> Self:
-        """The index of a column of texts, which are read only if this node has no hashes."""
+        """Return the index of a column of texts, which are read only if this node has no hashes."""
         digest = hashlib.sha256()
         for chunk in titles.chunks:
             digest.update(pa.record_batch([chunk], ["title"]).serialize())
         return cls(titles, digest.hexdigest()[:16])
 
     def other_title(self, text: str, title: str, context: Sequence[str] = ()) -> str | None:
-        """The first name of another item in `text`, which is about the item `title`, or None.
+        """Return the first name of an item in `text` other than that of its own item, or None.
 
-        A name that is part of `title`, or that stands in one of the texts of `context`, is no other
-        item's.
+        `title` is that of the own item. A name that is part of it, or of one of the texts of
+        `context`, is no other item's.
         """
         words = _words(text)
         candidates = [
@@ -154,31 +157,26 @@ class TitleIndex:
         return text[words[start].start : words[stop - 1].end]
 
     def own_spans(self, text: str, title: str) -> list[Span]:
-        """Where `text` names the item `title`, in full or in short.
+        """Return where `text` names the item `title`, in full or in short.
 
         A short name is the title's first words, if no other title holds them.
         """
-        name = _words(composed(title))
-        full = title_spans(text, title)
-        if not _can_be_found(name):
-            return full
-        words = _words(text)
-        taken = list(full)
-        for span in self._short_spans(text, words, name):
-            if all(span[1] <= start or span[0] >= end for start, end in taken):
-                taken.append(span)
+        taken, name = title_spans(text, title), _words(composed(title))
+        if _can_be_found(name):
+            for span in self._short_spans(text, name):
+                if all(span[1] <= start or span[0] >= end for start, end in taken):
+                    taken.append(span)
         return sorted(taken)
 
-    def _short_spans(self, text: str, words: list[_Word], name: list[_Word]) -> Iterator[Span]:
-        has_article = name[0].key == _ARTICLE
+    def _short_spans(self, text: str, name: list[_Word]) -> Iterator[Span]:
+        """Yield where `text` has the first words of a name, the longest ones first."""
+        words, has_article = _words(text), name[0].key == _ARTICLE
         named = name[1:] if has_article else name
         for length in range(len(named) - (not has_article), 0, -1):
             short = named[:length]
-            if (
-                short[-1].is_small
-                or len("".join(word.written for word in short)) < _MIN_SHORT_NAME
-                or _are_among(self._hashes["phrases"], [_key(short)])[0]
-            ):
+            is_known = _are_among(self._hashes["phrases"], [_key(short)])[0]
+            num_letters = sum(len(word.written) for word in short)
+            if is_known or short[-1].is_small or num_letters < _MIN_SHORT_NAME:
                 continue
             for start, stop in _found(words, short):
                 if (
@@ -186,47 +184,35 @@ class TitleIndex:
                     and not _has_capitalized_neighbour(words, start, stop, text)
                     and (length > 1 or not _begins_sentence(words, start, text))
                 ):
-                    if has_article and start and words[start - 1].key == _ARTICLE:
-                        start -= 1
+                    if has_article:
+                        start -= _follows_article(words, start)
                     yield words[start].start, _end(words[stop - 1], short[-1])
 
     def _known(self, words: list[_Word]) -> list[tuple[int, int]]:
-        """The runs of words that are written as a name and are a title, by place and length."""
-        longest = int(self._hashes["longest"][0])
+        """Return the runs of words that are written as a name and are a title."""
         runs = [
             (start, stop)
             for start, first in enumerate(words)
             if not first.is_small or first.key == _ARTICLE
-            for stop in range(min(len(words), start + longest), start, -1)
+            for stop in range(min(len(words), start + _MAX_WORDS), start, -1)
             if stop - start == _MAX_WORDS  # so many words that are a title's are no common ones
             or (not words[stop - 1].is_small and _is_name(words[start:stop]))
         ]
         keys = [(run, key) for run in runs for key in _keys(words[slice(*run)])]
         is_title = _are_among(self._hashes["names"], [key for _, key in keys])
         return list(
-            dict.fromkeys(run for (run, _), found in zip(keys, is_title, strict=True) if found)
-        )
-
-    @cached_property
-    def _hashes(self) -> Arrays:
-        make = partial(_hashes_of, self._titles)
-        return (
-            make() if self._name is None else mapped_arrays(f"{self._name}.titles-{_RULES}", make)
+            dict.fromkeys(run for (run, _), known in zip(keys, is_title, strict=True) if known)
         )
 
 
 def _hashes_of(titles: Iterable[str] | pa.ChunkedArray) -> Arrays:
-    """Hashes of the titles' names, and of the phrases that two or more titles hold, sorted.
-
-    `longest` is the number of words of the longest name.
-    """
-    names, known, phrases, longest = set[int](), set[int](), array("q"), 0
+    """Return hashes of the titles' names, and of the phrases that two or more hold, sorted."""
+    names, known, phrases = set[int](), set[int](), array("q")
     for title in titles:
         words = _words(composed(str(title)))
         key = _key(words)
         if _can_be_found(words):
             names.add(_hash(key[:_MAX_WORDS]))
-            longest = max(longest, min(len(key), _MAX_WORDS))
         if (whole := _hash(key)) not in known:
             known.add(whole)
             phrases.extend(
@@ -240,18 +226,17 @@ def _hashes_of(titles: Iterable[str] | pa.ChunkedArray) -> Arrays:
     return {
         "names": np.sort(np.fromiter(names, np.int64, len(names))),
         "phrases": held[counts > 1],
-        "longest": np.array([longest]),
     }
 
 
 def _hash(key: Sequence[str]) -> int:
-    """64 bits that are the same in all processes."""
+    """Return 64 bits that are the same in all processes."""
     digest = hashlib.blake2b(" ".join(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
 def _are_among(hashes: npt.NDArray[np.int64], keys: Sequence[Sequence[str]]) -> list[bool]:
-    """Whether the hash of each key is one of `hashes`, which are sorted."""
+    """Return whether the hash of each key is one of `hashes`, which are sorted."""
     wanted = np.array([_hash(key) for key in keys], np.int64)
     places = np.searchsorted(hashes, wanted)
     there = places < len(hashes)
@@ -275,19 +260,19 @@ def _key(words: Sequence[_Word]) -> tuple[str, ...]:
 
 
 def _keys(words: Sequence[_Word]) -> list[tuple[str, ...]]:
-    """What the words can be the name of: they as they are, and without a possessive's "'s"."""
+    """Return the keys of a name as it is, and without the "'s" of a possessive."""
     key = _key(words)
     owner = words[-1].owner
     return [key] if owner == key[-1] else [key, (*key[:-1], owner)]
 
 
 def _end(last: _Word, own: _Word) -> int:
-    """Where a name ends whose last word is `own`, and is written `last` in the text."""
+    """Return where a name ends whose last word is `own`, and is written `last` in the text."""
     return last.end if last.key == own.key else last.end - len(_POSSESSIVE)
 
 
 def _can_be_found(name: Sequence[_Word]) -> bool:
-    """A title of a letter, of digits or of marks only would be found everywhere."""
+    """Return whether a title has enough letters; otherwise it would be found everywhere."""
     letters = "".join(word.written for word in name if word.written != "&")
     has_case = any(letter.isupper() or letter.islower() for letter in letters)
     least = _MIN_LETTERS if has_case else _MIN_LETTERS_WITHOUT_CASE
@@ -295,17 +280,15 @@ def _can_be_found(name: Sequence[_Word]) -> bool:
 
 
 def _is_name(words: Sequence[_Word]) -> bool:
-    """Whether the first word (after "the") and the last one are not in small letters."""
+    """Return whether the first word (after "the") and the last one are not in small letters."""
     named = words[1:] if len(words) > 1 and words[0].key == _ARTICLE else words
     return not (named[0].is_small or named[-1].is_small)
 
 
 def _is_written_like(words: Sequence[_Word], name: Sequence[_Word]) -> bool:
-    """Whether the words are a name, or in small letters only where the title itself is."""
-    pairs = list(zip(words, name, strict=True))
-    if len(pairs) > 1 and pairs[0][0].key == _ARTICLE:
-        pairs = pairs[1:]
-    return all(not word.is_small or own.is_small for word, own in (pairs[0], pairs[-1]))
+    """Return whether the words are a name, or in small letters only where the title itself is."""
+    first = 1 if len(name) > 1 and name[0].key == _ARTICLE else 0
+    return all(not words[place].is_small or name[place].is_small for place in (first, -1))
 
 
 def _found(words: Sequence[_Word], name: Sequence[_Word]) -> Iterator[tuple[int, int]]:
@@ -327,21 +310,12 @@ def _found(words: Sequence[_Word], name: Sequence[_Word]) -> Iterator[tuple[int,
         place = said.find(before_last, place + 1)
 
 
-def _first_found(words: list[_Word], names: Sequence[list[_Word]]) -> list[Span]:
-    """The places of the names; where two overlap, that of the earlier name."""
-    taken: list[tuple[int, int]] = []
-    is_taken = bytearray(len(words))
-    for name in names:
-        for start, stop in _found(words, name):
-            if not any(is_taken[start:stop]) and _is_written_like(words[start:stop], name):
-                is_taken[start:stop] = b"\1" * (stop - start)
-                taken.append((start, stop))
-    own = names[0][-1]
-    return sorted((words[start].start, _end(words[stop - 1], own)) for start, stop in taken)
+def _follows_article(words: Sequence[_Word], start: int) -> bool:
+    return start > 0 and words[start - 1].key == _ARTICLE
 
 
 def _with_marks(text: str, title: str, span: Span) -> Span:
-    """The span with the marks around the title's words, if the text has them too."""
+    """Return the span with the marks around the title's words, if the text has them too."""
     words = _words(title)
     before, after = title[: words[0].start], title[words[-1].end :]
     start, end = span
@@ -360,17 +334,13 @@ def _begins_sentence(words: Sequence[_Word], place: int, text: str) -> bool:
 
 
 def _has_capitalized_neighbour(words: Sequence[_Word], start: int, stop: int, text: str) -> bool:
-    """Whether the next word on either side, after blanks and hyphens, makes a longer name of it."""
-    before = (
-        start > 0
-        and (words[start - 1].is_capitalized or words[start - 1].written == "&")
-        and not _begins_sentence(words, start - 1, text)
-        and not text[words[start - 1].end : words[start].start].strip(" -")
-        and words[start - 1].key != _ARTICLE
+    """Return whether a word beside it, after blanks and hyphens, makes a longer name of it."""
+    before = start - 1
+    if before >= 0 and (words[before].key == _ARTICLE or _begins_sentence(words, before, text)):
+        before = -1
+    return any(
+        (words[place].is_capitalized or words[place].written == "&")
+        and not text[words[left].end : words[left + 1].start].strip(" -")
+        for place, left in ((before, before), (stop, stop - 1))
+        if 0 <= place < len(words)
     )
-    after = (
-        stop < len(words)
-        and (words[stop].is_capitalized or words[stop].written == "&")
-        and not text[words[stop - 1].end : words[stop].start].strip(" -")
-    )
-    return before or after

@@ -11,8 +11,7 @@ import torch
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.config import model_inputs
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects.artifact import aspects_of
-from xrec.aspects.choice import read_chooser
+from xrec.aspects import check_prompt
 from xrec.config import Device, EngineConfig, ExplanationsJobConfig, LLMConfig, StorageConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ModelError, install_command
@@ -39,36 +38,28 @@ logger = logging.getLogger("xrec")
 
 @dataclass(frozen=True)
 class Sources:
-    """What an explainer is made from; everything in it can be sent to another process.
-
-    The artifact `aspects` is read only if the adapter's prompt asks for aspects.
-    """
+    """What an explainer is made from; everything in it can be sent to another process."""
 
     dataset: str
     graph: str
     adapter: str
     llm: LLMConfig
     storage: StorageConfig
-    aspects: str | None = None
 
 
 def sources_of(config: ExplanationsJobConfig) -> Sources:
     """Return what the workers load, with URIs that do not depend on the working directory."""
-    names = ("dataset", "graph", "adapter", "aspects")
-    return Sources(**shared_uris(config, *names), llm=anywhere(config.llm), storage=config.storage)
+    uris = shared_uris(config, "dataset", "graph", "adapter")
+    return Sources(**uris, llm=anywhere(config.llm), storage=config.storage)
 
 
 @dataclass(frozen=True)
 class CheckedSources:
-    """Sources that belong together; the language model is the files in `llm`.
-
-    `aspects` is None if the adapter's prompt asks for none.
-    """
+    """Sources that belong together; the language model is the files in `llm`."""
 
     dataset: Manifest
     graph: Manifest
     adapter: TrainedAdapter
-    aspects: Manifest | None
     llm: Path
 
     @property
@@ -151,7 +142,7 @@ def load_explainer(
     return Explainer(
         model,
         shared,
-        _pairs(sources, checked, dataset, builder),
+        PairPrompts(dataset, builder),
         dataset,
         graph,
         model_fingerprint_of(checked.model),
@@ -169,18 +160,9 @@ def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]
     tokenizer = load_tokenizer(checked.llm)
     vocabulary = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
-    pairs = _pairs(sources, checked, dataset, builder)
+    pairs = PairPrompts(dataset, builder)
     checker = checker_of(dataset, sources.storage)
     return dataset, pairs, TextFinisher(builder, pairs.titles, checker)
-
-
-def _pairs(
-    sources: Sources, checked: CheckedSources, dataset: Dataset, builder: PromptBuilder
-) -> PairPrompts:
-    chooser = None
-    if checked.aspects is not None and sources.aspects is not None:
-        chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
-    return PairPrompts(dataset, builder, chooser)
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:
@@ -189,8 +171,8 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     adapter.check_graph(graph)
     folder = resolve_model(sources.llm, sources.storage)
     adapter.check_base_model(model_fingerprint(folder), sources.llm.model)
-    aspects = aspects_of(adapter.config.prompt, sources.aspects, dataset, sources.storage)
-    return CheckedSources(dataset, graph, adapter, aspects, folder)
+    check_prompt(adapter.config.prompt, dataset)
+    return CheckedSources(dataset, graph, adapter, folder)
 
 
 def choose_engine(

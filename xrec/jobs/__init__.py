@@ -19,7 +19,6 @@ ARTIFACT_OF: "Mapping[str, Kind]" = {
     "annotate": "annotations",
     "prepare": "dataset",
     "pretrain-graph": "graph",
-    "train-aspects": "aspects",
     "train-adapter": "adapter",
     "recommend": "recommendations",
     "backfill": "explanations",

@@ -28,10 +28,7 @@ def run(config: EvaluateConfig) -> Manifest:
 
 
 def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
-    manifests: dict[str, Manifest] = {name: manifest_of(config, name) for name in _ARTIFACTS}
-    if "aspects" in manifests["adapter"].inputs:
-        manifests["aspects"] = manifest_of(config, "aspects")
-    return manifests
+    return {name: manifest_of(config, name) for name in _ARTIFACTS}
 
 
 def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:

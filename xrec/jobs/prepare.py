@@ -33,7 +33,7 @@ def output(config: PrepareConfig, *, exact: bool = True) -> Output:
         return Output(location, "dataset", settings, {})
     if exact or isinstance(config.source, AnnotationsSource):
         source = _source(config)
-        inputs = source.hashes(source.find_files(), manifest)
+        inputs = source.hashes(manifest)
         return Output(location, "dataset", settings, inputs)
     files = tuple(manifest.inputs)
     return Output(location, "dataset", settings, dict.fromkeys(files, ""), unchecked=files)
@@ -58,18 +58,19 @@ def _source(config: PrepareConfig) -> Source:
 def _reader(config: PrepareConfig) -> Source:
     source, storage = config.source, config.storage
     if isinstance(source, SampleSource):
-        return Source("sample", lambda staging, _: staging.add(town_tables(generate_town(source))))
+        return Source("sample", lambda staging: staging.add(town_tables(generate_town(source))))
     if isinstance(source, AnnotationsSource):
         uri = config.artifact("annotations")
         manifest = read_manifest(open_location(uri, storage), "annotations")
         return Source(
             uri,
-            lambda staging, _: staging.add(read_annotations(uri, storage)),
+            lambda staging: staging.add(read_annotations(uri, storage)),
             inputs={"annotations": manifest.fingerprint},
         )
     folder = open_location(source.uri, storage)
     check_access(folder, storage)
     if isinstance(source, ReleaseSource):
-        return Source(source.uri, read_release, partial(find_release_files, folder))
-    find = partial(find_table_files, folder, source)
-    return Source(source.uri, partial(read_tables, source=source), find)
+        files = find_release_files(folder)
+        return Source(source.uri, partial(read_release, files=files), files)
+    found = find_table_files(folder, source)
+    return Source(source.uri, partial(read_tables, files=found, source=source), found)

@@ -40,7 +40,7 @@ from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 _FROM_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
 """Made from the texts of any night."""
-_MODELS: tuple[Kind, ...] = ("adapter", "aspects", "graph")
+_MODELS: tuple[Kind, ...] = ("adapter", "graph")
 _OF_FOLDER: tuple[Kind, ...] = ("recommendations", *_MODELS)
 """Made from the dataset in the same folder."""
 _SOURCES: Mapping[Kind, str] = {

@@ -10,8 +10,8 @@ from xrec.data.dataset import EXTENDS
 from xrec.errors import ConfigError
 from xrec.storage import Kind, Location, location_of
 
-_TRAINED: Mapping[str, Kind] = {"train-aspects": "aspects", "train-adapter": "adapter"}
-"""Jobs that a night runs only to train: another score of aspects would change most choices."""
+_TRAINED: Mapping[str, Kind] = {"train-adapter": "adapter"}
+"""Jobs that a night runs only to train."""
 _MAKERS: Mapping[str, Kind] = {
     "annotate": "annotations",
     "prepare": "dataset",

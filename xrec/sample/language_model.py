@@ -110,7 +110,7 @@ def _learning_rate_share(step: int, num_steps: int) -> float:
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a ChatML template, of at most `vocab_size` tokens."""
+    """Return a byte-level BPE tokenizer with a ChatML template, of at most `vocab_size` tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -134,7 +134,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
 def build_model(
     tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, num_layers: int
 ) -> LlamaForCausalLM:
-    """A freshly initialized Llama with grouped-query attention."""
+    """Return a freshly initialized Llama with grouped-query attention."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -160,7 +160,7 @@ def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
 
 
 def _hidden_title(example: LanguageExample, placeholder: TitlePlaceholder) -> str:
-    """The explanation as a model learns to write it, with the place-holder for the title."""
+    """Return the explanation as a model learns to write it, with the place-holder for the title."""
     spans = title_spans(example.explanation, example.item_title)
     return placeholder.hide(example.explanation, spans)
 

@@ -14,21 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-# Each is found in a text as this phrase, in any case; the language uses it for nothing else.
-ASPECTS = (
-    "late hours",
-    "quiet garden",
-    "live music",
-    "dog-friendly tables",
-    "fresh pastries",
-    "strong coffee",
-    "river view",
-    "board games",
-)
-ASPECTS_PER_ITEM = 4
+
+def _listed(words: str) -> list[str]:
+    return words.split(", ")
+
 
 # How an item's profile may put an aspect, beside "its ..."; the first is also how a sentence on
-# taste puts it.
+# taste puts it. Each aspect is found in a text as its phrase, in any case; the language uses the
+# phrase for nothing else.
 _PHRASINGS = {
     "late hours": ("late hours", "late hours all week"),
     "quiet garden": ("a quiet garden", "a quiet garden out back"),
@@ -39,58 +32,47 @@ _PHRASINGS = {
     "river view": ("a river view", "a wide river view"),
     "board games": ("board games", "a shelf of board games"),
 }
+ASPECTS = tuple(_PHRASINGS)
+ASPECTS_PER_ITEM = 4
 _ITEM_TEMPLATES = (
     "A {mood} {trade} on {street}, run by {owner}. Guests praise {aspects}.",
     "This {mood} {trade} on {street} belongs to {owner}. It offers {aspects}.",
     "{owner} opened this {mood} {trade} on {street}. People come for {aspects}.",
     "On {street} stands a {mood} {trade}, kept by {owner}. It is known for {aspects}.",
 )
-# fmt: off
-_MOODS = (
-    "cosy", "bright", "rustic", "tiny", "busy", "simple", "charming", "modern", "homely",
-    "spacious",
+_MOODS = _listed("cosy, bright, rustic, tiny, busy, simple, charming, modern, homely, spacious")
+_TRADES = _listed(
+    "bakery, bistro, tavern, tea room, diner, bookshop, cellar bar, canteen, brewery, deli"
 )
-_TRADES = (
-    "bakery", "bistro", "tavern", "tea room", "diner", "bookshop", "cellar bar", "canteen",
-    "brewery", "deli",
+_STREETS = _listed(
+    "Mill Lane, Abbey Road, Station Street, Castle Hill, Market Row, Church Walk, Orchard Close, "
+    "Bridge End"
 )
-_STREETS = (
-    "Mill Lane", "Abbey Road", "Station Street", "Castle Hill", "Market Row", "Church Walk",
-    "Orchard Close", "Bridge End",
+_OWNERS = _listed(
+    "two sisters, a retired sailor, a young couple, the Novak family, an old baker, three friends, "
+    "a former teacher, the Okoro family"
 )
-_OWNERS = (
-    "two sisters", "a retired sailor", "a young couple", "the Novak family", "an old baker",
-    "three friends", "a former teacher", "the Okoro family",
+_TITLE_FIRST = _listed(
+    "Copper, Silver, Blue, Crooked, Golden, Wandering, Velvet, Rusty, Painted, Lucky, Hidden, "
+    "Sleepy, Merry, Olive, Paper, Salty"
 )
-
-_TITLE_FIRST = (
-    "Copper", "Silver", "Blue", "Crooked", "Golden", "Wandering", "Velvet", "Rusty", "Painted",
-    "Lucky", "Hidden", "Sleepy", "Merry", "Olive", "Paper", "Salty",
+_TITLE_SECOND = _listed(
+    "Kettle, Lantern, Fox, Spoon, Anchor, Sparrow, Barrel, Thimble, Compass, Acorn, Saddle, "
+    "Pepper, Wheel, Button, Heron, Feather"
 )
-_TITLE_SECOND = (
-    "Kettle", "Lantern", "Fox", "Spoon", "Anchor", "Sparrow", "Barrel", "Thimble", "Compass",
-    "Acorn", "Saddle", "Pepper", "Wheel", "Button", "Heron", "Feather",
-)
-# fmt: on
-
 _USER_TEMPLATES = (
     "{person} in their {age}, who comes {way} {when}, mostly with {company}.",
     "{person} in their {age}. Goes out {when} with {company} and arrives {way}.",
     "Goes out {when}, {way}, usually with {company}: {person_lower} in their {age}.",
 )
-# fmt: off
-_PERSONS = (
-    "A nurse", "A carpenter", "A student", "A lawyer", "A gardener", "A programmer", "A postman",
-    "A painter", "A chemist", "A plumber", "A librarian", "A pilot",
+_PERSONS = _listed(
+    "A nurse, A carpenter, A student, A lawyer, A gardener, A programmer, A postman, A painter, "
+    "A chemist, A plumber, A librarian, A pilot"
 )
-_AGES = ("twenties", "thirties", "forties", "fifties", "sixties")
-_WAYS = ("by bike", "on foot", "by bus", "by car", "by tram")
-_TIMES = (
-    "at weekends", "on weekdays", "at lunchtime", "once a week", "twice a month", "on Sundays",
-)
-_COMPANIES = ("old friends", "colleagues", "the family", "a partner", "a neighbour", "two cousins")
-# fmt: on
-
+_AGES = _listed("twenties, thirties, forties, fifties, sixties")
+_WAYS = _listed("by bike, on foot, by bus, by car, by tram")
+_TIMES = _listed("at weekends, on weekdays, at lunchtime, once a week, twice a month, on Sundays")
+_COMPANIES = _listed("old friends, colleagues, the family, a partner, a neighbour, two cousins")
 _EXPLANATION_TEMPLATES = (
     "You would enjoy {title} for its {aspect}, just the thing for you.",
     "With its {aspect}, {title} is a place that suits your taste very well.",
@@ -103,12 +85,12 @@ _TASTE_TEMPLATES = (
     ("Cares most about {0}", ", then {1}", ", then {2}"),
     ("Likes nothing more than {0}", ", after that {1}", " and then {2}"),
 )
-MAX_STATED_ASPECTS = 3
+_MAX_STATED_ASPECTS = 3
 NUM_PLAIN_TITLES = len(_TITLE_FIRST) * len(_TITLE_SECOND)
 
 
 def item_title(number: int) -> str:
-    """The title of place `number` (from 0): different for each number."""
+    """Return the title of place `number` (from 0): different for each number."""
     edition, name = divmod(number, NUM_PLAIN_TITLES)
     first, second = divmod(name, len(_TITLE_SECOND))
     title = f"The {_TITLE_FIRST[first]} {_TITLE_SECOND[second]}"
@@ -116,7 +98,7 @@ def item_title(number: int) -> str:
 
 
 def item_profile(aspects: Sequence[str], rng: Random) -> str:
-    """25 to 35 words that name the item's four aspects, in random order."""
+    """Return 25 to 35 words that name the item's four aspects, in random order."""
     named = [_phrase(aspect, rng) for aspect in rng.sample(aspects, k=ASPECTS_PER_ITEM)]
     text = rng.choice(_ITEM_TEMPLATES).format(
         mood=rng.choice(_MOODS),
@@ -134,7 +116,7 @@ def _phrase(aspect: str, rng: Random) -> str:
 
 
 def user_profile(rng: Random) -> str:
-    """12 to 18 words on who the user is and how they come; nothing of the taste."""
+    """Return 12 to 18 words on who the user is and how they come; nothing of the taste."""
     person = rng.choice(_PERSONS)
     return rng.choice(_USER_TEMPLATES).format(
         person=person,
@@ -147,12 +129,12 @@ def user_profile(rng: Random) -> str:
 
 
 def explanation(title: str, aspect: str, rng: Random) -> str:
-    """10 to 18 words that name the one aspect."""
+    """Return 10 to 18 words that name the one aspect."""
     return rng.choice(_EXPLANATION_TEMPLATES).format(title=title, aspect=aspect)
 
 
 def taste_sentence(favourites: Sequence[str], rng: Random) -> str:
-    """States the 1 to 3 favourite aspects, the best first."""
+    """Return a sentence that states the 1 to 3 favourite aspects, the best first."""
     phrases = [_PHRASINGS[aspect][0] for aspect in favourites]
     return "".join(rng.choice(_TASTE_TEMPLATES)[: len(phrases)]).format(*phrases) + "."
 
@@ -168,13 +150,13 @@ class LanguageExample:
 
 
 def generate_language_examples(num_examples: int, seed: int) -> list[LanguageExample]:
-    """`num_examples` records of random users and places, drawn independently of any town."""
+    """Return `num_examples` records of random users and places, drawn independently of any town."""
     rng = Random(f"language {seed}")
     return [_example(rng) for _ in range(num_examples)]
 
 
 def _example(rng: Random) -> LanguageExample:
-    favourites = rng.sample(ASPECTS, k=rng.randint(1, MAX_STATED_ASPECTS))
+    favourites = rng.sample(ASPECTS, k=rng.randint(1, _MAX_STATED_ASPECTS))
     aspects = rng.sample(ASPECTS, k=ASPECTS_PER_ITEM)
     profile = item_profile(aspects, rng)
     first_named = min(aspects, key=profile.lower().index)

@@ -6,10 +6,8 @@ and u visits the items with the largest utility / TEMPERATURE + Gumbel noise: dr
 of the utilities, without replacement.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +42,7 @@ class Town:
 
 
 def generate_town(source: SampleSource) -> Town:
-    """The town of `source`; the same for the same seed and sizes."""
+    """Return the town of `source`; the same for the same seed and sizes."""
     rng = np.random.default_rng(source.seed)
     text_rng = Random(f"town {source.seed}")
     taste = _draw_taste(source.num_users, rng)
@@ -76,7 +74,7 @@ def best_aspect(
     item_aspects: npt.NDArray[np.int64],
     items: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Of the items' four aspects the one that the user likes most.
+    """Return the one of the items' four aspects that the user likes most.
 
     taste (U, A), item_aspects (I, 4), items (U, X), row u the items in question of user u -> (U, X)
     int64.
@@ -87,15 +85,15 @@ def best_aspect(
 
 
 def town_tables(town: Town) -> dict[str, pa.Table]:
-    """The town as the raw tables of a dataset; users are `resident-1` ..., items `place-1` ....
+    """Return the town as the raw tables of a dataset.
 
-    Each visit counts as a review that mentions the one aspect that the user likes most.
+    Users are `resident-1` ..., items `place-1` .... Each visit counts as a review that mentions
+    the one aspect that the user likes most.
     """
     user_ids = [f"resident-{number}" for number in range(1, len(town.user_profiles) + 1)]
     item_ids = [f"place-{number}" for number in range(1, len(town.item_titles) + 1)]
-    explained_items = town.visits[:, : town.best_aspects.shape[1]]
-    interactions = _pairs(town.visits, user_ids, item_ids)
-    explained = _pairs(explained_items, user_ids, item_ids)
+    items = town.visits[:, : town.best_aspects.shape[1]]
+    interactions, explained = (_pairs(each, user_ids, item_ids) for each in (town.visits, items))
     best = best_aspect(town.taste, town.item_aspects, town.visits).ravel()
     return {
         "users": pa.table({"user_id": user_ids, "profile": town.user_profiles}),
@@ -103,23 +101,14 @@ def town_tables(town: Town) -> dict[str, pa.Table]:
             {"item_id": item_ids, "title": town.item_titles, "profile": town.item_profiles}
         ),
         "interactions": interactions,
-        "explanations": _with(explained, explanation=town.explanations),
-        "planted": _with(
-            explained.select(["user_id", "item_id"]),
-            aspect=_phrases(town.best_aspects.ravel()),
-            aspects=[_phrases(town.item_aspects[item]) for item in explained_items.ravel()],
-        ),
-        "aspects": _with(
-            interactions,
-            aspect=_phrases(best),
-            opinion=[""] * best.size,
-            sentiment=["positive"] * best.size,
-        ),
+        "explanations": explained.append_column("explanation", [town.explanations]),
+        "planted": explained.drop_columns("split")
+        .append_column("aspect", [_phrases(town.best_aspects.ravel())])
+        .append_column("aspects", [[_phrases(each) for each in town.item_aspects[items.ravel()]]]),
+        "aspects": interactions.append_column("aspect", [_phrases(best)])
+        .append_column("opinion", pa.repeat("", best.size))
+        .append_column("sentiment", pa.repeat("positive", best.size)),
     }
-
-
-def _with(table: pa.Table, **columns: Sequence[Any]) -> pa.Table:
-    return pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **columns})
 
 
 def _draw_taste(num_users: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -149,7 +138,7 @@ def _phrases(aspects: npt.NDArray[np.int64]) -> list[str]:
 
 
 def _pairs(items: npt.NDArray[np.int64], user_ids: list[str], item_ids: list[str]) -> pa.Table:
-    """A row for each user (row of `items`) and item; no split of its own, so the hash decides."""
+    """Return a row for each user (row of `items`) and item; the hash decides on its split."""
     return pa.table(
         {
             "user_id": np.repeat(user_ids, items.shape[1]),

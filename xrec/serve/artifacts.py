@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from xrec.adapter.config import model_inputs, read_config
-from xrec.aspects.artifact import aspects_of
 from xrec.backfill import present
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import Base, read_takedowns
@@ -27,7 +26,7 @@ REFRESH_SECONDS = 5.0
 """From one look for a new version of the backfill to the next."""
 _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
-CHOICE = ("dataset", "graph", "aspects", "adapter", "explanations")
+CHOICE = ("dataset", "graph", "adapter", "explanations")
 """The artifacts whose URIs are the choice."""
 
 
@@ -49,17 +48,15 @@ def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig
 
 
 def models_of(config: ServeConfig) -> str:
-    """Return a fingerprint of dataset, graph, adapter, language model and aspects.
+    """Return a fingerprint of dataset, graph, adapter and language model.
 
     Raises ArtifactNotFoundError or ArtifactMismatchError.
     """
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     adapter = manifest_of(config, "adapter")
     of_adapter = read_config(location_of(config, "adapter"), adapter)
-    uri = location_of(config, "aspects").shared_uri
-    aspects = aspects_of(of_adapter.prompt, uri, dataset, config.storage)
-    of_pairs = [each.fingerprint for each in (dataset, aspects) if each is not None]
-    return fingerprint_of([*of_pairs, model_inputs(of_adapter, adapter.fingerprint, graph)])
+    model = model_inputs(of_adapter, adapter.fingerprint, graph)
+    return fingerprint_of([dataset.fingerprint, model])
 
 
 class Followed:

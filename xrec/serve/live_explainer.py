@@ -347,7 +347,6 @@ def load_live(
         num_reserved_users=config.engine.max_rows + max_waiting_pairs,
         is_streaming=True,
     )
-    explainer.pairs.titles.build()
     explainer.checker.aspects.build()
     keys = config.security.keys
     return LiveExplainer(explainer, config.decoding, metrics, keys, max_waiting_pairs)

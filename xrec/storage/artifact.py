@@ -38,7 +38,6 @@ _MADE_BY: Mapping[Kind, str] = {
     "annotations": "xrec annotate",
     "dataset": "xrec prepare",
     "graph": "xrec pretrain-graph",
-    "aspects": "xrec train-aspects",
     "recommendations": "xrec recommend",
     "llm": "xrec build-sample-llm",
     "adapter": "xrec train-adapter",

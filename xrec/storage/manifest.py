@@ -23,7 +23,6 @@ Kind = Literal[
     "annotations",
     "dataset",
     "graph",
-    "aspects",
     "recommendations",
     "llm",
     "examples",

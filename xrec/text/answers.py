@@ -32,7 +32,7 @@ def read_error(
     """Return what the error of the last attempt means; ValueError is an unreadable answer."""
     match error:
         case openai.APIStatusError():
-            return _read_status(error.status_code, error.code or "", _words(error, key), config)
+            return _read_status(error, config, key)
         case openai.APITimeoutError():
             limit = config.timeout_seconds
             return ReplyFailure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
@@ -42,42 +42,11 @@ def read_error(
     return ReplyFailure("broken_response", f"cannot read the answer: {_hide_key(f'{error}', key)}")
 
 
-def _words(error: openai.APIStatusError, key: SecretStr | None) -> str:
-    words = error.body
-    if isinstance(words, Mapping):
-        words = words.get("message") or words.get("detail") or words
-    text = words if isinstance(words, str) else json.dumps(words, default=str)
-    return _hide_key(f"{error.status_code} {text}", key)
-
-
-def _hide_key(text: str, key: SecretStr | None) -> str:
-    secret = key.get_secret_value() if key else ""
-    if len(secret) >= _MIN_KEY_CHARACTERS:
-        text = text.replace(secret, "(key)")
-    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
-
-
 def _read_status(
-    status: int, code: str, words: str, config: EndpointModelConfig
+    error: openai.APIStatusError, config: EndpointModelConfig, key: SecretStr | None
 ) -> ReplyFailure | EndpointError:
-    if status in (401, 402, 403) or code in _USED_UP:
-        return _access_error(status, code, config)
-    if status == 404 or code == "model_not_found":
-        return EndpointError(
-            f"{config.base_url}: model {config.model!r} was not found, or this URL has no chat "
-            f"completions ({words}); check model and base_url",
-            code="no_such_model",
-            key="model",
-            saw=config.model,
-        )
-    if status in _TEMPORARY or status >= 500:
-        return ReplyFailure("rate_limited" if status == 429 else "endpoint_error", words)
-    is_too_long = code == "context_length_exceeded" or status == 413
-    return ReplyFailure("prompt_too_long" if is_too_long else "bad_request", words)
-
-
-def _access_error(status: int, code: str, config: EndpointModelConfig) -> EndpointAccessError:
-    """Return the error without the endpoint's words, which may contain parts of the key."""
+    """Read a status; errors about the key omit the endpoint's words, which may repeat it."""
+    status, code = error.status_code, error.code or ""
     url, variable = config.base_url, config.api_key_variable
     if status == 402 or code in _USED_UP:
         return EndpointAccessError(
@@ -86,21 +55,42 @@ def _access_error(status: int, code: str, config: EndpointModelConfig) -> Endpoi
             code="quota_used_up",
             saw=code or status,
         )
-    if variable is None:
-        return EndpointAccessError(
-            f"{url}: the endpoint requires a key ({status}); set api_key_variable to the name of "
-            "the environment variable that holds it",
-            code="key_missing",
-            key="api_key_variable",
-            saw=status,
+    if status in (401, 403):
+        text = (
+            f"the endpoint requires a key ({status}); set api_key_variable to the name of the "
+            "environment variable that holds it"
+            if variable is None
+            else f"the endpoint refuses the key in the environment variable {variable} ({status}); "
+            f"check the key and its access to model {config.model!r}"
         )
-    return EndpointAccessError(
-        f"{url}: the endpoint refuses the key in the environment variable {variable} ({status}); "
-        f"check the key and its access to model {config.model!r}",
-        code="key_refused",
-        key=variable,
-        saw=status,
-    )
+        problem = "key_refused" if variable else "key_missing"
+        return EndpointAccessError(
+            f"{url}: {text}", code=problem, key=variable or "api_key_variable", saw=status
+        )
+    words = error.body
+    if isinstance(words, Mapping):
+        words = words.get("message") or words.get("detail") or words
+    text = words if isinstance(words, str) else json.dumps(words, default=str)
+    text = _hide_key(f"{status} {text}", key)
+    if status == 404 or code == "model_not_found":
+        return EndpointError(
+            f"{url}: model {config.model!r} was not found, or this URL has no chat completions "
+            f"({text}); check model and base_url",
+            code="no_such_model",
+            key="model",
+            saw=config.model,
+        )
+    if status in _TEMPORARY or status >= 500:
+        return ReplyFailure("rate_limited" if status == 429 else "endpoint_error", text)
+    is_too_long = code == "context_length_exceeded" or status == 413
+    return ReplyFailure("prompt_too_long" if is_too_long else "bad_request", text)
+
+
+def _hide_key(text: str, key: SecretStr | None) -> str:
+    secret = key.get_secret_value() if key else ""
+    if len(secret) >= _MIN_KEY_CHARACTERS:
+        text = text.replace(secret, "(key)")
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
 
 
 def read_answer(answer: object, index: int, words: str, num_requests: int) -> RawReply:

@@ -1,16 +1,18 @@
 """Asks a language model for objects.
 
 `ask` repeats a prompt once if its reply is invalid. An `Asker` also asks equal prompts only once,
-and keeps their replies across restarts.
+keeps their replies across restarts, and stops asking once its tokens are used up.
 """
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import takewhile
+from typing import Any, NoReturn
 
 from xrec.config import SamplingConfig
+from xrec.errors import BudgetError
 from xrec.storage import request_each
 from xrec.text.messages import (
     LanguageModel,
@@ -32,25 +34,48 @@ _REPEATED = _INVALID | {"broken_response"}
 _KEPT = _INVALID | {"refused"}
 
 
+class TokenBudget:
+    """Counts tokens of prompts and replies; threads may share it."""
+
+    def __init__(self, max_tokens: float = float("inf")):
+        self.max_tokens, self.num_spent = max_tokens, 0
+        self._lock = threading.Lock()
+
+    def spend(self, usage: Usage) -> None:
+        """Count what was paid."""
+        with self._lock:
+            self.num_spent += usage.num_tokens
+
+    def cut(self, prompts: Iterable[Prompt[ObjectT]]) -> Iterator[Prompt[ObjectT]]:
+        """Yield prompts until the tokens are used up."""
+        return takewhile(lambda _: self.num_spent < self.max_tokens, prompts)
+
+
 def ask(
-    model: LanguageModel, prompts: Sequence[Prompt[ObjectT]], sampling: SamplingConfig
+    model: LanguageModel,
+    prompts: Sequence[Prompt[ObjectT]],
+    sampling: SamplingConfig,
+    budget: TokenBudget | None = None,
 ) -> Iterator[Reply[ObjectT]]:
     """Yield one reply per prompt, prompts that were asked twice last.
 
-    The second prompt shows the model what is wrong with its reply, and has another seed. Raises
+    The second prompt shows the model what is wrong with its reply, and has another seed. Once the
+    budget is used up, no more prompts are asked, but those at work still get their replies. Raises
     what `LanguageModel.write` raises.
     """
+    budget = budget or TokenBudget()
     invalid: list[Reply[ObjectT]] = []
-    for raw in model.write(prompts, sampling):
+    for raw in model.write(budget.cut(prompts), sampling):
+        budget.spend(raw.usage)
         reply = _parse(raw, prompts[raw.index])
         if reply.failure is not None and reply.failure.reason in _REPEATED:
             invalid.append(reply)
         else:
             yield reply
-    if not invalid:
-        return
     second = sampling.model_copy(update={"seed": sampling.seed + 1})
-    for raw in model.write([_correct(prompts[first.index], first) for first in invalid], second):
+    corrected = (_correct(prompts[first.index], first) for first in invalid)
+    for raw in model.write(budget.cut(corrected), second) if invalid else ():
+        budget.spend(raw.usage)
         first = invalid[raw.index]
         reply = _parse(raw, prompts[first.index])
         yield replace(reply, index=first.index, usage=first.usage + reply.usage)
@@ -85,6 +110,7 @@ class Asker:
     """Asks `model` and keeps its replies in `store`; several threads may use it.
 
     identity: what the replies depend on besides the prompt, as plain JSON: the model.
+    max_tokens: tokens of prompts and replies after which nothing more is asked.
     """
 
     def __init__(
@@ -94,17 +120,22 @@ class Asker:
         store: ReplyStore,
         *,
         identity: Mapping[str, Any],
+        max_tokens: float = float("inf"),
     ):
         self._model, self._sampling, self._store = model, sampling, store
         self._identity = {**identity, "sampling": sampling.model_dump(mode="json")}
+        self._budget = TokenBudget(max_tokens)
+        self._spent: set[str] = set()  # keys whose usage is in the budget
         self._reported: set[str] = set()  # keys whose usage is in a returned reply
-        self._lock = threading.Lock()
+        self._num_asking = 0  # calls of `ask`
+        self._changed = threading.Condition()
 
     def ask(self, prompts: Sequence[Prompt[ObjectT]]) -> list[Reply[ObjectT]]:
         """Return the reply to each prompt, in their order.
 
         The usage of equal prompts is in the first reply that this process returns; the others have
-        none. Raises what `LanguageModel.write` raises.
+        none. Raises BudgetError if the tokens are used up, after all prompts at work have replies,
+        which are kept; and what `LanguageModel.write` raises.
         """
         keys = [prompt_key(self._identity, prompt) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
@@ -112,19 +143,45 @@ class Asker:
             lambda item: (item[0], self._store.read(item[0], item[1].schema)), distinct.items()
         )
         replies = {key: reply for key, reply in stored if reply is not None}
-        left = [key for key in distinct if key not in replies]
-        for reply in ask(self._model, [distinct[key] for key in left], self._sampling):
-            key = left[reply.index]
-            replies[key] = reply
-            if reply.failure is None or reply.failure.reason in _KEPT:
-                self._store.write(key, reply)
+        with self._changed:
+            self._num_asking += 1
+            for key in replies.keys() - self._spent:
+                self._budget.spend(replies[key].usage)
+            self._spent |= distinct.keys()
+        try:
+            left = [key for key in distinct if key not in replies]
+            to_ask = [distinct[key] for key in left]
+            for reply in ask(self._model, to_ask, self._sampling, self._budget):
+                key = left[reply.index]
+                replies[key] = reply
+                if reply.failure is None or reply.failure.reason in _KEPT:
+                    self._store.write(key, reply)
+        finally:
+            with self._changed:
+                self._num_asking -= 1
+                self._changed.notify_all()
+        if len(replies) < len(distinct):
+            self._end()
         return [
             replace(replies[key], index=index, usage=self._report(key, replies[key].usage))
             for index, key in enumerate(keys)
         ]
 
+    def _end(self) -> NoReturn:
+        """Wait for the replies to other calls, which are paid for, and raise BudgetError."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._num_asking)
+        spent, most = self._budget.num_spent, self._budget.max_tokens
+        raise BudgetError(
+            f"budget.tokens is used up: {most:,.0f} tokens were left, {spent:,} were spent; all "
+            "replies are kept, raise the budget and rerun to continue",
+            code="budget_used_up",
+            key="budget.tokens",
+            saw=spent,
+        )
+
     def _report(self, key: str, usage: Usage) -> Usage:
-        with self._lock:
+        with self._changed:
             is_new = key not in self._reported
             self._reported.add(key)
         return usage if is_new else Usage()

@@ -9,8 +9,7 @@ import json
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -55,21 +54,26 @@ class EndpointModel:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="xrec endpoint", daemon=True).start()
 
-    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+    def write(self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
         """See LanguageModel.
 
         Raises EndpointError if no prompt can get a reply: the key is refused, the model does not
         exist, the endpoint does not respond. No more prompts are asked then.
         """
         finished: queue.SimpleQueue[Future[RawReply]] = queue.SimpleQueue()
-        waiting, running = deque(enumerate(prompts)), set[Future[RawReply]]()
+        waiting, running = enumerate(prompts), set[Future[RawReply]]()
         try:
-            while waiting or running:
-                while waiting and self._slots.acquire(blocking=not running):
-                    reply = self._reply(*waiting.popleft(), sampling)
+            while True:
+                while self._slots.acquire(blocking=not running):
+                    if (asked := next(waiting, None)) is None:
+                        self._slots.release()
+                        break
+                    reply = self._reply(*asked, sampling)
                     future = asyncio.run_coroutine_threadsafe(reply, self._loop)
                     running.add(future)
                     future.add_done_callback(finished.put)
+                if not running:
+                    return
                 future = finished.get()
                 yield future.result()
                 running.remove(future)

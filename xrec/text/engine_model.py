@@ -1,7 +1,8 @@
 """A language model in this process: one of our engines, with a grammar that enforces the schema."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -96,24 +97,30 @@ class EngineModel:
     def __init__(self, engine: SharedEngine, chat: Chat, grammars: SchemaGrammars):
         self._engine, self._chat, self._grammars = engine, chat, grammars
 
-    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+    def write(self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
         """See LanguageModel; calls from several threads share the engine's batches."""
-        ids = [self._chat.token_ids(prompt.messages) for prompt in prompts]
-        params = (
-            TextParams(
-                max_new_tokens=sampling.max_tokens,
-                temperature=sampling.temperature or 0.0,
-                top_p=1.0,
-                seed=sampling.seed,
-                constraint=self._grammars.of(prompt.schema),
-            )
-            for prompt in prompts
-        )
-        for completion in self._engine.complete(list(zip(ids, params, strict=True))):
-            yield self._reply(completion, len(ids[completion.index]))
+        start, waiting = 0, iter(prompts)
+        while batch := list(islice(waiting, self._engine.core.max_rows)):
+            requests = [self._request(prompt, sampling) for prompt in batch]
+            for completion in self._engine.complete(requests):
+                num_prompt_tokens = len(requests[completion.index][0])
+                yield self._reply(completion, start + completion.index, num_prompt_tokens)
+            start += len(batch)
 
-    def _reply(self, completion: Completion, num_prompt_tokens: int) -> RawReply:
-        index, token_ids = completion.index, completion.token_ids
+    def _request(
+        self, prompt: Prompt[Any], sampling: SamplingConfig
+    ) -> tuple[Sequence[int], TextParams]:
+        params = TextParams(
+            max_new_tokens=sampling.max_tokens,
+            temperature=sampling.temperature or 0.0,
+            top_p=1.0,
+            seed=sampling.seed,
+            constraint=self._grammars.of(prompt.schema),
+        )
+        return self._chat.token_ids(prompt.messages), params
+
+    def _reply(self, completion: Completion, index: int, num_prompt_tokens: int) -> RawReply:
+        token_ids = completion.token_ids
         if completion.failure is not None:
             reason: ReplyFailureReason = _REASONS.get(completion.failure.reason, "bad_request")
             failure = ReplyFailure(reason, completion.failure.message)

@@ -1,7 +1,7 @@
 """The data types of this package, and the protocol of a language model."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -114,9 +114,10 @@ class ScoreReply(BaseModel):
 class LanguageModel(Protocol):
     """Writes replies to prompts; several threads may call it."""
 
-    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+    def write(self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
         """Yield one reply per prompt, in the order in which they finish.
 
-        A prompt without a reply has a `failure`. Raises XRecError if no prompt can get a reply.
+        A prompt is only taken when it can be asked. One without a reply has a `failure`. Raises
+        XRecError if no prompt can get a reply.
         """
         ...

@@ -162,5 +162,5 @@ def _log_epoch(row: dict[str, Any]) -> None:
 
 def for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
     """Return the config with URIs and paths that a worker can open."""
-    uris = shared_uris(config, "dataset", "graph", "aspects", "adapter")
+    uris = shared_uris(config, "dataset", "graph", "adapter")
     return config.model_copy(update={**uris, "llm": anywhere(config.llm)})

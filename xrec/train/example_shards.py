@@ -15,7 +15,6 @@ import pyarrow as pa
 from pyarrow import feather
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects.choice import read_chooser
 from xrec.bulk import map_in_processes, num_cpus
 from xrec.config import Split, TrainAdapterConfig
 from xrec.data.dataset import Dataset, read_dataset
@@ -170,7 +169,4 @@ def _pair_prompts(config: TrainAdapterConfig, dataset: Dataset) -> PairPrompts:
         config.model.num_tokens,
     )
     builder = PromptBuilder(load_tokenizer(folder), config.prompt, vocabulary)
-    chooser = (
-        read_chooser(location_of(config, "aspects"), dataset) if config.prompt.aspects else None
-    )
-    return PairPrompts(dataset, builder, chooser, has_training_vectors=has_training_vectors)
+    return PairPrompts(dataset, builder, has_training_vectors=has_training_vectors)

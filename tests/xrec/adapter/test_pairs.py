@@ -6,15 +6,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import scipy.sparse
 
 from tests.errors import raises
 from tests.world.models import toy_tokenizer
 from tests.world.town import with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.aspects.choice import AspectChooser
-from xrec.aspects.mentions import dataset_mentions, dataset_praise
-from xrec.aspects.scorer import AspectScorer
+from xrec.aspects import AspectChooser
 from xrec.config import PrepareConfig, PromptConfig
 from xrec.data import Dataset, read_dataset
 from xrec.data.evidence import AspectEvidence
@@ -41,14 +38,12 @@ def dataset(tmp_path_factory):
     return read_dataset(open_location(str(workspace / "dataset")))
 
 
-def make_prompts(
-    dataset: Dataset, chooser: AspectChooser | None = None, num_more: int = 0, **prompt: Any
-) -> PairPrompts:
+def make_prompts(dataset: Dataset, num_more: int = 0, **prompt: Any) -> PairPrompts:
     """Prompts of a dataset, with `num_more` users and items of training pairs."""
     sizes = (dataset.num_users + num_more, dataset.num_items + num_more)
     vocabulary = Vocabulary(len(toy_tokenizer()), *sizes)
     builder = PromptBuilder(toy_tokenizer(), PromptConfig(**prompt), vocabulary)
-    return PairPrompts(dataset, builder, chooser, has_training_vectors=num_more > 0)
+    return PairPrompts(dataset, builder, has_training_vectors=num_more > 0)
 
 
 def test_prompt_of_a_pair_holds_its_tokens_and_texts_also_with_the_vector_of_another_user(dataset):
@@ -152,12 +147,10 @@ def test_examples_too_long_are_counted_by_reason(dataset):
 
 @pytest.fixture(scope="module")
 def chosen(dataset, tmp_path_factory):
-    """The town with aspects, and a chooser that counts nothing but reviews."""
+    """The town with aspects, and what chooses them."""
     workspace = with_aspects(dataset, tmp_path_factory.mktemp("chosen"), ("train", "test"))
     town = read_dataset(open_location(f"{workspace}/dataset"))
-    mentions = dataset_mentions(town, "train")
-    near = scipy.sparse.csr_matrix((town.num_items, town.num_items), dtype=np.float32)
-    return town, AspectChooser(AspectScorer(mentions, near), praise=dataset_praise(town))
+    return town, AspectChooser(town)
 
 
 def names_and_pairs(town: Dataset) -> tuple[list[str], pa.Table, list[np.ndarray]]:
@@ -173,14 +166,14 @@ def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(chosen):
     names, _, (users, items) = names_and_pairs(town)
     pairs = [Pair(int(user), int(item)) for user, item in zip(users, items, strict=True)]
     expected = chooser.choose(users, items, 2).evidence(names)
-    found = make_prompts(town, chooser, aspects=2).texts_of(pairs)
+    found = make_prompts(town, aspects=2).texts_of(pairs)
     assert [texts.aspects for texts in found] == expected
     assert all({one.aspect for one in texts.aspects} <= texts.menu for texts in found)
     assert any(expected)
 
 
 def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(chosen):
-    prompts = make_prompts(*chosen, aspects=2)
+    prompts = make_prompts(chosen[0], aspects=2)
     own, other = Pair(7, 3), Pair(7, 3, aspects_user_index=0)
     assert prompts.texts(other).aspects == prompts.texts(Pair(0, 3)).aspects
     assert prompts.texts(other).user_profile == prompts.texts(own).user_profile
@@ -207,7 +200,7 @@ def test_training_examples_have_the_aspects_that_the_explanation_names_in_its_or
         named.append([AspectEvidence(name, counts.get(name, 1), 0, 0, 0) for name in found])
     assert {len(each) for each in named} == {0, 2, 3}  # one more than the prompt asks for
     assert any(one.aspect not in {each.aspect for each in menus[1]} for one in named[1])
-    prompts = make_prompts(town, chooser, aspects=2, aspect="{aspect} {item_reviews}")
+    prompts = make_prompts(town, aspects=2, aspect="{aspect} {item_reviews}")
     examples, left_out = prompts.examples(explained, max_explanation_tokens=100)
     assert not left_out
     for example, evidence in zip(examples, named, strict=True):

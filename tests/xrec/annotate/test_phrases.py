@@ -13,8 +13,9 @@ from xrec.annotate.annotator import Annotator, ItemText, PairText, Review, Revie
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
 from xrec.annotate.phrases.lexicon import read_lexicon
-from xrec.annotate.phrases.mentions import Mention, Reader
+from xrec.annotate.phrases.mentions import Mention
 from xrec.annotate.phrases.profiles import find_aspects
+from xrec.annotate.phrases.reader import Reader
 from xrec.annotate.phrases.sentences import explanation
 from xrec.config import PhrasesAnnotator, ProfileAspects, VocabularyConfig
 from xrec.errors import DataError

@@ -16,10 +16,9 @@ from xrec.annotate.language_model.replies import (
     ReplyLimits,
     UserReply,
     is_quote,
-    item_text,
-    pair_text,
     quote_problem,
-    user_text,
+    reply_schema,
+    text_of,
     whole_sentences,
 )
 from xrec.errors import ConfigError
@@ -62,7 +61,7 @@ def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are():
     prompt = read_prompt("pair", None, PairReply, "shop")
     for shown, reply in prompt.examples.values():
         parsed = PairReply.model_validate_json(reply)
-        text = pair_text(pair_row(json.loads(shown)["review"]), ReplyLimits(), parsed)
+        text = text_of(pair_row(json.loads(shown)["review"]), ReplyLimits(), parsed)
         assert text.explanation == parsed.explanation
         assert text.explanation.startswith("You would enjoy")
         told = [(each.aspect, each.opinion) for each in text.aspects]
@@ -163,8 +162,8 @@ def test_whole_sentences_end_with_the_last_whole_one_and_repeat_none(text, expec
 
 def test_item_text_keeps_the_sources_title_and_takes_the_models_where_there_is_none():
     reply = ItemReply(title=" Soft\nStrap ", profile="A strap.")
-    assert item_text(item_row(title="Strap 2"), NONE_LESS, reply) == ItemText("Strap 2", "A strap.")
-    assert item_text(item_row(), NONE_LESS, reply) == ItemText("Soft Strap", "A strap.", True)
+    assert text_of(item_row(title="Strap 2"), NONE_LESS, reply) == ItemText("Strap 2", "A strap.")
+    assert text_of(item_row(), NONE_LESS, reply) == ItemText("Soft Strap", "A strap.", True)
 
 
 def _aspect(
@@ -189,7 +188,7 @@ def test_pair_text_has_each_aspect_once_and_none_without_a_name_or_a_quote():
     row = pair_row("Soft, and\twide.")
     kept = (("Width", "wide"), ("feel", "soft"), ("look", ""))
     aspects = tuple(Aspect(*each, "positive") for each in kept)
-    assert pair_text(row, NONE_LESS, reply) == PairText("You would enjoy it.", aspects)
+    assert text_of(row, NONE_LESS, reply) == PairText("You would enjoy it.", aspects)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +227,11 @@ def test_reply_of_which_nothing_stands_in_the_review_is_wrong(reply, is_wrong):
 def test_pair_text_without_explanation_fails_beside_praise_or_no_aspect(explanation, sentiments):
     aspects = [_aspect(f"part {number}", "", each) for number, each in enumerate(sentiments)]
     reply = _reply_of(*aspects, explanation=explanation)
-    text = pair_text(KEPT, NONE_LESS, reply)
+    text = text_of(KEPT, NONE_LESS, reply)
     assert (text.reason, text.reply) == ("no_full_sentence", reply.model_dump_json())
-    assert isinstance(pair_text(replace(KEPT, split="low_rated"), NONE_LESS, reply), PairText)
+    assert isinstance(text_of(replace(KEPT, split="low_rated"), NONE_LESS, reply), PairText)
     blamed = _reply_of(_aspect("part", "", "negative"), explanation=" ")
-    assert pair_text(KEPT, NONE_LESS, blamed).explanation == ""
+    assert text_of(KEPT, NONE_LESS, blamed).explanation == ""
 
 
 @pytest.mark.parametrize("max_tokens", [105, 160, 512, 4096])
@@ -242,7 +241,10 @@ def test_longest_reply_fits_the_tokens(max_tokens):
     aspect |= {"quote": "x" * limits.quote, "sentiment": "neutral"}
     pair = {"aspects": [aspect] * limits.num_aspects, "explanation": "x" * limits.explanation}
     item = {"title": "x" * 60, "profile": "x" * limits.profile}
-    for schema, reply in ((limits.pair(), pair), (limits.item(), item)):
+    for schema, reply in (
+        (reply_schema("pair", limits), pair),
+        (reply_schema("item", limits), item),
+    ):
         assert len(schema.model_validate(reply).model_dump_json()) <= 3 * max_tokens
 
 
@@ -253,14 +255,16 @@ def test_limits_are_held_by_the_schemas():
     aspect = _aspect("width", "wide")
     for aspects in ([aspect | {"opinion": "x" * 41}], [aspect | {"quote": ""}], [aspect] * 2):
         with pytest.raises(ValidationError):
-            limits.pair().model_validate({"aspects": aspects, "explanation": "x"})
+            reply_schema("pair", limits).model_validate({"aspects": aspects, "explanation": "x"})
 
 
 def test_names_that_fill_their_limits_lose_the_word_that_was_cut():
     limits = ReplyLimits(aspect=12, opinion=8)
     aspect = _aspect("width of the", "as wide")
-    reply = limits.pair().model_validate({"aspects": [aspect], "explanation": "It is wide."})
-    assert pair_text(pair_row("Soft, as wide as it is."), limits, reply) == PairText(
+    reply = reply_schema("pair", limits).model_validate(
+        {"aspects": [aspect], "explanation": "It is wide."}
+    )
+    assert text_of(pair_row("Soft, as wide as it is."), limits, reply) == PairText(
         "It is wide.", (Aspect("width of", "as wide", "positive"),)
     )
 
@@ -274,5 +278,5 @@ def test_names_that_fill_their_limits_lose_the_word_that_was_cut():
 )
 def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence(text, expected):
     limits = ReplyLimits(profile=len(text))
-    reply = limits.user().model_validate({"profile": text})
-    assert user_text(user_row(), limits, reply) == UserText(expected)
+    reply = reply_schema("user", limits).model_validate({"profile": text})
+    assert text_of(user_row(), limits, reply) == UserText(expected)

@@ -344,12 +344,19 @@ class Commands(RuleBasedStateMachine):
             self._has_swept |= each.what in ("delete_runs", "vacuum")
             if isinstance(answer := each.answer, XRecError):
                 has_slept = self._has_swept and answer.code in LOSSES[:6]  # its run was swept
-                assert has_slept or self._chaos.has_cause(answer.code), f"{each.what}: {answer}"
+                has_cause = has_slept or self._chaos.has_cause(answer.code)
+                assert has_cause or self._is_all_gone(each), f"{each.what}: {answer}"
             assert not isinstance(answer, str), answer
         if (table := self._reader.look()) is not None:
             self._shown = self._versions[table.version] = shown_by(table)
         else:  # nothing is published, or it was emptied; or it cannot be read after a deletion
             self._shown = None if self._chaos.was_deleted else {}
+
+    def _is_all_gone(self, command: Command) -> bool:
+        """Return whether a run ended because each of its rows is taken down."""
+        assert isinstance(command.answer, XRecError)
+        rows = self._setting.rows("other" if "other" in command.what else "main")
+        return command.answer.code == "no_rows" and {*rows} <= self._taken_down()
 
     def _taken_down(self) -> set[tuple[str, str]]:
         if not self._is_exact:

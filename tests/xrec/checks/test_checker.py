@@ -1,16 +1,22 @@
 """The checks together: a hundred judged texts, tone, plain sentences, lists of words."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertForSequenceClassification
 
 from tests.errors import raises
+from tests.world.models import bert_config, word_tokenizer
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, NOVEL, VOCABULARY, judged
 from xrec.checks import AspectNames, Checker, check_word_list, plain_sentence
+from xrec.checks.english import ASPECT, data, pattern
 from xrec.checks.tone import why_not_positive
 from xrec.config import PLAIN, ChecksConfig, StorageConfig, TextConfig, parse_config
 from xrec.data.evidence import AspectEvidence
-from xrec.errors import ConfigError, DataError
+from xrec.errors import ConfigError, DataError, ModelError
 from xrec.llm.prompt import PairTexts
 
 ALL = ChecksConfig(unsupported=True, not_positive=True)
@@ -37,6 +43,17 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts():
         recall = right / sum(verdict == each for verdict, _ in found)
         assert precision >= 0.95, each
         assert recall >= 0.85, each
+
+
+@pytest.mark.parametrize("name", data()["patterns"])
+def test_pattern_finds_its_examples_and_spares_the_others(name):
+    of = data()["patterns"][name]
+    assert of["finds"]
+    assert of["spares"]
+    for verdict in ("finds", "spares"):
+        for example in of[verdict]:
+            is_found = pattern(name).search(example.replace("ASPECT", ASPECT)) is not None
+            assert is_found == (verdict == "finds"), example
 
 
 @pytest.mark.parametrize(
@@ -113,27 +130,27 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
         (
             (evidence("late hours", 14, 31, 3, 7), evidence("river view", 9, 31)),
             1,
-            "14 of 31 reviews mention the late hours, which you mention in 3 of your 7, and 9 the "
-            "river view.",
+            "14 of 31 reviews mention the late hours, which you mention in 3 of your 7, and 9 "
+            "mention the river view.",
         ),
         (
             (evidence("river view", 2, 3), evidence("late hours", 1, 3, 1, 1)),
             1,
-            "2 of 3 reviews mention the river view, and 1 the late hours, which you mention in "
-            "yours.",
+            "2 of 3 reviews mention the river view, and 1 mentions the late hours, which you "
+            "mention in yours.",
         ),
         (
             (said("fit", "like a glove"), said("tone", "warm"), evidence("price", 5, 9)),
             1,
-            "4 of 9 reviews mention the fit (“like a glove”), and 4 the tone (“warm”).",
+            "4 of 9 reviews mention the fit (“like a glove”), and 4 mention the tone (“warm”).",
         ),
         ((), 1, None),
-        (PRICES, 3, "4 of 9 reviews mention the fit, and 3 the price."),
+        (PRICES, 3, "4 of 9 reviews mention the fit, and 3 mention the price."),
         (PRICES, 5, None),
         (
             (said("beers", ""), said("craft beers", ""), said("price", "")),
             1,
-            "4 of 9 reviews mention the beers, and 4 the price.",
+            "4 of 9 reviews mention the beers, and 4 mention the price.",
         ),
     ],
 )
@@ -145,7 +162,7 @@ def test_plain_sentence_says_the_evidence(aspects, min_evidence, expected):
 def test_plain_sentence_is_worded_by_its_templates():
     texts = replace(BISTRO, aspects=(evidence("tone", 5, 9), evidence("fit", 2, 9)))
     told = plain_sentence(texts, PLAIN, 1)
-    assert told == "5 of 9 reviews of Café 21 mention the tone, and 2 the fit."
+    assert told == "5 of 9 reviews of Café 21 mention the tone, and 2 mention the fit."
     german = {
         "reviews": "Gast|Gästen",
         "mention": "lobt|loben",
@@ -320,3 +337,51 @@ def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are()
 )
 def test_other_languages_pass(text):
     assert why(text) == ""
+
+
+WORDS_OF_MODEL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "you", "enjoy", "the", "quiet", "garden"]
+LABELS = {"contradiction": 0, "neutral": 1, "ENTAILMENT": 2}
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """Writes a tiny random model that always finds a certain label; returns its folder."""
+    of_labels = {"label2id": LABELS, "id2label": {number: name for name, number in LABELS.items()}}
+    model = BertForSequenceClassification(bert_config(WORDS_OF_MODEL, **of_labels))
+    tokenizer = word_tokenizer(WORDS_OF_MODEL)
+
+    def folder_of(label: int) -> str:
+        folder = str(tmp_path_factory.mktemp("judge"))
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.eye(3)[label] * 100)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return folder_of
+
+
+def test_text_that_a_model_does_not_find_entailed_is_unsupported(judge):
+    text = "You would enjoy the quiet garden. You would enjoy the late hours."
+    entailing, other = (ChecksConfig(entailment=judge(label)) for label in (2, 0))
+    assert CHECKER.refusal(text, BISTRO, entailing) is None
+    refusal = CHECKER.refusal(text, BISTRO, other)
+    assert refusal.reason == "unsupported"
+    assert (
+        "'You would enjoy the quiet garden.' is entailed with probability 0.00" in refusal.message
+    )
+    assert CHECKER.plain(BISTRO, PLAIN, 2, other) is not None  # it cites counts
+    long = replace(BISTRO, item_profile="the garden " * 1000)  # longer than the model reads
+    assert CHECKER.refusal(text, long, entailing) is None
+
+
+@pytest.mark.parametrize("labels", [None, {"a": 0, "b": 1, "c": 2}])
+def test_entailment_model_that_cannot_be_used_is_an_error(tmp_path, judge, labels):
+    folder = str(tmp_path) if labels is None else judge(2)
+    if labels is not None:
+        path = Path(folder, "config.json")
+        config = json.loads(path.read_text())
+        config |= {"label2id": labels, "id2label": {v: k for k, v in labels.items()}}
+        path.write_text(json.dumps(config))
+    with raises(ModelError, "model_not_loadable", key="checks.entailment", saw=folder):
+        reason("Any text.", BISTRO, ChecksConfig(entailment=folder))

@@ -48,7 +48,6 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
         {"source": SOURCES[1], "aspects_from": {"kind": "profiles"}},
     ],
     "pretrain-graph": [{}, {"training": {"loss": {"kind": "bpr"}}}],
-    "train-aspects": [{}],
     "train-adapter": [{"llm": LLM}],
     "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv", "match": ["region"]}}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],

@@ -292,13 +292,11 @@ def test_assemble_repeated_user_has_the_longest_profile():
         assert _assembled(source).tables["users"]["profile"].to_pylist() == ["tea and cake"]
 
 
-def test_assemble_metrics_count_users_and_items_without_a_training_edge():
+def test_assemble_metrics_count_removed_edges_and_pairs_by_split():
     rows: list[Row] = [TRAIN, ("u1", "i1", "train"), ("u1", "i2", "test")]
     assert _assembled(_source(rows, [("u1", "i1", "test")])).metrics == {
         "num_without_table": {},
         "num_removed_edges": 1,
-        "num_users_without_train_edge": 2,
-        "num_items_without_train_edge": 19,
         "num_interactions": {"train": 1, "validation": 0, "test": 1},
         "num_explanations": {"train": 0, "validation": 0, "test": 1},
     }

@@ -66,14 +66,6 @@ def test_words_are_those_of_unicode(text, expected):
     assert words(text) == expected
 
 
-def test_words_of_latin_texts_are_those_that_unicodes_rules_give_any_text():
-    """Latin texts are cut by a pattern of their own; an Arabic letter at the end prevents that."""
-    rng = random.Random(0)
-    for _ in range(2000):
-        text = "".join(rng.choices("abZ09_.,;:'’‘“”–—…  -&/()éñß\n\tÀɏ!?@#%", k=rng.randint(0, 12)))
-        assert words(text) == words(f"{text} ض")[:-1]
-
-
 @pytest.mark.parametrize(
     "unit", ["a.", "1.", "A. ", "\u2026 ", "Dr. 3", "a\u0301.", "\U0001f1e9", " "]
 )

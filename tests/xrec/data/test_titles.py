@@ -119,12 +119,12 @@ def test_hashes_of_titles_are_files_that_other_processes_search(tmp_path, monkey
         assert index.other_title(f"It is better than {title} too.", "Nowhere") == title
         assert index.other_title(f"It is better than {title} too.", title) is None
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == made
-    TitleIndex.of_column(column.slice(1)).build()
+    TitleIndex.of_column(column.slice(1))
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) != made
 
 
 def _build(column: pa.ChunkedArray) -> None:
-    TitleIndex.of_column(column).build()
+    TitleIndex.of_column(column)
 
 
 OWNERS = ["Wendy", "Wendy's", "Bub's and Co", "Bub"]

@@ -45,8 +45,8 @@ def _made(tmp_path: Path, source: Path) -> tuple[Findings, dict[str, Any]]:
 def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
     findings, values = _made(tmp_path, path)
-    jobs = ["annotate", "prepare", "pretrain-graph", "train-aspects", "train-adapter"]
-    assert list(values)[5:10] == jobs
+    jobs = ["annotate", "prepare", "pretrain-graph", "train-adapter"]
+    assert list(values)[5:9] == jobs
     assert values["prompt"]["aspects"] == 3
     assert values["decoding"]["text"]["checks"]["unsupported"] is True
     good = "good review|good reviews"  # those below min_rating do not count

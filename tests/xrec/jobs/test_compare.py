@@ -64,8 +64,7 @@ def compared(ray_cluster, town):
 def test_compare_has_all_entries_with_their_costs_in_one_table(town, compared):
     rows = pq.read_table(Path(town) / "comparison" / "table.parquet").to_pylist()
     of_all = {(row["entry"], row["metric"]): row for row in rows}
-    rankers = set(RANKERS) - {"chooser"}  # whose aspects the town has not trained
-    assert {name for name, _ in of_all} == {*ENTRIES, *rankers}
+    assert {name for name, _ in of_all} == {*ENTRIES, *RANKERS}
     for name in ENTRIES:
         assert of_all[name, "coverage"]["num_pairs"] == 12
     adapters = read_adapter(open_location(f"{town}/comparison/ours-0/adapter")).adapters

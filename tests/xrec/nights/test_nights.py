@@ -384,7 +384,6 @@ def shop_in(folder: Path) -> ProjectHere:
         },
         prepare={"source": {"kind": "annotations"}},
         pretrain_graph={"model": VECTORS, "training": training, "workers": ONE_WORKER},
-        train_aspects={"min_item_reviews": 1},
         train_adapter={**ADAPTER, "prompt": {"aspects": 2}},
         recommend={"k": 2},
         backfill={**BACKFILL, "max_failed_share": 1, "gate": None},

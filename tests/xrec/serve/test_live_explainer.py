@@ -428,7 +428,8 @@ def test_evidence_follows_the_last_sentence_or_takes_the_place_of_a_refused_text
     choosing(stage.endpoint.model.live, monkeypatch, aspects=TEA)
     events = stage.events(text, rules=rules)
     told = (
-        "4 of 9 reviews{} mention the tea, which you mention in 2 of your 3, and 2 the late hour."
+        "4 of 9 reviews{} mention the tea, which you mention in 2 of your 3, and 2 mention the "
+        "late hour."
     )
     plain, backing = told.format(f" of {stage.titles[0]}"), told.format("")
     assert parts_of(events) == [

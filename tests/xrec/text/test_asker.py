@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
+from tests.errors import raises
 from tests.world.endpoint import COST, LONG, ScriptedModel
 from tests.xrec.text.asked import Said, prompts
 from xrec.config import SamplingConfig
+from xrec.errors import BudgetError
 from xrec.storage import open_location
 from xrec.text import (
     Asker,
@@ -83,10 +85,12 @@ def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_a
     assert len(model.asked) == 4
 
 
-def _asker(model: Scripted, folder: Path, *, named: str = "m", **how: Any) -> Asker:
+def _asker(
+    model: Scripted, folder: Path, *, named: str = "m", max_tokens: float = 1e9, **how: Any
+) -> Asker:
     store = ReplyStore(open_location(str(folder)))
     sampling = SAMPLING.model_copy(update=how)
-    return Asker(model, sampling, store, identity={"model": named})
+    return Asker(model, sampling, store, identity={"model": named}, max_tokens=max_tokens)
 
 
 def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path):
@@ -104,7 +108,7 @@ def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path):
         _asker(Scripted(dies_after=3), tmp_path).ask(prompts(5))
     model = Scripted()
     replies = _asker(model, tmp_path).ask(prompts(5))
-    assert sorted(model.words) == ["word-0", "word-1"]
+    assert sorted(model.words) == ["word-2", "word-4"]
     assert _words(replies) == [f"word-{place}" for place in range(5)]
     assert [reply.usage for reply in replies] == [COST] * 5
 
@@ -142,6 +146,21 @@ def test_asker_in_threads_reports_the_cost_of_a_prompt_once(tmp_path):
     expected = [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
     assert list(map(_words, replies)) == expected
     assert sum(reply.usage.num_tokens for call in replies for reply in call) == 12 * 8
+
+
+@pytest.mark.parametrize("texts", [{}, {"word-1": ["no", "never"]}])
+def test_asker_stops_at_its_tokens_and_an_earlier_process_s_replies_count(tmp_path, texts):
+    """A reply costs 12 tokens; one that cannot be used does too."""
+    model = Scripted(texts)
+    with raises(BudgetError, "budget_used_up", "budget.tokens", 24):
+        _asker(model, tmp_path, max_tokens=20).ask(prompts(5))
+    assert model.words == ["word-1", "word-0"]
+    model = Scripted()
+    with raises(BudgetError, "budget_used_up", saw=24 if not texts else 12):
+        _asker(model, tmp_path, max_tokens=12).ask(prompts(5))
+    assert model.words == []
+    replies = _asker(model, tmp_path, max_tokens=61).ask(prompts(5))
+    assert _words(replies) == [f"word-{place}" for place in range(5)]
 
 
 class Aspect(BaseModel):

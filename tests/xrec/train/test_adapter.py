@@ -205,7 +205,7 @@ def test_workers_open_a_relative_workspace_from_their_own_folder(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     config = for_workers(make_config("workspace"))
     monkeypatch.chdir("/")
-    for name in ("dataset", "graph", "aspects", "adapter"):
+    for name in ("dataset", "graph", "adapter"):
         assert location_of(config, name).shared_uri == str(tmp_path / "workspace" / name)
 
 

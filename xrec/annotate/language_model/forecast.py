@@ -1,12 +1,11 @@
 """Describes what a run by a language model would ask and cost."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from xrec.annotate.annotator import Input, Outlook, Stage
 from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
-from xrec.bulk import use_of
+from xrec.bulk import added, use_of
 from xrec.config import AnnotateConfig, LanguageModelAnnotator
 from xrec.progress import duration
 from xrec.text import Message, about_tokens
@@ -18,13 +17,6 @@ _COSTS = ("prompt_tokens", "reply_tokens")
 Conversation = tuple[Message, ...]
 
 
-class _Tokens(NamedTuple):
-    """Numbers of tokens of prompts and of replies, or their means."""
-
-    prompt: float
-    reply: float
-
-
 def forecast(
     prompts: Prompts, config: AnnotateConfig, chunks_per_process: int, outlook: Outlook
 ) -> list[str]:
@@ -33,23 +25,32 @@ def forecast(
     assert isinstance(annotator, LanguageModelAnnotator)
     num_processes = 1 if annotator.model.kind == "endpoint" else config.actors.num_processes
     asked = {stage: _asked(prompts, annotator, rows) for stage, rows in outlook.samples.items()}
-    lines, num_prompts, total = [], 0, _Tokens(0, 0)
+    lines, num_prompts, costs = [], 0, dict[str, float]()
     for stage, conversations in asked.items():
         # A profile has further prompts, one without each part of its reviews.
         num_sampled = max(1, len(outlook.samples[stage]))
         count = round(outlook.counts[stage] * len(conversations) / num_sampled)
-        line, tokens = _stage_line(stage, count, conversations, annotator, outlook)
-        lines.append(line)
-        num_prompts += count
-        total = _Tokens(total.prompt + tokens.prompt, total.reply + tokens.reply)
-    ends = budget is not None and sum(total) > budget
+        rate = outlook.rates.get(stage)
+        tokens = _tokens(count, conversations, annotator.model.sampling.max_tokens)
+        most = "" if rate else "at most "
+        source = f"measured on {rate.num_done:,} texts" if rate else "at 0.3 tokens a character"
+        if rate and "prompt_tokens" in rate.costs:
+            tokens = {name: rate.costs_of(outlook.counts[stage])[name] for name in _COSTS}
+        each = [total / max(1, count) for total in tokens.values()]
+        lines.append(
+            f"{stage}: {count:,} prompts of {each[0]:,.0f} tokens, {tokens['prompt_tokens']:,.0f} "
+            f"in all; replies of {most}{each[1]:,.0f}, {tokens['reply_tokens']:,.0f} in all "
+            f"({source})"
+        )
+        num_prompts, costs = num_prompts + count, added(costs, tokens)
+    total = sum(costs.values())
+    ends = budget is not None and total > budget
     lines += [
-        f"in all: {num_prompts:,} prompts, {sum(total):,.0f} tokens; equal prompts are asked once, "
+        f"in all: {num_prompts:,} prompts, {total:,.0f} tokens; equal prompts are asked once, "
         "and prompts with an invalid reply twice"
         + (f"; budget.tokens = {budget:,.0f} ends the run before" if ends else ""),
         _time(outlook, num_processes * chunks_per_process),
     ]
-    costs = dict(zip(_COSTS, total, strict=True))
     if money := use_of(costs, config.prices).get("money"):
         most = "" if outlook.counts.keys() == outlook.rates.keys() else "at most "
         lines.append(f"cost: {most}{money:,.2f} by the prices of tokens")
@@ -58,28 +59,12 @@ def forecast(
     return lines
 
 
-def _stage_line(
-    stage: Stage,
-    num_prompts: int,
-    conversations: Sequence[Conversation],
-    annotator: LanguageModelAnnotator,
-    outlook: Outlook,
-) -> tuple[str, _Tokens]:
-    """Describe the prompts of a stage; also return their tokens, measured if it has started."""
-    rate = outlook.rates.get(stage)
-    mean = _Tokens(_estimated(conversations), annotator.model.sampling.max_tokens)
-    source, most = "at 0.3 tokens a character", "at most "
-    if rate:
-        source, most = f"measured on {rate.num_done:,} texts", ""
-    if rate and "prompt_tokens" in rate.costs:
-        num_asked = rate.num_done * num_prompts / outlook.counts[stage]
-        mean = _Tokens(*(rate.costs[name] / num_asked for name in _COSTS))
-    total = _Tokens(mean.prompt * num_prompts, mean.reply * num_prompts)
-    line = (
-        f"{stage}: {num_prompts:,} prompts of {mean.prompt:,.0f} tokens, {total.prompt:,.0f} in "
-        f"all; replies of {most}{mean.reply:,.0f}, {total.reply:,.0f} in all ({source})"
-    )
-    return line, total
+def _tokens(num_prompts: int, sampled: Sequence[Conversation], max_tokens: int) -> dict[str, float]:
+    """Estimate the tokens of prompts like the sampled ones, and of their replies."""
+    messages = [message for conversation in sampled for message in conversation]
+    num_shown = sum(about_tokens(each.content) + _TOKENS_AROUND_MESSAGE for each in messages)
+    totals = (num_shown / max(1, len(sampled)) * num_prompts, max_tokens * num_prompts)
+    return dict(zip(_COSTS, totals, strict=True))
 
 
 def _asked(
@@ -90,16 +75,6 @@ def _asked(
         part for row in rows for part in (row, *(p.rest for p in parts_of(row, annotator.folds)))
     ]
     return [prompts.of(row) for row in inputs if refused(row) is None]
-
-
-def _estimated(conversations: Sequence[Conversation]) -> float:
-    """Return the mean number of tokens of a prompt."""
-    shown = sum(
-        about_tokens(message.content) + _TOKENS_AROUND_MESSAGE
-        for conversation in conversations
-        for message in conversation
-    )
-    return shown / max(1, len(conversations))
 
 
 def _time(outlook: Outlook, num_at_once: int) -> str:

@@ -82,9 +82,14 @@ class Prompts:
         }
 
     def _file(self, row: Input) -> PromptFile:
-        kinds: Mapping[type[Input], Kind]
-        kinds = {ItemInput: "item", UserInput: "user", PairInput: "pair"}
-        return self._files[kinds[type(row)]]
+        return self._files[kind_of(row)]
+
+
+def kind_of(row: Input) -> Kind:
+    """Return the kind of the text that is written for a row."""
+    return (
+        "item" if isinstance(row, ItemInput) else "user" if isinstance(row, UserInput) else "pair"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The schemas and maximum lengths of replies, and the texts that are made from them."""
 
+import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,12 +12,13 @@ from xrec.annotate.annotator import (
     LOW_RATED,
     Aspect,
     Failure,
-    ItemInput,
+    Input,
     ItemText,
     PairInput,
     PairText,
     Review,
     Sentiment,
+    Text,
     UserInput,
     UserText,
 )
@@ -48,27 +51,27 @@ _Text = Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
 _Words = Annotated[str, Field(max_length=_MAX_NAME)]
 
 
-class _Reply(BaseModel):
+class Reply(BaseModel):
     """A reply; further fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 # The docstrings of these classes are in the schemas that models see.
-class ItemReply(_Reply):
+class ItemReply(Reply):
     """An item's title and profile."""
 
     title: _Words
     profile: _Text
 
 
-class UserReply(_Reply):
+class UserReply(Reply):
     """A user's profile."""
 
     profile: _Text
 
 
-class AspectReply(_Reply):
+class AspectReply(Reply):
     """An aspect that a review speaks of; the quote comes first, so that the others follow it."""
 
     quote: Annotated[str, Field(max_length=_MAX_QUOTE)]
@@ -77,14 +80,14 @@ class AspectReply(_Reply):
     sentiment: Sentiment
 
 
-class PairReply(_Reply):
+class PairReply(Reply):
     """A pair's aspects and explanation."""
 
     aspects: Annotated[list[AspectReply], Field(max_length=_MAX_ASPECTS)]
     explanation: Annotated[str, Field(max_length=_MAX_CHARACTERS)]
 
 
-SCHEMAS: dict[Kind, type[_Reply]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
+SCHEMAS: dict[Kind, type[Reply]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
 
 
 @dataclass(frozen=True)
@@ -121,43 +124,60 @@ class ReplyLimits:
             _SHORT_QUOTE,
         )
 
-    def item(self) -> type[ItemReply]:
-        """Return the schema of an item's reply."""
-        return create_model("ItemReply", __base__=ItemReply, profile=_text(self.profile, 1))
 
-    def user(self) -> type[UserReply]:
-        """Return the schema of a user's reply."""
-        return create_model("UserReply", __base__=UserReply, profile=_text(self.profile, 1))
-
-    def pair(self) -> type[PairReply]:
-        """Return the schema of a pair's reply."""
-        names: dict[str, Any] = {"aspect": _text(self.aspect, 1), "opinion": _text(self.opinion)}
-        names |= {"quote": _text(self.quote, 1)}
-        aspect: Any = create_model("AspectReply", __base__=AspectReply, **names)
-        return create_model(
-            "PairReply",
-            __base__=PairReply,
-            aspects=Annotated[list[aspect], Field(max_length=self.num_aspects)],
-            explanation=_text(self.explanation),
-        )
+@functools.cache
+def reply_schema(kind: Kind, limits: ReplyLimits) -> type[Reply]:
+    """Return the schema of a reply within the limits."""
+    base = SCHEMAS[kind]
+    if kind != "pair":
+        return create_model(base.__name__, __base__=base, profile=_text(limits.profile, 1))
+    names: dict[str, Any] = {"aspect": _text(limits.aspect, 1), "opinion": _text(limits.opinion)}
+    names |= {"quote": _text(limits.quote, 1)}
+    aspect: Any = create_model("AspectReply", __base__=AspectReply, **names)
+    return create_model(
+        base.__name__,
+        __base__=base,
+        aspects=Annotated[list[aspect], Field(max_length=limits.num_aspects)],
+        explanation=_text(limits.explanation),
+    )
 
 
 def _text(max_length: int, min_length: int = 0) -> Any:
     return Annotated[str, Field(min_length=min_length, max_length=max_length)]
 
 
-def item_text(row: ItemInput, limits: ReplyLimits, reply: ItemReply) -> ItemText | Failure:
-    """Return the item's text; the source's title is kept."""
-    profile = whole_sentences(reply.profile, limits.profile)
-    if profile is None:
-        return _without_sentence(reply)
-    return ItemText(row.title or _line(reply.title), profile, title_is_made=not row.title)
+def text_of(row: Input, limits: ReplyLimits, reply: Any) -> Text | Failure:
+    """Return the text of a reply in the schema of `row`; the source's title is kept.
+
+    A pair has the aspects whose quotes are in the review, each once. An opinion that is not in the
+    review's words is dropped, because texts show it in quotation marks. An explanation may only be
+    empty if there are aspects and none is positive, or if the review is low-rated and its
+    explanation is not kept.
+    """
+    if isinstance(row, PairInput):
+        text = whole_sentences(reply.explanation, limits.explanation)
+        aspects = _aspects(row.review, limits, reply.aspects)
+        is_praised = any(each.sentiment == "positive" for each in aspects)
+        may_be_empty = bool(aspects) and not is_praised and not reply.explanation.strip()
+        if text is not None or may_be_empty or row.split == LOW_RATED:
+            return PairText(text or "", aspects)
+    elif (text := whole_sentences(reply.profile, limits.profile)) is not None:
+        if isinstance(row, UserInput):
+            return UserText(text)
+        return ItemText(row.title or _line(reply.title), text, title_is_made=not row.title)
+    return Failure(NO_SENTENCE, "the text has no whole sentence", reply.model_dump_json())
 
 
-def user_text(row: UserInput, limits: ReplyLimits, reply: UserReply) -> UserText | Failure:
-    """Return the user's text."""
-    profile = whole_sentences(reply.profile, limits.profile)
-    return _without_sentence(reply) if profile is None else UserText(profile)
+def _aspects(
+    review: Review, limits: ReplyLimits, replies: Sequence[AspectReply]
+) -> tuple[Aspect, ...]:
+    aspects: dict[str, Aspect] = {}
+    for each in replies:
+        name, opinion = _words(each.aspect, limits.aspect), _words(each.opinion, limits.opinion)
+        if name and is_quote(each.quote, review):
+            opinion = opinion if is_quote(opinion, review) else ""
+            aspects.setdefault(name.casefold(), Aspect(name, opinion, each.sentiment))
+    return tuple(aspects.values())
 
 
 def is_quote(words: str, review: Review) -> bool:
@@ -176,28 +196,6 @@ def quote_problem(row: PairInput, reply: PairReply) -> str | None:
     if is_empty or any(is_quote(each.quote, row.review) for each in reply.aspects):
         return None
     return "no aspect has a quote that stands in the review; copy the review's words as they are"
-
-
-def pair_text(row: PairInput, limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
-    """Return the pair's text with the aspects whose quotes are in the review, each once.
-
-    An opinion that is not in the review's words is dropped, because texts show it in quotation
-    marks. An explanation may only be empty if there are aspects and none is positive, or if the
-    review is low-rated and its explanation is not kept.
-    """
-    explanation = whole_sentences(reply.explanation, limits.explanation)
-    aspects: dict[str, Aspect] = {}
-    for each in reply.aspects:
-        name, opinion = _words(each.aspect, limits.aspect), _words(each.opinion, limits.opinion)
-        if name and is_quote(each.quote, row.review):
-            opinion = opinion if is_quote(opinion, row.review) else ""
-            aspects.setdefault(name.casefold(), Aspect(name, opinion, each.sentiment))
-    if explanation is None:
-        is_praised = any(each.sentiment == "positive" for each in aspects.values())
-        may_be_empty = bool(aspects) and not is_praised and not reply.explanation.strip()
-        if not may_be_empty and row.split != LOW_RATED:
-            return _without_sentence(reply)
-    return PairText(explanation or "", tuple(aspects.values()))
 
 
 def whole_sentences(text: str, max_length: int) -> str | None:
@@ -225,7 +223,3 @@ def _words(text: str, max_length: int) -> str:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _without_sentence(reply: BaseModel) -> Failure:
-    return Failure(NO_SENTENCE, "the text has no whole sentence", reply.model_dump_json())

@@ -1,37 +1,36 @@
 """The annotator that asks a language model, and what a run knows of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
 from xrec.annotate.annotator import (
     AnnotatorSpec,
     Failure,
     Input,
-    ItemInput,
     PairInput,
     PairText,
     Text,
-    UserInput,
     Written,
 )
 from xrec.annotate.language_model.forecast import forecast
-from xrec.annotate.language_model.prompts import Prompts, RowData, read_prompt
+from xrec.annotate.language_model.prompts import Prompts, RowData, kind_of, read_prompt
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
     OTHER_LANGUAGE,
     REASONS,
     SCHEMAS,
     ReplyLimits,
-    item_text,
-    pair_text,
     quote_problem,
-    user_text,
+    reply_schema,
+    text_of,
 )
+from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
+from xrec.bulk import use_of
 from xrec.config import AnnotateConfig, EndpointModelConfig, LanguageModelAnnotator, identity_of
 from xrec.data.language import other_language
 from xrec.llm.source import known_fingerprint
@@ -52,24 +51,46 @@ from xrec.text import (
 _CHUNKS_AT_ONCE = 2  # per process, so that the model is busy while the last rows of a chunk finish
 
 
+@dataclass(frozen=True)
 class LanguageModelWriter:
-    """An `Annotator` that asks a language model about each row.
+    """An `Annotator` that asks a language model about each row; it is sent to actors and loaded.
+
+    identity: what replies depend on besides their prompts. key: of an endpoint.
 
     Its costs are prompt_tokens and reply_tokens; requests, including repeated ones; equal_prompts,
     which were not asked again.
     """
 
-    def __init__(self, prompts: Prompts, asker: Asker):
-        self._prompts, self._asker, limits = prompts, asker, prompts.limits
-        self._kinds: Mapping[type[Input], tuple[type[BaseModel], Callable[..., Text | Failure]]] = {
-            ItemInput: (limits.item(), item_text),
-            UserInput: (limits.user(), user_text),
-            PairInput: (limits.pair(), pair_text),
-        }
+    config: AnnotateConfig
+    prompts: Prompts
+    identity: Mapping[str, Any]
+    key: SecretStr | None
+    asker: Asker | None = None
+
+    def load(self, output: Location) -> "LanguageModelWriter":
+        """Return the writer with its model in memory; `output` is the folder of all stages."""
+        config, annotator = self.config, self.config.annotator
+        assert isinstance(annotator, LanguageModelAnnotator)
+        model = load_language_model(
+            annotator.model,
+            storage=config.storage,
+            device=config.actors.device,
+            num_threads=config.actors.cpus,
+            key=self.key,
+        )
+        asker = Asker(
+            model,
+            annotator.model.sampling,
+            kept_replies(output),
+            identity=self.identity,
+            max_tokens=config.budget.get("tokens", float("inf")) - _num_spent(config, output),
+        )
+        return replace(self, asker=asker)
 
     def write(self, rows: Sequence[Input]) -> Written:
-        """See Annotator."""
-        replies: Sequence[Reply[BaseModel]] = self._asker.ask([self._prompt(row) for row in rows])
+        """See Annotator; raise BudgetError once `budget.tokens` is used up."""
+        assert self.asker is not None, "load the writer first"
+        replies = self.asker.ask([self._prompt(row) for row in rows])
         texts = [self._text(row, reply) for row, reply in zip(rows, replies, strict=True)]
         usage = sum((reply.usage for reply in replies), Usage())
         costs = {
@@ -81,55 +102,33 @@ class LanguageModelWriter:
         return Written(texts, costs)
 
     def _prompt(self, row: Input) -> Prompt[Any]:
-        prompt: Prompt[Any] = Prompt(self._prompts.of(row), self._kinds[type(row)][0])
+        schema = reply_schema(kind_of(row), self.prompts.limits)
         if isinstance(row, PairInput):
-            prompt = replace(prompt, check=partial(quote_problem, row))
-        return prompt
+            return Prompt(self.prompts.of(row), schema, partial(quote_problem, row))
+        return Prompt(self.prompts.of(row), schema)
 
-    def _text(self, row: Input, reply: Reply[BaseModel]) -> Text | Failure:
+    def _text(self, row: Input, reply: Reply[Any]) -> Text | Failure:
         """Return the text of a reply; one that copies the prompt's example is a failure."""
         if reply.failure is not None:
             return Failure(reply.failure.reason, reply.failure.message, reply.raw)
-        text = self._kinds[type(row)][1](row, self._prompts.limits, reply.value)
+        text = text_of(row, self.prompts.limits, reply.value)
         if isinstance(text, Failure):
             return text
         words = text.explanation if isinstance(text, PairText) else text.profile
-        if repeats_verbatim(words, self._prompts.example(row)):
+        if repeats_verbatim(words, self.prompts.example(row)):
             message = "the text repeats eight words in a row of the prompt's example"
             return Failure(COPIES_EXAMPLE, message, reply.raw)
-        if other := other_language(words, self._prompts.language):
-            message = f"the text is in {other}, and annotator.language is {self._prompts.language}"
+        if other := other_language(words, self.prompts.language):
+            message = f"the text is in {other}, and annotator.language is {self.prompts.language}"
             return Failure(OTHER_LANGUAGE, message, reply.raw)
         return text
 
 
-@dataclass(frozen=True)
-class WriterLoader:
-    """Loads the writer in an actor, to which it is sent.
-
-    identity: what replies depend on besides their prompts. key: of an endpoint.
-    """
-
-    config: AnnotateConfig
-    prompts: Prompts
-    identity: Mapping[str, Any]
-    key: SecretStr | None
-
-    def __call__(self, output: Location) -> LanguageModelWriter:
-        """Load the model; `output` is the folder of all stages."""
-        annotator, actors = self.config.annotator, self.config.actors
-        assert isinstance(annotator, LanguageModelAnnotator)
-        model = load_language_model(
-            annotator.model,
-            storage=self.config.storage,
-            device=actors.device,
-            num_threads=actors.cpus,
-            key=self.key,
-        )
-        store, sampling = kept_replies(output), annotator.model.sampling
-        return LanguageModelWriter(
-            self.prompts, Asker(model, sampling, store, identity=self.identity)
-        )
+def _num_spent(config: AnnotateConfig, output: Location) -> float:
+    """Return the tokens of all stages that were reported so far."""
+    statuses = stage_statuses(output, config.storage).values()
+    costs = [status.progress.costs for status in statuses if status.progress is not None]
+    return sum(use_of(each, {})["tokens"] for each in costs)
 
 
 def kept_replies(output: Location) -> ReplyStore:
@@ -165,16 +164,17 @@ def language_model_spec(
         inputs = {"llm": known_fingerprint(llm, config.storage, download=is_asked) or ""}
         gpus = model.engine.num_gpus
     elsewhere = annotator.model_copy(update={"model": model_anywhere(model, config.llm)})
+    writer = LanguageModelWriter(
+        config.model_copy(update={"annotator": elsewhere}),
+        prompts,
+        {"model": settings["model"], **inputs},
+        key,
+    )
     return AnnotatorSpec(
         settings=settings,
         inputs=inputs,
         reasons=REASONS,
-        make=WriterLoader(
-            config.model_copy(update={"annotator": elsewhere}),
-            prompts,
-            {"model": settings["model"], **inputs},
-            key,
-        ),
+        make=writer.load,
         describe=partial(forecast, prompts, config, _CHUNKS_AT_ONCE),
         folds=annotator.folds,
         chunks_at_once=_CHUNKS_AT_ONCE,

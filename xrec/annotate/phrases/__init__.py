@@ -7,7 +7,7 @@ supplies are found in profiles.
 """
 
 from xrec.annotate.phrases.annotator import phrases_spec
-from xrec.annotate.phrases.mentions import Reader
 from xrec.annotate.phrases.profiles import find_aspects
+from xrec.annotate.phrases.reader import Reader
 
 __all__ = ["Reader", "find_aspects", "phrases_spec"]

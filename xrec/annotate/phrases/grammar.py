@@ -11,36 +11,42 @@ from xrec.data.parser import load_parser
 
 Token = Any
 """A token of spaCy."""
-_CAPTURED = ("of", "it")
 _NODE = re.compile(r"(\w+)(?:\[(.*)\])?")
-_JOINED = re.compile(r"noun ~ first\[(.*?)\]")
+_JOINED = re.compile(r"(\w+)(?:\[(\S*)\])? ~ (\w+)\[(\S*)\]")
+_KEPT = ("named", "own", "item", "pointed", "topic", "part")
 
 
 class Roles:
     """The roles of a parsed text's tokens.
 
-    captured: for each role and token index, the tokens that the pattern names `of`; the item
-        itself, named `it`, is None.
+    captured: for each role and token index, the indices of tokens that the pattern names `of`; that
+        of the item itself, named `it`, is -1.
     """
 
     def __init__(self, doc: Any):
+        self._doc = doc
         matcher, patterns = _matcher()
-        self.captured: defaultdict[str, dict[int, list[Token]]] = defaultdict(dict)
+        self.captured: defaultdict[str, dict[int, set[int]]] = defaultdict(dict)
         for key, tokens in matcher(doc):
             role, names = patterns[key]
-            captured = self.captured[role].setdefault(tokens[0], [])
+            captured = self.captured[role].setdefault(tokens[0], set())
             for name, index in zip(names, tokens, strict=True):
-                if name in _CAPTURED:
-                    captured.append(doc[index] if name == "of" else None)
+                if name in ("of", "it"):
+                    captured.add(index if name == "of" else -1)
 
     def has(self, role: str, token: Token) -> bool:
         """Return whether a token plays a role."""
         return token.i in self.captured[role]
 
     def of(self, role: str, token: Token) -> list[Token]:
-        """Return the captured tokens of a token's role, in the text's order."""
-        captured = self.captured[role].get(token.i, [])
-        return sorted(captured, key=lambda other: -1 if other is None else other.i)
+        """Return the captured tokens of a token's role, in order; the item itself is None."""
+        captured = sorted(self.captured[role].get(token.i, ()))
+        return [None if index < 0 else self._doc[index] for index in captured]
+
+    def kept(self, noun: Token) -> frozenset[str]:
+        """Return the roles of a noun that mentions have; what the text points at is its item."""
+        roles = {role for role in _KEPT if self.has(role, noun)}
+        return frozenset({*roles, "item"} if "pointed" in roles else roles)
 
 
 @functools.cache
@@ -66,9 +72,9 @@ def _patterns() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         for name, listed in words.items():
             line = re.sub(rf"\${name}\b", listed.replace(" ", "|"), line)
         role, _, pattern = line.partition(": ")
-        yield role, _relations(_JOINED.sub(r"noun[\1]", pattern))
+        yield role, _relations(_JOINED.sub(r"\1[\2,\4]", pattern))
         if "~" in pattern:
-            yield role, _relations(_JOINED.sub(r"noun[DEP=conj] < first[\1]", pattern))
+            yield role, _relations(_JOINED.sub(r"\1[\2,DEP=conj] < \3[\4]", pattern))
 
 
 def _relations(pattern: str) -> list[dict[str, Any]]:

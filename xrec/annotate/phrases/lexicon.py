@@ -15,19 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec.annotate.phrases.mentions import (
-    PARSED,
-    PARSED_SCHEMA,
-    Mention,
-    Parsed,
-    is_english,
-    key_of,
-    read,
-)
+from xrec.annotate.phrases.mentions import Mention, Parsed, read
+from xrec.annotate.phrases.reader import READ, READ_SCHEMA, is_english, key_of, pack
 from xrec.annotate.vocabulary import normalized
 from xrec.config import VocabularyConfig
 from xrec.data.english import valence, word_set
-from xrec.data.parser import pack, parse
+from xrec.data.parser import parse
 from xrec.progress import progress
 from xrec.storage import Location, content_hash, read_table, write_table
 
@@ -124,7 +117,7 @@ class Lexicon:
 def learn_phrases(
     reviews: pa.Table, output: Location, *, min_reviews: int, vocabulary: VocabularyConfig
 ) -> None:
-    """Write what reviews (schema REVIEWS) teach, and their parses, under `output`.
+    """Write what reviews (schema REVIEWS) teach, and what they mention, under `output`.
 
     All CPUs of Ray parse, so it must be initialized.
     """
@@ -134,24 +127,23 @@ def learn_phrases(
     whole = [joined_text(*parts) for parts in zip(*texts, strict=True)]
     starts = range(0, len(whole), _BATCH_TEXTS)
     batches = [whole[start : start + _BATCH_TEXTS] for start in starts]
-    done = map_in_processes(lambda: _parse_batch, batches, num_processes=num_cpus())
-    parsed = dict(progress(done, f"batches of {_BATCH_TEXTS} reviews parsed", len(batches)))
+    done = map_in_processes(lambda: _read_batch, batches, num_processes=num_cpus())
+    batches_read = dict(progress(done, f"batches of {_BATCH_TEXTS} reviews read", len(batches)))
     counts, rows = _Counts(), []
     for number, item_id in enumerate(item_ids):
         batch, position = divmod(number, _BATCH_TEXTS)
-        if (result := parsed[batch][position]) is not None:
-            data, review = result
+        if (review := batches_read[batch][position]) is not None:
             counts.add(item_id, review)
-            rows.append({"key": key_of(whole[number]), "doc": data})
-    write_table(output / PARSED, pa.Table.from_pylist(rows, schema=PARSED_SCHEMA), PARSED_SCHEMA)
+            rows.append({"key": key_of(whole[number]), "mentions": pack(review.mentions)})
+    write_table(output / READ, pa.Table.from_pylist(rows, schema=READ_SCHEMA), READ_SCHEMA)
     write_table(output / _FILE, counts.table(len(rows), min_reviews, vocabulary), _SCHEMA)
 
 
-def _parse_batch(texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:
-    """Parse texts; those that are not in English are None."""
+def _read_batch(texts: Sequence[str]) -> list[Parsed | None]:
+    """Read texts; those that are not in English are None."""
     english = [is_english(text) for text in texts]
     docs = parse(itertools.compress(texts, english))
-    return [(pack(doc := next(docs)), read(doc)) if known else None for known in english]
+    return [read(next(docs)) if known else None for known in english]
 
 
 def joined_text(summary: str, text: str) -> str:
@@ -206,19 +198,22 @@ class _Counts:
     def add(self, item_id: str, review: Parsed) -> None:
         """Count a review."""
         by_name: defaultdict[str, list[Mention]] = defaultdict(list)
-        implied = [each for each in review.mentions if each.implied_by == "adjective"]
-        self.implied.update({name for each in implied for name in each.names})
-        for mention in review.mentions:
+        implied: set[str] = set()
+        for mention in (each.judged(valence) for each in review.mentions):
             if mention.implied_by:
+                implied.update(
+                    mention.names if mention.sign and mention.implied_by != "verb" else ()
+                )
                 continue
             for name, written in zip(mention.names, mention.written, strict=True):
                 by_name[name].append(mention)
                 self.nouns[name].written[written] += 1
+        self.implied.update(implied)
         for name, mentions in by_name.items():
             noun = self.nouns[name]
             noun.reviews += 1
             noun.items.add(item_id)
-            noun.judged += any(mention.strength for mention in mentions)
+            noun.judged += any(mention.sign for mention in mentions)
             noun.roles.update(frozenset[str]().union(*(mention.roles for mention in mentions)))
         self.proper.update(review.proper)
         for pair in review.joined:

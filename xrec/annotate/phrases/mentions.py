@@ -1,44 +1,22 @@
-"""What a review says about which thing: its nouns, each with the opinion of its sentence.
+"""What a text says about which thing: its nouns, each with the words that judge it.
 
-In "a warm tone", "the tone is very warm" and "it sounds warm" the opinion on the tone is warm. What
-belongs to another item is not mentioned. The patterns are in grammar.txt.
+In "a warm tone", "the tone is very warm" and "it sounds warm" the tone is warm. What belongs to
+another item is not mentioned. The patterns are in grammar.txt; how good a word is, is decided later
+(`Mention.judged`), so a text is only read once.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import Any, NamedTuple
 
 from xrec.annotate.annotator import Sentiment
 from xrec.annotate.phrases.grammar import Roles, Token
-from xrec.annotate.phrases.opinion import (
-    LOVED,
-    Valence,
-    by_adverb,
-    form_of,
-    has_no_opinion,
-    is_adjective,
-    is_denied,
-    judgement,
-    opinion_on,
-    reality,
-    with_joined,
-)
-from xrec.data.english import valence
-from xrec.data.language import other_language
-from xrec.data.parser import parse, unpack
-from xrec.storage import Location, read_table
+from xrec.data.english import is_noun, valence
 
-PARSED = "annotator/parsed.parquet"
-PARSED_SCHEMA = pa.schema(
-    [pa.field("key", pa.binary(), nullable=False), pa.field("doc", pa.binary(), nullable=False)]
-)
-MAX_WORDS = 3  # of a noun and the nouns before it
-Role = Literal["named", "own", "item", "pointed", "topic", "part"]
-_ROLES: tuple[Role, ...] = ("named", "own", "item", "pointed", "topic", "part")
+Valence = Callable[[str], float]
+"""How good or bad a word sounds, from -1 to 1."""
+_MAX_WORDS = 3  # of a noun and the nouns before it
 # Nouns that English makes of adjectives: what is durable has durability. They only count if reviews
 # of the catalogue use them as nouns. The first are always good to have.
 _GOOD = (
@@ -56,7 +34,26 @@ _FURTHER = (
     ("rm", "rmth"),  # warm
 )
 _MIN_LETTERS = 3
-_MAX_KEPT_TEXTS = 2**14  # a profile is written again without each of its reviews
+_COMPARATIVES = ("JJR", "RBR")
+_SENTIMENTS: dict[int, Sentiment] = {1: "positive", 0: "neutral", -1: "negative"}
+
+
+class Word(NamedTuple):
+    """A word that judges a thing.
+
+    form: of an adjective, before a noun ("rich" of "sounds richer"); else empty. if_good, if_bad:
+        what it says of the thing if the word sounds good or bad: 1 praise, -1 blame, 0 nothing.
+    """
+
+    word: str
+    form: str
+    if_good: int = 1
+    if_bad: int = -1
+
+    def sign(self, value: Valence) -> int:
+        """Return 1 if the word praises the thing, -1 if it blames it, else 0."""
+        strength = value(self.word)
+        return 0 if not strength else self.if_good if strength > 0 else self.if_bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +63,44 @@ class Mention:
     names: possible names, lemmas in lower case, the longest first: the noun with the nouns before
         it ("guitar strap", "strap"), or the nouns that an adjective or verb implies ("comfort").
     written: the same as written. described: the longest name with the adjective before it ("special
-        effect"), or empty. implied_by: the kind of word that implies it, if it is not a noun.
-    opinion: the adjective that praises it, or empty. strength: from -1 (bad) to 1 (good).
+        effect"), or empty. implied_by: verb or adjective, what implies it, or empty.
     roles: see grammar.txt. of: for an implied thing, the lemma of the noun that has it; empty if
         that is the item.
+    words: the words that judge it, the first that is good or bad counts. beside: adjectives between
+        the first one and the noun. praise: what is left of praise, 1 for a fact, 0 for a condition
+        or question, -1 for a wish.
+    opinion: the adjective that praises it, or empty. sign: 1 for praise, -1 for blame, 0 for
+        neither; both are set by `judged`.
     """
 
     names: tuple[str, ...]
     written: tuple[str, ...]
-    opinion: str
-    strength: float
-    roles: frozenset[Role] = frozenset()
     described: str = ""
-    implied_by: Literal["", "verb", "adjective"] = ""
+    implied_by: str = ""
     of: str = ""
+    words: tuple[Word, ...] = ()
+    beside: tuple[str, ...] = ()
+    praise: int = 1
+    roles: frozenset[str] = frozenset()
+    opinion: str = ""
+    sign: int = 0
 
     @property
     def sentiment(self) -> Sentiment:
-        """The sign of the strength."""
-        return "neutral" if self.strength == 0 else "positive" if self.strength > 0 else "negative"
+        """The sign in words."""
+        return _SENTIMENTS[self.sign]
+
+    def judged(self, value: Valence) -> "Mention":
+        """Return the mention with its opinion, by how good or bad each word is."""
+        signs = [word.sign(value) for word in self.words]
+        sign = next(filter(None, signs), 0)
+        if not sign or not all(map(value, self.beside)):
+            return self  # "great local color" is not "great color"
+        sign *= self.praise if sign > 0 else 1
+        praise = (
+            word.form for word, found in zip(self.words, signs, strict=True) if found > 0 < sign
+        )
+        return replace(self, opinion=next((w for w in praise if value(w) > 0), ""), sign=sign)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,182 +116,147 @@ class Parsed:
     proper: frozenset[str]
 
 
-class Reader:
-    """Finds what texts mention.
-
-    learned: valences of further words. parsed: packed parses of English texts, by `key_of`.
-    """
-
-    def __init__(self, learned: Mapping[str, float], parsed: Mapping[bytes, bytes] | None = None):
-        self._learned, self._parsed = learned, parsed or {}
-        self._known: dict[str, tuple[Mention, ...] | None] = {}
-
-    def parse(self, texts: Iterable[str]) -> None:
-        """Read texts ahead, which is faster than one by one."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if len(self._known) > _MAX_KEPT_TEXTS:
-            self._known.clear()
-        self._known.update(dict.fromkeys(new))
-        unread = []
-        for text in new:
-            if (data := self._parsed.get(key_of(text))) is not None:
-                self._known[text] = read(unpack(data), self._valence).mentions
-            elif is_english(text):
-                unread.append(text)
-        for text, doc in zip(unread, parse(unread), strict=True):
-            self._known[text] = read(doc, self._valence).mentions
-
-    def mentions(self, text: str) -> tuple[Mention, ...] | None:
-        """Return what a text mentions, in its order; None if it is not in English."""
-        if text not in self._known:
-            self.parse([text])
-        return self._known[text]
-
-    def _valence(self, word: str) -> float:
-        return valence(word) or self._learned.get(word, 0.0)
-
-
-def key_of(text: str) -> bytes:
-    """Return the key of a text among the parsed ones, 16 bytes."""
-    data = text.encode("utf-8", errors="surrogatepass")
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def read_parsed(output: Location) -> dict[bytes, bytes]:
-    """Return the packed parses of the texts that were learned from, by `key_of`."""
-    table = read_table(output / PARSED, PARSED_SCHEMA)
-    return dict(zip(table["key"].to_pylist(), table["doc"].to_pylist(), strict=True))
-
-
-def is_english(text: str) -> bool:
-    """Return whether a text is in English, or too short to tell."""
-    return other_language(text, "English") is None
-
-
-def read(doc: Any, value: Valence = valence) -> Parsed:
-    """Return what a parsed text mentions; `value` is the valence of a word, from -1 to 1."""
-    roles, joined = Roles(doc), list[tuple[str, str]]()
-    for token in doc:
-        head = token.head
-        is_joined = token.dep_ == "conj" and token.pos_ == head.pos_ == "ADJ"
-        if is_joined and any(child.lower_ == "and" for child in head.children):
-            joined.append((head.lower_, token.lower_))
+def read(doc: Any) -> Parsed:
+    """Return what a parsed text mentions."""
+    roles = Roles(doc)
+    joined = tuple(
+        (other.lower_, doc[place].lower_)
+        for place in roles.captured["joined"]
+        for other in roles.of("joined", doc[place])
+    )
     proper = frozenset(token.lower_ for token in doc if token.pos_ == "PROPN")
-    return Parsed(tuple(_mentions(doc, roles, value)), tuple(joined), proper)
+    return Parsed(tuple(_mentions(doc, roles)), joined, proper)
 
 
-def _mentions(doc: Any, roles: Roles, value: Valence) -> Iterator[Mention]:
+def _mentions(doc: Any, roles: Roles) -> Iterator[Mention]:
+    kinds = {"NOUN": _noun, "VERB": _verb, "ADJ": _adjective}
     for token in doc:
-        mention = None
-        if token.pos_ == "NOUN":
-            mention = _noun(value, token, roles)
-        elif token.pos_ in ("VERB", "ADJ"):
-            is_participle = token.tag_ == "VBN" and token.pos_ == "VERB"
-            if is_participle and by_adverb(value, token):
-                mention = _participle(value, token, roles)
-            else:
-                mention = (_verb if token.pos_ == "VERB" else _adjective)(value, token, roles)
+        mention = kinds[token.pos_](token, roles) if token.pos_ in kinds else None
         if mention is not None:
             yield mention
 
 
-def _noun(value: Valence, noun: Token, roles: Roles) -> Mention | None:
+def _noun(noun: Token, roles: Roles) -> Mention | None:
     """A story line: the line, but not the story."""
     is_part = noun.dep_ in ("compound", "npadvmod") or not noun.is_alpha
     if is_part or roles.has("absent", noun):
         return None
-    start = noun.doc[max(0, noun.i - MAX_WORDS + 1) : noun.i]
+    start = noun.doc[max(0, noun.i - _MAX_WORDS + 1) : noun.i]
     before = list(takewhile(_is_compound, reversed(start)))[::-1]
     lemmas = [*(word.lower_ for word in before), noun.lemma_.lower()]
     words = [*(word.lower_ for word in before), noun.lower_]
-    if behind := roles.of("joined", noun):
+    if behind := roles.of("compound", noun):
         lemmas[-1], words[-1] = (f"{name[-1]} of {behind[0].lower_}" for name in (lemmas, words))
     place = noun.i - len(before) - 1
     adjective = noun.doc[place] if place >= 0 else noun
-    opinion, strength = opinion_on(value, noun)
+    own = [word for word in roles.of("judged", noun) if _describes(word) or word.dep_ != "amod"]
+    judging = [*(_word(word, noun, roles) for word in own), *_by_verb(noun, roles)]
     return Mention(
         tuple(" ".join(lemmas[first:]) for first in range(len(lemmas))),
         tuple(" ".join(words[first:]) for first in range(len(words))),
-        opinion,
-        strength,
-        _roles(noun, roles),
-        " ".join((adjective.lower_, *lemmas)) if is_adjective(adjective) else "",
+        " ".join((adjective.lower_, *lemmas)) if _describes(adjective) else "",
+        words=() if roles.has("nearby", noun) else tuple(judging),
+        beside=tuple(word.lower_ for word in own[1:] if word.dep_ == "amod"),
+        praise=_praise(noun, roles),
+        roles=roles.kept(noun),
     )
-
-
-def _roles(noun: Token, roles: Roles) -> frozenset[Role]:
-    """Return the roles of a noun; what the text points at is its item."""
-    implied: tuple[Role, ...] = ("item",) if roles.has("pointed", noun) else ()
-    return frozenset((*implied, *(role for role in _ROLES if roles.has(role, noun))))
 
 
 def _is_compound(word: Token) -> bool:
     return bool(word.dep_ == "compound" and word.pos_ == "NOUN" and word.is_alpha)
 
 
-def _verb(value: Valence, verb: Token, roles: Roles) -> Mention | None:
-    """It sounds great: the sound."""
-    adjectives = [word for word in verb.children if word.dep_ == "acomp" and word.pos_ == "ADJ"]
-    judged = [(word, judgement(value, word, verb)) for word in with_joined(adjectives)]
-    strength = next((found for _, found in judged if found), 0.0)
-    opinion = next((form_of(word) for word, found in judged if found > 0), "")
-    of = roles.of("subject", verb)
-    return _implied("verb", verb, (verb.lemma_.lower(),), strength, of, opinion)
+def _describes(word: Token) -> bool:
+    """Return whether a word describes the noun after it; the "sound" of sound quality does not."""
+    return word.dep_ == "amod" and word.pos_ == "ADJ" and not is_noun(word.lower_)
 
 
-def _participle(value: Valence, word: Token, roles: Roles) -> Mention | None:
-    """It is beautifully written: the writing."""
-    strength = by_adverb(value, word)
-    strength = -strength if is_denied(word, word) else strength
-    lemma = word.lemma_.lower()
+def _verb(verb: Token, roles: Roles) -> Mention | None:
+    """It sounds great: the sound. It is beautifully written: the writing."""
+    adverbs = [word.lower_ for word in verb.children if word.dep_ == "advmod"]
+    adverb = next((word for word in adverbs if valence(word)), None)
+    lemma = str(verb.lemma_).lower()
+    if verb.tag_ != "VBN" or adverb is None:
+        words = tuple(_word(word, verb, roles) for word in roles.of("judged", verb))
+        return _implied("verb", verb, (lemma,), words, roles.of("subject", verb), roles)
     name = "workmanship" if lemma == "make" else f"{lemma.removesuffix('e')}ing"
-    of = roles.of("subject", word) if word.dep_ == "ROOT" else _described(word, roles)
-    return _implied("adjective", word, (name,), strength, of)
+    sign = -1 if roles.has("denied", verb) else 1
+    of = roles.of("subject" if verb.dep_ == "ROOT" else "describes", verb)
+    return _implied("adjective", verb, (name,), (Word(adverb, "", sign, -sign),), of, roles)
 
 
-def _adjective(value: Valence, word: Token, roles: Roles) -> Mention | None:
+def _adjective(word: Token, roles: Roles) -> Mention | None:
     """It is comfortable: the comfort; it is easy to use: the ease of use."""
-    if has_no_opinion(word):
-        return None
-    strength = judgement(value, word, word)
-    names = _qualities(word.lower_, is_judged=strength != 0)
-    is_ease, purposes = word.lower_ in ("easy", "simple"), roles.of("purpose", word)
-    if is_ease or purposes:
-        names = tuple(f"ease of {verb.lemma_}" for verb in purposes if verb and is_ease)
-    if not strength:
-        strength = -LOVED if is_denied(word, word) else LOVED
-    return _implied("adjective", word, names, strength, _described(word, roles))
-
-
-def _described(word: Token, roles: Roles) -> list[Token]:
-    """Return what an adjective, or the one that "and" joins it to, describes."""
-    while word.dep_ == "conj" and word.head.pos_ in ("ADJ", "VERB"):
-        word = word.head
-    return roles.of("describes", word)
+    names = tuple(f"ease of {verb.lemma_}" for verb in roles.of("purpose", word))
+    names = names or _qualities(word.lower_)
+    words = (_word(word, word, roles)._replace(form=""),)
+    if not valence(word.lower_):
+        words += (Word("good", "", -1 if roles.has("denied", word) else 1),)
+    return _implied("adjective", word, names, words, roles.of("describes", word), roles)
 
 
 def _implied(
-    kind: Literal["verb", "adjective"],
+    by: str,
     word: Token,
     names: tuple[str, ...],
-    strength: float,
+    words: tuple[Word, ...],
     of: list[Token],
-    opinion: str = "",
+    roles: Roles,
 ) -> Mention | None:
-    """Return the mention of what a word implies of the first of the nouns `of`, if any."""
-    strength = strength * reality(word) if strength > 0 else strength
-    if not of or not strength or not names:
+    """Return the mention of what a word implies of the first of the tokens `of`, if any."""
+    if not of or not names or not words:
         return None
     owner = "" if of[0] is None else str(of[0].lemma_).lower()
-    opinion = opinion if strength > 0 else ""
-    return Mention(names, names, opinion, strength, implied_by=kind, of=owner)
+    praise = _praise(word, roles)
+    return Mention(names, names, implied_by=by, of=owner, words=words, praise=praise)
 
 
-def _qualities(adjective: str, *, is_judged: bool) -> tuple[str, ...]:
+def _qualities(adjective: str) -> tuple[str, ...]:
     """Return the nouns that an adjective may imply; only good ones if its valence is unknown."""
     made = (
         adjective.removesuffix(old) + new
-        for old, new in ((*_GOOD, *_FURTHER) if is_judged else _GOOD)
+        for old, new in ((*_GOOD, *_FURTHER) if valence(adjective) else _GOOD)
         if adjective.endswith(old) and len(adjective) - len(old) + len(new) > _MIN_LETTERS
     )
     return tuple(dict.fromkeys(made))
+
+
+def _word(adjective: Token, of: Token, roles: Roles) -> Word:
+    """Return an adjective that judges the token `of`; what is not bad is no reason to buy it."""
+    is_adjective = adjective.tag_ in ("JJ", "JJR", "JJS")
+    form = ("good" if adjective.lemma_ == "well" else adjective.lemma_) if is_adjective else ""
+    signs = (1, -1)
+    if roles.has("unsure", adjective):
+        signs = (0, 0)
+    elif roles.has("too", adjective):
+        signs = (-1, -1)
+    elif adjective.tag_ not in _COMPARATIVES:  # "couldn't be better" denies nothing
+        is_denied = roles.has("denied", adjective) or roles.has("denied", of)
+        signs = (-1, 0) if is_denied else signs
+    return Word(adjective.lower_, form, *signs)
+
+
+def _by_verb(noun: Token, roles: Roles) -> Iterator[Word]:
+    """Yield what a verb says about its subject ("works well") or object ("I love")."""
+    if roles.has("unbeatable", noun):
+        yield Word("good", "")
+    for role, is_subject in (("does", True), ("loved", False)):
+        for word in roles.of(role, noun):
+            verb = word if word.pos_ == "VERB" else word.head
+            if not roles.has("transitive" if is_subject else "purposeful", verb):
+                is_denied = roles.has("denied", verb) or roles.has("denied", noun)
+                signs = (-1, int(is_subject)) if is_denied else (1, -1)
+                yield Word(str(word.lemma_), "", *signs)
+
+
+def _praise(token: Token, roles: Roles) -> int:
+    """Return what is left of praise: 1 for a fact, 0 for a condition or question, -1 for a wish."""
+    for word in (token, *token.ancestors):
+        if roles.has("open", word):
+            return 0
+        if not roles.has("denied", word):
+            if roles.has("wished", word):
+                return -1
+            if roles.has("wanted", word):
+                return 0
+    return 1

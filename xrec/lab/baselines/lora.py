@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects.choice import read_chooser
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError, ModelError
 from xrec.lab.baselines.baseline import Baseline
@@ -23,7 +22,6 @@ from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Batch, Example, token_nll
 from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PromptBuilder
-from xrec.storage import location_of
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _ALPHA = 16.0
@@ -39,9 +37,7 @@ def prompt_examples(baseline: Baseline, dataset: Dataset, explanations: pa.Table
     folder, prompt = baseline.llm_folder(), baseline.config.prompt
     vocabulary = text_vocabulary(read_text_config(folder).vocab_size, dataset)
     builder = PromptBuilder(load_tokenizer(folder), prompt, vocabulary)
-    aspects = location_of(baseline.config, "aspects")
-    chooser = read_chooser(aspects, dataset) if prompt.aspects else None
-    prompts = PairPrompts(dataset, builder, chooser)
+    prompts = PairPrompts(dataset, builder)
     examples, left_out = prompts.examples(explanations, baseline.recipe.max_explanation_tokens)
     if not examples:
         raise DataError(

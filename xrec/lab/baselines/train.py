@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from xrec.aspects.artifact import read_aspects_manifest
 from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import identity_of
 from xrec.data.dataset import read_dataset
@@ -27,8 +26,7 @@ logger = logging.getLogger("xrec")
 def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings that the content depends on, and the fingerprints of its inputs.
 
-    Raises ArtifactNotFoundError without a dataset, or without aspects if it reads some, and
-    ArtifactMismatchError if they are of another dataset.
+    Raises ArtifactNotFoundError without a dataset.
     """
     config = baseline.config
     settings: dict[str, Any] = {
@@ -43,9 +41,6 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
         settings["prompt"] = identity_of(config.prompt)
         settings["llm"] = identity_of(config.language_model)
         inputs["base_model"] = model_fingerprint(baseline.llm_folder())
-        if config.prompt.aspects:
-            aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
-            inputs["aspects"] = aspects.fingerprint
     return settings, inputs
 
 

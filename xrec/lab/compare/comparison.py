@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from xrec.aspects.choice import read_chooser
 from xrec.config import CompareConfig
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
@@ -80,9 +79,7 @@ def compare(
         for name, each in _first_seeds(scored).items()
         for line in agreement_lines(name, each.table, judges)
     )
-    aspects = location_of(config, "aspects")
-    chooser = read_chooser(aspects, dataset) if "aspects" in inputs else None
-    rankings = ranker_tables(dataset, pairs, chooser)
+    rankings = ranker_tables(dataset, pairs)
     result = result_of(config, dataset, made, scored, notes, rankings)
     return _write(given, result, made, settings, inputs)
 

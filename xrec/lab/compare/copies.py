@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from xrec.config import ElsewhereConfig, StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
-from xrec.data.rows import parse_id, parse_text, read_rows, reject_duplicates
+from xrec.data.rows import joined_rows, parse_id, parse_text, reject_duplicates, stream_rows
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.lab.measures.measure import PairIds
@@ -76,14 +76,14 @@ def read_elsewhere(name: str, config: ElsewhereConfig, storage: StorageConfig) -
     user_id, item_id, text = (
         config.columns.get(name, name) for name in ("user_id", "item_id", "explanation")
     )
-    read = read_rows(
+    parts = stream_rows(
         config.uri,
         io.BytesIO(open_location(config.uri, storage).read_bytes()),
         {"user_id": parse_id, "item_id": parse_id, "text": parse_text},
         names={"user_id": (user_id,), "item_id": (item_id,), "text": (text,)},
         advice=f"name the file's columns in texts.{name}.columns",
     )
-    rows = reject_duplicates(read, ["user_id", "item_id"])
+    rows = reject_duplicates(joined_rows(parts), ["user_id", "item_id"])
     if rows.findings:
         first = rows.findings[0]
         raise DataError(

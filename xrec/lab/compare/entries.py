@@ -1,17 +1,15 @@
 """The entries of a comparison, each with a seed in a folder of its own, and the pairs of all."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from xrec.aspects.artifact import read_aspects_manifest
 from xrec.config import ADAPTERS, BASELINES, CompareConfig, identity_of
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.splits import drawn_pairs
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
+from xrec.errors import DataError
 from xrec.lab.baselines.baseline import recipe_of
 from xrec.lab.measures.measures import metrics_anywhere, metrics_identity
 from xrec.llm.source import anywhere
@@ -61,7 +59,7 @@ def entries_of(config: CompareConfig) -> list[Entry]:
 
 def config_anywhere(config: CompareConfig) -> CompareConfig:
     """The config of a process, which may have another working directory: no path is relative."""
-    uris = shared_uris(config, "dataset", "aspects", "comparison")
+    uris = shared_uris(config, "dataset", "comparison")
     llm = None if config.llm is None else anywhere(config.llm)
     return config.model_copy(
         update={"metrics": metrics_anywhere(config.metrics), "llm": llm, **uris}
@@ -75,10 +73,8 @@ def comparison_identity(
 
     base_model: the fingerprint of the language model, None if no entry has one.
 
-    The aspects are an input if an entry needs them, or if they are there: they rank statements.
-
-    Raises ArtifactNotFoundError if an input is not finished, ArtifactMismatchError if aspects that
-    are needed are of another dataset, StorageNotFoundError for texts that are not there.
+    Raises ArtifactNotFoundError if an input is not finished, StorageNotFoundError if texts are
+    missing.
     """
     names = set(config.entries)
     elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
@@ -96,10 +92,6 @@ def comparison_identity(
     inputs = {"dataset": dataset.fingerprint}
     if config.has_language_model or "nearest" in names:
         inputs["graph"] = manifest_of(config, "graph").fingerprint
-    needs_aspects = config.has_language_model and config.prompt.aspects
-    with suppress(*(() if needs_aspects else (ArtifactNotFoundError, ArtifactMismatchError))):
-        aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
-        inputs["aspects"] = aspects.fingerprint
     if config.has_language_model:
         inputs["base_model"] = base_model or ""
     for name, texts in elsewhere.items():

@@ -12,8 +12,6 @@ import torch
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects.artifact import aspects_of
-from xrec.aspects.choice import read_chooser
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
 from xrec.config import CompareConfig, PromptConfig, identity_of
@@ -60,7 +58,6 @@ def text_only_texts(
     logger.info("%s: writing texts", entry.title)
     llm, dataset = config.language_model, manifest_of(config, "dataset")
     folder = resolve_model(llm, config.storage)
-    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
     identity = Identity(
         kind="explanations",
         config={
@@ -72,7 +69,6 @@ def text_only_texts(
             "dataset": dataset.fingerprint,
             "graph": manifest_of(config, "graph").fingerprint,
             "base_model": model_fingerprint(folder),
-            **({} if aspects is None else {"aspects": aspects.fingerprint}),
             **inputs,
         },
     )
@@ -90,14 +86,11 @@ def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask)
     tokenizer = load_tokenizer(folder)
     vocabulary = text_vocabulary(model.get_input_embeddings().num_embeddings, dataset)
     builder = PromptBuilder(tokenizer, prompt, vocabulary)
-    chooser = None
-    if prompt.aspects and sources.aspects is not None:
-        chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
     engine = load_engine(model, stop_token_ids(model, tokenizer), made.config.engine)
     return Explainer(
         model,
         engine,
-        PairPrompts(dataset, builder, chooser),
+        PairPrompts(dataset, builder),
         dataset,
         graph,
         fingerprint_of(made.shared_key),

@@ -6,11 +6,12 @@ table = score_table(measures, texts)     # a row a pair, a column a metric
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from xrec.aspects import AspectChooser
 from xrec.config import LLMConfig, MetricsConfig, StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair, taken
 from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
@@ -29,9 +30,6 @@ from xrec.lab.measures.statements import (
 )
 from xrec.llm.source import encoder_folder, model_fingerprint, name_anywhere
 from xrec.text import LanguageModel, model_anywhere
-
-if TYPE_CHECKING:
-    from xrec.aspects.choice import AspectChooser
 
 _VERSION = 7  # of the measures and what they mean; with another one all is scored again
 _OVERLAP_INFOS = (
@@ -127,14 +125,12 @@ def load_measures(
     return made
 
 
-def ranker_tables(
-    dataset: Dataset, pairs: Sequence[HeldOutPair], chooser: "AspectChooser | None"
-) -> dict[str, pa.Table]:
+def ranker_tables(dataset: Dataset, pairs: Sequence[HeldOutPair]) -> dict[str, pa.Table]:
     """The table of each ranker that needs no text; none for a dataset without aspects."""
     if dataset.aspects is None:
         return {}
     texts = ScoredTexts.of(pairs, {})
-    found = rankers(Statements(dataset, pairs), chooser)
+    found = rankers(Statements(dataset, pairs), AspectChooser(dataset))
     return {name: score_table([ranker.of_pairs], texts) for name, ranker in found.items()}
 
 

@@ -7,16 +7,14 @@ text stand beside it. docs/metrics.md says where the article differs.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from xrec.aspects import AspectChooser
 from xrec.data.dataset import HeldOutPair
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts, by_pair
 from xrec.lab.measures.statements import SENTIMENTS, K, Statement, Statements, against_reference
-
-if TYPE_CHECKING:
-    from xrec.aspects.choice import AspectChooser
 
 Score = Callable[[HeldOutPair], Callable[[Statement], Any]]
 """What a pair's candidates are sorted by, the largest first."""
@@ -56,7 +54,7 @@ class StatementsRanked:
         return ndcg, recall, precision * len(first) / K
 
 
-def rankers(statements: Statements, chooser: "AspectChooser | None") -> dict[str, StatementsRanked]:
+def rankers(statements: Statements, chooser: AspectChooser) -> dict[str, StatementsRanked]:
     """The rankers that need no text, by name (`xrec.config.RANKERS`).
 
     Popularity is the number of training reviews of the item, the user, or all that make the
@@ -72,9 +70,8 @@ def rankers(statements: Statements, chooser: "AspectChooser | None") -> dict[str
         ),
         "global_popularity": lambda pair: of_all.__getitem__,
         "random": _drawn,
+        "chooser": _chooser_score(statements, chooser),
     }
-    if chooser is not None:
-        scores["chooser"] = _chooser_score(statements, chooser)
     return {name: StatementsRanked(statements, score) for name, score in scores.items()}
 
 
@@ -83,18 +80,21 @@ def _drawn(pair: HeldOutPair) -> Callable[[Statement], float]:
     return lambda statement: chance.random()
 
 
-def _chooser_score(statements: Statements, chooser: "AspectChooser") -> Score:
+def _chooser_score(statements: Statements, chooser: AspectChooser) -> Score:
     """The score of the aspect, and ln of the share of the item's opinions on it that agree."""
     places = {name: place for place, name in reversed(list(enumerate(statements.names)))}
 
     def score(pair: HeldOutPair) -> Callable[[Statement], float]:
         counts = statements.of_items[pair.item_index]
-        users, items = np.array([pair.user_index]), np.array([pair.item_index])
-        (of_aspects,) = chooser.scorer.scores(users, items)
+        aspects = list({made.aspect for made in counts})
+        scores = chooser.scores(
+            pair.user_index, pair.item_index, np.array([places[each] for each in aspects])
+        )
+        of_aspects = dict(zip(aspects, scores.tolist(), strict=True))
 
         def of(made: Statement) -> float:
             num_opinions = sum(counts[Statement(made.aspect, each)] for each in SENTIMENTS)
-            return float(of_aspects[places[made.aspect]] + np.log(counts[made] / num_opinions))
+            return float(of_aspects[made.aspect] + np.log(counts[made] / num_opinions))
 
         return of
 

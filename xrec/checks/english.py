@@ -1,20 +1,46 @@
-"""English words by their stems: which of them say nothing of an item, and which mean the same.
+"""What the checks know of English: words by their stem, and patterns; `english.yaml` has the data.
 
-Stems are those of Snowball (Porter2), so that "pastries" is backed by "pastry". The lists are data:
-`frame_words.txt`, `frame_phrases.txt` and `synonyms.txt`.
+Stems are those of Snowball (Porter2), so that "pastries" is backed by "pastry".
 """
 
 import re
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
-from xrec.checks.phrases import Named, PhraseIndex
-from xrec.checks.tokens import Tokens, word_key
+import yaml
+
+from xrec.checks.tokens import word_key
 from xrec.data.english import tags, word_set
 
+ASPECT, HIDDEN = "\ue000", "\ue001"
+"""Stand in a text for a chosen aspect, and for what does not count for its tone."""
 _FUNCTION_TAGS = word_set("CC DT EX IN MD PDT POS PRP PRP$ RP TO WDT WP WP$ WRB")
 _CONTRACTION = re.compile(r"[a-z]+(?:n't|'(?:ll|re|ve|d|m|s))")
+
+
+@cache
+def data() -> Mapping[str, Any]:
+    """Return the content of `english.yaml`."""
+    text = (resources.files(__package__) / "english.yaml").read_text("utf-8")
+    loaded: Mapping[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+@cache
+def pattern(name: str) -> re.Pattern[str]:
+    """Return a pattern of the file, compiled."""
+    alternatives = "|".join(data()["patterns"][name]["pattern"])
+    return re.compile(
+        alternatives.replace("DENIAL", data()["denial"]).replace("ASPECT", ASPECT), re.IGNORECASE
+    )
+
+
+@cache
+def words(name: str) -> frozenset[str]:
+    """Return a list of words of the file."""
+    return word_set(data()[name])
 
 
 @lru_cache(2**16)
@@ -30,15 +56,10 @@ def stems_of(key: str) -> frozenset[str]:
 
 
 def is_frame(key: str) -> bool:
-    """Whether a word in lower case needs no support: a function word, or one of the list."""
+    """Return whether a word in lower case needs no support: a function word, or one of `frame`."""
     key = key.replace("\u2019", "'")
     is_function_word = tags().get(key) in _FUNCTION_TAGS or _CONTRACTION.fullmatch(key) is not None
     return is_function_word or stem_of(key) in _frame()
-
-
-def frame_phrases(tokens: Tokens) -> list[Named]:
-    """Return the phrases that say nothing of an item, though their words alone might."""
-    return _phrases().find_in(tokens)
 
 
 @cache
@@ -50,28 +71,18 @@ def _stemmer() -> Any:
 
 @cache
 def _frame() -> frozenset[str]:
-    return frozenset().union(*map(_stems, _lines("frame_words.txt")))
-
-
-@cache
-def _phrases() -> PhraseIndex:
-    return PhraseIndex(_lines("frame_phrases.txt"))
+    return _stems(data()["frame"])
 
 
 @cache
 def _synonyms() -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
-    for line in _lines("synonyms.txt"):
+    for line in data()["synonyms"]:
         implied, _, implying = line.partition(":")
         for stem in _stems(implied):
             found[stem] = found.get(stem, frozenset()) | _stems(f"{implied} {implying}")
     return found
 
 
-def _stems(words: str) -> frozenset[str]:
-    return frozenset(stem_of(word_key(word)) for word in words.split())
-
-
-def _lines(name: str) -> list[str]:
-    text = (resources.files(__package__) / name).read_text("utf-8")
-    return [line for line in text.splitlines() if line and not line.startswith("#")]
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(stem_of(word_key(word)) for word in text.split())

@@ -1,0 +1,197 @@
+"""How many training reviews of an item, and of a user, mention each aspect.
+
+A mention is praise or neutral: blame is no reason to name an aspect. The counts are the dataset's
+(`item_aspects`, `user_aspects`), kept as sorted arrays that all processes of a node share. Each
+pair's own mentions are kept too, so that its review can be left out exactly.
+
+Where aspects come from profiles, an item's profile is its only review, and a user's counts are over
+the profiles of the items that they interacted with.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from xrec.data.dataset import Dataset
+from xrec.errors import DataError
+from xrec.graph.aspects import check_aspects
+from xrec.storage import Arrays, mapped_arrays
+
+Indices = NDArray[np.int64]
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+_RULES = 2  # version of what is counted, in the name of the mapped files
+_BITS, _SECOND = 32, 2**32 - 1  # of the second part of a key
+
+
+@dataclass(frozen=True, eq=False)
+class PairCounts:
+    """Counts of n aspects, each of a user and an item; all (n,) int32.
+
+    item_reviews, user_reviews: reviews of the item, and of the user, that mention the aspect.
+    margins: how many more reviews of the item praise than blame it, low-rated ones included.
+    """
+
+    item_reviews: Ints
+    user_reviews: Ints
+    margins: Ints
+
+
+class ReviewCounts:
+    """The counts of a dataset with U users, I items and A aspects.
+
+    num_item_reviews: (I,), num_user_reviews: (U,) int32, the number of training reviews.
+    frequency: (A,) float32, the share of all training reviews that mention each aspect, with half a
+        review more, so that it is above 0.
+
+    Raises DataError if the dataset has no aspects, or an index that is not one of them.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        if dataset.aspects is None:
+            raise DataError(
+                "the dataset has no aspects; expected one that was prepared from annotations "
+                "(`xrec annotate`), or with prepare.aspects_from: {kind: profiles}",
+                code="no_aspects",
+                key="aspects_from",
+            )
+        if dataset.on_disk is None:
+            arrays = _count_arrays(dataset)
+        else:
+            name = f"{dataset.manifest.fingerprint}.counts-{_RULES}"
+            arrays = mapped_arrays(name, lambda: _count_arrays(dataset))
+        self._arrays = arrays
+        self._are_profiles = dataset.aspects_from == "profiles"
+        self.num_item_reviews: Ints = arrays["num_item_reviews"]
+        self.num_user_reviews: Ints = arrays["num_user_reviews"]
+        self.frequency: Floats = arrays["frequency"]
+
+    def training_rows(self, users: Indices, items: Indices) -> Indices:
+        """Return each pair's place among the training pairs, (N,); -1 for other pairs."""
+        return _find(self._arrays["pairs"], _keys(users, items))
+
+    def mentioned(self, items: Indices) -> tuple[Indices, Indices]:
+        """Return every aspect that reviews of items (N,) mention, most frequent first in each item.
+
+        rows (n,): the place of the item in `items`, ascending; aspects (n,).
+        """
+        starts = self._arrays["item_starts"][items]
+        lengths = self._arrays["item_starts"][items + 1] - starts
+        rows = np.repeat(np.arange(len(items)), lengths)
+        places = np.arange(len(rows)) + (starts - np.cumsum(lengths) + lengths)[rows]
+        return rows, self._arrays["item_keys"][places] & _SECOND
+
+    def of_pairs(
+        self, users: Indices, items: Indices, aspects: Indices, own: Indices
+    ) -> PairCounts:
+        """Return the counts of aspects (n,) for users (n,) and items (n,); -1 counts 0.
+
+        own: (n,), the training pairs whose review is left out (`training_rows`); -1 for none.
+        """
+        arrays, of_item, of_user = self._arrays, _keys(items, aspects), _keys(users, aspects)
+        item_reviews = _at(arrays["item_keys"], arrays["item_reviews"], of_item)
+        user_reviews = _at(arrays["user_keys"], arrays["user_reviews"], of_user)
+        margins = _at(arrays["item_keys"], arrays["margins"], of_item)
+        if self._are_profiles:  # the item's profile remains without the visit
+            return PairCounts(item_reviews, user_reviews - (own >= 0) * item_reviews, margins)
+        of_own = _keys(own, aspects)
+        mentions = _at(arrays["own_keys"], arrays["own_mentions"], of_own)
+        verdicts = _at(arrays["own_keys"], arrays["own_verdicts"], of_own)
+        return PairCounts(item_reviews - mentions, user_reviews - mentions, margins - verdicts)
+
+    def totals(self, users: Indices, items: Indices, own: Indices) -> tuple[Ints, Ints]:
+        """Return the number of reviews of items and of users, (N,) each, without those in `own`."""
+        is_own = (own >= 0).astype(np.int32)
+        of_users = np.where(users >= 0, self.num_user_reviews[users], 0).astype(np.int32)
+        of_items = self.num_item_reviews[items]
+        return of_items if self._are_profiles else of_items - is_own, of_users - is_own
+
+
+def _keys(first: Indices, second: Indices) -> Indices:
+    """Return one number for each pair of indices, in their order."""
+    return (first << _BITS) + second
+
+
+def _find(keys: Indices, wanted: Indices) -> Indices:
+    """Return the places of `wanted` among the sorted `keys`, -1 for one that is missing."""
+    if not len(keys):
+        return np.full(wanted.shape, -1)
+    places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return np.where(keys[places] == wanted, places, -1)
+
+
+def _at(keys: Indices, values: Ints, wanted: Indices) -> Ints:
+    """Return the values at the `wanted` keys, 0 for one that is missing."""
+    if not len(keys):
+        return np.zeros(wanted.shape, np.int32)
+    places = _find(keys, wanted)
+    return np.where(places >= 0, values[places], 0)
+
+
+def _count_arrays(dataset: Dataset) -> Arrays:
+    """Return all counts; their keys are of an item, a user or a training pair, and an aspect."""
+    users, items = dataset.interaction_edges("train")
+    item_index, item_keys, item_reviews, margins = _counted(dataset, "item_aspects", "item_index")
+    _, user_keys, user_reviews, _ = _counted(dataset, "user_aspects", "user_index")
+    if dataset.low_rated_aspects is not None:
+        _, keys, _, low_rated = _counted(dataset, "low_rated_aspects", "item_index")
+        margins = margins + _at(keys, low_rated, item_keys)
+    num_item_reviews = np.bincount(items, minlength=dataset.num_items).astype(np.int32)
+    if dataset.aspects_from == "profiles":
+        num_item_reviews = np.ones_like(num_item_reviews)
+    assert dataset.aspects is not None
+    total = np.bincount(user_keys & _SECOND, user_reviews, minlength=dataset.aspects.num_rows)
+    return {
+        "item_keys": item_keys,
+        "item_starts": np.searchsorted(item_index, np.arange(dataset.num_items + 1)),
+        "item_reviews": item_reviews,
+        "margins": margins,
+        "user_keys": user_keys,
+        "user_reviews": user_reviews,
+        "num_item_reviews": num_item_reviews,
+        "num_user_reviews": np.bincount(users, minlength=dataset.num_users).astype(np.int32),
+        "frequency": ((total + 0.5) / (len(users) + 1)).astype(np.float32),
+        "pairs": _keys(users, items),
+        **_own_arrays(dataset, _keys(users, items)),
+    }
+
+
+def _counted(dataset: Dataset, table: str, index: str) -> tuple[Indices, Indices, Ints, Ints]:
+    """Return a table's rows, sorted by key: index, key, mentions without blame, and margin."""
+    rows, aspects = _indices(dataset, table, index)
+    columns: pa.Table = getattr(dataset, table)
+    reviews, praise, blame = (
+        columns[f"num_{name}"].to_numpy() for name in ("reviews", "positive", "negative")
+    )
+    return rows, _keys(rows, aspects), reviews - blame, praise - blame
+
+
+def _own_arrays(dataset: Dataset, pairs: Indices) -> Arrays:
+    """Return which aspects each training review mentions (1), and praises (1) or blames (-1)."""
+    users, aspects = _indices(dataset, "explanation_aspects", "user_index")
+    items, _ = _indices(dataset, "explanation_aspects", "item_index")
+    assert dataset.explanation_aspects is not None
+    split, sentiment = (dataset.explanation_aspects[name] for name in ("split", "sentiment"))
+    praise, blame = (pc.equal(sentiment, each).to_numpy() for each in ("positive", "negative"))
+    places = _find(pairs, _keys(users, items))
+    keys = _keys(places, aspects)
+    order = np.flatnonzero(pc.equal(split, "train").to_numpy() & (places >= 0))
+    order = order[np.argsort(keys[order])]
+    return {
+        "own_keys": keys[order],
+        "own_mentions": (~blame)[order].astype(np.int32),
+        "own_verdicts": praise[order].astype(np.int32) - blame[order],
+    }
+
+
+def _indices(dataset: Dataset, table: str, index: str) -> tuple[Indices, Indices]:
+    """Return the column `index` and the aspects of a table; raise DataError for a wrong aspect."""
+    assert dataset.aspects is not None
+    columns: pa.Table = getattr(dataset, table)
+    rows, aspects = (columns[name].to_numpy().astype(np.int64) for name in (index, "aspect_index"))
+    check_aspects(aspects, dataset.aspects.num_rows, table)
+    return rows, aspects

@@ -1,0 +1,86 @@
+"""Whether a model of natural language inference finds each sentence of a text entailed.
+
+It is a folder of transformers with a sequence classifier of premise and hypothesis, one of whose
+labels is "entailment". The premise is what is known of the pair: profiles, title and evidence.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xrec.data.sentences import sentence_ends
+from xrec.errors import ModelError
+
+if TYPE_CHECKING:
+    from xrec.llm.prompt import PairTexts
+
+_LEAST = 0.5  # probability of entailment
+
+
+class Entailment:
+    """The model in `folder`, which is read when the first text comes."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def why_not(self, text: str, texts: PairTexts) -> str | None:
+        """Return which sentence of `text` is not entailed, and how probable it is; None if all are.
+
+        Raises ModelError if the model cannot be read.
+        """
+        ends = sentence_ends(text) or [len(text)]
+        parts = (text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)], strict=True))
+        for sentence in filter(None, parts):
+            if (probability := self._probability(_premise(texts), sentence)) < _LEAST:
+                return f"{sentence!r} is entailed with probability {probability:.2f} only"
+        return None
+
+    def _probability(self, premise: str, hypothesis: str) -> float:
+        import torch
+
+        model, tokenizer, label = self._model
+        limits = (tokenizer.model_max_length, model.config.max_position_embeddings)
+        batch = tokenizer(
+            premise,
+            hypothesis,
+            truncation="only_first",
+            max_length=min(limits) - 2,  # some models begin to count positions at 2
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            logits = model(**batch).logits[0]  # (num_labels,)
+        return float(logits.float().softmax(-1)[label])
+
+    @cached_property
+    def _model(self) -> tuple[Any, Any, int]:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            if not Path(self.folder).is_dir():
+                raise OSError("there is no such folder")
+            model = AutoModelForSequenceClassification.from_pretrained(self.folder).eval()
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            labels = {str(name).lower(): place for name, place in model.config.label2id.items()}
+            return model, tokenizer, labels["entailment"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"checks.entailment: cannot read the model in {self.folder} ({error}); expected a "
+                "local folder of transformers with a sequence classifier that has the label "
+                "entailment: name one that exists, or null for no model",
+                code="model_not_loadable",
+                key="checks.entailment",
+                saw=self.folder,
+            ) from error
+
+
+def _premise(texts: PairTexts) -> str:
+    counts = (
+        f"{each.item_reviews} of {each.num_item_reviews} reviews of it mention the {each.aspect}"
+        f"{f' ({each.opinion})' if each.opinion else ''}; the user mentions it in "
+        f"{each.user_reviews} of {each.num_user_reviews}."
+        for each in texts.aspects
+    )
+    about = (f"The item is {texts.item_title}.", texts.item_profile, *counts, texts.user_profile)
+    return " ".join(part for part in about if part)
