@@ -89,8 +89,8 @@ class Coverage:
     @classmethod
     def of(cls, written: Sequence[Explanation], num_too_long: int) -> "Coverage":
         """Count explanations, and pairs whose prompt is too long for one."""
-        failed = Counter(text.failure.reason for text in written if text.failure is not None)
-        failed += Counter(prompt_too_long=num_too_long)
+        failed = Counter[str](text.failure.reason for text in written if text.failure is not None)
+        failed += Counter[str](prompt_too_long=num_too_long)
         kinds = Counter(text.kind for text in written if text.failure is None)
         return cls(kinds.total(), dict(failed), kinds["plain"])
 

@@ -6,7 +6,7 @@ The jobs read the files anew and reject what cannot be used; here it only has to
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from xrec.storage import Location
 
 _MOST_BAD = 0.05  # of the cells of a column that is used nevertheless
 _ENCODING = "cp1252"  # of lines that are not UTF-8: Windows', with all of Latin-1
-_PARSERS = {"rating": parse_number, "time": parse_time}
+_PARSERS: Mapping[str, Callable[[object], Any]] = {"rating": parse_number, "time": parse_time}
 
 
 @dataclass(frozen=True)

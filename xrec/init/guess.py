@@ -233,7 +233,11 @@ def _reviews(
     of_reviews["review"] = text.name
     there = {column.name for column in pairs.file.columns} - {"helpful"}
     # None for a column of our name that holds something else.
-    of_reviews |= {o: column and column.name for o, column in found.items() if column or o in there}
+    of_reviews |= {
+        ours: None if column is None else column.name
+        for ours, column in found.items()
+        if column is not None or ours in there
+    }
     files, named = {"reviews": pairs.file.name}, {"reviews": of_reviews}
     if items := columns.get("items"):
         files["items"] = tables["items"]

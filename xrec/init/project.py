@@ -163,7 +163,7 @@ def init_project(
         )
     source = guess.source(folder)
     scale = rating_range(guess)
-    values = {
+    values: dict[str, Any] = {
         "reviews": guess.reviews is not None,
         "rating_range": scale,
         "min_rating": scale and round(scale[0] + _GOOD_SHARE * (scale[1] - scale[0])),
@@ -373,7 +373,7 @@ def _odd_cells(guess: Guess) -> Iterator[str]:
 
 def _word(line: str) -> str:
     """Return the first word of a line that is not ASCII."""
-    return re.findall(r"\w*[^\x00-\x7f]\w*", line)[0]
+    return str(re.findall(r"\w*[^\x00-\x7f]\w*", line)[0])
 
 
 def _comment(text: str) -> str:
