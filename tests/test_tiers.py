@@ -1,6 +1,6 @@
 """The tiers of tests: what is in the one of every push, and what the plugins do to a run.
 
-The plugins, in `skips.py`, `seeds.py` and `durations.py`, are tried in runs of small files.
+The plugins, in `forks.py`, `skips.py`, `seeds.py` and `durations.py`, are tried on small files.
 """
 
 import ast
@@ -54,6 +54,15 @@ def test_skips(): pytest.skip("no paper: call the office")
 def test_fails_as_known(): assert False
 """
 MODULE = 'import pytest; pytest.importorskip("no_such_package", reason="no package")'
+DIES = """
+import os
+
+def test_first(): pass
+
+def test_dies(): os._exit(0)
+
+def test_last(): pass
+"""
 DRAWS = """
 from hypothesis import given, strategies as st
 
@@ -117,13 +126,19 @@ def test_skip_that_no_line_allows_fails_the_run(run, monkeypatch, ini, ci, refus
     assert re.findall(r"::(\w+): no p", done.stdout.str()) == refused
 
 
-def test_skipped_test_or_module_fails_a_run_of_several_processes(run):
-    options = ["-p", "xdist.plugin", "-n", "1", "-p", "tests.skips"]
-    done = run(*options, ini="allowed_skips = no printer", test_it=SKIPS, test_module=MODULE)
+def test_forks_report_each_test_once_and_one_that_dies_fails_what_it_did_not_end(run):
+    options = ["-v", "-p", "tests.forks", "--forks", "2", "-p", "tests.skips"]
+    allowed = "allowed_skips = no printer"
+    done = run(*options, ini=allowed, own=True, test_it=SKIPS, test_module=MODULE, test_dead=DIES)
+    done.assert_outcomes(passed=2, skipped=3, xfailed=1, failed=2)
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    assert "not run: its process had died" in done.stdout.str()
+    done = run(*options, ini=allowed, own=True, test_it=SKIPS, test_module=MODULE, test_dead="")
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     assert re.findall(r"(\w+): no pa", done.stdout.str()) == ["py", "test_skips"]
 
 
+@pytest.mark.slow  # three runs of pytest
 def test_one_seed_draws_the_same_cases_and_another_one_others(run, monkeypatch):
     def drawn(seed: str) -> str:
         monkeypatch.setenv("XREC_TEST_SEED", seed)

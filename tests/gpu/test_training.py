@@ -164,7 +164,7 @@ def train_graph(
     config = PretrainGraphConfig.model_validate(
         {
             "workspace": town,
-            "graph": str(graph),
+            "artifacts": {"graph": str(graph)},
             "model": {"embedding_dim": 8, "num_layers": 2},
             "training": {
                 "num_epochs": 4,

@@ -7,12 +7,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from xrec.bulk import FAILED as FAILED_STATUS
-from xrec.bulk import OK, Published, published
+from xrec.bulk import OK, Published, file_errors, published
 from xrec.config import StorageConfig
 from xrec.data.evidence import NamedEvidence
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import ByteCache, Manifest, mismatch, storage_errors
-from xrec.storage.delta import file_errors
 
 _ENTRY_BYTES = 512  # what a user's rows take besides their texts
 _BEST_FIRST = [("rank", "ascending"), ("score", "descending"), ("item_id", "ascending")]

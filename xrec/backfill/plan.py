@@ -22,6 +22,7 @@ from xrec.bulk import (
     clean_keys,
     first_of,
     listing_of,
+    open_log,
     open_run,
     published,
     read_status,
@@ -39,7 +40,6 @@ from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import read_recommendations
 from xrec.schemas import FAILED, GENERATED, PAIRS, RANKS
 from xrec.storage import Location, location_of, read_manifest, storage_errors
-from xrec.storage.delta import open_log
 
 logger = logging.getLogger("xrec")
 
@@ -138,7 +138,7 @@ def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:
         return listing_of(pairs_location(config, source))
     if isinstance(source, RecommendedPairs):
         location = pairs_location(config, source)
-        return {location.shared_uri: [read_manifest(location, "recommendations").fingerprint]}
+        return {location.uri: [read_manifest(location, "recommendations").fingerprint]}
     return {}
 
 
@@ -205,7 +205,7 @@ def table_batches(location: Location) -> Iterator[Batch]:
                 location.path, filesystem=location.arrow_filesystem(), format="parquet"
             ).get_fragments()
             for file in files:
-                uri = f"{location.shared_uri}{file.path.removeprefix(location.path)}"
+                uri = f"{location.uri}{file.path.removeprefix(location.path)}"
                 yield from _clean(_tables(file, uri), uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(

@@ -27,7 +27,7 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Part:
-    """A written, uncommitted file, as a row of `DeltaLog.files`; None if it has no rows left."""
+    """A written, uncommitted file, as a row of `FILES`; None if it has no rows left."""
 
     file: Mapping[str, Any] | None
     summary: Summary

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.files import FEW_AT_ONCE, file_errors, files_of
+from xrec.bulk.log import LOG, DeltaLog, check_sound, open_log
 from xrec.bulk.plan import EARLIER, Spill, write_plan
 from xrec.bulk.progress import read_progress
 from xrec.bulk.rows import TAKEN_DOWN, Batches, Rejected, RowFormat, first_of, good_rows
@@ -20,15 +22,6 @@ from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.storage import Location, may_be_at_work, open_location, row_groups, with_backoff
-from xrec.storage.delta import (
-    FEW_AT_ONCE,
-    LOG,
-    DeltaLog,
-    check_sound,
-    file_errors,
-    files_of,
-    open_log,
-)
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
@@ -336,15 +329,12 @@ class Earlier:
         ends = (rows["bucket"][0].as_py(), rows["bucket"][-1].as_py() + 1)
         least = ends[0] * self.num_buckets // num_buckets
         greatest = (ends[1] * self.num_buckets - 1) // num_buckets
-        sizes = {
-            file["path"]: file["num_bytes"]
-            for file in self.log.files(self.log.version).to_pylist()
-            if file["min.bucket"] is None
-            or (file["min.bucket"] <= greatest and file["max.bucket"] >= least)
-        }
+        low, high = pc.field("min.bucket"), pc.field("max.bucket")
+        files = self.log.files(self.log.version)
+        near = files.filter(low.is_null() | ((low <= greatest) & (high >= least)))
         location, schema, bucket = self.log.location, self.format.table_schema, pc.field("bucket")
         # Open the files for each range: one dataset would keep the footers of all.
-        batches = files_of(location, sizes, schema).to_batches(
+        batches = files_of(location, near, schema).to_batches(
             columns=schema.names,
             filter=(bucket >= least) & (bucket <= greatest),
             **FEW_AT_ONCE,
@@ -374,7 +364,7 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
         for field in format.table_schema
         if field not in format.given and types.get(field.name) != field.type
     ]
-    if differing and location.shared_uri == output.shared_uri:
+    if differing and location.uri == output.uri:
         return None
     if differing:
         raise ArtifactMismatchError(

@@ -10,7 +10,7 @@ import typer
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option
 from xrec.errors import ArtifactNotFoundError, DataError, StorageError
-from xrec.jobs import ARTIFACT_OF, job_named
+from xrec.jobs import ARTIFACT_OF, job_named, run_job
 
 if TYPE_CHECKING:
     from xrec.config import ServeConfig
@@ -145,7 +145,7 @@ def job_command(name: str) -> Callable[..., None]:
             show_config(config)
             for line in _outlook(name, config):
                 typer.echo(f"# {line}")
-        elif (manifest := job_named(name).run(config := present(config))) is not None:
+        elif (manifest := run_job(name, config := present(config))) is not None:
             typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
         elif as_json:
             typer.echo(json.dumps({"artifact": ARTIFACT_OF[name], "state": "limit reached"}))

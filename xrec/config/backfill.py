@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, Uri
 from xrec.config.job import JobConfig, Processes, RayJobConfig, Split
 from xrec.config.llm import EngineConfig, LLMConfig, PromptFailure
 from xrec.config.texts import DecodingConfig, TextFailure
@@ -28,7 +28,7 @@ class TablePairs(Config):
     """
 
     kind: Literal["table"]
-    uri: str
+    uri: Uri
     """URI of the file or folder, local or s3://."""
 
 
@@ -64,7 +64,8 @@ class BulkConfig(RayJobConfig):
     """Once this is exceeded, no new chunk starts, for example {seconds: 14400, money: 20}: seconds
     of this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money
     by `prices`, of all starts. In a night, of all its jobs together. Finished chunks stay, and the
-    next start continues, or one with a larger budget."""
+    next start continues, or one with a larger budget. In annotate, tokens also end a chunk between
+    two prompts."""
     prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
     """Prices in any currency, for example {gpu_hour: 2.5, million_store_requests: 5}; with them,
     costs are reported in money too."""
@@ -135,7 +136,7 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
         RecommendedPairs(kind="recommendations")
     )
     """The pairs to explain."""
-    carry_from: str | None = "published"
+    carry_from: Literal["published"] | Uri | None = "published"
     """Where unchanged explanations are taken from: published (by this output), or the URI of
     another output. If null, all are generated."""
     gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
@@ -161,9 +162,9 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
 class EligibleItems(Config):
     """The items that may be recommended, and to whom: what is in stock, in a region, for an age."""
 
-    items: str
+    items: Uri
     """URI of a Parquet or CSV file with the column item_id: other items are not recommended."""
-    users: str | None = None
+    users: Uri | None = None
     """URI of a Parquet or CSV file with the columns user_id and those of `match`. If null, each
     user may get each of these items."""
     match: tuple[str, ...] = ()

@@ -16,7 +16,14 @@ from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
 from xrec.config.backfill import BackfillConfig, BulkConfig, EligibleItems, TablePairs
 from xrec.config.base import Config
 from xrec.config.data import PrepareConfig, ReleaseSource, TableFiles
-from xrec.config.job import JobConfig, Processes, RayJobConfig, TrainingJobConfig, Workers
+from xrec.config.job import (
+    JobConfig,
+    Processes,
+    RayJobConfig,
+    SourceJobConfig,
+    TrainingJobConfig,
+    Workers,
+)
 from xrec.config.lab import ElsewhereConfig
 from xrec.config.llm import EndpointModelConfig, EngineConfig, LLMConfig
 from xrec.config.serve import ServeConfig
@@ -30,8 +37,7 @@ from xrec.config.train import (
 
 CHANGES_NOTHING: Mapping[type[Config], str] = {
     # Every job: where its artifacts are, the cluster, and processes.
-    JobConfig: "workspace storage annotations dataset graph adapter recommendations "
-    "explanations evaluation comparison",
+    JobConfig: "workspace storage artifacts",
     RayJobConfig: "ray",
     Processes: "num_processes min_processes cpus",
     # Language models: where they are, memory, batches, processes, and timeouts.
@@ -47,7 +53,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
     EligibleItems: "items users",
-    AnnotateConfig: "carry_from max_rejected_share",
+    AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts",
     # Training: processes, memory, checkpoints, trackers, and a line of the model card.
     TrainingJobConfig: "tracker",
@@ -58,7 +64,8 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     GraphTrainingConfig: "epochs_per_checkpoint",
     PretrainGraphConfig: "start_from parallelism",
     # The dataset: where its source is, and memory.
-    PrepareConfig: "extends memory_gb max_rejected_share",
+    SourceJobConfig: "max_rejected_share",
+    PrepareConfig: "extends memory_gb",
     ReleaseSource: "uri",
     TableFiles: "uri",
     # Texts from elsewhere, and the endpoint, which reads texts and writes none to a table.

@@ -114,7 +114,7 @@ class Folder:
     def settings(self) -> dict[str, Any]:
         """The values of a `source` that say where its files are and how they are read."""
         encoding = _ENCODING if self.foreign else None
-        uri = self.location.shared_uri
+        uri = self.location.uri
         return {"uri": uri, "delimiter": self.delimiter, "encoding": encoding}
 
 

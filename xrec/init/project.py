@@ -170,7 +170,7 @@ def init_project(
         "split": "time" if splits_by_time(guess) else "hash",
         "annotator": annotator,
         "place": _comment(source["uri"]),
-        "workspace": f"{open_location(directory).shared_uri.rstrip('/')}/workspace",
+        "workspace": f"{open_location(directory).uri.rstrip('/')}/workspace",
     }
     counts = _survey(folder, source, values)
     machine = machine or this_machine()

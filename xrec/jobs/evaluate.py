@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-from xrec.checks import check_word_list
 from xrec.config import EvaluateConfig, identity_of
 from xrec.jobs.output import Output
-from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of
+from xrec.storage import Kind, Manifest, location_of, manifest_of
 
 _ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter")
 
@@ -19,8 +18,6 @@ def run(config: EvaluateConfig) -> Manifest:
     """Explain held-out pairs in this process and score the texts, unless it is done."""
     from xrec.evaluate.run import evaluate
 
-    check_artifacts(config, *_ARTIFACTS, "evaluation")
-    check_word_list(config.decoding.text.checks, config.storage)
     manifests = _manifests(config)
     if (done := _output(config, manifests).done()) is not None:
         return done
@@ -28,7 +25,7 @@ def run(config: EvaluateConfig) -> Manifest:
 
 
 def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
-    return {name: manifest_of(config, name) for name in _ARTIFACTS}
+    return {kind: manifest_of(config, kind) for kind in _ARTIFACTS}
 
 
 def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:

@@ -13,9 +13,9 @@ from dataclasses import replace
 from xrec import nights
 from xrec.config import JobConfig, Project, RayJobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, XRecError
-from xrec.jobs import PIPELINE, job_named
-from xrec.jobs.output import Found, Output
-from xrec.storage import TABLES, Manifest
+from xrec.jobs import PIPELINE, job_named, run_job
+from xrec.jobs.output import TABLES, Found, Output
+from xrec.storage import Manifest
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 
@@ -101,7 +101,7 @@ def _run_job(
         config = costs.start(name, config)
     if isinstance(config, RayJobConfig):
         cluster.enter_context(ensure_ray(config.ray))
-    manifest = job_named(name).run(config)
+    manifest = run_job(name, config)
     assert manifest is not None  # there is no limit
     if costs is not None:
         costs.end(manifest.metrics)

@@ -3,7 +3,7 @@
 from xrec.config import RecommendConfig
 from xrec.jobs.output import Output
 from xrec.recommend import identify
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import Manifest, location_of
 
 
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:
@@ -16,7 +16,6 @@ def run(config: RecommendConfig) -> Manifest:
     from xrec.cluster import ONE_CPU, ready_cluster
     from xrec.recommend.ranking import recommend
 
-    check_artifacts(config, "dataset", "graph", "recommendations")
     if (done := output(config).done()) is not None:
         return done
     with ready_cluster(config, "recommendations", ONE_CPU):

@@ -132,7 +132,9 @@ def _folders(config: JobConfig) -> list[Location]:
 def _in_use(configs: Mapping[str, JobConfig]) -> dict[str, str]:
     """Return the artifacts of the published explanations, by kind; none if none are published."""
     config = configs.get("backfill")
-    if config is None or not find_manifest(location_of(config, "explanations"), "explanations"):
+    if config is None or not bulk.find_published(
+        location_of(config, "explanations"), "explanations"
+    ):
         return {}
     uris = last_night(config)[1]
     return {**uris, "annotations": f"{uris['dataset'].removesuffix('/dataset')}/annotations"}

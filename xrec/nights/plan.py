@@ -84,7 +84,7 @@ def _is_prepared(
     own = {**uris, **({"annotations": f"{folder}/annotations"} if number else {})}
     names = [name for name in ("annotate", "prepare") if name in configs]
     return all(
-        state(name, with_values(configs[name], own), ignoring=(EXTENDS,)) == "up to date"
+        state(name, configs[name].with_artifacts(own), ignoring=(EXTENDS,)) == "up to date"
         for name in names
     )
 
@@ -109,12 +109,16 @@ def _next_night(
         "pretrain-graph": graph,
     }
     return Night(
-        {n: with_values(config, {**shared, **own.get(n, {})}) for n, config in jobs.items()}, folder
+        {
+            name: config.with_artifacts(shared).model_copy(update=own.get(name, {}))
+            for name, config in jobs.items()
+        },
+        folder,
     )
 
 
 def _check_no_uris(jobs: Mapping[str, JobConfig], made: list[Kind], folder: Location) -> None:
-    named = [kind for kind in made if any(getattr(jobs[name], kind, None) for name in jobs)]
+    named = [kind for kind in made if any(kind in jobs[name].artifacts for name in jobs)]
     if named:
         raise ConfigError(
             f"{', '.join(named)}: a night makes its own below {folder}, but the project names a "
@@ -122,9 +126,3 @@ def _check_no_uris(jobs: Mapping[str, JobConfig], made: list[Kind], folder: Loca
             code="uri_in_night",
             key=named[0],
         )
-
-
-def with_values(config: JobConfig, values: Mapping[str, Any]) -> JobConfig:
-    """Return the config with those of `values` whose keys it has."""
-    keys = type(config).model_fields.keys() & values.keys()
-    return config.model_copy(update={key: values[key] for key in keys})

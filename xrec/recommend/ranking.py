@@ -25,7 +25,6 @@ from xrec.storage import (
     Manifest,
     fingerprint_of,
     location_of,
-    shared_uris,
     write_manifest,
     write_table,
 )
@@ -56,7 +55,6 @@ def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) 
     dataset, graph = read_dataset_and_graph(config)
     graph.check_finite()
     eligibility = read_eligibility(config, dataset)
-    config = config.model_copy(update=shared_uris(config, "dataset", "graph"))
     first_users = range(0, dataset.num_users, users_per_part)
     make = partial(_writer, config, eligibility, location, users_per_part)
     parts, num = dict[str, Part](), max(1, bulk.num_cpus())

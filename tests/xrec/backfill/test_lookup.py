@@ -18,6 +18,7 @@ from tests.xrec.bulk.toy_run import toy_run
 from xrec.backfill import read, read_explanations, read_failed
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.backfill.plan import pair_batches, pairs_listing
+from xrec.bulk import read_published
 from xrec.config import StorageConfig
 from xrec.errors import (
     ArtifactMismatchError,
@@ -28,7 +29,6 @@ from xrec.errors import (
     TableError,
 )
 from xrec.schemas import FAILED, GENERATED
-from xrec.storage import read_manifest
 
 PAIRS_AND_RANKS = ("user_id", "item_id", "rank", "score")
 
@@ -159,7 +159,7 @@ PAIRS = (*(f"u{user} i{item}" for user in range(12) for item in range(0, 5, 2)),
 
 def lookup_of(config: Any, max_bytes: int = 2**20, **inputs: str) -> ExplanationLookup:
     output = output_of(config)
-    there = read_manifest(output, "explanations").inputs
+    there = read_published(output, "explanations").inputs
     expected = {name: there[name] for name in ("base_model", "adapter", "graph")}
     return open_lookup(output.uri, {**expected, **inputs}, max_bytes, config.storage)
 

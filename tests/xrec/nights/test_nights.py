@@ -338,7 +338,7 @@ def test_a_night_that_cannot_be_is_refused(tmp_path):
     with pytest.raises(ArtifactNotFoundError):
         town.refresh()
     with raises(ConfigError, "uri_in_night", "dataset"):
-        town.refresh("dataset=elsewhere")
+        town.refresh("artifacts.dataset=elsewhere")
     configs = town.configs()
     del configs["backfill"]
     with raises(ConfigError, "missing", "backfill"):
@@ -526,7 +526,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
         (folder / "seed-0" / "report.html").write_bytes(PERSON.encode())
         write_manifest(folder, kind, config={}, inputs={})
     # What a night left that was killed.
-    said("annotate", shop.path, "annotations=workspace:nights/1/annotations", "limit=5")
+    said("annotate", shop.path, "artifacts.annotations=workspace:nights/1/annotations", "limit=5")
     (shop.workspace / "explanations" / ".part-1.parquet.x").write_bytes(PERSON.encode())
     before = traces(shop.workspace, mapped)
     places = {path.removeprefix(f"{shop.workspace}/").split("/")[0] for path in before}
@@ -607,7 +607,7 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
     report = forget(path)
     assert (report["on_list"], report["found"], report["deleted"]) == (2, 0, [])
     (tmp_path / "w/forgotten/key").unlink()
-    assert xrec("prepare", path, "dataset=workspace:other")[0] == 1
+    assert xrec("prepare", path, "artifacts.dataset=workspace:other")[0] == 1
 
 
 _TRAINING = (

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.errors import raises
 from tests.world.here import map_here
+from tests.world.shop import with_uris
 from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import save_graph
 from xrec.config import RecommendConfig, parse_config
@@ -70,7 +71,7 @@ def make_config(workspace, tmp_path):
             "recommendations": str(tmp_path / "recommendations"),
             "k": 3,
         }
-        return parse_config(RecommendConfig, {**defaults, **values})
+        return parse_config(RecommendConfig, with_uris({**defaults, **values}))
 
     return make
 

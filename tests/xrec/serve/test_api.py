@@ -421,7 +421,7 @@ YELP = str(Path(__file__).parents[3] / "configs" / "yelp.yaml")
 
 
 def test_file_is_a_serve_config_whose_args_are_the_config():
-    config = parse_config(ServeConfig, {**VALUES, "adapter": "s3://bucket/adapter-7"})
+    config = parse_config(ServeConfig, {**VALUES, "artifacts": {"adapter": "s3://b/adapter-7"}})
     schema = ServeDeploySchema.model_validate(yaml.safe_load(deployment_yaml(config)))
     (application,) = schema.applications
     assert application.import_path == "xrec.serve.app:build"
@@ -433,7 +433,10 @@ def test_file_is_a_serve_config_whose_args_are_the_config():
 
 @pytest.mark.parametrize(
     ("values", "is_in_place"),
-    [({"adapter": "s3://b/adapter-8"}, True), ({"http": {"deadline_seconds": 9}}, False)],
+    [
+        ({"artifacts": {"adapter": "s3://b/adapter-8"}}, True),
+        ({"http": {"deadline_seconds": 9}}, False),
+    ],
 )
 def test_choice_changes_in_the_running_replicas_and_other_settings_start_new_ones(
     values, is_in_place

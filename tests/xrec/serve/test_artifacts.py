@@ -83,9 +83,9 @@ def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town):
 
 def test_any_process_can_open_what_a_relative_uri_names(town, monkeypatch):
     monkeypatch.chdir(town)
-    config = checked(serve_config(town, workspace=".", adapter="adapter"))
+    config = checked(serve_config(Path("."), adapter="adapter"))
     monkeypatch.chdir("/")
-    assert config.adapter == str(town / "adapter")
+    assert config.artifact("adapter") == str(town / "adapter")
     assert read_catalogue(config).dataset.num_users == len(USERS)
 
 
@@ -143,7 +143,11 @@ def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_l
 
 CONFIG = parse_config(
     ServeConfig,
-    {"workspace": "s3://bucket/run", "llm": {"model": "m"}, "adapter": "s3://bucket/adapter-7"},
+    {
+        "workspace": "s3://bucket/run",
+        "llm": {"model": "m"},
+        "artifacts": {"adapter": "s3://bucket/adapter-7"},
+    },
 )
 
 

@@ -240,7 +240,7 @@ def asked(read_through: ReadThrough, *users: str, item: str = "i1", **more: Any)
 
 
 def config_of(uri: str) -> ServeConfig:
-    values = {"workspace": uri, "explanations": uri, "llm": {"model": "m"}}
+    values = {"workspace": uri, "artifacts": {"explanations": uri}, "llm": {"model": "m"}}
     return parse_config(ServeConfig, values)
 
 

@@ -23,7 +23,6 @@ from xrec.llm.examples import Example, collate
 from xrec.llm.prefix import PrefixCache, num_prefix_tokens
 from xrec.storage import location_of
 from xrec.train import memory
-from xrec.train.adapter import for_workers
 from xrec.train.adapter_model import (
     AdapterPasses,
     ExplanationLoss,
@@ -203,10 +202,10 @@ def test_skipped_step_is_made_again_in_float16_with_the_same_rows_and_random_num
 def test_workers_open_a_relative_workspace_from_their_own_folder(tmp_path, monkeypatch):
     """Ray Train gives each worker a working directory of its own."""
     monkeypatch.chdir(tmp_path)
-    config = for_workers(make_config("workspace"))
+    config = make_config("workspace")
     monkeypatch.chdir("/")
     for name in ("dataset", "graph", "adapter"):
-        assert location_of(config, name).shared_uri == str(tmp_path / "workspace" / name)
+        assert location_of(config, name).uri == str(tmp_path / "workspace" / name)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -143,7 +143,7 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
 
     def config(sizes: dict[str, Any]) -> TrainAdapterConfig:
         given = random_config(workspace, tmp_path, **sizes)
-        return given.model_copy(update={"adapter": uri, "storage": s3.storage})
+        return given.model_copy(update={"artifacts": {"adapter": uri}, "storage": s3.storage})
 
     # Elastic scaling may come to three workers, among whom a step's four micro-batches do not
     # divide.

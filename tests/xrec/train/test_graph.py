@@ -38,7 +38,7 @@ from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.graph.ranking import metrics_of as ranking_metrics
 from xrec.graph.sampling import epoch_batches
 from xrec.graph.step import batch_loss
-from xrec.storage import Location, Manifest, open_location
+from xrec.storage import Location, Manifest, location_of, open_location
 from xrec.train.graph import pretrain_graph
 from xrec.train.graph_model import (
     AspectLoss,
@@ -147,15 +147,14 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     trained, make_graph_config, monkeypatch
 ):
     config, manifest = trained
-    assert config.graph is not None
     monkeypatch.setattr("xrec.train.graph.fit", None)
     assert pretrain_graph(config) == manifest
     # Workers, their mode and how often they save do not change the content.
-    same = make_graph_config(config.graph, 1, "partitioned", epochs_per_checkpoint=3)
+    same = make_graph_config(config.artifact("graph"), 1, "partitioned", epochs_per_checkpoint=3)
     assert pretrain_graph(same) == manifest
     with raises(ArtifactMismatchError, "another_run", "training.seed"):
-        pretrain_graph(make_graph_config(config.graph, seed=1))
-    assert read_graph(open_location(config.graph)).manifest == manifest
+        pretrain_graph(make_graph_config(config.artifact("graph"), seed=1))
+    assert read_graph(location_of(config, "graph")).manifest == manifest
 
 
 @pytest.mark.parametrize(
