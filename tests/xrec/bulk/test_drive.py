@@ -270,19 +270,6 @@ def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(here):
     assert again.complete().row_counts == {"explanations": 12, "failed": 12}
 
 
-def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(here):
-    toy = here("odd-1 dull-2")
-    toy.drive()
-    interrupt(toy, 1, retry=["odd"])
-    toy.heal()
-    progress = toy.drive(retry=["dull"])
-    passes = [(each.reasons, each.size.num_rows) for each in toy.run.passes()]
-    assert passes == [((), 24), (("odd",), 12), (("dull",), 12)]
-    assert (progress.pass_number, progress.failed) == (2, {"odd": 6})
-    again = toy.drive()  # does nothing
-    assert (again.pass_number, again.reasons, again.is_done) == (2, ("dull",), True)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

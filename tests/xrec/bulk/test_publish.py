@@ -16,7 +16,6 @@ import pytest
 
 from tests.errors import raises
 from tests.world.here import PoolHere
-from tests.world.store import requests_of
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import (
     FORMAT,
@@ -235,20 +234,6 @@ def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here):
         assert (stats["minValues"], stats["numRecords"]) == ({"bucket": rows[0]["bucket"]}, 180)
 
 
-def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(here):
-    here.in_parts(10_000)
-    toy = here("a odd-1 dull-2 b", num_users=20, rows_per_chunk=9)
-    manifests = [toy.complete()]
-    for retry in (["odd", "dull"], ["dull"], ["odd"]):  # their chunks have rows of several parts
-        manifests.append(toy.complete(retry=retry))
-        toy.heal()
-        assert rows_of(toy.published()) == toy.rows
-        assert len(files_of(toy)) > 3
-    assert [manifest.row_counts["failed"] for manifest in manifests] == [40, 40, 20, 0]
-    assert [sum(manifest.row_counts.values()) for manifest in manifests] == [80] * 4
-    assert manifests[-1].metrics["costs"]["tokens"] == 3 * 80
-
-
 def ranked_run(place: Toys, ranks: dict[str, int | None], name: str, **settings: Any) -> Toy:
     """Plan items of four users, each with its rank, and one of the pairs twice."""
     format = replace(FORMAT, given=pa.schema([("rank", pa.int32())]))
@@ -297,36 +282,6 @@ def test_rule_13_takedown_lowers_each_row_count_by_its_own_unit(here):
         bulk.take_down(here.uri, rows=[row], reason="no")
     left = {"texts": 11, "rows": 21, "failed": 10, "fixed": 7}
     assert toy.published().manifest.row_counts == left
-
-
-STRANGERS = ("", "u-", "u-1 ", "u-999", "é\u200f\ud7ff", "\U0010ffff")
-
-
-@pytest.mark.usefixtures("small_windows")
-def test_find_at_each_version_gives_exactly_the_rows_of_a_key(here):
-    here.in_parts(10_000)
-    toy = finished(here, "a odd-1 b")
-    for version, items in ((0, ["a", "b"]), (1, ["a", "b", "odd-1"])):
-        table = toy.published(version)
-        assert (table.version, table.log.files(version).num_rows > 1) == (version, True)
-        dataset = table.dataset(FORMAT.ok_schema)
-        for user in [*(f"u-{number}" for number in range(12)), *STRANGERS]:
-            found = table.find(dataset, "user", [user]).to_pylist()
-            assert sorted(row["item"] for row in found) == ([] if user in STRANGERS else items)
-            assert all(row["user"] == user and row["text"] for row in found)
-
-
-@pytest.mark.usefixtures("small_windows")
-def test_find_reads_one_file_of_several(there):
-    there.in_parts(10_000)
-    toy = there("a b c d", num_users=24)
-    toy.complete()
-    table = toy.published()
-    dataset = table.dataset(FORMAT.ok_schema)
-    assert table.log.files(0).num_rows > 2
-    requests = requests_of(there.patch)
-    assert table.find(dataset, "user", ["u-3"]).num_rows == 4
-    assert len(requests) <= 6
 
 
 def test_batches_give_the_rows_of_a_status_and_at_least_one_table(here):

@@ -13,7 +13,6 @@ import pytest
 
 from tests.errors import raises
 from tests.world.here import Place, PoolHere
-from tests.world.store import requests_of
 from tests.xrec.bulk.toy_run import (
     IDENTITY,
     OTHER,
@@ -26,7 +25,6 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk
 from xrec.bulk import read_published
-from xrec.bulk.progress import Clock
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
@@ -218,13 +216,6 @@ def test_read_status_before_during_and_after_a_run(here):
     assert (status().phase(), status().is_published) == ("replaced", False)
 
 
-def test_read_status_takes_few_requests_also_of_many_results(there):
-    there(num_users=24, rows_per_chunk=2).drive(clock=Clock(seconds_between_signs=0.01))
-    requests = requests_of(there.patch)
-    assert bulk.read_status(there.uri, there.storage).num_left == 0
-    assert len(requests) < 12
-
-
 def found_by(place: Place) -> list[Finding]:
     """What the check finds; see that it changes no file."""
     before = {name: (place.location / name).read_bytes() for name in place.location.files()}
@@ -290,21 +281,3 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
     assert "36 of 36 rows done: it is not published" in only(here, "warning")
     here("b", identity=OTHER).complete()
     assert found_by(here) == []  # the other run came after it
-
-
-@pytest.mark.usefixtures("small_windows")
-def test_check_of_wrong_bounds_and_of_a_broken_footer_names_the_file(here):
-    toy = here("a b", num_users=30)
-    toy.complete()
-    assert found_by(here) == []
-    (path,) = files_of(toy)
-    (log,) = [each for each in here.location.files() if each.startswith("_delta_log/")]
-    entry = here.location / log
-    said = entry.read_text()
-    entry.write_bytes(said.replace('\\"bucket\\": 0', '\\"bucket\\": 5').encode())
-    assert entry.read_text() != said
-    assert f"such as {path}, cannot be read or have buckets outside" in only(here, "error")
-    entry.write_bytes(said.encode())
-    data = (here.location / path).read_bytes()
-    (here.location / path).write_bytes(data[:-20] + bytes(20))
-    assert f"such as {path}, cannot be read" in only(here, "error")

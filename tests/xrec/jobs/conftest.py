@@ -35,7 +35,7 @@ _PROMPT = {
     "user": "User: {user} {user_profile}",
     "item": "Place: {item} {item_title}. {item_profile}",
 }
-# One process each: what two do is tested elsewhere. The graphs of all folds are trained here.
+# One process each: what two do is tested elsewhere. Training is in the test's own process.
 _ONE_WORKER = {"num_processes": 1, "device": "cpu", "max_failures": 0}
 DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "refuses_repetition": False}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
@@ -132,7 +132,8 @@ def pipeline(ray_cluster, s3):
     """All six jobs, run once; credentials by the configs' storage section only."""
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.train.graph.fit", fit_here)
+        for module in ("graph", "adapter"):
+            patch.setattr(f"xrec.train.{module}.fit", fit_here)
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -11,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 import yaml
 
 import xrec.jobs.backfill
@@ -23,8 +21,6 @@ from tests.world.models import save_toy_model
 from tests.world.program import refused, said
 from tests.world.shop import write_yaml
 from tests.xrec.jobs.conftest import DECODING
-from xrec.adapter.artifact import read_adapter
-from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations, read_failed
 from xrec.bulk import read_published, read_status
 from xrec.config import (
@@ -47,10 +43,8 @@ from xrec.errors import (
     TableError,
 )
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair
-from xrec.generate.loading import load_explainer, sources_of
 from xrec.jobs import ARTIFACT_OF, run_job
 from xrec.jobs.output import TABLES
-from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Location, parquet_bytes, read_manifest, read_table
 
 
@@ -78,23 +72,6 @@ def test_pipeline_on_s3_leaves_no_credentials_and_no_checkpoints(pipeline):
         assert "checkpoint" not in file
         data = pipeline.location(file).read_bytes()
         assert not [word for word in words if word in data], file
-
-
-def test_adapter_on_s3_holds_weights_config_and_card_which_name_no_place(pipeline):
-    location, manifests = pipeline.location("adapter"), pipeline.manifests
-    files = ["adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
-    assert location.files() == ["README.md", *files]
-    config = read_adapter(location).config
-    assert (config.embedding_dim, config.hidden_size, config.base_model) == (8, 32, "llm")
-    assert config.graph_fingerprint == manifests["graph"].fingerprint
-    llm = resolve_model(pipeline.config(TrainAdapterConfig).llm, pipeline.storage)
-    model = manifests["adapter"].inputs["base_model"]
-    assert config.base_model_fingerprint == model_fingerprint(llm) == model
-    card, told = ((location / name).read_text() for name in ("README.md", "adapter_config.json"))
-    assert manifests["dataset"].fingerprint in card
-    assert f"loss, nats a token: {manifests['adapter'].metrics['validation_loss']:.4g}" in card
-    for text in (pipeline.workspace, "s3://test", os.environ["XDG_CACHE_HOME"]):
-        assert text not in card + told
 
 
 def _held_out(dataset: Dataset) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
@@ -255,22 +232,6 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     assert counts["explained"] == len(texts)
     told = {name.partition(":")[2]: count for name, count in counts.items() if ":" in name}
     assert told == failed
-
-
-def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline):
-    """One pair again, by hand: log-softmax of the logits at each token of the reference."""
-    config = pipeline.config(EvaluateConfig)
-    explainer = load_explainer(sources_of(config), device=config.device, engine=config.engine)
-    dataset, pair = explainer.dataset, _scored(pipeline.location("evaluation"))[0]
-    indices = Pair(dataset.user_index(pair.user_id), dataset.item_index(pair.item_id))
-    prompt = explainer.pairs.prompt(indices)
-    assert pair.item_title in pair.reference
-    hidden = pair.reference.replace(pair.item_title, "[title]")
-    label = explainer.pairs.builder.encode_explanation(hidden)
-    with torch.no_grad():
-        logits = explainer.model(torch.tensor([prompt + label]), use_cache=False).logits[0]
-    log_probabilities = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(label)), label]
-    assert pair.nll_own == pytest.approx(-log_probabilities.mean().item(), rel=1e-4)
 
 
 def test_evaluate_a_split_of_fewer_than_two_users_says_so(pipeline, monkeypatch):

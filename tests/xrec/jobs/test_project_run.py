@@ -1,8 +1,6 @@
 """All jobs of a project: which are run, skipped, refused or made again; what a reader is told."""
 
-import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +18,8 @@ from tests.world.shop import SAMPLE, write_shop, write_yaml
 from tests.xrec.jobs.conftest import DECODING, PIPELINE_JOBS
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
-from xrec.bulk import Identity, Progress, Status, read_published
-from xrec.bulk.plan import PlanSize
-from xrec.bulk.run import RunRecord
+from xrec.bulk import Progress, read_published
 from xrec.cli.run_command import _row
-from xrec.cli.table_command import status_values
 from xrec.config import (
     CONFIG_TYPES,
     BackfillConfig,
@@ -376,37 +371,3 @@ def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
     (dataset,) = project_status(Project("shop.yaml", changed))
     assert dataset.state == "stale"
     assert dataset.notes[0] == "splits.test: 0.2 there, 0.3 here"
-
-
-def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes():
-    noon = datetime(2026, 11, 26, 12, tzinfo=UTC)
-    record = RunRecord(
-        run="0123456789abcdef",
-        identity=Identity(kind="toy", config={}, inputs={}),
-        nonce="fedcba9876543210",
-        rows_fingerprint="",
-        listing={},
-        rejected={},
-        num_buckets=16,
-        size=PlanSize(num_rows=10_000, num_chunks=100, parts=(), digest=""),
-    )
-    progress = Progress(
-        started_at=noon,
-        written_at=noon + timedelta(seconds=100),
-        working_since=noon + timedelta(seconds=40),
-        expires_at=noon + timedelta(seconds=190),
-        holder="host-3",
-        num_ok=1_850,
-        failed={"dull": 10, "odd": 40},
-        num_rows_before=1_000,
-    )
-    status = Status("memory", record, progress, None, False)
-    values = json.loads(json.dumps(status_values(status, noon)))
-    rows = {"planned": 10_000, "ok": 1_850, "failed": 50, "left": 8_100}
-    rows |= {"rejected": 0, "taken_down": 0}
-    assert (values["phase"], values["rows"], "note" in values) == ("running", rows, False)
-    rate = (values["rows_per_second"], values["seconds_left"], values["time_left"])
-    assert rate == (15.0, 540.0, "9 min")
-    assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
-    silent = status_values(status, noon + timedelta(seconds=200))
-    assert (silent["phase"], "run it again to continue" in silent["note"]) == ("silent", True)

@@ -161,21 +161,6 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_checkpoints_of_other_settings_are_refused_and_stay(workspace, alone, tmp_path):
-    adapter = tmp_path / "adapter"
-    train_and_stop(random_config(workspace, adapter))
-    for change, key in (
-        ({"seed": 7}, "training.seed"),
-        ({"deepspeed": {"gradient_clipping": 0.5}}, "deepspeed.gradient_clipping"),
-    ):
-        with raises(ArtifactMismatchError, "another_run", key):
-            train_adapter(random_config(workspace, adapter, **change))
-    train_adapter(random_config(workspace, adapter))
-    assert_same_losses(history_of(adapter), alone.history)
-
-
-@pytest.mark.slow
 def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace, alone, tmp_path):
     log = tmp_path / "log"
     overrides = ("ray.num_cpus=4", "ray.address=local")
