@@ -211,16 +211,12 @@ def main(
     tables = tables_of(dataset, num_pairs)
     references = {(p.user_id, p.item_id): p.reference for p in held_out_pairs(dataset, "test")}
     raw = folder / "raw"
-    pairs = (
-        "{kind: recommendations}"
-        if num_pairs is None
-        else f"{{kind: table, uri: {raw}/pairs.parquet}}"
-    )
+    pairs = [] if num_pairs is None else [f"{{kind: table, uri: {raw}/pairs.parquet}}"]
     given = [
         f"workspace={folder / 'workspace'}",
         *(overrides or []),
         f"prepare.source={{kind: tables, uri: {raw}}}",
-        f"backfill.pairs={pairs}",
+        *(f"backfill.pairs={table}" for table in pairs),
     ]
 
     def configs() -> dict[str, JobConfig]:

@@ -24,7 +24,7 @@ TINY = [
     *("prepare.source.num_users=40", "prepare.source.num_items=20", "pretrain-graph.folds=0"),
     "prepare.source.interactions_per_user=8",
     *("pretrain-graph.training.num_epochs=1", "train-adapter.training.num_epochs=1"),
-    *("train-adapter.training.max_steps=2", "recommend.k=2", "backfill.pairs.max_pairs=8"),
+    *("train-adapter.training.max_steps=2", "recommend.k=1"),
     *("evaluate.max_pairs=8", "evaluate.encoder=null"),
 ]
 

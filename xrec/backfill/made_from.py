@@ -11,7 +11,7 @@ from xrec.bulk import find_published
 from xrec.config import WORKSPACE, ArtifactName, ExplanationsJobConfig, JobConfig, RecommendConfig
 from xrec.storage import check_artifacts, location_of
 
-_KINDS: tuple[ArtifactName, ...] = ("dataset", "graph", "adapter")
+_KINDS: tuple[ArtifactName, ...] = ("dataset", "graph", "adapter", "recommendations")
 _GRAPH_OF_A_NIGHT = re.compile(rf"{WORKSPACE}nights/(\d+)/graph")
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
@@ -39,7 +39,7 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
     uris = {} if manifest is None else manifest.metrics.get("made_from", {})
     if (night := _GRAPH_OF_A_NIGHT.fullmatch(uris.get("graph", ""))) is None:
         return 0, {kind: config.artifact(kind) for kind in _KINDS}
-    own = {kind: config.artifacts.get(kind) or uris[kind] for kind in _KINDS}
+    own = {kind: config.artifacts.get(kind) or uris[kind] for kind in _KINDS if kind in uris}
     return int(night[1]), {kind: resolve(config, uri) for kind, uri in own.items()}
 
 

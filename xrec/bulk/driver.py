@@ -311,9 +311,9 @@ class _Driver:
 def last_failed(run: BulkRun, passes: Sequence[Pass], reasons: Sequence[str]) -> Iterator[pa.Table]:
     """Yield, in the plan's order, the rows whose last pass failed them for one of the reasons.
 
-    Their columns are `bucket`, keys, `reason` and `ORIGIN`.
+    Their columns are `bucket`, those of a planned row, `reason` and `ORIGIN`.
     """
-    names = ["bucket", *run.format.keys, "reason"]
+    names = ["bucket", *run.format.planned_schema.names, "reason"]
     wanted = pc.field("reason").isin(list(reasons)) & (pc.field("status") == FAILED)
     all_rows = final_rows(run.format, passes, 0, passes[0].size.num_chunks - 1)
     for chunk, (rows, _) in enumerate(all_rows):

@@ -177,9 +177,7 @@ def _existing(
 def _check_counts(run: BulkRun, summary: Summary, num_written: int, num_gone: int) -> None:
     """Raise DataError unless the files have every planned row that was not taken down."""
     planned, done = run.record.num_rows, summary.num_rows
-    several = num_gone and run.format.ok_keys  # then several rows that went may be one planned row
-    is_whole = planned - num_gone <= done <= planned if several else done == planned - num_gone
-    if num_written != summary.num_ok_rows + summary.num_failed or not is_whole:
+    if not num_written == done == planned - num_gone:
         raise DataError(
             f"{run.output}: {planned} rows are planned and {num_gone} were taken down, but the "
             f"results have {done} rows and the table's new files {num_written}; nothing is "

@@ -57,11 +57,13 @@ class Published:
     def dataset(self, schema: pa.Schema | None = None, status: str | None = OK) -> pads.Dataset:
         """Return the rows with a status, or all, with the columns of `schema`, or all.
 
-        The columns `status` and `bucket` are always included.
+        The columns `status` and `bucket` are always included. A nullable column that the table
+        lacks is null.
         """
         whole = pa.schema(self.log.delta.schema().to_arrow())
         if schema is not None:
-            if missing := sorted(set(schema.names) - set(whole.names)):
+            needed = {field.name for field in schema if not field.nullable}
+            if missing := sorted(needed - set(whole.names)):
                 raise ArtifactMismatchError(
                     f"{self.log.location}: the table has no columns {', '.join(missing)}; check "
                     "the URI",

@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -39,8 +39,7 @@ class RunRequest:
     limit: the `max_rows` of the coming `drive`: a new plan ends a chunk there, and its chunks
         before that are as small as those of a run of this many rows.
     carry_from: the URI of a table whose rows are carried over if the task, a `CarryingTask`,
-        accepts them. It may be `uri` itself, or have nothing published. Must be None if the format
-        has `ok_keys`.
+        accepts them. It may be `uri` itself, or have nothing published.
     """
 
     uri: str
@@ -76,7 +75,7 @@ class RunRequest:
             try:
                 rejected = stack.enter_context(Rejected())
                 good = good_rows(self.batches(), rejected, forgotten)
-                spill = Spill(good, self.format.key_schema)
+                spill = Spill(good, self.format.key_schema, self.format.given)
                 stack.callback(spill.delete)
                 if spill.num_rows == 0:
                     raise DataError(
@@ -310,10 +309,10 @@ class Earlier:
 
         rows: sorted by bucket, out of `num_buckets`, a power of two.
         """
-        planned, schema = _joined(rows, self.format.keys), self.format.table_schema
+        planned, schema = self.format.joined_keys(rows), self.format.table_schema
         tables = [schema.empty_table().append_column(_INDEX, pa.array([], pa.int32()))]
         for earlier in self._near(rows, num_buckets):
-            indices = pc.index_in(_joined(earlier, self.format.keys), value_set=planned)
+            indices = pc.index_in(self.format.joined_keys(earlier), value_set=planned)
             matching = earlier.append_column(_INDEX, indices).filter(pc.is_valid(indices))
             tables.append(self.taken.without(matching))
         matching = pa.concat_tables(tables).combine_chunks()
@@ -363,7 +362,7 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
     differing = [
         f"{field.name}: {types.get(field.name, 'none')} there, {field.type} here"
         for field in format.table_schema
-        if types.get(field.name) != field.type
+        if field not in format.given and types.get(field.name) != field.type
     ]
     if differing and location.uri == output.uri:
         return None
@@ -376,11 +375,3 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
             saw=differing,
         )
     return Earlier(log, format, read_takedowns(location), shown.manifest.metrics["num_buckets"])
-
-
-def _joined(rows: pa.Table, keys: Sequence[str]) -> pa.ChunkedArray:
-    """Join each row's keys to one text, with their lengths so that all texts differ."""
-    parts = []
-    for name in keys:
-        parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]
-    return pc.binary_join_element_wise(*parts, " ")

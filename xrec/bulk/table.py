@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.parse import quote
@@ -24,7 +24,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 from xrec.bulk.files import FILES, add_action, digest_of, file_errors, files_of, missing_files
 from xrec.bulk.log import COMMIT_KEY, LOG, Commit, DeltaLog, open_log, the_log
 from xrec.bulk.results import Summary
-from xrec.bulk.rows import FAILED, OK, bare
+from xrec.bulk.rows import FAILED, OK, bare, counts_of
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import StorageError, TableError
 from xrec.storage import Location, fingerprint_of, row_groups
@@ -211,7 +211,7 @@ def restore(
         live=digest_of(files),
         target=None if kind == "takedown" else version,
         takedowns=taken.number,
-        num_gone=gone.num_ok_rows + gone.num_failed,
+        num_gone=gone.num_rows,
     )
     if commit.num_gone or kind == "takedown":
         if not missing_files(log.location, files):
@@ -275,7 +275,7 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, S
     # No column but the keys is never null.
     keys = [f.name for f in schema if not f.nullable and f.name not in _LEAST_COLUMNS.names]
     order = ["bucket", *keys]
-    left, gone, lost = list[Mapping[str, Any]](), Summary(), list[pa.Table]()
+    left, gone = list[Mapping[str, Any]](), Summary()
     with file_errors(log.location):
         for file in files.to_pylist():
             fragment = fragments[file["path"]]
@@ -286,32 +286,10 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, S
             rows = fragment.to_table(schema=schema)
             kept = new.without(rows).sort_by([(name, "ascending") for name in order])
             left += filter(None, [write_file(log.location, schema, [kept])])
-            ok, kept_ok = (part.filter(pc.equal(part["status"], OK)) for part in (rows, kept))
-            num_ok_rows, num_gone = ok.num_rows - kept_ok.num_rows, rows.num_rows - kept.num_rows
-            gone += Summary(num_ok_rows=num_ok_rows, failed={FAILED: num_gone - num_ok_rows})
-            lost.append(_without(ok.select(order), kept_ok.select(order)))
-        files = pa.Table.from_pylist(left, FILES)
-        num_ok = _num_lost(log.location, schema, files, lost)
-    return files, gone + Summary(num_ok=num_ok)
-
-
-def _without(rows: pa.Table, others: pa.Table) -> pa.Table:
-    return rows.join(others, rows.column_names, join_type="left anti")
-
-
-def _num_lost(
-    location: Location, schema: pa.Schema, files: pa.Table, lost: Sequence[pa.Table]
-) -> int:
-    """Count the keys that left some file and have no ok row in any of `files`.
-
-    All rows of a key are in one file unless another program changed that.
-    """
-    if not lost or not (rows := pa.concat_tables(lost)).num_rows:
-        return 0
-    rows = rows.group_by(rows.column_names).aggregate([])
-    near = pc.field("bucket").isin(rows["bucket"].unique()) & (pc.field("status") == OK)
-    others = files_of(location, files, schema).to_table(columns=rows.column_names, filter=near)
-    return int(_without(rows, others).num_rows)
+            ok, kept_ok = (counts_of(part["status"]).get(OK, 0) for part in (rows, kept))
+            num_ok, num_gone = ok - kept_ok, rows.num_rows - kept.num_rows
+            gone += Summary(num_ok=num_ok, failed={FAILED: num_gone - num_ok})
+    return pa.Table.from_pylist(left, FILES), gone
 
 
 def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> Commit:

@@ -73,24 +73,25 @@ Examples:
   xrec train-adapter configs/yelp.yaml
   xrec train-adapter configs/yelp.yaml training.max_steps=200 model.injection=direct
 """,
-    "recommend": """Find each user's best unseen items.
+    "recommend": """Find each user's best new items.
 
-Run the same command again to continue after an interruption.
+Leaves out what the user has interacted with or disliked, and what is not eligible. xrec backfill
+publishes the pairs, with their explanations.
 
-In:   <workspace>/dataset and graph
-Out:  <workspace>/recommendations: a Delta table of user_id, item_id, rank and score
+In:   <workspace>/dataset and graph, eligible.items
+Out:  <workspace>/recommendations: Parquet files of user_id, item_id, rank and score
 
 Examples:
   xrec recommend configs/yelp.yaml
-  xrec recommend configs/yelp.yaml k=50 artifacts.recommendations=s3://my-bucket/yelp/top-50
+  xrec recommend configs/yelp.yaml 'eligible={items: in_stock.csv}' k=50
 """,
-    "backfill": """Write explanations in bulk.
+    "backfill": """Explain recommendations in bulk.
 
-One commit at the end replaces the rows of the table. Run the same command again to continue after
-an interruption.
+One commit at the end publishes the pairs with their ranks and explanations, or the reasons why they
+have none. Run the same command again to continue after an interruption.
 
-In:   <workspace>/dataset, graph and adapter, llm.model, pairs
-Out:  <workspace>/explanations: a Delta table of explanations and failed rows
+In:   <workspace>/dataset, graph, adapter and recommendations, llm.model
+Out:  <workspace>/explanations: a Delta table with a row for each recommended pair
 
 Examples:
   xrec backfill configs/yelp.yaml limit=1000
@@ -98,9 +99,9 @@ Examples:
 """,
     "evaluate": """Score explanations against references.
 
-Scores what xrec backfill wrote for held-out pairs, and the same pairs with shuffled vectors.
+Explains held-out pairs, and the same pairs with shuffled vectors, and scores the texts.
 
-In:   <workspace>/dataset, graph, adapter and explanations, llm.model
+In:   <workspace>/dataset, graph and adapter, llm.model
 Out:  <workspace>/evaluation: metrics as JSON and Parquet, report.html
 
 Examples:

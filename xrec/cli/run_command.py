@@ -53,7 +53,7 @@ def run(
 
     Examples:
       xrec run configs/sample.yaml workspace=/tmp/town
-      xrec run configs/yelp.yaml --from backfill backfill.pairs.max_pairs=500 --redo
+      xrec run configs/yelp.yaml --from recommend recommend.k=5 --redo
     """
     configs = _chosen(config_path, overrides, first, last)
     if dry_run:

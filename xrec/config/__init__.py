@@ -16,6 +16,7 @@ from xrec.config.backfill import (
     GATE,
     BackfillConfig,
     BulkConfig,
+    EligibleItems,
     ExplanationsJobConfig,
     FailureReason,
     RecommendConfig,

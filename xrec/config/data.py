@@ -119,12 +119,14 @@ TABLE_COLUMNS: TableColumns = {
     "items": ("item_id", "title", "profile"),
     "interactions": ("user_id", "item_id", "split"),
     "explanations": ("user_id", "item_id", "explanation", "split"),
+    "dislikes": ("user_id", "item_id"),
 }
 """The columns of the tables of a `tables` source."""
 
 
 class TablesSource(TableFiles):
-    """Tables users, items, interactions, and explanations; only interactions are required."""
+    """Tables users, items, interactions, explanations, and dislikes (what a user returned or rated
+    badly, and is never recommended); only interactions are required."""
 
     tables = TABLE_COLUMNS
     joined = may_be_null = ("profile", "title")

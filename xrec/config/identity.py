@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.backfill import BackfillConfig, BulkConfig, TablePairs
+from xrec.config.backfill import BackfillConfig, BulkConfig, EligibleItems, TablePairs
 from xrec.config.base import Config
 from xrec.config.data import PrepareConfig, ReleaseSource, TableFiles
 from xrec.config.job import (
@@ -50,8 +50,9 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     "extra.prompt_cache_key extra.safety_identifier",
     # Bulk jobs: chunks, what stops a run, and what is published of it.
     BulkConfig: "limit retry_failed budget prices max_failed_share rows_per_chunk",
-    BackfillConfig: "carry_from gate judge vacuum_hours",
+    BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
+    EligibleItems: "items users",
     AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts",
     # Training: processes, memory, checkpoints, trackers, and a line of the model card.

@@ -1,4 +1,4 @@
-"""Tables of a team's own: users, items, interactions and explanations (docs/data.md).
+"""Tables of a team's own: users, items, interactions, explanations, dislikes (docs/data.md).
 
 Each is one or many Parquet, CSV or JSON Lines files. Only the interactions must be there. Without
 users or items, their ids are taken from the pairs, profiles and titles are empty.
@@ -25,6 +25,7 @@ _COLUMNS: dict[str, dict[str, Parser]] = {
     "items": {"item_id": parse_id, "title": parse_description, "profile": parse_description},
     "interactions": _IDS,
     "explanations": {**_IDS, "explanation": parse_text},
+    "dislikes": _IDS,
 }
 _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), or rename them"
 

@@ -23,7 +23,7 @@ from xrec.storage import (
     read_manifest,
 )
 
-TABLES: tuple[Kind, ...] = ("explanations", "recommendations")
+TABLES: tuple[Kind, ...] = ("explanations",)
 """The artifacts that are tables with versions."""
 State = Literal["missing", "begun", "up to date", "stale"]
 

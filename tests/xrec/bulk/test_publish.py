@@ -3,10 +3,11 @@
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pyarrow as pa
@@ -14,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
-from tests.world.here import PoolHere, plan_of
+from tests.world.here import PoolHere
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import (
     FORMAT,
     IDENTITY,
     OTHER,
+    CarryingTask,
     Toy,
     ToyTask,
     commit_once,
@@ -27,6 +29,7 @@ from tests.xrec.bulk.toy_run import (
     finished,
     rows_of,
     table_at,
+    texts_of,
 )
 from xrec import bulk
 from xrec.bulk import delete_runs, empty, published, rollback, vacuum
@@ -231,89 +234,54 @@ def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here):
         assert (stats["minValues"], stats["numRecords"]) == ({"bucket": rows[0]["bucket"]}, 180)
 
 
-WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
-GOOD_WORDS = [word for word in WORDS if word.strip("-")]
-LETTERS = bulk.RowFormat(
-    keys=("word",),
-    ok=pa.schema([("place", pa.int32()), ("letter", pa.string())]),
-    failed=pa.schema([]),
-    ok_keys=("place",),
-    reasons=("empty",),
-)
+def ranked_run(place: Toys, ranks: dict[str, int | None], name: str, **settings: Any) -> Toy:
+    """Plan items of four users, each with its rank, and one of the pairs twice."""
+    format = replace(FORMAT, given=pa.schema([("rank", pa.int32())]))
+    rows = [(f"u-{user}", item, rank) for user in range(4) for item, rank in ranks.items()]
+    rows.append((*rows[0][:2], 99))
+    table = pa.table(dict(zip(("user", "item", "rank"), zip(*rows, strict=True), strict=True)))
+    batch = bulk.clean_keys(table, format.keys, file="rows", first_line=1, given=format.given)
+    identity = bulk.Identity(kind="explanations", config={"name": name}, inputs={})
+    settings |= {"storage": place.storage, "listing": {"rows": [str(ranks)]}}
+    request = bulk.RunRequest(place.uri, identity, format, lambda: [batch], **settings)
+    return Toy(bulk.open_run(request), [], place.folder / "healed")
 
 
-@dataclass
-class Spell:
-    """Cuts words into letters; words of dashes have none, unless they are healed."""
+def test_given_columns_are_in_each_row_done_failed_retried_or_carried_over(here):
+    def ranks(toy: Toy) -> list[tuple[str, int | None, str]]:
+        table = toy.published().dataset(status=None).to_table()
+        rows = table.select(["item", "rank", "status"]).to_pylist()
+        return sorted({(*row.values(),) for row in rows}, key=str)
 
-    healed: tuple[str, ...] = ()
-    row_errors: tuple[type[Exception], ...] = ()
+    def task(toy: Toy) -> Any:
+        return toy.make_task(CarryingTask, format=toy.run.format)
 
-    def do(self, rows: pa.Table) -> bulk.Outcome:
-        words = rows["word"].to_pylist()
-        empty = [word for word in words if word.strip("-") == "" and word not in self.healed]
-        good = [word for word in words if word not in empty]
-        letters = [dict(zip(LETTERS.ok_schema.names, row, strict=True)) for row in letters_of(good)]
-        failed = pa.table({"word": pa.array(empty, pa.string())})
-        return bulk.Outcome(
-            pa.Table.from_pylist(letters[::-1], LETTERS.ok_schema),
-            self.fail(failed, "empty", "no letter"),
-        )
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        failed = [{**row, "reason": reason, "message": message} for row in rows.to_pylist()]
-        return pa.Table.from_pylist(failed, LETTERS.failed_schema)
-
-
-def spelling(place: Toys) -> Toy:
-    words = pa.table({"word": WORDS})
-    run = plan_of(place.uri, "spelling", LETTERS, words, rows_per_chunk=4, storage=place.storage)
-    return Toy(run, [], place.folder)
+    first = ranked_run(here, {"a": 1, "odd-1": 2, "c": None}, "first")
+    first.complete(task=task(first))
+    assert ranks(first) == [("a", 1, "ok"), ("c", None, "ok"), ("odd-1", 2, "failed")]
+    first.heal()
+    first.complete(task=task(first), retry=["odd"])
+    assert ranks(first) == [("a", 1, "ok"), ("c", None, "ok"), ("odd-1", 2, "ok")]
+    texts = texts_of(first)
+    second = ranked_run(here, {"a": 3, "odd-1": 2, "c": 7}, "second", carry_from=here.uri)
+    second.complete(task=task(second))
+    assert ranks(second) == [("a", 3, "ok"), ("c", 7, "ok"), ("odd-1", 2, "ok")]
+    assert texts_of(second) == texts  # all were carried over
+    same = ranked_run(here, {"a": 3, "odd-1": 2, "c": 7}, "second")
+    other = ranked_run(here, {"a": 4, "odd-1": 2, "c": 7}, "second")
+    assert same.run.record.run == second.run.record.run != other.run.record.run
 
 
-def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
-    return sorted((word, place, letter) for word in words for place, letter in enumerate(word))
-
-
-def ok_rows(toy: Toy) -> list[tuple[str, int, str]]:
-    table = toy.published().dataset().to_table(columns=["word", "place", "letter"])
-    rows = [(*row.values(),) for row in table.to_pylist()]
-    assert all(row[1] == 0 or rows[n - 1][:2] == (row[0], row[1] - 1) for n, row in enumerate(rows))
-    return sorted(rows)
-
-
-def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(here):
-    here.in_parts(3000)
-    toy = spelling(here)
-    manifest = toy.complete(task=Spell)
-    assert ok_rows(toy) == letters_of(GOOD_WORDS)
-    assert manifest.row_counts == {"explanations": 15, "failed": 2}
-    failed = toy.published().dataset(status="failed").to_table()
-    assert sorted(failed["word"].to_pylist()) == ["-", "--"]
-    assert failed["place"].null_count == 2
-    manifest = toy.complete(task=lambda: Spell(healed=("--",)), retry=["empty"])
-    assert ok_rows(toy) == letters_of([*GOOD_WORDS, "--"])
-    assert manifest.row_counts == {"explanations": 16, "failed": 1}
-    summary = bulk.Survey(toy.run).summary
-    assert (summary.num_ok, summary.num_ok_rows, summary.num_rows) == (16, 56, 17)
-
-
-@pytest.mark.parametrize("by", ["nobody", "z_order"])
-def test_rule_13_takedown_lowers_each_row_count_by_its_own_unit(here, by):
-    toy = spelling(here)
-    counts = {"letters": "num_ok_rows", "words": "num_rows", "empty": "num_failed", "fixed": 7}
-    bulk.complete(toy.run, PoolHere(), Spell, "explanations", lambda summary: (counts, {}))
-    assert toy.published().manifest.row_counts == {**counts, "letters": 54, "words": 17, "empty": 2}
-    if by == "z_order":  # the letters of a word are in several files then
-        table_at(here).optimize.z_order(["place"], target_size=1)
-    for row in ({"word": "bcd"}, {"word": "--"}, {"letter": "a"}, {"letter": "w"}):
+def test_rule_13_takedown_lowers_each_row_count_by_its_own_unit(here):
+    toy = here("a odd-1")
+    counts = {"texts": "num_ok", "rows": "num_rows", "failed": "num_failed", "fixed": 7}
+    bulk.complete(
+        toy.run, PoolHere(), toy.make_task(), "explanations", lambda summary: (counts, {})
+    )
+    for row in ({"user": "u-3"}, {"user": "u-4", "item": "odd-1"}):
         bulk.take_down(here.uri, rows=[row], reason="no")
-    left = [row for row in letters_of(GOOD_WORDS) if row[0] != "bcd" and row[2] not in "aw"]
-    table = toy.published().dataset().to_table(columns=["word", "place", "letter"])
-    assert sorted((*row.values(),) for row in table.to_pylist()) == left
-    words = len({word for word, _, _ in left})
-    counts |= {"letters": len(left), "words": words + 1, "empty": 1}
-    assert toy.published().manifest.row_counts == counts
+    left = {"texts": 11, "rows": 21, "failed": 10, "fixed": 7}
+    assert toy.published().manifest.row_counts == left
 
 
 def test_batches_give_the_rows_of_a_status_and_at_least_one_table(here):

@@ -264,7 +264,7 @@ class CarryingTask(ToyTask):
     """Finds rows of item `b` no longer good."""
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        assert earlier.schema.equals(FORMAT.table_schema)
+        assert earlier.schema.equals(self.format.table_schema)
         return pc.if_else(pc.equal(earlier["item"], "b"), "a b", pa.scalar(None, pa.string()))
 
 

@@ -49,7 +49,7 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     ],
     "pretrain-graph": [{}, {"training": {"loss": {"kind": "bpr"}}}],
     "train-adapter": [{"llm": LLM}],
-    "recommend": [{}],
+    "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv", "match": ["region"]}}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],
     "evaluate": [{"llm": LLM}],
     "compare": [{"llm": LLM, "metrics": {"judges": JUDGES}, "texts": {"x": {"uri": "x.csv"}}}],

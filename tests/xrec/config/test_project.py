@@ -209,7 +209,7 @@ def test_several_mistakes_are_all_listed_and_missing_keys_those_of_the_job_that_
     assert load_config(PrepareConfig, path).workspace == os.path.abspath("w")
     with raises(ConfigError, "missing", "llm") as raised:
         load_config(BackfillConfig, path)
-    assert raised.value.problems == {"llm": "missing", "backfill.pairs": "missing"}
+    assert raised.value.problems == {"llm": "missing"}
 
 
 STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}

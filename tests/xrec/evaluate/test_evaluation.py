@@ -63,7 +63,7 @@ def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
         "fingerprint-of-adapter",
         "the graph <job>",
         "95\xa0% intervals, clustered by user",
-        "Of 207 held-out pairs of the backfill, 7 have no text",
+        "Of 207 held-out pairs, 7 have no text",
         "5 names_another_item, 2 no_full_sentence",
         examples[19].explanation,
         examples[19].user_id,
@@ -116,5 +116,5 @@ def test_evaluation_holds_metrics_pairs_report_and_manifest(tmp_path, pairs, cov
     stored = json.loads((tmp_path / "metrics.json").read_text())
     assert stored == manifest.metrics == flat_metrics(metrics)
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert manifest.row_counts["explained_in_backfill"] == coverage.num_explained
+    assert manifest.row_counts["explained"] == coverage.num_explained
     assert write(tmp_path / "again").fingerprint == manifest.fingerprint

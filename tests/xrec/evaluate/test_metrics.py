@@ -3,17 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy import stats
 
 from tests.xrec.evaluate.conftest import make_config, scored
-from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.descriptions import DESCRIPTIONS
 from xrec.evaluate.intervals import difference_interval, mean_interval
 from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import Coverage, other_users
 from xrec.evaluate.text_metrics import aspect_pattern, named_aspects
+from xrec.generate.engine import Failure
+from xrec.generate.explainer import Explanation
 
 CONFIG = make_config()
 
@@ -122,15 +122,16 @@ USERS = [f"u{number % 7}" for number in range(30)]
 
 
 def test_coverage_counts_the_reasons_of_pairs_without_a_text_and_what_a_template_wrote():
-    texts = (("a", "t"), ("b", ""), ("c", "t"))
-    rows = [(HeldOutPair(user, "i", 0, 0, "r"), text) for user, text in texts]
-    failed = {"user_id": ["a", "b", "d"], "item_id": ["i"] * 3, "reason": ["x", "y", "z"]}
-    written = {
-        "user_id": ["a", "c", "d"],
-        "item_id": ["i"] * 3,
-        "kind": ["plain", "written", "plain"],
-    }
-    assert Coverage.of(rows, pa.table(written), pa.table(failed)) == Coverage(2, {"y": 1}, 1)
+    failure = Failure("no_full_sentence", "no sentence ends")
+    written = [
+        Explanation(index, "", 1, 1, "stop", failed, kind=kind)
+        for index, (failed, kind) in enumerate(
+            [(None, "plain"), (failure, "written"), (None, "written")]
+        )
+    ]
+    failed = {"no_full_sentence": 1, "prompt_too_long": 2}
+    assert Coverage.of(written, 2) == Coverage(2, failed, 1)
+    assert Coverage.of(written[:1], 0) == Coverage(1, {}, 1)
 
 
 @pytest.mark.parametrize("seed", range(5))

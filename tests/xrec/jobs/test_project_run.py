@@ -22,11 +22,9 @@ from xrec.bulk import Progress, read_published
 from xrec.cli.run_command import _row
 from xrec.config import (
     CONFIG_TYPES,
-    TABLE_COLUMNS,
     BackfillConfig,
     JobConfig,
     Project,
-    RecommendConfig,
     SampleSource,
     read_project,
 )
@@ -40,11 +38,9 @@ from xrec.errors import (
 from xrec.jobs import ARTIFACT_OF, job_named
 from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs import prepare as prepare_job
-from xrec.jobs import recommend as recommend_job
 from xrec.jobs.output import Output
 from xrec.jobs.pipeline import chosen_configs
 from xrec.jobs.status import project_status
-from xrec.recommend import plan_recommendations, read_tables
 from xrec.sample import generate_town, town_tables
 from xrec.storage import open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
@@ -209,16 +205,6 @@ def test_begun_run_is_compared_too(tmp_path, config, inputs, unchecked, expected
     assert (made.found().state, made.found().differences) == expected
 
 
-@pytest.mark.usefixtures("without_work")
-def test_begun_recommendations_are_those_of_the_same_settings(pipeline):
-    config = pipeline.config(RecommendConfig, k=3, recommendations=f"{pipeline.workspace}/begun")
-    assert recommend_job.output(config).found().state == "missing"
-    plan_recommendations(config, read_tables(config)[0])
-    assert recommend_job.output(config).found().state == "begun"
-    other = recommend_job.output(config.model_copy(update={"k": 2}))
-    assert other.found().state == "missing"
-
-
 def test_run_that_cannot_be_chosen_is_refused():
     shared = {"workspace": "w", "llm": {"model": "m"}}
     limited = {**shared, "backfill": {"pairs": {"kind": "split"}, "limit": 5}}
@@ -268,7 +254,7 @@ def test_night_whose_files_lack_much_of_what_was_there_stops_before_it_publishes
     values = {"workspace": str(tmp_path / "workspace"), "llm": {"model": "none"}}
     path = write_yaml(tmp_path / "town.yaml", {**values, **sections})
     raw.mkdir()
-    for name in TABLE_COLUMNS:
+    for name in ("users", "items", "interactions", "explanations"):
         pq.write_table(tables[name], raw / f"{name}.parquet")
     said("prepare", path)
     for name, what in lost.items():
