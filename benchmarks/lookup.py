@@ -197,7 +197,8 @@ def _explained(planned: pa.Table, aspects: pa.Array, seed: int) -> pa.Table:
         "kind": pa.repeat("written", count),
         "refused": pa.repeat("", count),
     }
-    return pa.table(columns).select(GENERATED.names).cast(GENERATED)
+    schema = pa.schema([field for field in GENERATED if field.name in columns])
+    return pa.table(columns).select(schema.names).cast(schema)
 
 
 def _some_aspects() -> pa.Array:

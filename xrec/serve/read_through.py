@@ -12,11 +12,11 @@ order, and neither the table nor the model is asked for this user by ID.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
@@ -102,24 +102,30 @@ class ReadThrough:
     async def recommend(self, user_id: str, k: int) -> list[RecommendedItem]:
         """Return the user's first k published items, without what was taken down.
 
-        While no recommendations are published, the items are ranked now. Raises ProblemError with
+        For a user of whom nothing is published, the items are ranked now. Raises ProblemError with
         status 404 for an unknown user, 503 if the table cannot be read.
         """
         user, lookup = self.user_index(user_id), self.published.lookup
-        if lookup is None or not lookup.has_recommendations:
-            return await asyncio.to_thread(self.catalogue.recommend, user, k)
-        try:
-            rows = (await asyncio.to_thread(lookup.of_user, user_id)).to_pylist()
-        except XRecError as error:
-            logger.error("the recommendations cannot be read: %s", error)
-            raise unavailable("the recommendations cannot be read") from error
-        shown = (
+        rows: list[dict[str, Any]] = []
+        if lookup is not None and lookup.has_recommendations:
+            try:
+                rows = (await asyncio.to_thread(lookup.of_user, user_id)).to_pylist()
+            except XRecError as error:
+                logger.error("the recommendations cannot be read: %s", error)
+                raise unavailable("the recommendations cannot be read") from error
+        items: Iterable[RecommendedItem | None] = (
             self.catalogue.as_recommended(row["item_id"], row["rank"] or place, row["score"])
             for place, row in enumerate(rows, start=1)
-            if self.published.takedowns.of_row({"user_id": user_id, "item_id": row["item_id"]})
-            is None
         )
-        return list(islice(filter(None, shown), k))
+        if not rows:
+            items = await asyncio.to_thread(self.catalogue.recommend, user, k)
+        down = self.published.takedowns
+        shown = (
+            item
+            for item in filter(None, items)
+            if down.of_row({"user_id": user_id, "item_id": item.item_id}) is None
+        )
+        return list(islice(shown, k))
 
     async def stream(
         self, pair: PairRequest, max_words: int | None, parts: Parts, key: str = ""

@@ -281,10 +281,10 @@ class Chaos:
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
-        if self.cluster is None:
+        if self.setting.address is None:
             self._processes = multiprocessing.get_context("forkserver")
             self._processes.set_forkserver_preload(["tests.xrec.bulk.chaos"])
-        else:
+        else:  # with the token of the cluster, which a server that was started before lacks
             self._processes = multiprocessing.get_context("spawn")
 
     def close(self) -> None:
