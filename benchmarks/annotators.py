@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -97,7 +97,7 @@ def measure(
 
 
 def _figures(
-    rows: Sequence[PairInput], replies: Sequence[Reply[PairReply]], limits: ReplyLimits
+    rows: Sequence[PairInput], replies: Sequence[Reply[Any]], limits: ReplyLimits
 ) -> Record:
     texts = [text_of(rows[reply.index], limits, reply.value) for reply in replies if reply.value]
     valid = [text for text in texts if isinstance(text, PairText)]

@@ -62,7 +62,7 @@ class HeldOut:
         assert dataset.aspects is not None
         mentioned = np.zeros((pairs.shape[1], dataset.aspects.num_rows), dtype=np.bool_)
         mentioned[rows.ravel(), said["aspect_index"].to_numpy()] = True
-        return cls(dataset, *pairs, mentioned)
+        return cls(dataset, pairs[0], pairs[1], mentioned)
 
 
 def _without_one_each(

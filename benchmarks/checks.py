@@ -79,7 +79,7 @@ def _variants(
 
 
 def _explainer(config: BackfillConfig, adapter: str) -> Explainer:
-    sources = sources_of(config.model_copy(update={"adapter": adapter}))
+    sources = sources_of(config.with_artifacts({"adapter": adapter}))
     return load_explainer(sources, device=config.actors.device, engine=config.engine)
 
 

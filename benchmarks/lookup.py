@@ -54,7 +54,7 @@ from xrec.bulk import (
     published,
 )
 from xrec.config import StorageConfig
-from xrec.schemas import EVIDENCE, GENERATED, PAIRS
+from xrec.schemas import EVIDENCE, GENERATED, PAIRS, RANKS
 from xrec.storage import request_each
 
 app = command_line()
@@ -76,7 +76,7 @@ def opened(
             users = [_user(number // _ITEMS_OF_A_USER) for number in numbers]
             items = [f"item-{number % _NUM_ITEMS:05d}" for number in numbers]
             rows = pa.table({"user_id": users, "item_id": items})
-            yield clean_keys(rows, PAIRS.names, file="rows", first_line=1)
+            yield clean_keys(rows, PAIRS.names, file="rows", first_line=1, given=RANKS)
 
     identity = Identity(kind="explanations", config={"carry_from": carry_from}, inputs={})
     request = partial(RunRequest, rows_per_chunk=_ROWS_PER_CHUNK, storage=storage)
@@ -92,7 +92,7 @@ def fill(run: BulkRun) -> None:
         planned = whole.plan.rows(chunk)
         failed = EXPLANATIONS.failed_schema.empty_table()
         rows = EXPLANATIONS.as_results(planned, _explained(planned, aspects, chunk), failed)
-        whole.results.create(chunk, rows, Summary(num_ok=rows.num_rows, num_ok_rows=rows.num_rows))
+        whole.results.create(chunk, rows, Summary(num_ok=rows.num_rows))
 
     for _ in request_each(do, range(run.record.size.num_chunks)):
         pass
@@ -197,7 +197,8 @@ def _explained(planned: pa.Table, aspects: pa.Array, seed: int) -> pa.Table:
         "kind": pa.repeat("written", count),
         "refused": pa.repeat("", count),
     }
-    return pa.table(columns).select(GENERATED.names).cast(GENERATED)
+    schema = pa.schema([field for field in GENERATED if field.name in columns])
+    return pa.table(columns).select(schema.names).cast(schema)
 
 
 def _some_aspects() -> pa.Array:

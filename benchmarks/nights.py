@@ -167,7 +167,9 @@ def compare(
     now = rows_of(backfill)[1]
     night = present(backfill)
     of_night = {"dataset": night.artifact("dataset"), "graph": str(folder / "graph")}
-    anew = xrec.jobs.pretrain_graph.run(graph.model_copy(update={**of_night, "folds": 0}))
+    anew = xrec.jobs.pretrain_graph.run(
+        graph.with_artifacts(of_night).model_copy(update={"folds": 0})
+    )
     there = read_manifest(open_location(night.artifact("graph")), "graph")
     for name, made in (("carried through the nights", there), ("trained anew", anew)):
         recall = {
@@ -176,8 +178,8 @@ def compare(
         typer.echo(f"graph {name}: Recall@20 {recall}")
     for line in list(xrec.jobs.audit.audit(night, takes_down=False))[-1:]:
         typer.echo(line)
-    elsewhere = {"explanations": str(folder / "anew"), "carry_from": None, "gate": None}
-    written = night.model_copy(update=elsewhere)
+    elsewhere = night.with_artifacts({"explanations": str(folder / "anew")})
+    written = elsewhere.model_copy(update={"carry_from": None, "gate": None})
     xrec.jobs.backfill.run(written)
     new = rows_of(written)[1]
     said = {pair: row["explanation"] for pair, row in first.items()}
@@ -209,16 +211,12 @@ def main(
     tables = tables_of(dataset, num_pairs)
     references = {(p.user_id, p.item_id): p.reference for p in held_out_pairs(dataset, "test")}
     raw = folder / "raw"
-    pairs = (
-        "{kind: recommendations}"
-        if num_pairs is None
-        else f"{{kind: table, uri: {raw}/pairs.parquet}}"
-    )
+    pairs = [] if num_pairs is None else [f"{{kind: table, uri: {raw}/pairs.parquet}}"]
     given = [
         f"workspace={folder / 'workspace'}",
         *(overrides or []),
         f"prepare.source={{kind: tables, uri: {raw}}}",
-        f"backfill.pairs={pairs}",
+        *(f"backfill.pairs={table}" for table in pairs),
     ]
 
     def configs() -> dict[str, JobConfig]:

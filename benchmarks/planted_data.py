@@ -109,7 +109,7 @@ class Town:
         """
         if variant == STATED:
             return self._stated()
-        config = configured(self.config, variant, seed).model_copy(update={"adapter": adapter})
+        config = configured(self.config, variant, seed).with_artifacts({"adapter": adapter})
         seen = partial(seen_pairs, unseen=self.unseen(seed))
         with mock.patch("xrec.train.example_shards.explained_pairs", seen):
             train_adapter(config)

@@ -4,16 +4,11 @@ Where a test is about what a backfill does with rows and not about actors, `acto
 actor's code in the test's own process. It saves starting processes that import torch.
 """
 
-import atexit
 import gc
 import logging
 import os
-import shutil
-import tempfile
 import uuid
-from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -26,18 +21,6 @@ from xrec.storage import node_folder
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-
-def _use_another_cache() -> None:
-    """Keep what tests map apart from the user's own cache; language models are those of it."""
-    models, folder = node_folder() / "models", Path(tempfile.mkdtemp())
-    models.mkdir(parents=True, exist_ok=True)
-    (folder / "xrec").mkdir()
-    (folder / "xrec" / "models").symlink_to(models)
-    os.environ["XDG_CACHE_HOME"] = str(folder)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-
-
-_use_another_cache()
 
 pytest_plugins = ["tests.durations", "tests.seeds", "tests.skips"]
 
@@ -56,6 +39,16 @@ def pytest_collection():
         gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep what tests map apart from the user's own cache; language models are those of it."""
+    models, folder = node_folder() / "models", tmp_path_factory.mktemp("cache") / "xrec"
+    models.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
+    (folder / "models").symlink_to(models)
+    os.environ["XDG_CACHE_HOME"] = str(folder.parent)
+
+
 @pytest.fixture(autouse=True)
 def xrec_logger():
     """Restore the logger `xrec` after each test.
@@ -72,11 +65,9 @@ def xrec_logger():
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Keep Ray initialised in this process: one node with 4 logical CPUs, shared by all tests."""
-    from xrec.cluster import ensure_ray, environment
+    from xrec.cluster import ensure_ray
 
-    with ExitStack() as cluster:
-        with environment({"RAY_enable_metrics_collection": "1"}):
-            cluster.enter_context(ensure_ray(RayConfig(address="local", num_cpus=4)))
+    with ensure_ray(RayConfig(address="local", num_cpus=4)):
         yield
 
 

@@ -4,6 +4,7 @@ python -m tests.errors        # write errors.txt anew after a message was change
 """
 
 import ast
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ def sources() -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
 
 
+@functools.cache
 def messages() -> str:
     """Each error that the product makes: its file, type, code, and message with its fields."""
     trees = {path: ast.parse(path.read_text()) for path in sources()}

@@ -15,7 +15,7 @@ import pytest
 from tests.world.here import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
 from xrec.backfill.plan import EXPLANATIONS
-from xrec.bulk import Outcome, complete, export_run
+from xrec.bulk import DriveOptions, Outcome, complete, export_run
 from xrec.config import BackfillConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
@@ -58,7 +58,7 @@ def uri(tmp_path_factory):
     told = describe(config, run, None)
     for is_healed, retry in ((False, ()), (True, ("empty_text",))):
         do = TaskOf(partial(explain, is_healed=is_healed))
-        complete(run, PoolHere(), lambda do=do: do, KIND, told, retry=retry)
+        complete(run, PoolHere(), lambda do=do: do, KIND, told, DriveOptions(retry=retry))
     return uri
 
 

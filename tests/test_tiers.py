@@ -124,6 +124,7 @@ def test_skipped_test_or_module_fails_a_run_of_several_processes(run):
     assert re.findall(r"(\w+): no pa", done.stdout.str()) == ["py", "test_skips"]
 
 
+@pytest.mark.slow  # three runs of pytest
 def test_one_seed_draws_the_same_cases_and_another_one_others(run, monkeypatch):
     def drawn(seed: str) -> str:
         monkeypatch.setenv("XREC_TEST_SEED", seed)

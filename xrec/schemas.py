@@ -17,6 +17,8 @@ ITEMS = _schema(item_id=pa.string(), item_index=pa.int32(), title=pa.string(), p
 USER_ORDER = _schema(user_index=pa.int32())
 ITEM_ORDER = _schema(item_index=pa.int32())
 INTERACTIONS = _schema(user_index=pa.int32(), item_index=pa.int32(), split=pa.string())
+# Pairs that are never recommended: items that the user returned or rated badly.
+DISLIKES = _schema(user_index=pa.int32(), item_index=pa.int32())
 EXPLANATIONS = _schema(
     user_index=pa.int32(), item_index=pa.int32(), explanation=pa.string(), split=pa.string()
 )
@@ -68,13 +70,6 @@ PLANTED = _schema(
     aspects=pa.list_(pa.field("element", pa.string(), nullable=False)),
 )
 
-# The best new items of each user, by user_id and rank. `rank` counts from 1; `score` is the dot
-# product of the vectors.
-RECOMMENDATIONS = _schema(
-    user_id=pa.string(), item_id=pa.string(), rank=pa.int32(), score=pa.float32()
-)
-
-
 # An aspect of an item that was chosen for a user (xrec.data.evidence.AspectEvidence), and whether
 # the text names it.
 _COUNTS = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
@@ -100,9 +95,26 @@ PAIRS = pa.schema(
         _column("item_id", pa.string(), "id of the item, as the dataset has it"),
     ]
 )
+# What a recommender says of a pair; null if the pairs came without it.
+RANKS = pa.schema(
+    [
+        pa.field("rank", pa.int32(), metadata={"comment": "1 is the user's best item"}),
+        pa.field(
+            "score",
+            pa.float32(),
+            metadata={
+                "comment": "how much the recommender expects the user to like the item; of xrec "
+                "recommend, the dot product of the vectors"
+            },
+        ),
+    ]
+)
+# The best new items of each user, by user and rank.
+RECOMMENDATIONS = pa.schema([field.with_nullable(False) for field in (*PAIRS, *RANKS)])
 GENERATED = pa.schema(
     [
         *PAIRS,
+        *RANKS,
         _column("explanation", pa.string(), "why the user would like the item"),
         _column("num_prompt_tokens", pa.int32(), "length of the prompt", "tokens"),
         _column(
@@ -151,6 +163,7 @@ GENERATED = pa.schema(
 FAILED = pa.schema(
     [
         *PAIRS,
+        *RANKS,
         _column("reason", pa.string(), "why there is no explanation"),
         _column("message", pa.string(), "details of the reason, for people"),
         GENERATED.field("content_key"),

@@ -1,8 +1,5 @@
 """The bulk and the look-up benchmark: contestants' rows are counted from their own output."""
 
-import deltalake
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import lookup
@@ -26,17 +23,6 @@ def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(work):
     assert (found["rows"], found["distinct"], found["files"]) == (400, 400, 1)
     assert found["bytes_a_row"] > 50
     assert len(work.times()) == run.record.size.num_chunks == 8
-
-
-def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path):
-    rows = pa.table({"user_id": ["a", "a", "b"], "item_id": ["x", "x", "x"]})
-    (tmp_path / "parquet" / "rows").mkdir(parents=True)
-    pq.write_table(rows, tmp_path / "parquet" / "rows" / "1.parquet")
-    deltalake.write_deltalake(tmp_path / "delta" / "rows", rows)
-    for name in ("parquet", "delta"):
-        found = table_of(str(tmp_path / name))
-        assert (found["rows"], found["distinct"]) == (3, 2)
-    assert table_of(str(tmp_path / "nothing"))["rows"] == 0
 
 
 def test_contestants_find_the_same_rows():

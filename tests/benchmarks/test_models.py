@@ -1,17 +1,10 @@
 """The benchmarks of models: contestants write the same texts and have one loss."""
 
-from typing import Any
-
 import pytest
-import requests
 import torch
-from typer.testing import CliRunner
 
-from benchmarks import generate, gpu
-from benchmarks.serve import _server
+from benchmarks import generate
 from benchmarks.train_contestants import CONTESTANTS, Contest, Setup, prepare, whole_row_loss
-from tests.world.workspace import make_town
-from tests.xrec.serve.local_endpoint import DECODING, ITEMS, USERS
 from xrec.llm.prefix import PrefixCache
 from xrec.train.adapter_model import ExplanationLoss
 
@@ -29,12 +22,6 @@ def test_contestants_write_the_same_texts(generating):
     )
     assert [len(ids) for ids in loop.values()] == [6] * 8
     assert loop == static == ours
-
-
-def test_measure_here_texts_of_another_length_are_an_error(generating, monkeypatch):
-    monkeypatch.setitem(generate.CONTESTANTS, "ours", lambda setup: iter([(0, [3] * 5)]))
-    with pytest.raises(ValueError, match="5 to 5"):
-        generate.measure_here(generating, "ours")
 
 
 @pytest.fixture
@@ -83,40 +70,3 @@ def test_contestant_trains_all_epochs_and_its_loss_falls(training, name):
     assert all(epoch.seconds > 0 and epoch.loss > 0 for epoch in epochs)
     for old, new in zip(before, setup.model.parameters(), strict=True):
         assert torch.equal(old, new) or new.requires_grad  # the language model stays as it is
-
-
-@pytest.mark.slow
-def test_gpu_benchmark_joins_the_tables_of_all_its_parts(tmp_path):
-    arguments = ["--num-pairs", "32", "--output", str(tmp_path)]
-    done = CliRunner().invoke(gpu.app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    lines = (tmp_path / "gpu.md").read_text().splitlines()
-    assert "no GPU" in lines[0]
-    names = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
-    assert {"trainer", "static-32", "ours"} <= set(names)
-    assert names.count("ours") == 2
-
-
-@pytest.mark.slow
-def test_both_servers_write_the_same_texts(tmp_path):
-    town = make_town(tmp_path / "town")
-    config: dict[str, Any] = {
-        "workspace": str(town),
-        "llm": {"model": str(town / "llm")},
-        "decoding": DECODING,
-        "models": {"device": "cpu"},
-    }
-    pairs = [{"user_id": user, "item_id": item} for user in USERS[:4] for item in ITEMS[:2]]
-    texts = []
-    for modules in (("xrec.cli", "serve"), ("benchmarks.serve_plain",)):
-        with _server(modules, config) as server:
-            answers = [
-                requests.post(
-                    f"{server.url}/v1/explanations", json={"pairs": [pair]}, timeout=120
-                ).json()["explanations"][0]
-                for pair in pairs
-            ]
-            texts.append([answer["explanation"] for answer in answers])
-            assert len(server.costs()) > 1
-    assert texts[0] == texts[1]
-    assert len(set(texts[0])) > 4

@@ -74,17 +74,6 @@ def test_mutants_change_one_expression_and_leave_messages_alone():
         ast.parse(each.source)
 
 
-def test_same_mutants_are_chosen_after_a_change_elsewhere(tmp_path):
-    module = tmp_path / "xrec" / "shop" / "shelf.py"
-    module.parent.mkdir(parents=True)
-    module.write_text(MODULE)
-    before = [each.key for each in mutants.chosen(tmp_path, "shop", 8)]
-    assert len(set(before)) == 8
-    module.write_text(f"def opens(hour):\n    return hour == 9\n\n{MODULE}")
-    after = [each.key for each in mutants.chosen(tmp_path, "shop", 12)]
-    assert [key for key in after if "opens" not in key][:8] == before
-
-
 def test_results_have_a_test_for_each_found_mutant_and_few_that_change_nothing():
     lines = [json.loads(line) for line in mutants.RESULTS.read_text().splitlines()]
     runs = Counter((line["package"], line["revision"]) for line in lines)

@@ -6,23 +6,17 @@ import pytest
 from benchmarks.personal import app
 from benchmarks.personal_data import (
     MATCHED,
-    NDCG_GAIN,
     RECALL,
     Pairs,
-    Yardstick,
-    matched,
-    read_texts,
 )
-from benchmarks.personal_likelihood import aspect_tokens, load_model_of, weigh
-from benchmarks.personal_report import Measure, differences, figures, wide
-from tests.errors import raises
+from benchmarks.personal_likelihood import load_model_of, weigh
+from benchmarks.personal_report import Measure
 from tests.world.models import explanation_nll
 from tests.world.shop import write_json_lines
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config import LLMConfig
 from xrec.data.dataset import HeldOutPair, open_dataset
-from xrec.errors import DataError
 
 NAN = float("nan")
 PAIRS = Pairs(
@@ -37,24 +31,6 @@ PAIRS = Pairs(
 )
 
 
-def test_couples_are_matched_by_the_larger_sum_with_ties_half_and_missing_left_out():
-    similarities = np.array(
-        [[0.6, 0.5, 0.0, 0.2], [0.2, 0.2, 0, 0.3], [0, 0, 0, 0], [NAN, NAN, NAN, NAN]]
-    )
-    couples = np.array([[0, 1], [1, 0], [0, 3]])
-    assert matched(similarities, couples) == pytest.approx([1, 1, NAN], nan_ok=True)
-    assert matched(np.array([[0.5, 0.5], [0.2, 0.2]]), couples[:1]).tolist() == [0.5]
-    assert matched(np.array([[0.1, 0.5], [0.2, 0.2]]), couples[:1]).tolist() == [0]
-
-
-def test_measured_couples_gain_what_texts_name_of_their_own_reference_above_the_others():
-    finder = AspectNames(["garden", "beer", "bread"])
-    texts = ("garden and bread", "bread", "", None)
-    # Ann's names hers first (1) and not Ben's (0); Ben's names neither. Dan has no text.
-    found = Yardstick(PAIRS, finder).of_couples(texts)[NDCG_GAIN]
-    assert found == pytest.approx([0.5, NAN, NAN], nan_ok=True)
-
-
 def test_measure_averages_the_seeds_that_have_a_value_and_clusters_by_groups():
     measure = Measure(np.array([[0.0, 1, NAN, NAN], [1, 1, NAN, 0]]), ["a", "a", "b", "c"])
     record = measure.record()
@@ -63,32 +39,6 @@ def test_measure_averages_the_seeds_that_have_a_value_and_clusters_by_groups():
     assert record["by_seed"] == [0.5, pytest.approx(2 / 3)]
     # Users a and c: residuals of 1/6 and -1/6 are a standard error of 1/3, and t is 12.706.
     assert (record["low"], record["high"]) == pytest.approx((0.5 - 4.2354, 0.5 + 4.2354), abs=1e-3)
-
-
-def test_difference_of_two_measures_is_of_the_pairs_that_both_have():
-    users = ["a", "b", "c"]
-    own = Measure(np.array([[1, 1, NAN], [1, 0, 1]]), users)
-    other = Measure(np.array([[0, NAN, 1]]), users)
-    measures = {"ours": {"m": own}, "theirs": {"m": other}}
-    (row,) = differences(measures, ["theirs"])
-    assert row["contestant"] == "ours minus theirs"
-    assert (row["value"], row["count"]) == (0.5, 2)  # a: 1, c: 0 of the second seed
-    assert row["by_seed"] == [1, 0.5]
-    shown = wide(figures(measures))[1]
-    assert shown["m"].startswith("0.5000 (")
-    assert shown["count"] == 2
-
-
-def test_run_of_json_lines_takes_the_column_named_and_leaves_out_null(tmp_path):
-    rows = [
-        {"uid": "ben", "iid": "inn", "theirs": "beer", "ours": None},
-        {"uid": "ann", "iid": "inn", "theirs": "garden", "ours": "a garden"},
-    ]
-    path = write_json_lines(tmp_path / "peers.jsonl", rows)
-    assert read_texts(f"{path}#theirs", PAIRS) == ("garden", "beer", None, None)
-    assert read_texts(f"{path}#ours", PAIRS) == ("a garden", None, None, None)
-    with raises(DataError, "missing_column", key="text", saw=["uid", "iid", "theirs", "ours"]):
-        read_texts(str(path), PAIRS)
 
 
 def test_texts_command_writes_the_figures_and_differences_of_each_contestant(
@@ -129,20 +79,6 @@ def finder(explainer):
     return AspectNames(explainer.dataset.planted["aspect"].to_pylist())
 
 
-def test_aspect_tokens_are_those_that_spell_the_names_and_never_the_end(explainer, finder):
-    builder = explainer.pairs.builder
-    name = explainer.dataset.planted["aspect"][0].as_py()
-    text = f" The {name} will win you over, as its {name.upper()}."
-    chosen = aspect_tokens(builder, text, finder)
-    ids = builder.encode_explanation(text)
-    assert len(chosen) == len(ids)
-    assert not chosen[-1]
-    starts = np.flatnonzero(np.diff([0, *chosen]) == 1)
-    ends = np.flatnonzero(np.diff([*chosen, 0]) == -1) + 1
-    spelled = [builder.decode(ids[start:end]) for start, end in zip(starts, ends, strict=True)]
-    assert [part.strip(" .").lower() for part in spelled] == [name, name]
-
-
 def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer, pairs, finder):
     couple = pairs.couples[:1]
     first, second = couple[0]
@@ -173,16 +109,3 @@ def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer,
         assert abs(gain) > 1e-3
         assert found[f"gain by {name}"] == pytest.approx([gain / length], abs=1e-4)
         assert found[f"2 x 2 by {name}"].tolist() == [float(gain > 0)]
-
-
-def test_likelihood_command_writes_the_figures_of_each_seed(workspace, run):
-    plain = f"{workspace}#{workspace / 'plain-adapter'}"
-    contestants = [f"ours={workspace}", f"ours={workspace}", f"other={plain}"]
-    options = {"llm": workspace / "llm", "max_couples": 2, "against": "other"}
-    tables = run(app, "likelihood", contestant=contestants, split=list(SPLITS), **options)
-    found = {(row["contestant"], row["measure"]): row for row in tables["figures"]}
-    nll = found["ours", "NLL"]
-    assert nll["count"] == 2
-    assert nll["by_seed"][0] == pytest.approx(nll["by_seed"][1])
-    difference = next(row for row in tables["differences"] if row["measure"] == "NLL")
-    assert difference["value"] == pytest.approx(nll["value"] - found["other", "NLL"]["value"])

@@ -77,63 +77,56 @@ def assert_same_losses(rows: Rows, expected: Rows, tolerance: float) -> None:
         )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_20_steps_have_the_losses_of_a_cpu(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
-    rows = train(workspace, tmp_path / "adapter", device, zero_stage=zero_stage, dtype=dtype)
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
+CASES = [
+    *(({"zero_stage": n, "dtype": dtype}, TOLERANCES[dtype]) for n in (1, 3) for dtype in DTYPES),
+    ({"zero_stage": 1, "gradient_checkpointing": True}, 1e-3),
+    ({"zero_stage": 3, "zero": OFFLOAD}, 1e-3),
+    ({"zero_stage": None, "micro_batch_size": "auto"}, 0.1),  # other pairs share a step
+    pytest.param({"zero_stage": 1, "quantization": "int8"}, 0.1, marks=NEEDS_INT8),
+]
 
 
-@pytest.mark.parametrize(
-    ("settings", "tolerance"),
-    [
-        ({"zero_stage": 1, "gradient_checkpointing": True}, 1e-3),
-        ({"zero_stage": 3, "zero": OFFLOAD}, 1e-3),
-        ({"zero_stage": None, "micro_batch_size": "auto"}, 0.1),  # other pairs share a step
-        pytest.param({"zero_stage": 1, "quantization": "int8"}, 0.1, marks=NEEDS_INT8),
-    ],
-    ids=["checkpointing", "offload", "auto", "int8"],
-)
-def test_what_saves_memory_keeps_the_losses(
+@pytest.mark.parametrize(("settings", "tolerance"), CASES)
+def test_20_steps_have_the_losses_of_a_cpu(
     workspace, on_cpu, tmp_path, device, settings, tolerance
 ):
     rows = train(workspace, tmp_path / "adapter", device, **settings)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert_same_losses(rows, on_cpu, tolerance)
 
 
-def kill_a_worker() -> None:
-    training_workers(psutil.Process())[-1].kill()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_run_that_was_stopped_goes_on(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
-    adapter = tmp_path / "adapter"
-    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
-        train(workspace, adapter, device, zero_stage=zero_stage, dtype=dtype)
-    rows = train(workspace, adapter, device, zero_stage=zero_stage, dtype=dtype)
-    assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_run_of_two_cpu_workers_goes_on_with_one_on_this_device(
-    workspace, on_cpu, tmp_path, monkeypatch, device, dtype
-):
-    adapter = tmp_path / "adapter"
-    allow_float16(monkeypatch)
-    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
-        train(workspace, adapter, "cpu", zero_stage=3, num_workers=2, dtype=dtype)
-    rows = train(workspace, adapter, device, zero_stage=1, dtype=dtype)
-    assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
-
-
 @pytest.mark.usefixtures("skip_without_gpus")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_two_workers_have_the_losses_of_one(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
-    settings = {"zero_stage": zero_stage, "dtype": dtype}
+@pytest.mark.parametrize(("settings", "tolerance"), CASES[:6])
+def test_two_workers_have_the_losses_of_one(
+    workspace, on_cpu, tmp_path, device, settings, tolerance
+):
     rows = train(workspace, tmp_path / "adapter", device, num_workers=2, **settings)
+    assert_same_losses(rows, on_cpu, tolerance)
+
+
+def train_and_kill(workspace: str, adapter: Path, device: str, **settings: Any) -> None:
+    """Train until a worker is killed, which ends the run."""
+
+    def kill_a_worker() -> None:
+        training_workers(psutil.Process())[-1].kill()
+
+    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+        train(workspace, adapter, device, **settings)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("begins_on_cpus", "zero_stage"), [(False, 1), (False, 3), (True, 1)])
+def test_run_that_was_stopped_goes_on_also_on_another_device(
+    workspace, on_cpu, tmp_path, monkeypatch, device, begins_on_cpus, zero_stage, dtype
+):
+    adapter, settings = tmp_path / "adapter", {"zero_stage": zero_stage, "dtype": dtype}
+    if begins_on_cpus:
+        allow_float16(monkeypatch)
+        before = {"zero_stage": 3, "num_workers": 2, "dtype": dtype}
+        train_and_kill(workspace, adapter, "cpu", **before)
+    else:
+        train_and_kill(workspace, adapter, device, **settings)
+    rows = train(workspace, adapter, device, **settings)
     assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
 
 
@@ -143,8 +136,7 @@ def test_run_goes_on_with_another_number_of_workers(
     workspace, on_cpu, tmp_path, device, before, after
 ):
     adapter = tmp_path / "adapter"
-    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
-        train(workspace, adapter, device, zero_stage=3, num_workers=before)
+    train_and_kill(workspace, adapter, device, zero_stage=3, num_workers=before)
     rows = train(workspace, adapter, device, zero_stage=3, num_workers=after)
     assert_same_losses(rows, on_cpu, TOLERANCES["float32"])
 
@@ -164,7 +156,7 @@ def train_graph(
     config = PretrainGraphConfig.model_validate(
         {
             "workspace": town,
-            "graph": str(graph),
+            "artifacts": {"graph": str(graph)},
             "model": {"embedding_dim": 8, "num_layers": 2},
             "training": {
                 "num_epochs": 4,

@@ -85,16 +85,6 @@ def test_terraform_every_reference_is_to_something_declared(terraform):
     assert all(body["description"] for block in terraform["variable"] for body in block.values())
 
 
-def test_terraform_has_the_lifecycle_rules_of_the_one_file_which_delete_no_object_that_counts():
-    rules = json.loads((AWS / "backfill-lifecycle.json").read_text())["Rules"]
-    text = (MODULE / "bucket.tf").read_text()
-    assert 'file("${path.module}/../backfill-lifecycle.json")' in text
-    deletions = {"AbortIncompleteMultipartUpload", "NoncurrentVersionExpiration"}
-    assert {key for rule in rules for key in rule} == {"ID", "Status", "Filter", *deletions}
-    assert all(rule["Filter"] == {} for rule in rules)
-    assert set(re.findall(r"rule\.value\.(\w+)", text)) == {"ID", "Status", *deletions}
-
-
 # The actions of AWS that xrec's requests to S3 need.
 READ = {"s3:ListBucket", "s3:GetObject"}
 WRITE = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
@@ -120,20 +110,6 @@ def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(terraform)
                 for action in statement["actions"]:
                     assert action.startswith(prefix), document
                     assert "*" not in action, document
-
-
-def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(terraform):
-    resources = terraform["resource"]
-    access = of_type(resources, "aws_s3_bucket_public_access_block")["artifacts"]
-    blocks = ("block_public_acls", "block_public_policy", "ignore_public_acls")
-    assert all(access[key] is True for key in (*blocks, "restrict_public_buckets"))
-    versioning = of_type(resources, "aws_s3_bucket_versioning")["artifacts"]
-    assert versioning["versioning_configuration"][0]["status"] == "Enabled"
-    assert "artifacts" in of_type(resources, "aws_s3_bucket_server_side_encryption_configuration")
-    (deny,) = statements(terraform, "bucket")
-    assert (deny["effect"], deny["actions"]) == ("Deny", ["s3:*"])
-    (condition,) = deny["condition"]
-    assert (condition["variable"], condition["values"]) == ("aws:SecureTransport", ["false"])
 
 
 def test_launcher_file_is_valid_demands_tokens_and_uses_the_profiles_of_terraform(terraform):
@@ -166,8 +142,8 @@ def check_words(tmp_path, monkeypatch):
     def check(key: str) -> None:
         name, *words = calls.read_text().splitlines()
         given = typer.main.get_command(app).commands[name].make_context(name, words).params
-        night = ("submit", key, "refresh", "/etc/xrec/shop.yaml")
-        assert (name, given["key"], given["job_name"], given["config_path"]) == night
+        night = ("submit", key, ["refresh", "/etc/xrec/shop.yaml"])
+        assert (name, given["key"], [*given["command"]]) == night
 
     return check
 
@@ -178,16 +154,6 @@ def test_cron_calls_refresh_with_the_date_as_key(check_words):
     assert (when, "%" in command.replace("\\%", "")) == (["30", "2", "*", "*", "*"], False)
     subprocess.run(["/bin/sh", "-c", command.replace("\\%", "%")], check=True)
     check_words(date.today().isoformat())
-
-
-def test_airflow_calls_refresh_with_the_date_as_key(check_words, monkeypatch):
-    stub = MagicMock()
-    for name in ("airflow", "airflow.sdk", "airflow.providers.standard.operators.bash"):
-        monkeypatch.setitem(sys.modules, name, stub)
-    runpy.run_path(str(SCHEDULERS / "airflow_dag.py"))
-    command = stub.BashOperator.call_args.kwargs["bash_command"].replace("{{ ds }}", NIGHT)
-    subprocess.run(["bash", "-c", command], check=True)
-    check_words(NIGHT)
 
 
 def test_dagster_makes_an_asset_and_tries_again_what_may_succeed(check_words, monkeypatch):

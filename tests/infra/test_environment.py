@@ -70,14 +70,6 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
     assert set(images) <= set(PYTHONS)
 
 
-def test_workflow_calls_targets_that_the_makefile_has():
-    workflow = "".join(map(Path.read_text, WORKFLOWS))
-    (targets,) = re.findall(r"\{target: \[(.*)\]\}", workflow)
-    called = {*re.findall(r"run: make ([\w-]+)", workflow), *targets.split(", ")}
-    made = re.findall(r"^(\w[\w-]*):", _text("Makefile"), re.MULTILINE)
-    assert {"test", "test-all"} <= called <= set(made)
-
-
 def test_lists_have_a_version_that_fits_of_every_package_that_is_installed():
     lists = ("base", "source", "cuda", "dev", "vllm", "extras")
     lock = {canonicalize_name(name): v for each in lists for name, v in locked(each).items()}

@@ -4,10 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import promql_parser
@@ -16,7 +13,6 @@ import ray.util.metrics
 import yaml
 
 from xrec.backfill.driver import BackfillMetrics
-from xrec.bulk import Progress
 from xrec.serve.metrics import Metrics
 from xrec.train.ray_driver import TrainingMetrics
 
@@ -67,18 +63,6 @@ def test_queries_use_metrics_and_labels_that_are_exported_and_dashboards_show_al
         assert labels <= (exported | of_ray)[name] | {"le"}, name
     hidden = exported.keys() - {name for name, _ in USED}
     assert not [name for name in hidden if not name.endswith(("_sum", "_count"))]
-
-
-@pytest.mark.parametrize("name", DASHBOARDS)
-def test_dashboard_can_be_imported_and_each_panel_says_what_it_shows(name):
-    variables, panels = DASHBOARDS[name]["templating"]["list"], DASHBOARDS[name]["panels"]
-    assert [variable["name"] for variable in variables] == ["datasource"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
-    assert len(places) == len(panels)
-    for panel in panels:
-        assert panel["description"]
-        assert panel["datasource"]["uid"] == "${datasource}"
 
 
 def test_alerts_say_what_happened_and_the_runbook_what_to_do():
@@ -137,28 +121,3 @@ def test_alert_fires(alert, fired, quiet, tmp_path):
     values = {"rule_files": [str(GRAFANA / "alerts.yaml")], "tests": tests}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(values))
     promtool("test", "rules", tmp_path / "tests.yaml")
-
-
-@pytest.mark.slow  # Ray exports every 10 s
-def test_series_are_named_so_when_ray_exports_them(ray_cluster, exported):
-    """Compare the names above with what a Prometheus would scrape from Ray's agent."""
-    backfill, training = BackfillMetrics(num_pairs=9), TrainingMetrics("train-adapter")
-    for metric in vars(Metrics()).values():
-        metric._record(0.5, dict.fromkeys(metric.info["tag_keys"], "some"))
-    begun = Progress(started_at=datetime.now(UTC), written_at=datetime.now(UTC))
-    costs = {"seconds": 2.0, "num_prompt_tokens": 30, "num_generated_tokens": 8}
-    done = {"num_ok": 3, "failed": {"empty_text": 1}, "costs": costs, "num_deaths": 1}
-    for progress in (begun, begun.model_copy(update=done)):
-        backfill.record(progress)
-    with training.running():
-        losses = {"train_loss": 1.0, "validation_loss": 1.5, "ndcg@20": 0.1}
-        training.record({"epoch": 1, "step": 4, "seconds": 2.0, **losses})
-        wanted = {*exported, *(f"ray_node_{name}" for name in ("cpu_utilization", "mem_used"))}
-        (node,) = ray.nodes()
-        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-        found, deadline = set[str](), time.monotonic() + 60
-        while not wanted <= found and time.monotonic() < deadline:
-            time.sleep(1)
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                found = set(re.findall(r"^(ray_\w+)", answer.read().decode(), re.MULTILINE))
-    assert wanted - found == set()

@@ -19,7 +19,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from xrec.config import SamplingConfig
-from xrec.text import Prompt, RawReply, ReplyFailure, Usage
+from xrec.text import Prompt, Reply, ReplyFailure, Usage
 
 COST = Usage(10, 2, 1)
 LONG = '{"word": "a very long wo'
@@ -169,11 +169,13 @@ class ScriptedModel:
         """The first message of each prompt that was asked."""
         return [prompt.messages[0].content for prompt, _ in self.asked]
 
-    def write(self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+    def write(
+        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
+    ) -> Iterator[Reply[Any]]:
         waiting = enumerate(prompts)
         while two := list(islice(waiting, 2)):
             for index, prompt in reversed(two):
                 text = self._answer(prompt, sampling)
                 self.asked.append((prompt, sampling))
                 failure = ReplyFailure("timeout", "late") if text == "late" else None
-                yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)
+                yield Reply(index, text, COST, is_cut=text == LONG, failure=failure)

@@ -105,7 +105,7 @@ def plan_of(
     **settings: Any,
 ) -> bulk.BulkRun:
     """Plan a bulk run of these rows; `settings` are of its request."""
-    batches = [bulk.clean_keys(rows, format.keys, file="rows", first_line=1)]
+    batches = [bulk.clean_keys(rows, format.keys, file="rows", first_line=1, given=format.given)]
     identity = bulk.Identity(kind=kind, config=dict(config or {}), inputs=dict(inputs or {}))
     return bulk.open_run(bulk.RunRequest(uri, identity, format, lambda: batches, **settings))
 

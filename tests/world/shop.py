@@ -4,12 +4,12 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import yaml
 
-from xrec.config import CONFIG_TYPES, JobConfig, SampleSource
+from xrec.config import CONFIG_TYPES, ArtifactName, JobConfig, SampleSource
 from xrec.sample import generate_town, town_tables
 
 SAMPLE = {
@@ -66,6 +66,14 @@ def write_yaml(path: Path, values: Any) -> Path:
     return path
 
 
+def with_uris(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config with the artifacts among its keys in `artifacts`."""
+    names = get_args(ArtifactName)
+    uris = {name: str(uri) for name, uri in values.items() if name in names and uri is not None}
+    rest = {name: value for name, value in values.items() if name not in names}
+    return {**rest, "artifacts": uris} if uris else rest
+
+
 def write_project(path: Path, config: JobConfig, **changes: Any) -> Path:
     """Write a project file whose one section gives `config` with `changes`; returns `path`.
 
@@ -73,4 +81,6 @@ def write_project(path: Path, config: JobConfig, **changes: Any) -> Path:
     """
     (job,) = [name for name, each in CONFIG_TYPES.items() if each is type(config)]
     secrets = {"storage": {"access_key_id", "secret_access_key"}}
-    return write_yaml(path, {job: {**config.model_dump(mode="json", exclude=secrets), **changes}})
+    return write_yaml(
+        path, {job: {**config.model_dump(mode="json", exclude=secrets), **with_uris(changes)}}
+    )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -12,7 +13,15 @@ from xrec.adapter.artifact import write_adapter
 from xrec.config import PromptConfig
 from xrec.graph.artifact import EMBEDDINGS, write_graph
 from xrec.llm.source import model_fingerprint
-from xrec.storage import Manifest, open_location, read_manifest
+from xrec.schemas import RECOMMENDATIONS
+from xrec.storage import (
+    Manifest,
+    fingerprint_of,
+    open_location,
+    read_manifest,
+    write_manifest,
+    write_table,
+)
 
 SOURCE: dict[str, Any] = {
     "kind": "sample",
@@ -90,3 +99,23 @@ def make_adapter(folder: Path, graph: str, base_model: str, seed: int = 0, **pro
     about = {"run_config": {"seed": seed}, "inputs": {}, "metrics": {}, "extra_files": {}}
     state = adapter.adapters.state_dict()
     write_adapter(open_location(str(folder)), state, adapter.config, **about)
+
+
+def save_recommendations(folder: Path, k: int, *rows: tuple[str, str, int, float]) -> Manifest:
+    """Write recommendations of up to `k` items a user: user, item, rank and score of each."""
+    columns = dict(zip(RECOMMENDATIONS.names, zip(*rows, strict=True), strict=True))
+    location = open_location(str(folder))
+    table = pa.table(columns).cast(RECOMMENDATIONS)
+    files = {
+        "part-00000.parquet": write_table(location / "part-00000.parquet", table, table.schema)
+    }
+    return write_manifest(
+        location,
+        "recommendations",
+        config={"k": k},
+        inputs={},
+        files=files,
+        fingerprint=fingerprint_of(files),
+        row_counts={"recommendations": len(rows)},
+        metrics={},
+    )

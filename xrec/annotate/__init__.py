@@ -9,7 +9,8 @@ with the aspects that the reason mentions. Held-out reviews are chosen before an
     formats           the tables of the stages
     stages            what an actor does with rows of a stage
     vocabulary        many names become one aspect
-    plan, driver      the stages, each a bulk run (xrec.bulk), and what is published
+    plan              the rows of the stages, and a preview of a run
+    driver            the stages, each a bulk run (xrec.bulk), and what is published
     report            how good the texts are
     read              reads published annotations, also as the source of a dataset
     phrases, language_model

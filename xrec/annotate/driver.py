@@ -25,6 +25,7 @@ from xrec.annotate.store import ReviewStore, StoreRecord, learn_from_store
 from xrec.bulk import (
     BulkRun,
     ChunkTask,
+    DriveOptions,
     RunRequest,
     Summary,
     added,
@@ -82,13 +83,12 @@ def run_annotate(
     annotations to carry from, and an annotator's XRecError. Finished texts are kept, and the next
     call continues from there.
     """
+    run, output = _Run(config, spec, record), location_of(config, KIND)
     _check_reasons(config, spec)
     _check_carried(config)
-    output = location_of(config, KIND)
     learn_from_store(output, spec, record)
     if spec.replies is not None and config.retry_failed:
         spec.replies(output).forget_failures()
-    run = _Run(config, spec, record)
     for stage in STAGES:
         if (manifest := run.complete(stage)) is None:
             return None
@@ -150,17 +150,21 @@ class _Run:
                 self._task(stage),
                 KIND,
                 _describe_stage,
-                chunks_at_once=self.spec.chunks_at_once,
-                retry=known if "all" in wanted else tuple(each for each in wanted if each in known),
-                max_failed_share=config.max_failed_share,
-                max_rows=left,
-                spent=spent_of(config.budget, config.prices, self._since, *before),
-                on_progress=lambda progress: show(progress.num_rows),
+                DriveOptions(
+                    chunks_at_once=self.spec.chunks_at_once,
+                    retry=known
+                    if "all" in wanted
+                    else tuple(each for each in wanted if each in known),
+                    max_failed_share=config.max_failed_share,
+                    max_rows=left,
+                    spent=spent_of(config.budget, config.prices, self._since, *before),
+                    on_progress=lambda progress: show(progress.num_rows),
+                ),
             )
 
     def _open(self, stage: Stage, limit: int | None) -> BulkRun:
         """Plan a stage, or open it if it is planned."""
-        config, uri = self.config, self._output.shared_uri
+        config, uri = self.config, self._output.uri
         store = ReviewStore(self._output, self.record.num_files)
 
         def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
@@ -185,7 +189,7 @@ class _Run:
     def _task(self, stage: Stage) -> Callable[[], ChunkTask]:
         """Return what makes a task in an actor, where relative paths mean something else."""
         spec, storage, num_files = self.spec, self.config.storage, self.record.num_files
-        uri, items_version = self._output.shared_uri, self.versions.get("items", -1)
+        uri, items_version = self._output.uri, self.versions.get("items", -1)
         identity = identify_annotations(self.config, spec, self._files, stage)
         settings = settings_of_texts(identity.config)
 
@@ -207,9 +211,9 @@ class _Run:
     def publish(self) -> Manifest:
         """Write the report and the manifest, unless they exist for these tables."""
         config, versions, record = self.config, self.versions, self.record
-        there = find_manifest(self._output, KIND)
-        if there is not None and there.metrics.get("tables") == versions:
-            return there
+        earlier = find_manifest(self._output, KIND)
+        if earlier is not None and earlier.metrics.get("tables") == versions:
+            return earlier
         stages = self.done.items()
         failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages}
         costs = reduce(added, (each.metrics["costs"] for each in self.done.values()))

@@ -94,5 +94,5 @@ def stage_statuses(output: Location, storage: StorageConfig) -> dict[Stage, Stat
     statuses: dict[Stage, Status] = {}
     for stage in STAGES:
         with suppress(ArtifactNotFoundError, StorageNotFoundError):
-            statuses[stage] = read_status((output / stage).shared_uri, storage)
+            statuses[stage] = read_status((output / stage).uri, storage)
     return statuses

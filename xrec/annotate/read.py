@@ -36,6 +36,8 @@ _QUERIES = {
         FROM (SELECT item_id FROM reviews WHERE split <> 'low_rated'
             UNION SELECT item_id FROM known)
         LEFT JOIN items USING (item_id) LEFT JOIN known USING (item_id)""",
+    "dislikes": """
+        SELECT user_id, item_id FROM reviews WHERE split = 'low_rated'""",
 }
 _LEFT_OUT = """
     SELECT 1 FROM (FROM users UNION ALL BY NAME FROM items) WHERE len(left_out) > 0 LIMIT 1"""

@@ -64,12 +64,18 @@ def write_report(
     step = max(1, len(pairs) // _NUM_EXAMPLES)
     examples = pairs[::step][:_NUM_EXAMPLES]
     tables = {
-        "Dropped, rejected, removed and failed": _losses(record, failed),
-        "Explanations and their reviews": [_shown_pair(pair) for pair in examples],
+        "Dropped, rejected, removed and failed": pd.DataFrame(_losses(record, failed)),
+        "Explanations and their reviews": pd.DataFrame(map(_shown_pair, examples)),
     }
-    for stage in ("items", "users"):
+    columns: dict[Stage, tuple[str, ...]] = {
+        "items": ("item_id", "title", "profile"),
+        "users": ("user_id", "profile"),
+    }
+    for stage, names in columns.items():
+        texts = read_stage(output, stage, versions[stage], names, config.storage)
+        ids = list(dict.fromkeys(pair[names[0]] for pair in examples))
         title = f"{stage.capitalize()} and some of their training reviews"
-        tables[title] = _shown_profiles(config, store, versions, examples, stage)
+        tables[title] = _shown_profiles(store, texts, ids)
     counts = {**record.num_reviews, LOW_RATED: record.num_low_rated}
     summary = {
         "reviews": ", ".join(f"{count:,} {name}" for name, count in counts.items()),
@@ -79,8 +85,7 @@ def write_report(
         **{_LABELS[name]: f"{value:,.3f}" for name, value in figures.items()},
     }
     heading = f"Annotations of {escape(public_name(config.workspace))}, {date.today()}"
-    page = {heading: pd.Series(summary).to_frame()}
-    page |= {title: pd.DataFrame(rows) for title, rows in tables.items()}
+    page = {heading: pd.Series(summary).to_frame(), **tables}
     (output / "report.html").write_bytes(tables_page(page).encode())
     return figures
 
@@ -153,24 +158,14 @@ def _shown_pair(pair: Mapping[str, Any]) -> dict[str, str]:
     return {"split": pair["split"], "explanation": pair["explanation"], **shown}
 
 
-def _shown_profiles(
-    config: AnnotateConfig,
-    store: ReviewStore,
-    versions: Versions,
-    examples: Sequence[Mapping[str, Any]],
-    stage: Stage,
-) -> list[dict[str, str]]:
-    """Return the profiles of the examples' users or items, with a few of their reviews."""
-    key = "item_id" if stage == "items" else "user_id"
-    ids = list(dict.fromkeys(row[key] for row in examples))
-    columns = (key, "title", "profile") if stage == "items" else (key, "profile")
-    texts = read_stage(location_of(config, KIND), stage, versions[stage], columns, config.storage)
-    profiles = texts.filter(pc.field(key).isin(pa.array(ids, pa.string()))).to_pylist()
-    reviews = store.of("training_by_item" if stage == "items" else "training_by_user", ids)
-    by_id: dict[str, list[str]] = {}
-    for row in reviews.select([key, "review"]).to_pylist():
-        by_id.setdefault(row[key], []).append(row["review"][:_SHOWN_LETTERS])
-    return [
-        {**row, "reviews": " \u2022 ".join(by_id.get(row[key], [])[:_SHOWN_REVIEWS])}
-        for row in profiles
-    ]
+def _shown_profiles(store: ReviewStore, texts: pa.Table, ids: Sequence[str]) -> pd.DataFrame:
+    """Return the profiles of users or items, with a few of their training reviews.
+
+    texts: their ids first.
+    """
+    key = texts.column_names[0]
+    reviews = store.of("training_by_item" if key == "item_id" else "training_by_user", ids)
+    frame = reviews.select([key, "review"]).to_pandas().groupby(key).head(_SHOWN_REVIEWS)
+    joined = frame["review"].str[:_SHOWN_LETTERS].groupby(frame[key]).agg(" \u2022 ".join)
+    profiles = texts.filter(pc.field(key).isin(pa.array(ids, pa.string()))).to_pandas()
+    return profiles.assign(reviews=profiles[key].map(joined).fillna(""))

@@ -140,7 +140,7 @@ class TextTask:
         inputs = self._inputs(rows)
         parts = [parts_of(row, self._folds) for row in inputs]
         asked = [
-            [row, *(part.rest for part in row_parts)]
+            [row, *(rest for _, rest in row_parts)]
             for row, row_parts in zip(inputs, parts, strict=True)
         ]
         to_write = [part for row_asked in asked for part in row_asked if refused(part) is None]
@@ -193,12 +193,8 @@ class TextTask:
         return failed
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some reviews of a profile: the ids of their users or items, and the input without them."""
-
-    ids: tuple[str, ...]
-    rest: ItemInput | UserInput
+Part = tuple[tuple[str, ...], ItemInput | UserInput]
+"""Some reviews of a profile: the ids of their users or items, and the input without them."""
 
 
 def parts_of(row: Input, folds: int | None) -> list[Part]:
@@ -217,7 +213,7 @@ def parts_of(row: Input, folds: int | None) -> list[Part]:
             for review in row.reviews[part::num_parts]
         )
         rest: Any = tuple(row.reviews[n] for n in range(num_reviews) if n % num_parts != part)
-        parts.append(Part(ids, replace(row, reviews=rest, num_reviews=row.num_reviews - len(ids))))
+        parts.append((ids, replace(row, reviews=rest, num_reviews=row.num_reviews - len(ids))))
     return parts
 
 
@@ -230,8 +226,8 @@ def _left_out(
     profiles = [getattr(_clean(row, text)[0], "profile", "") for text in results]
     left_out = [
         {"id": id_, "profile": profile}
-        for part, profile in zip(parts, profiles, strict=True)
-        for id_ in part.ids
+        for (ids, _), profile in zip(parts, profiles, strict=True)
+        for id_ in ids
     ]
     return {"left_out": left_out}
 

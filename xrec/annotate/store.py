@@ -4,7 +4,7 @@
     reviews/training_by_user/    training reviews, by the hash of the user
     reviews/all_by_user/         all reviews, including low-rated ones, by the hash of the user;
                                  only for pairs
-    reviews/reviews.json         the number of files in each folder, and counts; written last
+    reviews/record.json          the number of files in each folder, and counts; written last
 
 Chunks of a bulk run have ranges of the same hash, so a chunk's reviews are in one file or two.
 Profiles are written from the first two folders, which contain no held-out review.
@@ -57,7 +57,7 @@ _LEARNED = "annotator/learned"
 
 
 class StoreRecord(Record):
-    """The content of `reviews.json`.
+    """The content of `record.json`.
 
     num_files: of each folder. num_reviews: by split, without low-rated ones. dropped: reviews, by
         reason. rejected: unusable rows, by file and reason. personal: removed pieces of personal
@@ -148,7 +148,7 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
         rejected=count_reasons(count_findings(raw.findings)),
         personal=dict(raw.num_personal),
     )
-    (output / "reviews" / "reviews.json").write_bytes(record.to_bytes())
+    (output / "reviews" / "record.json").write_bytes(record.to_bytes())
     return record
 
 
@@ -163,7 +163,7 @@ def _items(raw: RawReviews, kept: KeptReviews) -> pa.Table:
 def read_record(output: Location) -> StoreRecord | None:
     """Return the record; None if the reviews are not completely written."""
     with suppress(StorageNotFoundError):
-        return StoreRecord.read(output / "reviews" / "reviews.json")
+        return StoreRecord.read(output / "reviews" / "record.json")
     return None
 
 

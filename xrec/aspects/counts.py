@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from xrec.data.aspects import check_aspects
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError
-from xrec.graph.aspects import check_aspects
 from xrec.storage import Arrays, mapped_arrays
 
 Indices = NDArray[np.int64]

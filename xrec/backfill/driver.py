@@ -18,6 +18,7 @@ from xrec.bulk import (
     AGAIN,
     BulkRun,
     Describe,
+    DriveOptions,
     Progress,
     RayPool,
     Summary,
@@ -103,13 +104,15 @@ def run_backfill(
             explain_task(config, run.record.identity, load),
             KIND,
             describe(config, run, gate),
+            DriveOptions(
+                chunks_at_once=chunks_at_once(config, -(-size.num_rows // size.num_chunks)),
+                retry=retry_reasons(config),
+                max_failed_share=config.max_failed_share,
+                max_rows=config.limit,
+                spent=spent_of(config.budget, config.prices, time.monotonic()),
+                on_progress=on_progress,
+            ),
             check=gate.check if gate else lambda: None,
-            chunks_at_once=chunks_at_once(config, -(-size.num_rows // size.num_chunks)),
-            retry=retry_reasons(config),
-            max_failed_share=config.max_failed_share,
-            max_rows=config.limit,
-            spent=spent_of(config.budget, config.prices, time.monotonic()),
-            on_progress=on_progress,
         )
     return None if manifest is None else _after_publishing(config, run, manifest)
 

@@ -7,14 +7,14 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from xrec.bulk import FAILED as FAILED_STATUS
-from xrec.bulk import OK, Published, published
+from xrec.bulk import OK, Published, file_errors, published
 from xrec.config import StorageConfig
 from xrec.data.evidence import NamedEvidence
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import ByteCache, Manifest, mismatch, storage_errors
-from xrec.storage.delta import file_errors
 
 _ENTRY_BYTES = 512  # what a user's rows take besides their texts
+_BEST_FIRST = [("rank", "ascending"), ("score", "descending"), ("item_id", "ascending")]
 
 
 def read(
@@ -102,14 +102,21 @@ class ExplanationLookup:
         return len(fragments)
 
     def of_user(self, user_id: str) -> pa.Table:
-        """All explanations of a user (schema GENERATED), by item; reads and raises as `find`."""
+        """All rows of a user, with `status` and the columns of GENERATED, the best item first.
+
+        Reads and raises as `find`.
+        """
         rows = self._users.get(user_id)
         if rows is None:
             rows = self._table.find(self._dataset, "user_id", [user_id])
-            rows = rows.filter(pc.equal(rows["status"], OK)).select(GENERATED.names)
-            rows = rows.cast(GENERATED).sort_by("item_id").combine_chunks()
+            rows = rows.select(["status", *GENERATED.names]).sort_by(_BEST_FIRST).combine_chunks()
             self._users.put(user_id, rows, rows.nbytes + _ENTRY_BYTES)
         return rows
+
+    @property
+    def has_recommendations(self) -> bool:
+        """Whether the pairs are those that a recommender chose, and not held-out ones."""
+        return bool(self.manifest.config["pairs"]["kind"] != "split")
 
 
 def open_lookup(
@@ -133,7 +140,7 @@ def open_lookup(
 
 def _explained(rows: pa.Table, item_id: str) -> Explained | None:
     """The row of an item as an explanation, None if there is none."""
-    found = rows.filter(pc.equal(rows["item_id"], item_id))
+    found = rows.filter(pc.and_(pc.equal(rows["item_id"], item_id), pc.equal(rows["status"], OK)))
     if not found.num_rows:
         return None
     (row,) = found.to_pylist()

@@ -7,10 +7,11 @@ does a rollback. URIs in the workspace begin with `workspace:` there, so a works
 import re
 from typing import TypeVar
 
-from xrec.config import WORKSPACE, ExplanationsJobConfig, JobConfig, RecommendConfig
-from xrec.storage import check_artifacts, find_manifest, location_of
+from xrec.bulk import find_published
+from xrec.config import WORKSPACE, ArtifactName, ExplanationsJobConfig, JobConfig, RecommendConfig
+from xrec.storage import check_artifacts, location_of
 
-_KINDS = ("dataset", "graph", "adapter")
+_KINDS: tuple[ArtifactName, ...] = ("dataset", "graph", "adapter", "recommendations")
 _GRAPH_OF_A_NIGHT = re.compile(rf"{WORKSPACE}nights/(\d+)/graph")
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
@@ -31,14 +32,14 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
     """Return the number of the night whose explanations are published, and its artifacts' URIs.
 
     Before the first night, return 0 and the URIs of the project's own artifacts. URIs that the
-    config names stay. Raises what `find_manifest` raises.
+    config names stay. Raises what `find_published` raises.
     """
-    check_artifacts(config, "explanations")
-    manifest = find_manifest(location_of(config, "explanations"), "explanations")
+    check_artifacts(config)
+    manifest = find_published(location_of(config, "explanations"), "explanations")
     uris = {} if manifest is None else manifest.metrics.get("made_from", {})
     if (night := _GRAPH_OF_A_NIGHT.fullmatch(uris.get("graph", ""))) is None:
         return 0, {kind: config.artifact(kind) for kind in _KINDS}
-    own = {kind: getattr(config, kind, None) or uris[kind] for kind in _KINDS}
+    own = {kind: config.artifacts.get(kind) or uris[kind] for kind in _KINDS if kind in uris}
     return int(night[1]), {kind: resolve(config, uri) for kind, uri in own.items()}
 
 
@@ -49,4 +50,4 @@ def present(config: ConfigT) -> ConfigT:
     """
     is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
     uris = last_night(config)[1] if is_reader else {}
-    return config.model_copy(update={k: uri for k, uri in uris.items() if hasattr(config, k)})
+    return config.with_artifacts(uris)

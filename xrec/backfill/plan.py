@@ -1,8 +1,8 @@
 """Which run a config asks for, its plan, and its pairs, which are read in batches.
 
-The pairs come from a split of the dataset, from Parquet tables, or from a recommendations artifact,
-with the order and duplicates of the source. They are read only when a run is planned: a later start
-compares `pairs_listing` with that of the plan.
+The pairs come from the artifact of recommendations, with rank and score, from Parquet tables, which
+may have both, or from a split of the dataset. They are read only when a run is planned: a later
+start compares `pairs_listing` with that of the plan.
 """
 
 import logging
@@ -22,6 +22,7 @@ from xrec.bulk import (
     clean_keys,
     first_of,
     listing_of,
+    open_log,
     open_run,
     published,
     read_status,
@@ -36,20 +37,21 @@ from xrec.config import (
 )
 from xrec.data.dataset import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
-from xrec.recommend import recommendation_batches
-from xrec.schemas import FAILED, GENERATED, PAIRS
+from xrec.recommend import read_recommendations
+from xrec.schemas import FAILED, GENERATED, PAIRS, RANKS
 from xrec.storage import Location, location_of, read_manifest, storage_errors
-from xrec.storage.delta import open_log
 
 logger = logging.getLogger("xrec")
 
 Batch = tuple[pa.Table, pa.Table]
 """Good pairs (schema PAIRS) and rejected rows (REJECTED)."""
 
+_PLANNED = (*PAIRS.names, *RANKS.names)
 EXPLANATIONS = RowFormat(
     keys=tuple(PAIRS.names),
-    ok=pa.schema([f for f in GENERATED if f.name not in PAIRS.names]),
-    failed=pa.schema([f for f in FAILED if f.name not in {*PAIRS.names, "reason", "message"}]),
+    given=RANKS,
+    ok=pa.schema([f for f in GENERATED if f.name not in _PLANNED]),
+    failed=pa.schema([f for f in FAILED if f.name not in {*_PLANNED, "reason", "message"}]),
     reasons=("unknown_user", "unknown_item", *get_args(PromptFailure), *get_args(TextFailure)),
     expected_reasons=("abstained",),
     error_reason="engine_error",
@@ -136,7 +138,7 @@ def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:
         return listing_of(pairs_location(config, source))
     if isinstance(source, RecommendedPairs):
         location = pairs_location(config, source)
-        return {location.shared_uri: [read_manifest(location, "recommendations").fingerprint]}
+        return {location.uri: [read_manifest(location, "recommendations").fingerprint]}
     return {}
 
 
@@ -159,8 +161,7 @@ def _batches(config: BackfillConfig) -> Iterator[Batch]:
         return table_batches(pairs_location(config, source))
     if isinstance(source, RecommendedPairs):
         location = pairs_location(config, source)
-        batches = recommendation_batches(location.uri, source.k, storage=config.storage)
-        return _clean(batches, location.uri)
+        return _clean(read_recommendations(location, source.k), location.uri)
     dataset = read_dataset(location_of(config, "dataset"))
     return _clean(_from_split(dataset, source), config.artifact("dataset"))
 
@@ -192,7 +193,7 @@ def _count_rejected(batches: Iterable[Batch], max_share: float) -> Iterator[Batc
 def _clean(tables: Iterable[pa.Table], file: str) -> Iterator[Batch]:
     first_line = 1
     for table in tables:
-        yield clean_keys(table, PAIRS.names, file=file, first_line=first_line)
+        yield clean_keys(table, PAIRS.names, file=file, first_line=first_line, given=RANKS)
         first_line += table.num_rows
 
 
@@ -204,7 +205,7 @@ def table_batches(location: Location) -> Iterator[Batch]:
                 location.path, filesystem=location.arrow_filesystem(), format="parquet"
             ).get_fragments()
             for file in files:
-                uri = f"{location.shared_uri}{file.path.removeprefix(location.path)}"
+                uri = f"{location.uri}{file.path.removeprefix(location.path)}"
                 yield from _clean(_tables(file, uri), uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
@@ -217,7 +218,7 @@ def table_batches(location: Location) -> Iterator[Batch]:
 
 
 def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
-    """The ids of a file with the types that they have there, which may differ between files."""
+    """Yield ids, ranks and scores of a file with its own types, which may differ between files."""
     schema = file.physical_schema
     missing = [name for name in PAIRS.names if name not in schema.names]
     if missing:
@@ -228,8 +229,9 @@ def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
             key=missing[0],
             saw=tuple(schema.names),
         )
+    columns = [*PAIRS.names, *(name for name in RANKS.names if name in schema.names)]
     for batch in file.to_batches(
-        schema=schema, columns=PAIRS.names, batch_size=_BATCH_ROWS, batch_readahead=2
+        schema=schema, columns=columns, batch_size=_BATCH_ROWS, batch_readahead=2
     ):
         yield pa.Table.from_batches([batch])
 

@@ -66,7 +66,9 @@ from xrec.bulk.budget import (
     use_of,
     used_up,
 )
-from xrec.bulk.driver import complete, drive, has_work
+from xrec.bulk.driver import DriveOptions, complete, drive, has_work
+from xrec.bulk.files import FEW_AT_ONCE, file_errors
+from xrec.bulk.log import find_published, open_log, read_published
 from xrec.bulk.parts import final_rows
 from xrec.bulk.progress import Progress, Survey, now
 from xrec.bulk.publish import Describe, lacks_lifted, publish
@@ -108,69 +110,6 @@ from xrec.bulk.upkeep import (
 
 if TYPE_CHECKING:
     from xrec.bulk.processes import Pool, RayPool, gpus_each, map_in_processes, num_cpus
-
-__all__ = [
-    "AGAIN",
-    "FAILED",
-    "NOTES",
-    "OK",
-    "ROWS_PER_CHUNK",
-    "Amounts",
-    "Base",
-    "BulkRun",
-    "ChunkTask",
-    "Describe",
-    "Identity",
-    "Outcome",
-    "Pool",
-    "Preview",
-    "Progress",
-    "Published",
-    "Rate",
-    "RayPool",
-    "RowFormat",
-    "RunRequest",
-    "Spent",
-    "Status",
-    "Summary",
-    "Survey",
-    "added",
-    "bucket_of",
-    "check_failed_share",
-    "check_output",
-    "clean_keys",
-    "complete",
-    "costs_in_errors",
-    "delete_runs",
-    "drive",
-    "empty",
-    "export_run",
-    "final_rows",
-    "first_of",
-    "gpus_each",
-    "has_work",
-    "history_of",
-    "lacks_lifted",
-    "lift",
-    "listing_of",
-    "map_in_processes",
-    "now",
-    "num_cpus",
-    "open_run",
-    "preview",
-    "publish",
-    "published",
-    "read_status",
-    "read_takedowns",
-    "records",
-    "restart_takedowns",
-    "rollback",
-    "spent_of",
-    "take_down",
-    "use_of",
-    "used_up",
-    "vacuum",
-]
 
 
 def __getattr__(name: str) -> Any:

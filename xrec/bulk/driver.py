@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,56 +46,58 @@ if TYPE_CHECKING:
 logger = logging.getLogger("xrec")
 
 
-class DriveOptions(TypedDict, total=False):
-    """The options that `complete` hands to `drive`."""
+@dataclass(frozen=True)
+class DriveOptions:
+    """How a run is done.
 
-    chunks_at_once: int
-    retry: Sequence[str]
-    max_failed_share: float
-    max_rows: int | None
-    spent: Spent
-    on_progress: Callable[[Progress], None]
+    chunks_at_once: see `WorkerSettings`.
+    retry: once all is done, do the rows again that failed for these reasons.
+    max_failed_share: of failed rows, above which the run ends.
+    max_rows: stop once this many rows are done, including earlier calls. Chunks are not split, so
+        there may be more unless the run was planned with this limit.
+    spent: called after each chunk; once something is used up, no further chunk starts.
+    on_progress: called every few seconds.
+    """
+
+    chunks_at_once: int = 1
+    retry: Sequence[str] = ()
+    max_failed_share: float = 1.0
+    max_rows: int | None = None
+    spent: Spent = lambda summary: ""
+    on_progress: Callable[[Progress], None] = lambda progress: None
 
 
 def drive(
     run: BulkRun,
     pool: "Pool",
     make_task: Callable[[], ChunkTask],
+    options: DriveOptions = DriveOptions(),
     *,
-    chunks_at_once: int = 1,
-    retry: Sequence[str] = (),
-    max_failed_share: float = 1.0,
-    max_rows: int | None = None,
-    spent: Spent = lambda summary: "",
-    on_progress: Callable[[Progress], None] = lambda progress: None,
     then: Callable[[], None] = lambda: None,
     clock: Clock = REAL,
 ) -> Progress:
-    """Do what is left of a run, then retry the rows that failed for the reasons `retry`.
+    """Do what is left of a run, and then its retry.
 
-    make_task, chunks_at_once: see `WorkerSettings`.
-    max_rows: stop once this many rows are done, including earlier calls. Chunks are not split, so
-        there may be more unless the run was planned with this limit.
-    spent: called after each chunk; once something is used up, no further chunk starts.
-    on_progress: called every few seconds.
-    then: called once all is done, while this driver still holds the lease.
+    make_task: see `WorkerSettings`. then: called once all is done, while this driver still holds
+        the lease.
 
     Return the progress; it is done unless `max_rows` ended it. Raise LeaseError if another driver
     is at work or the run was planned again; GateError if more than `max_failed_share` of the rows
     failed; BudgetError if something is used up; ValueError for an unknown reason, or a limit with a
     retry; what a process raised; ClusterError. Results are kept, and the next call continues.
     """
-    reasons = run.format.check_reasons(retry)
+    reasons, max_rows = run.format.check_reasons(options.retry), options.max_rows
     if max_rows is not None and (max_rows < 1 or reasons):
         raise ValueError(f"max_rows = {max_rows}: expected at least 1, and no limit for a retry")
     refuse_live_driver(run.folder, but=this_process())
     num_wanted = min(run.record.num_rows, max_rows or run.record.num_rows)
+    max_failed_share = options.max_failed_share
 
     def judge(summary: Summary) -> None:
         if not reasons:  # a retry may fix what failed
             check_failed_share(run, summary, max_failed_share, max(num_wanted, summary.num_rows))
 
-    driver = _Driver(run, pool, make_task, chunks_at_once, on_progress, judge, spent, clock)
+    driver = _Driver(run, pool, make_task, options, judge, clock)
     try:
         progress = driver.go(reasons, max_rows)
         check_failed_share(run, progress, max_failed_share)
@@ -132,11 +134,11 @@ def complete(
     make_task: Callable[[], ChunkTask],
     kind: Kind,
     describe: Describe,
+    options: DriveOptions = DriveOptions(),
     *,
     republish: bool = False,
     check: Callable[[], None] = lambda: None,
     clock: Clock = REAL,
-    **options: Unpack[DriveOptions],
 ) -> Manifest | None:
     """Do what is left of a run (`drive`) and publish it (`publish`) under one lease.
 
@@ -152,7 +154,7 @@ def complete(
     with costs_in_errors(run):
         while True:  # a result is found broken once; the next time, another error names it
             try:
-                drive(run, pool, make_task, then=finish, clock=clock, **options)
+                drive(run, pool, make_task, options, then=finish, clock=clock)
                 return manifest
             except BrokenResultError as error:
                 logger.warning("%s", error)
@@ -178,10 +180,8 @@ class _Driver:
     run: BulkRun
     pool: "Pool"
     make_task: Callable[[], ChunkTask]
-    chunks_at_once: int
-    on_progress: Callable[[Progress], None]
+    options: DriveOptions
     judge: Callable[[Summary], None]
-    spent: Spent
     clock: Clock
     used_up: str = ""
     _meter: Meter = field(default_factory=Meter)
@@ -247,7 +247,8 @@ class _Driver:
         if chunks and not self._is_over():
             logger.info("%d of %d chunks left", len(chunks), work.size.num_chunks)
             self._update(pass_number=work.number, reasons=work.reasons)
-            settings = WorkerSettings(work, self.run.format, self.make_task, self.chunks_at_once)
+            at_once = self.options.chunks_at_once
+            settings = WorkerSettings(work, self.run.format, self.make_task, at_once)
             self._meter.read(self.pool.held(len(chunks)))
             kept_at = time.monotonic()
             for chunk, summary in self.pool.summaries(settings, chunks, self._is_over):
@@ -268,7 +269,7 @@ class _Driver:
         if time.monotonic() - self._shown_at >= self.clock.seconds_between_looks:
             self._show()
         self._meter.read()
-        self.used_up = self.used_up or self.spent(self._all)
+        self.used_up = self.used_up or self.options.spent(self._all)
         return bool(self.used_up)
 
     @property
@@ -285,7 +286,7 @@ class _Driver:
     def _show(self) -> None:
         self._shown_at = time.monotonic()
         self._update()
-        self.on_progress(self._progress)
+        self.options.on_progress(self._progress)
 
     def _update(self, **changes: Any) -> None:
         self._progress = self._progress.model_copy(update={**dict(self._all), **changes})
@@ -310,9 +311,9 @@ class _Driver:
 def last_failed(run: BulkRun, passes: Sequence[Pass], reasons: Sequence[str]) -> Iterator[pa.Table]:
     """Yield, in the plan's order, the rows whose last pass failed them for one of the reasons.
 
-    Their columns are `bucket`, keys, `reason` and `ORIGIN`.
+    Their columns are `bucket`, those of a planned row, `reason` and `ORIGIN`.
     """
-    names = ["bucket", *run.format.keys, "reason"]
+    names = ["bucket", *run.format.planned_schema.names, "reason"]
     wanted = pc.field("reason").isin(list(reasons)) & (pc.field("status") == FAILED)
     all_rows = final_rows(run.format, passes, 0, passes[0].size.num_chunks - 1)
     for chunk, (rows, _) in enumerate(all_rows):

@@ -27,7 +27,7 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Part:
-    """A written, uncommitted file, as a row of `DeltaLog.files`; None if it has no rows left."""
+    """A written, uncommitted file, as a row of `FILES`; None if it has no rows left."""
 
     file: Mapping[str, Any] | None
     summary: Summary
@@ -70,21 +70,20 @@ def _write_part(run: BulkRun, passes: Sequence[Pass], taken: Takedowns, chunks: 
     def rows_of_chunks() -> Iterator[pa.Table]:
         for rows, summary in final_rows(run.format, passes, *chunks):
             kept = taken.without(rows)
-            summaries.append(summary + _loss(rows, kept, list(run.format.keys)))
+            summaries.append(summary + _loss(rows, kept))
             yield kept
 
     file = write_file(run.output, run.format.table_schema, rows_of_chunks())
     return Part(file, total([*summaries, Summary(costs=traffic())]))
 
 
-def _loss(rows: pa.Table, kept: pa.Table, keys: list[str]) -> Summary:
+def _loss(rows: pa.Table, kept: pa.Table) -> Summary:
     """Return what must be added to the counts of `rows` if only these are kept."""
     if kept is rows:
         return Summary()
-    before, after = summary_of(rows, keys), summary_of(kept, keys)
+    before, after = summary_of(rows), summary_of(kept)
     return Summary(
         num_ok=after.num_ok - before.num_ok,
-        num_ok_rows=after.num_ok_rows - before.num_ok_rows,
         was_failed={why: n - after.failed.get(why, 0) for why, n in before.failed.items()},
         costs={"taken_down": rows.num_rows - kept.num_rows},
     )

@@ -182,17 +182,26 @@ ROWS_AT_ONCE, BYTES_AT_ONCE = 2**16, 2**24
 
 
 class Spill:
-    """The distinct rows of `batches`, all of whose columns are keys, on the local disk.
+    """The distinct rows of `batches` by the columns of `keys`, on the local disk.
+
+    The columns of `given` come with them. Of rows with the same keys, the least value of each
+    counts.
 
     A hash of the first key divides the rows into files, and each file is sorted on its own, so
     memory use depends neither on the number of rows nor on that of cores. `fingerprint` is a hash
     of the set of rows. Raises StorageError if the disk is full.
     """
 
-    def __init__(self, batches: Iterable[pa.Table], schema: pa.Schema):
-        self._schema = schema
-        keys = [f'"{name}"' for name in schema.names]
-        self._keys, self._first = ", ".join(keys), keys[0]
+    def __init__(
+        self,
+        batches: Iterable[pa.Table],
+        keys: pa.Schema,
+        given: pa.Schema = pa.schema([]),  # noqa: B008  it is immutable
+    ):
+        self._schema = pa.schema([*keys, *given])
+        names, values = ([f'"{name}"' for name in schema.names] for schema in (keys, given))
+        self._keys, self._first = ", ".join(names), names[0]
+        self._rows = ", ".join([self._keys, *(f"min({value}) AS {value}" for value in values)])
         self._folder = TemporaryDirectory(prefix="xrec-rows-")
         self._database = duckdb.connect(
             config={
@@ -202,14 +211,21 @@ class Spill:
                 "preserve_insertion_order": "false",
             }
         )
-        for rows in row_groups((batch.select(schema.names) for batch in batches), ROWS_AT_ONCE):
+        for rows in row_groups(
+            (batch.select(self._schema.names) for batch in batches), ROWS_AT_ONCE
+        ):
             with self._disk_errors():
                 self._append(rows)
         # The length before each key keeps different rows from becoming the same text.
-        text = " || ".join(f"length({key}) || ' ' || {key}" for key in keys)
+        text = " || ".join(
+            [
+                *(f"length({name}) || ' ' || {name}" for name in names),
+                *(f"' ' || coalesce({value}::VARCHAR, '')" for value in values),
+            ]
+        )
         sql = (
             f"SELECT count(*), bit_xor(md5_number({text})) "
-            f"FROM (SELECT DISTINCT {self._keys} FROM rows)"
+            f"FROM (SELECT {self._rows} FROM rows GROUP BY {self._keys})"
         )
         self.num_rows, digest = 0, 0
         for numbers in self._groups(1):
@@ -285,8 +301,10 @@ class Spill:
     def _sorted(self, num_buckets: int) -> Iterator[pa.Table]:
         """Yield the distinct rows by bucket and keys; a group has whole buckets."""
         fields = [*self._schema, pa.field("bucket", pa.int32(), nullable=False)]
-        columns = f"{self._keys}, (hash * {num_buckets} >> 32)::INTEGER AS bucket"
-        sql = f"SELECT DISTINCT {columns} FROM rows ORDER BY bucket, {self._keys}"
+        columns = f"{self._rows}, (hash * {num_buckets} >> 32)::INTEGER AS bucket"
+        sql = (
+            f"SELECT {columns} FROM rows GROUP BY {self._keys}, hash ORDER BY bucket, {self._keys}"
+        )
         for numbers in self._groups(max(1, _NUM_FILES // num_buckets)):
             with self._disk_errors():
                 self._database.register("rows", self._read(numbers))

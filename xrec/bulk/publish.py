@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from xrec.bulk.files import FILES, add_action, digest_of, missing_files
+from xrec.bulk.log import Commit, DeltaLog, open_log
 from xrec.bulk.parts import Part, Range, ranges, write_parts
 from xrec.bulk.progress import REAL, Clock, costs_of_starts, seen_at_work
 from xrec.bulk.results import Summary, total
@@ -19,15 +21,6 @@ from xrec.bulk.table import CHANCES, changes_too_often, open_whole, replace_cont
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import DataError, GateError, TableError
 from xrec.storage import Kind, Location, Manifest, make_manifest, traffic, with_backoff
-from xrec.storage.delta import (
-    FILES,
-    Commit,
-    DeltaLog,
-    add_action,
-    digest_of,
-    missing_files,
-    open_log,
-)
 
 Describe = Callable[[Summary], tuple[Mapping[str, int | str], Mapping[str, Any]]]
 """Makes the manifest's row counts and metrics from the counts of everything done.
@@ -123,8 +116,8 @@ class _Publisher:
 
     def _missing(self) -> list[str]:
         """Return the written files that are gone or changed."""
-        files = filter(None, (part.file for part in self.parts.values()))
-        return missing_files(self.run.output, files)
+        files = [part.file for part in self.parts.values() if part.file]
+        return missing_files(self.run.output, pa.Table.from_pylist(files, FILES))
 
     def _commit(self, log: DeltaLog | None, number: int, taken: Takedowns) -> None:
         """Try to commit the next version."""
@@ -184,9 +177,7 @@ def _existing(
 def _check_counts(run: BulkRun, summary: Summary, num_written: int, num_gone: int) -> None:
     """Raise DataError unless the files have every planned row that was not taken down."""
     planned, done = run.record.num_rows, summary.num_rows
-    several = num_gone and run.format.ok_keys  # then several rows that went may be one planned row
-    is_whole = planned - num_gone <= done <= planned if several else done == planned - num_gone
-    if num_written != summary.num_ok_rows + summary.num_failed or not is_whole:
+    if not num_written == done == planned - num_gone:
         raise DataError(
             f"{run.output}: {planned} rows are planned and {num_gone} were taken down, but the "
             f"results have {done} rows and the table's new files {num_written}; nothing is "

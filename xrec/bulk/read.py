@@ -18,6 +18,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
+from xrec.bulk.files import FEW_AT_ONCE, file_errors, files_of, missing_files
+from xrec.bulk.log import DeltaLog, manifest_of_log, the_log
 from xrec.bulk.rows import OK, bucket_of
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, TableError
@@ -28,14 +30,6 @@ from xrec.storage import (
     open_location,
     row_groups,
     storage_errors,
-)
-from xrec.storage.delta import (
-    FEW_AT_ONCE,
-    DeltaLog,
-    dataset_of,
-    file_errors,
-    manifest_of_log,
-    the_log,
 )
 
 SUCCESS = "_SUCCESS"
@@ -63,11 +57,13 @@ class Published:
     def dataset(self, schema: pa.Schema | None = None, status: str | None = OK) -> pads.Dataset:
         """Return the rows with a status, or all, with the columns of `schema`, or all.
 
-        The columns `status` and `bucket` are always included.
+        The columns `status` and `bucket` are always included. A nullable column that the table
+        lacks is null.
         """
         whole = pa.schema(self.log.delta.schema().to_arrow())
         if schema is not None:
-            if missing := sorted(set(schema.names) - set(whole.names)):
+            needed = {field.name for field in schema if not field.nullable}
+            if missing := sorted(needed - set(whole.names)):
                 raise ArtifactMismatchError(
                     f"{self.log.location}: the table has no columns {', '.join(missing)}; check "
                     "the URI",
@@ -77,7 +73,8 @@ class Published:
                 )
             own = [whole.field(name) for name in ("status", "bucket") if name not in schema.names]
             whole = pa.schema([*own, *schema])
-        return dataset_of(self.log, self.version, whole, status=status)
+        rows = files_of(self.log.location, self.log.files(self.version), whole)
+        return rows if status is None else rows.filter(pc.field("status") == status)
 
     def batches(self, columns: Sequence[str], status: str = OK) -> Iterator[pa.Table]:
         """Yield the rows with a status in batches; the first table is empty."""
@@ -113,7 +110,7 @@ def published(
     """
     log = the_log(open_location(uri, storage), version)
     table = Published(log, manifest_of_log(log))
-    if version is not None and (gone := log.missing_files(version)):
+    if version is not None and (gone := missing_files(log.location, log.files(version))):
         raise TableError(
             f"{uri}: version {version} lacks {gone[0]} (a vacuum?); choose another version",
             code="version_lacks_files",
@@ -168,7 +165,7 @@ def export_run(
 
 
 def _refuse_overlap(table: Location, target: Location) -> None:
-    inner, outer = (f"{folder.shared_uri.rstrip('/')}/" for folder in (table, target))
+    inner, outer = (f"{folder.uri.rstrip('/')}/" for folder in (table, target))
     if inner.startswith(outer) or outer.startswith(inner):
         raise ConfigError(
             f"export to {target}: expected a folder that is neither inside nor around the table's, "

@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.files import FEW_AT_ONCE, file_errors, files_of
+from xrec.bulk.log import LOG, DeltaLog, check_sound, open_log
 from xrec.bulk.plan import EARLIER, Spill, write_plan
 from xrec.bulk.progress import read_progress
 from xrec.bulk.rows import TAKEN_DOWN, Batches, Rejected, RowFormat, first_of, good_rows
@@ -20,15 +22,6 @@ from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.storage import Location, may_be_at_work, open_location, row_groups, with_backoff
-from xrec.storage.delta import (
-    FEW_AT_ONCE,
-    LOG,
-    DeltaLog,
-    check_sound,
-    file_errors,
-    files_of,
-    open_log,
-)
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
@@ -46,8 +39,7 @@ class RunRequest:
     limit: the `max_rows` of the coming `drive`: a new plan ends a chunk there, and its chunks
         before that are as small as those of a run of this many rows.
     carry_from: the URI of a table whose rows are carried over if the task, a `CarryingTask`,
-        accepts them. It may be `uri` itself, or have nothing published. Must be None if the format
-        has `ok_keys`.
+        accepts them. It may be `uri` itself, or have nothing published.
     """
 
     uri: str
@@ -83,7 +75,7 @@ class RunRequest:
             try:
                 rejected = stack.enter_context(Rejected())
                 good = good_rows(self.batches(), rejected, forgotten)
-                spill = Spill(good, self.format.key_schema)
+                spill = Spill(good, self.format.key_schema, self.format.given)
                 stack.callback(spill.delete)
                 if spill.num_rows == 0:
                     raise DataError(
@@ -317,10 +309,10 @@ class Earlier:
 
         rows: sorted by bucket, out of `num_buckets`, a power of two.
         """
-        planned, schema = _joined(rows, self.format.keys), self.format.table_schema
+        planned, schema = self.format.joined_keys(rows), self.format.table_schema
         tables = [schema.empty_table().append_column(_INDEX, pa.array([], pa.int32()))]
         for earlier in self._near(rows, num_buckets):
-            indices = pc.index_in(_joined(earlier, self.format.keys), value_set=planned)
+            indices = pc.index_in(self.format.joined_keys(earlier), value_set=planned)
             matching = earlier.append_column(_INDEX, indices).filter(pc.is_valid(indices))
             tables.append(self.taken.without(matching))
         matching = pa.concat_tables(tables).combine_chunks()
@@ -337,15 +329,12 @@ class Earlier:
         ends = (rows["bucket"][0].as_py(), rows["bucket"][-1].as_py() + 1)
         least = ends[0] * self.num_buckets // num_buckets
         greatest = (ends[1] * self.num_buckets - 1) // num_buckets
-        sizes = {
-            file["path"]: file["num_bytes"]
-            for file in self.log.files(self.log.version).to_pylist()
-            if file["min.bucket"] is None
-            or (file["min.bucket"] <= greatest and file["max.bucket"] >= least)
-        }
+        low, high = pc.field("min.bucket"), pc.field("max.bucket")
+        files = self.log.files(self.log.version)
+        near = files.filter(low.is_null() | ((low <= greatest) & (high >= least)))
         location, schema, bucket = self.log.location, self.format.table_schema, pc.field("bucket")
         # Open the files for each range: one dataset would keep the footers of all.
-        batches = files_of(location, sizes, schema).to_batches(
+        batches = files_of(location, near, schema).to_batches(
             columns=schema.names,
             filter=(bucket >= least) & (bucket <= greatest),
             **FEW_AT_ONCE,
@@ -373,9 +362,9 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
     differing = [
         f"{field.name}: {types.get(field.name, 'none')} there, {field.type} here"
         for field in format.table_schema
-        if types.get(field.name) != field.type
+        if field not in format.given and types.get(field.name) != field.type
     ]
-    if differing and location.shared_uri == output.shared_uri:
+    if differing and location.uri == output.uri:
         return None
     if differing:
         raise ArtifactMismatchError(
@@ -386,11 +375,3 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
             saw=differing,
         )
     return Earlier(log, format, read_takedowns(location), shown.manifest.metrics["num_buckets"])
-
-
-def _joined(rows: pa.Table, keys: Sequence[str]) -> pa.ChunkedArray:
-    """Join each row's keys to one text, with their lengths so that all texts differ."""
-    parts = []
-    for name in keys:
-        parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]
-    return pc.binary_join_element_wise(*parts, " ")

@@ -36,14 +36,12 @@ class BrokenResultError(DataError):
 class Summary(Record):
     """Counts and costs of some rows.
 
-    num_ok: rows that succeeded. num_ok_rows: rows of the table that they became
-    (`RowFormat.ok_keys`). failed: failed rows by reason. was_failed: in a retry, how its rows had
-    failed before. costs: sums by name; `seconds` is process time, `carried` the number of rows
+    num_ok: rows that succeeded. failed: failed rows by reason. was_failed: in a retry, how its rows
+    had failed before. costs: sums by name; `seconds` is process time, `carried` the number of rows
     taken from an earlier run. num_deaths: processes that died while working on the rows.
     """
 
     num_ok: int = 0
-    num_ok_rows: int = 0
     failed: dict[str, int] = Field(default_factory=dict)
     was_failed: dict[str, int] = Field(default_factory=dict)
     costs: dict[str, float] = Field(default_factory=dict)
@@ -64,7 +62,6 @@ class Summary(Record):
         failed = added(added(self.failed, other.failed), retried)
         return Summary(
             num_ok=self.num_ok + other.num_ok,
-            num_ok_rows=self.num_ok_rows + other.num_ok_rows,
             failed={reason: round(count) for reason, count in failed.items() if count},
             costs=added(self.costs, other.costs),
             num_deaths=self.num_deaths + other.num_deaths,
@@ -80,12 +77,11 @@ def total(summaries: Iterable[Summary]) -> Summary:
     return sum(summaries, Summary())
 
 
-def summary_of(rows: pa.Table, keys: list[str], **fields: Any) -> Summary:
+def summary_of(rows: pa.Table, **fields: Any) -> Summary:
     """Count the rows of a result; `fields` are set as given."""
-    ok = rows.filter(pc.equal(rows["status"], OK))
     failed = counts_of(rows.filter(pc.equal(rows["status"], FAILED))["reason"])
-    num_ok = ok.select(keys).group_by(keys).aggregate([]).num_rows
-    return Summary(num_ok=num_ok, num_ok_rows=ok.num_rows, failed=failed, **fields)
+    num_ok = counts_of(rows["status"]).get(OK, 0)
+    return Summary(num_ok=num_ok, failed=failed, **fields)
 
 
 @dataclass(frozen=True)

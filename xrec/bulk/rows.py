@@ -39,10 +39,10 @@ class RowFormat:
     """The columns of a run's rows.
 
     keys: the string columns that identify a row. Rows with the same first key stay together.
+    given: columns that come with a planned row, such as its rank. Each row of the table has those
+        of its plan, whether it succeeded, failed or was carried over; null if none came.
     ok: the other columns of a row that succeeded; null in a failed row.
     failed: the columns of a failed row besides `reason` and `message`; may overlap with `ok`.
-    ok_keys: columns of `ok`. If set, a row that succeeds becomes one or more rows of the table that
-        share the keys and differ in these columns, such as a user's k items.
     reasons: why the task may fail a row.
     expected_reasons: reasons that do not count toward `max_failed_share`.
     error_reason: the reason of a row that raises an error or kills its process.
@@ -53,7 +53,7 @@ class RowFormat:
     keys: tuple[str, ...]
     ok: pa.Schema
     failed: pa.Schema
-    ok_keys: tuple[str, ...] = ()
+    given: pa.Schema = pa.schema([])  # noqa: RUF009  it is immutable
     reasons: tuple[str, ...] = ()
     expected_reasons: tuple[str, ...] = ()
     error_reason: str = "task_error"
@@ -61,16 +61,20 @@ class RowFormat:
 
     @property
     def key_schema(self) -> pa.Schema:
-        """The columns of a planned row."""
+        """The columns `keys`."""
         comments = (*self.key_comments, *[""] * len(self.keys))
         pairs = zip(self.keys, comments, strict=False)
         return pa.schema([_field(key, pa.string(), text, nullable=False) for key, text in pairs])
 
     @property
+    def planned_schema(self) -> pa.Schema:
+        """The columns of a planned row."""
+        return pa.schema([*self.key_schema, *self.given])
+
+    @property
     def ok_schema(self) -> pa.Schema:
         """The columns of `Outcome.ok`."""
-        columns = [f.with_nullable(False) if f.name in self.ok_keys else f for f in self.ok]
-        return pa.schema([*self.key_schema, *columns])
+        return pa.schema([*self.key_schema, *self.ok])
 
     @property
     def failed_schema(self) -> pa.Schema:
@@ -86,18 +90,13 @@ class RowFormat:
             [
                 _field("status", pa.string(), f"{OK} or {FAILED}", nullable=False),
                 _field("bucket", pa.int32(), bucket, nullable=False),
-                *self.key_schema,
+                *self.planned_schema,
                 *(field.with_nullable(True) for field in self.ok),
                 _field("reason", pa.string(), f"why the row failed; null if it is {OK}"),
                 _field("message", pa.string(), f"details for a reader; null if it is {OK}"),
                 *(field.with_nullable(True) for field in self.failed if field not in self.ok),
             ]
         )
-
-    @property
-    def row_keys(self) -> tuple[str, ...]:
-        """The columns that identify a row of the table."""
-        return (*self.keys, *self.ok_keys)
 
     @property
     def all_reasons(self) -> tuple[str, ...]:
@@ -117,7 +116,7 @@ class RowFormat:
 
     def sorted(self, rows: pa.Table) -> pa.Table:
         """Sort rows by bucket (if present) and keys."""
-        names = [name for name in ("bucket", *self.row_keys) if name in rows.column_names]
+        names = [name for name in ("bucket", *self.keys) if name in rows.column_names]
         return rows.sort_by([(name, "ascending") for name in names])
 
     def by_status(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -136,6 +135,13 @@ class RowFormat:
         """Return the rows whose keys are in `others`, in any order."""
         return self._joined(rows, others, "left semi")
 
+    def joined_keys(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Join each row's keys to one text, with their lengths so that all texts differ."""
+        parts = []
+        for name in self.keys:
+            parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]
+        return pc.binary_join_element_wise(*parts, " ")
+
     def _joined(self, rows: pa.Table, others: pa.Table, join_type: str) -> pa.Table:
         """Join row numbers, because Arrow cannot join tables that contain lists."""
         keys = list(self.keys)
@@ -143,14 +149,18 @@ class RowFormat:
         return rows.take(numbered.join(others.select(keys), keys, join_type=join_type)[""])
 
     def as_results(self, planned: pa.Table, ok: pa.Table, failed: pa.Table) -> pa.Table:
-        """Return rows of both kinds in the format of a result; buckets come from `planned`."""
+        """Return rows of both kinds in the format of a result.
+
+        Buckets and the columns `given` come from `planned`.
+        """
         marked = [
             rows.append_column("status", pa.repeat(status, rows.num_rows))
             for rows, status in ((ok, OK), (failed, FAILED))
         ]
         rows = pa.concat_tables(marked, promote_options="default")
-        places = pc.index_in(rows[self.keys[0]], value_set=planned[self.keys[0]])
-        rows = rows.append_column("bucket", planned["bucket"].take(places))
+        places = pc.index_in(self.joined_keys(rows), value_set=self.joined_keys(planned))
+        for name in ("bucket", *self.given.names):
+            rows = rows.append_column(name, planned[name].take(places))
         return self.sorted(rows.select(self.table_schema.names).cast(self.table_schema))
 
 
@@ -158,8 +168,7 @@ class RowFormat:
 class Outcome:
     """The result of some rows; each row is in exactly one of the two tables.
 
-    ok: keys and the columns `RowFormat.ok`. If the format has `ok_keys`, a row may be repeated with
-        different values of them.
+    ok: keys and the columns `RowFormat.ok`.
     failed: keys, `reason`, `message` and the columns `RowFormat.failed`.
     costs: what the rows cost, such as tokens, by name; a run adds them up.
     """
@@ -263,12 +272,19 @@ def first_of(rejected: pa.Table) -> str:
 
 
 def clean_keys(
-    table: pa.Table, keys: Sequence[str], *, file: str, first_line: int
+    table: pa.Table,
+    keys: Sequence[str],
+    *,
+    file: str,
+    first_line: int,
+    given: pa.Schema = pa.schema([]),  # noqa: B008  it is immutable
 ) -> tuple[pa.Table, pa.Table]:
     """Split rows into those with valid IDs and rejected rows (schema REJECTED).
 
-    Return the columns `keys` of the good rows as strings. `file` and `first_line` tell where the
-    rows were read. Raise DataError if a column is missing or holds neither strings nor numbers.
+    Return of the good rows the columns `keys` as strings, and those of `given`, which are null if
+    the table lacks them. `file` and `first_line` tell where the rows were read. Raise DataError if
+    a column of `keys` is missing or holds neither strings nor numbers, or one of `given` other
+    values than its type.
     """
     names = table.schema.names
     if missing := [name for name in keys if name not in names]:
@@ -280,21 +296,42 @@ def clean_keys(
             saw=names,
         )
     ids = [_ids(table[name], f"{file}: column {name}") for name in keys]
-    schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in keys])
+    others = [_given(table, field, f"{file}: column {field.name}") for field in given]
+    ours = [pa.field(name, pa.string(), nullable=False) for name in keys]
+    schema = pa.schema([*ours, *given])
     if not any(column.null_count or pa.types.is_floating(column.type) for column in ids):
         with suppress(pa.ArrowInvalid):  # raised if an ID is not UTF-8
             texts = [column.cast(pa.string()) for column in ids]
-            return pa.table(texts, schema), REJECTED.empty_table()
-    good, rejected = list[dict[str, str]](), list[dict[str, str | int]]()
+            return pa.table([*texts, *others], schema), REJECTED.empty_table()
+    good, is_good, rejected = list[dict[str, str]](), list[bool](), list[dict[str, str | int]]()
     rows = zip(*(column.to_pylist() for column in ids), strict=True)
     for line, row in enumerate(rows, first_line):
         shown = {name: _shown(value) for name, value in zip(keys, row, strict=True)}
-        if reason := next(filter(None, map(_rejection, row)), None):
+        reason = next(filter(None, map(_rejection, row)), None)
+        is_good.append(reason is None)
+        if reason is not None:
             text = ", ".join(f"{name}={value!r}" for name, value in shown.items())[:_TEXT_BYTES]
             rejected.append({"file": file, "line": line, "reason": reason, "text": text})
         else:
             good.append({name: str(value) for name, value in shown.items()})
-    return pa.Table.from_pylist(good, schema), pa.Table.from_pylist(rejected, REJECTED)
+    columns = pa.Table.from_pylist(good, pa.schema(ours)).columns
+    kept = [column.filter(pa.array(is_good, pa.bool_())) for column in others]
+    return pa.table([*columns, *kept], schema), pa.Table.from_pylist(rejected, REJECTED)
+
+
+def _given(table: pa.Table, field: pa.Field, name: str) -> pa.ChunkedArray:
+    """Return a column with the type of `field`, nulls if the table lacks it."""
+    if field.name not in table.schema.names:
+        return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+    try:
+        return table[field.name].cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"{name}: expected {field.type}, saw {table[field.name].type}: {error}; cast it",
+            code="wrong_type",
+            key=name,
+            saw=str(table[field.name].type),
+        ) from error
 
 
 def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

@@ -19,13 +19,13 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from xrec.bulk.log import Commit, DeltaLog, open_log
 from xrec.bulk.plan import Plan, PlanSize, write_plan
 from xrec.bulk.results import ResultFolder
 from xrec.bulk.rows import TAKEN_DOWN, RowFormat
 from xrec.config import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
 from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
-from xrec.storage.delta import Commit, DeltaLog, open_log
 
 RUNS = "_xrec/runs"
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+from xrec.bulk.files import missing_files, wrong_bounds
+from xrec.bulk.log import DeltaLog, check_sound, manifest_of_log, open_log, the_log
 from xrec.bulk.progress import Progress, now, read_progress
 from xrec.bulk.request import RunRequest, refuse_other_files
 from xrec.bulk.rows import AGAIN
@@ -22,7 +24,6 @@ from xrec.errors import (
     TableError,
 )
 from xrec.storage import Location, Manifest, may_be_at_work, open_location
-from xrec.storage.delta import DeltaLog, check_sound, manifest_of_log, open_log, the_log
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
 
@@ -242,14 +243,14 @@ def _findings(output: Location) -> Iterator[Finding]:
 
 def _table_findings(log: DeltaLog) -> Iterator[Finding]:
     check_sound(log)
-    if missing := log.missing_files(log.version):
+    if missing := missing_files(log.location, log.files(log.version)):
         yield Finding(
             "error",
             f"{log.location}: {len(missing)} files of version {log.version} are missing or have "
             f"another size: {missing[0]}; restore them, or run the job again, which goes back to a "
             "version that is whole",
         )
-    elif wrong := log.wrong_bounds(log.version):
+    elif wrong := wrong_bounds(log.location, log.files(log.version)):
         yield Finding(
             "error",
             f"{log.location}: {len(wrong)} files of version {log.version}, such as {wrong[0]}, "

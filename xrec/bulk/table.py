@@ -1,15 +1,18 @@
 """Commits to the published table: replace its rows, restore or undo a version, remove rows.
 
-A commit takes the next version or none, and records what it is (`xrec.storage.delta.Commit`).
+A commit takes the next version or none, and records what it is (`xrec.bulk.log.Commit`).
 Whether it succeeded is seen by whoever opens the log afterwards.
 """
 
 import io
+import json
 import logging
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
+from urllib.parse import quote
 
 import deltalake
 import deltalake.exceptions
@@ -18,24 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
+from xrec.bulk.files import FILES, add_action, digest_of, file_errors, files_of, missing_files
+from xrec.bulk.log import COMMIT_KEY, LOG, Commit, DeltaLog, open_log, the_log
 from xrec.bulk.results import Summary
-from xrec.bulk.rows import FAILED, OK, bare
+from xrec.bulk.rows import FAILED, OK, bare, counts_of
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import StorageError, TableError
 from xrec.storage import Location, fingerprint_of, row_groups
-from xrec.storage.delta import (
-    FILES,
-    Commit,
-    DeltaLog,
-    commit_files,
-    dataset_of,
-    digest_of,
-    file_errors,
-    files_of,
-    missing_files,
-    open_log,
-    the_log,
-)
 
 logger = logging.getLogger("xrec")
 
@@ -110,7 +102,7 @@ def refuse_other_table(log: DeltaLog) -> None:
 def write_file(
     output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
 ) -> Mapping[str, Any] | None:
-    """Write sorted rows as a file of the table; return its row of `DeltaLog.files`.
+    """Write sorted rows as a file of the table; return its row of `FILES`.
 
     Return None if there are no rows.
     """
@@ -156,7 +148,7 @@ def replace_content(
             )
             return
         create_table_with_add_actions(
-            output.shared_uri,
+            output.uri,
             delta_schema,
             actions,
             mode="error",
@@ -219,14 +211,55 @@ def restore(
         live=digest_of(files),
         target=None if kind == "takedown" else version,
         takedowns=taken.number,
-        num_gone=gone.num_ok_rows + gone.num_failed,
+        num_gone=gone.num_rows,
     )
     if commit.num_gone or kind == "takedown":
-        if not missing_files(log.location, files.to_pylist()):
-            commit_files(log, version, files, _with_counts(commit, log, version, gone))
+        if not missing_files(log.location, files):
+            _commit_files(log, version, files, _with_counts(commit, log, version, gone))
     else:
         with _may_be_late(log.location):
             log.delta.restore(version, commit_properties=commit.properties())
+
+
+def _commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -> None:
+    """Create the next version with these files and the columns of `version`, unless it exists.
+
+    The log entry is written here because deltalake replaces all files or none, and also lists the
+    files that stay as removed.
+    """
+    now = int(time.time() * 1000)
+    before = {row["path"]: row for row in log.files(log.version).to_pylist()}
+    after = {row["path"]: row for row in files.to_pylist()}
+    info = {"timestamp": now, "operation": commit.kind.upper(), "operationParameters": {}}
+    actions: list[dict[str, Any]] = [
+        {"commitInfo": {**info, COMMIT_KEY: commit.model_dump_json()}},
+        {"metaData": _metadata(log.location, version)},
+    ]
+    for path in sorted(before.keys() - after.keys()):
+        old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
+        actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})
+    for path in sorted(after.keys() - before.keys()):
+        new = add_action(after[path])
+        made = {"size": new.size, "modificationTime": now, "dataChange": True, "stats": new.stats}
+        actions.append({"add": {"path": quote(path), **made, "partitionValues": {}}})
+    data = "".join(f"{json.dumps(action)}\n" for action in actions)
+    (log.location / LOG / f"{log.version + 1:020d}.json").create_bytes(data.encode())
+
+
+def _metadata(location: Location, version: int) -> dict[str, Any]:
+    """Return the columns and settings of a version as a log entry has them."""
+    delta = the_log(location, version).delta
+    metadata = delta.metadata()
+    return {
+        "id": str(metadata.id),
+        "name": metadata.name,
+        "description": metadata.description,
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": delta.schema().to_json(),
+        "partitionColumns": metadata.partition_columns,
+        "createdTime": metadata.created_time,
+        "configuration": metadata.configuration,
+    }
 
 
 def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Summary]:
@@ -238,11 +271,11 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, S
     if not new.active or not files.num_rows:
         return files, Summary()
     schema = pa.schema(the_log(log.location, version).delta.schema().to_arrow())
-    fragments = {part.path: part for part in dataset_of(log, version, schema).get_fragments()}
+    fragments = {part.path: part for part in files_of(log.location, files, schema).get_fragments()}
     # No column but the keys is never null.
     keys = [f.name for f in schema if not f.nullable and f.name not in _LEAST_COLUMNS.names]
     order = ["bucket", *keys]
-    left, gone, lost = list[Mapping[str, Any]](), Summary(), list[pa.Table]()
+    left, gone = list[Mapping[str, Any]](), Summary()
     with file_errors(log.location):
         for file in files.to_pylist():
             fragment = fragments[file["path"]]
@@ -253,33 +286,10 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, S
             rows = fragment.to_table(schema=schema)
             kept = new.without(rows).sort_by([(name, "ascending") for name in order])
             left += filter(None, [write_file(log.location, schema, [kept])])
-            ok, kept_ok = (part.filter(pc.equal(part["status"], OK)) for part in (rows, kept))
-            num_ok_rows, num_gone = ok.num_rows - kept_ok.num_rows, rows.num_rows - kept.num_rows
-            gone += Summary(num_ok_rows=num_ok_rows, failed={FAILED: num_gone - num_ok_rows})
-            lost.append(_without(ok.select(order), kept_ok.select(order)))
-        files = pa.Table.from_pylist(left, FILES)
-        num_ok = _num_lost(log.location, schema, files, lost)
-    return files, gone + Summary(num_ok=num_ok)
-
-
-def _without(rows: pa.Table, others: pa.Table) -> pa.Table:
-    return rows.join(others, rows.column_names, join_type="left anti")
-
-
-def _num_lost(
-    location: Location, schema: pa.Schema, files: pa.Table, lost: Sequence[pa.Table]
-) -> int:
-    """Count the keys that left some file and have no ok row in any of `files`.
-
-    All rows of a key are in one file unless another program changed that.
-    """
-    if not lost or not (rows := pa.concat_tables(lost)).num_rows:
-        return 0
-    rows = rows.group_by(rows.column_names).aggregate([])
-    sizes = {file["path"]: file["num_bytes"] for file in files.to_pylist()}
-    near = pc.field("bucket").isin(rows["bucket"].unique()) & (pc.field("status") == OK)
-    others = files_of(location, sizes, schema).to_table(columns=rows.column_names, filter=near)
-    return int(_without(rows, others).num_rows)
+            ok, kept_ok = (counts_of(part["status"]).get(OK, 0) for part in (rows, kept))
+            num_ok, num_gone = ok - kept_ok, rows.num_rows - kept.num_rows
+            gone += Summary(num_ok=num_ok, failed={FAILED: num_gone - num_ok})
+    return pa.Table.from_pylist(left, FILES), gone
 
 
 def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> Commit:

@@ -28,9 +28,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.log import open_log
 from xrec.errors import TableError
 from xrec.storage import Forgotten, Location, Record, request_each, with_backoff
-from xrec.storage.delta import open_log
 
 _LIST = "_xrec/takedowns"
 _NAME = re.compile(r"(\d+)\.json")

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from deltalake.exceptions import CommitFailedError
 
+from xrec.bulk.files import missing_files
+from xrec.bulk.log import DeltaLog, delta_errors, open_log, the_log
 from xrec.bulk.progress import refuse_live_driver
 from xrec.bulk.request import check_conditional_writes, refuse_other_files
 from xrec.bulk.run import RUNS, records
@@ -25,7 +27,6 @@ from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns, rest
 from xrec.config import StorageConfig
 from xrec.errors import LeaseError, TableError
 from xrec.storage import Forgotten, Location, open_location
-from xrec.storage.delta import DeltaLog, delta_errors, open_log, the_log
 
 logger = logging.getLogger("xrec")
 
@@ -43,7 +44,7 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
         open_log(log.location, version)  # raises if there is no such version
         taken = read_takedowns(log.location)
         if not can_be_shown(log, version, taken):
-            missing = log.missing_files(version)
+            missing = missing_files(log.location, log.files(version))
             what = f"{missing[0]} is gone" if missing else "it is not sound"
             if log.is_whole(version):
                 what = "takedowns that it does not honor are missing from the list"

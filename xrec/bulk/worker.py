@@ -135,7 +135,6 @@ class ChunkWorker:
         reasons = planned["reason"].to_pylist() if "reason" in planned.column_names else []
         summary = summary_of(
             rows,
-            list(self._format.keys),
             costs=added(outcome.costs, traffic()),
             was_failed=Counter(reasons),
             num_deaths=num_deaths,
@@ -259,7 +258,7 @@ class ChunkWorker:
     def _check(self, rows: pa.Table, outcome: Outcome) -> None:
         """Raise ValueError unless the outcome has each row once, with known reasons."""
         keys, task = list(self._format.keys), type(self._task).__name__
-        returned = pa.concat_tables([self._keys_of(outcome.ok), outcome.failed.select(keys)])
+        returned = pa.concat_tables([outcome.ok.select(keys), outcome.failed.select(keys)])
         if not self._format.sorted(returned).equals(self._format.sorted(rows)):
             raise ValueError(
                 f"{task} got {rows.num_rows} rows and returned {outcome.ok.num_rows} that "
@@ -270,16 +269,6 @@ class ChunkWorker:
                 f"{task}: unknown reasons {sorted(unknown)}; expected some of "
                 f"{', '.join(self._format.all_reasons)}"
             )
-
-    def _keys_of(self, ok: pa.Table) -> pa.Table:
-        """Return the keys of rows that succeeded, once each if their table rows are distinct."""
-        keys = ok.select(self._format.keys)
-        if not self._format.ok_keys:
-            return keys
-        row_keys = ok.select(self._format.row_keys)
-        if row_keys.group_by(row_keys.column_names).aggregate([]).num_rows < ok.num_rows:
-            return keys
-        return keys.group_by(keys.column_names).aggregate([]).cast(keys.schema)
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

@@ -51,7 +51,7 @@ def init(
 
 def _columns(given: Sequence[str]) -> dict[str, str]:
     """Return our column names by the user's; raises ConfigError for an unknown one of ours."""
-    from xrec.init.words import GIVEN
+    from xrec.init.names import GIVEN
 
     parts = [part.partition("=") for text in given for part in re.split(r",(?=\w+=)", text)]
     for ours, _, theirs in parts:
@@ -67,18 +67,16 @@ def _columns(given: Sequence[str]) -> dict[str, str]:
 
 
 def _lines(findings: "Findings") -> Iterator[str]:
-    from xrec.init.project import file_rows, notes
-
     counts = findings.survey
     num_texts, num_train = sum(counts.num_explanations.values()), counts.num_explanations["train"]
-    what = "explanations" if findings.reviews is None else "reviews to explain from"
-    yield text_table(("file", "rows", "table", "columns"), file_rows(findings))
+    what = "explanations" if findings.guess.reviews is None else "reviews to explain from"
+    yield text_table(("file", "rows", "table", "columns"), [*findings.rows()])
     yield (
         f"\n{counts.num_users} users, {counts.num_items} items, {counts.num_interactions} "
         f"interactions, {num_texts} {what} ({num_train} to train on)"
     )
-    yield f"machine: {findings.machine.describe()}"
-    sections = {"notes:": notes(findings), "files not read:": findings.folder.others[:10]}
+    yield f"machine: {findings.machine}"
+    sections = {"notes:": [*findings.notes()], "files not read:": findings.folder.others[:10]}
     for title, lines in sections.items():
         if lines:
             yield from ("", title, *(f"  {line}" for line in lines))

@@ -10,7 +10,7 @@ import typer
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option
 from xrec.errors import ArtifactNotFoundError, DataError, StorageError
-from xrec.jobs import ARTIFACT_OF, job_named
+from xrec.jobs import ARTIFACT_OF, job_named, run_job
 
 if TYPE_CHECKING:
     from xrec.config import ServeConfig
@@ -85,24 +85,25 @@ Examples:
   xrec train-adapter configs/yelp.yaml
   xrec train-adapter configs/yelp.yaml training.max_steps=200 model.injection=direct
 """,
-    "recommend": """Find each user's best unseen items.
+    "recommend": """Find each user's best new items.
 
-Run the same command again to continue after an interruption.
+Leaves out what the user has interacted with or disliked, and what is not eligible. xrec backfill
+publishes the pairs, with their explanations.
 
-In:   <workspace>/dataset and graph
-Out:  <workspace>/recommendations: a Delta table of user_id, item_id, rank and score
+In:   <workspace>/dataset and graph, eligible.items
+Out:  <workspace>/recommendations: Parquet files of user_id, item_id, rank and score
 
 Examples:
   xrec recommend configs/yelp.yaml
-  xrec recommend configs/yelp.yaml k=50 recommendations=s3://my-bucket/yelp/top-50
+  xrec recommend configs/yelp.yaml 'eligible={items: in_stock.csv}' k=50
 """,
-    "backfill": """Write explanations in bulk.
+    "backfill": """Explain recommendations in bulk.
 
-One commit at the end replaces the rows of the table. Run the same command again to continue after
-an interruption.
+One commit at the end publishes the pairs with their ranks and explanations, or the reasons why they
+have none. Run the same command again to continue after an interruption.
 
-In:   <workspace>/dataset, graph and adapter, llm.model, pairs
-Out:  <workspace>/explanations: a Delta table of explanations and failed rows
+In:   <workspace>/dataset, graph, adapter and recommendations, llm.model
+Out:  <workspace>/explanations: a Delta table with a row for each recommended pair
 
 Examples:
   xrec backfill configs/yelp.yaml limit=1000
@@ -110,9 +111,9 @@ Examples:
 """,
     "evaluate": """Score explanations against references.
 
-Scores what xrec backfill wrote for held-out pairs, and the same pairs with shuffled vectors.
+Explains held-out pairs, and the same pairs with shuffled vectors, and scores the texts.
 
-In:   <workspace>/dataset, graph, adapter and explanations, llm.model
+In:   <workspace>/dataset, graph and adapter, llm.model
 Out:  <workspace>/evaluation: metrics as JSON and Parquet, report.html
 
 Examples:
@@ -156,7 +157,7 @@ def job_command(name: str) -> Callable[..., None]:
             show_config(config)
             for line in _outlook(name, config):
                 typer.echo(f"# {line}")
-        elif (manifest := job_named(name).run(config := present(config))) is not None:
+        elif (manifest := run_job(name, config := present(config))) is not None:
             typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
         elif as_json:
             typer.echo(json.dumps({"artifact": ARTIFACT_OF[name], "state": "limit reached"}))

@@ -71,7 +71,7 @@ _SECTIONS: Mapping[str, tuple[Callable[..., None], ...]] = {
 }
 for section, commands in _SECTIONS.items():
     for command in commands:
-        add_command(app, command, section)
+        add_command(app, command, section, passes_on=command is submit)
 for command in TABLE_COMMANDS:
     add_command(table, command)
 add_command(lab, job_command("compare"))

@@ -84,10 +84,17 @@ def new_app() -> typer.Typer:
     )
 
 
-def add_command(app: typer.Typer, work: Callable[..., None], section: str | None = None) -> None:
+def add_command(
+    app: typer.Typer,
+    work: Callable[..., None],
+    section: str | None = None,
+    *,
+    passes_on: bool = False,
+) -> None:
     """Add a function to `app` as a command of its name, with its docstring as help.
 
     Examples go to the end of the help. The command prints errors and exits with their codes.
+    If it `passes_on`, options that it does not have are among its arguments.
     """
     text, _, examples = inspect.cleandoc(work.__doc__ or "").partition("\n\nExamples:\n")
     app.command(
@@ -95,6 +102,7 @@ def add_command(app: typer.Typer, work: Callable[..., None], section: str | None
         help=text.replace("\n\nIn:", "\n\n\b\nIn:"),  # \b: keep the lines as they are
         epilog=f"\b\nExamples:\n{examples}",
         rich_help_panel=section,
+        context_settings={"ignore_unknown_options": passes_on},
     )(_reporting(work))
 
 

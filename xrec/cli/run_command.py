@@ -26,20 +26,19 @@ _FIGURES: Mapping[str, tuple[str, ...]] = {
     "evaluation": ("personalization_gain", "aspect_accuracy"),
 }
 
-First = Annotated[str | None, typer.Option("--from", metavar="JOB", help="First job to run.")]
-Last = Annotated[str | None, typer.Option("--until", metavar="JOB", help="Last job to run.")]
-Redo = Annotated[
-    bool, typer.Option("--redo", help="Delete artifacts with other settings, and remake them.")
-]
-Train = Annotated[bool, typer.Option("--train", help="Train the models further; all texts change.")]
-
 
 def run(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    first: First = None,
-    last: Last = None,
-    redo: Redo = False,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="JOB", help="First job to run.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--until", metavar="JOB", help="Last job to run.")
+    ] = None,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Delete artifacts with other settings, and remake them.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configs.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +53,7 @@ def run(
 
     Examples:
       xrec run configs/sample.yaml workspace=/tmp/town
-      xrec run configs/yelp.yaml --from backfill backfill.pairs.max_pairs=500 --redo
+      xrec run configs/yelp.yaml --from recommend recommend.k=5 --redo
     """
     configs = _chosen(config_path, overrides, first, last)
     if dry_run:
@@ -66,7 +65,9 @@ def run(
 def refresh(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    train: Train = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train the models further; all texts change.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Update a project from its new raw files.

@@ -2,15 +2,13 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xrec.cli.reporting import FAILED, AsJson, ConfigPath, Overrides
-from xrec.cli.run_command import First, Last, Redo, Train
-from xrec.cli.texts_command import RETENTION_HOURS, Later, Retention, Users
+from xrec.cli.reporting import FAILED, AsJson
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,21 +21,13 @@ _OF_A_PROJECT = ("run", "refresh", "forget")
 
 
 def submit(
-    job_name: Annotated[
-        str, typer.Argument(metavar="JOB", help="A job's name, run, refresh, or forget.")
+    context: typer.Context,
+    command: Annotated[
+        list[str], typer.Argument(metavar="JOB CONFIG ...", help="The words of a command of xrec.")
     ],
-    config_path: ConfigPath,
-    overrides: Overrides = None,
     key: Annotated[
         str, typer.Option(help="Submit once: follow a job of this key, skip one that succeeded.")
     ] = "",
-    first: First = None,
-    last: Last = None,
-    redo: Redo = False,
-    train: Train = False,
-    users: Users = None,
-    retention: Retention = RETENTION_HOURS,
-    later: Later = False,
     address: Annotated[
         str | None,
         typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's address."),
@@ -54,40 +44,30 @@ def submit(
     data: artifacts must be at s3:// URIs or on a shared disk. Follows the log; after Ctrl-C the job
     goes on. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN for a cluster that requires a token.
 
-    In:   JOB and CONFIG; the cluster's --address, http://host:8265 (default: this machine's)
+    In:   a job, run, refresh or forget with its arguments and options; the cluster's --address,
+          http://host:8265 (default: this machine's)
     Out:  the job's log and exit code; with --json its result, and the log on standard error
 
     Examples:
       xrec submit evaluate configs/yelp.yaml workspace=s3://my-bucket/yelp --address http://HEAD:8265
       xrec submit --key 2026-11-28 refresh configs/yelp.yaml workspace=s3://my-bucket/yelp
     """
-    given = overrides or []
-    hours = None if retention == RETENTION_HOURS else f"{retention:g}"
-    own: Mapping[str, Mapping[str, str | bool | None]] = {
-        "run": {"--from": first, "--until": last, "--redo": redo},
-        "refresh": {"--train": train},
-        "forget": {"--users": users, "--retention": hours, "--later": later},
-    }
-    configs = _configs(job_name, config_path, given, first, last)
-    _refuse_secrets(given)
-    options = _options(job_name, own)
-    from xrec.cluster.submit import JobServer, check_shared_paths, job_id
+    name, given = _parsed(context, command)
+    config = _checked(name, given)
+    from xrec.cluster.submit import JobServer, job_id
 
-    for config in configs:
-        check_shared_paths(config, **({"users": users} if users else {}))
     logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets another level
-    server = JobServer(address)
-    name = ("lab", job_name) if job_name == "compare" else (job_name,)
-    json_too = ["--json"] if as_json and job_name != "serve" else []
-    command = [*name, Path(config_path).name, *given, *options, *json_too]
-    job, status = (Path(config_path), command, packages), None
+    server, path = JobServer(address), given["config_path"]
+    place = command.index(path)
+    words = [*command[:place], Path(path).name, *command[place + 1 :]]
+    json_too = ["--json"] if as_json and "as_json" in given else []
+    job, status = (Path(path), [*words, *json_too], packages), None
     if key:
-        prefix = job_id(job_name, configs[0].workspace, key)
-        submission_id, status = server.submit_once(prefix, *job)
+        submission_id, status = server.submit_once(job_id(name, config.workspace, key), *job)
     else:
         submission_id = server.submit(*job)
     event = f"exists already, {status.lower()}:" if status else "submitted as"
-    typer.echo(f"{job_name} {event} {submission_id}", err=True)
+    typer.echo(f"{name} {event} {submission_id}", err=True)
     code, state = 0, status or "PENDING"
     if follow and status != "SUCCEEDED":
         end = _follow(submission_id, server, to_stderr=as_json)
@@ -98,46 +78,48 @@ def submit(
             typer.echo(f"error: job {submission_id} ended as {state}: {message}", err=True)
     if as_json:
         ended = {"exit_code": code, "result": server.result(submission_id)} if follow else {}
-        submitted = {"job": job_name, "submission_id": submission_id, "state": state}
+        submitted = {"job": name, "submission_id": submission_id, "state": state}
         typer.echo(json.dumps({**submitted, **ended}))
     raise typer.Exit(code)
 
 
-def _configs(
-    name: str, path: str, overrides: list[str], first: str | None, last: str | None
-) -> "list[JobConfig]":
-    """Return the configs of the submitted jobs; raises ConfigError if they are invalid."""
-    from xrec.config import CONFIG_TYPES, load_config, read_project
-    from xrec.jobs.pipeline import chosen_configs
+def _parsed(context: typer.Context, words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return the submitted command's name, and its arguments and options as it parses them."""
+    from xrec.config import CONFIG_TYPES
 
-    if name in _OF_A_PROJECT:
-        return list(chosen_configs(read_project(path, overrides), first, last).values())
-    if name not in CONFIG_TYPES:
+    assert context.parent is not None
+    found: Any = context.parent.command
+    left = list(words)
+    while left and hasattr(found, "commands"):
+        found = found.commands.get(name := left.pop(0))
+    if getattr(found, "name", None) not in (*_OF_A_PROJECT, *CONFIG_TYPES):
         known = ", ".join((*_OF_A_PROJECT, *CONFIG_TYPES))
         raise ConfigError(
-            f"unknown job {name!r}; expected one of {known}", code="unknown_job", saw=name
+            f"unknown job {words[0]!r}; expected one of {known}", code="unknown_job", saw=words[0]
         )
-    return [load_config(CONFIG_TYPES[name], path, overrides)]
+    return name, found.make_context(name, left, parent=context.parent).params
 
 
-def _options(name: str, own: Mapping[str, Mapping[str, str | bool | None]]) -> list[str]:
-    """Return the given options as words; raises ConfigError for one of another command."""
-    words: list[str] = []
-    for command, options in own.items():
-        for option, value in options.items():
-            if value and command != name:
-                raise ConfigError(
-                    f"{option} is an option of xrec submit {command}, saw {name}",
-                    code="option_of_another_job",
-                    key=option,
-                    saw=name,
-                )
-            if value:
-                words += [option] if value is True else [option, str(value)]
-    return words
+def _checked(name: str, given: dict[str, Any]) -> "JobConfig":
+    """Return the config of the first job; raises ConfigError if another machine cannot use it."""
+    from xrec.config import CONFIG_TYPES, SHARED_DISKS, absolute, load_config, read_project
+    from xrec.jobs.pipeline import chosen_configs
 
-
-def _refuse_secrets(overrides: list[str]) -> None:
+    path, overrides, users = given["config_path"], given["overrides"] or [], given.get("users")
+    if name in CONFIG_TYPES:
+        config = load_config(CONFIG_TYPES[name], path, overrides, SHARED_DISKS)
+    else:
+        project = read_project(path, overrides, SHARED_DISKS)
+        first, last = given.get("first"), given.get("last")
+        config = next(iter(chosen_configs(project, first, last).values()))
+    if users and absolute(users) != users:
+        raise ConfigError(
+            f"--users {users}: a relative path; give an s3:// URI, or an absolute path on a disk "
+            "that all nodes share",
+            code="relative_path",
+            key="--users",
+            saw=users,
+        )
     if secret := [text.partition("=")[0] for text in overrides if "access_key" in text]:
         raise ConfigError(
             f"{', '.join(secret)}: a secret would show in the cluster's list of jobs; set "
@@ -145,6 +127,7 @@ def _refuse_secrets(overrides: list[str]) -> None:
             code="secret_in_command",
             key=secret[0],
         )
+    return config
 
 
 def _follow(submission_id: str, server: "JobServer", *, to_stderr: bool) -> "JobDetails":

@@ -13,18 +13,6 @@ from xrec.errors import ConfigError, StorageNotFoundError
 if TYPE_CHECKING:
     from xrec.config import BackfillConfig, StorageConfig
 
-RETENTION_HOURS = 168.0
-
-Users = Annotated[
-    str | None, typer.Option("--users", metavar="FILE", help="File of user IDs, one per line.")
-]
-Retention = Annotated[
-    float, typer.Option("--retention", min=0, max=1e6, help="Hours to keep earlier versions.")
-]
-Later = Annotated[
-    bool, typer.Option("--later", help="Hide the rows now; the next call does the rest.")
-]
-
 
 def explain(
     config_path: ConfigPath,
@@ -106,12 +94,18 @@ def publish(
 def forget(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    users: Users = None,
+    users: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File of user IDs, one per line.")
+    ] = None,
     user: Annotated[
         list[str] | None, typer.Option("--user", metavar="ID", help="User ID (repeatable).")
     ] = None,
-    retention: Retention = RETENTION_HOURS,
-    is_later: Later = False,
+    retention: Annotated[
+        float, typer.Option(min=0, max=1e6, help="Hours to keep earlier versions.")
+    ] = 168,
+    is_later: Annotated[
+        bool, typer.Option("--later", help="Hide the rows now; the next call does the rest.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove people from a project.

@@ -11,15 +11,3 @@ from xrec.cluster.preflight import (
     demand_of_workers,
     ready_cluster,
 )
-
-__all__ = [
-    "LOCAL_ENVIRONMENT",
-    "ONE_CPU",
-    "check_cluster",
-    "check_reachable",
-    "demand_of_actors",
-    "demand_of_workers",
-    "ensure_ray",
-    "environment",
-    "ready_cluster",
-]

@@ -85,7 +85,7 @@ def check_cluster(demand: Demand, output: str, storage: StorageConfig) -> None:
     check_room([node["Resources"] for node in nodes], demand)
     if len(nodes) > 1:
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
-        _check_nodes(addresses, open_location(output, storage).shared_uri, storage)
+        _check_nodes(addresses, open_location(output, storage).uri, storage)
 
 
 def _check_nodes(nodes: Mapping[str, str], output: str, storage: StorageConfig) -> None:

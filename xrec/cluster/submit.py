@@ -22,18 +22,12 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import xrec
 from xrec.cluster.connect import check_reachable, environment
-from xrec.config import ARTIFACTS, JobConfig
 from xrec.errors import ClusterError, ConfigError
 from xrec.storage import fingerprint_of
 
 _DEFAULT_URL = "http://127.0.0.1:8265"  # of `ray start --head`
 _ADVICE = "check that the cluster is running and that this is its dashboard, http://host:8265"
 _VARIABLES = ("AWS_", "HF_TOKEN", "HF_ENDPOINT", "MLFLOW_", "WANDB_")
-# Keys whose values are paths or URIs, in any section.
-_URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", "pairs"}
-_URI_KEYS |= {"unsafe_words", "prompts", *ARTIFACTS}
-_NAME_KEYS = {"files", "columns"}  # what is below them is relative to `uri`
-_NOT_A_PATH = ("carry_from", "published")
 _JSON = " --json"  # the end of an entrypoint; the job is the same without it
 
 
@@ -195,39 +189,3 @@ def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, 
         "env_vars": {name: os.environ[name] for name in os.environ if name.startswith(_VARIABLES)},
         **({"pip": packages} if packages else {}),
     }
-
-
-def check_shared_paths(config: JobConfig, **others: str) -> None:
-    """Raise ConfigError if a path in `config` or `others` is relative.
-
-    It would be in the job's working directory on the cluster, which is deleted after the job.
-    """
-    relative = [
-        f"{key}={value}"
-        for key, value in _uris({**config.model_dump(), **others})
-        if "://" not in value and not os.path.isabs(value) and (key, value) != _NOT_A_PATH
-    ]
-    if relative:
-        raise ConfigError(
-            f"relative path {', '.join(relative)}: a submitted job has a working directory of its "
-            "own, which is deleted; give an s3:// URI, or an absolute path on a disk that all "
-            "nodes share",
-            code="relative_path",
-            saw=relative,
-        )
-
-
-def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield key and value of each path or URI in nested values."""
-    if isinstance(values, dict):
-        for name, value in values.items():
-            if name not in _NAME_KEYS:
-                yield from _uris(value, key if key == "prompts" else name)
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from _uris(value, key)
-    elif isinstance(values, str):
-        # A folder of a language model and a hub id may both look like a/b.
-        is_folder = values.startswith(".") or os.path.isdir(values)
-        if key in _URI_KEYS or (key == "model" and is_folder):
-            yield key, values

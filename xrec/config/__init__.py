@@ -4,110 +4,121 @@ Other packages import from here only. `read_project` reads a project file, and `
 config of one job in it.
 """
 
-from xrec.config.annotate import REVIEW_COLUMNS as REVIEW_COLUMNS
-from xrec.config.annotate import AnnotateConfig as AnnotateConfig
-from xrec.config.annotate import LanguageModelAnnotator as LanguageModelAnnotator
-from xrec.config.annotate import PhrasesAnnotator as PhrasesAnnotator
-from xrec.config.annotate import ReviewsSource as ReviewsSource
-from xrec.config.annotate import VocabularyConfig as VocabularyConfig
-from xrec.config.backfill import GATE as GATE
-from xrec.config.backfill import BackfillConfig as BackfillConfig
-from xrec.config.backfill import BulkConfig as BulkConfig
-from xrec.config.backfill import ExplanationsJobConfig as ExplanationsJobConfig
-from xrec.config.backfill import FailureReason as FailureReason
-from xrec.config.backfill import RecommendConfig as RecommendConfig
-from xrec.config.backfill import RecommendedPairs as RecommendedPairs
-from xrec.config.backfill import SplitPairs as SplitPairs
-from xrec.config.backfill import TablePairs as TablePairs
-from xrec.config.base import Config as Config
-from xrec.config.base import Key as Key
-from xrec.config.base import keys_of as keys_of
-from xrec.config.base import merged as merged
-from xrec.config.base import parse_config as parse_config
-from xrec.config.base import resolved_yaml as resolved_yaml
-from xrec.config.base import sections_of as sections_of
-from xrec.config.data import TABLE_COLUMNS as TABLE_COLUMNS
-from xrec.config.data import TABLE_ENDINGS as TABLE_ENDINGS
-from xrec.config.data import AnnotationsSource as AnnotationsSource
-from xrec.config.data import BuildSampleLLMConfig as BuildSampleLLMConfig
-from xrec.config.data import Delimiter as Delimiter
-from xrec.config.data import PrepareConfig as PrepareConfig
-from xrec.config.data import ProfileAspects as ProfileAspects
-from xrec.config.data import ReleaseSource as ReleaseSource
-from xrec.config.data import SampleSource as SampleSource
-from xrec.config.data import SplitShares as SplitShares
-from xrec.config.data import TableColumns as TableColumns
-from xrec.config.data import TablesSource as TablesSource
-from xrec.config.identity import CHANGES_NOTHING as CHANGES_NOTHING
-from xrec.config.identity import CHOOSES_ROWS as CHOOSES_ROWS
-from xrec.config.identity import identity_of as identity_of
-from xrec.config.identity import settings_of_texts as settings_of_texts
-from xrec.config.job import WORKSPACE as WORKSPACE
-from xrec.config.job import Device as Device
-from xrec.config.job import JobConfig as JobConfig
-from xrec.config.job import Processes as Processes
-from xrec.config.job import RayConfig as RayConfig
-from xrec.config.job import RayJobConfig as RayJobConfig
-from xrec.config.job import Split as Split
-from xrec.config.job import StorageConfig as StorageConfig
-from xrec.config.job import TrainingJobConfig as TrainingJobConfig
-from xrec.config.job import Workers as Workers
-from xrec.config.keys import ARTIFACTS as ARTIFACTS
-from xrec.config.keys import CONFIG_TYPES as CONFIG_TYPES
-from xrec.config.keys import SHARED as SHARED
-from xrec.config.keys import job_keys as job_keys
-from xrec.config.keys import meaning as meaning
-from xrec.config.keys import own_and_shared as own_and_shared
-from xrec.config.keys import type_and_default as type_and_default
-from xrec.config.lab import ADAPTERS as ADAPTERS
-from xrec.config.lab import BASELINES as BASELINES
-from xrec.config.lab import RANKERS as RANKERS
-from xrec.config.lab import BaselineKind as BaselineKind
-from xrec.config.lab import CompareConfig as CompareConfig
-from xrec.config.lab import ElsewhereConfig as ElsewhereConfig
-from xrec.config.lab import EvaluateConfig as EvaluateConfig
-from xrec.config.lab import JudgeConfig as JudgeConfig
-from xrec.config.lab import MetricsConfig as MetricsConfig
-from xrec.config.llm import HUB_ID as HUB_ID
-from xrec.config.llm import Attention as Attention
-from xrec.config.llm import Dtype as Dtype
-from xrec.config.llm import EndpointModelConfig as EndpointModelConfig
-from xrec.config.llm import EngineConfig as EngineConfig
-from xrec.config.llm import EngineModelConfig as EngineModelConfig
-from xrec.config.llm import LanguageModelConfig as LanguageModelConfig
-from xrec.config.llm import LLMConfig as LLMConfig
-from xrec.config.llm import PromptFailure as PromptFailure
-from xrec.config.llm import Quantization as Quantization
-from xrec.config.llm import ReplyFailureReason as ReplyFailureReason
-from xrec.config.llm import SamplingConfig as SamplingConfig
-from xrec.config.project import Project as Project
-from xrec.config.project import load_config as load_config
-from xrec.config.project import read_project as read_project
-from xrec.config.project import storage_of as storage_of
-from xrec.config.serve import HTTPConfig as HTTPConfig
-from xrec.config.serve import KeyConfig as KeyConfig
-from xrec.config.serve import Scope as Scope
-from xrec.config.serve import ServeConfig as ServeConfig
-from xrec.config.serve import is_loopback as is_loopback
-from xrec.config.serve import share_of_key as share_of_key
-from xrec.config.texts import PLAIN as PLAIN
-from xrec.config.texts import CheckFailure as CheckFailure
-from xrec.config.texts import ChecksConfig as ChecksConfig
-from xrec.config.texts import DecodingConfig as DecodingConfig
-from xrec.config.texts import PlainTemplates as PlainTemplates
-from xrec.config.texts import PromptConfig as PromptConfig
-from xrec.config.texts import TextConfig as TextConfig
-from xrec.config.texts import TextFailure as TextFailure
-from xrec.config.texts import parse_placeholders as parse_placeholders
-from xrec.config.texts import placeholder_names as placeholder_names
-from xrec.config.train import AdapterModelConfig as AdapterModelConfig
-from xrec.config.train import AdapterTrainingConfig as AdapterTrainingConfig
-from xrec.config.train import BPRLossConfig as BPRLossConfig
-from xrec.config.train import GraphModelConfig as GraphModelConfig
-from xrec.config.train import GraphTrainingConfig as GraphTrainingConfig
-from xrec.config.train import Injection as Injection
-from xrec.config.train import NeighborsConfig as NeighborsConfig
-from xrec.config.train import PretrainGraphConfig as PretrainGraphConfig
-from xrec.config.train import SampledSoftmaxConfig as SampledSoftmaxConfig
-from xrec.config.train import TrainAdapterConfig as TrainAdapterConfig
-from xrec.config.values import parse_yaml as parse_yaml
+from xrec.config.annotate import (
+    REVIEW_COLUMNS,
+    AnnotateConfig,
+    LanguageModelAnnotator,
+    PhrasesAnnotator,
+    ReviewsSource,
+    VocabularyConfig,
+)
+from xrec.config.backfill import (
+    GATE,
+    BackfillConfig,
+    BulkConfig,
+    EligibleItems,
+    ExplanationsJobConfig,
+    FailureReason,
+    RecommendConfig,
+    RecommendedPairs,
+    SplitPairs,
+    TablePairs,
+)
+from xrec.config.base import (
+    SHARED_DISKS,
+    Config,
+    Key,
+    absolute,
+    keys_of,
+    merged,
+    parse_config,
+    resolved_yaml,
+    sections_of,
+)
+from xrec.config.data import (
+    TABLE_COLUMNS,
+    TABLE_ENDINGS,
+    AnnotationsSource,
+    BuildSampleLLMConfig,
+    Delimiter,
+    PrepareConfig,
+    ProfileAspects,
+    ReleaseSource,
+    SampleSource,
+    SplitShares,
+    TableColumns,
+    TablesSource,
+)
+from xrec.config.identity import CHANGES_NOTHING, CHOOSES_ROWS, identity_of, settings_of_texts
+from xrec.config.job import (
+    WORKSPACE,
+    ArtifactName,
+    Device,
+    JobConfig,
+    Processes,
+    RayConfig,
+    RayJobConfig,
+    Split,
+    StorageConfig,
+    TrainingJobConfig,
+    Workers,
+)
+from xrec.config.keys import (
+    CONFIG_TYPES,
+    SHARED,
+    job_keys,
+    meaning,
+    own_and_shared,
+    type_and_default,
+)
+from xrec.config.lab import (
+    ADAPTERS,
+    BASELINES,
+    RANKERS,
+    BaselineKind,
+    CompareConfig,
+    ElsewhereConfig,
+    EvaluateConfig,
+    MetricsConfig,
+)
+from xrec.config.llm import (
+    HUB_ID,
+    Attention,
+    Dtype,
+    EndpointModelConfig,
+    EngineConfig,
+    EngineModelConfig,
+    LanguageModelConfig,
+    LLMConfig,
+    PromptFailure,
+    Quantization,
+    ReplyFailureReason,
+    SamplingConfig,
+)
+from xrec.config.project import Project, load_config, read_project, storage_of
+from xrec.config.serve import HTTPConfig, KeyConfig, Scope, ServeConfig, is_loopback, share_of_key
+from xrec.config.texts import (
+    PLAIN,
+    CheckFailure,
+    ChecksConfig,
+    DecodingConfig,
+    PlainTemplates,
+    PromptConfig,
+    TextConfig,
+    TextFailure,
+    parse_placeholders,
+    placeholder_names,
+)
+from xrec.config.train import (
+    AdapterModelConfig,
+    AdapterTrainingConfig,
+    BPRLossConfig,
+    GraphModelConfig,
+    GraphTrainingConfig,
+    Injection,
+    NeighborsConfig,
+    PretrainGraphConfig,
+    SampledSoftmaxConfig,
+    TrainAdapterConfig,
+)
+from xrec.config.values import parse_yaml

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from xrec.config.backfill import BulkConfig
-from xrec.config.base import Config
+from xrec.config.base import Config, Uri
 from xrec.config.data import SplitShares, TableColumns, TableFiles
+from xrec.config.job import SourceJobConfig
 from xrec.config.llm import LanguageModelConfig, LLMConfig
 
 REVIEW_COLUMNS: TableColumns = {
@@ -66,7 +67,7 @@ class LanguageModelAnnotator(Config):
     language: str = Field("English", min_length=1)
     """Language of the texts, whatever the reviews': a name or an ISO 639-1 code. A text that is
     clearly in another language fails."""
-    prompts: dict[Literal["item", "user", "pair"], str] = Field(default_factory=dict)
+    prompts: dict[Literal["item", "user", "pair"], Uri] = Field(default_factory=dict)
     """URIs of your own prompts for items, users, and explanations (docs/language-model.md); the
     others are ours."""
     max_data_tokens: int = Field(1500, ge=64)
@@ -90,14 +91,11 @@ class VocabularyConfig(Config):
     """Aspects that are the same as another one, for example {sound quality: sound}."""
 
 
-class AnnotateConfig(BulkConfig):
+class AnnotateConfig(BulkConfig, SourceJobConfig):
     """`xrec annotate`: reviews in, annotations out."""
 
     source: ReviewsSource
     """Where the reviews are."""
-    max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """Maximum share of rejected rows per input file (all files of a table together); above it the
-    job fails."""
     min_rating: float | None = 4.0
     """Minimum rating of a review that is kept, on the source's own scale. What lower ones praise
     and blame counts when aspects are chosen, and nothing else is made from them. If null, or
@@ -119,7 +117,7 @@ class AnnotateConfig(BulkConfig):
     """How aspects become one vocabulary."""
     max_failed_share: float = Field(0.5, ge=0, le=1)
     """Share of failed texts among those of a stage above which the run stops."""
-    carry_from: str | None = None
+    carry_from: Uri | None = None
     """URI of earlier annotations, whose texts are reused where annotator and inputs are the same.
     If null, all are written."""
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, Uri
 from xrec.config.job import JobConfig, Processes, RayJobConfig, Split
-from xrec.config.llm import EngineConfig, LanguageModelConfig, LLMConfig, PromptFailure
+from xrec.config.llm import EngineConfig, LLMConfig, PromptFailure
 from xrec.config.texts import DecodingConfig, TextFailure
 
 
@@ -22,10 +22,13 @@ class SplitPairs(Config):
 
 
 class TablePairs(Config):
-    """A Parquet file, or a folder of them, with the columns user_id and item_id."""
+    """A Parquet file, or a folder of them, with the columns user_id and item_id.
+
+    Those of another recommender may have the columns rank and score, which are published too.
+    """
 
     kind: Literal["table"]
-    uri: str
+    uri: Uri
     """URI of the file or folder, local or s3://."""
 
 
@@ -61,7 +64,8 @@ class BulkConfig(RayJobConfig):
     """Once this is exceeded, no new chunk starts, for example {seconds: 14400, money: 20}: seconds
     of this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money
     by `prices`, of all starts. In a night, of all its jobs together. Finished chunks stay, and the
-    next start continues, or one with a larger budget."""
+    next start continues, or one with a larger budget. In annotate, tokens also end a chunk between
+    two prompts."""
     prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
     """Prices in any currency, for example {gpu_hour: 2.5, million_store_requests: 5}; with them,
     costs are reported in money too."""
@@ -108,7 +112,6 @@ GATE: Mapping[str, float | None] = {
     "own_user": None,
     "own_profile": 0.85,
     "own_vector": 0.75,
-    "judged": 0.9,
 }
 """The limits of the gate that a config does not name."""
 
@@ -129,17 +132,16 @@ class ExplanationsJobConfig(TextsJobConfig):
 class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
-    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
+    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")] = (
+        RecommendedPairs(kind="recommendations")
+    )
     """The pairs to explain."""
-    carry_from: str | None = "published"
+    carry_from: Literal["published"] | Uri | None = "published"
     """Where unchanged explanations are taken from: published (by this output), or the URI of
     another output. If null, all are generated."""
     gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
     """Limits of what is published, by figure (docs/night.md); those that are not given have their
     defaults, and null is no limit. If null, everything that is done is published."""
-    judge: LanguageModelConfig | None = None
-    """A language model that scores a hundred texts and the published ones of the same pairs, for
-    the gate's figure `judged`. If null, that figure is unknown."""
     retry_failed: tuple[Literal["all", FailureReason], ...] | None = None
     """Failed rows of this run to generate again: all, a reason, or a list of reasons. If null,
     none."""
@@ -157,13 +159,35 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
         return {**GATE, **value}
 
 
+class EligibleItems(Config):
+    """The items that may be recommended, and to whom: what is in stock, in a region, for an age."""
+
+    items: Uri
+    """URI of a Parquet or CSV file with the column item_id: other items are not recommended."""
+    users: Uri | None = None
+    """URI of a Parquet or CSV file with the columns user_id and those of `match`. If null, each
+    user may get each of these items."""
+    match: tuple[str, ...] = ()
+    """Columns of both files, for example [region, age_group]: a row of `items` is for users with
+    the same values, and an empty cell is for all. An item may have several rows."""
+
+    @model_validator(mode="after")
+    def _users_are_matched(self) -> Self:
+        if (self.users is None) == bool(self.match):
+            raise ValueError(
+                f"users = {self.users} and match = {list(self.match)}: expected both or neither"
+            )
+        return self
+
+
 class RecommendConfig(RayJobConfig):
     """`xrec recommend`: dataset and graph in, the best new items of each user out."""
 
     k: int = Field(20, ge=1)
     """Number of items per user."""
-    user_ids: tuple[str, ...] | None = None
-    """The users. If null, all users."""
+    eligible: EligibleItems | None = None
+    """Which items may be recommended. If null, all that the user has neither interacted with nor
+    disliked."""
     index: Literal["exact", "hnsw"] = "exact"
     """exact: scores of all items. hnsw: scores of the items that an index finds, for catalogs of
     millions (docs/graph.md); the manifest has the share of the best that it found. Needs faiss."""

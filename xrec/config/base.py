@@ -1,25 +1,63 @@
-"""The base class of all configuration, its validation, and the error that lists every wrong key.
+"""The base class of all configuration, its URIs, and the error that lists every wrong key.
 
 A message gives the key, the value seen, and what was expected. Values in sections that hold
 secrets are never shown.
 """
 
 import difflib
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from xrec.errors import ConfigError
 
+SHARED_DISKS = {"is_elsewhere": True}
+"""The context of a validation that refuses relative paths: another machine reads the config."""
 _MAX_SHOWN = 200  # characters of a value
 _PLAIN_KEY = re.compile(r"[a-z_]+")
 _SECRETS = {"storage", "security"}  # the sections that hold secrets
+
+
+def absolute(uri: str) -> str:
+    """Return the URI for a process with another working directory: no path is relative."""
+    is_url = "://" in uri or uri.startswith("s3:/")
+    return uri if is_url else os.path.abspath(os.path.expanduser(uri))
+
+
+def _absolute_uri(uri: str, info: ValidationInfo) -> str:
+    if info.context == SHARED_DISKS and not os.path.isabs(uri) and absolute(uri) != uri:
+        raise PydanticCustomError(
+            "relative_path",
+            "relative path: a submitted job has a working directory of its own, which is deleted; "
+            "give an s3:// URI, or an absolute path on a disk that all nodes share",
+        )
+    return absolute(uri)
+
+
+def _absolute_if_folder(name: str, info: ValidationInfo) -> str:
+    # A folder of a language model and a hub ID may both look like a/b.
+    is_folder = name.startswith((".", "~")) or os.path.isdir(name)
+    return _absolute_uri(name, info) if is_folder else name
+
+
+Uri = Annotated[str, AfterValidator(_absolute_uri)]
+"""A local path, which becomes absolute here, or another URI."""
+ModelName = Annotated[str, AfterValidator(_absolute_if_folder)]
+"""A hub ID, pypi:NAME, or the URI of a folder."""
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,13 +141,18 @@ def parse_config(
 
 
 def validate(
-    config_type: type[ConfigT], values: Mapping[str, Any]
+    config_type: type[ConfigT], values: Mapping[str, Any], context: Mapping[str, Any] | None = None
 ) -> tuple[ConfigT | None, list[Mistake]]:
     """Return the config of `values` and no mistakes, or None and what is wrong."""
     try:
-        return config_type.model_validate(values), []
+        return config_type.model_validate(values, context=context), []
     except ValidationError as error:
-        return None, _mistakes(config_type, error.errors(include_url=False))
+        details: dict[tuple[str, ...], Any] = {}
+        for detail in error.errors(include_url=False):
+            keys = _keys_at(values, detail["loc"], is_missing=detail["type"] == "missing")
+            before = f"{details[keys]['msg']}, or " if keys in details else ""  # types of a union
+            details[keys] = {**detail, "msg": before + detail["msg"]}
+        return None, [_mistake(config_type, values, *each) for each in details.items()]
 
 
 def config_error(source: str, mistakes: Mapping[str, Mistake]) -> ConfigError:
@@ -162,29 +205,43 @@ def keys_of(
         yield Key(f"{prefix}{name}", field, default, kind)
         inner = sections_of(field.annotation)
         for each in inner:
-            its_kind = _tags(each)[0] if len(inner) > 1 else kind
+            its_kind = _kind_of(each) if len(inner) > 1 else kind
             its_default = default if isinstance(default, each) else None
             yield from keys_of(each, f"{prefix}{name}.", its_kind, its_default)
 
 
-def _mistakes(config_type: type[Config], details: Iterable[Any]) -> list[Mistake]:
-    """Return one mistake per key; pydantic reports each type of a union by itself."""
-    by_key: dict[tuple[str, ...], Any] = {}
-    for detail in details:
-        keys, section = _key_path(config_type, detail["loc"])
-        before = f"{by_key[keys]['msg']}, or " if keys in by_key else ""
-        by_key[keys] = {**detail, "msg": before + detail["msg"], "section": section}
-    return [_mistake(keys, detail) for keys, detail in by_key.items()]
+def child(values: Any, key: str | int) -> Any:
+    """Return the value of a key, or at an index, of nested plain values; None if there is none."""
+    if isinstance(values, Mapping):
+        return values.get(key)
+    is_index = isinstance(values, list | tuple) and str(key).isdigit() and int(key) < len(values)
+    return values[int(key)] if is_index else None
 
 
-def _mistake(keys: tuple[str, ...], detail: Mapping[str, Any]) -> Mistake:
+def _keys_at(values: Any, location: Sequence[str | int], *, is_missing: bool) -> tuple[str, ...]:
+    """Return the keys in pydantic's location, which also names types and kinds of unions."""
+    keys: list[str] = []
+    for number, part in enumerate(location, start=1):
+        is_key = isinstance(values, list | tuple) or (
+            isinstance(values, Mapping) and part in values
+        )
+        if is_key or (is_missing and number == len(location)):
+            keys.append(str(part))
+            values = child(values, part)
+    return tuple(keys)
+
+
+def _mistake(
+    config_type: type[Config], values: Any, keys: tuple[str, ...], detail: Mapping[str, Any]
+) -> Mistake:
     code, is_secret = detail["type"], not _SECRETS.isdisjoint(keys)
     if code == "missing":
         return Mistake(keys, code, "required, and not given")
     if code == "extra_forbidden":
+        known = _known_beside(config_type, values, keys)
         if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
             keys = (*keys[:-1], "(not shown)")
-        return Mistake(keys, known=tuple(detail["section"].model_fields))
+        return Mistake(keys, known=known)
     text = detail["msg"].removeprefix("Value error, ")
     if is_secret:
         return Mistake(keys, code, f"{text}, saw a value that is not shown")
@@ -194,42 +251,21 @@ def _mistake(keys: tuple[str, ...], detail: Mapping[str, Any]) -> Mistake:
     return Mistake(keys, code, f"{text}, saw {_shown(value)}", value)
 
 
-def _key_path(
-    config_type: type[Config], location: Sequence[str | int]
-) -> tuple[tuple[str, ...], type[Config] | None]:
-    """Return the keys of pydantic's `location`, and the section that holds the last one.
-
-    A location also has the tag of a union's section, and the type that a plain value is not of.
-    """
-    keys: list[str] = []
-    inside: tuple[type[Config], ...] = (config_type,)
-    holder, is_name = None, False  # whether the next part is a name in a mapping of sections
-    for part in location:
-        if isinstance(part, int) or is_name:
-            keys.append(str(part))
-            is_name = False
-        elif len(inside) > 1:
-            inside = tuple(section for section in inside if part in _tags(section))
-        else:
-            keys.append(part)
-            holder = inside[0] if inside else None
-            field = holder.model_fields.get(part) if holder else None
-            inside = sections_of(field.annotation) if field else ()
-            origin = get_origin(field.annotation) if field else None
-            is_name = bool(inside) and isinstance(origin, type) and issubclass(origin, Mapping)
-            if field and not inside and _num_types(field.annotation) > 1:
-                break  # what follows is a type that the value is not of
-    return tuple(keys), holder
+def _known_beside(config_type: type[Config], values: Any, keys: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys that are valid in the section of the last of `keys`."""
+    section, inside = config_type, sections_of(config_type)
+    for key in keys[:-1]:
+        values = child(values, key)
+        field = section.model_fields.get(key)  # None for a name, or an index, of several sections
+        inside = sections_of(field.annotation) if field else inside
+        kind = child(values, "kind")
+        section = next((each for each in inside if _kind_of(each) == kind), inside[0])
+    return tuple(section.model_fields)
 
 
-def _num_types(annotation: Any) -> int:
-    is_union = get_origin(annotation) in (Union, UnionType)
-    return len({*get_args(annotation)} - {NoneType}) if is_union else 1
-
-
-def _tags(section: type[Config]) -> tuple[str, ...]:
-    kind = section.model_fields.get("kind")
-    return get_args(kind.annotation) if kind else ()
+def _kind_of(section: type[Config]) -> str | None:
+    kinds = get_args(getattr(section.model_fields.get("kind"), "annotation", None))
+    return str(kinds[0]) if len(kinds) == 1 else None
 
 
 def _shown(value: Any) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config
-from xrec.config.job import JobConfig
+from xrec.config.base import Config, Uri
+from xrec.config.job import JobConfig, SourceJobConfig
 from xrec.config.texts import PromptConfig
 
 _LINES = (".csv", ".tsv", ".jsonl", ".json")
@@ -34,7 +34,7 @@ class TableFiles(Config):
     tables: ClassVar[TableColumns]
     joined: ClassVar[tuple[str, ...]]  # our columns that several of the files' may be joined to
     may_be_null: ClassVar[tuple[str, ...]]
-    uri: str
+    uri: Uri
     """Folder of the files, or the file of reviews itself."""
     files: dict[str, str] = Field(default_factory=dict)
     """Files of tables that are not in files of their own name, for example {users: customers.csv}
@@ -110,7 +110,7 @@ class ReleaseSource(Config):
     """The files of the public XRec release: total_{trn,val,tst}.csv, data.jsonl or data.json."""
 
     kind: Literal["xrec_release"]
-    uri: str
+    uri: Uri
     """Folder of the files."""
 
 
@@ -119,12 +119,14 @@ TABLE_COLUMNS: TableColumns = {
     "items": ("item_id", "title", "profile"),
     "interactions": ("user_id", "item_id", "split"),
     "explanations": ("user_id", "item_id", "explanation", "split"),
+    "dislikes": ("user_id", "item_id"),
 }
 """The columns of the tables of a `tables` source."""
 
 
 class TablesSource(TableFiles):
-    """Tables users, items, interactions, and explanations; only interactions are required."""
+    """Tables users, items, interactions, explanations, and dislikes (what a user returned or rated
+    badly, and is never recommended); only interactions are required."""
 
     tables = TABLE_COLUMNS
     joined = may_be_null = ("profile", "title")
@@ -198,17 +200,14 @@ class ProfileAspects(Config):
     distinguishes none of them."""
 
 
-class PrepareConfig(JobConfig):
+class PrepareConfig(SourceJobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
     source: Annotated[
         ReleaseSource | TablesSource | AnnotationsSource | SampleSource, Field(discriminator="kind")
     ]
     """Where the data is."""
-    max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """Maximum share of rejected rows per input file (all files of a table together); above it the
-    job fails."""
-    extends: str | None = None
+    extends: Uri | None = None
     """URI of an earlier dataset of the same catalog: its users and items keep their index, new ones
     follow, and removed ones leave a hole. If null, all are numbered from 0."""
     splits: SplitShares = SplitShares()

@@ -13,10 +13,17 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.backfill import BackfillConfig, BulkConfig, TablePairs
+from xrec.config.backfill import BackfillConfig, BulkConfig, EligibleItems, TablePairs
 from xrec.config.base import Config
 from xrec.config.data import PrepareConfig, ReleaseSource, TableFiles
-from xrec.config.job import JobConfig, Processes, RayJobConfig, TrainingJobConfig, Workers
+from xrec.config.job import (
+    JobConfig,
+    Processes,
+    RayJobConfig,
+    SourceJobConfig,
+    TrainingJobConfig,
+    Workers,
+)
 from xrec.config.lab import ElsewhereConfig
 from xrec.config.llm import EndpointModelConfig, EngineConfig, LLMConfig
 from xrec.config.serve import ServeConfig
@@ -30,8 +37,7 @@ from xrec.config.train import (
 
 CHANGES_NOTHING: Mapping[type[Config], str] = {
     # Every job: where its artifacts are, the cluster, and processes.
-    JobConfig: "workspace storage annotations dataset graph neighbors adapter "
-    "recommendations explanations evaluation comparison",
+    JobConfig: "workspace storage artifacts",
     RayJobConfig: "ray",
     Processes: "num_processes min_processes cpus",
     # Language models: where they are, memory, batches, processes, and timeouts.
@@ -44,9 +50,10 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     "extra.prompt_cache_key extra.safety_identifier",
     # Bulk jobs: chunks, what stops a run, and what is published of it.
     BulkConfig: "limit retry_failed budget prices max_failed_share rows_per_chunk",
-    BackfillConfig: "carry_from gate judge vacuum_hours",
+    BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
-    AnnotateConfig: "carry_from max_rejected_share",
+    EligibleItems: "items users",
+    AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts",
     # Training: processes, memory, checkpoints, trackers, and a line of the model card.
     TrainingJobConfig: "tracker",
@@ -57,7 +64,8 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     GraphTrainingConfig: "epochs_per_checkpoint",
     PretrainGraphConfig: "start_from parallelism",
     # The dataset: where its source is, and memory.
-    PrepareConfig: "extends memory_gb max_rejected_share",
+    SourceJobConfig: "max_rejected_share",
+    PrepareConfig: "extends memory_gb",
     ReleaseSource: "uri",
     TableFiles: "uri",
     # Texts from elsewhere, and the endpoint, which reads texts and writes none to a table.

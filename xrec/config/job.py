@@ -1,11 +1,11 @@
 """What jobs share: their artifacts and storage, the Ray cluster, and processes on it."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field, SecretStr, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, Uri, absolute
 
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
@@ -79,38 +79,46 @@ class Workers(Processes):
     """How many times lost workers are replaced before the job fails."""
 
 
-def artifact_uri(name: str) -> Any:
-    """Return the field for the URI of an artifact that a job writes or reads."""
-    return Field(None, description=f"URI of the {name}; if null, <workspace>/{name}.")
+ArtifactName = Literal[
+    "annotations",
+    "dataset",
+    "graph",
+    "neighbors",
+    "adapter",
+    "recommendations",
+    "explanations",
+    "evaluation",
+    "comparison",
+]
 
 
 class JobConfig(Config):
     """Where the artifacts of a project are, which every job knows."""
 
-    workspace: str
+    workspace: Uri
     """Folder of all artifacts, local or s3://bucket/prefix. In other keys, workspace:NAME is the
     folder NAME in it."""
     storage: StorageConfig = StorageConfig()
-    annotations: str | None = artifact_uri("annotations")
-    dataset: str | None = artifact_uri("dataset")
-    graph: str | None = artifact_uri("graph")
-    neighbors: str | None = artifact_uri("neighbors")
-    adapter: str | None = artifact_uri("adapter")
-    recommendations: str | None = artifact_uri("recommendations")
-    explanations: str | None = artifact_uri("explanations")
-    evaluation: str | None = artifact_uri("evaluation")
-    comparison: str | None = artifact_uri("comparison")
+    artifacts: Mapping[ArtifactName, Uri] = {}
+    """URIs of artifacts that are not at <workspace>/NAME, for example {dataset: s3://b/dataset}."""
 
     @model_validator(mode="before")
     @classmethod
     def _resolve_workspace(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or not isinstance(values.get("workspace"), str):
             return values
-        return _resolved(values, values["workspace"].rstrip("/"))
+        return _resolved(values, absolute(values["workspace"]).rstrip("/"))
 
     def artifact(self, name: str) -> str:
-        """Return the URI of the artifact `name`: its own key, or `<workspace>/<name>`."""
-        return getattr(self, name, None) or f"{self.workspace.rstrip('/')}/{name}"
+        """Return the URI of the artifact `name`: one of `artifacts`, or `<workspace>/<name>`."""
+        given = cast(Mapping[str, str], self.artifacts)
+        return given.get(name) or f"{self.workspace.rstrip('/')}/{name}"
+
+    def with_artifacts(self, uris: Mapping[str, str | None]) -> Self:
+        """Return the config with these artifacts; None is the one in the workspace."""
+        given = {**cast(Mapping[str, str], self.artifacts), **uris}
+        named = {name: uri for name, uri in given.items() if uri}
+        return self.model_copy(update={"artifacts": named})
 
 
 def _resolved(value: Any, workspace: str) -> Any:
@@ -122,6 +130,14 @@ def _resolved(value: Any, workspace: str) -> Any:
     if isinstance(value, str) and value.startswith(WORKSPACE):
         return f"{workspace}/{value.removeprefix(WORKSPACE)}"
     return value
+
+
+class SourceJobConfig(JobConfig):
+    """A job that reads a user's files."""
+
+    max_rejected_share: float = Field(0.01, ge=0, le=1)
+    """Maximum share of rejected rows per input file (all files of a table together); above it the
+    job fails."""
 
 
 class RayJobConfig(JobConfig):

@@ -3,9 +3,9 @@
 import functools
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined, to_jsonable_python
@@ -38,8 +38,7 @@ CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
 }
 """The jobs, in the order of the pipeline, each with its config class."""
 
-ARTIFACTS = tuple(name for name in JobConfig.model_fields if name not in ("workspace", "storage"))
-SHARED = ("workspace", "storage", "ray", "llm", "prompt", "decoding", "workers", *ARTIFACTS)
+SHARED = ("workspace", "storage", "ray", "llm", "prompt", "decoding", "workers", "artifacts")
 """The keys at the top level of a project file."""
 
 _MAX_PLACES = 4
@@ -53,33 +52,36 @@ def describe(mistake: Mistake, job: str | None = None) -> str:
     hint = did_you_mean(mistake.keys[-1], mistake.known) if places else ""
     if not places or (hint and len(mistake.keys) > 1):
         return mistake.describe()
-    own = [place for place in places if job and place.startswith(f"{job}.")]
-    where = f"{mistake.keys[-1]} belongs in {_listed(own or places)}"
-    return f"unknown key; {hint} {where}" if hint else f"unknown key here; {where}"
+    places = tuple(place for place in places if job and place.startswith(f"{job}.")) or places
+    listed = [
+        place if "." in place else f"the top level of the file ({place})"
+        for place in places[:_MAX_PLACES]
+    ]
+    where = ", ".join(listed + ["..."] * (len(places) > _MAX_PLACES))
+    return f"unknown key{f'; {hint}' if hint else ' here;'} {mistake.keys[-1]} belongs in {where}"
 
 
 @functools.cache
 def key_places() -> Mapping[str, tuple[str, ...]]:
     """Return the places in a project file of the keys of each name, the highest first."""
-    keys = [(job, key.name) for job, config in CONFIG_TYPES.items() for key in keys_of(config)]
-    own = [f"{job}.{name}" for job, name in keys if not _is_shared(name)]
-    shared = [name for _, name in keys if _is_shared(name)]
-    by_name: dict[str, dict[str, None]] = {}
-    for place in sorted((*CONFIG_TYPES, *own, *shared), key=lambda place: place.count(".")):
-        by_name.setdefault(place.rsplit(".", 1)[-1], {})[place] = None
-    return {name: tuple(places) for name, places in by_name.items()}
+    places = dict.fromkeys(CONFIG_TYPES)
+    for job in CONFIG_TYPES:
+        own, shared = own_and_shared(job)
+        places |= dict.fromkeys([*(key.name for key in shared), *(f"{job}.{k.name}" for k in own)])
+    by_name: dict[str, tuple[str, ...]] = {}
+    for place in sorted(places, key=lambda place: place.count(".")):
+        name = place.rpartition(".")[2]
+        by_name[name] = (*by_name.get(name, ()), place)
+    return by_name
 
 
-def _is_shared(name: str) -> bool:
-    return name.split(".")[0] in SHARED
-
-
-def _listed(places: Sequence[str]) -> str:
-    named = [
-        place if "." in place else f"the top level of the file ({place})"
-        for place in places[:_MAX_PLACES]
-    ]
-    return ", ".join([*named, *(["..."] if len(places) > _MAX_PLACES else [])])
+def own_and_shared(job: str) -> tuple[list[Key], list[Key]]:
+    """Return the keys of the section of `job`, and those at the top level of the file."""
+    own: list[Key] = []
+    shared: list[Key] = []
+    for key in keys_of(CONFIG_TYPES[job]):
+        (shared if key.name.split(".")[0] in SHARED else own).append(key)
+    return own, shared
 
 
 def job_keys(job: str) -> str:
@@ -95,13 +97,6 @@ def job_keys(job: str) -> str:
     )
 
 
-def own_and_shared(job: str) -> tuple[list[Key], list[Key]]:
-    """Return the keys of the section of `job`, and those at the top level of the file."""
-    keys = list(keys_of(CONFIG_TYPES[job]))
-    own = [key for key in keys if not _is_shared(key.name)]
-    return own, [key for key in keys if _is_shared(key.name)]
-
-
 def _lines(key: Key) -> Iterator[str]:
     yield f"  {key.name}  ({type_and_default(key)})"
     yield from textwrap.indent(textwrap.fill(meaning(key), _WIDTH), " " * 6).splitlines()
@@ -111,6 +106,15 @@ def type_and_default(key: Key) -> str:
     """Return, for example, `integer, default 3, with kind: sample`."""
     only = f", with kind: {key.kind}" if key.kind else ""
     return f"{_type(key.field.annotation)}{_default(key)}{only}"
+
+
+def _default(key: Key) -> str:
+    if key.field.is_required():
+        return ", required"
+    is_section = sections_of(key.field.annotation) and key.default is not None
+    if key.default is PydanticUndefined or is_section:
+        return ""
+    return f", default {json.dumps(to_jsonable_python(key.default))}"
 
 
 def meaning(key: Key) -> str:
@@ -124,6 +128,8 @@ def _type(annotation: Any) -> str:
     if annotation in _WORDS:
         return _WORDS[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
     if origin is Literal:
         return " | ".join(map(str, arguments))
     if origin in (Union, UnionType):
@@ -135,12 +141,3 @@ def _type(annotation: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "mapping"
     return "section"
-
-
-def _default(key: Key) -> str:
-    if key.field.is_required():
-        return ", required"
-    is_section = sections_of(key.field.annotation) and key.default is not None
-    if key.default is PydanticUndefined or is_section:
-        return ""
-    return f", default {json.dumps(to_jsonable_python(key.default))}"

@@ -1,7 +1,7 @@
 """Scores of texts: `xrec evaluate`, and `xrec lab compare` with its entries (docs/metrics.md)."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,7 +11,7 @@ from xrec.config.backfill import (
     TablePairs,
     TextsJobConfig,
 )
-from xrec.config.base import Config, did_you_mean
+from xrec.config.base import Config, ModelName, Uri, did_you_mean
 from xrec.config.data import check_table_file
 from xrec.config.job import Device, Processes
 from xrec.config.llm import LanguageModelConfig, LLMConfig
@@ -28,49 +28,37 @@ class EvaluateConfig(ExplanationsJobConfig):
     """The held-out split."""
     max_pairs: int = Field(200, ge=2)
     """Maximum number of pairs that are scored, drawn by a hash."""
-    encoder: str | None = _ENCODER
+    encoder: ModelName | None = _ENCODER
     """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
     """
     device: Device = "auto"
     """Device of this process; auto is a GPU if there is one."""
 
 
-class JudgeConfig(Config):
-    """A language model that scores each text beside its reference (GPTScore)."""
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
-    """The judge's name in tables."""
-    model: LanguageModelConfig
-    """The language model."""
-
-    @field_validator("name")
-    @classmethod
-    def _is_no_other_column(cls, name: str) -> str:
-        if name.endswith("_failed"):
-            raise ValueError(f"{name!r} is reserved: columns end in _failed; choose another name")
-        return name
+JudgeName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
 
 
 class MetricsConfig(Config):
     """The metrics of texts. Those that need no model are always computed."""
 
-    encoder: str | None = _ENCODER
+    encoder: ModelName | None = _ENCODER
     """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
     """
-    judges: tuple[JudgeConfig, ...] = ()
-    """Language models as judges: none, or at least two, because they differ widely."""
+    judges: Mapping[JudgeName, LanguageModelConfig] = {}
+    """Language models that score each text beside its reference (GPTScore), by their names in
+    tables: none, or at least two, because they differ widely."""
 
-    @model_validator(mode="after")
-    def _judges_are_several(self) -> "MetricsConfig":
-        names = [judge.name for judge in self.judges]
-        if len(names) == 1:
+    @field_validator("judges")
+    @classmethod
+    def _judges_are_several(cls, judges: Mapping[str, Any]) -> Mapping[str, Any]:
+        if len(judges) == 1:
             raise ValueError(
-                f"judges has {names[0]!r} alone; give at least two, or none: judges have differed "
-                "by 37 points on the same texts"
+                "expected at least two judges, or none: judges have differed by 37 points on the "
+                f"same texts; saw {[*judges]}"
             )
-        if len(set(names)) < len(names):
-            raise ValueError(f"judges must have distinct names, saw {names}")
-        return self
+        if reserved := [name for name in judges if name.endswith("_failed")]:
+            raise ValueError(f"names that end in _failed are reserved, saw {reserved}")
+        return judges
 
 
 BaselineKind = Literal["peter", "lora"]
@@ -95,7 +83,7 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
 class ElsewhereConfig(Config):
     """Texts that were written elsewhere: a table with a text for each of some pairs."""
 
-    uri: str
+    uri: Uri
     """A .parquet, .csv, .tsv, .jsonl, or .json file; all but the first may be gzipped."""
     columns: Mapping[Literal["user_id", "item_id", "explanation"], str] = {}
     """Column names of the file by ours, for example {user_id: uid}; others have our names."""
@@ -203,7 +191,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         """Return the `xrec train-adapter` run of an entry that writes to the URI `adapter`."""
         changes = {**_MODEL_CHANGES.get(entry, {}), "vectors_seed": seed}
         own = {
-            "adapter": adapter,
+            "artifacts": {**self.artifacts, "adapter": adapter},
             "model": self.model.model_copy(update=changes),
             "prompt": _prompt_of(entry, self.prompt),
             "training": self.training.model_copy(update={"seed": seed}),
@@ -214,8 +202,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         """Return the `xrec backfill` of the table `pairs`; no share of failures stops it."""
         own = {
             "pairs": TablePairs(kind="table", uri=pairs),
-            "explanations": explanations,
-            "adapter": adapter,
+            "artifacts": {**self.artifacts, "explanations": explanations, "adapter": adapter},
             "max_failed_share": 1.0,
             "gate": None,
             "decoding": self.decoding.model_copy(update={"seed": seed}),

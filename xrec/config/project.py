@@ -12,21 +12,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xrec.config.base import Mistake, config_error, merged, parse_config, validate
+from xrec.config.base import Mistake, child, config_error, merged, parse_config, validate
 from xrec.config.job import JobConfig, StorageConfig
 from xrec.config.keys import CONFIG_TYPES, SHARED, describe
 from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
+_TOP = (*SHARED, *CONFIG_TYPES)
 
 
 @dataclass(frozen=True)
 class Project:
-    """The values of a project file, with the overrides that name a place in the file."""
+    """The values of a project file, with the overrides that name a place in the file.
+
+    context: of the validation of the jobs that are run, for example `SHARED_DISKS`.
+    """
 
     source: str
     values: Mapping[str, Any]
+    context: Mapping[str, Any] | None = None
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -47,11 +52,13 @@ class Project:
             is_wanted, section = job in jobs, self.values.get(job)
             if not isinstance(section, Mapping | None) or not (is_wanted or job in self.values):
                 continue
-            view = _view(job, self.values, overrides if is_wanted else ())
-            config, found = validate(CONFIG_TYPES[job], view.values)
+            own, context = (overrides, self.context) if is_wanted else ((), None)
+            layers = _layers(job, self.values)
+            values = applied(own, functools.reduce(merged, layers.values()))
+            config, found = validate(CONFIG_TYPES[job], values, context)
             for mistake in found:
                 if is_wanted or mistake.code != "missing":
-                    place = view.place(mistake.keys)
+                    place = _place(mistake.keys, job, layers, own)
                     line = f"{place}: {describe(mistake, job)}"
                     mistakes.setdefault(line, replace(mistake, keys=tuple(place.split("."))))
             if config is not None:
@@ -61,26 +68,30 @@ class Project:
         return {job: configs[job] for job in CONFIG_TYPES if job in jobs}
 
 
-def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
+def read_project(
+    path: str | Path, arguments: Sequence[str] = (), context: Mapping[str, Any] | None = None
+) -> Project:
     """Return the project in the file at `path`, with overrides of shared keys and of JOB.KEY.
 
     Raises ConfigError if the file cannot be read or an override names no such key.
     """
     overrides = parse_overrides(arguments)
-    known = (*SHARED, *CONFIG_TYPES)
     for override in overrides:
-        if override.keys[0] not in known:
+        if override.keys[0] not in _TOP:
             raise ConfigError(
-                f"override {override.dotted!r}: {describe(Mistake(override.keys, known=known))}; "
+                f"override {override.dotted!r}: {describe(Mistake(override.keys, known=_TOP))}; "
                 "expected a shared key, or a job's name before the key",
                 code="unknown_key",
                 key=override.dotted,
             )
-    return _read(path, overrides)
+    return Project(str(path), applied(overrides, read_mapping(Path(path))), context)
 
 
 def load_config(
-    config_type: type[ConfigT], path: str | Path, arguments: Sequence[str] = ()
+    config_type: type[ConfigT],
+    path: str | Path,
+    arguments: Sequence[str] = (),
+    context: Mapping[str, Any] | None = None,
 ) -> ConfigT:
     """Return the config of a job, given its class, from the project file at `path`.
 
@@ -88,8 +99,9 @@ def load_config(
     (`train-adapter.training.num_epochs=3`). Raises ConfigError with every mistake in the file.
     """
     overrides = parse_overrides(arguments)
-    project = _read(path, [each for each in overrides if each.keys[0] in CONFIG_TYPES])
+    of_file = [each for each in overrides if each.keys[0] in CONFIG_TYPES]
     own = [each for each in overrides if each.keys[0] not in CONFIG_TYPES]
+    project = Project(str(path), applied(of_file, read_mapping(Path(path))), context)
     (job,) = [name for name, each in CONFIG_TYPES.items() if each is config_type]
     config = project.configs([job], own)[job]
     assert isinstance(config, config_type)
@@ -101,83 +113,54 @@ def storage_of(arguments: Sequence[str]) -> StorageConfig:
 
     Raises ConfigError for any other argument, and for an invalid value.
     """
-    values: Mapping[str, Any] = {"workspace": ""}
-    for override in parse_overrides(arguments):
-        if override.keys[0] != "storage":
-            raise ConfigError(
-                f"{override.dotted}: unknown key; expected storage.key=value",
-                code="unknown_key",
-                key=override.dotted,
-            )
-        values = override.applied_to(values)
+    overrides = parse_overrides(arguments)
+    if others := [each.dotted for each in overrides if each.keys[0] != "storage"]:
+        raise ConfigError(
+            f"{others[0]}: unknown key; expected storage.key=value",
+            code="unknown_key",
+            key=others[0],
+        )
+    values = applied(overrides, {"workspace": ""})
     return parse_config(JobConfig, values, "storage.key=value").storage
 
 
-def _read(path: str | Path, overrides: Sequence[Override]) -> Project:
-    values: Mapping[str, Any] = read_mapping(Path(path))
-    for override in overrides:
-        values = override.applied_to(values)
-    return Project(str(path), values)
+def applied(overrides: Sequence[Override], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `values` with the overrides. Raises ConfigError if a parent is no section."""
+    return functools.reduce(lambda changed, each: each.applied_to(changed), overrides, values)
 
 
-@dataclass(frozen=True)
-class _View:
-    """What a job sees of the file, and the layers it comes from by prefix, the lowest first."""
-
-    job: str
-    values: Mapping[str, Any]
-    layers: Mapping[str, Mapping[str, Any]]
-    overrides: Sequence[Override]
-
-    def place(self, keys: tuple[str, ...]) -> str:
-        """Return the key's name in the file, or on the command line if it was given there."""
-        dotted = ".".join(keys)
-        if any(keys[: len(each.keys)] == each.keys[: len(keys)] for each in self.overrides if keys):
-            return dotted
-        depths = {prefix: _depth(layer, keys) for prefix, layer in reversed([*self.layers.items()])}
-        default = "" if keys and keys[0] in SHARED else f"{self.job}."
-        prefix = max(depths, key=depths.__getitem__) if any(depths.values()) else default
-        return f"{prefix}{dotted}".rstrip(".")
-
-
-def _view(job: str, file: Mapping[str, Any], overrides: Sequence[Override]) -> _View:
+def _layers(job: str, file: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what a job sees of the file, by the prefix of its place, the lowest layer first."""
     fields = CONFIG_TYPES[job].model_fields
-    sections = {name: file[name] for name in (job, "train-adapter") if _is_section(file, name)}
-    layers = {"": {key: file[key] for key in SHARED if key in fields and file.get(key) is not None}}
-    if job == "compare":
-        training = sections.get("train-adapter", {})
+    shared = {key: file[key] for key in SHARED if key in fields and file.get(key) is not None}
+    layers: dict[str, Mapping[str, Any]] = {"": shared}
+    training = file.get("train-adapter")
+    if job == "compare" and isinstance(training, Mapping):
         layers["train-adapter."] = {key: each for key, each in training.items() if key in fields}
-    layers[f"{job}."] = sections.get(job, {})
-    values: Mapping[str, Any] = functools.reduce(merged, layers.values())
-    for override in overrides:
-        values = override.applied_to(values)
-    return _View(job, values, layers, overrides)
+    return {**layers, f"{job}.": file.get(job) or {}}
 
 
-def _is_section(file: Mapping[str, Any], job: str) -> bool:
-    return isinstance(file.get(job), Mapping)
-
-
-def _depth(values: Any, keys: Sequence[str]) -> int:
-    """Return how many of `keys`, from the first, `values` has."""
-    for depth, key in enumerate(keys):
-        if isinstance(values, Mapping) and key in values:
-            values = values[key]
-        elif isinstance(values, list) and key.isdigit() and int(key) < len(values):
-            values = values[int(key)]
-        else:
-            return depth
-    return len(keys)
+def _place(
+    keys: tuple[str, ...],
+    job: str,
+    layers: Mapping[str, Mapping[str, Any]],
+    overrides: Sequence[Override],
+) -> str:
+    """Return the key's name in the file, or on the command line if it was given there."""
+    dotted = ".".join(keys)
+    if any(keys[: len(each.keys)] == each.keys[: len(keys)] for each in overrides if keys):
+        return dotted
+    prefix = "" if keys and keys[0] in SHARED else f"{job}."
+    for of_layer, values in layers.items() if keys else ():
+        if functools.reduce(child, keys, values) is not None:
+            prefix = of_layer
+    return f"{prefix}{dotted}".rstrip(".")
 
 
 def _misplaced(values: Mapping[str, Any]) -> dict[str, Mistake]:
     """Return the mistakes at the top level, by the line that describes each."""
-    known = (*SHARED, *CONFIG_TYPES)
-    mistakes = {}
-    for key in values:
-        if key not in known:
-            unknown = Mistake((str(key),), known=known)
-            mistakes[f"{key}: {describe(unknown)}"] = unknown
+    unknown = [Mistake((str(key),), known=_TOP) for key in values if key not in _TOP]
+    mistakes = {f"{mistake.name}: {describe(mistake)}": mistake for mistake in unknown}
     for job in CONFIG_TYPES:
         section = values.get(job)
         if not isinstance(section, Mapping | None):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.backfill import ExplanationsJobConfig
-from xrec.config.base import Config
+from xrec.config.base import Config, Uri
 from xrec.config.job import Processes, RayJobConfig
 from xrec.config.llm import EngineConfig
 
@@ -23,7 +23,7 @@ class HTTPConfig(Config):
     """Port to listen on."""
     deadline_seconds: float = Field(30.0, ge=1)
     """Seconds after which a request without an answer gets 504."""
-    tls: str | None = None
+    tls: Uri | None = None
     """PEM file with the certificate chain and its private key. If null, plain HTTP."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, Uri
 
 _TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
 _EVIDENCE = ("aspect", "item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
@@ -147,10 +147,10 @@ class ChecksConfig(Config):
     not_positive: bool = False
     """Whether to refuse an English text whose sentiment is negative, or that blames or denies a
     chosen aspect."""
-    unsafe_words: str | None = None
+    unsafe_words: Uri | None = None
     """URI of a text file with one word or phrase per line; a text that has one outside the item's
     title is refused. If null, there is no list."""
-    entailment: str | None = None
+    entailment: Uri | None = None
     """Local folder of a natural language inference model, the same on all machines; a text with a
     sentence that it does not find entailed by the profiles and the evidence is refused as
     unsupported. If null, there is no model."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config, merged
+from xrec.config.base import Config, Uri, merged
 from xrec.config.job import JobConfig, TrainingJobConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.texts import PromptConfig
@@ -96,7 +96,7 @@ class PretrainGraphConfig(TrainingJobConfig):
 
     model: GraphModelConfig = GraphModelConfig()
     training: GraphTrainingConfig = GraphTrainingConfig()
-    start_from: str | None = None
+    start_from: Uri | None = None
     """URI of an earlier graph, of a dataset that this one extends: its users and items start where
     they were, and the result is rotated onto its vectors, so that its adapter stays valid. If null,
     all start as `model.initialization` says."""

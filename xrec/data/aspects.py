@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from xrec import schemas
+from xrec.errors import DataError
 
 
 def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
@@ -135,6 +137,20 @@ def visited_aspects(interactions: pa.Table, menus: pa.Table) -> pa.Table:
     seen = visits.select(["user_index", "item_index"]).join(menus, "item_index", join_type="inner")
     praise = pa.repeat("positive", seen.num_rows)
     return aspect_counts(seen.append_column("sentiment", praise), "user")
+
+
+def check_aspects(indices: NDArray[np.int64], num_aspects: int, table: str) -> None:
+    """Raise DataError if an aspect_index of the dataset's `table` is not one of its aspects."""
+    wrong = (indices < 0) | (indices >= num_aspects)
+    if wrong.any():
+        raise DataError(
+            f"{table}: {int(wrong.sum())} rows have an aspect_index out of range, the first is "
+            f"{int(indices[wrong][0])}; expected 0 to {num_aspects - 1}, the rows of the table "
+            "aspects: prepare the dataset again",
+            code="index_out_of_range",
+            key=f"{table}.aspect_index",
+            saw=int(indices[wrong][0]),
+        )
 
 
 def _rows(named: Sequence[Sequence[int]], row: str) -> pa.Table:

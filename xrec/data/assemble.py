@@ -212,7 +212,7 @@ def _of_pairs(staging: Staging) -> dict[str, pa.Table | pa.RecordBatchReader]:
     by_pair = f"{_INDEXED} ORDER BY user_index, item_index"
     tables: dict[str, pa.Table | pa.RecordBatchReader] = {
         name: staging.reader(by_pair.format(table=name, how="JOIN"))
-        for name in ("training_profiles", "planted")
+        for name in ("dislikes", "training_profiles", "planted")
         if staging.has(name)
     }
     if staging.has("aspects"):

@@ -232,7 +232,7 @@ def _csv(text: _Text) -> tuple[list[str], Iterator[Block]]:
     head, end, rest = next(text.blocks, b"").partition(b"\n")
     head, blocks = head + end, itertools.chain([rest] if rest else (), text.blocks)
     records = text.records(itertools.chain([head], blocks), 1, 0)
-    number, _, header, problem = next(records, Record(1, "", [], ""))
+    number, _, header, problem = next(records, (1, "", [], ""))
     if problem:
         raise DataError(
             f"{text.file}: line {number}, the header, is not readable as CSV: {problem}; fix it",

@@ -48,13 +48,13 @@ class Dataset:
     """The tables, in the schemas of xrec.schemas; U users, I items.
 
     `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
-    explanation is held out (validation or test) is a train interaction. `training_profiles` are the
-    profiles of training explanations without their own review, where the source has reviews; else
-    profiles are as the source gave them, and may hold what the pair's review says. Only the
-    generated sample has `planted`. The tables of aspects are there if `aspects_from` says what they
-    count; of training pairs only. `explanation_aspects` has held-out pairs too, whose aspects are
-    references. `low_rated_aspects` are what reviews that are no interactions say of items, where
-    the source has some.
+    explanation is held out (validation or test) is a train interaction. `dislikes` are pairs that
+    are never recommended. `training_profiles` are the profiles of training explanations without
+    their own review, where the source has reviews; else profiles are as the source gave them, and
+    may hold what the pair's review says. Only the generated sample has `planted`. The tables of
+    aspects are there if `aspects_from` says what they count; of training pairs only.
+    `explanation_aspects` has held-out pairs too, whose aspects are references. `low_rated_aspects`
+    are what reviews that are no interactions say of items, where the source has some.
 
     Rows are in the order of their ids, or `user_order` and `item_order` have the indices in it.
     Only then there may be holes, which U and I count.
@@ -68,6 +68,7 @@ class Dataset:
     items: pa.Table
     interactions: pa.Table
     explanations: pa.Table
+    dislikes: pa.Table | None = None
     training_profiles: pa.Table | None = None
     planted: pa.Table | None = None
     aspects: pa.Table | None = None

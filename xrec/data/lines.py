@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from xrec.errors import DataError
 
@@ -34,13 +34,8 @@ class Line:
     problem: str = ""
 
 
-class Record(NamedTuple):
-    """A row of CSV: the number of its first line, its text, and its cells or their problem."""
-
-    number: int
-    text: str
-    cells: list[str]
-    problem: str
+Record = tuple[int, str, list[str], str]
+"""A row of CSV: the number of its first line, its text, its cells, and what is wrong with it."""
 
 
 def keys_of(rows: Iterable[Line]) -> list[str]:
@@ -117,7 +112,7 @@ def csv_records(
             continue
         may_be_plain = may_be_plain and not _needs_quotes(lines, cells, not num_columns)
         num_columns = num_columns or len(cells)
-        yield Record(number, "".join(lines).rstrip("\r\n"), cells, problem)
+        yield number, "".join(lines).rstrip("\r\n"), cells, problem
 
 
 def _kept(text: Iterable[str], lines: list[str]) -> Iterator[str]:

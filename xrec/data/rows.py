@@ -247,7 +247,8 @@ def _parse_lines(file: str, rows: Iterable[Line], wanted: Sequence[_Column]) -> 
         try:
             if line.values is None:
                 raise ValueError(line.problem)
-            parsed.append([*(_cell(line.values, column) for column in wanted), line.number])
+            cells: list[Any] = [_cell(line.values, column) for column in wanted]
+            parsed.append([*cells, line.number])
         except ValueError as error:
             findings.append(Finding(file, line.number, str(error), line.text))
     fields = [*((column.name, pa.large_string()) for column in wanted), ("line", pa.int64())]

@@ -1,4 +1,4 @@
-"""Tables of a team's own: users, items, interactions and explanations (docs/data.md).
+"""Tables of a team's own: users, items, interactions, explanations, dislikes (docs/data.md).
 
 Each is one or many Parquet, CSV or JSON Lines files. Only the interactions must be there. Without
 users or items, their ids are taken from the pairs, profiles and titles are empty.
@@ -7,7 +7,7 @@ users or items, their ids are taken from the pairs, profiles and titles are empt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from xrec.config import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
 from xrec.data.rows import Parser, parse_description, parse_id, parse_split, parse_text, stream_rows
@@ -25,6 +25,7 @@ _COLUMNS: dict[str, dict[str, Parser]] = {
     "items": {"item_id": parse_id, "title": parse_description, "profile": parse_description},
     "interactions": _IDS,
     "explanations": {**_IDS, "explanation": parse_text},
+    "dislikes": _IDS,
 }
 _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), or rename them"
 
@@ -53,26 +54,27 @@ def find_files(
         key = f"source.files.{table}"
         if len(forms) > 1:
             seen = tuple(names[0] for names in forms)
-            message = f"more than one file of the {table}, {' and '.join(seen)}; remove all but one"
-            raise _not_found(folder, f"{message}, or name it in {key}", "several_files", key, seen)
-        if not forms and table in named:
-            message = f"{named[table]} is missing ({key})"
-            raise _not_found(folder, message, "missing_file", key, named[table])
-        if not forms and table == needed:
-            expected = ", ".join(f"{table}{ending}" for ending in TABLE_ENDINGS)
-            message = (
-                f"the {table} are missing: expected one of {expected}, or such files numbered or "
-                f"in the folder {table}; check source.uri, or name the file in {key}"
+            raise DataError(
+                f"{folder}: more than one file of the {table}, {' and '.join(seen)}; remove all "
+                f"but one, or name it in {key}",
+                code="several_files",
+                key=key,
+                saw=seen,
             )
-            raise _not_found(folder, message, "missing_file", key)
+        if not forms and (table in named or table == needed):
+            usual = ", ".join(f"{table}{ending}" for ending in TABLE_ENDINGS)
+            either = f"one of {usual}, or such files numbered or in the folder {table}"
+            raise DataError(
+                f"{folder}: the {table} are missing; expected {named.get(table, either)}, saw "
+                f"{', '.join(folder.files()[:10]) or 'no files'}; check source.uri, or name the "
+                f"file in {key}",
+                code="missing_file",
+                key=key,
+                saw=named.get(table),
+            )
         if forms:
             found[table] = {name: folder / name for name in forms[0]}
     return found
-
-
-def _not_found(folder: Location, message: str, code: str, key: str, saw: Any = None) -> DataError:
-    seen = ", ".join(folder.files()[:10]) or "no files"
-    return DataError(f"{folder}: {message}; saw {seen}", code=code, key=key, saw=saw)
 
 
 def _matching(names_in: Callable[[str], Collection[str]], pattern: str) -> list[str]:

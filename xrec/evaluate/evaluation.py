@@ -56,8 +56,8 @@ def write_evaluation(
     row_counts = {
         "pairs": len(pairs),
         "metrics": len(metrics),
-        "explained_in_backfill": coverage.num_explained,
-        **{f"failed_in_backfill:{reason}": n for reason, n in sorted(coverage.failed.items())},
+        "explained": coverage.num_explained,
+        **{f"failed:{reason}": n for reason, n in sorted(coverage.failed.items())},
     }
     return write_manifest(
         location,

@@ -3,20 +3,20 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from xrec.adapter.pairs import Pair
 from xrec.config import DecodingConfig
-from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
+from xrec.data.dataset import HeldOutPair
 from xrec.data.titles import composed
-from xrec.generate.explainer import Explainer
+from xrec.generate.explainer import Explainer, Explanation
 from xrec.generate.scoring import (
     fitting_pairs,
     generated_texts,
     nll_own_and_shuffled,
+    own_pairs,
     shuffled_pairs,
 )
 from xrec.schemas import PAIRS
@@ -38,8 +38,6 @@ SCORED_PAIRS = pa.schema(
     ]
 )
 _MUCH = 1 / 3  # of the texts: what a template may write without a warning
-Row = tuple[HeldOutPair, str]
-"""A held-out pair and the text that was generated for it, "" if it failed or was refused."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class ScoredPair:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many held-out pairs the backfill explained, and how many it did not, by reason.
+    """How many held-out pairs have an explanation, and how many do not, by reason.
 
     A pair without a text counts as an empty text in every metric. num_plain: of the explained, how
     many have the plain sentence of a template.
@@ -89,16 +87,12 @@ class Coverage:
     num_plain: int = 0
 
     @classmethod
-    def of(cls, rows: Sequence[Row], explanations: pa.Table, failed: pa.Table) -> "Coverage":
-        """Of what `with_references` returns.
-
-        `explanations` has the columns user_id, item_id and kind, `failed` reason in its place.
-        """
-        texts = {pair.ids: text for pair, text in rows}
-        without = {ids for ids, text in texts.items() if not text}
-        reasons = Counter(row["reason"] for row in failed.to_pylist() if _ids(row) in without)
-        kinds = Counter(row["kind"] for row in explanations.to_pylist() if _ids(row) in texts)
-        return cls(len(rows) - len(without), dict(reasons), kinds["plain"])
+    def of(cls, written: Sequence[Explanation], num_too_long: int) -> "Coverage":
+        """Count explanations, and pairs whose prompt is too long for one."""
+        failed = Counter[str](text.failure.reason for text in written if text.failure is not None)
+        failed += Counter[str](prompt_too_long=num_too_long)
+        kinds = Counter(text.kind for text in written if text.failure is None)
+        return cls(kinds.total(), dict(failed), kinds["plain"])
 
     @property
     def sentence(self) -> str:
@@ -106,13 +100,13 @@ class Coverage:
         num_failed = sum(self.failed.values())
         num_pairs = self.num_explained + num_failed
         if not num_failed:
-            whole = "All {:,} held-out pairs of the backfill have a text; none was refused."
+            whole = "All {:,} held-out pairs have a text; none was refused."
             return whole.format(num_pairs) + self._warning
         by_reason = sorted(self.failed.items(), key=lambda item: (-item[1], item[0]))
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason)
         return (
-            f"Of {num_pairs:,} held-out pairs of the backfill, {num_failed:,} have no text, which "
-            f"was refused or failed, and count as empty texts: {reasons}.{self._warning}"
+            f"Of {num_pairs:,} held-out pairs, {num_failed:,} have no text, which was refused or "
+            f"failed, and count as empty texts: {reasons}.{self._warning}"
         )
 
     @property
@@ -126,31 +120,13 @@ class Coverage:
         )
 
 
-def _ids(row: Mapping[str, str]) -> tuple[str, str]:
-    return row["user_id"], row["item_id"]
-
-
-def with_references(
-    dataset: Dataset, explanations: pa.Table, failed: pa.Table, split: Literal["validation", "test"]
-) -> list[Row]:
-    """The split's explained pairs that the backfill has, by user and item, with their texts.
-
-    `explanations` have the columns user_id, item_id and explanation, `failed` the first two. Pairs
-    without a reference are left out.
-    """
-    texts = {_ids(row): "" for row in failed.to_pylist()}
-    texts |= {_ids(row): row["explanation"] for row in explanations.to_pylist()}
-    return [(pair, texts[pair.ids]) for pair in held_out_pairs(dataset, split) if pair.ids in texts]
-
-
 def score_pairs(
-    explainer: Explainer, rows: Sequence[Row], decoding: DecodingConfig
-) -> list[ScoredPair]:
-    """The rows with their scores, by the own vector and by another user's.
+    explainer: Explainer, pairs: Sequence[HeldOutPair], decoding: DecodingConfig
+) -> tuple[list[ScoredPair], Coverage]:
+    """Explain pairs, and score the texts by the own vector and by another user's.
 
-    Both texts have passed the same rules. The rows must be of two users or more.
+    Both texts have passed the same rules. The pairs must be of two users or more.
     """
-    pairs = [pair for pair, _ in rows]
     users = other_users([pair.user_id for pair in pairs])
     others = [explainer.dataset.user_index(user) for user in users]
     fits = fitting_pairs(explainer, pairs)
@@ -158,18 +134,28 @@ def score_pairs(
     can_be_asked = {
         pair: other for pair, other, fit in zip(pairs, others, fits, strict=True) if fit
     }
+    asked = [*can_be_asked]
+    written = generated_texts(explainer, own_pairs(asked), decoding, "explanations")
+    texts = _shown(pairs, asked, written)
     planted = [pair for pair in pairs if pair.aspect is not None]
-    written = [pair for pair in planted if pair in can_be_asked]
-    prompts = shuffled_pairs(written, [can_be_asked[pair] for pair in written])
-    texts = generated_texts(explainer, prompts, decoding, "texts with another user's vector")
-    shuffled = dict.fromkeys(planted, "")
-    shuffled |= {
-        pair: text.text for pair, text in zip(written, texts, strict=True) if not text.failure
-    }
-    return [
-        _scored(explainer, pair, text, nll, shuffled.get(pair))
-        for (pair, text), nll in zip(rows, weighed, strict=True)
+    shuffled_asked = [pair for pair in planted if pair in can_be_asked]
+    prompts = shuffled_pairs(shuffled_asked, [can_be_asked[pair] for pair in shuffled_asked])
+    of_others = generated_texts(explainer, prompts, decoding, "texts with another user's vector")
+    shuffled = _shown(planted, shuffled_asked, of_others)
+    scored = [
+        _scored(explainer, pair, texts[pair], nll, shuffled.get(pair))
+        for pair, nll in zip(pairs, weighed, strict=True)
     ]
+    return scored, Coverage.of(written, len(pairs) - len(asked))
+
+
+def _shown(
+    pairs: Sequence[HeldOutPair], asked: Sequence[HeldOutPair], written: Sequence[Explanation]
+) -> dict[HeldOutPair, str]:
+    """Return the text of each pair, "" if none was written or a rule refused it."""
+    texts = dict.fromkeys(pairs, "")
+    both = zip(asked, written, strict=True)
+    return texts | {pair: text.text for pair, text in both if text.failure is None}
 
 
 def other_users(user_ids: Sequence[str], seed: int = 0) -> list[str]:

@@ -30,8 +30,8 @@ from xrec.llm.model import (
     stop_token_ids,
 )
 from xrec.llm.prompt import PromptBuilder
-from xrec.llm.source import anywhere, model_fingerprint, resolve_model
-from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest, shared_uris
+from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 
 logger = logging.getLogger("xrec")
 
@@ -48,9 +48,9 @@ class Sources:
 
 
 def sources_of(config: ExplanationsJobConfig) -> Sources:
-    """Return what the workers load, with URIs that do not depend on the working directory."""
-    uris = shared_uris(config, "dataset", "graph", "adapter")
-    return Sources(**uris, llm=anywhere(config.llm), storage=config.storage)
+    """Return what the workers load."""
+    uris = {name: config.artifact(name) for name in ("dataset", "graph", "adapter")}
+    return Sources(**uris, llm=config.llm, storage=config.storage)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ of items that have it. An interaction has weight 1.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from xrec.data.aspects import check_aspects
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError
 
@@ -98,20 +98,6 @@ def dataset_aspect_edges(dataset: Dataset) -> AspectEdges:
         num_items=dataset.num_items,
         num_aspects=dataset.aspects.num_rows,
     )
-
-
-def check_aspects(indices: npt.NDArray[np.int64], num_aspects: int, table: str) -> None:
-    """Raise DataError if an aspect_index of the dataset's `table` is not one of its aspects."""
-    wrong = (indices < 0) | (indices >= num_aspects)
-    if wrong.any():
-        raise DataError(
-            f"{table}: {int(wrong.sum())} rows have an aspect_index out of range, the first is "
-            f"{int(indices[wrong][0])}; expected 0 to {num_aspects - 1}, the rows of the table "
-            "aspects: prepare the dataset again",
-            code="index_out_of_range",
-            key=f"{table}.aspect_index",
-            saw=int(indices[wrong][0]),
-        )
 
 
 def _counts(table: pa.Table, row: str, num_aspects: int) -> AspectCounts:

@@ -61,6 +61,8 @@ class ItemIndex:
         needed = k + torch.bincount(seen.of(rows)[0], minlength=len(rows))
         few = needed <= min(_MOST_FOUND, self._index.ntotal)
         for some in needed.argsort()[: int(few.sum())].split(_USERS_PER_SEARCH):
+            if not len(some):  # nobody has few
+                break
             number = min(max(self._num_search, int(needed[some[-1]])), self._index.ntotal)
             vectors, (of_user, there) = users[rows[some]], seen.of(rows[some])
             found = self._search(vectors, number)
@@ -72,6 +74,7 @@ class ItemIndex:
             if added is not None:
                 of_found += _added_at(keys, added[0] * len(items) + added[1], added[2])
             is_out = torch.isin(keys, there + of_user * len(items)) | (found < 0)
+            is_out |= torch.isin(found, seen.lost)
             scores[some], at = stable_top_k(of_found.masked_fill(is_out, -torch.inf), k)
             best[some] = found.gather(1, at)
         rest = (scores[:, -1] == -torch.inf).nonzero()[:, 0]

@@ -13,6 +13,7 @@ item of H:
     ndcg      = sum_j 1 / log2(h_j + 1), divided by the same sum over the ranks 1 to min(k, |H|)
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -51,6 +52,12 @@ class SeenItems:
         is_sorted = bool((users[1:] >= users[:-1]).all())
         self._edges = edges if is_sorted else edges[:, users.argsort()]
         self.lost = torch.empty(0, dtype=torch.int64) if lost is None else lost
+
+    def with_lost(self, lost: Tensor) -> "SeenItems":
+        """Return these items with other `lost` ones."""
+        other = copy.copy(self)
+        other.lost = lost
+        return other
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each."""

@@ -1,42 +1,37 @@
-"""What lies in a user's folder: each file's rows, and of each column what its values look like."""
+"""What is in a user's files: rows and columns, read by DuckDB.
+
+The jobs read the files anew and reject what cannot be used; here it only has to be enough to guess.
+"""
 
 import gzip
-import io
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
-from xrec.annotate import parse_number
+import duckdb
+
+from xrec.annotate import parse_number, parse_time
 from xrec.config import TABLE_ENDINGS, Delimiter
-from xrec.data.blocks import stream_lines
-from xrec.data.lines import decoded, keys_of
 from xrec.errors import DataError, StorageNotFoundError
-from xrec.init import words
+from xrec.init import names
 from xrec.storage import Location
 
-_MAX_FILES = 40
-_SHOWN = 10
-_HEAD_BYTES = 65536
 _MOST_BAD = 0.05  # of the cells of a column that is used nevertheless
 _ENCODING = "cp1252"  # of lines that are not UTF-8: Windows', with all of Latin-1
-
-Parse = Callable[[object], object]
+_PARSERS: Mapping[str, Callable[[object], Any]] = {"rating": parse_number, "time": parse_time}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a file: how often each value is there, as a string, and how many cells are empty.
-
-    ours: our column that the user says it is.
-    """
+    """A column of a file. ours: our column that the user says it is."""
 
     name: str
-    counts: Counter[str]
-    num_empty: int
-    ours: str | None = None
+    ours: str | None
+    table: duckdb.DuckDBPyRelation
 
     @property
     def known_as(self) -> str:
@@ -44,47 +39,59 @@ class Column:
         return self.ours or self.name
 
     @cached_property
+    def counts(self) -> Counter[str]:
+        """How often each value occurs, empty cells left out."""
+        column = quoted(self.name)
+        return Counter(dict(self._rows(f"{column}, count(*)", f"GROUP BY {column}")))
+
+    @cached_property
     def mean_words(self) -> float:
-        """Words of a value."""
-        return sum(len(value.split()) for value in self.counts) / max(1, len(self.counts))
+        """The mean number of words of the different values."""
+        words = f"avg(len(string_split_regex(trim({quoted(self.name)}), '\\s+')))"
+        ((mean,),) = self._rows(words)
+        return float(mean or 0)
 
     @cached_property
     def is_number(self) -> bool:
-        """Whether its values are numbers, but for a few."""
-        return self.is_mostly(parse_number)
+        """Whether nearly all values are numbers."""
+        number = f"TRY_CAST(replace({quoted(self.name)}, ',', '.') AS DOUBLE)"
+        ((share,),) = self._rows(f"avg(({number} IS NOT NULL)::INT)")
+        return (share or 0) >= 1 - _MOST_BAD
 
-    @property
+    @cached_property
     def is_key(self) -> bool:
-        """True if no two of its values are equal, but for a few."""
-        return 0 < 0.98 * self.counts.total() <= len(self.counts)
+        """Whether nearly all values differ."""
+        column = quoted(self.name)
+        ((num_filled, num_different),) = self._rows(f"count(*), count(DISTINCT {column})")
+        return bool(0 < 0.98 * num_filled <= num_different)
 
-    def is_mostly(self, parse: Parse) -> bool:
-        """Whether `parse` refuses at most one in twenty of its cells."""
-        bad, good = self.parsed(parse)
-        return bad.total() <= _MOST_BAD * self.counts.total() and bool(good)
-
-    def parsed(self, parse: Parse) -> tuple[Counter[str], list[Any]]:
-        """The values for which `parse` raises ValueError, and what it makes of the other cells."""
-        bad, good = Counter[str](), list[Any]()
+    def parsed(self, meaning: str) -> tuple[Counter[str], list[float | None]]:
+        """Return the values that are no rating or time, with counts, and the others parsed."""
+        bad, good = Counter[str](), list[float | None]()
         for value, count in self.counts.items():
             try:
-                good += [parse(value)] * count
+                good += [_PARSERS[meaning](value)] * count
             except ValueError:
                 bad[value] = count
         return bad, good
 
+    def is_mostly(self, meaning: str) -> bool:
+        """Return whether at most one in twenty cells is no rating or time."""
+        bad, good = self.parsed(meaning)
+        return bad.total() <= _MOST_BAD * self.counts.total() and bool(good)
+
+    def _rows(self, what: str, end: str = "") -> list[tuple[Any, ...]]:
+        column = quoted(self.name)
+        return self.table.query("t", f"SELECT {what} FROM t WHERE {column} <> '' {end}").fetchall()
+
 
 @dataclass(frozen=True)
 class File:
-    """A file that holds a table: its rows, those that cannot be read included, and its columns."""
+    """A file that holds a table."""
 
     name: str
     num_rows: int
     columns: tuple[Column, ...]
-
-    @property
-    def stem(self) -> str:
-        return self.name.partition(".")[0]
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -92,92 +99,106 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """The tables of a folder; `contents` by file name, `others` are files that xrec cannot read.
+    """The tables of a folder; `others` are files that xrec cannot read.
 
-    foreign: by file name, the lines that are not UTF-8, read in `encoding`, which is null if there
-    are none.
+    foreign: by file, how many lines are not UTF-8, and one of them, read in cp1252.
     """
 
     location: Location
     files: tuple[File, ...]
-    contents: Mapping[str, bytes]
     others: tuple[str, ...]
     delimiter: str
-    foreign: Mapping[str, Sequence[str]]
+    foreign: Mapping[str, tuple[int, str]]
 
+    @property
     def settings(self) -> dict[str, Any]:
-        """The values of a `source` that say how its files are read, and where they are."""
+        """The values of a `source` that say where its files are and how they are read."""
         encoding = _ENCODING if self.foreign else None
-        uri = self.location.shared_uri
+        uri = self.location.uri
         return {"uri": uri, "delimiter": self.delimiter, "encoding": encoding}
 
 
-def read_folder(location: Location, given: Mapping[str, str] | None = None) -> Folder:
+def read_folder(location: Location, given: Mapping[str, str]) -> Folder:
     """Read every table in the folder `location`, or the table that it is; no folders in it.
 
-    given: our columns by those of the files that they are, as far as the user has said it.
+    given: our columns by those of the files, as far as the user says.
 
-    Raises StorageNotFoundError if it is not there, DataError if it holds no table or one that
-    cannot be read, and another StorageError if it must not be read.
+    Raises StorageNotFoundError if it does not exist, DataError if it holds no table, or one that is
+    empty or cannot be read.
     """
-    is_file = location.is_file()
-    names = [location.name] if is_file else _names_in(location)
-    tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
-    _check_number(location, tables, names)
-    where = location.uri.rpartition("/")[0] if is_file else location
-    contents = {name: (location if is_file else location / name).read_bytes() for name in tables}
-    texts = {name: _text(name, data) for name, data in contents.items()}
-    delimiter = _delimiter(texts)
-    files = tuple(
-        _read(f"{where}/{name}", name, contents[name], delimiter, given or {}) for name in tables
-    )
-    others = tuple(name for name in names if name not in contents)
-    foreign = {name: lines for name, text in texts.items() if (lines := _foreign_lines(text))}
-    return Folder(location, files, contents, others, delimiter, foreign)
+    found = {location.name: location} if location.is_file() else _files_in(location)
+    tables = {name: at for name, at in found.items() if name.lower().endswith(TABLE_ENDINGS)}
+    if not tables:
+        seen = tuple(found)[:10]
+        raise DataError(
+            f"{location}: no file that xrec can read; expected files that end in "
+            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(seen) or 'no files'}",
+            code="no_table_file",
+            key="--from",
+            saw=seen,
+        )
+    contents = {name: _unpacked(name, at) for name, at in tables.items()}
+    delimiter = _delimiter(contents)
+    database, foreign = duckdb.connect(), dict[str, tuple[int, str]]()
+    files = list[File]()
+    with TemporaryDirectory(prefix="xrec-init-") as folder:
+        for number, (name, data) in enumerate(contents.items()):
+            if not name.lower().endswith(".parquet"):
+                data, lines = _as_utf8(data)
+                if lines:
+                    foreign[name] = len(lines), lines[0]
+            path = f"{folder}/{number}"
+            with open(path, "wb") as file:
+                file.write(data)
+            files.append(_read(database, path, f"file{number}", name, delimiter, given))
+    others = tuple(name for name in found if name not in tables)
+    return Folder(location, tuple(files), others, delimiter, foreign)
 
 
-def _names_in(location: Location) -> list[str]:
-    names = [name for name in location.files() if "/" not in name and name[0] not in "._"]
-    if not names and not location.exists():
+def _files_in(location: Location) -> dict[str, Location]:
+    found = [name for name in location.files() if "/" not in name and name[0] not in "._"]
+    if not found and not location.exists():
         raise StorageNotFoundError(
             f"{location}: there is no such file or folder; check --from",
             code="missing_file",
             key="--from",
             saw=location.uri,
         )
-    return names
+    return {name: location / name for name in found}
 
 
-def _check_number(location: Location, tables: Sequence[str], names: Sequence[str]) -> None:
-    if not tables:
+def _unpacked(name: str, location: Location) -> bytes:
+    """Return the content of a file; raise DataError if it is empty, cut or binary."""
+    data, problem, code = location.read_bytes(), "", "broken_file"
+    if name.lower().endswith(".gz"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            problem = f"not a whole gzip file ({error})"
+    if not data:
+        problem, code = "an empty file", "empty_file"
+    elif not problem and b"\0" in data[:65536] and not name.lower().endswith(".parquet"):
+        problem, code = "binary content, expected text (in UTF-8, not UTF-16)", "binary_file"
+    elif data.lstrip().startswith(b"[") and ".json" in name.lower():
+        problem, code = "a JSON array; jq -c '.[]' makes an object a line of it", "no_readable_row"
+    if problem:
         raise DataError(
-            f"{location}: no file that xrec can read; expected files that end in "
-            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(names[:_SHOWN]) or 'no files'}",
-            code="no_table_file",
-            key="--from",
-            saw=tuple(names[:_SHOWN]),
+            f"{location}: {problem}; fix it, or move it out of the folder", code=code, key=name
         )
-    if len(tables) > _MAX_FILES:
-        raise DataError(
-            f"{location}: {len(tables)} files, expected one for each table, {_MAX_FILES} at most; "
-            "put the tables into a folder of their own, each as one file",
-            code="too_many_files",
-            key="--from",
-            saw=len(tables),
-        )
+    return data
 
 
-def _delimiter(texts: Mapping[str, bytes]) -> str:
-    """What separates the columns of the CSV files, gzipped ones too: all must have the same.
+def _delimiter(contents: Mapping[str, bytes]) -> str:
+    """Return what separates the columns of the CSV files: what their headers have most of.
 
-    It is what stands most often in a header; a file with a single column has none.
+    DuckDB's sniffer takes another one where rows are ragged. Raises DataError if files differ.
     """
     found: dict[str, list[str]] = {}
-    for name, text in texts.items():
-        if name.lower().endswith((".csv", ".csv.gz")) and b"\0" not in text[:_HEAD_BYTES]:
-            header = text.partition(b"\n")[0].decode("utf-8-sig", errors="replace")
+    for name, data in contents.items():
+        if ".csv" in name.lower():
+            header = data.partition(b"\n")[0].decode("utf-8", errors="replace")
             best = max(get_args(Delimiter), key=header.count)
-            if best in header:
+            if best in header:  # a file with a single column has none
                 found.setdefault(best, []).append(name)
     if len(found) > 1:
         shown = "; ".join(f"{delimiter!r} in {', '.join(of)}" for delimiter, of in found.items())
@@ -191,89 +212,79 @@ def _delimiter(texts: Mapping[str, bytes]) -> str:
     return next(iter(found), ",")
 
 
-def _text(name: str, data: bytes) -> bytes:
-    """A file's text; empty of Parquet, and of what cannot be read, which reading the file tells."""
-    if name.lower().endswith(".parquet"):
-        return b""
+def _as_utf8(data: bytes) -> tuple[bytes, list[str]]:
+    """Return a text in UTF-8, and its lines that were not."""
+    lines, foreign = data.split(b"\n"), list[str]()
+    for number, line in enumerate(lines):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            foreign.append(line.decode(_ENCODING, errors="replace"))
+            lines[number] = foreign[-1].encode()
+    return b"\n".join(lines) if foreign else data, foreign
+
+
+def _read(
+    database: duckdb.DuckDBPyConnection,
+    path: str,
+    table: str,
+    name: str,
+    delimiter: str,
+    given: Mapping[str, str],
+) -> File:
+    """Load a file into `table`; raise DataError if no row can be read."""
     try:
-        return gzip.decompress(data) if name.lower().endswith(".gz") else data
-    except (OSError, EOFError, zlib.error):
-        return b""
-
-
-def _foreign_lines(text: bytes) -> list[str]:
-    """The lines that are not UTF-8, in the encoding in which they are read."""
-    lines = (line.decode("utf-8", "surrogateescape") for line in text.splitlines())
-    return [read for line in lines if (read := decoded(line, _ENCODING)) != line]
-
-
-def _read(where: str, name: str, data: bytes, delimiter: str, given: Mapping[str, str]) -> File:
-    if not data:
+        if name.lower().endswith(".parquet"):
+            rows = database.read_parquet(path)
+        elif ".json" in name.lower():
+            sql = "FROM read_json(?, format = 'newline_delimited', ignore_errors = true)"
+            rows = database.sql(sql, params=[path])
+        else:
+            of_file = "\t" if ".tsv" in name.lower() else delimiter
+            sql = """FROM read_csv(?, delim = ?, header = true, all_varchar = true, quote = '"',
+                escape = '"', ignore_errors = true, strict_mode = false)"""
+            rows = database.sql(sql, params=[path, of_file])
+        columns = [_as_text(*each) for each in zip(rows.columns, rows.types, strict=True)]
+        usable = {text: column for text, column in zip(columns, rows.columns, strict=True) if text}
+        rows.project(", ".join(usable)).create(table)
+    except duckdb.Error as error:
         raise DataError(
-            f"{where}: an empty file; fill it, or move it out of the folder",
-            code="empty_file",
+            f"{name}: cannot be read: {str(error).splitlines()[0]}; fix it, or move it out of the "
+            "folder",
+            code="broken_file",
             key=name,
-        )
-    if not name.lower().endswith((".parquet", ".gz")) and b"\0" in data[:_HEAD_BYTES]:
+        ) from error
+    made = database.table(table)
+    ((num_rows,),) = made.aggregate("count(*)").fetchall()
+    if not num_rows:
         raise DataError(
-            f"{where}: binary content, expected text; is its ending right, or is it in UTF-16? "
-            "Convert it, or move it out of the folder",
-            code="binary_file",
-            key=name,
-        )
-    columns, lines = stream_lines(where, io.BytesIO(data), delimiter, _ENCODING)
-    rows = list(lines)
-    readable = [row.values for row in rows if row.values is not None]
-    if not readable:
-        problem = rows[0].problem if rows else "it has no rows"
-        if data.lstrip().startswith(b"[") and ".json" in name.lower():
-            problem = "a JSON array, expected an object a line: jq -c '.[]' converts it"
-        raise DataError(
-            f"{where}: no row can be read ({problem}); fix it, or move it out of the folder",
+            f"{name}: no row can be read; fix it, or move it out of the folder",
             code="no_readable_row",
             key=name,
-            saw=problem,
         )
-    names = [each for each in columns or keys_of(rows) if each]
-    _check_utf8(where, names)
-    usable = [each for each in names if not _is_nested(each, readable)]
-    return File(name, len(rows), tuple(_column(each, readable, given.get(each)) for each in usable))
+    own = [Column(column, given.get(column), made) for column in usable.values()]
+    return File(name, num_rows, tuple(own))
 
 
-def _check_utf8(where: str, names: Sequence[str]) -> None:
-    """Raise DataError for a column whose name no project file can hold."""
-    for name in names:
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: the name of the column {name!a} is valid neither as UTF-8 nor as "
-                f"{_ENCODING}; save the file as UTF-8",
-                code="column_not_utf8",
-                key=where,
-            ) from error
+def _as_text(name: str, type_: Any) -> str:
+    """Return SQL that reads a column as text; none for objects, and lists of lists or objects."""
+    column, kind = quoted(name), str(type_)
+    if kind.startswith(("STRUCT", "MAP")) or kind.endswith((")[]", "[][]")):
+        return ""
+    text = f"{column}->>'$'" if kind == "JSON" else f"{column}::VARCHAR"
+    return f"({text}) AS {column}"
 
 
-def _is_nested(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """True for a column with objects, or lists of lists or objects: no column of ours is such."""
-    values = (row.get(name) for row in rows)
-    return any(
-        isinstance(value, dict)
-        or (isinstance(value, list) and any(isinstance(part, list | dict) for part in value))
-        for value in values
-    )
+def quoted(name: str) -> str:
+    """Return a column's name for SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
-def _column(name: str, rows: Sequence[Mapping[str, Any]], ours: str | None) -> Column:
-    cells = Counter(str(value) for row in rows if (value := row.get(name)) not in (None, ""))
-    return Column(name, cells, len(rows) - cells.total(), ours)
-
-
-def likeliest(columns: Iterable[Column], meaning: words.Meaning) -> Column | None:
-    """The column whose name is likeliest to have that meaning, or None; what is given is first."""
+def likeliest(columns: Iterable[Column], meaning: names.Meaning) -> Column | None:
+    """Return the column whose name is likeliest to have that meaning; what is given comes first."""
     ranked = [
         (column.ours is None, rank, column)
         for column in columns
-        if (rank := words.rank(column.known_as, meaning)) is not None
+        if (rank := names.rank(column.known_as, meaning)) is not None
     ]
     return min(ranked, key=lambda each: each[:2])[2] if ranked else None

@@ -45,3 +45,15 @@ class Job(Protocol):
 def job_named(name: str) -> Job:
     """Import the module of a job."""
     return cast(Job, importlib.import_module(f"xrec.jobs.{name.replace('-', '_')}"))
+
+
+def run_job(name: str, config: Any) -> "Manifest | None":
+    """Run a job, once its buckets and its list of unsafe words are known to be readable."""
+    from xrec.storage import check_artifacts
+
+    check_artifacts(config)
+    if (decoding := getattr(config, "decoding", None)) is not None:
+        from xrec.checks import check_word_list
+
+        check_word_list(decoding.text.checks, config.storage)
+    return job_named(name).run(config)

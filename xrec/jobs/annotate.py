@@ -15,7 +15,7 @@ from xrec.annotate import (
 )
 from xrec.config import AnnotateConfig
 from xrec.jobs.output import Output
-from xrec.storage import RUN_RECORD, Manifest, check_artifacts, location_of
+from xrec.storage import RUN_RECORD, Manifest, location_of
 
 
 def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
@@ -34,7 +34,6 @@ def run(config: AnnotateConfig) -> Manifest | None:
     """Keep the reviews and write the missing texts on Ray; None if the limit ended the run."""
     from xrec.cluster import demand_of_actors, ready_cluster
 
-    check_artifacts(config, KIND)
     if config.retry_failed is None and (done := output(config).done()) is not None:
         return done
     spec = annotator_spec(config, os.environ)

@@ -18,7 +18,7 @@ def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
     With `takes_down`, makes one takedown per reason. Neither writes texts nor loads the language
     model. Raises what `load_finisher` and `take_down` raise.
     """
-    check_artifacts(config, "dataset", "graph", "adapter", "explanations")
+    check_artifacts(config)
     rules, uri = config.decoding.text, config.artifact("explanations")
     check_word_list(rules.checks, config.storage)
     table, finisher = published(uri, storage=config.storage), load_finisher(sources_of(config))

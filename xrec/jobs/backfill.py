@@ -4,11 +4,10 @@ from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, retry_reasons, run_request
 from xrec.backfill.preview import preview_lines
 from xrec.bulk import preview
-from xrec.checks import check_word_list
 from xrec.config import BackfillConfig
 from xrec.jobs.output import Output
 from xrec.nights import make_gate
-from xrec.storage import Manifest, check_artifacts
+from xrec.storage import Manifest
 
 
 def output(config: BackfillConfig, *, exact: bool = True) -> Output:
@@ -37,8 +36,6 @@ def run(config: BackfillConfig) -> Manifest | None:
     from xrec.backfill.driver import finish, has_work, run_backfill
     from xrec.cluster import demand_of_actors, ready_cluster
 
-    check_artifacts(config, "dataset", "graph", "adapter", "explanations")
-    check_word_list(config.decoding.text.checks, config.storage)
     run = open_backfill(config)
     gate = make_gate(config, run)
     if not has_work(config, run):

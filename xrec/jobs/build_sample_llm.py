@@ -2,7 +2,7 @@
 
 from xrec.config import BuildSampleLLMConfig, identity_of
 from xrec.jobs.output import Output
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import Manifest, location_of
 
 
 def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
@@ -14,5 +14,4 @@ def run(config: BuildSampleLLMConfig) -> Manifest:
     """Train in this process, unless it is done."""
     from xrec.sample.language_model import build_sample_llm
 
-    check_artifacts(config, "llm")
     return output(config).done() or build_sample_llm(config)

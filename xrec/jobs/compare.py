@@ -2,14 +2,13 @@
 
 import os
 
-from xrec.checks import check_word_list
 from xrec.config import ADAPTERS, CompareConfig
 from xrec.data.dataset import check_has_explanations
 from xrec.jobs.output import Output
 from xrec.lab.compare.entries import comparison_identity
 from xrec.lab.measures.judge import judge_keys
 from xrec.llm.source import known_fingerprint
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import Manifest, location_of
 
 
 def output(config: CompareConfig, *, exact: bool = True) -> Output:
@@ -28,8 +27,6 @@ def run(config: CompareConfig) -> Manifest:
     from xrec.cluster import demand_of_actors, demand_of_workers, ready_cluster
     from xrec.lab.compare.comparison import check_packages, compare
 
-    check_artifacts(config, "dataset", "graph", "comparison")
-    check_word_list(config.decoding.text.checks, config.storage)
     check_has_explanations(location_of(config, "dataset"))
     check_packages(config)
     made = output(config)

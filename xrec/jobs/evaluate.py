@@ -1,14 +1,12 @@
-"""Job `evaluate`: explanations and their references in, metrics and a report out."""
+"""Job `evaluate`: a model and held-out pairs in, metrics of its texts and a report out."""
 
 from collections.abc import Mapping
 
-from xrec.backfill import read, read_failed
-from xrec.checks import check_word_list
 from xrec.config import EvaluateConfig, identity_of
 from xrec.jobs.output import Output
-from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of
+from xrec.storage import Kind, Manifest, location_of, manifest_of
 
-_ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
+_ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter")
 
 
 def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
@@ -17,26 +15,17 @@ def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: EvaluateConfig) -> Manifest:
-    """Score the explanations of held-out pairs in this process, unless it is done.
+    """Explain held-out pairs in this process and score the texts, unless it is done."""
+    from xrec.evaluate.run import evaluate
 
-    Raises what `check_lineage` and `evaluate` raise.
-    """
-    from xrec.evaluate.run import check_lineage, evaluate
-
-    check_artifacts(config, *_ARTIFACTS, "evaluation")
-    check_word_list(config.decoding.text.checks, config.storage)
     manifests = _manifests(config)
-    check_lineage(config, manifests)
     if (done := _output(config, manifests).done()) is not None:
         return done
-    table = (config.artifact("explanations"), manifests["explanations"].version, config.storage)
-    explanations = read(*table).to_table(columns=["user_id", "item_id", "explanation", "kind"])
-    failed = read_failed(*table).to_table(columns=["user_id", "item_id", "reason"])
-    return evaluate(config, explanations, failed, manifests)
+    return evaluate(config, manifests)
 
 
 def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
-    return {name: manifest_of(config, name) for name in _ARTIFACTS}
+    return {kind: manifest_of(config, kind) for kind in _ARTIFACTS}
 
 
 def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:

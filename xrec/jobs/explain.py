@@ -13,7 +13,7 @@ def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
 
     Raises UnknownIdError for an id that is not in the dataset, and what `load_explainer` raises.
     """
-    check_artifacts(config, "dataset", "graph", "adapter")
+    check_artifacts(config)
     check_word_list(config.decoding.text.checks, config.storage)
     engine = config.engine
     if engine.kind == "auto" and engine.num_gpus == 1:

@@ -2,7 +2,7 @@
 
 from xrec.config import NeighborsConfig
 from xrec.jobs.output import Output
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import Manifest, location_of
 
 
 def output(config: NeighborsConfig, *, exact: bool = True) -> Output:
@@ -16,5 +16,4 @@ def run(config: NeighborsConfig) -> Manifest:
     """Build them in this process, unless it is done."""
     from xrec.neighbors.make import make_neighbors
 
-    check_artifacts(config, "dataset", "graph", "neighbors")
     return output(config).done() or make_neighbors(config)

@@ -9,20 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.errors import ArtifactMismatchError
 from xrec.storage import (
     DELETING,
     MANIFEST,
-    TABLES,
     Kind,
     Location,
     Manifest,
     delete_artifact,
     differing_fields,
+    find_manifest,
     finished,
     read_manifest,
 )
 
+TABLES: tuple[Kind, ...] = ("explanations",)
+"""The artifacts that are tables with versions."""
 State = Literal["missing", "begun", "up to date", "stale"]
 
 
@@ -58,20 +60,21 @@ class Output:
     def done(self) -> Manifest | None:
         """Return the manifest if this run is finished, and None if nothing is there.
 
-        A table that lacks rows whose takedown was lifted is not finished. Raises
-        ArtifactMismatchError, naming the fields that differ, if another run's artifact is there.
+        A table of another run is replaced, so nothing is returned for it. Raises
+        ArtifactMismatchError, naming the fields that differ, for another artifact of another run.
         """
-        manifest = finished(self.location, self.kind, self.config, self.inputs)
-        return None if manifest is not None and self._lacks_lifted() else manifest
+        if self.kind not in TABLES:
+            return finished(self.location, self.kind, self.config, self.inputs)
+        found = self.found()
+        return found.manifest if found.state == "up to date" else None
 
     def found(self) -> Found:
         """Return what is there, and how it differs from this run.
 
         Raises ArtifactMismatchError if the location holds another kind of artifact.
         """
-        try:
-            manifest = read_manifest(self.location, self.kind)
-        except ArtifactNotFoundError:
+        manifest = self._manifest()
+        if manifest is None:
             if (self.location / DELETING).is_file():
                 return Found("stale", None, ("its deletion was interrupted",))
             return self._unfinished()
@@ -112,10 +115,17 @@ class Output:
                 saw=self.location.uri,
             )
 
+    def _manifest(self) -> Manifest | None:
+        if self.kind not in TABLES:
+            return find_manifest(self.location, self.kind)
+        from xrec.bulk import find_published  # deltalake, which most commands do not need
+
+        return find_published(self.location, self.kind)
+
     def _lacks_lifted(self) -> bool:
         if self.kind not in TABLES:
             return False
-        from xrec.bulk import lacks_lifted  # deltalake, which most commands do not need
+        from xrec.bulk import lacks_lifted  # deltalake too
 
         return lacks_lifted(self.location)
 

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
 
 from xrec import nights
 from xrec.config import JobConfig, Project, RayJobConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
-from xrec.jobs import PIPELINE, job_named
-from xrec.jobs.output import Found, Output
-from xrec.storage import TABLES, Manifest
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, XRecError
+from xrec.jobs import PIPELINE, job_named, run_job
+from xrec.jobs.output import TABLES, Found, Output
+from xrec.storage import Manifest
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 
@@ -102,7 +101,7 @@ def _run_job(
         config = costs.start(name, config)
     if isinstance(config, RayJobConfig):
         cluster.enter_context(ensure_ray(config.ray))
-    manifest = job_named(name).run(config)
+    manifest = run_job(name, config)
     assert manifest is not None  # there is no limit
     if costs is not None:
         costs.end(manifest.metrics)
@@ -117,9 +116,26 @@ def refresh(
     source: str = "",
     tell: Callable[[str], None],
 ) -> Manifest:
-    """Update a project from its new raw files; see `xrec.nights.refresh`."""
-    run_jobs = partial(run, redo=True, source=source, tell=tell)
-    return nights.refresh(configs, _state, run_jobs, train=train, reread=reread, tell=tell)
+    """Make what changed since the explanations were published, publish, and report what it cost.
+
+    The new artifacts go to <workspace>/nights/N; see `plan_night` for `train` and `reread`. The
+    budget and the prices of the backfill are for all jobs. What the jobs cost is in nights/N, and
+    the total is the metric `night` of the manifest, or of the error.
+
+    Raises BudgetError if the budget is used up, and what `plan_night` and the jobs raise.
+    """
+    night = nights.plan_night(configs, _state, train=train, reread=reread)
+    tell(night.title)
+    costs = nights.NightCosts(night)
+    try:
+        manifest = run(night.jobs, redo=True, source=source, costs=costs, tell=tell)
+    except XRecError as error:
+        costs.end(error.metrics)
+        outcome = f"{type(error).__name__}, exit code {error.exit_code}"
+        error.metrics = costs.report(error.metrics, outcome, tell)
+        raise
+    metrics = costs.report(manifest.metrics, f"published as version {manifest.version}", tell)
+    return manifest.model_copy(update={"metrics": metrics})
 
 
 def _state(name: str, config: JobConfig, *, ignoring: Sequence[str] = ()) -> str:

@@ -3,7 +3,7 @@
 from xrec.config import PretrainGraphConfig
 from xrec.graph.identity import graph_identity
 from xrec.jobs.output import Output
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import Manifest, location_of
 
 
 def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
@@ -17,8 +17,5 @@ def run(config: PretrainGraphConfig) -> Manifest:
     from xrec.cluster import demand_of_workers, ready_cluster
     from xrec.train.graph import pretrain_graph
 
-    check_artifacts(config, "dataset", "graph")
-    if (done := output(config).done()) is not None:
-        return done
-    with ready_cluster(config, "graph", demand_of_workers(config.workers)):
-        return pretrain_graph(config)
+    demand = demand_of_workers(config.workers)
+    return pretrain_graph(config, lambda: ready_cluster(config, "graph", demand))

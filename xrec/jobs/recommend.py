@@ -1,33 +1,22 @@
-"""Job `recommend`: dataset and graph in, each user's best unseen items out."""
+"""Job `recommend`: dataset and graph in, the best items of each user out."""
 
 from xrec.config import RecommendConfig
 from xrec.jobs.output import Output
-from xrec.recommend import (
-    identify_recommendations,
-    plan_recommendations,
-    publish_recommendations,
-    read_tables,
-    run_recommend,
-)
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.recommend import identify
+from xrec.storage import Manifest, location_of
 
 
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:
     """Return the job's output."""
-    identity = identify_recommendations(config)
-    location = location_of(config, "recommendations")
-    return Output(location, "recommendations", identity.config, identity.inputs)
+    return Output(location_of(config, "recommendations"), "recommendations", *identify(config))
 
 
 def run(config: RecommendConfig) -> Manifest:
-    """Rank what is left on Ray, unless it is published."""
+    """Rank on Ray, unless it is done."""
     from xrec.cluster import ONE_CPU, ready_cluster
+    from xrec.recommend.ranking import recommend
 
-    check_artifacts(config, "dataset", "graph", "recommendations")
     if (done := output(config).done()) is not None:
         return done
-    planned = plan_recommendations(config, read_tables(config)[0])
-    if (manifest := publish_recommendations(planned)) is not None:
-        return manifest
     with ready_cluster(config, "recommendations", ONE_CPU):
-        return run_recommend(config, planned)
+        return recommend(config)

@@ -12,9 +12,9 @@ from xrec.cluster import ensure_ray
 from xrec.config import ServeConfig
 from xrec.errors import XRecError
 from xrec.generate.loading import check_sources, sources_of
-from xrec.serve.artifacts import CHOICE, choice_of, read_lookup
+from xrec.serve.artifacts import read_lookup
 from xrec.serve.deployment import deploy, deployed
-from xrec.storage import check_artifacts, open_location, shared_uris
+from xrec.storage import check_artifacts
 
 logger = logging.getLogger("xrec")
 
@@ -48,19 +48,12 @@ def run(
 
 
 def checked(config: ServeConfig) -> ServeConfig:
-    """Return `config` with URIs that any process can open.
-
-    Raises if the artifacts that it names, or else those of the last night, do not fit together.
-    """
-    check_artifacts(config, *CHOICE)
+    """Return `config` if the artifacts that it names, or the last night's, fit together."""
+    check_artifacts(config)
     current = present(config)
-    sources = sources_of(current)
-    workspace = open_location(config.workspace, config.storage).shared_uri
-    named = [name for name, uri in choice_of(config).items() if uri]
-    shared = shared_uris(config, *named)
     check_word_list(config.decoding.text.checks, config.storage)
-    read_lookup(current, check_sources(sources).model)
-    return config.model_copy(update={**shared, "workspace": workspace, "llm": sources.llm})
+    read_lookup(current, check_sources(sources_of(current)).model)
+    return config
 
 
 def _hang_ups() -> Iterator[None]:

@@ -4,6 +4,7 @@ Reads manifests and lists files. Starts no cluster, downloads no language model,
 only where they are few; notes say what was not compared.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -59,6 +60,8 @@ def _status(job: str, config: JobConfig) -> ArtifactStatus:
     kind = ARTIFACT_OF[job]
     location = location_of(config, kind)
     check_access(location, config.storage)
+    with suppress(XRecError):  # it is told below
+        location = location_of(present(config), kind)
     num_bytes = sum(int(info["size"]) for info in location.details().values())
     status = ArtifactStatus(kind, location.uri, "missing", None, num_bytes)
     try:

@@ -4,7 +4,7 @@ from xrec.adapter.config import training_identity
 from xrec.config import TrainAdapterConfig
 from xrec.data import check_has_explanations
 from xrec.jobs.output import Output
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import Manifest, location_of
 
 
 def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
@@ -25,9 +25,6 @@ def run(config: TrainAdapterConfig) -> Manifest:
     from xrec.cluster import demand_of_workers, ready_cluster
     from xrec.train.adapter import train_adapter
 
-    check_artifacts(config, "dataset", "graph", "adapter")
     check_has_explanations(location_of(config, "dataset"))
-    if (done := output(config).done()) is not None:
-        return done
-    with ready_cluster(config, "adapter", demand_of_workers(config.workers)):
-        return train_adapter(config)
+    demand = demand_of_workers(config.workers)
+    return train_adapter(config, lambda: ready_cluster(config, "adapter", demand))

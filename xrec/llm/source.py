@@ -49,14 +49,6 @@ def resolve_model(
     if "://" in source:
         return _from_storage(open_location(source, storage), download)
     folder = Path(source).expanduser()
-    if folder.exists() and llm.revision is not None:
-        raise ModelError(
-            f"llm.revision {llm.revision!r}: llm.model {source!r} is a folder of this machine, "
-            "which has no revisions; leave the revision out, or run where no such folder is",
-            code="folder_has_no_revision",
-            key="llm.revision",
-            saw=llm.revision,
-        )
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or not HUB_ID.fullmatch(source):
@@ -97,20 +89,6 @@ def encoder_folder(source: str) -> Path | None:
 def is_hub_id(source: str) -> bool:
     """Whether `source` has the form `owner/name` and is no local folder."""
     return bool(HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
-
-
-def name_anywhere(source: str) -> str:
-    """The same model for a process that runs in another folder: a local folder by its whole path.
-
-    source: the name of a language model, an encoder or a scoring model.
-    """
-    folder = Path(source).expanduser()
-    return str(folder.resolve()) if folder.exists() else source
-
-
-def anywhere(llm: LLMConfig) -> LLMConfig:
-    """The same language model for a process that runs in another folder: no path is relative."""
-    return llm.model_copy(update={"model": name_anywhere(llm.model)})
 
 
 def public_name(source: str) -> str:

@@ -1,20 +1,20 @@
 """Nights: bring a project up to date, judge the result, publish it, and forget people.
 
-    refresh     plan the jobs of a night, run them within one budget, report what they cost
+    plan        which jobs a night runs; costs: what they cost, within one budget
     gate        compare a finished run with what is published; a run that fails stays a candidate
     candidate   look at it, or publish it by force
     forget      remove people from all artifacts and tables
 
 A night's artifacts are in <workspace>/nights/N. The commit that publishes its explanations names
 them (`xrec.backfill.made_from`), so all of them become the present ones at once, and a rollback
-brings the previous ones back. The jobs themselves are passed in: this room does not know them.
+brings the previous ones back. `xrec refresh` (xrec.jobs.pipeline) runs them.
 """
 
 from xrec.nights.costs import NightCosts
 from xrec.nights.forget import forget
 from xrec.nights.gate import Gate, GateFigure, check_kept, make_gate
+from xrec.nights.plan import plan_night
 from xrec.nights.publish import look_at_candidate, publish_candidate
-from xrec.nights.refresh import refresh
 from xrec.nights.sample import Sample, diff_lines
 
 __all__ = [
@@ -28,5 +28,5 @@ __all__ = [
     "look_at_candidate",
     "make_gate",
     "publish_candidate",
-    "refresh",
+    "plan_night",
 ]

@@ -13,7 +13,7 @@ from typing import Any, cast
 from xrec.bulk import added, use_of, used_up
 from xrec.config import BackfillConfig, BulkConfig, JobConfig
 from xrec.errors import BudgetError
-from xrec.nights.plan import Night, with_values
+from xrec.nights.plan import Night
 from xrec.progress import short
 from xrec.storage import traffic
 
@@ -63,7 +63,7 @@ class NightCosts:
         left = {kind: most - used.get(kind, 0) for kind, most in self.spend.budget.items()}
         own = {kind: min(most, left.get(kind, most)) for kind, most in config.budget.items()}
         prices = config.prices or self.spend.prices
-        return with_values(config, {"budget": {**left, **own}, "prices": prices})
+        return config.model_copy(update={"budget": {**left, **own}, "prices": prices})
 
     def end(self, metrics: Mapping[str, Any]) -> None:
         """Add what the running job cost, by its metrics if they say it, and save the record."""

@@ -18,7 +18,6 @@ from xrec.backfill import last_night
 from xrec.config import JobConfig, Project
 from xrec.errors import ConfigError
 from xrec.graph.identity import START_FROM
-from xrec.nights.plan import TABLE_JOBS
 from xrec.schemas import REJECTED
 from xrec.storage import (
     DELETING,
@@ -42,6 +41,8 @@ from xrec.train.lease import CHECKPOINTS, refuse_live_training
 _FROM_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
 """Made from the texts of any night."""
 _MODELS: tuple[Kind, ...] = ("adapter", "graph")
+_OF_FOLDER: tuple[Kind, ...] = ("recommendations", *_MODELS)
+"""Made from the dataset in the same folder."""
 _SOURCES: Mapping[Kind, str] = {
     "dataset": "rejected.parquet",
     "annotations": "reviews/rejected.parquet",
@@ -115,8 +116,8 @@ def _take_down(uri: str, people: Forgotten, config: JobConfig) -> dict[str, Any]
 
 
 def _table_uris(configs: Mapping[str, JobConfig], config: JobConfig) -> tuple[list[str], list[str]]:
-    """Return the URIs of the tables of the project's jobs, and of others in the workspace."""
-    own = [configs[job].artifact(kind) for job, kind in TABLE_JOBS.items() if job in configs]
+    """Return the URI of the project's table, and those of others in the workspace."""
+    own = [configs["backfill"].artifact("explanations")] if "backfill" in configs else []
     workspace = _folders(config)[0]
     tables = [workspace / name for name in workspace.folders()]
     return own, [t.uri for t in tables if t.uri not in own and (t / "_xrec").exists()]
@@ -131,7 +132,9 @@ def _folders(config: JobConfig) -> list[Location]:
 def _in_use(configs: Mapping[str, JobConfig]) -> dict[str, str]:
     """Return the artifacts of the published explanations, by kind; none if none are published."""
     config = configs.get("backfill")
-    if config is None or not find_manifest(location_of(config, "explanations"), "explanations"):
+    if config is None or not bulk.find_published(
+        location_of(config, "explanations"), "explanations"
+    ):
         return {}
     uris = last_night(config)[1]
     return {**uris, "annotations": f"{uris['dataset'].removesuffix('/dataset')}/annotations"}
@@ -161,7 +164,7 @@ def _sweep(
     """
     folders, deleted = _folders(config), list[str]()
     found = {folder.uri: _found(folder, people) for folder in folders}
-    for kind, folder in product((*_FROM_TEXTS, *_MODELS, *_SOURCES), folders):
+    for kind, folder in product((*_FROM_TEXTS, *_OF_FOLDER, *_SOURCES), folders):
         location = folder / kind
         has_them = any(found.values()) if kind in _FROM_TEXTS else found[folder.uri]
         if not location.exists():

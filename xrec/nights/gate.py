@@ -14,12 +14,11 @@ from xrec.config import BackfillConfig
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, GateError
 from xrec.nights.figures import LEAST_ROWS, Values, drift, own_profiles, own_vectors, text_shares
-from xrec.nights.judge import score_ratio
 from xrec.nights.sample import Sample, sample_of
 from xrec.storage import Manifest, fingerprint_of, location_of, open_location
 
 _OWN = ("own_item", "own_user", "own_profile", "own_vector")
-_AT_LEAST = frozenset({"coverage", "named", "distinct", "judged", *_OWN})
+_AT_LEAST = frozenset({"coverage", "named", "distinct", *_OWN})
 
 
 class GateFigure(NamedTuple):
@@ -125,14 +124,11 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
         **drift(sample.new, sample.old, is_alike=sample.is_alike),
         "own_profile": None,
         "own_vector": None,
-        "judged": None,
     }
     if bounds.get("own_profile") is not None:
         values["own_profile"] = _own_profile(config, sample)
     if bounds.get("own_vector") is not None:
         values["own_vector"] = _own_vector(config)
-    if bounds.get("judged") is not None:
-        values["judged"] = score_ratio(config, sample.new, sample.old, run.folder / "judged")
     return [GateFigure(name, value, bounds.get(name)) for name, value in values.items()]
 
 

@@ -10,8 +10,6 @@ from xrec.data.dataset import EXTENDS
 from xrec.errors import ConfigError
 from xrec.storage import Kind, Location, location_of
 
-TABLE_JOBS: Mapping[str, Kind] = {"recommend": "recommendations", "backfill": "explanations"}
-"""Jobs that publish a version of a table."""
 _TRAINED: Mapping[str, Kind] = {"train-adapter": "adapter"}
 """Jobs that a night runs only to train."""
 _MAKERS: Mapping[str, Kind] = {
@@ -19,6 +17,7 @@ _MAKERS: Mapping[str, Kind] = {
     "prepare": "dataset",
     "pretrain-graph": "graph",
     **_TRAINED,
+    "recommend": "recommendations",
 }
 """Jobs whose artifacts go into the night's folder."""
 _NEEDED = ("prepare", "pretrain-graph", "backfill")
@@ -29,7 +28,7 @@ class Night:
     """The configs of a night's jobs, in order.
 
     folder: of its artifacts; None if the raw files are those of the present dataset, so that only
-        recommendations and explanations may change.
+        what is eligible, and thus recommendations and explanations, may change.
     """
 
     jobs: Mapping[str, JobConfig]
@@ -66,7 +65,8 @@ def plan_night(
         )
     number, uris = last_night(configs["backfill"])
     if not train and not reread and _is_prepared(configs, uris, number, state):
-        return Night({name: present(configs[name]) for name in TABLE_JOBS if name in configs}, None)
+        jobs = [name for name in ("recommend", "backfill") if name in configs]
+        return Night({name: present(configs[name]) for name in jobs}, None)
     while True:
         number += 1
         night = _next_night(configs, uris, number, train)
@@ -84,7 +84,7 @@ def _is_prepared(
     own = {**uris, **({"annotations": f"{folder}/annotations"} if number else {})}
     names = [name for name in ("annotate", "prepare") if name in configs]
     return all(
-        state(name, with_values(configs[name], own), ignoring=(EXTENDS,)) == "up to date"
+        state(name, configs[name].with_artifacts(own), ignoring=(EXTENDS,)) == "up to date"
         for name in names
     )
 
@@ -96,7 +96,7 @@ def _next_night(
     makers = {
         n: kind for n, kind in _MAKERS.items() if n in configs and (train or n not in _TRAINED)
     }
-    jobs = {name: configs[name] for name in (*makers, *TABLE_JOBS) if name in configs}
+    jobs = {name: configs[name] for name in (*makers, "backfill")}
     folder = location_of(configs["prepare"], f"nights/{number}")
     _check_no_uris(jobs, [*makers.values()], folder)
     shared: dict[str, str] = {**uris, **{kind: f"{folder}/{kind}" for kind in makers.values()}}
@@ -109,12 +109,16 @@ def _next_night(
         "pretrain-graph": graph,
     }
     return Night(
-        {n: with_values(config, {**shared, **own.get(n, {})}) for n, config in jobs.items()}, folder
+        {
+            name: config.with_artifacts(shared).model_copy(update=own.get(name, {}))
+            for name, config in jobs.items()
+        },
+        folder,
     )
 
 
 def _check_no_uris(jobs: Mapping[str, JobConfig], made: list[Kind], folder: Location) -> None:
-    named = [kind for kind in made if any(getattr(jobs[name], kind, None) for name in jobs)]
+    named = [kind for kind in made if any(kind in jobs[name].artifacts for name in jobs)]
     if named:
         raise ConfigError(
             f"{', '.join(named)}: a night makes its own below {folder}, but the project names a "
@@ -122,9 +126,3 @@ def _check_no_uris(jobs: Mapping[str, JobConfig], made: list[Kind], folder: Loca
             code="uri_in_night",
             key=named[0],
         )
-
-
-def with_values(config: JobConfig, values: Mapping[str, Any]) -> JobConfig:
-    """Return the config with those of `values` whose keys it has."""
-    keys = type(config).model_fields.keys() & values.keys()
-    return config.model_copy(update={key: values[key] for key in keys})

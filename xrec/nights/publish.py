@@ -38,7 +38,7 @@ def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
 
 def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
     for of_night in _with_later_nights(config):
-        check_artifacts(of_night, "dataset", "graph", "adapter", "explanations")
+        check_artifacts(of_night)
         request = run_request(of_night, identify(of_night))
         run = None if request.planned() is None else open_run(request)
         if run is not None and all(each.is_done for each in run.passes()):
@@ -59,5 +59,5 @@ def _with_later_nights(config: BackfillConfig) -> Iterator[BackfillConfig]:
         made = {kind: nights / str(night) / kind for kind in uris}
         own = {kind: at.uri for kind, at in made.items() if (at / MANIFEST).is_file()}
         if night > number and {"dataset", "graph"} <= own.keys():
-            yield now.model_copy(update=own)
+            yield now.with_artifacts(own)
     yield now

@@ -236,10 +236,12 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         max_words: Annotated[MaxWords, Query()] = None,
         explain: Annotated[bool, Query(description="If true, explain each item.")] = True,
     ) -> Recommendations:
-        """Return the k best items that the user has not seen, with explanations."""
+        """Return the user's k best published recommendations, with explanations.
+
+        Until recommendations are published, these are the best items that the user has not seen.
+        """
         read_through = current()
-        user = read_through.user_index(user_id)
-        items = await asyncio.to_thread(read_through.catalogue.recommend, user, k)
+        items = await read_through.recommend(user_id, k)
         if explain and items:
             await http.state.caller.charge(len(items), num_counted=1)
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]

@@ -26,7 +26,6 @@ from xrec.config import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import (
-    CHOICE,
     Followed,
     PublishedTexts,
     again_and_again,
@@ -239,7 +238,7 @@ def _shared_options(config: ServeConfig) -> dict[str, Any]:
     Serve starts new replicas if the version differs, so the choice of artifacts is no part of it.
     Serve's own log lines are off: they have the path of each request, and so the ids of users.
     """
-    settings = config.model_dump(mode="json", exclude=set(CHOICE))
+    settings = config.model_dump(mode="json", exclude={"artifacts"})
     return {
         "version": fingerprint_of([__version__, settings]),
         "user_config": choice_of(config),

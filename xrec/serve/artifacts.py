@@ -14,7 +14,7 @@ from xrec.adapter.config import model_inputs, read_config
 from xrec.backfill import present
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import Base, read_takedowns
-from xrec.config import ServeConfig, identity_of
+from xrec.config import ArtifactName, ServeConfig, identity_of
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
 from xrec.serve.metrics import Metrics
@@ -26,13 +26,13 @@ REFRESH_SECONDS = 5.0
 """From one look for a new version of the backfill to the next."""
 _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
-CHOICE = ("dataset", "graph", "adapter", "explanations")
+CHOICE: tuple[ArtifactName, ...] = ("dataset", "graph", "adapter", "explanations")
 """The artifacts whose URIs are the choice."""
 
 
 def choice_of(config: ServeConfig) -> dict[str, str | None]:
     """Return the URIs that `config` names, by the names in `CHOICE`; None for all others."""
-    return {name: getattr(config, name) for name in CHOICE}
+    return {name: config.artifacts.get(name) for name in CHOICE}
 
 
 def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig:
@@ -44,7 +44,7 @@ def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig
             code="extra_forbidden",
             key=f"user_config.{others[0]}",
         )
-    return config.model_copy(update=dict(choice))
+    return config.with_artifacts(choice)
 
 
 def models_of(config: ServeConfig) -> str:
@@ -125,7 +125,7 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
 
     Raises ArtifactMismatchError if another model than that of `fingerprints` wrote it.
     """
-    uri = location_of(config, "explanations").shared_uri
+    uri = location_of(config, "explanations").uri
     try:
         lookup = open_lookup(uri, fingerprints, _KEPT_BYTES, config.storage)
     except ArtifactNotFoundError as error:
@@ -146,7 +146,7 @@ class PublishedTexts:
 
     def __init__(self, config: ServeConfig, fingerprints: dict[str, str], metrics: Metrics):
         self._config, self._fingerprints, self._metrics = config, fingerprints, metrics
-        self.uri = location_of(config, "explanations").shared_uri
+        self.uri = location_of(config, "explanations").uri
         self.model_fingerprint = model_fingerprint_of(fingerprints)
         # It looks before it reads: a version that comes in between is read again, and not missed.
         self._seen = self._newest()

@@ -44,6 +44,7 @@ class Catalogue:
         """Return the k best unseen items of the user with this index, without explanations.
 
         The best comes first. There are fewer than k if the user has not that many unseen items.
+        This is for users of whom no recommendations are published.
         """
         users, k = torch.tensor([user]), min(k, self.dataset.num_items)
         ((_, items, scores),) = top_k_items(
@@ -61,6 +62,15 @@ class Catalogue:
             for rank, (item, score) in enumerate(ranked, start=1)
             if item >= 0
         ]
+
+    def as_recommended(
+        self, item_id: str, rank: int, score: float | None
+    ) -> RecommendedItem | None:
+        """Return a published recommendation with its title; None if the item is gone."""
+        if (item := self.dataset.item_ids.find(item_id)) is None:
+            return None
+        title = self.item_texts(item)[0]
+        return RecommendedItem(rank=rank, score=score, item_id=item_id, title=title, answer=None)
 
     def evidence(self, user: int, item_id: str) -> Evidence:
         """Return what an explanation of the pair rests on; raises UnknownIdError."""

@@ -216,7 +216,9 @@ class RecommendedItem(BaseModel):
     """An item that the user has not seen, and why they would like it."""
 
     rank: int = Field(description="Rank of the item, from 1.")
-    score: float = Field(description="Dot product of the vectors.")
+    score: float | None = Field(
+        description="Score by the recommender: of xrec recommend, the dot product of the vectors."
+    )
     item_id: str
     title: str
     answer: Explanation | NoExplanation | None = Field(

@@ -12,11 +12,11 @@ order, and neither the table nor the model is asked for this user by ID.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
@@ -24,7 +24,13 @@ from xrec.errors import StorageNotFoundError, XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
-from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
+from xrec.serve.messages import (
+    Explanation,
+    NoExplanation,
+    PairRequest,
+    Parts,
+    RecommendedItem,
+)
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import (
     OVERLOADED,
@@ -34,7 +40,7 @@ from xrec.serve.model import (
     fault_of_pair,
     unknown_user,
 )
-from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
+from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused, unavailable
 from xrec.storage import ByteCache
 
 logger = logging.getLogger("xrec")
@@ -92,6 +98,34 @@ class ReadThrough:
                 answer or self._generated(pair, next(texts), max_words)
                 for pair, answer in zip(pairs, answers, strict=True)
             ]
+
+    async def recommend(self, user_id: str, k: int) -> list[RecommendedItem]:
+        """Return the user's first k published items, without what was taken down.
+
+        For a user of whom nothing is published, the items are ranked now. Raises ProblemError with
+        status 404 for an unknown user, 503 if the table cannot be read.
+        """
+        user, lookup = self.user_index(user_id), self.published.lookup
+        rows: list[dict[str, Any]] = []
+        if lookup is not None and lookup.has_recommendations:
+            try:
+                rows = (await asyncio.to_thread(lookup.of_user, user_id)).to_pylist()
+            except XRecError as error:
+                logger.error("the recommendations cannot be read: %s", error)
+                raise unavailable("the recommendations cannot be read") from error
+        items: Iterable[RecommendedItem | None] = (
+            self.catalogue.as_recommended(row["item_id"], row["rank"] or place, row["score"])
+            for place, row in enumerate(rows, start=1)
+        )
+        if not rows:
+            items = await asyncio.to_thread(self.catalogue.recommend, user, k)
+        down = self.published.takedowns
+        shown = (
+            item
+            for item in filter(None, items)
+            if down.of_row({"user_id": user_id, "item_id": item.item_id}) is None
+        )
+        return list(islice(shown, k))
 
     async def stream(
         self, pair: PairRequest, max_words: int | None, parts: Parts, key: str = ""

@@ -1,7 +1,7 @@
 """Artifacts: folders with a `manifest.json`, which is written last and deleted first.
 
-A folder without one is not an artifact. Explanations and recommendations are tables (xrec.bulk):
-their manifest is in the commit that published them.
+A folder without one is not an artifact. What is a table has its manifest in the commit that
+published it (xrec.bulk).
 """
 
 import hashlib
@@ -32,22 +32,6 @@ RUN_RECORD = "run.json"
 """The file that says which run a folder belongs to (`Claim`); it is written first."""
 DELETING = "_deleting"
 """An empty file in an artifact that is being deleted; it is the last one to go."""
-TABLES: tuple[Kind, ...] = ("explanations", "recommendations")
-"""The artifacts that are tables with versions."""
-_MADE_BY: Mapping[Kind, str] = {
-    "annotations": "xrec annotate",
-    "dataset": "xrec prepare",
-    "graph": "xrec pretrain-graph",
-    "neighbors": "xrec neighbors",
-    "recommendations": "xrec recommend",
-    "llm": "xrec build-sample-llm",
-    "adapter": "xrec train-adapter",
-    "baseline": "xrec lab compare",
-    "explanations": "xrec backfill",
-    "evaluation": "xrec evaluate",
-    "comparison": "xrec lab compare",
-}
-"""The commands that make the artifacts, for messages."""
 _ADVICE = "give another output URI, or make it again with xrec run --redo"
 _PART_BYTES = 2**24
 
@@ -60,26 +44,24 @@ def write_manifest(location: Location, kind: Kind, **fields: Any) -> Manifest:
 
 
 def read_manifest(location: Location, kind: Kind) -> Manifest:
-    """Return the manifest at `location`; that of a table is of its newest version.
+    """Return the manifest at `location`.
 
-    Raises ArtifactNotFoundError if there is none, ArtifactMismatchError if it is of another kind or
-    schema version.
+    Raises ArtifactNotFoundError if there is none, and what `check_manifest` raises.
     """
-    if kind in TABLES:
-        from xrec.storage.delta import manifest_of_log, the_log  # imports deltalake
+    try:
+        manifest = Manifest.read(location / MANIFEST)
+    except StorageNotFoundError as error:
+        raise ArtifactNotFoundError(
+            f"{location}: no {kind} artifact ({MANIFEST} is missing), because it was never made, "
+            "not finished, or deleted; make it first (xrec run CONFIG), or check the URI",
+            code="no_artifact",
+            key=kind,
+        ) from error
+    return check_manifest(location, manifest, kind)
 
-        manifest = manifest_of_log(the_log(location))
-    else:
-        try:
-            manifest = Manifest.read(location / MANIFEST)
-        except StorageNotFoundError as error:
-            raise ArtifactNotFoundError(
-                f"{location}: no {kind} artifact ({MANIFEST} is missing), because it was never "
-                f"made, not finished, or deleted; run {_MADE_BY.get(kind, 'its job')} first, or "
-                "check the URI",
-                code="no_artifact",
-                key=kind,
-            ) from error
+
+def check_manifest(location: Location, manifest: Manifest, kind: Kind) -> Manifest:
+    """Return the manifest; raise ArtifactMismatchError for another kind or schema version."""
     if manifest.kind != kind:
         raise ArtifactMismatchError(
             f"{location}: expected artifact kind {kind}, found {manifest.kind}; check the URI",
@@ -111,8 +93,7 @@ def finished(
 ) -> Manifest | None:
     """Return the manifest if this run is finished at `location`, and None if nothing is.
 
-    Raises ArtifactMismatchError, with the fields that differ, if the artifact is another run's. For
-    a table None is returned then, because the next version replaces its rows.
+    Raises ArtifactMismatchError, with the fields that differ, if the artifact is another run's.
     """
     manifest = find_manifest(location, kind)
     if manifest is None:
@@ -120,8 +101,6 @@ def finished(
     if manifest.run == run_fingerprint(kind, config, inputs):
         logger.info("%s: already exists", location)
         return manifest
-    if kind in TABLES:
-        return None
     raise mismatch(
         f"{location}: holds the {kind} of another run:",
         {**manifest.config, "inputs": manifest.inputs},

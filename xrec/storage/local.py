@@ -27,11 +27,6 @@ class LocalLocation(Location):
 
     fs: fsspec.AbstractFileSystem = field(default_factory=LocalFileSystem)
 
-    @property
-    def shared_uri(self) -> str:
-        """Return the absolute path: Ray's workers have working directories of their own."""
-        return self.path
-
     def read_bytes(self) -> bytes:
         with storage_errors(self.uri):
             return _counted(Path(self.path).read_bytes())

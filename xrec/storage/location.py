@@ -16,7 +16,7 @@ from xrec.storage.requests import storage_errors
 
 @dataclass(frozen=True)
 class Location(ABC):
-    """A file or folder at `uri`; `location / "name"` is one below it.
+    """A file or folder at `uri`, which no working directory changes; `/ "name"` is one below it.
 
     Artifacts and bulk runs rely on these promises, which every kind of location keeps:
 
@@ -44,11 +44,6 @@ class Location(ABC):
     def name(self) -> str:
         """Return the last part of the path."""
         return PurePosixPath(self.path).name
-
-    @property
-    @abstractmethod
-    def shared_uri(self) -> str:
-        """Return a URI that also works in a process with another working directory."""
 
     @abstractmethod
     def read_bytes(self) -> bytes:

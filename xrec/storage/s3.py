@@ -25,10 +25,6 @@ _CONNECTIONS = 64
 class S3Location(Location):
     """An object, or all objects below a prefix; `path` is bucket/key."""
 
-    @property
-    def shared_uri(self) -> str:
-        return self.uri
-
     def read_bytes(self) -> bytes:
         with storage_errors(self.uri):
             # By default s3fs gets the size first and reads large files in parts, which may belong

@@ -4,10 +4,9 @@ Only this module and the two kinds of location tell a local path from s3://.
 """
 
 import importlib.metadata
-import os
 from pathlib import Path
 
-from xrec.config import JobConfig, StorageConfig
+from xrec.config import JobConfig, StorageConfig, absolute
 from xrec.errors import ModelError, StorageError
 from xrec.storage.artifact import read_manifest
 from xrec.storage.local import LocalLocation
@@ -27,7 +26,8 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
     if uri.startswith("s3:/") and not separator:  # an artifact in workspace=s3://
         scheme, separator, rest = "s3", "://", ""
     if not separator or scheme == "file":
-        return LocalLocation(uri, os.path.abspath(os.path.expanduser(rest if separator else uri)))
+        path = absolute(rest if separator else uri)
+        return LocalLocation(path, path)
     if scheme != "s3":
         raise StorageError(
             f"URI {uri!r}: scheme {scheme!r} is not supported; give a local path or "
@@ -64,19 +64,11 @@ def manifest_of(config: JobConfig, name: Kind) -> Manifest:
     return read_manifest(location_of(config, name), name)
 
 
-def check_artifacts(config: JobConfig, *names: str) -> None:
-    """Raise a StorageError if the bucket of one of the artifacts cannot be used."""
-    for name in names:
-        check_access(location_of(config, name), config.storage)
-
-
-def shared_uris(config: JobConfig, *names: str) -> dict[str, str]:
-    """Return the URIs of artifacts for a process that may have another working directory.
-
-    They are the values of the config's keys of these names, to be replaced with
-    `config.model_copy(update=...)` before the config is sent to another process.
-    """
-    return {name: location_of(config, name).shared_uri for name in names}
+def check_artifacts(config: JobConfig) -> None:
+    """Raise a StorageError if a bucket of the project's artifacts cannot be used."""
+    uris = [config.workspace, *config.artifacts.values()]
+    for uri in {uri.split("/")[2]: uri for uri in uris if uri.startswith("s3://")}.values():
+        check_access(open_location(uri, config.storage), config.storage)
 
 
 def package_files(package: str, pattern: str) -> list[Path]:

@@ -4,10 +4,10 @@
     for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
         reply.value      # a Profile, or None with reply.failure
 
-A `LanguageModel` writes raw replies: `EngineModel` with one of our engines and a grammar,
+A `LanguageModel` writes replies: `EngineModel` with one of our engines and a grammar,
 `EndpointModel` with an endpoint that speaks the OpenAI API. `ask` parses and repairs them, and
-repeats an invalid prompt once. An `Asker` asks equal prompts once, and keeps replies across
-restarts.
+repeats an invalid prompt once. An `Asker` asks equal prompts once, keeps replies across restarts,
+and stops once its tokens are used up.
 """
 
 from xrec.text.asker import Asker, ask
@@ -15,7 +15,6 @@ from xrec.text.loading import (
     chosen_llm,
     endpoint_key,
     load_language_model,
-    model_anywhere,
     model_identity,
     model_settings,
 )
@@ -23,7 +22,6 @@ from xrec.text.messages import (
     LanguageModel,
     Message,
     Prompt,
-    RawReply,
     Reply,
     ReplyFailure,
     ScoreReply,
@@ -40,7 +38,6 @@ __all__ = [
     "Message",
     "Prompt",
     "PromptFile",
-    "RawReply",
     "Reply",
     "ReplyFailure",
     "ReplyStore",
@@ -51,7 +48,6 @@ __all__ = [
     "chosen_llm",
     "endpoint_key",
     "load_language_model",
-    "model_anywhere",
     "model_identity",
     "model_settings",
     "parse_prompt_file",

@@ -6,6 +6,7 @@ in their errors, so our messages hide it.
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 from xrec.config import EndpointModelConfig, ReplyFailureReason
 from xrec.errors import EndpointAccessError, EndpointError
-from xrec.text.messages import RawReply, ReplyFailure, Usage, about_tokens
+from xrec.text.messages import Reply, ReplyFailure, Usage, about_tokens
 
 _MAX_SHOWN_CHARACTERS = 300
 _MIN_KEY_CHARACTERS = 6
@@ -93,7 +94,7 @@ def _hide_key(text: str, key: SecretStr | None) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
 
 
-def read_answer(answer: object, index: int, words: str, num_requests: int) -> RawReply:
+def read_answer(answer: object, index: int, words: str, num_requests: int) -> Reply[Any]:
     """Return the first choice of the answer to a prompt with these words.
 
     Tokens are estimated (`about_tokens`) if the endpoint does not count them. Raises ValueError if
@@ -112,7 +113,7 @@ def read_answer(answer: object, index: int, words: str, num_requests: int) -> Ra
     failure = ReplyFailure("refused", str(refusal)) if refusal else None
     is_cut = choice.finish_reason == "length"
     usage = Usage(num_prompt_tokens, num_reply_tokens, num_requests)
-    return RawReply(index, text, usage, is_cut, failure)
+    return Reply(index, text, usage, is_cut, failure)
 
 
 def _count(value: object, text: str) -> int:

@@ -19,7 +19,6 @@ from xrec.text.messages import (
     Message,
     ObjectT,
     Prompt,
-    RawReply,
     Reply,
     ReplyFailure,
     Usage,
@@ -34,60 +33,36 @@ _REPEATED = _INVALID | {"broken_response"}
 _KEPT = _INVALID | {"refused"}
 
 
-class TokenBudget:
-    """Counts tokens of prompts and replies; threads may share it."""
-
-    def __init__(self, max_tokens: float = float("inf")):
-        self.max_tokens, self.num_spent = max_tokens, 0
-        self._lock = threading.Lock()
-
-    def spend(self, usage: Usage) -> None:
-        """Count what was paid."""
-        with self._lock:
-            self.num_spent += usage.num_tokens
-
-    def cut(self, prompts: Iterable[Prompt[ObjectT]]) -> Iterator[Prompt[ObjectT]]:
-        """Yield prompts until the tokens are used up."""
-        return takewhile(lambda _: self.num_spent < self.max_tokens, prompts)
-
-
 def ask(
-    model: LanguageModel,
-    prompts: Sequence[Prompt[ObjectT]],
-    sampling: SamplingConfig,
-    budget: TokenBudget | None = None,
+    model: LanguageModel, prompts: Sequence[Prompt[ObjectT]], sampling: SamplingConfig
 ) -> Iterator[Reply[ObjectT]]:
     """Yield one reply per prompt, prompts that were asked twice last.
 
-    The second prompt shows the model what is wrong with its reply, and has another seed. Once the
-    budget is used up, no more prompts are asked, but those at work still get their replies. Raises
+    The second prompt shows the model what is wrong with its reply, and has another seed. Raises
     what `LanguageModel.write` raises.
     """
-    budget = budget or TokenBudget()
     invalid: list[Reply[ObjectT]] = []
-    for raw in model.write(budget.cut(prompts), sampling):
-        budget.spend(raw.usage)
+    for raw in model.write(prompts, sampling):
         reply = _parse(raw, prompts[raw.index])
         if reply.failure is not None and reply.failure.reason in _REPEATED:
             invalid.append(reply)
         else:
             yield reply
     second = sampling.model_copy(update={"seed": sampling.seed + 1})
-    corrected = (_correct(prompts[first.index], first) for first in invalid)
-    for raw in model.write(budget.cut(corrected), second) if invalid else ():
-        budget.spend(raw.usage)
+    corrected = [_correct(prompts[first.index], first) for first in invalid]
+    for raw in model.write(corrected, second) if invalid else ():
         first = invalid[raw.index]
         reply = _parse(raw, prompts[first.index])
         yield replace(reply, index=first.index, usage=first.usage + reply.usage)
 
 
-def _parse(raw: RawReply, prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
-    parsed = raw.failure or parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
+def _parse(reply: Reply[Any], prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
+    parsed = reply.failure or parse_reply(reply.raw, prompt.schema, is_cut=reply.is_cut)
     if not isinstance(parsed, ReplyFailure) and (problem := prompt.check(parsed)) is not None:
         parsed = ReplyFailure("failed_check", problem)
     if isinstance(parsed, ReplyFailure):
-        return Reply(raw.index, None, parsed, raw.text, raw.usage)
-    return Reply(raw.index, parsed, None, raw.text, raw.usage)
+        return replace(reply, failure=parsed)
+    return replace(reply, value=parsed)
 
 
 def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
@@ -106,6 +81,28 @@ def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
     return Prompt((*prompt.messages, answer, Message("user", request)), prompt.schema)
 
 
+class _Metered:
+    """A `LanguageModel` that takes no more prompts once its tokens are used up."""
+
+    def __init__(self, model: LanguageModel, max_tokens: float):
+        self._model, self.max_tokens, self.num_spent = model, max_tokens, 0
+        self._lock = threading.Lock()
+
+    def write(
+        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
+    ) -> Iterator[Reply[Any]]:
+        """See LanguageModel; the prompts at work still get their replies."""
+        within = takewhile(lambda _: self.num_spent < self.max_tokens, prompts)
+        for reply in self._model.write(within, sampling):
+            self.spend(reply)
+            yield reply
+
+    def spend(self, reply: Reply[Any]) -> None:
+        """Count what was paid for a reply."""
+        with self._lock:
+            self.num_spent += reply.usage.num_tokens
+
+
 class Asker:
     """Asks `model` and keeps its replies in `store`; several threads may use it.
 
@@ -122,10 +119,10 @@ class Asker:
         identity: Mapping[str, Any],
         max_tokens: float = float("inf"),
     ):
-        self._model, self._sampling, self._store = model, sampling, store
+        self._model = _Metered(model, max_tokens)
+        self._sampling, self._store = sampling, store
         self._identity = {**identity, "sampling": sampling.model_dump(mode="json")}
-        self._budget = TokenBudget(max_tokens)
-        self._spent: set[str] = set()  # keys whose usage is in the budget
+        self._spent: set[str] = set()  # keys whose usage the model has counted
         self._reported: set[str] = set()  # keys whose usage is in a returned reply
         self._num_asking = 0  # calls of `ask`
         self._changed = threading.Condition()
@@ -146,12 +143,12 @@ class Asker:
         with self._changed:
             self._num_asking += 1
             for key in replies.keys() - self._spent:
-                self._budget.spend(replies[key].usage)
+                self._model.spend(replies[key])
             self._spent |= distinct.keys()
         try:
             left = [key for key in distinct if key not in replies]
             to_ask = [distinct[key] for key in left]
-            for reply in ask(self._model, to_ask, self._sampling, self._budget):
+            for reply in ask(self._model, to_ask, self._sampling):
                 key = left[reply.index]
                 replies[key] = reply
                 if reply.failure is None or reply.failure.reason in _KEPT:
@@ -171,10 +168,10 @@ class Asker:
         """Wait for the replies to other calls, which are paid for, and raise BudgetError."""
         with self._changed:
             self._changed.wait_for(lambda: not self._num_asking)
-        spent, most = self._budget.num_spent, self._budget.max_tokens
+        spent, most = self._model.num_spent, self._model.max_tokens
         raise BudgetError(
-            f"budget.tokens is used up: {most:,.0f} tokens were left, {spent:,} were spent; all "
-            "replies are kept, raise the budget and rerun to continue",
+            f"budget.tokens is used up: {most:,.0f} tokens were left, {spent:,} were spent; "
+            "valid replies are kept, raise the budget and rerun to continue",
             code="budget_used_up",
             key="budget.tokens",
             saw=spent,

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from xrec.config import EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointError, EndpointUnreachableError
 from xrec.text.answers import OUTAGES, read_answer, read_error
-from xrec.text.messages import Prompt, RawReply, ReplyFailure, Usage
+from xrec.text.messages import Prompt, Reply, ReplyFailure, Usage
 from xrec.text.replies import strict_schema
 
 _MAX_REFUSED = 8
@@ -54,14 +54,16 @@ class EndpointModel:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="xrec endpoint", daemon=True).start()
 
-    def write(self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+    def write(
+        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
+    ) -> Iterator[Reply[Any]]:
         """See LanguageModel.
 
         Raises EndpointError if no prompt can get a reply: the key is refused, the model does not
         exist, the endpoint does not respond. No more prompts are asked then.
         """
-        finished: queue.SimpleQueue[Future[RawReply]] = queue.SimpleQueue()
-        waiting, running = enumerate(prompts), set[Future[RawReply]]()
+        finished: queue.SimpleQueue[Future[Reply[Any]]] = queue.SimpleQueue()
+        waiting, running = enumerate(prompts), set[Future[Reply[Any]]]()
         try:
             while True:
                 while self._slots.acquire(blocking=not running):
@@ -83,7 +85,7 @@ class EndpointModel:
                 future.cancel()
                 self._slots.release()
 
-    async def _reply(self, index: int, prompt: Prompt[Any], sampling: SamplingConfig) -> RawReply:
+    async def _reply(self, index: int, prompt: Prompt[Any], sampling: SamplingConfig) -> Reply[Any]:
         """Return the reply to a prompt; raise EndpointError if no prompt can get one."""
         if self._ended is not None:
             raise self._ended
@@ -107,7 +109,7 @@ class EndpointModel:
             self._ended = ended
             raise ended
         assert isinstance(fault, ReplyFailure)
-        return RawReply(index, "", Usage(num_requests=num_requests), failure=fault)
+        return Reply(index, "", Usage(num_requests=num_requests), failure=fault)
 
     async def _admit(self, request: object) -> None:
         if self._limiter is not None:

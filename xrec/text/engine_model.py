@@ -25,7 +25,7 @@ from xrec.generate.shared_engine import SharedEngine
 from xrec.llm.chat import Chat
 from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
 from xrec.llm.source import resolve_model
-from xrec.text.messages import Prompt, RawReply, ReplyFailure, Usage
+from xrec.text.messages import Prompt, Reply, ReplyFailure, Usage
 
 _REASONS: Mapping[str, ReplyFailureReason] = {
     "prompt_too_long": "prompt_too_long",
@@ -97,7 +97,9 @@ class EngineModel:
     def __init__(self, engine: SharedEngine, chat: Chat, grammars: SchemaGrammars):
         self._engine, self._chat, self._grammars = engine, chat, grammars
 
-    def write(self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+    def write(
+        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
+    ) -> Iterator[Reply[Any]]:
         """See LanguageModel; calls from several threads share the engine's batches."""
         start, waiting = 0, iter(prompts)
         while batch := list(islice(waiting, self._engine.core.max_rows)):
@@ -119,15 +121,15 @@ class EngineModel:
         )
         return self._chat.token_ids(prompt.messages), params
 
-    def _reply(self, completion: Completion, index: int, num_prompt_tokens: int) -> RawReply:
+    def _reply(self, completion: Completion, index: int, num_prompt_tokens: int) -> Reply[Any]:
         token_ids = completion.token_ids
         if completion.failure is not None:
             reason: ReplyFailureReason = _REASONS.get(completion.failure.reason, "bad_request")
             failure = ReplyFailure(reason, completion.failure.message)
-            return RawReply(index, "", Usage(num_requests=1), failure=failure)
+            return Reply(index, "", Usage(num_requests=1), failure=failure)
         usage = Usage(num_prompt_tokens, len(token_ids), 1)
         is_cut = completion.finish_reason == "length"
-        return RawReply(index, self._chat.decode(token_ids), usage, is_cut)
+        return Reply(index, self._chat.decode(token_ids), usage, is_cut)
 
 
 def load_engine_model(

@@ -14,7 +14,7 @@ from xrec.config import (
     identity_of,
 )
 from xrec.errors import ConfigError
-from xrec.llm.source import anywhere, known_fingerprint, public_name
+from xrec.llm.source import known_fingerprint, public_name
 from xrec.text.messages import LanguageModel
 
 ModelConfig = EngineModelConfig | EndpointModelConfig
@@ -74,13 +74,6 @@ def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
             key="llm",
         )
     return chosen
-
-
-def model_anywhere(config: ModelConfig, llm: LLMConfig | None = None) -> ModelConfig:
-    """Return the config for a process in another folder: with `llm`, and without relative paths."""
-    if isinstance(config, EndpointModelConfig) or not (chosen := config.llm or llm):
-        return config
-    return config.model_copy(update={"llm": anywhere(chosen)})
 
 
 def model_settings(config: ModelConfig, llm: LLMConfig | None) -> dict[str, Any]:

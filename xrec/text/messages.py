@@ -66,31 +66,20 @@ class ReplyFailure:
 
 
 @dataclass(frozen=True)
-class RawReply:
-    """The text that the model wrote for the prompt at `index`, or why there is none.
+class Reply(Generic[ObjectT]):
+    """The reply to the prompt at `index`.
 
-    is_cut: whether the text reached the maximum length.
+    raw: the model's text; of two attempts, the second. usage: of all attempts. is_cut: whether the
+        text reached the maximum length. failure: why there is no valid reply, or None. value: the
+        object in the text, once it is parsed.
     """
 
     index: int
-    text: str
+    raw: str
     usage: Usage
     is_cut: bool = False
     failure: ReplyFailure | None = None
-
-
-@dataclass(frozen=True)
-class Reply(Generic[ObjectT]):
-    """The valid object for the prompt at `index`, or a failure.
-
-    raw: the model's text; of two attempts, the second. usage: of all attempts.
-    """
-
-    index: int
-    value: ObjectT | None
-    failure: ReplyFailure | None
-    raw: str
-    usage: Usage
+    value: ObjectT | None = None
 
 
 class ScoreReply(BaseModel):
@@ -114,7 +103,9 @@ class ScoreReply(BaseModel):
 class LanguageModel(Protocol):
     """Writes replies to prompts; several threads may call it."""
 
-    def write(self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+    def write(
+        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
+    ) -> Iterator[Reply[Any]]:
         """Yield one reply per prompt, in the order in which they finish.
 
         A prompt is only taken when it can be asked. One without a reply has a `failure`. Raises

@@ -44,9 +44,9 @@ class ReplyStore:
                 continue
             usage, raw = Usage(**record["usage"]), record["raw"]
             if record["failure"] is not None:
-                return Reply(0, None, ReplyFailure(**record["failure"]), raw, usage)
+                return Reply(0, raw, usage, failure=ReplyFailure(**record["failure"]))
             value = parse_reply(raw, schema)
-            return None if isinstance(value, ReplyFailure) else Reply(0, value, None, raw, usage)
+            return None if isinstance(value, ReplyFailure) else Reply(0, raw, usage, value=value)
         return None
 
     def write(self, key: str, reply: Reply[Any]) -> None:

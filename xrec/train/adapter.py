@@ -7,6 +7,8 @@ from its last checkpoint when it is started again.
 
 import json
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +22,7 @@ from xrec.errors import ConfigError
 from xrec.graph.artifact import read_graph
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.llm.model import check_quantization
-from xrec.llm.source import anywhere, public_name
+from xrec.llm.source import public_name
 from xrec.storage import (
     Manifest,
     claim,
@@ -28,7 +30,6 @@ from xrec.storage import (
     location_of,
     manifest_of,
     run_fingerprint,
-    shared_uris,
 )
 from xrec.train.adapter_worker import train_worker
 from xrec.train.checkpoint import AdapterProgress, Tensors, read_best_adapter, read_progress
@@ -42,12 +43,16 @@ from xrec.train.tracking import tracked
 logger = logging.getLogger("xrec")
 
 
-def train_adapter(config: TrainAdapterConfig) -> Manifest:
+def train_adapter(
+    config: TrainAdapterConfig, cluster: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Manifest:
     """Train and write the adapter artifact, and return its manifest.
 
-    If this run is already finished, its manifest is returned at once. Raises ArtifactMismatchError
-    (the graph is of another dataset, or another run's output or checkpoints are there),
-    ConfigError, DataError, ModelError, TrainingError.
+    If this run is already finished, its manifest is returned at once. cluster: keeps Ray
+        initialized while it works; by default Ray is.
+
+    Raises ArtifactMismatchError (the graph is of another dataset, or another run's output or
+    checkpoints are there), ConfigError, DataError, ModelError, TrainingError.
     """
     _check_batch_sizes(config)
     check_quantization(config.llm.quantization)
@@ -59,9 +64,21 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     if (done := finished(output, "adapter", run_config, inputs)) is not None:
         return done
     claim(output / CHECKPOINTS, "adapter", run_config, inputs)
-    leaks = _measured_leaks(config)
+    with cluster():
+        return _made(config, dataset, graph, run_config, inputs)
+
+
+def _made(
+    config: TrainAdapterConfig,
+    dataset: Manifest,
+    graph: Manifest,
+    run_config: dict[str, Any],
+    inputs: dict[str, str],
+) -> Manifest:
+    """Do the work of `train_adapter`."""
+    output, leaks = location_of(config, "adapter"), _measured_leaks(config)
     with only_driver(output / CHECKPOINTS):
-        write_examples(for_workers(config), run_config, inputs)
+        write_examples(config, run_config, inputs)
     progress, best = _train(config, run_fingerprint("adapter", run_config, inputs))
     metrics = {**progress.best, **leaks}
     adapter_config = AdapterConfig(
@@ -139,7 +156,7 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
     with tracked(config, "train-adapter", _log_epoch) as on_report:
         checkpoint = fit(
             train_worker,
-            {"config": for_workers(config), "run": run},
+            {"config": config, "run": run},
             workers=config.workers,
             storage=location_of(config, "adapter") / CHECKPOINTS,
             name="train-adapter",
@@ -158,9 +175,3 @@ def _log_epoch(row: dict[str, Any]) -> None:
         "%(validation_loss).3f nats a token (%(seconds).0f s, %(pairs_per_second).3g pairs/s)",
         row,
     )
-
-
-def for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:
-    """Return the config with URIs and paths that a worker can open."""
-    uris = shared_uris(config, "dataset", "graph", "adapter")
-    return config.model_copy(update={**uris, "llm": anywhere(config.llm)})

@@ -6,6 +6,8 @@ started again.
 """
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +34,6 @@ from xrec.storage import (
     location_of,
     open_location,
     run_fingerprint,
-    shared_uris,
     storage_errors,
 )
 from xrec.train.checkpoint import GraphProgress, Tensors, read_progress, read_rows
@@ -53,12 +54,17 @@ _FINAL_USERS = 10
 """How many times `training.validation_users` the final figures are of."""
 
 
-def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
+def pretrain_graph(
+    config: PretrainGraphConfig, cluster: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Manifest:
     """Train the graph encoder and write the graph artifact; return its manifest.
 
     If this run is already finished, its manifest is returned at once. The best epoch by validation
-    NDCG@20 is kept. Users and items without any edge have vectors of zeros. Ray must be
-    initialised. Raises ArtifactMismatchError if another run's graph or checkpoints are at the
+    NDCG@20 is kept. Users and items without any edge have vectors of zeros.
+
+    cluster: keeps Ray initialized while it works; by default Ray is.
+
+    Raises ArtifactMismatchError if another run's graph or checkpoints are at the
     output, DataError for an empty graph, ids out of range or a split without interactions,
     ConfigError for a graph that cannot be partitioned among the workers, TrainingError.
     """
@@ -66,6 +72,15 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     if (done := finished(target, "graph", settings, inputs)) is not None:
         return done
     claim(target / CHECKPOINTS, "graph", settings, inputs)
+    with cluster():
+        return _made(config, settings, inputs)
+
+
+def _made(
+    config: PretrainGraphConfig, settings: dict[str, Any], inputs: dict[str, str]
+) -> Manifest:
+    """Do the work of `pretrain_graph`."""
+    target = location_of(config, "graph")
     dataset = read_dataset(location_of(config, "dataset"))
     data = GraphData.of(dataset, with_aspects=config.model.aspects)
     _check(dataset, data, config)
@@ -177,14 +192,13 @@ def _train(
     data: of the whole dataset, or without the fold. Both tables are (N, D) float32: users, items,
     aspects; files of which nothing but the mapping is left.
     """
-    names = ("dataset",) if config.start_from is None else ("dataset", START_FROM)
     name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
     log = _log_epoch if fold is None else lambda _: None  # steps and the time left are told of both
     with tracked(config, name, log) as on_report:
         checkpoint = fit(
             train_worker,
             {
-                "config": config.model_copy(update=shared_uris(config, *names)),
+                "config": config,
                 "run": run,
                 "fold": fold,
             },

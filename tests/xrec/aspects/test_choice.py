@@ -17,7 +17,7 @@ from xrec.data.menus import Menus, Opinions
 from xrec.errors import ConfigError, DataError
 
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS, K = 12, 8, 6, 3
-M, V, L, LEAST = 5, 0.3, 10, 0.05
+M, V, L, LEAST = 5, 0.15, 10, 0.05
 PAIRS = np.divmod(np.random.default_rng(1).permutation(NUM_USERS * NUM_ITEMS), NUM_ITEMS)
 """All pairs, in no order."""
 

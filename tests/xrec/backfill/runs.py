@@ -13,6 +13,7 @@ import deltalake
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from tests.world.shop import with_uris
 from xrec.backfill.driver import run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import LoadExplainer, MakeExplainTask, load_task_explainer
@@ -116,7 +117,7 @@ class Runs:
             "decoding": DECODING,
             "actors": {"num_processes": 2, "device": "cpu"},
         }
-        config = parse_config(BackfillConfig, {**defaults, **values})
+        config = parse_config(BackfillConfig, with_uris({**defaults, **values}))
         return with_pairs(config, pairs_table(*pairs)) if pairs else config
 
     def plan(self, *pairs: str, **values: Any) -> BulkRun:
@@ -179,7 +180,7 @@ def published_rows(
     They are sorted by user and item, and columns of the other status are left out.
     """
     table = deltalake.DeltaTable(
-        output.shared_uri, version=version, storage_options=output.delta_options()
+        output.uri, version=version, storage_options=output.delta_options()
     )
     status = pads.field("status") == ("failed" if failed else "ok")
     rows = table.to_pyarrow_dataset().to_table(filter=status).to_pylist()

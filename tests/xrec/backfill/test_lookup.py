@@ -3,19 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
-from tests.world.here import Place, PoolHere, TaskOf, plan_of
+from tests.world.here import Place
+from tests.world.workspace import save_recommendations
 from tests.xrec.backfill.runs import output_of, pairs_of, pairs_table, published_rows
 from tests.xrec.bulk.test_plan import BROKEN_TEXT
 from tests.xrec.bulk.toy_run import toy_run
-from xrec import bulk
 from xrec.backfill import read, read_explanations, read_failed
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.backfill.plan import pair_batches, pairs_listing
+from xrec.bulk import read_published
 from xrec.config import StorageConfig
 from xrec.errors import (
     ArtifactMismatchError,
@@ -25,9 +28,9 @@ from xrec.errors import (
     StorageError,
     TableError,
 )
-from xrec.recommend import ROWS
 from xrec.schemas import FAILED, GENERATED
-from xrec.storage import read_manifest
+
+PAIRS_AND_RANKS = ("user_id", "item_id", "rank", "score")
 
 
 def pairs_in(config: Any) -> list[str]:
@@ -55,7 +58,7 @@ def test_table_ids_without_an_exact_text_are_rejected_with_file_and_line(runs):
         pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=2)
     config = runs.config(**table_at(folder))
     batches = list(pair_batches(config))
-    assert {(*good.column_names,) for good, _ in batches} == {("user_id", "item_id")}
+    assert {(*good.column_names,) for good, _ in batches} == {(*PAIRS_AND_RANKS,)}
     rejected = pa.concat_tables(bad for _, bad in batches).to_pylist()
     assert [(Path(row["file"]).name, row["line"], row["reason"]) for row in rejected] == [
         ("a.parquet", 3, "null_id"),
@@ -87,30 +90,65 @@ def test_table_without_pairs_or_not_there_is_refused_and_its_files_are_listed(ru
     assert pairs_in(split) == ["u0 i4"]  # the explained pairs of the test split
 
 
-def _ranked(rows: pa.Table) -> bulk.Outcome:
-    """Give user uN the items of rank 1 and 2, iN+1 and iN+2."""
-    ranked = [
-        {"user_id": user, "item_id": f"i{int(user[1:]) + rank}", "rank": rank, "score": 0.5}
-        for user in rows["user_id"].to_pylist()
-        for rank in (2, 1)
-    ]
-    ok = pa.Table.from_pylist(ranked, ROWS.ok_schema)
-    return bulk.Outcome(ok, ROWS.failed_schema.empty_table())
+TOP = [(f"u{n}", f"i{n + rank}", rank, 1.0 / rank) for n in range(3) for rank in (1, 2)]
+SOURCE = {"kind": "recommendations"}
 
 
 def test_recommended_pairs_are_the_first_k_of_each_user(runs):
-    source, top = {"kind": "recommendations"}, str(runs.folder / "top")
+    top = runs.folder / "top"
     with pytest.raises(ArtifactNotFoundError):
-        pairs_in(runs.config(recommendations=top, pairs=source))
-    users = pa.table({"user_id": ["u0", "u1", "u2"]})
-    run = plan_of(top, "recommendations", ROWS, users, config={"k": 2})
-    task = TaskOf(_ranked)
-    bulk.complete(run, PoolHere(), lambda: task, "recommendations", lambda summary: ({}, {}))
-    both = ["u0 i1", "u0 i2", "u1 i2", "u1 i3", "u2 i3", "u2 i4"]
-    assert pairs_in(runs.config(recommendations=top, pairs=source)) == both
-    assert pairs_in(runs.config(recommendations=top, pairs={**source, "k": 1})) == both[::2]
+        pairs_in(runs.config(recommendations=str(top), pairs=SOURCE))
+    save_recommendations(top, 2, *TOP)
+    both = [f"{user} {item}" for user, item, *_ in TOP]
+    assert pairs_in(runs.config(recommendations=str(top), pairs=SOURCE)) == both
+    assert pairs_in(runs.config(recommendations=str(top), pairs={**SOURCE, "k": 1})) == both[::2]
     with raises(ConfigError, "too_large", "k", 3):
-        pairs_in(runs.config(recommendations=top, pairs={**source, "k": 3}))
+        pairs_in(runs.config(recommendations=str(top), pairs={**SOURCE, "k": 3}))
+
+
+def _published(runs: Any) -> list[tuple[Any, ...]]:
+    """The rows as any reader of Delta tables sees them, by user and rank."""
+    table = deltalake.DeltaTable(runs.output.uri).to_pyarrow_table()
+    rows = table.sort_by([("user_id", "ascending"), ("rank", "ascending")])
+    return [(*row.values(),) for row in rows.select([*RECOMMENDED, "reason"]).to_pylist()]
+
+
+RECOMMENDED = ["user_id", "item_id", "rank", "score", "explanation"]
+
+
+def test_each_recommended_pair_is_published_with_its_rank_also_without_a_text(runs):
+    top = {"recommendations": str(runs.folder / "top"), "pairs": SOURCE}
+    save_recommendations(runs.folder / "top", 2, *TOP)
+    runs.run(toy=runs.toy(mute=("u1 i2",)), **top)
+    rows = _published(runs)
+    assert [row[:3] for row in rows] == [row[:3] for row in TOP]
+    assert [row[3] for row in rows] == pytest.approx([row[3] for row in TOP])
+    assert [row[4:] for row in rows if row[:2] == ("u1", "i2")] == [(None, "empty_text")]
+    assert all(row[4] == f"explained {row[0]} {row[1]}" for row in rows if row[5] is None)
+    runs.calls()
+    better = [(user, item, 3 - rank, 2 * score) for user, item, rank, score in TOP]
+    save_recommendations(runs.folder / "top", 2, *better)
+    runs.heal()
+    runs.run(toy=runs.toy(mute=("u1 i2",)), **top)
+    assert runs.calls() == ["u1 i2"]  # texts do not depend on ranks
+    assert {row[:3] for row in _published(runs)} == {row[:3] for row in better}
+    assert lookup_of(runs.config(**top)).of_user("u0")["item_id"].to_pylist() == ["i2", "i1"]
+
+
+def test_tables_of_another_recommender_may_have_ranks_and_scores(runs):
+    file = runs.folder / "pairs.parquet"
+    ids = {"user_id": ["u0", "u0"], "item_id": ["i1", "i2"]}
+    for more, expected in (
+        ({}, [(None, None)] * 2),
+        ({"rank": [2, 1], "score": [0.25, 0.5]}, [(1, 0.5), (2, 0.25)]),
+        ({"score": [1, 3]}, [(None, 1), (None, 3)]),
+    ):
+        pq.write_table(pa.table({**ids, **more}), file)
+        runs.run(**table_at(file))
+        assert sorted((row[2:4] for row in _published(runs)), key=str) == expected
+    pq.write_table(pa.table({**ids, "rank": ["first", "second"]}), file)
+    with raises(DataError, "wrong_type"):
+        runs.run(**table_at(file))
 
 
 BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
@@ -121,21 +159,19 @@ PAIRS = (*(f"u{user} i{item}" for user in range(12) for item in range(0, 5, 2)),
 
 def lookup_of(config: Any, max_bytes: int = 2**20, **inputs: str) -> ExplanationLookup:
     output = output_of(config)
-    there = read_manifest(output, "explanations").inputs
+    there = read_published(output, "explanations").inputs
     expected = {name: there[name] for name in ("base_model", "adapter", "graph")}
     return open_lookup(output.uri, {**expected, **inputs}, max_bytes, config.storage)
 
 
 def check(config: Any, lookup: ExplanationLookup) -> None:
     """Look up every pair of known and unknown users and items, the second time from memory."""
-    rows = [
-        {name: row[name] for name in GENERATED.names} for row in published_rows(output_of(config))
-    ]
+    rows = published_rows(output_of(config))
     texts = {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
     assert lookup.num_rows == len(texts)
     for user in [*(f"u{number}" for number in range(12)), "nobody", "", "é\u200f\ud7ff"]:
-        assert lookup.of_user(user).to_pylist() == [row for row in rows if row["user_id"] == user]
-        assert lookup.of_user(user).schema == GENERATED
+        explained = lookup.of_user(user).filter(pc.field("status") == "ok")["item_id"].to_pylist()
+        assert explained == [row["item_id"] for row in rows if row["user_id"] == user]
         for item in [*(f"i{number}" for number in range(5)), "nothing"]:
             found = lookup.find(user, item)
             assert (found.text if found else None) == texts.get((user, item))
@@ -205,7 +241,7 @@ def test_read_gives_the_rows_of_a_version(runs):
             assert set(dataset.schema.names) == {"status", "bucket", *schema.names}
             rows = dataset.to_table(columns=schema.names).sort_by(BY_PAIR).to_pylist()
             expected = published_rows(runs.output, failed, version)
-            assert rows == [{name: row[name] for name in schema.names} for row in expected]
+            assert rows == [{name: row.get(name) for name in schema.names} for row in expected]
             found.append(rows)
         assert sorted(pairs_of(found[0] + found[1])) == sorted(pairs)
         assert len(found[1]) == num_failed

@@ -24,11 +24,11 @@ from tests.xrec.backfill.runs import (
 from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import load_task_explainer
-from xrec.bulk import read_takedowns, rollback
+from xrec.bulk import read_published, read_takedowns, rollback
 from xrec.errors import ArtifactNotFoundError, BudgetError, ConfigError, DataError, GateError
 from xrec.graph.artifact import read_graph
 from xrec.nights import make_gate
-from xrec.storage import open_location, read_manifest
+from xrec.storage import open_location
 
 BROKEN = ("nobody i0", "u1 nothing", "u2 wordy", "u3 wordy")
 GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
@@ -59,7 +59,7 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs, request
     assert row["item_title"] == "Place 2"
     assert manifest.metrics["failed_by_reason"] == dict(Counter(reasons.values()))
     assert manifest.row_counts == {"explanations": 11, "failed": 5, "rejected": 0}
-    assert manifest == read_manifest(location, "explanations")
+    assert manifest == read_published(location, "explanations")
 
 
 @pytest.mark.usefixtures("actors_here")

@@ -29,6 +29,7 @@ from tests.world.here import Place, PoolHere
 from tests.xrec.bulk import toy_run
 from tests.xrec.bulk.toy_run import IDENTITY, Toy
 from xrec import bulk
+from xrec.bulk.log import open_log
 from xrec.bulk.processes import Pool, RayPool
 from xrec.bulk.progress import Clock
 from xrec.bulk.run import RUNS, records
@@ -38,7 +39,6 @@ from xrec.cluster import ensure_ray, environment
 from xrec.config import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
 from xrec.storage import Forgotten, requests
-from xrec.storage.delta import open_log
 
 ITEMS = ("a", "odd-1", "b", "dull-2", "c")
 FORMAT = replace(toy_run.FORMAT, keys=("user_id", "item_id"))  # only a user_id can be forgotten
@@ -175,7 +175,7 @@ def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> N
     """Do what another program does, which has errors of its own."""
     location = setting.place.location
     try:
-        table = deltalake.DeltaTable(location.shared_uri, storage_options=location.delta_options())
+        table = deltalake.DeltaTable(location.uri, storage_options=location.delta_options())
         location.exists()  # others may go on in between
         do(table)
     except (DeltaError, OSError) as error:
@@ -281,10 +281,10 @@ class Chaos:
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
-        if self.cluster is None:
+        if self.setting.address is None:
             self._processes = multiprocessing.get_context("forkserver")
             self._processes.set_forkserver_preload(["tests.xrec.bulk.chaos"])
-        else:
+        else:  # with the token of the cluster, which a server that was started before lacks
             self._processes = multiprocessing.get_context("spawn")
 
     def close(self) -> None:
@@ -577,7 +577,7 @@ def check_garbage(chaos: Chaos) -> None:
     output, table = place.location, bulk.published(place.uri, storage=place.storage)
     options = {"retention_hours": 0, "enforce_retention_duration": False, "full": True}
     time.sleep(1.1)  # the times in the store are whole seconds
-    deltalake.DeltaTable(output.shared_uri, storage_options=output.delta_options()).vacuum(
+    deltalake.DeltaTable(output.uri, storage_options=output.delta_options()).vacuum(
         dry_run=False, **options
     )
     delete_superseded(output, timedelta(0))

@@ -79,7 +79,7 @@ def test_commands_in_chaos_leave_a_row_once_at_each_version(bucket_place, tmp_pa
 @pytest.mark.usefixtures("ray_cluster")
 def test_worker_and_driver_on_ray_that_are_killed_leave_each_row_once(tmp_path):
     place, cluster = Place(str(tmp_path / "out"), StorageConfig()), ray.get_runtime_context()
-    setting = Setting(place, tmp_path, 16, 10, 3.0, cluster.gcs_address)
+    setting = Setting(place, tmp_path, 16, 10, 1.0, cluster.gcs_address)
     toy = setting.open("main")
     with closing(Chaos(setting, 0)) as chaos:
         driver = chaos.start("complete")

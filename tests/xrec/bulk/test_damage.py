@@ -71,7 +71,7 @@ def test_flipped_bit_of_a_result_is_never_read_as_other_rows(here):
     ).cast(FORMAT.ok_schema)
     planned = ok.select(["user", "item"]).append_column("bucket", pa.array([0] * 128, pa.int32()))
     rows = FORMAT.as_results(planned, ok, FORMAT.failed_schema.empty_table())
-    summary = summary_of(rows, ["user", "item"], costs={"seconds": 2.5})
+    summary = summary_of(rows, costs={"seconds": 2.5})
     folder.create(3, rows, summary)
     name, schema = "0000003.parquet", FORMAT.table_schema
     file = folder.location / name
@@ -207,7 +207,7 @@ def test_results_without_a_planned_row_are_not_published(here):
     rows, _ = results.read("0000001.parquet", schema)
     (results.location / "0000001.parquet").delete()
     fewer = rows.slice(1)
-    results.create(1, fewer, summary_of(fewer, ["user", "item"]))
+    results.create(1, fewer, summary_of(fewer))
     with raises(DataError, "wrong_number_of_rows", saw=23):
         toy.complete()
     assert not (here.location / "_delta_log").exists()

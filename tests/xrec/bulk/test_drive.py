@@ -270,19 +270,6 @@ def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(here):
     assert again.complete().row_counts == {"explanations": 12, "failed": 12}
 
 
-def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(here):
-    toy = here("odd-1 dull-2")
-    toy.drive()
-    interrupt(toy, 1, retry=["odd"])
-    toy.heal()
-    progress = toy.drive(retry=["dull"])
-    passes = [(each.reasons, each.size.num_rows) for each in toy.run.passes()]
-    assert passes == [((), 24), (("odd",), 12), (("dull",), 12)]
-    assert (progress.pass_number, progress.failed) == (2, {"odd": 6})
-    again = toy.drive()  # does nothing
-    assert (again.pass_number, again.reasons, again.is_done) == (2, ("dull",), True)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -452,7 +439,7 @@ def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(here):
     here().complete()
     settings = {"identity": OTHER, "carry_from": here.uri}
     with here.patch.context() as patch:
-        patch.setattr("xrec.storage.delta.digest_of", lambda files: "another")
+        patch.setattr("xrec.bulk.log.digest_of", lambda files: "another")
         with raises(errors.TableError, "not_sound"):
             here.at("later")(**settings)
     (file,) = (here.location / path for path in files_of(here()))

@@ -20,9 +20,7 @@ from tests.xrec.bulk.toy_run import (
     OTHER,
     Toy,
     batch_of,
-    drive_carrying,
     rows_of,
-    stopped_after,
     toy_request,
     toy_rows,
 )
@@ -32,7 +30,7 @@ from xrec.bulk.plan import Plan, Spill, write_plan
 from xrec.bulk.rows import bucket_of, clean_keys
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Preview, preview
-from xrec.errors import DataError, LeaseError, StorageError, TableError
+from xrec.errors import DataError, LeaseError, TableError
 from xrec.schemas import REJECTED
 from xrec.storage import Location, read_table
 
@@ -238,13 +236,6 @@ def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(num_buckets, rows_
     assert not ends or sum(ends) / len(ends) > 0.5 * min(rows_per_chunk, 40)
 
 
-def test_ctrl_c_within_a_query_is_the_interrupt_that_every_job_knows(disk):
-    """DuckDB makes a RuntimeError of it; any other stays one."""
-    for cause, expected in ((KeyboardInterrupt(), KeyboardInterrupt), (None, RuntimeError)):
-        with pytest.raises(expected), toy_request(disk).read_rows():
-            raise RuntimeError("Query interrupted") from cause
-
-
 def never_read() -> Iterator[Any]:
     raise AssertionError("the input was read")
 
@@ -286,24 +277,7 @@ def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(here):
     assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
 
 
-def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(here):
-    """Two rows of three are carried; before anything is done, none is reckoned to be."""
-    here().complete()
-    settings = {"identity": OTHER, "carry_from": here.uri}
-    assert preview_at(here, **settings).costs_left["tokens"] == 108
-    toy = here(**settings)
-    with pytest.raises(KeyboardInterrupt):
-        drive_carrying(toy, stopped_after(3))
-    seen = preview_at(here, **settings, batches=never_read)
-    assert 0 < seen.num_left < 36
-    assert seen.costs_left["tokens"] == pytest.approx(seen.num_left)
-    assert "carried" not in seen.costs_left
-    elsewhere = preview_at(here.at("new"), carry_from=here.uri)  # three tokens a row that was done
-    assert elsewhere.costs_left["tokens"] == pytest.approx(108)
-    drive_carrying((whole := here.at("whole"))("a", **settings))  # all of it was carried
-    assert preview_at(here.at("new"), carry_from=whole.uri).costs_left is None
-
-
+@pytest.mark.slow
 def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
     """As on a machine of many cores; the product has 1 GB for 1e9 rows."""
     for name, value in {"MEMORY": "24MB", "THREADS": 64, "BYTES_AT_ONCE": 2**18}.items():
@@ -326,13 +300,6 @@ def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
         items.update(chunk["item"].to_pylist())
     spill.delete()
     assert spill.num_rows == len(items) == num_rows
-
-
-def test_lack_of_room_is_an_error_that_says_what_to_do(monkeypatch):
-    monkeypatch.setattr("xrec.bulk.plan.MEMORY", "1MB")
-    ids = [str(number) for number in range(100_000)]
-    with raises(StorageError, "no_room", "TMPDIR"):
-        Spill([pa.table([ids, ids], KEY_SCHEMA)], KEY_SCHEMA)
 
 
 def test_memory_of_writing_a_plan_does_not_grow_with_its_chunks(disk, monkeypatch):

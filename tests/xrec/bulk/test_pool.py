@@ -50,6 +50,7 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
     assert progress.started_at < progress.working_since
 
 
+@pytest.mark.slow
 def test_pool_begins_no_chunk_once_its_budget_is_used_up(here):
     toy = here("a b", num_users=40, rows_per_chunk=2)
     task = toy.make_task(seconds=0.1)
@@ -59,6 +60,7 @@ def test_pool_begins_no_chunk_once_its_budget_is_used_up(here):
     assert 2 <= Survey(toy.run).summary.num_rows <= 6
 
 
+@pytest.mark.slow
 def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(here):
     here.patch.setattr("xrec.bulk.parts.PART_BYTES", 3_000)  # the files are made on Ray, too
     toy = here("deadly odd-1 bad-2 b", num_users=5, rows_per_chunk=2)
@@ -75,28 +77,33 @@ def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(h
     assert killer["message"] == "2 processes died while they worked on this row alone"
 
 
-def test_pool_raises_the_error_of_a_process_or_an_interrupt_and_the_next_one_goes_on(here):
+def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(here):
+    toy = here("refused", num_users=20, rows_per_chunk=1)
+    with pytest.raises(DataError, match=r"^the row is refused\n  by its task$"):
+        on_ray(toy, RayPool(2), toy.make_task(OddTask, seconds=0.1))
+    num_done = Survey(toy.run).summary.num_rows
+    assert num_done < 20
+    progress = on_ray(toy, RayPool(2))
+    assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
+
+
+@pytest.mark.slow
+def test_pool_that_is_interrupted_keeps_what_is_done(here):
     def interrupt(progress: Progress) -> None:
         if progress.num_rows:
             raise KeyboardInterrupt
 
-    toy = here("refused", num_users=20, rows_per_chunk=1)
-    task = toy.make_task(OddTask, seconds=0.2)
+    toy = here("a", num_users=20, rows_per_chunk=1)
     with pytest.raises(KeyboardInterrupt):
-        on_ray(toy, RayPool(2), task, on_progress=interrupt, clock=EAGER)
-    num_done = Survey(toy.run).summary.num_rows
-    assert 0 < num_done < 20
-    with pytest.raises(DataError, match=r"^the row is refused\n  by its task$"):
-        on_ray(toy, RayPool(2), task)
-    progress = on_ray(toy, RayPool(2))
-    assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
+        on_ray(toy, RayPool(2), toy.make_task(seconds=0.2), on_progress=interrupt, clock=EAGER)
+    assert 0 < Survey(toy.run).summary.num_rows < 20
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "code", "saw"),
     [
         (ModelError("there is no model", code="gone"), ModelError, "gone", None),
-        (None, ClusterError, "processes_not_ready", 3),
+        pytest.param(None, ClusterError, "processes_not_ready", 3, marks=pytest.mark.slow),
     ],
 )
 def test_pool_whose_processes_cannot_begin_or_die_before_ends(here, error, kind, code, saw):
@@ -121,6 +128,7 @@ class CrowdTask(ToyTask):
         return super().do(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "fewest", "most"),
     [(RayPool(3, min_actors=1), 2, 3), (RayPool(2, min_actors=1, cpus=3), 1, 1)],
@@ -146,6 +154,7 @@ def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done(tmp_path):
     assert len({pid for _, pid in found} - {os.getpid()}) == 2
 
 
+@pytest.mark.slow
 def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path):
     def die(num_times: int) -> int:
         with (tmp_path / str(num_times)).open("a") as file:

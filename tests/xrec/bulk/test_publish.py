@@ -3,25 +3,25 @@
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
-from tests.world.here import PoolHere, plan_of
-from tests.world.store import requests_of
+from tests.world.here import PoolHere
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import (
     FORMAT,
     IDENTITY,
     OTHER,
+    CarryingTask,
     Toy,
     ToyTask,
     commit_once,
@@ -29,13 +29,14 @@ from tests.xrec.bulk.toy_run import (
     finished,
     rows_of,
     table_at,
+    texts_of,
 )
 from xrec import bulk
 from xrec.bulk import delete_runs, empty, published, rollback, vacuum
+from xrec.bulk.log import Commit, open_log
 from xrec.bulk.table import open_whole, replace_content
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
 from xrec.storage import LocalLocation
-from xrec.storage.delta import Commit, open_log
 
 
 def two_runs(toys: Toys) -> tuple[Toy, Toy]:
@@ -233,146 +234,54 @@ def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here):
         assert (stats["minValues"], stats["numRecords"]) == ({"bucket": rows[0]["bucket"]}, 180)
 
 
-def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(here):
-    here.in_parts(10_000)
-    toy = here("a odd-1 dull-2 b", num_users=20, rows_per_chunk=9)
-    manifests = [toy.complete()]
-    for retry in (["odd", "dull"], ["dull"], ["odd"]):  # their chunks have rows of several parts
-        manifests.append(toy.complete(retry=retry))
-        toy.heal()
-        assert rows_of(toy.published()) == toy.rows
-        assert len(files_of(toy)) > 3
-    assert [manifest.row_counts["failed"] for manifest in manifests] == [40, 40, 20, 0]
-    assert [sum(manifest.row_counts.values()) for manifest in manifests] == [80] * 4
-    assert manifests[-1].metrics["costs"]["tokens"] == 3 * 80
+def ranked_run(place: Toys, ranks: dict[str, int | None], name: str, **settings: Any) -> Toy:
+    """Plan items of four users, each with its rank, and one of the pairs twice."""
+    format = replace(FORMAT, given=pa.schema([("rank", pa.int32())]))
+    rows = [(f"u-{user}", item, rank) for user in range(4) for item, rank in ranks.items()]
+    rows.append((*rows[0][:2], 99))
+    table = pa.table(dict(zip(("user", "item", "rank"), zip(*rows, strict=True), strict=True)))
+    batch = bulk.clean_keys(table, format.keys, file="rows", first_line=1, given=format.given)
+    identity = bulk.Identity(kind="explanations", config={"name": name}, inputs={})
+    settings |= {"storage": place.storage, "listing": {"rows": [str(ranks)]}}
+    request = bulk.RunRequest(place.uri, identity, format, lambda: [batch], **settings)
+    return Toy(bulk.open_run(request), [], place.folder / "healed")
 
 
-WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
-GOOD_WORDS = [word for word in WORDS if word.strip("-")]
-LETTERS = bulk.RowFormat(
-    keys=("word",),
-    ok=pa.schema([("place", pa.int32()), ("letter", pa.string())]),
-    failed=pa.schema([]),
-    ok_keys=("place",),
-    reasons=("empty",),
-)
+def test_given_columns_are_in_each_row_done_failed_retried_or_carried_over(here):
+    def ranks(toy: Toy) -> list[tuple[str, int | None, str]]:
+        table = toy.published().dataset(status=None).to_table()
+        rows = table.select(["item", "rank", "status"]).to_pylist()
+        return sorted({(*row.values(),) for row in rows}, key=str)
+
+    def task(toy: Toy) -> Any:
+        return toy.make_task(CarryingTask, format=toy.run.format)
+
+    first = ranked_run(here, {"a": 1, "odd-1": 2, "c": None}, "first")
+    first.complete(task=task(first))
+    assert ranks(first) == [("a", 1, "ok"), ("c", None, "ok"), ("odd-1", 2, "failed")]
+    first.heal()
+    first.complete(task=task(first), retry=["odd"])
+    assert ranks(first) == [("a", 1, "ok"), ("c", None, "ok"), ("odd-1", 2, "ok")]
+    texts = texts_of(first)
+    second = ranked_run(here, {"a": 3, "odd-1": 2, "c": 7}, "second", carry_from=here.uri)
+    second.complete(task=task(second))
+    assert ranks(second) == [("a", 3, "ok"), ("c", 7, "ok"), ("odd-1", 2, "ok")]
+    assert texts_of(second) == texts  # all were carried over
+    same = ranked_run(here, {"a": 3, "odd-1": 2, "c": 7}, "second")
+    other = ranked_run(here, {"a": 4, "odd-1": 2, "c": 7}, "second")
+    assert same.run.record.run == second.run.record.run != other.run.record.run
 
 
-@dataclass
-class Spell:
-    """Cuts words into letters; words of dashes have none, unless they are healed."""
-
-    healed: tuple[str, ...] = ()
-    row_errors: tuple[type[Exception], ...] = ()
-
-    def do(self, rows: pa.Table) -> bulk.Outcome:
-        words = rows["word"].to_pylist()
-        empty = [word for word in words if word.strip("-") == "" and word not in self.healed]
-        good = [word for word in words if word not in empty]
-        letters = [dict(zip(LETTERS.ok_schema.names, row, strict=True)) for row in letters_of(good)]
-        failed = pa.table({"word": pa.array(empty, pa.string())})
-        return bulk.Outcome(
-            pa.Table.from_pylist(letters[::-1], LETTERS.ok_schema),
-            self.fail(failed, "empty", "no letter"),
-        )
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        failed = [{**row, "reason": reason, "message": message} for row in rows.to_pylist()]
-        return pa.Table.from_pylist(failed, LETTERS.failed_schema)
-
-
-def spelling(place: Toys) -> Toy:
-    words = pa.table({"word": WORDS})
-    run = plan_of(place.uri, "spelling", LETTERS, words, rows_per_chunk=4, storage=place.storage)
-    return Toy(run, [], place.folder)
-
-
-def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
-    return sorted((word, place, letter) for word in words for place, letter in enumerate(word))
-
-
-def ok_rows(toy: Toy) -> list[tuple[str, int, str]]:
-    table = toy.published().dataset().to_table(columns=["word", "place", "letter"])
-    rows = [(*row.values(),) for row in table.to_pylist()]
-    assert all(row[1] == 0 or rows[n - 1][:2] == (row[0], row[1] - 1) for n, row in enumerate(rows))
-    return sorted(rows)
-
-
-def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(here):
-    here.in_parts(3000)
-    toy = spelling(here)
-    manifest = toy.complete(task=Spell)
-    assert ok_rows(toy) == letters_of(GOOD_WORDS)
-    assert manifest.row_counts == {"explanations": 15, "failed": 2}
-    failed = toy.published().dataset(status="failed").to_table()
-    assert sorted(failed["word"].to_pylist()) == ["-", "--"]
-    assert failed["place"].null_count == 2
-    manifest = toy.complete(task=lambda: Spell(healed=("--",)), retry=["empty"])
-    assert ok_rows(toy) == letters_of([*GOOD_WORDS, "--"])
-    assert manifest.row_counts == {"explanations": 16, "failed": 1}
-    summary = bulk.Survey(toy.run).summary
-    assert (summary.num_ok, summary.num_ok_rows, summary.num_rows) == (16, 56, 17)
-
-
-@pytest.mark.parametrize("what", ["a row twice", "a word lost"])
-def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(here, what):
-    class Wrong(Spell):
-        def do(self, rows: pa.Table) -> bulk.Outcome:
-            outcome = super().do(rows)
-            twice = outcome.ok.take([0, *range(len(outcome.ok))])
-            lost = outcome.ok.filter(pc.not_equal(outcome.ok["word"], outcome.ok["word"][0]))
-            return replace(outcome, ok=twice if what == "a row twice" else lost)
-
-    with pytest.raises(ValueError, match="expected each row once"):
-        spelling(here).drive(task=Wrong)
-
-
-@pytest.mark.parametrize("by", ["nobody", "z_order"])
-def test_rule_13_takedown_lowers_each_row_count_by_its_own_unit(here, by):
-    toy = spelling(here)
-    counts = {"letters": "num_ok_rows", "words": "num_rows", "empty": "num_failed", "fixed": 7}
-    bulk.complete(toy.run, PoolHere(), Spell, "explanations", lambda summary: (counts, {}))
-    assert toy.published().manifest.row_counts == {**counts, "letters": 54, "words": 17, "empty": 2}
-    if by == "z_order":  # the letters of a word are in several files then
-        table_at(here).optimize.z_order(["place"], target_size=1)
-    for row in ({"word": "bcd"}, {"word": "--"}, {"letter": "a"}, {"letter": "w"}):
+def test_rule_13_takedown_lowers_each_row_count_by_its_own_unit(here):
+    toy = here("a odd-1")
+    counts = {"texts": "num_ok", "rows": "num_rows", "failed": "num_failed", "fixed": 7}
+    bulk.complete(
+        toy.run, PoolHere(), toy.make_task(), "explanations", lambda summary: (counts, {})
+    )
+    for row in ({"user": "u-3"}, {"user": "u-4", "item": "odd-1"}):
         bulk.take_down(here.uri, rows=[row], reason="no")
-    left = [row for row in letters_of(GOOD_WORDS) if row[0] != "bcd" and row[2] not in "aw"]
-    table = toy.published().dataset().to_table(columns=["word", "place", "letter"])
-    assert sorted((*row.values(),) for row in table.to_pylist()) == left
-    words = len({word for word, _, _ in left})
-    counts |= {"letters": len(left), "words": words + 1, "empty": 1}
-    assert toy.published().manifest.row_counts == counts
-
-
-STRANGERS = ("", "u-", "u-1 ", "u-999", "é\u200f\ud7ff", "\U0010ffff")
-
-
-@pytest.mark.usefixtures("small_windows")
-def test_find_at_each_version_gives_exactly_the_rows_of_a_key(here):
-    here.in_parts(10_000)
-    toy = finished(here, "a odd-1 b")
-    for version, items in ((0, ["a", "b"]), (1, ["a", "b", "odd-1"])):
-        table = toy.published(version)
-        assert (table.version, table.log.files(version).num_rows > 1) == (version, True)
-        dataset = table.dataset(FORMAT.ok_schema)
-        for user in [*(f"u-{number}" for number in range(12)), *STRANGERS]:
-            found = table.find(dataset, "user", [user]).to_pylist()
-            assert sorted(row["item"] for row in found) == ([] if user in STRANGERS else items)
-            assert all(row["user"] == user and row["text"] for row in found)
-
-
-@pytest.mark.usefixtures("small_windows")
-def test_find_reads_one_file_of_several(there):
-    there.in_parts(10_000)
-    toy = there("a b c d", num_users=24)
-    toy.complete()
-    table = toy.published()
-    dataset = table.dataset(FORMAT.ok_schema)
-    assert table.log.files(0).num_rows > 2
-    requests = requests_of(there.patch)
-    assert table.find(dataset, "user", ["u-3"]).num_rows == 4
-    assert len(requests) <= 6
+    left = {"texts": 11, "rows": 21, "failed": 10, "fixed": 7}
+    assert toy.published().manifest.row_counts == left
 
 
 def test_batches_give_the_rows_of_a_status_and_at_least_one_table(here):

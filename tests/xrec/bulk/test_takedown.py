@@ -29,12 +29,12 @@ from tests.xrec.bulk.toy_run import (
     table_at,
 )
 from xrec import bulk
+from xrec.bulk.log import open_log
 from xrec.bulk.takedown import Entry, Takedowns, forget_on_list, put_on_list
 from xrec.bulk.upkeep import TakenDown
 from xrec.errors import DataError, TableError
 from xrec.jobs.output import Output
 from xrec.storage import Forgotten, LocalLocation
-from xrec.storage.delta import open_log
 
 PAIR = {"user": "u-3", "item": "a"}
 

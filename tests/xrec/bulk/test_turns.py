@@ -402,20 +402,6 @@ def test_commands_by_turns_leave_a_row_once_at_each_version():
     run_state_machine_as_test(Commands, settings=QUICK)
 
 
-def test_turns_show_what_a_store_does_that_lets_a_file_be_created_twice(monkeypatch):
-    create = LocalLocation.create_bytes
-
-    def overwrite(self: LocalLocation, data: bytes) -> bool:
-        if "conditional-write" in self.name:  # xrec asks for it first
-            return create(self, data)
-        self.write_bytes(data)
-        return True
-
-    monkeypatch.setattr(LocalLocation, "create_bytes", overwrite)
-    with pytest.raises((AssertionError, XRecError)):
-        run_state_machine_as_test(Commands, settings=settings(QUICK, max_examples=100))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_commands_in_many_orders_leave_a_row_once_at_each_version():

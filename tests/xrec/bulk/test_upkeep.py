@@ -13,7 +13,6 @@ import pytest
 
 from tests.errors import raises
 from tests.world.here import Place, PoolHere
-from tests.world.store import requests_of
 from tests.xrec.bulk.toy_run import (
     IDENTITY,
     OTHER,
@@ -25,11 +24,11 @@ from tests.xrec.bulk.toy_run import (
     table_at,
 )
 from xrec import bulk
-from xrec.bulk.progress import Clock
+from xrec.bulk import read_published
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
-from xrec.storage import LocalLocation, read_manifest
+from xrec.storage import LocalLocation
 
 HOUR = timedelta(hours=1)
 
@@ -39,13 +38,13 @@ def test_rollback_and_empty_make_the_next_version_and_keep_the_earlier_ones(here
     assert bulk.rollback(here.uri, 0) == 2
     assert len(rows_of(toy.published(), "failed")) == 12
     assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
-    assert read_manifest(here.location, "explanations").version == 2
+    assert read_published(here.location, "explanations").version == 2
     assert bulk.rollback(here.uri, 2) == 2  # is the newest
     assert bulk.empty(here.uri) == 3
     with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
         toy.published()
     with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
-        read_manifest(here.location, "explanations")
+        read_published(here.location, "explanations")
     assert table_at(here).to_pyarrow_table().num_rows == 0
     assert bulk.rollback(here.uri, 1) == 4
     assert rows_of(toy.published(), "ok") == toy.rows
@@ -217,13 +216,6 @@ def test_read_status_before_during_and_after_a_run(here):
     assert (status().phase(), status().is_published) == ("replaced", False)
 
 
-def test_read_status_takes_few_requests_also_of_many_results(there):
-    there(num_users=24, rows_per_chunk=2).drive(clock=Clock(seconds_between_signs=0.01))
-    requests = requests_of(there.patch)
-    assert bulk.read_status(there.uri, there.storage).num_left == 0
-    assert len(requests) < 12
-
-
 def found_by(place: Place) -> list[Finding]:
     """What the check finds; see that it changes no file."""
     before = {name: (place.location / name).read_bytes() for name in place.location.files()}
@@ -289,21 +281,3 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
     assert "36 of 36 rows done: it is not published" in only(here, "warning")
     here("b", identity=OTHER).complete()
     assert found_by(here) == []  # the other run came after it
-
-
-@pytest.mark.usefixtures("small_windows")
-def test_check_of_wrong_bounds_and_of_a_broken_footer_names_the_file(here):
-    toy = here("a b", num_users=30)
-    toy.complete()
-    assert found_by(here) == []
-    (path,) = files_of(toy)
-    (log,) = [each for each in here.location.files() if each.startswith("_delta_log/")]
-    entry = here.location / log
-    said = entry.read_text()
-    entry.write_bytes(said.replace('\\"bucket\\": 0', '\\"bucket\\": 5').encode())
-    assert entry.read_text() != said
-    assert f"such as {path}, cannot be read or have buckets outside" in only(here, "error")
-    entry.write_bytes(said.encode())
-    data = (here.location / path).read_bytes()
-    (here.location / path).write_bytes(data[:-20] + bytes(20))
-    assert f"such as {path}, cannot be read" in only(here, "error")

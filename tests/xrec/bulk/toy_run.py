@@ -6,7 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -112,14 +112,16 @@ class Toy:
 
     def drive(self, pool: Any = None, task: Any = None, **settings: Any) -> bulk.Progress:
         """Do what is left; `task` makes the task of a process."""
-        return bulk.drive(self.run, pool or PoolHere(), task or self.make_task(), **settings)
+        pool, task = pool or PoolHere(), task or self.make_task()
+        return bulk.drive(self.run, pool, task, taken(settings), **settings)
 
     def publish(self, **settings: Any) -> Manifest | None:
         return bulk.publish(self.run, "explanations", describe, **settings)
 
     def complete(self, pool: Any = None, task: Any = None, **settings: Any) -> Manifest | None:
         pool, task = pool or PoolHere(), task or self.make_task()
-        return bulk.complete(self.run, pool, task, "explanations", describe, **settings)
+        options = taken(settings)
+        return bulk.complete(self.run, pool, task, "explanations", describe, options, **settings)
 
     def published(self, version: int | None = None) -> bulk.Published:
         return bulk.published(self.run.output.uri, version=version, storage=self.run.storage)
@@ -127,6 +129,12 @@ class Toy:
     def heal(self) -> None:
         """Let the rows succeed that failed before."""
         self.healed.touch()
+
+
+def taken(settings: dict[str, Any]) -> bulk.DriveOptions:
+    """Take what is a field of `DriveOptions` out of the settings."""
+    names = [field.name for field in fields(bulk.DriveOptions) if field.name in settings]
+    return bulk.DriveOptions(**{name: settings.pop(name) for name in names})
 
 
 def describe(summary: bulk.Summary) -> tuple[Mapping[str, str], Mapping[str, Any]]:
@@ -256,7 +264,7 @@ class CarryingTask(ToyTask):
     """Finds rows of item `b` no longer good."""
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        assert earlier.schema.equals(FORMAT.table_schema)
+        assert earlier.schema.equals(self.format.table_schema)
         return pc.if_else(pc.equal(earlier["item"], "b"), "a b", pa.scalar(None, pa.string()))
 
 

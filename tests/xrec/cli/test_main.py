@@ -115,14 +115,13 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path):
         (["run", "{config}", "splits.test=0.1"], None, None),
         (["run", "{config}", "--from", "backfill"], "unknown_job", "--from"),
         (["run", "{config}", "--until", "serve"], "unknown_job", "--until"),
-        (["submit", "prepare", "{config}", "--redo", *THERE], "option_of_another_job", "--redo"),
         (
             ["submit", "run", "{config}", *GIVEN, *THERE],
             "secret_in_command",
             "storage.access_key_id",
         ),
         (["submit", "prepaer", "{config}", *THERE], "unknown_job", None),
-        (["submit", "prepare", "{config}", "workspace=a/b", *THERE], "relative_path", None),
+        (["submit", "prepare", "{config}", "workspace=a/b", *THERE], "relative_path", "workspace"),
     ],
 )
 def test_bad_usage_or_config_exits_2_and_says_so(config_path, arguments, code, key):
@@ -297,12 +296,12 @@ def test_demo_configs_keep_everything_in_the_workspace_and_fit_together():
     """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
     chosen = chosen_configs(read_project(DEMO, ["workspace=/demo/"]))
     configs = {job: config.model_dump(mode="json") for job, config in chosen.items()}
-    assert {values["workspace"] for values in configs.values()} == {"/demo/"}
+    assert {values["workspace"] for values in configs.values()} == {"/demo"}
     models = {values["llm"]["model"] for values in configs.values() if "llm" in values}
     assert models == {"/demo/llm"}
     backfill, evaluate = configs["backfill"], configs["evaluate"]
     assert backfill["decoding"] == evaluate["decoding"]
-    assert backfill["pairs"]["split"] == evaluate["split"]
+    assert (backfill["pairs"]["kind"], evaluate["split"]) == ("recommendations", "test")
     assert configs["build-sample-llm"]["prompt"] == configs["train-adapter"]["prompt"]
 
 

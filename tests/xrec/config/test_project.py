@@ -1,6 +1,7 @@
 """A project file: what each job sees of it, how a mistake is named, and what is never shown."""
 
 import operator
+import os
 import traceback
 from pathlib import Path
 from typing import Any, get_args
@@ -59,9 +60,10 @@ def path(tmp_path):
 
 def test_job_sees_the_shared_keys_overlaid_by_its_section_key_by_key(path):
     graph = load_config(PretrainGraphConfig, path)
-    assert (graph.workspace, graph.training.num_epochs, graph.workers.num_processes) == ("w", 7, 3)
+    assert (graph.workspace, graph.training.num_epochs) == (os.path.abspath("w"), 7)
+    assert graph.workers.num_processes == 3
     assert load_config(PrepareConfig, path).splits.test == 0.3
-    assert load_config(RecommendConfig, path).workspace == "w"  # it has no section
+    assert load_config(RecommendConfig, path).workspace == graph.workspace  # it has no section
     backfill = load_config(BackfillConfig, path)
     assert (backfill.decoding.max_new_tokens, backfill.decoding.text.max_words) == (40, 30)
     training = load_config(TrainAdapterConfig, path)
@@ -107,7 +109,7 @@ def test_override_is_a_key_of_the_job_or_of_the_file(path, config_type, override
 def test_project_overrides_are_shared_keys_and_places(path):
     project = read_project(path, ["workspace=elsewhere", "pretrain-graph.training.num_epochs=9"])
     configs = project.configs(["prepare", "pretrain-graph"])
-    assert {config.workspace for config in configs.values()} == {"elsewhere"}
+    assert {config.workspace for config in configs.values()} == {os.path.abspath("elsewhere")}
     assert configs["pretrain-graph"].training.num_epochs == 9
 
 
@@ -204,10 +206,10 @@ def test_several_mistakes_are_all_listed_and_missing_keys_those_of_the_job_that_
     }
     assert all(key in str(raised.value) for key in raised.value.problems)
     path = write(tmp_path, {"workspace": "w", "prepare": FILE["prepare"], "backfill": {}})
-    assert load_config(PrepareConfig, path).workspace == "w"
+    assert load_config(PrepareConfig, path).workspace == os.path.abspath("w")
     with raises(ConfigError, "missing", "llm") as raised:
         load_config(BackfillConfig, path)
-    assert raised.value.problems == {"llm": "missing", "backfill.pairs": "missing"}
+    assert raised.value.problems == {"llm": "missing"}
 
 
 STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}
@@ -287,20 +289,24 @@ def test_section_given_in_part_keeps_the_rest_of_its_fields_default():
 
 
 def test_uri_is_below_the_workspace_unless_given():
-    graph = PretrainGraphConfig(workspace="s3://bucket/run/", graph="s3://other/graph")
+    graph = PretrainGraphConfig(
+        workspace="s3://bucket/run/", artifacts={"graph": "s3://other/graph"}
+    )
     assert graph.artifact("dataset") == "s3://bucket/run/dataset"
     assert graph.artifact("graph") == "s3://other/graph"
     values = {
         "workspace": "s3://bucket/run/",
         "pairs": {"kind": "table", "uri": "workspace:pairs"},
         "llm": {"model": "workspace:llm"},
-        "explanations": "workspace:top",
+        "artifacts": {"explanations": "workspace:top"},
     }
     config = parse_config(BackfillConfig, values)
     assert config.pairs == TablePairs(kind="table", uri="s3://bucket/run/pairs")
     assert config.llm.model == "s3://bucket/run/llm"
     assert config.artifact("explanations") == "s3://bucket/run/top"
-    judge = {"model": {"kind": "engine", "llm": {"model": "workspace:judge"}}}
-    metrics = {"judges": [{"name": name, **judge} for name in ("ann", "bob")]}
+    judge = {"kind": "engine", "llm": {"model": "workspace:judge"}}
+    metrics = {"judges": {"ann": judge, "bob": judge}}
     compare = parse_config(CompareConfig, {**LLM, "metrics": metrics})
-    assert [each.model.llm.model for each in compare.metrics.judges] == ["w/judge"] * 2
+    assert [each.llm.model for each in compare.metrics.judges.values()] == [
+        os.path.abspath("w/judge")
+    ] * 2

@@ -10,7 +10,6 @@ from xrec.config import (
     CompareConfig,
     Config,
     EngineConfig,
-    JudgeConfig,
     MetricsConfig,
     PretrainGraphConfig,
     Processes,
@@ -29,8 +28,8 @@ AT_THE_END = {
 }
 
 
-def judge(name: str = "ann") -> dict[str, Any]:
-    return {"name": name, "model": {"kind": "endpoint", "model": "gpt"}}
+def judges(*names: str) -> dict[str, Any]:
+    return {"judges": {name: {"kind": "endpoint", "model": "gpt"} for name in names}}
 
 
 TAKEN: list[tuple[type[Config], dict[str, Any]]] = [
@@ -49,6 +48,7 @@ TAKEN: list[tuple[type[Config], dict[str, Any]]] = [
 def test_section_takes_what_goes_together(section, values):
     config = parse_config(section, values)
     given = {name: value for name, value in values.items() if not isinstance(value, dict | list)}
+    given.pop("workspace", None)  # becomes absolute
     assert given.items() <= config.model_dump().items()
 
 
@@ -76,7 +76,6 @@ REFUSED: dict[type[Config], list[dict[str, Any]]] = {
         {**COMPARE, **zero(stage=1, zero_hpz_partition_size=2)},
         {**COMPARE, **zero(zero_hpz_partition_size=4), "workers": {"num_processes": 6}},
     ],
-    MetricsConfig: [{"judges": [judge("ann")]}, {"judges": [judge("ann"), judge("ann")]}],
     PromptConfig: [
         {"user": "User: {user_profile}"},
         {"collaborative": "{user}"},
@@ -105,10 +104,11 @@ ONE = "micro_batch_size"
 OTHER_REFUSALS: list[tuple[type[Config], dict[str, Any], str, str, Any]] = [
     *((AdapterTrainingConfig, {ONE: size}, "literal_error", ONE, size) for size in (0, 2.5, None)),
     *(
-        (JudgeConfig, judge(name), "string_pattern_mismatch", "name", name)
-        for name in ("", "Ann", "9", "a" * 40)
+        (MetricsConfig, judges("bob", name), "string_pattern_mismatch", f"judges.{name}", name)
+        for name in ("Ann", "9", "a" * 40)
     ),
-    (JudgeConfig, judge("ann_failed"), "value_error", "name", "ann_failed"),
+    (MetricsConfig, judges("ann"), "value_error", "judges", None),
+    (MetricsConfig, judges("ann", "ann_failed"), "value_error", "judges", None),
     (TrainAdapterConfig, {**COMPARE, **zero(stage=2)}, "value_error", "deepspeed", None),
     (TrainAdapterConfig, {**COMPARE, "deepspeed": {"bf16": {}}}, "value_error", "deepspeed", None),
     (
@@ -173,7 +173,8 @@ WITHOUT_PROFILE = {
 def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
     """Of the train-adapter run of the same keys with the entry's seed."""
     values = {**COMPARE, "prompt": {**PROMPT, "aspects": 3}, "training": {"num_epochs": 3}}
-    own = {"training": {"num_epochs": 3, "seed": 2}, "model": {"vectors_seed": 2}, "adapter": "a"}
+    own = {"training": {"num_epochs": 3, "seed": 2}, "model": {"vectors_seed": 2}}
+    own["artifacts"] = {"adapter": "a"}
     full = parse_config(TrainAdapterConfig, {**values, **own}).model_dump()
     other = make_config(**values).training_of(variant, 2, "a").model_dump()
     found = {
@@ -187,9 +188,9 @@ def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
 
 
 def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop():
-    backfill = make_config().backfill_of(5, "pairs.parquet", "texts", "adapter")
+    backfill = make_config().backfill_of(5, "pairs.parquet", "/texts", "/adapter")
     assert (backfill.decoding.seed, backfill.max_failed_share) == (5, 1.0)
-    assert (backfill.adapter, backfill.explanations) == ("adapter", "texts")
+    assert backfill.artifacts == {"adapter": "/adapter", "explanations": "/texts"}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
+from tests.world.shop import with_uris
 from tests.xrec.data.test_tables import explained
 from xrec.config import PrepareConfig, SplitShares, parse_config
 from xrec.data import Dataset, dataset_settings, read_dataset
@@ -251,7 +252,9 @@ def _prepare_day(folder: Path, day: int, *extends: int, seed: int = 0, **changes
     if not raw.exists():
         _write_cut(raw, DAYS[day], seed)
     earlier = {"extends": str(folder / f"{extends[0]}/dataset")} if extends else {}
-    return prepare_dataset(_tables_config(folder / f"{day}", raw, **{**earlier, **changes}))
+    return prepare_dataset(
+        _tables_config(folder / f"{day}", raw, **with_uris({**earlier, **changes}))
+    )
 
 
 def test_prepare_that_extends_keeps_indices_and_leaves_holes(tmp_path):

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
+from transformers import BertModel
 
 from tests.world.models import bert_config, word_tokenizer
 from xrec.errors import ModelError
 from xrec.evaluate.encoder import SentenceEncoder, embedding_scores, load_encoder
-from xrec.llm.source import encoder_folder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
 
@@ -74,38 +72,3 @@ def test_encoder_that_cannot_be_had_is_a_model_error(source, tmp_path):
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(ModelError):
         load_encoder(source.format(empty=tmp_path / "empty", broken=tmp_path / "broken"))
-
-
-def test_hub_id_is_left_to_transformers():
-    assert encoder_folder("sentence-transformers/all-MiniLM-L6-v2") is None
-
-
-def test_roberta_reads_a_blank_before_each_text_as_published_scores_do(tmp_path):
-    """bert-score asks for it; without it the first word is cut apart in another way."""
-    words = ["fish", "garden", "view", "fish and garden view", "a view"]
-    tokenizer = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer.train_from_iterator(words * 5, vocab_size=300, special_tokens=special)
-    tokenizer.save_model(str(tmp_path))
-    RobertaTokenizer.from_pretrained(tmp_path, model_max_length=512).save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=300,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=34,
-        pad_token_id=1,
-    )
-    model = RobertaModel(config).eval()
-    model.save_pretrained(tmp_path)
-    encoder = load_encoder(str(tmp_path))
-    ids = encoder.tokenizer(" fish view", return_tensors="pt")["input_ids"]
-    assert ids.tolist() != encoder.tokenizer("fish view", return_tensors="pt")["input_ids"].tolist()
-    with torch.no_grad():
-        expected = model(input_ids=ids).last_hidden_state
-    expected = expected / expected.norm(dim=-1, keepdim=True)
-    found = encoder.encode(["fish view ", "", "view " * 90])
-    assert torch.allclose(found.token_vectors[0, : ids.shape[1]], expected[0], atol=1e-5)
-    assert found.token_mask.sum(dim=1).tolist() == [ids.shape[1] - 2, 0, 30]

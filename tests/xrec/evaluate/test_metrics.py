@@ -3,17 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy import stats
 
 from tests.xrec.evaluate.conftest import make_config, scored
-from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.descriptions import DESCRIPTIONS
-from xrec.evaluate.intervals import Estimate, difference_interval, mean_interval
-from xrec.evaluate.metrics import compute_metrics, flat_metrics
+from xrec.evaluate.intervals import difference_interval, mean_interval
+from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import Coverage, other_users
 from xrec.evaluate.text_metrics import aspect_pattern, named_aspects
+from xrec.generate.engine import Failure
+from xrec.generate.explainer import Explanation
 
 CONFIG = make_config()
 
@@ -78,15 +78,6 @@ def test_title_metrics_are_shares_of_the_texts_that_name_a_title():
     assert metrics["names_another_item"].value == pytest.approx(2 / 4)
 
 
-def test_title_metrics_are_left_out_where_there_is_nothing_to_name():
-    metrics = compute_metrics([scored("a", "It."), scored("b", "It.")], CONFIG)
-    optional = ("aspect", "title_accuracy", "names_item", "names_another_item")
-    assert not [name for name in metrics if name.startswith(optional)]
-    metrics = compute_metrics([scored(user, "It.", names_item=False) for user in "ab"], CONFIG)
-    assert "title_accuracy" not in metrics
-    assert metrics["names_item"].value == 0
-
-
 def test_aspects_supported_counts_texts_without_an_aspect_that_the_item_lacks():
     planted = {"aspect": "jazz", "aspects": ("jazz", "view")}
     pairs = [
@@ -100,16 +91,6 @@ def test_aspects_supported_counts_texts_without_an_aspect_that_the_item_lacks():
     assert metrics["aspects_supported"].value == 4 / 5
     # The patio of d's text is no aspect of its item.
     assert metrics["aspect_accuracy"].value == 2 / 5
-
-
-def test_flat_metrics_hold_values_and_intervals_where_there_are_any():
-    metrics = {"bleu": Estimate(3.0), "nll_own": Estimate(2.0, 1.5, 2.5)}
-    assert flat_metrics(metrics) == {
-        "bleu": 3.0,
-        "nll_own": 2.0,
-        "nll_own_low": 1.5,
-        "nll_own_high": 2.5,
-    }
 
 
 # Texts
@@ -141,22 +122,16 @@ USERS = [f"u{number % 7}" for number in range(30)]
 
 
 def test_coverage_counts_the_reasons_of_pairs_without_a_text_and_what_a_template_wrote():
-    texts = (("a", "t"), ("b", ""), ("c", "t"))
-    rows = [(HeldOutPair(user, "i", 0, 0, "r"), text) for user, text in texts]
-    failed = {"user_id": ["a", "b", "d"], "item_id": ["i"] * 3, "reason": ["x", "y", "z"]}
-    written = {
-        "user_id": ["a", "c", "d"],
-        "item_id": ["i"] * 3,
-        "kind": ["plain", "written", "plain"],
-    }
-    assert Coverage.of(rows, pa.table(written), pa.table(failed)) == Coverage(2, {"y": 1}, 1)
-
-
-@pytest.mark.parametrize(("num_plain", "warns"), [(33, False), (34, True)])
-@pytest.mark.parametrize("failed", [{}, {"y": 1}])
-def test_coverage_warns_where_a_template_wrote_more_than_a_third(num_plain, warns, failed):
-    sentence = Coverage(99, failed, num_plain).sentence
-    assert (f"Warning: {num_plain} of the texts are plain" in sentence) == warns
+    failure = Failure("no_full_sentence", "no sentence ends")
+    written = [
+        Explanation(index, "", 1, 1, "stop", failed, kind=kind)
+        for index, (failed, kind) in enumerate(
+            [(None, "plain"), (failure, "written"), (None, "written")]
+        )
+    ]
+    failed = {"no_full_sentence": 1, "prompt_too_long": 2}
+    assert Coverage.of(written, 2) == Coverage(2, failed, 1)
+    assert Coverage.of(written[:1], 0) == Coverage(1, {}, 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -256,11 +231,6 @@ def test_difference_to_a_entry_without_seeds_has_the_seeds_of_the_other_one_only
     assert found.high - found.value == pytest.approx(4.3027 / np.sqrt(3), rel=1e-3)
     same = difference_interval(fixed + 2.0, fixed, users)
     assert (same.low, same.value, same.high) == (2.0, 2.0, 2.0)
-
-
-def test_pairs_without_a_value_on_either_side_are_left_out():
-    ours, theirs = np.array([[1.0, np.nan, 5.0, 2.0]]), np.array([[0.0, 0.0, np.nan, 0.0]])
-    assert difference_interval(ours, theirs, ["a", "b", "c", "d"]).value == 1.5
 
 
 def test_one_user_alone_has_no_interval():

@@ -241,16 +241,6 @@ def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(works
             check_sources(sources(workspace, **{name: tmp_path / name}))
 
 
-@pytest.mark.parametrize(
-    ("vllm", "code"),
-    [(None, "vllm_not_installed"), (SimpleNamespace(__version__="0.28.1"), "vllm_version")],
-)
-def test_load_explainer_without_a_known_vllm_is_refused(workspace, monkeypatch, vllm, code):
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
-    with raises(ModelError, code, key="engine.kind"):
-        load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
-
-
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 QWEN, GEMMA = ("qwen3", "Qwen3ForCausalLM"), ("gemma", "GemmaForCausalLM")
 

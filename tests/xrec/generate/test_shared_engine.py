@@ -70,9 +70,8 @@ class ToyCore:
             raise RuntimeError("cannot cancel")
 
     def step(self) -> list[Advance]:
-        if not self.may_step.is_set():
+        while not self.may_step.wait(0.01):
             self.is_held.set()
-        self.may_step.wait()
         assert self.busy.acquire(blocking=False), "one thread at a time"
         try:
             self.rows.append({prompt[0] for prompt, _ in self.at_work.values()})
@@ -119,13 +118,6 @@ def run_together(
             time.sleep(0.001)
         core.may_step.set()
     return [each.exception() or each.result() for each in (first, second)]
-
-
-def test_list_that_comes_later_enters_before_the_first_has_ended():
-    core = ToyCore()
-    for found in run_together(SharedEngine(core), lists(0, 8), lists(100, 8)):
-        assert sorted(one.index for one in found) == list(range(8))
-    assert {1, 101} <= core.rows[1]
 
 
 def test_lists_of_many_threads_get_what_is_theirs():
@@ -231,35 +223,6 @@ def test_texts_are_asked_for_again_until_one_is_taken_and_prompts_are_kept_for_t
     assert core.num_found == sum(place % 3 for place in range(20))
     wait_until_idle(shared)
     assert not core.kept
-
-
-class KeepingCore(ToyCore):
-    """Computes two requests at a time; kept prompts give way to what waits when none is at work."""
-
-    num_rows = 0
-
-    def step(self) -> list[Advance]:
-        if not self.num_rows:
-            self.kept.clear()
-        waiting = dict(list(self.at_work.items())[2:])
-        self.at_work = dict(list(self.at_work.items())[:2])
-        advances = super().step()
-        self.num_rows = len(self.at_work)
-        self.at_work |= waiting
-        return advances
-
-
-def test_prompts_are_kept_until_callers_have_decided_when_all_texts_end_together():
-    core, num_asked = KeepingCore(), [0] * 8
-    params = replace(PARAMS, keeps_prompt=True)
-
-    def again(completion: Completion) -> TextParams | None:
-        num_asked[completion.index] += 1
-        return params if num_asked[completion.index] == 1 else None
-
-    engine = SharedEngine(core, again_seconds=60)
-    assert len(list(engine.complete([([1, 1], params)] * 8, again))) == 8
-    assert core.num_found == 8  # every second text found its prompt
 
 
 def test_error_of_whoever_looks_at_texts_is_its_own_and_lets_go_of_all_its_prompts():

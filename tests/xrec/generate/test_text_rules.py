@@ -16,7 +16,6 @@ from xrec.generate.engine import Completion, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher, cut_to_words
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder
-from xrec.llm.title_placeholder import TitlePlaceholder
 
 PROMPT = list(range(100))
 TEXT = 'The user likes tea. "It is calm!" It has a gard'
@@ -139,10 +138,6 @@ def test_finished_text_keeps_the_rules_or_says_which_it_breaks(text, given, expe
     assert (reason or finished) == (finished if expected is None else expected)
 
 
-def test_place_holder_in_quotation_marks_makes_up_nothing():
-    assert TitlePlaceholder('"title"', "it").made_up_in('It is "snug".') is None
-
-
 def test_cut_to_words_never_ends_within_the_title():
     text = "You love St. Mary's. At St. Mary's you get tea."
     for max_words, expected in ((50, text), (9, "You love St. Mary's."), (3, "")):
@@ -221,11 +216,6 @@ STAY = ", making it a great choice for a long-term stay in the area"
 def test_finish_checks_the_text_that_keeps_all_other_rules(text, rules, expected):
     finished, reason = finish(text, texts=told(EVIDENCE), checks=CHECKS, **rules)
     assert (reason or finished) == (expected or text)
-
-
-def test_finish_keeps_the_end_of_a_text_where_no_aspects_were_chosen():
-    text = f"{OWN}, despite the wait."
-    assert finish(text, texts=UNSAID) == (text, "")
 
 
 ONLY_MUSIC = "Live music! 9 of 31 reviews mention the live music"

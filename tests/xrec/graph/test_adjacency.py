@@ -1,16 +1,12 @@
 """The sparse adjacency against dense matrices; its row blocks; aspects as nodes."""
 
 import math
-from dataclasses import replace
 
-import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
 from tests.errors import raises
-from xrec import schemas
-from xrec.data import Dataset
 from xrec.errors import DataError
 from xrec.graph.adjacency import (
     check_edges,
@@ -23,10 +19,8 @@ from xrec.graph.aspects import (
     AspectCounts,
     AspectEdges,
     aspect_edges,
-    dataset_aspect_edges,
 )
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.storage import Manifest
 
 NUM_USERS, NUM_ITEMS = 4, 4
 # User 2 and item 3 have no edges.
@@ -116,15 +110,6 @@ def test_row_blocks_hold_each_node_once_in_order_with_empty_rows_last(num_blocks
         assert ids == sorted(real) + [-1] * (len(ids) - len(real))
 
 
-def test_row_blocks_power_law_degrees_are_balanced():
-    degrees = (10_000 / torch.arange(1, 4001)).long()
-    blocks = RowBlocks.deal(degrees, 4)
-    loads = [int(degrees[blocks.node_ids(rank)].sum()) for rank in range(4)]
-    # The node of the highest degree alone has 10,000 of the 86,000 edges.
-    assert max(loads) - min(loads) < 10_000
-    assert max(loads[1:]) - min(loads[1:]) < 0.1 * sum(loads) / 4
-
-
 # Aspects
 
 
@@ -149,34 +134,3 @@ def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect():
         },  # and aspect 2, which all items have, connects nobody
         rel=1e-6,
     )
-
-
-def dataset(item_aspects: list[tuple[int, int]]) -> Dataset:
-    """Two users, three items and two aspects; each (item, aspect) is in one review."""
-
-    def counted(first: str, schema: pa.Schema, pairs: list[tuple[int, int]]) -> pa.Table:
-        counts = dict.fromkeys(("num_reviews", "num_positive", "num_negative"), 1)
-        rows = [{first: node, "aspect_index": aspect, **counts} for node, aspect in pairs]
-        return pa.Table.from_pylist(rows, schema)
-
-    return Dataset(
-        Manifest.model_construct(),
-        users=pa.table({"user_id": ["a", "b"]}),
-        items=pa.table({"item_id": ["x", "y", "z"]}),
-        interactions=pa.table({}),
-        explanations=pa.table({}),
-        aspects=pa.table({"aspect": ["tone", "neck"]}),
-        user_aspects=counted("user_index", schemas.USER_ASPECTS, [(0, 1), (1, 0)]),
-        item_aspects=counted("item_index", schemas.ITEM_ASPECTS, item_aspects),
-    )
-
-
-def test_dataset_aspect_edges_are_of_users_and_items_and_unknown_aspects_are_refused():
-    found = dataset_aspect_edges(dataset([(0, 1)]))
-    assert found.nodes.tolist() == [0, 1, 2]
-    assert found.aspects.tolist() == [1, 0, 1]
-    assert found.num_aspects == 2
-    with raises(DataError, "index_out_of_range", "item_aspects.aspect_index", 7):
-        dataset_aspect_edges(dataset([(0, 7), (1, 0)]))
-    with raises(DataError, "no_aspects", "model.aspects", True):
-        dataset_aspect_edges(replace(dataset([]), aspects=None))

@@ -71,15 +71,6 @@ def test_more_users_stand_behind_those_that_were_read_which_are_not_copied(locat
     assert not graph.with_more_users(1).users[5].any()
 
 
-def test_more_users_than_there_is_room_for_are_copied(location):
-    write(location, USERS)
-    number = 2**28 // (3 * 4) + 1
-    more = read_graph(location).with_more_users(number).users
-    assert torch.equal(more[:5], USERS)
-    assert more.shape == (5 + number, 3)
-    assert not more[5:].any()
-
-
 @pytest.mark.parametrize(
     ("table", "row", "value"),
     [("users", 3, torch.nan), ("items", 2, torch.inf), ("aspects", 1, torch.nan)],

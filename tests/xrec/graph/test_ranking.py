@@ -14,7 +14,6 @@ from xrec.graph.ranking import (
 )
 
 NUM_USERS, NUM_ITEMS = 43, 30
-NO_EDGES = torch.empty(2, 0, dtype=torch.int64)
 
 
 class _Case:
@@ -108,14 +107,3 @@ def test_ranking_report_of_drawn_users_says_so_and_is_of_these():
     assert (report["num_users"], report["num_held_out_users"]) == (9, len(case.evaluated))
     expected = case.metrics(drawn.tolist(), 5)
     assert {name: report[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-
-
-def test_users_with_items_are_drawn_by_the_seed_and_are_all_where_there_are_fewer():
-    edges = torch.stack([torch.arange(100) * 3, torch.zeros(100, dtype=torch.int64)])
-    everybody, drawn = users_with_items(edges), users_with_items(edges, 60, seed=1)
-    assert everybody.tolist() == edges[0].tolist()
-    assert torch.equal(users_with_items(edges, 100, seed=1), everybody)
-    assert len(set(drawn.tolist()) & set(everybody.tolist())) == len(drawn) == 60
-    assert drawn.tolist() == sorted(drawn.tolist())
-    assert torch.equal(users_with_items(edges, 60, seed=1), drawn)
-    assert not torch.equal(users_with_items(edges, 60, seed=2), drawn)

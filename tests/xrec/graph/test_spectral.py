@@ -97,16 +97,6 @@ def test_truncated_eigenvectors_are_numpys_and_without_aspects_the_singular_vect
     torch.testing.assert_close(vectors * 2**0.5, singular, rtol=1e-2, atol=2e-3)
 
 
-def test_truncated_eigenvectors_of_few_iterations_are_as_good_as_the_singular_vectors():
-    """A^2 does not tell l from -l: without the image of the basis the last value is a third."""
-    rng = np.random.default_rng(0)
-    many = torch.from_numpy(np.stack([rng.integers(0, 800, 6000), rng.integers(0, 600, 6000)]))
-    matrix, partition = normalized_adjacency(many, 800, 600), Partition.whole(1400)
-    _, singular = truncated_svd(matrix, 800, 32, seed=0, partition=partition)
-    _, values = truncated_eigenvectors(matrix, 800, 32, seed=0, partition=partition)
-    assert (values > 0.9 * singular).all()
-
-
 def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges, adjacency):
     how: dict[str, Any] = {"singular_value_power": 1.5, "num_iterations": MANY}
     embeddings = spectral_embeddings(adjacency, NUM_USERS, RANK, **how)
@@ -174,15 +164,6 @@ def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight):
     # Both sides get the square root of each singular value.
     np.testing.assert_allclose(torch.linalg.norm(users, dim=0).numpy(), s[:DIM] ** 0.5, rtol=1e-4)
     assert (items.gather(0, items.abs().argmax(dim=0, keepdim=True)) > 0).all()
-
-
-def test_blend_with_itself_only_scales_the_scores_and_with_nothing_changes_nothing():
-    """Both have the same span, so the joined bases have a lower rank than they have columns."""
-    trained, (users, items) = model(0), model(1)
-    found = scores(blend(trained, trained, 0.5, ALONE))
-    torch.testing.assert_close(found, 1.5 * scores(trained), rtol=1e-4, atol=1e-4)
-    for start, weight in (((users, items), 0.0), ((users * 0, items), 0.5)):
-        assert blend(trained, start, weight, ALONE) is trained
 
 
 @pytest.mark.parametrize(("num_users", "num_items"), [(9, 3), (3, 9), (2, 2)])

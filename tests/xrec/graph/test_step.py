@@ -159,15 +159,6 @@ def test_lightgcn_forward_and_gradient_equal_dense(num_layers):
     torch.testing.assert_close(model.embeddings.grad, table.grad)
 
 
-def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation():
-    partition = Partition.whole(70_000)  # more than one draw
-    first, again, other = (random_embeddings(partition, 3, seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert float(first.std()) == pytest.approx(0.1, rel=0.01)
-    assert not torch.equal(first[:4464], first[65_536:])
-
-
 # Batches
 
 MANY_USERS, MANY_ITEMS = 40, 30
@@ -246,18 +237,3 @@ def test_epoch_has_equal_batches_of_micro_batches_of_at_most_their_size(edges):
     assert max(sizes) - min(sizes) <= 1
     assert {len(part) for batch in batches for part in batch.micro_batches[:-1]} == {20}
     assert all(1 <= len(batch.micro_batches[-1]) <= 20 for batch in batches)
-
-
-def test_epoch_shared_negatives_differ_between_micro_batches_steps_and_epochs(edges):
-    def draw(users: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return torch.randint(10**9, (4,), generator=generator)
-
-    drawn = [
-        tuple(part.negatives.tolist())
-        for epoch in (1, 2)
-        for batch in epoch_batches(
-            edges, draw, steps_per_epoch=3, micro_batch_size=20, seed=0, epoch=epoch
-        )
-        for part in batch.micro_batches
-    ]
-    assert len(set(drawn)) == len(drawn) > 12

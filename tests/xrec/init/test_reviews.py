@@ -18,7 +18,7 @@ from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import RawReviews, find_review_files, read_reviews
 from xrec.config import AnnotateConfig, load_config
 from xrec.errors import ConfigError, DataError
-from xrec.init.project import Findings, init_project, notes
+from xrec.init.project import Findings, init_project
 
 NUM_USERS, NUM_ITEMS = 12, 6
 
@@ -61,8 +61,9 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     }
     assert values["prepare"] == {"source": {"kind": "annotations"}}
     assert findings.survey.num_explanations == {"train": 36, "validation": 12, "test": 12}
-    (note,) = notes(findings)
-    assert note.startswith("no table of items: items are called what their reviews call them")
+    assert [*findings.notes()] == [
+        "no table of items: items have no titles, texts call them what their reviews do"
+    ]
 
 
 def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path):
@@ -120,12 +121,23 @@ def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(tmp_
     write_json_lines(tmp_path / "raw" / "reviews.jsonl", _reviews())
     write_json_lines(tmp_path / "raw" / "users.jsonl", users)
     findings, values = _made(tmp_path, tmp_path / "raw")
-    assert findings.reviews is None
+    assert findings.guess.reviews is None
     assert values["prepare"]["source"]["kind"] == "tables"
     ids = ("user_id", "item_id")
     reasons = [{**{key: row[key] for key in ids}, "reason": row["review"]} for row in _reviews()]
     write_json_lines(tmp_path / "other" / "pairs.jsonl", reasons)
-    assert init_project(str(tmp_path / "p2"), str(tmp_path / "other"), machine=CPU).reviews is None
+    assert (
+        init_project(str(tmp_path / "p2"), str(tmp_path / "other"), machine=CPU).guess.reviews
+        is None
+    )
+
+
+def test_init_of_five_reviews_says_how_many_are_missing_and_writes_no_job_for_texts(tmp_path):
+    findings, values = _made(tmp_path, write_json_lines(tmp_path / "five.jsonl", _reviews()[:5]))
+    assert "recommend" in values
+    assert not values.keys() & {"llm", "train-adapter", "backfill"}
+    note = next(each for each in findings.notes() if each.startswith("too few explanations"))
+    assert "(3 for train, 1 for validation, 1 for test; the least: 16 for train, 2 for" in note
 
 
 HEADER = ("user_id", "item_id", "rating", "time", "review")
@@ -177,7 +189,7 @@ def _init(
     assert findings.survey.num_interactions == kept.reviews.num_rows
     assert sum(findings.survey.rejected.values()) == len(raw.findings)
     assert len(raw.findings) <= config.max_rejected_share * 60
-    return yaml.safe_load(path.read_text())["annotate"], notes(findings), raw, kept
+    return yaml.safe_load(path.read_text())["annotate"], [*findings.notes()], raw, kept
 
 
 RANGE = {"rating_range": [1, 5]}
@@ -295,5 +307,5 @@ def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_title
     (tmp_path / "raw" / "items.csv").write_text(items)
     (tmp_path / "raw" / "reviews.csv").write_bytes(titled)
     findings = init_project(str(tmp_path / "project"), str(tmp_path / "raw"), machine=CPU)
-    assert findings.reviews.source.columns == {}
+    assert findings.guess.source(findings.folder)["columns"] == {}
     assert "of_title" not in (tmp_path / "project" / "xrec.yaml").read_text()

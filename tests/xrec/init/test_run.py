@@ -39,7 +39,6 @@ def test_init_and_run_turn_a_few_reviews_into_explanations(tmp_path, monkeypatch
     """Both trainings run on Ray, everything else in this process; no file is edited."""
     monkeypatch.setattr("xrec.bulk.RayPool", pool_here)
     monkeypatch.setattr("xrec.bulk.processes.map_in_processes", map_here)
-    monkeypatch.setattr("xrec.recommend._pool", pool_here)
     _write_reviews(tmp_path / "feedback.csv")
     model = save_toy_model(tmp_path / "llm")
     columns = "user_id=Customer,item_id=Product,rating=Stars,review=Opinion"

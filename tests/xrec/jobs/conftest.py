@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.world.here import map_here, pool_here
-from tests.world.shop import write_project
+from tests.world.shop import with_uris, write_project
 from tests.world.store import copy_files
 from tests.xrec.train.worker import fit_here
 from xrec.config import (
@@ -35,7 +35,7 @@ _PROMPT = {
     "user": "User: {user} {user_profile}",
     "item": "Place: {item} {item_title}. {item_profile}",
 }
-# One process each: what two do is tested elsewhere. The graphs of all folds are trained here.
+# One process each: what two do is tested elsewhere. Training is in the test's own process.
 _ONE_WORKER = {"num_processes": 1, "device": "cpu", "max_failures": 0}
 DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "refuses_repetition": False}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
@@ -99,7 +99,9 @@ class Pipeline:
     def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
         llm = {"llm": {"model": f"{self.workspace}/llm"}} if config_type in _WITH_LLM else {}
         shared = {"workspace": self.workspace, "storage": self.storage, **llm}
-        return parse_config(config_type, {**shared, **_VALUES.get(config_type, {}), **values})
+        return parse_config(
+            config_type, with_uris({**shared, **_VALUES.get(config_type, {}), **values})
+        )
 
     def location(self, name: str) -> Location:
         return open_location(f"{self.workspace}/{name}", self.storage)
@@ -130,7 +132,8 @@ def pipeline(ray_cluster, s3):
     """All six jobs, run once; credentials by the configs' storage section only."""
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.train.graph.fit", fit_here)
+        for module in ("graph", "adapter"):
+            patch.setattr(f"xrec.train.{module}.fit", fit_here)
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:
@@ -141,7 +144,7 @@ def pipeline(ray_cluster, s3):
 
 def work_here(patch: pytest.MonkeyPatch) -> None:
     """Do the work of bulk jobs in this process."""
-    for pool in ("recommend._pool", "bulk.RayPool", "backfill.driver.RayPool"):
+    for pool in ("bulk.RayPool", "backfill.driver.RayPool"):
         patch.setattr(f"xrec.{pool}", pool_here)
     patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
     patch.setattr("xrec.bulk.processes.map_in_processes", map_here)

@@ -19,7 +19,6 @@ from tests.xrec.train.adapter_town import TRAINING
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill import read
 from xrec.config import RANKERS, CompareConfig, parse_config
-from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.jobs import compare as compare_job
 from xrec.lab.baselines.baseline import RECIPES
 from xrec.storage import open_location, read_manifest
@@ -100,19 +99,3 @@ def test_compare_entries_are_ordinary_artifacts_of_the_same_pairs_and_budget(tow
 
 def _pairs(table: pa.Table) -> set[tuple[str, str]]:
     return {(row["user_id"], row["item_id"]) for row in table.to_pylist()}
-
-
-def test_compare_again_starts_no_work_and_other_settings_are_refused(town, compared, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr("xrec.lab.compare.comparison.compare", None)
-        assert compare_job.run(config_of(town)) == compared
-    with pytest.raises(ArtifactMismatchError):
-        compare_job.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))
-
-
-def test_compare_package_that_is_missing_is_named_before_any_work(town, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    config = config_of(town, entries=["lora"], comparison=f"{town}/none")
-    with pytest.raises(ModelError):
-        compare_job.run(config)
-    assert not Path(town, "none").exists()

@@ -1,8 +1,6 @@
 """All jobs of a project: which are run, skipped, refused or made again; what a reader is told."""
 
-import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,18 +18,13 @@ from tests.world.shop import SAMPLE, write_shop, write_yaml
 from tests.xrec.jobs.conftest import DECODING, PIPELINE_JOBS
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
-from xrec.bulk import Identity, Progress, Status
-from xrec.bulk.plan import PlanSize
-from xrec.bulk.run import RunRecord
+from xrec.bulk import Progress, read_published
 from xrec.cli.run_command import _row
-from xrec.cli.table_command import status_values
 from xrec.config import (
     CONFIG_TYPES,
-    TABLE_COLUMNS,
     BackfillConfig,
     JobConfig,
     Project,
-    RecommendConfig,
     SampleSource,
     read_project,
 )
@@ -45,11 +38,9 @@ from xrec.errors import (
 from xrec.jobs import ARTIFACT_OF, job_named
 from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs import prepare as prepare_job
-from xrec.jobs import recommend as recommend_job
 from xrec.jobs.output import Output
 from xrec.jobs.pipeline import chosen_configs
 from xrec.jobs.status import project_status
-from xrec.recommend import plan_recommendations, read_tables
 from xrec.sample import generate_town, town_tables
 from xrec.storage import open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
@@ -193,7 +184,7 @@ def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(pipel
     monkeypatch.setattr(BackfillMetrics, "record", look)
     run({"backfill": config}, redo=True)
     assert seen == [True] * len(seen) != []
-    manifest = read_manifest(output, "explanations")
+    manifest = read_published(output, "explanations")
     assert (manifest.version, manifest.config["decoding"]["max_new_tokens"]) == (1, 9)
     assert run({"backfill": config})[0].endswith("with the same settings and inputs")
 
@@ -212,16 +203,6 @@ def test_begun_run_is_compared_too(tmp_path, config, inputs, unchecked, expected
     (tmp_path / "checkpoints" / "run.json").write_text(record)
     made = replace(_output(tmp_path), config=config, inputs=inputs, unchecked=unchecked)
     assert (made.found().state, made.found().differences) == expected
-
-
-@pytest.mark.usefixtures("without_work")
-def test_begun_recommendations_are_those_of_the_same_settings(pipeline):
-    config = pipeline.config(RecommendConfig, k=3, recommendations=f"{pipeline.workspace}/begun")
-    assert recommend_job.output(config).found().state == "missing"
-    plan_recommendations(config, read_tables(config)[0])
-    assert recommend_job.output(config).found().state == "begun"
-    other = recommend_job.output(config.model_copy(update={"k": 2}))
-    assert other.found().state == "missing"
 
 
 def test_run_that_cannot_be_chosen_is_refused():
@@ -273,7 +254,7 @@ def test_night_whose_files_lack_much_of_what_was_there_stops_before_it_publishes
     values = {"workspace": str(tmp_path / "workspace"), "llm": {"model": "none"}}
     path = write_yaml(tmp_path / "town.yaml", {**values, **sections})
     raw.mkdir()
-    for name in TABLE_COLUMNS:
+    for name in ("users", "items", "interactions", "explanations"):
         pq.write_table(tables[name], raw / f"{name}.parquet")
     said("prepare", path)
     for name, what in lost.items():
@@ -318,7 +299,7 @@ def test_run_names_every_job_that_differs_before_any_work(pipeline):
 
 def test_status_says_what_differs_what_follows_from_it_and_what_is_unusable(pipeline):
     other_adapter = {"train-adapter": {"training": {"seed": 7}}}
-    elsewhere = {"evaluation": f"{pipeline.workspace}/graph"}
+    elsewhere = {"artifacts": {"evaluation": f"{pipeline.workspace}/graph"}}
     found = project_status(project_of(pipeline, **other_adapter, evaluate=elsewhere))
     states = {each.kind: (each.state, each.notes) for each in found}
     state, (difference, fits) = states["adapter"]
@@ -390,37 +371,3 @@ def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
     (dataset,) = project_status(Project("shop.yaml", changed))
     assert dataset.state == "stale"
     assert dataset.notes[0] == "splits.test: 0.2 there, 0.3 here"
-
-
-def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes():
-    noon = datetime(2026, 11, 26, 12, tzinfo=UTC)
-    record = RunRecord(
-        run="0123456789abcdef",
-        identity=Identity(kind="toy", config={}, inputs={}),
-        nonce="fedcba9876543210",
-        rows_fingerprint="",
-        listing={},
-        rejected={},
-        num_buckets=16,
-        size=PlanSize(num_rows=10_000, num_chunks=100, parts=(), digest=""),
-    )
-    progress = Progress(
-        started_at=noon,
-        written_at=noon + timedelta(seconds=100),
-        working_since=noon + timedelta(seconds=40),
-        expires_at=noon + timedelta(seconds=190),
-        holder="host-3",
-        num_ok=1_850,
-        failed={"dull": 10, "odd": 40},
-        num_rows_before=1_000,
-    )
-    status = Status("memory", record, progress, None, False)
-    values = json.loads(json.dumps(status_values(status, noon)))
-    rows = {"planned": 10_000, "ok": 1_850, "failed": 50, "left": 8_100}
-    rows |= {"rejected": 0, "taken_down": 0}
-    assert (values["phase"], values["rows"], "note" in values) == ("running", rows, False)
-    rate = (values["rows_per_second"], values["seconds_left"], values["time_left"])
-    assert rate == (15.0, 540.0, "9 min")
-    assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
-    silent = status_values(status, noon + timedelta(seconds=200))
-    assert (silent["phase"], "run it again to continue" in silent["note"]) == ("silent", True)

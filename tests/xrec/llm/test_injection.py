@@ -153,14 +153,6 @@ def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projec
     assert model(PROMPT).logits.isfinite().all()
 
 
-def test_injection_direct_into_another_layout_raises_model_error_naming_what_is_missing():
-    model = toy_model()
-    for layer in model.model.layers:
-        layer.self_attn.k_proj = None
-    with raises(ModelError, "no_projections", key="model.injection", saw=["k_proj"]):
-        attach_toy(model, "direct")
-
-
 @pytest.mark.parametrize("num_tokens", [1, 3])
 def test_embedding_looks_up_words_and_the_tokens_of_users_and_items(num_tokens: int) -> None:
     model, (users, items) = toy_model(), toy_vectors()
@@ -176,13 +168,6 @@ def test_embedding_looks_up_words_and_the_tokens_of_users_and_items(num_tokens: 
     assert embedding.injection is not None
     for both, one in ((found, expected), (embedding.injection, injected)):
         torch.testing.assert_close(both, torch.stack([one, one.roll(-1, 0)]))
-
-
-@pytest.mark.parametrize("num_tokens", [1, 2])
-def test_embedding_id_beyond_the_last_raises_index_error(num_tokens: int) -> None:
-    embedding = attach_toy(toy_model(), "none", num_tokens=num_tokens)
-    with pytest.raises(IndexError):
-        embedding(torch.tensor([[embedding.vocabulary.num_ids]]))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3])

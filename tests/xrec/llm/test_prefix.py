@@ -193,16 +193,6 @@ def test_prefix_cache_goes_along_when_another_worker_computes(model):
     assert cache.num_bytes == ALL_BYTES
 
 
-def test_prefix_cache_tokens_right_after_the_shared_text_leave_nothing_to_keep(model):
-    examples = [Example([1, 2, V + row, 5, 6, row], [7]) for row in range(3)]
-    cache = PrefixCache(model, [1, 2], num_positions=6, budget_bytes=10**9)
-    shapes = count_passes(model)
-    for _ in range(2):
-        cache.split(model, examples)
-    assert shapes == [(1, 2)]
-    assert cache.num_bytes == 0
-
-
 @torch.no_grad()
 def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row():
     model = toy_model()
@@ -246,19 +236,3 @@ def test_label_nll_and_its_gradient_equal_torch_in_float64():
         == torch.count_nonzero(own_input.grad[labels == IGNORE])
         == 0
     )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_label_nll_holds_the_logits_and_one_gradient_in_their_dtype(dtype):
-    logits, labels = make_logits(dtype)
-    logits.requires_grad_()
-    saved: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
-    ):
-        nll = label_nll(logits, labels)
-    nll.sum().backward()
-    assert nll.dtype == torch.float32  # sums are in it, whatever the logits are in
-    assert torch.equal(nll, label_nll(logits.float(), labels))
-    assert {tensor.data_ptr() for tensor in saved} == {logits.data_ptr(), labels.data_ptr()}
-    assert logits.grad.dtype == dtype

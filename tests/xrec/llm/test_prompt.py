@@ -3,21 +3,15 @@
 The place-holder for titles is hidden in references, filled in texts, and never half shown.
 """
 
-import copy
-import gc
-import tracemalloc
-
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.errors import raises
 from tests.world.models import thinking_tokenizer, toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
-from xrec.config import PromptConfig, parse_config
+from xrec.config import PromptConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import title_spans
-from xrec.errors import ConfigError
-from xrec.llm.chat import TextEncoder
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 from xrec.llm.title_placeholder import TitlePlaceholder
@@ -214,35 +208,6 @@ def test_prompt_without_aspects_is_the_published_one():
     published = make_builder().build(3, 4, PairTexts("p", "t", "i"))
     assert make_builder().build(3, 4, with_evidence) == published
     assert make_builder(aspects=2).build(3, 4, PairTexts("p", "t", "i")) == published
-
-
-@pytest.mark.parametrize("prompt", [{"aspects_part": "Reasons:"}, {"aspect": "{aspect} {user}"}])
-def test_prompt_with_wrong_places_for_aspects_is_refused(prompt):
-    with raises(ConfigError, "value_error"):
-        parse_config(PromptConfig, prompt)
-
-
-def test_text_encoder_leaves_the_settings_of_the_tokenizer_that_others_use():
-    tokenizer = copy.deepcopy(toy_tokenizer())
-    encoder = TextEncoder(tokenizer)
-    encoder.encode("<|im_end|>").append(7)  # the list is the caller's own
-    assert tokenizer.decode(encoder.encode("<|im_end|>")) == "<|im_end|>"
-    assert not tokenizer.backend_tokenizer.encode_special_tokens
-    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in tokenizer.encode("<|im_end|>")
-
-
-@pytest.mark.parametrize(("num_texts", "num_characters"), [(1500, 5), (40, 4000)])
-def test_text_encoder_keeps_short_and_long_texts_within_its_bytes(num_texts, num_characters):
-    max_bytes = 200_000
-    encoder = TextEncoder(toy_tokenizer(), max_kept_bytes=max_bytes)
-    encoder.encode("first")
-    tracemalloc.start()
-    for number in range(num_texts):
-        encoder.encode((f"{number:05}" * num_characters)[:num_characters])
-    gc.collect()
-    num_bytes, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert 0.5 * max_bytes < num_bytes < 1.1 * max_bytes
 
 
 PLACEHOLDER = TitlePlaceholder("[title]", "this place")

@@ -1,6 +1,5 @@
 """The gate: figures of bad candidates, what it stops, and what stands where afterwards."""
 
-import json
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,21 +11,17 @@ import pytest
 import torch
 
 from tests.errors import raises
-from tests.world.endpoint import ScriptedModel
 from tests.world.program import xrec
 from tests.world.shop import write_project
 from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_rows
 from xrec.backfill.driver import finish
 from xrec.bulk import published, rollback, vacuum
-from xrec.config import GATE, SamplingConfig
+from xrec.config import GATE
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.nights import GateFigure, make_gate
 from xrec.nights.figures import Rows, drift, own_profiles, own_vectors, text_shares
-from xrec.nights.judge import score_ratio
-from xrec.storage import open_location
-from xrec.text import Prompt
 
 ASPECTS = (
     *("quiet garden", "late hours", "fresh pastries", "river view", "fair prices", "warm staff"),
@@ -191,53 +186,6 @@ def test_gate_by_default_stops_inputs_that_are_not_their_own_whatever_the_adapte
 ):
     name = "own_vector" if "s shuffled" in what or "vectors" in what else "own_profile"
     assert (value() < GATE[name]) == stops
-
-
-@pytest.mark.parametrize(
-    ("scores", "figure"),
-    [
-        (lambda text: 80, 1.0),
-        (lambda text: 40 if "new" in text else 80, 0.5),
-        # Of a hundred pairs half have no score of their old text, or a few less.
-        (lambda text: 80 if "new" in text or text < "old text 5" else 170, None),
-        (lambda text: 80 if "new" in text or text < "old text 70" else 170, 1.0),
-    ],
-)
-def test_gate_asks_a_judge_about_texts_and_those_published_once(
-    scores, figure, runs, tmp_path, monkeypatch
-):
-    asked = []
-
-    def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
-        question = next(each.content for each in prompt.messages if each.content[0] == "{")
-        asked.append(json.loads(question))
-        return json.dumps({"score": scores(asked[-1]["text"])})
-
-    model = {"kind": "endpoint", "model": "gpt", "api_key_variable": None}
-    monkeypatch.setattr(
-        "xrec.nights.judge.load_language_model", lambda *_, **__: ScriptedModel(answer)
-    )
-    monkeypatch.setattr("xrec.nights.judge.read_dataset", lambda _: town())
-    aspects = [{"aspect": "river view", "opinion": "wide", "is_named": True}]
-    pairs = [(f"u{n % 80}", f"i{n % 50}") for n in range(100)]
-    new, old = (
-        {pair: row_of(f"{what} text {n}", aspects) for n, pair in enumerate(pairs)}
-        for what in ("new", "old")
-    )
-    replies = open_location(str(tmp_path))
-    config = runs.config(judge=model)
-    assert score_ratio(config, new, old, replies) == figure
-    assert {
-        "user": "Visits 3.",
-        "item": ["i3", town().items["profile"][3].as_py()],
-        "reviews of the item": [["river view", "wide"]],
-        "text": "new text 3",
-    } in asked
-    asked.clear()
-    assert score_ratio(config, new, old, replies) == figure  # replies are kept
-    assert not asked
-    assert score_ratio(runs.config(), new, old, replies) is None
-    assert not asked
 
 
 PAIRS = tuple(f"u{user} i{item}" for user in range(12) for item in range(5))

@@ -23,6 +23,7 @@ import uvicorn
 from ray.serve.exceptions import RayServeException
 
 from tests.world.here import PoolHere
+from tests.world.shop import with_uris
 from tests.world.workspace import NUM_ITEMS, NUM_USERS
 from tests.xrec.backfill.runs import with_pairs
 from xrec.backfill import read_explanations
@@ -66,7 +67,7 @@ def serve_config(town: Path, **values: Any) -> ServeConfig:
         "engine": {"max_rows": 8, "kv_cache_gib": 0.05},
         "models": {"device": "cpu"},
     }
-    return parse_config(ServeConfig, {**defaults, **values})
+    return parse_config(ServeConfig, with_uris({**defaults, **values}))
 
 
 def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillConfig:
@@ -82,7 +83,7 @@ def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillCon
         "gate": None,
         "actors": {"device": "cpu"},
     }
-    return parse_config(BackfillConfig, {**defaults, **values})
+    return parse_config(BackfillConfig, with_uris({**defaults, **values}))
 
 
 def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manifest:

@@ -142,14 +142,6 @@ def test_answers_are_those_without_ray(served, endpoint):
     wait_until(lambda: served.get("/readyz").text == "ready\n")
 
 
-def test_request_id_comes_back_once(served):
-    answer = requests.get(f"{served.url}/v1/nothing", headers={"X-Request-ID": "abc-1"}, timeout=60)
-    assert answer.raw.headers.getlist("x-request-id") == ["abc-1"]
-    assert answer.json()["request_id"] == "abc-1"
-    answer = served.get("/v1/nothing")
-    assert answer.raw.headers.getlist("x-request-id") == [answer.json()["request_id"]]
-
-
 FRESH = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS][:64]
 
 

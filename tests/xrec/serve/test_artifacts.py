@@ -35,7 +35,6 @@ from xrec.jobs.serve import checked
 from xrec.serve import app, artifacts
 from xrec.serve.app import Frontend, Generator, read_contents
 from xrec.serve.artifacts import Followed, PublishedTexts, again_and_again, choice_of, chosen
-from xrec.serve.catalogue import read_catalogue
 from xrec.serve.messages import Explanation, PairRequest
 from xrec.serve.metrics import Metrics
 
@@ -67,26 +66,6 @@ def seen(published: PublishedTexts) -> tuple[int, int] | None:
     asyncio.run(published.look())
     lookup = published.lookup
     return None if lookup is None else (lookup.num_rows, lookup.manifest.version)
-
-
-def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town):
-    catalogue, published = read_contents(serve_config(town), Metrics())
-    assert published.lookup is not None
-    row = published.lookup.find(USERS[0], ITEMS[0])
-    assert row is not None
-    assert row.model_fingerprint == published.model_fingerprint
-    assert catalogue.dataset.aspects is not None
-    aspect = catalogue.dataset.aspects["aspect"][0].as_py()
-    found = catalogue.aspect_names.find(f"You would enjoy its {aspect}.")
-    assert [each.name for each in found] == [aspect]
-
-
-def test_any_process_can_open_what_a_relative_uri_names(town, monkeypatch):
-    monkeypatch.chdir(town)
-    config = checked(serve_config(town, workspace=".", adapter="adapter"))
-    monkeypatch.chdir("/")
-    assert config.adapter == str(town / "adapter")
-    assert read_catalogue(config).dataset.num_users == len(USERS)
 
 
 def test_backfill_that_comes_later_grows_is_rolled_back_or_made_again_is_taken_up(backfill):
@@ -143,7 +122,11 @@ def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_l
 
 CONFIG = parse_config(
     ServeConfig,
-    {"workspace": "s3://bucket/run", "llm": {"model": "m"}, "adapter": "s3://bucket/adapter-7"},
+    {
+        "workspace": "s3://bucket/run",
+        "llm": {"model": "m"},
+        "artifacts": {"adapter": "s3://bucket/adapter-7"},
+    },
 )
 
 

@@ -29,7 +29,6 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.world.program import NGINX, nginx_before
 from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
@@ -41,10 +40,8 @@ from tests.xrec.serve.local_endpoint import (
 from xrec import bulk
 from xrec.bulk.takedown import forget_on_list
 from xrec.config import Scope
-from xrec.errors import UnknownIdError
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import settle
-from xrec.serve.client import Client
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import Forgotten, open_location
 
@@ -93,24 +90,6 @@ def test_nobody_gets_anything_without_a_key(guarded, headers):
             url = guarded.url + path
             got = requests.request(verb, url, json=body, headers=headers, timeout=60)
             assert got.status_code == 401
-
-
-@pytest.mark.skipif(NGINX is None, reason="needs nginx")
-def test_nginx_passes_keys_and_streams_and_opens_no_endpoint_without_keys(endpoint, guarded):
-    with nginx_before(int(endpoint.url.rpartition(":")[2])) as url:
-        for headers in ({}, {"Host": "localhost"}, {"X-Forwarded-For": "127.0.0.1"}):
-            refused = requests.get(f"{url}/v1/items", headers=headers, timeout=60)
-            assert refused.json()["type"] == "/problems/not_local"
-    secret = "-".join(("key", *SCOPES))
-    with nginx_before(int(guarded.url.rpartition(":")[2])) as url, Client(url, secret) as client:
-        pair = (USERS[0], ITEMS[0])
-        answer = client.explain([pair])[0]
-        assert [each.answer for each in client.stream([pair])][-1] == answer
-        assert client.evidence(*pair).item_id == ITEMS[0]
-        with pytest.raises(UnknownIdError):
-            client.recommend("no/body")
-        asked = requests.get(f"{url}/v1/items", headers={**bearer(secret), "X-Request-ID": "a b"})
-        assert re.fullmatch("[0-9a-f]{32}", asked.headers["X-Request-ID"])
 
 
 def hostile_bodies() -> list[bytes]:

@@ -318,29 +318,6 @@ def test_ready_is_told_at_once_and_takes_no_place_of_a_key():
     assert asyncio.run(ask("/readyz"))[::2] == (200, b"ready\n")
 
 
-def test_gate_that_drains_refuses_all_but_health_and_waits_for_what_is_in_flight():
-    async def play() -> list[int]:
-        ends = asyncio.Event()
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            if scope["path"] == "/v1/slow":
-                await ends.wait()
-            await Response("done")(scope, receive, send)
-
-        ask = Asked(app)
-        slow = asyncio.create_task(ask("/v1/slow"))
-        await asyncio.sleep(0)
-        draining = asyncio.create_task(ask.gate.drain(60))
-        await asyncio.sleep(0)
-        later = [(await ask(path))[0] for path in ("/v1/items", "/readyz", "/healthz")]
-        assert not draining.done()
-        ends.set()
-        await draining
-        return [*later, (await slow)[0]]
-
-    assert asyncio.run(play()) == [503, 503, 200, 200]
-
-
 @pytest.mark.parametrize(("seconds", "status"), [(BODY_SECONDS - 1, 200), (BODY_SECONDS + 1, 408)])
 def test_body_that_does_not_come_is_given_up(seconds, status):
     now, parts = [0.0], [b"{", b"}"]

@@ -322,21 +322,6 @@ def left_of(events: list[tuple[str, Any]]) -> str:
     return "|".join(parts_of(events)).rpartition("<")[2].replace("|", "")
 
 
-@pytest.mark.parametrize(
-    "sentences",
-    [
-        [LONG],
-        [CALM, f" {QUIET}", " It has a garden"],
-        ["It has 4.5 stars.", " Ask at No. 5 of St. Mary's for [title]!", ' "It is calm."'],
-    ],
-)
-def test_stream_sends_each_sentence_once_it_is_whole(stage, sentences):
-    events = stage.events("".join(sentences))
-    assert parts_of(events) == [stage.filled(sentence) for sentence in sentences]
-    assert all(data["is_checked"] for _, data in events[:-1])
-    assert events[-1][1]["answer"]["explanation"] == stage.filled("".join(sentences))
-
-
 def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):
     *drafts, withdrawn, (_, last) = stage.events(f"{QUIET} {RUDE}", parts="unchecked")
     assert len(drafts) > 10

@@ -1,12 +1,7 @@
-"""The page in headless Chromium: pick a pair, see its text arrive and what the text rests on.
-
-It is used by keyboard, on a phone, with dark colours, and with a key.
-"""
+"""The page in headless Chromium: a pair is picked by keyboard, its text and evidence are shown."""
 
 import hashlib
-import itertools
 import json
-import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, dataset_of, local_endpoint
-from xrec.data.evidence import NamedEvidence
 
 webdriver: Any = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed (extra test): the page is not tested"
@@ -27,13 +21,6 @@ pytestmark = pytest.mark.skipif(
 )
 TAB, ENTER, BACKSPACE = "\ue004", "\ue007", "\ue003"
 
-# Keeps the text and its mark at each change of the text.
-WATCH = """
-window.seen = [];
-const shown = () => ['text', 'source'].map((id) => document.getElementById(id).textContent);
-new MutationObserver(() => window.seen.push(shown()))
-  .observe(document.getElementById('text'), {childList: true, characterData: true, subtree: true});
-"""
 # Answers in the endpoint's place: with an evidence, and with the events of a stream.
 ANSWER = """
 const [evidence, events] = arguments;
@@ -49,14 +36,7 @@ class Page:
         self.driver = driver
         self.run = driver.execute_script
 
-    def open(self, url: str, size: tuple[int, int] = (1280, 1000), scheme: str = "light") -> None:
-        """Open the page of a URL in a window of `size`, with light or dark colours."""
-        width, height = size
-        command = self.driver.execute_cdp_cmd
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        command("Emulation.setDeviceMetricsOverride", metrics)
-        colours = {"name": "prefers-color-scheme", "value": scheme}
-        command("Emulation.setEmulatedMedia", {"features": [colours]})
+    def open(self, url: str) -> None:
         self.driver.get(f"{url}/")
 
     def wait(self, condition: Callable[[], Any]) -> None:
@@ -160,25 +140,6 @@ def test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone(pa
     ]
 
 
-def test_text_is_shown_word_by_word_and_marked_only_where_it_is_asked_for_unchecked(page):
-    page.run(WATCH)
-    page.explain(USERS[8], ITEMS[6])
-    page.wait(lambda: page.text("source") == "written now")
-    whole = page.text("text")
-    assert {text for text, _ in page.run("return window.seen")} == {whole}
-    page.click("fresh")
-    page.click("unchecked")
-    page.run("window.seen = []")
-    page.click("explain")
-    page.wait(lambda: page.text("source") == "written now")
-    (_, *written) = page.run("return window.seen")
-    assert len(written) > 3
-    assert {mark for text, mark in written if text != whole} == {"not checked yet"}
-    for (earlier, _), (later, _) in itertools.pairwise(written):
-        assert later.startswith(earlier)
-    assert page.text("text") == whole
-
-
 SENT = [("part", {"text": "It is rubbish", "is_checked": False})]
 REPLACED = [("part", {"text": "It is calm.", "is_checked": True})]
 REFUSED = {"status": 422, "detail": "user '<b>nobody</b>' is not known"}
@@ -203,41 +164,6 @@ def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(page, answers, event
     assert problem in page.text("problem")
     assert page.texts("#problem b") == []
     assert page.text("source") == ("from the backfill" if text else "")
-
-
-@pytest.mark.parametrize(
-    ("aspects_from", "shown"),
-    [
-        ("reviews", "tea (“smoky”): in 4 of the item's 9 reviews, in 2 of the user's 3"),
-        ("profiles", "tea (“smoky”): in the item's profile, in 2 of the user's 3 items' profiles"),
-    ],
-)
-def test_chosen_aspects_say_what_their_figures_count(page, answers, aspects_from, shown):
-    evidence, answer = answers
-    tea = NamedEvidence("tea", 4, 9, 2, 3, opinion="smoky", is_named=True)
-    events = [("explanation", {"answer": answer | {"aspects": [vars(tea)]}})]
-    page.run(ANSWER, evidence | {"aspects_from": aspects_from}, events)
-    page.explain(USERS[0], ITEMS[0])
-    page.wait(lambda: page.text("aspects") and page.is_idle())
-    assert page.texts("#aspects li") == [shown]
-
-
-@pytest.mark.parametrize(("size", "scheme"), [((1280, 1000), "light"), ((390, 844), "dark")])
-def test_best_items_are_the_recommendations_and_the_page_fits_its_window(
-    page, endpoint, size, scheme
-):
-    page.open(endpoint.url, size, scheme)
-    page.wait(lambda: page.text("best-items"))
-    user = page.driver.find_element("id", "user").get_attribute("value")
-    best = endpoint.get(f"/v1/users/{user}/recommendations?k=6&explain=false").json()["items"]
-    assert page.texts("#best-items button") == [item["title"] for item in best]
-    page.driver.find_elements("css selector", "#best-items button")[1].click()
-    page.wait(page.is_idle)
-    assert best[1]["item_id"] in page.text("pair")
-    assert page.run("return document.documentElement.scrollWidth <= window.innerWidth")
-    ground = page.run("return getComputedStyle(document.body).backgroundColor")
-    brightness = sum(int(part) for part in re.findall(r"\d+", ground)[:3]) / (3 * 255)
-    assert (brightness < 0.5) == (scheme == "dark")
 
 
 def test_page_asks_for_nothing_from_elsewhere(page, endpoint):

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import PublishedTexts
+from xrec.serve.catalogue import Catalogue
 from xrec.serve.gate import RequestGate
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -211,8 +213,13 @@ def publish(uri: str, number: int) -> None:
         failed = EXPLANATIONS.failed_schema.empty_table()
         return bulk.Outcome(pa.Table.from_pylist(made, EXPLANATIONS.ok_schema), failed)
 
-    pairs = [{"user_id": user, "item_id": item} for user in USERS for item in ITEMS]
-    rows, settings = pa.Table.from_pylist(pairs), {**said, "number": number}
+    pairs = [
+        {"user_id": user, "item_id": item, "rank": len(ITEMS) - place, "score": place / 2}
+        for user in USERS
+        for place, item in enumerate(ITEMS)
+    ]
+    settings = {**said, "number": number, "pairs": {"kind": "recommendations"}}
+    rows = pa.Table.from_pylist(pairs)
     run = plan_of(uri, "explanations", EXPLANATIONS, rows, settings, inputs=MODEL)
     counts = lambda summary: ({"explanations": summary.num_ok, "failed": 0}, {})  # noqa: E731
     bulk.complete(run, PoolHere(), lambda: TaskOf(explain), "explanations", counts)
@@ -233,13 +240,16 @@ def asked(read_through: ReadThrough, *users: str, item: str = "i1", **more: Any)
 
 
 def config_of(uri: str) -> ServeConfig:
-    values = {"workspace": uri, "explanations": uri, "llm": {"model": "m"}}
+    values = {"workspace": uri, "artifacts": {"explanations": uri}, "llm": {"model": "m"}}
     return parse_config(ServeConfig, values)
 
 
 def reading(uri: str, model: Writing | None = None) -> ReadThrough:
     read_through = answering(model or Writing(MODEL_SAYS), ["The Fox"] * len(ITEMS))
     read_through.published = PublishedTexts(config_of(uri), MODEL, Metrics())
+    catalogue = read_through.catalogue
+    catalogue.as_recommended = partial(Catalogue.as_recommended, catalogue)
+    catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u1", "u11", "u2"]]))
     return read_through
 
 
@@ -326,10 +336,29 @@ def test_what_is_taken_down_is_not_answered_from_anywhere_until_it_is_lifted(uri
     assert ask("u2", "i2") == "backfill u2 i2 by 0"
 
 
+def test_recommendations_are_the_published_pairs_by_rank_without_those_taken_down(uri):
+    read_through = reading(uri)
+
+    def best(k: int) -> list[tuple[int, str, float | None]]:
+        asyncio.run(read_through.published.look_at_takedowns())
+        found = asyncio.run(read_through.recommend("u1", k))
+        return [(item.rank, item.item_id, item.score) for item in found]
+
+    assert best(2) == [(1, "i3", 1.5), (2, "i2", 1.0)]
+    bulk.take_down(uri, rows=[{"user_id": "u1", "item_id": "i3"}], reason="x")
+    assert best(9) == [(2, "i2", 1.0), (3, "i1", 0.5), (4, "i0", 0.0)]
+    with pytest.raises(ProblemError) as refused:
+        asyncio.run(read_through.recommend("u3", 1))
+    assert refused.value.reason == "unknown_user"
+    for file in Path(uri).glob("part-*"):
+        file.write_bytes(b"no parquet")
+    with pytest.raises(ProblemError) as refused:
+        asyncio.run(read_through.recommend("u11", 1))
+    assert refused.value.status_code == 503
+
+
 def test_forgotten_user_is_known_to_no_route(uri):
     read_through, people = reading(uri), Forgotten(b"key")
-    read_through.catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u1", "u11", "u2"]]))
-    read_through.catalogue.recommend = lambda *of: []
     gate = RequestGate(make_api(lambda: read_through), (), Metrics())
     client = TestClient(gate, "http://127.0.0.1", client=("127.0.0.1", 1))
 

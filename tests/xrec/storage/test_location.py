@@ -118,7 +118,7 @@ def test_local_file_lies_at_its_path_and_no_temporary_file_beside_it(tmp_path, f
     location = open_location(form.format(tmp_path)) / "a" / "b.txt"
     location.write_bytes("zwölf".encode())
     assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "zwölf"
-    assert location.shared_uri == str(tmp_path / "a" / "b.txt")
+    assert location.uri == str(tmp_path / "a" / "b.txt")
     assert os.listdir(tmp_path / "a") == ["b.txt"]
     assert location.delta_options() is None
 
@@ -258,13 +258,13 @@ def test_s3_table_is_opened_with_the_settings_and_with_the_environment(s3, monke
     options = location.delta_options()
     assert options is not None
     assert options["AWS_ENDPOINT_URL"] == s3.endpoint_url
-    deltalake.write_deltalake(location.shared_uri, pa.table({"a": [1]}), storage_options=options)
+    deltalake.write_deltalake(location.uri, pa.table({"a": [1]}), storage_options=options)
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     found = open_location(location.uri)
     check_access(found, StorageConfig())
     assert (found / "_delta_log" / f"{0:020d}.json").is_file()
-    table = deltalake.DeltaTable(found.shared_uri, storage_options=found.delta_options())
+    table = deltalake.DeltaTable(found.uri, storage_options=found.delta_options())
     assert table.to_pyarrow_table().to_pylist() == [{"a": 1}]
 
 

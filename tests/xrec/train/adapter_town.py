@@ -44,7 +44,7 @@ def make_config(
     return TrainAdapterConfig.model_validate(
         {
             "workspace": workspace,
-            "adapter": adapter and str(adapter),
+            "artifacts": {"adapter": str(adapter)} if adapter else {},
             "llm": {"model": f"{workspace}/llm", "dtype": dtype},
             "prompt": PROMPT,
             "model": {"num_experts": 2, "num_tokens": 2, "gating_noise": False, **(model or {})},

@@ -185,7 +185,7 @@ def make_graph_config(town):
         return PretrainGraphConfig.model_validate(
             {
                 "workspace": workspace,
-                "graph": str(graph),
+                "artifacts": {"graph": str(graph)},
                 "model": {"embedding_dim": 8, "num_layers": 2, **(model or {})},
                 "training": {**TRAINING, **training},
                 "parallelism": parallelism,

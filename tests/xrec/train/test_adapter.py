@@ -3,7 +3,6 @@
 Loss, gradients, steps, DeepSpeed's settings; the ZeRO stage and the micro-batch size of auto.
 """
 
-import os
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +22,11 @@ from xrec.llm.examples import Example, collate
 from xrec.llm.prefix import PrefixCache, num_prefix_tokens
 from xrec.storage import location_of
 from xrec.train import memory
-from xrec.train.adapter import for_workers
 from xrec.train.adapter_model import (
     AdapterPasses,
     ExplanationLoss,
     build_model,
     checkpoint_layers,
-    learning_rate_share,
-    splitting_pays,
     sum_over_workers,
     try_step,
 )
@@ -42,11 +38,9 @@ from xrec.train.memory import (
     longest_rows,
     memory_of_a_worker,
     model_bytes,
-    sizes_to_try,
     with_micro_batch_size,
     with_zero_stage,
 )
-from xrec.train.ray_worker import prepare_worker
 
 V = 64
 EXAMPLES = [Example([5, 9, V, V + 5], [6, 7, 2]), Example([5, 8, V + 1, 9, 9, V + 6], [8, 2])]
@@ -100,53 +94,6 @@ def test_checkpoint_layers_gives_all_adapter_weights_the_same_gradients(rule):
     model.supports_gradient_checkpointing = False
     with raises(ModelError, "no_gradient_checkpointing", "training.gradient_checkpointing"):
         checkpoint_layers(model)
-
-
-# A beginning of 500 tokens in each of 100 rows, 4 rows a pass: 2,000 tokens.
-@pytest.mark.parametrize(
-    ("device", "num_here", "changes", "pays"),
-    [
-        # Nothing is kept: a near gather costs 1,000 tokens, a far one 10,000.
-        ("cuda", 4, {}, True),
-        ("cuda", 2, {}, False),
-        ("cpu", 2, {}, True),
-        ("cuda", 2, {"zero_stage": 1}, True),
-        ("cuda", 2, {"zero": {"zero_hpz_partition_size": 2}}, True),
-        ("cuda", 4, {"micro_batch_size": 1}, False),
-        # All are kept from the second epoch on: 2,000 * (2 - 1/E) against 10,000 / E.
-        ("cuda", 2, {"prefix_cache_gib": 1.0, "num_epochs": 3}, False),
-        ("cuda", 2, {"prefix_cache_gib": 1.0, "num_epochs": 4}, True),
-    ],
-)
-def test_splitting_pays_where_it_saves_more_than_another_gather_costs(
-    tmp_path, device, num_here, changes, pays
-):
-    data: Any = SimpleNamespace(
-        train=SimpleNamespace(num_prefix_tokens=np.full(100, 500)), shared_ids=[]
-    )
-    config = make_config("w", num_workers=4, **{"prefix_cache_gib": 0.0, **changes})
-    num_steps = config.training.num_epochs * 100 // config.training.global_batch_size
-    with worker_here(tmp_path, 4, num_here) as worker:
-        found = splitting_pays(config, toy_model(), data, num_steps, torch.device(device))
-    assert found == pays
-    assert len(worker.notes) == (not pays)
-
-
-@pytest.mark.parametrize(
-    ("warmup_share", "num_steps", "expected"),
-    [
-        (0.5, 4, [0.5, 1.0, 2 / 3, 1 / 3]),
-        (0.0, 4, [1.0, 0.75, 0.5, 0.25]),
-        (0.05, 1, [1.0]),
-        (0.9, 2, [0.5, 1.0]),
-    ],
-)
-def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
-    warmup_share, num_steps, expected
-):
-    share = learning_rate_share(warmup_share, num_steps)
-    assert [share(step) for step in range(num_steps)] == pytest.approx(expected)
-    assert share(num_steps) == 0
 
 
 @pytest.mark.parametrize("total", [float("nan"), float("inf")])
@@ -203,10 +150,10 @@ def test_skipped_step_is_made_again_in_float16_with_the_same_rows_and_random_num
 def test_workers_open_a_relative_workspace_from_their_own_folder(tmp_path, monkeypatch):
     """Ray Train gives each worker a working directory of its own."""
     monkeypatch.chdir(tmp_path)
-    config = for_workers(make_config("workspace"))
+    config = make_config("workspace")
     monkeypatch.chdir("/")
     for name in ("dataset", "graph", "adapter"):
-        assert location_of(config, name).shared_uri == str(tmp_path / "workspace" / name)
+        assert location_of(config, name).uri == str(tmp_path / "workspace" / name)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -230,12 +177,6 @@ def test_trial_step_in_16_bits_changes_no_tensor(workspace, tmp_path, dtype):
         assert tensor.dtype == before[key].dtype
         assert torch.equal(tensor, before[key])
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_deepspeed_is_given_the_gpu_that_ray_gave_this_worker(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")  # the second worker of its node, which sees one GPU
-    prepare_worker(1, None, torch.device("cuda:0"))
-    assert os.environ["LOCAL_RANK"] == "0"
 
 
 # DeepSpeed's settings
@@ -362,17 +303,6 @@ def test_memory_of_a_worker_is_its_part_of_the_node_or_of_the_containers_limit(
     for file, text in zip(files, texts, strict=False):
         file.write_text(text)
     assert memory_of_a_worker(CPU, 2, limits=files, node_bytes=4000) == expected
-
-
-@pytest.mark.parametrize(
-    ("global_batch_size", "num_workers", "expected"),
-    [(32, 1, [1, 2, 4, 8, 16, 32]), (32, 8, [1, 2, 4]), (12, 1, [1, 2, 4]), (9, 3, [1])],
-)
-def test_sizes_to_try_divide_a_workers_part_of_the_global_batch(
-    global_batch_size, num_workers, expected
-):
-    sizes = {"global_batch_size": global_batch_size, "micro_batch_size": "auto"}
-    assert sizes_to_try(make_config("w", num_workers=num_workers, **sizes)) == expected
 
 
 @pytest.mark.parametrize(

@@ -169,4 +169,4 @@ def test_train_adapter_graph_of_another_dataset_is_refused(workspace, tmp_path, 
     save_random_graph(tmp_path / "graph", 40, 30, "another")
     config = make_config(workspace, adapter=tmp_path / "adapter")
     with raises(ArtifactMismatchError, "graph_of_another_dataset", saw="another"):
-        train_adapter(config.model_copy(update={"graph": str(tmp_path / "graph")}))
+        train_adapter(config.with_artifacts({"graph": str(tmp_path / "graph")}))

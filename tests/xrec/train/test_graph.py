@@ -38,10 +38,9 @@ from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.graph.ranking import metrics_of as ranking_metrics
 from xrec.graph.sampling import epoch_batches
 from xrec.graph.step import batch_loss
-from xrec.storage import Location, Manifest, open_location
+from xrec.storage import Location, Manifest, location_of, open_location
 from xrec.train.graph import pretrain_graph
 from xrec.train.graph_model import (
-    AspectLoss,
     GraphData,
     HeldOut,
     K,
@@ -50,15 +49,16 @@ from xrec.train.graph_model import (
     split_edges,
     start_embeddings,
 )
-from xrec.train.graph_worker import GraphWorker, check_convergence
+from xrec.train.graph_worker import check_convergence
 
 
 @pytest.fixture(scope="module")
-def trained(ray_cluster, tmp_path_factory, make_graph_config):
-    """A graph trained by two workers that hold a part each, and its config."""
-    graph = tmp_path_factory.mktemp("trained") / "graph"
-    config = make_graph_config(graph, num_workers=2, parallelism="partitioned")
-    return config, pretrain_graph(config)
+def trained(tmp_path_factory, make_graph_config):
+    """A graph that was trained in this process, and its config."""
+    config = make_graph_config(tmp_path_factory.mktemp("trained") / "graph")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.train.graph.fit", fit_here)
+        return config, pretrain_graph(config)
 
 
 def without_training(
@@ -94,20 +94,6 @@ def test_pretrain_graph_learns_and_its_figures_are_those_of_the_artifact_of_the_
     recall = sum(recalls) / len(recalls)
     assert manifest.metrics["test"]["recall@20"] == pytest.approx(recall, abs=1e-6)
     assert graph.users.shape == (dataset.num_users, 8)
-
-
-def test_two_workers_that_hold_a_part_each_have_the_epochs_and_vectors_of_one(
-    trained, make_graph_config, tmp_path
-):
-    config, _ = trained
-    alone = train_here(tmp_path, make_graph_config(tmp_path / "graph"))
-    assert_same_epochs(metrics_of(config.artifact("graph")), alone.history)
-    graph = read_graph(open_location(config.artifact("graph")))
-    rows = safetensors.torch.load_file(alone.checkpoint / "rows-00000.safetensors")
-    # Who has no edge has zeros in the artifact.
-    found = torch.cat([graph.users, graph.items])
-    has_edges = found.any(dim=1)
-    torch.testing.assert_close(found[has_edges], rows["best"][has_edges], rtol=1e-2, atol=1e-3)
 
 
 def test_training_that_was_stopped_ends_as_an_unbroken_one(make_graph_config, tmp_path):
@@ -147,15 +133,14 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     trained, make_graph_config, monkeypatch
 ):
     config, manifest = trained
-    assert config.graph is not None
     monkeypatch.setattr("xrec.train.graph.fit", None)
     assert pretrain_graph(config) == manifest
     # Workers, their mode and how often they save do not change the content.
-    same = make_graph_config(config.graph, 1, "partitioned", epochs_per_checkpoint=3)
+    same = make_graph_config(config.artifact("graph"), 1, "partitioned", epochs_per_checkpoint=3)
     assert pretrain_graph(same) == manifest
     with raises(ArtifactMismatchError, "another_run", "training.seed"):
-        pretrain_graph(make_graph_config(config.graph, seed=1))
-    assert read_graph(open_location(config.graph)).manifest == manifest
+        pretrain_graph(make_graph_config(config.artifact("graph"), seed=1))
+    assert read_graph(location_of(config, "graph")).manifest == manifest
 
 
 @pytest.mark.parametrize(
@@ -307,39 +292,6 @@ def test_no_held_out_pair_is_trained_on_and_drawn_users_are_ranked_as_among_all(
 
 
 # Aspects
-
-
-def test_loss_grows_with_the_weight_of_the_aspects_loss_in_proportion(
-    town_with_aspects, make_graph_config, tmp_path, monkeypatch
-):
-    losses = []
-    for weight in (0.0, 0.1, 0.2):
-        monkeypatch.setattr("xrec.train.graph_model.ASPECT_LOSS_WEIGHT", weight)
-        config = make_graph_config(
-            tmp_path / "graph",
-            workspace=town_with_aspects,
-            model={"aspects": True},
-            steps_per_epoch=1,
-        )
-        data = GraphData.of(dataset_in(town_with_aspects), with_aspects=True)
-        with worker_here(tmp_path):
-            losses.append(GraphWorker(config, data, "run").train_epoch(1)[0])
-    without, once, twice = losses  # each is of the start, before the first step
-    assert once - without > 0.01
-    assert twice - without == pytest.approx(2 * (once - without), rel=1e-3)
-
-
-def test_users_who_mention_every_aspect_have_no_loss_and_the_others_do(make_graph_config):
-    config = make_graph_config(
-        "unused", model={"aspects": True}, loss={"kind": "bpr"}, steps_per_epoch=1
-    )
-    nodes, aspects = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 1])
-    edges = AspectEdges(nodes, aspects, torch.ones(4), 2)
-    loss = AspectLoss(GraphData(torch.zeros(2, 0), 2, 1, edges), config)
-    (batch,) = loss.batches(1, most=10)
-    (micro_batch,) = batch.micro_batches
-    assert sorted(micro_batch.users.tolist()) == [1, 2]  # user 0 mentions both
-    assert (micro_batch.negatives != micro_batch.pos_items).all()
 
 
 # What a worker holds

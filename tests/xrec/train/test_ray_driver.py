@@ -9,7 +9,7 @@ import pytest
 
 from tests.errors import raises
 from xrec.config import TrainAdapterConfig, Workers
-from xrec.errors import ConfigError, DataError, TrainingError
+from xrec.errors import ConfigError, DataError
 from xrec.storage import Location, open_location
 from xrec.train.checkpoint import ReadFile
 from xrec.train.ray_driver import TrainingMetrics, fit, uses_gpu
@@ -45,26 +45,6 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage, tm
     with raises(DataError, "empty", saw=7):
         run(loop, storage, {"log": str(tmp_path / "log")}, workers={"max_failures": 3})
     assert (tmp_path / "log").read_text() == "started\n"
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(storage, tmp_path):
-    def loop(config: dict[str, Any]) -> None:
-        import os
-        from pathlib import Path
-
-        from xrec.train.ray_worker import report
-
-        marker = Path(config["marker"])
-        if not marker.exists():
-            marker.touch()
-            report({"epoch": 1, "score": 0.0})
-            os._exit(1)
-        raise RuntimeError("something\nelse")
-
-    with raises(TrainingError, "worker_failed", saw="RuntimeError"):
-        run(loop, storage, {"marker": str(tmp_path / "marker")}, workers={"max_failures": 1})
 
 
 @pytest.mark.slow

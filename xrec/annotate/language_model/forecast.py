@@ -72,7 +72,9 @@ def _asked(
 ) -> list[Conversation]:
     """Return the conversations of rows, each followed by those without parts of its reviews."""
     inputs = [
-        part for row in rows for part in (row, *(p.rest for p in parts_of(row, annotator.folds)))
+        part
+        for row in rows
+        for part in (row, *(rest for _, rest in parts_of(row, annotator.folds)))
     ]
     return [prompts.of(row) for row in inputs if refused(row) is None]
 

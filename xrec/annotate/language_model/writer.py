@@ -44,7 +44,6 @@ from xrec.text import (
     chosen_llm,
     endpoint_key,
     load_language_model,
-    model_anywhere,
     model_settings,
 )
 
@@ -73,6 +72,7 @@ class LanguageModelWriter:
         assert isinstance(annotator, LanguageModelAnnotator)
         model = load_language_model(
             annotator.model,
+            llm=config.llm,
             storage=config.storage,
             device=config.actors.device,
             num_threads=config.actors.cpus,
@@ -163,13 +163,7 @@ def language_model_spec(
         llm, is_asked = chosen_llm(model, config.llm), environment is not None
         inputs = {"llm": known_fingerprint(llm, config.storage, download=is_asked) or ""}
         gpus = model.engine.num_gpus
-    elsewhere = annotator.model_copy(update={"model": model_anywhere(model, config.llm)})
-    writer = LanguageModelWriter(
-        config.model_copy(update={"annotator": elsewhere}),
-        prompts,
-        {"model": settings["model"], **inputs},
-        key,
-    )
+    writer = LanguageModelWriter(config, prompts, {"model": settings["model"], **inputs}, key)
     return AnnotatorSpec(
         settings=settings,
         inputs=inputs,

@@ -198,23 +198,19 @@ class _Counts:
     def add(self, item_id: str, review: Parsed) -> None:
         """Count a review."""
         by_name: defaultdict[str, list[Mention]] = defaultdict(list)
-        implied: set[str] = set()
-        for mention in (each.judged(valence) for each in review.mentions):
-            if mention.implied_by:
-                implied.update(
-                    mention.names if mention.sign and mention.implied_by != "verb" else ()
-                )
-                continue
+        mentions = [mention.judged(valence) for mention in review.mentions]
+        implied = [each for each in mentions if each.implied_by == "adjective" and each.sign]
+        self.implied.update({name for each in implied for name in each.names})
+        for mention in (each for each in mentions if not each.implied_by):
             for name, written in zip(mention.names, mention.written, strict=True):
                 by_name[name].append(mention)
                 self.nouns[name].written[written] += 1
-        self.implied.update(implied)
-        for name, mentions in by_name.items():
+        for name, named in by_name.items():
             noun = self.nouns[name]
             noun.reviews += 1
             noun.items.add(item_id)
-            noun.judged += any(mention.sign for mention in mentions)
-            noun.roles.update(frozenset[str]().union(*(mention.roles for mention in mentions)))
+            noun.judged += any(mention.sign for mention in named)
+            noun.roles.update(frozenset[str]().union(*(mention.roles for mention in named)))
         self.proper.update(review.proper)
         for pair in review.joined:
             for word, other in (pair, pair[::-1]):

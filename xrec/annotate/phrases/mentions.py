@@ -24,14 +24,11 @@ _GOOD = (
     ("ible", "ibility"),
     ("ile", "ility"),  # versatile
     ("rate", "racy"),  # accurate
-    ("ive", "ivity"),  # responsive
 )
 _FURTHER = (
     ("rtable", "rt"),  # comfortable
     ("iful", "y"),  # beautiful
-    ("ish", "e"),  # stylish
     ("y", "e"),  # a tasty dish, its taste
-    ("rm", "rmth"),  # warm
 )
 _MIN_LETTERS = 3
 _COMPARATIVES = ("JJR", "RBR")
@@ -188,11 +185,11 @@ def _verb(verb: Token, roles: Roles) -> Mention | None:
 def _adjective(word: Token, roles: Roles) -> Mention | None:
     """It is comfortable: the comfort; it is easy to use: the ease of use."""
     names = tuple(f"ease of {verb.lemma_}" for verb in roles.of("purpose", word))
-    names = names or _qualities(word.lower_)
-    words = (_word(word, word, roles)._replace(form=""),)
+    names = names or (() if word.lower_ == "easy" else _qualities(word.lower_))
+    words = [_word(word, word, roles)._replace(form="")]
     if not valence(word.lower_):
-        words += (Word("good", "", -1 if roles.has("denied", word) else 1),)
-    return _implied("adjective", word, names, words, roles.of("describes", word), roles)
+        words.append(Word("good", "", -1 if roles.has("denied", word) else 1))
+    return _implied("adjective", word, names, tuple(words), roles.of("describes", word), roles)
 
 
 def _implied(
@@ -238,8 +235,6 @@ def _word(adjective: Token, of: Token, roles: Roles) -> Word:
 
 def _by_verb(noun: Token, roles: Roles) -> Iterator[Word]:
     """Yield what a verb says about its subject ("works well") or object ("I love")."""
-    if roles.has("unbeatable", noun):
-        yield Word("good", "")
     for role, is_subject in (("does", True), ("loved", False)):
         for word in roles.of(role, noun):
             verb = word if word.pos_ == "VERB" else word.head

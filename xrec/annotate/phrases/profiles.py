@@ -10,7 +10,7 @@ an aspect.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,12 +100,13 @@ def find_aspects(
     numbers = {name: number for number, name in enumerate(vocabulary)}
     items = {each.words[-1] for some in found for each in some if each.is_item}
     written = _written(praised, items)
+    longest = [
+        [next((key for key in map(_key, reason.names) if key in numbers), None) for reason in some]
+        for some in praised
+    ]
     return NamedAspects(
         [written[name] for name in vocabulary],
-        [
-            list(dict.fromkeys(number for number in found_in if number is not None))
-            for found_in in ((_longest(each, numbers) for each in some) for some in praised)
-        ],
+        [list(dict.fromkeys(numbers[key] for key in some if key)) for some in longest],
         [[numbers[name] for name in _all_names(some) if name in numbers] for some in explained],
     )
 
@@ -249,11 +250,6 @@ class _Joined:
         return count >= _FREQUENT and len(self._nouns_of[adjective]) > _MAX_NOUNS * count
 
 
-def _longest(reason: Reason, numbers: Mapping[str, int]) -> int | None:
-    """Return the number of the longest name that is an aspect, if any."""
-    return next((numbers[key] for key in map(_key, reason.names) if key in numbers), None)
-
-
 def _written(found: Sequence[Sequence[Reason]], items: set[str]) -> dict[str, str]:
     """Return the most frequent form of each name; the plural if it is frequent.
 
@@ -264,12 +260,10 @@ def _written(found: Sequence[Sequence[Reason]], items: set[str]) -> dict[str, st
     for reason in (reason for some in found for reason in some):
         for name in reason.names:
             ways[_key(name)][" ".join(name)] += 1
-    return {
-        name: name if name.rpartition(" ")[2] in items else _best_way(name, counts)
-        for name, counts in ways.items()
-    }
-
-
-def _best_way(name: str, counts: Counter[str]) -> str:
-    plurals = [way for way in counts if way != name and counts[way] >= _PLURAL * counts.total()]
-    return max(plurals or counts, key=lambda way: (counts[way], way))
+    written = {}
+    for key, counts in ways.items():
+        least = _PLURAL * counts.total()
+        plurals = [way for way in counts if way != key and counts[way] >= least]
+        best = max(plurals or counts, key=lambda way: (counts[way], way))
+        written[key] = key if key.rpartition(" ")[2] in items else best
+    return written

@@ -58,7 +58,7 @@ def recipe_of(kind: BaselineKind, training: AdapterTrainingConfig) -> Recipe:
 class Baseline:
     """What a training and its texts depend on; it may be sent to a process anywhere.
 
-    config: of the comparison, without relative paths (`config_anywhere`). Of its `prompt`, which is
+    config: of the comparison. Of its `prompt`, which is
         in words only here, and language model there is use for lora alone; a training's process is
         like a worker of its `workers`.
     output: the URI of the model.

@@ -11,8 +11,7 @@ from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.errors import DataError
 from xrec.lab.baselines.baseline import recipe_of
-from xrec.lab.measures.measures import metrics_anywhere, metrics_identity
-from xrec.llm.source import anywhere
+from xrec.lab.measures.measures import metrics_identity
 from xrec.schemas import PAIRS
 from xrec.storage import (
     Location,
@@ -21,7 +20,6 @@ from xrec.storage import (
     manifest_of,
     open_location,
     parquet_bytes,
-    shared_uris,
 )
 
 
@@ -55,15 +53,6 @@ def entries_of(config: CompareConfig) -> list[Entry]:
         for name in config.entries
         for seed in (config.seeds if config.is_seeded(name) else (None,))
     ]
-
-
-def config_anywhere(config: CompareConfig) -> CompareConfig:
-    """The config of a process, which may have another working directory: no path is relative."""
-    uris = shared_uris(config, "dataset", "comparison")
-    llm = None if config.llm is None else anywhere(config.llm)
-    return config.model_copy(
-        update={"metrics": metrics_anywhere(config.metrics), "llm": llm, **uris}
-    )
 
 
 def comparison_identity(
@@ -140,4 +129,4 @@ def write_pairs(comparison: Location, pairs: Sequence[HeldOutPair]) -> ComparedP
     location = comparison / f"pairs-{fingerprint[:16]}.parquet"
     if not location.is_file() or location.read_bytes() != data:
         location.write_bytes(data)
-    return ComparedPairs(tuple(pairs), location.shared_uri, fingerprint)
+    return ComparedPairs(tuple(pairs), location.uri, fingerprint)

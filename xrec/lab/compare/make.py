@@ -24,7 +24,7 @@ from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import train_baseline
 from xrec.lab.compare.copies import Texts, nearest_texts, profile_texts, read_elsewhere
-from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere
+from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.text_only import frozen_model, text_only_texts
 from xrec.lab.compare.texts import EntryTexts, write_texts
 from xrec.schemas import PAIRS
@@ -98,8 +98,8 @@ def baseline_of(config: CompareConfig, entry: Entry) -> Baseline:
     """The baseline of an entry, with its outputs in its folder."""
     kind = cast(BaselineKind, entry.name)
     recipe = recipe_of(kind, config.training)
-    output = (entry.location / "model").shared_uri
-    return Baseline(kind, entry.seed or 0, recipe, config_anywhere(config), output)
+    output = (entry.location / "model").uri
+    return Baseline(kind, entry.seed or 0, recipe, config, output)
 
 
 def baseline_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import CompareConfig, EndpointModelConfig
 from xrec.data.dataset import HeldOutPair, read_dataset
-from xrec.lab.compare.entries import ComparedPairs, Entry, config_anywhere
+from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.figures import Run
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.judge import JudgeAccess
@@ -76,8 +76,8 @@ def score_entries(
     }
     left = [entry for entry in made if entry not in tables]
     if left:
-        load = partial(_load_scorer, config_anywhere(config), pairs.pairs, keys)
-        actors, models = config.actors, [judge.model for judge in config.metrics.judges]
+        load = partial(_load_scorer, config, pairs.pairs, keys)
+        actors, models = config.actors, config.metrics.judges.values()
         # One process asks an endpoint, so that its limits are kept.
         has_endpoint = any(isinstance(each, EndpointModelConfig) for each in models)
         num_processes = 1 if has_endpoint else min(actors.num_processes, len(left))

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from xrec.config import (
     Device,
     EndpointModelConfig,
-    JudgeConfig,
+    LanguageModelConfig,
     LLMConfig,
     SamplingConfig,
     StorageConfig,
@@ -106,20 +106,23 @@ class JudgeAccess:
 
 
 def judge_keys(
-    judges: Sequence[JudgeConfig], environment: Mapping[str, str]
+    judges: Mapping[str, LanguageModelConfig], environment: Mapping[str, str]
 ) -> dict[str, SecretStr | None]:
     """The key of each judge that is an endpoint; raises ConfigError for one that is not set."""
     return {
-        judge.name: endpoint_key(judge.model, environment)
-        for judge in judges
-        if isinstance(judge.model, EndpointModelConfig)
+        name: endpoint_key(model, environment)
+        for name, model in judges.items()
+        if isinstance(model, EndpointModelConfig)
     }
 
 
 def load_judge(
-    config: JudgeConfig, access: JudgeAccess, loaded: dict[str, LanguageModel] | None = None
+    name: str,
+    model: LanguageModelConfig,
+    access: JudgeAccess,
+    loaded: dict[str, LanguageModel] | None = None,
 ) -> Judge:
-    """The judge of `config`, with its model in this process.
+    """The judge of this name, with its model in this process.
 
     loaded: the models of other judges, of which one is taken if it is the same; this one's is
     added.
@@ -127,28 +130,28 @@ def load_judge(
     Raises ConfigError for an engine without a model, ModelError if the model cannot be had.
     """
     models = {} if loaded is None else loaded
-    settings = config.model.model_dump_json(exclude=set(SamplingConfig.model_fields))
+    settings = model.model_dump_json(exclude=set(SamplingConfig.model_fields))
     if settings not in models:
         models[settings] = load_language_model(
-            config.model,
+            model,
             llm=access.llm,
             storage=access.storage,
             device=access.device,
             num_threads=access.num_threads,
-            key=access.keys.get(config.name),
+            key=access.keys.get(name),
         )
     asker = Asker(
         models[settings],
-        config.model.sampling,
+        model.sampling,
         ReplyStore(access.replies),
-        identity=model_identity(config.model, access.llm, access.storage),
+        identity=model_identity(model, access.llm, access.storage),
     )
-    return Judge(config.name, judge_question(), asker)
+    return Judge(name, judge_question(), asker)
 
 
-def describe_judge(config: JudgeConfig) -> list[MetricInfo]:
+def describe_judge(name: str) -> list[MetricInfo]:
     """What the table says of the judge's metrics."""
-    score, title = f"gptscore_{config.name}", f"GPTScore by {config.name}"
+    score, title = f"gptscore_{name}", f"GPTScore by {name}"
     return [
         MetricInfo(score, f"{title}, 0 to 100", 1),
         MetricInfo(f"{score}_failed", f"{title}, share of failed replies", 4),
@@ -156,14 +159,14 @@ def describe_judge(config: JudgeConfig) -> list[MetricInfo]:
 
 
 def judge_identity(
-    config: JudgeConfig, llm: LLMConfig | None, storage: StorageConfig
+    name: str, model: LanguageModelConfig, llm: LLMConfig | None, storage: StorageConfig
 ) -> dict[str, Any]:
     """Return what a judge's scores depend on, as plain JSON."""
     question = judge_question()
     return {
-        "name": config.name,
+        "name": name,
         "question": fingerprint_of([question.system, dict(question.examples)]),
-        "model": model_identity(config.model, llm, storage),
+        "model": model_identity(model, llm, storage),
     }
 
 

@@ -28,8 +28,8 @@ from xrec.lab.measures.statements import (
     right_aspect,
     statements_made,
 )
-from xrec.llm.source import encoder_folder, model_fingerprint, name_anywhere
-from xrec.text import LanguageModel, model_anywhere
+from xrec.llm.source import encoder_folder, model_fingerprint
+from xrec.text import LanguageModel
 
 _VERSION = 7  # of the measures and what they mean; with another one all is scored again
 _OVERLAP_INFOS = (
@@ -119,9 +119,9 @@ def load_measures(
         encoder = load_encoder(config.encoder, device=device)
         made.append(lambda texts: embedding_scores(encoder, texts.texts, texts.references))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
-    for judge in config.judges:
+    for name, model in config.judges.items():
         assert judges is not None
-        made.append(load_judge(judge, judges, loaded).of_pairs)
+        made.append(load_judge(name, model, judges, loaded).of_pairs)
     return made
 
 
@@ -144,8 +144,8 @@ def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, Metri
     if config.encoder is not None:
         by = config.encoder.rsplit("/", 1)[-1].removeprefix("pypi:")
         infos += [MetricInfo(name, f"{label} ({by})") for name, label in _EMBEDDING_LABELS.items()]
-    for judge in config.judges:
-        infos += describe_judge(judge)
+    for name in config.judges:
+        infos += describe_judge(name)
     return {info.name: info for info in infos}
 
 
@@ -166,17 +166,5 @@ def metrics_identity(
     return {
         "version": _VERSION,
         "encoder": encoder,
-        "judges": [judge_identity(judge, llm, access) for judge in config.judges],
+        "judges": [judge_identity(*judge, llm, access) for judge in config.judges.items()],
     }
-
-
-def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
-    """The metrics for a process that runs in another folder: no path is relative.
-
-    They score the same: it is not for what identifies the scores.
-    """
-    encoder = config.encoder and name_anywhere(config.encoder)
-    judges = tuple(
-        judge.model_copy(update={"model": model_anywhere(judge.model)}) for judge in config.judges
-    )
-    return config.model_copy(update={"encoder": encoder, "judges": judges})

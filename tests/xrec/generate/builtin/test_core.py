@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from tests.world.models import NUM_USERS, toy_model
 from tests.xrec.generate.cores import (
@@ -24,11 +23,9 @@ from tests.xrec.generate.cores import (
     keep,
     make_core,
     make_model,
-    make_prompts,
     texts,
 )
 from xrec.generate.builtin.engine import BuiltinCore
-from xrec.generate.builtin.requests import group_by_prefix
 from xrec.generate.engine import Completion, LikelihoodParams, TextParams
 
 KEPT = replace(GREEDY, keeps_prompt=True)
@@ -163,19 +160,6 @@ def test_list_in_any_order_is_computed_one_prefix_after_the_other():
     assert slots.cache.num_free == slots.cache.num_positions  # all memory was given back
 
 
-def test_further_texts_are_computed_by_their_own_tokens_alone():
-    prompts, expected = all_by_hand("projected")
-    core, costs = make_core(make_model()), []
-    requests: list[int | None] = [None] * len(prompts)
-    for _ in range(3):
-        requests = [
-            core.add(p, KEPT, request) for p, request in zip(prompts, requests, strict=True)
-        ]
-        assert texts(finish(core), requests) == expected
-        costs.append(core.report.num_computed_prompt_tokens)
-    assert len(set(costs)) == 1
-
-
 def test_kept_prompts_give_way_to_requests_that_wait_once_nothing_else_is_at_work():
     """Whoever keeps them may wait for these requests."""
     prompts, expected = all_by_hand("projected")
@@ -245,33 +229,6 @@ def test_all_tensors_of_a_pass_are_on_the_models_device():
         core.step()
 
 
-def test_the_model_may_be_used_between_steps_and_is_as_it_was():
-    model, (prompts, expected) = make_model(), all_by_hand("projected")
-    prompt, implementation = torch.tensor([prompts[0]]), model.config._attn_implementation
-    before = model(prompt).logits
-    core = make_core(model)
-    requests = [core.add(prompt, GREEDY) for prompt in prompts]
-    core.step()
-    with torch.inference_mode():
-        assert torch.equal(model(prompt).logits, before)
-    assert model.config._attn_implementation == implementation
-    assert texts(finish(core), requests) == expected
-
-
-def test_prompt_that_comes_alone_shares_the_beginning_of_those_that_came_before():
-    prompts = [prompt for prompt in make_prompts() if prompt[0] == BEGINNING[0]]
-    model, computed = make_model(), list[int]()
-    core = make_core(model)
-    for prompt in prompts:
-        before = core.report.num_computed_prompt_tokens
-        request = core.add(prompt, GREEDY)
-        assert finish(core)[request].token_ids == greedy_by_hand(model, prompt)
-        computed.append(core.report.num_computed_prompt_tokens - before)
-    # The first prompt alone, the second with the beginning once more, all later ones without it.
-    assert computed[:2] == [len(prompts[0]), len(prompts[1])]
-    assert computed[2:] == [len(prompt) - len(BEGINNING) for prompt in prompts[2:]]
-
-
 def test_prompt_of_a_later_list_finds_the_users_part_while_it_is_at_work():
     model = make_model()
     user = [*BEGINNING, V, *range(31, 56)]
@@ -305,21 +262,3 @@ def test_memory_is_taken_by_need_and_a_request_beyond_it_fails_alone():
     assert [failure.reason for failure in failures] == ["over_memory_budget"] * 2
     assert "takes 98,816 bytes, the budget is 98,304" in failures[0].message
     assert "200 new ones" in failures[1].message
-
-
-def test_output_that_is_no_number_leaves_nothing_in_memory():
-    model = make_model("none")
-    model.model.embed_tokens.token_embedding.weight.data[60] = torch.nan
-    core = make_core(model)
-    params = [GREEDY, LikelihoodParams((5, 6))]
-    broken, weighed = (core.add([*[5] * 30, 60, 5], each) for each in params)
-    fine = core.add([*[5] * 30, 7], GREEDY)
-    ended = finish(core)
-    assert ended[broken].failure == ended[weighed].failure is not None
-    assert ended[fine].token_ids == greedy_by_hand(model, [*[5] * 30, 7])
-    assert bool(core._runner._slots.cache.tensor.isfinite().all())
-
-
-def test_one_prompt_in_another_at_every_length_needs_no_deep_recursion():
-    groups = group_by_prefix([[1] * length for length in range(1, 3000)], 16)
-    assert sum(len(members) for _, members in groups) == 2999

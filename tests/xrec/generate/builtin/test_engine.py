@@ -1,6 +1,5 @@
 """The built-in engine: greedy tokens of `generate`, stops, samples and masks, what it computes."""
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,8 +29,7 @@ from tests.xrec.generate.cores import (
 )
 from xrec.config import DecodingConfig
 from xrec.errors import ModelError
-from xrec.generate.builtin.requests import Request
-from xrec.generate.builtin.sampling import apply_masks, next_tokens, sampled
+from xrec.generate.builtin.sampling import sampled
 from xrec.generate.engine import Completion, TextParams
 from xrec.generate.shared_engine import SharedEngine
 
@@ -182,11 +180,6 @@ def test_sampled_tokens_are_those_of_a_full_sort(logits):
         assert tokens[place :: len(settings)].tolist() == expected, (temperature, top_p)
 
 
-def test_next_tokens_without_temperature_are_the_first_of_equal_logits():
-    requests = [Request(number, [3], GREEDY, frozenset()) for number in range(2)]
-    assert next_tokens(requests, torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]])) == [1, 0]
-
-
 class SequenceMask:
     """After token t, the tokens `follow[t]` may come; `first` before there is one."""
 
@@ -210,17 +203,6 @@ def complete(*requests: tuple[list[int], TextParams]) -> list[Completion]:
     ids = [core.add(*request) for request in requests]
     ended = finish(core)
     return [replace(ended[one], index=0) for one in ids]
-
-
-@pytest.mark.parametrize("num_tokens", [5, 32, 33, 64, 100])
-def test_apply_masks_leaves_the_allowed_logits_as_they_are(num_tokens):
-    rng, logits = random.Random(0), torch.randn(5, num_tokens)
-    rows = [rng.sample(range(num_tokens), 3) for _ in range(4)]
-    expected = torch.full_like(logits, -torch.inf)
-    for place, allowed in enumerate([range(num_tokens), *rows]):
-        expected[place, list(allowed)] = logits[place, list(allowed)]
-    apply_masks(logits, [None, *(SequenceMask(row, {}) for row in rows)])
-    assert torch.equal(logits, expected)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 3.0])

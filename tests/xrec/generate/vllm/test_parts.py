@@ -4,10 +4,8 @@ vLLM need not be installed for these tests: where its modules are imported, they
 """
 
 import importlib
-import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,11 +18,8 @@ from torch import Tensor, nn
 from tests.errors import raises
 from xrec.config import EngineConfig
 from xrec.errors import ModelError
-from xrec.generate.engine import Completion, TextParams
-from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.vllm.injection import InjectionBuffer, added
 from xrec.generate.vllm.plugin import check_installed_vllm
-from xrec.llm.collaborative import Vocabulary
 
 # Free and total GiB of the GPUs by their index.
 GPUS = {0: (10, 80), 1: (72, 80), 2: (40, 80)}
@@ -90,13 +85,6 @@ def test_memory_is_the_share_free_on_the_fullest_gpu(arguments, vllm, num_gpus, 
     assert not {"kv_cache_memory_bytes", "block_size"} & found.keys()
 
 
-def test_memory_on_a_cpu_is_that_of_the_kv_cache(arguments, vllm):
-    vllm.current_platform.device_type = "cpu"
-    found = started_with(arguments, vllm, "cpu")
-    assert found["kv_cache_memory_bytes"] == 1 << 30
-    assert "gpu_memory_utilization" not in found
-
-
 def test_arguments_name_our_class_of_the_family_and_take_further_options(arguments, vllm):
     found = started_with(arguments, vllm, max_num_batched_tokens=16384)
     assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
@@ -112,99 +100,6 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(argumen
 def test_options_that_would_break_texts_are_refused(arguments, vllm, option):
     with raises(ModelError, "option_forbidden", key="engine.vllm", saw=option):
         started_with(arguments, vllm, **{option: 1})
-
-
-def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(arguments, vllm):
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert arguments.resolve_vllm_dtype("auto", gpu) == torch.float32
-    vllm.current_platform.supported_dtypes = [torch.bfloat16]
-    assert arguments.resolve_vllm_dtype("auto", gpu) == torch.bfloat16
-    assert arguments.resolve_vllm_dtype("auto", cpu) == torch.float32
-    assert arguments.resolve_vllm_dtype("float16", gpu) == torch.float16
-
-
-def test_vllms_processes_are_spawned_and_the_environment_is_as_before(arguments, monkeypatch):
-    """A forked process could not use the GPU: looking for one initialises the driver here."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
-    with arguments.start_settings(3):
-        assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
-        assert os.environ["OMP_NUM_THREADS"] == "3"
-    assert "VLLM_WORKER_MULTIPROC_METHOD" not in os.environ
-    assert os.environ["OMP_NUM_THREADS"] == "5"
-
-
-class RefusedError(ValueError):
-    """vLLM's VLLMValidationError."""
-
-
-class FakeEngine:
-    """An LLMEngine that writes the token 7 for each prompt; the token 9 in a prompt ends vLLM."""
-
-    model_config = SimpleNamespace(max_model_len=100)
-
-    def __init__(self) -> None:
-        self.prompts: dict[str, list[int]] = {}
-        self.is_dead = False
-
-    def add_request(self, request_id: str, given: dict[str, Any], sampling: Any) -> None:
-        if sampling.temperature == 1.5:
-            raise RefusedError("not like this")
-        self.prompts[request_id] = given["prompt_token_ids"]
-
-    def abort_request(self, request_ids: list[str]) -> None:
-        if self.is_dead:
-            raise RuntimeError("cannot abort")
-
-    def step(self) -> list[Any]:
-        self.is_dead |= any(9 in prompt for prompt in self.prompts.values())
-        if self.is_dead:
-            raise RuntimeError("engine is dead")
-        ended, self.prompts = self.prompts, {}
-        text = SimpleNamespace(token_ids=[7], finish_reason="length")
-        said = {"finished": True, "num_cached_tokens": 0, "metrics": None, "outputs": [text]}
-        return [
-            SimpleNamespace(request_id=request_id, prompt_token_ids=prompt, **said)
-            for request_id, prompt in ended.items()
-        ]
-
-
-@pytest.fixture
-def core(load, vllm):
-    """Our core over a vLLM that refuses a temperature of 1.5."""
-    vllm.SamplingParams, vllm.VLLMValidationError = SimpleNamespace, RefusedError
-    return load("xrec.generate.vllm.core").VllmCore(
-        FakeEngine(),
-        Vocabulary(100, 0, 0),
-        [2],
-        lambda prompt: {"prompt_token_ids": list(prompt)},
-        context=100,
-        max_rows=8,
-    )
-
-
-def test_core_of_a_vllm_that_died_holds_no_request(core):
-    for prompt in ([3], [9]):
-        core.add(prompt, TextParams())
-    with pytest.raises(RuntimeError, match="engine is dead"):
-        core.step()
-    assert (core.is_idle, core.num_rows) == (True, 0)
-
-
-def test_further_text_that_vllm_refuses_fails_alone(core):
-    engine, num_texts = SharedEngine(core), Counter[int]()
-
-    def again(completion: Completion) -> TextParams | None:
-        num_texts[completion.index] += 1
-        temperature = 1.5 if completion.index == 1 else 0.5
-        return TextParams(temperature=temperature) if num_texts[completion.index] == 1 else None
-
-    found = sorted(engine.complete([([5], TextParams())] * 3, again), key=lambda one: one.index)
-    reasons = [one.failure and one.failure.reason for one in found]
-    assert reasons == [None, "unsupported_request", None]
-    assert [one.token_ids for one in found] == [[7], [], [7]]
-    assert num_texts == {0: 2, 1: 2, 2: 2}
-    assert engine.failure is None
 
 
 NUM_HEADS, HEAD_DIM, H = 8, 3, 24
@@ -319,12 +214,6 @@ def test_buffer_direct_of_a_model_with_a_wider_query_is_refused():
     layer.total_num_heads = 16
     with raises(ModelError, "query_width", key="model.injection", saw="direct"):
         InjectionBuffer([layer], "direct", 6)
-
-
-@pytest.mark.parametrize("version", ["0.29.0", "0.30.1+cpu", "0.31.0", "0.32.1.dev3+g12"])
-def test_version_that_is_known_passes(version, monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))
-    check_installed_vllm()
 
 
 @pytest.mark.parametrize("version", ["0.28.1", "0.3.0", "0.33.0rc1", "0.300.0", "1.30.0", ""])

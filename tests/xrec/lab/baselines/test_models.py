@@ -1,7 +1,5 @@
 """PETER by whole passes for each token, LoRA against its equation, and the vocabulary."""
 
-import itertools
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -10,15 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from tests.errors import raises
-from tests.world.models import HIDDEN_SIZE, explanation_nll, toy_model
-from xrec.errors import ModelError
-from xrec.lab.baselines.codec import BEGIN, END, PAD, SPECIAL, UNKNOWN, Words
+from tests.world.models import HIDDEN_SIZE, toy_model
+from xrec.lab.baselines.codec import BEGIN, END
 from xrec.lab.baselines.data import TextExample, collate
 from xrec.lab.baselines.lora import LoRA
-from xrec.lab.baselines.peter import PETER, sines
-from xrec.llm.examples import Example
-from xrec.llm.examples import collate as collate_rows
+from xrec.lab.baselines.peter import PETER
 
 USERS, ITEMS, TOKENS = 5, 4, 13
 SIZES: dict[str, Any] = {"num_users": USERS, "num_items": ITEMS, "num_tokens": TOKENS}
@@ -85,36 +79,6 @@ def test_peter_writes_with_the_probabilities_that_it_learns():
     assert found == pytest.approx(by_whole_peter(model, one, text), rel=1e-4)
 
 
-def test_peter_changed_place_changes_those_that_may_see_it_and_no_others():
-    """The whole model obeys the mask: u, i, the begin token, three words."""
-    model, places = peter(), range(2 + 4)
-    pairs, text = collate([TextExample(1, 2, ())]), torch.tensor([[BEGIN, 6, 7, 8]])
-
-    def hidden(changed: int | None) -> torch.Tensor:
-        changes = torch.zeros(1, len(places), 8)
-        if changed is not None:
-            changes[:, changed] = 1.0
-        handle = model.dropout.register_forward_hook(lambda *called: called[2] + changes)
-        found = model.hidden(pairs, text)[0]
-        handle.remove()
-        return found
-
-    with torch.no_grad():
-        before = hidden(None)
-        for place in places:
-            differs = (hidden(place) - before).abs().amax(dim=1) > 1e-6
-            assert differs.tolist() == [n >= place or (n, place) == (0, 1) for n in places]
-
-
-@pytest.mark.parametrize("size", [6, 7])
-def test_sines_are_those_of_the_formula(size):
-    table = sines(4, size)
-    for place, k in itertools.product(range(4), range(size)):
-        angle = place / 10000 ** (2 * (k // 2) / size)
-        expected = np.cos(angle) if k % 2 else np.sin(angle)
-        assert table[place, k].item() == pytest.approx(expected, abs=1e-5)
-
-
 IDS = torch.tensor([[5, 9, 3, 17]])
 
 
@@ -142,47 +106,3 @@ def test_lora_merged_model_is_an_ordinary_one_with_the_same_logits(lora):
         type(module) for module in toy_model().modules()
     }
     assert not any(each.requires_grad for each in plain.parameters())
-
-
-def test_lora_loss_is_the_nll_of_the_explanations_after_their_prompts(lora):
-    examples = [Example([5, 9, 3], [17, 4, 2]), Example([7], [8, 2])]
-    batch = collate_rows(examples)
-    assert lora.counts(batch).tolist() == [5]
-    means = dict(explanation_nll(lora.language_model, examples, 1))
-    assert lora(batch).tolist() == pytest.approx([3 * means[0] + 2 * means[1]], rel=1e-4)
-
-
-def test_lora_layers_that_are_not_there_are_named(monkeypatch):
-    pytest.importorskip("peft", reason="the extra compare is not installed")
-    monkeypatch.setattr("xrec.lab.baselines.lora.TARGET_MODULES", ("q_proj", "c_attn"))
-    with raises(ModelError, "layers_missing", saw=["c_attn"]):
-        LoRA(toy_model(), rank=3)
-
-
-# The vocabulary
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "It's  fine - \u201cvery\u201d\nwell-known, 3.5 of 5!",
-        "Im M\u00fcnchner \u201eHof\u201c gibt's Ma\u00df um 12,50 \u20ac \u2026 sch\u00f6n!",
-        "\u3053\u306e\u5e97\u306e\u30e9\u30fc\u30e1\u30f3\u306f\u304a\u3044\u3057\u3044\u3002",
-        "<pad> is no word, 5_000 is; \U0001f469\u200d\U0001f373 cooks its cafe\u0301\t pie.",
-        "",
-    ],
-)
-def test_words_decode_what_they_encode_to_the_letter_but_for_blanks_and_composed_letters(text):
-    words = Words.of([text], max_words=1000)
-    ids = words.encode(text)
-    expected = unicodedata.normalize("NFC", " ".join(text.split()))
-    assert words.decode(ids) == words.decode([*ids, END, 7]) == expected
-    assert not {PAD, BEGIN, END, UNKNOWN} & set(ids)
-
-
-def test_words_keep_the_most_frequent_pieces_and_of_equal_ones_the_first():
-    words = Words.of(["b a c", "c b c", "c"], max_words=3)
-    # " c" twice; "b" (begins a text), " b", " a", "c" twice ("c b c" and "c")
-    assert words.pieces == (*SPECIAL, " c", "c", " a")
-    assert words.encode("c a b") == [5, 6, UNKNOWN]
-    assert len(words) == 7

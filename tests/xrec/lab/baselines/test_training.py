@@ -9,26 +9,23 @@ import torch
 from torch import Tensor
 
 from tests.errors import raises
-from tests.world.models import toy_tokenizer
 from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, explanation, write_untrained
 from xrec.config import AdapterTrainingConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError, TrainingError
+from xrec.errors import ArtifactMismatchError
 from xrec.lab.baselines.artifact import build_model, read_baseline
-from xrec.lab.baselines.baseline import RECIPES, Baseline, Recipe, recipe_of
+from xrec.lab.baselines.baseline import RECIPES, Baseline, recipe_of
 from xrec.lab.baselines.codec import END, UNKNOWN
 from xrec.lab.baselines.data import (
     BaselineData,
     TextExample,
     build_data,
     collate,
-    example,
-    length_that_fits,
 )
 from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.peter import PETER, TextBatch
 from xrec.lab.baselines.texts import write_baseline_texts
-from xrec.lab.baselines.train import _load_trainer, train_baseline
-from xrec.lab.baselines.trainer import BaselineTrainer, has_ended
+from xrec.lab.baselines.train import train_baseline
+from xrec.lab.baselines.trainer import BaselineTrainer
 
 
 def test_data_are_the_explained_pairs_with_their_ends_in_words_of_the_training_texts(
@@ -45,26 +42,6 @@ def test_data_are_the_explained_pairs_with_their_ends_in_words_of_the_training_t
     seen = {token for example in few.train for token in example.token_ids} - {END}
     assert (len(pairs), len(few.codec)) == (3, 4 + len(seen))
     assert UNKNOWN in {token for example in few.validation for token in example.token_ids}
-
-
-def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_baseline, dataset):
-    data = build_data(make_baseline("lora", max_pairs=5), dataset)
-    assert (len(data.train), len(data.validation), data.sizes["num_tokens"]) == (5, 10, 0)
-    read = {token for each in data.train for token in each.prompt_ids}
-    assert max(read) < len(toy_tokenizer())  # no user and no item among the tokens
-    few = make_baseline("lora", recipe={"max_explanation_tokens": 1})
-    with raises(DataError, "no_pair_fits", saw={"explanation_too_long": 20}):
-        build_data(few, dataset)
-    without = replace(dataset, explanations=dataset.explanations.slice(0, 1))
-    with raises(DataError, "no_explained_pairs", saw=(1, 0)):
-        build_data(make_baseline(), without)
-
-
-def test_data_longest_text_follows_the_training_explanations_and_one_that_is_cut_has_no_end():
-    lengths = [*range(1, 200), 1000]  # 200 of them; 198 do not exceed 198
-    assert [length_that_fits(each) for each in (lengths, [5], [0, 0])] == [198, 5, 1]
-    assert example(1, 2, [7, 8, 9], 3) == TextExample(1, 2, (7, 8, 9, END))
-    assert example(1, 2, [7, 8, 9], 2) == TextExample(1, 2, (7, 8))
 
 
 def trainer_of(baseline: Baseline, data: BaselineData, **settings: Any) -> BaselineTrainer:
@@ -88,62 +65,6 @@ def test_trainer_of_lora_changes_its_weights_alone_at_a_rate_with_a_peak(make_ba
     shares = [trainer._rate_share(step) for step in range(9)]  # 3 epochs of 3 steps
     assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
     assert shares == sorted(shares[:4]) + sorted(shares[4:], reverse=True)
-
-
-def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(make_baseline, dataset):
-    recipe = {"optimizer": "SGD", "learning_rate": 0.5, "gradient_clipping": None}
-    baseline = make_baseline(recipe=recipe)
-    data = build_data(baseline, dataset)
-    model = build_model(baseline, data.sizes)
-    batch = collate(data.train)
-    (model(batch) / model.counts(batch)).sum().backward()
-    expected = {name: each - 0.5 * each.grad for name, each in model.named_parameters()}
-    trainer = trainer_of(baseline, data)
-    trainer.run_epoch()
-    for name, parameter in trainer.model.named_parameters():
-        assert torch.allclose(parameter, expected[name], atol=1e-6), name
-
-
-def test_trainer_small_passes_learn_the_same(make_baseline, dataset):
-    recipe = {"batch_size": 7, "num_epochs": 2}  # of 20 pairs the last batch has 6
-    data = build_data(make_baseline(), dataset)
-    whole, small = (
-        trainer_of(make_baseline(recipe={**recipe, "micro_batch_size": size}), data)
-        for size in (64, 3)
-    )
-    for trainer in (whole, small):
-        while not trainer.has_finished:
-            trainer.run_epoch()
-    for row, expected in zip(small.history, whole.history, strict=True):
-        for name in ("train_loss", "validation_loss"):
-            assert row[name] == pytest.approx(expected[name], rel=1e-5)
-    for name, parameter in whole.model.named_parameters():
-        assert torch.allclose(parameter, small.model.get_parameter(name), atol=1e-5)
-
-
-def test_trainer_loss_that_is_not_finite_ends_the_run(make_baseline, dataset):
-    baseline = make_baseline()
-    trainer = trainer_of(baseline, build_data(baseline, dataset))
-    with torch.no_grad():
-        next(trainer.model.parameters()).fill_(torch.nan)
-    with raises(TrainingError, "loss_not_finite", "learning_rate"):
-        trainer.run_epoch()
-
-
-@pytest.mark.parametrize(
-    ("losses", "ends"),
-    [
-        ((), False),
-        ((3.0, 2.0, 1.0), False),
-        ((3.0, 2.0, 1.0, 0.5), True),  # all epochs
-        ((1.0, 1.0, 1.0), True),  # an equal loss is no gain
-        ((1.0, 2.0, 0.5), False),
-        ((2.0, 3.0, 1.0, 1.5), True),  # two without a gain, though not in a row
-    ],
-)
-def test_training_ends_with_its_epochs_or_its_patience(losses, ends):
-    recipe = Recipe("SGD", 1.0, num_epochs=4, patience=2)
-    assert has_ended([{"validation_loss": loss} for loss in losses], recipe) is ends
 
 
 def test_recipes_are_as_published_and_lora_has_the_passes_and_longest_text_of_ours():
@@ -177,15 +98,6 @@ def test_training_keeps_the_best_epoch_and_is_done_once(make_baseline, dataset, 
         train_baseline(make_baseline(recipe={**recipe, "num_epochs": 3}))
 
 
-def test_process_in_the_place_of_one_that_died_makes_the_epochs_before_again(make_baseline):
-    baseline = make_baseline(recipe={"num_epochs": 3, "batch_size": 6}, sizes={"dropout": 0.3})
-    first = _load_trainer(baseline)
-    losses = [first(epoch)[0]["train_loss"] for epoch in (1, 2, 3)]
-    row, best = _load_trainer(baseline)(3)
-    assert (row["train_loss"], set(best)) == (losses[2], set(first(3)[1]))
-    assert first(4) is None
-
-
 PAIRS = [(user, (user + 3) % NUM_ITEMS) for user in range(NUM_USERS)]
 V = 10
 
@@ -205,16 +117,6 @@ class Parrot(PETER):
         return logits
 
 
-def test_write_each_text_to_its_own_end_or_as_long_as_allowed():
-    for users, items, max_words, expected in (
-        ([4, 6, 5], [6, 6, 4], 10, [[4, 5, 6, END], [6, END], [END]]),
-        ([4, 5], [99, 6], 2, [[4, 5], [5, 6, END]]),
-        ([4], [99], 1, [[4]]),
-    ):
-        pairs = [TextExample(*pair, ()) for pair in zip(users, items, strict=True)]
-        assert Parrot().write(collate(pairs), max_words) == expected
-
-
 @pytest.mark.usefixtures("processes_here")
 def test_texts_are_what_the_model_writes_for_each_pair_alone(make_baseline, dataset):
     baseline = make_baseline()
@@ -226,18 +128,6 @@ def test_texts_are_what_the_model_writes_for_each_pair_alone(make_baseline, data
     for (user, item), text in zip(PAIRS, texts, strict=True):
         (ids,) = trained.model.write(collate([TextExample(user, item, ())]), trained.max_words)
         assert text == trained.codec.decode(ids)
-
-
-@pytest.mark.usefixtures("processes_here")
-def test_texts_without_a_baseline_and_changed_weights_are_refused(make_baseline, dataset):
-    baseline = make_baseline()
-    with raises(ArtifactNotFoundError, "no_artifact"):
-        write_baseline_texts(baseline, PAIRS)
-    write_untrained(baseline, dataset)
-    weights = baseline.model / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with raises(ArtifactMismatchError, "changed_file", "weights.safetensors"):
-        write_baseline_texts(baseline, PAIRS)
 
 
 def test_lora_comes_back_from_its_artifact(make_baseline, dataset):

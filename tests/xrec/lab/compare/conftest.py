@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.world.shop import with_uris
 from tests.world.workspace import PROMPT, build_workspace
 from xrec.config import CompareConfig, parse_config
 from xrec.lab.compare.comparison import compare
@@ -45,7 +46,7 @@ def make_config(town, tmp_path):
             "metrics": {"encoder": None},
             "actors": {"device": "cpu"},
         }
-        return parse_config(CompareConfig, {**defaults, **values})
+        return parse_config(CompareConfig, with_uris({**defaults, **values}))
 
     return make
 

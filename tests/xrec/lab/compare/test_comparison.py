@@ -59,18 +59,6 @@ def test_compare_takes_what_is_there_and_makes_what_is_added_alone(make_config, 
     assert file.read_bytes() == before
 
 
-@pytest.mark.slow
-def test_compare_killed_before_any_step_ends_with_the_same_table(make_config, tmp_path):
-    unbroken = Done()
-    whole = run(make_config(entries=SEEDED, comparison=str(tmp_path / "whole")), unbroken)
-    for stop_at in range(1, unbroken.num_steps + 1):
-        config = make_config(entries=SEEDED, comparison=str(tmp_path / f"killed-{stop_at}"))
-        with pytest.raises(KeyboardInterrupt):
-            run(config, Done(stop_at=stop_at))
-        assert not (location_of(config, "comparison") / "manifest.json").exists()
-        assert run(config).files == whole.files
-
-
 def test_compare_killed_amid_a_write_starts_anew(make_config, monkeypatch):
     config = make_config()
     whole = run(config)

@@ -154,18 +154,6 @@ def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
     assert nearest_texts(explained([]), graph, held_out((0, 0))) == {("u0", "i0"): None}
 
 
-def test_nearest_of_an_item_without_words_is_of_the_nearest_item():
-    generator = torch.Generator().manual_seed(1)
-    users, items = (torch.randn(6, 4, generator=generator) for _ in range(2))
-    words = explained([(0, 4, "four"), (1, 5, "five")])
-    graph = GraphEmbeddings(users, items, Manifest.model_construct())
-    found = nearest_texts(words, graph, held_out(*((2, item) for item in range(4))))
-    unit = items / items.norm(dim=1, keepdim=True)
-    for item in range(4):
-        closer = "four" if unit[item] @ unit[4] > unit[item] @ unit[5] else "five"
-        assert found["u2", f"i{item}"] == closer
-
-
 def test_table_gives_texts_by_pair_and_is_refused_if_it_cannot_be_used(tmp_path):
     def read(*rows: dict[str, Any], text: str = "xrec") -> dict[tuple[str, str], str | None]:
         uri = str(write_json_lines(tmp_path / "texts.jsonl", rows))

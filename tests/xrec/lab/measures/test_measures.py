@@ -16,7 +16,6 @@ from xrec.lab.measures.measures import (
     overlap,
     score_table,
 )
-from xrec.lab.measures.specificity import Specificity
 from xrec.lab.measures.statements import (
     Statements,
     against_reference,
@@ -70,22 +69,6 @@ def test_row_of_a_pair_is_the_same_whatever_other_pairs_are_scored_with_it():
         assert score_table(measures, ScoredTexts(*parts)).equals(whole.take(rows))
 
 
-def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing():
-    pairs = [
-        HeldOutPair("u0", "i0", 0, 0, "Blue Fox has a quiet garden"),
-        HeldOutPair("u1", "i1", 1, 1, "Red Hen has a cheap beer"),
-        HeldOutPair("u2", "i2", 2, 2, "they play loud music"),
-    ]
-    said = ["the Blue Fox is fine", "Red Hen has a quiet garden", "Blue music"]
-    texts = {(pair.user_id, pair.item_id): text for pair, text in zip(pairs, said, strict=True)}
-    measure = Specificity(pairs, ["Blue Fox", "The Red Hen", ""])
-    found = measure.of_pairs(ScoredTexts.of(pairs, texts))
-    assert found["specificity"][0] == 1
-    # Nothing is left of the first; the second is nearer to the first reference than to its own;
-    # "blue" is no word of the third's title, and no reference has it once the titles are gone.
-    assert found["specificity_untitled"].tolist() == [0.5, 0.5, 1]
-
-
 def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables():
     for dataset in (DATASET, dataset_of()):  # the other one has no aspects
         measures = load_measures(WITHOUT_MODELS, dataset, PAIRS, device="cpu")
@@ -96,13 +79,6 @@ def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables():
         assert ("fmr" in infos) is (dataset is DATASET)
     named = describe_metrics(MetricsConfig(encoder="org/some-encoder"), DATASET)
     assert named["embedding_f1"].label == "Embedding F1 (some-encoder)"
-
-
-def test_pairs_without_a_text_have_an_empty_one_and_texts_of_other_pairs_are_passed_over():
-    texts = {("u0", "i0"): "good", ("u1", "i0"): None, ("u0", "i1"): " \n", ("c", "z"): "none's"}
-    found = ScoredTexts.of(PAIRS, texts)
-    assert found.texts == ("good", "", "", "")
-    assert found.has_text.tolist() == [True, False, False, False]
 
 
 def test_bleu_rouge_and_usr_equal_the_formulas_by_hand():

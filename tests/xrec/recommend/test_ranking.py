@@ -1,40 +1,32 @@
-"""Whole runs, compared with a sort of every user's scores; the index; what is refused at once."""
+"""Whole runs, compared with a sort of every user's scores; eligibility; what is refused at once."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
-import deltalake
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 
 from tests.errors import raises
-from tests.world.here import Killed, Place, PoolHere
+from tests.world.here import map_here
+from tests.world.shop import with_uris
 from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import save_graph
-from tests.xrec.bulk.toy_run import toy_run
-from xrec import recommend
-from xrec.bulk import BulkRun, Identity, Survey, published
-from xrec.config import RecommendConfig, StorageConfig, parse_config
+from xrec.config import RecommendConfig, parse_config
 from xrec.data import read_dataset
-from xrec.data.dataset import Dataset
-from xrec.errors import (
-    ArtifactMismatchError,
-    ArtifactNotFoundError,
-    ClusterError,
-    ConfigError,
-    DataError,
-    UnknownIdError,
-)
+from xrec.data.dataset import Dataset, edges_of
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems
-from xrec.recommend import RankingTask, identify_recommendations, load_task, read_tables
-from xrec.storage import Manifest, open_location
+from xrec.recommend import identify, read_recommendations
+from xrec.recommend.eligible import read_eligibility
+from xrec.recommend.ranking import Ranker, recommend
+from xrec.storage import Manifest, location_of, open_location
 
 NUM_USERS, NUM_ITEMS, DIM = 23, 15, 4
 needs_faiss = pytest.mark.skipif(
@@ -46,7 +38,7 @@ needs_faiss = pytest.mark.skipif(
 def workspace(tmp_path_factory):
     """Users u0 to u22, whose ids do not sort as their numbers; u7 has two unseen items, u8 none.
 
-    No test writes to it.
+    u2 disliked i0 and i1, and u0 has an interaction that is held out. No test writes to it.
     """
     root = tmp_path_factory.mktemp("recommend")
     seen = [
@@ -59,9 +51,10 @@ def workspace(tmp_path_factory):
         {"item_id": f"i{item}", "title": f"Place {item}", "profile": ""}
         for item in range(NUM_ITEMS)
     ]
-    explained = pair_rows((0, 9), explanation="Quiet.", split="test")
-    tables = {"users": users, "items": items, "interactions": pair_rows(*seen, split="train")}
-    dataset = make_dataset(root, **tables, explanations=explained)
+    interactions = [*pair_rows(*seen, split="train"), *pair_rows((0, 9), split="test")]
+    tables = {"users": users, "items": items, "interactions": interactions}
+    tables |= {"explanations": pair_rows((0, 9), explanation="Quiet.", split="test")}
+    dataset = make_dataset(root, **tables, dislikes=pair_rows((2, 0), (2, 1)))
     draw = torch.Generator().manual_seed(0)
     vectors = [torch.randn(count, DIM, generator=draw) for count in (NUM_USERS, NUM_ITEMS)]
     save_graph(root / "graph", *vectors, dataset)
@@ -78,80 +71,152 @@ def make_config(workspace, tmp_path):
             "recommendations": str(tmp_path / "recommendations"),
             "k": 3,
         }
-        return parse_config(RecommendConfig, {**defaults, **values})
+        return parse_config(RecommendConfig, with_uris({**defaults, **values}))
 
     return make
 
 
-def _plan(config: Any, users_per_chunk: int = 5) -> BulkRun:
-    dataset = recommend.read_tables(config)[0]
-    return recommend.plan_recommendations(config, dataset, users_per_chunk=users_per_chunk)
-
-
-def _run(config: Any, users_per_chunk: int = 5, pool: Any = None) -> Manifest:
-    """By one actor in this process."""
-    return recommend.run_recommend(config, _plan(config, users_per_chunk), pool or PoolHere())
-
-
-def _publish(config: Any) -> Manifest | None:
-    return recommend.publish_recommendations(_plan(config))
+def _run(config: Any, users_per_part: int = 5) -> Manifest:
+    """In this process, a part of the users after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
+        return recommend(config, users_per_part=users_per_part)
 
 
 def _rows_of(config: Any, k: int | None = None) -> list[dict[str, Any]]:
-    uri = config.artifact("recommendations")
-    batches = recommend.recommendation_batches(uri, k, storage=config.storage)
-    rows = [row for table in batches for row in table.to_pylist()]
+    parts = read_recommendations(location_of(config, "recommendations"), k)
+    rows = [row for table in parts for row in table.to_pylist()]
     return sorted(rows, key=lambda row: row["user_id"])  # a user's rows have their order already
 
 
-def _expected(config: Any, k: int) -> list[tuple[str, str, int, float]]:
+Pairs = set[tuple[str, str]]
+
+
+def _expected(config: Any, k: int, out: Pairs = frozenset()) -> list[tuple[str, str, int, float]]:
     """user_id, item_id, rank, score of every user, by user_id and rank."""
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
-    graph = read_graph(open_location(config.artifact("graph"), config.storage))
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph = read_graph(location_of(config, "graph"))
     items = dataset.items["item_id"].to_pylist()
-    seen = set(zip(*dataset.interaction_edges("train").tolist(), strict=True))
+    known = (dataset.interactions, dataset.dislikes)
+    seen = {pair for table in known for pair in zip(*edges_of(table).tolist(), strict=True)}
     scores = (graph.users @ graph.items.T).tolist()
     rows = []
     for user, user_id in enumerate(dataset.users["user_id"].to_pylist()):
-        unseen = [item for item in range(len(items)) if (user, item) not in seen]
+        unseen = [
+            item
+            for item, item_id in enumerate(items)
+            if (user, item) not in seen and (user_id, item_id) not in out
+        ]
         best = sorted(unseen, key=lambda item: -scores[user][item])[:k]
         ranked = enumerate(best, start=1)
         rows += [(user_id, items[item], rank, scores[user][item]) for rank, item in ranked]
     return sorted(rows, key=lambda row: (row[0], row[2]))
 
 
-def _check(config: Any, *users: str, k: int = 3) -> None:
-    """Compare what is published for these users, or for all, with what is expected."""
-    expected = [row for row in _expected(config, k) if row[0] in users or not users]
-    rows = [tuple(row.values()) for row in _rows_of(config, k)]
+def _check(config: Any, k: int = 3, out: Pairs = frozenset()) -> None:
+    """Compare all rows with what is expected."""
+    expected, rows = _expected(config, k, out), [tuple(row.values()) for row in _rows_of(config, k)]
     assert [row[:3] for row in rows] == [row[:3] for row in expected]
     assert [row[3] for row in rows] == pytest.approx([row[3] for row in expected], abs=1e-5)
 
 
 @pytest.mark.parametrize("is_here", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config, request, is_here):
+def test_run_gives_each_users_best_new_items_by_brute_force(make_config, request, is_here):
     config = make_config()
     if is_here:
         manifest = _run(config)
     else:
         request.getfixturevalue("ray_cluster")
-        manifest = recommend.run_recommend(config, _plan(config, 12))  # by two processes
+        manifest = recommend(config, users_per_part=12)  # by two processes
     num_rows = 21 * 3 + 2  # u7 has seen all but two, and u8 all
     counts = {"recommendations": num_rows, "users": 23, "users_without_items": 1}
     assert manifest.row_counts == counts
     _check(config)
     _check(config, k=1)
-    failed = published(config.artifact("recommendations")).dataset(status="failed").to_table()
-    (row,) = failed.select(["user_id", "reason", "message"]).to_pylist()
-    assert [*row.values()] == ["u8", "all_items_seen", "the user has seen every item"]
+    assert not {("u0", "i9"), ("u2", "i0"), ("u2", "i1")} & {
+        (user, item) for user, item, *_ in _expected(config, 15)
+    }
     with raises(ConfigError, "too_large", "k", 4):
         _rows_of(config, k=4)
-    table = deltalake.DeltaTable(config.artifact("recommendations"))
-    rows, theirs = _rows_of(config), table.to_pyarrow_table().filter(pc.field("status") == "ok")
-    by_rank = [("user_id", "ascending"), ("rank", "ascending")]
-    assert theirs.sort_by(by_rank).select([*rows[0]]).to_pylist() == rows
-    (comment,) = (field.metadata for field in table.schema().fields if field.name == "score")
-    assert comment["comment"] == "dot product of the user's and the item's vector"
+
+
+def test_run_without_anything_to_recommend_says_so_and_is_not_finished(make_config, tmp_path):
+    (tmp_path / "stock.csv").write_text("item_id\ni0\n")
+    config = make_config(eligible={"items": str(tmp_path / "stock.csv")})
+    assert _run(config).row_counts["users_without_items"] > 1
+    (tmp_path / "stock.csv").write_text("item_id\nno such item\n")
+    with raises(DataError, "nothing_eligible", "eligible.items"):
+        _run(make_config(eligible={"items": str(tmp_path / "stock.csv")}))
+
+
+STOCK = [("i0", "north", ""), ("i1", "", "adult"), *((f"i{n}", "", "") for n in range(3, 9))]
+STOCK += [("i0", "south", "adult"), ("not in the dataset", "", "")]
+
+
+def _customers() -> list[tuple[str, str, str]]:
+    """Users of a region and an age, some of unknown ones."""
+    regions, ages = ("north", "south", "", "west"), ("adult", "minor", "")
+    return [(f"u{n}", regions[n % 4], ages[n % 3]) for n in range(22)]  # u22 is in no row
+
+
+def _write(path: Path, names: str, rows: list[tuple[str, ...]]) -> str:
+    if path.suffix == ".parquet":
+        columns = dict(zip(names.split(","), map(list, zip(*rows, strict=True)), strict=True))
+        pq.write_table(pa.table(columns), path)
+    else:
+        path.write_text("\n".join([names, *map(",".join, rows)]) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("index", ["exact", pytest.param("hnsw", marks=needs_faiss)])
+def test_items_are_recommended_to_those_only_who_may_get_them(
+    make_config, tmp_path, monkeypatch, ending, index
+):
+    """In stock, of the user's region, and for their age; what is unknown of a user matches none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    customers = _customers()
+    eligible = {
+        "items": _write(tmp_path / f"stock.{ending}", "item_id,region,age", STOCK),
+        "users": _write(tmp_path / f"customers.{ending}", "user_id,region,age", customers),
+        "match": ["region", "age"],
+    }
+    known = {user: (region, age) for user, region, age in customers}
+
+    def may_get(user: int, item: int) -> bool:
+        region, age = known.get(f"u{user}", ("", ""))
+        return any(
+            name == f"i{item}" and where in ("", region or None) and whose in ("", age or None)
+            for name, where, whose in STOCK
+        )
+
+    pairs = [(user, item) for user in range(NUM_USERS) for item in range(NUM_ITEMS)]
+    out = {(f"u{user}", f"i{item}") for user, item in pairs if not may_get(user, item)}
+    config = make_config(k=5, index=index, eligible=eligible)
+    _run(config)
+    _check(config, 5, out)
+    assert {item for _, item, *_ in _expected(config, 5, out)} >= {"i0", "i1"}
+
+
+def test_eligibility_is_part_of_the_identity_by_content(make_config, tmp_path):
+    stock, other = (str(tmp_path / f"{name}.csv") for name in "ab")
+    for path in (stock, other):
+        Path(path).write_text("item_id\ni1\n")
+    one = identify(make_config(eligible={"items": stock}))
+    assert one == identify(make_config(eligible={"items": other}))
+    Path(other).write_text("item_id\ni2\n")
+    assert one[1] != identify(make_config(eligible={"items": other}))[1]
+    assert one != identify(make_config())
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("sku\ni1\n", "missing_column"), ("a,b\n1,2,3\n", "broken_file")]
+)
+def test_table_of_eligible_items_that_cannot_be_used_is_refused(make_config, tmp_path, text, code):
+    (tmp_path / "stock.csv").write_text(text)
+    config = make_config(eligible={"items": str(tmp_path / "stock.csv")})
+    with raises(DataError, code):
+        read_eligibility(config, read_dataset(location_of(config, "dataset")))
 
 
 @needs_faiss
@@ -161,54 +226,6 @@ def test_run_by_an_index_says_how_many_of_the_best_it_found(make_config, tmp_pat
     metrics = _run(config).metrics
     assert (metrics["recall_of_index"], metrics["compared_users"]) == (1, 23)  # of 15 items
     _check(config)
-    task = load_task(make_config(index="hnsw", user_ids=["u5", "u3", "u5"]))
-    costs = task.do(pa.table({"user_id": [f"u{user}" for user in range(23)]})).costs
-    assert costs == {"compared_users": 2, "sum_of_recalls": 2}  # those who are asked for
-
-
-_die = Mock(side_effect=Killed)
-
-
-def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(make_config, monkeypatch):
-    config = make_config()
-    assert _publish(config) is None
-    with monkeypatch.context() as patch:
-        patch.setattr("xrec.bulk.driver.publish", _die)
-        with pytest.raises(Killed):
-            _run(config)
-    manifest = _publish(config)
-    assert manifest.row_counts["users"] == 23
-    pool = PoolHere(before=_die)
-    assert _run(config, pool=pool) == manifest
-    assert pool.num_starts == 0
-
-
-def test_run_users_that_kill_their_process_end_it_and_are_done_later(make_config, monkeypatch):
-    """Also if the next one is stopped: what was finished before lacks users, and is not the end."""
-    config = make_config(user_ids=["u3", "u5"])
-    with monkeypatch.context() as patch:
-        patch.setattr(RankingTask, "do", _die)
-        with raises(ClusterError, "users_not_ranked", saw=2):
-            _run(config, 1)
-    assert _publish(config) is None
-
-    def stop(chunk: int) -> None:
-        if chunk == 1:  # of the retry's two
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _run(config, 1, PoolHere(before=stop))
-    assert Survey(_plan(config, 1)).summary.num_ok == 1
-    assert _publish(config) is None
-    assert _run(config, 1).row_counts["users_without_items"] == 0
-    _check(config, "u3", "u5")
-
-
-def test_recommendations_of_another_table_are_refused(tmp_path):
-    place = Place(str(tmp_path / "explanations"), StorageConfig())
-    toy_run(place, tmp_path).complete()
-    with pytest.raises(ArtifactMismatchError):
-        list(recommend.recommendation_batches(place.uri))
 
 
 def _dataset(num_users: int, num_items: int, edges: Tensor, lost: list[int]) -> Dataset:
@@ -243,14 +260,12 @@ def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, m
     edges = (torch.rand(300, 3000, generator=draw) < chance).nonzero().T.contiguous()
     dataset = _dataset(300, 3000, edges, lost)
     graph = GraphEmbeddings(users, items, dataset.manifest)
-    asked = pa.table({"user_id": dataset.users["user_id"].take([5, 0, *range(9, 300)])})
-    exact = RankingTask(dataset, graph, 10)
-    found = RankingTask(dataset, graph, 10)
+    asked = np.array([0, 5, *range(9, 300)])
+    found = Ranker(dataset, graph, 10)
     found.index, found.compared = _rough_index(items, dataset.lost_items), np.arange(0, 99)
-    mine, theirs = found.do(asked), exact.do(asked)
-    assert mine.failed.equals(theirs.failed)
-    assert mine.failed.num_rows > 0
-    rows, expected = (outcome.ok.to_pandas() for outcome in (mine, theirs))
+    (mine, recalls), (theirs, none) = found.rank(asked), Ranker(dataset, graph, 10).rank(asked)
+    rows, expected = mine.to_pandas(), theirs.to_pandas()
+    assert rows.user_id.nunique() < len(asked)  # some have seen all
     assert rows[["user_id", "rank"]].equals(expected[["user_id", "rank"]])
     pairs, wanted = (set(zip(each.user_id, each.item_id, strict=True)) for each in (rows, expected))
     seen = {(f"u{user:04}", f"i{item:04}") for user, item in edges.T.tolist()}
@@ -263,9 +278,8 @@ def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, m
     assert (rows.groupby("user_id").score.diff().dropna() <= 0).all()
     few = rows.user_id.isin([f"u{user:04}" for user in range(99)])
     of_users = pairs & set(zip(rows.user_id[few], rows.item_id[few], strict=True))
-    assert mine.costs["compared_users"] == 92
-    assert mine.costs["sum_of_recalls"] == pytest.approx(len(of_users & wanted) / 10)
-    assert theirs.costs == {}
+    assert (len(recalls), none) == (92, ())
+    assert sum(recalls) == pytest.approx(len(of_users & wanted) / 10)
 
 
 @needs_faiss
@@ -288,17 +302,12 @@ def test_index_is_a_file_of_the_node_and_is_made_again_if_it_is_cut_off(
         assert all(map(torch.equal, each, first))
 
 
-def test_identity_is_of_inputs_k_index_and_set_of_users(make_config, tmp_path):
-    def identity(**values: Any) -> Identity:
-        return identify_recommendations(make_config(**values), lambda name: name)
-
-    one = identity(user_ids=["u3", "u1", "u3"])
-    assert set(one.inputs) == {"dataset", "graph"}
+def test_identity_is_of_inputs_k_and_index(make_config, tmp_path):
+    one = identify(make_config())
+    assert set(one[1]) == {"dataset", "graph"}
     assert list(tmp_path.iterdir()) == []
-    both = {"user_ids": ["u1", "u3"]}
-    assert identity(**both).run == one.run
-    others = ({"user_ids": ["u1"]}, {}, {**both, "k": 2}, {**both, "index": "hnsw"})
-    assert len({one.run, *(identity(**values).run for values in others)}) == 5
+    for values in ({"k": 2}, {"index": "hnsw"}):
+        assert identify(make_config(**values), lambda name: name) != one
 
 
 def test_what_cannot_be_recommended_is_refused(make_config, tmp_path):
@@ -309,8 +318,6 @@ def test_what_cannot_be_recommended_is_refused(make_config, tmp_path):
     save_graph(tmp_path / "other", torch.eye(23), torch.eye(23), "0123")
     for values, error, code in (
         ({"k": 16}, ConfigError, "too_large"),
-        ({"user_ids": []}, ConfigError, "empty_list"),
-        ({"user_ids": ["u2", "u1x"]}, UnknownIdError, "unknown_user"),
         ({"index": "hnsw"}, ConfigError, "package_missing"),
         ({"dataset": f"{tmp_path}/nowhere"}, ArtifactNotFoundError, None),
         ({"graph": f"{tmp_path}/nowhere"}, ArtifactNotFoundError, None),
@@ -319,6 +326,6 @@ def test_what_cannot_be_recommended_is_refused(make_config, tmp_path):
     ):
         config = make_config(**values)
         with pytest.raises(error) as raised:  # noqa: PT012
-            identify_recommendations(config, lambda name: None)
-            read_tables(config)
+            identify(config, lambda name: None)
+            _run(config)
         assert code in (None, raised.value.code)

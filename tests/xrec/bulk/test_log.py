@@ -7,14 +7,16 @@ from typing import Any
 
 import deltalake
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from tests.errors import raises
+from xrec.bulk.files import digest_of, files_of
+from xrec.bulk.log import Commit, DeltaLog, open_log, read_published
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, TableError
-from xrec.storage import Location, make_manifest, open_location, read_manifest
-from xrec.storage.delta import Commit, DeltaLog, dataset_of, digest_of, open_log
+from xrec.storage import Location, make_manifest, open_location
 
 SCHEMA = pa.schema([("bucket", pa.int32()), ("text", pa.string())])
 
@@ -53,10 +55,14 @@ def commit(location: Location, kind: Any, buckets: list[int], live: str = "", **
     if log is None:
         options = location.delta_options()
         settings |= {"mode": "error", "storage_options": options}
-        create_table_with_add_actions(location.shared_uri, schema, actions, **settings)
+        create_table_with_add_actions(location.uri, schema, actions, **settings)
         return 0
     log.delta.create_write_transaction(actions, schema=schema, **settings)
     return log.version + 1
+
+
+def dataset_at(location: Location, version: int) -> pads.Dataset:
+    return files_of(location, log_of(location).files(version), SCHEMA)
 
 
 def shown_at(location: Location, version: int) -> list[int] | None:
@@ -71,7 +77,7 @@ def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output):
     (output / "_delta_log" / "_started_and_killed.json.tmp").write_bytes(b"")
     assert open_log(output) is None
     with raises(ArtifactNotFoundError, "no_table"):
-        read_manifest(output, "explanations")
+        read_published(output, "explanations")
     commit(output, "publish", [1])
     with raises(TableError, "no_version", saw=3):
         open_log(output, 3)
@@ -95,20 +101,20 @@ def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output):
 def test_manifest_is_that_of_the_publish_whose_rows_the_newest_version_shows(output):
     commit(output, "publish", [1])
     commit(output, "publish", [2, 3])
-    manifest = read_manifest(output, "explanations")
+    manifest = read_published(output, "explanations")
     assert (manifest.config, manifest.version) == ({"of": [2, 3]}, 1)
     with raises(ArtifactMismatchError, "another_kind", saw="explanations"):
-        read_manifest(output, "recommendations")
+        read_published(output, "recommendations")
     commit(output, "rollback", [1], target=0)
     commit(output, "undo", [2, 3], target=1)
     delta = log_of(output).delta
     delta.delete("bucket = 2")  # another program
     assert [shown_at(output, version) for version in range(5)] == [[1], [2, 3], [1], [2, 3], [2, 3]]
     assert log_of(output).is_sound(4)
-    assert read_manifest(output, "explanations").version == 4
+    assert read_published(output, "explanations").version == 4
     commit(output, "empty", [])
     with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
-        read_manifest(output, "explanations")
+        read_published(output, "explanations")
 
 
 def test_restore_of_another_program_shows_the_version_that_it_names_or_that_was_then(tmp_path):
@@ -142,7 +148,7 @@ def test_version_that_is_not_what_its_writer_meant_is_not_sound(output, wrong):
     assert not log_of(output).is_sound(2)
     if wrong == "files":
         with raises(TableError, "not_sound", saw=2):
-            read_manifest(output, "explanations")
+            read_published(output, "explanations")
 
 
 def test_files_and_dataset_of_a_version_skip_other_buckets(output):
@@ -151,9 +157,9 @@ def test_files_and_dataset_of_a_version_skip_other_buckets(output):
     files = log_of(output).files(0)
     assert files["min.bucket"].to_pylist() == files["max.bucket"].to_pylist() == [1, 2, 3]
     (output / "part-publish-3.parquet").delete()  # is not looked at
-    dataset = dataset_of(log_of(output), 0, SCHEMA)
+    dataset = dataset_at(output, 0)
     rows = dataset.to_table(filter=pa.compute.field("bucket") < 3)
     assert rows["text"].drop_null().to_pylist() == [f"part-publish-{n}.parquet" for n in (1, 2)]
-    assert dataset_of(log_of(output), 1, SCHEMA).count_rows() == 2
+    assert dataset_at(output, 1).count_rows() == 2
     commit(output, "empty", [])
-    assert dataset_of(log_of(output), 2, SCHEMA).count_rows() == 0
+    assert dataset_at(output, 2).count_rows() == 0

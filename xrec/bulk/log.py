@@ -7,59 +7,30 @@ version is not sound, readers refuse it, and the next command undoes it. Commits
 are accepted as they are.
 """
 
-import hashlib
 import json
 import logging
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Literal
-from urllib.parse import quote
 
 import deltalake
 import deltalake.exceptions
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.fs
-from deltalake.fs import DeltaStorageHandler
-from deltalake.transaction import AddAction
 from pydantic import Field, ValidationError
 
-from xrec.errors import (
-    ArtifactNotFoundError,
-    DataError,
-    StorageError,
-    StorageNotFoundError,
-    TableError,
-)
-from xrec.storage.location import Location
-from xrec.storage.manifest import Manifest, Record
-from xrec.storage.parquet import read_footer
-from xrec.storage.requests import request_each, storage_errors
+from xrec.bulk.files import FILES, digest_of, missing_files
+from xrec.errors import ArtifactNotFoundError, StorageError, StorageNotFoundError, TableError
+from xrec.storage import Kind, Location, Manifest, Record, check_manifest
 
 logger = logging.getLogger("xrec")
 
 LOG = "_delta_log"
 _HINT = "_last_checkpoint"
-_FILE_COLUMNS: tuple[tuple[str, str, Any], ...] = (  # deltalake's name, ours, type
-    ("path", "path", pa.string()),
-    ("size_bytes", "num_bytes", pa.int64()),
-    ("num_records", "num_rows", pa.int64()),
-    ("min.bucket", "min.bucket", pa.int32()),
-    ("max.bucket", "max.bucket", pa.int32()),
-)
-FILES = pa.schema([(name, type_) for _, name, type_ in _FILE_COLUMNS])
-"""The columns of `DeltaLog.files`."""
-FEW_AT_ONCE: Mapping[str, int] = {
-    "batch_size": 2**14,
-    "batch_readahead": 2,
-    "fragment_readahead": 1,
-}
-"""Settings for streaming a dataset; by default Arrow reads 64 batches of 131,072 rows ahead."""
 COMMIT_KEY = "xrec"
 """The key of the `Commit`, as JSON, in a commit's metadata."""
+_NAMES = ("path", "size_bytes", "num_records", "min.bucket", "max.bucket")
+"""deltalake's names of the columns of `FILES`."""
 
 
 class Commit(Record):
@@ -173,13 +144,14 @@ class DeltaLog:
         with delta_errors(self.location):
             delta = self.delta if version == self.version else _load(self.location, version)
         actions = pa.table(delta.get_add_actions(flatten=True))
-        columns = {
-            name: actions[theirs].cast(type_)
-            if theirs in actions.column_names
-            else pa.nulls(actions.num_rows, type_)
-            for theirs, name, type_ in _FILE_COLUMNS
-        }
-        return pa.table(columns).sort_by([("min.bucket", "ascending"), ("path", "ascending")])
+        columns = [
+            actions[name].cast(field.type)
+            if name in actions.column_names
+            else pa.nulls(actions.num_rows, field.type)
+            for name, field in zip(_NAMES, FILES, strict=True)
+        ]
+        files = pa.table(columns, schema=FILES)
+        return files.sort_by([("min.bucket", "ascending"), ("path", "ascending")])
 
     def decided_by(self, version: int) -> Commit | None:
         """Return the publish or emptying whose rows the version shows; None if there is none.
@@ -205,7 +177,7 @@ class DeltaLog:
 
     def is_whole(self, version: int) -> bool:
         """Return whether the version is sound and all of its files exist."""
-        return self.is_sound(version) and not self.missing_files(version)
+        return self.is_sound(version) and not missing_files(self.location, self.files(version))
 
     def takedowns(self, version: int) -> int:
         """Return the number of the last takedown that the version honors; 0 if there is none."""
@@ -256,50 +228,6 @@ class DeltaLog:
             if commit is not None and commit.kind != "takedown":
                 yield version, commit
             version -= 1
-
-    def missing_files(self, version: int) -> list[str]:
-        """Return the version's files that do not exist or have another size."""
-        files = self.files(version).select(["path", "num_bytes"]).to_pylist()
-        return missing_files(self.location, files)
-
-    def wrong_bounds(self, version: int) -> list[str]:
-        """Return the version's files with buckets outside the bounds in the log, or unreadable.
-
-        Readers who look for such a bucket skip the file. This reads the footer of each file, which
-        other programs write correctly too.
-        """
-        files = [file for file in self.files(version).to_pylist() if "/" not in file["path"]]
-        return [path for path, is_wrong in request_each(self._is_wrong, files) if is_wrong]
-
-    def _is_wrong(self, file: Mapping[str, Any]) -> tuple[str, bool]:
-        path, least, greatest = (file[name] for name in ("path", "min.bucket", "max.bucket"))
-        try:
-            footer = read_footer(self.location / path)
-        except (pa.ArrowException, OSError):
-            return path, True
-        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        columns = (group.column(index) for group in groups for index in range(group.num_columns))
-        buckets = [column.statistics for column in columns if column.path_in_schema == "bucket"]
-        known = [bounds for bounds in buckets if bounds is not None and bounds.has_min_max]
-        return path, least is not None and any(
-            bounds.min < least or bounds.max > greatest for bounds in known
-        )
-
-
-def missing_files(location: Location, files: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the paths of files that do not exist or have another size than `num_bytes`.
-
-    A listing may be stale, as on NFS, so the files that it lacks are looked up by name.
-    """
-    listed = location.sizes()
-    unlisted = [
-        file
-        for file in files
-        if "/" not in file["path"] and listed.get(file["path"]) != file["num_bytes"]
-    ]
-    sizes = request_each(lambda file: (location / file["path"]).size(), unlisted)
-    checked = zip(unlisted, sizes, strict=True)
-    return [file["path"] for file, size in checked if size != file["num_bytes"]]
 
 
 def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
@@ -362,6 +290,22 @@ def manifest_of_log(log: DeltaLog) -> Manifest:
     return commit.manifest.model_copy(update={"version": log.version})
 
 
+def read_published(location: Location, kind: Kind) -> Manifest:
+    """Return the manifest of a table's newest version.
+
+    Raises what `manifest_of_log` raises; ArtifactMismatchError for another kind or schema version.
+    """
+    return check_manifest(location, manifest_of_log(the_log(location)), kind)
+
+
+def find_published(location: Location, kind: Kind) -> Manifest | None:
+    """Do as `read_published`, but return None if nothing is published."""
+    try:
+        return read_published(location, kind)
+    except ArtifactNotFoundError:
+        return None
+
+
 def check_sound(log: DeltaLog) -> None:
     """Raise TableError unless the newest version has the files that its writer recorded."""
     if not log.is_sound(log.version):
@@ -373,107 +317,6 @@ def check_sound(log: DeltaLog) -> None:
             key=str(log.location),
             saw=log.version,
         )
-
-
-def dataset_of(
-    log: DeltaLog, version: int, schema: pa.Schema, *, status: str | None = None
-) -> pads.Dataset:
-    """Return the rows of a version with the columns of `schema`; files are skipped by bucket.
-
-    status: return only these rows; `schema` must then have the column.
-    """
-    files, bucket, bounds = log.files(version).to_pylist(), pads.field("bucket"), []
-    sizes = {file["path"]: file["num_bytes"] for file in files}
-    for file in files:
-        least, greatest = file["min.bucket"], file["max.bucket"]
-        is_known = least is not None and "bucket" in schema.names
-        bounds.append((bucket >= least) & (bucket <= greatest) if is_known else pc.scalar(True))
-    dataset = files_of(log.location, sizes, schema, bounds)
-    return dataset if status is None else dataset.filter(pads.field("status") == status)
-
-
-def files_of(
-    location: Location,
-    sizes: dict[str, int],
-    schema: pa.Schema,
-    bounds: list[pc.Expression] | None = None,
-) -> pads.Dataset:
-    """Return the rows of Parquet files, given their sizes by name and what each may contain."""
-    return pads.FileSystemDataset.from_paths(
-        list(sizes),
-        schema=schema,
-        format=pads.ParquetFileFormat(),
-        filesystem=_filesystem(location, sizes),
-        partitions=bounds,
-    )
-
-
-def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
-    """Return the files' folder; on S3 by deltalake, because fsspec reads megabytes ahead."""
-    options = location.delta_options()
-    if options is None:
-        return pyarrow.fs.SubTreeFileSystem(location.path, location.arrow_filesystem())
-    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.shared_uri, options, sizes))
-
-
-def add_action(file: Mapping[str, Any]) -> AddAction:
-    """Return the action that adds a file, a row of `DeltaLog.files`, to a table."""
-    stats: dict[str, Any] = {"numRecords": file["num_rows"]}
-    if file["min.bucket"] is not None:
-        bounds = (("minValues", "min.bucket"), ("maxValues", "max.bucket"))
-        stats |= {name: {"bucket": file[column]} for name, column in bounds}
-        stats["nullCount"] = {"bucket": 0}
-    now = int(time.time() * 1000)
-    return AddAction(file["path"], file["num_bytes"], {}, now, True, json.dumps(stats))
-
-
-def commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -> None:
-    """Create the next version with these files and the columns of `version`, unless it exists.
-
-    The log entry is written here because deltalake replaces all files or none, and also lists the
-    files that stay as removed.
-    """
-    now = int(time.time() * 1000)
-    before = {row["path"]: row for row in log.files(log.version).to_pylist()}
-    after = {row["path"]: row for row in files.to_pylist()}
-    info = {"timestamp": now, "operation": commit.kind.upper(), "operationParameters": {}}
-    actions: list[dict[str, Any]] = [
-        {"commitInfo": {**info, COMMIT_KEY: commit.model_dump_json()}},
-        {"metaData": _metadata(log.location, version)},
-    ]
-    for path in sorted(before.keys() - after.keys()):
-        old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
-        actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})
-    for path in sorted(after.keys() - before.keys()):
-        new = add_action(after[path])
-        made = {"size": new.size, "modificationTime": now, "dataChange": True, "stats": new.stats}
-        actions.append({"add": {"path": quote(path), **made, "partitionValues": {}}})
-    data = "".join(f"{json.dumps(action)}\n" for action in actions)
-    (log.location / LOG / f"{log.version + 1:020d}.json").create_bytes(data.encode())
-
-
-def _metadata(location: Location, version: int) -> dict[str, Any]:
-    """Return the columns and settings of a version as a log entry has them."""
-    with delta_errors(location):
-        delta = _load(location, version)
-        metadata = delta.metadata()
-        columns = delta.schema().to_json()
-    return {
-        "id": str(metadata.id),
-        "name": metadata.name,
-        "description": metadata.description,
-        "format": {"provider": "parquet", "options": {}},
-        "schemaString": columns,
-        "partitionColumns": metadata.partition_columns,
-        "createdTime": metadata.created_time,
-        "configuration": metadata.configuration,
-    }
-
-
-def digest_of(files: pa.Table) -> str:
-    """Return 16 hex digits of a hash of the files' paths and sizes, in any order."""
-    lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -492,23 +335,8 @@ def delta_errors(location: Location) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def file_errors(location: Location) -> Iterator[None]:
-    """Turn errors of reading the table's files into those of xrec.errors, which name the URI."""
-    with storage_errors(location.uri):
-        try:
-            yield
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{location}: a file of the table cannot be read ({error}); restore the previous "
-                "version (xrec table rollback), or run the job again",
-                code="broken_file",
-                key=str(location),
-            ) from error
-
-
 def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
-    uri, options = location.shared_uri, location.delta_options()
+    uri, options = location.uri, location.delta_options()
     try:
         return deltalake.DeltaTable(uri, version=version, storage_options=options)
     except deltalake.exceptions.DeltaError as error:

@@ -1,0 +1,134 @@
+"""The files of a published table: a row of `FILES` each, in Delta's log and in Arrow's datasets."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction
+
+from xrec.errors import DataError
+from xrec.storage import Location, read_footer, request_each, storage_errors
+
+FILES = pa.schema(
+    [
+        ("path", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("min.bucket", pa.int32()),
+        ("max.bucket", pa.int32()),
+    ]
+)
+"""The columns of a version's files; those of another program may have no bounds."""
+FEW_AT_ONCE: Mapping[str, int] = {
+    "batch_size": 2**14,
+    "batch_readahead": 2,
+    "fragment_readahead": 1,
+}
+"""Settings for streaming a dataset; by default Arrow reads 64 batches of 131,072 rows ahead."""
+
+
+def files_of(location: Location, files: pa.Table, schema: pa.Schema) -> pads.Dataset:
+    """Return the rows of a table's files with the columns of `schema`; it skips files by bucket."""
+    rows, bucket, bounds = files.to_pylist(), pc.field("bucket"), []
+    sizes = {file["path"]: file["num_bytes"] for file in rows}
+    for file in rows:
+        least, greatest = file["min.bucket"], file["max.bucket"]
+        is_known = least is not None and "bucket" in schema.names
+        bounds.append((bucket >= least) & (bucket <= greatest) if is_known else pc.scalar(True))
+    return pads.FileSystemDataset.from_paths(
+        list(sizes),
+        schema=schema,
+        format=pads.ParquetFileFormat(),
+        filesystem=_filesystem(location, sizes),
+        partitions=bounds,
+    )
+
+
+def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
+    """Return the files' folder; on S3 by deltalake, because fsspec reads megabytes ahead."""
+    options = location.delta_options()
+    if options is None:
+        return pyarrow.fs.SubTreeFileSystem(location.path, location.arrow_filesystem())
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.uri, options, sizes))
+
+
+def missing_files(location: Location, files: pa.Table) -> list[str]:
+    """Return the paths of files that do not exist or have another size than `num_bytes`.
+
+    A listing may be stale, as on NFS, so the files that it lacks are looked up by name.
+    """
+    listed = location.sizes()
+    unlisted = [
+        file
+        for file in files.select(["path", "num_bytes"]).to_pylist()
+        if "/" not in file["path"] and listed.get(file["path"]) != file["num_bytes"]
+    ]
+    sizes = request_each(lambda file: (location / file["path"]).size(), unlisted)
+    checked = zip(unlisted, sizes, strict=True)
+    return [file["path"] for file, size in checked if size != file["num_bytes"]]
+
+
+def wrong_bounds(location: Location, files: pa.Table) -> list[str]:
+    """Return the files with buckets outside the bounds in the log, or unreadable.
+
+    Readers who look for such a bucket skip the file. This reads the footer of each file, which
+    other programs write correctly too.
+    """
+
+    def is_wrong(file: Mapping[str, Any]) -> bool:
+        least, greatest = file["min.bucket"], file["max.bucket"]
+        try:
+            footer = read_footer(location / file["path"])
+        except (pa.ArrowException, OSError):
+            return True
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        columns = (group.column(index) for group in groups for index in range(group.num_columns))
+        buckets = [column.statistics for column in columns if column.path_in_schema == "bucket"]
+        known = [bounds for bounds in buckets if bounds is not None and bounds.has_min_max]
+        return least is not None and any(
+            bounds.min < least or bounds.max > greatest for bounds in known
+        )
+
+    own = [file for file in files.to_pylist() if "/" not in file["path"]]
+    checked = zip(own, request_each(is_wrong, own), strict=True)
+    return [file["path"] for file, has_other_buckets in checked if has_other_buckets]
+
+
+def add_action(file: Mapping[str, Any]) -> AddAction:
+    """Return the action that adds a file, a row of `FILES`, to a table."""
+    stats: dict[str, Any] = {"numRecords": file["num_rows"]}
+    if file["min.bucket"] is not None:
+        bounds = (("minValues", "min.bucket"), ("maxValues", "max.bucket"))
+        stats |= {name: {"bucket": file[column]} for name, column in bounds}
+        stats["nullCount"] = {"bucket": 0}
+    now = int(time.time() * 1000)
+    return AddAction(file["path"], file["num_bytes"], {}, now, True, json.dumps(stats))
+
+
+def digest_of(files: pa.Table) -> str:
+    """Return 16 hex digits of a hash of the files' paths and sizes, in any order."""
+    lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def file_errors(location: Location) -> Iterator[None]:
+    """Turn errors of reading the table's files into those of xrec.errors, which name the URI."""
+    with storage_errors(location.uri):
+        try:
+            yield
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{location}: a file of the table cannot be read ({error}); restore the previous "
+                "version (xrec table rollback), or run the job again",
+                code="broken_file",
+                key=str(location),
+            ) from error

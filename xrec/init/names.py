@@ -1,0 +1,86 @@
+"""What the names of columns and files mean, by the words of names.yaml."""
+
+import re
+from importlib.resources import files
+from typing import Literal, get_args
+
+import yaml
+
+Role = Literal["user", "item"]
+Meaning = Literal[
+    "explanation", "rating", "time", "summary", "helpful", "title", "profile", "split"
+]
+GIVEN = ("user_id", "item_id", "review", "item_title", *get_args(Meaning))
+"""What a user may say that a column is."""
+
+_FILE = yaml.safe_load((files("xrec.init") / "names.yaml").read_text(encoding="utf-8"))
+_WORDS = {name: set(_FILE[name].split()) for name in ("user", "item", "id", "modifier")}
+_MEANINGS: dict[Meaning, list[str]] = {
+    meaning: words.split() for meaning, words in _FILE["meanings"].items()
+}
+_TEXTS = _MEANINGS["explanation"]
+_AS_THEY_ARE = set(_TEXTS[: _TEXTS.index("review")])
+_NO_TEXT = {*_WORDS["id"], *_FILE["no_text"].split()}
+_NO_PROFILE = {*_WORDS["id"], *_FILE["no_profile"].split()}
+_TABLES = {table: set(words.split()) for table, words in _FILE["tables"].items()}
+_TABLES["users"] |= _WORDS["user"]
+_TABLES["items"] |= _WORDS["item"]
+_KNOWN = _WORDS["user"] | _WORDS["item"] | {*_TEXTS} | set().union(*_TABLES.values())
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a name, in lower case and singular: `reviewerIDs` has reviewer, id."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
+    return [part for word in words for part in _parts(word)]
+
+
+def _parts(word: str) -> list[str]:
+    """Split `userid` and `reviewtext`, and make a known word singular."""
+    for ending in ("id", "text", "body"):
+        stem = word.removesuffix(ending)
+        if stem != word and stem in _KNOWN:
+            return [stem, ending]
+    forms = (word, word.removesuffix("s"), word.removesuffix("es"), re.sub("ies$", "y", word))
+    return [next((form for form in forms if form in _KNOWN), word)]
+
+
+def id_role(name: str) -> Role | Literal["any"] | None:
+    """Return whose id a column is by its name: "any" for a plain id, None if it names nobody."""
+    words = words_of(name)
+    rest = [word for word in words if word not in _WORDS["id"] | _WORDS["modifier"]]
+    if not rest:
+        return "any" if words else None
+    roles: tuple[Role, Role] = ("user", "item")
+    return next((r for r in roles if len(rest) == 1 and rest[0] in _WORDS[r]), None)
+
+
+def table_of(stem: str) -> str | None:
+    """Return the table that a file's name speaks of, pairs before users and items."""
+    words = set(words_of(stem))
+    return next((table for table, known in _TABLES.items() if words & known), None)
+
+
+def rank(name: str, meaning: Meaning) -> int | None:
+    """Return 0 for the likeliest name of a column of that meaning, None for no such name."""
+    words = words_of(name)
+    if meaning in ("explanation", "title", "profile") and set(words) & _NO_TEXT:
+        return None
+    ranked = _MEANINGS[meaning]
+    return min((ranked.index(word) for word in words if word in ranked), default=None)
+
+
+def names_items(name: str) -> bool:
+    """Return whether a column is called like titles beside ids of items: product_title."""
+    words = set(words_of(name))
+    return bool(words & _WORDS["item"] and words & {*_MEANINGS["title"]})
+
+
+def is_review(name: str) -> bool:
+    """Return whether a column is called like texts that people wrote, not like reasons."""
+    return not set(words_of(name)) & _AS_THEY_ARE
+
+
+def may_describe(name: str) -> bool:
+    """Return whether a column may be in a profile: it is neither personal nor technical."""
+    return not set(words_of(name)) & _NO_PROFILE

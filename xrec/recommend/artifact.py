@@ -1,0 +1,73 @@
+"""The artifact `recommendations`: what it depends on, and its rows.
+
+Its files `part-N.parquet` have the schema RECOMMENDATIONS, by user and rank.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from xrec.config import RecommendConfig, identity_of
+from xrec.errors import ConfigError, install_command
+from xrec.graph.identity import check_graph_of_dataset
+from xrec.recommend.eligible import eligible_inputs
+from xrec.schemas import RECOMMENDATIONS
+from xrec.storage import Location, manifest_of, read_content, read_manifest
+
+
+def identify(
+    config: RecommendConfig, find_spec: Callable[[str], object] = importlib.util.find_spec
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings and the inputs that recommendations depend on.
+
+    Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
+    another dataset, ConfigError if k is more than there are items or the index's package is not
+    installed, StorageError if a table of eligible items cannot be read.
+    """
+    if config.index == "hnsw" and find_spec("faiss") is None:
+        raise ConfigError(
+            "index=hnsw needs faiss, which is not installed; "
+            f"run: {install_command('index')}, or set index=exact",
+            code="package_missing",
+            key="index",
+            saw=config.index,
+        )
+    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
+    check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
+    num_items = graph.row_counts["items"]
+    if config.k > num_items:
+        raise ConfigError(
+            f"k = {config.k}, but the dataset has {num_items} items; lower k",
+            code="too_large",
+            key="k",
+            saw=config.k,
+        )
+    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
+    return identity_of(config), {**inputs, **eligible_inputs(config)}
+
+
+def read_recommendations(location: Location, k: int | None = None) -> Iterator[pa.Table]:
+    """Yield the first k items of each user, or all if k is null, a part of the users at a time.
+
+    The tables have the schema RECOMMENDATIONS, by user and rank. Raises ArtifactNotFoundError if
+    the artifact is not finished, ArtifactMismatchError if a file was changed, ConfigError if k is
+    more than was recommended.
+    """
+    manifest = read_manifest(location, "recommendations")
+    num_items = manifest.config["k"]
+    if k is not None and k > num_items:
+        raise ConfigError(
+            f"k = {k}, but {location} holds {num_items} items a user; lower k, or recommend again "
+            "with a larger one",
+            code="too_large",
+            key="k",
+            saw=k,
+        )
+    for name in sorted(manifest.files):
+        data = read_content(location, manifest, name, remedy="run xrec recommend again")
+        rows = pq.read_table(pa.BufferReader(data)).cast(RECOMMENDATIONS)
+        yield rows if k is None else rows.filter(pc.field("rank") <= k)

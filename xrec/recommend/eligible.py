@@ -1,0 +1,140 @@
+"""Which items may be recommended to whom: a table of items, and perhaps attributes of users.
+
+A row of the table of items offers its item to the users who have the same value in each of the
+columns `match`; an empty cell offers it to all. An item without a row is offered to nobody, and a
+user without a value gets only what is offered to all.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from xrec.config import EligibleItems, RecommendConfig, StorageConfig
+from xrec.data.dataset import Dataset
+from xrec.errors import DataError
+from xrec.storage import content_hash, open_location
+
+_ANYONE, _UNKNOWN = 0, -1
+"""The codes of an empty cell of items, and of a user's value that no item has."""
+
+
+def eligible_inputs(config: RecommendConfig) -> dict[str, str]:
+    """Return the content hashes of the tables of `config.eligible` by name."""
+    if config.eligible is None:
+        return {}
+    uris = {"eligible_items": config.eligible.items, "eligible_users": config.eligible.users}
+    return {
+        name: content_hash(open_location(uri, config.storage).read_bytes())
+        for name, uri in uris.items()
+        if uri is not None
+    }
+
+
+@dataclass(frozen=True)
+class Eligibility:
+    """Offers of items to users with the same codes of their values.
+
+    items: (R,) int64, the item of each offer. offers: (R, M) int32, its codes; 0 is anyone.
+    values: (G, M) int32, the different codes of users. users: (U,), which of them each user has.
+    """
+
+    items: npt.NDArray[np.int64]
+    offers: npt.NDArray[np.int32]
+    values: npt.NDArray[np.int32]
+    users: npt.NDArray[np.int64]
+
+    def groups(
+        self, users: npt.NDArray[np.int64], num_items: int
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Yield users (G,) with the same values, and the items (X,) that these may not get."""
+        groups = self.users[users]
+        for group in np.unique(groups):
+            codes = self.values[group]
+            is_offered = ((self.offers == _ANYONE) | (self.offers == codes)).all(axis=1)
+            is_out = np.ones(num_items, np.bool_)
+            is_out[self.items[is_offered]] = False
+            yield users[groups == group], np.flatnonzero(is_out)
+
+
+def read_eligibility(config: RecommendConfig, dataset: Dataset) -> Eligibility | None:
+    """Return the eligibility of `config`; None if each user may get each item.
+
+    Raises DataError if a table lacks a column or cannot be read, or offers no item of the dataset.
+    """
+    if (tables := config.eligible) is None:
+        return None
+    offers = _read(tables.items, ("item_id", *tables.match), config.storage)
+    items = dataset.item_ids.rows(offers["item_id"])
+    offers, items = offers.filter(pa.array(items >= 0)), items[items >= 0]
+    if not len(items):
+        raise DataError(
+            f"{tables.items}: none of its items is in the dataset, so nothing could be "
+            "recommended; check eligible.items",
+            code="nothing_eligible",
+            key="eligible.items",
+            saw=tables.items,
+        )
+    known = [["", *filter(None, offers[name].unique().to_pylist())] for name in tables.match]
+    of_offers = _codes([offers[name] for name in tables.match], known, len(items))
+    of_users = _codes(_of_users(tables, dataset, config.storage), known, dataset.num_users)
+    values, users = np.unique(of_users, axis=0, return_inverse=True)
+    return Eligibility(items, of_offers, values, users.ravel())
+
+
+def _of_users(
+    tables: EligibleItems, dataset: Dataset, storage: StorageConfig
+) -> Sequence[pa.ChunkedArray]:
+    """Return the values of each user of the dataset, null without one, a column per match."""
+    if tables.users is None:
+        return []
+    rows = _read(tables.users, ("user_id", *tables.match), storage)
+    places = pc.index_in(dataset.users["user_id"], value_set=rows["user_id"].combine_chunks())
+    values = rows.take(places)
+    blank = pa.scalar(None, pa.string())
+    return [pc.if_else(pc.equal(values[name], ""), blank, values[name]) for name in tables.match]
+
+
+def _codes(
+    columns: Sequence[pa.ChunkedArray], known: Sequence[Sequence[str]], num_rows: int
+) -> npt.NDArray[np.int32]:
+    """Return the place of each value among those known, (N, M); -1 for null and others."""
+    codes = np.empty((num_rows, len(columns)), np.int32)
+    for column, (values, texts) in enumerate(zip(columns, known, strict=False)):
+        places = pc.index_in(values, value_set=pa.array(texts, pa.string()), skip_nulls=True)
+        codes[:, column] = places.fill_null(_UNKNOWN).to_numpy()
+    return codes
+
+
+def _read(uri: str, columns: tuple[str, ...], storage: StorageConfig) -> pa.Table:
+    """Return columns of a Parquet or CSV file as texts; null cells become empty ones."""
+    data = open_location(uri, storage).read_bytes()
+    try:
+        if uri.lower().endswith(".parquet"):
+            table = pq.read_table(pa.BufferReader(data))
+        else:
+            texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
+            table = pa.csv.read_csv(io.BytesIO(data), convert_options=texts)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{uri}: expected a Parquet or CSV file: {error}; convert it",
+            code="broken_file",
+            key="eligible",
+            saw=uri,
+        ) from error
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise DataError(
+            f"{uri}: expected columns {', '.join(columns)}, saw {', '.join(table.column_names)}; "
+            "rename or add them",
+            code="missing_column",
+            key=missing[0],
+            saw=table.column_names,
+        )
+    texts = [table[name].cast(pa.string()).fill_null("") for name in columns]
+    return pa.table(texts, names=list(columns))

@@ -1,0 +1,191 @@
+"""Ranks the items of all users, some users at a time in each process."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from xrec import bulk
+from xrec.config import RecommendConfig
+from xrec.data.dataset import Dataset, edges_of, taken
+from xrec.errors import DataError
+from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
+from xrec.graph.index import ItemIndex
+from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.progress import counter
+from xrec.recommend.artifact import identify
+from xrec.recommend.eligible import Eligibility, read_eligibility
+from xrec.schemas import RECOMMENDATIONS
+from xrec.storage import (
+    Location,
+    Manifest,
+    fingerprint_of,
+    location_of,
+    write_manifest,
+    write_table,
+)
+
+USERS_PER_PART = 2**15
+_MOST_COMPARED = 1000  # users
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of the artifact. recalls: of users for whom the index was compared with all items."""
+
+    content_hash: str
+    num_rows: int
+    num_users: int
+    num_without: int
+    recalls: tuple[float, ...]
+
+
+def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) -> Manifest:
+    """Rank the items of all users on Ray, write the artifact, and return its manifest.
+
+    Raises what `identify`, `read_eligibility` and `map_in_processes` raise, and DataError if a
+    vector is not finite or nobody may get any item.
+    """
+    settings, inputs = identify(config)
+    location = location_of(config, "recommendations")
+    dataset, graph = read_dataset_and_graph(config)
+    graph.check_finite()
+    eligibility = read_eligibility(config, dataset)
+    first_users = range(0, dataset.num_users, users_per_part)
+    make = partial(_writer, config, eligibility, location, users_per_part)
+    parts, num = dict[str, Part](), max(1, bulk.num_cpus())
+    with counter("users ranked", dataset.num_users) as show:
+        for index, part in bulk.map_in_processes(make, first_users, num_processes=num):
+            parts[_name(first_users[index] // users_per_part)] = part
+            show(sum(part.num_users for part in parts.values()))
+    if not (num_rows := sum(part.num_rows for part in parts.values())):
+        raise DataError(
+            f"{config.artifact('dataset')}: no user has an item that they have not seen and may "
+            "get, so nothing is recommended; check eligible.items, or add items",
+            code="nothing_to_recommend",
+            key="eligible",
+        )
+    recalls = [recall for name in sorted(parts) for recall in parts[name].recalls]
+    files = {name: parts[name].content_hash for name in sorted(parts)}
+    return write_manifest(
+        location,
+        "recommendations",
+        config=settings,
+        inputs=inputs,
+        files=files,
+        fingerprint=fingerprint_of(files),
+        row_counts={
+            "recommendations": num_rows,
+            "users": sum(part.num_users for part in parts.values()),
+            "users_without_items": sum(part.num_without for part in parts.values()),
+        },
+        metrics={"recall_of_index": float(np.mean(recalls)), "compared_users": len(recalls)}
+        if recalls
+        else {},
+    )
+
+
+def _name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def _writer(
+    config: RecommendConfig, eligibility: Eligibility | None, location: Location, num_users: int
+) -> Callable[[int], Part]:
+    """Return what a process does with the first of the `num_users` users of a part."""
+    torch.set_num_threads(1)
+    dataset, graph = read_dataset_and_graph(config)
+    ranker = Ranker(dataset, graph, config.k, eligibility)
+    if config.index == "hnsw":
+        name = fingerprint_of([dataset.manifest.fingerprint, graph.manifest.fingerprint])
+        ranker.index = ItemIndex(name, graph.items, dataset.lost_items)
+        drawn = np.random.default_rng(0).permutation(dataset.num_users)
+        ranker.compared = drawn[:_MOST_COMPARED]
+
+    def write(first: int) -> Part:
+        users = np.arange(first, min(first + num_users, dataset.num_users))
+        ids = taken(dataset.users["user_id"], users.tolist())
+        users = users[np.array(ids) != ""]  # a hole is no user
+        rows, recalls = ranker.rank(users)
+        location_of_part = location / _name(first // num_users)
+        digest = write_table(location_of_part, rows, RECOMMENDATIONS)
+        num_without = len(users) - len(rows["user_id"].unique())
+        return Part(digest, rows.num_rows, len(users), num_without, recalls)
+
+    return write
+
+
+class Ranker:
+    """Ranks the items of users; the processes of a node share the files of dataset and graph.
+
+    `compared` (M,) are the users for whom the items that an index finds are compared with the exact
+    ones.
+    """
+
+    index: ItemIndex | None = None
+    compared: npt.NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        graph: GraphEmbeddings,
+        k: int,
+        eligibility: Eligibility | None = None,
+    ):
+        self._dataset, self._graph, self._k, self._eligibility = dataset, graph, k, eligibility
+        self._seen = _not_recommended(dataset)
+
+    def rank(self, users: npt.NDArray[np.int64]) -> tuple[pa.Table, tuple[float, ...]]:
+        """Return the best items of users (N,) int64, ascending (schema RECOMMENDATIONS).
+
+        A user who may get fewer than k new items has fewer rows, or none. The numbers are the
+        shares of the best k that the index found, of users who are compared.
+        """
+        items, scores = self._best(users, self.index)
+        recalls, compared = tuple[float, ...](), np.isin(users, self.compared)
+        if compared.any():
+            exact, _ = self._best(users[compared], None)
+            both = zip(exact, items[compared], strict=True)
+            recalls = tuple(float(np.isin(best, found).mean()) for best, found in both)
+        rows, places = np.nonzero(items >= 0)  # -1 where no item is left
+        table = {
+            "user_id": taken(self._dataset.users["user_id"], users[rows].tolist()),
+            "item_id": taken(self._dataset.items["item_id"], items[rows, places].tolist()),
+            "rank": pa.array(places + 1, pa.int32()),
+            "score": scores[rows, places],
+        }
+        return pa.table(table, RECOMMENDATIONS), recalls
+
+    def _best(
+        self, users: npt.NDArray[np.int64], index: ItemIndex | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return items and scores (N, k) of users (N,), by the index or exactly."""
+        items = np.full((len(users), self._k), -1)
+        scores = np.zeros((len(users), self._k), np.float32)
+        groups: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+        groups = [(users, np.empty(0, np.int64))]
+        if self._eligibility is not None:
+            groups = self._eligibility.groups(users, self._dataset.num_items)
+        rank = top_k_items if index is None else index.top_k
+        for group, out in groups:
+            lost = torch.from_numpy(np.union1d(self._dataset.lost_items, out))
+            seen, of = self._seen.with_lost(lost), torch.from_numpy(group)
+            ranked = rank(self._graph.users, self._graph.items, seen, of, self._k)
+            chunks = [each for _, *each in ranked]
+            place = np.searchsorted(users, group)
+            items[place], scores[place] = (
+                torch.cat(parts).numpy() for parts in zip(*chunks, strict=True)
+            )
+        return items, scores
+
+
+def _not_recommended(dataset: Dataset) -> SeenItems:
+    """Return what users have interacted with, held out or not, and what they disliked."""
+    edges = [edges_of(dataset.interactions)]
+    if dataset.dislikes is not None:
+        edges.append(edges_of(dataset.dislikes))
+    return SeenItems(torch.from_numpy(np.concatenate(edges, axis=1)))
