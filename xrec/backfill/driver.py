@@ -123,9 +123,9 @@ def finish(
 ) -> Manifest | None:
     """Publish a run that is done, and vacuum; do nothing and return None if pairs are left.
 
-    With `gate.force`, a run that was rolled back is published again. Nothing is written if the run
-    is already published. Raises what `publish` and `gate` raise, and, if there is no gate,
-    GateError if too many pairs failed.
+    With `gate.force`, a run that was rolled back or removed from the table is published again.
+    Nothing is written if the run is already published. Raises what `publish` and `gate` raise, and
+    GateError if there is no gate and too many pairs failed.
     """
     with costs_in_errors(run):
         if gate is None:
@@ -208,7 +208,7 @@ class BackfillMetrics:
         self._seconds = Counter(
             "xrec_backfill_actor_seconds_total", "Time that actors spent on pairs, in seconds."
         )
-        self._left = Gauge("xrec_backfill_pairs_left", "Pairs that are not done yet.")
+        self._left = Gauge("xrec_backfill_pairs_left", "Pairs that are not done.")
 
     def record(self, progress: Progress) -> None:
         """Add the changes since the previous call; the first call adds nothing."""
