@@ -20,7 +20,7 @@ _BEST_FIRST = [("rank", "ascending"), ("score", "descending"), ("item_id", "asce
 def read(
     uri: str, version: int | None = None, storage: StorageConfig | None = None
 ) -> pads.Dataset:
-    """Return the explanations at `uri` as a pyarrow dataset: GENERATED, `status` and `bucket`.
+    """Return the explanations at `uri` as a dataset of GENERATED, `status` and `bucket`.
 
     version: a version of the table, the newest by default. A version never changes, whatever is
     published later. Raises ArtifactNotFoundError if nothing is published there,

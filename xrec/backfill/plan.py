@@ -86,9 +86,9 @@ def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
 
 
 def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | None:
-    """Return a line that says so if the published explanations are of other pairs than these.
+    """Return a line that says so if the published explanations cover different pairs.
 
-    Return None if this is unknown without reading the pairs, which is only done if `exact`.
+    Return None if this requires reading the pairs, which is only done if `exact`.
     """
     log = open_log(request.output)
     commit = None if log is None else log.decided_by(log.version)
@@ -102,7 +102,7 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
     else:
         with request.read_rows() as rows:
             name = rows.run
-    return () if name == commit.run else ("pairs: others there than here",)
+    return () if name == commit.run else ("pairs: the published ones differ",)
 
 
 def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def _costs_left(preview: Preview, num_actors: int) -> Iterator[str]:
         return
     actors = f"{num_actors} actor{'s' if num_actors > 1 else ''}"
     duration_left = duration(costs["seconds"] / num_actors)
-    yield f"to come: about {_costs(costs)}; {duration_left} with {actors}, plus their start"
+    yield f"to come: about {_costs(costs)}; {duration_left} with {actors}, plus startup"
     if preview.measured_at is None:
         yield "  estimated from the pairs of this run that are done"
     else:

@@ -47,7 +47,7 @@ class Estimate:
 
 
 def mean_interval(values: ArrayLike, users: Sequence[Hashable]) -> Estimate:
-    """Return the mean of `values`, (N,) or (S, N) over seeds and pairs; `users` (N,) are theirs.
+    """Return the mean of `values`, (N,) or (S, N) over seeds and pairs; `users` is (N,).
 
     If the dtype is bool, the mean is a share. Differences of bools must be passed as numbers.
 

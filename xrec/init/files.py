@@ -1,6 +1,6 @@
 """The rows and columns of a user's files, read with DuckDB.
 
-The jobs read the files again and reject what they cannot use; this only has to support a guess.
+The jobs read the files again and reject what they cannot use; here a rough reading is enough.
 """
 
 import gzip

@@ -16,7 +16,7 @@ from xrec.init.files import Column, File, Folder, likeliest
 ColumnNames = str | list[str] | None
 Columns = dict[str, ColumnNames]
 
-_LEAST_LENGTH = 0.5  # rows of the interactions per row of the explanations
+_LEAST_LENGTH = 0.5  # rows of the interactions, relative to the explanations
 _LEAST_OVERLAP = 0.5  # share of the pairs' ids that a file of users or items must contain
 _MOST_PROFILE_COLUMNS = 6
 _MOST_WITHOUT_TIME = 0.05  # largest share of the reviews in a split by time

@@ -278,7 +278,7 @@ def _largest_share(rejected: list[Rejected], num_rows: Mapping[str, int]) -> flo
 
 
 def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
-    """Return the values for project.yaml; if `max_steps` is None, the epochs decide."""
+    """Return the values for project.yaml; if `max_steps` is None, num_epochs decides."""
     num_train, has_gpu = survey.num_explanations["train"], machine.num_gpus > 0
     # Only half of the pairs, because some explanations are left out as too long.
     global_batch = _power_of_two(min(16, num_train // 2))
@@ -338,7 +338,7 @@ def this_machine() -> Machine:
 def _missing_tables(guess: Guess) -> Iterator[str]:
     if guess.reviews is None:
         if "users" not in guess.files:
-            yield "no table of users: profiles are empty, so texts cannot speak of the user"
+            yield "no table of users: profiles are empty, so texts cannot refer to the user"
         if "items" not in guess.files:
             yield "no table of items: texts cannot name or describe the item"
     elif "items" not in guess.files and (own := guess.columns["reviews"].get("item_title")):
@@ -368,7 +368,7 @@ def _odd_cells(guess: Guess) -> Iterator[str]:
     if count := num_without_time(guess):
         by_time = splits_by_time(guess)
         fate = "they count as their users' oldest" if by_time else "the split is by hash"
-        yield f"time ({of_reviews['time']}): {count:,} reviews have none: {fate}"
+        yield f"time ({of_reviews['time']}): {count:,} reviews have no time: {fate}"
 
 
 def _word(line: str) -> str:

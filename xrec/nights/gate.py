@@ -1,4 +1,4 @@
-"""The gate: decide by figures of the texts and their bounds whether a finished run is published.
+"""The gate: decide from figures and their bounds whether a finished run may be published.
 
 `coverage` and `failed` cover all rows, `own_profile` and `own_vector` the run's inputs, and the
 others a sample. A figure with too few rows or nothing to compare with is unknown, and passes.

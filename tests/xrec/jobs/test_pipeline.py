@@ -195,7 +195,7 @@ def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pip
     assert found(exact=True) == ("up to date", (), ())
     file.write_bytes(parquet_bytes(pairs.slice(0, 1), pairs.schema))
     assert found(exact=False) == ("up to date", (), ("pairs",))
-    assert found(exact=True) == ("stale", ("pairs: others there than here",), ())
+    assert found(exact=True) == ("stale", ("pairs: the published ones differ",), ())
 
 
 def _scored(location: Location) -> list[ScoredPair]:
