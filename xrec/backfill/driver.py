@@ -45,7 +45,7 @@ _MOST_CHUNKS = 16
 
 
 class PublishGate(Protocol):
-    """Decides whether a finished run is published (`xrec.nights.Gate`).
+    """The check whether a finished run is published (`xrec.nights.Gate`).
 
     force: why it is published in any case; empty if `check` decides. metrics: those it adds to
     the manifest.

@@ -56,7 +56,7 @@ class Explained:
 
 
 class ExplanationLookup:
-    """Looks up explanations in one version of a table, which never changes. Thread-safe.
+    """A thread-safe lookup of explanations in one version of a table, which never changes.
 
     max_bytes: the size of the cache of users' rows.
     """

@@ -22,7 +22,7 @@ _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
 
 @dataclass(frozen=True)
 class MakeExplainTask:
-    """Makes an actor's task in the actor's process; this is all that an actor is given.
+    """A factory of an actor's task, called in its process; all that an actor is given.
 
     sources: those of `config`, with absolute paths, for processes in another working directory.
     shared_key: the part of the content keys that all pairs of the run share.

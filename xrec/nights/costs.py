@@ -24,7 +24,7 @@ _COSTS = (
 
 
 class NightCosts:
-    """Counts the costs of a night's jobs, including earlier starts of the same night.
+    """The costs of a night's jobs, including earlier starts of the same night.
 
     The backfill's budget applies to all jobs; its prices apply to jobs without their own.
     """

@@ -43,7 +43,7 @@ class GateFigure(NamedTuple):
 
 
 class Gate:
-    """Judges a finished run just before it is published.
+    """The check of a finished run just before it is published.
 
     Attributes:
         force: Why the run is published whatever its figures are; empty if they decide.

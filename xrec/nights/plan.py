@@ -40,7 +40,7 @@ class Night:
 
 
 class JobState(Protocol):
-    """Returns the state of a job's output: "missing", "begun", "up to date" or "stale"."""
+    """A function that returns a job's state: "missing", "begun", "up to date" or "stale"."""
 
     def __call__(self, name: str, config: JobConfig, *, ignoring: Sequence[str] = ()) -> str:
         """Return the state; differences in the settings and inputs `ignoring` do not count."""
