@@ -13,7 +13,7 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 USERS = _schema(user_id=pa.string(), user_index=pa.int32(), profile=pa.string())
 ITEMS = _schema(item_id=pa.string(), item_index=pa.int32(), title=pa.string(), profile=pa.string())
 # The indices of users and items sorted by the bytes of their IDs, in a dataset that extends an
-# earlier one and so has its rows in another order. A row whose ID is gone is in neither.
+# earlier one and so has its rows in another order. Rows whose ID is gone are left out.
 USER_ORDER = _schema(user_index=pa.int32())
 ITEM_ORDER = _schema(item_index=pa.int32())
 INTERACTIONS = _schema(user_index=pa.int32(), item_index=pa.int32(), split=pa.string())
@@ -37,12 +37,12 @@ REVIEWS = pa.schema([*_schema(**_TEXTS), *_FIGURES.items()])
 # The columns of a source's table of items; empty if unknown.
 ITEM_DETAILS = _schema(item_id=pa.string(), title=pa.string(), details=pa.string())
 
-# What reviews praise, as a vocabulary of the catalog. The counts are of training reviews, or of
-# profiles (`Dataset.aspects_from`).
+# The vocabulary of aspects that reviews of the catalog mention. The counts are of training reviews
+# or of profiles (`Dataset.aspects_from`).
 _ASPECT_COUNTS = dict.fromkeys(("num_reviews", "num_positive", "num_negative"), pa.int32())
 ASPECTS = _schema(aspect_index=pa.int32(), aspect=pa.string(), **_ASPECT_COUNTS)
 ITEM_ASPECTS = _schema(item_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
-# Counts of reviews below the minimum rating, which are not interactions and in no other count.
+# Counts of reviews below the minimum rating; they are not interactions and not counted elsewhere.
 LOW_RATED_ASPECTS = ITEM_ASPECTS
 USER_ASPECTS = _schema(user_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
 # The aspects that the review of an explained pair mentions, in its order. Those of held-out pairs
@@ -60,9 +60,9 @@ EXPLANATION_ASPECTS = _schema(
 # of the row.
 REJECTED = _schema(file=pa.string(), line=pa.int64(), reason=pa.string(), text=pa.string())
 
-# Only in the dataset of the generated sample: the planted preferences, for aspect_accuracy.
-# `aspects` are the phrases of the item's aspects; `aspect` is the one that the user likes most, and
-# so the right one to name.
+# The planted preferences, for aspect_accuracy; only in the dataset of the generated sample.
+# `aspects` are the phrases of the item's aspects; `aspect` is the one that the user likes most, so
+# an explanation should name it.
 PLANTED = _schema(
     user_index=pa.int32(),
     item_index=pa.int32(),
@@ -70,8 +70,8 @@ PLANTED = _schema(
     aspects=pa.list_(pa.field("element", pa.string(), nullable=False)),
 )
 
-# An aspect of an item that was chosen for a user (xrec.data.evidence.AspectEvidence), and whether
-# the text names it.
+# An aspect of an item, chosen for a user (xrec.data.evidence.AspectEvidence), and whether the text
+# names it.
 _COUNTS = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 EVIDENCE = pa.struct(
     _schema(
@@ -84,7 +84,7 @@ EVIDENCE = pa.struct(
 
 
 def _column(name: str, type_: pa.DataType, comment: str, unit: str | None = None) -> pa.Field:
-    """Return a column; its meaning and unit are written into the files and tables."""
+    """Return a column whose meaning and unit are stored in the files and tables."""
     metadata = {"comment": comment, **({"unit": unit} if unit else {})}
     return pa.field(name, type_, nullable=False, metadata=metadata)
 
@@ -95,7 +95,7 @@ PAIRS = pa.schema(
         _column("item_id", pa.string(), "id of the item, as the dataset has it"),
     ]
 )
-# What a recommender says of a pair; null if the pairs came without it.
+# A recommender's rank and score of a pair; null if the pairs came without them.
 RANKS = pa.schema(
     [
         pa.field("rank", pa.int32(), metadata={"comment": "1 is the user's best item"}),
@@ -109,7 +109,7 @@ RANKS = pa.schema(
         ),
     ]
 )
-# The best new items of each user, by user and rank.
+# The best new items for each user, sorted by user and rank.
 RECOMMENDATIONS = pa.schema([field.with_nullable(False) for field in (*PAIRS, *RANKS)])
 GENERATED = pa.schema(
     [
@@ -159,7 +159,7 @@ GENERATED = pa.schema(
         ),
     ]
 )
-# A pair that could not be explained, the reason, and the texts of its prompt.
+# Pairs that could not be explained, with the reason and the texts of the prompt.
 FAILED = pa.schema(
     [
         *PAIRS,
