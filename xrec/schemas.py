@@ -91,8 +91,8 @@ def _column(name: str, type_: pa.DataType, comment: str, unit: str | None = None
 
 PAIRS = pa.schema(
     [
-        _column("user_id", pa.string(), "id of the user, as the dataset has it"),
-        _column("item_id", pa.string(), "id of the item, as the dataset has it"),
+        _column("user_id", pa.string(), "ID of the user, as in the dataset"),
+        _column("item_id", pa.string(), "ID of the item, as in the dataset"),
     ]
 )
 # A recommender's rank and score of a pair; null if the pairs came without them.
@@ -103,8 +103,8 @@ RANKS = pa.schema(
             "score",
             pa.float32(),
             metadata={
-                "comment": "how much the recommender expects the user to like the item; of xrec "
-                "recommend, the dot product of the vectors"
+                "comment": "how much the recommender expects the user to like the item; for "
+                "xrec recommend, the dot product of their vectors"
             },
         ),
     ]
@@ -120,7 +120,7 @@ GENERATED = pa.schema(
         _column(
             "num_generated_tokens",
             pa.int32(),
-            "length of what the language model wrote, without the end token",
+            "length of the text that the language model wrote, without the end token",
             "tokens",
         ),
         _column(
@@ -131,31 +131,31 @@ GENERATED = pa.schema(
         _column(
             "model_fingerprint",
             pa.string(),
-            "hash of the language model, the adapter and the graph that made the text",
+            "hash of the language model, adapter, and graph that made the text",
         ),
         _column(
             "content_key",
             pa.string(),
-            "hash of all that the text depends on: texts, vectors, model, decoding; then short "
-            "ones of the parts",
+            "hash of everything that the text depends on (texts, vectors, model, decoding), then "
+            "short hashes of the parts",
         ),
         _column(
             "aspects",
             pa.list_(pa.field("element", EVIDENCE, nullable=False)),
-            "the aspects of the item that were chosen for the user, the best first, in how many "
-            "training reviews of the item and of the user each one is, and whether the text names "
-            "it",
+            "the aspects of the item that were chosen for the user, best first, with the numbers "
+            "of training reviews of the item and by the user that mention them, and whether the "
+            "text names them",
         ),
         _column(
             "kind",
             pa.string(),
-            "written if the language model wrote the text, plain if it is a sentence made of the "
-            "evidence in place of a text that was refused",
+            "written if the language model wrote the text, plain if it is a sentence made from the "
+            "evidence because the text was refused",
         ),
         _column(
             "refused",
             pa.string(),
-            "why the text that was written before this one was refused; empty if none was",
+            "why an earlier text for this pair was refused; empty if none was",
         ),
     ]
 )
@@ -165,7 +165,7 @@ FAILED = pa.schema(
         *PAIRS,
         *RANKS,
         _column("reason", pa.string(), "why there is no explanation"),
-        _column("message", pa.string(), "details of the reason, for people"),
+        _column("message", pa.string(), "details of the reason, for a human reader"),
         GENERATED.field("content_key"),
         _column("user_profile", pa.string(), "profile in the prompt; empty if the user is unknown"),
         _column("item_title", pa.string(), "the item's title; empty if it has none or is unknown"),

@@ -42,7 +42,7 @@ _INTERACTIONS = """
 """All usable pairs except training edges whose explanation is held out."""
 
 CHANGES = "changes"
-"""Metric of a dataset that extends another one: counts of new, removed, and changed rows."""
+"""Metric of a dataset that extends another one: counts of new, removed, and changed IDs."""
 TABLES: Mapping[str, str] = {
     "users": "SELECT rowid::INT AS user_index, * FROM users",
     "items": "SELECT rowid::INT AS item_index, * FROM items",
@@ -191,7 +191,7 @@ def _changes(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> 
 
 
 def _kept(staging: Staging, earlier: Dataset, changes: Mapping[str, Any]) -> dict[str, float]:
-    """Return the share of each of the earlier dataset's tables that is left; pairs only by number.
+    """Return the share of each table of the earlier dataset that is left (for pairs, by count).
 
     Forgotten users do not count as lost. The share is 0 if the table of users or items is gone.
     Tables with fewer than 50 rows are skipped.

@@ -1,6 +1,6 @@
 """Detects the language of a text with py3langid (naive Bayes over byte n-grams, 139 languages).
 
-Short texts, and close languages such as Danish and Norwegian, cannot be told apart reliably. So a
+Short texts, and close languages such as Danish and Norwegian, cannot be identified reliably. So a
 detected language is only used if its probability is high.
 """
 

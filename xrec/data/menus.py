@@ -5,7 +5,7 @@ including low-rated reviews.
 
 Counts show that reviewers praise the build of a stand; "built like a tank" says why. The opinion on
 an aspect of an item is the phrase that is common in the item's reviews and rare in all reviews that
-praise the aspect, so that it is specific to the item. It has the largest
+praise the aspect, so that it is specific to the item. It maximizes
 
     reviews of the item with the phrase x ln((1 + reviews with praise) / those with the phrase)
 

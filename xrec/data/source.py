@@ -121,8 +121,8 @@ def check_rejected_share(
             first = min((each.first for each in of_file), key=_line)
             reasons = count_reasons(of_file).items()
             raise DataError(
-                f"{folder.rstrip('/')}/{file}: {count} of {total} rows are unusable, and only "
-                f"a share of {max_share:g} is allowed\n"
+                f"{folder.rstrip('/')}/{file}: {count} of {total} rows are unusable; the "
+                f"maximum share is {max_share:g}\n"
                 f"  first: {first.file}, line {first.line}: {first.reason}: "
                 f"{_head(first.text)!r}\n"
                 + "".join(f"  {num} x {why.removeprefix(f'{file}: ')}\n" for why, num in reasons)
