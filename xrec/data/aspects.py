@@ -47,7 +47,7 @@ def low_rated_aspects(named: pa.Table, aspects: pa.Table) -> pa.Table:
 
 
 def aspect_counts(named: pa.Table, side: str) -> pa.Table:
-    """Return the rows per aspect and user, or item, in schema USER_ASPECTS or ITEM_ASPECTS.
+    """Return how many rows each user or item has per aspect (USER_ASPECTS or ITEM_ASPECTS).
 
     named: user_index or item_index, aspect_index, and sentiment. side: "user" or "item".
     """

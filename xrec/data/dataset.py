@@ -50,10 +50,10 @@ class Dataset:
     `interactions` and `explanations` contain each pair once, sorted by user and item. No pair whose
     explanation is held out (validation or test) is a training interaction. `dislikes` are pairs
     that are never recommended. `training_profiles` are the profiles for training explanations,
-    written without the pair's own review; they exist only if the source has reviews. Other profiles
-    are as the source gave them, and may repeat what the pair's review says. Only the generated
-    sample has `planted`. The tables of aspects exist if `aspects_from` is not None, and count
-    training pairs only. `explanation_aspects` also has held-out pairs, whose aspects are
+    written without the pair's own review; they exist only if the source has reviews. Otherwise the
+    profiles are as the source gave them, and may repeat what the pair's review says. Only the
+    generated sample has `planted`. The tables of aspects exist if `aspects_from` is not None, and
+    count training pairs only. `explanation_aspects` also has held-out pairs, whose aspects are
     references. `low_rated_aspects` is what reviews below the minimum rating say about items.
 
     Rows are in the order of their IDs, unless `user_order` and `item_order` list the indices in

@@ -90,7 +90,7 @@ def _check_fits(uri: str, earlier: Manifest, identity: Mapping[str, Any]) -> Non
     if lines := differing_fields(there, here):
         raise DataError(
             f"prepare.extends: {uri} was prepared with other settings: {'; '.join(lines)}; "
-            "expected the same ones, because its models stay in use; restore them, or remove the key",
+            "expected the same ones, since its models stay in use; restore them, or remove the key",
             code="other_settings",
             key="prepare.extends",
             saw=uri,

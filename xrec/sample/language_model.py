@@ -104,7 +104,7 @@ def train_sample_model(
 
 
 def _learning_rate_share(step: int, num_steps: int) -> float:
-    """Return a linear warm-up over the first tenth of the steps, then decay in the second half."""
+    """Return the share of the peak rate: warm-up in the first tenth, decay in the second half."""
     warmup, decay = min(1.0, 10 * (step + 1) / num_steps), min(1.0, 2 * (1 - step / num_steps))
     return warmup * max(0.05, decay)
 
