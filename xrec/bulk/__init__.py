@@ -36,8 +36,8 @@ no file of that name exists.
    plan, pass and a digest of the files. These steps are repeated until one of them ends it: (a)
    open the newest version, and undo it if its files are missing or differ from its commit; (b) stop
    if it shows this plan with this pass or a later one; fail if another publish, rollback or
-   emptying was committed since the command started, or if one removed this run (under any plan)
-   from the table and no later version shows it (unless `republish` is set); (c) read passes and
+   emptying was committed since the command started, or if a rollback or emptying took back this run
+   (under any plan) and no later version shows it, unless `republish` is set; (c) read passes and
    plan again, and check the written files; (d) commit. Written files are kept for the next round.
 9. Nothing is published if a run is unfinished, was limited or has too many failed rows, or if its
    results have fewer rows than its plan.
