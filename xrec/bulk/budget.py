@@ -94,7 +94,7 @@ def check_failed_share(
 
 
 class Meter:
-    """The costs of one start of a driver, excluding its rows: CPU and GPU hours, store traffic."""
+    """The costs of one driver start, excluding those of rows: CPU and GPU hours, store traffic."""
 
     def __init__(self) -> None:
         self.summary = Summary()

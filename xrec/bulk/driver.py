@@ -89,7 +89,7 @@ def drive(
     """
     reasons, max_rows = run.format.check_reasons(options.retry), options.max_rows
     if max_rows is not None and (max_rows < 1 or reasons):
-        raise ValueError(f"max_rows = {max_rows}: expected at least 1, and no limit for a retry")
+        raise ValueError(f"max_rows = {max_rows}: expected at least 1, or None for a retry")
     refuse_live_driver(run.folder, but=this_process())
     num_wanted = min(run.record.num_rows, max_rows or run.record.num_rows)
     max_failed_share = options.max_failed_share

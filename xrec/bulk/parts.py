@@ -113,8 +113,8 @@ def _retried(
 ) -> Iterator[tuple[pa.Table, Summary]]:
     """Yield, for each of the chunks `first` to `last`, the chunks of a later pass that overlap it.
 
-    Later passes keep the order of the first, so only a few of their chunks are in memory. A summary
-    covers only the chunks that start in this one, so that all parts together count each chunk once.
+    Later passes keep the order of the first, so only a few of their chunks are in memory. The
+    summary of a later chunk counts only where it starts, so that all parts together count it once.
     """
     coming, index = deque(work.plan.chunks_of(first, last)), work.plan.index
     starts, ends = (index[name].to_numpy() for name in ("first", "last"))

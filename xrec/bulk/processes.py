@@ -456,7 +456,7 @@ def _unpack(packed: bytes) -> Any:
 
 
 def portable(error: Exception) -> XRecError:
-    """Return the error that the driver raises for an error of a process: a copy if it is ours."""
+    """Return the error that the driver raises for a process's error: a copy if an XRecError."""
     if isinstance(error, XRecError):
         copy: XRecError = cloudpickle.loads(cloudpickle.dumps(error))
         return copy

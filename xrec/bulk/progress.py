@@ -151,7 +151,7 @@ class Survey:
 TERM = timedelta(seconds=90)
 """How long a driver that reports nothing is considered alive."""
 _DRIVER, STARTS = "driver.json", "starts"
-"""`starts` has a file for each start of a driver, with its costs excluding rows."""
+"""`starts` has a file for each driver start, with its costs excluding those of rows."""
 
 
 def now() -> datetime:
@@ -216,7 +216,7 @@ def read_progress(folder: Location) -> Progress | None:
 
 
 def costs_of_starts(folder: Location) -> Summary:
-    """Return the costs of all starts of drivers, excluding rows."""
+    """Return the costs of all driver starts, excluding the costs of rows."""
     starts = folder / STARTS
     names = (name for name in starts.sizes() if name.endswith(".json"))  # skip unfinished files
     return total(request_each(lambda name: Summary.read(starts / name), names))

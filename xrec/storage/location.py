@@ -21,7 +21,7 @@ class Location(ABC):
     Every kind of location gives these guarantees, on which artifacts and bulk runs rely:
 
     - `write_bytes` is atomic: readers see all of the old content or all of the new content.
-    - `create_bytes` creates a file once: exactly one of several concurrent writers gets True.
+    - `create_bytes` creates a file once: of several concurrent writers, only one gets True.
     - `read_bytes` returns a single version of the file, even if it is being replaced.
     - Errors are subclasses of `StorageError`, and their messages name the URI.
 
