@@ -1,4 +1,4 @@
-"""Parquet files: whole tables with a schema of xrec.schemas, and footers."""
+"""Reading and writing Parquet files: whole tables with a schema from xrec.schemas, and footers."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ _GROUP_ROWS = 2**16
 
 
 def read_footer(location: Location) -> pq.FileMetaData:
-    """Return a file's footer, which takes one request, rarely two.
+    """Return a file's footer, using one request or, rarely, two.
 
     Raises pyarrow.ArrowInvalid if it is not a Parquet file.
     """
@@ -24,7 +24,7 @@ def read_footer(location: Location) -> pq.FileMetaData:
     needed = int.from_bytes(tail[-8:-4], "little") + 8
     if len(tail) == _TAIL_BYTES < needed:
         if needed > (num_bytes := int(location.stamp().partition(" ")[0])):
-            raise pa.ArrowInvalid(f"a footer of {needed} bytes in a file of {num_bytes}")
+            raise pa.ArrowInvalid(f"the footer has {needed} bytes, the file {num_bytes}")
         tail = location.read_range(-needed, needed)
     return pq.read_metadata(pa.BufferReader(tail))
 
@@ -50,7 +50,7 @@ def write_table(
 
 
 def row_groups(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
-    """Yield the rows of `tables` in tables of `num_rows`; the last one may be smaller."""
+    """Yield the rows of `tables` in tables of `num_rows` rows; the last one may be smaller."""
     held: pa.Table | None = None
     for table in tables:
         held = table if held is None else pa.concat_tables([held, table])
