@@ -247,8 +247,8 @@ def refused(row: Input) -> Failure | None:
 def _clean(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
     """Return the text without solicitation (xrec.data.smuggled), and how much was removed.
 
-    Removes whole sentences, aspects, opinions and made titles, but not titles from the source. If no
-    sentence of a profile or explanation is left, the text is a failure.
+    Removes whole sentences, aspects, opinions and made titles, but not titles from the source. A
+    profile or explanation with no sentence left is a failure.
     """
     if isinstance(text, Failure):
         return text, 0
