@@ -113,7 +113,7 @@ class Aspect:
 class PairText:
     """Why the user would enjoy the item, and the aspects that their review mentions.
 
-    explanation: empty if the review gives no reason. aspects: include those it complains about.
+    explanation: empty if the review gives no reason. aspects: praised and criticized ones.
     """
 
     explanation: str
@@ -180,7 +180,7 @@ class AnnotatorSpec:
     settings: the settings that texts depend on, as plain JSON. inputs: the fingerprints of models.
         Together they decide whether an output belongs to the same run.
     reasons: the possible reasons of its `Failure`s.
-    make: sent to an actor, where it creates an annotator; its argument is the folder of `learn`.
+    make: sent to an actor, where it creates an annotator; its argument is where `learn` wrote.
     learn: called in the driver, before the first stage, with a sample of the training reviews
         (schema REVIEWS) and a folder; writes what actors read, always the same.
     learned: returns the fingerprint of what `learn` wrote, because texts depend on it too.

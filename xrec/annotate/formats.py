@@ -23,7 +23,7 @@ ASPECT_LIST = pa.list_(
     pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
 )
 _LEFT_OUT = pa.list_(pa.struct([("id", pa.string()), ("profile", pa.string())]))
-_WITHOUT = "for training pairs: the profile without the training review of each of these {}"
+_WITHOUT = "for training pairs: profiles, each written without the review of one of these {}"
 _REPLY = {"reply": "what the annotator had written, unchanged"}
 _TABLES: Mapping[Stage, Mapping[str, str]] = {
     "items": {
@@ -37,10 +37,10 @@ _TABLES: Mapping[Stage, Mapping[str, str]] = {
         "left_out": _WITHOUT.format("items"),
     },
     "pairs": {
-        "split": "train, validation or test; a held-out explanation is a reference; low_rated: a "
-        "review below min_rating, of which only the aspects count",
-        "explanation": "why the user would enjoy the item, from the pair's review; empty if it "
-        "praises nothing",
+        "split": "train, validation or test, where a held-out explanation is a reference; or "
+        "low_rated, for a review below min_rating, which has no explanation",
+        "explanation": "why the user would enjoy the item, from the pair's review; empty if the "
+        "review has no praise",
         "aspects": "what the review mentions, in the annotator's words",
     },
 }

@@ -129,7 +129,7 @@ def _is_in_core(rows: pa.Table, core: int) -> pa.Array:
 
 
 def _by_time(rows: pa.Table) -> list[str]:
-    """Return the split of each row: a user's last review is for test, the previous for validation.
+    """Return each row's split: a user's last review is for test, the one before for validation.
 
     Reviews without a time count as the oldest.
     """
@@ -145,7 +145,7 @@ def _check_times(times: pa.ChunkedArray) -> None:
     if times.null_count > _MAX_WITHOUT_TIME * len(times):
         raise DataError(
             f"split.by = time, but {times.null_count} of {len(times)} reviews have no time, more "
-            f"than the share of {_MAX_WITHOUT_TIME} allowed; name the column in source.columns "
+            f"than the allowed share of {_MAX_WITHOUT_TIME}; name the column in source.columns "
             "({time: <column>}), or set split.by to hash",
             code="no_times",
             key="split.by",

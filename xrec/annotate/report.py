@@ -36,7 +36,7 @@ _LABELS = {
     "pairs_without_praise": "share of reviews without praise",
     "explanation_words": "mean words per explanation",
     "aspects_per_review": "mean aspects per review",
-    "verbatim_explanations": "share of explanations that copy eight words from their review",
+    "verbatim_explanations": "share of explanations with eight consecutive words of the review",
 }
 _WORD = re.compile(r"[\w']+")
 

@@ -161,7 +161,7 @@ def _other_columns(
 
 
 def _in_processes(do: Callable[[FileRows], T], blocks: Iterator[FileRows]) -> Iterator[T]:
-    """Yield the result of `do` for each block, in order; after a few blocks, use all cores."""
+    """Yield the result of `do` for each block, in order; use all cores after a few blocks."""
     yield from map(do, itertools.islice(blocks, _FEW_BLOCKS))
     if (first := next(blocks, None)) is not None:
         parallel = joblib.Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2*n_jobs")

@@ -31,7 +31,7 @@ from xrec.bulk import Outcome, RowFormat
 from xrec.data.smuggled import solicits, without_solicitation
 from xrec.schemas import REVIEWS
 
-_MAX_REVIEWS = 50  # per profile: the most helpful and newest ones
+_MAX_REVIEWS = 50  # per profile; the most helpful and newest ones
 _REVIEW_COLUMNS = tuple(name for name in REVIEWS.names if name not in ("split", "helpful"))
 
 

@@ -36,7 +36,7 @@ _KEPT = _INVALID | {"refused"}
 def ask(
     model: LanguageModel, prompts: Sequence[Prompt[ObjectT]], sampling: SamplingConfig
 ) -> Iterator[Reply[ObjectT]]:
-    """Yield one reply per prompt; prompts that needed a second attempt come last.
+    """Yield one reply per prompt; those that took a second attempt come last.
 
     The second attempt shows the model what is wrong with its reply, and uses another seed. Raises
     the errors of `LanguageModel.write`.

@@ -77,7 +77,7 @@ def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
 
 
 def model_settings(config: ModelConfig, llm: LLMConfig | None) -> dict[str, Any]:
-    """Return the settings that replies depend on, without the engine's weights.
+    """Return the settings that replies depend on, except an engine's weights.
 
     llm: the job's language model, for an engine whose config names none. Raises ConfigError if an
         engine has neither.

@@ -54,7 +54,7 @@ class Usage:
 
 
 def about_tokens(text: str) -> int:
-    """Estimate the number of tokens of any tokenizer; English has about 0.25 per character."""
+    """Estimate a text's tokens, for any tokenizer; English has about 0.25 per character."""
     return math.ceil(len(text) * 0.3)
 
 

@@ -46,7 +46,7 @@ def forecast(
     total = sum(costs.values())
     ends = budget is not None and total > budget
     lines += [
-        f"in all: {num_prompts:,} prompts, {total:,.0f} tokens; equal prompts are sent once, "
+        f"in all: {num_prompts:,} prompts, {total:,.0f} tokens; identical prompts are sent once, "
         "and prompts with an invalid reply twice"
         + (f"; budget.tokens = {budget:,.0f} ends the run earlier" if ends else ""),
         _time(outlook, num_processes * chunks_per_process),

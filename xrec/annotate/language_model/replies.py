@@ -201,9 +201,8 @@ def quote_problem(row: PairInput, reply: PairReply) -> str | None:
 def whole_sentences(text: str, max_length: int) -> str | None:
     """Return the whole sentences of a text on one line, without duplicates; None if there are none.
 
-    Small models repeat themselves until they are cut off. If the last sentence has no end, it gets
-    a period if the text is shorter than `max_length` characters; otherwise it was cut off and is
-    dropped.
+    Small models repeat themselves until they are cut off. An unfinished last sentence gets a period
+    if the text is shorter than `max_length` characters; otherwise it was cut off and is dropped.
     """
     line = _line(text)
     starts = [0, *(match.end() for match in _SENTENCE_END.finditer(line))]

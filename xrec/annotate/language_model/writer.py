@@ -57,7 +57,7 @@ class LanguageModelWriter:
     identity: what replies depend on besides their prompts. key: the key of an endpoint.
 
     Its costs are prompt_tokens, reply_tokens, requests (including retries), and equal_prompts, the
-    number of prompts that were not sent because an equal one was.
+    number of prompts that were not sent because an identical one was.
     """
 
     config: AnnotateConfig

@@ -36,7 +36,7 @@ _MIN_POINTED = 0.05  # share of a noun's reviews with `this` or `these` before i
 _MAX_OWN = 0.3  # share of a noun's reviews in which it is the writer's own
 _MIN_JOINED, _MIN_AGREEING = 5, 0.8  # known adjectives joined to another, share that agrees
 _PRIOR = 4.0  # reviews that the names of all items count as
-_ALWAYS_ITEMS = 0.25  # share of all names of items above which a name suits any item
+_ALWAYS_ITEMS = 0.25  # share among the names of items above which a name suits any item
 _LEARNED = 0.4  # valence of a learned adjective
 # English nouns that do not name a part or quality: measures, people, and the review.
 _NO_ASPECTS = word_set(
@@ -263,7 +263,7 @@ class _Counts:
         )
 
     def _is_judged_part(self, name: str) -> bool:
-        """Return whether reviews judge it and say that items have it; implied uses are both."""
+        """Return whether reviews judge it and say that items have it; implied uses do both."""
         noun, implied = self.nouns[name], self.implied[name]
         total = noun.reviews + implied
         return (

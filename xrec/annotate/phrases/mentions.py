@@ -169,7 +169,7 @@ def _describes(word: Token) -> bool:
 
 
 def _verb(verb: Token, roles: Roles) -> Mention | None:
-    """Return what a verb implies: "it sounds" the sound, "beautifully written" the writing."""
+    """Return what a verb implies: the sound for "it sounds great", writing for "well written"."""
     adverbs = [word.lower_ for word in verb.children if word.dep_ == "advmod"]
     adverb = next((word for word in adverbs if valence(word)), None)
     lemma = str(verb.lemma_).lower()
@@ -183,7 +183,7 @@ def _verb(verb: Token, roles: Roles) -> Mention | None:
 
 
 def _adjective(word: Token, roles: Roles) -> Mention | None:
-    """Return what an adjective implies: "comfortable" comfort, "easy to use" ease of use."""
+    """Return what is implied: comfort for "comfortable", ease of use for "easy to use"."""
     names = tuple(f"ease of {verb.lemma_}" for verb in roles.of("purpose", word))
     names = names or (() if word.lower_ == "easy" else _qualities(word.lower_))
     words = [_word(word, word, roles)._replace(form="")]

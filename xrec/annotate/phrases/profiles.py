@@ -30,7 +30,7 @@ _MIN_PRAISED = 0.5  # the share of a name's uses that praise it
 _MIN_BARE = 0.3  # the share of a noun's uses without a description
 _FREQUENT = 30  # uses of an adjective that suffice to know which nouns it goes with
 _MAX_NOUNS = 0.15  # an adjective's nouns per use; with more, it goes with any noun
-_PLURAL = 0.25  # the share of plurals among a name's uses from which it is a plural
+_PLURAL = 0.25  # the share of plurals among a name's uses that makes it plural
 _MIN_ENJOYING = 0.1  # share of a noun's uses as the one who enjoys, if it means people
 _ENJOYS = word_set("enjoy like love appreciate prefer value find seek want look")
 _CAVEATS = word_set(
@@ -253,7 +253,7 @@ class _Joined:
 def _written(found: Sequence[Sequence[Reason]], items: set[str]) -> dict[str, str]:
     """Return the most frequent form of each name, or its plural if that is frequent enough.
 
-    For example, "books" even if "book lovers" is more frequent. Nouns for items (`items`) stay
+    Despite "book lovers", for example, the form is "books". Nouns for items (`items`) stay
     singular: the item that "fans of Irish pubs would enjoy" is one pub.
     """
     ways: defaultdict[str, Counter[str]] = defaultdict(Counter)
