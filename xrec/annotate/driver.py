@@ -243,7 +243,7 @@ class _Run:
 
 
 def _check_carried(config: AnnotateConfig) -> None:
-    """Raise ArtifactNotFoundError if there are no annotations to carry from."""
+    """Raise ArtifactNotFoundError if `carry_from` is set but has no annotations."""
     if config.carry_from is None:
         return
     if not (open_location(config.carry_from, config.storage) / RUN_RECORD).is_file():

@@ -203,7 +203,7 @@ class ReviewStore:
 
     @cached_property
     def items(self) -> pa.Table:
-        """The source's table of items (schema ITEM_DETAILS)."""
+        """The stored items (schema ITEM_DETAILS)."""
         return read_table(self._output / "reviews" / "items.parquet", ITEM_DETAILS)
 
     def _read(self, folder: Folder, number: int) -> pa.Table:

@@ -27,7 +27,7 @@ def prompt_key(identity: Mapping[str, Any], prompt: Prompt[Any]) -> str:
 
 
 class ReplyStore:
-    """The replies in a folder; several processes may use it."""
+    """The stored replies in a folder, which several processes may use."""
 
     def __init__(self, folder: Location):
         self._folder = folder

@@ -71,7 +71,7 @@ class Prompts:
         return self._file(row).messages(self._data.of(row), self._domain, self._values)
 
     def example(self, row: Input) -> str:
-        """Return the reply of the example that a row's prompt shows."""
+        """Return the reply in the example that a row's prompt shows."""
         return self._file(row).examples[self._domain][1]
 
     def fingerprints(self) -> dict[Kind, str]:

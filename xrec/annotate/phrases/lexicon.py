@@ -157,7 +157,7 @@ def fingerprint_of_phrases(output: Location) -> str:
 
 
 def read_lexicon(output: Location) -> Lexicon:
-    """Read what `learn_phrases` wrote."""
+    """Read the lexicon that `learn_phrases` wrote."""
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in read_table(output / _FILE, _SCHEMA).to_pylist():
         rows[row["kind"]].append(row)

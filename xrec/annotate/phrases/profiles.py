@@ -61,7 +61,7 @@ class Reason:
 
     @property
     def names(self) -> Iterator[tuple[str, ...]]:
-        """Possible names: the phrase, and its last words, the longest first."""
+        """Possible names, longest first: the whole phrase, then only its last words."""
         return (self.words[first:] for first in range(len(self.words)))
 
 
@@ -136,7 +136,7 @@ def _reasons(doc: Any) -> Iterator[Reason]:
 def _before(noun: Token) -> tuple[list[tuple[str, bool]], int]:
     """Return up to two words before a noun that belong to it, and where they start.
 
-    Each word comes with whether it is an adjective. "Dog-friendly" is one word.
+    Each word is paired with whether it is an adjective. "Dog-friendly" is one word.
     """
     before: list[tuple[str, bool]] = []
     start = noun.i

@@ -90,7 +90,7 @@ def unpack(stored: str) -> list[Mention]:
 
 
 def read_stored(output: Location) -> dict[bytes, str]:
-    """Return the packed mentions of the texts that were learned from, by `key_of`."""
+    """Return the packed mentions of the texts that the lexicon learned from, by `key_of`."""
     table = read_table(output / READ, READ_SCHEMA)
     return dict(zip(table["key"].to_pylist(), table["mentions"].to_pylist(), strict=True))
 
