@@ -110,9 +110,9 @@ Examples:
 """,
     "compare": """Compare ways to write explanations.
 
-Runs each entry (ours, variants, baselines, texts from elsewhere), once per seed if it is trained,
-and scores all of them on the same held-out pairs. Run the same command again to continue, or to add
-entries.
+Runs each entry (ours, variants, baselines, texts from elsewhere), once per seed if chance affects
+it, and scores all of them on the same held-out pairs. Run the same command again to continue, or to
+add entries.
 
 In:   <workspace>/dataset and graph, llm.model, tables of texts
 Out:  <workspace>/comparison: table.md and table.parquet, a folder per entry and seed

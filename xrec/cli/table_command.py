@@ -23,7 +23,7 @@ StorageKeys = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="storage.key=value",
-        help="Access to s3://, where the AWS_* variables are not enough.",
+        help="Access to s3://, if the AWS_* variables are not enough.",
     ),
 ]
 

@@ -110,7 +110,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     texts: dict[str, ElsewhereConfig] = Field(default_factory=dict)
     """Texts from elsewhere, each by a name that you choose."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    """Seeds. Entries whose texts depend on chance are trained and write texts once per seed."""
+    """Seeds; an entry whose texts depend on chance is trained and writes texts once per seed."""
     split: Literal["validation", "test"] = "test"
     """The held-out split whose pairs are explained and scored."""
     max_pairs: int | None = Field(None, ge=2)

@@ -79,7 +79,7 @@ def run(
             done = _finished(name, config, redo)
             # A finished job runs again if its failed rows are to be retried.
             if done is not None and getattr(config, "retry_failed", None) is None:
-                tell(f"{step} xrec {name}: skipped, made from the same settings and inputs before")
+                tell(f"{step} xrec {name}: skipped, it exists with the same settings and inputs")
                 manifest = done
             else:
                 tell(f"{step} xrec {name} {source}".rstrip())

@@ -1,7 +1,7 @@
 """Report which artifacts of a project exist, and whether they are up to date.
 
 It reads manifests and lists files. It starts no cluster, downloads no language model, and does not
-read large tables of pairs; notes say what was not compared.
+read the pairs of a backfill; notes say what was not compared.
 """
 
 from contextlib import suppress
