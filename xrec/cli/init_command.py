@@ -25,14 +25,14 @@ def init(
     ] = None,
     annotator: Annotated[
         Literal["language-model", "phrases"],
-        typer.Option(help="Who writes texts from reviews."),
+        typer.Option(help="How to write texts from reviews."),
     ] = "phrases",
     force: Annotated[bool, typer.Option("--force", help="Replace the project file.")] = False,
 ) -> None:
     """Write a project file for your files.
 
     Finds out which files contain users, items, interactions, explanations or reviews, and what
-    their columns mean. Chooses settings for the size of the data and this machine. Asks nothing.
+    their columns mean. Chooses settings for the size of the data and this machine; never prompts.
 
     In:   .csv, .tsv, .jsonl, .json (one object per line) or .parquet files
     Out:  DIR/xrec.yaml, with comments; a report of what was found and what is missing

@@ -23,8 +23,7 @@ _OF_A_PROJECT = ("run", "refresh", "forget")
 def submit(
     context: typer.Context,
     command: Annotated[
-        list[str],
-        typer.Argument(metavar="JOB CONFIG ...", help="A command of xrec with its arguments."),
+        list[str], typer.Argument(metavar="JOB CONFIG ...", help="An xrec command to run.")
     ],
     key: Annotated[
         str, typer.Option(help="Submit once: follow a job with this key, skip one that succeeded.")

@@ -157,13 +157,13 @@ def takedown(
     user: Annotated[str, typer.Option("--user", metavar="ID", help="User ID.")] = "",
     item: Annotated[str, typer.Option("--item", metavar="ID", help="Item ID.")] = "",
     phrase: Annotated[
-        str, typer.Option("--phrase", help="Words to find in the text: whole, in any case.")
+        str, typer.Option("--phrase", help="Whole words to find in the text, in any case.")
     ] = "",
     number: Annotated[int, typer.Option("--lift", help="Number of a takedown to lift.")] = 0,
     restart: Annotated[
         bool, typer.Option("--restart", help="Continue after entries of the list were deleted.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept on the list.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept on the list.")] = "",
 ) -> None:
     """Hide rows now and in later versions.
 

@@ -1,4 +1,4 @@
-"""`xrec explain`, `audit`, `publish` and `forget`: one pair's text, and which texts are shown."""
+"""`xrec explain`, `audit`, `publish` and `forget`: explain a pair, and control what is shown."""
 
 import json
 from datetime import timedelta

@@ -111,7 +111,7 @@ class AnnotateConfig(BulkConfig, SourceJobConfig):
     annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (
         PhrasesAnnotator(kind="phrases")
     )
-    """Who writes the texts."""
+    """What writes the texts."""
     llm: LLMConfig | None = None
     """The language model to use if the annotator's model is an engine that names none."""
     vocabulary: VocabularyConfig = VocabularyConfig()

@@ -19,7 +19,7 @@ _WORD = re.compile(r"[\w-]+")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a duplicate key in a mapping; YAML would silently take the last one."""
+    """A loader that refuses duplicate keys in a mapping; PyYAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()

@@ -42,7 +42,7 @@ class Job(Protocol):
 
 
 def job_named(name: str) -> Job:
-    """Import the module of a job."""
+    """Import and return the module of a job."""
     return cast(Job, importlib.import_module(f"xrec.jobs.{name.replace('-', '_')}"))
 
 
