@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 JOB_HELP = {
     "build-sample-llm": """Train the demo's toy language model.
 
-Takes a few minutes on CPUs, and saves the sample a download.
+Takes a few minutes on CPUs, and spares the sample a download.
 
 In:   nothing
 Out:  <workspace>/llm in the Hugging Face layout; use it as llm.model: workspace:llm

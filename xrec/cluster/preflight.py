@@ -69,7 +69,7 @@ def demand_of_actors(actors: Processes, gpus_per_actor: int) -> Demand:
 
 @contextmanager
 def ready_cluster(config: RayJobConfig, kind: Kind, *demands: Demand) -> Iterator[None]:
-    """Run the `with` block on a Ray cluster that passed the checks for a job that makes `kind`."""
+    """Run the `with` block on a Ray cluster that is checked to fit a job that makes `kind`."""
     with ensure_ray(config.ray):
         for demand in demands:
             check_cluster(demand, config.artifact(kind), config.storage)

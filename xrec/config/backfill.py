@@ -141,7 +141,8 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     the URI of another output. If null, all are generated."""
     gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
-    given keep their defaults; a limit of null is off. If null, every finished run is published."""
+    given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
+    published."""
     retry_failed: tuple[Literal["all", FailureReason], ...] | None = None
     """Failed rows of this run to generate again: all, a reason, or a list of reasons. If null,
     none."""

@@ -80,7 +80,7 @@ class TableFiles(Config):
         return self
 
     def names_in(self, table: str) -> dict[str, tuple[str, ...]]:
-        """Return the file's columns by our column, for our columns of `table` in `columns`."""
+        """Return the file's columns for each of our columns of `table` that is in `columns`."""
         named = {
             column: self.columns[key]
             for column in self.tables[table]

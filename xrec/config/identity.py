@@ -3,8 +3,8 @@
 Work with the same identity is resumed, carried over, or skipped. So every option that can change
 what is written must be part of the identity, and a new option is by default. `CHANGES_NOTHING`
 lists options that only affect resources (memory, batches, processes, waits, logs), that stop or
-publish a run without changing a row, or that say where something is, because its fingerprint is
-among the run's inputs.
+publish a run without changing a row, or that say where something is (its fingerprint is among
+the run's inputs instead).
 """
 
 from collections.abc import Mapping

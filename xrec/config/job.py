@@ -11,7 +11,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
 
 WORKSPACE = "workspace:"
-"""The prefix of URIs of folders in the workspace, wherever the workspace is."""
+"""The prefix of a URI that is relative to the workspace."""
 
 
 class StorageConfig(Config):
@@ -41,7 +41,7 @@ class RayConfig(Config):
     address: str | None = None
     """Address of the cluster. If null, RAY_ADDRESS, or else a new cluster on this machine."""
     num_cpus: int | None = Field(None, ge=1)
-    """Number of logical CPUs of a new cluster on this machine. If null, the machine's number."""
+    """Number of logical CPUs of a new cluster on this machine. If null, all of the machine's."""
 
 
 class Processes(Config):
@@ -136,7 +136,7 @@ class SourceJobConfig(JobConfig):
 
     max_rejected_share: float = Field(0.01, ge=0, le=1)
     """Maximum share of rejected rows per input file, above which the job fails. All files of a
-    table count as one."""
+    table count as one file."""
 
 
 class RayJobConfig(JobConfig):

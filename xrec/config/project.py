@@ -110,7 +110,7 @@ def load_config(
 
 
 def storage_of(arguments: Sequence[str]) -> StorageConfig:
-    """Return the storage section that `storage.key=value` arguments give, with its defaults.
+    """Return the storage section that `storage.key=value` arguments give, and defaults otherwise.
 
     Raises ConfigError for any other argument, and for an invalid value.
     """

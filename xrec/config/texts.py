@@ -215,7 +215,7 @@ class TextConfig(Config):
     aspects, or abstain if there is none. abstain: the row fails as abstained. none: the row fails
     with the reason why the text was refused."""
     min_evidence: int = Field(2, ge=1)
-    """Minimum number of the item's reviews that mention each aspect of a plain sentence."""
+    """Minimum number of the item's reviews that must mention an aspect of a plain sentence."""
     plain: PlainTemplates = PLAIN
     """Templates of plain sentences by name, in any language (docs/generation.md); those that are
     not given keep their defaults."""

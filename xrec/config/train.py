@@ -185,8 +185,8 @@ class AdapterTrainingConfig(Config):
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay of AdamW."""
     max_pairs: int | None = Field(None, ge=1)
-    """Maximum number of training pairs, chosen by a hash of their IDs without the seed. If null,
-    all."""
+    """Maximum number of training pairs, chosen by a hash of their IDs that is independent of the
+    seed. If null, all."""
     max_explanation_tokens: int = Field(128, ge=1)
     """Maximum length of a training explanation in tokens; longer ones are left out and counted."""
     max_validation_pairs: int | None = Field(None, ge=1)
@@ -222,7 +222,7 @@ class AdapterTrainingJobConfig(TrainingJobConfig):
 
     @property
     def zero(self) -> Mapping[str, Any]:
-        """The given settings of DeepSpeed's ZeRO."""
+        """The ZeRO settings in `deepspeed`."""
         zero: Mapping[str, Any] = self.deepspeed.get("zero_optimization", {})
         return zero
 
@@ -239,7 +239,7 @@ class AdapterTrainingJobConfig(TrainingJobConfig):
 
     @property
     def hpz_size(self) -> int:
-        """The number of workers on a node that share a second copy of the weights; 1: no copy."""
+        """The number of workers on a node that share a second copy of the weights; 1 for none."""
         return int(self.zero.get("zero_hpz_partition_size", 1))
 
     def with_zero_stage(self, stage: int) -> Self:

@@ -31,10 +31,7 @@ def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: AnnotateConfig) -> Manifest | None:
-    """Store the reviews, and write the missing texts on Ray.
-
-    Returns None if the limit ended the run.
-    """
+    """Store the reviews and write missing texts on Ray; return None if the limit ended the run."""
     from xrec.cluster import demand_of_actors, ready_cluster
 
     if config.retry_failed is None and (done := output(config).done()) is not None:

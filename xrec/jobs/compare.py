@@ -23,7 +23,7 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: CompareConfig) -> Manifest:
-    """Write, score and compare on Ray the texts that are not done yet."""
+    """Write, score and compare the missing texts on Ray."""
     from xrec.cluster import demand_of_actors, demand_of_workers, ready_cluster
     from xrec.lab.compare.comparison import check_packages, compare
 
