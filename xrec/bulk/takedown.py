@@ -136,7 +136,7 @@ class Takedowns:
         return min((n for n, phrase in near if any(map(phrase.search, folded))), default=None)
 
     def without(self, rows: pa.Table) -> pa.Table:
-        """Return the rows that are not taken down, or `rows` itself if none are."""
+        """Return the rows that are not taken down; if that is all of them, `rows` itself."""
         if not self.active or not (taken := self._mask(rows)).any():
             return rows
         return rows.filter(pa.array(~taken))
