@@ -123,7 +123,7 @@ def take_down(
     """
     given = (bool(rows), bool(phrase.strip()), bool(forgotten))
     if sum(given) != 1 or not all(rows) or not reason.strip():
-        raise ValueError("expected either rows (a user, an item or both) or a phrase, and a reason")
+        raise ValueError("expected rows (a user, an item or both) or a phrase, and a reason")
     location = open_location(uri, storage)
     refuse_other_files(location)
     check_conditional_writes(location)

@@ -262,7 +262,7 @@ class ChunkWorker:
         if not self._format.sorted(returned).equals(self._format.sorted(rows)):
             raise ValueError(
                 f"{task} got {rows.num_rows} rows and returned {outcome.ok.num_rows} that "
-                f"succeeded and {outcome.failed.num_rows} that failed; expected each exactly once"
+                f"succeeded and {outcome.failed.num_rows} that failed; expected each row once"
             )
         if unknown := set(outcome.failed["reason"].to_pylist()) - set(self._format.all_reasons):
             raise ValueError(

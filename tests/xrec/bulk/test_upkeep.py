@@ -246,7 +246,7 @@ def test_check_of_missing_and_changed_files_names_one(here):
         spoil()
         text = only(here, "error")
         assert f"1 files of version 0 are missing or have the wrong size, such as {path}" in text
-        assert "run the job again, which goes back to a version that is whole" in text
+        assert "run the job again to go back to a version that is whole" in text
 
 
 def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(here):
