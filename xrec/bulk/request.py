@@ -273,7 +273,7 @@ def _create_twice(output: Location) -> str | None:
 
 
 def num_buckets_for(num_rows: int) -> int:
-    """Return the smallest power of two with an average of at most `ROWS_PER_BUCKET` per bucket."""
+    """Return the smallest power of two that averages at most `ROWS_PER_BUCKET` rows per bucket."""
     return 1 << max(0, (-(-num_rows // ROWS_PER_BUCKET) - 1).bit_length())
 
 

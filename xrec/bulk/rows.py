@@ -106,7 +106,7 @@ class RowFormat:
         """Return the reasons sorted, without duplicates; raise ValueError if one is unknown."""
         if unknown := set(reasons) - set(self.all_reasons):
             raise ValueError(
-                f"unknown reasons {sorted(unknown)}; expected some of {', '.join(self.all_reasons)}"
+                f"unknown reasons {sorted(unknown)}: expected some of {', '.join(self.all_reasons)}"
             )
         return tuple(sorted(set(reasons)))
 
@@ -136,7 +136,7 @@ class RowFormat:
         return self._joined(rows, others, "left semi")
 
     def joined_keys(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Join each row's keys, with their lengths, to a text that no other keys produce."""
+        """Join each row's keys, with their lengths, into a string that no other keys produce."""
         parts = []
         for name in self.keys:
             parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]

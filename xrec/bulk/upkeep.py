@@ -32,7 +32,7 @@ logger = logging.getLogger("xrec")
 
 
 def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> int:
-    """Publish an earlier version again as the next version, and return the new number.
+    """Publish an earlier version again as the next version, and return that version's number.
 
     Rows that were taken down since are left out. Nothing happens if `version` is the newest.
 

@@ -34,7 +34,7 @@ def plain_sentence(
     """Return a sentence on the best aspects: "14 of 31 reviews of the Fox mention the tea."
 
     It names at most two aspects that share no word, with the number of the item's reviews that
-    mention them, and the number of the user's if that is at least two, or the user has just one.
+    mention them, and the number of the user's reviews if at least two of them, or the only one, do.
     Return None if no aspect is in at least `min_evidence` of the item's reviews. `written` returns
     the form in which to write an aspect.
     """

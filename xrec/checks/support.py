@@ -51,7 +51,7 @@ class Claims:
         return pattern("of_user").search(self.tokens.text[after_title:start]) is not None
 
     def adjective_before(self, named: Named) -> str | None:
-        """Return the adjective right before an aspect, or None if it has none but framing words."""
+        """Return the adjective right before an aspect; None if there is none or it is framing."""
         place = named.first - 1
         if place < 0 or not self.tokens.gap(named.first).isspace():
             return None
