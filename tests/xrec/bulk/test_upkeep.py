@@ -232,9 +232,9 @@ def only(place: Place, severity: str) -> str:
 
 
 def test_check_of_nothing_and_of_other_files_says_so(disk):
-    assert "holds no table and no run; check the URI" in only(disk, "error")
+    assert "there is no table and no run; check the URI" in only(disk, "error")
     (disk.location / "photos.zip").write_bytes(b"x")
-    assert "holds other files, such as photos.zip" in only(disk, "error")
+    assert "contains other files, such as photos.zip" in only(disk, "error")
 
 
 def test_check_of_missing_and_changed_files_names_one(here):
@@ -245,8 +245,8 @@ def test_check_of_missing_and_changed_files_names_one(here):
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
         spoil()
         text = only(here, "error")
-        assert f"1 files of version 0 are missing or have another size: {path}" in text
-        assert "run the job again, which goes back to a version that is whole" in text
+        assert f"1 files of version 0 are missing or have the wrong size, such as {path}" in text
+        assert "run the job again to go back to a version that is whole" in text
 
 
 def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(here):
@@ -258,7 +258,7 @@ def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(
     assert "the Delta log cannot be used" in only(here, "error")
     other = here.at("other")
     deltalake.write_deltalake(other.uri, pa.table({"a": [1]}))
-    assert "holds a Delta table that this xrec does not publish to" in only(other, "error")
+    assert "the Delta table was not made by this version of xrec" in only(other, "error")
 
 
 def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
@@ -269,9 +269,9 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
         toy.drive(pool)
     assert during == []
     text = only(here, "warning")
-    assert "12 of 36 rows done: it was stopped before it was done; run it again" in text
+    assert "12 of 36 rows done: it was stopped before it was done; run the job again" in text
     kill(toy, 1, term=timedelta(0))
-    assert "its driver reports nothing" in only(here, "warning")
+    assert "its driver stopped reporting" in only(here, "warning")
     part = toy.run.folder / "plan" / "part-00000.arrow"
     content = part.read_bytes()
     part.delete()
