@@ -184,8 +184,8 @@ class AnnotatorSpec:
     learn: called in the driver, before the first stage, with a sample of the training reviews
         (schema REVIEWS) and a folder; writes what actors read, always the same.
     learned: returns the fingerprint of what `learn` wrote, because texts depend on it too.
-    folds: the number of parts to divide a profile's reviews into; for training, a further profile
-        is written without each part. None: each review is a part.
+    folds: the number of parts to divide a profile's reviews into; for training, one extra profile
+        is written per part, with that part left out. None: each review is a part.
     gpus_per_actor: the number of GPUs of an actor, if its device is a GPU.
     max_actors: the maximum number of actors in a stage, or None if there is no limit.
     replies: returns the replies that survive a kill; they are deleted once all texts are published.

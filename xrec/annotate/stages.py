@@ -220,7 +220,10 @@ def parts_of(row: Input, folds: int | None) -> list[Part]:
 def _left_out(
     row: Input, parts: Sequence[Part], results: Sequence[Text | Failure]
 ) -> dict[str, list[dict[str, str]]]:
-    """Return the column `left_out`: by id, the profile without its review; "" if it failed."""
+    """Return the column `left_out`: by ID, the profile written without that ID's review.
+
+    It is "" if the profile failed.
+    """
     if isinstance(row, PairInput):
         return {}
     profiles = [getattr(_clean(row, text)[0], "profile", "") for text in results]

@@ -189,8 +189,8 @@ def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) 
 class BackfillMetrics:
     """The metrics of one driver of a run of `num_pairs` pairs; Ray must be initialized.
 
-    Counters count the work since this driver started. A retry that explains a pair counts it as
-    explained; the count of its earlier failure reason is not reduced.
+    Counters cover the work done since this driver started. A retry that explains a pair counts it
+    as explained; the count of its earlier failure reason is not reduced.
     """
 
     def __init__(self, num_pairs: int):

@@ -25,7 +25,7 @@ _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 @dataclass(frozen=True)
 class FailedPair:
-    """A pair without a text, and the reason; `ids` is its row of the schema PAIRS.
+    """A pair without a text, and the reason; `ids` is its row, in the PAIRS schema.
 
     content_key: the pair's content key if a text was generated for it, otherwise empty.
     """

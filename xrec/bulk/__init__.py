@@ -31,7 +31,7 @@ no file of that name exists.
    nothing done in between, or if processes keep dying while loading.
 7. A retry is the next pass. Once all earlier passes are done, `pass-<p>.json` is created and names
    a plan of the rows whose last attempt failed for one of its reasons. A row's last pass counts.
-   Once a pass has started, nothing is published before it is finished.
+   Once a pass has started, nothing is published until it is finished.
 8. Publishing is one Delta commit, which gets the next version number or fails, and records the run,
    plan, pass and a digest of the files. These steps are repeated until one of them ends it: (a)
    open the newest version, and undo it if its files are missing or differ from its commit; (b) stop

@@ -58,7 +58,7 @@ class PlanSize(Record):
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan in `folder`; row N of the index (56 bytes) is chunk N."""
+    """The plan in `folder`; row N of the index (56 bytes per row) describes chunk N."""
 
     folder: Location
     size: PlanSize

@@ -101,9 +101,9 @@ class PretrainGraphConfig(TrainingJobConfig):
     its vectors, and the result is rotated onto them, so that its adapter stays valid. If null, all
     vectors start as `model.initialization` says."""
     folds: int = Field(4, ge=0)
-    """Number of additional graphs, each trained without a different part of the explained training
-    pairs, so that the adapter learns from vectors that have not seen the pair they explain. 0 saves
-    the time, but the adapter then learns from vectors that have seen their pairs."""
+    """Number of additional graphs, each trained with a different part of the explained training
+    pairs held out, so that the adapter learns from vectors that have not seen the pair they explain.
+    0 saves the time, but the adapter then learns from vectors that have seen their pairs."""
     parallelism: Literal["replicated", "partitioned"] = "replicated"
     """replicated: each worker propagates the whole graph; partitioned: each has a block of rows."""
 
@@ -194,8 +194,8 @@ class AdapterTrainingConfig(Config):
     patience: int = Field(2, ge=1)
     """Number of validations without a better loss after which training stops."""
     steps_per_checkpoint: int | None = Field(None, ge=1)
-    """Number of optimizer steps between checkpoints within an epoch. If null, there is only one
-    at the end of each epoch."""
+    """Number of optimizer steps between checkpoints within an epoch. If null, the only checkpoints
+    are those at the end of each epoch."""
     gradient_checkpointing: bool = False
     """Whether to recompute activations in the backward pass, which saves memory but takes time."""
     seed: int = Field(0, ge=0)

@@ -81,7 +81,7 @@ def stream_blocks(
     if name.endswith((".csv", ".tsv")):
         delimiter = "\t" if name.endswith(".tsv") else delimiter
         return _csv(_Text(file, blocks, wanted, encoding, "", delimiter))
-    # A JSON line may contain other line ends.
+    # A line of JSON may contain other line-break characters.
     return None, _json(_Text(file, blocks, wanted, encoding, "\n"))
 
 

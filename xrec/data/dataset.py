@@ -179,7 +179,7 @@ def open_dataset(uri: str, storage: StorageConfig | None = None) -> Dataset:
 def check_has_explanations(location: Location) -> None:
     """Raise DataError if the dataset at `location` has no explanations to train an adapter on.
 
-    Reads only the manifest. Also raises the errors of `read_manifest`.
+    Reads only the manifest. Also raises whatever `read_manifest` raises.
     """
     if read_manifest(location, "dataset").row_counts["explanations"] == 0:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The aspects chosen for a pair, with the numbers of reviews that support them."""
+"""The aspects chosen for a pair, with the number of reviews that support each."""
 
 from dataclasses import dataclass, field
 

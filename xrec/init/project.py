@@ -202,7 +202,7 @@ def _target(directory: str, force: bool) -> Location:
 
 
 def _check_given(given: Mapping[str, str], folder: Folder, guess: Guess) -> None:
-    """Raise DataError if a column is not used the way the user asked for."""
+    """Raise DataError if a column is not used as the user requested."""
     used = {f"{ours}={theirs}" for of in guess.columns.values() for ours, theirs in of.items()}
     used |= {f"review={each.removeprefix('explanation=')}" for each in used}
     for unused in {f"{ours}={theirs}" for theirs, ours in given.items()} - used:

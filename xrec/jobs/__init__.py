@@ -1,4 +1,4 @@
-"""One module per job, and other commands on a project: `pipeline`, `status`, `explain`, `audit`.
+"""One module per job, plus commands on a whole project: `pipeline`, `status`, `explain`, `audit`.
 
 `xrec.jobs.NAME.run(config)` runs a job: config in, one library call, manifest out. If the artifact
 already exists with these settings and inputs, it returns its manifest and starts no Ray cluster.

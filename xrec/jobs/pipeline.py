@@ -170,7 +170,7 @@ def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
 
 
 def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
-    """Return a job's output, and what exists of it."""
+    """Return a job's output and what already exists of it."""
     made = job_named(name).output(config, exact=exact)
     return made, made.found()
 

@@ -52,7 +52,7 @@ def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
 
 
 def _with_later_nights(config: BackfillConfig) -> Iterator[BackfillConfig]:
-    """Yield the config with each unpublished night's artifacts, latest first, then the present."""
+    """Yield the config with each unpublished night's artifacts, latest first, then today's."""
     (number, uris), now = last_night(config), present(config)
     nights = location_of(config, "nights")
     for night in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):

@@ -120,7 +120,7 @@ def _writer(
 
 
 class Ranker:
-    """A ranker of items for users; processes on a node share the files of dataset and graph.
+    """Ranks items for users; processes on a node share the files of dataset and graph.
 
     compared: (M,) int64, the users for whom the items found by the index are compared with those of
     an exact search.

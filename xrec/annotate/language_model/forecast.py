@@ -27,7 +27,7 @@ def forecast(
     asked = {stage: _asked(prompts, annotator, rows) for stage, rows in outlook.samples.items()}
     lines, num_prompts, costs = [], 0, dict[str, float]()
     for stage, conversations in asked.items():
-        # A profile has further prompts, each of which leaves out one part of its reviews.
+        # A profile also has extra prompts, each of which leaves out one part of its reviews.
         num_sampled = max(1, len(outlook.samples[stage]))
         count = round(outlook.counts[stage] * len(conversations) / num_sampled)
         rate = outlook.rates.get(stage)

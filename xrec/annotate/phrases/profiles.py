@@ -4,8 +4,8 @@ In "Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite t
 cocktails and the cozy atmosphere describe the place. Its name, its caveats and its audience do not.
 A phrase is an aspect if neither too few nor too many profiles contain it; if its adjective goes
 with its noun more often than by chance, but not with every noun ("great food" is just food); and if
-its noun says something by itself. From "fresh handmade pasta" an item gets the longest name that is
-an aspect.
+its noun says something by itself. For "fresh handmade pasta", the item gets the longest name in the
+phrase that is an aspect.
 """
 
 import re
@@ -28,7 +28,7 @@ _BLAME = -0.35
 _MIN_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
 _MIN_PRAISED = 0.5  # the share of a name's uses that praise it
 _MIN_BARE = 0.3  # the share of a noun's uses without a description
-_FREQUENT = 30  # uses of an adjective that suffice to know which nouns it goes with
+_FREQUENT = 30  # uses of an adjective needed to tell which nouns it goes with
 _MAX_NOUNS = 0.15  # an adjective's nouns per use; with more, it goes with any noun
 _PLURAL = 0.25  # the share of plurals among a name's uses that makes it plural
 _MIN_ENJOYING = 0.1  # share of a noun's uses as the one who enjoys, if it means people
