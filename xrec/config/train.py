@@ -102,8 +102,8 @@ class PretrainGraphConfig(TrainingJobConfig):
     vectors start as `model.initialization` says."""
     folds: int = Field(4, ge=0)
     """Number of additional graphs, each trained with a different part of the explained training
-    pairs held out, so that the adapter learns from vectors that have not seen the pair they explain.
-    0 saves the time, but the adapter then learns from vectors that have seen their pairs."""
+    pairs held out, so that the adapter learns from vectors that have not seen the pair they
+    explain. 0 saves the time, but the adapter then learns from vectors that have seen their pairs."""
     parallelism: Literal["replicated", "partitioned"] = "replicated"
     """replicated: each worker propagates the whole graph; partitioned: each has a block of rows."""
 
