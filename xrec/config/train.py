@@ -103,7 +103,7 @@ class PretrainGraphConfig(TrainingJobConfig):
     folds: int = Field(4, ge=0)
     """Number of additional graphs, each trained with a different part of the explained training
     pairs held out, so that the adapter learns from vectors that have not seen the pair they
-    explain. 0 saves the time, but the adapter then learns from vectors that have seen their pairs."""
+    explain. 0 saves the time, but then the adapter learns from vectors that have seen theirs."""
     parallelism: Literal["replicated", "partitioned"] = "replicated"
     """replicated: each worker propagates the whole graph; partitioned: each has a block of rows."""
 
