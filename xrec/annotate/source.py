@@ -64,7 +64,7 @@ class RawReviews:
     titles: the first title of each item in the reviews' rows. findings: unusable rows. num_rows:
         the number of rows of each file, including unusable ones.
     num_personal: the number of removed pieces of personal data, by kind. num_forgotten: the number
-        of dropped reviews of forgotten users.
+        of reviews dropped because their users are forgotten.
     """
 
     reviews: pa.Table

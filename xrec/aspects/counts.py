@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xrec.data.aspects import check_aspects
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import SECOND_BITS, Dataset, index_keys
 from xrec.errors import DataError
 from xrec.storage import Arrays, mapped_arrays
 
@@ -26,7 +26,7 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 _RULES = 2  # version of the counting rules, part of the name of the mapped files
-_BITS, _SECOND = 32, 2**32 - 1  # size and mask of a key's second part
+_SECOND = 2**SECOND_BITS - 1  # mask of a key's second part
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class ReviewCounts:
 
     def training_rows(self, users: Indices, items: Indices) -> Indices:
         """Return each pair's index among the training pairs, (N,); -1 for other pairs."""
-        return _find(self._arrays["pairs"], _keys(users, items))
+        return _find(self._arrays["pairs"], index_keys(users, items))
 
     def mentioned(self, items: Indices) -> tuple[Indices, Indices]:
         """Return every aspect that reviews of items (N,) mention, most frequent first per item.
@@ -93,13 +93,14 @@ class ReviewCounts:
 
         own: (n,), the training pairs whose review is left out (`training_rows`); -1 for none.
         """
-        arrays, of_item, of_user = self._arrays, _keys(items, aspects), _keys(users, aspects)
+        arrays = self._arrays
+        of_item, of_user = index_keys(items, aspects), index_keys(users, aspects)
         item_reviews = _at(arrays["item_keys"], arrays["item_reviews"], of_item)
         user_reviews = _at(arrays["user_keys"], arrays["user_reviews"], of_user)
         margins = _at(arrays["item_keys"], arrays["margins"], of_item)
         if self._are_profiles:  # the item has its profile even without the visit
             return PairCounts(item_reviews, user_reviews - (own >= 0) * item_reviews, margins)
-        of_own = _keys(own, aspects)
+        of_own = index_keys(own, aspects)
         mentions = _at(arrays["own_keys"], arrays["own_mentions"], of_own)
         verdicts = _at(arrays["own_keys"], arrays["own_verdicts"], of_own)
         return PairCounts(item_reviews - mentions, user_reviews - mentions, margins - verdicts)
@@ -110,11 +111,6 @@ class ReviewCounts:
         of_users = np.where(users >= 0, self.num_user_reviews[users], 0).astype(np.int32)
         of_items = self.num_item_reviews[items]
         return of_items if self._are_profiles else of_items - is_own, of_users - is_own
-
-
-def _keys(first: Indices, second: Indices) -> Indices:
-    """Encode each pair of indices as one number; the numbers sort like the pairs."""
-    return (first << _BITS) + second
 
 
 def _find(keys: Indices, wanted: Indices) -> Indices:
@@ -156,8 +152,8 @@ def _count_arrays(dataset: Dataset) -> Arrays:
         "num_item_reviews": num_item_reviews,
         "num_user_reviews": np.bincount(users, minlength=dataset.num_users).astype(np.int32),
         "frequency": ((total + 0.5) / (len(users) + 1)).astype(np.float32),
-        "pairs": _keys(users, items),
-        **_own_arrays(dataset, _keys(users, items)),
+        "pairs": index_keys(users, items),
+        **_own_arrays(dataset, index_keys(users, items)),
     }
 
 
@@ -168,7 +164,7 @@ def _counted(dataset: Dataset, table: str, index: str) -> tuple[Indices, Indices
     reviews, praise, blame = (
         columns[f"num_{name}"].to_numpy() for name in ("reviews", "positive", "negative")
     )
-    return rows, _keys(rows, aspects), reviews - blame, praise - blame
+    return rows, index_keys(rows, aspects), reviews - blame, praise - blame
 
 
 def _own_arrays(dataset: Dataset, pairs: Indices) -> Arrays:
@@ -178,8 +174,8 @@ def _own_arrays(dataset: Dataset, pairs: Indices) -> Arrays:
     assert dataset.explanation_aspects is not None
     split, sentiment = (dataset.explanation_aspects[name] for name in ("split", "sentiment"))
     praise, blame = (pc.equal(sentiment, each).to_numpy() for each in ("positive", "negative"))
-    places = _find(pairs, _keys(users, items))
-    keys = _keys(places, aspects)
+    places = _find(pairs, index_keys(users, items))
+    keys = index_keys(places, aspects)
     order = np.flatnonzero(pc.equal(split, "train").to_numpy() & (places >= 0))
     order = order[np.argsort(keys[order])]
     return {

@@ -156,7 +156,7 @@ def refused_today(
 def _look_up(
     dataset: Dataset, prompts: PairPrompts, pairs: pa.Table
 ) -> tuple[list[_KnownPair], list[FailedPair]]:
-    """Return the pairs (schema PAIRS) that the dataset knows, and the others, in their order."""
+    """Split `pairs` (schema PAIRS) into those that the dataset knows and the others, in order."""
     known: list[tuple[dict[str, str], Pair]] = []
     failed: list[FailedPair] = []
     for ids in pairs.cast(PAIRS).to_pylist():

@@ -39,7 +39,7 @@ from xrec.data.dataset import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import read_recommendations
 from xrec.schemas import FAILED, GENERATED, PAIRS, RANKS
-from xrec.storage import Location, location_of, read_manifest, storage_errors
+from xrec.storage import Location, check_columns, location_of, read_manifest, storage_errors
 
 logger = logging.getLogger("xrec")
 
@@ -220,15 +220,7 @@ def table_batches(location: Location) -> Iterator[Batch]:
 def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
     """Yield the ids, ranks and scores of a file, with its types, which may differ by file."""
     schema = file.physical_schema
-    missing = [name for name in PAIRS.names if name not in schema.names]
-    if missing:
-        raise DataError(
-            f"{uri}: expected columns user_id and item_id, saw {', '.join(schema.names)}; rename "
-            "or add them",
-            code="missing_column",
-            key=missing[0],
-            saw=tuple(schema.names),
-        )
+    check_columns(uri, PAIRS.names, tuple(schema.names))
     columns = [*PAIRS.names, *(name for name in RANKS.names if name in schema.names)]
     for batch in file.to_batches(
         schema=schema, columns=columns, batch_size=_BATCH_ROWS, batch_readahead=2

@@ -69,7 +69,7 @@ class RunRequest:
 
     @contextmanager
     def read_rows(self) -> "Iterator[ReadRows]":
-        """Read the input to local disk for a `with` block; raise DataError if no row is good."""
+        """Copy the input to local disk for a `with` block; raise DataError if no row is good."""
         forgotten = read_takedowns(self.output).forgotten
         with ExitStack() as stack:
             try:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from xrec.errors import DataError
 from xrec.schemas import REJECTED
-from xrec.storage import FORGOTTEN, Forgotten, Location
+from xrec.storage import FORGOTTEN, Forgotten, Location, check_columns
 
 OK, FAILED = "ok", "failed"
 """The values of the column `status`."""
@@ -286,15 +286,7 @@ def clean_keys(
     `keys` is missing or contains neither strings nor numbers, or if a column of `given` cannot be
     cast to its type.
     """
-    names = table.schema.names
-    if missing := [name for name in keys if name not in names]:
-        raise DataError(
-            f"{file}: expected columns {', '.join(keys)}, saw {', '.join(names)}; rename or add "
-            "them",
-            code="missing_column",
-            key=missing[0],
-            saw=names,
-        )
+    check_columns(file, keys, table.schema.names)
     ids = [_ids(table[name], f"{file}: column {name}") for name in keys]
     others = [_given(table, field, f"{file}: column {field.name}") for field in given]
     ours = [pa.field(name, pa.string(), nullable=False) for name in keys]

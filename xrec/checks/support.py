@@ -124,6 +124,8 @@ Rule = Callable[[Claims, Support], Iterator[Span]]
 
 def _aspects(claims: Claims, support: Support) -> Iterator[Span]:
     """Yield aspects that are not known of the item and not in a text about what they describe."""
+    if not claims.aspects:
+        return
     known = {*support.known, *map(claims.names.same, support.known)}
     for named in claims.aspects:
         keys = claims.tokens.keys[named.first : named.stop]

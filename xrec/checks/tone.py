@@ -107,8 +107,7 @@ def _analyzer() -> Any:
     analyzer = SentimentIntensityAnalyzer()
     for word in words("blame"):
         analyzer.lexicon.setdefault(word, _VALENCE_OF_BLAME)
-    for word in words(
-        "no_blame"
-    ):  # such as "no", which is blame or not depending on what it denies
+    # Such as "no", which is blame or not depending on what it denies.
+    for word in words("no_blame"):
         analyzer.lexicon.pop(word, None)
     return analyzer

@@ -139,7 +139,7 @@ def _reporting(work: Callable[..., None]) -> Callable[..., None]:
 def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
     """Turn the errors of the `with` block into messages and exit codes.
 
-    With `debug` the traceback is printed too, and with `as_json` a result on standard output. An
+    With `debug`, the traceback is printed too; with `as_json`, a result on standard output. An
     unexpected error is a bug: it passes through with its traceback, and Python exits with 1.
     """
     try:

@@ -191,5 +191,5 @@ class RecommendConfig(RayJobConfig):
     nor disliked."""
     index: Literal["exact", "hnsw"] = "exact"
     """exact: all items are scored. hnsw: only the items that an index finds are scored, for
-    catalogs of millions (docs/graph.md); it needs faiss, and the manifest has the share of the best
-    items that the index found."""
+    catalogs with millions of items (docs/graph.md); it needs faiss, and the manifest has the share
+    of the best items that the index found."""

@@ -256,7 +256,7 @@ def _known_beside(config_type: type[Config], values: Any, keys: Sequence[str]) -
     section, inside = config_type, sections_of(config_type)
     for key in keys[:-1]:
         values = child(values, key)
-        field = section.model_fields.get(key)  # None for a name or an index of a section
+        field = section.model_fields.get(key)  # None if `key` is a name or an index
         inside = sections_of(field.annotation) if field else inside
         kind = child(values, "kind")
         section = next((each for each in inside if _kind_of(each) == kind), inside[0])

@@ -246,7 +246,7 @@ def _csv(text: _Text) -> tuple[list[str], Iterator[Block]]:
 
 
 def _is_simple(block: bytes, delimiter: str) -> bool:
-    """Return whether each line of CSV is a row, and any quotes enclose whole cells."""
+    """Return whether every line of the CSV is one row and all quotes enclose whole cells."""
     if block.count(b"\r") != block.count(b"\r\n"):
         return False
     is_quoted = b'"' in block

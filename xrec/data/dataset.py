@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ from xrec.storage import (
 )
 
 AspectsFrom = Literal["reviews", "profiles"]
+Index = TypeVar("Index", int, npt.NDArray[np.int64])
+SECOND_BITS = 32
+"""How many bits of a key (`index_keys`) its second index has."""
 ASPECTS_FROM = "aspects_from"  # a metric in the manifest
 EXTENDS = "extends"
 """Metric in the manifest: fingerprints of the datasets that it extends, most recent first."""
@@ -244,7 +247,12 @@ def edges_of(pairs: pa.Table) -> npt.NDArray[np.int64]:
 def pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
     """Return one int64 key for each of P pairs, (P,); keys sort by user, then by item."""
     users, items = edges_of(pairs)
-    return np.asarray((users << 32) + items)
+    return index_keys(users, items)
+
+
+def index_keys(first: Index, second: Index) -> Index:
+    """Return one key for a pair of indices, or for each of several; keys sort like the pairs."""
+    return (first << SECOND_BITS) + second
 
 
 def taken(column: pa.ChunkedArray, rows: Iterable[int]) -> list[Any]:
@@ -279,8 +287,8 @@ def _write_edges(interactions: pa.Table, split: Split, path: Path) -> None:
 class HeldOutPair:
     """A held-out pair and its reference explanation.
 
-    Only in the generated sample, `aspect` is the one that the text should name, and `aspects` are
-    all aspects of the item.
+    `aspect` (the one that the text should name) and `aspects` (all of the item's) are set only in
+    the generated sample.
     """
 
     user_id: str

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import Dataset, index_keys
 from xrec.data.english import PRAISE_OF_ANYTHING, tags, word_set
 from xrec.data.ids import rows_of
 from xrec.storage import Arrays, mapped_arrays
@@ -84,7 +84,7 @@ class Opinions:
         """
         if self._arrays is None:
             return ""
-        said, key = self._arrays, (item_index << 32) + aspect_index
+        said, key = self._arrays, index_keys(item_index, aspect_index)
         weights: defaultdict[str, float] = defaultdict(float)
         for row in range(*np.searchsorted(said["keys"], [key, key + 1])):
             if said["users"][row] != without_user:
@@ -112,7 +112,7 @@ def _opinion_arrays(dataset: Dataset) -> Arrays:
     letters = [words.encode() for words in rows["words"]]
     items, indices = (rows[name].to_numpy(np.int64) for name in ("item_index", "aspect_index"))
     return {
-        "keys": (items << 32) + indices,
+        "keys": index_keys(items, indices),
         "users": rows["user_index"].to_numpy(),
         "rarities": np.log((1 + of_aspect) / by_words).to_numpy(dtype=np.float64),
         "starts": np.cumsum([0, *map(len, letters)]),

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from xrec.data.dataset import Dataset, pair_keys
+from xrec.data.dataset import Dataset, index_keys, pair_keys
 
 
 class Profiles:
@@ -31,7 +31,7 @@ class Profiles:
 
     def training_row(self, user_index: int, item_index: int) -> int | None:
         """Return the row of a pair among the explained training pairs; None if it is not one."""
-        key = (user_index << 32) + item_index
+        key = index_keys(user_index, item_index)
         row = int(np.searchsorted(self._training_keys, key))
         there = row < len(self._training_keys) and self._training_keys[row] == key
         return row if there else None

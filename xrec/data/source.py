@@ -55,7 +55,7 @@ class Source:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
     def listing(self) -> dict[str, str]:
-        """Return, for each file, a stamp that changes with its content, without reading it."""
+        """Return a stamp of each file that changes with its content; the files are not read."""
         locations = self._locations()
         stamps = request_each(lambda location: location.stamp(), locations.values())
         return dict(zip(locations, stamps, strict=True))

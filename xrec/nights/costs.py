@@ -24,7 +24,7 @@ _COSTS = (
 
 
 class NightCosts:
-    """The costs of a night's jobs, including earlier starts of the same night.
+    """The costs of a night's jobs, including those of earlier starts of the night.
 
     The backfill's budget applies to all jobs; its prices apply to jobs without their own.
     """

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from xrec.config import EligibleItems, RecommendConfig, StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError
-from xrec.storage import content_hash, open_location
+from xrec.storage import check_columns, open_location
 
 _ANYONE, _UNKNOWN = 0, -1
 """The codes of an empty cell in the table of items, and of a user's value that no item has."""
@@ -31,7 +31,7 @@ def eligible_inputs(config: RecommendConfig) -> dict[str, str]:
         return {}
     uris = {"eligible_items": config.eligible.items, "eligible_users": config.eligible.users}
     return {
-        name: content_hash(open_location(uri, config.storage).read_bytes())
+        name: open_location(uri, config.storage).digest()
         for name, uri in uris.items()
         if uri is not None
     }
@@ -128,13 +128,6 @@ def _read(uri: str, columns: tuple[str, ...], storage: StorageConfig) -> pa.Tabl
             key="eligible",
             saw=uri,
         ) from error
-    if missing := [name for name in columns if name not in table.column_names]:
-        raise DataError(
-            f"{uri}: expected columns {', '.join(columns)}, saw {', '.join(table.column_names)}; "
-            "rename or add them",
-            code="missing_column",
-            key=missing[0],
-            saw=table.column_names,
-        )
+    check_columns(uri, columns, table.column_names)
     texts = [table[name].cast(pa.string()).fill_null("") for name in columns]
     return pa.table(texts, names=list(columns))

@@ -52,6 +52,7 @@ from xrec.storage.mapped import (
     node_folder,
 )
 from xrec.storage.parquet import (
+    check_columns,
     parquet_bytes,
     read_footer,
     read_table,

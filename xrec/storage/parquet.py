@@ -1,7 +1,7 @@
 """Reading and writing Parquet files: whole tables with a schema from xrec.schemas, and footers."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from tempfile import NamedTemporaryFile
 
 import pyarrow as pa
@@ -83,6 +83,18 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
         ) from error
     check_schema(location, table.schema, schema)
     return table
+
+
+def check_columns(source: str, wanted: Sequence[str], seen: Sequence[str]) -> None:
+    """Raise DataError if one of the `wanted` columns is not among those `seen` in `source`."""
+    if missing := [name for name in wanted if name not in seen]:
+        raise DataError(
+            f"{source}: expected columns {', '.join(wanted)}, saw {', '.join(seen)}; rename or add "
+            "them",
+            code="missing_column",
+            key=missing[0],
+            saw=seen,
+        )
 
 
 def check_schema(location: Location, schema: pa.Schema, expected: pa.Schema) -> None:
