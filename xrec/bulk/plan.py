@@ -185,8 +185,8 @@ ROWS_AT_ONCE, BYTES_AT_ONCE = 2**16, 2**24
 class Spill:
     """The rows of `batches` that are distinct in the columns of `keys`, on the local disk.
 
-    The columns of `given` are kept too; for rows with the same keys, each of these columns has its
-    least value.
+    The columns of `given` are kept too. Of rows with the same keys, the one with the least values
+    is kept whole; the first column decides before the second.
 
     A hash of the first key divides the rows into files, and each file is sorted on its own, so
     memory use depends neither on the number of rows nor on the number of cores. `fingerprint` is a
@@ -202,7 +202,9 @@ class Spill:
         self._schema = pa.schema([*keys, *given])
         names, values = ([f'"{name}"' for name in schema.names] for schema in (keys, given))
         self._keys, self._first = ", ".join(names), names[0]
-        self._rows = ", ".join([self._keys, *(f"min({value}) AS {value}" for value in values)])
+        least = f"min(struct_pack({', '.join(f'{value} := {value}' for value in values)}))"
+        kept = (f"struct_extract({least}, '{name}') AS \"{name}\"" for name in given.names)
+        self._rows = ", ".join([self._keys, *kept])
         self._folder = TemporaryDirectory(prefix="xrec-rows-")
         self._database = duckdb.connect(
             config={
