@@ -23,11 +23,13 @@ from xrec.config import Split, StorageConfig
 from xrec.data.ids import IdIndex
 from xrec.errors import DataError, UnknownIdError
 from xrec.storage import (
+    Arrays,
     Location,
     Manifest,
     fingerprint_of,
     map_table,
     mapped,
+    mapped_arrays,
     open_location,
     read_footer,
     read_manifest,
@@ -37,6 +39,7 @@ from xrec.storage import (
 
 AspectsFrom = Literal["reviews", "profiles"]
 Index = TypeVar("Index", int, npt.NDArray[np.int64])
+_KNOWN = ("interactions", "dislikes")
 SECOND_BITS = 32
 """How many bits of a key (`index_keys`) its second index has."""
 ASPECTS_FROM = "aspects_from"  # a metric in the manifest
@@ -145,6 +148,23 @@ class Dataset:
         name = f"{self.manifest.files['interactions.parquet']}-{split}.npy"
         make = partial(_write_edges, self.interactions, split)
         return mapped(name, make, lambda path: np.asarray(np.load(path, mmap_mode="c")))
+
+    def known_edges(self) -> npt.NDArray[np.int64]:
+        """Return the E pairs that are never recommended, (2, E) int64, sorted by user.
+
+        They are the interactions of all splits and the items that users disliked. For a dataset
+        that was read, the array is a copy-on-write memory map.
+        """
+
+        def make() -> Arrays:
+            tables = [self.interactions, *([] if self.dislikes is None else [self.dislikes])]
+            edges = np.concatenate([edges_of(table) for table in tables], axis=1)
+            return {"edges": edges[:, edges[0].argsort(kind="stable")]}
+
+        if self.interactions is not self.on_disk:
+            return make()["edges"]
+        files = (self.manifest.files.get(f"{name}.parquet", "") for name in _KNOWN)
+        return mapped_arrays(f"{'-'.join(files)}-known", make)["edges"]
 
     def explained_pairs(self, split: Split) -> pa.Table:
         """Return the split's rows of `explanations` (schema EXPLANATIONS), by user and item."""

@@ -11,11 +11,11 @@ import torch
 
 from xrec import bulk
 from xrec.config import RecommendConfig
-from xrec.data.dataset import Dataset, edges_of, taken
+from xrec.data.dataset import Dataset, taken
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.index import ItemIndex
-from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.graph.ranking import seen_items, top_k_items
 from xrec.progress import counter
 from xrec.recommend.artifact import identify
 from xrec.recommend.eligible import Eligibility, read_eligibility
@@ -137,7 +137,7 @@ class Ranker:
         eligibility: Eligibility | None = None,
     ):
         self._dataset, self._graph, self._k, self._eligibility = dataset, graph, k, eligibility
-        self._seen = _not_recommended(dataset)
+        self._seen = seen_items(dataset)
 
     def rank(self, users: npt.NDArray[np.int64]) -> tuple[pa.Table, tuple[float, ...]]:
         """Return the best items (schema RECOMMENDATIONS) for users (N,) int64, ascending.
@@ -181,11 +181,3 @@ class Ranker:
                 torch.cat(parts).numpy() for parts in zip(*chunks, strict=True)
             )
         return items, scores
-
-
-def _not_recommended(dataset: Dataset) -> SeenItems:
-    """Return the items that users interacted with, held out or not, and those they disliked."""
-    edges = [edges_of(dataset.interactions)]
-    if dataset.dislikes is not None:
-        edges.append(edges_of(dataset.dislikes))
-    return SeenItems(torch.from_numpy(np.concatenate(edges, axis=1)))
