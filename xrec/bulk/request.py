@@ -25,6 +25,7 @@ from xrec.storage import Location, may_be_at_work, open_location, row_groups, wi
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
+PROBES = "_xrec/conditional-writes"
 _CHANCES = 4
 
 
@@ -260,8 +261,11 @@ def check_conditional_writes(output: Location) -> None:
 
 
 def _create_twice(output: Location) -> str | None:
-    """Return what went wrong, or None if only the first attempt succeeded."""
-    probe = output / "_xrec" / f"conditional-write-{uuid.uuid4().hex}"
+    """Return what went wrong, or None if only the first attempt succeeded.
+
+    A process killed in here leaves its file; a vacuum deletes it.
+    """
+    probe = output / PROBES / uuid.uuid4().hex
     try:
         is_created = probe.create_bytes(b"1")
         return None if is_created and not probe.create_bytes(b"2") else "a file was created twice"

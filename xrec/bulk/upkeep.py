@@ -12,7 +12,7 @@ from deltalake.exceptions import CommitFailedError
 from xrec.bulk.files import missing_files
 from xrec.bulk.log import DeltaLog, delta_errors, open_log, the_log
 from xrec.bulk.progress import refuse_live_driver
-from xrec.bulk.request import check_conditional_writes, refuse_other_files
+from xrec.bulk.request import PROBES, check_conditional_writes, refuse_other_files
 from xrec.bulk.run import RUNS, records
 from xrec.bulk.table import (
     CHANCES,
@@ -228,11 +228,12 @@ def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None)
 
 
 def delete_superseded(output: Location, retention: timedelta) -> None:
-    """Delete plans and results that no record names, and superseded runs.
+    """Delete plans and results that no record names, superseded runs, and what probes left.
 
     A run is superseded if it is neither the published one nor the most recently planned one.
     Plans and results with files written within `retention` are kept.
     """
+    _delete_old(output / PROBES, retention)
     log = open_log(output)
     shown = None if log is None else log.decided_by(log.version)
     newest = {record.run: record for record in records(output)}  # most recently planned run first

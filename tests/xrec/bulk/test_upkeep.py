@@ -25,6 +25,7 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk
 from xrec.bulk import read_published
+from xrec.bulk.request import PROBES
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
@@ -91,7 +92,9 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     last = here("y", identity=third)
     last.drive(max_rows=1)
     orphan = here.location / "part-of-a-publisher-that-died.parquet"
-    orphan.write_bytes(b"1")
+    probe = here.location / PROBES / "of-a-command-that-was-killed"
+    for file in (orphan, probe):
+        file.write_bytes(b"1")
     before = here.location.files()
     assert bulk.vacuum(here.uri, 2 * HOUR) == 0
     assert set(before) <= set(here.location.files())  # all is young
@@ -106,6 +109,7 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     age(here)
     bulk.vacuum(here.uri, HOUR)
     assert not orphan.exists()
+    assert not probe.exists()
     with raises(TableError, "cannot_be_restored", saw=1):
         bulk.rollback(here.uri, 1)
 
