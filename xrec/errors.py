@@ -15,14 +15,14 @@ XRecError
 ├── LeaseError           another driver runs the same job
 ├── TableError           a table cannot be used, or another writer published first
 ├── ModelError           the language model cannot be loaded or adapted
-├── EndpointError        an endpoint cannot be used, a language model's or ours
+├── EndpointError        an endpoint of a language model or of xrec cannot be used
 │   ├── EndpointAccessError      the key is refused, or its quota is used up
 │   └── EndpointUnreachableError the endpoint does not respond, or asks for too long a wait
 ├── BudgetError          a job has used up its time, tokens, or money       (exit code 4)
 ├── TrainingError        training stopped: NaN loss, a lost worker
 └── ClusterError         the Ray cluster cannot be reached, or a submitted job failed
 
-`ValueError` is for a bad argument in a call, `assert` for xrec's own invariants. A message says
+`ValueError` is for invalid arguments, `assert` for xrec's own invariants. A message says
 what is wrong, the value seen, what was expected, and what to do. Programs and tests check `code`,
 `key`, and `saw` instead, which do not change when a message is reworded.
 """
@@ -45,9 +45,9 @@ class XRecError(Exception):
     exit_code = 1
     """Exit code of a command that ends with the error."""
     metrics: Mapping[str, Any] = {}
-    """The metrics of the job that ends with it, as in a manifest: its costs, the gate's figures."""
+    """Metrics of the job that failed, as in a manifest, such as its costs or the gate's results."""
 
-    # Unpickling passes only the message, so the rest has defaults.
+    # Unpickling passes only the message, so the other arguments have defaults.
     def __init__(self, message: str, *, code: str = "", key: str = "", saw: Any = None):
         super().__init__(message)
         self.code, self.key, self.saw = code, key, saw
@@ -56,7 +56,7 @@ class XRecError(Exception):
 class ConfigError(XRecError):
     """A config file, key, or value is wrong.
 
-    If several keys are wrong, `problems` has the code of each, and `key` is the first one.
+    If several keys are wrong, `problems` maps each to its code, and `key` is the first one.
     """
 
     exit_code = 2
@@ -110,7 +110,7 @@ class ArtifactMismatchError(ArtifactError):
 
 
 class LeaseError(XRecError):
-    """Another driver runs the same job, or has planned it again."""
+    """Another driver runs the same job, or has replaced its plan."""
 
 
 class TableError(XRecError):
@@ -122,7 +122,7 @@ class ModelError(XRecError):
 
 
 class EndpointError(XRecError):
-    """An endpoint cannot be used: a language model's, whatever the prompt, or ours."""
+    """An endpoint cannot be used: a language model's, for any prompt, or one of xrec."""
 
 
 class EndpointAccessError(EndpointError):
@@ -158,5 +158,5 @@ def packages_of(extra: str | None = None) -> list[str]:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra's packages; xrec itself is on no package index."""
+    """Return the command that installs an extra's packages; xrec itself is not on PyPI."""
     return f"pip install {shlex.join(packages_of(extra)) or f'(the extra {extra} of xrec)'}"

@@ -1,4 +1,4 @@
-"""Progress of long work in a driver: a bar on a terminal, log lines elsewhere."""
+"""Shows the progress of long work in a driver: a bar on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield `items`, and report how many of `total` are done."""
+    """Yield `items`, reporting how many of `total` are done."""
     with counter(description, total) as show:
         for done, item in enumerate(items, start=1):
             yield item
@@ -22,15 +22,15 @@ def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 
 class Show(Protocol):
-    """Reports how many are done, as `text` or by default with the description."""
+    """Reports how many items are done, with `text` or, by default, the description."""
 
     def __call__(self, done: int, text: str | None = None) -> None:
-        """Report the count."""
+        """Report that `done` items are done."""
 
 
 @contextmanager
 def counter(description: str, total: int) -> Iterator[Show]:
-    """Yield a function that reports how many of `total` are done."""
+    """Yield a function that reports how many of `total` items are done."""
     if not sys.stderr.isatty():
         yield _lines(description, total)
         return
@@ -57,19 +57,19 @@ def duration(seconds: float) -> str:
 
 
 def short(number: float) -> str:
-    """Format a number: whole if it is 100 or more, else with three digits."""
+    """Format a number with three significant digits, or as an integer if it is 100 or more."""
     return format(number, ",.0f" if number >= 100 else ".3g")
 
 
 class Pace:
-    """The time left for `total`, at the rate since the first call of `to_go`."""
+    """Estimates the time left until `total`, from the rate since the first call to `to_go`."""
 
     def __init__(self, total: int):
         self._total = total
         self._first: tuple[int, float] | None = None
 
     def to_go(self, done: int) -> str:
-        """Return the end of a line, ", 5 min to go", or "" while there is no rate yet."""
+        """Return the end of a log line, such as ", 5 min to go", or "" if there is no rate yet."""
         now = time.monotonic()
         before, since = self._first = self._first or (done, now)
         if done <= before:

@@ -13,7 +13,7 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 USERS = _schema(user_id=pa.string(), user_index=pa.int32(), profile=pa.string())
 ITEMS = _schema(item_id=pa.string(), item_index=pa.int32(), title=pa.string(), profile=pa.string())
 # The indices of users and items sorted by the bytes of their IDs, in a dataset that extends an
-# earlier one and so has its rows in another order. A row whose ID is gone is in neither.
+# earlier one and so has its rows in another order. Rows whose ID is gone are left out.
 USER_ORDER = _schema(user_index=pa.int32())
 ITEM_ORDER = _schema(item_index=pa.int32())
 INTERACTIONS = _schema(user_index=pa.int32(), item_index=pa.int32(), split=pa.string())
@@ -37,12 +37,12 @@ REVIEWS = pa.schema([*_schema(**_TEXTS), *_FIGURES.items()])
 # The columns of a source's table of items; empty if unknown.
 ITEM_DETAILS = _schema(item_id=pa.string(), title=pa.string(), details=pa.string())
 
-# What reviews praise, as a vocabulary of the catalog. The counts are of training reviews, or of
-# profiles (`Dataset.aspects_from`).
+# The vocabulary of aspects that reviews of the catalog mention. The counts are of training reviews
+# or of profiles (`Dataset.aspects_from`).
 _ASPECT_COUNTS = dict.fromkeys(("num_reviews", "num_positive", "num_negative"), pa.int32())
 ASPECTS = _schema(aspect_index=pa.int32(), aspect=pa.string(), **_ASPECT_COUNTS)
 ITEM_ASPECTS = _schema(item_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
-# Counts of reviews below the minimum rating, which are not interactions and in no other count.
+# Counts of reviews below the minimum rating; they are not interactions and not counted elsewhere.
 LOW_RATED_ASPECTS = ITEM_ASPECTS
 USER_ASPECTS = _schema(user_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
 # The aspects that the review of an explained pair mentions, in its order. Those of held-out pairs
@@ -60,9 +60,9 @@ EXPLANATION_ASPECTS = _schema(
 # of the row.
 REJECTED = _schema(file=pa.string(), line=pa.int64(), reason=pa.string(), text=pa.string())
 
-# Only in the dataset of the generated sample: the planted preferences, for aspect_accuracy.
-# `aspects` are the phrases of the item's aspects; `aspect` is the one that the user likes most, and
-# so the right one to name.
+# The planted preferences, for aspect_accuracy; only in the dataset of the generated sample.
+# `aspects` are the phrases of the item's aspects; `aspect` is the one that the user likes most, so
+# an explanation should name it.
 PLANTED = _schema(
     user_index=pa.int32(),
     item_index=pa.int32(),
@@ -70,8 +70,8 @@ PLANTED = _schema(
     aspects=pa.list_(pa.field("element", pa.string(), nullable=False)),
 )
 
-# An aspect of an item that was chosen for a user (xrec.data.evidence.AspectEvidence), and whether
-# the text names it.
+# An aspect of an item, chosen for a user (xrec.data.evidence.AspectEvidence), and whether the text
+# names it.
 _COUNTS = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 EVIDENCE = pa.struct(
     _schema(
@@ -84,18 +84,18 @@ EVIDENCE = pa.struct(
 
 
 def _column(name: str, type_: pa.DataType, comment: str, unit: str | None = None) -> pa.Field:
-    """Return a column; its meaning and unit are written into the files and tables."""
+    """Return a column whose meaning and unit are stored in the files and tables."""
     metadata = {"comment": comment, **({"unit": unit} if unit else {})}
     return pa.field(name, type_, nullable=False, metadata=metadata)
 
 
 PAIRS = pa.schema(
     [
-        _column("user_id", pa.string(), "id of the user, as the dataset has it"),
-        _column("item_id", pa.string(), "id of the item, as the dataset has it"),
+        _column("user_id", pa.string(), "ID of the user, as in the dataset"),
+        _column("item_id", pa.string(), "ID of the item, as in the dataset"),
     ]
 )
-# What a recommender says of a pair; null if the pairs came without it.
+# A recommender's rank and score of a pair; null if the pairs came without them.
 RANKS = pa.schema(
     [
         pa.field("rank", pa.int32(), metadata={"comment": "1 is the user's best item"}),
@@ -103,13 +103,13 @@ RANKS = pa.schema(
             "score",
             pa.float32(),
             metadata={
-                "comment": "how much the recommender expects the user to like the item; of xrec "
-                "recommend, the dot product of the vectors"
+                "comment": "how much the recommender expects the user to like the item; for "
+                "xrec recommend, the dot product of their vectors"
             },
         ),
     ]
 )
-# The best new items of each user, by user and rank.
+# The best new items for each user, sorted by user and rank.
 RECOMMENDATIONS = pa.schema([field.with_nullable(False) for field in (*PAIRS, *RANKS)])
 GENERATED = pa.schema(
     [
@@ -120,7 +120,7 @@ GENERATED = pa.schema(
         _column(
             "num_generated_tokens",
             pa.int32(),
-            "length of what the language model wrote, without the end token",
+            "length of the text that the language model wrote, without the end token",
             "tokens",
         ),
         _column(
@@ -131,41 +131,41 @@ GENERATED = pa.schema(
         _column(
             "model_fingerprint",
             pa.string(),
-            "hash of the language model, the adapter and the graph that made the text",
+            "hash of the language model, adapter, and graph that made the text",
         ),
         _column(
             "content_key",
             pa.string(),
-            "hash of all that the text depends on: texts, vectors, model, decoding; then short "
-            "ones of the parts",
+            "hash of everything that the text depends on (texts, vectors, model, decoding), then "
+            "short hashes of the parts",
         ),
         _column(
             "aspects",
             pa.list_(pa.field("element", EVIDENCE, nullable=False)),
-            "the aspects of the item that were chosen for the user, the best first, in how many "
-            "training reviews of the item and of the user each one is, and whether the text names "
-            "it",
+            "the aspects of the item that were chosen for the user, best first, with the numbers "
+            "of training reviews of the item and by the user that mention them, and whether the "
+            "text names them",
         ),
         _column(
             "kind",
             pa.string(),
-            "written if the language model wrote the text, plain if it is a sentence made of the "
-            "evidence in place of a text that was refused",
+            "written if the language model wrote the text, plain if it is a sentence made from the "
+            "evidence because the text was refused",
         ),
         _column(
             "refused",
             pa.string(),
-            "why the text that was written before this one was refused; empty if none was",
+            "why an earlier text for this pair was refused; empty if none was",
         ),
     ]
 )
-# A pair that could not be explained, the reason, and the texts of its prompt.
+# Pairs that could not be explained, with the reason and the texts of the prompt.
 FAILED = pa.schema(
     [
         *PAIRS,
         *RANKS,
         _column("reason", pa.string(), "why there is no explanation"),
-        _column("message", pa.string(), "details of the reason, for people"),
+        _column("message", pa.string(), "details of the reason, for a human reader"),
         GENERATED.field("content_key"),
         _column("user_profile", pa.string(), "profile in the prompt; empty if the user is unknown"),
         _column("item_title", pa.string(), "the item's title; empty if it has none or is unknown"),

@@ -24,7 +24,7 @@ import psutil
 
 from xrec.cluster import LOCAL_ENVIRONMENT
 
-_START_SECONDS, _STOP_SECONDS = 90.0, 15.0
+_START_SECONDS, _STOP_SECONDS, _MOST_STARTS = 90.0, 15.0, 3
 _OF_OTHER_CLUSTERS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS")
 
 
@@ -87,16 +87,28 @@ def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[Loca
     url = f"http://127.0.0.1:{dashboard_port}"
     cluster = LocalCluster(f"127.0.0.2:{port}", url, folder, secrets.token_hex(32))
     try:
-        cluster = add_node(cluster, cpus_per_node, options=head.split())
-        _wait_for_nodes(cluster)
+        cluster = _with_node(cluster, cpus_per_node, head.split())
         for _ in range(num_workers):
-            cluster = add_node(cluster, cpus_per_node)
-        _wait_for_nodes(cluster)
+            cluster = _with_node(cluster, cpus_per_node)
         yield cluster
     finally:
         stop_nodes(cluster.nodes[1:])  # workers would look for a head that is gone
         stop_nodes(cluster.nodes[:1])
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_node(cluster: LocalCluster, cpus: int, options: Sequence[str] = ()) -> LocalCluster:
+    """Return the cluster with one more node, once it has joined.
+
+    Ray gives up a node that does not start within 30 s, so on a busy machine it is started again.
+    """
+    for _ in range(_MOST_STARTS):
+        grown = add_node(cluster, cpus, options=options)
+        if _has_joined(grown):
+            return grown
+        stop_nodes(grown.nodes[-1:])
+    last = Path(grown.nodes[-1].folder).with_suffix(".log")
+    raise AssertionError(f"a node did not start:\n{last.read_text()[-2000:]}")
 
 
 def add_node(
@@ -165,15 +177,19 @@ def kill_family(process: "subprocess.Popen[bytes]") -> None:
             orphan.kill()
 
 
-def _wait_for_nodes(cluster: LocalCluster) -> None:
+def _has_joined(cluster: LocalCluster) -> bool:
+    """Wait until all nodes are alive; return False if the last one ended or takes too long."""
     deadline = time.monotonic() + _START_SECONDS
-    while True:
+    while time.monotonic() < deadline:
         with suppress(OSError):  # the dashboard does not answer yet
             if len(cluster.alive()) == len(cluster.nodes):
-                return
-        last = Path(cluster.nodes[-1].folder).with_suffix(".log")
-        assert time.monotonic() < deadline, f"a node did not start:\n{last.read_text()[-2000:]}"
-        time.sleep(0.3)
+                return True
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(cluster.nodes[-1].pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.2)
+                continue
+        return False
+    return False
 
 
 def _environment() -> dict[str, str]:

@@ -1,17 +1,17 @@
-"""From reviews to the texts that everything else starts with.
+"""Turns reviews into the texts that everything else starts from.
 
 An annotator writes what an item is like, what a user likes, and why the user would enjoy the item,
-with the aspects that the reason mentions. Held-out reviews are chosen before anything is written.
+with the aspects that their review mentions. Held-out reviews are chosen before it writes anything.
 
     annotator         the protocol of an annotator: inputs, texts, and its spec
-    source, cells     the reviews of a source
-    keep, store       which reviews are kept and held out, and where they are stored
+    source, cells     read the reviews of a source
+    keep, store       choose which reviews are kept and held out, and store them
     formats           the tables of the stages
-    stages            what an actor does with rows of a stage
-    vocabulary        many names become one aspect
+    stages            what an actor does with the rows of a stage
+    vocabulary        maps the many names of an aspect to one
     plan              the rows of the stages, and a preview of a run
-    driver            the stages, each a bulk run (xrec.bulk), and what is published
-    report            how good the texts are
+    driver            runs the stages, each as a bulk run (xrec.bulk), and publishes the texts
+    report            reports how good the texts are
     read              reads published annotations, also as the source of a dataset
     phrases, language_model
                       the two annotators

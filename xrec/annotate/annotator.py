@@ -1,4 +1,4 @@
-"""The protocol of an annotator: its inputs and texts, and what a run knows of it."""
+"""The protocol of an annotator, its inputs and texts, and its spec."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +13,17 @@ from xrec.text import ReplyStore
 
 Stage = Literal["items", "users", "pairs"]
 STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
-"""The kinds of texts. Items come first, because the other texts name and describe them."""
+"""The kinds of texts. Items come first because the other texts refer to theirs."""
 Sentiment = Literal["positive", "neutral", "negative"]
 LOW_RATED: Literal["low_rated"] = "low_rated"
-"""The split of a review below `min_rating`, of which only the aspects are kept."""
+"""The split of reviews below `min_rating`; only their aspects are kept."""
 
 
 @dataclass(frozen=True)
 class Review:
     """A user's review of an item, without personal data.
 
-    summary: the heading, or empty. rating: in the source's scale. time: seconds since 1970.
+    summary: the heading, or empty. rating: on the source's scale. time: see `parse_time`.
     """
 
     user_id: str
@@ -38,8 +38,8 @@ class Review:
 class ItemInput:
     """An item that needs a profile.
 
-    title: the source's, or empty. details: what else the source knows, as text. reviews: some of
-        its `num_reviews` training reviews, the most helpful and newest first.
+    title: the title in the source, or empty. details: other information in the source, as text.
+    reviews: some of its `num_reviews` training reviews, the most helpful and newest first.
     """
 
     item_id: str
@@ -51,7 +51,7 @@ class ItemInput:
 
 @dataclass(frozen=True)
 class ItemText:
-    """An item's title and profile; `title_is_made` if the title is the annotator's."""
+    """An item's title and profile; `title_is_made` is true if the annotator made the title."""
 
     title: str
     profile: str
@@ -60,7 +60,7 @@ class ItemText:
 
 @dataclass(frozen=True)
 class ReviewedItem:
-    """A user's training review, and the item's text; None if that failed."""
+    """A user's training review, and the text of its item, or None if that failed."""
 
     review: Review
     item: ItemText | None
@@ -87,10 +87,10 @@ class UserText:
 
 @dataclass(frozen=True)
 class PairInput:
-    """A pair whose explanation is written from its own review.
+    """A user and an item; their explanation is written from the user's review of the item.
 
-    item: its text, from training reviews; None if that failed. split: the explanation of a held-out
-        pair is a reference and trains nothing; of a low-rated one only the aspects are kept.
+    item: the item's text, from training reviews, or None if that failed. split: a held-out pair's
+        explanation is only a reference; a low-rated pair keeps its aspects, but no explanation.
     """
 
     user_id: str
@@ -102,7 +102,7 @@ class PairInput:
 
 @dataclass(frozen=True)
 class Aspect:
-    """An aspect that a review mentions; `opinion` is a few words on it, or empty."""
+    """An aspect that a review mentions; `opinion` is a few words about it, or empty."""
 
     aspect: str
     opinion: str
@@ -113,7 +113,7 @@ class Aspect:
 class PairText:
     """Why the user would enjoy the item, and the aspects that their review mentions.
 
-    explanation: empty if the review gives no reason but mentions aspects; complaints count too.
+    explanation: empty if the review gives no reason. aspects: praised and criticized ones.
     """
 
     explanation: str
@@ -122,9 +122,10 @@ class PairText:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no text: one of `AnnotatorSpec.reasons`, and a message for readers.
+    """Why there is no text.
 
-    reply: what the annotator had written, or empty.
+    reason: one of `RowFormat.all_reasons`. message: for readers. reply: what the annotator had
+        written, or empty.
     """
 
     reason: str
@@ -138,20 +139,20 @@ Text = ItemText | UserText | PairText
 
 @dataclass(frozen=True)
 class Written:
-    """The text or failure of each row, in order, and what all of them cost, by name."""
+    """The text or failure of each row, in order, and their total costs, by name."""
 
     results: Sequence[Text | Failure]
     costs: Mapping[str, float] = field(default_factory=dict)
 
 
 class Annotator(Protocol):
-    """Writes texts; each actor makes one and keeps it, with its models in memory."""
+    """A writer of texts; each actor creates one and keeps it in memory, with its models."""
 
     def write(self, rows: Sequence[Input]) -> Written:
         """Write the texts of a chunk's rows: an ItemText for an ItemInput, and so on.
 
-        `AnnotatorSpec.chunks_at_once` threads call it at the same time. The caller removes personal
-        data from rows and texts.
+        Up to `AnnotatorSpec.chunks_at_once` threads call this at the same time. The caller removes
+        personal data from rows and texts.
         """
         ...
 
@@ -160,7 +161,7 @@ class Annotator(Protocol):
 class Outlook:
     """What a run would write.
 
-    counts: the number of texts. samples: some inputs. rates: measured, of stages that have started.
+    counts: the number of texts. samples: some inputs. rates: measured in stages that have started.
     """
 
     counts: Mapping[Stage, int]
@@ -174,21 +175,21 @@ def _counts(outlook: Outlook) -> list[str]:
 
 @dataclass(frozen=True)
 class AnnotatorSpec:
-    """What a run knows of an annotator before any is made.
+    """What a run knows about an annotator before it creates one.
 
-    settings: what texts depend on, as plain JSON. inputs: the fingerprints of models. Together they
-        decide whether an output belongs to the same run.
-    reasons: the reasons of its `Failure`s.
-    make: makes one in an actor, to which it is sent; the argument is where `learn` wrote.
+    settings: the settings that texts depend on, as plain JSON. inputs: the fingerprints of models.
+        Together they decide whether an output belongs to the same run.
+    reasons: the possible reasons of its `Failure`s.
+    make: sent to an actor, where it creates an annotator; its argument is where `learn` wrote.
     learn: called in the driver, before the first stage, with a sample of the training reviews
-        (schema REVIEWS); writes what actors read, the same if it is called again.
-    learned: the fingerprint of what `learn` wrote, which texts depend on too.
-    folds: the number of parts of a profile's reviews; a further profile is written without each of
-        them, for training. None: each review is a part.
-    gpus_per_actor: for an actor whose device is a GPU.
-    max_actors: of a stage; None if there is no limit.
-    replies: the replies that outlive a kill, and are deleted once all texts are published.
-    describe: describes a run for --dry-run.
+        (schema REVIEWS) and a folder; writes what actors read, always the same.
+    learned: returns the fingerprint of what `learn` wrote, because texts depend on it too.
+    folds: the number of parts to divide a profile's reviews into; for training, one extra profile
+        is written per part, with that part left out. None: each review is a part.
+    gpus_per_actor: the number of GPUs of an actor, if its device is a GPU.
+    max_actors: the maximum number of actors in a stage, or None if there is no limit.
+    replies: returns the replies that survive a kill; they are deleted once all texts are published.
+    describe: returns the lines that --dry-run prints about a run.
     """
 
     settings: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Parsers of the cells in a table of reviews; see xrec.data.rows."""
+"""Parsers for the cells of a table of reviews; see xrec.data.rows."""
 
 import math
 import re
@@ -11,7 +11,7 @@ import regex
 
 from xrec.data.rows import Parser, parse_text
 
-# Controls, zero widths, directions, tags, private use. Joiners belong to letters beyond ASCII.
+# Control, zero-width, direction, tag and private-use characters. Joiners stay after non-ASCII.
 _HIDDEN = regex.compile(
     r"[[\p{Cc}\p{Cf}\p{Co}\u3164\uffa0]--[\s\u200c\u200d]]|(?<=[ -~])[\u200c\u200d]", regex.V1
 )
@@ -20,12 +20,12 @@ _DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d\d?)$")
 
 
 def parse_review(value: object) -> str:
-    """Return a text on one line, without HTML entities and tags and invisible characters."""
+    """Return a text on one line, without HTML entities, HTML tags and invisible characters."""
     return " ".join(_HIDDEN.sub("", parse_text(value)).split())
 
 
 def rating_parser(least: float, greatest: float) -> Parser:
-    """Return a parser of ratings in a range; a missing rating is None."""
+    """Return a parser of ratings that must be in a range; a missing rating becomes None."""
 
     def parse_rating(value: object) -> str | None:
         number = parse_number(value)
@@ -37,7 +37,7 @@ def rating_parser(least: float, greatest: float) -> Parser:
 
 
 def parse_votes(value: object) -> str | None:
-    """Parse a number of votes, such as 3 or [3, 5] for 3 of 5; None if it is missing or invalid."""
+    """Parse a number of votes, such as 3 or [3, 5] (3 of 5); return None if missing or invalid."""
     first = value[0] if isinstance(value, list | tuple) and value else value
     with suppress(ValueError):  # votes only order the reviews, so no row is rejected for them
         number = parse_number(first)
@@ -46,11 +46,11 @@ def parse_votes(value: object) -> str | None:
 
 
 def parse_time(value: object) -> str | None:
-    """Parse a number, in any unit, or a date, which becomes seconds since 1970.
+    """Parse a number in any unit, or a date, which becomes seconds since 1970.
 
-    A date is in ISO 8601, or has the English name of the month and a year of four digits, because
-    the month of 03/04/2010 is ambiguous. A date without a time is midnight UTC. A missing time is
-    None.
+    A date must be in ISO 8601, or have an English month name and a four-digit year, because
+    03/04/2010 is ambiguous. A date without a time is midnight UTC. The result for a missing value
+    is None.
     """
     if isinstance(value, datetime):
         moment = value
@@ -78,7 +78,7 @@ def _moment(text: str) -> datetime:
 
 
 def parse_number(value: object) -> float | None:
-    """Parse a number, perhaps with a decimal comma; None if it is missing or NaN."""
+    """Parse a number, which may have a decimal comma; return None if it is missing or NaN."""
     if isinstance(value, str):
         value = _DECIMAL_COMMA.sub(r"\1.\2", value.strip())
     if value is None or value == "":

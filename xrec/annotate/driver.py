@@ -1,6 +1,6 @@
 """Runs the stages of an annotate run, each a bulk run, and publishes their texts.
 
-The manifest of finished annotations has the versions of the stages' tables, and counts.
+The manifest of finished annotations contains the versions of the stages' tables, and counts.
 """
 
 import logging
@@ -64,7 +64,7 @@ def annotator_spec(
 ) -> AnnotatorSpec:
     """Return the spec of the annotator that `annotator.kind` names.
 
-    environment: holds the key of an endpoint; None if nothing will be written.
+    environment: environment variables, for the key of an endpoint; None if no text is written.
     """
     if isinstance(config.annotator, PhrasesAnnotator):
         return phrases_spec(config.annotator, config.vocabulary)
@@ -76,12 +76,12 @@ def run_annotate(
 ) -> Manifest | None:
     """Write the missing texts of all stages; return the manifest, or None if the limit was reached.
 
-    record: of the kept reviews (`keep_source`). Ray must be initialized.
+    record: the record of the kept reviews (`keep_source`). Ray must be initialized.
 
     Raises LeaseError if another driver is running, DataError if too many texts of a stage failed,
-    BudgetError, ConfigError for an unknown reason to retry, ArtifactNotFoundError if there are no
-    annotations to carry from, and an annotator's XRecError. Finished texts are kept, and the next
-    call continues from there.
+    BudgetError if the budget is used up, ConfigError for an unknown reason in `retry_failed`,
+    ArtifactNotFoundError if `carry_from` has no annotations, and any XRecError of the annotator.
+    Finished texts are kept, and the next call continues from there.
     """
     run, output = _Run(config, spec, record), location_of(config, KIND)
     _check_reasons(config, spec)
@@ -101,7 +101,7 @@ def run_annotate(
 
 @dataclass
 class _Run:
-    """The stages of a run; `done` has the manifests of those that are published."""
+    """The stages of a run; `done` contains the manifests of those that are published."""
 
     config: AnnotateConfig
     spec: AnnotatorSpec
@@ -120,7 +120,7 @@ class _Run:
 
     def complete(self, stage: Stage) -> Manifest | None:
         """Write and publish the texts of a stage; return None if the limit is reached."""
-        from xrec.bulk import RayPool, gpus_each  # other commands need no Ray
+        from xrec.bulk import RayPool, gpus_each  # other commands do not need Ray
 
         config, num_gpus = self.config, self.spec.gpus_per_actor
         num_done = sum(sum(manifest.row_counts.values()) for manifest in self.done.values())
@@ -163,7 +163,7 @@ class _Run:
             )
 
     def _open(self, stage: Stage, limit: int | None) -> BulkRun:
-        """Plan a stage, or open it if it is planned."""
+        """Plan a stage, or open it if it is already planned."""
         config, uri = self.config, self._output.uri
         store = ReviewStore(self._output, self.record.num_files)
 
@@ -187,7 +187,7 @@ class _Run:
         )
 
     def _task(self, stage: Stage) -> Callable[[], ChunkTask]:
-        """Return what makes a task in an actor, where relative paths mean something else."""
+        """Return a factory of tasks for actors, in which relative paths mean something else."""
         spec, storage, num_files = self.spec, self.config.storage, self.record.num_files
         uri, items_version = self._output.uri, self.versions.get("items", -1)
         identity = identify_annotations(self.config, spec, self._files, stage)
@@ -209,7 +209,7 @@ class _Run:
         return make
 
     def publish(self) -> Manifest:
-        """Write the report and the manifest, unless they exist for these tables."""
+        """Write the report and the manifest, unless these tables already have them."""
         config, versions, record = self.config, self.versions, self.record
         earlier = find_manifest(self._output, KIND)
         if earlier is not None and earlier.metrics.get("tables") == versions:
@@ -243,7 +243,7 @@ class _Run:
 
 
 def _check_carried(config: AnnotateConfig) -> None:
-    """Raise ArtifactNotFoundError if there are no annotations to carry from."""
+    """Raise ArtifactNotFoundError if `carry_from` is set but has no annotations."""
     if config.carry_from is None:
         return
     if not (open_location(config.carry_from, config.storage) / RUN_RECORD).is_file():

@@ -23,7 +23,7 @@ ASPECT_LIST = pa.list_(
     pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
 )
 _LEFT_OUT = pa.list_(pa.struct([("id", pa.string()), ("profile", pa.string())]))
-_WITHOUT = "for training pairs: the profile without the training review of each of these {}"
+_WITHOUT = "for training pairs: profiles, each written without the review of one of these {}"
 _REPLY = {"reply": "what the annotator had written, unchanged"}
 _TABLES: Mapping[Stage, Mapping[str, str]] = {
     "items": {
@@ -37,10 +37,10 @@ _TABLES: Mapping[Stage, Mapping[str, str]] = {
         "left_out": _WITHOUT.format("items"),
     },
     "pairs": {
-        "split": "train, validation or test; a held-out explanation is a reference; low_rated: a "
-        "review below min_rating, of which only the aspects count",
-        "explanation": "why the user would enjoy the item, from the pair's review; empty if it "
-        "praises nothing",
+        "split": "train, validation or test, where a held-out explanation is a reference; or "
+        "low_rated, for a review below min_rating, which has no explanation",
+        "explanation": "why the user would enjoy the item, from the pair's review; empty if the "
+        "review has no praise",
         "aspects": "what the review mentions, in the annotator's words",
     },
 }
@@ -54,7 +54,7 @@ _OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
 
 
 def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
-    """Return the columns of a stage's table; `reasons` are the annotator's own."""
+    """Return the columns of a stage's table; `reasons` are those of the annotator."""
     return RowFormat(
         keys=KEYS[stage],
         ok=_schema({**_TABLES[stage], **_KEY}),
@@ -79,9 +79,9 @@ def identify_annotations(
     files: Mapping[str, str],
     stage: Stage | None = None,
 ) -> Identity:
-    """Identify the run that `config` describes, or one stage of it.
+    """Return the identity of the run that `config` describes, or of one of its stages.
 
-    files: the hashes of the source's files, by table.
+    files: the hash of each file of the source, by table.
     """
     settings = identity_of(config)
     del settings["llm"]  # it is in the annotator's settings
@@ -94,7 +94,7 @@ def identify_annotations(
 
 
 def begun_files(output: Location) -> dict[str, str]:
-    """Return the hashes of the source's files, by table, of a run that has started."""
+    """Return the hashes of a started run's source files, by table; empty if it has not started."""
     try:
         inputs: dict[str, str] = json.loads((output / RUN_RECORD).read_text())["inputs"]
     except StorageNotFoundError:

@@ -1,7 +1,7 @@
 """Chooses which reviews are kept and which of them are held out, before any text is written.
 
-In this order, reviews are dropped that address a language model, have a low rating, repeat a pair,
-or belong to users and items with few reviews. The rest is split.
+Reviews are dropped if they address a language model, have a low rating, repeat a pair, or belong to
+users or items with few reviews, in this order. The rest are split.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _MIN_SPLIT = 3  # reviews of a user; with fewer, all are for training
 class KeptReviews:
     """The reviews (schema REVIEWS), one per pair, and how many were dropped, by reason.
 
-    low_rated: reviews of the kept items below `min_rating`, one per pair, of other pairs.
+    low_rated: reviews of kept items below `min_rating`, one per pair, without pairs in `reviews`.
     """
 
     reviews: pa.Table
@@ -40,8 +40,8 @@ class KeptReviews:
 def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     """Drop and split reviews.
 
-    rows: see `RawReviews.reviews`. Raises DataError if none is left for training, or if the split
-    is by time and more than a tenth of the reviews have none.
+    rows: see `RawReviews.reviews`. Raises DataError if no review is left for training, or if the
+    split is by time and more than a tenth of the reviews have no time.
     """
     if config.split.by == "time":
         _check_times(rows["time"])
@@ -86,13 +86,13 @@ def _drop(rows: pa.Table, is_kept: Any, reason: str, dropped: dict[str, int]) ->
 
 
 def _is_for_readers(rows: pa.Table) -> pa.Array:
-    """Return whether each review addresses readers: one that gives orders is not a review."""
+    """Return whether each review is for readers, rather than orders to a language model."""
     texts = zip(rows["summary"].to_pylist(), rows["review"].to_pylist(), strict=True)
     return pa.array([not gives_orders(". ".join(each)) for each in texts], pa.bool_())
 
 
 def _of_items(low_rated: pa.Table, kept: pa.Table) -> pa.Table:
-    """Return the low-rated reviews of kept items (schema REVIEWS), without kept pairs."""
+    """Return the low-rated reviews of kept items (schema REVIEWS), except of kept pairs."""
     low_rated = low_rated.filter(pc.is_in(low_rated["item_id"], kept["item_id"].unique()))
     low_rated = low_rated.filter(pc.invert(pc.is_in(_pairs(low_rated), _pairs(kept))))
     low_rated = low_rated.filter(_is_newest_of_pair(low_rated))
@@ -107,14 +107,14 @@ def _pairs(rows: pa.Table) -> pa.Array:
 
 
 def _frame(rows: pa.Table) -> pd.DataFrame:
-    """Return the ids and times of the rows, the oldest first; equal times keep their order."""
+    """Return the ids and times of the rows, oldest first; equal times keep their order."""
     columns = rows.select(["user_id", "item_id", "time"])
     frame: pd.DataFrame = columns.to_pandas(strings_to_categorical=True)
     return frame.sort_values("time", kind="stable", na_position="first")
 
 
 def _is_newest_of_pair(rows: pa.Table) -> pa.Array:
-    """Return whether each row is the newest of its pair; of equal times, the last is."""
+    """Return whether each row is the newest of its pair; if times are equal, the last one is."""
     is_older = _frame(rows).duplicated(["user_id", "item_id"], keep="last")
     return pa.array(~is_older.sort_index())
 
@@ -129,7 +129,7 @@ def _is_in_core(rows: pa.Table, core: int) -> pa.Array:
 
 
 def _by_time(rows: pa.Table) -> list[str]:
-    """Return splits: each user's last review is for the test, the one before for validation.
+    """Return each row's split: a user's last review is for test, the one before for validation.
 
     Reviews without a time count as the oldest.
     """
@@ -145,7 +145,7 @@ def _check_times(times: pa.ChunkedArray) -> None:
     if times.null_count > _MAX_WITHOUT_TIME * len(times):
         raise DataError(
             f"split.by = time, but {times.null_count} of {len(times)} reviews have no time, more "
-            f"than a share of {_MAX_WITHOUT_TIME}; name the column in source.columns "
+            f"than the allowed share of {_MAX_WITHOUT_TIME}; name the column in source.columns "
             "({time: <column>}), or set split.by to hash",
             code="no_times",
             key="split.by",
@@ -154,5 +154,5 @@ def _check_times(times: pa.ChunkedArray) -> None:
 
 
 def listed(counts: Mapping[str, int]) -> str:
-    """Return the counts with their names, for readers."""
+    """Format counts with their names, for messages."""
     return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no rows"

@@ -29,9 +29,9 @@ _FOLDERS: Mapping[Stage, Folder] = {
 
 
 def stage_rows(store: ReviewStore, stage: Stage) -> Iterator[pa.Table]:
-    """Yield the keys of the stage's rows; items may come several times.
+    """Yield the keys of the stage's rows; the same item may appear several times.
 
-    Items are those of all kept reviews, including held-out ones, and of the source's table.
+    The items are those in the source's table and those of all kept reviews, also held-out ones.
     """
     if stage == "items":
         yield store.items.select(KEYS[stage])
@@ -51,7 +51,7 @@ def _distinct(keys: Iterable[pa.Table]) -> pa.Table:
 def read_outlook(config: AnnotateConfig) -> Outlook:
     """Return what a run would write, without writing anything or making an annotator.
 
-    Reads the reviews unless an earlier start has kept them. Raises DataError if a file is missing,
+    Reads the reviews unless an earlier run has stored them. Raises DataError if a file is missing,
     or no review is left.
     """
     output = location_of(config, KIND)

@@ -1,6 +1,6 @@
-"""Reads annotations: a version of a stage's table, or all of them as the source of a dataset.
+"""Reads annotations: a version of a stage's table, or all tables as the source of a dataset.
 
-A source has texts, interactions with their splits, and aspects.
+Such a source contains texts, interactions with their splits, and aspects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ _QUERIES = {
 }
 _LEFT_OUT = """
     SELECT 1 FROM (FROM users UNION ALL BY NAME FROM items) WHERE len(left_out) > 0 LIMIT 1"""
-"""Returns a row if some profiles were also written without a review."""
+"""Returns a row if any profile was also written without some of its reviews."""
 _TRAINING_PROFILES = """
     SELECT user_id, item_id, coalesce(of_user.profile, users.profile, '') AS user_profile,
         coalesce(of_item.profile, items.profile, '') AS item_profile
@@ -106,7 +106,7 @@ def _aspects(database: duckdb.DuckDBPyConnection, manifest: Manifest) -> pa.Tabl
     """Return each pair's aspects in the vocabulary, low-rated pairs included; None if none exist.
 
     Columns: user_id, item_id, split, aspect, opinion, sentiment. A name that only held-out reviews
-    use is renamed like others, and kept if the vocabulary has it: nothing is learned from it.
+    use is mapped like any other, but adds nothing to the vocabulary.
     """
     if database.sql(_IS_NAMED).fetchone() is None:
         return None
@@ -129,7 +129,7 @@ def stage_table(output: Location, stage: Stage, version: int, storage: StorageCo
 def read_stage(
     output: Location, stage: Stage, version: int, columns: Sequence[str], storage: StorageConfig
 ) -> pa.Table:
-    """Return the successful rows, in the table's order."""
+    """Return the rows that succeeded, in the table's order."""
     return pa.concat_tables(stage_table(output, stage, version, storage).batches(columns))
 
 
@@ -140,6 +140,6 @@ def read_item_texts(output: Location, version: int, storage: StorageConfig) -> I
 
 
 def count_explained(output: Location, version: int, storage: StorageConfig) -> int:
-    """Return how many pairs have an explanation; other reviews praise nothing."""
+    """Return how many pairs have an explanation; the other reviews give no reason for one."""
     batches = stage_table(output, "pairs", version, storage).batches(("explanation",))
     return sum(pc.sum(pc.not_equal(each["explanation"], "")).as_py() or 0 for each in batches)

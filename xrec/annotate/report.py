@@ -1,7 +1,7 @@
-"""The report of a run: figures, and some texts beside the reviews that they were written from.
+"""Writes the report of a run: figures, and some texts next to the reviews they were written from.
 
-report.html is beside the manifest, which has the figures too. Shares are over a sample of pairs:
-those of the first users by the hash of their ids.
+report.html is next to the manifest, which contains the figures too. All figures are over a sample
+of pairs: those of the first users, sorted by the hash of their ids.
 """
 
 import logging
@@ -34,9 +34,9 @@ _VERBATIM_WORDS = 8
 _SHOWN_REVIEWS, _SHOWN_LETTERS = 3, 600
 _LABELS = {
     "pairs_without_praise": "share of reviews without praise",
-    "explanation_words": "mean words of an explanation",
-    "aspects_per_review": "mean aspects of a review",
-    "verbatim_explanations": "share of explanations that repeat eight words of their review",
+    "explanation_words": "mean words per explanation",
+    "aspects_per_review": "mean aspects per review",
+    "verbatim_explanations": "share of explanations with eight consecutive words of the review",
 }
 _WORD = re.compile(r"[\w']+")
 
@@ -57,8 +57,8 @@ def write_report(
     figures = _figures(pairs)
     if (share := figures["pairs_without_praise"]) > _MAX_WITHOUT_PRAISE:
         logger.warning(
-            "%.0f %% of the reviews have no praise that the annotator can find, so the adapter has "
-            "few texts to learn from; a language model finds more, see docs/annotate.md",
+            "the annotator found no praise in %.0f %% of the reviews, so the adapter has few texts "
+            "to learn from; a language model finds more, see docs/annotate.md",
             100 * share,
         )
     step = max(1, len(pairs) // _NUM_EXAMPLES)
@@ -91,7 +91,7 @@ def write_report(
 
 
 def repeats_verbatim(text: str, review: str) -> bool:
-    """Return whether the text repeats eight words in a row of the review."""
+    """Return whether the text repeats eight consecutive words of the review."""
     words, reviewed = _words(text), f" {' '.join(_words(review))} "
     return any(
         f" {' '.join(words[start : start + _VERBATIM_WORDS])} " in reviewed
@@ -104,7 +104,7 @@ def _words(text: str) -> list[str]:
 
 
 def _sampled_pairs(store: ReviewStore, table: Published) -> list[dict[str, Any]]:
-    """Return the pairs that succeeded with their reviews, without low-rated ones."""
+    """Return a sample of the pairs that succeeded, with their reviews, without low-rated pairs."""
     reviews: dict[tuple[str, str], str] = {}
     for rows in store.reviews("all_by_user"):
         for row in rows.select(["user_id", "item_id", "review", "summary"]).to_pylist():
@@ -161,7 +161,7 @@ def _shown_pair(pair: Mapping[str, Any]) -> dict[str, str]:
 def _shown_profiles(store: ReviewStore, texts: pa.Table, ids: Sequence[str]) -> pd.DataFrame:
     """Return the profiles of users or items, with a few of their training reviews.
 
-    texts: their ids first.
+    texts: the first column contains their ids.
     """
     key = texts.column_names[0]
     reviews = store.of("training_by_item" if key == "item_id" else "training_by_user", ids)

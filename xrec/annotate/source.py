@@ -1,6 +1,6 @@
 """Reads the reviews and items of a source.
 
-A file is read in blocks of rows. Personal data is removed here, so nothing that is written later
+Files are read in blocks of rows. Personal data is removed here, so nothing that is written later
 contains any.
 """
 
@@ -44,7 +44,7 @@ from xrec.storage import (
 
 T = TypeVar("T")
 
-_FEW_BLOCKS = 8  # of a MiB; a smaller file is done before other processes have started
+_FEW_BLOCKS = 8  # of one MiB; a smaller file is finished before other processes would start
 _ADVICE = "name the file's own columns in source.columns ({review: <column>}), or rename them"
 _RAW = pa.schema(
     [
@@ -61,10 +61,10 @@ class RawReviews:
 
     reviews: user_id, item_id, review, summary (strings), rating, time, helpful (float64 or null),
         line. items: item_id, title, details (strings); ids are unique.
-    titles: the first title of each item in the reviews' rows. findings: unusable rows. num_rows: of
-        each file, including unusable ones.
-    num_personal: removed pieces of personal data, by kind. num_forgotten: dropped reviews of
-        forgotten users.
+    titles: the first title of each item in the reviews' rows. findings: unusable rows. num_rows:
+        the number of rows of each file, including unusable ones.
+    num_personal: the number of removed pieces of personal data, by kind. num_forgotten: the number
+        of reviews dropped because their users are forgotten.
     """
 
     reviews: pa.Table
@@ -77,9 +77,9 @@ class RawReviews:
 
 
 def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawReviews:
-    """Read the files.
+    """Read the files of a source.
 
-    Raises DataError for a missing column or an unreadable file; StorageError.
+    Raises DataError for a missing column or an unreadable file, and StorageError.
     """
     num_personal, num_rows, num_forgotten = Counter[str](), Counter[str](), 0
     blocks, findings, titles = [_RAW.empty_table()], list[Finding](), dict[str, str]()
@@ -128,7 +128,7 @@ def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[File
 
 
 def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
-    """Read the items; without a column `details`, all other columns of a row are its details."""
+    """Read the items; without a `details` column, the details of a row are its other columns."""
     source, names = config.source, config.source.names_in("items")
     has_details = "details" in names
     if not has_details:
@@ -161,7 +161,7 @@ def _other_columns(
 
 
 def _in_processes(do: Callable[[FileRows], T], blocks: Iterator[FileRows]) -> Iterator[T]:
-    """Yield `do` of each block, in order; after the first few blocks, use all cores."""
+    """Yield the result of `do` for each block, in order; use all cores after a few blocks."""
     yield from map(do, itertools.islice(blocks, _FEW_BLOCKS))
     if (first := next(blocks, None)) is not None:
         parallel = joblib.Parallel(n_jobs=-1, return_as="generator", pre_dispatch="2*n_jobs")
@@ -197,7 +197,7 @@ def _with_column(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) 
 def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
     """Return the files of the source, by table.
 
-    Raises StorageError if the source cannot be accessed, DataError if it has no file of reviews.
+    Raises StorageError if the source cannot be accessed, DataError if it has no reviews file.
     """
     source = config.source
     location = open_location(source.uri, config.storage)
@@ -206,7 +206,7 @@ def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
         return {"reviews": _check_file(location, source)}
     if not location.exists():
         raise DataError(
-            f"source.uri {location} does not exist; check it",
+            f"source.uri {location} does not exist; check the URI",
             code="missing_file",
             key="source.uri",
             saw=source.uri,
@@ -244,5 +244,5 @@ def _check_file(location: Location, source: ReviewsSource) -> Location:
 
 
 def file_hashes(files: Mapping[str, Location]) -> dict[str, str]:
-    """Return 16 hex digits of the hash of each file, by table; this reads the files."""
+    """Return the hash of each file, by table, as 16 hex digits; this reads the files."""
     return {table: location.digest() for table, location in files.items()}

@@ -1,4 +1,4 @@
-"""What an actor does with rows of a stage: read inputs, ask the annotator, clean the texts."""
+"""What an actor does with the rows of a stage: read inputs, ask the annotator, clean the texts."""
 
 import hashlib
 import operator
@@ -31,19 +31,19 @@ from xrec.bulk import Outcome, RowFormat
 from xrec.data.smuggled import solicits, without_solicitation
 from xrec.schemas import REVIEWS
 
-_MAX_REVIEWS = 50  # that a profile is written from, the most helpful and newest ones
+_MAX_REVIEWS = 50  # per profile; the most helpful and newest ones
 _REVIEW_COLUMNS = tuple(name for name in REVIEWS.names if name not in ("split", "helpful"))
 
 
 class ItemTexts:
-    """The texts of items by id: those of the stage `items` that succeeded."""
+    """The texts of items by id: those that the stage `items` wrote."""
 
     def __init__(self, table: pa.Table):
         self._ids = table["item_id"].combine_chunks()
         self._texts = table.select(["title", "profile", "title_is_made"])
 
     def of(self, item_ids: Iterable[str]) -> dict[str, ItemText]:
-        """Return the texts of those of the items that have one."""
+        """Return the text of each item that has one, by id."""
         wanted = pa.array(sorted(set(item_ids)), pa.string())
         indices = pc.drop_null(pc.index_in(wanted, value_set=self._ids))
         rows = self._texts.take(indices).to_pylist()
@@ -104,7 +104,7 @@ class InputReader:
 
 
 def _by_id(reviews: pa.Table, key: str) -> defaultdict[str, list[dict[str, Any]]]:
-    assert set(reviews["split"].unique().to_pylist()) <= {"train"}, "a held-out review is here"
+    assert set(reviews["split"].unique().to_pylist()) <= {"train"}, "a review is held out"
     by_id: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in reviews.to_pylist():
         by_id[row[key]].append(row)
@@ -116,7 +116,7 @@ def _review(row: Mapping[str, Any]) -> Review:
 
 
 class TextTask:
-    """Writes the texts of rows (a ChunkTask and a CarryingTask of xrec.bulk).
+    """A task that writes the texts of rows (a ChunkTask and a CarryingTask of xrec.bulk).
 
     inputs: reads the rows' inputs. settings: the fingerprint of the annotator's settings, models,
         and what it learned; part of each `content_key`. folds: see `AnnotatorSpec`.
@@ -136,7 +136,7 @@ class TextTask:
         self._format, self._settings, self._folds = format, settings, folds
 
     def do(self, rows: pa.Table) -> Outcome:
-        """Write the texts; the costs are the annotator's, and `personal_removed`."""
+        """Write the texts; the costs are those of the annotator and `personal_removed`."""
         inputs = self._inputs(rows)
         parts = [parts_of(row, self._folds) for row in inputs]
         asked = [
@@ -164,12 +164,12 @@ class TextTask:
         )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """Return the rows as failed ones."""
+        """Return all rows as failed, with this reason and message."""
         failure = Failure(reason, message)
         return self._failed(rows, [(number, failure) for number in range(rows.num_rows)])
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        """Return null for each earlier text with the same inputs and annotator."""
+        """Return null for each text whose inputs and annotator are the same, else "changed"."""
         keys = pa.array(map(self._content_key, self._inputs(earlier)), pa.string())
         is_same = pc.equal(keys, earlier["content_key"].combine_chunks())
         return pc.if_else(is_same, pa.scalar(None, pa.string()), "changed")
@@ -194,13 +194,13 @@ class TextTask:
 
 
 Part = tuple[tuple[str, ...], ItemInput | UserInput]
-"""Some reviews of a profile: the ids of their users or items, and the input without them."""
+"""A part of a profile's reviews: their users' or items' ids, and the input without them."""
 
 
 def parts_of(row: Input, folds: int | None) -> list[Part]:
-    """Divide the reviews of a profile into at most `folds` parts; None: each review is a part.
+    """Divide the reviews of a profile into at most `folds` parts, or one per review if None.
 
-    A part has every n-th review, so all parts have new and old ones.
+    Each part takes every n-th review, so all parts contain new and old ones.
     """
     if isinstance(row, PairInput):
         return []
@@ -220,7 +220,10 @@ def parts_of(row: Input, folds: int | None) -> list[Part]:
 def _left_out(
     row: Input, parts: Sequence[Part], results: Sequence[Text | Failure]
 ) -> dict[str, list[dict[str, str]]]:
-    """Return the column `left_out`: by id, the profile without that review; "" if it failed."""
+    """Return the column `left_out`: by ID, the profile written without that ID's review.
+
+    It is "" if the profile failed.
+    """
     if isinstance(row, PairInput):
         return {}
     profiles = [getattr(_clean(row, text)[0], "profile", "") for text in results]
@@ -247,8 +250,8 @@ def refused(row: Input) -> Failure | None:
 def _clean(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
     """Return the text without solicitation (xrec.data.smuggled), and how much was removed.
 
-    Whole sentences are removed, aspects, opinions, and made titles, but not the source's titles. A
-    profile or explanation without any sentence left is a failure.
+    Removes whole sentences, aspects, opinions and made titles, but not titles from the source. A
+    profile or explanation with no sentence left is a failure.
     """
     if isinstance(text, Failure):
         return text, 0
@@ -266,7 +269,7 @@ def _clean(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
             values[name], num_sentences = without_solicitation(value, titles)
             num_removed += num_sentences
             if num_sentences and not values[name] and name != "title" and not _is_low_rated(row):
-                return Failure(SOLICITS, "each of its sentences solicits", value), 0
+                return Failure(SOLICITS, "every sentence is a solicitation", value), 0
     return replace(text, **values), num_removed
 
 

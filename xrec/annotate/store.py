@@ -1,4 +1,4 @@
-"""The kept reviews on disk or S3, where actors look up those of their rows.
+"""Stores the kept reviews on disk or S3, where actors look up the reviews of their rows.
 
     reviews/training_by_item/    training reviews, by the hash of the item
     reviews/training_by_user/    training reviews, by the hash of the user
@@ -6,7 +6,7 @@
                                  only for pairs
     reviews/record.json          the number of files in each folder, and counts; written last
 
-Chunks of a bulk run have ranges of the same hash, so a chunk's reviews are in one file or two.
+Each chunk of a bulk run is a range of the same hash, so its reviews are in one or two files.
 Profiles are written from the first two folders, which contain no held-out review.
 """
 
@@ -51,7 +51,7 @@ _ID: Mapping[Folder, str] = {
 }
 _REVIEWS_PER_FILE = 8192
 _MAX_FILES = 4096
-_KEPT_FILES = 4  # in the memory of an actor
+_KEPT_FILES = 4  # kept in memory by an actor
 _NUM_LEARNED = 20_000  # training reviews that an annotator learns from
 _LEARNED = "annotator/learned"
 
@@ -59,9 +59,9 @@ _LEARNED = "annotator/learned"
 class StoreRecord(Record):
     """The content of `record.json`.
 
-    num_files: of each folder. num_reviews: by split, without low-rated ones. dropped: reviews, by
-        reason. rejected: unusable rows, by file and reason. personal: removed pieces of personal
-        data, by kind.
+    num_files: the files per folder. num_reviews: the reviews by split, without low-rated ones.
+        dropped: the dropped reviews, by reason. rejected: the unusable rows, by file and reason.
+        personal: the removed pieces of personal data, by kind.
     """
 
     num_files: int
@@ -75,10 +75,10 @@ class StoreRecord(Record):
 
 
 def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
-    """Read, filter, split and write the reviews, unless an earlier start did.
+    """Read, filter, split and write the reviews, unless an earlier run did.
 
     Raises ArtifactMismatchError if the output belongs to another run, DataError if a file is
-    missing or too many of its rows are unusable, StorageError.
+    missing or too many of its rows are unusable, and StorageError.
     """
     output = location_of(config, "annotations")
     check_access(output, config.storage)
@@ -98,7 +98,7 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
 
 
 def learn_from_store(output: Location, spec: AnnotatorSpec, record: StoreRecord) -> None:
-    """Let the annotator learn from the kept reviews, unless it has."""
+    """Let the annotator learn from the kept reviews, unless it already has."""
     if spec.learn is not None and not (output / _LEARNED).is_file():
         spec.learn(ReviewStore(output, record.num_files).training_sample(), output)
         (output / _LEARNED).write_bytes(b"")
@@ -106,7 +106,7 @@ def learn_from_store(output: Location, spec: AnnotatorSpec, record: StoreRecord)
 
 def _report(record: StoreRecord) -> None:
     logger.info(
-        "%d reviews of %d users and %d items: %s; low-rated ones of these items: %d",
+        "%d reviews of %d users and %d items: %s; low-rated reviews of these items: %d",
         sum(record.num_reviews.values()),
         record.num_users,
         record.num_items,
@@ -153,7 +153,7 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
 
 
 def _items(raw: RawReviews, kept: KeptReviews) -> pa.Table:
-    """Return the items of the source's table, or else those whose titles are in the reviews."""
+    """Return the items of the source's table; if it is empty, those with a title in the reviews."""
     ids = kept.reviews["item_id"].unique().to_pylist()
     rows = [{"item_id": id_, "title": raw.titles.get(id_, ""), "details": ""} for id_ in ids]
     named = [row for row in rows if row["title"] and not raw.items.num_rows]
@@ -161,14 +161,14 @@ def _items(raw: RawReviews, kept: KeptReviews) -> pa.Table:
 
 
 def read_record(output: Location) -> StoreRecord | None:
-    """Return the record; None if the reviews are not completely written."""
+    """Return the record, or None if the reviews are not completely written."""
     with suppress(StorageNotFoundError):
         return StoreRecord.read(output / "reviews" / "record.json")
     return None
 
 
 class ReviewStore:
-    """Reads the reviews of users or items; the last few files stay in memory."""
+    """A reader of the reviews of users or items; the files used last stay in memory."""
 
     def __init__(self, output: Location, num_files: int):
         self._output, self._num_files = output, num_files
@@ -177,7 +177,7 @@ class ReviewStore:
     def of(self, folder: Folder, ids: Iterable[str]) -> pa.Table:
         """Return the reviews of the users or items `ids` in `folder` (schema REVIEWS).
 
-        They are sorted by id; then the most helpful and the newest come first.
+        They are sorted by id, then by helpfulness and time, in descending order.
         """
         wanted = pa.array(list(ids), pa.string())
         key = _ID[folder]
@@ -188,7 +188,7 @@ class ReviewStore:
         return pa.concat_tables([REVIEWS.empty_table(), *parts]).sort_by(key)
 
     def training_sample(self) -> pa.Table:
-        """Return up to 20,000 training reviews, of users that a hash chooses."""
+        """Return up to 20,000 training reviews, of users chosen by a hash."""
         sample = REVIEWS.empty_table()
         for rows in self.reviews("training_by_user"):
             sample = pa.concat_tables([sample, rows])
@@ -203,7 +203,7 @@ class ReviewStore:
 
     @cached_property
     def items(self) -> pa.Table:
-        """The source's table of items (schema ITEM_DETAILS)."""
+        """The stored items (schema ITEM_DETAILS)."""
         return read_table(self._output / "reviews" / "items.parquet", ITEM_DETAILS)
 
     def _read(self, folder: Folder, number: int) -> pa.Table:
@@ -212,7 +212,7 @@ class ReviewStore:
 
 def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: int) -> None:
     assert folder == "all_by_user" or set(rows["split"].unique().to_pylist()) <= {"train"}, (
-        f"a held-out review was to be written to {folder}"
+        f"a held-out review would be written to {folder}"
     )
     key = _ID[folder]
     best_first = [("helpful", "descending"), ("time", "descending")]
@@ -227,7 +227,7 @@ def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: i
 
 
 def _files_of(ids: pa.ChunkedArray, num_files: int) -> npt.NDArray[np.int64]:
-    """Return the number of the file of each of N ids, (N,); each distinct id is hashed once."""
+    """Return the file number of each of N ids, (N,); each distinct id is hashed once."""
     encoded = ids.combine_chunks().dictionary_encode()
     of_id = [bucket_of(id_, num_files) for id_ in encoded.dictionary.to_pylist()]
     files: npt.NDArray[np.int64] = np.array(of_id, np.int64)[encoded.indices.to_numpy()]

@@ -1,6 +1,6 @@
-"""The vocabulary of aspects: the many names of annotators become one aspect each.
+"""The vocabulary of aspects: maps the many names that annotators write to one name per aspect.
 
-Names are compared in lower case and, in English, in the singular. Then the config's synonyms apply.
+Names are compared in lowercase and, in English, in the singular. Then the config's synonyms apply.
 """
 
 import functools
@@ -16,7 +16,7 @@ from xrec.data.language import language_code
 
 
 class Vocabulary:
-    """Finds the aspect for a name; names in English have their own normal form."""
+    """A map from names to aspects; English names have their own normal form."""
 
     def __init__(self, synonyms: Mapping[str, str], drop: Iterable[str], *, is_english: bool):
         self._normalized = functools.partial(normalized, is_english=is_english)
@@ -26,13 +26,13 @@ class Vocabulary:
         self._dropped = set(map(self._normalized, drop))
 
     def canonical(self, name: str) -> str | None:
-        """Return the aspect; None if it is dropped or has no letters."""
+        """Return the aspect, or None if it is dropped or has no letters."""
         normal = self._normalized(name)
         aspect = self._synonyms.get(normal, normal)
         return aspect if aspect and aspect not in self._dropped else None
 
 
-# Letters keep their marks (Hindi, Thai, Arabic) and joiners (Persian); other marks go.
+# Letters keep their marks (Hindi, Thai, Arabic) and joiners (Persian); others are removed.
 _MARKS = regex.compile(
     r"(?<![\p{L}\p{N}\p{M}\u200c\u200d])[\p{M}\u200c\u200d]+"
     r"|[^\p{L}\p{N}\p{M}\u200c\u200d\s'&/+-]"
@@ -43,10 +43,10 @@ _ARTICLES = ("the ", "a ", "an ", "its ", "their ", "his ", "her ", "my ", "this
 
 @lru_cache(2**16)
 def normalized(aspect: str, *, is_english: bool = True) -> str:
-    """Return an aspect composed (NFC), in lower case and without marks; "" if it has no letters.
+    """Return an aspect in NFC, in lowercase and without most punctuation; "" if it has no letters.
 
-    is_english: whether articles go too, and the last word becomes singular. These rules would
-    destroy words of other languages: the "s" of "Glas" marks no plural.
+    is_english: whether to remove articles too, and make the last word singular. These rules would
+    damage words of other languages: the "s" in "Glas" is not a plural ending.
     """
     composed = unicodedata.normalize("NFC", aspect).lower()
     words: str = _BLANKS.sub(" ", _MARKS.sub(" ", composed)).strip(" '-&/+")
@@ -61,6 +61,6 @@ def normalized(aspect: str, *, is_english: bool = True) -> str:
 def names_are_english(settings: Mapping[str, Any]) -> bool:
     """Return whether an annotator with these settings, from a manifest, names aspects in English.
 
-    One without a language only knows English.
+    An annotator without a language setting supports only English.
     """
     return language_code(settings.get("language", "English")) == "en"

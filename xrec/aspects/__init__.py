@@ -1,7 +1,7 @@
-"""Which aspects of an item to name to a user, and the reviews that back them.
+"""Choose which aspects of an item to name to a user, and count the reviews that mention them.
 
-counts  how many training reviews of an item, and of a user, mention each aspect
-choice  score(u, i, a), and the best aspects of many pairs with their counts
+counts  count the training reviews of an item, and by a user, that mention each aspect
+choice  compute score(u, i, a), and choose the best aspects of many pairs with their counts
 """
 
 from xrec.aspects.choice import AspectChooser, Choices, check_prompt, chooser_for

@@ -1,15 +1,15 @@
-"""The best aspects of an item for a user, and in how many reviews each one is.
+"""Choose the best aspects of an item for a user, and count the reviews that mention them.
 
     score(u, i, a) = ln (c(i, a) + m p(a)) + v ln (1 + c(u, a) / (l p(a)))
 
-c(i, a) and c(u, a) are the reviews of the item and of the user that mention the aspect, and p(a) is
-the share of all reviews that do. The first term is ln p(a | i), the item's share shrunk by m
-reviews of the catalog, up to a constant; the second is how far the user's share, shrunk by l
-reviews, exceeds that of all. The constants were set on Yelp, Google and instruments together;
-nothing is trained.
+c(i, a) and c(u, a) are the numbers of reviews of the item and by the user that mention the aspect,
+and p(a) is the share of all reviews that do. Up to a constant, the first term is ln p(a | i), the
+item's share smoothed with m reviews of the catalog. The second term measures how far the user's
+share, smoothed with l reviews, exceeds the share in all reviews. The constants were set on Yelp,
+Google and instruments together; nothing is trained.
 
-Only aspects of the item's menu are chosen: those that a twentieth of its reviews mention, and more
-praise than blame.
+Only aspects on the item's menu are chosen: those that at least a twentieth of its reviews mention,
+and that more reviews praise than blame.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from xrec.storage import Manifest
 
 _ITEM_PRIOR = 5.0  # m, in reviews
 _USER_PRIOR, _USER_WEIGHT = 10.0, 0.15  # l, in reviews, and v
-_LEAST_SHARE = 0.05  # of an item's reviews: 2 of 55 are no reason
+_LEAST_SHARE = 0.05  # of an item's reviews: 2 of 55 are too few
 _PAIRS_PER_BLOCK = 4096
 
 Scores = NDArray[np.float64]
@@ -35,11 +35,11 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """Aspects of N pairs, k each, with their counts.
+    """k aspects for each of N pairs, with their counts.
 
-    aspects: (N, k) int64, -1 where there are no more; chosen ones have the best first.
-    item_reviews, user_reviews: (N, k), the reviews of the item, and of the user, that mention each.
-    num_item_reviews, num_user_reviews: (N,), the number of these reviews.
+    aspects: (N, k) int64, best first if they were chosen, filled up with -1.
+    item_reviews, user_reviews: (N, k), the reviews of the item, and by the user, that mention each.
+    num_item_reviews, num_user_reviews: (N,), all reviews of the item, and by the user.
     """
 
     aspects: Indices
@@ -50,7 +50,7 @@ class Choices:
 
     @property
     def with_own(self) -> "Choices":
-        """The counts as if the pair's own review, which was left out, mentioned each aspect."""
+        """The same choices with item counts of at least 1, for the pair's own left-out review."""
         return replace(
             self,
             item_reviews=np.maximum(self.item_reviews, 1),
@@ -60,9 +60,9 @@ class Choices:
     def evidence(
         self, names: Sequence[str], opinion: Callable[[int, int], str] = lambda pair, aspect: ""
     ) -> list[tuple[AspectEvidence, ...]]:
-        """Return the aspects of each pair with their evidence; `names` are those of all aspects.
+        """Return the evidence for each pair's aspects; `names` are the names of all aspects.
 
-        `opinion` returns the item's words on an aspect, by the pair's place and the aspect's index.
+        `opinion` returns the reviewers' words on an aspect of a pair, given the index of each.
         """
         counts = (self.aspects, self.item_reviews, self.user_reviews)
         totals = (self.num_item_reviews, self.num_user_reviews)
@@ -80,7 +80,7 @@ class Choices:
 
 
 class AspectChooser:
-    """Scores and chooses aspects by the reviews of a dataset; raises what `ReviewCounts` raises."""
+    """Scores and chooses aspects by a dataset's reviews; raises the errors of `ReviewCounts`."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._counts = ReviewCounts(dataset)
@@ -88,10 +88,10 @@ class AspectChooser:
     def choose(
         self, users: Indices, items: Indices, k: int, *, leave_out_own: bool = False
     ) -> Choices:
-        """Return the k best aspects of the pairs users (N,), items (N,).
+        """Return the k best aspects for each pair of users (N,) and items (N,).
 
-        User -1 is someone of whom nothing is known. With `leave_out_own`, the review of a training
-        pair counts neither for the choice nor as evidence.
+        User -1 is someone about whom nothing is known. With `leave_out_own`, the review of a
+        training pair counts neither for the choice nor as evidence.
         """
         assert k >= 1
         assert users.min(initial=0) >= -1
@@ -106,12 +106,12 @@ class AspectChooser:
     def counted(
         self, users: Indices, items: Indices, aspects: Indices, *, leave_out_own: bool = False
     ) -> Choices:
-        """Return any `aspects` (N, k), -1 for none, of the pairs with their counts."""
+        """Return the given `aspects` (N, k), -1 for none, with their counts for the pairs."""
         own = self._own(users, items, leave_out_own)
         return self._with_counts(users, items, aspects, own)
 
     def scores(self, user: int, item: int, aspects: Indices) -> Scores:
-        """Return the scores of aspects (n,) for a user and an item, (n,)."""
+        """Return the scores (n,) of aspects (n,) for a user and an item."""
         users, items, none = (np.full(len(aspects), index) for index in (user, item, -1))
         counts = self._counts.of_pairs(users, items, aspects, none)
         return self._score(counts.item_reviews, counts.user_reviews, aspects)
@@ -128,7 +128,7 @@ class AspectChooser:
         )
 
     def _fill(self, best: Indices, users: Indices, items: Indices, own: Indices) -> None:
-        """Write the best aspects of pairs (N,) into `best` (N, k); of equal scores the first."""
+        """Write the best aspects of pairs (N,) to `best` (N, k); the more frequent wins a tie."""
         rows, aspects = self._counts.mentioned(items)
         counts = self._counts.of_pairs(users[rows], items[rows], aspects, own[rows])
         num_reviews, _ = self._counts.totals(users, items, own)
@@ -156,21 +156,21 @@ class AspectChooser:
 
 
 def chooser_for(prompt: PromptConfig, dataset: Dataset) -> AspectChooser | None:
-    """Return what chooses the aspects of `prompt`; None if it asks for none.
+    """Return the chooser of the aspects for `prompt`, or None if the prompt uses no aspects.
 
-    Raises what `check_prompt` raises, and DataError if the dataset has no aspects.
+    Raises the errors of `check_prompt`, and DataError if the dataset has no aspects.
     """
     check_prompt(prompt, dataset.manifest)
     return AspectChooser(dataset) if prompt.aspects else None
 
 
 def check_prompt(prompt: PromptConfig, dataset: Manifest) -> None:
-    """Raise ConfigError if the prompt counts an item's reviews and its aspects are a profile's."""
+    """Raise ConfigError if the prompt counts item reviews but the aspects come from profiles."""
     counts = [name for name in placeholder_names(prompt.aspect) if name.endswith("item_reviews")]
     if prompt.aspects and counts and dataset.metrics.get(ASPECTS_FROM) == "profiles":
         raise ConfigError(
             f"prompt.aspect = {prompt.aspect!r} counts the item's reviews, but the dataset's "
-            "aspects come from profiles; expected no count, for example '{aspect}'",
+            "aspects come from profiles; expected a template without counts, such as '{aspect}'",
             code="no_reviews_to_count",
             key="prompt.aspect",
             saw=prompt.aspect,

@@ -1,11 +1,12 @@
-"""How many training reviews of an item, and of a user, mention each aspect.
+"""Count the training reviews of an item, and by a user, that mention each aspect.
 
-A mention is praise or neutral: blame is no reason to name an aspect. The counts are the dataset's
-(`item_aspects`, `user_aspects`), kept as sorted arrays that all processes of a node share. Each
-pair's own mentions are kept too, so that its review can be left out exactly.
+Only praise and neutral mentions count, because blame is no reason to name an aspect. The counts
+come from the dataset (`item_aspects`, `user_aspects`) and are kept as sorted arrays that all
+processes of a node share. Each pair's own mentions are kept too, so that its review can be left
+out exactly.
 
-Where aspects come from profiles, an item's profile is its only review, and a user's counts are over
-the profiles of the items that they interacted with.
+If aspects come from profiles, an item's profile is its only review, and a user's counts are over
+the profiles of the items that the user interacted with.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xrec.data.aspects import check_aspects
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import SECOND_BITS, Dataset, index_keys
 from xrec.errors import DataError
 from xrec.storage import Arrays, mapped_arrays
 
@@ -24,16 +25,16 @@ Indices = NDArray[np.int64]
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
-_RULES = 2  # version of what is counted, in the name of the mapped files
-_BITS, _SECOND = 32, 2**32 - 1  # of the second part of a key
+_RULES = 2  # version of the counting rules, part of the name of the mapped files
+_SECOND = 2**SECOND_BITS - 1  # mask of a key's second part
 
 
 @dataclass(frozen=True, eq=False)
 class PairCounts:
-    """Counts of n aspects, each of a user and an item; all (n,) int32.
+    """Counts of n aspects, each for a user and an item; all are (n,) int32.
 
-    item_reviews, user_reviews: reviews of the item, and of the user, that mention the aspect.
-    margins: how many more reviews of the item praise than blame it, low-rated ones included.
+    item_reviews, user_reviews: reviews of the item, and by the user, that mention the aspect.
+    margins: reviews of the item that praise it minus those that blame it, including low-rated ones.
     """
 
     item_reviews: Ints
@@ -45,10 +46,10 @@ class ReviewCounts:
     """The counts of a dataset with U users, I items and A aspects.
 
     num_item_reviews: (I,), num_user_reviews: (U,) int32, the number of training reviews.
-    frequency: (A,) float32, the share of all training reviews that mention each aspect, with half a
-        review more, so that it is above 0.
+    frequency: (A,) float32, the share of all training reviews that mention each aspect, smoothed
+        with half a review so that it is above 0.
 
-    Raises DataError if the dataset has no aspects, or an index that is not one of them.
+    Raises DataError if the dataset has no aspects or has an invalid aspect index.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -71,13 +72,13 @@ class ReviewCounts:
         self.frequency: Floats = arrays["frequency"]
 
     def training_rows(self, users: Indices, items: Indices) -> Indices:
-        """Return each pair's place among the training pairs, (N,); -1 for other pairs."""
-        return _find(self._arrays["pairs"], _keys(users, items))
+        """Return each pair's index among the training pairs, (N,); -1 for other pairs."""
+        return _find(self._arrays["pairs"], index_keys(users, items))
 
     def mentioned(self, items: Indices) -> tuple[Indices, Indices]:
-        """Return every aspect that reviews of items (N,) mention, most frequent first in each item.
+        """Return every aspect that reviews of items (N,) mention, most frequent first per item.
 
-        rows (n,): the place of the item in `items`, ascending; aspects (n,).
+        rows (n,): the index of the item in `items`, ascending; aspects (n,).
         """
         starts = self._arrays["item_starts"][items]
         lengths = self._arrays["item_starts"][items + 1] - starts
@@ -88,36 +89,32 @@ class ReviewCounts:
     def of_pairs(
         self, users: Indices, items: Indices, aspects: Indices, own: Indices
     ) -> PairCounts:
-        """Return the counts of aspects (n,) for users (n,) and items (n,); -1 counts 0.
+        """Return the counts of aspects (n,) for users (n,) and items (n,); 0 for an index of -1.
 
         own: (n,), the training pairs whose review is left out (`training_rows`); -1 for none.
         """
-        arrays, of_item, of_user = self._arrays, _keys(items, aspects), _keys(users, aspects)
+        arrays = self._arrays
+        of_item, of_user = index_keys(items, aspects), index_keys(users, aspects)
         item_reviews = _at(arrays["item_keys"], arrays["item_reviews"], of_item)
         user_reviews = _at(arrays["user_keys"], arrays["user_reviews"], of_user)
         margins = _at(arrays["item_keys"], arrays["margins"], of_item)
-        if self._are_profiles:  # the item's profile remains without the visit
+        if self._are_profiles:  # the item has its profile even without the visit
             return PairCounts(item_reviews, user_reviews - (own >= 0) * item_reviews, margins)
-        of_own = _keys(own, aspects)
+        of_own = index_keys(own, aspects)
         mentions = _at(arrays["own_keys"], arrays["own_mentions"], of_own)
         verdicts = _at(arrays["own_keys"], arrays["own_verdicts"], of_own)
         return PairCounts(item_reviews - mentions, user_reviews - mentions, margins - verdicts)
 
     def totals(self, users: Indices, items: Indices, own: Indices) -> tuple[Ints, Ints]:
-        """Return the number of reviews of items and of users, (N,) each, without those in `own`."""
+        """Return the number of reviews of items and by users, (N,) each, without those in `own`."""
         is_own = (own >= 0).astype(np.int32)
         of_users = np.where(users >= 0, self.num_user_reviews[users], 0).astype(np.int32)
         of_items = self.num_item_reviews[items]
         return of_items if self._are_profiles else of_items - is_own, of_users - is_own
 
 
-def _keys(first: Indices, second: Indices) -> Indices:
-    """Return one number for each pair of indices, in their order."""
-    return (first << _BITS) + second
-
-
 def _find(keys: Indices, wanted: Indices) -> Indices:
-    """Return the places of `wanted` among the sorted `keys`, -1 for one that is missing."""
+    """Return the indices of `wanted` in the sorted `keys`, -1 for missing ones."""
     if not len(keys):
         return np.full(wanted.shape, -1)
     places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
@@ -125,7 +122,7 @@ def _find(keys: Indices, wanted: Indices) -> Indices:
 
 
 def _at(keys: Indices, values: Ints, wanted: Indices) -> Ints:
-    """Return the values at the `wanted` keys, 0 for one that is missing."""
+    """Return the values at the `wanted` keys, 0 for missing ones."""
     if not len(keys):
         return np.zeros(wanted.shape, np.int32)
     places = _find(keys, wanted)
@@ -133,7 +130,7 @@ def _at(keys: Indices, values: Ints, wanted: Indices) -> Ints:
 
 
 def _count_arrays(dataset: Dataset) -> Arrays:
-    """Return all counts; their keys are of an item, a user or a training pair, and an aspect."""
+    """Return all counts; a key combines an item, a user or a training pair with an aspect."""
     users, items = dataset.interaction_edges("train")
     item_index, item_keys, item_reviews, margins = _counted(dataset, "item_aspects", "item_index")
     _, user_keys, user_reviews, _ = _counted(dataset, "user_aspects", "user_index")
@@ -155,8 +152,8 @@ def _count_arrays(dataset: Dataset) -> Arrays:
         "num_item_reviews": num_item_reviews,
         "num_user_reviews": np.bincount(users, minlength=dataset.num_users).astype(np.int32),
         "frequency": ((total + 0.5) / (len(users) + 1)).astype(np.float32),
-        "pairs": _keys(users, items),
-        **_own_arrays(dataset, _keys(users, items)),
+        "pairs": index_keys(users, items),
+        **_own_arrays(dataset, index_keys(users, items)),
     }
 
 
@@ -167,7 +164,7 @@ def _counted(dataset: Dataset, table: str, index: str) -> tuple[Indices, Indices
     reviews, praise, blame = (
         columns[f"num_{name}"].to_numpy() for name in ("reviews", "positive", "negative")
     )
-    return rows, _keys(rows, aspects), reviews - blame, praise - blame
+    return rows, index_keys(rows, aspects), reviews - blame, praise - blame
 
 
 def _own_arrays(dataset: Dataset, pairs: Indices) -> Arrays:
@@ -177,8 +174,8 @@ def _own_arrays(dataset: Dataset, pairs: Indices) -> Arrays:
     assert dataset.explanation_aspects is not None
     split, sentiment = (dataset.explanation_aspects[name] for name in ("split", "sentiment"))
     praise, blame = (pc.equal(sentiment, each).to_numpy() for each in ("positive", "negative"))
-    places = _find(pairs, _keys(users, items))
-    keys = _keys(places, aspects)
+    places = _find(pairs, index_keys(users, items))
+    keys = index_keys(places, aspects)
     order = np.flatnonzero(pc.equal(split, "train").to_numpy() & (places >= 0))
     order = order[np.argsort(keys[order])]
     return {
@@ -189,7 +186,7 @@ def _own_arrays(dataset: Dataset, pairs: Indices) -> Arrays:
 
 
 def _indices(dataset: Dataset, table: str, index: str) -> tuple[Indices, Indices]:
-    """Return the column `index` and the aspects of a table; raise DataError for a wrong aspect."""
+    """Return the column `index` and the aspects of a table; raise DataError if one is invalid."""
     assert dataset.aspects is not None
     columns: pa.Table = getattr(dataset, table)
     rows, aspects = (columns[name].to_numpy().astype(np.int64) for name in (index, "aspect_index"))

@@ -1,6 +1,6 @@
-"""Explains what is left of a run on actors, publishes it, and does what follows: a vacuum.
+"""Explain the pairs left in a run on actors, publish the run, and vacuum the table.
 
-The driver sets the counts as Ray metrics, for Prometheus, every few seconds (`BackfillMetrics`).
+Every few seconds the driver updates Ray metrics for Prometheus (`BackfillMetrics`).
 """
 
 import logging
@@ -45,9 +45,10 @@ _MOST_CHUNKS = 16
 
 
 class PublishGate(Protocol):
-    """Decides whether a finished run is published (`xrec.nights.Gate`).
+    """The check whether a finished run is published (`xrec.nights.Gate`).
 
-    force: why it is published in any case; empty if `check` decides. metrics: for the manifest.
+    force: why it is published in any case; empty if `check` decides. metrics: those it adds to
+    the manifest.
     """
 
     force: str
@@ -58,15 +59,15 @@ class PublishGate(Protocol):
 
 
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
-    """True if pairs are left, within the limit if there is one, or failed ones to be retried."""
+    """Return whether pairs are left (within the limit, if any) or failed ones are to be retried."""
     return rows_are_left(run, retry=retry_reasons(config), max_rows=config.limit)
 
 
 def chunks_at_once(config: BackfillConfig, rows_per_chunk: int) -> int:
-    """How many chunks an actor works on at the same time.
+    """Return how many chunks an actor works on at the same time.
 
-    Two at least, so that the prompts of the next one enter while the last texts of the one before
-    are being written. If chunks are small, as many as have twice the engine's rows: the longest
+    At least two, so that the prompts of the next chunk start while the last texts of the previous
+    one are being written. For small chunks, enough to fill the engine's rows twice: the longest
     text of a chunk takes about twice as long as the others.
     """
     return min(_MOST_CHUNKS, 1 + -(-2 * config.engine.max_rows // rows_per_chunk))
@@ -78,10 +79,10 @@ def run_backfill(
     load: LoadExplainer = load_task_explainer,
     gate: PublishGate | None = None,
 ) -> Manifest | None:
-    """Explain what is left of `run`, retry failed rows if the config says so, and publish.
+    """Explain the pairs left in `run`, retry failed rows if the config says so, and publish.
 
     Returns the manifest; None if the limit ended the run before it was done. Ray must be
-    initialised. Raises what `complete` and `gate` raise; finished rows are kept, and the next call
+    initialized. Raises what `complete` and `gate` raise; finished rows are kept, and the next call
     continues.
     """
     actors, size = config.actors, run.record.size
@@ -122,9 +123,9 @@ def finish(
 ) -> Manifest | None:
     """Publish a run that is done, and vacuum; do nothing and return None if pairs are left.
 
-    With `gate.force` it is also published if it was taken back before. Nothing is written if it is
-    published already. Raises what `publish` and `gate` raise, and GateError without a gate if too
-    many pairs failed.
+    With `gate.force`, a run that was rolled back or removed from the table is published again.
+    Nothing is written if the run is already published. Raises what `publish` and `gate` raise, and
+    GateError if there is no gate and too many pairs failed.
     """
     with costs_in_errors(run):
         if gate is None:
@@ -140,7 +141,7 @@ def finish(
 
 
 def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
-    """The progress of a run of `num_pairs` pairs; the rate is this driver's alone."""
+    """Return the progress of a run of `num_pairs` pairs; the rate is only that of this driver."""
     num_left = num_pairs - progress.num_rows
     rate = progress.rows_per_second(at)
     speed = f"; {rate:,.1f} pairs/s, {duration(num_left / rate)} to go" if rate else ""
@@ -150,7 +151,7 @@ def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
 
 
 def describe(config: BackfillConfig, run: BulkRun, gate: PublishGate | None) -> Describe:
-    """Return what makes the manifest's row counts and metrics of a run's counts."""
+    """Return a function that turns a run's summary into row counts and metrics of its manifest."""
 
     def of(summary: Summary) -> tuple[Mapping[str, int | str], Mapping[str, Any]]:
         row_counts: dict[str, int | str] = {
@@ -186,31 +187,31 @@ def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) 
 
 
 class BackfillMetrics:
-    """The metrics of one driver of a run of `num_pairs` pairs; Ray must be initialised.
+    """The metrics of one driver of a run of `num_pairs` pairs; Ray must be initialized.
 
-    Counters count what is done since this driver began. A retry that explains a pair counts it as
-    explained; the count of the reason for which it had failed stays.
+    Counters cover the work done since this driver started. A retry that explains a pair counts it
+    as explained; the count of its earlier failure reason is not reduced.
     """
 
     def __init__(self, num_pairs: int):
         self._num_pairs = num_pairs
         self._before: Progress | None = None
         self._pairs = Counter(
-            "xrec_backfill_pairs_total", "Pairs done: explained, carried, reasons.", ("outcome",)
+            "xrec_backfill_pairs_total", "Pairs done, by outcome or failure reason.", ("outcome",)
         )
         self._tokens = Counter(
             "xrec_backfill_tokens_total",
-            "Tokens of generated explanations and their prompts.",
+            "Tokens of generated explanations and of their prompts.",
             ("kind",),
         )
-        self._deaths = Counter("xrec_backfill_deaths_total", "Processes that died at work.")
+        self._deaths = Counter("xrec_backfill_deaths_total", "Actor processes that died.")
         self._seconds = Counter(
-            "xrec_backfill_actor_seconds_total", "Time that actors took for pairs, s."
+            "xrec_backfill_actor_seconds_total", "Time that actors spent on pairs, in seconds."
         )
         self._left = Gauge("xrec_backfill_pairs_left", "Pairs that are not done.")
 
     def record(self, progress: Progress) -> None:
-        """Count what was not there the last time; the first time counts nothing."""
+        """Add the changes since the previous call; the first call adds nothing."""
         before, self._before = self._before or progress, progress
         for outcome, count in _outcomes(progress).items():
             _add(self._pairs, count - _outcomes(before).get(outcome, 0), outcome=outcome)

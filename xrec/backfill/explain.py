@@ -1,4 +1,4 @@
-"""Turns each pair into an explanation or into a failed row with a typed reason.
+"""Turn each pair into an explanation or into a failed row with a typed reason.
 
 No pair is lost, and a pair that fails does not stop the others.
 """
@@ -25,9 +25,9 @@ _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 @dataclass(frozen=True)
 class FailedPair:
-    """A pair without a text, and why; `ids` are its row of the schema PAIRS.
+    """A pair without a text, and the reason; `ids` is its row, in the PAIRS schema.
 
-    content_key: of a pair for which a text was written; empty for others.
+    content_key: the pair's content key if a text was generated for it, otherwise empty.
     """
 
     ids: dict[str, str]
@@ -39,10 +39,10 @@ class FailedPair:
 def explain_pairs(
     explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
 ) -> tuple[pa.Table, pa.Table]:
-    """Explain `pairs` (schema PAIRS); the engine's errors are raised.
+    """Explain `pairs` (schema PAIRS), and raise the engine's errors.
 
     Returns a table of explanations (schema GENERATED) and one of failed rows (FAILED), both sorted
-    by user and item. `shared_key` is the run's part of the content keys.
+    by user and item. `shared_key` is the part of the content keys that all pairs of the run share.
     """
     rows: list[dict[str, Any]] = []
     known, failed = _look_up(explainer.dataset, explainer.pairs, pairs)
@@ -84,13 +84,13 @@ def explain_pairs(
 def why_again(
     explainer: Explainer, earlier: pa.Table, rules: TextConfig, shared_key: str
 ) -> pa.Array:
-    """Return for N rows of a table why each must be written again, N strings.
+    """Return why each of the N rows of a table must be generated again, as N strings.
 
-    Null if it may be taken over: its content key is today's, and its text names no other item of
-    the catalogue, for which it would be refused today. Otherwise the parts of the key that changed,
-    `unknown` for a pair that the dataset lost, `names_another_item`, or `failed` for a row without
-    a text, unless nothing could be said of the pair (`abstained`). Where neither the model nor its
-    text tells any evidence, counts in it may have changed, if the text still passes `rules`.
+    Null if a row can be carried over: its content key is the current one, and its text names no
+    other item of the catalog, which would be refused now. Otherwise the parts of the key that
+    changed, `unknown` if the dataset lost the pair, `names_another_item`, or `failed` for a row
+    without a text, unless there was nothing to say about the pair (`abstained`). If neither prompt
+    nor text mentions evidence, its counts may have changed if the text still passes `rules`.
     """
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(PAIRS.names))
     today = {tuple(one.ids.values()): one for one in known}
@@ -125,7 +125,7 @@ def why_again(
 
 @dataclass(frozen=True)
 class _KnownPair:
-    """A pair of the dataset, and what may be said of it."""
+    """A pair of the dataset, and the texts and aspects that its explanation may use."""
 
     ids: dict[str, str]
     pair: Pair
@@ -139,9 +139,9 @@ def refused_today(
     rows: pa.Table,
     rules: TextConfig,
 ) -> list[FailedPair]:
-    """Which of some explanations (schema GENERATED) may not be shown any more, and why.
+    """Return which explanations (schema GENERATED) may no longer be shown, and why.
 
-    Users and items that the dataset does not know any more are left out.
+    Users and items that are no longer in the dataset are left out.
     """
     known, _ = _look_up(dataset, prompts, rows.select(PAIRS.names))
     texts: dict[tuple[str, ...], str] = {
@@ -156,7 +156,7 @@ def refused_today(
 def _look_up(
     dataset: Dataset, prompts: PairPrompts, pairs: pa.Table
 ) -> tuple[list[_KnownPair], list[FailedPair]]:
-    """The pairs (schema PAIRS) that the dataset knows, and the others; each in their order."""
+    """Split `pairs` (schema PAIRS) into those that the dataset knows and the others, in order."""
     known: list[tuple[dict[str, str], Pair]] = []
     failed: list[FailedPair] = []
     for ids in pairs.cast(PAIRS).to_pylist():
@@ -170,7 +170,7 @@ def _look_up(
 
 
 def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:
-    """Rows of the schema FAILED, with the texts of the users and items that `dataset` knows."""
+    """Return rows (schema FAILED), with the texts of the users and items that `dataset` knows."""
     users, items = dataset.users, dataset.items
     rows: list[dict[str, str]] = []
     for each in failed:

@@ -1,15 +1,15 @@
 """The identity of a run, and of each pair: the options and inputs that its texts depend on.
 
-A run is named by a fingerprint of its own and of its pairs. `xrec.config` says which
-options count; URIs do not.
+A run is named by a fingerprint of its identity and of its pairs. `xrec.config` defines which
+options are part of the identity; URIs are not.
 
 The content key of a pair is a hash of everything that the model's text for it depends on: if it did
-not change, the text need not be generated again. Short hashes of its parts follow, which tell why a
-text is written again. It covers the user's profile and vector (a history has its effect through the
-vector), the item's title, profile and vector, the chosen aspects with their evidence, and what all
-pairs of a run share: the language model, the adapter with its prompt template, and every option
-that counts, except which pairs there are. It covers neither the other pairs of the run nor the
-titles of other items, which a text must not name: the carrying over checks those itself
+not change, the text need not be generated again. It is followed by short hashes of its parts, which
+show why a text is generated again. It covers the user's profile and vector (the history only acts
+through the vector), the item's title, profile and vector, the chosen aspects with their evidence,
+and what all pairs of a run share: the language model, the adapter with its prompt template, and
+every option of the identity except the choice of pairs. It covers neither the other pairs of the
+run nor the titles of other items, which a text must not name: carrying over checks those itself
 (explain.why_again).
 """
 
@@ -23,22 +23,22 @@ from xrec.bulk import Identity
 from xrec.config import BackfillConfig, RecommendedPairs, TablePairs, identity_of, settings_of_texts
 from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
 
-if TYPE_CHECKING:  # they import torch, which a status needs not
+if TYPE_CHECKING:  # they import torch, which a status does not need
     from xrec.adapter.pairs import Pair
     from xrec.generate.explainer import Explainer
     from xrec.llm.prompt import PairTexts
 
 
 def identify(config: BackfillConfig) -> Identity:
-    """The identity of a run of `config`; raises what `check_sources` raises."""
+    """Return the identity of a run of `config`; raise what `check_sources` raises."""
     from xrec.generate.loading import check_sources, sources_of
 
-    checked = check_sources(sources_of(config))  # that llm.model is the adapter's model, too
+    checked = check_sources(sources_of(config))  # also that llm.model is the adapter's model
     return _identity(config, checked.dataset, checked.model)
 
 
 def identify_unchecked(config: BackfillConfig) -> Identity:
-    """What `identify` returns, without a look at the language model.
+    """Return what `identify` returns, but without checking the language model.
 
     Raises ArtifactNotFoundError if an input is not finished.
     """
@@ -61,25 +61,25 @@ def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs)
 
 
 def shared_key(identity: Identity) -> str:
-    """Return the part of the content key that all pairs of a run have in common."""
+    """Return the part of the content key that all pairs of a run share."""
     inputs = {name: each for name, each in identity.inputs.items() if name not in _BY_PAIR}
     return fingerprint_of([settings_of_texts(identity.config), inputs])
 
 
 _BY_PAIR = ("dataset", "graph")
-"""The inputs of a run of which a content key covers what its own pair gets."""
+"""The inputs of which a content key covers only what concerns its own pair."""
 PARTS = (
     *("settings", "user_texts", "item_texts", "aspects", "evidence"),
     *("user_vector", "item_vector"),
 )
-"""The parts of a content key; `settings` are those of the run, adapter and model among them."""
-_KEY_DIGITS, _PART_DIGITS = 16, 3  # these tell a reason, and decide nothing
+"""The parts of a content key; `settings` covers the run's options, adapter and model."""
+_KEY_DIGITS, _PART_DIGITS = 16, 3  # the parts only show the reason; the key decides
 
 
 def content_key(explainer: "Explainer", shared: str, pair: "Pair", texts: "PairTexts") -> str:
     """Return the content key of a pair with these texts: 16 hex digits of a SHA-256.
 
-    Behind them are 3 for each of `PARTS`. `shared` is the run's `shared_key`.
+    They are followed by 3 digits for each of `PARTS`. `shared` is the run's `shared_key`.
     """
     chosen = [[*vars(each).values()] for each in texts.aspects]
     named, counted = [aspect for aspect, *_ in chosen], [evidence for _, *evidence in chosen]
@@ -96,7 +96,7 @@ def content_key(explainer: "Explainer", shared: str, pair: "Pair", texts: "PairT
 
 
 def changed_parts(before: str, now: str) -> tuple[str, ...]:
-    """Return which of `PARTS` two content keys differ in; all, if that cannot be told."""
+    """Return the `PARTS` in which two content keys differ; all of them if none is found."""
     starts = range(_KEY_DIGITS, len(now), _PART_DIGITS)
     places = {
         part: slice(start, start + _PART_DIGITS) for part, start in zip(PARTS, starts, strict=True)

@@ -1,4 +1,4 @@
-"""Reads what is published: all explanations of a version, or those of single pairs and users."""
+"""Read published explanations: all of a version, or those of single pairs and users."""
 
 from dataclasses import dataclass, fields
 
@@ -13,18 +13,18 @@ from xrec.data.evidence import NamedEvidence
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import ByteCache, Manifest, mismatch, storage_errors
 
-_ENTRY_BYTES = 512  # what a user's rows take besides their texts
+_ENTRY_BYTES = 512  # size of a user's rows without their texts
 _BEST_FIRST = [("rank", "ascending"), ("score", "descending"), ("item_id", "ascending")]
 
 
 def read(
     uri: str, version: int | None = None, storage: StorageConfig | None = None
 ) -> pads.Dataset:
-    """The explanations at `uri` as a pyarrow dataset: schema GENERATED, `status` and `bucket`.
+    """Return the explanations at `uri` as a dataset of GENERATED, `status` and `bucket`.
 
-    version: of the table; the newest one by default. A version never changes, whatever is published
-    later. Raises ArtifactNotFoundError if nothing is published there, ArtifactMismatchError if the
-    table has other columns, TableError if it has no such version.
+    version: a version of the table, the newest by default. A version never changes, whatever is
+    published later. Raises ArtifactNotFoundError if nothing is published there,
+    ArtifactMismatchError if the table has other columns, TableError if it has no such version.
     """
     return published(uri, version=version, storage=storage).dataset(GENERATED, OK)
 
@@ -32,19 +32,19 @@ def read(
 def read_failed(
     uri: str, version: int | None = None, storage: StorageConfig | None = None
 ) -> pads.Dataset:
-    """The failed rows at `uri` as a dataset (schema FAILED, and so on); otherwise like `read`."""
+    """Return the failed rows at `uri` as a dataset, with schema FAILED; otherwise like `read`."""
     return published(uri, version=version, storage=storage).dataset(FAILED, FAILED_STATUS)
 
 
 def read_explanations(uri: str, storage: StorageConfig | None = None) -> pa.Table:
-    """All explanations (schema GENERATED) in memory; raises as `read` does."""
+    """Return all explanations (schema GENERATED) in memory; raise what `read` raises."""
     with storage_errors(uri):
         return read(uri, storage=storage).to_table(columns=GENERATED.names).cast(GENERATED)
 
 
 @dataclass(frozen=True)
 class Explained:
-    """An explanation of the backfill; the fields after `text` are columns of GENERATED."""
+    """An explanation from a backfill; the fields after `text` are columns of GENERATED."""
 
     text: str
     num_prompt_tokens: int
@@ -56,9 +56,9 @@ class Explained:
 
 
 class ExplanationLookup:
-    """Looks explanations up at one version of the table, which never changes; threads may share it.
+    """A thread-safe lookup of explanations in one version of a table, which never changes.
 
-    max_bytes: of users' rows that are kept in memory.
+    max_bytes: the size of the cache of users' rows.
     """
 
     def __init__(self, table: Published, max_bytes: int):
@@ -75,25 +75,25 @@ class ExplanationLookup:
         return self.manifest.row_counts["explanations"]
 
     def in_memory(self, user_id: str, item_id: str) -> tuple[bool, Explained | None]:
-        """Look the pair up in memory only, without waiting for a file.
+        """Look up the pair in memory only, without waiting for a file.
 
-        Returns (True, the explanation, or None if there is none), or (False, None) if a file must
-        be read to decide it.
+        Returns (True, the explanation or None if there is none), or (False, None) if a file must
+        be read to find out.
         """
         rows = self._users.get(user_id)
         return (False, None) if rows is None else (True, _explained(rows, item_id))
 
     def find(self, user_id: str, item_id: str) -> Explained | None:
-        """The explanation of a pair, or None if there is none; may read files.
+        """Return the explanation of a pair, or None if there is none; may read files.
 
         Raises StorageError if a file cannot be reached, and DataError if it is broken.
         """
         return _explained(self.of_user(user_id), item_id)
 
     def read_ahead(self) -> int:
-        """Read the footers of all files, so that the first look-ups are fast; returns how many.
+        """Read the footers of all files so that the first lookups are fast; return their number.
 
-        Raises as `find` does.
+        Raises what `find` raises.
         """
         fragments = list(self._dataset.get_fragments())
         with file_errors(self._table.log.location):
@@ -102,9 +102,9 @@ class ExplanationLookup:
         return len(fragments)
 
     def of_user(self, user_id: str) -> pa.Table:
-        """All rows of a user, with `status` and the columns of GENERATED, the best item first.
+        """Return all rows of a user, with `status` and the columns of GENERATED, best item first.
 
-        Reads and raises as `find`.
+        May read files, and raises what `find` raises.
         """
         rows = self._users.get(user_id)
         if rows is None:
@@ -115,31 +115,31 @@ class ExplanationLookup:
 
     @property
     def has_recommendations(self) -> bool:
-        """Whether the pairs are those that a recommender chose, and not held-out ones."""
+        """Whether the pairs were chosen by a recommender rather than held out of a dataset."""
         return bool(self.manifest.config["pairs"]["kind"] != "split")
 
 
 def open_lookup(
     uri: str, expected_inputs: dict[str, str], max_bytes: int, storage: StorageConfig | None = None
 ) -> ExplanationLookup:
-    """A lookup of what is published at `uri`.
+    """Return a lookup of the explanations published at `uri`.
 
-    expected_inputs: the fingerprints of base_model, adapter and graph that the reader has. Raises
-    what `published` raises, and ArtifactMismatchError, which names it, if another model wrote the
-    explanations.
+    expected_inputs: the fingerprints of the reader's base_model, adapter and graph. Raises what
+    `published` raises, and ArtifactMismatchError, which names the differing inputs, if another
+    model wrote the explanations.
     """
     table = published(uri, storage=storage)
     inputs = {name: table.manifest.inputs.get(name) for name in expected_inputs}
     if inputs != expected_inputs:
-        what = f"{uri}: these explanations are of another model:"
-        advice = "give the backfill of this adapter (explanations=URI), run one, "
+        what = f"{uri}: these explanations were written by another model:"
+        advice = "set explanations=URI to a backfill of this adapter, run one, "
         advice += "or serve the adapter that wrote these explanations"
         raise mismatch(what, inputs, expected_inputs, advice)
     return ExplanationLookup(table, max_bytes)
 
 
 def _explained(rows: pa.Table, item_id: str) -> Explained | None:
-    """The row of an item as an explanation, None if there is none."""
+    """Return the explanation in the row of an item, or None if there is none."""
     found = rows.filter(pc.and_(pc.equal(rows["item_id"], item_id), pc.equal(rows["status"], OK)))
     if not found.num_rows:
         return None

@@ -1,7 +1,7 @@
-"""The artifacts that published explanations were made from; they are the project's present ones.
+"""The artifacts that the published explanations were made from: the project's current ones.
 
-Each version's manifest names them (`made_from`), so one commit changes all of them together, and so
-does a rollback. URIs in the workspace begin with `workspace:` there, so a workspace can be moved.
+Each version's manifest names them (`made_from`), so one commit or rollback switches all of them
+together. URIs in the workspace start with `workspace:` there, so that a workspace can be moved.
 """
 
 import re
@@ -24,7 +24,7 @@ def made_from(config: ExplanationsJobConfig) -> dict[str, str]:
 
 
 def resolve(config: JobConfig, uri: str) -> str:
-    """Return a URI that `made_from` returned, with the workspace's own in place of `workspace:`."""
+    """Return a URI from `made_from`, with `workspace:` replaced by the workspace's own URI."""
     return uri.replace(WORKSPACE, f"{config.workspace.rstrip('/')}/", 1)
 
 
@@ -32,7 +32,7 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
     """Return the number of the night whose explanations are published, and its artifacts' URIs.
 
     Before the first night, return 0 and the URIs of the project's own artifacts. URIs that the
-    config names stay. Raises what `find_published` raises.
+    config names take precedence. Raises what `find_published` raises.
     """
     check_artifacts(config)
     manifest = find_published(location_of(config, "explanations"), "explanations")
@@ -44,9 +44,9 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
 
 
 def present(config: ConfigT) -> ConfigT:
-    """Return the config of a job that reads a project's artifacts, with those of the last night.
+    """Return the config of a job that reads a project's artifacts, set to those of the last night.
 
-    The config of a job that makes these artifacts is returned as it is.
+    The config of a job that makes these artifacts is returned unchanged.
     """
     is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
     uris = last_night(config)[1] if is_reader else {}

@@ -1,7 +1,7 @@
-"""Which run a config asks for, its plan, and its pairs, which are read in batches.
+"""The run that a config describes, its plan, and its pairs, which are read in batches.
 
-The pairs come from the artifact of recommendations, with rank and score, from Parquet tables, which
-may have both, or from a split of the dataset. They are read only when a run is planned: a later
+The pairs come from the recommendations (with rank and score), from Parquet tables (rank and score
+are optional), or from a split of the dataset. They are only read when a run is planned; a later
 start compares `pairs_listing` with that of the plan.
 """
 
@@ -39,7 +39,7 @@ from xrec.data.dataset import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import read_recommendations
 from xrec.schemas import FAILED, GENERATED, PAIRS, RANKS
-from xrec.storage import Location, location_of, read_manifest, storage_errors
+from xrec.storage import Location, check_columns, location_of, read_manifest, storage_errors
 
 logger = logging.getLogger("xrec")
 
@@ -63,7 +63,7 @@ _CHUNKS_PER_ACTOR = 4
 
 
 def open_backfill(config: BackfillConfig) -> BulkRun:
-    """Plan the run of `config`, or open the plan that is there; pairs are read only if need be.
+    """Plan the run of `config`, or open its plan if there is one; only read pairs if necessary.
 
     Raises what `identify`, `pair_batches` and `open_run` raise.
     """
@@ -86,14 +86,14 @@ def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
 
 
 def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | None:
-    """A line that says so if what is published is of other pairs than these.
+    """Return a line that says so if the published explanations cover different pairs.
 
-    None if that is not known without reading the pairs, which is done if `exact`.
+    Return None if this requires reading the pairs, which is only done if `exact`.
     """
     log = open_log(request.output)
     commit = None if log is None else log.decided_by(log.version)
     if commit is None or commit.manifest is None or commit.manifest.run != request.identity.run:
-        return ()  # that its settings differ is seen without the pairs
+        return ()  # differing settings are found without the pairs
     known = next(request.known(), None)
     if known is None and not exact:
         return None
@@ -102,7 +102,7 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
     else:
         with request.read_rows() as rows:
             name = rows.run
-    return () if name == commit.run else ("pairs: others there than here",)
+    return () if name == commit.run else ("pairs: the published ones differ",)
 
 
 def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
 
 
 def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:
-    """As the config says; else what takes half a minute, and gives each actor several chunks."""
+    """Return the config's value, else half a minute's rows, with several chunks per actor."""
     if config.rows_per_chunk is not None:
         return config.rows_per_chunk
     try:
@@ -125,10 +125,10 @@ def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:
 
 
 def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:
-    """What tells that the pairs are those of an earlier start; it takes one small request or two.
+    """Return what shows whether the pairs changed since an earlier start, in a few small requests.
 
-    For a table these are its files with sizes and ETags or times. For recommendations it is their
-    fingerprint. Pairs of a split come from the dataset, which is in the run's identity.
+    For a table this is its files with sizes and ETags or times; for recommendations it is their
+    fingerprint. Pairs of a split come from the dataset, which is part of the run's identity.
 
     Raises StorageError if the table cannot be listed, ArtifactNotFoundError if the recommendations
     are not finished.
@@ -143,12 +143,12 @@ def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:
 
 
 def pair_batches(config: BackfillConfig) -> Iterator[Batch]:
-    """Yield the pairs of `config.pairs`, and the rows whose ids are none, a batch at a time.
+    """Yield the pairs of `config.pairs`, and the rows with invalid ids, one batch at a time.
 
     Raises DataError if a table cannot be read, or if more than `max_failed_share` of all rows are
-    rejected; ConfigError if k does not fit the recommendations; ArtifactNotFoundError if dataset
-    or recommendations are not finished, and if another output to carry over from has nothing
-    published.
+    rejected; ConfigError if k exceeds that of the recommendations; ArtifactNotFoundError if the
+    dataset or the recommendations are not finished, or if nothing is published at the output to
+    carry over from.
     """
     if config.carry_from not in (None, "published"):
         published(config.carry_from, storage=config.storage)
@@ -198,7 +198,7 @@ def _clean(tables: Iterable[pa.Table], file: str) -> Iterator[Batch]:
 
 
 def table_batches(location: Location) -> Iterator[Batch]:
-    """Yield the pairs of a Parquet file or folder, and raise, as `pair_batches` does."""
+    """Yield the pairs of a Parquet file or folder; otherwise like `pair_batches`."""
     with storage_errors(location.uri):
         try:
             files = pads.dataset(
@@ -209,8 +209,8 @@ def table_batches(location: Location) -> Iterator[Batch]:
                 yield from _clean(_tables(file, uri), uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
-                f"{location}: expected Parquet files with columns user_id and item_id, "
-                f"strings or integers: {error}",
+                f"{location}: expected Parquet files with columns user_id and item_id "
+                f"of strings or integers: {error}",
                 code="broken_file",
                 key="pairs.uri",
                 saw=location.uri,
@@ -218,17 +218,9 @@ def table_batches(location: Location) -> Iterator[Batch]:
 
 
 def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
-    """Yield ids, ranks and scores of a file with its own types, which may differ between files."""
+    """Yield the ids, ranks and scores of a file, with its types, which may differ by file."""
     schema = file.physical_schema
-    missing = [name for name in PAIRS.names if name not in schema.names]
-    if missing:
-        raise DataError(
-            f"{uri}: expected columns user_id and item_id, saw {', '.join(schema.names)}; rename "
-            "or add them",
-            code="missing_column",
-            key=missing[0],
-            saw=tuple(schema.names),
-        )
+    check_columns(uri, PAIRS.names, tuple(schema.names))
     columns = [*PAIRS.names, *(name for name in RANKS.names if name in schema.names)]
     for batch in file.to_batches(
         schema=schema, columns=columns, batch_size=_BATCH_ROWS, batch_readahead=2

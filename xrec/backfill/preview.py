@@ -8,7 +8,7 @@ from xrec.progress import duration, short
 
 
 def preview_lines(preview: Preview, num_actors: int, retry: Sequence[str] = ()) -> list[str]:
-    """Return lines for a reader; `retry` are the reasons of failed pairs that are tried again."""
+    """Return lines to print; failed pairs with the reasons `retry` are tried again."""
     lines = [f"{preview.num_rows:,} pairs in {preview.num_chunks:,} chunks"]
     if preview.rejected:
         lines.append(f"left out: {_counts(preview.rejected)}")
@@ -36,21 +36,21 @@ def _costs_left(preview: Preview, num_actors: int) -> Iterator[str]:
     if (costs := preview.costs_left) is None:
         canary = min(preview.num_left, num_actors * -(-preview.num_rows // preview.num_chunks))
         yield (
-            f"costs are unknown, because no run was measured here: limit={canary} explains the "
-            "first pairs of this run and measures them"
+            f"costs are unknown because no run was measured here; set limit={canary} to explain "
+            "and measure the first pairs of this run"
         )
         return
     actors = f"{num_actors} actor{'s' if num_actors > 1 else ''}"
     duration_left = duration(costs["seconds"] / num_actors)
-    yield f"to come: about {_costs(costs)}; {duration_left} with {actors}, plus their start"
+    yield f"to come: about {_costs(costs)}; {duration_left} with {actors}, plus startup"
     if preview.measured_at is None:
         yield "  estimated from the pairs of this run that are done"
     else:
-        yield f"  estimated from pairs done at {preview.measured_at}; less if texts are carried"
+        yield f"  estimated from pairs done at {preview.measured_at}; less if any are carried over"
 
 
 def _costs(costs: Mapping[str, float]) -> str:
-    """Format the costs that occurred; an engine's own counters (`engine_...`) are left out."""
+    """Format the nonzero costs, without the engine's own counters (`engine_...`)."""
     shown = [f"{duration(costs['seconds'])} of actor time"] if "seconds" in costs else []
     shown += [
         f"{short(cost)} {name.removeprefix('num_').replace('_', ' ')}"

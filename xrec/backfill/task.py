@@ -16,16 +16,16 @@ from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer, sources_of
 from xrec.schemas import PAIRS
 
-# What torch, transformers and vLLM raise for a batch that they cannot do, lack of memory included.
+# What torch, transformers and vLLM raise if a batch fails, including out of memory.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
 
 
 @dataclass(frozen=True)
 class MakeExplainTask:
-    """Makes an actor's task, in the actor's process; everything that an actor gets.
+    """A factory of an actor's task, called in its process; all that an actor is given.
 
-    sources: where `config` has them, for a process with another working directory.
-    shared_key: the run's part of the content keys.
+    sources: those of `config`, with absolute paths, for processes in another working directory.
+    shared_key: the part of the content keys that all pairs of the run share.
     """
 
     sources: Sources
@@ -49,7 +49,7 @@ def load_task_explainer(made: MakeExplainTask) -> Explainer:
 def explain_task(
     config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
 ) -> MakeExplainTask:
-    """What the actors of a run of `config` get."""
+    """Return what the actors of a run of `config` are given."""
     return MakeExplainTask(sources_of(config), config, shared_key(identity), load)
 
 
@@ -65,8 +65,8 @@ class ExplainTask:
     def do(self, rows: pa.Table) -> Outcome:
         """See ChunkTask; the costs are those of `costs_of`.
 
-        Chunks at work at the same time share the engine's run. A chunk's costs are then in part
-        those of another; the sums are right.
+        Chunks that are processed at the same time share the engine. A chunk's costs then include
+        some of another chunk's, but the totals are right.
         """
         generated, failed = explain_pairs(
             self.explainer, rows.cast(PAIRS), self.decoding, self.shared_key
@@ -83,11 +83,11 @@ class ExplainTask:
 
 
 def costs_of(generated: pa.Table, report: EngineReport) -> dict[str, float]:
-    """What generating some rows cost, as numbers that can be added up.
+    """Return the costs of generating some rows, as numbers that can be added up.
 
-    num_prompt_tokens and num_generated_tokens are those of the explanations, num_plain is how many
-    of them are plain sentences, and num_refused how many replace a text that was refused. What the
-    engine says of its work is engine_prompt_tokens, engine_computed_prompt_tokens, engine_seconds.
+    num_prompt_tokens and num_generated_tokens count the tokens of the explanations; num_plain is
+    how many of these are plain sentences, num_refused how many replace a refused text. The engine
+    reports engine_prompt_tokens, engine_computed_prompt_tokens and engine_seconds.
     """
     costs: dict[str, float] = {
         name: pc.sum(generated[name]).as_py() or 0

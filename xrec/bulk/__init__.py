@@ -1,58 +1,59 @@
-"""Do something with many rows on a Ray cluster, and publish the results as a table.
+"""Process many rows on a Ray cluster, and publish the results as a table.
 
-Four calls: `open_run` plans, `drive` works, `publish` publishes (`complete` does both), `published`
-reads. A run is work in progress and a table is what readers see; they meet only when a version is
-published. What is done with the rows is up to a `ChunkTask`.
+Four calls: `open_run` plans, `drive` does the work, `publish` publishes (`complete` does both), and
+`published` reads. A run is work in progress; a table is what readers see, and changes only when a
+version is published. A `ChunkTask` decides what is done with the rows.
 
-    _delta_log/, part-*.parquet                 the table: whole, published versions only
+    _delta_log/, part-*.parquet                 the table: complete, published versions only
     _xrec/runs/<run>/run-<k>.json               names the valid plan; the highest k counts
-    _xrec/runs/<run>/<nonce>/plan/, results/    the rows by chunk; a file for each done chunk
+    _xrec/runs/<run>/<nonce>/plan/, results/    the rows by chunk; a file for each finished chunk
     _xrec/runs/<run>/<nonce>/pass-<p>.json      names the plan of retry p and its results
-    _xrec/takedowns/<n>.json                    what later versions must not have
+    _xrec/takedowns/<n>.json                    what later versions must leave out
 
-The rules. Rule N has tests `test_rule_N_...` in tests/xrec/bulk. *Creating* a file succeeds only if
-no file has its name.
+Tests of rule N are named `test_rule_N_...`, in tests/xrec/bulk. *Creating* a file succeeds only if
+no file of that name exists.
 
-1. A run is named by its settings, its inputs and a hash of its rows, so runs with other settings
-   have other folders and can work at the same time. The table can be read at any time.
-2. A plan is written to a unique folder, then named by creating `run-<k>.json`. Whoever comes second
-   uses the plan that is named. If that plan is gone, k + 1 names another. A row is planned once;
-   rows with invalid IDs are rejected with file, line and reason.
+1. A run is named by its settings, its inputs and a hash of its rows, so runs with different
+   settings have different folders and can run at the same time. The table can be read at any time.
+2. A plan is written to a unique folder, then named by creating `run-<k>.json`. A driver that comes
+   second uses the plan already named. If that plan is gone, k + 1 names a new one. Each row is
+   planned once; rows with invalid IDs are rejected with file, line and reason.
 3. A chunk is done once its result is created, so drivers can stop, resume and work concurrently,
    and counts come from results. Readers check the digests of plans and results. A damaged result is
-   done again under a second name; if that one is damaged too, or a plan is, an error names it.
+   made again under a second name; if that is damaged too, or if a plan is, an error names the file.
 4. A driver that was suspended while its output was deleted only writes into its abandoned folder.
-   Every 15 s a thread renews its lease and ends the driver if another plan is valid. Until a lease
-   of 90 s expires, no other driver starts and no command deletes the run.
+   Every 15 s a thread renews its lease and ends the driver if another plan is valid. Until the 90 s
+   lease expires, no other driver starts and no command deletes the run.
 5. A row that succeeds becomes one or more rows of the table. An error in `row_errors` fails one
-   row, an error that makes the GPU unusable ends the process, and any other ends the run.
-6. A chunk that killed two processes is cut until one row is left; a row that kills two fails (see
-   xrec.bulk.marks). Lost nodes do not count. 64 deaths in a row, with nothing done in between, or
-   deaths during loading, end the run.
+   row, an error that makes the GPU unusable ends the process, and any other error ends the run.
+6. A chunk that killed two processes is divided until one row is left; a row that kills two fails
+   (see xrec.bulk.marks). Lost nodes do not count. The run ends after 64 deaths in a row with
+   nothing done in between, or if processes keep dying while loading.
 7. A retry is the next pass. Once all earlier passes are done, `pass-<p>.json` is created and names
-   a plan of the rows that last failed for its reasons. A row's last pass counts. A started pass is
-   finished before anything is published.
-8. Publishing is one Delta commit that takes the next version or none, and records its run, plan,
-   pass and a digest of its files. It repeats these steps until one ends it: (a) open the newest
-   version, and undo it if its files are missing or not those of its commit; (b) stop if it shows
-   this plan with this pass or a later one; fail if another publish, rollback or emptying came since
-   the command began, or if one took this run back, in whatever plan, and nothing has shown it
-   since (unless told otherwise); (c) read passes and plan again, and check the written files;
-   (d) commit. Files that were written are kept for the next round.
-9. A run that is unfinished, was limited, has too many failed rows, or whose results have fewer rows
-   than its plan, publishes nothing.
-10. A limit (`max_rows`) or a used-up budget (`spent`) ends a run after the chunks at work, and the
-    next driver continues. They and the share of failed rows are checked after each chunk. A plan
-    made with a limit ends a chunk there.
+   a plan of the rows whose last attempt failed for one of its reasons. A row's last pass counts.
+   Once a pass has started, nothing is published until it is finished.
+8. Publishing is one Delta commit, which gets the next version number or fails, and records the run,
+   plan, pass and a digest of the files. These steps are repeated until one of them ends it: (a)
+   open the newest version, and undo it if its files are missing or differ from its commit; (b) stop
+   if it shows this plan with this pass or a later one; fail if another publish, rollback or
+   emptying was committed since the command started, or if a rollback or emptying took back this run
+   (under any plan) and no later version shows it, unless `republish` is set; (c) read passes and
+   plan again, and check the written files; (d) commit. Written files are kept for the next round.
+9. Nothing is published if a run is unfinished, was limited or has too many failed rows, or if its
+   results have fewer rows than its plan.
+10. A limit (`max_rows`) or a used-up budget (`spent`) ends a run once the chunks in progress are
+    done, and the next driver continues. Both, and the share of failed rows, are checked after each
+    chunk. In a plan made with a limit, a chunk ends exactly at the limit.
 11. Rows of a published version are carried over if the task accepts them. They are copied into the
-    plan, so later changes of that version do not matter.
-12. Failed requests are repeated after 1, 4 and 16 s; then the run ends with that error and keeps
-    its results. A lease that cannot be renewed is only logged.
-13. A takedown is on the list before anything else happens, and each commit records the last entry
-    that it honors. Plans, retries, carried rows and all commits leave out what is on the list. If a
-    version does not honor all of it, whoever opens the table to commit first makes one that does.
-    Nothing is committed while entries are missing. Once a takedown is lifted, plans and versions
-    that lack rows because of it no longer count, and the next run brings the rows back.
+    plan, so later changes to that version do not matter.
+12. Failed requests are retried after 1, 4 and 16 s; then the run ends with that error and keeps its
+    results. A failure to renew the lease is only logged.
+13. A takedown is put on the list before anything else happens, and each commit records the last
+    entry that it honors. Plans, retries, carried rows and all commits leave out what is on the
+    list. If a version does not honor the whole list, the next command that opens the table to
+    commit first makes a version that does. Nothing is committed while entries are missing. Once a
+    takedown is lifted, plans and versions that lack rows because of it no longer count, and the
+    next run brings the rows back.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import what runs on Ray when it is first used, because most commands need no Ray."""
+    """Import names that need Ray when they are first used, because most commands do not."""
     if name not in ("Pool", "RayPool", "gpus_each", "map_in_processes", "num_cpus"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from xrec.bulk import processes

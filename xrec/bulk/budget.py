@@ -15,7 +15,7 @@ from xrec.storage import traffic
 
 Amounts = Mapping[Any, float]
 Spent = Callable[[Summary], str]
-"""Says which part of a budget is used up by everything that is done, or ""."""
+"""A function that describes the part of a budget used up by all work so far, or returns ""."""
 _PROMPTS = ("prompt_tokens", "num_prompt_tokens")
 _REPLIES = ("reply_tokens", "num_generated_tokens")
 
@@ -44,9 +44,9 @@ def used_up(budget: Amounts, used: Amounts) -> str:
 
 
 def spent_of(budget: Amounts, prices: Amounts, since: float, *before: Amounts) -> Spent:
-    """Return the `Spent` of a budget.
+    """Return the `Spent` function of a budget.
 
-    since: time.monotonic() of the start. before: more costs that count.
+    since: time.monotonic() at the start. before: earlier costs to include.
     """
 
     def spent(summary: Summary) -> str:
@@ -58,7 +58,7 @@ def spent_of(budget: Amounts, prices: Amounts, since: float, *before: Amounts) -
 
 @contextmanager
 def costs_in_errors(run: BulkRun, *before: Amounts) -> Iterator[None]:
-    """Add the costs of a run and those `before` to errors that end it, as a manifest has them."""
+    """Add the costs of a run, and those in `before`, to the metrics of an error that ends it."""
     try:
         yield
     except (BudgetError, ClusterError, GateError) as error:
@@ -73,7 +73,7 @@ def check_failed_share(
 ) -> None:
     """Raise GateError if more than `max_failed_share` of `num_rows` rows failed.
 
-    num_rows: the rows that are done by default. Expected reasons do not count.
+    num_rows: by default, the rows that are done. Failures for expected reasons do not count.
     """
     faults = run.format.faults(progress.failed)
     num_failed, num_done = faults.total(), progress.num_rows
@@ -94,7 +94,7 @@ def check_failed_share(
 
 
 class Meter:
-    """What one start of a driver costs besides rows: CPU and GPU hours, and requests."""
+    """The costs of one driver start, excluding those of rows: CPU and GPU hours, store traffic."""
 
     def __init__(self) -> None:
         self.summary = Summary()
@@ -102,7 +102,7 @@ class Meter:
         self._lock = threading.Lock()
 
     def read(self, holding: dict[str, float] | None = None) -> Summary:
-        """Return the costs until now; from now on count these CPUs and GPUs, if given."""
+        """Return the costs so far; from now on, count the CPUs and GPUs in `holding`, if given."""
         with self._lock:
             hours = (time.monotonic() - self._since) / 3600
             costs = added({name: n * hours for name, n in self._held.items()}, traffic())

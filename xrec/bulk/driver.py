@@ -1,6 +1,6 @@
-"""The driver of a run: do the chunks that have no result, pass after pass, then publish.
+"""The driver of a run: it does the chunks that have no result, pass by pass, then publishes.
 
-Budget, limit and failed share are checked after each chunk.
+The budget, the limit and the share of failed rows are checked after each chunk.
 """
 
 import itertools
@@ -48,14 +48,14 @@ logger = logging.getLogger("xrec")
 
 @dataclass(frozen=True)
 class DriveOptions:
-    """How a run is done.
+    """Options for `drive`.
 
     chunks_at_once: see `WorkerSettings`.
-    retry: once all is done, do the rows again that failed for these reasons.
-    max_failed_share: of failed rows, above which the run ends.
-    max_rows: stop once this many rows are done, including earlier calls. Chunks are not split, so
-        there may be more unless the run was planned with this limit.
-    spent: called after each chunk; once something is used up, no further chunk starts.
+    retry: once all rows are done, do the rows that failed for these reasons again.
+    max_failed_share: end the run if a larger share of its rows failed, 0 to 1.
+    max_rows: stop once this many rows are done, including those of earlier calls. Chunks are not
+        split, so more rows may be done unless the run was planned with this limit.
+    spent: called after each chunk; once it reports a used-up budget, no further chunk starts.
     on_progress: called every few seconds.
     """
 
@@ -78,17 +78,18 @@ def drive(
 ) -> Progress:
     """Do what is left of a run, and then its retry.
 
-    make_task: see `WorkerSettings`. then: called once all is done, while this driver still holds
-        the lease.
+    make_task: see `WorkerSettings`. then: called once everything is done, while this driver still
+        holds the lease.
 
-    Return the progress; it is done unless `max_rows` ended it. Raise LeaseError if another driver
-    is at work or the run was planned again; GateError if more than `max_failed_share` of the rows
-    failed; BudgetError if something is used up; ValueError for an unknown reason, or a limit with a
-    retry; what a process raised; ClusterError. Results are kept, and the next call continues.
+    Return the progress, which is done unless `max_rows` ended the run. Raise LeaseError if another
+    driver is at work or the run was planned again, GateError if more than `max_failed_share` of the
+    rows failed, BudgetError if the budget is used up, ValueError for an unknown reason or a limit
+    with a retry, ClusterError if processes or Ray fail, or the XRecError that a process raised.
+    Results are kept, and the next call continues.
     """
     reasons, max_rows = run.format.check_reasons(options.retry), options.max_rows
     if max_rows is not None and (max_rows < 1 or reasons):
-        raise ValueError(f"max_rows = {max_rows}: expected at least 1, and no limit for a retry")
+        raise ValueError(f"max_rows = {max_rows}: expected at least 1, or None for a retry")
     refuse_live_driver(run.folder, but=this_process())
     num_wanted = min(run.record.num_rows, max_rows or run.record.num_rows)
     max_failed_share = options.max_failed_share
@@ -152,7 +153,7 @@ def complete(
         manifest = publish(run, kind, describe, republish=republish, check=check, clock=clock)
 
     with costs_in_errors(run):
-        while True:  # a result is found broken once; the next time, another error names it
+        while True:  # a result is reported broken once; the second time, another error names it
             try:
                 drive(run, pool, make_task, options, then=finish, clock=clock)
                 return manifest
@@ -161,7 +162,7 @@ def complete(
 
 
 def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = None) -> bool:
-    """Return whether `drive` would do any row; reads results only if listings do not tell."""
+    """Return whether `drive` would do any rows; reads results only if listings do not show it."""
     if max_rows is None and not all(work.is_done for work in run.passes()):
         return True
     survey = Survey(run)
@@ -172,7 +173,7 @@ def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = 
 
 @dataclass
 class _Driver:
-    """Does passes and reports progress.
+    """The work of `drive`: doing passes and reporting progress.
 
     used_up: the part of the budget that ended the run, or "".
     """
@@ -203,8 +204,8 @@ class _Driver:
     def go(self, reasons: tuple[str, ...], max_rows: int | None) -> Progress:
         """Do all passes, up to the limit, then the retry.
 
-        Passes that another driver adds meanwhile are done too; one of these reasons is then the
-        retry.
+        Passes that another driver adds meanwhile are done too; if one has the same reasons, it
+        is the retry.
         """
         self.beat.begin()
         self._survey = Survey(self.run)
@@ -232,11 +233,11 @@ class _Driver:
             self._summary += self._survey.look()
         with_backoff(self.beat.check_is_current)
         self._update(is_done=True)
-        self._report(True)  # writes what this start cost, for whoever publishes the run
+        self._report(True)  # writes this start's costs, which the publisher of the run reads
         return self._progress
 
     def _do(self, work: Pass, max_rows: int | None) -> bool:
-        """Do what is left of a pass; return False if chunks are still left."""
+        """Do the rest of a pass; return False if some of its chunks are not done."""
         chunks = self._survey.left(work).tolist()
         num_left = len(chunks)
         if max_rows is not None:
@@ -292,7 +293,7 @@ class _Driver:
         self._progress = self._progress.model_copy(update={**dict(self._all), **changes})
 
     def _report(self, is_alive: bool) -> None:
-        """Write what this start cost, and the progress."""
+        """Write the costs of this start, and the progress."""
         costs = self._meter.read()
         with store_may_fail():
             (self.run.folder / STARTS / self._name).write_bytes(costs.to_bytes())
@@ -300,7 +301,7 @@ class _Driver:
         report(self.run, progress, self.clock, is_alive=is_alive)
 
     def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
-        """Plan the rows again whose last pass failed them for one of the reasons."""
+        """Plan a pass of the rows that last failed for one of the reasons."""
         size = max(1, int(passes[0].plan.rows_of_chunks.max()))
         rows = map(read_takedowns(self.run.output).without, last_failed(self.run, passes, reasons))
         chunks = row_groups(rows, size)
@@ -309,9 +310,9 @@ class _Driver:
 
 
 def last_failed(run: BulkRun, passes: Sequence[Pass], reasons: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield, in the plan's order, the rows whose last pass failed them for one of the reasons.
+    """Yield, in the plan's order, the rows that failed in their last pass for one of the reasons.
 
-    Their columns are `bucket`, those of a planned row, `reason` and `ORIGIN`.
+    Their columns are `bucket`, the columns of a planned row, `reason` and `ORIGIN`.
     """
     names = ["bucket", *run.format.planned_schema.names, "reason"]
     wanted = pc.field("reason").isin(list(reasons)) & (pc.field("status") == FAILED)

@@ -1,4 +1,4 @@
-"""The files of a published table: a row of `FILES` each, in Delta's log and in Arrow's datasets."""
+"""The files of a published table: as rows of `FILES`, in Delta's log and in Arrow datasets."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ FILES = pa.schema(
         ("max.bucket", pa.int32()),
     ]
 )
-"""The columns of a version's files; those of another program may have no bounds."""
+"""The columns that describe a version's files; files of other programs may have no bounds."""
 FEW_AT_ONCE: Mapping[str, int] = {
     "batch_size": 2**14,
     "batch_readahead": 2,
@@ -36,7 +36,7 @@ FEW_AT_ONCE: Mapping[str, int] = {
 
 
 def files_of(location: Location, files: pa.Table, schema: pa.Schema) -> pads.Dataset:
-    """Return the rows of a table's files with the columns of `schema`; it skips files by bucket."""
+    """Return a dataset of files with the columns of `schema`; a filter by bucket skips files."""
     rows, bucket, bounds = files.to_pylist(), pc.field("bucket"), []
     sizes = {file["path"]: file["num_bytes"] for file in rows}
     for file in rows:
@@ -53,7 +53,7 @@ def files_of(location: Location, files: pa.Table, schema: pa.Schema) -> pads.Dat
 
 
 def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
-    """Return the files' folder; on S3 by deltalake, because fsspec reads megabytes ahead."""
+    """Return a file system of the table's folder; deltalake's on S3, as fsspec reads far ahead."""
     options = location.delta_options()
     if options is None:
         return pyarrow.fs.SubTreeFileSystem(location.path, location.arrow_filesystem())
@@ -61,9 +61,9 @@ def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSys
 
 
 def missing_files(location: Location, files: pa.Table) -> list[str]:
-    """Return the paths of files that do not exist or have another size than `num_bytes`.
+    """Return the paths of files that do not exist or whose size is not `num_bytes`.
 
-    A listing may be stale, as on NFS, so the files that it lacks are looked up by name.
+    A listing may be stale, as on NFS, so files that do not match it are looked up by name.
     """
     listed = location.sizes()
     unlisted = [
@@ -77,10 +77,10 @@ def missing_files(location: Location, files: pa.Table) -> list[str]:
 
 
 def wrong_bounds(location: Location, files: pa.Table) -> list[str]:
-    """Return the files with buckets outside the bounds in the log, or unreadable.
+    """Return the paths of files that are unreadable or have buckets outside the log's bounds.
 
-    Readers who look for such a bucket skip the file. This reads the footer of each file, which
-    other programs write correctly too.
+    Readers that look for such a bucket skip the file. This reads the footer of each file, which
+    other programs also write correctly.
     """
 
     def is_wrong(file: Mapping[str, Any]) -> bool:
@@ -103,7 +103,7 @@ def wrong_bounds(location: Location, files: pa.Table) -> list[str]:
 
 
 def add_action(file: Mapping[str, Any]) -> AddAction:
-    """Return the action that adds a file, a row of `FILES`, to a table."""
+    """Return the Delta action that adds a file (a row of `FILES`) to a table."""
     stats: dict[str, Any] = {"numRecords": file["num_rows"]}
     if file["min.bucket"] is not None:
         bounds = (("minValues", "min.bucket"), ("maxValues", "max.bucket"))
@@ -114,14 +114,14 @@ def add_action(file: Mapping[str, Any]) -> AddAction:
 
 
 def digest_of(files: pa.Table) -> str:
-    """Return 16 hex digits of a hash of the files' paths and sizes, in any order."""
+    """Return 16 hex digits of a hash of the files' paths and sizes, regardless of their order."""
     lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 @contextmanager
 def file_errors(location: Location) -> Iterator[None]:
-    """Turn errors of reading the table's files into those of xrec.errors, which name the URI."""
+    """Turn errors in reading the table's files into errors of xrec.errors that name the URI."""
     with storage_errors(location.uri):
         try:
             yield

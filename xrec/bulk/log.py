@@ -1,9 +1,9 @@
-"""The log of a published Delta table: what each version shows, and which commit decided that.
+"""The log of a published Delta table: what each version shows, and which commit decided it.
 
-Every version is whole (xrec.bulk.publish), and the newest one is the published one. Each commit of
+Every version is complete (xrec.bulk.publish), and the newest is the published one. Each commit by
 xrec records what it is (`Commit`), with a digest of the files that the version should have. If the
 log lists other files, the table was deleted and made again while its publisher was suspended: the
-version is not sound, readers refuse it, and the next command undoes it. Commits of other programs
+version is not sound, readers refuse it, and the next command undoes it. Commits by other programs
 are accepted as they are.
 """
 
@@ -28,23 +28,23 @@ logger = logging.getLogger("xrec")
 LOG = "_delta_log"
 _HINT = "_last_checkpoint"
 COMMIT_KEY = "xrec"
-"""The key of the `Commit`, as JSON, in a commit's metadata."""
+"""The key of the `Commit` (as JSON) in the metadata of a Delta commit."""
 _NAMES = ("path", "size_bytes", "num_records", "min.bucket", "max.bucket")
-"""deltalake's names of the columns of `FILES`."""
+"""deltalake's names for the columns of `FILES`."""
 
 
 class Commit(Record):
-    """What a commit of xrec records; another program's RESTORE counts as a rollback.
+    """What a commit by xrec records; another program's RESTORE counts as a rollback.
 
     table: ID of the table that it was made for; empty in the commit that creates the table.
     live: digest of the files that the version should have; empty for a RESTORE.
-    run, nonce, pass_number: whose rows were published.
+    run, nonce, pass_number: the run, plan and pass whose rows were published.
     target: version that an undo or a rollback restored; -1 if the table was empty.
-    manifest: of a publish, or of what a takedown left of one.
+    manifest: the manifest of a publish, or of what a takedown left of it.
     takedowns: number of the last takedown that the version honors.
     num_gone: number of rows that were removed for takedowns.
     left_out: takedowns that kept rows out of the plan of what was published.
-    counts: the field of a run's summary behind each row count that a takedown changes.
+    counts: for each row count that a takedown changes, the field of the run's summary behind it.
     """
 
     kind: Literal["publish", "undo", "rollback", "empty", "takedown"]
@@ -61,7 +61,7 @@ class Commit(Record):
     counts: dict[str, str] = Field(default_factory=dict)
 
     def properties(self) -> deltalake.CommitProperties:
-        """Return the properties for deltalake: the commit takes the next version or none."""
+        """Return the properties for deltalake; the commit gets the next version or fails."""
         return deltalake.CommitProperties(
             custom_metadata={COMMIT_KEY: self.model_dump_json()}, max_commit_retries=0
         )
@@ -70,7 +70,7 @@ class Commit(Record):
 class DeltaLog:
     """The table at `location`, whose newest version was `version` when it was opened.
 
-    id: identifies the table; a table that was deleted and made again has another ID.
+    id: identifies the table; a table that was deleted and made again has a different ID.
     """
 
     def __init__(self, location: Location, delta: deltalake.DeltaTable):
@@ -83,17 +83,17 @@ class DeltaLog:
         self.files = lru_cache(None)(self._files)
 
     def _info(self, version: int) -> dict[str, Any]:
-        """Return the log's `commitInfo` of a version, written by any program.
+        """Return the `commitInfo` of a version, whichever program wrote it.
 
-        Raises TableError if the log entry was deleted.
+        Raises TableError if the log entry is missing or unreadable.
         """
         file = self._entry(version)
         try:
             data = file.read_bytes()
         except StorageNotFoundError as error:
             raise TableError(
-                f"{self.location}: the Delta log cannot be used: {file} is missing, so it is not "
-                "known what the table should have; restore it from a copy",
+                f"{self.location}: the Delta log cannot be used: {file} is missing, so the files "
+                "that the table should have are unknown; restore it from a copy",
                 code="broken_log",
                 key=file.name,
             ) from error
@@ -105,7 +105,7 @@ class DeltaLog:
             raise self._broken(file, error) from error
 
     def _commit(self, version: int) -> Commit | None:
-        """Return the commit of a version; None for another program's, unless it is a RESTORE."""
+        """Return the commit of a version; None for another program's unless it is a RESTORE."""
         info = self.info(version)
         if (text := info.get(COMMIT_KEY)) is not None:
             try:
@@ -126,13 +126,13 @@ class DeltaLog:
         first = str(why).partition("\n")[0]
         return TableError(
             f"{self.location}: the Delta log cannot be used: {file} is not an entry that this xrec "
-            f"reads ({first}); restore it from a copy, or give another output URI",
+            f"can read ({first}); restore it from a copy, or give another output URI",
             code="broken_log",
             key=file.name,
         )
 
     def _restored(self, version: int, parameters: Mapping[str, Any]) -> int | None:
-        """Return the version that a RESTORE brought back; it names its number or a time."""
+        """Return the version that a RESTORE brought back, which it gives by number or time."""
         if (number := str(parameters.get("version"))).isdigit():
             return int(number)
         live = digest_of(self.files(version))
@@ -154,7 +154,7 @@ class DeltaLog:
         return files.sort_by([("min.bucket", "ascending"), ("path", "ascending")])
 
     def decided_by(self, version: int) -> Commit | None:
-        """Return the publish or emptying whose rows the version shows; None if there is none.
+        """Return the publish or emptying that decided the version's rows; None if there is none.
 
         If rows were taken down from it, return the takedown with the manifest of what is left.
         """
@@ -168,7 +168,7 @@ class DeltaLog:
         return None if made is None or made.kind == "empty" else made
 
     def is_sound(self, version: int) -> bool:
-        """Return whether the version has the files that the newest commit of xrec recorded."""
+        """Return whether the version has the files that the newest commit by xrec recorded."""
         number, commit = self._recorded_by(version)
         if commit is None:
             return True
@@ -186,7 +186,7 @@ class DeltaLog:
 
     @property
     def num_takedowns(self) -> int:
-        """The least number of takedowns that existed when the newest version was made.
+        """A lower bound on the number of takedowns that existed when the newest version was made.
 
         That version may honor fewer: another program's RESTORE does not know about takedowns.
         """
@@ -197,12 +197,12 @@ class DeltaLog:
         return 0
 
     def _recorded_by(self, version: int) -> tuple[int, Commit | None]:
-        """Return the newest commit of xrec that recorded the version's files, with its number."""
+        """Return the newest commit by xrec that recorded the version's files, after its number."""
         commits = ((number, commit) for number, commit in self._shown_by(version) if commit.live)
         return next(commits, (-1, None))
 
     def _shown_by(self, version: int) -> Iterator[tuple[int, Commit]]:
-        """Yield the commits of xrec whose rows the version shows, the newest first.
+        """Yield the commits by xrec whose rows the version shows, newest first.
 
         An undo or a rollback is followed by the version that it restored.
         """
@@ -213,9 +213,9 @@ class DeltaLog:
             version = version - 1 if commit is None or commit.target is None else commit.target
 
     def deciding(self) -> Iterator[tuple[int, Commit]]:
-        """Yield the publishes, rollbacks and emptyings that were not undone, the newest first.
+        """Yield the publishes, rollbacks and emptyings that were not undone, newest first.
 
-        A takedown removes rows and decides nothing.
+        Takedowns are skipped, because they only remove rows.
         """
         version = self.version
         while version >= 0:
@@ -233,8 +233,8 @@ class DeltaLog:
 def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
     """Open the log of the table at `location`; return None if there is no table.
 
-    version: the version to take for the newest one. Raises TableError if the log cannot be read or
-    has no such version, and StorageError.
+    version: the version to treat as the newest. Raises TableError if the log cannot be read or has
+    no such version, and StorageError if the store fails.
     """
     if not (location / LOG).exists():
         return None
@@ -262,7 +262,7 @@ def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
 
 
 def the_log(location: Location, version: int | None = None) -> DeltaLog:
-    """Do as `open_log`, but raise ArtifactNotFoundError if there is no table."""
+    """Open the log as `open_log` does; raise ArtifactNotFoundError if there is no table."""
     if (log := open_log(location, version)) is None:
         raise ArtifactNotFoundError(
             f"{location}: no table, so nothing was published; run its job first, or check the URI",
@@ -293,13 +293,13 @@ def manifest_of_log(log: DeltaLog) -> Manifest:
 def read_published(location: Location, kind: Kind) -> Manifest:
     """Return the manifest of a table's newest version.
 
-    Raises what `manifest_of_log` raises; ArtifactMismatchError for another kind or schema version.
+    Raises the same errors as `manifest_of_log`, and those of `check_manifest`.
     """
     return check_manifest(location, manifest_of_log(the_log(location)), kind)
 
 
 def find_published(location: Location, kind: Kind) -> Manifest | None:
-    """Do as `read_published`, but return None if nothing is published."""
+    """Return the manifest as `read_published` does, or None if nothing is published."""
     try:
         return read_published(location, kind)
     except ArtifactNotFoundError:
@@ -321,7 +321,7 @@ def check_sound(log: DeltaLog) -> None:
 
 @contextmanager
 def delta_errors(location: Location) -> Iterator[None]:
-    """Turn deltalake's errors into those of xrec.errors, which name the URI."""
+    """Turn deltalake's errors into errors of xrec.errors that name the URI."""
     try:
         yield
     except deltalake.exceptions.DeltaError as error:
@@ -342,7 +342,7 @@ def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
     except deltalake.exceptions.DeltaError as error:
         if _HINT not in str(error):
             raise
-        # The hint names a checkpoint that does not exist. Without the hint the log is listed.
+        # The hint names a checkpoint that does not exist. Without it, deltalake lists the log.
         hint = location / LOG / _HINT
         logger.warning("deleted %s, which names a checkpoint that does not exist", hint)
         with suppress(StorageNotFoundError):  # another command deleted it

@@ -1,13 +1,14 @@
 """The marks of a run: which chunks are left, who works on them, and which rows killed a process.
 
-Ray silently retries lost tasks, so workers take chunks from the marks, report what they begin and
-finish, and the driver collects what is done. A process that replaces another, or a lost node, shows
-that a worker died: its chunks are handed out again.
+Ray silently retries lost tasks, so chunks are not tasks: workers take chunks from the marks and
+report what they start and finish, and the driver collects what is done. A replacement process or a
+lost node shows that a worker died; the worker's chunks are handed out again.
 
-A chunk that was at work when its process died is tried once more as a whole, because a machine can
-be lost through no fault of a row; the second process does nothing else meanwhile. Then the chunk is
-cut into 16 parts, each part that kills into 16 again, until one row is left. A row that kills twice
-becomes a failed row. Finished parts of a chunk survive the next death. A lost node blames no row.
+A chunk that was in progress when its process died is tried once more as a whole, because a process
+can die through no fault of a row; the second process does nothing else meanwhile. Then the chunk is
+divided into 16 parts, and each part that kills a process into 16 again, until one row is left. A
+row that kills two processes becomes a failed row. Finished parts of a chunk are kept when a process
+dies. No row is blamed for a lost node.
 """
 
 from collections import Counter, deque
@@ -20,8 +21,8 @@ from xrec.errors import ClusterError, XRecError
 
 _PARTS = 16
 _MOST_DEATHS_IN_A_ROW = 64
-"""Finding several rows of a chunk that kill takes fewer deaths. If this many processes die and
-nothing is done in between, no row is to blame: every process dies."""
+"""Finding several deadly rows of a chunk takes fewer deaths. If this many processes die with
+nothing done in between, no row is to blame: every process dies."""
 _STARTS_PER_ACTOR = 3
 
 Range = tuple[int, int]
@@ -33,10 +34,11 @@ WAIT = -1
 
 @dataclass(frozen=True)
 class Attempt:
-    """What to try next of a chunk.
+    """The rows of a chunk to try next.
 
-    is_alone: the process must do nothing else meanwhile. num_deaths: if not 0, fail the rows, on
-    which this many processes died. kept: the outcome, if an earlier process finished these rows.
+    is_alone: the process must do nothing else meanwhile. num_deaths: if not 0, fail the rows,
+    because this many processes died on them. kept: the outcome, if an earlier process finished
+    these rows.
     """
 
     start: int
@@ -48,7 +50,7 @@ class Attempt:
 
 @dataclass
 class _Chunk:
-    """The state of an unfinished chunk; `worker` has taken it."""
+    """The state of an unfinished chunk, which `worker` has taken."""
 
     worker: str = ""
     begun: dict[Range, tuple[str, str]] = field(default_factory=dict)
@@ -60,8 +62,8 @@ class _Chunk:
 class Marks:
     """The marks of one pool of workers.
 
-    max_actors: the most processes. lost_nodes: returns the IDs of lost nodes. numbers: the chunks
-    to do, in order. slots: how many chunks a worker does at a time.
+    max_actors: the maximum number of processes. lost_nodes: returns the IDs of lost nodes. numbers:
+    the chunks to do, in order. slots: how many chunks a worker does at a time.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Marks:
     # For the driver.
 
     def is_over(self, stop: bool = False) -> bool:
-        """Return whether no further chunk may begin; `stop` sets it."""
+        """Return whether no further chunk may start; `stop` makes this true."""
         self._is_over |= stop
         return self._is_over
 
@@ -97,14 +99,14 @@ class Marks:
         return bool(self._news) or self._error is not None
 
     def news(self) -> tuple[list[tuple[int, Any]], XRecError | None]:
-        """Return the chunks finished since the last call with their results, and the error."""
+        """Return the chunks finished since the last call with their results, and any error."""
         news, self._news = self._news, []
         return news, self._error
 
     # For workers.
 
     def starting(self, worker: str, actor: str, node: str) -> bool:
-        """Record that a process is loading; return whether it should.
+        """Record that a process is loading; return whether it should continue.
 
         actor: stays the same if a process replaces one that died.
         """
@@ -116,7 +118,7 @@ class Marks:
             self.fail(
                 ClusterError(
                     f"{self._most_starts} processes in a row died before they were ready, often "
-                    "for lack of memory; give each more memory, or start fewer",
+                    "for lack of memory; give each process more memory, or start fewer",
                     code="processes_not_ready",
                     saw=self._most_starts,
                 )
@@ -127,14 +129,14 @@ class Marks:
         self._num_starts_in_a_row = 0
 
     def fail(self, error: XRecError) -> None:
-        """End the run with this error, unless it has ended."""
+        """End the run with this error, unless it has already failed with another."""
         self._error = self._error or error
         self._is_over = True
 
     def next(self, worker: str) -> int | None:
         """Return the chunk that `worker` should do next, `WAIT`, or None if there is none.
 
-        A worker waits while others are at work, as they may die, and while the driver has many
+        A worker waits while others are at work, because they may die, and while the driver has many
         results to collect.
         """
         if self._is_over or not self._left:
@@ -150,9 +152,9 @@ class Marks:
         return number
 
     def attempts(self, number: int, num_rows: int, worker: str) -> tuple[list[Attempt], int] | str:
-        """Return what `worker` should do of a chunk, in order, and how many processes died with it.
+        """Return the attempts at a chunk for `worker`, in order, and how many processes died on it.
 
-        Return text if the run must end. What another worker had begun of the chunk is a death.
+        Return a message if the run must end. Rows that another worker had started count as a death.
         """
         chunk = self._chunk(number)
         chunk.worker = worker
@@ -162,14 +164,14 @@ class Marks:
                 self._count(chunk, rows, other, node)
         if self._num_deaths_in_a_row >= _MOST_DEATHS_IN_A_ROW:
             return (
-                f"{self._num_deaths_in_a_row} processes died in a row and nothing was done in "
-                f"between, the last one with chunk {number}, so no row can be to blame; look at "
+                f"{self._num_deaths_in_a_row} processes died in a row with nothing done in "
+                f"between, the last one on chunk {number}, so no single row is to blame; look at "
                 "the logs of Ray's workers, fix the cause and run the job again"
             )
         return list(_attempts(chunk, 0, num_rows, is_whole=True)), chunk.num_deaths
 
     def begin(self, number: int, rows: Range, worker: str, node: str) -> bool:
-        """Record that a worker begins rows of a chunk; return False if it must not.
+        """Record that a worker starts rows of a chunk; return False if it must not.
 
         It must not if another worker has the chunk, or if the chunk is new and the run is over.
         """
@@ -183,7 +185,7 @@ class Marks:
         return True
 
     def end(self, number: int, rows: Range, kept: Outcome) -> None:
-        """Record that rows of a chunk are done, and keep their outcome until all are."""
+        """Record that rows of a chunk are done, and keep their outcome until the chunk is done."""
         chunk = self._chunk(number)
         self._alive(chunk, rows)
         chunk.begun.pop(rows, None)
@@ -208,14 +210,14 @@ class Marks:
                 self._lose(worker)
 
     def _lose(self, worker: str) -> None:
-        """Hand out the chunks of a dead worker again, before all others."""
+        """Put the chunks of a dead worker back at the front of the queue."""
         for number, chunk in self._chunks.items():
             if worker and chunk.worker == worker:
                 chunk.worker = ""
                 self._queue.appendleft(number)
 
     def _reserved(self, worker: str) -> int | None:
-        """Return a chunk that waits in a full worker, if this one has room."""
+        """Return a chunk that is waiting in a full worker, if this worker has room."""
         taken = Counter(chunk.worker for chunk in self._chunks.values())
         begun = Counter(chunk.worker for chunk in self._chunks.values() if chunk.begun)
         if taken[worker] >= self._slots:
@@ -226,11 +228,11 @@ class Marks:
         return None
 
     def _alive(self, chunk: _Chunk, rows: Range) -> None:
-        if chunk.deaths.get(rows, 0) < 2:  # otherwise the rows were given up, not done
+        if chunk.deaths.get(rows, 0) < 2:  # otherwise the rows were given up on, not done
             self._num_deaths_in_a_row = 0
 
     def _count(self, chunk: _Chunk, rows: Range, worker: str, node: str) -> None:
-        """Count a death against the rows, and once per process."""
+        """Count a death against the rows, and once per process against the chunk and the run."""
         is_new = worker not in self._dead
         self._dead.add(worker)
         chunk.num_deaths += is_new

@@ -1,6 +1,6 @@
-"""The files of a version, made from results: each is a range of chunks, with retried rows in place.
+"""The files of a version, made from results: one per range of chunks, with retried rows merged in.
 
-Results are in the table's order already.
+Results are already in the table's order.
 """
 
 from collections import deque
@@ -22,19 +22,19 @@ from xrec.storage import request_each, traffic
 PART_BYTES = 96 * 2**20
 """Approximate size of the results that become one file."""
 Range = tuple[int, int]
-"""First and last chunk of the first pass."""
+"""The first and last chunk of a range, by their numbers in the first pass."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A written, uncommitted file, as a row of `FILES`; None if it has no rows left."""
+    """A written, uncommitted file, as a row of `FILES`; None if no rows were left for it."""
 
     file: Mapping[str, Any] | None
     summary: Summary
 
 
 def ranges(first_pass: Pass) -> Iterator[Range]:
-    """Yield ranges of chunks whose results have about `PART_BYTES` together."""
+    """Yield ranges of chunks whose results add up to about `PART_BYTES`."""
     start, num_bytes = 0, 0
     for chunk, (_, size) in sorted(first_pass.results.sizes().items()):
         if num_bytes and num_bytes + size > PART_BYTES:
@@ -47,10 +47,10 @@ def ranges(first_pass: Pass) -> Iterator[Range]:
 def write_parts(
     run: BulkRun, passes: Sequence[Pass], taken: Takedowns, chunks: Sequence[Range]
 ) -> Iterator[tuple[Range, Part]]:
-    """Write a file for each range of chunks; yield each once it is written.
+    """Write a file for each range of chunks; yield each file once it is written.
 
-    Several are written at a time if Ray is initialized. Raise BrokenResultError if a result cannot
-    be read.
+    Several files are written at a time if Ray is initialized. Raise BrokenResultError if a result
+    cannot be read.
     """
     write = partial(_write_part, run, tuple(passes), taken)
     if len(chunks) > 1:
@@ -78,7 +78,7 @@ def _write_part(run: BulkRun, passes: Sequence[Pass], taken: Takedowns, chunks: 
 
 
 def _loss(rows: pa.Table, kept: pa.Table) -> Summary:
-    """Return what must be added to the counts of `rows` if only these are kept."""
+    """Return what to add to the counts of `rows` if only the rows of `kept` remain."""
     if kept is rows:
         return Summary()
     before, after = summary_of(rows), summary_of(kept)
@@ -94,7 +94,7 @@ def final_rows(
 ) -> Iterator[tuple[pa.Table, Summary]]:
     """Yield the rows of the first pass's chunks `first` to `last` as the last pass left them.
 
-    The summaries, of all passes, add up to that of these rows.
+    The summaries cover all passes and add up to the summary of these rows.
     """
     chunks, read = range(first, last + 1), partial(_read, passes[0], format)
     later = [_retried(work, first, last, format) for work in passes[1:]]
@@ -113,8 +113,8 @@ def _retried(
 ) -> Iterator[tuple[pa.Table, Summary]]:
     """Yield, for each of the chunks `first` to `last`, the chunks of a later pass that overlap it.
 
-    A later pass has the first one's order, so only a few of its chunks are held. The summary is of
-    chunks that start there, so that all parts together count each one once.
+    Later passes keep the order of the first, so only a few of their chunks are in memory. The
+    summary of a later chunk counts only where it starts, so that all parts together count it once.
     """
     coming, index = deque(work.plan.chunks_of(first, last)), work.plan.index
     starts, ends = (index[name].to_numpy() for name in ("first", "last"))
@@ -132,7 +132,7 @@ def _retried(
 
 
 def _replaced(rows: pa.Table, retried: pa.Table, format: RowFormat) -> pa.Table:
-    """Replace the rows of a chunk that were retried."""
+    """Return the rows of a chunk with the retried ones replaced."""
     least, greatest = (rows["bucket"][index].as_py() for index in (0, -1))
     near = retried.filter((pc.field("bucket") >= least) & (pc.field("bucket") <= greatest))
     own = format.among(near, rows) if near.num_rows else near

@@ -1,8 +1,9 @@
-"""A plan: which rows are in which chunk, as files with a piece per chunk, and an index.
+"""A plan: which rows are in which chunk, as files with one piece per chunk, and an index.
 
 A piece is an Arrow stream of the chunk's rows. A plan is complete before a record names its folder,
-which nobody else writes to. The record has a digest of the index, and the index one of each piece,
-so a damaged plan is an error and never other rows. `Spill` sorts the rows before they are planned.
+to which nobody else writes. The record has a digest of the index, and the index has a digest of
+each piece, so a damaged plan raises an error and never yields wrong rows. `Spill` sorts the rows
+before they are planned.
 """
 
 import hashlib
@@ -32,19 +33,19 @@ _TYPES = {
     "start": pa.int64(),
     "num_bytes": pa.int64(),
     "rows": pa.int32(),
-    "first": pa.int64(),  # first and last chunk of the first plan that has one of these rows
+    "first": pa.int64(),  # first and last chunk of the first plan with any of these rows
     "last": pa.int64(),
     "digest": pa.binary(16),
 }
 _INDEX = pa.schema([pa.field(name, type_, nullable=False) for name, type_ in _TYPES.items()])
 ORIGIN = "chunk"
-"""In a retry's plan, the column with the number of the row's chunk in the first plan."""
+"""The column, in a retry's plan, with the number of the row's chunk in the first plan."""
 EARLIER = "earlier"
 """The column with what an earlier run wrote for a planned row, or null."""
 
 
 class PlanSize(Record):
-    """What a record says about its plan.
+    """What a run's or pass's record says about its plan.
 
     parts: the size of each part in bytes. digest: of the index, as hex digits.
     """
@@ -57,14 +58,14 @@ class PlanSize(Record):
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan in `folder`; row N of the index (56 bytes) is chunk N."""
+    """The plan in `folder`; row N of the index (56 bytes per row) describes chunk N."""
 
     folder: Location
     size: PlanSize
 
     @cached_property
     def index(self) -> pa.Table:
-        """The index, read once; raises DataError if it was changed."""
+        """The index, read once; raises DataError if it is missing or was changed."""
         try:
             data = (self.folder / _INDEX_FILE).read_bytes()
         except StorageNotFoundError as error:
@@ -80,13 +81,13 @@ class Plan:
         return counts
 
     def is_whole(self) -> bool:
-        """Return whether all files of the plan exist, by one listing."""
+        """Return whether all files of the plan exist, using one listing."""
         sizes = self.folder.sizes()
         parts = {_part_name(number): size for number, size in enumerate(self.size.parts)}
         return _INDEX_FILE in sizes and parts.items() <= sizes.items()
 
     def rows(self, chunk: int) -> pa.Table:
-        """Return the rows of a chunk; raise DataError if its part was changed."""
+        """Return the rows of a chunk; raise DataError if they are missing or were changed."""
         (row,) = self.index.slice(chunk, 1).to_pylist()
         name = _part_name(row["part"])
         try:
@@ -98,7 +99,7 @@ class Plan:
         return pa.ipc.open_stream(piece).read_all()
 
     def chunks_of(self, first: int, last: int) -> list[int]:
-        """Return the chunks with rows of the first plan's chunks `first` to `last`."""
+        """Return the chunks that have rows from the first plan's chunks `first` to `last`."""
         starts, ends = (self.index[name].to_numpy() for name in ("first", "last"))
         chunks: list[int] = np.flatnonzero((starts <= last) & (ends >= first)).tolist()
         return chunks
@@ -114,7 +115,7 @@ class Plan:
 
 
 def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
-    """Write a plan; only the chunks of one part are held in memory."""
+    """Write a plan; only the chunks of one part are in memory at a time."""
     num_rows, num_chunks, sizes = 0, 0, list[int]()
 
     def index() -> Iterator[pa.RecordBatch]:
@@ -182,14 +183,14 @@ ROWS_AT_ONCE, BYTES_AT_ONCE = 2**16, 2**24
 
 
 class Spill:
-    """The distinct rows of `batches` by the columns of `keys`, on the local disk.
+    """The rows of `batches` that are distinct in the columns of `keys`, on the local disk.
 
-    The columns of `given` come with them. Of rows with the same keys, the least value of each
-    counts.
+    The columns of `given` are kept too. Of rows with the same keys, the one with the least values
+    is kept whole; the first column decides before the second.
 
     A hash of the first key divides the rows into files, and each file is sorted on its own, so
-    memory use depends neither on the number of rows nor on that of cores. `fingerprint` is a hash
-    of the set of rows. Raises StorageError if the disk is full.
+    memory use depends neither on the number of rows nor on the number of cores. `fingerprint` is a
+    hash of the set of rows. Raises StorageError if the disk is full.
     """
 
     def __init__(
@@ -201,7 +202,9 @@ class Spill:
         self._schema = pa.schema([*keys, *given])
         names, values = ([f'"{name}"' for name in schema.names] for schema in (keys, given))
         self._keys, self._first = ", ".join(names), names[0]
-        self._rows = ", ".join([self._keys, *(f"min({value}) AS {value}" for value in values)])
+        least = f"min(struct_pack({', '.join(f'{value} := {value}' for value in values)}))"
+        kept = (f"struct_extract({least}, '{name}') AS \"{name}\"" for name in given.names)
+        self._rows = ", ".join([self._keys, *kept])
         self._folder = TemporaryDirectory(prefix="xrec-rows-")
         self._database = duckdb.connect(
             config={
@@ -244,9 +247,9 @@ class Spill:
     ) -> Iterator[pa.Table]:
         """Yield chunks of rows, sorted by bucket and keys, with the column `bucket`.
 
-        A chunk has at most `rows_per_chunk` rows and does not split rows with the same first key
-        unless they alone are more. num_buckets: a power of two. prepare: called with many rows at a
-        time, in order; may drop rows and add columns.
+        A chunk has at most `rows_per_chunk` rows. Rows with the same first key are in one chunk
+        unless there are more than that. num_buckets: a power of two. prepare: called with many rows
+        at a time, in order; may drop rows and add columns.
         """
         return _chunked(map(prepare, self._sorted(num_buckets)), rows_per_chunk)
 
@@ -271,7 +274,7 @@ class Spill:
                 writer.write_table(rows.slice(ends[number], ends[number + 1] - ends[number]))
 
     def _file(self, number: int) -> Path:
-        """A file of consecutive Arrow streams."""
+        """Return the path of a file of consecutive Arrow streams."""
         return Path(self._folder.name) / f"rows-{number:03d}"
 
     def _groups(self, multiple: int) -> Iterator[range]:
@@ -299,7 +302,7 @@ class Spill:
         return pa.concat_tables(tables).combine_chunks()
 
     def _sorted(self, num_buckets: int) -> Iterator[pa.Table]:
-        """Yield the distinct rows by bucket and keys; a group has whole buckets."""
+        """Yield the distinct rows, sorted by bucket and keys; no bucket spans two groups."""
         fields = [*self._schema, pa.field("bucket", pa.int32(), nullable=False)]
         columns = f"{self._rows}, (hash * {num_buckets} >> 32)::INTEGER AS bucket"
         sql = (

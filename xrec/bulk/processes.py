@@ -1,9 +1,9 @@
 """Processes of Ray Data's actor pool that do numbered pieces of work.
 
-Each process loads what it needs once. Then it takes numbers from the marks, an actor beside the
-driver, and reports results and errors there; nothing else passes between processes and driver. Ray
-Data starts the processes, grows the pool and replaces those that die. It runs in another actor
-beside the driver: killing that one ends all processes.
+Each process loads what it needs once. Then it takes numbers from the marks, an actor on the
+driver's node, and reports results and errors there; nothing else passes between the processes and
+the driver. Ray Data starts the processes, grows the pool and replaces processes that die. It runs
+in a second actor on the driver's node; killing that actor ends all processes.
 """
 
 import gc
@@ -42,13 +42,13 @@ _SECONDS_BETWEEN_PINGS = 3.0
 
 
 class RayWatch:
-    """Notices that Ray has ended, which Ray itself does not report.
+    """A check of whether Ray has ended, which Ray itself does not report.
 
-    Once the cluster's head is gone, Ray lets its drivers wait, and ends their processes after a
+    Once the cluster's head is gone, Ray leaves its drivers waiting and ends their processes after a
     minute. Once this machine's raylet is gone, Ray ends the process when it needs the raylet. A Ray
     client (ray://) has neither, so nothing is watched.
 
-    has_ended: whether `check` found that; nothing may be asked of Ray then.
+    has_ended: whether `check` found that Ray has ended; Ray must not be called after that.
     """
 
     def __init__(self) -> None:
@@ -113,31 +113,31 @@ _SECONDS_TO_END = 10.0
 
 
 class Pool(Protocol):
-    """Something that does the chunks of a pass."""
+    """A pool of processes, or a substitute, that does the chunks of a pass."""
 
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
-        """Yield each chunk that is done with the summary of its result, in any order.
+        """Yield each finished chunk with the summary of its result, in any order.
 
         is_over: called after each chunk and about once a second. Once it returns True, no further
-        chunk starts, and started ones are finished. Its errors end the pool.
+        chunk starts, and started ones are finished. If it raises, the pool ends.
 
         Raise the XRecError that a process raised, or ClusterError.
         """
         ...
 
     def held(self, num_chunks: int) -> dict[str, float]:
-        """Return the CPUs and GPUs that it holds for this many chunks, as costs per hour."""
+        """Return the CPUs and GPUs that the pool uses for this many chunks, as costs per hour."""
         ...
 
 
 @dataclass(frozen=True)
 class RayPool:
-    """`max_actors` processes, or fewer while the cluster lacks room; Ray must be initialized.
+    """A pool of `max_actors` processes, or as many as the cluster has room for.
 
-    min_actors: if less than `max_actors`, the pool grows while all are busy, and shrinks. cpus,
-    gpus: per process.
+    Ray must be initialized. min_actors: if less than `max_actors`, the pool grows while all
+    processes are busy, and shrinks again. cpus, gpus: per process.
     """
 
     max_actors: int
@@ -165,7 +165,7 @@ class RayPool:
 
 
 def num_cpus() -> int:
-    """Return the CPUs of the connected cluster, or 0."""
+    """Return the number of CPUs of the connected cluster; 0 if there is none."""
     return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else 0
 
 
@@ -188,11 +188,11 @@ def map_in_processes(
 ) -> Iterator[tuple[int, R]]:
     """Yield the index of each item and `make()(item)` once it is done, in any order.
 
-    make: called once in each process, which then does one item after another. num_processes: at
-    most. cpus, gpus: per process.
+    make: called once in each process, which then does one item after another. num_processes: the
+    maximum. cpus, gpus: per process.
 
-    Raise the XRecError that a process raised, or ClusterError, also if two processes died with one
-    item.
+    Raise the XRecError that a process raised, or ClusterError if Ray or the processes fail or two
+    processes died on the same item.
     """
     if not items:
         return
@@ -211,8 +211,8 @@ def map_in_processes(
 class _Processes:
     """Processes that do numbered pieces of work.
 
-    make: makes what does a number in a process, from its marks, node, name and `references`. slots:
-    how many numbers a process does at a time. num_threads: how many it takes.
+    make: called with a process's marks, node and name, and `references`; returns the function that
+    does a number. slots: how many numbers a process does at a time. num_threads: how many it takes.
     """
 
     make: Callable[..., Callable[[int], object]]
@@ -227,7 +227,7 @@ class _Processes:
     def results(
         self, numbers: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Any]]:
-        """Yield each number that is done and its result; see `Pool.summaries`."""
+        """Yield each finished number and its result; see `Pool.summaries`."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
         marks = beside(max_concurrency=2)(_MarksActor).remote(self.max_size, numbers, self.slots)
@@ -258,7 +258,7 @@ def _collected(
     news, has_ended = None, False
     while num_left:
         if news is None:
-            # Asked before the news, which then include all that was done until the end.
+            # Checked before the news, which then include everything done before the end.
             has_ended = bool(ray.wait([running], timeout=0)[0])
             news = marks.news.remote(_SECONDS_BETWEEN_LOOKS)
         ready, _ = ray.wait([news], timeout=_SECONDS_BETWEEN_LOOKS)
@@ -289,7 +289,7 @@ def _collected(
 
 
 class _MarksActor:
-    """The marks, in a process beside the driver, which waits for news in one thread."""
+    """The marks, in an actor on the driver's node; one of its threads waits for news."""
 
     def __init__(self, max_actors: int, numbers: Sequence[int], slots: int):
         self._marks = Marks(max_actors, _LostNodes(), numbers, slots)
@@ -302,7 +302,7 @@ class _MarksActor:
         return answer
 
     def news(self, seconds: float) -> tuple[list[tuple[int, Any]], XRecError | None]:
-        """Return the news as soon as there are some, or after this many seconds."""
+        """Return the news as soon as there is any, or after this many seconds."""
         with self._changed:
             self._changed.wait_for(self._marks.has_news, seconds)
             return self._marks.news()
@@ -322,20 +322,20 @@ class _LostNodes:
 
 
 class _Execution:
-    """Ray Data, in a process beside the driver."""
+    """Ray Data, in an actor on the driver's node."""
 
     def run(
         self, given: tuple[Any, ...], min_size: int, max_size: int, cpus: float, gpus: float
     ) -> None:
-        """Return once all processes, each made from `given`, have ended their work."""
-        # Ray prints as an error that Ray Data passes its functions by reference.
+        """Run the processes, each made from `given`; return once all have finished their work."""
+        # Ray prints, as an error, that Ray Data passes its functions by reference.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.memory_usage_poll_interval_s = None  # else each call has a thread that reads /proc
         context.op_resource_reservation_enabled = False  # else a pool grows to half of the CPUs
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        # A pool grows only while each process has a call to spare.
+        # A pool grows only while each process has a spare call.
         num_each = 1 if min_size == max_size else 2
         num_calls = num_each * max_size
         ray.data.range(num_calls, override_num_blocks=num_calls).map_batches(
@@ -355,7 +355,7 @@ class _Execution:
 
 
 class DoWork:
-    """What Ray Data calls in each process; it reports errors to the marks and raises none."""
+    """What Ray Data calls in each process; it reports errors to the marks instead of raising."""
 
     def __init__(
         self, make: bytes, num_threads: int, marks: Any, references: Sequence[ray.ObjectRef]
@@ -374,7 +374,7 @@ class DoWork:
             self._marks.ready()
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Do numbers until none is left."""
+        """Do numbers until none are left."""
         if self._do is not None:
             with ThreadPoolExecutor(self._num_threads) as pool:
                 threads = [pool.submit(self._work, self._do) for _ in range(self._num_threads)]
@@ -399,7 +399,7 @@ class DoWork:
 
 
 class RemoteMarks:
-    """The marks (`Marks`) as seen from a process."""
+    """A proxy for the marks (`Marks`) in a process."""
 
     def __init__(self, actor: Any):
         self._actor = actor
@@ -411,7 +411,7 @@ class RemoteMarks:
 def _chunk_work(
     settings: WorkerSettings, marks: Any, node: str, name: str, _: Any
 ) -> Callable[[int], object]:
-    """Return what does a chunk by its number, in a process."""
+    """Return the function that does a chunk, by its number, in a process."""
     return ChunkWorker(settings, marks, node, name).do
 
 
@@ -422,15 +422,15 @@ def _item_work(
     name: str,
     items: Sequence[ray.ObjectRef],
 ) -> Callable[[int], object]:
-    """Return what does an item by its index, in a process, unless two processes died with it."""
+    """Return the function that does an item by its index, unless two processes died on it."""
     work = make()
 
     def do(index: int) -> None:
         answer = marks.attempts(index, 1, name)
         if isinstance(answer, str) or answer[0][0].num_deaths:
             raise ClusterError(
-                "two processes died with the same work, often for lack of memory; give each more "
-                "memory, or start fewer, and run the job again",
+                "two processes died on the same work, often for lack of memory; give each process "
+                "more memory, or start fewer, and run the job again",
                 code="processes_died",
                 saw=2,
             )
@@ -442,9 +442,9 @@ def _item_work(
 
 
 def _unpack(packed: bytes) -> Any:
-    """Unpickle what a starting process does.
+    """Unpickle the work of a starting process.
 
-    This imports torch and transformers in five seconds, and a second less without garbage
+    This imports torch and transformers, which takes five seconds, or four without garbage
     collection.
     """
     gc.disable()
@@ -456,7 +456,7 @@ def _unpack(packed: bytes) -> Any:
 
 
 def portable(error: Exception) -> XRecError:
-    """Return what the driver raises for an error of a process: the error itself if it is ours."""
+    """Return the error that the driver raises for a process's error: a copy if an XRecError."""
     if isinstance(error, XRecError):
         copy: XRecError = cloudpickle.loads(cloudpickle.dumps(error))
         return copy

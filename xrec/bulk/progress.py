@@ -1,6 +1,6 @@
 """The progress of a run: the counts of its results, and what its driver reports with its lease.
 
-`driver.json` only makes other drivers wait and informs readers; results alone decide what is done.
+`driver.json` only informs readers and makes other drivers wait; only results decide what is done.
 While a command works on a run, a thread renews the lease, however long a step takes.
 """
 
@@ -30,9 +30,9 @@ _FOOTERS_AT_ONCE, _MANY = 64, 1024
 class Counted(Record):
     """The content of `counted.json`: counts and costs of some chunks of a pass.
 
-    It saves the next driver from opening their results; if the results differ, they are counted
-    again. chunks: a bit per chunk of the pass, as hex digits. second: chunks whose first result
-    cannot be read.
+    The file saves the next driver from opening their results; if the results differ, they are
+    counted again. chunks: a bit per chunk of the pass, as hex digits. second: chunks whose first
+    result cannot be read.
     """
 
     chunks: str
@@ -41,7 +41,7 @@ class Counted(Record):
 
 
 class Tally:
-    """The chunks of a pass that have a result, and their counts; a byte per chunk."""
+    """The chunks of a pass that have a result, and their counts; takes a byte per chunk."""
 
     def __init__(self, work: Pass):
         self._file = work.folder / "counted.json"
@@ -75,14 +75,14 @@ class Tally:
         return np.flatnonzero(~self._is_counted)
 
     def add(self, chunk: int, summary: Summary) -> None:
-        """Count a chunk that was done since, unless it is counted already."""
+        """Count a chunk that was finished since, unless it is already counted."""
         if summary.num_rows and not self._is_counted[chunk]:
             self._second |= {chunk} & self._broken
             self._count(chunk, summary)
             self._num_new += 1
 
     def keep(self) -> None:
-        """Save new counts; does nothing if the store fails."""
+        """Save new counts; do nothing if the store fails."""
         if self._num_new:
             chunks, second = np.packbits(self._is_counted), frozenset(self._second)
             counted = Counted(chunks=chunks.tobytes().hex(), second=second, summary=self.summary)
@@ -91,7 +91,7 @@ class Tally:
                 self._num_new = 0
 
     def _load(self, readable: Set[int], second: Set[int]) -> None:
-        """Use the saved counts if they are of results that exist unchanged."""
+        """Use the saved counts if all of their results still exist unchanged."""
         try:
             saved = Counted.model_validate_json(self._file.read_bytes())
             bits = np.frombuffer(bytes.fromhex(saved.chunks), dtype=np.uint8)
@@ -118,7 +118,7 @@ class Survey:
         self.summary = self.look()
 
     def look(self) -> Summary:
-        """Read passes that were added since; return their counts."""
+        """Read the passes added since the last call; return their counts."""
         new = self._run.passes()[len(self.passes) :]
         tallies = list(map(Tally, new))
         self.passes += new
@@ -132,14 +132,14 @@ class Survey:
 
     @property
     def is_done(self) -> bool:
-        """Whether each chunk of each pass has a result."""
+        """Whether every chunk of every pass has a result."""
         return all(not len(tally.left) for tally in self._tallies)
 
     def left(self, work: Pass) -> npt.NDArray[np.int64]:
         return self._tallies[work.number].left
 
     def add(self, work: Pass, chunk: int, summary: Summary) -> None:
-        """Count a chunk that was done since, for `keep`."""
+        """Count a chunk that was finished since, for `keep`."""
         self._tallies[work.number].add(chunk, summary)
 
     def keep(self) -> None:
@@ -151,7 +151,7 @@ class Survey:
 TERM = timedelta(seconds=90)
 """How long a driver that reports nothing is considered alive."""
 _DRIVER, STARTS = "driver.json", "starts"
-"""`starts` has a file for each driver with what its start cost besides rows."""
+"""`starts` has a file for each driver start, with its costs excluding those of rows."""
 
 
 def now() -> datetime:
@@ -161,10 +161,10 @@ def now() -> datetime:
 
 @dataclass(frozen=True)
 class Clock:
-    """The time, and how often a command acts.
+    """The current time, and how often a command acts.
 
     wait: waits for an event for at most this many seconds. seconds_between_signs: between renewals
-    of the lease. seconds_between_looks: between checks of the budget and shown progress.
+    of the lease. seconds_between_looks: between reports of the progress.
     """
 
     now: Callable[[], datetime] = now
@@ -181,7 +181,7 @@ class Progress(Summary):
 
     pass_number, reasons: the newest pass, and why its rows had failed. started_at: when the driver
     started. working_since: when it had its first result; num_rows_before: rows done by then.
-    expires_at: when it counts as dead; None if it has ended.
+    expires_at: when the driver counts as dead; None if it has ended.
     """
 
     holder: str = ""
@@ -195,7 +195,7 @@ class Progress(Summary):
     working_since: datetime | None = None
 
     def rows_per_second(self, at: datetime) -> float | None:
-        """Return the driver's own rate since its first result, which includes no startup."""
+        """Return the driver's own rate since its first result (excluding startup), or None."""
         if self.working_since is None:
             return None
         seconds = (at - self.working_since).total_seconds()
@@ -208,7 +208,7 @@ def write_progress(run: BulkRun, progress: Progress) -> None:
 
 
 def read_progress(folder: Location) -> Progress | None:
-    """Return what the last driver of the run in `folder` reported, or None."""
+    """Return the last report of a driver of the run in `folder`; None if there is none to read."""
     try:
         return Progress.model_validate_json((folder / _DRIVER).read_bytes())
     except (StorageNotFoundError, ValidationError):
@@ -216,7 +216,7 @@ def read_progress(folder: Location) -> Progress | None:
 
 
 def costs_of_starts(folder: Location) -> Summary:
-    """Return what the starts of all drivers cost besides rows."""
+    """Return the costs of all driver starts, excluding the costs of rows."""
     starts = folder / STARTS
     names = (name for name in starts.sizes() if name.endswith(".json"))  # skip unfinished files
     return total(request_each(lambda name: Summary.read(starts / name), names))
@@ -239,9 +239,9 @@ def refuse_live_driver(folder: Location, *, but: str = "") -> None:
 
 
 class Beat:
-    """A thread that renews a lease by `report(is_alive)` until the work ends or the plan is gone.
+    """A thread that renews a lease with `report(is_alive)` until the work ends or the plan is gone.
 
-    error: what must end the work, or None.
+    error: the error that must end the work, or None.
     """
 
     def __init__(self, run: BulkRun, clock: Clock, report: Callable[[bool], None]):
@@ -280,7 +280,7 @@ class Beat:
 
 @contextmanager
 def seen_at_work(run: BulkRun, clock: Clock) -> Iterator[None]:
-    """Hold the lease within `with`, unless a driver of the run holds it."""
+    """Hold the run's lease during the `with` block, unless a driver already holds it."""
     last, started_at = read_progress(run.folder), clock.now()
     if last is not None and may_be_at_work(last.holder, last.expires_at, started_at):
         yield
@@ -298,7 +298,7 @@ def seen_at_work(run: BulkRun, clock: Clock) -> Iterator[None]:
 
 
 def report(run: BulkRun, progress: Progress, clock: Clock, *, is_alive: bool) -> None:
-    """Write the progress, and that the driver is alive or has ended."""
+    """Write the progress, and whether the driver is alive or has ended."""
     at = clock.now()
     times = {"written_at": at, "expires_at": at + TERM if is_alive else None}
     with store_may_fail():

@@ -1,7 +1,7 @@
-"""Publish a run that is done: one commit replaces the rows of the table by the run's.
+"""Publish a finished run: one commit replaces the table's rows with those of the run.
 
-A commit takes the next version or none. Whatever its answer, the table is opened again and searched
-for it: see rule 8 of xrec.bulk.
+A commit either takes the next version number or fails. Whatever the store answers, the table is
+opened again to see whether the commit is there: see rule 8 of xrec.bulk.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ from xrec.errors import DataError, GateError, TableError
 from xrec.storage import Kind, Location, Manifest, make_manifest, traffic, with_backoff
 
 Describe = Callable[[Summary], tuple[Mapping[str, int | str], Mapping[str, Any]]]
-"""Makes the manifest's row counts and metrics from the counts of everything done.
+"""A function from the total `Summary` of a run to the manifest's row counts and metrics.
 
-A row count is a number, or the name of a field of `Summary`, which takedowns lower later.
+A row count is a number, or the name of a `Summary` field; takedowns later lower the named ones.
 """
 
 
@@ -38,18 +38,19 @@ def publish(
     check: Callable[[], None] = lambda: None,
     clock: Clock = REAL,
 ) -> Manifest | None:
-    """Make the run's rows the next version of the table, and return their manifest.
+    """Publish the run's rows as the table's next version, and return its manifest.
 
-    Return None, and change nothing, if a chunk has no result. If these rows are published already,
-    return that manifest. Until this returns, the run has a live driver, so no command deletes it.
+    Return None without changing anything if a chunk has no result. If these rows are already
+    published, return the existing manifest. While files are written and committed, the run counts
+    as having a live driver, so no command deletes it.
 
     republish: publish even if this run was taken back by a rollback or by emptying the table.
-    check: called once all rows are done, before anything is written; may be called several times,
-        and its errors end this.
+    check: called when all rows are done, before any file is written, possibly several times; its
+        errors propagate.
 
     Raise TableError if something else was published since this command began or takedowns are
-    missing, GateError if the run was taken back, LeaseError if it was planned again,
-    BrokenResultError, StorageError.
+    missing, GateError if the run was taken back, LeaseError if its plan was replaced,
+    BrokenResultError if a result cannot be read, StorageError.
     """
     with ExitStack() as stack:
 
@@ -57,16 +58,16 @@ def publish(
             stack.enter_context(seen_at_work(run, clock))
 
         manifest = with_backoff(_Publisher(run, kind, describe, republish, check, begin).publish)
-        traffic()  # reset it: it is in the manifest, or nothing was written
+        traffic()  # reset the counts: the manifest has them, or nothing was written
         return manifest
 
 
 @dataclass
 class _Publisher:
-    """Publishes a run, and keeps the files it has written when it must start over.
+    """Publishes a run; if it must start over, it reuses the files it has already written.
 
-    begin: called before files are written. parts: by range of chunks. made_of: the pass and the
-    number of takedowns that they are made of.
+    begin: called before files are written. parts: the written parts, by range of chunks. made_of:
+    the pass number and the number of the last takedown that the parts were made from.
     """
 
     run: BulkRun
@@ -115,7 +116,7 @@ class _Publisher:
             self.parts.update(write_parts(self.run, passes, taken, left))
 
     def _missing(self) -> list[str]:
-        """Return the written files that are gone or changed."""
+        """Return the paths of written files that are missing or have changed."""
         files = [part.file for part in self.parts.values() if part.file]
         return missing_files(self.run.output, pa.Table.from_pylist(files, FILES))
 
@@ -161,10 +162,10 @@ class _Publisher:
 def _existing(
     run: BulkRun, log: DeltaLog, number: int, taken: Takedowns, republish: bool
 ) -> Manifest | None:
-    """Return the manifest if the table shows this run's rows, of this pass or a later one."""
+    """Return the manifest if the table already shows this run at this pass or a later one."""
     if (newest := next(log.deciding(), None)) is None:
         return None
-    shown = log.decided_by(log.version)  # after a rollback, not the newest commit
+    shown = log.decided_by(log.version)  # not the newest commit after a rollback
     is_shown = shown is not None and run.record.is_of(shown) and shown.pass_number >= number
     if shown is not None and is_shown and not _lacks_lifted(log, taken):
         return shown.manifest
@@ -175,12 +176,12 @@ def _existing(
 
 
 def _check_counts(run: BulkRun, summary: Summary, num_written: int, num_gone: int) -> None:
-    """Raise DataError unless the files have every planned row that was not taken down."""
+    """Raise DataError unless the files contain every planned row that was not taken down."""
     planned, done = run.record.num_rows, summary.num_rows
     if not num_written == done == planned - num_gone:
         raise DataError(
-            f"{run.output}: {planned} rows are planned and {num_gone} were taken down, but the "
-            f"results have {done} rows and the table's new files {num_written}; nothing is "
+            f"{run.output}: {planned} rows were planned and {num_gone} taken down, but the "
+            f"results have {done} rows and the table's new files have {num_written}; nothing was "
             f"published. Find out what changes files in {run.folder}, delete that folder and run "
             "the job again",
             code="wrong_number_of_rows",
@@ -190,9 +191,9 @@ def _check_counts(run: BulkRun, summary: Summary, num_written: int, num_gone: in
 
 
 def lacks_lifted(output: Location) -> bool:
-    """Return whether the table or its plan may lack rows whose takedown was lifted since.
+    """Return whether the table or its plan may lack rows whose takedown has since been lifted.
 
-    The next run brings them back.
+    The next run restores them.
     """
     if (log := open_log(output)) is None:
         return False
@@ -212,11 +213,12 @@ def _lacks_lifted(log: DeltaLog, taken: Takedowns) -> bool:
 def _refuse_newer(
     run: BulkRun, log: DeltaLog, version: int, commit: Commit, republish: bool
 ) -> None:
-    """Raise TableError if this commit came during the work, GateError if the run was taken back."""
+    """Raise TableError if the commit came during this job, GateError if the run was taken back."""
     if version > (run.base.version if run.base.table == log.id else -1):
         raise TableError(
-            f"{run.output}: {_described(version, commit)} came while this job was at work, so its "
-            "rows are not published; its results are kept, and the same command publishes them",
+            f"{run.output}: {_described(version, commit)} was committed while this job was "
+            "running, so its rows were not published; its results are kept: run the same command "
+            "again to publish them",
             code="table_changed",
             key=commit.kind,
             saw=version,
@@ -225,7 +227,7 @@ def _refuse_newer(
         own, by = taken_back
         raise GateError(
             f"{run.output}: this run was published as version {own}, and {_described(*by)} took it "
-            f"back; to restore it: xrec table rollback {run.output} --version {own}",
+            f"back; to restore it, run `xrec table rollback {run.output} --version {own}`",
             code="taken_back",
             key=by[1].kind,
             saw=own,
@@ -238,12 +240,12 @@ def _described(version: int, commit: Commit) -> str:
 
 
 def _taken_back(log: DeltaLog, run: str) -> tuple[int, tuple[int, Commit]] | None:
-    """Return the version that showed a run last and the commit that took it back, or None.
+    """Return the last version that showed a run and the commit that took it back, or None.
 
-    A rollback takes back what was published or restored after its target; emptying takes back
-    everything. A run that another publish replaced was not taken back.
+    A rollback takes back what was published or restored after its target version; emptying takes
+    back everything. A run that was replaced by another publish was not taken back.
     """
-    later: list[tuple[int, Commit]] = []  # rollbacks and emptyings
+    later: list[tuple[int, Commit]] = []  # commits that rolled back or emptied the table
     for version, commit in log.deciding():
         shown = log.decided_by(version)
         if shown is not None and shown.run == run:

@@ -1,8 +1,8 @@
 """Read a published version: as a dataset, by key, or as plain files for other programs.
 
-The folder of an export holds the files and `_SUCCESS`, which is written last and lists them with
-their sizes. Files of each export have unique names, so an export that was suspended overwrites none
-of another's, and notices that it is not alone.
+An export folder contains the data files and `_SUCCESS`, which is written last and lists them with
+their sizes. File names are unique to each export, so an export that was suspended does not
+overwrite another's files, and detects that another one has written to the folder.
 """
 
 import json
@@ -51,14 +51,14 @@ class Published:
 
     @property
     def num_buckets(self) -> int:
-        """C: a row's `bucket` is which of C equal ranges contains the hash of its first key."""
+        """The number C of equal hash ranges; `bucket` is the one that a row's first key is in."""
         return int(self.manifest.metrics["num_buckets"])
 
     def dataset(self, schema: pa.Schema | None = None, status: str | None = OK) -> pads.Dataset:
-        """Return the rows with a status, or all, with the columns of `schema`, or all.
+        """Return the rows with this status and the columns of `schema`; None selects all.
 
-        The columns `status` and `bucket` are always included. A nullable column that the table
-        lacks is null.
+        The columns `status` and `bucket` are always included. A nullable column that is missing
+        from the table is filled with nulls.
         """
         whole = pa.schema(self.log.delta.schema().to_arrow())
         if schema is not None:
@@ -77,7 +77,7 @@ class Published:
         return rows if status is None else rows.filter(pc.field("status") == status)
 
     def batches(self, columns: Sequence[str], status: str = OK) -> Iterator[pa.Table]:
-        """Yield the rows with a status in batches; the first table is empty."""
+        """Yield the rows with this status in batches, after an empty table with their schema."""
         dataset = self.dataset(status=status)
         schema = pa.schema([dataset.schema.field(name) for name in columns]).remove_metadata()
         yield schema.empty_table()
@@ -87,10 +87,10 @@ class Published:
                     yield pa.Table.from_batches([batch]).cast(schema)
 
     def find(self, dataset: pads.Dataset, first: str, keys: Sequence[str]) -> pa.Table:
-        """Return the rows of `dataset` whose first key, the column `first`, is one of `keys`.
+        """Return the rows of `dataset` whose first key (the column `first`) is one of `keys`.
 
-        A key's bucket leads to one or two files and a few of their row groups. Raise StorageError,
-        or DataError if a file is damaged.
+        A key's bucket narrows the search to one or two files and a few of their row groups. Raise
+        DataError if a file is damaged, StorageError if the store fails.
         """
         buckets = {bucket_of(key, self.num_buckets) for key in keys}
         bucket, column = pc.field("bucket"), pc.field(first)
@@ -103,7 +103,7 @@ class Published:
 def published(
     uri: str, *, version: int | None = None, storage: StorageConfig | None = None
 ) -> Published:
-    """Open the newest version at `uri`, or an earlier one.
+    """Open the newest version of the table at `uri`, or the given `version`.
 
     Raise ArtifactNotFoundError if nothing is published, TableError if the version does not exist,
     is not sound, or lost files to a vacuum.
@@ -112,7 +112,8 @@ def published(
     table = Published(log, manifest_of_log(log))
     if version is not None and (gone := missing_files(log.location, log.files(version))):
         raise TableError(
-            f"{uri}: version {version} lacks {gone[0]} (a vacuum?); choose another version",
+            f"{uri}: version {version} cannot be read because its file {gone[0]} is missing, "
+            "probably deleted by a vacuum; choose another version",
             code="version_lacks_files",
             key=gone[0],
             saw=version,
@@ -139,20 +140,20 @@ def export_run(
     version: int | None = None,
     storage: StorageConfig | None = None,
 ) -> Exported:
-    """Write a version's rows that succeeded into the empty folder `to`.
+    """Export the successful rows of a version to the empty folder `to`.
 
-    columns: of the files; all by default. version: the newest by default. Raise what `published`
-    raises; ConfigError if the folder or the columns do not fit the table; ArtifactMismatchError if
-    the folder is not empty or changes during the export; DataError if a file of the table cannot be
-    read; StorageError.
+    columns: the columns to write, by default all. version: by default the newest. Raise the errors
+    of `published`; ConfigError if the folder overlaps the table's or the columns are invalid;
+    ArtifactMismatchError if the folder is not empty or changes during the export; DataError if a
+    file of the table cannot be read; StorageError.
     """
     table, target = published(uri, version=version, storage=storage), open_location(to, storage)
     _refuse_overlap(table.log.location, target)
     names = _columns(table, columns)
     if existing := target.files():
         raise ArtifactMismatchError(
-            f"{target}: holds files, such as {existing[0]}; give an empty folder, or delete what "
-            "an interrupted export left there",
+            f"{target}: the folder is not empty: it contains {existing[0]}; choose an empty "
+            "folder, or delete the files that an interrupted export left there",
             code="not_empty",
             key=existing[0],
         )
@@ -168,8 +169,8 @@ def _refuse_overlap(table: Location, target: Location) -> None:
     inner, outer = (f"{folder.uri.rstrip('/')}/" for folder in (table, target))
     if inner.startswith(outer) or outer.startswith(inner):
         raise ConfigError(
-            f"export to {target}: expected a folder that is neither inside nor around the table's, "
-            f"{table}; give the export its own folder",
+            f"export to {target}: the folder must neither be inside the table's folder {table} "
+            "nor contain it; choose a separate folder",
             code="around_table",
             key="to",
             saw=str(target),
@@ -177,8 +178,8 @@ def _refuse_overlap(table: Location, target: Location) -> None:
 
 
 def _columns(table: Published, given: Sequence[str] | None) -> list[str]:
-    """Return the columns of the files; raise ConfigError if the table lacks one."""
-    names = [name for name in table.dataset().schema.names if name != "status"]  # always ok here
+    """Return the columns to export; raise ConfigError if one is unknown or repeated."""
+    names = [name for name in table.dataset().schema.names if name != "status"]  # always `ok`
     columns = list(names if given is None else given)
     if unknown := sorted(set(columns) - set(names)):
         raise ConfigError(
@@ -189,7 +190,7 @@ def _columns(table: Published, given: Sequence[str] | None) -> list[str]:
         )
     if not columns or len(set(columns)) < len(columns):
         raise ConfigError(
-            f"export: expected at least one column and no column twice, saw {columns}",
+            f"export: expected at least one column and no duplicates, saw {columns}",
             code="no_or_same_columns",
             key="columns",
             saw=columns,
@@ -202,8 +203,8 @@ def _write(
 ) -> tuple[dict[str, int], int]:
     """Write the rows; return the files with their sizes, and the number of rows.
 
-    Only one row group is held: Arrow's `write_dataset` held 8 million rows when the disk was slower
-    than the table.
+    Only one row group is in memory at a time: Arrow's `write_dataset` buffered 8 million rows when
+    the disk was slower than the table.
     """
     batches = table.batches(columns)
     tables = map(_with_json_cells, batches) if format == "csv" else batches
@@ -227,7 +228,7 @@ def _write(
 
 
 def _with_json_cells(rows: pa.Table) -> pa.Table:
-    """Replace lists and structs, which CSV cannot hold, by JSON."""
+    """Replace lists and structs, which CSV cannot represent, with JSON text."""
     for index, field in enumerate(rows.schema):
         if pa.types.is_nested(field.type):
             cells = [
@@ -239,9 +240,9 @@ def _with_json_cells(rows: pa.Table) -> pa.Table:
 
 
 def _check(target: Location, files: Mapping[str, int]) -> None:
-    """Raise ArtifactMismatchError, and delete `_SUCCESS`, unless the folder holds just these files.
+    """Delete `_SUCCESS` and raise ArtifactMismatchError unless the folder has just these files.
 
-    Hidden files, such as unfinished ones, do not count.
+    Sizes must match too. Hidden files, such as unfinished ones, are ignored.
     """
     root = f"{target.path.rstrip('/')}/"
     sizes = {path.removeprefix(root): int(i["size"]) for path, i in target.details().items()}
@@ -249,8 +250,8 @@ def _check(target: Location, files: Mapping[str, int]) -> None:
     if {name: sizes[name] for name in sizes.keys() - others} != files:
         (target / SUCCESS).delete()
         raise ArtifactMismatchError(
-            f"{target}: changed during the export; export again into an empty folder, and let "
-            "nothing else write there",
+            f"{target}: the folder changed during the export; export again to an empty folder that "
+            "nothing else writes to",
             code="changed_meanwhile",
             key=str(target),
         )

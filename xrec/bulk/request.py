@@ -25,6 +25,7 @@ from xrec.storage import Location, may_be_at_work, open_location, row_groups, wi
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
+PROBES = "_xrec/conditional-writes"
 _CHANCES = 4
 
 
@@ -32,14 +33,14 @@ _CHANCES = 4
 class RunRequest:
     """A requested run.
 
-    batches: called, to read the input, only if no plan of this identity has the same `listing`.
-    listing: how the store lists the input files (`listing_of`).
-    rows_per_chunk: the most rows of a chunk, or a function of the number of rows. A planned run
-        keeps its own.
-    limit: the `max_rows` of the coming `drive`: a new plan ends a chunk there, and its chunks
-        before that are as small as those of a run of this many rows.
+    batches: reads the input; called only if no plan with this identity has the same `listing`.
+    listing: the store's listing of the input files (see `listing_of`).
+    rows_per_chunk: the maximum number of rows in a chunk, or a function that computes it from the
+        number of rows. A run that is already planned keeps its chunks.
+    limit: the `max_rows` of the `drive` that follows: a new plan ends a chunk at this row, and its
+        chunks up to there are as small as if the run had only this many rows.
     carry_from: the URI of a table whose rows are carried over if the task, a `CarryingTask`,
-        accepts them. It may be `uri` itself, or have nothing published.
+        accepts them. It may be `uri` itself, or a URI where nothing is published.
     """
 
     uri: str
@@ -54,22 +55,22 @@ class RunRequest:
 
     @property
     def output(self) -> Location:
-        """Where the table and the runs are."""
+        """The location of the table and its runs."""
         return open_location(self.uri, self.storage)
 
     def known(self) -> Iterator[RunRecord]:
-        """Yield the records with this identity and listing, the last planned run first."""
+        """Yield the records with this identity and listing, most recently planned run first."""
         for record in records(self.output):
             if record.identity.run == self.identity.run and record.listing == dict(self.listing):
                 yield record
 
     def planned(self) -> RunRecord | None:
-        """Return the one whose plan can be used without reading the input."""
+        """Return the record of a plan that can be used without reading the input, or None."""
         return next((record for record in self.known() if _is_good(record, self.output)), None)
 
     @contextmanager
     def read_rows(self) -> "Iterator[ReadRows]":
-        """Read the input to the local disk, within `with`; raise DataError without good rows."""
+        """Copy the input to local disk for a `with` block; raise DataError if no row is good."""
         forgotten = read_takedowns(self.output).forgotten
         with ExitStack() as stack:
             try:
@@ -79,7 +80,7 @@ class RunRequest:
                 stack.callback(spill.delete)
                 if spill.num_rows == 0:
                     raise DataError(
-                        f"there are no rows to do: {rejected.reasons.total()} were rejected"
+                        f"there are no rows to process: {rejected.reasons.total()} were rejected"
                         f"{first_of(rejected.first)}",
                         code="no_rows",
                         key="rejected",
@@ -87,7 +88,7 @@ class RunRequest:
                     )
                 yield ReadRows(spill, rejected, self.identity.name(spill.fingerprint))
             except RuntimeError as error:
-                if isinstance(error.__cause__, KeyboardInterrupt):  # during a query of DuckDB
+                if isinstance(error.__cause__, KeyboardInterrupt):  # during a DuckDB query
                     raise error.__cause__ from None
                 raise
 
@@ -96,7 +97,7 @@ class RunRequest:
     ) -> Iterator[pa.Table]:
         """Yield the chunks to plan, without rows that are taken down.
 
-        The numbers of the takedowns that kept rows out are added to `takedowns`.
+        Add the numbers of the takedowns that kept rows out to `takedowns`.
         """
         size, taken = self._size_of_chunks(spill.num_rows), read_takedowns(self.output)
         num_buckets = num_buckets_for(spill.num_rows)
@@ -133,7 +134,7 @@ class ReadRows:
     def planned(self, output: Location) -> tuple[int, RunRecord | None]:
         """Return the number of the run's next record, and the newest record if its plan is usable.
 
-        Both come from one look, so a driver that plans later takes that number.
+        Both come from one listing, so a driver that plans in between takes that number.
         """
         newest = newest_record(output, self.run)
         if newest is None:
@@ -142,11 +143,11 @@ class ReadRows:
         return number + 1, record if _is_good(record, output) else None
 
     def left_out(self, num_planned: int) -> dict[str, int]:
-        """Return how many rows a plan leaves out, by reason; raise DataError if that is all."""
+        """Return how many rows a plan leaves out, by reason; raise DataError if none are left."""
         num_gone = self.spill.num_rows - num_planned
         if not num_planned:
             raise DataError(
-                f"there are no rows to do: all {num_gone} are taken down",
+                f"there are no rows to process: all {num_gone} are taken down",
                 code="no_rows",
                 key=TAKEN_DOWN,
                 saw=num_gone,
@@ -155,7 +156,7 @@ class ReadRows:
 
 
 def _is_good(record: RunRecord, output: Location) -> bool:
-    """Return whether a plan exists, and lacks only rows that are still taken down or is in use."""
+    """Return whether a plan exists and either is in use or lacks only rows still taken down."""
     if not record.has_plan(output):
         return False
     if not record.takedowns or read_takedowns(output).active.keys() >= {*record.takedowns}:
@@ -167,10 +168,10 @@ def _is_good(record: RunRecord, output: Location) -> bool:
 def open_run(request: RunRequest) -> BulkRun:
     """Plan a run, or open the existing plan.
 
-    Concurrent drivers get the same plan. If the input cannot be read, nothing is written.
+    Concurrent drivers get the same plan. If the input cannot be read, no plan is written.
 
-    Raise DataError if there are no good rows, TableError if other files are at the URI or its
-    newest version is not sound, ArtifactMismatchError if the table of `carry_from` has other
+    Raise DataError if there are no good rows, TableError if the URI contains other files or its
+    newest version is not sound, ArtifactMismatchError if the table at `carry_from` has other
     columns.
     """
     output = request.output
@@ -188,7 +189,7 @@ def open_run(request: RunRequest) -> BulkRun:
 
 
 def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
-    """Plan the rows, unless another driver was first; return the valid record."""
+    """Plan the rows unless another driver has done so first; return the valid record."""
     output, name = request.output, rows.run
     for _ in range(_CHANCES):
         number, record = rows.planned(output)
@@ -212,17 +213,17 @@ def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
         rows.rejected.write(folder / "rejected.parquet")
         (output / RUNS / name / f"run-{number}.json").create_bytes(record.to_bytes())
     raise TableError(
-        f"{output}: the plan of run {name} was deleted while it was being made; let nothing delete "
-        "files there and run the job again",
+        f"{output}: the plan of run {name} was deleted while it was being made; make sure that "
+        "nothing deletes files there, and run the job again",
         code="plan_deleted",
         key=name,
     )
 
 
 def listing_of(location: Location) -> dict[str, list[str]]:
-    """Return the size and the ETag or modification time of each file at or below `location`.
+    """Return the size, and the ETag or modification time, of each file at or below `location`.
 
-    This takes one listing. A rewritten file has another ETag or time.
+    This takes one listing. Rewriting a file changes its ETag or time.
     """
     return {
         path: [str(info["size"]), str(info.get("ETag") or info.get("mtime"))]
@@ -231,28 +232,28 @@ def listing_of(location: Location) -> dict[str, list[str]]:
 
 
 def refuse_other_files(output: Location) -> None:
-    """Raise TableError if `output` holds files but no run and no table of this xrec."""
+    """Raise TableError if `output` contains files but neither a run nor a table of this xrec."""
     if (log := open_log(output)) is not None:
         refuse_other_table(log)
-    left = re.compile(r"part-[0-9a-f]{32}\.parquet")  # of a table that was deleted by hand
+    left = re.compile(r"part-[0-9a-f]{32}\.parquet")  # left by a table deleted by hand
     names = [name for name in (*output.sizes(), *output.folders()) if not left.fullmatch(name)]
     if names and LOG not in names and RUNS.partition("/")[0] not in names:
         raise TableError(
-            f"{output}: holds other files, such as {min(names)}; expected a table of xrec, an "
-            "empty folder or no folder",
+            f"{output}: the folder contains other files, such as {min(names)}; expected a table "
+            "made by xrec, an empty folder or no folder",
             code="other_files",
             key=min(names),
         )
 
 
 def check_conditional_writes(output: Location) -> None:
-    """Raise TableError if the store of `output` lets a file be created twice."""
+    """Raise TableError if the store of `output` lets the same file be created twice."""
     for _ in range(_CHANCES):  # someone may delete the file meanwhile
         if (answer := _create_twice(output)) is None:
             return
     raise TableError(
-        f"{output}: the store has no conditional writes (If-None-Match), so two drivers could "
-        f"write the same file ({answer}); use a store that has them, such as AWS S3 or SeaweedFS",
+        f"{output}: the store does not support conditional writes (If-None-Match), so two drivers "
+        f"could write the same file ({answer}); use a store that does, such as AWS S3 or SeaweedFS",
         code="no_conditional_writes",
         key=str(output),
         saw=answer,
@@ -260,25 +261,28 @@ def check_conditional_writes(output: Location) -> None:
 
 
 def _create_twice(output: Location) -> str | None:
-    """Return what went wrong, or None if only the first attempt succeeded."""
-    probe = output / "_xrec" / f"conditional-write-{uuid.uuid4().hex}"
+    """Return what went wrong, or None if only the first attempt succeeded.
+
+    A process killed in here leaves its file; a vacuum deletes it.
+    """
+    probe = output / PROBES / uuid.uuid4().hex
     try:
         is_created = probe.create_bytes(b"1")
         return None if is_created and not probe.create_bytes(b"2") else "a file was created twice"
     except StorageError as error:
-        probe.write_bytes(b"3")  # raises if the store refuses more than the condition
+        probe.write_bytes(b"3")  # raises if the store refuses plain writes too
         return str(error)
     finally:
         probe.delete()
 
 
 def num_buckets_for(num_rows: int) -> int:
-    """Return C, the least power of two with `ROWS_PER_BUCKET` rows per bucket or fewer."""
+    """Return the smallest power of two that averages at most `ROWS_PER_BUCKET` rows per bucket."""
     return 1 << max(0, (-(-num_rows // ROWS_PER_BUCKET) - 1).bit_length())
 
 
 def _cut_until(limit: int, chunks: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Yield the chunks, the first `limit` rows in chunks of at most `size`."""
+    """Yield the chunks, cutting the first `limit` rows into chunks of at most `size`."""
     for rows in chunks:
         while 0 < (num_first := min(size, limit)) < rows.num_rows:
             yield rows.slice(0, num_first)
@@ -293,10 +297,10 @@ _INDEX = "__index"
 
 @dataclass(frozen=True)
 class Earlier:
-    """The rows to carry over: of a table's newest version, and not taken down there.
+    """The rows that can be carried over: those of a table's newest version not taken down there.
 
-    A version and a plan divide rows by the same hash into different numbers of buckets, so a range
-    of buckets is read at a time. num_buckets: of the table.
+    Table and plan use the same hash but may have different numbers of buckets, so the table is read
+    one range of buckets at a time. num_buckets: the table's number of buckets.
     """
 
     log: DeltaLog
@@ -305,9 +309,9 @@ class Earlier:
     num_buckets: int
 
     def beside(self, rows: pa.Table, num_buckets: int) -> pa.Table:
-        """Add the column `EARLIER` to planned rows; null where the version has no such row.
+        """Add the column `EARLIER` to planned rows: the earlier row with the same keys, or null.
 
-        rows: sorted by bucket, out of `num_buckets`, a power of two.
+        rows: sorted by bucket. num_buckets: the plan's number of buckets, a power of two.
         """
         planned, schema = self.format.joined_keys(rows), self.format.table_schema
         tables = [schema.empty_table().append_column(_INDEX, pa.array([], pa.int32()))]
@@ -323,7 +327,7 @@ class Earlier:
         return rows.append_column(EARLIER, structs.take(pa.array(which, mask=which < 0)))
 
     def _near(self, rows: pa.Table, num_buckets: int) -> Iterator[pa.Table]:
-        """Yield the version's rows in the buckets of `rows`."""
+        """Yield the version's rows whose buckets overlap those of `rows`."""
         if not rows.num_rows:
             return
         ends = (rows["bucket"][0].as_py(), rows["bucket"][-1].as_py() + 1)
@@ -333,7 +337,7 @@ class Earlier:
         files = self.log.files(self.log.version)
         near = files.filter(low.is_null() | ((low <= greatest) & (high >= least)))
         location, schema, bucket = self.log.location, self.format.table_schema, pc.field("bucket")
-        # Open the files for each range: one dataset would keep the footers of all.
+        # Open the files for each range: a single dataset would keep every footer in memory.
         batches = files_of(location, near, schema).to_batches(
             columns=schema.names,
             filter=(bucket >= least) & (bucket <= greatest),
@@ -345,11 +349,11 @@ class Earlier:
 
 
 def open_earlier(location: Location, format: RowFormat, output: Location) -> Earlier | None:
-    """Return the rows that are published at `location`, or None.
+    """Return the rows published at `location`, or None if nothing is published there.
 
-    Also return None if an older xrec published the table of `output` itself with other columns.
-    Raise ArtifactMismatchError if another table has other columns, TableError if its newest version
-    is not sound, StorageError.
+    Also return None if `location` is `output` itself and an older xrec published it with other
+    columns. Raise ArtifactMismatchError if another table has other columns, TableError if its
+    newest version is not sound, StorageError.
     """
     if (log := open_log(location)) is None:
         return None
@@ -368,7 +372,7 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
         return None
     if differing:
         raise ArtifactMismatchError(
-            f"{location}: its rows have other columns, so none can be carried over: "
+            f"{location}: the table has different columns, so no rows can be carried over: "
             + ", ".join(differing),
             code="other_columns",
             key=differing[0].partition(":")[0],

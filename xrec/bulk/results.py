@@ -1,8 +1,8 @@
-"""Results: a chunk is done once its file exists, and a file is created only once.
+"""The results of chunks: a chunk is done once its file exists, and no file is ever replaced.
 
-A result has a digest of its bytes and its chunk's number, and one of its summary; readers recompute
-them. A damaged result stays where it is. Its chunk is done once more, under a second name; if that
-result is damaged too, an error names it.
+A result contains a digest of its bytes and chunk number, and a digest of its summary; readers
+verify both. A damaged result stays where it is, and its chunk is done once more under a second
+name; if that result is damaged too, an error names it.
 """
 
 import hashlib
@@ -36,9 +36,10 @@ class BrokenResultError(DataError):
 class Summary(Record):
     """Counts and costs of some rows.
 
-    num_ok: rows that succeeded. failed: failed rows by reason. was_failed: in a retry, how its rows
-    had failed before. costs: sums by name; `seconds` is process time, `carried` the number of rows
-    taken from an earlier run. num_deaths: processes that died while working on the rows.
+    num_ok: number of successful rows. failed: number of failed rows by reason. was_failed: in a
+    retry, the earlier failures of its rows by reason. costs: totals by name; `seconds` is process
+    time, `carried` the number of rows carried over from an earlier run. num_deaths: number of
+    processes that died while working on the rows.
     """
 
     num_ok: int = 0
@@ -53,11 +54,11 @@ class Summary(Record):
 
     @property
     def num_rows(self) -> int:
-        """The number of planned rows."""
+        """The number of rows that succeeded or failed."""
         return self.num_ok + self.num_failed
 
     def __add__(self, other: "Summary") -> "Summary":
-        """Add both; rows that were retried count once, with their last outcome."""
+        """Add two summaries, counting a retried row once, with its last outcome."""
         retried = {reason: -count for reason, count in other.was_failed.items()}
         failed = added(added(self.failed, other.failed), retried)
         return Summary(
@@ -69,7 +70,7 @@ class Summary(Record):
 
 
 def added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    """Add numbers by name."""
+    """Add two mappings of numbers by name."""
     return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
 
 
@@ -78,7 +79,7 @@ def total(summaries: Iterable[Summary]) -> Summary:
 
 
 def summary_of(rows: pa.Table, **fields: Any) -> Summary:
-    """Count the rows of a result; `fields` are set as given."""
+    """Return the summary of a result's rows, with `fields` passed through."""
     failed = counts_of(rows.filter(pc.equal(rows["status"], FAILED))["reason"])
     num_ok = counts_of(rows["status"]).get(OK, 0)
     return Summary(num_ok=num_ok, failed=failed, **fields)
@@ -91,15 +92,15 @@ class ResultFolder:
     location: Location
 
     def sizes(self) -> dict[int, tuple[str, int]]:
-        """Return the name and size of the valid result of each chunk that has one."""
+        """Return the name and size of the result that counts for each chunk that has one."""
         results: dict[int, tuple[str, int]] = {}
         for name, size in sorted(self.location.sizes().items()):
             if match := _NAME.fullmatch(name):
-                results[int(match[1])] = (name, size)  # 7~1.parquet follows 7.parquet
+                results[int(match[1])] = (name, size)  # 7~1.parquet sorts after 7.parquet
         return results
 
     def create(self, chunk: int, rows: pa.Table, summary: Summary) -> Summary:
-        """Write a chunk's result unless it exists; return the summary of the valid one.
+        """Write a chunk's result unless it exists; return the summary of the valid result.
 
         Raise DataError if the chunk has two results and neither can be read.
         """
@@ -112,7 +113,7 @@ class ResultFolder:
         raise self._lost(chunk)
 
     def standing(self, chunk: int) -> Summary | None:
-        """Return the summary of the chunk's result, or None if it has no readable one.
+        """Return the summary of the chunk's result, or None if it has no readable one yet.
 
         Raise DataError if the chunk has two results and neither can be read.
         """
@@ -134,10 +135,10 @@ class ResultFolder:
             return None
 
     def read(self, name: str, schema: pa.Schema) -> tuple[pa.Table, Summary]:
-        """Return the rows of a result and its summary.
+        """Return the rows and the summary of a result.
 
-        Raise BrokenResultError if it cannot be read and its chunk must be done once more, DataError
-        if it is the second one.
+        Raise BrokenResultError if the result cannot be read, so that its chunk must be done once
+        more, and DataError if it is the chunk's second result and cannot be read either.
         """
         data = (self.location / name).read_bytes()
         try:
@@ -148,16 +149,16 @@ class ResultFolder:
                 raise self._lost(_chunk_of(name)) from error
             (self.location / f"{name}{_DOUBTED}").create_bytes(b"")
             raise BrokenResultError(
-                f"{self.location / name}: the result cannot be read ({error}); run the job again, "
-                "which redoes its chunk",
+                f"{self.location / name}: the result cannot be read ({error}); run the job again "
+                "to redo its chunk",
                 code="broken_result",
                 key=name,
             ) from error
 
     def of_chunk(self, chunk: int, schema: pa.Schema) -> tuple[pa.Table, Summary]:
-        """Return the rows of the chunk's valid result and its summary, without a listing.
+        """Return the rows and the summary of the chunk's valid result without listing the folder.
 
-        Raise what `read` raises, and StorageNotFoundError if someone deleted the result.
+        Raise the errors of `read`, and StorageNotFoundError if the result was deleted.
         """
         first, second = _names(chunk)
         try:
@@ -168,15 +169,15 @@ class ResultFolder:
             if isinstance(error, BrokenResultError):
                 raise
             raise StorageNotFoundError(
-                f"{self.location / first}: the result of a chunk is gone; run the job again, and "
-                "let nothing delete files there",
+                f"{self.location / first}: the result of a chunk was deleted; run the job again, "
+                "and make sure that nothing deletes files there",
                 code="lost_result",
                 key=first,
                 saw=chunk,
             ) from error
 
     def doubted(self) -> set[int]:
-        """Return the chunks whose only result could not be read by some reader."""
+        """Return the chunks whose only result some reader was unable to read."""
         names = self.location.sizes()
         doubts = {name.removesuffix(_DOUBTED) for name in names if name.endswith(_DOUBTED)}
         chunks = {int(match[1]) for match in map(_NAME.fullmatch, doubts) if match and not match[2]}

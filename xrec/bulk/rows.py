@@ -1,7 +1,7 @@
-"""The rows of a bulk run: their columns and IDs, what becomes of them, and the task that does them.
+"""The rows of a bulk run: their columns and IDs, their outcomes, and the task that processes them.
 
-An ID is a string or an integer. Anything else would change when written as text (floats have no
-exact text, NaN is not an ID, some bytes are not UTF-8), so its row is rejected with a reason.
+An ID is a string or an integer. Rows with other IDs (null, float, NaN, bytes that are not UTF-8)
+are rejected with a reason, because these have no exact text.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ import pyarrow.parquet as pq
 
 from xrec.errors import DataError
 from xrec.schemas import REJECTED
-from xrec.storage import FORGOTTEN, Forgotten, Location
+from xrec.storage import FORGOTTEN, Forgotten, Location, check_columns
 
 OK, FAILED = "ok", "failed"
 """The values of the column `status`."""
 AGAIN = "again: "
 """Prefix of the costs that count, by reason, rows that were done again instead of carried over."""
 TAKEN_DOWN = "taken_down"
-"""Reason to leave out a planned row that is on the list of takedowns."""
-_TEXT_BYTES = 200  # kept of a rejected row
+"""The reason given for rows that a plan leaves out because they are taken down."""
+_TEXT_BYTES = 200  # kept from a rejected row
 
 Rejection = Literal["null_id", "float_id", "nan_id", "invalid_utf8"]
 Batches = Iterable[tuple[pa.Table, pa.Table]]
-"""Good and rejected rows, as `clean_keys` returns them."""
+"""Pairs of good and rejected rows, as returned by `clean_keys`."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class RowFormat:
     """The columns of a run's rows.
 
     keys: the string columns that identify a row. Rows with the same first key stay together.
-    given: columns that come with a planned row, such as its rank. Each row of the table has those
-        of its plan, whether it succeeded, failed or was carried over; null if none came.
-    ok: the other columns of a row that succeeded; null in a failed row.
+    given: columns that the input may provide, such as a rank. They are copied from the plan to
+        every row of the table, even a failed or carried one; null if the input lacks them.
+    ok: the other columns of a successful row; null in a failed row.
     failed: the columns of a failed row besides `reason` and `message`; may overlap with `ok`.
-    reasons: why the task may fail a row.
+    reasons: the reasons for which the task may fail a row.
     expected_reasons: reasons that do not count toward `max_failed_share`.
-    error_reason: the reason of a row that raises an error or kills its process.
-    key_comments: what each key means; written into the table, like the metadata of `ok` and
+    error_reason: the reason recorded for a row that raises an error or kills its process.
+    key_comments: descriptions of the keys; written into the table, like the metadata of `ok` and
         `failed`.
     """
 
@@ -85,7 +85,7 @@ class RowFormat:
     @property
     def table_schema(self) -> pa.Schema:
         """The columns of results and of the table."""
-        bucket = f"the table's part by a hash of {self.keys[0]}: of C equal ranges, which one"
+        bucket = f"which of C equal ranges contains the hash of {self.keys[0]}"
         return pa.schema(
             [
                 _field("status", pa.string(), f"{OK} or {FAILED}", nullable=False),
@@ -103,15 +103,15 @@ class RowFormat:
         return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
 
     def check_reasons(self, reasons: Iterable[str]) -> tuple[str, ...]:
-        """Return the reasons, sorted; raise ValueError if no row can fail for one of them."""
+        """Return the reasons sorted, without duplicates; raise ValueError if one is unknown."""
         if unknown := set(reasons) - set(self.all_reasons):
             raise ValueError(
-                f"reasons {sorted(unknown)}: expected some of {', '.join(self.all_reasons)}"
+                f"unknown reasons {sorted(unknown)}: expected some of {', '.join(self.all_reasons)}"
             )
         return tuple(sorted(set(reasons)))
 
     def faults(self, failed: Mapping[str, int]) -> Counter[str]:
-        """Return the counts whose reasons are not expected."""
+        """Return the counts without the `expected_reasons`."""
         return Counter({why: n for why, n in failed.items() if why not in self.expected_reasons})
 
     def sorted(self, rows: pa.Table) -> pa.Table:
@@ -136,7 +136,7 @@ class RowFormat:
         return self._joined(rows, others, "left semi")
 
     def joined_keys(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Join each row's keys to one text, with their lengths so that all texts differ."""
+        """Join each row's keys, with their lengths, into a string that no other keys produce."""
         parts = []
         for name in self.keys:
             parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]
@@ -149,9 +149,9 @@ class RowFormat:
         return rows.take(numbered.join(others.select(keys), keys, join_type=join_type)[""])
 
     def as_results(self, planned: pa.Table, ok: pa.Table, failed: pa.Table) -> pa.Table:
-        """Return rows of both kinds in the format of a result.
+        """Combine successful and failed rows in the format of a result.
 
-        Buckets and the columns `given` come from `planned`.
+        Buckets and the columns `given` are taken from `planned`.
         """
         marked = [
             rows.append_column("status", pa.repeat(status, rows.num_rows))
@@ -166,11 +166,11 @@ class RowFormat:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of some rows; each row is in exactly one of the two tables.
+    """The outcome of some rows; each row is in exactly one of the two tables.
 
     ok: keys and the columns `RowFormat.ok`.
     failed: keys, `reason`, `message` and the columns `RowFormat.failed`.
-    costs: what the rows cost, such as tokens, by name; a run adds them up.
+    costs: costs of the rows by name, such as tokens; a run adds them up.
     """
 
     ok: pa.Table
@@ -179,17 +179,17 @@ class Outcome:
 
 
 class ChunkTask(Protocol):
-    """The work of a process, which makes one task and keeps it, with its models in memory.
+    """The work to do on rows. Each process makes one task and keeps it, with its models in memory.
 
     Methods are called from several threads; at most `chunks_at_once` calls of `do` run at a time.
     """
 
     row_errors: tuple[type[Exception], ...]
-    """Errors of `do` that some row, of this call or a concurrent one, may have caused. The rows are
-    done again alone and halved until that row is found. Any other error ends the run."""
+    """Errors of `do` that a row of this call or of a concurrent one may have caused. The rows are
+    then done again alone and halved until that row is found. Any other error ends the run."""
 
     def do(self, rows: pa.Table) -> Outcome:
-        """Do at least one row (the columns `RowFormat.keys`)."""
+        """Process one or more rows with the columns `RowFormat.keys`."""
         ...
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
@@ -199,13 +199,13 @@ class ChunkTask(Protocol):
 
 @runtime_checkable
 class CarryingTask(Protocol):
-    """A task that can carry over rows of an earlier run; optional."""
+    """An optional protocol for a task that can carry over rows of an earlier run."""
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
         """Return why each earlier row (`RowFormat.table_schema`) must be done again.
 
-        Null means that the row, even a failed one, is carried over. Costs count each reason under
-        `AGAIN` plus its name.
+        Null means that the row is carried over, even if it failed. Costs count the rows of each
+        reason under `AGAIN` plus the reason.
         """
         ...
 
@@ -213,7 +213,7 @@ class CarryingTask(Protocol):
 class Rejected:
     """Rejected rows (schema REJECTED) in a local file.
 
-    reasons: the number of rows by reason. first: one row, or none.
+    reasons: the number of rows by reason. first: a table with the first row, or an empty table.
     """
 
     def __init__(self) -> None:
@@ -255,7 +255,7 @@ def good_rows(
 
 
 def _anonymous(rejected: pa.Table, num_forgotten: int) -> pa.Table:
-    """Drop the texts of rejected rows, and add this many nameless rows of forgotten users."""
+    """Blank the texts of rejected rows, and add `num_forgotten` rows without IDs."""
     blank = pa.repeat("", rejected.num_rows)
     rows = rejected.drop_columns("text").append_column("text", blank).select(REJECTED.names)
     values = {"file": "", "line": 0, "reason": FORGOTTEN, "text": ""}
@@ -281,20 +281,12 @@ def clean_keys(
 ) -> tuple[pa.Table, pa.Table]:
     """Split rows into those with valid IDs and rejected rows (schema REJECTED).
 
-    Return of the good rows the columns `keys` as strings, and those of `given`, which are null if
-    the table lacks them. `file` and `first_line` tell where the rows were read. Raise DataError if
-    a column of `keys` is missing or holds neither strings nor numbers, or one of `given` other
-    values than its type.
+    Good rows have the columns `keys` as strings and the columns `given`, null if the table lacks
+    them. `file` and `first_line` are where the rows were read. Raise DataError if a column of
+    `keys` is missing or contains neither strings nor numbers, or if a column of `given` cannot be
+    cast to its type.
     """
-    names = table.schema.names
-    if missing := [name for name in keys if name not in names]:
-        raise DataError(
-            f"{file}: expected columns {', '.join(keys)}, saw {', '.join(names)}; rename or add "
-            "them",
-            code="missing_column",
-            key=missing[0],
-            saw=names,
-        )
+    check_columns(file, keys, table.schema.names)
     ids = [_ids(table[name], f"{file}: column {name}") for name in keys]
     others = [_given(table, field, f"{file}: column {field.name}") for field in given]
     ours = [pa.field(name, pa.string(), nullable=False) for name in keys]
@@ -320,14 +312,15 @@ def clean_keys(
 
 
 def _given(table: pa.Table, field: pa.Field, name: str) -> pa.ChunkedArray:
-    """Return a column with the type of `field`, nulls if the table lacks it."""
+    """Return the column `field`, cast to its type; nulls if the table lacks it."""
     if field.name not in table.schema.names:
         return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
     try:
         return table[field.name].cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
-            f"{name}: expected {field.type}, saw {table[field.name].type}: {error}; cast it",
+            f"{name}: expected {field.type}, saw {table[field.name].type} ({error}); cast the "
+            "column",
             code="wrong_type",
             key=name,
             saw=str(table[field.name].type),
@@ -342,7 +335,7 @@ def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if type_ in (pa.null(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
         return column.cast(type_).cast(pa.large_binary())
     raise DataError(
-        f"{name}: expected ids that are strings or integers, saw {type_}; cast it",
+        f"{name}: expected IDs that are strings or integers, saw {type_}; cast the column",
         code="wrong_type",
         key=name,
         saw=str(type_),
@@ -350,7 +343,7 @@ def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _rejection(value: bytes | float | None) -> Rejection | None:
-    """Return why an ID has no exact text, or None if it has one."""
+    """Return why an ID is rejected, or None if it is valid."""
     if value is None:
         return "null_id"
     if isinstance(value, float):
@@ -368,7 +361,7 @@ def _shown(value: bytes | float | None) -> str | float | None:
 
 
 def bucket_of(key: str, num_buckets: int) -> int:
-    """Return which of C equal ranges contains the MD5 of a first key."""
+    """Return a first key's bucket: which of `num_buckets` equal ranges contains its MD5 hash."""
     digest = hashlib.md5(key.encode(), usedforsecurity=False).digest()
     return (int.from_bytes(digest[4:8], "little") * num_buckets) >> 32
 
@@ -379,7 +372,7 @@ def counts_of(values: pa.ChunkedArray) -> dict[str, int]:
 
 
 def bare(rows: pa.Table) -> pa.Table:
-    """Drop the comments of the columns; the table's log has them once."""
+    """Remove the comments of the columns, which the table's log already has."""
     return pa.table(rows.columns, pa.schema([field.remove_metadata() for field in rows.schema]))
 
 

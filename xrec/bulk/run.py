@@ -2,12 +2,12 @@
 
 _xrec/runs/<run>/run-<k>.json               RunRecord; the highest k is valid
 _xrec/runs/<run>/<nonce>/plan/              the first pass's plan, and rejected.parquet
-_xrec/runs/<run>/<nonce>/results/           a file for each of its chunks that is done
+_xrec/runs/<run>/<nonce>/results/           a file for each finished chunk of the first pass
 _xrec/runs/<run>/<nonce>/pass-<p>.json      PassRecord of a retry, p = 1, 2, ...
-_xrec/runs/<run>/<nonce>/pass-<p>-<key>/    its plan/ and results/
-_xrec/runs/<run>/<nonce>/driver.json        who is at work, and the progress
-_xrec/runs/<run>/<nonce>/counted.json       counts of results, so that each is read once
-_xrec/runs/<run>/<nonce>/starts/            what each driver's start cost besides its rows
+_xrec/runs/<run>/<nonce>/pass-<p>-<key>/    the plan/ and results/ of that retry
+_xrec/runs/<run>/<nonce>/driver.json        the current or last driver, and the progress
+_xrec/runs/<run>/<nonce>/counted.json       counts of results, so that each is read only once
+_xrec/runs/<run>/<nonce>/starts/            the costs of each driver's start, apart from its rows
 """
 
 import re
@@ -43,11 +43,11 @@ class Identity(Record):
 
     @property
     def run(self) -> str:
-        """The fingerprint in the manifest."""
+        """The fingerprint recorded in the manifest."""
         return run_fingerprint(self.kind, self.config, self.inputs)
 
     def name(self, rows_fingerprint: str) -> str:
-        """Return the name of the run that does these rows."""
+        """Return the name of the run that processes these rows."""
         return fingerprint_of([self.run, rows_fingerprint])
 
 
@@ -70,12 +70,12 @@ class Base(NamedTuple):
 class RunRecord(Record):
     """The content of `run-<k>.json`.
 
-    run: the run's name, a fingerprint of identity and rows. nonce: the folder of its plan and
-        results, which nobody else writes to.
-    rows_fingerprint: a hash of the set of rows. rejected: rows in no chunk, by reason.
-    listing: how the store listed the input files when they were read (`listing_of`).
+    run: the run's name, a fingerprint of identity and rows. nonce: the name of the folder with its
+        plan and results, which is unique to this plan.
+    rows_fingerprint: a hash of the set of rows. rejected: number of rows left out, by reason.
+    listing: the store's listing of the input files when they were read (`listing_of`).
     num_buckets: C; a row's bucket is which of C equal ranges contains the hash of its first key.
-    takedowns: the numbers of those that kept rows out of the plan.
+    takedowns: the numbers of the takedowns that kept rows out of the plan.
     """
 
     layout: Literal[3] = 3
@@ -91,7 +91,7 @@ class RunRecord(Record):
     takedowns: tuple[int, ...] = ()
 
     def folder(self, output: Location) -> Location:
-        """Return the folder of its plan and results."""
+        """Return the folder that contains the plan and the results."""
         return output / RUNS / self.run / self.nonce
 
     def is_of(self, commit: Commit) -> bool:
@@ -99,7 +99,7 @@ class RunRecord(Record):
         return (commit.run, commit.nonce) == (self.run, self.nonce)
 
     def has_plan(self, output: Location) -> bool:
-        """Return whether all files of its plan and the records of all passes exist."""
+        """Return whether all files of the plan and the records of all passes exist."""
         numbers = pass_numbers(self.folder(output))
         is_whole = Plan(self.folder(output) / "plan", self.size).is_whole()
         return is_whole and numbers == list(range(1, len(numbers) + 1))
@@ -129,7 +129,7 @@ class PassRecord(Record):
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass over rows: number 0 has all of them, a later one those to retry."""
+    """A pass over the rows: pass 0 has all of them, a later pass the rows to retry."""
 
     number: int
     folder: Location
@@ -146,13 +146,13 @@ class Pass:
 
     @property
     def is_done(self) -> bool:
-        """Whether each chunk has a result, by one listing."""
+        """Whether every chunk has a result, according to one listing."""
         return len(self.results.sizes()) >= self.size.num_chunks
 
 
 @dataclass(frozen=True)
 class BulkRun:
-    """A planned run, as `xrec.bulk.open_run` returns it.
+    """A planned run, as returned by `xrec.bulk.open_run`.
 
     base: what was published when this command began.
     """
@@ -176,8 +176,8 @@ class BulkRun:
                 record = PassRecord.read(self.folder / f"pass-{number}.json")
             if record is None or number != len(passes):
                 raise TableError(
-                    f"{self.folder}: pass-{len(passes)}.json was deleted; run the job again, which "
-                    "makes another plan",
+                    f"{self.folder}: pass-{len(passes)}.json was deleted; run the job again to "
+                    "make a new plan",
                     code="pass_deleted",
                     key=f"pass-{len(passes)}.json",
                 )
@@ -198,7 +198,7 @@ class BulkRun:
         return newest is not None and newest[1].nonce == self.record.nonce
 
     def check_is_current(self, when: str) -> None:
-        """Raise LeaseError if the plan was replaced; `when` tells what was going on."""
+        """Raise LeaseError if the plan was replaced; `when` says what was in progress."""
         if not self.is_current():
             raise LeaseError(
                 f"{self.output}: while {when}, the run's plan was deleted and made again, or "
@@ -211,19 +211,19 @@ class BulkRun:
 
 
 def pass_numbers(folder: Location) -> list[int]:
-    """Return the numbers of the retries that a run's folder has records of, sorted."""
+    """Return the sorted numbers of the retries recorded in a run's folder."""
     return sorted(int(match[1]) for match in map(_PASS.fullmatch, folder.sizes()) if match)
 
 
 def records(output: Location) -> Iterator[RunRecord]:
-    """Yield the newest record of each run, the last planned run first."""
+    """Yield the newest record of each run, most recently planned run first."""
     newest = [newest_record(output, name) for name in (output / RUNS).folders()]
     runs = [record for _, record in filter(None, newest)]
     yield from sorted(runs, key=lambda record: -record.planned_at)
 
 
 def newest_record(output: Location, run: str) -> tuple[int, RunRecord] | None:
-    """Return the highest k of a run's records and that record, or None."""
+    """Return the number k and the content of a run's newest record, or None."""
     folder = output / RUNS / run
     numbers = [int(match[1]) for match in map(_RECORD.fullmatch, folder.sizes()) if match]
     for number in sorted(numbers, reverse=True):

@@ -28,17 +28,17 @@ from xrec.storage import Location, Manifest, may_be_at_work, open_location
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
 
 NOTES: Mapping[Phase, str] = {
-    "silent": "its driver reports nothing; run it again to continue",
-    "stopped": "it was stopped before it was done; run it again to continue",
-    "done": "it is not published; run it again to publish it",
-    "replaced": "something else was published since, or it was taken back",
+    "silent": "its driver stopped reporting; run the job again to continue",
+    "stopped": "it was stopped before it was done; run the job again to continue",
+    "done": "it is not published; run the job again to publish it",
+    "replaced": "something else has been published since, or it was taken back",
 }
-"""What to tell a reader about a run in a phase that may surprise."""
+"""Notes for users about runs in phases that may be surprising."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The total cost, by name, of the rows that a run did itself and did not carry over."""
+    """The total costs, by name, of the rows that a run did itself instead of carrying them over."""
 
     num_done: int
     costs: Mapping[str, float]
@@ -51,9 +51,9 @@ class Rate:
 class Status:
     """A run as its last driver reported it, and what is published.
 
-    progress: None if no driver has reported. manifest: of what is published, with the newest
-    `version`. is_published: whether that is this run. is_outdated: whether it is an earlier pass of
-    this run. is_replaced: whether this run was published and something else is now.
+    progress: None if no driver has reported. manifest: the published one, with the newest
+    `version`. is_published: whether this run is published. is_outdated: whether only an earlier
+    pass of it is. is_replaced: whether this run was published earlier but no longer is.
     """
 
     uri: str
@@ -66,7 +66,7 @@ class Status:
 
     @property
     def num_done(self) -> int:
-        """The least number of rows that are done."""
+        """The number of rows reported as done; the actual number may be higher."""
         return self.progress.num_rows if self.progress else 0
 
     @property
@@ -76,9 +76,9 @@ class Status:
     def phase(self, at: datetime | None = None) -> Phase:
         """Return the state of the run in one word.
 
-        planned: no driver was at work. running: a driver may be alive. silent: the last driver
-        seems dead. stopped: it ended before all was done. done: done and never published. replaced:
-        published before, then replaced or taken back. published: readers see it.
+        planned: no driver has started. running: a driver may be alive. silent: the last driver
+        seems dead. stopped: it ended before all rows were done. done: done but never published.
+        replaced: published, then replaced or taken back. published: visible to readers.
         """
         progress = self.progress
         if progress is None:
@@ -104,7 +104,7 @@ class Status:
 
     @property
     def rate(self) -> Rate | None:
-        """What rows cost in this run, None if none was done.
+        """The costs of the rows that this run did itself, or None if there are none.
 
         A retried row counts once, with the costs of all attempts.
         """
@@ -116,14 +116,14 @@ class Status:
 
 
 def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
-    """Return the status of the run that was planned last, by a few small requests.
+    """Return the status of the most recently planned run, using a few small requests.
 
     Raise ArtifactNotFoundError if there is no run, TableError if the log cannot be read.
     """
     output = open_location(uri, storage)
     if (record := next(records(output), None)) is None:
         raise ArtifactNotFoundError(
-            f"{uri}: no run was planned there; check the URI", code="no_run", key=uri
+            f"{uri}: no run has been planned; check the URI", code="no_run", key=uri
         )
     return status_of(output, record)
 
@@ -147,10 +147,10 @@ def status_of(output: Location, record: RunRecord) -> Status:
 class Preview:
     """What a run would do.
 
-    rejected: rows that are left out, by reason. status: None if the run is not planned. costs_left:
-    the expected costs of the rows that are left, by name, as measured on this run or another; None
-    if unknown. measured_at: the URI of the other run, or None. That run's rate is without carried
-    rows, so actual costs are at most these.
+    rejected: number of rows left out, by reason. status: None if the run is not planned yet.
+    costs_left: expected costs of the remaining rows by name, extrapolated from this run or another;
+    None if unknown. measured_at: the URI of the other run, or None. The other run's rate excludes
+    carried rows, so the actual costs are lower if rows are carried over.
     """
 
     num_rows: int
@@ -166,10 +166,10 @@ class Preview:
 
 
 def preview(request: RunRequest) -> Preview:
-    """Return what `open_run` would open or plan, and what is left of it.
+    """Return what `open_run` would open or plan, and how much of it is left to do.
 
-    The input is read only if `open_run` would read it. Raise what `open_run` raises, except for
-    what only a write can reveal.
+    The input is read only if `open_run` would read it. Raise the errors of `open_run`, except for
+    those that only a write can reveal.
     """
     output = request.output
     refuse_other_files(output)
@@ -195,21 +195,21 @@ def preview(request: RunRequest) -> Preview:
 def _costs_elsewhere(
     request: RunRequest, num_rows: int
 ) -> tuple[dict[str, float] | None, str | None]:
-    """Return costs at the rate of the output's newest run, or of the one to carry over from."""
+    """Estimate costs at the rate of the output's newest run, or else that of `carry_from`."""
     for uri in filter(None, (request.uri, request.carry_from)):
         try:
             rate = read_status(uri, request.storage).rate
         except (ArtifactError, TableError, StorageNotFoundError):
-            continue  # no run that this xrec can read
+            continue  # it has no run that this version of xrec can read
         if rate is not None:
             return rate.costs_of(num_rows), uri
     return None, None
 
 
 class Finding(NamedTuple):
-    """Something wrong with an output, and what to do about it.
+    """A problem with an output, and what to do about it.
 
-    severity: `error` if readers miss rows or a run cannot continue until it is fixed.
+    severity: `error` if readers see wrong rows or a run cannot continue until it is fixed.
     """
 
     severity: Literal["error", "warning"]
@@ -217,7 +217,7 @@ class Finding(NamedTuple):
 
 
 def check_output(uri: str, storage: StorageConfig | None = None) -> list[Finding]:
-    """Return what is wrong with the output at `uri`, errors first.
+    """Return the problems of the output at `uri`, errors first.
 
     Raise StorageError if the store cannot be used.
     """
@@ -235,7 +235,7 @@ def _findings(output: Location) -> Iterator[Finding]:
         yield from _table_findings(log)
     runs = list(records(output))
     if log is None and not runs and not (output / RUNS).exists():
-        what = f"{output}: holds no table and no run; check the URI, or run a job"
+        what = f"{output}: there is no table and no run; check the URI, or run a job"
         yield Finding("error", what)
     for number, record in enumerate(runs):
         yield from _run_findings(output, record, is_last=number == 0)
@@ -247,22 +247,22 @@ def _table_findings(log: DeltaLog) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"{log.location}: {len(missing)} files of version {log.version} are missing or have "
-            f"another size: {missing[0]}; restore them, or run the job again, which goes back to a "
-            "version that is whole",
+            f"the wrong size, such as {missing[0]}; restore them, or run the job again to go back "
+            "to a version that is whole",
         )
     elif wrong := wrong_bounds(log.location, log.files(log.version)):
         yield Finding(
             "error",
             f"{log.location}: {len(wrong)} files of version {log.version}, such as {wrong[0]}, "
-            "cannot be read or have buckets outside the bounds in the log, so look-ups of a key "
-            "miss rows; run another job there, or empty the table and publish the run again",
+            "cannot be read or have buckets outside the bounds in the log, so lookups by key miss "
+            "rows; run another job there, or empty the table and publish the run again",
         )
     later = read_takedowns(log.location).after(log.takedowns(log.version))
     for number, entry in later.active.items():
         yield Finding(
             "error",
             f"{log.location}: version {log.version} may still have rows of takedown {number} "
-            f"({entry.reason}): take them down again, or run any job of this output",
+            f"({entry.reason}); take them down again, or run any job that writes to this output",
         )
 
 
@@ -271,8 +271,8 @@ def _run_findings(output: Location, record: RunRecord, *, is_last: bool) -> Iter
     if not status.is_published and not record.has_plan(output):
         yield Finding(
             "warning",
-            f"{record.folder(output)}: files of the plan are missing or have another size; run the "
-            "job again, which makes another plan",
+            f"{record.folder(output)}: files of the plan are missing or have the wrong size; run "
+            "the job again to make a new plan",
         )
     phase = status.phase()
     if is_last and phase in NOTES and phase != "replaced":
@@ -281,7 +281,7 @@ def _run_findings(output: Location, record: RunRecord, *, is_last: bool) -> Iter
 
 
 def history_of(uri: str, storage: StorageConfig | None = None) -> Iterator[tuple[str, ...]]:
-    """Yield version, time, kind, rows, adapter and gate of each version, the newest first.
+    """Yield version, time, kind, rows, adapter and gate of each version, newest first.
 
     Raise ArtifactNotFoundError if there is no table.
     """

@@ -1,7 +1,7 @@
 """Commits to the published table: replace its rows, restore or undo a version, remove rows.
 
-A commit takes the next version or none, and records what it is (`xrec.bulk.log.Commit`).
-Whether it succeeded is seen by whoever opens the log afterwards.
+A commit either takes the next version number or has no effect, and records what it is
+(`xrec.bulk.log.Commit`). Open the log afterwards to see whether it succeeded.
 """
 
 import io
@@ -32,24 +32,24 @@ from xrec.storage import Location, fingerprint_of, row_groups
 logger = logging.getLogger("xrec")
 
 CHANCES = 20
-"""How often a table that keeps changing is opened again."""
+"""The number of attempts to commit to a table that keeps changing."""
 ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
 _NOTHING = digest_of(FILES.empty_table())
 _DESCRIPTION = "published by xrec, layout 2"
 _CONFIGURATION: Mapping[str, str | None] = {
     "delta.dataSkippingStatsColumns": "bucket",  # keeps IDs out of the log, which outlives files
-    "delta.enableExpiredLogCleanup": "false",  # the log says what each version is
-    "delta.logRetentionDuration": "interval 36500 days",  # also if another program cleans it up
+    "delta.enableExpiredLogCleanup": "false",  # the log records what each version is
+    "delta.logRetentionDuration": "interval 36500 days",  # even if another program cleans it up
 }
 
 
 def open_whole(output: Location) -> DeltaLog | None:
-    """Open the table, after making its newest version whole and honoring all takedowns.
+    """Open the table after making sure its newest version is whole and honors all takedowns.
 
-    A version that is not whole is undone, and rows that were taken down since are removed, each by
-    a new version. Return None if there is no table and nothing was taken down. Raise TableError if
-    it is not a table of xrec, if it keeps changing, or if takedowns are missing.
+    If the newest version is not whole, a new version undoes it; if rows were taken down since, a
+    new version removes them. Return None if there is no table and nothing is taken down. Raise
+    TableError if the table is not one of xrec or keeps changing, or if takedowns are missing.
     """
     for _ in range(CHANCES):
         log = open_log(output)
@@ -57,7 +57,7 @@ def open_whole(output: Location) -> DeltaLog | None:
         if log is None and not taken.active:
             return None
         if log is None:
-            # Whoever read an older list can no longer make the first version.
+            # Keep writers that read an older list from creating the first version.
             commit = Commit(kind="takedown", table="", live=_NOTHING, takedowns=taken.number)
             replace_content(output, None, [], _LEAST_COLUMNS, commit)
             continue
@@ -65,7 +65,7 @@ def open_whole(output: Location) -> DeltaLog | None:
         if not can_be_shown(log, log.version, taken):
             _undo(log, taken)
         elif taken.after(log.takedowns(log.version)).active:
-            logger.info("%s: version %d removes what was taken down", output, log.version + 1)
+            logger.info("%s: version %d removes rows taken down since", output, log.version + 1)
             restore(log, log.version, "takedown", taken)
         else:
             return log
@@ -79,8 +79,8 @@ def can_be_shown(log: DeltaLog, version: int, taken: Takedowns) -> bool:
 
 def changes_too_often(output: Location) -> TableError:
     return TableError(
-        f"{output}: the table changed {CHANCES} times during this command; run it again when "
-        "nothing else commits",
+        f"{output}: the table changed {CHANCES} times during this command; run it again while "
+        "nothing else commits to the table",
         code="table_changes",
         key=str(output),
         saw=CHANCES,
@@ -88,11 +88,11 @@ def changes_too_often(output: Location) -> TableError:
 
 
 def refuse_other_table(log: DeltaLog) -> None:
-    """Raise TableError if xrec did not make the table, or made it in another layout."""
+    """Raise TableError if the table was not made by xrec or has another layout."""
     if (description := log.delta.metadata().description) != _DESCRIPTION:
         raise TableError(
-            f"{log.location}: holds a Delta table that this xrec does not publish to: expected the "
-            f"description {_DESCRIPTION!r}, saw {description!r}; give another URI",
+            f"{log.location}: the Delta table was not made by this version of xrec: expected the "
+            f"description {_DESCRIPTION!r}, saw {description!r}; choose another URI",
             code="another_table",
             key=str(log.location),
             saw=description,
@@ -102,7 +102,7 @@ def refuse_other_table(log: DeltaLog) -> None:
 def write_file(
     output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
 ) -> Mapping[str, Any] | None:
-    """Write sorted rows as a file of the table; return its row of `FILES`.
+    """Write sorted rows to a file of the table; return the file's row of `FILES`.
 
     Return None if there are no rows.
     """
@@ -133,9 +133,9 @@ def replace_content(
     schema: pa.Schema,
     commit: Commit,
 ) -> None:
-    """Try to make the next version of exactly these files, or create the table.
+    """Try to commit a next version with exactly these files, or create the table.
 
-    Another program may have been first, or the answer may be lost: open the log to find out.
+    Another program may commit first, or the answer may get lost: open the log to find out.
     """
     delta_schema = deltalake.Schema.from_arrow(schema)
     with _may_be_late(output):
@@ -161,7 +161,7 @@ def replace_content(
 
 @contextmanager
 def _may_be_late(output: Location) -> Iterator[None]:
-    """Ignore the error of a commit whose version exists already; raise StorageError for others."""
+    """Ignore the error of a commit whose version already exists; raise StorageError for others."""
     try:
         yield
     except (deltalake.exceptions.DeltaError, OSError) as error:
@@ -170,7 +170,7 @@ def _may_be_late(output: Location) -> Iterator[None]:
             raise StorageError(
                 f"{output}: a commit failed: {error}", code="commit_failed", key=str(output)
             ) from error
-        logger.info("%s: opening the table again after a commit: %s", output, error)
+        logger.info("%s: opening the table again, because a commit failed: %s", output, error)
 
 
 def _undo(log: DeltaLog, taken: Takedowns) -> None:
@@ -178,21 +178,21 @@ def _undo(log: DeltaLog, taken: Takedowns) -> None:
     for version in range(log.version - 1, -1, -1):
         if can_be_shown(log, version, taken):
             logger.warning(
-                "%s: version %d has other files than its writer recorded; restoring version %d",
+                "%s: version %d does not have the files its writer recorded; restoring version %d",
                 log.location,
                 log.version,
                 version,
             )
             restore(log, version, "undo", taken)
             return
-    logger.warning("%s: version %d is emptied: no version is whole", log.location, log.version)
+    logger.warning("%s: emptying version %d: no version is whole", log.location, log.version)
     make_empty(log, "undo", taken, target=-1)
 
 
 def make_empty(
     log: DeltaLog, kind: Literal["undo", "empty"], taken: Takedowns, target: int | None = None
 ) -> None:
-    """Try to make the next version one without rows."""
+    """Try to commit a next version without rows."""
     commit = Commit(kind=kind, table=log.id, live=_NOTHING, target=target, takedowns=taken.number)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
 
@@ -200,9 +200,9 @@ def make_empty(
 def restore(
     log: DeltaLog, version: int, kind: Literal["undo", "rollback", "takedown"], taken: Takedowns
 ) -> None:
-    """Try to make the next version of a version's rows that were not taken down since.
+    """Try to commit a next version with the rows of `version` that were not taken down since.
 
-    If nothing was taken down, this is deltalake's RESTORE.
+    If nothing was taken down, this uses deltalake's RESTORE.
     """
     files, gone = _left_of(log, version, taken)
     commit = Commit(
@@ -224,8 +224,8 @@ def restore(
 def _commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -> None:
     """Create the next version with these files and the columns of `version`, unless it exists.
 
-    The log entry is written here because deltalake replaces all files or none, and also lists the
-    files that stay as removed.
+    The log entry is written here because deltalake replaces either all files or none, and lists
+    even the files that stay as removed.
     """
     now = int(time.time() * 1000)
     before = {row["path"]: row for row in log.files(log.version).to_pylist()}
@@ -247,7 +247,7 @@ def _commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) 
 
 
 def _metadata(location: Location, version: int) -> dict[str, Any]:
-    """Return the columns and settings of a version as a log entry has them."""
+    """Return the columns and settings of a version in the format of a log entry."""
     delta = the_log(location, version).delta
     metadata = delta.metadata()
     return {
@@ -263,16 +263,16 @@ def _metadata(location: Location, version: int) -> dict[str, Any]:
 
 
 def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Summary]:
-    """Return a version's files without what was taken down since, and the counts of what went.
+    """Return a version's files without rows taken down since, and the counts of those rows.
 
-    Files with such rows are rewritten, and sorted, as another program may have reordered them.
+    Files with such rows are rewritten and sorted, because another program may have reordered them.
     """
     new, files = taken.after(log.takedowns(version)), log.files(version)
     if not new.active or not files.num_rows:
         return files, Summary()
     schema = pa.schema(the_log(log.location, version).delta.schema().to_arrow())
     fragments = {part.path: part for part in files_of(log.location, files, schema).get_fragments()}
-    # No column but the keys is never null.
+    # Only the keys, `status` and `bucket` are not nullable.
     keys = [f.name for f in schema if not f.nullable and f.name not in _LEAST_COLUMNS.names]
     order = ["bucket", *keys]
     left, gone = list[Mapping[str, Any]](), Summary()
@@ -293,7 +293,7 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, S
 
 
 def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> Commit:
-    """Add the manifest of what a version shows, minus the rows that are gone."""
+    """Add the manifest of what `version` shows, with the removed rows subtracted."""
     shown = log.decided_by(version)
     if not commit.num_gone or shown is None or shown.manifest is None:
         return commit

@@ -1,19 +1,19 @@
-"""The list of takedowns beside a table, and rows without what is on it.
+"""A table's list of takedowns, and the removal of the rows on it.
 
     _xrec/takedowns/000001.json      created once; a later entry may lift an earlier one
 
-An entry is made from the whole list and created under the next number, so of two concurrent
-commands the second starts over with the first one's entry. Numbers have no gaps: if someone deletes
-entries, they are missed, and nothing is committed to the table.
+A command reads the whole list and creates its entry under the next number. If another command was
+first, it starts over with the longer list. Numbers have no gaps, so deleted entries are noticed,
+and nothing is committed to the table until they are back.
 
-A takedown is on the list before the table changes. Each commit records the last entry it honors, so
-whoever opens the table next sees what is left to remove (`xrec.bulk.table.open_whole`).
+A takedown is added to the list before the table changes. Each commit records the last entry it
+honors, so the next opening of the table removes the remaining rows (`xrec.bulk.table.open_whole`).
 
-An entry names rows by some of their columns, a phrase, or forgotten users by keyed hashes of their
-IDs (xrec.storage.forgotten); the last cannot be lifted. A phrase is searched in the text and in the
-reviewers' words beside it: in Unicode's composed form, ignoring case, with any white space equal
-and a typographic apostrophe like a plain one. It matches whole words only: "tea" is in "Tea,
-please" and not in "steak" or "teas".
+An entry gives column values of rows, a phrase, or forgotten users as keyed hashes of their IDs
+(xrec.storage.forgotten), which cannot be lifted. A phrase is searched for in the text and in the
+reviewers' words beside it, in Unicode's composed form, ignoring case and differences in white
+space, and with typographic apostrophes as plain ones. Only whole words match: "tea" is found in
+"Tea, please" but not in "steak" or "teas".
 """
 
 import re
@@ -41,10 +41,11 @@ T = TypeVar("T")
 
 
 class Entry(Record):
-    """What is taken down or lifted; blank if it was replaced or names nobody anymore.
+    """An entry: what it takes down or lifts; blank if it was replaced or has no rows left.
 
-    key: hex digits. replaces: the entry whose rows this one repeats, without forgotten users.
-    restarts: whether entries before it may be lost (`restart_list`). at: UTC, ISO 8601.
+    key: of the hashes `users`, in hex. replaces: the number of the entry whose rows this one
+    repeats, without forgotten users. restarts: whether earlier entries may be missing
+    (`restart_list`). at: UTC, ISO 8601.
     """
 
     rows: tuple[dict[str, str], ...] = ()
@@ -69,10 +70,10 @@ class Entry(Record):
 class Takedowns:
     """The list as it was read; entries are numbered from 1.
 
-    active: entries that take something down and were neither lifted nor replaced. stamps: of the
-    entries' files. forgotten: all forgotten users, one set per key, so that a user is hashed once
-    per key and not once per entry. `_phrases` maps a first word to phrases: a text is searched only
-    for phrases whose first word it contains.
+    active: entries that take something down and were neither lifted nor replaced. stamps: those of
+    the entries' files. forgotten: all forgotten users, one set per key, so that a user is hashed
+    once per key and not once per entry. `_phrases` has the phrases by first word, so that a text is
+    searched only for phrases whose first word it contains.
     """
 
     def __init__(self, entries: Mapping[int, Entry], stamps: Mapping[int, str] | None = None):
@@ -116,7 +117,7 @@ class Takedowns:
         return Takedowns({n: entry for n, entry in self.active.items() if n > number})
 
     def of_row(self, values: Mapping[str, str]) -> int | None:
-        """Return the entry that takes a row down by these columns, or None."""
+        """Return the number of an entry that takes down a row with these values, or None."""
         if self.is_forgotten(values.get("user_id", "")):
             return self.number
         keys = ((taken, tuple(map(values.get, names))) for names, taken in self._rows.items())
@@ -126,7 +127,7 @@ class Takedowns:
         return any(users.has(user_id) for users in self.forgotten)
 
     def of_texts(self, texts: Iterable[str]) -> int | None:
-        """Return the first entry whose phrase is in one of the texts, or None."""
+        """Return the number of the first entry whose phrase is in one of the texts, or None."""
         if not self._phrases:
             return None
         folded = [_folded(text) for text in texts]
@@ -135,7 +136,7 @@ class Takedowns:
         return min((n for n, phrase in near if any(map(phrase.search, folded))), default=None)
 
     def without(self, rows: pa.Table) -> pa.Table:
-        """Return the rows that are not taken down; `rows` itself if that is all of them."""
+        """Return the rows that are not taken down; if that is all of them, `rows` itself."""
         if not self.active or not (taken := self._mask(rows)).any():
             return rows
         return rows.filter(pa.array(~taken))
@@ -174,11 +175,11 @@ class Takedowns:
 def read_takedowns(output: Location, known: Takedowns | None = None) -> Takedowns:
     """Read the list of the table at `output`.
 
-    known: an earlier list. Entries whose files did not change are not read again, so this takes one
-    listing and a request per new entry.
+    known: a list read earlier. Entries whose files did not change are not read again, so this takes
+    one listing and one request per new entry.
 
-    Raise TableError if entries are missing, ArtifactMismatchError if this xrec cannot read an
-    entry, and StorageError.
+    Raise TableError if entries are missing, ArtifactMismatchError if this version of xrec cannot
+    read an entry, StorageError.
     """
     if known is not None:
         taken = _read(output, known)
@@ -191,7 +192,7 @@ def read_takedowns(output: Location, known: Takedowns | None = None) -> Takedown
 
 
 def _num_honored(output: Location) -> int:
-    """Return the least length of the list; call this before reading the list."""
+    """Return the minimum length of the list; call this before reading the list."""
     log = open_log(output)
     return 0 if log is None else log.num_takedowns
 
@@ -224,7 +225,7 @@ def _refuse_lost(output: Location, taken: Takedowns, num_honored: int) -> None:
             f"{output}: {len(lost)} takedowns are missing, such as number {lost[0]}: someone "
             f"deleted files in {output / _LIST}, where numbers 1 to "
             f"{max(taken.number, num_honored)} are expected. Nothing is published until they are "
-            "back. Restore them from a copy; if there is none, run `xrec table takedown "
+            "back. Restore them from a backup; if there is none, run `xrec table takedown "
             f"{output} --restart --reason WHY`, then `xrec forget`, and repeat the other takedowns "
             "before the next run",
             code="takedowns_gone",
@@ -234,10 +235,10 @@ def _refuse_lost(output: Location, taken: Takedowns, num_honored: int) -> None:
 
 
 def put_on_list(output: Location, **fields: object) -> int:
-    """Add an entry with these fields; return its number, or that of an identical active entry.
+    """Add an entry with these fields unless an identical one is active; return its number.
 
-    Raise TableError if the entry to lift does not exist or takes nothing down, and what
-    `read_takedowns` raises.
+    Raise TableError if the entry to lift does not exist or takes nothing down, and the errors of
+    `read_takedowns`.
     """
     entry = _entry(**fields)
     return with_backoff(lambda: _append(output, lambda taken: _unless_listed(output, taken, entry)))
@@ -247,12 +248,12 @@ def _unless_listed(output: Location, taken: Takedowns, entry: Entry) -> Entry | 
     listed = taken.entries if entry.lifts is not None else taken.active
     for number, other in listed.items():
         if all(getattr(other, name) == getattr(entry, name) for name in _SAME):
-            return number  # created by an earlier command, or by this one, which saw no answer
+            return number  # an earlier command created it, or this one did but got no answer
     may_be_lifted = [number for number, other in taken.active.items() if not other.users]
     if entry.lifts is not None and entry.lifts not in may_be_lifted:
         known = ", ".join(map(str, may_be_lifted)) or "none"
         raise TableError(
-            f"{output}: no takedown {entry.lifts} to lift; expected one of: {known}",
+            f"{output}: there is no takedown {entry.lifts} to lift; expected one of: {known}",
             code="unknown_takedown",
             key="lift",
             saw=entry.lifts,
@@ -261,10 +262,10 @@ def _unless_listed(output: Location, taken: Takedowns, entry: Entry) -> Entry | 
 
 
 def forget_on_list(output: Location, forgotten: Forgotten, reason: str) -> int:
-    """Add users who are not on the list; return the number of the last entry of forgotten users.
+    """Add users not yet on the list; return the number of the last entry with forgotten users.
 
-    Earlier entries that name them by ID are each replaced by one without these rows, and then
-    blanked. Raise what `put_on_list` raises.
+    Each earlier entry that names them by ID is replaced by one without those rows, and then
+    blanked. Raise the errors of `put_on_list`.
     """
 
     def next_entry(taken: Takedowns) -> Entry | Takedowns:
@@ -293,10 +294,10 @@ def _without(rows: tuple[dict[str, str], ...], forgotten: Forgotten) -> tuple[di
 
 
 def restart_list(output: Location, reason: str) -> int:
-    """Continue with a list whose missing entries are lost; return the number of the new entry.
+    """Continue the list without its missing entries; return the number of the new entry.
 
-    Versions that honor the lost entries lack their rows, older ones can no longer be restored, and
-    the next run may bring the rows back. Raise TableError if no entry is missing.
+    Versions that honor the missing entries still lack their rows, older versions can no longer be
+    restored, and the next run may bring the rows back. Raise TableError if no entry is missing.
     """
 
     num_honored = _num_honored(output)
@@ -305,7 +306,7 @@ def restart_list(output: Location, reason: str) -> int:
         if taken.lost(num_honored):
             return _entry(restarts=True, reason=reason)
         if taken.entries and taken.entries[taken.number].restarts:
-            return taken.number  # another command's, or this one's, which saw no answer
+            return taken.number  # another command created it, or this one did but got no answer
         raise TableError(
             f"{output}: no takedown is missing, so the list cannot be restarted",
             code="no_takedown_gone",
@@ -321,7 +322,7 @@ def _append(
     """Create the next entry of the list and return its number.
 
     decide: makes the entry from the current list. It is called again if another command adds one
-    first. If it returns anything but an entry, nothing is created and that is returned.
+    first. If it returns anything but an entry, nothing is created and its value is returned.
     """
     for _ in range(_CHANCES):
         num_honored = _num_honored(output)
@@ -354,7 +355,7 @@ def _pattern(phrase: str) -> re.Pattern[str]:
 
 
 def _words(folded: str) -> list[str]:
-    """Split a folded text into words; a match of a pattern starts and ends at their bounds."""
+    """Split a folded text into words; matches of `_pattern` start and end at word boundaries."""
     return re.findall(r"\w+", folded)
 
 

@@ -1,4 +1,4 @@
-"""Maintenance of a table: roll back, empty, take down and lift, delete what is not used."""
+"""Table maintenance: roll back, empty, take down and lift, delete unused files."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ from deltalake.exceptions import CommitFailedError
 from xrec.bulk.files import missing_files
 from xrec.bulk.log import DeltaLog, delta_errors, open_log, the_log
 from xrec.bulk.progress import refuse_live_driver
-from xrec.bulk.request import check_conditional_writes, refuse_other_files
+from xrec.bulk.request import PROBES, check_conditional_writes, refuse_other_files
 from xrec.bulk.run import RUNS, records
 from xrec.bulk.table import (
     CHANCES,
@@ -32,9 +32,9 @@ logger = logging.getLogger("xrec")
 
 
 def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> int:
-    """Publish an earlier version as the next one and return its number.
+    """Publish an earlier version again as the next version, and return that version's number.
 
-    Rows that were taken down since are left out. Nothing happens if it is the newest version.
+    Rows that were taken down since are left out. Nothing happens if `version` is the newest.
 
     Raise ArtifactNotFoundError if there is no table, TableError if the version does not exist, is
     not sound, or lost files to a vacuum.
@@ -45,7 +45,7 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
         taken = read_takedowns(log.location)
         if not can_be_shown(log, version, taken):
             missing = missing_files(log.location, log.files(version))
-            what = f"{missing[0]} is gone" if missing else "it is not sound"
+            what = f"{missing[0]} is missing" if missing else "it is not sound"
             if log.is_whole(version):
                 what = "takedowns that it does not honor are missing from the list"
             raise TableError(
@@ -63,7 +63,7 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
 def empty(uri: str, storage: StorageConfig | None = None) -> int:
     """Publish a version without rows and return its number.
 
-    Earlier versions stay until a vacuum. Raise ArtifactNotFoundError if there is no table.
+    Earlier versions remain until a vacuum. Raise ArtifactNotFoundError if there is no table.
     """
 
     def commit(log: DeltaLog) -> None:
@@ -79,7 +79,7 @@ def _next_version(
     kind: str,
     target: int | None,
 ) -> int:
-    """Commit until the next version is the intended one; return its number."""
+    """Retry the commit until it makes the next version; return that version's number."""
     location = open_location(uri, storage)
     for _ in range(CHANCES):
         log = open_whole(location) or the_log(location)
@@ -113,17 +113,17 @@ def take_down(
 ) -> TakenDown:
     """Remove rows from the table, and keep them out of later versions until this is lifted.
 
-    Give one of: rows, values of columns that a row must have; phrase, which a row's explanation
-    must contain (xrec.bulk.takedown); forgotten, users whose rows go for good and whom no takedown
-    names anymore. An interrupted call continues when repeated. Earlier versions keep the rows until
-    a vacuum.
+    Give exactly one of: rows, column values of the rows to remove; phrase, which their explanations
+    contain (see xrec.bulk.takedown); forgotten, users whose rows are removed for good and who are
+    no longer named in any takedown. Repeat an interrupted call to continue it. Earlier versions
+    keep the rows until a vacuum.
 
-    Raise ValueError if none or several are given, or no reason; TableError if other files are at
-    the URI, takedowns are missing, or other programs keep committing; StorageError.
+    Raise ValueError if none or several are given, or if the reason is empty; TableError if the URI
+    contains other files, takedowns are missing, or other programs keep committing; StorageError.
     """
     given = (bool(rows), bool(phrase.strip()), bool(forgotten))
     if sum(given) != 1 or not all(rows) or not reason.strip():
-        raise ValueError("expected rows (a user, an item or both), or a phrase; and a reason")
+        raise ValueError("expected rows (a user, an item or both) or a phrase, and a reason")
     location = open_location(uri, storage)
     refuse_other_files(location)
     check_conditional_writes(location)
@@ -151,10 +151,10 @@ def take_down(
 
 
 def lift(uri: str, number: int, reason: str, storage: StorageConfig | None = None) -> int:
-    """Let later versions have the rows of takedown `number`; return the new entry's number.
+    """Allow the rows of takedown `number` in later versions; return the new entry's number.
 
-    Nothing returns by itself: the next run brings the rows, or a rollback to a version with them.
-    Raise TableError if there is no such takedown, ValueError without a reason, StorageError.
+    The rows come back with the next run, or with a rollback to a version that has them. Raise
+    TableError if there is no such takedown, ValueError if the reason is empty, StorageError.
     """
     return put_on_list(_with_reason(uri, reason, storage), lifts=number, reason=reason)
 
@@ -163,7 +163,8 @@ def restart_takedowns(uri: str, reason: str, storage: StorageConfig | None = Non
     """Continue without takedowns that someone deleted; return the new entry's number.
 
     The next run may bring their rows back, and older versions that do not honor them can no longer
-    be restored. Raise TableError if none is missing, ValueError without a reason, StorageError.
+    be restored. Raise TableError if none is missing, ValueError if the reason is empty,
+    StorageError.
     """
     return restart_list(_with_reason(uri, reason, storage), reason)
 
@@ -175,10 +176,10 @@ def _with_reason(uri: str, reason: str, storage: StorageConfig | None) -> Locati
 
 
 def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
-    """Delete all runs with the rows that they read, carried and made; return their number.
+    """Delete all runs with the rows they read, carried over and made; return the number of runs.
 
-    Files that killed writers left go too. Raise LeaseError if a driver is at work on a run or
-    starts meanwhile; the same call then deletes the rest.
+    Files left by killed writers are deleted too. Raise LeaseError if a driver is working on a run
+    or starts meanwhile; call this again later to delete the rest.
     """
     location = open_location(uri, storage)
     runs, deleted = location / RUNS, set[str]()
@@ -191,7 +192,7 @@ def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
         runs.delete()  # look again: a driver may have started meanwhile
     else:
         raise LeaseError(
-            f"{runs}: files keep appearing; stop what writes them, then delete again",
+            f"{runs}: files keep appearing; stop whatever writes them, then delete the runs again",
             code="files_come_back",
             key=str(runs),
         )
@@ -202,11 +203,11 @@ def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
 
 
 def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None) -> int:
-    """Delete files that no version of the last `retention` has, and runs that are not needed.
+    """Delete files that no version within `retention` uses, and runs that are no longer needed.
 
-    Return the number of deleted files of the table. Files of running jobs are spared, unless
-    `retention`, in whole hours, is 0: what such a job publishes is then undone. Raise TableError if
-    it is another program's table.
+    Return the number of deleted table files. Files of running jobs are spared unless `retention`,
+    rounded up to hours, is 0; what such a job publishes is then undone. Raise TableError if the
+    table belongs to another program.
     """
     location = open_location(uri, storage)
     hours, deleted = math.ceil(retention.total_seconds() / 3600), list[str]()
@@ -227,14 +228,15 @@ def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None)
 
 
 def delete_superseded(output: Location, retention: timedelta) -> None:
-    """Delete plans and results that no record names, and superseded runs.
+    """Delete plans and results that no record names, superseded runs, and what probes left.
 
-    A run is superseded if another was published later, or if it was never published and another was
-    planned later. Whatever was written within `retention` stays.
+    A run is superseded if it is neither the published one nor the most recently planned one.
+    Plans and results with files written within `retention` are kept.
     """
+    _delete_old(output / PROBES, retention)
     log = open_log(output)
     shown = None if log is None else log.decided_by(log.version)
-    newest = {record.run: record for record in records(output)}  # the last planned run first
+    newest = {record.run: record for record in records(output)}  # most recently planned run first
     needed = {next(iter(newest), None), None if shown is None else shown.run}
     for run in (output / RUNS).folders():
         for folder in (output / RUNS / run).folders():
@@ -248,7 +250,7 @@ def delete_superseded(output: Location, retention: timedelta) -> None:
 def _delete_old(folder: Location, retention: timedelta) -> None:
     times = [_time_of(info) for info in folder.details().values() if info["type"] == "file"]
     if times and max(times) < datetime.now(UTC) - retention:
-        logger.info("%s: deleted, as no run needs it", folder)
+        logger.info("%s: deleting it, because no run needs it", folder)
         folder.delete()
 
 

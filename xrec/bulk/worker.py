@@ -1,4 +1,4 @@
-"""The work of a process: read a chunk's rows, do them, and write the chunk's result."""
+"""The work of one process: read a chunk's rows, process them, and write the chunk's result."""
 
 import logging
 import os
@@ -33,10 +33,10 @@ POISONED_EXIT_CODE = 70
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Everything that a process gets; it reads no other settings and no environment.
+    """All settings of a worker process, which reads no others and no environment variables.
 
-    work: the pass to do. make_task: called once in each process. chunks_at_once: how many chunks
-    the task does at a time, in threads; the process reads one more ahead.
+    work: the pass to do. make_task: called once in each process. chunks_at_once: the number of
+    chunks the task does concurrently, in threads; the process reads one more chunk ahead.
     """
 
     work: Pass
@@ -47,7 +47,7 @@ class WorkerSettings:
 
 @dataclass(eq=False)
 class Share:
-    """The seconds of the process's time that one piece of work took."""
+    """The seconds of process time charged to one piece of work."""
 
     seconds: float = 0.0
 
@@ -55,8 +55,8 @@ class Share:
 class Room:
     """Admits up to `size` pieces of work at a time, or a single one that must be alone.
 
-    While n are inside, each is charged 1/n of the time, so all shares add up to the time in which
-    the process did any work.
+    While n pieces are inside, each is charged 1/n of the time, so the shares add up to the time
+    during which the process did any work.
     """
 
     def __init__(self, size: int):
@@ -97,7 +97,7 @@ class Room:
 
 
 class _MustNotBeginError(BaseException):
-    """A chunk must not begin. Not an Exception, so that no task takes it for a row's error."""
+    """A chunk must not begin. Not an Exception, so that no task mistakes it for a row's error."""
 
 
 class ChunkWorker:
@@ -142,7 +142,7 @@ class ChunkWorker:
         return with_backoff(lambda: self._results.create(number, rows, summary))
 
     def _by_attempts(self, number: int, planned: pa.Table) -> tuple[Outcome, int]:
-        """Do the chunk as the marks say; return its outcome and the number of deaths."""
+        """Do the chunk in the attempts given by the marks; return its outcome and death count."""
         answer = self._marks.attempts(number, planned.num_rows, self._name)
         if isinstance(answer, str):
             raise ClusterError(answer, code="processes_died", key=str(number))
@@ -219,7 +219,7 @@ class ChunkWorker:
         return Outcome(ok, failed, counts)
 
     def _do(self, rows: pa.Table) -> Outcome:
-        """Let the task do rows; end the process if its GPU is no longer usable."""
+        """Let the task process rows; end this process if its GPU is no longer usable."""
         ok, failed = self._format.ok_schema, self._format.failed_schema
         expected: tuple[type[Exception], ...] = (RuntimeError, *self._task.row_errors)
         try:
@@ -256,7 +256,7 @@ class ChunkWorker:
         return Outcome(self._format.ok_schema.empty_table(), failed)
 
     def _check(self, rows: pa.Table, outcome: Outcome) -> None:
-        """Raise ValueError unless the outcome has each row once, with known reasons."""
+        """Raise ValueError unless the outcome has each row exactly once, with known reasons."""
         keys, task = list(self._format.keys), type(self._task).__name__
         returned = pa.concat_tables([outcome.ok.select(keys), outcome.failed.select(keys)])
         if not self._format.sorted(returned).equals(self._format.sorted(rows)):
@@ -282,8 +282,8 @@ def joined(parts: Sequence[Outcome]) -> Outcome:
 def is_poisoned(error: Exception) -> bool:
     """Return whether this process can no longer use its GPU.
 
-    After a failed kernel every later CUDA call in the process fails, whatever its rows are. Lack of
-    memory is not such an error.
+    After a failed kernel, every later CUDA call in the process fails, regardless of its rows.
+    Running out of memory is not such an error.
     """
     text = f"{type(error).__name__}: {error}"
     if _OUT_OF_MEMORY.search(text):

@@ -1,13 +1,13 @@
-"""Whether a finished text may be shown, and what is said instead.
+"""Decide whether a generated text may be shown, and write a plain sentence to replace it if not.
 
-tokens      the words and numbers of a text, as they are compared
-english     words and patterns of English; english.yaml has them as data, with examples
-phrases     which aspects of the catalog's vocabulary a text names, and which unsafe words
-support     what a text says and nothing supports, a function for each rule
-tone        whether an English text praises
-entailment  whether a model finds a text entailed by what is known
-plain       the plain sentence from the evidence
-checker     all checks together
+tokens      split a text into words and numbers, normalized for comparison
+english     English word lists and patterns; english.yaml has the data, with examples
+phrases     find aspects of the catalog's vocabulary and unsafe words in a text
+support     find claims that nothing supports, with a function for each rule
+tone        check that an English text is positive
+entailment  check with a model that a text is entailed by what is known
+plain       write the plain sentence from the evidence
+checker     combine all checks
 """
 
 from xrec.checks.checker import Checker, Refusal

@@ -1,4 +1,4 @@
-"""The checks of finished texts, and the sentence that takes the place of a refused text."""
+"""All checks of generated texts, and the plain sentence that replaces a refused text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a text may not be shown: for people, and the `words` to blame if there are some."""
+    """Why a text may not be shown: a reason, a message for people, and any words to blame."""
 
     reason: CheckFailure
     message: str
@@ -36,10 +36,10 @@ class Refusal:
 class Checker:
     """Checks texts about the items of a catalog with the aspects `vocabulary`.
 
-    are_written: whether the vocabulary has them in the number in which they are to be written. Of a
-        pub for "fans of Irish pubs" it has an Irish pub.
+    are_written: whether aspects are written in the vocabulary's grammatical number: "Irish pub",
+        even if the item's profile says "fans of Irish pubs".
 
-    The first text takes a few seconds more than the others: lexicons and lists are read for it.
+    The first text takes a few seconds longer than later ones, because lexicons and lists are read.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Checker:
     def refusal(
         self, text: str, texts: PairTexts, checks: ChecksConfig, further: Sequence[str] = ()
     ) -> Refusal | None:
-        """Return the first reason why `text`, about the pair `texts`, may not be shown, or None.
+        """Return the first reason to refuse `text`, which is about the pair `texts`, or None.
 
-        `further` are texts besides those of the pair that may be cited. Raises DataError if the
-        list of words cannot be read, ModelError if the entailment model cannot.
+        `further` are additional texts that may be cited. Raises DataError if the list of unsafe
+        words cannot be read, ModelError if the entailment model cannot be read.
         """
         return (
             self._unsafe(text, texts, checks)
@@ -78,13 +78,13 @@ class Checker:
         )
 
     def refusal_of_any(self, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
-        """Return the reason to refuse every text about the pair `texts`; None if there is none."""
+        """Return a reason to refuse any text about the pair `texts`, or None."""
         if checks.unsupported and not (texts.item_profile.strip() or texts.menu or texts.aspects):
-            return Refusal("unsupported", "nothing is known of the item: no profile, no aspect")
+            return Refusal("unsupported", "nothing is known about the item: no profile, no aspects")
         return None
 
     def evidence(self, text: str, texts: PairTexts) -> tuple[NamedEvidence, ...]:
-        """Return the chosen aspects of a pair, each with whether `text` names it."""
+        """Return the evidence for a pair's chosen aspects, and whether `text` names each one."""
         if not texts.aspects:
             return ()
         are_named = self.aspects.are_named((chosen.aspect for chosen in texts.aspects), text)
@@ -94,7 +94,7 @@ class Checker:
         )
 
     def as_written(self, texts: PairTexts) -> Callable[[str], str]:
-        """Return how an aspect is to be written: as the item's profile has it, if it names it."""
+        """Return a function that writes an aspect as the item's profile does, if it names it."""
         return written_as_in(texts, self.aspects, are_written=self._are_written)
 
     def plain(
@@ -102,9 +102,9 @@ class Checker:
     ) -> str | None:
         """Return the plain sentence of a pair if there is enough evidence and it passes the checks.
 
-        If it does not pass them with the words of reviewers, it is tried without. It names one or
-        two chosen aspects by what it is, so `min_chosen` asks for no more than one, and it cites
-        counts, so no model need find it entailed.
+        If the sentence fails them with the reviewers' words, it is tried without. By design it
+        names one or two chosen aspects, so `min_chosen` is limited to 1, and it cites counts, so
+        the entailment check is skipped.
         """
         if not texts.aspects:
             return None  # without reading the profile, which may be long
@@ -142,7 +142,7 @@ class Checker:
         if not spans:
             return None
         shown = ", ".join(dict.fromkeys(repr(tokens.text[start:end]) for start, end in spans))
-        message = f"neither the prompt nor the item's menu of aspects has: {shown}"
+        message = f"neither the prompt nor the item's menu of aspects supports: {shown}"
         return Refusal("unsupported", message, tuple(words_to_blame(tokens, spans, texts)))
 
     def _unchosen(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
@@ -151,13 +151,13 @@ class Checker:
         if num_named >= least:
             return None
         shown = ", ".join(repr(chosen.aspect) for chosen in texts.aspects)
-        message = f"it names {num_named} of the chosen aspects ({shown}); expected {least}"
+        message = f"it names {num_named} of the chosen aspects ({shown}); expected at least {least}"
         return Refusal("unchosen", message)
 
     def _named_twice(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
-        """Refuse a sentence that names the title or an aspect twice, or what the title calls it.
+        """Refuse a sentence that names the title or an aspect twice, or an aspect from the title.
 
-        An aspect within the title itself does not count.
+        Aspects inside the title itself do not count.
         """
         if not checks.named_twice:
             return None
@@ -173,13 +173,11 @@ class Checker:
         twice += [each.name for each in aspects if title.issuperset(tokens_of(each.name).keys)]
         if not twice:
             return None
-        message = f"{twice[0]!r} is named twice in a sentence of it, or by the title too"
+        message = f"{twice[0]!r} is named twice in one sentence, or is already in the title"
         return Refusal("named_twice", message)
 
     def _not_entailed(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
         if checks.entailment is None:
             return None
         why = self._entailment(checks.entailment).why_not(text, texts)
-        return (
-            Refusal("unsupported", f"by the model in {checks.entailment}, {why}") if why else None
-        )
+        return Refusal("unsupported", f"model {checks.entailment}: {why}") if why else None

@@ -1,6 +1,6 @@
-"""What the checks know of English: words by their stem, and patterns; `english.yaml` has the data.
+"""English word lists, compared by stem, and patterns for the checks; `english.yaml` has the data.
 
-Stems are those of Snowball (Porter2), so that "pastries" is backed by "pastry".
+Stems come from Snowball (Porter2), so that "pastry" supports "pastries".
 """
 
 import re
@@ -15,7 +15,7 @@ from xrec.checks.tokens import word_key
 from xrec.data.english import tags, word_set
 
 ASPECT, HIDDEN = "\ue000", "\ue001"
-"""Stand in a text for a chosen aspect, and for what does not count for its tone."""
+"""Placeholders in a text for a chosen aspect, and for words that do not count toward its tone."""
 _FUNCTION_TAGS = word_set("CC DT EX IN MD PDT POS PRP PRP$ RP TO WDT WP WP$ WRB")
 _CONTRACTION = re.compile(r"[a-z]+(?:n't|'(?:ll|re|ve|d|m|s))")
 
@@ -30,7 +30,7 @@ def data() -> Mapping[str, Any]:
 
 @cache
 def pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern of the file, compiled."""
+    """Return the compiled pattern `name` of `english.yaml`."""
     alternatives = "|".join(data()["patterns"][name]["pattern"])
     return re.compile(
         alternatives.replace("DENIAL", data()["denial"]).replace("ASPECT", ASPECT), re.IGNORECASE
@@ -39,24 +39,24 @@ def pattern(name: str) -> re.Pattern[str]:
 
 @cache
 def words(name: str) -> frozenset[str]:
-    """Return a list of words of the file."""
+    """Return the word list `name` of `english.yaml`."""
     return word_set(data()[name])
 
 
 @lru_cache(2**16)
 def stem_of(key: str) -> str:
-    """Return the stem of a word in lower case."""
+    """Return the stem of a lowercase word."""
     return str(_stemmer().stem(key))
 
 
 def stems_of(key: str) -> frozenset[str]:
-    """Return the stems that support a word: its own, and those that mean or imply it."""
+    """Return the stems that support a word: its own, and those of words that mean or imply it."""
     stem = stem_of(key)
     return _synonyms().get(stem, frozenset((stem,)))
 
 
 def is_frame(key: str) -> bool:
-    """Return whether a word in lower case needs no support: a function word, or one of `frame`."""
+    """Return whether a lowercase word needs no support: a function word, or one in `frame`."""
     key = key.replace("\u2019", "'")
     is_function_word = tags().get(key) in _FUNCTION_TAGS or _CONTRACTION.fullmatch(key) is not None
     return is_function_word or stem_of(key) in _frame()

@@ -1,7 +1,7 @@
-"""Whether a model of natural language inference finds each sentence of a text entailed.
+"""Check with a natural language inference model that each sentence of a text is entailed.
 
-It is a folder of transformers with a sequence classifier of premise and hypothesis, one of whose
-labels is "entailment". The premise is what is known of the pair: profiles, title and evidence.
+The model is a transformers folder with a sequence classifier of premise and hypothesis that has
+the label "entailment". The premise is what is known about the pair: profiles, title and evidence.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _LEAST = 0.5  # probability of entailment
 
 
 class Entailment:
-    """The model in `folder`, which is read when the first text comes."""
+    """The model in `folder`, which is loaded when the first text is checked."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def why_not(self, text: str, texts: PairTexts) -> str | None:
-        """Return which sentence of `text` is not entailed, and how probable it is; None if all are.
+        """Return which sentence of `text` is not entailed, with its probability, or None.
 
         Raises ModelError if the model cannot be read.
         """
@@ -34,7 +34,7 @@ class Entailment:
         parts = (text[a:b].strip() for a, b in zip([0, *ends], [*ends, len(text)], strict=True))
         for sentence in filter(None, parts):
             if (probability := self._probability(_premise(texts), sentence)) < _LEAST:
-                return f"{sentence!r} is entailed with probability {probability:.2f} only"
+                return f"{sentence!r} is entailed with probability {probability:.2f}"
         return None
 
     def _probability(self, premise: str, hypothesis: str) -> float:
@@ -46,7 +46,7 @@ class Entailment:
             premise,
             hypothesis,
             truncation="only_first",
-            max_length=min(limits) - 2,  # some models begin to count positions at 2
+            max_length=min(limits) - 2,  # some models number positions from 2
             return_tensors="pt",
         )
         with torch.inference_mode():
@@ -67,8 +67,8 @@ class Entailment:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"checks.entailment: cannot read the model in {self.folder} ({error}); expected a "
-                "local folder of transformers with a sequence classifier that has the label "
-                "entailment: name one that exists, or null for no model",
+                "local transformers folder with a sequence classifier that has the label "
+                "entailment; set an existing folder, or null to turn this check off",
                 code="model_not_loadable",
                 key="checks.entailment",
                 saw=self.folder,

@@ -1,4 +1,4 @@
-"""Phrases in texts, which are named and where: a vocabulary of aspects, a list of unsafe words."""
+"""Find phrases in texts: the aspects of a vocabulary, and the words of a list of unsafe words."""
 
 import re
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from xrec.data.titles import Span, composed
 from xrec.errors import DataError, StorageError
 from xrec.storage import open_location
 
-# Letters, and the marks that `PhraseIndex` overlooks.
+# Letters, and the punctuation that `PhraseIndex` ignores.
 _PLAIN = re.compile(r"(?=.*[^\W_])[\w\s&/'\u2019\u2010\u2011-]+")
 _SHORTENED_MODALS = ("n't", "'ll", "'d")
 
 
 @dataclass(frozen=True)
 class Named:
-    """A phrase that a text names: its words `first` to `stop`, its characters `start` to `end`.
+    """A phrase found in a text, at its words `first` to `stop` and characters `start` to `end`.
 
-    The text is in Unicode's composed form (`composed`).
+    Positions refer to the text in Unicode's composed form (`composed`).
     """
 
     name: str
@@ -31,15 +31,15 @@ class Named:
     end: int
 
     def is_within(self, spans: Iterable[Span]) -> bool:
-        """Return whether one of the spans of characters holds it."""
+        """Return whether one of the character spans contains the phrase."""
         return any(start <= self.start and self.end <= end for start, end in spans)
 
 
 class PhraseIndex:
     """Finds the phrases of a vocabulary in texts.
 
-    Whole words are compared, in any case, in the singular and without the "'s" of a possessive;
-    hyphens count as blanks, and "&" as "and". The singular is that of English.
+    Whole words are compared, ignoring case, in the English singular and without a possessive "'s";
+    hyphens count as spaces, and "&" as "and".
     """
 
     def __init__(self, phrases: Iterable[str]):
@@ -54,21 +54,21 @@ class PhraseIndex:
             same_first.sort(key=len, reverse=True)
 
     def find(self, text: str) -> list[Named]:
-        """Return the phrases that `text` names, in order; none that is within a longer one.
+        """Return the phrases in `text`, in order, without those inside a longer one.
 
-        Of phrases that are the same but for case, number and hyphens it is the first.
+        If phrases differ only in case, number or hyphens, the first of the vocabulary is returned.
         """
         return self.find_in(tokens_of(text))
 
     def find_in(self, tokens: Tokens) -> list[Named]:
-        """Return what `find` returns, for a text that is in words already."""
+        """Return what `find` returns, for a text that is already split into words."""
         found: list[Named] = []
         longest_stop = 0
         for first, key in enumerate(tokens.keys):
             for phrase in self._by_first.get(key, ()):
                 stop = first + len(phrase)
                 if stop <= longest_stop:
-                    break  # it, and the shorter ones, are within a phrase that began before
+                    break  # this and the shorter ones are inside a phrase that began earlier
                 if tuple(tokens.keys[first:stop]) == phrase and tokens.are_joined(first, stop):
                     start, end = tokens.spans[first][0], tokens.spans[stop - 1][1]
                     found.append(Named(self._names[phrase], first, stop, start, end))
@@ -77,32 +77,32 @@ class PhraseIndex:
         return found
 
     def same(self, phrase: str) -> str:
-        """Return the phrase of the vocabulary that is found where `phrase` is, or `phrase`."""
+        """Return the vocabulary's form of `phrase`, or `phrase` itself if it has none."""
         return self._names.get(tuple(tokens_of(phrase).keys), phrase)
 
 
 class AspectNames(PhraseIndex):
-    """Finds the aspects of a catalog's vocabulary, the most frequent first, in texts.
+    """Finds the aspects of a catalog's vocabulary, given most frequent first, in texts.
 
-    A word that is a verb there, or the reader's own, is no aspect of an item: "Look at it", "what
-    you look for", "it sounds warm", "suits your taste".
+    A word used as a verb, or said about the reader, is not an aspect of an item: "Look at it",
+    "what you look for", "it sounds warm", "suits your taste".
     """
 
     def build(self) -> None:
-        """Read the lexicon of English now, if there are aspects; otherwise the first search does.
+        """Load the English lexicon now instead of at the first search, if there are aspects.
 
-        Calling this twice has no effect.
+        Further calls have no effect.
         """
         if self._names:
             _ = tags()
 
     def are_named(self, aspects: Iterable[str], text: str) -> list[bool]:
-        """Return whether `text` names each of the `aspects`, which are of the vocabulary."""
+        """Return, for each of these aspects of the vocabulary, whether `text` names it."""
         named = {found.name for found in self.find(text)}
         return [self.same(aspect) in named for aspect in aspects]
 
     def find_in(self, tokens: Tokens) -> list[Named]:
-        """Return what `find` returns, for a text that is in words already."""
+        """Return what `find` returns, for a text that is already split into words."""
         return [
             each
             for each in super().find_in(tokens)
@@ -111,7 +111,7 @@ class AspectNames(PhraseIndex):
 
 
 def _is_verb_or_readers(tokens: Tokens, place: int) -> bool:
-    """Return whether an English word is a verb, judging by its neighbors, or the reader's own."""
+    """Return whether a word, judging by its neighbors, is a verb or is said about the reader."""
     key, word = tokens.keys[place], tokens.word(place).casefold()
     may_be_verb = key in words("verbs_too") or tags().get(key, "").startswith("VB")
     if place == 0:
@@ -129,8 +129,8 @@ def _is_verb_or_readers(tokens: Tokens, place: int) -> bool:
 class WordList:
     """Finds words and phrases in texts.
 
-    One of letters alone is found as `PhraseIndex` finds it: whole words, in any case and number.
-    One with other marks ("sh*t", "a$$") is found wherever it is written so, in any case.
+    A phrase of letters is found as by `PhraseIndex`: as whole words, in any case and number. One
+    with other characters ("sh*t", "a$$") is found wherever it occurs literally, ignoring case.
     """
 
     def __init__(self, phrases: Iterable[str]):
@@ -140,28 +140,28 @@ class WordList:
         self._written = re.compile("|".join(written) or r"(?!)", re.IGNORECASE)
 
     def find(self, text: str) -> list[Span]:
-        """Return where `text`, which is composed, holds one of them, in order."""
+        """Return the spans of the words and phrases in `text` (in composed form), in order."""
         plain = [(found.start, found.end) for found in self._plain.find(text)]
         return sorted([*plain, *(match.span() for match in self._written.finditer(text))])
 
 
 def check_word_list(checks: ChecksConfig, storage: StorageConfig) -> None:
-    """Raise DataError if `checks` names a list that cannot be read or has no word."""
+    """Raise DataError if `checks` names a word list that cannot be read or is empty."""
     if checks.unsafe_words is not None:
         read_word_list(checks.unsafe_words, storage)
 
 
 def read_word_list(uri: str, storage: StorageConfig) -> WordList:
-    """Return the words and phrases of a text file in UTF-8, one a line; "#" begins a comment line.
+    """Return the words and phrases of a UTF-8 text file, one per line; "#" starts a comment line.
 
-    Raises DataError if the file cannot be read or has no word.
+    Raises DataError if the file cannot be read or is empty.
     """
     try:
         text = open_location(uri, storage).read_bytes().decode("utf-8-sig")
     except (StorageError, UnicodeDecodeError) as error:
         raise DataError(
-            f"checks.unsafe_words: cannot read the list {uri} ({error}); expected a text file in "
-            "UTF-8 with one word or phrase a line: name one that exists, or null for no list",
+            f"checks.unsafe_words: cannot read the list {uri} ({error}); expected a UTF-8 text "
+            "file with one word or phrase per line; set an existing file, or null for no list",
             code="list_unreadable",
             key="checks.unsafe_words",
             saw=uri,
@@ -170,7 +170,7 @@ def read_word_list(uri: str, storage: StorageConfig) -> WordList:
     phrases = [line for line in lines if line and not line.startswith("#")]
     if not phrases:
         raise DataError(
-            f"checks.unsafe_words: the list {uri} has no words; expected one word or phrase a line",
+            f"checks.unsafe_words: the list {uri} is empty; expected one word or phrase per line",
             code="list_empty",
             key="checks.unsafe_words",
             saw=uri,

@@ -1,4 +1,4 @@
-"""The plain sentence that takes the place of a refused text: what the reviews say, in figures."""
+"""The plain sentence that replaces a refused text: how many reviews mention which aspects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MOST_ASPECTS = 2
 _FEWEST_OF_USER = 2
 _POSSESSIVE = re.compile("['\u2019]s$")
-# Before a word that is alone on its line, or an entry of a list, or follows a colon.
+# The text before a word that starts a line or a list entry, or follows a colon.
 _LINE_START = re.compile("(?:^|[\n:])[ \t\r\n\"'\u201c\u2018(*\u2022\u2013-]*$")
 _LIST_MARKS = " \t\"'\u201c\u2018(*\u2022-\u2013"
 
@@ -31,12 +31,12 @@ def plain_sentence(
     min_evidence: int,
     written: Callable[[str], str] = str,
 ) -> str | None:
-    """Return a sentence of the best aspects: "14 of 31 reviews of the Fox mention the tea."
+    """Return a sentence on the best aspects: "14 of 31 reviews of the Fox mention the tea."
 
-    Two aspects at most that share no word are named, in how many reviews of the item they are and,
-    where the user mentions them too, in how many of the user's: in two of them at least, or in the
-    only one. None if no aspect is in `min_evidence` or more of the item's reviews. `written` gives
-    how an aspect is to be written.
+    It names at most two aspects that share no word, with the number of the item's reviews that
+    mention them, and the number of the user's reviews if at least two of them, or the only one, do.
+    Return None if no aspect is in at least `min_evidence` of the item's reviews. `written` returns
+    the form in which to write an aspect.
     """
     named = list[AspectEvidence]()
     for each in texts.aspects:
@@ -52,7 +52,7 @@ def plain_sentence(
 
 
 def _share_a_word(one: AspectEvidence, other: AspectEvidence) -> bool:
-    """Return whether they do, like "beers" and "craft beers": a sentence names one of these."""
+    """Return whether the aspects share a word, like "beers" and "craft beers"."""
     return not set(tokens_of(one.aspect).keys).isdisjoint(tokens_of(other.aspect).keys)
 
 
@@ -69,7 +69,7 @@ def _part(
         "mention": _form(templates["mention"], evidence.item_reviews),
         **{name: f"{count:,}" for name, count in evidence.counts.items()},
     }
-    # One of a user's many reviews may be an accident.
+    # A mention in only one of a user's many reviews may be an accident.
     if evidence.user_reviews >= min(_FEWEST_OF_USER, max(1, evidence.num_user_reviews)):
         template += templates["user" if evidence.num_user_reviews != 1 else "user_of_one"]
     return template.format_map(values)
@@ -90,11 +90,11 @@ def words_of(templates: PlainTemplates) -> list[str]:
 def written_as_in(
     texts: PairTexts, names: AspectNames, *, are_written: bool
 ) -> Callable[[str], str]:
-    """Return how an aspect is to be written: as the item's profile has it, if it names it.
+    """Return a function that writes an aspect as the item's profile does, if it names it.
 
-    Where it begins a sentence or is part of a name ("Busloop Burgers") its capitals say nothing,
-    and the first half of "taco stand" is no form of tacos. are_written: whether the vocabulary has
-    aspects in the number in which they are to be written.
+    Occurrences at the start of a sentence or in a name ("Busloop Burgers") do not count, because of
+    their capitals. Nor do shorter forms: the "taco" of "taco stand" is not a form of "tacos".
+    are_written: whether aspects are written in the vocabulary's grammatical number.
     """
     profile = composed(texts.item_profile)
     own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)
@@ -103,7 +103,9 @@ def written_as_in(
         in_name = each.is_within(own) or _is_in_a_name(profile, each.start, each.end)
         if not in_name and not _begins_a_sentence(profile, each.start, ends):
             form = _POSSESSIVE.sub("", profile[each.start : each.end])
-            forms[each.name] = max(form, forms.get(each.name, form))  # small letters are larger
+            forms[each.name] = max(
+                form, forms.get(each.name, form)
+            )  # lowercase letters compare greater
 
     def written(aspect: str) -> str:
         form = forms.get(aspect, "")
@@ -114,7 +116,7 @@ def written_as_in(
 
 
 def _is_in_a_name(text: str, start: int, end: int) -> bool:
-    """Return whether a word with a capital is beside another one, or an ampersand."""
+    """Return whether a capitalized word is next to another one or to an ampersand."""
     if not text[start].isupper() or text[start:end].isupper():
         return False
     head, blank, rest = text[:start].rpartition(" ")
@@ -124,6 +126,6 @@ def _is_in_a_name(text: str, start: int, end: int) -> bool:
 
 
 def _begins_a_sentence(text: str, start: int, ends: Sequence[int]) -> bool:
-    """Return whether a sentence, a line or an entry of a list begins there."""
+    """Return whether a sentence, a line or a list entry begins at `start`."""
     bare = len(text[:start].rstrip(_LIST_MARKS))
     return _LINE_START.search(text, 0, start) is not None or any(bare <= e <= start for e in ends)

@@ -1,14 +1,14 @@
-"""What a text says and nothing supports.
+"""Find the claims of a text that nothing supports.
 
-In English every word must be supported, except the words that frame a reason and say nothing of an
-item (`english.yaml`). In other languages the aspects of the vocabulary and the numbers in digits
-must be.
+In English every word must be supported, except the words that frame a reason and say nothing about
+an item (`english.yaml`). In other languages only the vocabulary's aspects and numbers in digits
+must be supported.
 
-A text is supported by the texts of its prompt, by the aspects that were chosen for its pair with
-their counts, and by its item's menu. The user's profile says what a user likes, not what an item
-has: it supports a word only where the text says it of the user. An adjective before an aspect must
-stand before it in these texts too, or be its opinion, unless it frames: of a warm tone and a bright
-display no display is warm. Words are compared, not meanings.
+Support comes from the texts of the prompt, from the aspects chosen for the pair and their counts,
+and from the item's menu. The user's profile says what the user likes, not what the item has, so it
+supports a word only if the text says it about the user. An adjective before an aspect must also
+precede it in these texts or be its opinion, unless it is a framing word: "a warm tone and a bright
+display" does not support "a warm display". Words are compared, not meanings.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from xrec.data.titles import Span, title_spans
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
 
-_MOST_BETWEEN = 2  # words of a text between those of a name
+_MOST_BETWEEN = 2  # words that a text may have between those of a name
 
 
 class Claims:
-    """What a text says of an item.
+    """What a text says about an item.
 
-    aspects: of the vocabulary. rest: the places of the words that are in no aspect and in no phrase
-    that frames. numbers: those in words, with their first place and the one after their last.
+    aspects: those of the vocabulary. rest: the positions of words outside aspects and framing
+    phrases. numbers: the numbers in words, as (first position, position after the last, digits).
     """
 
     def __init__(self, tokens: Tokens, names: AspectNames, title: str) -> None:
@@ -45,13 +45,13 @@ class Claims:
         self.numbers = list(number_words(tokens))
 
     def is_of_user(self, place: int) -> bool:
-        """Return whether the text says of the user what stands at `place`."""
+        """Return whether the text says the word at `place` about the user."""
         start, own = self.tokens.spans[place][0], title_spans(self.tokens.text, self.title)
         after_title = max((end for _, end in own if end <= start), default=0)
         return pattern("of_user").search(self.tokens.text[after_title:start]) is not None
 
     def adjective_before(self, named: Named) -> str | None:
-        """Return the adjective right before an aspect that says something of it."""
+        """Return the adjective right before an aspect; None if there is none or it is framing."""
         place = named.first - 1
         if place < 0 or not self.tokens.gap(named.first).isspace():
             return None
@@ -60,7 +60,7 @@ class Claims:
 
 
 class Support:
-    """What supports a text about a pair; `further` are texts beside those of the prompt."""
+    """What supports a text about a pair; `further` are texts in addition to those of the prompt."""
 
     def __init__(self, texts: PairTexts, further: Sequence[str] = ()) -> None:
         self._texts = texts
@@ -81,17 +81,17 @@ class Support:
 
     @cached_property
     def numbers(self) -> set[str]:
-        """All numbers of the texts and counts, as digits."""
+        """All numbers in the texts and counts, as digits."""
         counts = {str(count) for each in self._texts.aspects for count in each.counts.values()}
         said = (self._texts.user_profile, self._of_item)
         return counts.union(*(numbers_of(tokens_of(each)) for each in said))
 
     def has_phrase(self, keys: Sequence[str]) -> bool:
-        """Return whether these words follow each other in a text."""
+        """Return whether one of the texts contains these words in a row."""
         return f" {' '.join(keys)} " in f"{self._of_item}{self._of_user}"
 
     def has_word(self, claims: Claims, place: int) -> bool:
-        """Return whether a word frames, or is in a text of what it is said of."""
+        """Return whether a word is framing, or is in a text about the item or user it describes."""
         stems = stems_of(claims.tokens.keys[place])
         return (
             is_frame(claims.tokens.keys[place])
@@ -100,10 +100,10 @@ class Support:
         )
 
     def has_near(self, keys: Sequence[str]) -> bool:
-        """Return whether a text of the item has these words near each other.
+        """Return whether a text about the item has these words close together.
 
-        A "selection of fine wines" has a wine selection; a "warm tone and a bright display" has no
-        warm display.
+        "A selection of fine wines" supports "wine selection"; "a warm tone and a bright display"
+        does not support "warm display".
         """
         length = len(keys) + _MOST_BETWEEN
         return any(
@@ -113,17 +113,19 @@ class Support:
         )
 
     def has_opinion(self, word: str, aspect: str) -> bool:
-        """Return whether the word is in the opinion on a chosen aspect."""
+        """Return whether the word is in the opinion on this aspect, if it was chosen."""
         opinions = [each.opinion for each in self._texts.aspects if each.aspect == aspect]
         return any(word in tokens_of(opinion).keys for opinion in opinions)
 
 
 Rule = Callable[[Claims, Support], Iterator[Span]]
-"""Yields where a text says what is not supported."""
+"""A function that yields the spans of unsupported claims."""
 
 
 def _aspects(claims: Claims, support: Support) -> Iterator[Span]:
-    """Aspects that are not known of the item, and that no text says of what the text says them."""
+    """Yield aspects that are not known of the item and not in a text about what they describe."""
+    if not claims.aspects:
+        return
     known = {*support.known, *map(claims.names.same, support.known)}
     for named in claims.aspects:
         keys = claims.tokens.keys[named.first : named.stop]
@@ -139,7 +141,7 @@ def _aspects(claims: Claims, support: Support) -> Iterator[Span]:
 
 
 def _digits(claims: Claims, support: Support) -> Iterator[Span]:
-    """Numbers in digits that are in no text and no count."""
+    """Yield numbers in digits that are in no text and no count."""
     for place in claims.rest:
         numbers, keys = digits_in(claims.tokens.word(place)), [claims.tokens.keys[place]]
         if numbers and not (support.numbers.issuperset(numbers) or support.has_phrase(keys)):
@@ -147,7 +149,7 @@ def _digits(claims: Claims, support: Support) -> Iterator[Span]:
 
 
 def _numbers(claims: Claims, support: Support) -> Iterator[Span]:
-    """Numbers in English words that are in no text and no count."""
+    """Yield numbers in English words that are in no text and no count."""
     for start, stop, number in claims.numbers:
         is_known = number in support.numbers or support.has_phrase(claims.tokens.keys[start:stop])
         if start in claims.rest and not is_known:
@@ -155,7 +157,7 @@ def _numbers(claims: Claims, support: Support) -> Iterator[Span]:
 
 
 def _words(claims: Claims, support: Support) -> Iterator[Span]:
-    """English words that are in no text of what the text says them of."""
+    """Yield English words that are in no text about what they describe."""
     in_numbers = {place for start, stop, _ in claims.numbers for place in range(start, stop)}
     for place in claims.rest:
         is_number = place in in_numbers or digits_in(claims.tokens.keys[place])
@@ -164,13 +166,13 @@ def _words(claims: Claims, support: Support) -> Iterator[Span]:
 
 
 def _adjectives(claims: Claims, support: Support) -> Iterator[Span]:
-    """English adjectives right before an aspect that are before it in no text."""
+    """Yield aspects with the English adjective before them if no text has it there."""
     for named in claims.aspects:
         place, adjective = named.first - 1, claims.adjective_before(named)
         if adjective is not None and not (
             support.has_phrase([adjective, *claims.tokens.keys[named.first : named.stop]])
             or support.has_opinion(adjective, named.name)
-            or not support.has_word(claims, place)  # `_words` yields it alone
+            or not support.has_word(claims, place)  # `_words` yields the adjective alone
         ):
             yield claims.tokens.spans[place][0], named.end
 
@@ -182,9 +184,9 @@ ENGLISH_RULES: tuple[Rule, ...] = (_numbers, _words, _adjectives)
 def unsupported_spans(
     tokens: Tokens, texts: PairTexts, names: AspectNames, further: Sequence[str] = ()
 ) -> list[Span]:
-    """Return where a text says what nothing supports, in order.
+    """Return the spans of a text that nothing supports, in order.
 
-    names: of the catalog's vocabulary. further: texts that support it too.
+    names: finds the vocabulary's aspects. further: additional texts that may support it.
     """
     claims, support = Claims(tokens, names, texts.item_title), Support(texts, further)
     rules = (*RULES, *(ENGLISH_RULES if tokens.is_english() else ()))
@@ -192,10 +194,10 @@ def unsupported_spans(
 
 
 def words_to_blame(tokens: Tokens, spans: Iterable[Span], texts: PairTexts) -> Iterator[str]:
-    """Yield a word for each span, without which the model would not have written it.
+    """Yield the word to blame for each span, without which the model would not have written it.
 
-    Of a phrase with the adjectives before it, the first word that says something and that no chosen
-    aspect has: of "the friendly and helpful staff" it is friendly.
+    This is the first word, adjectives before the span included, that is neither a framing word nor
+    in a chosen aspect: "friendly" in "the friendly and helpful staff".
     """
     chosen = {key for each in texts.aspects for key in tokens_of(each.aspect).keys}
     for start, end in spans:
@@ -221,9 +223,9 @@ def _frame_phrases() -> PhraseIndex:
 
 
 def _joined(texts: Iterable[str]) -> str:
-    """Return the words of the texts, with a bar between texts and where a mark is between words.
+    """Join the words of the texts, with bars between texts and where punctuation separates words.
 
-    What a text says that there is not ("without a bag") is left out.
+    Things that a text says are missing ("without a bag") are left out.
     """
     words: list[str] = ["|"]
     for text in texts:

@@ -1,6 +1,6 @@
-"""A text's words as they are compared: in any case, without a possessive, in the singular.
+"""Split texts into words, normalized for comparison: case-folded, singular, without a possessive.
 
-Numbers are compared by their digits, whether they are written in digits or in English words.
+Numbers are compared as digits, whether they are written in digits or in English words.
 """
 
 import re
@@ -13,14 +13,14 @@ from xrec.data.language import likeliest_language
 from xrec.data.sentences import word_spans
 from xrec.data.titles import Span, composed
 
-_BETWEEN = re.compile(r"[\s\-\u2010\u2011/'\u2019]*")  # what may stand between words of a phrase
+_BETWEEN = re.compile(r"[\s\-\u2010\u2011/'\u2019]*")  # what may separate the words of a phrase
 _AND = re.compile("&")
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The words of `text`, which is composed (NFC), with their keys; "&" is the word "and"."""
+    """The words of `text` (in NFC) and the keys they are compared by; "&" is the word "and"."""
 
     text: str
     spans: Sequence[Span]
@@ -30,21 +30,21 @@ class Tokens:
         return len(self.spans)
 
     def word(self, place: int) -> str:
-        """Return a word as it is written."""
+        """Return the word at `place` as it is written."""
         start, end = self.spans[place]
         return self.text[start:end]
 
     def gap(self, place: int) -> str:
-        """Return what is between a word and the one before it."""
+        """Return the characters between the word at `place` and the one before it."""
         before = self.spans[place - 1][1] if place else 0
         return self.text[before : self.spans[place][0]]
 
     def are_joined(self, start: int, stop: int) -> bool:
-        """Return whether only blanks, hyphens and slashes are between these words."""
+        """Return whether only spaces, hyphens, slashes and apostrophes separate these words."""
         return all(_BETWEEN.fullmatch(self.gap(place)) for place in range(start + 1, stop))
 
     def is_english(self) -> bool:
-        """Return whether English is the likeliest language of the text, or of it without names."""
+        """Return whether English is the likeliest language of the text, with or without names."""
         plain = (
             word
             for place in range(len(self))
@@ -54,7 +54,7 @@ class Tokens:
 
 
 def tokens_of(text: str) -> Tokens:
-    """Return the words of a text."""
+    """Split a text into words."""
     text = composed(text)
     spans = word_spans(text)
     if "&" in text:
@@ -64,7 +64,7 @@ def tokens_of(text: str) -> Tokens:
 
 @lru_cache(2**16)
 def word_key(word: str) -> str:
-    """Return what words are compared by: "Guests", "guest's" and "guest" are the same."""
+    """Return the key a word is compared by: the same for "Guests", "guest's" and "guest"."""
     if word == "&":
         return "and"
     return singular(word.casefold().replace("\u2019", "'").removesuffix("'s"))
@@ -83,7 +83,7 @@ _MAX_NUMBER_WORDS = 20  # "nine hundred ninety-nine billion, ..." down to the on
 
 
 def digits_in(word: str) -> list[str]:
-    """Return the numbers in the digits of a word: 1200 for "1,200", and 5 for "5th"."""
+    """Return the numbers written in digits in a word: 1200 for "1,200", and 5 for "5th"."""
     found = (match[0].replace(",", "") for match in _DIGITS.finditer(word))
     return [_decimal(digits) if digits.isdecimal() else digits for digits in found]
 
@@ -94,7 +94,7 @@ def _decimal(digits: str) -> str:
 
 
 def number_words(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
-    """Yield where a number in words starts and stops, in words of the text, and its digits.
+    """Yield the start and stop (as word positions) and the digits of each number in words.
 
     "twenty-five" is one number. "one" or "zero" alone is not a number.
     """
@@ -110,7 +110,7 @@ def number_words(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
 
 
 def _goes_on(tokens: Tokens, start: int, place: int) -> bool:
-    """Return whether the number that starts at `start` has a further word at `place`."""
+    """Return whether the number that starts at `start` continues at `place`."""
     word = tokens.keys[place]
     if place == start or not (word in _UNITS or word in _FACTORS):
         return word in _UNITS or word in _FACTORS
@@ -120,7 +120,7 @@ def _goes_on(tokens: Tokens, start: int, place: int) -> bool:
 
 
 def numbers_of(tokens: Tokens) -> set[str]:
-    """Return all numbers of a text as digits, those in words too."""
+    """Return all numbers in a text as digits, including those in words."""
     found = {number for _, _, number in number_words(tokens)}
     return found.union(*(digits_in(tokens.word(place)) for place in range(len(tokens))))
 

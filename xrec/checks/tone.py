@@ -1,8 +1,8 @@
-"""Whether an English text praises: it is not negative, and blames or denies no chosen aspect.
+"""Check that an English text is not negative and does not blame or deny a chosen aspect.
 
-Sentiment is that of VADER (Hutto and Gilbert, 2014), a lexicon with rules, whose compound score is
--1 to 1. Titles and aspects are hidden from it, so that "The Killing Joke" and "murder mystery" are
-not blame, and so are the nouns of the prompt's texts: what a book is about may be grim.
+Sentiment is the compound score, from -1 to 1, of VADER (Hutto and Gilbert, 2014), a rule-based
+lexicon. Titles and aspects are hidden from it, so that "The Killing Joke" and "murder mystery" do
+not count as blame. So are negative nouns in the prompt's texts, as a book's subject may be grim.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from xrec.data.titles import Span, composed, title_spans, without_spans
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
 
-_NEGATIVE = -0.05  # of a compound score, as VADER's authors take it
-_VALENCE_OF_BLAME = -1.9  # of the words that VADER does not know; as its "bad" and "poor", about
-# VADER takes these for letters of the word that they stand at.
+_NEGATIVE = -0.05  # compound score; the threshold of VADER's authors
+_VALENCE_OF_BLAME = -1.9  # of words that VADER lacks; close to that of its "bad" and "poor"
+# VADER takes these for letters of the adjacent word.
 _PLAIN_MARKS = str.maketrans(
     dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb\u2026", '"') | {"\u2019": "'"}
 )
 
 
 def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str | None:
-    """Return why `text` does not praise, as part of a sentence; None if it does, or is not English.
+    """Return why `text` is not positive, as a clause; None if it is, or if it is not English.
 
-    aspects: of the catalog's vocabulary.
+    aspects: finds the aspects of the catalog's vocabulary.
     """
     text = composed(text)
     if not tokens_of(text).is_english():
@@ -52,7 +52,7 @@ def _high_prices(text: str) -> Iterator[str]:
 def _of_aspects(hidden: str) -> Iterator[str]:
     for clause in pattern("clause").split(hidden):
         denial = pattern("denied_aspect").search(clause)
-        if denial and _compound(clause[denial.end() :]) > _NEGATIVE:  # not "never crowded"
+        if denial and _compound(clause[denial.end() :]) > _NEGATIVE:  # unlike "never crowded"
             yield f"it denies or excludes a chosen aspect: {_shown(denial[0])!r}"
         if ASPECT in clause and _compound(clause) <= _NEGATIVE:
             yield f"it blames a chosen aspect: {_shown(clause)!r}"
@@ -62,13 +62,13 @@ def _of_all(hidden: str) -> Iterator[str]:
     if dissuades := pattern("dissuades").search(hidden):
         yield f"it dissuades: {_shown(dissuades[0])!r}"
     if (compound := _compound(hidden)) <= _NEGATIVE:
-        yield f"its sentiment is {compound:.2f}"
+        yield f"its sentiment is negative ({compound:.2f})"
 
 
 def _hidden(text: str, texts: PairTexts, aspects: PhraseIndex) -> str:
-    """Return `text` with a character in place of each title, aspect, and grim noun of the prompt.
+    """Replace each title, aspect, and negative noun of the prompt in `text` with a placeholder.
 
-    Where two overlap, the title comes first, then the chosen aspects.
+    If some overlap, titles take precedence, then chosen aspects.
     """
     tokens, chosen = tokens_of(text), PhraseIndex(each.aspect for each in texts.aspects)
     said = {*tokens_of(texts.user_profile).keys, *tokens_of(texts.item_profile).keys}
@@ -107,6 +107,7 @@ def _analyzer() -> Any:
     analyzer = SentimentIntensityAnalyzer()
     for word in words("blame"):
         analyzer.lexicon.setdefault(word, _VALENCE_OF_BLAME)
-    for word in words("no_blame"):  # what "no" denies tells whether it blames
+    # Such as "no", which is blame or not depending on what it denies.
+    for word in words("no_blame"):
         analyzer.lexicon.pop(word, None)
     return analyzer

@@ -1,4 +1,4 @@
-"""`python -m xrec.cli`: the program `xrec`, where its script is not on PATH."""
+"""`python -m xrec.cli`: the program `xrec`, for when its script is not on PATH."""
 
 from xrec.cli.main import main
 

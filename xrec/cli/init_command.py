@@ -25,17 +25,17 @@ def init(
     ] = None,
     annotator: Annotated[
         Literal["language-model", "phrases"],
-        typer.Option(help="Who writes texts from reviews."),
+        typer.Option(help="How to write texts from reviews."),
     ] = "phrases",
     force: Annotated[bool, typer.Option("--force", help="Replace the project file.")] = False,
 ) -> None:
     """Write a project file for your files.
 
-    Finds out which files hold users, items, interactions, explanations or reviews, and what their
-    columns mean, and chooses settings for the size of the data and this machine. It never asks.
+    Finds out which files contain users, items, interactions, explanations or reviews, and what
+    their columns mean. Chooses settings for the size of the data and this machine; never prompts.
 
-    In:   .csv, .tsv, .jsonl, .json (an object per line) or .parquet files
-    Out:  DIR/xrec.yaml, with comments; what was found and what is missing
+    In:   .csv, .tsv, .jsonl, .json (one object per line) or .parquet files
+    Out:  DIR/xrec.yaml, with comments; a report of what was found and what is missing
 
     Examples:
       xrec init shop --from exports/2026-11 && xrec run shop/xrec.yaml
@@ -50,7 +50,7 @@ def init(
 
 
 def _columns(given: Sequence[str]) -> dict[str, str]:
-    """Return our column names by the user's; raises ConfigError for an unknown one of ours."""
+    """Return our column names by the user's names; raises ConfigError if ours is unknown."""
     from xrec.init.names import GIVEN
 
     parts = [part.partition("=") for text in given for part in re.split(r",(?=\w+=)", text)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 JOB_HELP = {
     "build-sample-llm": """Train the demo's toy language model.
 
-Takes a few minutes on CPUs, so that the sample needs no download.
+Takes a few minutes on CPUs, and spares the sample a download.
 
 In:   nothing
 Out:  <workspace>/llm in the Hugging Face layout; use it as llm.model: workspace:llm
@@ -42,7 +42,7 @@ Examples:
     "prepare": """Turn raw files into a dataset.
 
 Held-out pairs are never training edges. rejected.parquet lists the rows that cannot be used; if
-there are more than max_rejected_share, the job fails.
+their share is above max_rejected_share, the job fails.
 
 In:   source: annotations, your own tables, the public XRec release, or the sample
 Out:  <workspace>/dataset: users, items, interactions and explanations
@@ -87,8 +87,8 @@ Examples:
 """,
     "recommend": """Find each user's best new items.
 
-Leaves out what the user has interacted with or disliked, and what is not eligible. xrec backfill
-publishes the pairs, with their explanations.
+Leaves out items that the user has interacted with or disliked, and items that are not eligible.
+xrec backfill publishes the pairs with their explanations.
 
 In:   <workspace>/dataset and graph, eligible.items
 Out:  <workspace>/recommendations: Parquet files of user_id, item_id, rank and score
@@ -122,8 +122,9 @@ Examples:
 """,
     "compare": """Compare ways to write explanations.
 
-Trains each entry (ours, variants, baselines, texts from elsewhere), once per seed, and scores them
-all on the same held-out pairs. Run the same command again to continue, or to add entries.
+Runs each entry (ours, variants, baselines, texts from elsewhere), once per seed if chance affects
+it, and scores all of them on the same held-out pairs. Run the same command again to continue, or to
+add entries.
 
 In:   <workspace>/dataset and graph, llm.model, tables of texts
 Out:  <workspace>/comparison: table.md and table.parquet, a folder per entry and seed
@@ -135,7 +136,7 @@ Examples:
 }
 _WITH_OUTLOOK = ("annotate", "backfill")  # their modules have `look_ahead`
 _SERVING = "serving at {0} (the page; API: {0}/openapi.json; Ctrl-C ends it)"
-# Ray reads these when it is imported: lines of replicas are printed as they were written.
+# Ray reads these when it is imported. With them, it prints the replicas' lines unchanged.
 _PLAIN_LINES = {"RAY_DISABLE_WORKER_LOG_PREFIX": "1", "RAY_DEDUP_LOGS": "0"}
 
 
@@ -196,8 +197,8 @@ def serve(
 ) -> None:
     """Serve explanations over HTTP.
 
-    Stored explanations answer first, and the model writes the missing ones. What xrec refresh or a
-    rollback publishes is picked up without a break. SIGHUP reloads the project file.
+    Answers with stored explanations, and has the model write missing ones. Picks up what xrec
+    refresh or a rollback publishes, without downtime. SIGHUP reloads the project file.
 
     In:   <workspace>/dataset, graph and adapter, llm.model; explanations if they exist
     Out:  http://127.0.0.1:8000, with a page at / and the API at /openapi.json

@@ -55,7 +55,7 @@ def _program(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print version."),
     ] = False,
 ) -> None:
-    """Accept the options before any command."""
+    """Accept the options that come before a command."""
 
 
 @lab.callback()
@@ -81,6 +81,6 @@ app.add_typer(lab, name="lab", help=_LAB_HELP, rich_help_panel="Research")
 
 
 def main(*command: str) -> NoReturn:
-    """Run the program with `command` and the process's arguments."""
+    """Run the program with `command`, followed by the process's arguments."""
     app([*command, *sys.argv[1:]], prog_name="xrec")
     raise SystemExit(0)

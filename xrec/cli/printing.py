@@ -22,7 +22,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def show_config(config: "Config | Mapping[str, Config]") -> None:
-    """Print the resolved config, or several under their names."""
+    """Print the resolved config, or several configs by name."""
     from xrec.config import resolved_yaml
 
     typer.echo(resolved_yaml(config), nl=False)

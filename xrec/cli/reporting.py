@@ -1,7 +1,7 @@
 """What commands share: arguments, help, log lines, errors on standard error, and exit codes.
 
 Exit codes are those of the errors (xrec.errors), and 130 after an interrupt. SIGTERM interrupts
-like Ctrl-C, so that a job that is stopped ends in order.
+like Ctrl-C, so that a stopped job shuts down cleanly.
 """
 
 import functools
@@ -91,10 +91,10 @@ def add_command(
     *,
     passes_on: bool = False,
 ) -> None:
-    """Add a function to `app` as a command of its name, with its docstring as help.
+    """Add a function to `app` as a command named after it, with its docstring as help.
 
     Examples go to the end of the help. The command prints errors and exits with their codes.
-    If it `passes_on`, options that it does not have are among its arguments.
+    With `passes_on`, it accepts unknown options as arguments.
     """
     text, _, examples = inspect.cleandoc(work.__doc__ or "").partition("\n\nExamples:\n")
     app.command(
@@ -139,7 +139,7 @@ def _reporting(work: Callable[..., None]) -> Callable[..., None]:
 def _exit_codes(debug: bool, as_json: bool) -> Iterator[None]:
     """Turn the errors of the `with` block into messages and exit codes.
 
-    With `debug` the traceback is printed too, and with `as_json` a result on standard output. An
+    With `debug`, the traceback is printed too; with `as_json`, a result on standard output. An
     unexpected error is a bug: it passes through with its traceback, and Python exits with 1.
     """
     try:
@@ -177,7 +177,7 @@ def _modules_of_clusters() -> set[str]:
 
 
 def _configure_logging(level: int) -> None:
-    """Log lines of xrec from this level on to standard error, and quiet other libraries."""
+    """Log xrec's lines at this level and above to standard error, and quiet other libraries."""
     logger = logging.getLogger("xrec")
     logger.setLevel(level)
     logger.propagate = False  # a root logger that a library sets up would repeat each line

@@ -45,10 +45,10 @@ def run(
     """Run all jobs of a project.
 
     Runs the jobs that have a section in CONFIG, in order, and skips those whose artifact was made
-    from the same settings and inputs. If an artifact differs, the run stops and says how; --redo
+    from the same settings and inputs. If an artifact differs, the run stops and reports how; --redo
     replaces it, and everything that depends on it.
 
-    In:   CONFIG; overrides are shared keys, or begin with a job's name
+    In:   CONFIG; overrides are shared keys, or start with a job's name
     Out:  the artifacts in <workspace>; ten explanations and the last job's metrics
 
     Examples:
@@ -70,7 +70,7 @@ def refresh(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Update a project from its new raw files.
+    """Update a project from new raw files.
 
     Makes the next night: extends the dataset and the graph, keeps the adapter, writes the texts
     that changed, and publishes them. xrec serve and all other commands then use the new artifacts.
@@ -92,13 +92,13 @@ def refresh(
 
 def demo(
     folder: Annotated[
-        str, typer.Argument(metavar="[FOLDER]", help="Folder for everything that is made.")
+        str, typer.Argument(metavar="[FOLDER]", help="Folder for all outputs.")
     ] = "xrec-demo",
     overrides: Overrides = None,
 ) -> None:
     """Run the pipeline on a generated sample.
 
-    Writes a project file, unless there is one, and runs it. Takes about eight minutes on two cores.
+    Writes a project file, if there is none, and runs it. Takes about eight minutes on two cores.
 
     In:   nothing
     Out:  FOLDER/xrec.yaml, the artifacts in FOLDER, ten explanations and the metrics
@@ -129,7 +129,7 @@ def status(config_path: ConfigPath, overrides: Overrides = None) -> None:
     An artifact is stale if its settings or inputs changed since it was made; the lines below the
     table say what differs. Works without a cluster.
 
-    In:   CONFIG; overrides are shared keys, or begin with a job's name
+    In:   CONFIG; overrides are shared keys, or start with a job's name
     Out:  a line per artifact: state, when it was made, size, rows, main metrics
 
     Examples:

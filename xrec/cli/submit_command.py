@@ -23,10 +23,10 @@ _OF_A_PROJECT = ("run", "refresh", "forget")
 def submit(
     context: typer.Context,
     command: Annotated[
-        list[str], typer.Argument(metavar="JOB CONFIG ...", help="The words of a command of xrec.")
+        list[str], typer.Argument(metavar="JOB CONFIG ...", help="An xrec command to run.")
     ],
     key: Annotated[
-        str, typer.Option(help="Submit once: follow a job of this key, skip one that succeeded.")
+        str, typer.Option(help="Submit once: follow a job with this key, skip one that succeeded.")
     ] = "",
     address: Annotated[
         str | None,
@@ -41,8 +41,8 @@ def submit(
     """Run a job on a Ray cluster.
 
     Sends code, config, and the variables AWS_*, HF_TOKEN, HF_ENDPOINT, MLFLOW_* and WANDB_*, but no
-    data: artifacts must be at s3:// URIs or on a shared disk. Follows the log; after Ctrl-C the job
-    goes on. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN for a cluster that requires a token.
+    data: artifacts must be at s3:// URIs or on a shared disk. Follows the log; Ctrl-C leaves the
+    job running. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN for a cluster that requires a token.
 
     In:   a job, run, refresh or forget with its arguments and options; the cluster's --address,
           http://host:8265 (default: this machine's)
@@ -56,7 +56,7 @@ def submit(
     config = _checked(name, given)
     from xrec.cluster.submit import JobServer, job_id
 
-    logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets another level
+    logging.getLogger("ray").setLevel(logging.WARNING)  # importing it sets another level
     server, path = JobServer(address), given["config_path"]
     place = command.index(path)
     words = [*command[:place], Path(path).name, *command[place + 1 :]]
@@ -73,7 +73,7 @@ def submit(
         end = _follow(submission_id, server, to_stderr=as_json)
         state = end.status
         if state != "SUCCEEDED":
-            code = max(end.driver_exit_code or FAILED, FAILED)  # a signal is below 0
+            code = max(end.driver_exit_code or FAILED, FAILED)  # negative after a signal
             message = (end.message or "no message").split(", last available logs")[0]
             typer.echo(f"error: job {submission_id} ended as {state}: {message}", err=True)
     if as_json:
@@ -122,7 +122,7 @@ def _checked(name: str, given: dict[str, Any]) -> "JobConfig":
         )
     if secret := [text.partition("=")[0] for text in overrides if "access_key" in text]:
         raise ConfigError(
-            f"{', '.join(secret)}: a secret would show in the cluster's list of jobs; set "
+            f"{', '.join(secret)}: a secret would be visible in the cluster's list of jobs; set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, which are sent with the job",
             code="secret_in_command",
             key=secret[0],

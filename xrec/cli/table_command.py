@@ -1,6 +1,6 @@
-"""`xrec table COMMAND URI` and `xrec export`: the table of a bulk job.
+"""`xrec table COMMAND URI` and `xrec export`: work with the table of a bulk job.
 
-They run on any machine that can read the table, and import neither Ray nor torch.
+These commands run on any machine that can read the table, and import neither Ray nor torch.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ StorageKeys = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="storage.key=value",
-        help="How to reach s3://, if the AWS_* variables do not say.",
+        help="Access to s3://, if the AWS_* variables are not enough.",
     ),
 ]
 
@@ -157,13 +157,13 @@ def takedown(
     user: Annotated[str, typer.Option("--user", metavar="ID", help="User ID.")] = "",
     item: Annotated[str, typer.Option("--item", metavar="ID", help="Item ID.")] = "",
     phrase: Annotated[
-        str, typer.Option("--phrase", help="Words in the text, whole and in any case.")
+        str, typer.Option("--phrase", help="Whole words to find in the text, in any case.")
     ] = "",
     number: Annotated[int, typer.Option("--lift", help="Number of a takedown to lift.")] = 0,
     restart: Annotated[
         bool, typer.Option("--restart", help="Continue after entries of the list were deleted.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept on the list.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept on the list.")] = "",
 ) -> None:
     """Hide rows now and in later versions.
 
@@ -235,7 +235,8 @@ def export(
 ) -> None:
     """Export published rows as plain files.
 
-    For programs that do not read Delta tables. _SUCCESS lists the files, and is written last.
+    Use it for programs that cannot read Delta tables. _SUCCESS lists the files, and is written
+    last.
 
     In:   URI of the table
     Out:  Parquet or CSV files and _SUCCESS, in the folder --to
@@ -256,7 +257,7 @@ def export(
 
 
 def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
-    """Return the status as values of JSON and YAML, with times in ISO 8601 and UTC."""
+    """Return the status as plain values for JSON and YAML, with times in ISO 8601 and UTC."""
     from xrec.bulk import NOTES
     from xrec.progress import duration
 

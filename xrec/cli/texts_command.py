@@ -1,4 +1,4 @@
-"""`xrec explain`, `audit`, `publish` and `forget`: one pair's text, and which texts are shown."""
+"""`xrec explain`, `audit`, `publish` and `forget`: explain a pair, and control what is shown."""
 
 import json
 from datetime import timedelta
@@ -44,7 +44,7 @@ def audit(
 ) -> None:
     """Find published texts that fail the checks.
 
-    Use it after a list of unsafe words or a check changed. It writes no texts.
+    Use it after the list of unsafe words or a check has changed. It writes no texts.
 
     In:   CONFIG, with the section backfill
     Out:  a line per text that would be refused today, and why
@@ -63,7 +63,7 @@ def audit(
 def publish(
     config_path: ConfigPath,
     overrides: Overrides = None,
-    force: Annotated[str, typer.Option(metavar="WHY", help="Publish in spite of the gate.")] = "",
+    force: Annotated[str, typer.Option(metavar="WHY", help="Publish despite the gate.")] = "",
     is_look: Annotated[
         bool, typer.Option("--look", help="Show the candidate without publishing it.")
     ] = False,
@@ -71,8 +71,8 @@ def publish(
 ) -> None:
     """Publish a finished backfill.
 
-    Takes the newest run that is not published, and asks the gate again, with the limits in CONFIG.
-    --force publishes it anyway, and keeps your reason in the table's log.
+    Takes the newest unpublished run, and passes it through the gate again, with the limits in
+    CONFIG. --force publishes it anyway, and keeps your reason in the table's log.
 
     In:   CONFIG, as for xrec backfill or refresh
     Out:  a version of the table; with --look the gate's figures and thirty pairs, old and new
@@ -114,7 +114,7 @@ def forget(
     same command again to continue; without IDs it continues with everyone who was named before.
 
     In:   CONFIG and user IDs
-    Out:  as JSON: what was removed, when earlier versions go, and what is left to do
+    Out:  as JSON: what was removed, when earlier versions are deleted, and what is left to do
 
     Examples:
       xrec forget shop/xrec.yaml --users leaving.txt
@@ -143,7 +143,7 @@ def forget(
 
 
 def _read_ids(uri: str, storage: "StorageConfig | None") -> list[str]:
-    """Return the IDs in a file, one per line; raises ConfigError for blanks around one."""
+    """Return the IDs in a file, one per line; raises ConfigError for blanks around an ID."""
     from xrec.storage import open_location
 
     try:

@@ -1,6 +1,6 @@
 """Ray clusters: connect to one, check that it fits the job, send a job to one.
 
-Import from here; `xrec.cluster.submit` is apart, because only `xrec submit` needs it.
+Import from here, except for `xrec.cluster.submit`, which only `xrec submit` needs.
 """
 
 from xrec.cluster.connect import LOCAL_ENVIRONMENT, check_reachable, ensure_ray, environment

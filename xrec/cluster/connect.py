@@ -1,7 +1,7 @@
 """Connect a process to a Ray cluster: the current one, a named one, or a new local one.
 
 A cluster that is started here has a loopback address and no dashboard. The address is 127.0.0.2,
-because Ray replaces 127.0.0.1 by the host's own address. Ray's gRPC ports still listen on every
+because Ray replaces 127.0.0.1 with the host's own address. Ray's gRPC ports still listen on every
 interface; token authentication, which is on by default, protects them.
 """
 
@@ -28,7 +28,7 @@ LOCAL_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # waiting threads spin, which halves the speed of a busy machine
     "RAY_worker_niceness": "0",  # Ray's default, 15, leaves workers 3 % of a shared core
 }
-# Ray serves metrics to everyone, without a token. A local cluster has none: port -1 is never open.
+# Ray serves metrics to anyone, without a token. A local cluster serves none: port -1 never opens.
 _NO_METRICS = {
     "RAY_enable_metrics_collection": "0",
     "DASHBOARD_METRIC_PORT": "-1",
@@ -107,7 +107,7 @@ def _connect(address: str, shows_workers: bool) -> None:
 
 
 def check_reachable(address: str, advice: str) -> None:
-    """Raise ClusterError, ending with `advice`, if nothing listens at `address` within 5 seconds.
+    """Raise ClusterError, ending with `advice`, if nothing answers at `address` within 5 seconds.
 
     `address` is host:port or a URL.
     """

@@ -1,7 +1,7 @@
 """Check that a Ray cluster can run a job, before the job starts.
 
 Each process of the job must fit on one node. If there are several nodes, all must have the same
-versions, and must be able to write to the output. One task per node, which needs no CPU, checks
+versions and be able to write to the output. A task on each node, which needs no CPU, checks
 this. A local path passes only if every node sees a file that the driver wrote there, as on a shared
 disk.
 """
@@ -56,7 +56,7 @@ ONE_CPU = Demand(1, 1, 1, 0, "ray.num_cpus")
 
 
 def demand_of_workers(workers: Workers) -> Demand:
-    """Return the demand of a training job; with device=auto its workers can do without GPUs."""
+    """Return the demand of a training job; with device=auto, workers can do without GPUs."""
     fewest, wanted, gpus = workers.fewest, workers.num_processes, workers.device == "cuda"
     return Demand(fewest, wanted, workers.cpus, int(gpus), "workers.num_processes")
 
@@ -79,7 +79,7 @@ def ready_cluster(config: RayJobConfig, kind: Kind, *demands: Demand) -> Iterato
 def check_cluster(demand: Demand, output: str, storage: StorageConfig) -> None:
     """Raise ClusterError unless the cluster has room for `demand` and can write to `output`.
 
-    The error says what is wrong on which node, and what to do.
+    The error reports what is wrong on which node, and what to do.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     check_room([node["Resources"] for node in nodes], demand)
@@ -117,7 +117,7 @@ def _check_nodes(nodes: Mapping[str, str], output: str, storage: StorageConfig) 
 
 
 def _get(address: str, answer: "ray.ObjectRef[list[Problem]]") -> list[Problem]:
-    """Return the problems of a node; none if it is gone, because the job can start without it."""
+    """Return a node's problems: none if it is gone, because the job can start without it."""
     try:
         problems: list[Problem] = ray.get(answer, timeout=_ANSWER_SECONDS)
     except _LOST:
@@ -177,7 +177,7 @@ def _versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name).split("+")[0] for name in ("ray", "torch")},
-        "xrec": xrec.__version__,  # a submitted job brings its code, uninstalled
+        "xrec": xrec.__version__,  # a submitted job's code is not installed
     }
 
 
@@ -210,7 +210,7 @@ def check_room(nodes: Sequence[Mapping[str, float]], demand: Demand) -> None:
 
 
 def may_grow() -> bool:
-    """Return whether nodes may join: not if the cluster listens on loopback only."""
+    """Return whether nodes may join, which they cannot if the cluster listens only on loopback."""
     return not ray.util.get_node_ip_address().startswith("127.")
 
 

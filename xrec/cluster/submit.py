@@ -1,7 +1,7 @@
 """Send a job to a Ray cluster through its Jobs API.
 
-Code and config are sent, in one folder; data is not, so everything that the job reads and writes
-must be where every node finds it. Ray's own commands (`ray job list | logs | stop`) do the rest.
+Code and config are sent in one folder, but no data: everything that the job reads and writes must
+be where every node can reach it. For the rest, use Ray's commands (`ray job list | logs | stop`).
 """
 
 import asyncio
@@ -28,19 +28,19 @@ from xrec.storage import fingerprint_of
 _DEFAULT_URL = "http://127.0.0.1:8265"  # of `ray start --head`
 _ADVICE = "check that the cluster is running and that this is its dashboard, http://host:8265"
 _VARIABLES = ("AWS_", "HF_TOKEN", "HF_ENDPOINT", "MLFLOW_", "WANDB_")
-_JSON = " --json"  # the end of an entrypoint; the job is the same without it
+_JSON = " --json"  # may end an entrypoint; it does not change the job
 
 
 class JobServer:
-    """The job server of a cluster, which is its dashboard too.
+    """A cluster's job server, which is also its dashboard.
 
-    Every method raises ClusterError if the server does not respond, or refuses.
+    Every method raises ClusterError if the server does not respond or refuses access.
     """
 
     def __init__(self, address: str | None = None) -> None:
-        """Connect to http://host:8265, host:8265, RAY_API_SERVER_ADDRESS, or this machine's.
+        """Connect to `address`, or else RAY_API_SERVER_ADDRESS, or else this machine's server.
 
-        Raises ClusterError within seconds if nothing listens there.
+        Addresses are host:8265 or http://host:8265. Raises ClusterError if nothing listens there.
         """
         address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _DEFAULT_URL
         self.url = address if "://" in address else f"http://{address}"
@@ -58,9 +58,8 @@ class JobServer:
     ) -> str:
         """Start `xrec COMMAND` on the cluster, and return the submission id.
 
-        The project file is sent with it, and so are the AWS_* and similar variables of this
-        process. Each node installs the requirements file `packages`; raises ConfigError if it does
-        not exist.
+        Also sends the project file, and the AWS_* and similar variables of this process. Each node
+        installs the requirements file `packages`; raises ConfigError if it does not exist.
         """
         with working_folder(config_path) as folder, self._errors():
             return str(
@@ -74,7 +73,7 @@ class JobServer:
     def submit_once(
         self, name: str, config_path: Path, command: Sequence[str], packages: str | None = None
     ) -> tuple[str, JobStatus | None]:
-        """Submit a job unless one of this name is running or has succeeded.
+        """Submit a job unless one with this name is running or has succeeded.
 
         Attempts have the submission ids NAME-1, NAME-2 and so on. Returns the id of the last one,
         and its status if it existed before. Concurrent callers get the same job. Raises ConfigError
@@ -102,7 +101,7 @@ class JobServer:
                     raise  # otherwise somebody else submitted it
 
     def _attempts(self, name: str) -> dict[int, JobDetails]:
-        """Return the jobs of a name that the cluster remembers, by the number of the attempt."""
+        """Return the jobs with a name that the cluster remembers, by attempt number."""
         attempt = re.compile(rf"{re.escape(name)}-(\d+)")
         with self._errors():
             jobs = {job.submission_id or "": job for job in self._client.list_jobs()}
@@ -154,14 +153,14 @@ def _entrypoint(command: Sequence[str]) -> str:
 
 
 def job_id(job: str, workspace: str, key: str) -> str:
-    """Return the prefix of the submission ids of a job in a workspace with this key."""
+    """Return the prefix of the submission ids of a job with a key in a workspace."""
     words = re.sub(r"[^A-Za-z0-9.-]+", "-", key)[:40]
     return f"xrec-{job}-{words}-{fingerprint_of([workspace.rstrip('/'), key])[:8]}"
 
 
 @contextmanager
 def working_folder(config_path: Path) -> Iterator[Path]:
-    """Make a temporary folder of code and config, which becomes the job's working directory."""
+    """Make a temporary folder with code and config, to become the job's working directory."""
     source = Path(xrec.__file__).parents[1]
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     with tempfile.TemporaryDirectory(prefix="xrec-submit-") as name:

@@ -1,7 +1,7 @@
-"""The typed configuration of all jobs; every key has its meaning and unit.
+"""The typed configuration of all jobs, with the meaning and unit of every key.
 
-Other packages import from here only. `read_project` reads a project file, and `load_config` the
-config of one job in it.
+Other packages import only from here. `read_project` reads a project file, and `load_config` reads
+the config of one job in it.
 """
 
 from xrec.config.annotate import (

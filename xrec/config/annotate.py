@@ -16,14 +16,14 @@ REVIEW_COLUMNS: TableColumns = {
     ),
     "items": ("item_id", "title", "details"),
 }
-"""The columns of the tables of a `reviews` source."""
+"""The columns of each table of a `reviews` source."""
 
 
 class ReviewsSource(TableFiles):
     """A table of reviews, and optionally one of items.
 
-    Without the column `details`, all other columns of the items are joined. Without a table of
-    items, titles come from the reviews' `item_title`, if there are any.
+    If the items have no column `details`, their other columns are joined into it. If there is no
+    table of items, titles come from the reviews' column `item_title`, if it exists.
     """
 
     tables = REVIEW_COLUMNS
@@ -33,12 +33,12 @@ class ReviewsSource(TableFiles):
 
 
 class ReviewSplit(SplitShares):
-    """Which reviews are held out; only their own reference is written from them."""
+    """Which reviews are held out. Each is used only to write the reference of its own pair."""
 
     by: Literal["time", "hash"] = "time"
-    """time: each user's last review is for the test and the one before for validation, of users
-    with at least three; of equal times, the later row counts as later. hash: a hash of user, item,
-    and seed decides, with the shares."""
+    """time: for users with at least three reviews, the last one is for testing and the one before
+    it for validation; if times are equal, the later row counts as later. hash: a hash of user,
+    item, and seed assigns reviews according to the shares."""
 
 
 class PhrasesAnnotator(Config):
@@ -49,33 +49,34 @@ class PhrasesAnnotator(Config):
 
     kind: Literal["phrases"]
     min_reviews: int = Field(5, ge=1)
-    """Minimum number of training reviews, of at most 20,000, that mention an aspect."""
+    """Minimum number of training reviews, out of at most 20,000, that mention an aspect."""
 
 
 class LanguageModelAnnotator(Config):
-    """The annotator that asks a language model for each text.
+    """The annotator that prompts a language model for each text.
 
-    With an engine, each of actors.num_processes processes holds the model. An endpoint is asked
-    from one process, so that its limits are kept.
+    An engine runs the model in each of actors.num_processes processes. An endpoint is called from
+    one process, so that its limits are respected.
     """
 
     kind: Literal["language_model"]
     model: LanguageModelConfig
     """The language model."""
     domain: str = "shop"
-    """The example that the prompts show: shop, place, or book, or one of your own prompts'."""
+    """Which example the prompts show: shop, place, book, or one defined in your own prompts."""
     language: str = Field("English", min_length=1)
-    """Language of the texts, whatever the reviews': a name or an ISO 639-1 code. A text that is
-    clearly in another language fails."""
+    """Language of the texts, whatever language the reviews are in: a name or an ISO 639-1 code. A
+    text that is clearly in another language fails."""
     prompts: dict[Literal["item", "user", "pair"], Uri] = Field(default_factory=dict)
     """URIs of your own prompts for items, users, and explanations (docs/language-model.md); the
-    others are ours."""
+    built-in prompts are used for the rest."""
     max_data_tokens: int = Field(1500, ge=64)
-    """Maximum number of tokens of a row's data in its prompt, at 0.3 per character; reviews are cut
-    to fit."""
+    """Maximum number of tokens that a row's data takes in its prompt, estimated as 0.3 per
+    character; reviews are cut to fit."""
     folds: int = Field(3, ge=0)
-    """Number of parts of the reviews of each user or item. One more profile is written without each
-    part, so that training shows none that was made from the pair's own review. With 0 it does."""
+    """Number of parts into which the reviews of each user or item are split. For each part, another
+    profile is written without it, so that no training prompt shows a profile made from the pair's
+    own review. With 0, training prompts show such profiles."""
 
 
 class VocabularyConfig(Config):
@@ -84,11 +85,11 @@ class VocabularyConfig(Config):
     min_reviews: int = Field(2, ge=1)
     """Minimum number of training reviews that mention an aspect."""
     add: tuple[str, ...] = ()
-    """Aspects of your own, which count however few reviews have them."""
+    """Aspects of your own, which are included even if few reviews mention them."""
     drop: tuple[str, ...] = ()
-    """Names that are not aspects."""
+    """Names to exclude from the aspects."""
     synonyms: dict[str, str] = Field(default_factory=dict)
-    """Aspects that are the same as another one, for example {sound quality: sound}."""
+    """Aspects to merge into another one, for example {sound quality: sound}."""
 
 
 class AnnotateConfig(BulkConfig, SourceJobConfig):
@@ -97,35 +98,35 @@ class AnnotateConfig(BulkConfig, SourceJobConfig):
     source: ReviewsSource
     """Where the reviews are."""
     min_rating: float | None = 4.0
-    """Minimum rating of a review that is kept, on the source's own scale. What lower ones praise
-    and blame counts when aspects are chosen, and nothing else is made from them. If null, or
-    without ratings, all are kept."""
+    """Minimum rating of the reviews to keep, on the source's own scale. Lower-rated reviews are
+    only used when aspects are chosen, for what they praise and criticize. If null, or if there are
+    no ratings, all are kept."""
     rating_range: tuple[float, float] = (1.0, 5.0)
-    """Minimum and maximum rating; a row with another one is rejected."""
+    """Minimum and maximum rating; a row with a rating outside this range is rejected."""
     core: int = Field(1, ge=1)
-    """Minimum number of kept reviews of each user and each item; others are removed until all have
-    enough (the k-core)."""
+    """Minimum number of kept reviews of each user and each item; users and items with fewer are
+    removed until all that remain have enough (the k-core)."""
     split: ReviewSplit = ReviewSplit()
     """Which reviews are held out."""
     annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (
         PhrasesAnnotator(kind="phrases")
     )
-    """Who writes the texts."""
+    """What writes the texts."""
     llm: LLMConfig | None = None
-    """The language model of an annotator whose model is an engine without one."""
+    """The language model to use if the annotator's model is an engine that names none."""
     vocabulary: VocabularyConfig = VocabularyConfig()
     """How aspects become one vocabulary."""
     max_failed_share: float = Field(0.5, ge=0, le=1)
-    """Share of failed texts among those of a stage above which the run stops."""
+    """The run stops if more than this share of a stage's texts fail."""
     carry_from: Uri | None = None
-    """URI of earlier annotations, whose texts are reused where annotator and inputs are the same.
-    If null, all are written."""
+    """URI of earlier annotations; their texts are reused if the annotator and the inputs are the
+    same. If null, no texts are reused."""
 
     @model_validator(mode="after")
     def _minimum_rating_is_in_range(self) -> "AnnotateConfig":
         least, greatest = self.rating_range
         if least > greatest:
-            raise ValueError(f"rating_range: the minimum comes first, saw {least}, {greatest}")
+            raise ValueError(f"rating_range: expected the minimum first, saw {least}, {greatest}")
         if self.min_rating is not None and self.min_rating > greatest:
             raise ValueError(
                 f"min_rating must be at most {greatest}, the maximum of rating_range, saw "

@@ -18,13 +18,13 @@ class SplitPairs(Config):
     split: Split = "test"
     """The split."""
     max_pairs: int | None = Field(None, ge=1)
-    """Maximum number of pairs, the first by user and item. If null, all."""
+    """Maximum number of pairs, taken in order of user and item. If null, all."""
 
 
 class TablePairs(Config):
     """A Parquet file, or a folder of them, with the columns user_id and item_id.
 
-    Those of another recommender may have the columns rank and score, which are published too.
+    It may also have the columns rank and score, from another recommender, which are published too.
     """
 
     kind: Literal["table"]
@@ -37,7 +37,7 @@ class RecommendedPairs(Config):
 
     kind: Literal["recommendations"]
     k: int | None = Field(None, ge=1)
-    """Number of items per user, the best first. If null, all."""
+    """Number of items per user, best first. If null, all."""
 
 
 _Spent = Literal["seconds", "gpu_hours", "tokens", "money"]
@@ -55,25 +55,25 @@ class BulkConfig(RayJobConfig):
 
     limit: int | None = Field(None, ge=1)
     """Number of texts, including those of earlier runs of the command, after which the run stops
-    unpublished; the next one continues. A run that was planned without a limit does whole chunks.
-    If null, all are written."""
+    without publishing; the next one continues. A run that was planned without a limit finishes
+    whole chunks. If null, all texts are written."""
     retry_failed: tuple[str, ...] | None = None
     """Failed texts of this run to write again: all, a reason, or a list of reasons. If null, none.
     """
     budget: Mapping[_Spent, Annotated[float, Field(gt=0)]] = {}
-    """Once this is exceeded, no new chunk starts, for example {seconds: 14400, money: 20}: seconds
-    of this start; gpu_hours (actors x GPUs of each x time), tokens of prompts and texts, and money
-    by `prices`, of all starts. In a night, of all its jobs together. Finished chunks stay, and the
-    next start continues, or one with a larger budget. In annotate, tokens also end a chunk between
-    two prompts."""
+    """Once this is exceeded, no new chunk starts, for example {seconds: 14400, money: 20}. Seconds
+    count this start only; gpu_hours (actors x GPUs per actor x time), tokens of prompts and texts,
+    and money by `prices` count all starts. In a night, all jobs share the budget. Finished chunks
+    are kept; start again, if needed with a larger budget, to continue. In annotate, the limit on
+    tokens can also end a chunk between two prompts."""
     prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
     """Prices in any currency, for example {gpu_hour: 2.5, million_store_requests: 5}; with them,
-    costs are reported in money too."""
+    costs are also reported in money."""
     max_failed_share: float = Field(0.05, ge=0, le=1)
-    """Share of failed texts above which the run stops; abstained ones do not count."""
+    """The run stops if more than this share of the texts fail; abstained ones do not count."""
     rows_per_chunk: int | None = Field(None, ge=1)
-    """Maximum number of texts that an actor does at a time. If null, about half a minute's work in
-    a backfill, and 256 in annotate."""
+    """Maximum number of texts that an actor writes at a time. If null, about half a minute's work
+    in a backfill, and 256 in annotate."""
     actors: Processes = Processes()
 
     @field_validator("retry_failed", mode="before")
@@ -89,7 +89,7 @@ class BulkConfig(RayJobConfig):
             raise ValueError(f"{seen}: expected a price, such as prices={{gpu_hour: 2.5}}")
         if self.limit is not None and self.retry_failed is not None:
             seen = f"limit = {self.limit} and retry_failed"
-            raise ValueError(f"{seen}: expected one of them, as a retry has no limit")
+            raise ValueError(f"{seen}: expected only one, as a retry has no limit")
         return self
 
 
@@ -113,18 +113,18 @@ GATE: Mapping[str, float | None] = {
     "own_profile": 0.85,
     "own_vector": 0.75,
 }
-"""The limits of the gate that a config does not name."""
+"""The gate's default limits, for the figures that a config does not name."""
 
 
 class TextsJobConfig(JobConfig):
-    """A job that generates texts; they compare if `decoding` is the same in all such jobs."""
+    """A job that generates texts. Texts of different jobs are comparable if `decoding` is equal."""
 
     decoding: DecodingConfig = DecodingConfig()
     engine: EngineConfig = EngineConfig()
 
 
 class ExplanationsJobConfig(TextsJobConfig):
-    """A job that writes or reads explanations, and generates some."""
+    """A job that reads or writes explanations and generates some of them."""
 
     llm: LLMConfig
 
@@ -137,17 +137,18 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     )
     """The pairs to explain."""
     carry_from: Literal["published"] | Uri | None = "published"
-    """Where unchanged explanations are taken from: published (by this output), or the URI of
-    another output. If null, all are generated."""
+    """Where to take unchanged explanations from: published (what this output has published), or
+    the URI of another output. If null, all are generated."""
     gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
-    """Limits of what is published, by figure (docs/night.md); those that are not given have their
-    defaults, and null is no limit. If null, everything that is done is published."""
+    """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
+    given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
+    published."""
     retry_failed: tuple[Literal["all", FailureReason], ...] | None = None
     """Failed rows of this run to generate again: all, a reason, or a list of reasons. If null,
     none."""
     vacuum_hours: float | None = Field(None, ge=1)
-    """After publishing, files that no version of the last vacuum_hours needs are deleted (Delta's
-    VACUUM); 168 is usual. If null, none."""
+    """After publishing, files that no version of the last vacuum_hours hours needs are deleted
+    (Delta's VACUUM); 168 is usual. If null, no files are deleted."""
 
     @field_validator("gate", mode="before")
     @classmethod
@@ -160,16 +161,16 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
 
 
 class EligibleItems(Config):
-    """The items that may be recommended, and to whom: what is in stock, in a region, for an age."""
+    """Which items may be recommended, and to whom, for example by stock, region, or age group."""
 
     items: Uri
-    """URI of a Parquet or CSV file with the column item_id: other items are not recommended."""
+    """URI of a Parquet or CSV file with the column item_id; only these items are recommended."""
     users: Uri | None = None
-    """URI of a Parquet or CSV file with the columns user_id and those of `match`. If null, each
-    user may get each of these items."""
+    """URI of a Parquet or CSV file with the columns user_id and those of `match`. If null, any
+    of these items may be recommended to any user."""
     match: tuple[str, ...] = ()
-    """Columns of both files, for example [region, age_group]: a row of `items` is for users with
-    the same values, and an empty cell is for all. An item may have several rows."""
+    """Columns of both files, for example [region, age_group]: a row of `items` applies to users
+    with the same values, and an empty cell matches all users. An item may have several rows."""
 
     @model_validator(mode="after")
     def _users_are_matched(self) -> Self:
@@ -181,13 +182,14 @@ class EligibleItems(Config):
 
 
 class RecommendConfig(RayJobConfig):
-    """`xrec recommend`: dataset and graph in, the best new items of each user out."""
+    """`xrec recommend`: dataset and graph in, each user's best new items out."""
 
     k: int = Field(20, ge=1)
     """Number of items per user."""
     eligible: EligibleItems | None = None
-    """Which items may be recommended. If null, all that the user has neither interacted with nor
-    disliked."""
+    """Which items may be recommended. If null, all that the user has neither interacted with
+    nor disliked."""
     index: Literal["exact", "hnsw"] = "exact"
-    """exact: scores of all items. hnsw: scores of the items that an index finds, for catalogs of
-    millions (docs/graph.md); the manifest has the share of the best that it found. Needs faiss."""
+    """exact: all items are scored. hnsw: only the items that an index finds are scored, for
+    catalogs with millions of items (docs/graph.md); it needs faiss, and the manifest has the share
+    of the best items that the index found."""

@@ -1,4 +1,4 @@
-"""The base class of all configuration, its URIs, and the error that lists every wrong key.
+"""The base class of all configs, the types of their URIs, and the error that lists wrong keys.
 
 A message gives the key, the value seen, and what was expected. Values in sections that hold
 secrets are never shown.
@@ -26,14 +26,14 @@ from pydantic_core import PydanticCustomError
 from xrec.errors import ConfigError
 
 SHARED_DISKS = {"is_elsewhere": True}
-"""The context of a validation that refuses relative paths: another machine reads the config."""
+"""The validation context that refuses relative paths, for a config that another machine reads."""
 _MAX_SHOWN = 200  # characters of a value
 _PLAIN_KEY = re.compile(r"[a-z_]+")
 _SECRETS = {"storage", "security"}  # the sections that hold secrets
 
 
 def absolute(uri: str) -> str:
-    """Return the URI for a process with another working directory: no path is relative."""
+    """Return `uri`, made absolute if it is a local path, for use from any working directory."""
     is_url = "://" in uri or uri.startswith("s3:/")
     return uri if is_url else os.path.abspath(os.path.expanduser(uri))
 
@@ -42,20 +42,20 @@ def _absolute_uri(uri: str, info: ValidationInfo) -> str:
     if info.context == SHARED_DISKS and not os.path.isabs(uri) and absolute(uri) != uri:
         raise PydanticCustomError(
             "relative_path",
-            "relative path: a submitted job has a working directory of its own, which is deleted; "
+            "relative path: a submitted job runs in a temporary working directory of its own; "
             "give an s3:// URI, or an absolute path on a disk that all nodes share",
         )
     return absolute(uri)
 
 
 def _absolute_if_folder(name: str, info: ValidationInfo) -> str:
-    # A folder of a language model and a hub ID may both look like a/b.
+    # Both a language model's folder and a hub ID may look like a/b.
     is_folder = name.startswith((".", "~")) or os.path.isdir(name)
     return _absolute_uri(name, info) if is_folder else name
 
 
 Uri = Annotated[str, AfterValidator(_absolute_uri)]
-"""A local path, which becomes absolute here, or another URI."""
+"""A local path, which validation makes absolute, or another URI."""
 ModelName = Annotated[str, AfterValidator(_absolute_if_folder)]
 """A hub ID, pypi:NAME, or the URI of a folder."""
 
@@ -70,7 +70,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 class Config(BaseModel):
-    """Base of every config class: immutable, and an unknown key is an error."""
+    """Base of every config class: immutable, and rejects unknown keys."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -83,7 +83,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete_sections(cls, values: Any) -> Any:
-        """Take what a section does not give from the field's default, not from the class."""
+        """Fill in a section's missing keys from the field's default, not from the class."""
         if not isinstance(values, Mapping):
             return values
         defaults = {
@@ -99,10 +99,10 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong key: its path, pydantic's type of the error, what is wrong, and the value seen.
+    """A wrong key: its path, pydantic's error type, what is wrong, and the value seen.
 
-    For an unknown key, `known` holds the keys that are valid there. `saw` is None for a secret,
-    and for a mapping or a list, which may hold one.
+    For an unknown key, `known` lists the keys that are valid there. `saw` is None for a secret,
+    and for a mapping or a list, which may contain one.
     """
 
     keys: tuple[str, ...]
@@ -125,7 +125,7 @@ class Mistake:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return a question with the known name that resembles `name`, or "" if none does."""
+    """Return a question with the known name closest to `name`, or "" if none is close."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else ""
 
@@ -133,7 +133,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 def parse_config(
     config_type: type[ConfigT], values: Mapping[str, Any], source: str = "config"
 ) -> ConfigT:
-    """Return the config of plain values. Raises ConfigError with a line for each wrong key."""
+    """Return the config in plain `values`. Raises ConfigError with a line for each wrong key."""
     config, mistakes = validate(config_type, values)
     if config is None:
         raise config_error(source, {f"{each.name}: {each.describe()}": each for each in mistakes})
@@ -143,7 +143,7 @@ def parse_config(
 def validate(
     config_type: type[ConfigT], values: Mapping[str, Any], context: Mapping[str, Any] | None = None
 ) -> tuple[ConfigT | None, list[Mistake]]:
-    """Return the config of `values` and no mistakes, or None and what is wrong."""
+    """Return the config in `values` and an empty list, or None and the mistakes."""
     try:
         return config_type.model_validate(values, context=context), []
     except ValidationError as error:
@@ -156,7 +156,7 @@ def validate(
 
 
 def config_error(source: str, mistakes: Mapping[str, Mistake]) -> ConfigError:
-    """Return the error that lists the lines of `mistakes`; its code and key are the first one's."""
+    """Return an error that lists the lines of `mistakes`, with the code and key of the first."""
     lines = "\n".join(f"  {line}" for line in mistakes)
     first = next(iter(mistakes.values()))
     error = ConfigError(
@@ -188,7 +188,7 @@ def sections_of(annotation: Any) -> tuple[type[Config], ...]:
 
 @dataclass(frozen=True)
 class Key:
-    """A key by its dotted name. `kind` is set where only one kind of a section has the key."""
+    """A key and its dotted name. `kind` is set if only that kind of the section has the key."""
 
     name: str
     field: FieldInfo
@@ -211,7 +211,7 @@ def keys_of(
 
 
 def child(values: Any, key: str | int) -> Any:
-    """Return the value of a key, or at an index, of nested plain values; None if there is none."""
+    """Return the value at a key or an index of nested plain values, or None if there is none."""
     if isinstance(values, Mapping):
         return values.get(key)
     is_index = isinstance(values, list | tuple) and str(key).isdigit() and int(key) < len(values)
@@ -219,7 +219,7 @@ def child(values: Any, key: str | int) -> Any:
 
 
 def _keys_at(values: Any, location: Sequence[str | int], *, is_missing: bool) -> tuple[str, ...]:
-    """Return the keys in pydantic's location, which also names types and kinds of unions."""
+    """Return the keys in pydantic's `location`, without the union types and kinds in it."""
     keys: list[str] = []
     for number, part in enumerate(location, start=1):
         is_key = isinstance(values, list | tuple) or (
@@ -236,7 +236,7 @@ def _mistake(
 ) -> Mistake:
     code, is_secret = detail["type"], not _SECRETS.isdisjoint(keys)
     if code == "missing":
-        return Mistake(keys, code, "required, and not given")
+        return Mistake(keys, code, "required, but not given")
     if code == "extra_forbidden":
         known = _known_beside(config_type, values, keys)
         if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
@@ -252,11 +252,11 @@ def _mistake(
 
 
 def _known_beside(config_type: type[Config], values: Any, keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys that are valid in the section of the last of `keys`."""
+    """Return the keys that are valid in the section that contains the last of `keys`."""
     section, inside = config_type, sections_of(config_type)
     for key in keys[:-1]:
         values = child(values, key)
-        field = section.model_fields.get(key)  # None for a name, or an index, of several sections
+        field = section.model_fields.get(key)  # None if `key` is a name or an index
         inside = sections_of(field.annotation) if field else inside
         kind = child(values, "kind")
         section = next((each for each in inside if _kind_of(each) == kind), inside[0])

@@ -16,14 +16,14 @@ TABLE_ENDINGS = (".parquet", *_LINES, *(f"{ending}.gz" for ending in _LINES))
 """The endings of table files; .json and .jsonl have one object per line."""
 
 Delimiter = Literal[",", ";", "\t", "|"]
-"""What may separate the columns of CSV files."""
+"""The supported separators of the columns of CSV files."""
 
 TableColumns = Mapping[str, tuple[str, ...]]
-"""Our columns of each table."""
+"""Our column names of each table."""
 
 
 def check_table_file(name: str) -> None:
-    """Raise ValueError unless the file's name has the ending of a table."""
+    """Raise ValueError unless the file's name ends in one of `TABLE_ENDINGS`."""
     if not name.lower().endswith(TABLE_ENDINGS):
         raise ValueError(f"{name!r} must end in one of {', '.join(TABLE_ENDINGS)}")
 
@@ -32,17 +32,17 @@ class TableFiles(Config):
     """Tables, each a Parquet, CSV, or JSON Lines file."""
 
     tables: ClassVar[TableColumns]
-    joined: ClassVar[tuple[str, ...]]  # our columns that several of the files' may be joined to
+    joined: ClassVar[tuple[str, ...]]  # our columns that may be joined from several
     may_be_null: ClassVar[tuple[str, ...]]
     uri: Uri
-    """Folder of the files, or the file of reviews itself."""
+    """Folder of the files, or a single file of reviews."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Files of tables that are not in files of their own name, for example {users: customers.csv}
-    or {interactions: "orders/*.parquet"}. One file may hold two tables."""
+    """Files of tables whose file is not named after the table, for example {users: customers.csv}
+    or {interactions: "orders/*.parquet"}. One file may contain two tables."""
     columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
-    """Column names of the files by ours, for example {user_id: customer, items.title: name}; a
-    table's name before the dot limits a key to that table. The columns of a list are joined to one
-    text, and a column of null is not read."""
+    """The files' column names by ours, for example {user_id: customer, items.title: name}; a
+    table's name before a dot limits the key to that table. A list of columns is joined into one
+    text, and a column set to null is not read."""
     delimiter: Delimiter = ","
     """Separator of the columns in CSV files."""
     encoding: str | None = None
@@ -55,7 +55,7 @@ class TableFiles(Config):
         try:
             return None if value is None else codecs.lookup(value).name
         except LookupError:
-            raise ValueError(f"unknown encoding {value!r}; expected a name as cp1252") from None
+            raise ValueError(f"unknown encoding {value!r}; expected, for example, cp1252") from None
 
     @model_validator(mode="after")
     def _files_can_be_read(self) -> Self:
@@ -80,7 +80,7 @@ class TableFiles(Config):
         return self
 
     def names_in(self, table: str) -> dict[str, tuple[str, ...]]:
-        """Return the file's columns for each of our columns of `table` that `columns` names."""
+        """Return the file's columns for each of our columns of `table` that is in `columns`."""
         named = {
             column: self.columns[key]
             for column in self.tables[table]
@@ -94,7 +94,7 @@ class TableFiles(Config):
 
     @property
     def format(self) -> dict[str, Any]:
-        """How the lines of its files are read, as arguments of `xrec.data.blocks`."""
+        """How to read the lines of the files, as arguments of `xrec.data.blocks`."""
         return {"delimiter": self.delimiter, "encoding": self.encoding}
 
     def _our_column(self, key: str) -> str:
@@ -121,12 +121,12 @@ TABLE_COLUMNS: TableColumns = {
     "explanations": ("user_id", "item_id", "explanation", "split"),
     "dislikes": ("user_id", "item_id"),
 }
-"""The columns of the tables of a `tables` source."""
+"""The columns of each table of a `tables` source."""
 
 
 class TablesSource(TableFiles):
-    """Tables users, items, interactions, explanations, and dislikes (what a user returned or rated
-    badly, and is never recommended); only interactions are required."""
+    """Tables of users, items, interactions, explanations, and dislikes (items that a user returned
+    or rated badly, which are never recommended to them); only interactions are required."""
 
     tables = TABLE_COLUMNS
     joined = may_be_null = ("profile", "title")
@@ -174,10 +174,10 @@ class SplitShares(Config):
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the explained pairs for validation."""
     test: float = Field(0.2, ge=0, lt=1)
-    """Share of the explained pairs for the test."""
+    """Share of the explained pairs for testing."""
     seed: int = Field(0, ge=0)
-    """Seed of the hash that splits the explained pairs, and the interactions without a split of
-    their own."""
+    """Seed of the hash that splits the explained pairs, and the interactions that have no split in
+    the source."""
 
     @model_validator(mode="after")
     def _training_gets_a_share(self) -> "SplitShares":
@@ -187,17 +187,17 @@ class SplitShares(Config):
 
 
 class ProfileAspects(Config):
-    """Aspects without reviews: phrases of praise in the items' profiles, which must be English.
+    """Aspects found without reviews: phrases of praise in the items' profiles (English only).
 
-    A user's aspects are then those of the items that they interacted with.
+    A user's aspects are those of the items that the user interacted with.
     """
 
     kind: Literal["profiles"]
     min_items: int = Field(5, ge=1)
-    """Minimum number of items whose profiles have an aspect."""
+    """Minimum number of items whose profiles mention an aspect."""
     max_share: float = Field(0.2, gt=0, le=1)
-    """Maximum share of the items with a profile that may have an aspect; a more frequent one
-    distinguishes none of them."""
+    """Maximum share of the items with a profile that may have an aspect; a more frequent aspect
+    does not tell items apart."""
 
 
 class PrepareConfig(SourceJobConfig):
@@ -209,22 +209,22 @@ class PrepareConfig(SourceJobConfig):
     """Where the data is."""
     extends: Uri | None = None
     """URI of an earlier dataset of the same catalog: its users and items keep their index, new ones
-    follow, and removed ones leave a hole. If null, all are numbered from 0."""
+    are appended, and removed ones leave a gap. If null, all are numbered from 0."""
     splits: SplitShares = SplitShares()
     """How the explained pairs are split."""
     aspects_from: ProfileAspects | None = None
-    """How aspects are found in a source without reviews. If null, there are no tables of aspects.
-    Annotations have aspects of their own."""
+    """How aspects are found in a source without reviews. If null, the dataset has no tables of
+    aspects, except with annotations, which have their own."""
     memory_gb: float | None = Field(None, gt=0)
-    """GB of memory for tables before they spill to the folder TMPDIR. If null, four fifths of the
-    machine's."""
+    """GB of memory that tables may use before they spill to the folder TMPDIR. If null, four fifths
+    of the machine's memory."""
 
     @model_validator(mode="after")
     def _annotations_have_aspects(self) -> "PrepareConfig":
         if self.aspects_from is not None and isinstance(self.source, AnnotationsSource):
             raise ValueError(
-                "aspects_from must be null with source.kind annotations, which have aspects of "
-                f"their own, saw kind {self.aspects_from.kind}"
+                "aspects_from must be null with source.kind annotations, which have their "
+                f"own aspects, saw kind {self.aspects_from.kind}"
             )
         return self
 
@@ -236,6 +236,6 @@ class BuildSampleLLMConfig(JobConfig):
     """
 
     num_steps: int = Field(300, ge=1)
-    """Number of training steps. Each step has new texts."""
+    """Number of training steps. Each step uses new texts."""
     prompt: PromptConfig = PromptConfig()
     """The prompt that the training texts follow."""

@@ -1,10 +1,10 @@
-"""Which options identify a run: all except those on one list.
+"""Which options identify a run: all except those in `CHANGES_NOTHING`.
 
-A run resumes, carries over, and skips what has the same identity. So an option that can change what
-is written must be part of it: a new option is, until it is added to `CHANGES_NOTHING`. The list
-names options that only move resources (memory, batches, processes, waits, logs), that stop or
-publish a run without changing a row, or that say where something is: the fingerprints of what is
-there are among a run's inputs.
+Work with the same identity is resumed, carried over, or skipped. So every option that can change
+what is written must be part of the identity, and a new option is by default. `CHANGES_NOTHING`
+lists options that only affect resources (memory, batches, processes, waits, logs), that stop or
+publish a run without changing a row, or that say where something is (its fingerprint is among
+the run's inputs instead).
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     EndpointModelConfig: "base_url api_key_variable concurrency requests_per_minute "
     "timeout_seconds max_retries extra.user extra.metadata extra.store extra.service_tier "
     "extra.prompt_cache_key extra.safety_identifier",
-    # Bulk jobs: chunks, what stops a run, and what is published of it.
+    # Bulk jobs: chunks, what stops a run, and what it publishes.
     BulkConfig: "limit retry_failed budget prices max_failed_share rows_per_chunk",
     BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
@@ -68,13 +68,13 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     PrepareConfig: "extends memory_gb",
     ReleaseSource: "uri",
     TableFiles: "uri",
-    # Texts from elsewhere, and the endpoint, which reads texts and writes none to a table.
+    # Where texts from elsewhere are, and the endpoint, which writes no table.
     ElsewhereConfig: "uri",
     ServeConfig: "http security models frontends",
 }
 """The options that do not identify a run, by the class that declares them.
 
-`vllm.NAME` is a name in a section that is passed on.
+`vllm.NAME` is a key of a mapping that is passed on as it is.
 """
 
 CHOOSES_ROWS = frozenset(
@@ -82,7 +82,7 @@ CHOOSES_ROWS = frozenset(
 )
 """Settings of a bulk run that choose its rows, or what a row is made from.
 
-They identify the run. The content key of a row has what it is made from in their place.
+They identify the run. A row's content key instead covers the values that the row is made from.
 """
 
 
@@ -102,7 +102,7 @@ def identity_of(config: Config) -> dict[str, Any]:
 
 
 def _plain(value: Any, prefix: str, left_out: set[str]) -> Any:
-    """Return `value` as JSON; a mapping without the keys that `left_out` has with `prefix`."""
+    """Return `value` as JSON, without the mapping keys that `left_out` lists after `prefix`."""
     if isinstance(value, Config):
         return identity_of(value)
     if isinstance(value, Mapping):
@@ -117,5 +117,5 @@ def _plain(value: Any, prefix: str, left_out: set[str]) -> Any:
 
 
 def settings_of_texts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a bulk run's `settings` (`identity_of`) that every content key covers."""
+    """Return the part of a bulk run's `settings` (`identity_of`) that every content key covers."""
     return {name: value for name, value in settings.items() if name not in CHOOSES_ROWS}

@@ -11,20 +11,20 @@ Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
 
 WORKSPACE = "workspace:"
-"""The prefix of a URI of a folder in the workspace, wherever the workspace is."""
+"""The prefix of a URI that is relative to the workspace."""
 
 
 class StorageConfig(Config):
-    """Access to s3:// URIs; what is not given comes from the usual AWS variables."""
+    """Access to s3:// URIs; keys that are not given default to the usual AWS variables."""
 
     endpoint_url: str | None = None
     """Endpoint of an S3 store other than AWS, for example http://127.0.0.1:8333."""
     region: str | None = None
     """Region of the S3 store."""
     access_key_id: SecretStr | None = None
-    """Access key of the S3 store; safer in AWS_ACCESS_KEY_ID."""
+    """Access key of the S3 store; setting AWS_ACCESS_KEY_ID instead is safer."""
     secret_access_key: SecretStr | None = None
-    """Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY."""
+    """Secret key of the S3 store; setting AWS_SECRET_ACCESS_KEY instead is safer."""
     max_attempts: int = Field(5, ge=1)
     """Maximum number of attempts per request."""
 
@@ -39,9 +39,9 @@ class RayConfig(Config):
     """The Ray cluster that the job runs on."""
 
     address: str | None = None
-    """Address of the cluster. If null, RAY_ADDRESS is used, or a cluster is started here."""
+    """Address of the cluster. If null, RAY_ADDRESS, or else a new cluster on this machine."""
     num_cpus: int | None = Field(None, ge=1)
-    """Logical CPUs of a cluster that is started here. If null, the machine's."""
+    """Number of logical CPUs of a new cluster on this machine. If null, all of the machine's."""
 
 
 class Processes(Config):
@@ -50,12 +50,12 @@ class Processes(Config):
     num_processes: int = Field(2, ge=1)
     """Maximum number of processes."""
     min_processes: int | None = Field(None, ge=1)
-    """Minimum number: idle actors stop above it, and training continues while it has as many. If
-    null, num_processes."""
+    """Minimum number of processes: idle actors above it stop, and training continues as long as
+    this many workers remain. If null, num_processes."""
     cpus: int = Field(1, ge=1)
     """Logical CPUs, and torch threads, of each process."""
     device: Device = "auto"
-    """Device of each process; auto is one GPU each if there are enough, else the CPU."""
+    """Device of each process; auto is one GPU per process if there are enough, else the CPU."""
 
     @model_validator(mode="after")
     def _minimum_is_at_most_the_maximum(self) -> "Processes":
@@ -93,7 +93,7 @@ ArtifactName = Literal[
 
 
 class JobConfig(Config):
-    """Where the artifacts of a project are, which every job knows."""
+    """Where a project's artifacts are, which every job needs to know."""
 
     workspace: Uri
     """Folder of all artifacts, local or s3://bucket/prefix. In other keys, workspace:NAME is the
@@ -115,14 +115,14 @@ class JobConfig(Config):
         return given.get(name) or f"{self.workspace.rstrip('/')}/{name}"
 
     def with_artifacts(self, uris: Mapping[str, str | None]) -> Self:
-        """Return the config with these artifacts; None is the one in the workspace."""
+        """Return the config with these artifacts; None means the one in the workspace."""
         given = {**cast(Mapping[str, str], self.artifacts), **uris}
         named = {name: uri for name, uri in given.items() if uri}
         return self.model_copy(update={"artifacts": named})
 
 
 def _resolved(value: Any, workspace: str) -> Any:
-    """Return the value with the URI of the folder in place of each `workspace:NAME`."""
+    """Return the value with each `workspace:NAME` replaced by the folder's URI."""
     if isinstance(value, Mapping):
         return {key: _resolved(each, workspace) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -136,8 +136,8 @@ class SourceJobConfig(JobConfig):
     """A job that reads a user's files."""
 
     max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """Maximum share of rejected rows per input file (all files of a table together); above it the
-    job fails."""
+    """Maximum share of rejected rows per input file, above which the job fails. All files of a
+    table count as one file."""
 
 
 class RayJobConfig(JobConfig):
@@ -151,5 +151,5 @@ class TrainingJobConfig(RayJobConfig):
 
     workers: Workers = Workers()
     tracker: Literal["tensorboard", "mlflow", "wandb"] | None = None
-    """Experiment tracker for the settings and the figures of each epoch. TensorBoard's files are at
-    <workspace>/tensorboard; the others are configured by their own variables."""
+    """Experiment tracker for the settings and each epoch's figures. TensorBoard's files are at
+    <workspace>/tensorboard; the other trackers read their own environment variables."""

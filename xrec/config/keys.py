@@ -1,4 +1,4 @@
-"""The jobs of a project file with their config classes, where each key may be, and its meaning."""
+"""The jobs of a project file with their config classes, and each key's places and meaning."""
 
 import functools
 import json
@@ -47,7 +47,7 @@ _WIDTH = 90
 
 
 def describe(mistake: Mistake, job: str | None = None) -> str:
-    """Return what is wrong with a key of `job`; for a misplaced key, the right places."""
+    """Return what is wrong with a key of `job`, and where a misplaced key belongs."""
     places = key_places().get(mistake.keys[-1], ()) if mistake.known else ()
     hint = did_you_mean(mistake.keys[-1], mistake.known) if places else ""
     if not places or (hint and len(mistake.keys) > 1):
@@ -63,7 +63,7 @@ def describe(mistake: Mistake, job: str | None = None) -> str:
 
 @functools.cache
 def key_places() -> Mapping[str, tuple[str, ...]]:
-    """Return the places in a project file of the keys of each name, the highest first."""
+    """Return, for each key name, its places in a project file, outermost first."""
     places = dict.fromkeys(CONFIG_TYPES)
     for job in CONFIG_TYPES:
         own, shared = own_and_shared(job)
@@ -118,7 +118,7 @@ def _default(key: Key) -> str:
 
 
 def meaning(key: Key) -> str:
-    """Return the field's description, or else that of the section's class."""
+    """Return the field's description, or else the start of its section's docstring."""
     sections = sections_of(key.field.annotation)
     of_section = (sections[0].__doc__ or "") if len(sections) == 1 else ""
     return key.field.description or of_section.split("\n\n")[0]

@@ -27,7 +27,7 @@ class EvaluateConfig(ExplanationsJobConfig):
     split: Literal["validation", "test"] = "test"
     """The held-out split."""
     max_pairs: int = Field(200, ge=2)
-    """Maximum number of pairs that are scored, drawn by a hash."""
+    """Maximum number of pairs to score, chosen by a hash."""
     encoder: ModelName | None = _ENCODER
     """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
     """
@@ -45,8 +45,8 @@ class MetricsConfig(Config):
     """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
     """
     judges: Mapping[JudgeName, LanguageModelConfig] = {}
-    """Language models that score each text beside its reference (GPTScore), by their names in
-    tables: none, or at least two, because they differ widely."""
+    """Language models that score each text against its reference (GPTScore), by their names in
+    tables: none, or at least two, because judges differ widely."""
 
     @field_validator("judges")
     @classmethod
@@ -67,11 +67,11 @@ ADAPTERS = (
     *("ours", "without_profile", "without_injection", "without_both", WITHOUT_ASPECTS),
     *("random_vectors", "constant"),
 )
-"""Ours and its variants."""
+"""Our method and its variants."""
 BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
 ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
 RANKERS = ("item_popularity", "user_popularity", "global_popularity", "random", "chooser")
-"""What ranks statements without a text, below the entries of a table (docs/metrics.md)."""
+"""Rankers of statements that use no text, listed below a table's entries (docs/metrics.md)."""
 _MODEL_CHANGES: dict[str, dict[str, str]] = {
     "without_injection": {"injection": "none"},
     "without_both": {"injection": "none"},
@@ -81,12 +81,12 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
 
 
 class ElsewhereConfig(Config):
-    """Texts that were written elsewhere: a table with a text for each of some pairs."""
+    """Texts that were written elsewhere: a table with one text per pair, for some of the pairs."""
 
     uri: Uri
     """A .parquet, .csv, .tsv, .jsonl, or .json file; all but the first may be gzipped."""
     columns: Mapping[Literal["user_id", "item_id", "explanation"], str] = {}
-    """Column names of the file by ours, for example {user_id: uid}; others have our names."""
+    """The file's column names by ours, for example {user_id: uid}; others have our names."""
 
     @field_validator("uri")
     @classmethod
@@ -98,25 +98,25 @@ class ElsewhereConfig(Config):
 class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """`xrec lab compare`: trains entries, writes texts for the same held-out pairs, scores them.
 
-    docs/compare.md says what each entry is.
+    docs/compare.md describes the entries.
     """
 
     entries: tuple[str, ...] = Field(
         ("ours", "constant", "zero_shot", "profile", "nearest"),
         min_length=1,
-        description="The entries, of which the others are compared with the first one: "
-        f"{', '.join(ENTRIES)}, and names of texts.",
+        description="The entries; the first one is what the others are compared with. Choose from "
+        f"{', '.join(ENTRIES)}, and the names in texts.",
     )
     texts: dict[str, ElsewhereConfig] = Field(default_factory=dict)
-    """Texts from elsewhere, each under a name of your own."""
+    """Texts from elsewhere, each by a name that you choose."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    """Each entry whose texts depend on chance is trained and writes once per seed."""
+    """Seeds; an entry whose texts depend on chance is trained and writes texts once per seed."""
     split: Literal["validation", "test"] = "test"
     """The held-out split whose pairs are explained and scored."""
     max_pairs: int | None = Field(None, ge=2)
-    """Number of its pairs, drawn by a seeded hash. If null, all."""
+    """Maximum number of its pairs, chosen by a seeded hash. If null, all."""
     llm: LLMConfig | None = None
-    """The frozen language model; required unless no entry has one."""
+    """The frozen language model; required if any entry uses one."""
     actors: Processes = Processes()
     metrics: MetricsConfig = MetricsConfig()
 
@@ -128,7 +128,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
                 hint = did_you_mean(name, known)
                 raise ValueError(
                     f"entries: unknown {name!r}; expected some of {', '.join(known)}; "
-                    f"{hint and hint + '; '}a table of texts is an entry under its name in texts"
+                    f"{hint and hint + '; '}to compare a table of texts, give its name in texts"
                 )
         for key, values in (("entries", self.entries), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
@@ -146,7 +146,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     @model_validator(mode="after")
     def _entries_have_what_they_need(self) -> "CompareConfig":
         if self.has_language_model and self.llm is None:
-            raise ValueError("llm is required by entries with a language model, and not given")
+            raise ValueError("llm is required by entries with a language model, but not given")
         if WITHOUT_ASPECTS in self.entries and not self.prompt.aspects:
             raise ValueError(
                 "entries: without_aspects differs from ours only if prompt.aspects is above 0"
@@ -156,19 +156,19 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
             full.vectors != "graph" or full.injection == "none"
         ):
             raise ValueError(
-                "ours has the graph's vectors in the layers: model.vectors must be graph and "
+                "ours injects the graph's vectors into the layers: model.vectors must be graph and "
                 f"model.injection not none, saw {full.vectors} and {full.injection}"
             )
         return self
 
     @property
     def has_language_model(self) -> bool:
-        """Whether an entry has a language model, which writes from `prompt`."""
+        """Whether any entry has a language model, which writes from `prompt`."""
         return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
 
     @property
     def language_model(self) -> LLMConfig:
-        """The language model, where an entry has one."""
+        """The language model, if any entry has one."""
         assert self.llm is not None
         return self.llm
 
@@ -179,16 +179,16 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         return entry in (*ADAPTERS, *BASELINES)
 
     def num_seeds_of(self, entry: str) -> int:
-        """Return how many seeds its texts were made with; 0 if they depend on none.
+        """Return how many seeds the texts of `entry` were made with, or 0 if they depend on none.
 
-        Texts from elsewhere count as those of one training.
+        Texts from elsewhere count as the result of one training.
         """
         if entry in self.texts:
             return 1
         return len(self.seeds) if self.is_seeded(entry) else 0
 
     def training_of(self, entry: str, seed: int, adapter: str) -> TrainAdapterConfig:
-        """Return the `xrec train-adapter` run of an entry that writes to the URI `adapter`."""
+        """Return the config that trains the adapter of an entry and writes it to `adapter`."""
         changes = {**_MODEL_CHANGES.get(entry, {}), "vectors_seed": seed}
         own = {
             "artifacts": {**self.artifacts, "adapter": adapter},
@@ -199,7 +199,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         return TrainAdapterConfig.model_validate(self._shared_with(TrainAdapterConfig) | own)
 
     def backfill_of(self, seed: int, pairs: str, explanations: str, adapter: str) -> BackfillConfig:
-        """Return the `xrec backfill` of the table `pairs`; no share of failures stops it."""
+        """Return the config of a backfill of the table `pairs` that no share of failures stops."""
         own = {
             "pairs": TablePairs(kind="table", uri=pairs),
             "artifacts": {**self.artifacts, "explanations": explanations, "adapter": adapter},

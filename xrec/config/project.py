@@ -1,9 +1,10 @@
 """A project file: one YAML file that describes all jobs of a project.
 
-Keys that jobs share (`workspace`, `llm`, `prompt`, ...) are at the top level, and those of one job
-in a section of its name. A job's config is the shared keys that it has, overlaid with its section,
-and then with the overrides of the command line. `compare` trains variants of `train-adapter`, so
-its section is laid over that of `train-adapter`. Running one job validates the whole file.
+Keys that jobs share (`workspace`, `llm`, `prompt`, ...) are at the top level, and the keys of one
+job are in a section named after it. A job's config consists of the shared keys that it uses,
+overlaid with its section, and then with the overrides from the command line. `compare` trains
+variants of `train-adapter`, so its section overlays that one. Running a job validates the whole
+file.
 """
 
 import functools
@@ -26,7 +27,7 @@ _TOP = (*SHARED, *CONFIG_TYPES)
 class Project:
     """The values of a project file, with the overrides that name a place in the file.
 
-    context: of the validation of the jobs that are run, for example `SHARED_DISKS`.
+    `context` is the validation context of the jobs that are run, for example `SHARED_DISKS`.
     """
 
     source: str
@@ -43,8 +44,8 @@ class Project:
     ) -> dict[str, JobConfig]:
         """Return the configs of `jobs`, each with `overrides` of its own keys.
 
-        Raises ConfigError with every mistake in the whole file. A missing required key is a
-        mistake in the configs of `jobs` only.
+        Raises ConfigError with every mistake in the whole file. A missing required key counts as
+        a mistake only in the configs of `jobs`.
         """
         mistakes = _misplaced(self.values)
         configs = {}
@@ -73,7 +74,7 @@ def read_project(
 ) -> Project:
     """Return the project in the file at `path`, with overrides of shared keys and of JOB.KEY.
 
-    Raises ConfigError if the file cannot be read or an override names no such key.
+    Raises ConfigError if the file cannot be read or an override starts with an unknown key.
     """
     overrides = parse_overrides(arguments)
     for override in overrides:
@@ -109,7 +110,7 @@ def load_config(
 
 
 def storage_of(arguments: Sequence[str]) -> StorageConfig:
-    """Return the storage section of `storage.key=value` arguments, or its defaults without any.
+    """Return the storage section that `storage.key=value` arguments give, and defaults otherwise.
 
     Raises ConfigError for any other argument, and for an invalid value.
     """
@@ -125,12 +126,12 @@ def storage_of(arguments: Sequence[str]) -> StorageConfig:
 
 
 def applied(overrides: Sequence[Override], values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `values` with the overrides. Raises ConfigError if a parent is no section."""
+    """Return `values` with the overrides. Raises ConfigError if a parent is not a section."""
     return functools.reduce(lambda changed, each: each.applied_to(changed), overrides, values)
 
 
 def _layers(job: str, file: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return what a job sees of the file, by the prefix of its place, the lowest layer first."""
+    """Return the parts of the file that a job uses, by their key prefix, lowest layer first."""
     fields = CONFIG_TYPES[job].model_fields
     shared = {key: file[key] for key in SHARED if key in fields and file.get(key) is not None}
     layers: dict[str, Mapping[str, Any]] = {"": shared}
@@ -158,7 +159,7 @@ def _place(
 
 
 def _misplaced(values: Mapping[str, Any]) -> dict[str, Mistake]:
-    """Return the mistakes at the top level, by the line that describes each."""
+    """Return the mistakes at the top level of the file, by the lines that describe them."""
     unknown = [Mistake((str(key),), known=_TOP) for key in values if key not in _TOP]
     mistakes = {f"{mistake.name}: {describe(mistake)}": mistake for mistake in unknown}
     for job in CONFIG_TYPES:

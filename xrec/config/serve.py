@@ -1,4 +1,4 @@
-"""`xrec serve`: what the endpoint answers from, how much load it takes, and who may ask."""
+"""`xrec serve`: what the endpoint answers from, how much load it takes, and who may use it."""
 
 import ipaddress
 from collections.abc import Sized
@@ -18,17 +18,17 @@ class HTTPConfig(Config):
     """Where the endpoint listens, and how long a request may take."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; any but loopback needs security.keys."""
+    """Address to listen on; any address other than loopback requires security.keys."""
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen on."""
     deadline_seconds: float = Field(30.0, ge=1)
-    """Seconds after which a request without an answer gets 504."""
+    """Seconds after which an unanswered request gets 504."""
     tls: Uri | None = None
     """PEM file with the certificate chain and its private key. If null, plain HTTP."""
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether the name or address of a host is reachable from this machine only."""
+    """Return whether a host name or address is reachable only from this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -36,30 +36,30 @@ def is_loopback(host: str) -> bool:
 
 
 class KeyConfig(Config):
-    """A key that may ask; `printf %s KEY | sha256sum` prints its hash."""
+    """A client's key; `printf %s KEY | sha256sum` prints its hash."""
 
     name: str = Field(min_length=1, max_length=64)
-    """Whose key it is, for logs."""
+    """Name of the key's owner, for logs."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """SHA-256 of the key as 64 lowercase hex digits; never the key itself."""
     scopes: tuple[Scope, ...] = ("explain",)
-    """What it may ask for. explain: explanations, recommendations, items. evidence: also the
+    """What it gives access to. explain: explanations, recommendations, items. evidence: also the
     evidence of a text, with the user's profile. users: also lists of user IDs."""
     pairs_per_minute: int = Field(600, ge=1)
-    """Rate limit of this key in pairs; any other request counts as one. Above it, requests get 429.
-    """
+    """Rate limit of this key in pairs; any other request counts as one pair. Requests above it
+    get 429."""
 
 
 def share_of_key(num_places: int, keys: Sized) -> int:
-    """Return how many places one key may take: all if it is the only one, else a quarter."""
+    """Return how many places one key may take: all if it is the only key, else a quarter."""
     return num_places if len(keys) <= 1 else max(1, num_places // 4)
 
 
 class SecurityConfig(Config):
-    """Who may ask."""
+    """Who may use the endpoint."""
 
     keys: tuple[KeyConfig, ...] = ()
-    """Sent as Authorization: Bearer KEY. Without keys, only this machine may ask."""
+    """Keys, sent as Authorization: Bearer KEY. Without any, only this machine has access."""
 
     @field_validator("keys")
     @classmethod
@@ -74,7 +74,7 @@ class SecurityConfig(Config):
 class ServeConfig(RayJobConfig, ExplanationsJobConfig):
     """`xrec serve`: explanations and the model that writes more of them in, an endpoint out."""
 
-    # Requests come one by one, and small batches finish soon.
+    # Requests arrive one by one, and small batches finish sooner.
     engine: EngineConfig = EngineConfig(max_rows=32, kv_cache_gib=1.0)
     http: HTTPConfig = HTTPConfig()
     security: SecurityConfig = SecurityConfig()

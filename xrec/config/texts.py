@@ -1,4 +1,4 @@
-"""What a text is written from and what it must be: prompt, decoding, checks, plain sentences."""
+"""How texts are written and checked: prompt, decoding, checks, and plain sentences."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,32 +20,32 @@ _PROMPT_PARTS: Mapping[str, Sequence[str]] = {
     "aspects_part": ("aspects",),
     "opinion": ("opinion",),
 }
-"""The placeholders that each part of a prompt may hold."""
+"""The placeholders that each part of a prompt may contain."""
 
 
 class PromptConfig(Config):
-    """The prompt, with the part that most prompts share first.
+    """The prompt, which starts with the part that most prompts share.
 
-    It is instruction, user, item, aspects_part, and collaborative. `{user}` and `{item}` are the
-    collaborative tokens; each appears once, in the part of its texts or in `collaborative`. What
-    comes before them is computed once in training, so `collaborative: "{user}{item}"` is fastest.
+    It consists of instruction, user, item, aspects_part, and collaborative. `{user}` and `{item}`
+    are the collaborative tokens; each appears once, in `user`, `item`, or `collaborative`. Training
+    computes what precedes them only once, so `collaborative: "{user}{item}"` is fastest.
     """
 
     instruction: str = "Explain in one sentence why this user would enjoy this item."
-    """What the model is asked, the same for all pairs."""
+    """What the model is asked to do, the same for all pairs."""
     language: str | None = Field(None, min_length=1)
-    """Language of explanations, a name or an ISO 639-1 code. It ends the instruction, and a text
-    that is clearly in another language is refused. If null, any language."""
+    """Language of the explanations: a name or an ISO 639-1 code. The instruction ends with it, and
+    a text that is clearly in another language is refused. If null, any language is allowed."""
     user: str = "User: {user} {user_profile}"
     """The user's part."""
     item: str = "Item: {item} {item_title}. {item_profile}"
     """The item's part."""
     aspects: int = Field(0, ge=0)
-    """Number of the item's aspects that are chosen for the user and shown."""
+    """Number of the item's aspects to choose for the user and show."""
     aspects_part: str = "Reasons: {aspects}"
     """What follows the item's part if aspects were chosen; {aspects} lists them."""
     aspect: str = "{aspect} in {item_reviews} of {num_item_reviews} reviews"
-    """An entry of that list; it may also hold {user_reviews} and {num_user_reviews}."""
+    """An entry of that list; it may also contain {user_reviews} and {num_user_reviews}."""
     opinion: str = ' ("{opinion}")'
     """What follows {aspect} if a review praises it; {opinion} is quoted from the review."""
     collaborative: str = ""
@@ -53,7 +53,7 @@ class PromptConfig(Config):
     max_prompt_tokens: int = Field(512, ge=8)
     """Maximum length in tokens; longer prompts are refused, never cut."""
     title_placeholder: str = "[title]"
-    """What the model writes in place of the item's title: a word between two marks."""
+    """What the model writes in place of the item's title: a word between two punctuation marks."""
     untitled: str = Field("this item", min_length=1)
     """What an item without a title is called."""
 
@@ -62,7 +62,7 @@ class PromptConfig(Config):
     def _placeholder_is_a_word_between_marks(cls, placeholder: str) -> str:
         if not _TITLE_PLACEHOLDER.fullmatch(placeholder):
             raise ValueError(
-                f"expected a word between two marks, as [title] or <item>, saw {placeholder!r}"
+                f"expected a word between two marks, like [title] or <item>, saw {placeholder!r}"
             )
         return placeholder
 
@@ -80,7 +80,7 @@ class PromptConfig(Config):
 
 
 def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
-    """Return the literal texts of `text`, each with the placeholder that follows it.
+    """Return the literal parts of `text`, each with the placeholder that follows it.
 
     "User: {user}." gives [("User: ", "user"), (".", None)].
     """
@@ -96,7 +96,7 @@ def _check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
     for name in placeholder_names(text):
         if name not in allowed:
             raise ValueError(
-                f"part {part!r} holds {{{name}}}; allowed there: {', '.join(allowed) or 'none'}"
+                f"part {part!r} contains {{{name}}}; allowed there: {', '.join(allowed) or 'none'}"
             )
 
 
@@ -105,7 +105,7 @@ def _check_once(names: Iterable[str], parts: Mapping[str, str]) -> None:
         places = [part for part, text in parts.items() for _ in range(_count(name, text))]
         if len(places) != 1:
             raise ValueError(
-                f"the prompt must hold {{{name}}} exactly once, saw it in "
+                f"the prompt must contain {{{name}}} exactly once, saw it in "
                 f"{', '.join(places) or 'no part'}; put it into one of {', '.join(parts)}"
             )
 
@@ -138,26 +138,27 @@ class ChecksConfig(Config):
     unsupported: bool = False
     """Whether to refuse a text with a word that neither the prompt nor the item's training reviews
     support. In English this covers all words except function words, praise, and the like; in other
-    languages, aspects of the vocabulary and numbers."""
+    languages, only numbers and aspects of the vocabulary."""
     min_chosen: int = Field(0, ge=0)
-    """Number of the pair's chosen aspects that a text must name, or all if fewer were chosen."""
+    """Minimum number of the pair's chosen aspects that a text must name; all if fewer are chosen.
+    """
     named_twice: bool = False
     """Whether to refuse a text with a sentence that names an aspect twice, or an aspect that the
     title names ('the Light suits you for the light')."""
     not_positive: bool = False
-    """Whether to refuse an English text whose sentiment is negative, or that blames or denies a
-    chosen aspect."""
+    """Whether to refuse an English text whose sentiment is negative, or that criticizes or
+    denies a chosen aspect."""
     unsafe_words: Uri | None = None
-    """URI of a text file with one word or phrase per line; a text that has one outside the item's
-    title is refused. If null, there is no list."""
+    """URI of a text file with one word or phrase per line; a text that contains one outside the
+    item's title is refused. If null, there is no such check."""
     entailment: Uri | None = None
-    """Local folder of a natural language inference model, the same on all machines; a text with a
-    sentence that it does not find entailed by the profiles and the evidence is refused as
-    unsupported. If null, there is no model."""
+    """Local folder of a natural language inference model, the same on all machines; a text is
+    refused as unsupported if the model finds that the profiles and the evidence do not entail one
+    of its sentences. If null, there is no such check."""
 
     @property
     def are_on(self) -> bool:
-        """Whether anything is checked."""
+        """Whether any check is on."""
         return self != ChecksConfig()
 
 
@@ -176,10 +177,10 @@ PLAIN: PlainTemplates = {
 }
 """The templates of a plain sentence (`decoding.text.plain`).
 
-It is `first`, or `first` and `second` if two aspects have evidence, and `end`. `user` follows an
-aspect that the user's reviews mention, or `user_of_one` if the user wrote a single review.
-{of_title} is filled for an item with a title where no text precedes, {opinion} where reviews have
-words of their own; {reviews} and {mention} are singular|plural.
+A sentence is `first`, then `second` if two aspects have evidence, then `end`. An aspect that the
+user's reviews mention is followed by `user`, or by `user_of_one` if the user wrote a single review.
+{of_title} is empty if the item has no title or a text precedes the sentence, and {opinion} if there
+is no opinion to quote; {reviews} and {mention} are singular|plural.
 """
 _VALUES = (*_EVIDENCE, "title", "of_title", "opinion", "reviews", "mention")
 _PLAIN_PARTS: Mapping[str, Sequence[str]] = {
@@ -191,35 +192,35 @@ _PLAIN_PARTS: Mapping[str, Sequence[str]] = {
 
 
 class TextConfig(Config):
-    """What a generated text must be; a text that breaks a rule is a failed row.
+    """The rules for generated texts; a text that breaks one is a failed row.
 
     Some rules are always on: a text must not name another item of the catalog
-    (`names_another_item`), hold part of the title's placeholder (`broken_placeholder`), personal
-    data, a link, or a call to buy (`solicits`), or be in another language than the prompt asks for
-    (`other_language`).
+    (`names_another_item`), contain part of the title's placeholder (`broken_placeholder`), personal
+    data, a link, or a call to buy (`solicits`), or be in a different language than the prompt asks
+    for (`other_language`).
     """
 
     max_words: int | None = Field(50, ge=1)
     """Maximum length in words (in Chinese and Japanese, characters); a longer text is cut after a
     whole sentence. If null, no limit."""
     refuses_repetition: bool = True
-    """Whether to refuse a text that repeats itself, or 24 tokens of the prompt."""
+    """Whether to refuse a text that repeats itself, or repeats 24 tokens of the prompt."""
     checks: ChecksConfig = ChecksConfig()
     retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = "auto"
     """Temperature at which a refused text is drawn again, up to four times. A text with unsupported
     words is first drawn again without these words. auto is 0.4 if any of `checks` is on, else null:
     no retry."""
     fallback: Literal["none", "plain", "abstain"] = "plain"
-    """What replaces a text that cannot be used. plain: a sentence from the evidence of its aspects,
-    or abstained if there is none. abstain: the row fails as abstained. none: it fails with the
-    reason of its text."""
+    """What replaces a text that cannot be used. plain: a sentence made from the evidence of the
+    aspects, or abstain if there is none. abstain: the row fails as abstained. none: the row fails
+    with the reason why the text was refused."""
     min_evidence: int = Field(2, ge=1)
-    """Minimum number of the item's reviews that mention an aspect of a plain sentence."""
+    """Minimum number of the item's reviews that must mention an aspect of a plain sentence."""
     plain: PlainTemplates = PLAIN
     """Templates of plain sentences by name, in any language (docs/generation.md); those that are
     not given keep their defaults."""
     is_backed: bool = False
-    """Whether the plain sentence follows each text, if max_words allows both."""
+    """Whether to append the plain sentence to each text, if max_words allows both."""
 
     @field_validator("plain", mode="before")
     @classmethod
@@ -235,14 +236,14 @@ class TextConfig(Config):
 
 
 class DecodingConfig(Config):
-    """How text is drawn from the model."""
+    """How text is sampled from the model."""
 
     max_new_tokens: int = Field(80, ge=1)
     """Maximum length of an explanation in tokens, including its end token."""
     temperature: float = Field(0.0, ge=0)
     """Sampling temperature; 0 always takes the most likely token."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Share of the probability that sampling draws from; 1 allows all tokens."""
+    """Cumulative probability of the tokens that sampling draws from; 1 allows all tokens."""
     seed: int = Field(0, ge=0)
     """Sampling seed."""
     text: TextConfig = TextConfig()

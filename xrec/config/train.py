@@ -18,9 +18,9 @@ class SpectralConfig(Config):
     """
 
     singular_value_power: float = Field(1.0, ge=0)
-    """The power p: the start's scores are U S^p V^T."""
+    """The power p: the initial scores are U S^p V^T."""
     blend_weight: float = Field(0.15, ge=0)
-    """Weight of the start's scores in the final vectors; that of the trained scores is 1."""
+    """Weight of the initial scores in the final vectors; the trained scores have weight 1."""
 
 
 class GraphModelConfig(Config):
@@ -31,7 +31,7 @@ class GraphModelConfig(Config):
     num_layers: int = Field(2, ge=0)
     """Number of propagation layers. 0 is plain matrix factorization."""
     aspects: bool = False
-    """Whether the dataset's aspects are nodes beside users and items (xrec/graph/aspects.py)."""
+    """Whether the dataset's aspects are nodes, like users and items (xrec/graph/aspects.py)."""
     initialization: Literal["random", "spectral"] = "spectral"
     """What the layer-0 embeddings start from."""
     spectral: SpectralConfig = SpectralConfig()
@@ -68,8 +68,8 @@ class GraphTrainingConfig(Config):
     )
     """The loss."""
     num_epochs: int = Field(20, ge=0)
-    """Maximum number of passes over the training interactions; 0 keeps the start as it is, which
-    needs `start_from`."""
+    """Maximum number of passes over the training interactions; 0 keeps the initial vectors, and
+    requires `start_from`."""
     steps_per_epoch: int = Field(64, ge=1)
     """Number of optimizer steps per epoch; each propagates the whole graph once."""
     micro_batch_size: int = Field(1024, ge=1)
@@ -83,8 +83,8 @@ class GraphTrainingConfig(Config):
     epochs_per_evaluation: int = Field(1, ge=1)
     """Number of epochs between evaluations."""
     validation_users: int = Field(10_000, ge=1)
-    """Maximum number of users that an evaluation ranks, drawn by `seed`; the artifact's own figures
-    are of ten times as many."""
+    """Maximum number of users in an evaluation, drawn by `seed`; the artifact's final figures use
+    up to ten times as many."""
     epochs_per_checkpoint: int = Field(1, ge=1)
     """Number of epochs between checkpoints, from which an interrupted run resumes."""
     seed: int = Field(0, ge=0)
@@ -97,13 +97,13 @@ class PretrainGraphConfig(TrainingJobConfig):
     model: GraphModelConfig = GraphModelConfig()
     training: GraphTrainingConfig = GraphTrainingConfig()
     start_from: Uri | None = None
-    """URI of an earlier graph, of a dataset that this one extends: its users and items start where
-    they were, and the result is rotated onto its vectors, so that its adapter stays valid. If null,
-    all start as `model.initialization` says."""
+    """URI of an earlier graph, of a dataset that this one extends. Its users and items start from
+    its vectors, and the result is rotated onto them, so that its adapter stays valid. If null, all
+    vectors start as `model.initialization` says."""
     folds: int = Field(4, ge=0)
-    """Number of additional graphs, each trained without another part of the explained training
-    pairs, so that the adapter learns from vectors that have not seen the pair they explain. 0 saves
-    their time, and the adapter's vectors know their pairs."""
+    """Number of additional graphs, each trained with a different part of the explained training
+    pairs held out, so that the adapter learns from vectors that have not seen the pair they
+    explain. 0 saves the time, but then the adapter learns from vectors that have seen theirs."""
     parallelism: Literal["replicated", "partitioned"] = "replicated"
     """replicated: each worker propagates the whole graph; partitioned: each has a block of rows."""
 
@@ -112,7 +112,7 @@ class PretrainGraphConfig(TrainingJobConfig):
         if self.training.num_epochs == 0 and (self.start_from is None or self.folds):
             raise ValueError(
                 f"training.num_epochs is 0, start_from {self.start_from} and folds {self.folds}: "
-                "expected an earlier graph and folds: 0, or at least one epoch"
+                "expected at least one epoch, or an earlier graph in start_from and folds: 0"
             )
         if self.folds == 1:
             raise ValueError(
@@ -145,18 +145,19 @@ class AdapterModelConfig(Config):
     gating_noise: bool = True
     """Whether the gates get noise in training."""
     injection: Injection = "projected"
-    """How the adapted vector enters q, k, and v of each layer. With none, only the prompt holds it.
+    """How the adapted vector enters q, k, and v of each layer. With none, it is only in the prompt.
     """
     vectors: Vectors = "graph"
     """Input of the adapters: the graph's vectors or, for ablations, a random vector per user and
     item, or the same constant for all."""
     axis_power: float | None = Field(None, ge=0)
-    """The input is rotated to the principal axes of the table of vectors, and each axis gets the
-    table's standard deviation to this power: 0 whitens, 1 changes nothing, and from 2 on weak axes
-    fade. If null, there is no rotation, and each dimension gets variance 1."""
+    """Power of the input's scaling. The input is rotated to the principal axes of the table of
+    vectors, and each axis is scaled to its standard deviation to this power: 0 whitens, 1 keeps the
+    scale, and 2 or more makes weak axes fade. If null, there is no rotation, and each dimension is
+    scaled to variance 1."""
     own_share: float = Field(1.0, gt=0, le=1)
-    """Share of the first output's variance that differs among users, or among items; the rest is
-    common to all, like a soft prompt."""
+    """Share of the initial output's variance that differs between users (or items); the rest is the
+    same for all, like a soft prompt."""
     vectors_seed: int = Field(0, ge=0)
     """Seed of the random vectors."""
 
@@ -168,22 +169,23 @@ class AdapterTrainingConfig(Config):
     """
 
     leave_out: Literal["own", "nothing"] = "own"
-    """What is left out of the prompts of training. own: the pair's own review and interaction;
-    profiles, aspects, evidence, and vectors are made without them where the dataset and the graph
-    (pretrain-graph.folds) have such versions. nothing: all is shown, as in XRec."""
+    """What training prompts leave out. own: the pair's own review and interaction; profiles,
+    aspects, evidence, and vectors are made without them if the dataset and the graph
+    (pretrain-graph.folds) have such versions. nothing: everything is shown, as in XRec."""
     num_epochs: int = Field(4, ge=1)
     """Maximum number of passes over the training pairs."""
     max_steps: int | None = Field(None, ge=1)
-    """Maximum number of optimizer steps. If null, the epochs decide."""
+    """Maximum number of optimizer steps. If null, only num_epochs limits training."""
     global_batch_size: int = Field(32, ge=1)
     """Number of pairs per optimizer step, over all workers."""
     micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
     """Number of pairs per forward pass of a worker. auto is the largest power of two that divides a
-    worker's part of the global batch and fits its GPU, by trial steps; on a CPU at most 8, and at
-    ZeRO stage 3 one. A resumed run keeps it, because it decides which pairs share a step."""
+    worker's part of the global batch and fits its GPU, found by trial steps; it is at most 8 on a
+    CPU, and 1 at ZeRO stage 3. A resumed run keeps it, because it decides which pairs share a step.
+    """
     prefix_cache_gib: float = Field(1.0, ge=0)
-    """GiB on each worker's device for the keys and values of what precedes a prompt's collaborative
-    tokens, kept across epochs."""
+    """GiB on each worker's device for the keys and values of the tokens before a prompt's
+    collaborative tokens, kept across epochs."""
     learning_rate: float = Field(1e-3, gt=0)
     """Learning rate at the end of the warm-up."""
     warmup_share: float = Field(0.05, ge=0, lt=1)
@@ -191,18 +193,19 @@ class AdapterTrainingConfig(Config):
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay of AdamW."""
     max_pairs: int | None = Field(None, ge=1)
-    """Number of training pairs, drawn by a hash of their IDs, whatever the seed. If null, all."""
+    """Maximum number of training pairs, chosen by a hash of their IDs that is independent of the
+    seed. If null, all."""
     max_explanation_tokens: int = Field(128, ge=1)
     """Maximum length of a training explanation in tokens; longer ones are left out and counted."""
     max_validation_pairs: int | None = Field(None, ge=1)
-    """Number of validation pairs after each epoch. If null, all."""
+    """Maximum number of validation pairs scored after each epoch. If null, all."""
     patience: int = Field(2, ge=1)
     """Number of validations without a better loss after which training stops."""
     steps_per_checkpoint: int | None = Field(None, ge=1)
-    """Number of optimizer steps between checkpoints within an epoch. If null, only the end of each
-    epoch has one."""
+    """Number of optimizer steps between checkpoints within an epoch. If null, the only checkpoints
+    are those at the end of each epoch."""
     gradient_checkpointing: bool = False
-    """Whether activations are computed again for the gradients: less memory, more time."""
+    """Whether to recompute activations in the backward pass, which saves memory but takes time."""
     seed: int = Field(0, ge=0)
     """Seed of the initialization, the order, and the gating noise."""
 
@@ -220,31 +223,31 @@ class AdapterTrainingJobConfig(TrainingJobConfig):
     model: AdapterModelConfig = AdapterModelConfig()
     training: AdapterTrainingConfig = AdapterTrainingConfig()
     deepspeed: Mapping[str, Any] = {}
-    """DeepSpeed's own settings, laid over ours, for example {gradient_clipping: 0.5,
-    zero_optimization: {stage: 3, offload_param: {device: cpu}}}. Stage 1 keeps the frozen model
-    whole on each worker, and 3 shards it; without a stage it is 1 where the model fills at most
-    three quarters of each worker's memory, else 3. Gradients are clipped to a norm of 1."""
+    """DeepSpeed's own settings, which override ours, for example {gradient_clipping: 0.5,
+    zero_optimization: {stage: 3, offload_param: {device: cpu}}}. Stage 1 keeps the whole frozen
+    model on each worker, and 3 shards it; the default is 1 if the model fills at most three
+    quarters of each worker's memory, else 3. By default gradients are clipped to a norm of 1."""
 
     @property
     def zero(self) -> Mapping[str, Any]:
-        """DeepSpeed's settings of ZeRO that were given."""
+        """The ZeRO settings in `deepspeed`."""
         zero: Mapping[str, Any] = self.deepspeed.get("zero_optimization", {})
         return zero
 
     @property
     def zero_stage(self) -> int | None:
-        """The ZeRO stage, or None if the workers' memory decides; what is offloaded needs 3."""
+        """The ZeRO stage, or None if the workers' memory decides; offloading implies 3."""
         stage: int | None = self.zero.get("stage")
         return 3 if stage is None and self.is_offloaded else stage
 
     @property
     def is_offloaded(self) -> bool:
-        """Whether shards wait in the node's memory for their use."""
+        """Whether shards are kept in the node's memory until they are used."""
         return any(name.startswith("offload_") for name in self.zero)
 
     @property
     def hpz_size(self) -> int:
-        """The number of workers of a node that share another copy of the weights; 1 is no copy."""
+        """The number of workers on a node that share a second copy of the weights; 1 for none."""
         return int(self.zero.get("zero_hpz_partition_size", 1))
 
     def with_zero_stage(self, stage: int) -> Self:
@@ -279,7 +282,7 @@ class TrainAdapterConfig(AdapterTrainingJobConfig):
 
     llm: LLMConfig
     license: str = "unknown"
-    """License of the adapter's weights for its model card, by the hub's name for it, for example
+    """License of the adapter's weights for its model card, as the hub names it, for example
     apache-2.0."""
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """Plain values from YAML files, and from `section.key=value` on the command line.
 
-Any value may be a secret. So an error names the line and the column, or the key if it looks like
+Any value may be a secret, so an error gives the line and the column, or the key if it looks like
 one, and never shows the text itself.
 """
 
@@ -19,7 +19,7 @@ _WORD = re.compile(r"[\w-]+")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a duplicate key in a mapping; YAML would silently take the last one."""
+    """A loader that refuses duplicate keys in a mapping; PyYAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -86,7 +86,7 @@ def _where_and_why(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Override:
-    """One argument: the path of a key, and its new value."""
+    """An override argument: the path of a key, and its new value."""
 
     keys: tuple[str, ...]
     value: Any
@@ -97,14 +97,14 @@ class Override:
         return ".".join(self.keys)
 
     def applied_to(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `values` with the key replaced. Raises ConfigError if a parent is no section."""
+        """Return `values` with the key replaced. Raises ConfigError if a parent is a value."""
         changed = dict(values)
         section = changed
         for key in self.keys[:-1]:
             below = section.get(key)
             if not isinstance(below, Mapping | None):
                 raise ConfigError(
-                    f"override {self.dotted!r}: {key!r} holds a value and is not a section",
+                    f"override {self.dotted!r}: {key!r} is a value, not a section",
                     code="not_a_section",
                     key=self.dotted,
                 )

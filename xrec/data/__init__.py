@@ -1,4 +1,4 @@
-"""The dataset artifact: how it is made from a source, and how the later stages read it."""
+"""The dataset artifact: making it from a source, and reading it in the later stages."""
 
 from xrec.data.dataset import Dataset, check_has_explanations, read_dataset, write_dataset
 from xrec.data.prepare import dataset_settings, prepare_dataset

@@ -1,7 +1,7 @@
 """The tables of aspects: the vocabulary, with counts of training reviews, and each pair's aspects.
 
-Nothing of a held-out pair is counted; its aspects are references only. A dataset without reviews
-may have the aspects that its profiles name (`profile_aspect_tables`).
+Held-out pairs are never counted; their aspects serve only as references. If a dataset has no
+reviews, its aspects can come from its profiles (`profile_aspect_tables`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,8 @@ from xrec.errors import DataError
 def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
     """Return the tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
 
-    named: user_index, item_index, split, aspect, opinion, sentiment; each aspect of a pair once,
-        and each aspect in a training pair at least.
+    named: user_index, item_index, split, aspect, opinion, sentiment; each aspect appears at most
+        once per pair, and in at least one training pair.
     """
     training = named.filter(pc.equal(named["split"], "train"))
     order = [("num_reviews", "descending"), ("aspect", "ascending")]
@@ -39,17 +39,17 @@ def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
 
 
 def low_rated_aspects(named: pa.Table, aspects: pa.Table) -> pa.Table:
-    """Return what low-rated reviews say of their items, schema LOW_RATED_ASPECTS.
+    """Return what low-rated reviews say about their items (schema LOW_RATED_ASPECTS).
 
-    named: item_index, aspect, sentiment. aspects: with the indices of the vocabulary.
+    named: item_index, aspect, sentiment. aspects: the vocabulary, with its indices.
     """
     return aspect_counts(_indexed(named, aspects).drop_null(), "item")
 
 
 def aspect_counts(named: pa.Table, side: str) -> pa.Table:
-    """Return in how many rows of each user, or item, each aspect is: USER_ASPECTS or ITEM_ASPECTS.
+    """Return how many rows each user or item has per aspect (USER_ASPECTS or ITEM_ASPECTS).
 
-    named: the index of the user or item, aspect_index, and sentiment. side: user or item.
+    named: user_index or item_index, aspect_index, and sentiment. side: "user" or "item".
     """
     keys = [f"{side}_index", "aspect_index"]
     counts = _counted(named, keys).sort_by([(key, "ascending") for key in keys])
@@ -57,7 +57,7 @@ def aspect_counts(named: pa.Table, side: str) -> pa.Table:
 
 
 def _counted(rows: pa.Table, keys: list[str]) -> pa.Table:
-    """Return the number of rows by `keys`, and of the positive and negative ones."""
+    """Return the number of rows, positive rows, and negative rows, grouped by `keys`."""
     numbers = {
         "num_reviews": pa.array(np.ones(rows.num_rows, dtype=np.int32)),
         "num_positive": pc.equal(rows["sentiment"], "positive").cast(pa.int32()),
@@ -69,7 +69,7 @@ def _counted(rows: pa.Table, keys: list[str]) -> pa.Table:
 
 
 def _indexed(named: pa.Table, aspects: pa.Table) -> pa.Table:
-    """Return the rows with the place of their aspect in the vocabulary, null if it is not there."""
+    """Return the rows with the index of their aspect in the vocabulary, null if it is missing."""
     places = pc.index_in(named["aspect"], value_set=aspects["aspect"].combine_chunks())
     return named.append_column("aspect_index", places)
 
@@ -80,7 +80,7 @@ def _in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 @dataclass(frozen=True)
 class NamedAspects:
-    """The vocabulary, and what each profile and each explanation names of it, as its numbers."""
+    """The vocabulary, and the indices of the aspects in each profile and each explanation."""
 
     aspects: Sequence[str]
     of_profiles: Sequence[Sequence[int]]
@@ -88,12 +88,12 @@ class NamedAspects:
 
 
 RULES_VERSION = 5
-"""Of the rules by which aspects are found in profiles; with other rules it is another dataset."""
+"""Version of the rules that find aspects in profiles; new rules make a different dataset."""
 
 AspectFinder = Callable[[Sequence[str], Sequence[str]], NamedAspects]
-"""Finds aspects in the items' profiles, and those that explanations name.
+"""Finds the aspects in the items' profiles, and in the explanations.
 
-The vocabulary is that of the profiles. Raises DataError if they have none.
+The vocabulary comes from the profiles. Raises DataError if they have no aspects.
 """
 
 
@@ -102,9 +102,9 @@ def profile_aspect_tables(
 ) -> dict[str, pa.Table]:
     """Return the tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
 
-    An item's aspects are those that its profile names, counted once. A user's are counted over the
-    items of their training interactions: in how many of those profiles each aspect is. An aspect
-    that is only in longer ones has the count 0.
+    An item has the aspects that its profile names, each counted once. For a user, the count of an
+    aspect is the number of items in their training interactions whose profiles name it. An aspect
+    that occurs only inside longer ones has a count of 0.
 
     tables: items, interactions and explanations, in their schemas. Raises DataError if the profiles
     have no aspects.
@@ -128,9 +128,9 @@ def profile_aspect_tables(
 
 
 def visited_aspects(interactions: pa.Table, menus: pa.Table) -> pa.Table:
-    """Return in how many items of each user's training interactions each aspect is (USER_ASPECTS).
+    """Return how many items of each user's training interactions have each aspect (USER_ASPECTS).
 
-    menus: item_index and aspect_index, a row for each aspect that the item's profile names.
+    menus: item_index and aspect_index, one row for each aspect that an item's profile names.
     """
     visits = interactions.filter(pc.equal(interactions["split"], "train"))
     menus = menus.select(["item_index", "aspect_index"])
@@ -140,13 +140,13 @@ def visited_aspects(interactions: pa.Table, menus: pa.Table) -> pa.Table:
 
 
 def check_aspects(indices: NDArray[np.int64], num_aspects: int, table: str) -> None:
-    """Raise DataError if an aspect_index of the dataset's `table` is not one of its aspects."""
+    """Raise DataError if the dataset's `table` has an aspect_index that is out of range."""
     wrong = (indices < 0) | (indices >= num_aspects)
     if wrong.any():
         raise DataError(
-            f"{table}: {int(wrong.sum())} rows have an aspect_index out of range, the first is "
+            f"{table}: {int(wrong.sum())} rows have an aspect_index out of range, starting with "
             f"{int(indices[wrong][0])}; expected 0 to {num_aspects - 1}, the rows of the table "
-            "aspects: prepare the dataset again",
+            "aspects; prepare the dataset again",
             code="index_out_of_range",
             key=f"{table}.aspect_index",
             saw=int(indices[wrong][0]),
@@ -154,7 +154,7 @@ def check_aspects(indices: NDArray[np.int64], num_aspects: int, table: str) -> N
 
 
 def _rows(named: Sequence[Sequence[int]], row: str) -> pa.Table:
-    """Return a row for each that is named, in order and once; what a profile names is praise."""
+    """Return one row per distinct aspect of each text, in order, with a positive sentiment."""
     pairs = [(number, each) for number, all_ in enumerate(named) for each in dict.fromkeys(all_)]
     numbers, indices = zip(*pairs, strict=True) if pairs else ((), ())
     return pa.table(

@@ -1,13 +1,13 @@
-"""From the rows of a source to the tables of the dataset.
+"""Turns the rows of a source into the tables of the dataset.
 
-Ids become indices, in the order of the ids, and each pair gets a split. Nothing depends on the
-order or the number of files: of the rows of one id, or of one pair, the one that counts is chosen
-by what it says. Where the dataset extends an earlier one, ids that this has keep their index, and
-new ones come after, in their order. The index of an id that is gone stays a hole for ever.
+IDs become indices, in the order of the IDs, and each pair gets a split. The result does not depend
+on the order or number of files: if several rows have the same ID or pair, their content decides
+which one is kept. If the dataset extends an earlier one, the earlier IDs keep their index, and new
+IDs follow in order. The index of an ID that is gone is never reused and stays a hole.
 
-A pair whose explanation is held out must not be an edge that the graph is trained on, since the
-graph vectors would know the answer. In the public release about 80 % of the test pairs are training
-edges; here they are removed.
+A pair whose explanation is held out must not be a training edge of the graph, because the graph
+vectors would then contain the answer. In the public release about 80% of the test pairs are
+training edges; here they are removed.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _INDEXED = """
     SELECT users.rowid::INT AS user_index, items.rowid::INT AS item_index,
         rows.* EXCLUDE (user_id, item_id)
     FROM raw.{table} AS rows {how} users USING (user_id) {how} items USING (item_id)"""
-"""The rows of a raw table by index."""
+"""The rows of a raw table, with indices in place of IDs."""
 _EXPLANATIONS = """
     CREATE TABLE explanations AS
     SELECT user_index, item_index, explanation, split FROM ranked WHERE reason IS NULL
@@ -39,23 +39,23 @@ _INTERACTIONS = """
     WHERE reason IS NULL
         AND NOT (ranked.split = 'train' AND coalesce(explanations.split <> 'train', false))
     ORDER BY user_index, item_index"""
-"""All usable pairs but training edges whose explanation is held out."""
+"""All usable pairs except training edges whose explanation is held out."""
 
 CHANGES = "changes"
-"""Among the metrics of a dataset that extends another one: counts of new, removed and changed."""
+"""Metric of a dataset that extends another one: counts of new, removed, and changed IDs."""
 TABLES: Mapping[str, str] = {
     "users": "SELECT rowid::INT AS user_index, * FROM users",
     "items": "SELECT rowid::INT AS item_index, * FROM items",
     "interactions": "FROM interactions",
     "explanations": "FROM explanations",
 }
-"""The tables that every dataset has, after `assemble`: queries of the staging tables."""
-_OF_IDS = {"users": ("profile",), "items": ("title", "profile")}  # and their texts
+"""The tables that every dataset has, as queries of the staging tables after `assemble`."""
+_OF_IDS = {"users": ("profile",), "items": ("title", "profile")}  # the columns of text
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """The tables by name, with the columns of xrec.schemas, and metrics for the manifest."""
+    """The tables by name, in the schemas of xrec.schemas, and the metrics for the manifest."""
 
     tables: Mapping[str, pa.Table | pa.RecordBatchReader]
     metrics: Mapping[str, Any]
@@ -64,9 +64,9 @@ class Assembled:
 def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
     """Return the dataset's tables from a source's rows; they may be empty, see `check_not_empty`.
 
-    Pairs of unknown users or items, empty explanations, and all but one of the rows of an id or a
-    pair are left out and become findings. `earlier` is what the dataset extends; raises DataError
-    if no user of it, or no item, is in the source.
+    Pairs with unknown users or items, empty explanations, and all but one of the rows with the same
+    ID or pair are left out and become findings. `earlier` is the dataset to extend. Raises
+    DataError if the source contains none of its users, or none of its items.
     """
     orders, changes = dict[str, pa.RecordBatchReader](), dict[str, dict[str, int]]()
     for table, texts in _OF_IDS.items():
@@ -104,9 +104,9 @@ def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
 
 
 def _rank(staging: Staging, table: str, rows: str, reason: str) -> None:
-    """Make the table `ranked` of a raw table's rows, each with the reason to leave it out, or null.
+    """Create the table `ranked`: a raw table's rows, each with a reason to leave it out, or null.
 
-    rows: the query that they come from. reason: an expression. Those with a reason are findings.
+    rows: the query for the rows. reason: an SQL expression. Rows with a reason become findings.
     """
     staging.sql(f"CREATE OR REPLACE TABLE ranked AS SELECT *, {reason} AS reason FROM ({rows})")
     staging.reject(table, "SELECT file, line, reason FROM ranked WHERE reason IS NOT NULL")
@@ -114,10 +114,10 @@ def _rank(staging: Staging, table: str, rows: str, reason: str) -> None:
 
 
 def _rank_ids(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> None:
-    """Make the table `ranked` of users or items.
+    """Create the table `ranked` of users or items.
 
-    Of the rows of an id, the one with the longest texts counts, and of equally long ones the first
-    in the order of their bytes. Without a table, the ids are those of the pairs.
+    If several rows have the same ID, the one with the longest texts is kept; ties go to the first
+    in byte order. If the source has no such table, the IDs come from the pairs.
     """
     if not staging.has(table):
         empty = ", ".join(f"'' AS {text}" for text in texts)
@@ -133,11 +133,11 @@ def _rank_ids(staging: Staging, table: str, key: str, texts: tuple[str, ...]) ->
 
 
 def _rank_pairs(staging: Staging, table: str, text: str | None = None) -> None:
-    """Make the table `ranked` of pairs by index.
+    """Create the table `ranked` of pairs, by index.
 
-    Of the rows of a pair, one that is held out counts before one for training, and one for the test
-    before one for validation; then the one with the longest text, then the first in the order of
-    its bytes.
+    If several rows have the same pair, test rows are preferred over validation rows, and those over
+    training rows. After that the row with the longest text is kept; ties go to the first in byte
+    order.
     """
     is_empty = f"WHEN {text} = '' THEN 'empty {text}'" if text else ""
     by_text = f"{text} = '', strlen({text}) DESC, {text}, " if text else ""
@@ -153,10 +153,10 @@ def _rank_pairs(staging: Staging, table: str, text: str | None = None) -> None:
 
 
 def _number_after(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> None:
-    """Make the table of users or items, so that a row is an index, from `ranked` and `earlier`.
+    """Create the table of users or items, numbered by row, from `ranked` and `earlier`.
 
-    The rows of the earlier table come first, as holes where the source has no such id; the others
-    follow in the order of their ids.
+    The rows of the earlier table come first, as holes if the source does not have their ID; the
+    others follow in the order of their IDs.
     """
     known = ", ".join(f"coalesce(ranked.{name}, '') AS {name}" for name in (key, *texts))
     new = ", ".join((key, *texts))
@@ -171,7 +171,7 @@ def _number_after(staging: Staging, table: str, key: str, texts: tuple[str, ...]
 
 
 def _changes(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> dict[str, int]:
-    """Return how many users or items are new, removed, and of other texts than in `earlier`."""
+    """Return how many users or items are new, are removed, or have other texts than before."""
     differs = " OR ".join(f"now.{text} <> before.{text}" for text in texts)
     is_removed = f"now.{key} = '' AND before.{key} <> ''"
     ((num_kept, *counts),) = staging.sql(f"""
@@ -182,8 +182,8 @@ def _changes(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> 
     if not num_kept:
         raise DataError(
             f"prepare.extends: none of the {counts[1]:,} {table} of the earlier dataset is in the "
-            f"source, which has {counts[0]:,} others; expected a later state of the same "
-            "catalogue: give its dataset, or leave prepare.extends out",
+            f"source, which has {counts[0]:,} others; expected a later version of the same "
+            "catalog; extend a dataset of this catalog, or remove prepare.extends",
             code="nothing_in_common",
             key="prepare.extends",
         )
@@ -191,9 +191,10 @@ def _changes(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> 
 
 
 def _kept(staging: Staging, earlier: Dataset, changes: Mapping[str, Any]) -> dict[str, float]:
-    """Return the shares of the earlier users and items that are there, and of its number of pairs.
+    """Return the share of each table of the earlier dataset that is left (for pairs, by count).
 
-    Forgotten people are not missed; users or items whose table is gone are. Few say nothing.
+    Forgotten users do not count as lost. The share is 0 if the table of users or items is gone.
+    Tables with fewer than 50 rows are skipped.
     """
     there, known = earlier.manifest.row_counts, earlier.manifest.metrics["num_without_table"]
     before = {table: there[table] for table in ("interactions", "explanations")}
@@ -208,7 +209,7 @@ def _kept(staging: Staging, earlier: Dataset, changes: Mapping[str, Any]) -> dic
 
 
 def _of_pairs(staging: Staging) -> dict[str, pa.Table | pa.RecordBatchReader]:
-    """Return the tables of pairs that not every source has."""
+    """Return the optional tables, if the source has them."""
     by_pair = f"{_INDEXED} ORDER BY user_index, item_index"
     tables: dict[str, pa.Table | pa.RecordBatchReader] = {
         name: staging.reader(by_pair.format(table=name, how="JOIN"))
@@ -237,13 +238,13 @@ def check_not_empty(staging: Staging) -> None:
             )
     if not staging.count("interactions", "split = 'train'"):
         raise DataError(
-            "no interaction is left for training: check the source's interactions, and "
-            "splits.validation and splits.test",
+            "no interactions are left for training; check the source's interactions, "
+            "splits.validation, and splits.test",
             code="no_training_pair",
             key="interactions",
         )
 
 
 def _count_ids(staging: Staging, table: str) -> int:
-    """Return the number of users or items that are no holes."""
+    """Return the number of users or items, without holes."""
     return staging.count(table, f"{table[:-1]}_id <> ''")

@@ -1,8 +1,8 @@
 """The rows of one input file (CSV, JSON Lines or Parquet), block by block.
 
-Arrow reads a block whose rows are all well formed. Any other block is read row by row
-(xrec.data.lines), and so is a CSV file from the first quote on that is not around a whole cell. In
-Parquet a line is a row's number, from 1.
+Arrow reads the blocks whose rows are all well formed. Other blocks are read row by row
+(xrec.data.lines). So is the rest of a CSV file after the first quote that does not enclose a whole
+cell. The line number of a Parquet row is its row number, counted from 1.
 """
 
 import codecs
@@ -30,15 +30,15 @@ from xrec.errors import DataError
 
 BLOCK_BYTES = 1 << 20  # of text
 _BLOCK_ROWS = 32_768  # of Parquet
-_BLOCK_RECORDS = 8192  # of CSV with quotes, which are Python objects at the same time
+_BLOCK_RECORDS = 8192  # of CSV with quotes, all held as Python objects at once
 
 
 @dataclass(frozen=True)
 class Block:
     """Consecutive rows of a file.
 
-    lines: the rows, which are read when they are asked for, once. table: the columns that were
-    asked for, if all rows are well formed; row r is line `first` + r.
+    lines: the rows, read lazily; can be iterated only once. table: the requested columns if all
+    rows are well formed, otherwise None; row r is line `first` + r.
     """
 
     lines: Iterable[Line]
@@ -49,7 +49,7 @@ class Block:
 def stream_lines(
     file: str, source: IO[bytes], delimiter: str = ",", encoding: str | None = None
 ) -> tuple[list[str] | None, Iterator[Line]]:
-    """Return the columns and rows of `file`, as `stream_blocks` does, with the rows one by one."""
+    """Return the columns and rows of `file`, like `stream_blocks`, but one row at a time."""
     columns, blocks = stream_blocks(file, source, (), delimiter, encoding)
     return columns, itertools.chain.from_iterable(block.lines for block in blocks)
 
@@ -63,13 +63,13 @@ def stream_blocks(
     *,
     block_bytes: int = BLOCK_BYTES,
 ) -> tuple[list[str] | None, Iterator[Block]]:
-    """Return the columns of `file`, null for JSON Lines, and its rows, read block by block.
+    """Return the columns of `file` (None for JSON Lines), and its rows, read block by block.
 
-    The ending of its name tells the format, and whether it is gzipped. source: the file's content,
-    which stays open until the last row. wanted: the columns of the blocks' tables. encoding: of
-    lines that are not UTF-8. block_bytes: about how long a block of text is. For the columns of
-    JSON Lines see `keys_of`. Raises DataError, now or with a later block, if the file as a whole
-    cannot be read.
+    The file extension determines the format and whether the file is gzipped. source: the content,
+    which must stay open until the last row is read. wanted: the columns of the blocks' tables.
+    encoding: used for lines that are not UTF-8. block_bytes: approximate size of a block of text.
+    For the columns of JSON Lines, see `keys_of`. Raises DataError, now or with a later block, if
+    the file as a whole cannot be read.
     """
     name = file.lower()
     if name.endswith(".gz"):
@@ -81,15 +81,15 @@ def stream_blocks(
     if name.endswith((".csv", ".tsv")):
         delimiter = "\t" if name.endswith(".tsv") else delimiter
         return _csv(_Text(file, blocks, wanted, encoding, "", delimiter))
-    # A JSON line may hold other line ends.
+    # A line of JSON may contain other line-break characters.
     return None, _json(_Text(file, blocks, wanted, encoding, "\n"))
 
 
 @dataclass(frozen=True)
 class _Text:
-    """A file of text, which is read once, by blocks of whole lines.
+    """A text file, read once in blocks of whole lines.
 
-    newline: what ends a line, as for `io.StringIO`.
+    newline: the line ending, as for `io.StringIO`.
     """
 
     file: str
@@ -100,20 +100,20 @@ class _Text:
     delimiter: str = ""
 
     def lines(self, blocks: Iterable[bytes]) -> Iterator[str]:
-        """Yield the lines of blocks; bytes in no known encoding become lone surrogates."""
+        """Yield the lines of blocks; bytes that cannot be decoded become lone surrogates."""
         for block in blocks:
             for line in io.StringIO(block.decode("utf-8", "surrogateescape"), self.newline):
                 is_known = self.encoding is None or line.isascii()
                 yield line if is_known else decoded(line, str(self.encoding))
 
     def records(self, blocks: Iterable[bytes], first: int, num_columns: int) -> Iterator[Record]:
-        """Yield the records of blocks of CSV, as `csv_records` does."""
+        """Yield the records of CSV blocks, like `csv_records`."""
         return csv_records(self.file, self.lines(blocks), self.delimiter, first, num_columns)
 
 
 @contextmanager
 def _broken(file: str, kind: str) -> Iterator[None]:
-    """Raise DataError for what happens when a file of another kind is read."""
+    """Raise DataError if reading fails because the file is damaged or of another kind."""
     try:
         yield
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
@@ -139,12 +139,12 @@ def _text_blocks(file: str, source: IO[bytes], block_bytes: int) -> Iterator[byt
 
 
 def _check_unique(file: str, names: Sequence[str]) -> None:
-    """Raise DataError if two columns have one name; those without a name are not used."""
+    """Raise DataError if two columns have the same name; columns without a name are ignored."""
     repeated = [name for name, count in Counter(names).items() if name and count > 1]
     if repeated:
         raise DataError(
             f"{file}: more than one column is called {', '.join(map(repr, repeated))}; "
-            "expected a name once, or it is not known which is meant; rename or remove the others",
+            "expected each name only once; rename or remove the others",
             code="repeated_column",
             key=file,
             saw=tuple(repeated),
@@ -160,10 +160,10 @@ def _json(text: _Text) -> Iterator[Block]:
 
 
 def _json_table(block: bytes, wanted: Collection[str]) -> pa.Table | None:
-    """Return the wanted columns; None if a line is no object that has them all, or they are of
-    types other than those of the first one.
+    """Return the wanted columns; None if a line is not an object that has them all, or if their
+    types differ from those in the first line.
 
-    Where every line ends with } and the next one begins with {, each is one object.
+    If every line ends with } and the next one begins with {, each line is one object.
     """
     num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
     if not wanted or block.count(b"}\n{") != num_lines - 1 or block.startswith(codecs.BOM_UTF8):
@@ -212,7 +212,7 @@ def _parquet_blocks(
 
 
 def _parquet_lines(file: str, batch: pa.RecordBatch, first: int) -> Iterator[Line]:
-    """Yield the rows; raise DataError, with the column, for a value that Python has no form of."""
+    """Yield the rows; raise DataError, with the column, for a value that Python cannot hold."""
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
@@ -240,13 +240,13 @@ def _csv(text: _Text) -> tuple[list[str], Iterator[Block]]:
             key=text.file,
         )
     _check_unique(text.file, header)
-    if _is_simple(head, text.delimiter):  # and nothing else was read for the header
+    if _is_simple(head, text.delimiter):  # so the header took only this line
         return header, _csv_blocks(text, blocks, header)
     return header, _in_blocks(records, header)
 
 
 def _is_simple(block: bytes, delimiter: str) -> bool:
-    """Return whether each line of CSV is a row, and quotes, if any, are around cells only."""
+    """Return whether every line of the CSV is one row and all quotes enclose whole cells."""
     if block.count(b"\r") != block.count(b"\r\n"):
         return False
     is_quoted = b'"' in block
@@ -261,7 +261,7 @@ def _simple(delimiter: str) -> re.Pattern[bytes]:
 
 
 def _csv_blocks(text: _Text, blocks: Iterator[bytes], header: list[str]) -> Iterator[Block]:
-    """Yield blocks up to one that is not simple; from there on, rows are read one by one."""
+    """Yield simple blocks; from the first one that is not simple, read the rows one by one."""
     first = 2
     for block in blocks:
         if not _is_simple(block, text.delimiter):
@@ -279,12 +279,12 @@ def _in_blocks(records: Iterator[Record], header: list[str]) -> Iterator[Block]:
 
 
 def _csv_table(text: _Text, block: bytes, header: list[str]) -> pa.Table | None:
-    """Return the wanted columns of a block of simple lines; None if one of these is no row."""
+    """Return the wanted columns of a block of simple lines; None if any line is not a row."""
     lines = block.removesuffix(b"\n").split(b"\n")
-    names = [str(place) for place in range(len(header))]  # of columns that have none, too
+    names = [str(place) for place in range(len(header))]  # for unnamed columns, too
     taken = {names[header.index(name)]: name for name in text.wanted if name in header}
     is_long = len(max(lines, key=len)) > csv.field_size_limit()
-    # Of a single column, an empty line might be a row. Arrow drops a mark at a block's beginning.
+    # With a single column, an empty line may be a row. Arrow drops a BOM at the start of a block.
     if is_long or not taken or len(header) == 1 or block.startswith(codecs.BOM_UTF8):
         return None
     try:

@@ -1,17 +1,17 @@
 """The dataset artifact: users, items, who interacted with what, and the known explanations.
 
-Every later stage reads it and nothing else of the raw data. Rows are numbered: row r of `users` has
-user_index r. The row of a user or an item that is gone, since the dataset extends an earlier one,
-is a hole: its id and texts are empty, and no other table has its index. All tables of a dataset
-that was read are mapped files of the node (xrec.storage.mapped), so columns come in chunks: take
-single rows of texts, or `taken`, and never combine the chunks of a column of texts.
+Later stages read only the dataset, never the raw data. Row r of `users` has user_index r. If the
+dataset extends an earlier one, the row of a user or an item that is gone is a hole: its ID and
+texts are empty, and its index is in no other table. The tables of a dataset that was read are
+memory-mapped files of the node (xrec.storage.mapped), so their columns are chunked: read text
+columns one row at a time or with `taken`, and never combine their chunks.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,13 @@ from xrec.config import Split, StorageConfig
 from xrec.data.ids import IdIndex
 from xrec.errors import DataError, UnknownIdError
 from xrec.storage import (
+    Arrays,
     Location,
     Manifest,
     fingerprint_of,
     map_table,
     mapped,
+    mapped_arrays,
     open_location,
     read_footer,
     read_manifest,
@@ -36,31 +38,35 @@ from xrec.storage import (
 )
 
 AspectsFrom = Literal["reviews", "profiles"]
-ASPECTS_FROM = "aspects_from"  # among the manifest's metrics
+Index = TypeVar("Index", int, npt.NDArray[np.int64])
+_KNOWN = ("interactions", "dislikes")
+SECOND_BITS = 32
+"""How many bits of a key (`index_keys`) its second index has."""
+ASPECTS_FROM = "aspects_from"  # a metric in the manifest
 EXTENDS = "extends"
-"""Among a manifest's metrics: the fingerprints of the datasets that it extends, the last first."""
+"""Metric in the manifest: fingerprints of the datasets that it extends, most recent first."""
 KEPT = "kept"
-"""Among them too: what it has of the one before, as shares by table."""
+"""Metric in the manifest: the share of the previous dataset that is left, by table."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The tables, in the schemas of xrec.schemas; U users, I items.
+    """The tables, in the schemas of xrec.schemas, with U users and I items.
 
-    `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
-    explanation is held out (validation or test) is a train interaction. `dislikes` are pairs that
-    are never recommended. `training_profiles` are the profiles of training explanations without
-    their own review, where the source has reviews; else profiles are as the source gave them, and
-    may hold what the pair's review says. Only the generated sample has `planted`. The tables of
-    aspects are there if `aspects_from` says what they count; of training pairs only.
-    `explanation_aspects` has held-out pairs too, whose aspects are references. `low_rated_aspects`
-    are what reviews that are no interactions say of items, where the source has some.
+    `interactions` and `explanations` contain each pair once, sorted by user and item. No pair whose
+    explanation is held out (validation or test) is a training interaction. `dislikes` are pairs
+    that are never recommended. `training_profiles` are the profiles for training explanations,
+    written without the pair's own review; they exist only if the source has reviews. Otherwise the
+    profiles are as the source gave them, and may repeat what the pair's review says. Only the
+    generated sample has `planted`. The tables of aspects exist if `aspects_from` is not None, and
+    count training pairs only. `explanation_aspects` also has held-out pairs, whose aspects are
+    references. `low_rated_aspects` is what reviews below the minimum rating say about items.
 
-    Rows are in the order of their ids, or `user_order` and `item_order` have the indices in it.
-    Only then there may be holes, which U and I count.
+    Rows are in the order of their IDs, unless `user_order` and `item_order` list the indices in
+    that order. Only in that case can there be holes; U and I include them.
 
-    `on_disk` is the table of interactions whose edges this node may keep as files: that of the
-    manifest, as it was read.
+    `on_disk` is `interactions` as read from the manifest's file; its edges can be cached on this
+    node.
     """
 
     manifest: Manifest
@@ -82,43 +88,43 @@ class Dataset:
 
     @property
     def aspects_from(self) -> AspectsFrom | None:
-        """What the tables of aspects count; null without them.
+        """What the tables of aspects count; None if the dataset has no aspects.
 
         reviews: the training reviews of a user or an item that mention the aspect.
-        profiles: 1 for an item whose profile has the aspect; for a user, the items of their
-            training interactions whose profiles have it.
+        profiles: 1 for an item whose profile has the aspect; for a user, the number of items in
+            their training interactions whose profiles have the aspect.
         """
         if self.aspects is None:
             return None
-        # Datasets that were made before profiles had aspects do not say it.
+        # Datasets from before profiles had aspects lack this metric.
         return cast(AspectsFrom, self.manifest.metrics.get(ASPECTS_FROM, "reviews"))
 
     @property
     def num_users(self) -> int:
-        """U."""
+        """The number of users, U."""
         return int(self.users.num_rows)
 
     @property
     def num_items(self) -> int:
-        """I."""
+        """The number of items, I."""
         return int(self.items.num_rows)
 
     def user_index(self, user_id: str) -> int:
-        """Return the row of `user_id`, 0 to U - 1; raise UnknownIdError."""
+        """Return the row of `user_id`, 0 to U - 1; raise UnknownIdError if it is unknown."""
         return _known("user", self.user_ids, user_id)
 
     def item_index(self, item_id: str) -> int:
-        """Return the row of `item_id`, 0 to I - 1; raise UnknownIdError."""
+        """Return the row of `item_id`, 0 to I - 1; raise UnknownIdError if it is unknown."""
         return _known("item", self.item_ids, item_id)
 
     @cached_property
     def user_ids(self) -> IdIndex:
-        """Finds the rows of user ids."""
+        """The index that finds the rows of user IDs."""
         return self._ids("user", self.users, self.user_order)
 
     @cached_property
     def item_ids(self) -> IdIndex:
-        """Finds the rows of item ids."""
+        """The index that finds the rows of item IDs."""
         return self._ids("item", self.items, self.item_order)
 
     def _ids(self, what: str, rows: pa.Table, order: pa.Table | None) -> IdIndex:
@@ -126,22 +132,39 @@ class Dataset:
 
     @cached_property
     def lost_items(self) -> npt.NDArray[np.int64]:
-        """The indices of holes among the items: no ranking may have them, whatever their scores."""
+        """The indices of holes among the items; they must never be ranked, whatever their score."""
         if self.item_order is None:
             return np.empty(0, np.int64)
         return np.flatnonzero(pc.equal(self.items["item_id"], "").to_numpy())
 
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
-        """Return the split's E interactions, (2, E) int64: row 0 has user indices, row 1 items'.
+        """Return the split's E interactions, (2, E) int64; the rows are user and item indices.
 
-        They are sorted by user and item, each once: a mapped file if the dataset was read; pages
-        are copied when written.
+        They are unique and sorted by user and item. For a dataset that was read, the array is a
+        copy-on-write memory map.
         """
         if self.interactions is not self.on_disk:
             return edges_of(_of_split(self.interactions, split))
         name = f"{self.manifest.files['interactions.parquet']}-{split}.npy"
         make = partial(_write_edges, self.interactions, split)
         return mapped(name, make, lambda path: np.asarray(np.load(path, mmap_mode="c")))
+
+    def known_edges(self) -> npt.NDArray[np.int64]:
+        """Return the E pairs that are never recommended, (2, E) int64, sorted by user.
+
+        They are the interactions of all splits and the items that users disliked. For a dataset
+        that was read, the array is a copy-on-write memory map.
+        """
+
+        def make() -> Arrays:
+            tables = [self.interactions, *([] if self.dislikes is None else [self.dislikes])]
+            edges = np.concatenate([edges_of(table) for table in tables], axis=1)
+            return {"edges": edges[:, edges[0].argsort(kind="stable")]}
+
+        if self.interactions is not self.on_disk:
+            return make()["edges"]
+        files = (self.manifest.files.get(f"{name}.parquet", "") for name in _KNOWN)
+        return mapped_arrays(f"{'-'.join(files)}-known", make)["edges"]
 
     def explained_pairs(self, split: Split) -> pa.Table:
         """Return the split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
@@ -156,11 +179,11 @@ _SCHEMAS: dict[str, pa.Schema] = {
 
 
 def read_dataset(location: Location) -> Dataset:
-    """Return the dataset at `location`, mapped: this node fetches and decodes its files once.
+    """Return the dataset at `location`, mapped; each node fetches and decodes its files once.
 
-    Raises ArtifactNotFoundError if there is no finished one, ArtifactMismatchError if the artifact
-    is of another kind or schema version or a file is not that of the manifest, DataError if a table
-    is not in its schema, StorageError if the node's disk is full.
+    Raises ArtifactNotFoundError if there is no finished dataset, ArtifactMismatchError if the
+    artifact has another kind or schema version or a file does not match the manifest, DataError if
+    a table is not in its schema, and StorageError if the node's disk is full.
     """
     manifest = read_manifest(location, "dataset")
     tables = {
@@ -172,19 +195,19 @@ def read_dataset(location: Location) -> Dataset:
 
 
 def open_dataset(uri: str, storage: StorageConfig | None = None) -> Dataset:
-    """Return the dataset at a path or s3:// URI; raise what `read_dataset` raises."""
+    """Return the dataset at a path or s3:// URI; raise the errors of `read_dataset`."""
     return read_dataset(open_location(uri, storage or StorageConfig()))
 
 
 def check_has_explanations(location: Location) -> None:
     """Raise DataError if the dataset at `location` has no explanations to train an adapter on.
 
-    Reads the manifest only; raises what `read_manifest` raises.
+    Reads only the manifest. Also raises whatever `read_manifest` raises.
     """
     if read_manifest(location, "dataset").row_counts["explanations"] == 0:
         raise DataError(
-            f"{location}: this dataset has no explanations, and an adapter learns from nothing "
-            "else; add a table of explanations to the source, delete the dataset, and run "
+            f"{location}: this dataset has no explanations, and an adapter cannot be trained "
+            "without them; add a table of explanations to the source, delete the dataset, and run "
             "`xrec prepare` again",
             code="no_explanations",
             key="dataset",
@@ -201,14 +224,14 @@ def write_dataset(
     inputs: Mapping[str, str],
     metrics: Mapping[str, Any],
 ) -> Manifest:
-    """Write the artifact, its manifest last; returns the manifest.
+    """Write the artifact, with its manifest last, and return the manifest.
 
-    Its fingerprint is that of the tables' content, and of nothing else.
+    The fingerprint depends only on the content of the tables.
 
-    tables: users, items, interactions, explanations; planted and tables of aspects, if
-        there are.
+    tables: users, items, interactions, explanations, and any of the optional tables of
+        `Dataset`.
     rejected: the rows that were left out (schema REJECTED).
-    config, inputs: what the content depends on.
+    config, inputs: everything that the content depends on.
     """
     all_tables = {**tables, "rejected": rejected}
     files = {
@@ -236,19 +259,24 @@ def _of_split(table: pa.Table, split: Split) -> pa.Table:
 
 
 def edges_of(pairs: pa.Table) -> npt.NDArray[np.int64]:
-    """Return the columns user_index and item_index of E pairs, (2, E) int64."""
+    """Return the user_index and item_index of E pairs, (2, E) int64."""
     columns = [pairs[name].to_numpy() for name in ("user_index", "item_index")]
     return np.stack(columns).astype(np.int64)
 
 
 def pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
-    """Return one number for each of P pairs by index, (P,); ordered by user, then item."""
+    """Return one int64 key for each of P pairs, (P,); keys sort by user, then by item."""
     users, items = edges_of(pairs)
-    return np.asarray((users << 32) + items)
+    return index_keys(users, items)
+
+
+def index_keys(first: Index, second: Index) -> Index:
+    """Return one key for a pair of indices, or for each of several; keys sort like the pairs."""
+    return (first << SECOND_BITS) + second
 
 
 def taken(column: pa.ChunkedArray, rows: Iterable[int]) -> list[Any]:
-    """Return the values of a column in these rows; pyarrow's `take` would copy the whole column."""
+    """Return a column's values at these rows; pyarrow's `take` would copy the whole column."""
     return [column[row].as_py() for row in rows]
 
 
@@ -263,7 +291,7 @@ def _known(what: str, ids: IdIndex, wanted: str) -> int:
 
 
 def _write_edges(interactions: pa.Table, split: Split, path: Path) -> None:
-    """Write `Dataset.interaction_edges`, first all users and then all items, a batch at a time."""
+    """Write `Dataset.interaction_edges` batch by batch, first all users and then all items."""
     batches = interactions.to_batches()
     count = sum(pc.sum(pc.equal(batch["split"], split)).as_py() or 0 for batch in batches)
     header = {"descr": "<i8", "fortran_order": False, "shape": (2, count)}
@@ -277,10 +305,10 @@ def _write_edges(interactions: pa.Table, split: Split, path: Path) -> None:
 
 @dataclass(frozen=True)
 class HeldOutPair:
-    """A pair with the text that it came with.
+    """A held-out pair and its reference explanation.
 
-    In the generated sample only, `aspect` is the right one to name, and `aspects` are all of the
-    item's.
+    `aspect` (the one that the text should name) and `aspects` (all of the item's) are set only in
+    the generated sample.
     """
 
     user_id: str
@@ -293,7 +321,7 @@ class HeldOutPair:
 
     @property
     def ids(self) -> tuple[str, str]:
-        """The ids of user and item."""
+        """The IDs of the user and the item."""
         return self.user_id, self.item_id
 
 

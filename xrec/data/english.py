@@ -1,7 +1,7 @@
-"""What English words are, by the lexicons of TextBlob and VADER, which come with their packages.
+"""Looks up English words in the lexicons of TextBlob and VADER, which ship with their packages.
 
-TextBlob has Brill's lexicon: the likeliest part of speech of 94,000 words, as tags of the Penn
-Treebank; and how good or bad 2,800 adjectives sound. VADER has that of 7,500 words.
+TextBlob has Brill's lexicon, with the most likely part of speech (Penn Treebank tags) of 94,000
+words, and the polarity of 2,800 adjectives. VADER has the valence of 7,500 words.
 """
 
 import functools
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 
 def word_set(words: str) -> frozenset[str]:
-    """Return the words of a list, which blanks divide."""
+    """Return the words of a space-separated list."""
     return frozenset(words.split())
 
 
@@ -19,12 +19,12 @@ _KEEP_THEIR_S = word_set(
     "perhaps its yes looks less this has was does bass glass brass lens gas bus plus chassis canvas"
 )
 _VADER_SCALE = 4.0
-# Adjectives that praise whatever they stand before, and tell nothing of it.
+# Adjectives that can praise anything, and so say nothing specific.
 PRAISE_OF_ANYTHING = word_set(
     "good great nice fine excellent amazing awesome perfect fantastic wonderful lovely superb "
     "terrific outstanding incredible best better cool decent okay"
 )
-# Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".
+# Words that can be repeated after "and"; the tags below can too: "louder and louder", "on and on".
 _DOUBLED = word_set("time half neck hours days weeks months years miles lots tons loads")
 _DOUBLED_TAGS = word_set("JJR RBR RB RP IN")
 _LEAST_VALENCE = 0.15
@@ -32,7 +32,7 @@ _LEAST_VALENCE = 0.15
 
 @functools.cache
 def tags() -> Mapping[str, str]:
-    """Return the likeliest tag of each word of the lexicon, most of them in lower case."""
+    """Return the most likely tag of each word in the lexicon; most words are lowercase."""
     from textblob.en import lexicon
 
     lexicon.load()
@@ -40,9 +40,9 @@ def tags() -> Mapping[str, str]:
 
 
 def with_capitals(words: str) -> str:
-    """Return a phrase with the capitals of words that have no other form: "Thai food"."""
+    """Return a phrase with capitals on the words that always have them: "Thai food"."""
     written = " ".join(
-        # The lexicon has "Vegans" as the name of a people.
+        # The lexicon lists "Vegans" as a people.
         word.capitalize()
         if word not in tags() and tags().get(word.capitalize(), "NNPS") != "NNPS"
         else word
@@ -52,12 +52,12 @@ def with_capitals(words: str) -> str:
 
 
 def is_noun(word: str) -> bool:
-    """Return whether an English word in lower case is a noun most of the time."""
+    """Return whether a lowercase English word is usually a noun."""
     return tags().get(singular(word), "").startswith("NN")
 
 
 def may_be_doubled(phrase: Sequence[str]) -> bool:
-    """Return whether English doubles the words: "more and more", "on and on"."""
+    """Return whether the word can be repeated: "more and more", "on and on"."""
     word, *others = phrase
     known = tags().get(word)
     is_comparative = known is None and word.endswith("er")  # funkier and funkier
@@ -66,7 +66,7 @@ def may_be_doubled(phrase: Sequence[str]) -> bool:
 
 @functools.cache
 def valences() -> Mapping[str, float]:
-    """Return how good (1) or bad (-1) each word sounds; VADER counts before TextBlob."""
+    """Return how good (1) or bad (-1) each word sounds; VADER takes precedence over TextBlob."""
     from textblob.en import sentiment
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -79,18 +79,18 @@ def valences() -> Mapping[str, float]:
 
 @functools.lru_cache(2**17)
 def valence(word: str) -> float:
-    """Return how good or bad a word sounds, from -1 to 1; 0 if the lexicons lack it."""
+    """Return how good or bad a word sounds, from -1 to 1; 0 if neither lexicon has it."""
     return valences().get(word, 0.0)
 
 
 @functools.lru_cache(2**16)
 def singular(word: str) -> str:
-    """Return the singular of a noun in lower case; other words stay as they are."""
+    """Return the singular of a lowercase noun; return other words unchanged."""
     ends_so = word.endswith("s") and not word.endswith(_KEEPS_ITS_S)
     if len(word) < 4 or not ends_so or word in _KEEP_THEIR_S:
         return word
     from textblob.en.inflect import singularize
 
     found, without_s = str(singularize(word)), word.removesuffix("s")
-    # Where the rules make a word that the lexicon has not, and without its s it has one.
+    # If the rules produce an unknown word, but dropping the s gives a known one, use the latter.
     return without_s if found not in tags() and without_s in tags() else found

@@ -1,17 +1,17 @@
-"""Aspects that were chosen for a pair, with the reviews that back them."""
+"""The aspects chosen for a pair, with the number of reviews that support each."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class AspectEvidence:
-    """An aspect of an item, and in how many of the training reviews it is.
+    """An aspect of an item, and how many training reviews mention it.
 
-    item_reviews of the item's num_item_reviews reviews mention it, and user_reviews of the
-    num_user_reviews that the user wrote, of whatever items. If the aspects are those of profiles
-    (`Dataset.aspects_from`), the item's profile is its only review, and the user's are the profiles
-    of the items that they interacted with.
-    opinion: words in which the item's reviews praise it, "" if there are none (xrec.data.menus).
+    item_reviews of the item's num_item_reviews reviews mention the aspect, and so do user_reviews
+    of the num_user_reviews reviews that the user wrote about any item. If the aspects come from
+    profiles (`Dataset.aspects_from`), the item's profile counts as its only review, and the
+    profiles of the items that the user interacted with count as the user's reviews.
+    opinion: words that praise the aspect in the item's reviews, or "" (xrec.data.menus).
     """
 
     aspect: str
@@ -23,12 +23,12 @@ class AspectEvidence:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The numbers of reviews, by their names."""
+        """The four numbers of reviews, by field name."""
         return {name: value for name, value in vars(self).items() if name.endswith("_reviews")}
 
 
 @dataclass(frozen=True)
 class NamedEvidence(AspectEvidence):
-    """The same beside a text, and whether the text names the aspect."""
+    """The evidence for an aspect, and whether a given text names it."""
 
     is_named: bool

@@ -1,7 +1,7 @@
-"""The row of an id, or of a number, by binary search over the mapped column that has them.
+"""Finds the row of an ID or a number by binary search over a memory-mapped column.
 
-Where a dataset extends another one, a mapped column has the rows in the order of the ids; elsewhere
-they are in this order. No dictionary is held.
+Rows are in the order of their IDs, except in a dataset that extends another one, where a mapped
+column lists the rows in that order. No dictionary is kept in memory.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 
 class IdIndex:
-    """The rows of `ids` (N,), different strings; a look-up takes some 20 microseconds.
+    """Finds the rows of `ids`, N distinct strings; a lookup takes about 20 microseconds.
 
-    order: the rows by id, those of holes left out. Without it a column that is not sorted is sorted
-    in memory.
+    order: the rows in the order of their IDs, without holes. If it is missing and the column is not
+    sorted, the order is computed in memory.
     """
 
     def __init__(self, ids: pa.ChunkedArray, order: pa.ChunkedArray | None = None):
@@ -27,23 +27,23 @@ class IdIndex:
         self._ids, self._order = ids, order
 
     def __len__(self) -> int:
-        """Return how many ids there are."""
+        """Return the number of IDs."""
         return len(self._ids if self._order is None else self._order)
 
     def find(self, wanted: str) -> int | None:
-        """Return the row of an id; None if it is not there."""
+        """Return the row of an ID, or None if it is unknown."""
         place = self._place(wanted)
         return self._row(place) if place < len(self) and self._id(place) == wanted else None
 
     def rows(self, wanted: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
-        """Return the row of each id, (M,) int64, -1 where it is not there."""
+        """Return the row of each of M IDs, (M,) int64; -1 for unknown IDs."""
         distinct = wanted.unique()
         found = (self.find(each) for each in distinct.to_pylist())
         rows = np.array([-1 if row is None else row for row in found], dtype=np.int64)
         return np.asarray(rows[pc.index_in(wanted, distinct).to_numpy()])
 
     def starting_with(self, prefix: str, after: str = "") -> Iterator[str]:
-        """Yield in order the ids that begin with `prefix` and come after the text `after`."""
+        """Yield, in order, the IDs that start with `prefix` and sort after `after`."""
         following = map(self._id, range(self._place(max(prefix, after)), len(self)))
         later = dropwhile(lambda each: after and each <= after, following)
         return takewhile(lambda each: each.startswith(prefix), later)
@@ -59,7 +59,7 @@ class IdIndex:
 
 
 def rows_of(column: pa.ChunkedArray, value: int) -> range:
-    """Return the rows that have a value in a sorted column of numbers."""
+    """Return the range of rows where a sorted column of numbers has a value."""
     rows = range(len(column))
     ends = (
         side(rows, value, key=lambda row: column[row].as_py())

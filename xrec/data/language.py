@@ -1,7 +1,7 @@
-"""Which language a text is in, by py3langid: naive Bayes over byte n-grams, 139 languages.
+"""Detects the language of a text with py3langid (naive Bayes over byte n-grams, 139 languages).
 
-Of short texts, and of close languages such as Danish and Norwegian, nobody can be sure. So nothing
-is done about a text unless the probability is high.
+Short texts, and close languages such as Danish and Norwegian, cannot be identified reliably. So a
+detected language is only used if its probability is high.
 """
 
 import functools
@@ -13,7 +13,7 @@ from xrec.data.english import word_set
 _LEAST_LETTERS = 20
 _MOST_CHARACTERS = 2000
 _LEAST_PROBABILITY = 0.9
-# Codes of what is written like another language: Bokmål, Nynorsk, Cantonese, Wu, Nigerian Pidgin.
+# Languages that are treated as another: Bokmål, Nynorsk, Cantonese, Wu, Nigerian Pidgin.
 _SAME = {"nb": "no", "nn": "no", "yue": "zh", "wuu": "zh", "pcm": "en"}
 _NO_LANGUAGE = "zxx"
 _NAMES = dict(
@@ -31,7 +31,7 @@ _CODES = {name.casefold(): code for code, name in _NAMES.items()}
 
 
 def language_of(text: str) -> str | None:
-    """Return the ISO 639 code of the language of a text; None if it is short or unsure."""
+    """Return the ISO 639 code of a text's language; None if the text is short or unclear."""
     if sum(map(str.isalpha, text[:_MOST_CHARACTERS])) < _LEAST_LETTERS:
         return None
     code, probability = _classified(text)
@@ -39,25 +39,25 @@ def language_of(text: str) -> str | None:
 
 
 def likeliest_language(text: str) -> str:
-    """Return the ISO 639 code of the likeliest language of a text, sure or not."""
+    """Return the ISO 639 code of a text's most likely language, however uncertain."""
     return _classified(text)[0]
 
 
 def language_name(language: str) -> str:
-    """Return the English name of a language by its ISO 639-1 code; others stay as given."""
+    """Return the English name for an ISO 639-1 code; return anything else unchanged."""
     return _NAMES.get(language.casefold(), language)
 
 
 def language_code(language: str) -> str | None:
-    """Return the code of a language as "de" or "informal German"; None if unknown."""
+    """Return the code of a language such as "de" or "informal German"; None if unknown."""
     words = re.findall(r"\w+", language_name(language).casefold())
     return next((_CODES[word] for word in words if word in _CODES), None)
 
 
 def other_language(text: str, language: str) -> str | None:
-    """Return the name of the language of `text` if that is surely not `language`, otherwise None.
+    """Return the language of `text`, by name, if it is clearly not `language`; otherwise None.
 
-    A `language` without a code is never another one's.
+    Always return None if `language` is unknown.
     """
     found, wanted = language_of(text), language_code(language)
     return None if wanted is None or found in (None, wanted) else language_name(str(found))

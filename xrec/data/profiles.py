@@ -1,4 +1,4 @@
-"""The profiles of a pair's user and item, in training without what the pair's own review says."""
+"""The profiles of a pair's user and item; in training, without the pair's own review."""
 
 from functools import cached_property
 
@@ -6,20 +6,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from xrec.data.dataset import Dataset, pair_keys
+from xrec.data.dataset import Dataset, index_keys, pair_keys
 
 
 class Profiles:
-    """The profiles of a dataset; they are read when they are asked for."""
+    """The profiles of a dataset, read on demand."""
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
 
     def of(self, user_index: int, item_index: int, *, leave_out_own: bool) -> tuple[str, str]:
-        """Return the profile of the user, and that of the item.
+        """Return the profiles of the user and the item.
 
-        With `leave_out_own`, those of an explained training pair are the ones that were written
-        without its review, if the dataset has such ones (`Dataset.training_profiles`).
+        With `leave_out_own`, an explained training pair gets the profiles that were written without
+        its review, if the dataset has them (`Dataset.training_profiles`).
         """
         written = self._dataset.training_profiles
         if leave_out_own and written is not None:
@@ -30,15 +30,15 @@ class Profiles:
         return users[user_index].as_py(), items[item_index].as_py()
 
     def training_row(self, user_index: int, item_index: int) -> int | None:
-        """Return the place of a pair among the explained training pairs; None if it is none."""
-        key = (user_index << 32) + item_index
+        """Return the row of a pair among the explained training pairs; None if it is not one."""
+        key = index_keys(user_index, item_index)
         row = int(np.searchsorted(self._training_keys, key))
         there = row < len(self._training_keys) and self._training_keys[row] == key
         return row if there else None
 
     @cached_property
     def _training_keys(self) -> npt.NDArray[np.int64]:
-        """`pair_keys` of the explained training pairs, which are sorted by them."""
+        """The `pair_keys` of the explained training pairs, in ascending order."""
         pairs = self._dataset.explanations.select(["user_index", "item_index", "split"])
         keys = pair_keys(pairs.filter(pc.equal(pairs["split"], "train")))
         assert (keys[1:] > keys[:-1]).all(), "the explanations are not sorted"

@@ -1,9 +1,9 @@
-"""The dataset of the public XRec release (github.com/HKUDS/XRec, folder data/).
+"""Reads the dataset of the public XRec release (github.com/HKUDS/XRec, folder data/).
 
-`total_trn.csv`, `total_val.csv` and `total_tst.csv` hold the interactions of a split each, in the
-columns user and item. `data.jsonl` (or `data.json`) holds an explained pair a line, with the keys
-uid, iid, title, user_summary, item_summary and explanation. `item_profiles.jsonl`, with iid and
-item_summary, holds the profiles of items without an explained pair too; it may be missing.
+`total_trn.csv`, `total_val.csv`, and `total_tst.csv` each contain the interactions of one split, in
+the columns user and item. `data.jsonl` (or `data.json`) has one explained pair per line, with the
+keys uid, iid, title, user_summary, item_summary, and explanation. The optional
+`item_profiles.jsonl`, with iid and item_summary, also has profiles of items without explanations.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ _PROFILES: dict[str, Parser] = {"item_id": parse_id, "item_summary": parse_text}
 
 
 def find_release_files(folder: Location) -> dict[str, dict[str, Location]]:
-    """Return the files of a release in `folder`, each by its own name.
+    """Return the files of a release in `folder`; each file is a table of its own name.
 
-    Raises DataError, with what is missing and what is there.
+    Raises DataError if a file is missing, with the files that were found.
     """
     missing = [name for name in _SPLIT_FILES if not (folder / name).is_file()]
     explanations = [name for name in _EXPLANATION_FILES if (folder / name).is_file()]
@@ -48,9 +48,9 @@ def find_release_files(folder: Location) -> dict[str, dict[str, Location]]:
 def read_release(staging: Staging, files: TableFiles) -> None:
     """Read a release from its files.
 
-    The users and items are those of all files. One without a line in data.jsonl has an empty
-    profile and title; an item's profile in item_profiles.jsonl counts before that of data.jsonl.
-    Raises DataError for a missing column.
+    Users and items are collected from all files. Without a line in data.jsonl, their profiles and
+    titles are empty; an item's profile in item_profiles.jsonl overrides the one in data.jsonl.
+    Raises DataError if a column is missing.
     """
     for name, each in files.items():
         names: dict[str, tuple[str, ...]] = {"user_id": ("uid",), "item_id": ("iid",)}
@@ -70,14 +70,14 @@ def read_release(staging: Staging, files: TableFiles) -> None:
 
 
 def _given(split: str, _: object) -> str:
-    """Parse a cell of a file whose rows all have one split."""
+    """Return `split`; the parser for a file whose rows all have the same split."""
     return split
 
 
 def _describe(staging: Staging, table: str, key: str, texts: Mapping[str, str]) -> None:
-    """Add each id once, with the first of its texts that is not empty.
+    """Add each ID once, with the first non-empty value of each of its texts.
 
-    texts: the columns of the raw table `described`, by ours.
+    texts: maps our columns to those of the raw table `described`.
     """
     first = ", ".join(
         f"coalesce(first({theirs} ORDER BY file DESC, line) FILTER ({theirs} <> ''), '') AS {ours}"

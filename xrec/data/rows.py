@@ -1,7 +1,7 @@
-"""The well-formed rows of one input file, under our column names; broken rows become findings.
+"""Reads the well-formed rows of one input file, under our column names.
 
-What a cell must be, its parser says: it returns the value as xrec holds it, or raises ValueError
-with the reason.
+Broken rows become findings. The parser of a column returns a cell's value as xrec stores it, or
+raises ValueError with the reason.
 """
 
 import html
@@ -35,7 +35,7 @@ _ENTITY = re.compile(r"&(?:amp;)*(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]\w{1,31});", re
 
 
 def parse_id(value: object) -> str:
-    """Return an id: any non-empty string, or an integer, as a string."""
+    """Return an ID (any non-empty string or integer) as a string."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError("must be a string or an integer")
     if value == "":
@@ -44,25 +44,25 @@ def parse_id(value: object) -> str:
 
 
 def parse_text(value: object) -> str:
-    """Return a text, stripped and without HTML; a missing value is the empty text."""
+    """Return text, stripped and without HTML; a missing value becomes the empty string."""
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError("must be a text")
+        raise ValueError("must be a string")
     return without_html(_valid_unicode(value)).strip()
 
 
 def without_html(text: str) -> str:
-    """Return a text with blanks for tags and characters for entities, and for their entities."""
+    """Return the text with spaces for tags and with entities unescaped, up to twice."""
     if "&" in text:
         text = _ENTITY.sub(lambda found: html.unescape(html.unescape(found[0])), text)
     return _TAG.sub(" ", text) if "<" in text else text
 
 
 def parse_description(value: object) -> str:
-    """Return a title or profile: as `parse_text`, with numbers and dates written out.
+    """Return a title or profile, like `parse_text`, but also accept numbers, dates, and lists.
 
-    The parts of a list are joined: "tea, cake".
+    The parts of a list are joined with commas: "tea, cake".
     """
     if isinstance(value, list | tuple):
         return ", ".join(text for part in value if (text := parse_description(part)))
@@ -74,7 +74,7 @@ def parse_description(value: object) -> str:
 
 
 def parse_split(value: object) -> str | None:
-    """Return a split, or None if it is missing, so that the pair's hash decides."""
+    """Return a split, or None if it is missing; the pair's hash then determines it."""
     if value is None or value == "":
         return None
     if value not in SPLITS:
@@ -92,7 +92,7 @@ def _valid_unicode(text: str) -> str:
 
 @dataclass(frozen=True)
 class FileRows:
-    """What could be read of `file`, and what was left out.
+    """The rows that could be read from `file`, and those that were left out.
 
     table: the columns as large strings, and `line`.
     """
@@ -103,13 +103,13 @@ class FileRows:
 
     @property
     def num_rows(self) -> int:
-        """The number of rows, those left out included."""
+        """The number of rows, including those left out."""
         return int(self.table.num_rows) + len(self.findings)
 
 
 @dataclass(frozen=True)
 class _Column:
-    """One of our columns, and the columns of the file that it is made from."""
+    """One of our columns, and the file's columns that it is made from."""
 
     name: str
     parse: Parser
@@ -118,7 +118,7 @@ class _Column:
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """The name of the column in messages."""
         if self.sources in ((), (self.name,)):
             return self.name
         return f"{self.name} ({', '.join(self.sources)})"
@@ -137,19 +137,18 @@ def stream_rows(
     may_be_missing: Collection[str] = (),
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[FileRows]:
-    """Parse a file, whose ending tells the format (see xrec.data.blocks), block by block.
+    """Parse a file block by block; its extension determines the format (see xrec.data.blocks).
 
-    So the file need not fit in memory. The first part has no rows.
+    The file does not have to fit in memory. The first part has no rows.
 
-    `names` gives, for each of our columns that has another name there, the file's columns: none
-    (the column is empty), one, or several (their values are joined to one text). The `columns` must
-    be there, and so must an optional one that `names` names; other `optional` ones may be missing
-    (null). Columns that are not asked for are ignored. `may_be_missing` are columns of ours that a
-    row may lack, although `names` names what they are made from. Of JSON Lines the first rows say
-    which columns the file has.
+    `names` maps each of our columns that the file names differently to the file's columns: none
+    (our column is empty), one, or several (their values are joined into one text). The `columns`
+    are required, and so are optional ones that are in `names`; other `optional` columns may be
+    missing (null). All other columns are ignored. `may_be_missing` are our columns that a row may
+    lack even if they are in `names`. The columns of a JSON Lines file are those of its first rows.
 
-    A row that cannot be read, lacks a value's key or fails a column's parser is a finding. Raises
-    DataError for a missing column, with the columns seen, those expected, and `advice`.
+    A row that cannot be read, lacks a required key, or fails a column's parser is a finding. Raises
+    DataError if a column is missing, with the columns seen and expected, and `advice`.
     """
     names = names or {}
     wanted = [
@@ -181,7 +180,7 @@ def stream_rows(
 
 
 def joined_rows(parts: Iterable[FileRows]) -> FileRows:
-    """Return all parts of a file as one."""
+    """Return all parts of a file as one part."""
     all_parts = list(parts)
     return FileRows(
         all_parts[0].file,
@@ -205,7 +204,7 @@ def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice
 
 
 def _parse_columns(file: str, block: Block, wanted: Sequence[_Column]) -> FileRows | None:
-    """Return a block's rows by columns; None if a cell is broken, or must be parsed by itself."""
+    """Return a block's rows, parsed by column; None if they must be parsed row by row."""
     if block.table is None:
         return None
     try:
@@ -217,7 +216,7 @@ def _parse_columns(file: str, block: Block, wanted: Sequence[_Column]) -> FileRo
 
 
 def _parsed(table: pa.Table, column: _Column) -> pa.ChunkedArray:
-    """Return the parsed cells of a column; each distinct value is parsed once. Raise ValueError."""
+    """Return a column's parsed cells, parsing each distinct value once; may raise ValueError."""
     if len(column.sources) > 1:
         raise ValueError("several columns are joined row by row")
     source = column.sources[0] if column.sources else ""
@@ -227,7 +226,7 @@ def _parsed(table: pa.Table, column: _Column) -> pa.ChunkedArray:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if column.parse is parse_id and _are_ids(values):
-        values.validate(full=True)  # as UTF-8
+        values.validate(full=True)  # checks the UTF-8
         return values.cast(pa.large_string())
     encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
     parsed = [column.parse(value) for value in encoded.dictionary.to_pylist()]
@@ -258,7 +257,7 @@ def _parse_lines(file: str, rows: Iterable[Line], wanted: Sequence[_Column]) -> 
 
 
 def _cell(values: Mapping[str, Any], column: _Column) -> str | None:
-    """Return the parsed value of our column; raise ValueError with the reason if it is broken."""
+    """Return the parsed value of our column; raise ValueError, with the reason, if invalid."""
     present = [name for name in column.sources if name in values]
     if column.sources and not present:
         if column.is_required:
@@ -279,7 +278,7 @@ def _joined(values: Mapping[str, Any]) -> str:
 
 
 def _written(value: Any) -> str:
-    """Format a value for a text; one that is no text, number, or list of these by its `str`."""
+    """Format a value as text; use `str` if it is not a string, number, or list of these."""
     try:
         return parse_description(value)
     except ValueError:
@@ -287,9 +286,9 @@ def _written(value: Any) -> str:
 
 
 def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
-    """Return the rows whose `keys` are new; each later row with the same keys becomes a finding.
+    """Return the rows without repeated `keys`; each later row with the same keys is a finding.
 
-    The text of a finding is the other values of its row.
+    The text of a finding is its row as JSON, without the line number.
     """
     is_repeated = pa.array(rows.table.select(keys).to_pandas().duplicated().to_numpy(dtype=bool))
     reason = f"duplicate of an earlier {', '.join(keys)}"

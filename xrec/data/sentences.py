@@ -1,24 +1,24 @@
-"""Words and ends of sentences in any language, by the rules of Unicode (UAX 29).
+"""Splits text in any language into words and sentences, by the rules of Unicode (UAX 29).
 
-Words are those of UAX 29. In Chinese, Japanese and Thai, which have no spaces, each character is a
-word, except for runs of Katakana. The ends of sentences are those of UAX 29 that have a mark, with
-these exceptions. A point after a single letter, a number below 100 or a title ends none: "z. B.",
-"J. R. R. Tolkien", "3. Mai", "Dr. Pepper". A point before a number ends one ("It is calm. 16 of 30
-say so.") unless the word before it is mostly shortened there: "approx. 16 Euros". An ellipsis
-counts as a point.
+Words are those of UAX 29. In Chinese, Japanese, and Thai, which have no spaces, each character is a
+word, except for runs of Katakana. Sentence ends are those of UAX 29 that have a mark, with these
+exceptions. A period after a single letter, a number below 100, or a title does not end a sentence:
+"z. B.", "J. R. R. Tolkien", "3. Mai", "Dr. Pepper". A period before a number does ("It is calm. 16
+of 30 say so."), unless the word is usually an abbreviation there: "approx. 16 euros". An ellipsis
+counts as a period.
 """
 
 import re
 
 import regex
 
-_WORD = regex.compile(r"[\p{L}\p{N}\p{Co}]")  # what a piece must have to be a word
+_WORD = regex.compile(r"[\p{L}\p{N}\p{Co}]")  # a piece with one of these is a word
 _PIECE = regex.compile(r"(?V1w).+?\b", regex.DOTALL)
-# Half a flag each. They are in no word, and `regex` counts all those before each of them.
+# Two of these make a flag. They are not part of words, and `regex` handles long runs slowly.
 _REGIONAL = re.compile("[\U0001f1e6-\U0001f1ff]")
 _MARKS = regex.compile(
     r"(?P<marks>[\p{SB=STerm}\p{SB=ATerm}\u2026]+)"
-    r"(?:[\p{Pe}\p{Pf}\"']|\u201c(?=\s|$))*"  # German quotes end with the mark that opens others
+    r"(?:[\p{Pe}\p{Pf}\"']|\u201c(?=\s|$))*"  # closes German quotes, but opens others
 )
 _STRONG = regex.compile(r"\p{SB=STerm}")
 _GOES_ON_AT_ONCE = regex.compile(r"[\p{SB=Numeric}\p{SB=Upper}\p{SB=Lower}]")
@@ -29,7 +29,7 @@ _BETWEEN = (
 _GOES_ON_LATER = regex.compile(_BETWEEN + r"\p{SB=Lower}")
 _NUMBER_LATER = regex.compile(_BETWEEN + r"\p{SB=Numeric}")
 _CONTINUES = regex.compile(r"\p{SB=Sp}*\p{SB=SContinue}")
-# Both are matched backwards from the point, so that the text before the word is not read.
+# Both match backwards from the period, so that the text before the word is not scanned.
 _SHORTENED = regex.compile(
     r"(?r)(?<![\p{L}\p{M}\p{N}\u2019'])(?:\p{L}\p{M}*|Dr|Mr|Mrs|Ms|Prof|St|Nr|No|bzw|ca|vs)"
     r"|(?<![\p{L}\p{M}\p{N}.,])\p{N}{1,2}"
@@ -42,7 +42,7 @@ _SHORTENED_BEFORE_NUMBERS = regex.compile(
 
 
 def words(text: str) -> list[str]:
-    """Return the words of `text`, in order, without what is between them."""
+    """Return the words of `text`, in order, without the characters between them."""
     return [text[start:end] for start, end in word_spans(text)]
 
 
@@ -53,9 +53,9 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Return where the sentences of `text` end, after their marks and closing quotes and brackets.
+    """Return where the sentences of `text` end, after their marks, closing quotes, and brackets.
 
-    A last sentence without a mark has no end.
+    If the last sentence has no mark, its end is left out.
     """
     return [
         match.end()
@@ -75,7 +75,7 @@ def _ends_sentence(text: str, start: int, end: int, marks: str) -> bool:
 
 
 def _is_shortened(text: str, start: int, end: int) -> bool:
-    """Return whether the word before a point is shortened by it, as far as can be told."""
+    """Return whether the word before a period is probably an abbreviation."""
     if _SHORTENED.match(text, endpos=start):
         return True
     is_before_number = _NUMBER_LATER.match(text, end) is not None

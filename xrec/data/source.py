@@ -1,7 +1,7 @@
-"""A source of the dataset, and the rows of it that are left out.
+"""The source of a dataset, and the rows that are left out.
 
-A row that is left out is a finding, with its file, line and reason. Findings are counted and
-written to `rejected.parquet`; too many of them in one file are an error.
+A row that is left out is a finding, with its file, line, and reason. Findings are counted and
+written to `rejected.parquet`; too many in one file are an error.
 """
 
 from collections import defaultdict
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from xrec.data.staging import Staging
 
 TableFiles = Mapping[str, Mapping[str, Location]]
-"""The files of each table, by name."""
-LISTING = "listing"  # among the manifest's metrics: pairs of a name and a stamp
+"""The files of each table, by file name."""
+LISTING = "listing"  # a metric in the manifest: pairs of a file name and a stamp
 _TEXT_HEAD = 120
 _line = attrgetter("line")
 
@@ -30,7 +30,7 @@ _line = attrgetter("line")
 class Finding:
     """One row that is left out.
 
-    `line` counts from 1, and counts a CSV header; in Parquet it is the row's number.
+    `line` counts from 1, including a CSV header; in Parquet it is the row number.
     """
 
     file: str
@@ -43,10 +43,10 @@ class Finding:
 class Source:
     """Where a dataset comes from: its files, and how they are read.
 
-    name: what messages call it.
-    read: puts the rows into the staging tables.
-    files: those of each table.
-    inputs: fingerprints of artifacts that the rows come from, by kind.
+    name: the name of the source in messages.
+    read: adds the rows to the staging tables.
+    files: the files of each table.
+    inputs: fingerprints of the artifacts that the rows come from, by kind.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Source:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
     def listing(self) -> dict[str, str]:
-        """Return of each file what changes with its content, and is known without reading it."""
+        """Return a stamp of each file that changes with its content; the files are not read."""
         locations = self._locations()
         stamps = request_each(lambda location: location.stamp(), locations.values())
         return dict(zip(locations, stamps, strict=True))
 
     def hashes(self, there: Manifest) -> dict[str, str]:
-        """Return what a dataset of it depends on: its artifacts, and a hash of each file.
+        """Return the inputs of a dataset from this source: its artifacts, and a hash of each file.
 
-        there: the dataset that exists. A file that is as it was then is not read.
+        there: the existing dataset. Files that have not changed since then are not read.
         """
         before, locations = dict(there.metrics.get(LISTING, ())), self._locations()
         hashes = {
@@ -77,14 +77,14 @@ class Source:
 
 
 def rejected_table(findings: Iterable[Finding]) -> pa.Table:
-    """Return the findings in the schema REJECTED, in their order; texts are cut."""
+    """Return the findings in the schema REJECTED, in order, with shortened texts."""
     rows = [{**vars(finding), "text": _head(finding.text)} for finding in findings]
     return pa.Table.from_pylist(rows, schema=REJECTED)
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """How many rows of a file (or of a table's many files) were left out for a reason."""
+    """The number of rows of a file (or of all files of a table) left out for one reason."""
 
     file: str
     reason: str
@@ -93,7 +93,7 @@ class Rejected:
 
 
 def count_findings(findings: Iterable[Finding]) -> list[Rejected]:
-    """Return the findings by file and reason."""
+    """Return the number of findings for each file and reason."""
     groups = defaultdict[tuple[str, str], list[Finding]](list)
     for finding in findings:
         groups[finding.file, finding.reason].append(finding)
@@ -101,7 +101,7 @@ def count_findings(findings: Iterable[Finding]) -> list[Rejected]:
 
 
 def count_reasons(rejected: Iterable[Rejected]) -> dict[str, int]:
-    """Return the number of rows by "file: reason", the most frequent first."""
+    """Return the number of rows by "file: reason", most frequent first."""
     ordered = sorted(rejected, key=lambda each: (-each.count, each.file, each.reason))
     return {f"{each.file}: {each.reason}": each.count for each in ordered}
 
@@ -111,8 +111,8 @@ def check_rejected_share(
 ) -> None:
     """Raise DataError if more than `max_share` of the rows of any file are rejected.
 
-    `num_rows` holds the number of rows of each file, with those rejected, in the order of reading.
-    The first file over the threshold is reported, since its gaps often spoil the later ones.
+    `num_rows` has the number of rows of each file, including rejected ones, in reading order. Only
+    the first file over the threshold is reported, because its gaps often break the later ones.
     """
     for file, total in num_rows.items():
         of_file = [each for each in rejected if each.file == file]
@@ -121,8 +121,8 @@ def check_rejected_share(
             first = min((each.first for each in of_file), key=_line)
             reasons = count_reasons(of_file).items()
             raise DataError(
-                f"{folder.rstrip('/')}/{file}: {count} of {total} rows are unusable, at most a "
-                f"share of {max_share:g} is allowed\n"
+                f"{folder.rstrip('/')}/{file}: {count} of {total} rows are unusable; the "
+                f"maximum share is {max_share:g}\n"
                 f"  first: {first.file}, line {first.line}: {first.reason}: "
                 f"{_head(first.text)!r}\n"
                 + "".join(f"  {num} x {why.removeprefix(f'{file}: ')}\n" for why, num in reasons)
@@ -134,5 +134,5 @@ def check_rejected_share(
 
 
 def _head(text: str) -> str:
-    """Return the beginning of a text, valid as UTF-8."""
+    """Return the beginning of a text, as valid UTF-8."""
     return text[:_TEXT_HEAD].encode("utf-8", errors="replace").decode("utf-8")

@@ -1,7 +1,7 @@
-"""Splits and samples of pairs, by a seeded hash of their ids.
+"""Splits and samples pairs by a seeded hash of their IDs.
 
-What a pair gets depends on nothing else: not on the order, the process, or other pairs. A larger
-sample holds the smaller one.
+The result for a pair depends on nothing else: not on the order, the process, or other pairs. A
+larger sample contains every smaller one.
 """
 
 import heapq
@@ -22,7 +22,7 @@ PairT = TypeVar("PairT")
 def split_pairs(
     user_ids: Sequence[str], item_ids: Sequence[str], shares: SplitShares
 ) -> list[Split]:
-    """Return the split of each pair by the shares of test and validation; the rest is train."""
+    """Return the split of each pair, by the shares of test and validation; the rest is train."""
     seed, test, held_out = shares.seed, shares.test, shares.test + shares.validation
     pairs = zip(user_ids, item_ids, strict=True)
     fractions = (pair_fraction(user, item, seed) for user, item in pairs)
@@ -49,7 +49,7 @@ def drawn(
 
 
 def drawn_pairs(pairs: Sequence[PairT], count: int | None, *, seed: int = 0) -> list[PairT]:
-    """Return `count` of the pairs, which have their ids, in their order; all if it is None."""
+    """Return `count` of the pairs in their order; all if it is None. Pairs must have IDs."""
     users, items = (list(map(attrgetter(name), pairs)) for name in ("user_id", "item_id"))
     return [pairs[place] for place in drawn(users, items, count, seed=seed)]
 
@@ -65,6 +65,6 @@ def drawn_explanations(
 
 
 def _hash(of: str, user_id: str, item_id: str, num_bytes: int) -> bytes:
-    # The length tells the pairs ("a", "bc") and ("ab", "c") apart.
+    # The length distinguishes the pairs ("a", "bc") and ("ab", "c").
     key = f"{of}:{len(user_id)}:{user_id}{item_id}".encode()
     return blake2b(key, digest_size=num_bytes).digest()

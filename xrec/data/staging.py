@@ -1,8 +1,7 @@
-"""The rows of a source in a database that spills to the disk, until they are a dataset's tables.
+"""Holds the rows of a source in a database that spills to disk, until they become a dataset.
 
-A source of any size is read as a stream into the schema `raw`; joins, sorts and the search for
-repeated rows are SQL, within a limit of memory. Beyond it, rows are in a folder for temporary
-files.
+A source of any size is streamed into the schema `raw`; joins, sorts, and the search for repeated
+rows are SQL within a memory limit. Rows beyond the limit are stored in a temporary folder.
 """
 
 import errno
@@ -27,19 +26,19 @@ from xrec.errors import StorageError
 from xrec.storage import FORGOTTEN, Forgotten, Location, storage_errors
 
 _BATCH_ROWS = 2**16
-_BYTES_PER_THREAD = 2**28  # of memory: DuckDB's sorts spill what is more, but fail with much less
+_BYTES_PER_THREAD = 2**28  # of memory: DuckDB's sorts spill the excess, but fail with much less
 
 
 class Staging:
-    """A database of the source's rows, for one thread; a context, which deletes it at the end.
+    """A database of the source's rows, for one thread; a context manager that deletes it on exit.
 
-    Rows of the raw tables have their file's number and their line. Other tables than those of
-    `TABLE_COLUMNS` are there if the source has them (`has`).
+    Each row of a raw table has its file number and line number. Tables that are not in
+    `TABLE_COLUMNS` exist only if the source has them (`has`).
 
-    num_rows: by file, or by table where a table has many files; rows that are left out included.
-    hashes: of the content of the files that were read, by name.
+    num_rows: by file, or by table if a table has several files, including rows left out.
+    hashes: hashes of the content of the files that were read, by file name.
     num_forgotten: rows of `forgotten` users, which are left out, by "table: forgotten". Findings
-    have no texts then, which may name these users too.
+    have no texts in that case, because the texts may name these users too.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Staging:
             f"{self._folder.name}/rows.duckdb",
             config={
                 "temp_directory": f"{self._folder.name}/spilled",
-                "preserve_insertion_order": "false",  # what needs an order says it
+                "preserve_insertion_order": "false",  # queries that need an order request it
                 **limit,
             },
         )
@@ -90,7 +89,7 @@ class Staging:
         is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         if is_full or isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
             raise StorageError(
-                f"{self._folder.name}: no room for the rows of the source: "
+                f"{self._folder.name}: not enough space for the rows of the source: "
                 f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk, or "
                 "raise prepare.memory_gb",
                 code="disk_full",
@@ -111,8 +110,8 @@ class Staging:
         files: Mapping[str, Location],
         stream: Callable[[str, IO[bytes]], Iterable[FileRows]],
     ) -> None:
-        """Read the files of a raw table, a block at a time. Raise DataError, StorageError."""
-        self.sql("BEGIN")  # one transaction, or each block would wait for the disk
+        """Read the files of a raw table block by block; may raise DataError or StorageError."""
+        self.sql("BEGIN")  # one transaction; otherwise each block would wait for the disk
         for name, location in files.items():
             counted = name if len(files) == 1 else f"{table} ({len(files)} files)"
             with self._opened(name, location) as source:
@@ -120,20 +119,20 @@ class Staging:
         self.sql("COMMIT")
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
-        """Add whole tables, whose lines are their rows' numbers."""
+        """Add whole tables; the line numbers are the row numbers, from 1."""
         for table, rows in tables.items():
             lines = pa.array(np.arange(1, rows.num_rows + 1))
             self._add(table, table, table, [FileRows(table, rows.append_column("line", lines))])
 
     def fill(self, table: str, query: str) -> None:
-        """Add the rows of a query to a raw table, which the source has then."""
+        """Add the rows of a query to a raw table; `has` is true for the table from then on."""
         self.sql(f"INSERT INTO raw.{table} BY NAME {query}")
         self._tables.add(table)
 
     def reject(self, table: str, reasons: str) -> None:
         """Add rows of a raw table to the findings.
 
-        reasons: a query for `file`, `line` and `reason`. The text of a finding is its row's values.
+        reasons: a query for `file`, `line`, and `reason`. A finding's text is its row as JSON.
         """
         values = ", ".join(f"{column}: {column}" for column in TABLE_COLUMNS[table])
         self.sql(f"""
@@ -141,7 +140,7 @@ class Staging:
             FROM ({reasons}) JOIN raw.{table} USING (file, line)""")
 
     def rejected(self) -> list[Rejected]:
-        """Return the rows that were left out, by file (or table) and reason."""
+        """Return how many rows were left out, by file (or table) and reason."""
         found = self.sql("""
             SELECT counted, reason, count(*),
                 arg_min({file: name, line: line, reason: reason, text: text}, line)
@@ -151,15 +150,15 @@ class Staging:
         ]
 
     def findings(self) -> pa.RecordBatchReader:
-        """Return all findings by file and line, in the columns of REJECTED."""
+        """Return all findings, sorted by file and line, in the columns of REJECTED."""
         return self.reader("""
             SELECT name AS file, line, reason, text
             FROM findings JOIN files USING (file) ORDER BY name, line, reason""")
 
     def reader(self, query: str) -> pa.RecordBatchReader:
-        """Return the rows of a query as a stream; several may be read side by side.
+        """Return the rows of a query as a stream; several streams can be read at the same time.
 
-        They come in the order of the query, or in that in which its table was made.
+        The rows are in the query's order, or else in the order in which the table was filled.
         """
         self.sql("SET preserve_insertion_order = true")
         return self.database.cursor().sql(query).to_arrow_reader(_BATCH_ROWS)
@@ -169,7 +168,7 @@ class Staging:
         return int(self.sql(f"SELECT count(*) FROM {table} WHERE {condition}")[0][0])
 
     def table(self, query: str) -> pa.Table:
-        """Return the rows of a query."""
+        """Return the rows of a query as a table."""
         return self.database.execute(query).to_arrow_table()
 
     def _add(self, table: str, file: str, counted: str, parts: Iterable[FileRows]) -> None:
@@ -197,7 +196,7 @@ class Staging:
 
     @contextmanager
     def _opened(self, name: str, location: Location) -> Iterator[IO[bytes]]:
-        """Yield a copy of a file, whose content is hashed."""
+        """Yield a local copy of a file, and record the hash of its content."""
         with TemporaryFile(dir=self._folder.name) as copy:
             with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
                 shutil.copyfileobj(opened, copy)

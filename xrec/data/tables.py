@@ -1,7 +1,7 @@
-"""Tables of a team's own: users, items, interactions, explanations, dislikes (docs/data.md).
+"""Reads your own tables: users, items, interactions, explanations, dislikes (docs/data.md).
 
-Each is one or many Parquet, CSV or JSON Lines files. Only the interactions must be there. Without
-users or items, their ids are taken from the pairs, profiles and titles are empty.
+Each is one or more Parquet, CSV, or JSON Lines files. Only the interactions are required. If users
+or items are missing, their IDs come from the pairs, and their profiles and titles are empty.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,20 +31,20 @@ _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), 
 
 
 def find_table_files(folder: Location, source: TablesSource) -> dict[str, dict[str, Location]]:
-    """Return the files of each table in `folder`; raise DataError as `find_files` does."""
+    """Return the files of each table in `folder`; raise DataError like `find_files`."""
     return find_files(folder, TABLES, source.files, "interactions")
 
 
 def find_files(
     folder: Location, tables: Sequence[TableT], named: Mapping[TableT, str], needed: TableT
 ) -> dict[TableT, dict[str, Location]]:
-    """Return the files of each table by their names: those that the pattern of `named` matches.
+    """Return the files of each table by name: those that match its pattern in `named`.
 
-    Without a pattern, a table is the file of its name, the files of its name and a number, or those
-    in the folder of its name, with one and the same ending.
+    Without a pattern, the files are the one named like the table, those named like the table plus a
+    number, or those in a folder named like the table, all with the same extension.
 
-    Raises DataError if those of `needed` or of a pattern are missing, or a table is there in two
-    forms.
+    Raises DataError if no file matches a pattern, `needed` has no files, or a table exists in more
+    than one form.
     """
     names_in = cache(lambda parent: (folder / parent if parent else folder).sizes())
     found: dict[TableT, dict[str, Location]] = {}
@@ -55,15 +55,15 @@ def find_files(
         if len(forms) > 1:
             seen = tuple(names[0] for names in forms)
             raise DataError(
-                f"{folder}: more than one file of the {table}, {' and '.join(seen)}; remove all "
-                f"but one, or name it in {key}",
+                f"{folder}: more than one file for {table}: {' and '.join(seen)}; remove all "
+                f"but one, or set {key} to it",
                 code="several_files",
                 key=key,
                 saw=seen,
             )
         if not forms and (table in named or table == needed):
             usual = ", ".join(f"{table}{ending}" for ending in TABLE_ENDINGS)
-            either = f"one of {usual}, or such files numbered or in the folder {table}"
+            either = f"one of {usual}, or such files with a number or in the folder {table}"
             raise DataError(
                 f"{folder}: the {table} are missing; expected {named.get(table, either)}, saw "
                 f"{', '.join(folder.files()[:10]) or 'no files'}; check source.uri, or name the "
@@ -80,7 +80,7 @@ def find_files(
 def _matching(names_in: Callable[[str], Collection[str]], pattern: str) -> list[str]:
     """Return the files that match `pattern`, which may have wildcards in its last part.
 
-    names_in: returns the names of the files in a folder, which is given by its own name.
+    names_in: returns the names of the files in a folder, given the folder's name.
     """
     parent, slash, name = pattern.rpartition("/")
     found = (
@@ -94,7 +94,7 @@ def _matching(names_in: Callable[[str], Collection[str]], pattern: str) -> list[
 def read_tables(staging: Staging, files: TableFiles, source: TablesSource) -> None:
     """Read the tables from their files, in the order of `TABLES`.
 
-    Raises DataError for a missing column.
+    Raises DataError if a column is missing.
     """
     for table in filter(files.__contains__, TABLES):
         stream = partial(

@@ -1,16 +1,15 @@
-"""Titles of items in texts: where a text names its own item, and whether it names another one.
+"""Finds titles in texts: where a text names its own item, and whether it names another one.
 
-Texts and titles are compared word by word: case, apostrophes, "&" and "and", and the marks between
-words do not matter. The "'s" of a possessive is no part of a name, so "The Rusty Compass's tea"
-names "The Rusty Compass"; in "Wendy's", which is a title itself, it is. Of Chinese, Japanese, Thai,
-Lao, Khmer and Burmese, which are written without spaces, each character is a word.
+Texts and titles are compared word by word, ignoring case, the kind of apostrophe, "&" versus "and",
+and the marks between words. A possessive "'s" is not part of a name, so "The Rusty Compass's tea"
+names "The Rusty Compass"; in a title such as "Wendy's", it is. In Chinese, Japanese, Thai, Lao,
+Khmer, and Burmese, which are written without spaces, each character is a word.
 
-A name begins and ends with a word that is not in small letters, so that "the friendly staff" does
-not name the café "The Friendly". Of a title of more than twelve words the first twelve are its
-name, whatever the last of them is. A title of one word is often a common word too ("Target",
-"Cake"): in a text about another item it counts only in the middle of a sentence and beside no other
-capitalized word. A name that is misspelled, or written in small letters where the title has
-capitals, is not found.
+A name must not begin or end with a lowercase word, so "the friendly staff" does not name the café
+"The Friendly". If a title has more than twelve words, its name is the first twelve, even if the
+last of them is lowercase. A one-word title is often a common word too ("Target", "Cake"), so in a
+text about another item it only counts in the middle of a sentence and not next to another
+capitalized word. Misspelled names, and lowercase names whose title has capitals, are not found.
 """
 
 import hashlib
@@ -37,10 +36,10 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['\u2019][^\W{_UNSPACED}
 _SENTENCE_BREAK = re.compile(r"[.!?\u2026:;\n]")
 _ARTICLE = "the"
 _POSSESSIVE = "'s"
-_MAX_WORDS = 12  # of a title; a longer one is known by its first words
+_MAX_WORDS = 12  # of a title; longer ones are identified by their first words
 _MIN_LETTERS, _MIN_LETTERS_WITHOUT_CASE = 2, 4
 _MIN_SHORT_NAME = 3
-_RULES = 1  # version of all of them, in the name of the files of hashes
+_RULES = 1  # version of these rules, part of the names of the files of hashes
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,14 @@ class _Word:
 
 
 def composed(text: str) -> str:
-    """Return `text` in Unicode's composed form (NFC), in which titles are looked for."""
+    """Return `text` in Unicode's composed form (NFC), the form in which titles are searched."""
     return unicodedata.normalize("NFC", text)
 
 
 def title_spans(text: str, title: str) -> list[Span]:
     """Return where `text` names the item `title` in full.
 
-    `text` is `composed`. A leading "The" of a title of three or more words may be missing.
+    `text` must be `composed`. The leading "The" of a title of three or more words is optional.
     """
     title = composed(title)
     words, name = _words(text), _words(title)
@@ -92,10 +91,10 @@ def title_spans(text: str, title: str) -> list[Span]:
 
 
 def without_spans(text: str, spans: Iterable[Span]) -> str:
-    """Return `text` with a letter for each character of `spans`.
+    """Return `text` with each character in `spans` replaced by a letter.
 
-    A mark at the end of one stays. So the "21." of "Café 21." ends a sentence, which a number below
-    100 does not.
+    A mark at the end of a span is kept. So "Café 21." can end a sentence, although "21." alone, a
+    number below 100, cannot.
     """
     for start, end in spans:
         last = text[end - 1]
@@ -105,10 +104,10 @@ def without_spans(text: str, spans: Iterable[Span]) -> str:
 
 
 class TitleIndex:
-    """The titles of a catalogue, to look for in texts that are `composed`.
+    """Searches `composed` texts for the titles of a catalog.
 
-    It holds hashes of their words, some 20 for a title, which are files of this node if `name`
-    says their content. They take about a second for 30,000 titles, once a node.
+    It stores hashes of their words, about 20 per title. They are cached in files on this node if
+    `name` identifies the titles; computing them takes about a second for 30,000 titles.
     """
 
     def __init__(self, titles: Iterable[str] | pa.ChunkedArray, name: str | None = None):
@@ -117,17 +116,17 @@ class TitleIndex:
 
     @classmethod
     def of_column(cls, titles: pa.ChunkedArray) -> Self:
-        """Return the index of a column of texts, which are read only if this node has no hashes."""
+        """Return the index of a column of titles; reads them only if no hashes are cached."""
         digest = hashlib.sha256()
         for chunk in titles.chunks:
             digest.update(pa.record_batch([chunk], ["title"]).serialize())
         return cls(titles, digest.hexdigest()[:16])
 
     def other_title(self, text: str, title: str, context: Sequence[str] = ()) -> str | None:
-        """Return the first name of an item in `text` other than that of its own item, or None.
+        """Return the first name in `text` of an item other than its own, or None.
 
-        `title` is that of the own item. A name that is part of it, or of one of the texts of
-        `context`, is no other item's.
+        `title` is the title of the text's own item. A name that occurs in it, or in one of the
+        texts in `context`, is not counted.
         """
         words = _words(text)
         candidates = [
@@ -139,7 +138,7 @@ class TitleIndex:
                 or _has_capitalized_neighbour(words, start, stop, text)
             )
         ]
-        # Most texts name their own item only. The context is long, so it is read for the rest.
+        # Most texts name only their own item. The context is long, so it is read only if needed.
         for known in (title, *context):
             if not candidates:
                 return None
@@ -157,9 +156,9 @@ class TitleIndex:
         return text[words[start].start : words[stop - 1].end]
 
     def own_spans(self, text: str, title: str) -> list[Span]:
-        """Return where `text` names the item `title`, in full or in short.
+        """Return where `text` names the item `title` by its full or short name.
 
-        A short name is the title's first words, if no other title holds them.
+        A short name is the title's first words, if no other title contains them.
         """
         taken, name = title_spans(text, title), _words(composed(title))
         if _can_be_found(name):
@@ -169,7 +168,7 @@ class TitleIndex:
         return sorted(taken)
 
     def _short_spans(self, text: str, name: list[_Word]) -> Iterator[Span]:
-        """Yield where `text` has the first words of a name, the longest ones first."""
+        """Yield where `text` has the first words of a name, longest first."""
         words, has_article = _words(text), name[0].key == _ARTICLE
         named = name[1:] if has_article else name
         for length in range(len(named) - (not has_article), 0, -1):
@@ -189,13 +188,13 @@ class TitleIndex:
                     yield words[start].start, _end(words[stop - 1], short[-1])
 
     def _known(self, words: list[_Word]) -> list[tuple[int, int]]:
-        """Return the runs of words that are written as a name and are a title."""
+        """Return the runs of words that are written like a name and are a title."""
         runs = [
             (start, stop)
             for start, first in enumerate(words)
             if not first.is_small or first.key == _ARTICLE
             for stop in range(min(len(words), start + _MAX_WORDS), start, -1)
-            if stop - start == _MAX_WORDS  # so many words that are a title's are no common ones
+            if stop - start == _MAX_WORDS  # that many words of a title are not a common phrase
             or (not words[stop - 1].is_small and _is_name(words[start:stop]))
         ]
         keys = [(run, key) for run in runs for key in _keys(words[slice(*run)])]
@@ -206,7 +205,7 @@ class TitleIndex:
 
 
 def _hashes_of(titles: Iterable[str] | pa.ChunkedArray) -> Arrays:
-    """Return hashes of the titles' names, and of the phrases that two or more hold, sorted."""
+    """Return sorted hashes of the titles' names, and of phrases in two or more titles."""
     names, known, phrases = set[int](), set[int](), array("q")
     for title in titles:
         words = _words(composed(str(title)))
@@ -230,13 +229,13 @@ def _hashes_of(titles: Iterable[str] | pa.ChunkedArray) -> Arrays:
 
 
 def _hash(key: Sequence[str]) -> int:
-    """Return 64 bits that are the same in all processes."""
+    """Return a 64-bit hash that is the same in all processes."""
     digest = hashlib.blake2b(" ".join(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
 def _are_among(hashes: npt.NDArray[np.int64], keys: Sequence[Sequence[str]]) -> list[bool]:
-    """Return whether the hash of each key is one of `hashes`, which are sorted."""
+    """Return whether the hash of each key is in the sorted `hashes`."""
     wanted = np.array([_hash(key) for key in keys], np.int64)
     places = np.searchsorted(hashes, wanted)
     there = places < len(hashes)
@@ -260,19 +259,19 @@ def _key(words: Sequence[_Word]) -> tuple[str, ...]:
 
 
 def _keys(words: Sequence[_Word]) -> list[tuple[str, ...]]:
-    """Return the keys of a name as it is, and without the "'s" of a possessive."""
+    """Return the key of a name as written, and without a possessive "'s" if it has one."""
     key = _key(words)
     owner = words[-1].owner
     return [key] if owner == key[-1] else [key, (*key[:-1], owner)]
 
 
 def _end(last: _Word, own: _Word) -> int:
-    """Return where a name ends whose last word is `own`, and is written `last` in the text."""
+    """Return where a name ends; its last word is `own`, or `last` as written in the text."""
     return last.end if last.key == own.key else last.end - len(_POSSESSIVE)
 
 
 def _can_be_found(name: Sequence[_Word]) -> bool:
-    """Return whether a title has enough letters; otherwise it would be found everywhere."""
+    """Return whether a title has enough letters; others would be found everywhere."""
     letters = "".join(word.written for word in name if word.written != "&")
     has_case = any(letter.isupper() or letter.islower() for letter in letters)
     least = _MIN_LETTERS if has_case else _MIN_LETTERS_WITHOUT_CASE
@@ -280,22 +279,22 @@ def _can_be_found(name: Sequence[_Word]) -> bool:
 
 
 def _is_name(words: Sequence[_Word]) -> bool:
-    """Return whether the first word (after "the") and the last one are not in small letters."""
+    """Return whether neither the first word (after "the") nor the last one is lowercase."""
     named = words[1:] if len(words) > 1 and words[0].key == _ARTICLE else words
     return not (named[0].is_small or named[-1].is_small)
 
 
 def _is_written_like(words: Sequence[_Word], name: Sequence[_Word]) -> bool:
-    """Return whether the words are a name, or in small letters only where the title itself is."""
+    """Return whether the first and last words are lowercase only if the title's are."""
     first = 1 if len(name) > 1 and name[0].key == _ARTICLE else 0
     return all(not words[place].is_small or name[place].is_small for place in (first, -1))
 
 
 def _found(words: Sequence[_Word], name: Sequence[_Word]) -> Iterator[tuple[int, int]]:
-    """Yield the runs of `words` that are the name, by start and stop.
+    """Yield the runs of `words` that are the name, as start and stop.
 
-    All words but the last are found as one string, so a name and a text that repeat one word do not
-    take the product of their lengths.
+    All words but the last are searched as one string. So if a name and a text repeat one word, the
+    time does not grow with the product of their lengths.
     """
     key = _key(name)
     said = "".join(f" {word.key}" for word in words)
@@ -315,7 +314,7 @@ def _follows_article(words: Sequence[_Word], start: int) -> bool:
 
 
 def _with_marks(text: str, title: str, span: Span) -> Span:
-    """Return the span with the marks around the title's words, if the text has them too."""
+    """Return the span extended by the marks around the title's words, if the text has them."""
     words = _words(title)
     before, after = title[: words[0].start], title[words[-1].end :]
     start, end = span
@@ -334,7 +333,7 @@ def _begins_sentence(words: Sequence[_Word], place: int, text: str) -> bool:
 
 
 def _has_capitalized_neighbour(words: Sequence[_Word], start: int, stop: int, text: str) -> bool:
-    """Return whether a word beside it, after blanks and hyphens, makes a longer name of it."""
+    """Return whether a word next to it, after spaces or hyphens, makes it a longer name."""
     before = start - 1
     if before >= 0 and (words[before].key == _ARTICLE or _begins_sentence(words, before, text)):
         before = -1

@@ -1,1 +1,1 @@
-"""How good explanations are: scores of held-out pairs, their metrics, the evaluation artifact."""
+"""Evaluation of explanations: scores of held-out pairs, metrics, and the artifact."""

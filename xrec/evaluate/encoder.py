@@ -1,10 +1,10 @@
-"""A small sentence encoder, and how alike two texts are in its space: BERTScore, and the cosine.
+"""A small sentence encoder, and the similarity of texts in its space: BERTScore and cosine.
 
 With unit token vectors x_i of the explanation and y_j of the reference (arXiv 1904.09675, equation
-1): precision = mean_i max_j x_i . y_j, recall = mean_j max_i x_i . y_j, F1 their harmonic mean, all
-without idf weights, of the last layer. As in the package bert-score, means leave the encoder's
-special tokens out, and maxima do not. The published BERTScores are on another scale: they are of a
-middle layer of roberta-large, and rescaled.
+1): precision = mean_i max_j x_i . y_j, recall = mean_j max_i x_i . y_j, F1 is their harmonic mean;
+all without idf weights, from the last layer. As in the package bert-score, means exclude the
+encoder's special tokens, and maxima include them. Published BERTScores are on another scale: they
+use a middle layer of roberta-large, and are rescaled.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Vectors of B texts, padded to S tokens, of unit length, float32.
+    """The vectors of B texts, padded to S tokens: unit length, float32.
 
-    They are `token_vectors` (B, S, H) and `sentence_vectors` (B, H).
-    `text_mask` (B, S) bool is False at padding, `token_mask` at the encoder's own special tokens
-    too. A sentence vector is the mean over all tokens but padding, the special ones included: the
-    pooling of the sentence-transformers MiniLM models.
+    `token_vectors` is (B, S, H), `sentence_vectors` (B, H).
+    `text_mask` (B, S) bool is False at padding; `token_mask` (B, S) bool is also False at the
+    encoder's special tokens. A sentence vector is the mean over all tokens except padding, as in
+    the sentence-transformers MiniLM models; it includes the special tokens.
     """
 
     token_vectors: Tensor
@@ -43,23 +43,23 @@ class EncodedTexts:
 
 
 class SentenceEncoder:
-    """A transformers encoder with its tokenizer; it reads as much of a text as it has positions."""
+    """A transformers encoder with its tokenizer; texts are truncated to its maximum length."""
 
     def __init__(self, model: Any, tokenizer: Any, device: str = "cpu") -> None:
         self.model = model.to(device=device, dtype=torch.float32).eval()
         self.tokenizer = tokenizer
         self.device = device
-        # RoBERTa's positions begin behind its padding token.
+        # RoBERTa's position ids start after the id of its padding token.
         offset = model.config.pad_token_id + 1 if model.config.model_type in _AFTER_PADDING else 0
         self.max_tokens = min(
             tokenizer.model_max_length, model.config.max_position_embeddings - offset
         )
-        # These tokenizers cut a word apart in another way at the beginning of a text.
+        # These tokenizers split a word differently at the start of a text.
         self._before = " " if model.config.model_type in _AFTER_PADDING else ""
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """The vectors of one batch of texts."""
+        """Return the vectors of one batch of texts."""
         batch = self.tokenizer(
             [self._before * bool(text.strip()) + text.strip() for text in texts],
             return_tensors="pt",
@@ -70,16 +70,16 @@ class SentenceEncoder:
         ).to(self.device)
         token_mask, text_mask = batch.pop("special_tokens_mask") == 0, batch["attention_mask"] == 1
         hidden = self.model(**batch).last_hidden_state  # (B, S, H)
-        pooled = (hidden * text_mask[..., None]).sum(1)  # its direction is the mean's
+        pooled = (hidden * text_mask[..., None]).sum(1)  # same direction as the mean
         return EncodedTexts(
             normalize(hidden, dim=-1), normalize(pooled, dim=-1), text_mask, token_mask
         )
 
 
 def load_encoder(source: str, *, device: str = "cpu") -> SentenceEncoder:
-    """The encoder `source`: `pypi:<package>`, a local folder, or a hub id.
+    """Return the encoder `source`: `pypi:<package>`, a local folder, or a hub id.
 
-    Raises ModelError if it cannot be had.
+    Raises ModelError if it cannot be loaded.
     """
     name = str(encoder_folder(source) or source)
     try:
@@ -101,9 +101,9 @@ def embedding_scores(
     references: Sequence[str],
     batch_size: int = 16,
 ) -> dict[str, NDArray[np.float64]]:
-    """embedding_precision, _recall, _f1 and sentence_cosine of each text beside its reference.
+    """Return embedding_precision, _recall, _f1 and sentence_cosine of texts and references.
 
-    (N,) each for N texts, 1 or more; -1 to 1, in practice 0 to 1; 0 where a text has no token.
+    Each is (N,) for N >= 1 texts; -1 to 1, in practice 0 to 1; 0 if either text has no tokens.
     """
     assert len(explanations) == len(references)
     starts = range(0, len(explanations), batch_size)
@@ -119,7 +119,7 @@ def embedding_scores(
 
 
 def _batch_scores(texts: EncodedTexts, references: EncodedTexts) -> Tensor:
-    """(4, B) precision, recall, F1, cosine."""
+    """Return precision, recall, F1 and cosine, (4, B)."""
     similarity = texts.token_vectors @ references.token_vectors.mT  # (B, S, T)
     precision = _mean_of_best(similarity, texts.token_mask, references.text_mask)
     recall = _mean_of_best(similarity.mT, references.token_mask, texts.text_mask)
@@ -131,9 +131,9 @@ def _batch_scores(texts: EncodedTexts, references: EncodedTexts) -> Tensor:
 
 
 def _mean_of_best(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B,) mean over real rows of the best similarity (B, S, T) among real columns.
+    """Return the mean over rows of the largest similarity (B, S, T) in each row, (B,).
 
-    The masks (B, S) and (B, T), bool, say what is real.
+    Only rows and columns whose masks (B, S) and (B, T), bool, are True count.
     """
     best = similarity.masked_fill(~columns[:, None, :], -1.0).amax(dim=2)
     return best.masked_fill(~rows, 0.0).sum(1) / rows.sum(1).clamp(min=1)

@@ -1,6 +1,6 @@
 """The evaluation artifact: metrics as JSON, scored pairs, `report.html`, manifest.
 
-The report is self-contained: its style is inline, there is no script, and nothing is fetched.
+The report is self-contained: its style is inline, it has no script, and nothing is fetched.
 jinja2 escapes every text. Equal arguments give equal files.
 """
 
@@ -34,12 +34,12 @@ def write_evaluation(
     inputs: Mapping[str, str],
     about: str,
 ) -> Manifest:
-    """Write the artifact to `location` and return its manifest, which holds the metrics too.
+    """Write the artifact to `location` and return its manifest, which includes the metrics.
 
-    `sources` are the artifacts that were evaluated, by name, in the order of making. `config` and
-    `inputs` are the manifest's: the settings that the content depends on (plain JSON
-    values), and the fingerprints of what was evaluated. `about` tells a reader what it is of. Equal
-    arguments give equal files.
+    `sources` are the evaluated artifacts by name, in the order in which they were made. `config`
+    and `inputs` go into the manifest: the settings that the content depends on (plain JSON
+    values), and the fingerprints of what was evaluated. `about` tells readers what was evaluated.
+    Equal arguments give equal files.
     """
     flat = flat_metrics(metrics)
     texts = {
@@ -80,7 +80,7 @@ def render_report(
     about: str,
     num_examples: int = 20,
 ) -> str:
-    """The page as HTML text; `num_examples` of `pairs`, drawn by a hash, are shown in full."""
+    """Return the page as HTML, which shows `num_examples` of `pairs`, drawn by a hash."""
     environment = Environment(
         loader=PackageLoader("xrec.evaluate"),
         autoescape=True,
@@ -105,7 +105,7 @@ def render_report(
 
 
 def verdict(gain: Estimate | None) -> str:
-    """What the personalization gain and its interval allow to say of this one training."""
+    """Return what the personalization gain and its interval imply for this one training run."""
     if gain is None:
         return "Nothing could be measured: all prompts with their references are too long."
     size = f"{gain.value:.3f} nats per token (95 % interval {gain.interval(3)})"
@@ -120,13 +120,13 @@ def verdict(gain: Estimate | None) -> str:
             f"less likely than with another user's, a gain of {size}."
         )
     return (
-        "What a user did makes no clear difference: with the user's own vector, in place of "
+        "What a user did makes no clear difference: with the user's own vector instead of "
         f"another user's, the real explanations become likelier by {size}."
     )
 
 
 def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, str]]]]:
-    """The metrics as table rows, by group."""
+    """Return the metrics as table rows, by group."""
     rows = []
     for name, estimate in metrics.items():
         about = DESCRIPTIONS[name]

@@ -1,19 +1,19 @@
-"""How sure a mean over users and trainings is: its 95 % interval, mean +- t times standard error.
+"""95 % intervals of means over users and trainings: mean +- t times the standard error.
 
-Pairs of one user are not independent, nor are those of one training: the error is clustered by
-both, crossed (Cameron, Gelbach, Miller 2011, "Robust inference with multiway clustering"). With
-the mean m over S seeds and N pairs, n_u of them of user u, m_s the mean of seed s, and r_u what
-the mean over seeds of all values of u exceeds n_u m by, the two parts of the variance are
+Pairs of one user are not independent, nor are those of one training, so the error is two-way
+clustered (Cameron, Gelbach, Miller 2011, "Robust inference with multiway clustering"). Let m be
+the mean over S seeds and N pairs of U users, m_s the mean of seed s, and r_u the sum over the
+pairs of user u of (the pair's mean over seeds minus m). The two parts of the variance are
 
     by users: U / (U - 1) sum_u (r_u / N)^2        by seeds: sum_s (m_s - m)^2 / (S (S - 1))
 
-Their intersection is not taken off, so that an interval is rather too wide. The degrees of freedom
-are Satterthwaite's (1946), between those of the users and those of the seeds. With one seed an
-interval says nothing of other trainings.
+Their intersection is not subtracted, so an interval is too wide rather than too narrow. The degrees
+of freedom are Satterthwaite's (1946), between those of the users and those of the seeds. With one
+seed, an interval does not cover the variation between trainings.
 
-A share, of values that are true or false, has Clopper and Pearson's interval, which stays within 0
-and 1, for as many independent values as have the same error (Korn, Graubard 1998); if all values
-are the same, for as many as there are users.
+A share (the mean of bools) has Clopper and Pearson's interval, which stays within 0 and 1, for the
+number of independent values that would have the same error (Korn, Graubard 1998), or for the number
+of users if all values are the same.
 """
 
 from collections.abc import Hashable, Sequence
@@ -28,31 +28,31 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, with the 95 % interval `low` to `high` where there is one."""
+    """A value, with its 95 % interval from `low` to `high` if it has one."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
     def interval(self, digits: int) -> str:
-        """The interval as "low to high"; empty where there is none."""
+        """Return the interval as "low to high"; empty if there is none."""
         if self.low is None or self.high is None:
             return ""
         return f"{self.low:.{digits}f} to {self.high:.{digits}f}"
 
     def text(self, digits: int) -> str:
-        """The value, and the interval in brackets where there is one."""
+        """Return the value, followed by the interval in parentheses if there is one."""
         interval = self.interval(digits)
         return f"{self.value:.{digits}f}" + (f" ({interval})" if interval else "")
 
 
 def mean_interval(values: ArrayLike, users: Sequence[Hashable]) -> Estimate:
-    """The mean of `values`, (N,) or (S, N) over seeds and pairs, whose users are `users` (N,).
+    """Return the mean of `values`, (N,) or (S, N) over seeds and pairs; `users` is (N,).
 
-    Values of type bool are those of a share. Differences of such are numbers, be they 0 or 1.
+    If the dtype is bool, the mean is a share. Differences of bools must be passed as numbers.
 
-    NaN is a pair without a value, which is left out in all seeds; some pair must have all values.
-    One user alone has no interval.
+    NaN marks a pair without a value, which is left out of all seeds; at least one pair must have
+    all values. With a single user there is no interval.
     """
     return _estimate([(1.0, values)], users)
 
@@ -60,10 +60,10 @@ def mean_interval(values: ArrayLike, users: Sequence[Hashable]) -> Estimate:
 def difference_interval(
     values: ArrayLike, others: ArrayLike, users: Sequence[Hashable]
 ) -> Estimate:
-    """The mean of `values` (S, N) minus `others` (R, N) of the same pairs.
+    """Return the mean of `values` (S, N) minus `others` (R, N) of the same pairs.
 
-    Users are those of both together, seeds each side's own: its trainings have nothing to do with
-    the other's. A pair without a value on either side is left out.
+    Both sides are clustered by the same users, but each by its own seeds, because their trainings
+    are independent. A pair that lacks a value on either side is left out.
     """
     return _estimate([(1.0, values), (-1.0, others)], users)
 
@@ -73,7 +73,7 @@ def _estimate(sides: Sequence[tuple[float, ArrayLike]], users: Sequence[Hashable
     there = np.all([np.isfinite(table).all(axis=0) for table in tables], axis=0)
     assert there.any(), "no pair has a value in all seeds"
     of_pairs = np.sum([table[:, there].mean(axis=0) for table in tables], axis=0)  # (N,)
-    of_seeds = [table[:, there].mean(axis=1) for table in tables]  # (S,) of each side
+    of_seeds = [table[:, there].mean(axis=1) for table in tables]  # (S,) for each side
     value = float(of_pairs.mean())
     numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
     index = np.array([numbers[user] for user in users])[there]
@@ -100,7 +100,7 @@ def _estimate(sides: Sequence[tuple[float, ArrayLike]], users: Sequence[Hashable
 
 
 def _share(value: float, count: float) -> Estimate:
-    """A share of `count` independent values, by Clopper and Pearson (1934)."""
+    """Return a share of `count` independent values, by Clopper and Pearson (1934)."""
     ones, zeros = value * count, (1 - value) * count
     low = float(betaincinv(ones, zeros + 1, 0.025)) if ones else 0.0
     return Estimate(value, low, float(betaincinv(ones + 1, zeros, 0.975)) if zeros else 1.0)

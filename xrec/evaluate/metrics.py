@@ -1,4 +1,4 @@
-"""All metrics of an evaluation, by name, with 95 % intervals of those that are means over pairs."""
+"""All metrics of an evaluation by name, with 95 % intervals for means over pairs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,11 +17,11 @@ Metrics = dict[str, Estimate]
 
 
 def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metrics:
-    """The metrics of `pairs`, in the order in which they are shown.
+    """Return the metrics of `pairs`, in the order in which they are shown.
 
-    xrec.evaluate.descriptions says what each means. Aspect metrics are there only if aspects are
-    planted, metrics of titles only if items have titles, embedding scores only with a configured
-    encoder. Raises ModelError if the encoder cannot be had.
+    xrec.evaluate.descriptions explains them. Aspect metrics are included only if aspects are
+    planted, title metrics only if items have titles, embedding scores only if an encoder is
+    configured. Raises ModelError if the encoder cannot be loaded.
     """
     weighed = [pair for pair in pairs if pair.gain is not None]
     planted = [pair for pair in pairs if pair.aspect is not None]
@@ -37,7 +37,7 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
 
 
 def flat_metrics(metrics: Mapping[str, Estimate]) -> dict[str, float]:
-    """Plain numbers for JSON: `name`, and `name_low` and `name_high` where there is an interval."""
+    """Return plain numbers for JSON: `name`, and `name_low` and `name_high` of intervals."""
     flat: dict[str, float] = {}
     for name, estimate in metrics.items():
         flat[name] = estimate.value
@@ -47,7 +47,7 @@ def flat_metrics(metrics: Mapping[str, Estimate]) -> dict[str, float]:
 
 
 def _mean(values: ArrayLike, pairs: Sequence[ScoredPair]) -> Estimate:
-    assert np.isfinite(np.asarray(values, dtype=np.float64)).all()  # an interval leaves NaN out
+    assert np.isfinite(np.asarray(values, dtype=np.float64)).all()  # mean_interval would ignore NaN
     return mean_interval(values, [pair.user_id for pair in pairs])
 
 
@@ -59,9 +59,9 @@ def _signal_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
 
 
 def _aspect_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    """Of pairs with a planted aspect; an aspect that the item lacks counts against a text too.
+    """Return the metrics of pairs with a planted aspect; naming one that the item lacks is wrong.
 
-    A refused text is wrong, with the own vector and with another user's.
+    A refused text counts as wrong, both with the user's own vector and with another user's.
     """
     pattern = text_metrics.aspect_pattern(each for pair in pairs for each in pair.aspects or ())
     right, aspects = [pair.aspect or "" for pair in pairs], [pair.aspects or () for pair in pairs]
@@ -81,7 +81,7 @@ def _aspect_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
 
 
 def _title_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    """Of pairs whose item has a title."""
+    """Return the metrics of pairs whose item has a title."""
     named = [pair for pair in pairs if pair.names_item or pair.other_title is not None]
     right = [pair.other_title is None for pair in named]
     return {
@@ -92,7 +92,7 @@ def _title_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
 
 
 def _text_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metrics:
-    """Of texts beside their references, and alone."""
+    """Return the metrics of texts compared with their references, and of texts alone."""
     texts, references = [pair.explanation for pair in pairs], [pair.reference for pair in pairs]
     found = {
         "bleu": Estimate(text_metrics.corpus_bleu(texts, references)),

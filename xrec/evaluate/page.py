@@ -1,4 +1,4 @@
-"""A page of tables: the report of a job that needs no template of its own."""
+"""A page of tables: the report of jobs that need no template of their own."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Evaluate a model: explain held-out pairs, score the texts beside their references, write."""
+"""Evaluate a model: explain held-out pairs, score the texts, write the evaluation."""
 
 import logging
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ logger = logging.getLogger("xrec")
 def evaluate(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Manifest:
     """Explain and score held-out pairs, write the evaluation, and return its manifest.
 
-    `manifests` are those of the artifacts that are evaluated. Raises DataError if fewer than two
+    `manifests` are those of the evaluated artifacts, by name. Raises DataError if fewer than two
     users have held-out pairs.
     """
     explainer = load_explainer(sources_of(config), device=config.device, engine=config.engine)
     held_out = held_out_pairs(explainer.dataset, config.split)
     if len({pair.user_id for pair in held_out}) < 2:
         raise DataError(
-            f"split {config.split!r} has {len(held_out)} explained pairs; expected those of two "
-            "users or more: choose the other split, or hold out more (prepare.splits)",
+            f"split {config.split!r} has {len(held_out)} explained pairs; expected pairs of at "
+            "least two users: choose the other split, or hold out more (prepare.splits)",
             code="too_few_references",
             key="split",
             saw=len(held_out),

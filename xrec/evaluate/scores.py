@@ -1,4 +1,4 @@
-"""Held-out pairs with their scores: what metrics and reports are computed from."""
+"""Held-out pairs with their scores, from which metrics and reports are computed."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from xrec.generate.scoring import (
 )
 from xrec.schemas import PAIRS
 
-# `pairs.parquet` of an evaluation.
+# The schema of `pairs.parquet` in an evaluation.
 SCORED_PAIRS = pa.schema(
     [
         *PAIRS,
@@ -37,20 +37,20 @@ SCORED_PAIRS = pa.schema(
         pa.field("other_title", pa.string()),
     ]
 )
-_MUCH = 1 / 3  # of the texts: what a template may write without a warning
+_MUCH = 1 / 3  # largest share of texts that a template may write without a warning
 
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """A held-out pair: `reference` is the text it came with, `explanation` the generated one.
+    """A held-out pair: `reference` is its text in the dataset, `explanation` the generated one.
 
-    `shuffled_explanation` is generated with another user's vector where an aspect is planted, and
-    None elsewhere; both texts are "" if none was written or a rule refused it. `nll_own` and
-    `nll_shuffled` are the reference's mean negative log-likelihood, nats a token, with the user's
-    own vector and with another user's; both are None if the prompt is too long. `aspect` is the
-    right aspect to name and `aspects` are all of the item's; both are None outside the generated
-    sample. `names_item` says whether the explanation names the item by its title, None for an item
-    without one. `other_title` is the title of another item that the explanation names, if it does.
+    `shuffled_explanation` is generated with another user's vector if an aspect is planted, and
+    None otherwise; both texts are "" if none was written or a rule refused it. `nll_own` and
+    `nll_shuffled` are the reference's mean negative log-likelihood, in nats per token, with the
+    user's own vector and with another user's; both are None if the prompt is too long. `aspect` is
+    the correct aspect to name, `aspects` are all aspects of the item; both are None outside the
+    generated sample. `names_item`: whether the explanation contains the item's title, None if it
+    has no title. `other_title`: the title of another item that the explanation names, or None.
     """
 
     user_id: str
@@ -68,7 +68,7 @@ class ScoredPair:
 
     @property
     def gain(self) -> float | None:
-        """How much likelier the reference is with the own vector, nats a token."""
+        """How much likelier the reference is with the own vector, in nats per token."""
         if self.nll_own is None or self.nll_shuffled is None:
             return None
         return self.nll_shuffled - self.nll_own
@@ -76,10 +76,10 @@ class ScoredPair:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many held-out pairs have an explanation, and how many do not, by reason.
+    """The number of held-out pairs with an explanation, and of those without, by reason.
 
-    A pair without a text counts as an empty text in every metric. num_plain: of the explained, how
-    many have the plain sentence of a template.
+    A pair without a text counts as an empty text in every metric. num_plain: the number of
+    explained pairs whose text is a plain sentence from a template.
     """
 
     num_explained: int
@@ -88,7 +88,7 @@ class Coverage:
 
     @classmethod
     def of(cls, written: Sequence[Explanation], num_too_long: int) -> "Coverage":
-        """Count explanations, and pairs whose prompt is too long for one."""
+        """Count the explanations, and the pairs whose prompt is too long."""
         failed = Counter[str](text.failure.reason for text in written if text.failure is not None)
         failed += Counter[str](prompt_too_long=num_too_long)
         kinds = Counter(text.kind for text in written if text.failure is None)
@@ -105,27 +105,27 @@ class Coverage:
         by_reason = sorted(self.failed.items(), key=lambda item: (-item[1], item[0]))
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason)
         return (
-            f"Of {num_pairs:,} held-out pairs, {num_failed:,} have no text, which was refused or "
-            f"failed, and count as empty texts: {reasons}.{self._warning}"
+            f"Of {num_pairs:,} held-out pairs, {num_failed:,} have no text (refused or failed) and "
+            f"count as empty texts: {reasons}.{self._warning}"
         )
 
     @property
     def _warning(self) -> str:
-        """What to know where a template wrote much; empty where it did not."""
+        """A warning if a template wrote many of the texts; otherwise empty."""
         if self.num_plain <= _MUCH * self.num_explained:
             return ""
         return (
-            f" Warning: {self.num_plain:,} of the texts are plain sentences, which a template "
-            "wrote and not the language model; see docs/generation.md."
+            f" Warning: {self.num_plain:,} of the texts are plain sentences, written by a template "
+            "rather than by the language model; see docs/generation.md."
         )
 
 
 def score_pairs(
     explainer: Explainer, pairs: Sequence[HeldOutPair], decoding: DecodingConfig
 ) -> tuple[list[ScoredPair], Coverage]:
-    """Explain pairs, and score the texts by the own vector and by another user's.
+    """Explain pairs, and score them with the user's own vector and with another user's.
 
-    Both texts have passed the same rules. The pairs must be of two users or more.
+    The same rules are applied to both texts. The pairs must belong to at least two users.
     """
     users = other_users([pair.user_id for pair in pairs])
     others = [explainer.dataset.user_index(user) for user in users]
@@ -159,10 +159,10 @@ def _shown(
 
 
 def other_users(user_ids: Sequence[str], seed: int = 0) -> list[str]:
-    """Another user for each pair's user: the next one in a seeded ring of the distinct users.
+    """Return another user for each pair's user: the next in a seeded ring of distinct users.
 
-    Each user stands in for exactly one other, whatever the order of the pairs; all pairs of a user
-    get the same other. There must be two users at least.
+    Each user replaces exactly one other, whatever the order of the pairs; all pairs of a user get
+    the same replacement. There must be at least two users.
     """
     distinct = sorted(set(user_ids))
     assert len(distinct) > 1
@@ -172,7 +172,7 @@ def other_users(user_ids: Sequence[str], seed: int = 0) -> list[str]:
 
 
 def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
-    """The pairs as a table of the schema SCORED_PAIRS, in their order."""
+    """Return the pairs as a table (schema SCORED_PAIRS), in the same order."""
     return pa.Table.from_pylist([asdict(pair) for pair in pairs], schema=SCORED_PAIRS)
 
 

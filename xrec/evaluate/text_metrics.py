@@ -1,8 +1,8 @@
-"""Metrics of texts: alone, against their references, and by the planted aspects that they name.
+"""Metrics of texts: compared with their references, and by the planted aspects that they name.
 
-The first two know nothing of users: a text that is the same for everyone can score well. Aspects
-are planted in the sample only. A text is right if it names one of all known aspects, and that is
-the one which the user likes most among the item's; listing all is wrong.
+The former ignore users: a text that is the same for everyone can score well. Aspects are planted
+only in the sample. A text is correct if the only known aspect that it names is the one that the
+user likes most among the item's aspects; listing all of them is wrong.
 """
 
 import re
@@ -14,19 +14,19 @@ from sacrebleu.metrics import BLEU
 
 
 def corpus_bleu(explanations: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU of the whole corpus, 0 to 100, with one reference for each text.
+    """Return BLEU of the whole corpus, 0 to 100, with one reference for each text.
 
-    These are sacrebleu's defaults: 13a tokens, exponential smoothing (arXiv 1804.08771).
+    It uses sacrebleu's defaults: 13a tokens, exponential smoothing (arXiv 1804.08771).
     """
     return float(BLEU().corpus_score(list(explanations), [list(references)]).score)
 
 
 def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
-    """(N,) F1 of the longest common subsequence of words, 0 to 1 (Lin 2004), without stemming.
+    """Return F1 (N,) of the longest common subsequence of words, 0 to 1 (Lin 2004), not stemmed.
 
-    That library's words are runs of a-z and 0-9: text in other scripts scores 0.
+    rouge_score's words are runs of a-z and 0-9, so text in other scripts scores 0.
     """
-    from rouge_score.rouge_scorer import RougeScorer  # nltk behind it imports all of scipy.stats
+    from rouge_score.rouge_scorer import RougeScorer  # its nltk imports all of scipy.stats
 
     scorer = RougeScorer(["rougeL"])
     return np.array(
@@ -38,9 +38,9 @@ def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[n
 
 
 def aspect_pattern(aspects: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that finds the phrases in any case and spacing, as whole words.
+    """Return a pattern that finds the phrases in any case and spacing, as whole words.
 
-    If one phrase holds another, the longer one is found.
+    If one phrase contains another, the longer one is found.
     """
     phrases = sorted(
         {_canonical(aspect) for aspect in aspects}, key=lambda each: (-len(each), each)
@@ -50,14 +50,14 @@ def aspect_pattern(aspects: Iterable[str]) -> re.Pattern[str]:
 
 
 def named_aspects(text: str, pattern: re.Pattern[str]) -> set[str]:
-    """The distinct aspects that `text` names, in canonical form (lower case, single spaces)."""
+    """Return the distinct aspects that `text` names (lowercase, single spaces)."""
     return {_canonical(match) for match in pattern.findall(text)}
 
 
 def names_only(
     texts: Sequence[str], right: Sequence[str], pattern: re.Pattern[str]
 ) -> NDArray[np.bool_]:
-    """(N,) True where the text names the right aspect and no other."""
+    """Return whether each text names the right aspect and no other, (N,)."""
     return np.array(
         [
             named_aspects(text, pattern) == {_canonical(aspect)}
@@ -70,7 +70,7 @@ def names_only(
 def names_none_beside(
     texts: Sequence[str], aspects: Sequence[Sequence[str]], pattern: re.Pattern[str]
 ) -> NDArray[np.bool_]:
-    """(N,) True if the text names no aspect beside those of its item, or none at all."""
+    """Return whether each text names no aspect except those of its item, (N,)."""
     return np.array(
         [
             named_aspects(text, pattern) <= {_canonical(aspect) for aspect in of_item}

@@ -70,8 +70,8 @@ class SeenItems:
 
 
 def seen_items(dataset: Dataset) -> SeenItems:
-    """Those that nobody is recommended: a user's training interactions, and lost items."""
-    edges = torch.from_numpy(dataset.interaction_edges("train"))
+    """Return what is never recommended: what users know (`known_edges`), and lost items."""
+    edges = torch.from_numpy(dataset.known_edges())
     return SeenItems(edges, torch.from_numpy(dataset.lost_items))
 
 

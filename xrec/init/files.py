@@ -1,6 +1,6 @@
-"""What is in a user's files: rows and columns, read by DuckDB.
+"""The rows and columns of a user's files, read with DuckDB.
 
-The jobs read the files anew and reject what cannot be used; here it only has to be enough to guess.
+The jobs read the files again and reject what they cannot use; here a rough reading is enough.
 """
 
 import gzip
@@ -20,14 +20,14 @@ from xrec.errors import DataError, StorageNotFoundError
 from xrec.init import names
 from xrec.storage import Location
 
-_MOST_BAD = 0.05  # of the cells of a column that is used nevertheless
-_ENCODING = "cp1252"  # of lines that are not UTF-8: Windows', with all of Latin-1
+_MOST_BAD = 0.05  # largest share of invalid cells in a column that is still used
+_ENCODING = "cp1252"  # for lines that are not UTF-8: the Windows encoding, which covers Latin-1
 _PARSERS: Mapping[str, Callable[[object], Any]] = {"rating": parse_number, "time": parse_time}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a file. ours: our column that the user says it is."""
+    """A column of a file. ours: the xrec column that the user mapped it to, if any."""
 
     name: str
     ours: str | None
@@ -35,18 +35,18 @@ class Column:
 
     @property
     def known_as(self) -> str:
-        """The name that tells its meaning."""
+        """The name from which its meaning is guessed."""
         return self.ours or self.name
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How often each value occurs, empty cells left out."""
+        """The number of occurrences of each value; empty cells are not counted."""
         column = quoted(self.name)
         return Counter(dict(self._rows(f"{column}, count(*)", f"GROUP BY {column}")))
 
     @cached_property
     def mean_words(self) -> float:
-        """The mean number of words of the different values."""
+        """The mean number of words per non-empty cell."""
         words = f"avg(len(string_split_regex(trim({quoted(self.name)}), '\\s+')))"
         ((mean,),) = self._rows(words)
         return float(mean or 0)
@@ -66,7 +66,7 @@ class Column:
         return bool(0 < 0.98 * num_filled <= num_different)
 
     def parsed(self, meaning: str) -> tuple[Counter[str], list[float | None]]:
-        """Return the values that are no rating or time, with counts, and the others parsed."""
+        """Return counts of the values that are not valid ratings or times; the others parsed."""
         bad, good = Counter[str](), list[float | None]()
         for value, count in self.counts.items():
             try:
@@ -76,7 +76,7 @@ class Column:
         return bad, good
 
     def is_mostly(self, meaning: str) -> bool:
-        """Return whether at most one in twenty cells is no rating or time."""
+        """Return whether at least 19 in 20 cells are a valid rating or time."""
         bad, good = self.parsed(meaning)
         return bad.total() <= _MOST_BAD * self.counts.total() and bool(good)
 
@@ -87,7 +87,7 @@ class Column:
 
 @dataclass(frozen=True)
 class File:
-    """A file that holds a table."""
+    """A file with a table."""
 
     name: str
     num_rows: int
@@ -101,7 +101,7 @@ class File:
 class Folder:
     """The tables of a folder; `others` are files that xrec cannot read.
 
-    foreign: by file, how many lines are not UTF-8, and one of them, read in cp1252.
+    foreign: for each file, how many lines are not UTF-8, and the first one, decoded as cp1252.
     """
 
     location: Location
@@ -112,26 +112,26 @@ class Folder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The values of a `source` that say where its files are and how they are read."""
+        """The values of a `source` that specify where its files are and how to read them."""
         encoding = _ENCODING if self.foreign else None
         uri = self.location.uri
         return {"uri": uri, "delimiter": self.delimiter, "encoding": encoding}
 
 
 def read_folder(location: Location, given: Mapping[str, str]) -> Folder:
-    """Read every table in the folder `location`, or the table that it is; no folders in it.
+    """Read every table in the folder `location`, without subfolders, or the single file `location`.
 
-    given: our columns by those of the files, as far as the user says.
+    given: the user's mapping from columns of the files to columns of xrec.
 
-    Raises StorageNotFoundError if it does not exist, DataError if it holds no table, or one that is
-    empty or cannot be read.
+    Raises StorageNotFoundError if it does not exist, DataError if it contains no table, or if a
+    table is empty or cannot be read.
     """
     found = {location.name: location} if location.is_file() else _files_in(location)
     tables = {name: at for name, at in found.items() if name.lower().endswith(TABLE_ENDINGS)}
     if not tables:
         seen = tuple(found)[:10]
         raise DataError(
-            f"{location}: no file that xrec can read; expected files that end in "
+            f"{location}: no file that xrec can read; expected files that end with "
             f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(seen) or 'no files'}",
             code="no_table_file",
             key="--from",
@@ -159,7 +159,7 @@ def _files_in(location: Location) -> dict[str, Location]:
     found = [name for name in location.files() if "/" not in name and name[0] not in "._"]
     if not found and not location.exists():
         raise StorageNotFoundError(
-            f"{location}: there is no such file or folder; check --from",
+            f"{location}: no such file or folder; check --from",
             code="missing_file",
             key="--from",
             saw=location.uri,
@@ -168,19 +168,19 @@ def _files_in(location: Location) -> dict[str, Location]:
 
 
 def _unpacked(name: str, location: Location) -> bytes:
-    """Return the content of a file; raise DataError if it is empty, cut or binary."""
+    """Return the content of a file; raise DataError if it is empty, truncated or binary."""
     data, problem, code = location.read_bytes(), "", "broken_file"
     if name.lower().endswith(".gz"):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
-            problem = f"not a whole gzip file ({error})"
+            problem = f"not a complete gzip file ({error})"
     if not data:
         problem, code = "an empty file", "empty_file"
     elif not problem and b"\0" in data[:65536] and not name.lower().endswith(".parquet"):
         problem, code = "binary content, expected text (in UTF-8, not UTF-16)", "binary_file"
     elif data.lstrip().startswith(b"[") and ".json" in name.lower():
-        problem, code = "a JSON array; jq -c '.[]' makes an object a line of it", "no_readable_row"
+        problem, code = "a JSON array; jq -c '.[]' turns it into JSON lines", "no_readable_row"
     if problem:
         raise DataError(
             f"{location}: {problem}; fix it, or move it out of the folder", code=code, key=name
@@ -189,23 +189,23 @@ def _unpacked(name: str, location: Location) -> bytes:
 
 
 def _delimiter(contents: Mapping[str, bytes]) -> str:
-    """Return what separates the columns of the CSV files: what their headers have most of.
+    """Return the delimiter of the CSV files: the one that is most frequent in their headers.
 
-    DuckDB's sniffer takes another one where rows are ragged. Raises DataError if files differ.
+    DuckDB's sniffer picks a wrong one if rows are ragged. Raises DataError if the files differ.
     """
     found: dict[str, list[str]] = {}
     for name, data in contents.items():
         if ".csv" in name.lower():
             header = data.partition(b"\n")[0].decode("utf-8", errors="replace")
             best = max(get_args(Delimiter), key=header.count)
-            if best in header:  # a file with a single column has none
+            if best in header:  # a file with a single column has no delimiter
                 found.setdefault(best, []).append(name)
     if len(found) > 1:
         shown = "; ".join(f"{delimiter!r} in {', '.join(of)}" for delimiter, of in found.items())
         raise DataError(
-            f"the columns of the CSV files are separated by {shown}; expected one delimiter in "
-            "all, which source.delimiter names; convert the others, or move those that are not "
-            "needed out of the folder",
+            f"the columns of the CSV files are separated by {shown}; expected the same delimiter "
+            "in all of them, as set by source.delimiter; convert the others, or move those that "
+            "are not needed out of the folder",
             code="several_delimiters",
             saw=tuple(found),
         )
@@ -213,7 +213,7 @@ def _delimiter(contents: Mapping[str, bytes]) -> str:
 
 
 def _as_utf8(data: bytes) -> tuple[bytes, list[str]]:
-    """Return a text in UTF-8, and its lines that were not."""
+    """Return a text in UTF-8, and its lines that were in another encoding."""
     lines, foreign = data.split(b"\n"), list[str]()
     for number, line in enumerate(lines):
         try:
@@ -267,7 +267,7 @@ def _read(
 
 
 def _as_text(name: str, type_: Any) -> str:
-    """Return SQL that reads a column as text; none for objects, and lists of lists or objects."""
+    """Return SQL that reads a column as text; "" for objects and for lists of lists or objects."""
     column, kind = quoted(name), str(type_)
     if kind.startswith(("STRUCT", "MAP")) or kind.endswith((")[]", "[][]")):
         return ""
@@ -276,12 +276,12 @@ def _as_text(name: str, type_: Any) -> str:
 
 
 def quoted(name: str) -> str:
-    """Return a column's name for SQL."""
+    """Return the name of a column as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def likeliest(columns: Iterable[Column], meaning: names.Meaning) -> Column | None:
-    """Return the column whose name is likeliest to have that meaning; what is given comes first."""
+    """Return the column whose name best fits the meaning; columns that the user mapped go first."""
     ranked = [
         (column.ours is None, rank, column)
         for column in columns

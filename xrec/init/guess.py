@@ -1,6 +1,6 @@
-"""Which file of a folder is which table, and which of its columns is which of ours.
+"""Guess which file of a folder is which table, and which of its columns xrec needs.
 
-The names of columns and files say so (`names`). A table of users or items also has a key.
+The guess goes by the names of columns and files (`names`). A table of users or items needs a key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ from xrec.init.files import Column, File, Folder, likeliest
 ColumnNames = str | list[str] | None
 Columns = dict[str, ColumnNames]
 
-_LEAST_LENGTH = 0.5  # of the interactions, in rows, against the explanations
-_LEAST_OVERLAP = 0.5  # share of the pairs' ids that a file of users or items must hold
+_LEAST_LENGTH = 0.5  # rows of the interactions, relative to the explanations
+_LEAST_OVERLAP = 0.5  # share of the pairs' ids that a file of users or items must contain
 _MOST_PROFILE_COLUMNS = 6
-_MOST_WITHOUT_TIME = 0.05  # of the reviews, if the split is to be by time
-_MOST_DIGITS = 0.2  # of the characters of a name
+_MOST_WITHOUT_TIME = 0.05  # largest share of the reviews in a split by time
+_MOST_DIGITS = 0.2  # largest share of the characters of a name
 
 
 @dataclass(frozen=True)
 class Guess:
-    """The file of each table, and our columns in terms of theirs.
+    """The file of each table, and which of its columns fills each column of xrec.
 
-    columns: by table, then by our column; a list is joined to one text, None stays empty. reviews:
-    the file from whose reviews texts are to be written; None if the texts are there.
+    columns: by table, then by xrec's column; lists are joined into one text, None stays empty.
+    reviews: the file of reviews from which texts are to be written; None if texts already exist.
     """
 
     files: Mapping[str, str]
@@ -47,9 +47,9 @@ class Guess:
         return values
 
     def _differing(self, known: Mapping[str, Sequence[str]]) -> Columns:
-        """Return our columns that have other names in the files, and these names.
+        """Return the columns of xrec that have other names in the files, with those names.
 
-        A key has the table's name before it unless all tables agree.
+        A key is prefixed with the table's name unless all tables use the same name.
         """
         found: Columns = {}
         for column in dict.fromkeys(name for each in known.values() for name in each):
@@ -65,7 +65,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """A file of pairs with its two id columns, and the column of texts if it has one."""
+    """A file of pairs with its two id columns, and its text column if it has one."""
 
     file: File
     user: Column
@@ -77,7 +77,7 @@ class _Pairs:
 
     @property
     def columns(self) -> Columns:
-        """Our columns of ids and of the split."""
+        """The columns that hold the ids and, if there is one, the split."""
         named = [c for c in self.file.columns if names.rank(c.known_as, "split") is not None]
         split = likeliest((c for c in named if c.counts and {*c.counts} <= {*SPLITS}), "split")
         of_split: Columns = {} if split is None else {"split": split.name}
@@ -85,12 +85,12 @@ class _Pairs:
 
 
 def guess_tables(folder: Folder) -> Guess:
-    """Find the tables; raise DataError, with the columns seen, if no file has pairs."""
+    """Find the tables; raise DataError, which lists the columns, if no file has pairs."""
     found = [pairs for file in folder.files if (pairs := _pairs(file)) is not None]
     if not found:
         raise DataError(
-            "no file has an id of a user and an id of an item in each row, so there are no "
-            f"interactions; saw the columns\n{seen_columns(folder)}\nname the ids with "
+            "no file has both a user id and an item id in each row, so there are no "
+            f"interactions; saw the columns\n{seen_columns(folder)}\nspecify the ids with "
             "--columns user_id=<column>,item_id=<column>",
             code="no_interactions",
             saw=tuple(each.name for each in folder.files),
@@ -109,13 +109,13 @@ def guess_tables(folder: Folder) -> Guess:
             tables[table], columns[table] = entity[0].name, _entity_columns(*entity, table)
     text = interactions.text if explained is interactions else None
     if text is not None and "users" not in tables and names.is_review(text.known_as):
-        return _reviews(interactions, text, tables, columns)  # with profiles, texts stay
+        return _reviews(interactions, text, tables, columns)  # profiles: keep the texts
     order = [table for table in TABLE_COLUMNS if table in tables]
     return Guess({table: tables[table] for table in order}, {t: columns[t] for t in order})
 
 
 def seen_columns(folder: Folder) -> str:
-    """Return a line for each file with its columns."""
+    """Return one line per file, which lists its columns."""
     return "\n".join(
         f"  {file.name}: {', '.join(column.name for column in file.columns)}"
         for file in folder.files
@@ -139,7 +139,7 @@ def _pairs(file: File) -> _Pairs | None:
 
 
 def _explained(found: Sequence[_Pairs]) -> _Pairs | None:
-    """Return the pairs with texts whose column and file have the likeliest names."""
+    """Return the pairs with texts whose text column and file have the likeliest names."""
 
     def order(pairs: _Pairs) -> tuple[int, bool, int]:
         rank = names.rank(pairs.text.known_as, "explanation") if pairs.text else None
@@ -149,7 +149,7 @@ def _explained(found: Sequence[_Pairs]) -> _Pairs | None:
 
 
 def _interactions(found: Sequence[_Pairs], explained: _Pairs | None) -> _Pairs:
-    """Return a file without texts that is not much shorter than the explanations, else these."""
+    """Return a file without texts, not much shorter than the explanations; else the latter."""
 
     def is_candidate(pairs: _Pairs) -> bool:
         if explained is None:
@@ -169,9 +169,9 @@ def _interactions(found: Sequence[_Pairs], explained: _Pairs | None) -> _Pairs:
 def _entity(
     files: Sequence[File], table: str, pairs: Sequence[_Pairs], taken: Sequence[str]
 ) -> tuple[File, Column] | None:
-    """Return the file of `users` or `items` and its key, which holds ids of the pairs.
+    """Return the file of `users` or `items` and its key column, which contains ids of the pairs.
 
-    By the name of the file, then by that of the key, then by the ids that it holds.
+    Candidates are ranked by the file's name, then the key's name, then the share of ids in it.
     """
     role = table.removesuffix("s")
     ids = frozenset[str]().union(*(getattr(each, role).counts for each in pairs))
@@ -193,7 +193,7 @@ def _entity(
 
 
 def _entity_columns(file: File, key: Column, table: str) -> Columns:
-    """Return the key, an item's title, and the profile: a column, or several to be joined."""
+    """Return the key, the title of items, and the profile: one column, or several to join."""
     rest = [column for column in file.columns if column is not key]
     columns: Columns = {f"{table.removesuffix('s')}_id": key.name}
     if table == "items":
@@ -215,7 +215,7 @@ def _entity_columns(file: File, key: Column, table: str) -> Columns:
 def _reviews(
     pairs: _Pairs, text: Column, tables: Mapping[str, str], columns: Mapping[str, Columns]
 ) -> Guess:
-    """Return the tables of a source of reviews."""
+    """Return the guess for a source of reviews."""
     rest = [each for each in pairs.file.columns if each not in (pairs.user, pairs.item, text)]
     titles = [each for each in rest if names.names_items(each.known_as)]
     rest = [each for each in rest if each not in titles and each.counts]
@@ -232,7 +232,7 @@ def _reviews(
     of_reviews: Columns = {"user_id": pairs.user.name, "item_id": pairs.item.name}
     of_reviews["review"] = text.name
     there = {column.name for column in pairs.file.columns} - {"helpful"}
-    # None for a column of our name that holds something else.
+    # None if a column has the name that xrec uses, but contains something else.
     of_reviews |= {
         ours: None if column is None else column.name
         for ours, column in found.items()
@@ -246,13 +246,13 @@ def _reviews(
 
 
 def _readable(columns: Sequence[Column], meaning: names.Meaning) -> Column | None:
-    """Return the likeliest column of which nearly all cells are what they should be."""
+    """Return the likeliest column in which nearly all cells are valid."""
     named = [each for each in columns if names.rank(each.known_as, meaning) is not None]
     return likeliest((each for each in named if each.is_mostly(meaning)), meaning)
 
 
 def _are_names(ids: Column) -> bool:
-    """Return whether four of five ids look like names: several words and few digits."""
+    """Return whether at least four in five ids look like names: several words, few digits."""
     num_names = sum(
         len(each.split()) > 1 and sum(map(str.isdigit, each)) <= _MOST_DIGITS * len(each)
         for each in ids.counts
@@ -261,9 +261,9 @@ def _are_names(ids: Column) -> bool:
 
 
 def rating_range(guess: Guess) -> tuple[float, float] | None:
-    """Return the scale of the ratings: from 1, or 0 if one is that low, to 5, 10 or 100.
+    """Return the scale of the ratings: from 1, or the lowest rating below it, to 5, 10 or 100.
 
-    Where all are 1 at most it is 0 to 1: recommended or not. None without a finite number.
+    If no rating is above 1, the scale is 0 to 1: recommended or not. None if no rating is finite.
     """
     name = guess.columns["reviews"].get("rating") if guess.reviews else None
     if not isinstance(name, str) or guess.reviews is None:
@@ -278,7 +278,7 @@ def rating_range(guess: Guess) -> tuple[float, float] | None:
 
 
 def num_without_time(guess: Guess) -> int | None:
-    """Return how many reviews have no time; None without a column of times."""
+    """Return how many reviews have no time; None if there is no column of times."""
     name = guess.columns["reviews"].get("time") if guess.reviews else None
     if not isinstance(name, str) or guess.reviews is None:
         return None

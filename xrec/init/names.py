@@ -1,4 +1,4 @@
-"""What the names of columns and files mean, by the words of names.yaml."""
+"""Guess what columns and files contain from their names, with the words in names.yaml."""
 
 import re
 from importlib.resources import files
@@ -11,7 +11,7 @@ Meaning = Literal[
     "explanation", "rating", "time", "summary", "helpful", "title", "profile", "split"
 ]
 GIVEN = ("user_id", "item_id", "review", "item_title", *get_args(Meaning))
-"""What a user may say that a column is."""
+"""The meanings that a user can assign to a column with --columns."""
 
 _FILE = yaml.safe_load((files("xrec.init") / "names.yaml").read_text(encoding="utf-8"))
 _WORDS = {name: set(_FILE[name].split()) for name in ("user", "item", "id", "modifier")}
@@ -29,7 +29,7 @@ _KNOWN = _WORDS["user"] | _WORDS["item"] | {*_TEXTS} | set().union(*_TABLES.valu
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a name, in lower case and singular: `reviewerIDs` has reviewer, id."""
+    """Return the words of a name, lowercase and singular: reviewer, id for `reviewerIDs`."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
     return [part for word in words for part in _parts(word)]
@@ -46,7 +46,7 @@ def _parts(word: str) -> list[str]:
 
 
 def id_role(name: str) -> Role | Literal["any"] | None:
-    """Return whose id a column is by its name: "any" for a plain id, None if it names nobody."""
+    """Return whose id a column holds, by its name: "any" for a plain id, None for no id."""
     words = words_of(name)
     rest = [word for word in words if word not in _WORDS["id"] | _WORDS["modifier"]]
     if not rest:
@@ -56,13 +56,13 @@ def id_role(name: str) -> Role | Literal["any"] | None:
 
 
 def table_of(stem: str) -> str | None:
-    """Return the table that a file's name speaks of, pairs before users and items."""
+    """Return the table that a file's name suggests; tables of pairs take precedence."""
     words = set(words_of(stem))
     return next((table for table, known in _TABLES.items() if words & known), None)
 
 
 def rank(name: str, meaning: Meaning) -> int | None:
-    """Return 0 for the likeliest name of a column of that meaning, None for no such name."""
+    """Return the rank of a name for a meaning, 0 for the likeliest; None if it does not fit."""
     words = words_of(name)
     if meaning in ("explanation", "title", "profile") and set(words) & _NO_TEXT:
         return None
@@ -71,16 +71,16 @@ def rank(name: str, meaning: Meaning) -> int | None:
 
 
 def names_items(name: str) -> bool:
-    """Return whether a column is called like titles beside ids of items: product_title."""
+    """Return whether a column's name is that of item titles in a table of pairs: product_title."""
     words = set(words_of(name))
     return bool(words & _WORDS["item"] and words & {*_MEANINGS["title"]})
 
 
 def is_review(name: str) -> bool:
-    """Return whether a column is called like texts that people wrote, not like reasons."""
+    """Return whether a text column's name suggests reviews by people rather than reasons."""
     return not set(words_of(name)) & _AS_THEY_ARE
 
 
 def may_describe(name: str) -> bool:
-    """Return whether a column may be in a profile: it is neither personal nor technical."""
+    """Return whether a column may be part of a profile: neither personal nor technical."""
     return not set(words_of(name)) & _NO_PROFILE

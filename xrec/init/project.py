@@ -1,4 +1,4 @@
-"""All of `xrec init`: look, guess, count, choose settings for about half an hour, write."""
+"""All of `xrec init`: read, guess, count, choose settings for a run of half an hour, write."""
 
 import math
 import os
@@ -37,17 +37,17 @@ PROJECT_FILE = "xrec.yaml"
 Annotator = Literal["language-model", "phrases"]
 _LEAST = {"train": 16, "validation": 2, "test": 2}
 _MOST_REJECTED = 0.5
-_GOOD_SHARE = 0.75  # of a scale of ratings: four of five stars
-_ANNOTATED_TOKENS = 32  # of an explanation that names three aspects
-_TOKENS_PER_WORD = 1.5  # of subword tokenizers on plain English, and some room
-# Of SmolLM2-135M on one core, in bfloat16: see docs/log.
+_GOOD_SHARE = 0.75  # of the rating scale: four stars of 1 to 5
+_ANNOTATED_TOKENS = 32  # length of an explanation that names three aspects
+_TOKENS_PER_WORD = 1.5  # for subword tokenizers on plain English, with some headroom
+# Measured with SmolLM2-135M on one core, in bfloat16: see docs/log.
 _TRAINED_PAIRS_PER_CORE_MINUTE, _ADAPTER_MINUTES = 180, 4
 _TEXTS_PER_CORE_MINUTE, _TEXTS_MINUTES, _MOST_ITEMS = 240, 15, 10
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What this process may use; `has_bf16` if the CPU has instructions for bfloat16."""
+    """The resources of this process; `has_bf16`: the CPU has instructions for bfloat16."""
 
     num_cpus: int
     num_gpus: int
@@ -59,11 +59,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Survey:
-    """The dataset-to-be in numbers.
+    """The size of the dataset that the jobs will make.
 
-    num_explanations: by split. rejected: rows left out, by "file: reason"; max_rejected_share: the
-    largest share of one file. explanation_tokens: about the length of the longest explanation but
-    for one in twenty; 0 without any. dropped: reviews by reason.
+    num_explanations: by split. rejected: counts of rows left out, by "file: reason".
+    max_rejected_share: the largest share of one file. explanation_tokens: the 95th percentile of
+    the explanations' estimated length; 0 if there are none. dropped: counts of reviews by reason.
     """
 
     num_users: int
@@ -78,13 +78,13 @@ class Survey:
 
     @property
     def can_train_adapter(self) -> bool:
-        """Whether there are explanations to train on, to validate with and to test with."""
+        """Whether there are enough explanations for training, validation and test."""
         return all(self.num_explanations[split] >= least for split, least in _LEAST.items())
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, and the URI of the project file that was written."""
+    """What was found in the files, and the URI of the project file that was written."""
 
     folder: Folder
     guess: Guess
@@ -93,7 +93,7 @@ class Findings:
     project_file: str
 
     def rows(self) -> Iterator[list[str]]:
-        """Yield for each file its name, its rows, its tables, and the columns taken."""
+        """Yield the name, number of rows, tables and used columns of each file."""
         for file in self.folder.files:
             tables = [table for table, name in self.guess.files.items() if name == file.name]
             taken = {
@@ -106,23 +106,23 @@ class Findings:
             yield [file.name, str(file.num_rows), " and ".join(tables) or "not used", columns]
 
     def notes(self) -> Iterator[str]:
-        """Yield what is missing, odd or left out, and what that means; one line each."""
+        """Yield one line for everything missing, odd or left out, with its consequence."""
         yield from _missing_tables(self.guess)
         if self.guess.reviews is not None:
             yield from _odd_cells(self.guess)
         for name, (count, line) in self.folder.foreign.items():
             yield (
-                f"{name}: {count:,} lines are not UTF-8, they are read as "
+                f"{name}: {count:,} lines are not UTF-8 and are read as "
                 f"{self.folder.settings['encoding']} (source.encoding), such as {_word(line)!r}"
             )
         survey = self.survey
         if not survey.can_train_adapter:
             counts = ", ".join(f"{count} for {of}" for of, count in survey.num_explanations.items())
             yield (
-                f"too few explanations to train on ({counts}; the least: "
-                f"{', '.join(f'{least} for {of}' for of, least in _LEAST.items())}, and some "
-                "hundred to be of use): the project recommends, and writes no reasons. Add "
-                "reviews or explanations, and run xrec init --force again"
+                f"too few explanations to train on ({counts}; the minimum: "
+                f"{', '.join(f'{least} for {of}' for of, least in _LEAST.items())}, but "
+                "a few hundred for good texts): the project recommends items without explaining "
+                "them. Add reviews or explanations, and run xrec init --force again"
             )
         for reason, count in survey.dropped.items():
             yield f"{count} reviews dropped: {reason}"
@@ -139,10 +139,10 @@ def init_project(
     force: bool = False,
     machine: Machine | None = None,
 ) -> Findings:
-    """Write `directory`/xrec.yaml for the files at `source_uri`, unless anything is wrong.
+    """Write `directory`/xrec.yaml for the files at `source_uri`, and return what was found.
 
-    columns: ours by the files' own, as far as the user says. annotator: who is to write texts from
-    reviews; the other one is in the file as a comment.
+    columns: the user's mapping from columns of the files to columns of xrec. annotator: what writes
+    texts from reviews; the file contains the other one as a comment.
 
     Raises ConfigError (a project file exists, and `force` is not given), DataError or StorageError
     (the files are missing, cannot be read, or have no ids of users and items).
@@ -155,8 +155,8 @@ def init_project(
     _check_given(columns or {}, folder, guess)
     if guess.reviews is None and annotator == "language-model":
         raise ConfigError(
-            f"--annotator {annotator}: it writes texts from reviews, and {location} has none that "
-            "need texts; leave the option out",
+            f"--annotator {annotator} writes texts from reviews, but {location} has no reviews "
+            "that need texts; leave the option out",
             code="no_reviews",
             key="--annotator",
             saw=annotator,
@@ -193,7 +193,7 @@ def _target(directory: str, force: bool) -> Location:
     target = open_location(directory) / PROJECT_FILE
     if target.exists() and not force:
         raise ConfigError(
-            f"{target} already exists; give another folder, or --force to replace it",
+            f"{target} already exists; choose another folder, or use --force to replace it",
             code="file_exists",
             key="--force",
             saw=str(target),
@@ -202,12 +202,12 @@ def _target(directory: str, force: bool) -> Location:
 
 
 def _check_given(given: Mapping[str, str], folder: Folder, guess: Guess) -> None:
-    """Raise DataError if a column is not used as what the user says that it is."""
+    """Raise DataError if a column is not used as the user requested."""
     used = {f"{ours}={theirs}" for of in guess.columns.values() for ours, theirs in of.items()}
     used |= {f"review={each.removeprefix('explanation=')}" for each in used}
     for unused in {f"{ours}={theirs}" for theirs, ours in given.items()} - used:
         raise DataError(
-            f"--columns {unused}: no column of this name can be used as that: ids and texts must "
+            f"--columns {unused}: no column of this name can be used for this: ids and texts must "
             "be in one file, and 19 of 20 ratings or times must be valid; saw the columns\n"
             + seen_columns(folder),
             code="unusable_column",
@@ -217,9 +217,9 @@ def _check_given(given: Mapping[str, str], folder: Folder, guess: Guess) -> None
 
 
 def _survey(folder: Folder, source: Mapping[str, Any], values: Mapping[str, Any]) -> Survey:
-    """Read the files as `xrec annotate` or `xrec prepare` does, and count.
+    """Read the files as `xrec annotate` or `xrec prepare` would, and count.
 
-    Raises DataError if they could not, or would leave out more than half of the rows of a file.
+    Raises DataError if these jobs would fail or leave out more than half of the rows of a file.
     """
     if not values["reviews"]:
         return _survey_tables(folder, TablesSource.model_validate(source))
@@ -278,13 +278,13 @@ def _largest_share(rejected: list[Rejected], num_rows: Mapping[str, int]) -> flo
 
 
 def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
-    """Return what project.yaml names; `max_steps` None: the epochs decide."""
+    """Return the values for project.yaml; if `max_steps` is None, num_epochs decides."""
     num_train, has_gpu = survey.num_explanations["train"], machine.num_gpus > 0
-    # Half of the pairs, since some explanations are left out as too long.
+    # Only half of the pairs, because some explanations are left out as too long.
     global_batch = _power_of_two(min(16, num_train // 2))
     num_workers = _power_of_two(min(8, machine.num_gpus or machine.num_cpus))
     if survey.can_train_adapter:
-        num_workers = min(num_workers, global_batch)  # which must be a multiple of it
+        num_workers = min(num_workers, global_batch)  # global_batch must be a multiple of it
     steps = _between(4, math.ceil(survey.num_train_interactions / 1024), 64)
     pairs_in_time = _TRAINED_PAIRS_PER_CORE_MINUTE * _ADAPTER_MINUTES * machine.num_cpus
     most_steps = max(1, pairs_in_time // global_batch)
@@ -307,7 +307,7 @@ def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
         "global_batch": global_batch,
         "micro_batch": max(1, min(8, global_batch // num_workers)),
         "max_explanation_tokens": _between(48, survey.explanation_tokens, 256),
-        # None for the default, else a little more than was seen.
+        # None keeps the default; otherwise a little more than the share found.
         "max_rejected_share": None if share <= 0.01 else math.ceil(share * 105) / 100,
         "k": k if has_gpu else _between(1, texts_in_time // survey.num_users, k),
         "max_pairs": 2000 if has_gpu else 200,
@@ -324,8 +324,8 @@ def _power_of_two(value: int) -> int:
 
 
 def this_machine() -> Machine:
-    """Return the machine that this process runs on."""
-    import torch  # takes seconds to load, and is needed here only
+    """Return the resources of the machine that this process runs on."""
+    import torch  # takes seconds to load, and is only needed here
 
     capabilities = torch.cpu.get_capabilities()
     return Machine(
@@ -338,20 +338,20 @@ def this_machine() -> Machine:
 def _missing_tables(guess: Guess) -> Iterator[str]:
     if guess.reviews is None:
         if "users" not in guess.files:
-            yield "no table of users: profiles are empty, so texts cannot speak of the user"
+            yield "no table of users: profiles are empty, so texts cannot refer to the user"
         if "items" not in guess.files:
             yield "no table of items: texts cannot name or describe the item"
     elif "items" not in guess.files and (own := guess.columns["reviews"].get("item_title")):
         yield (
-            f"no table of items: titles are those of {own!r}; "
-            "source.columns.item_title: null for none"
+            f"no table of items: titles are taken from {own!r}; "
+            "set source.columns.item_title to null to do without"
         )
     elif "items" not in guess.files:
-        yield "no table of items: items have no titles, texts call them what their reviews do"
+        yield "no table of items: items have no titles, so texts use the words of their reviews"
 
 
 def _odd_cells(guess: Guess) -> Iterator[str]:
-    """Yield how many cells of ratings and times cannot be read, and what becomes of them."""
+    """Yield how many cells of ratings and times cannot be read, and what happens to them."""
     assert guess.reviews is not None
     of_reviews = guess.columns["reviews"]
     taken = {*of_reviews.values()}
@@ -368,16 +368,16 @@ def _odd_cells(guess: Guess) -> Iterator[str]:
     if count := num_without_time(guess):
         by_time = splits_by_time(guess)
         fate = "they count as their users' oldest" if by_time else "the split is by hash"
-        yield f"time ({of_reviews['time']}): {count:,} reviews have none: {fate}"
+        yield f"time ({of_reviews['time']}): {count:,} reviews have no time: {fate}"
 
 
 def _word(line: str) -> str:
-    """Return the first word of a line that is not ASCII."""
+    """Return the first word of a line with a non-ASCII character."""
     return str(re.findall(r"\w*[^\x00-\x7f]\w*", line)[0])
 
 
 def _comment(text: str) -> str:
-    """Return a text of the user's in one line, so that it cannot end the comment that it is in."""
+    """Return a user-supplied text as one line, so that it cannot end the comment around it."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(printable.split())
 

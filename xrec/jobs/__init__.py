@@ -1,7 +1,7 @@
-"""One module per job, and what works on several of them: `pipeline`, `status`, `explain`, `audit`.
+"""One module per job, plus commands on a whole project: `pipeline`, `status`, `explain`, `audit`.
 
-`xrec.jobs.NAME.run(config)` does a job: config in, one library call, manifest out. If the artifact
-is already there with these settings and inputs, it returns its manifest and starts no Ray cluster.
+`xrec.jobs.NAME.run(config)` runs a job: config in, one library call, manifest out. If the artifact
+already exists with these settings and inputs, it returns its manifest and starts no Ray cluster.
 `xrec.jobs.NAME.output(config)` describes the artifact without doing any work. `serve` makes no
 artifact: it runs until it is interrupted.
 """
@@ -26,29 +26,29 @@ ARTIFACT_OF: "Mapping[str, Kind]" = {
     "evaluate": "evaluation",
     "compare": "comparison",
 }
-"""The jobs, in the order of the pipeline, and what each makes."""
+"""The jobs, in pipeline order, and the artifact that each makes."""
 
 PIPELINE = tuple(name for name in ARTIFACT_OF if name != "compare")
 """The jobs that `xrec run` works through."""
 
 
 class Job(Protocol):
-    """The module of a job; `config` is of its class in `xrec.config.jobs.CONFIG_TYPES`."""
+    """The module of a job; `config` is an instance of its class in `xrec.config.CONFIG_TYPES`."""
 
     def output(self, config: Any, *, exact: bool = True) -> "Output":
-        """Describe the artifact; without `exact`, without a download or a long read."""
+        """Describe the artifact; without `exact`, avoid downloads and long reads."""
 
     def run(self, config: Any) -> "Manifest | None":
-        """Make the artifact unless it is there; None if the config's limit ended the run first."""
+        """Make the artifact unless it exists; return None if the config's limit ended the run."""
 
 
 def job_named(name: str) -> Job:
-    """Import the module of a job."""
+    """Import and return the module of a job."""
     return cast(Job, importlib.import_module(f"xrec.jobs.{name.replace('-', '_')}"))
 
 
 def run_job(name: str, config: Any) -> "Manifest | None":
-    """Run a job, once its buckets and its list of unsafe words are known to be readable."""
+    """Run a job after checking that its buckets and its list of unsafe words are readable."""
     from xrec.storage import check_artifacts
 
     check_artifacts(config)

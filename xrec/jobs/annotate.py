@@ -31,7 +31,7 @@ def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: AnnotateConfig) -> Manifest | None:
-    """Keep the reviews and write the missing texts on Ray; None if the limit ended the run."""
+    """Store the reviews and write missing texts on Ray; return None if the limit ended the run."""
     from xrec.cluster import demand_of_actors, ready_cluster
 
     if config.retry_failed is None and (done := output(config).done()) is not None:
@@ -43,7 +43,7 @@ def run(config: AnnotateConfig) -> Manifest | None:
 
 
 def look_ahead(config: AnnotateConfig) -> list[str]:
-    """Describe what `run` would do, without writing anything or asking a language model.
+    """Describe what `run` would do, without writing anything or calling a language model.
 
     Raises DataError if the reviews cannot be read, ConfigError for invalid prompts.
     """

@@ -15,8 +15,8 @@ from xrec.storage import check_artifacts
 def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
     """Yield a line for each published text that would be refused, and a summary.
 
-    With `takes_down`, makes one takedown per reason. Neither writes texts nor loads the language
-    model. Raises what `load_finisher` and `take_down` raise.
+    With `takes_down`, makes one takedown per reason. Writes no texts, and does not load the
+    language model. Raises what `load_finisher` and `take_down` raise.
     """
     check_artifacts(config)
     rules, uri = config.decoding.text, config.artifact("explanations")
@@ -34,4 +34,4 @@ def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
     for reason, pairs in by_reason.items() if takes_down else ():
         ids, why = [pair.ids for pair in pairs], f"audit: {reason}"
         made = take_down(uri, rows=ids, reason=why, storage=config.storage)
-        yield f"takedown {made.number} ({why}): version {made.version} is without them"
+        yield f"takedown {made.number} ({why}): version {made.version} no longer has them"

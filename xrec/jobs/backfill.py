@@ -13,7 +13,7 @@ from xrec.storage import Manifest
 def output(config: BackfillConfig, *, exact: bool = True) -> Output:
     """Return the job's output; reads the pairs only if their files changed since the run's plan.
 
-    Without `exact`, it trusts the adapter about the language model, and never reads the pairs.
+    Without `exact`, trusts the adapter about the language model, and never reads the pairs.
     """
     identity = (identify if exact else identify_unchecked)(config)
     request = run_request(config, identity)
@@ -29,9 +29,9 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: BackfillConfig) -> Manifest | None:
-    """Plan, and explain what is left on Ray; None if the limit ended the run.
+    """Plan the run, and explain the remaining pairs on Ray.
 
-    Raises what `open_backfill` and `run_backfill` raise.
+    Returns None if the limit ended the run. Raises what `open_backfill` and `run_backfill` raise.
     """
     from xrec.backfill.driver import finish, has_work, run_backfill
     from xrec.cluster import demand_of_actors, ready_cluster

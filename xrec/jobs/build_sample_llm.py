@@ -11,7 +11,7 @@ def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: BuildSampleLLMConfig) -> Manifest:
-    """Train in this process, unless it is done."""
+    """Train in this process, unless the model exists."""
     from xrec.sample.language_model import build_sample_llm
 
     return output(config).done() or build_sample_llm(config)

@@ -23,7 +23,7 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: CompareConfig) -> Manifest:
-    """Make, score and compare on Ray what is not done yet."""
+    """Write, score and compare the missing texts on Ray."""
     from xrec.cluster import demand_of_actors, demand_of_workers, ready_cluster
     from xrec.lab.compare.comparison import check_packages, compare
 

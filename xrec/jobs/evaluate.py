@@ -15,7 +15,7 @@ def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: EvaluateConfig) -> Manifest:
-    """Explain held-out pairs in this process and score the texts, unless it is done."""
+    """Explain held-out pairs in this process and score the texts, unless that is done."""
     from xrec.evaluate.run import evaluate
 
     manifests = _manifests(config)

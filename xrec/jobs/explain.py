@@ -9,7 +9,7 @@ from xrec.storage import check_artifacts
 
 
 def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
-    """Return the pair's texts, its prompt and its explanation, as lines for a reader.
+    """Return lines that show the pair's texts, its prompt and its explanation.
 
     Raises UnknownIdError for an id that is not in the dataset, and what `load_explainer` raises.
     """

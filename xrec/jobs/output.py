@@ -1,6 +1,6 @@
-"""Describe what a job makes before it works: the location, settings and inputs of its artifact.
+"""Describe a job's artifact before the job runs: its location, settings and inputs.
 
-A job compares this with what is there to find out whether it is done, `xrec run` whether to skip
+Comparing this with what exists there tells a job whether it is done, `xrec run` whether to skip
 the job, and `xrec status` whether the artifact is stale.
 """
 
@@ -24,7 +24,7 @@ from xrec.storage import (
 )
 
 TABLES: tuple[Kind, ...] = ("explanations",)
-"""The artifacts that are tables with versions."""
+"""The artifacts that are versioned tables."""
 State = Literal["missing", "begun", "up to date", "stale"]
 
 
@@ -42,11 +42,11 @@ class Output:
     """The artifact of a job.
 
     Attributes:
-        config, inputs: What its manifest holds.
-        unchecked: Names of inputs and settings that are not known, and not compared.
-        known: Differences that the job found by itself.
+        config, inputs: The settings and inputs in its manifest.
+        unchecked: Names of inputs and settings that are unknown, and so not compared.
+        known: Differences that the job itself found.
         records: Files, relative to `location`, in which an unfinished run keeps its config and
-            inputs as JSON. A table has runs below it instead.
+            inputs as JSON. A table has records of its runs instead.
     """
 
     location: Location
@@ -58,10 +58,10 @@ class Output:
     records: tuple[str, ...] = ()
 
     def done(self) -> Manifest | None:
-        """Return the manifest if this run is finished, and None if nothing is there.
+        """Return the manifest if this run is finished, and None if there is no artifact.
 
-        A table of another run is replaced, so nothing is returned for it. Raises
-        ArtifactMismatchError, naming the fields that differ, for another artifact of another run.
+        For a table of another run it returns None, because the table is replaced. For any other
+        artifact of another run it raises ArtifactMismatchError with the fields that differ.
         """
         if self.kind not in TABLES:
             return finished(self.location, self.kind, self.config, self.inputs)
@@ -69,9 +69,9 @@ class Output:
         return found.manifest if found.state == "up to date" else None
 
     def found(self) -> Found:
-        """Return what is there, and how it differs from this run.
+        """Return what exists at the location, and how it differs from this run.
 
-        Raises ArtifactMismatchError if the location holds another kind of artifact.
+        Raises ArtifactMismatchError if the location contains another kind of artifact.
         """
         manifest = self._manifest()
         if manifest is None:
@@ -84,10 +84,10 @@ class Output:
         return Found("stale" if differences else "up to date", manifest, differences)
 
     def delete(self) -> None:
-        """Delete the artifact or the unfinished run, but not a table, which its readers still use.
+        """Delete the artifact or the unfinished run, but not a table, which readers still use.
 
         An interrupted deletion leaves no artifact, and the next call completes it. Raises
-        ArtifactMismatchError if the location holds anything else.
+        ArtifactMismatchError if the location contains anything else.
         """
         if self.kind in TABLES or not self.location.exists():
             return
@@ -96,11 +96,11 @@ class Output:
 
     def _check_is_ours(self) -> None:
         names = self.location.files()
-        has_tables = self.kind == "annotations"  # of its stages
+        has_tables = self.kind == "annotations"  # one for each of its stages
         for name in names:
             if name.endswith(f"/{MANIFEST}") or ("/_delta_log/" in name and not has_tables):
                 raise ArtifactMismatchError(
-                    f"{self.location}: not deleted, because it holds other artifacts ({name}); "
+                    f"{self.location}: not deleted, because it contains other artifacts ({name}); "
                     f"give the {self.kind} a URI of its own",
                     code="holds_other_artifacts",
                     saw=name,
@@ -118,20 +118,20 @@ class Output:
     def _manifest(self) -> Manifest | None:
         if self.kind not in TABLES:
             return find_manifest(self.location, self.kind)
-        from xrec.bulk import find_published  # deltalake, which most commands do not need
+        from xrec.bulk import find_published  # imports deltalake, which most commands do not need
 
         return find_published(self.location, self.kind)
 
     def _lacks_lifted(self) -> bool:
         if self.kind not in TABLES:
             return False
-        from xrec.bulk import lacks_lifted  # deltalake too
+        from xrec.bulk import lacks_lifted  # imports deltalake too
 
         return lacks_lifted(self.location)
 
     def _unfinished(self) -> Found:
         if self.kind in TABLES:
-            from xrec.bulk import Identity, records  # deltalake too
+            from xrec.bulk import Identity, records  # imports deltalake too
 
             run = Identity(kind=self.kind, config=self.config, inputs=self.inputs).run
             own = (record for record in records(self.location) if record.identity.run == run)

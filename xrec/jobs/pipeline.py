@@ -1,8 +1,8 @@
-"""Run the jobs of a project in order, and keep what is already there.
+"""Run the jobs of a project in order, and keep the artifacts that are up to date.
 
 A job is skipped if its artifact was made from the same settings and inputs. If the artifact
-differs, the run stops and says how; or, with `redo`, deletes it and makes it again, and so what
-depends on it. A table is not deleted: its readers keep it until the new rows are published.
+differs, the run stops and reports how; with `redo`, it deletes and remakes the artifact and all
+that depends on it. A table is not deleted: readers use it until the new rows are published.
 """
 
 import time
@@ -24,7 +24,7 @@ def chosen_configs(
 ) -> dict[str, JobConfig]:
     """Return the configs of the project's jobs from `first` to `last`, in order.
 
-    Raises ConfigError for a mistake in the file, a job without a section, and a job with a limit,
+    Raises ConfigError for a mistake in the file, a job without a section, or a job with a limit,
     which would not finish.
     """
     jobs = [job for job in project.jobs if job in PIPELINE]
@@ -65,11 +65,11 @@ def run(
 ) -> Manifest:
     """Run jobs in order on one Ray cluster, and return the last manifest.
 
-    `tell` gets lines of progress; `costs` adds up what the jobs of a night cost, within its budget.
+    `tell` receives progress lines; `costs` adds up the costs of a night's jobs within its budget.
 
-    Raises ArtifactMismatchError if an artifact differs and `redo` is false, before any work where
-    that can be known; BudgetError; GateError if a night's dataset lost too many rows; and what the
-    jobs raise.
+    Raises ArtifactMismatchError if an artifact differs and `redo` is false (before any work, if
+    that is known by then), BudgetError, GateError if a night's dataset lost too many rows, and
+    what the jobs raise.
     """
     if not redo:
         _check_nothing_differs(configs)
@@ -79,7 +79,7 @@ def run(
             done = _finished(name, config, redo)
             # A finished job runs again if its failed rows are to be retried.
             if done is not None and getattr(config, "retry_failed", None) is None:
-                tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
+                tell(f"{step} xrec {name}: skipped, it exists with the same settings and inputs")
                 manifest = done
             else:
                 tell(f"{step} xrec {name} {source}".rstrip())
@@ -116,11 +116,11 @@ def refresh(
     source: str = "",
     tell: Callable[[str], None],
 ) -> Manifest:
-    """Make what changed since the explanations were published, publish, and report what it cost.
+    """Remake what changed since the explanations were published, publish it, and report its cost.
 
     The new artifacts go to <workspace>/nights/N; see `plan_night` for `train` and `reread`. The
-    budget and the prices of the backfill are for all jobs. What the jobs cost is in nights/N, and
-    the total is the metric `night` of the manifest, or of the error.
+    budget and the prices of the backfill apply to all jobs. The costs of the jobs are in nights/N,
+    and the total is the metric `night` of the manifest, or of the error.
 
     Raises BudgetError if the budget is used up, and what `plan_night` and the jobs raise.
     """
@@ -146,7 +146,7 @@ def _state(name: str, config: JobConfig, *, ignoring: Sequence[str] = ()) -> str
 def _finished(name: str, config: JobConfig, redo: bool) -> Manifest | None:
     """Return the manifest if the job is done; with `redo`, delete an output that differs.
 
-    Long reads are compared only if the rest is the same.
+    Inputs that take long to read are compared only if everything else is the same.
     """
     made, found = _look(name, config, exact=False)
     if found.state in ("up to date", "begun"):
@@ -160,7 +160,7 @@ def _finished(name: str, config: JobConfig, redo: bool) -> Manifest | None:
 
 
 def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
-    """Raise if an output differs, of the jobs whose inputs exist."""
+    """Raise ArtifactMismatchError if the output of a job whose inputs exist differs."""
     looked = {}
     for name, config in configs.items():
         with suppress(ArtifactNotFoundError):  # an input that an earlier job makes
@@ -170,7 +170,7 @@ def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
 
 
 def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
-    """Return a job's output, and what is there of it."""
+    """Return a job's output and what already exists of it."""
     made = job_named(name).output(config, exact=exact)
     return made, made.found()
 
@@ -179,7 +179,7 @@ def _mismatch(stale: Mapping[str, tuple[Output, Found]]) -> ArtifactMismatchErro
     lines = []
     for name, (made, found) in stale.items():
         unfinished = "" if found.manifest else ", which is not finished"
-        lines.append(f"{made.location}: holds the {made.kind} of another run{unfinished}:")
+        lines.append(f"{made.location}: contains the {made.kind} of another run{unfinished}:")
         lines += [f"  {difference}" for difference in found.differences]
         lines.append(f"  (xrec {name})")
     are_tables = all(made.kind in TABLES for made, _ in stale.values())

@@ -25,7 +25,7 @@ from xrec.storage import (
 def output(config: PrepareConfig, *, exact: bool = True) -> Output:
     """Return the job's output; reads only source files that changed since the dataset was made.
 
-    Without `exact` no files are compared, which may be gone by now.
+    Without `exact`, compares no files, because they may be gone by now.
     """
     location, settings = location_of(config, "dataset"), dataset_settings(config)
     manifest = find_manifest(location, "dataset")
@@ -47,7 +47,7 @@ def run(config: PrepareConfig) -> Manifest:
 
 
 def _source(config: PrepareConfig) -> Source:
-    """Return the reader of the source, with the dataset that is extended among its inputs."""
+    """Return the reader of the source, with any dataset that is extended among its inputs."""
     source = _reader(config)
     if config.extends is None:
         return source

@@ -13,7 +13,7 @@ def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: PretrainGraphConfig) -> Manifest:
-    """Train on Ray, unless it is done."""
+    """Train on Ray, unless the graph exists."""
     from xrec.cluster import demand_of_workers, ready_cluster
     from xrec.train.graph import pretrain_graph
 

@@ -1,4 +1,4 @@
-"""Job `recommend`: dataset and graph in, the best items of each user out."""
+"""Job `recommend`: dataset and graph in, each user's best new items out."""
 
 from xrec.config import RecommendConfig
 from xrec.jobs.output import Output
@@ -12,7 +12,7 @@ def output(config: RecommendConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: RecommendConfig) -> Manifest:
-    """Rank on Ray, unless it is done."""
+    """Rank on Ray, unless the recommendations exist."""
     from xrec.cluster import ONE_CPU, ready_cluster
     from xrec.recommend.ranking import recommend
 

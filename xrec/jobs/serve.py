@@ -24,10 +24,10 @@ def run(
 ) -> None:
     """Serve until interrupted, and pass the endpoint's URL to `ready`.
 
-    On SIGHUP it serves the config that `reload` returns, without a break if only artifacts differ.
-    A config that cannot be read or served is logged, and the earlier one stays.
+    On SIGHUP, serves the config that `reload` returns, without downtime if only artifacts differ.
+    If that config cannot be read or served, logs the error and keeps the earlier one.
 
-    Raises what `check_sources` raises, ArtifactMismatchError for a backfill of another model,
+    Raises what `check_sources` raises, ArtifactMismatchError for a backfill of another model, and
     ClusterError.
     """
     config = checked(config)
@@ -42,13 +42,13 @@ def run(
                 config = checked(reload())
                 deploy(config)
             except XRecError as error:
-                logger.error("the new config is not served, the earlier one stays: %s", error)
+                logger.error("the new config is not served; the earlier one stays: %s", error)
             else:
                 logger.info("the new config is served")
 
 
 def checked(config: ServeConfig) -> ServeConfig:
-    """Return `config` if the artifacts that it names, or the last night's, fit together."""
+    """Return `config` if its artifacts, or those of the last night, fit together."""
     check_artifacts(config)
     current = present(config)
     check_word_list(config.decoding.text.checks, config.storage)

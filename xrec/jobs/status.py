@@ -1,7 +1,7 @@
 """Report which artifacts of a project exist, and whether they are up to date.
 
-Reads manifests and lists files. Starts no cluster, downloads no language model, and reads pairs
-only where they are few; notes say what was not compared.
+It reads manifests and lists files. It starts no cluster, downloads no language model, and does not
+read the pairs of a backfill; notes say what was not compared.
 """
 
 from contextlib import suppress
@@ -18,7 +18,7 @@ from xrec.storage import Kind, Manifest, check_access, location_of
 
 @dataclass(frozen=True)
 class ArtifactStatus:
-    """An artifact of a project; "begun" means not finished, and `notes` give reasons."""
+    """An artifact of a project; "begun" means unfinished, and `notes` explain the state."""
 
     kind: Kind
     uri: str
@@ -29,9 +29,9 @@ class ArtifactStatus:
 
 
 def project_status(project: Project) -> list[ArtifactStatus]:
-    """Return the artifacts of the project's jobs, in the order of the pipeline.
+    """Return the artifacts of the project's jobs, in pipeline order.
 
-    Raises ConfigError for a mistake in the file, StorageError if the storage cannot be used.
+    Raises ConfigError for a mistake in the file, and StorageError if the storage cannot be used.
     """
     configs = project.configs([job for job in project.jobs if job in ARTIFACT_OF])
     artifacts: list[ArtifactStatus] = []
@@ -60,14 +60,14 @@ def _status(job: str, config: JobConfig) -> ArtifactStatus:
     kind = ARTIFACT_OF[job]
     location = location_of(config, kind)
     check_access(location, config.storage)
-    with suppress(XRecError):  # it is told below
+    with suppress(XRecError):  # it is reported below
         location = location_of(present(config), kind)
     num_bytes = sum(int(info["size"]) for info in location.details().values())
     status = ArtifactStatus(kind, location.uri, "missing", None, num_bytes)
     try:
         made = job_named(job).output(present(config), exact=False)
         found = made.found()
-    except ArtifactNotFoundError as error:  # of an input
+    except ArtifactNotFoundError as error:  # an input is missing
         note = f"its input {str(error).partition(': ')[0]} is missing"
         return replace(status, state="stale", notes=(note,)) if num_bytes else status
     except XRecError as error:
@@ -81,7 +81,7 @@ def _status(job: str, config: JobConfig) -> ArtifactStatus:
 
 
 def _fits(manifest: Manifest) -> tuple[str, ...]:
-    """Return an adapter's figures of the leak meter (xrec.train.leak) and its warnings."""
+    """Return an adapter's figures from the leak meter (xrec.train.leak), and its warnings."""
     fits = [
         f"{name} {fit['train']:.2f} ({fit['held_out']:.2f})"
         for name, fit in manifest.metrics.get("fits", {}).items()

@@ -21,7 +21,7 @@ def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: TrainAdapterConfig) -> Manifest:
-    """Train on Ray, unless it is done."""
+    """Train on Ray, unless the adapter exists."""
     from xrec.cluster import demand_of_workers, ready_cluster
     from xrec.train.adapter import train_adapter
 

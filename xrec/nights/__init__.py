@@ -1,13 +1,13 @@
 """Nights: bring a project up to date, judge the result, publish it, and forget people.
 
     plan        which jobs a night runs; costs: what they cost, within one budget
-    gate        compare a finished run with what is published; a run that fails stays a candidate
-    candidate   look at it, or publish it by force
+    gate        compare a finished run with the published version; one that fails is a candidate
+    publish     inspect a candidate, or publish it by force
     forget      remove people from all artifacts and tables
 
 A night's artifacts are in <workspace>/nights/N. The commit that publishes its explanations names
-them (`xrec.backfill.made_from`), so all of them become the present ones at once, and a rollback
-brings the previous ones back. `xrec refresh` (xrec.jobs.pipeline) runs them.
+them (`xrec.backfill.made_from`), so all of them become current at once, and a rollback restores
+the previous ones. `xrec refresh` (xrec.jobs.pipeline) runs a night.
 """
 
 from xrec.nights.costs import NightCosts

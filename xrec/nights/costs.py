@@ -1,7 +1,7 @@
-"""What the jobs of a night cost, the budget that they share, and the page that reports both.
+"""The costs of a night's jobs, the budget that they share, and the page that reports both.
 
-nights/N/costs.json     what each job cost, in all starts of this night
-nights/N/report.html    the same as a table, with all figures of the run
+nights/N/costs.json     the cost of each job, over all starts of this night
+nights/N/report.html    the same as a table, with all metrics of the run
 """
 
 import json
@@ -24,9 +24,9 @@ _COSTS = (
 
 
 class NightCosts:
-    """Counts what the jobs of a night cost, including earlier starts of the same night.
+    """The costs of a night's jobs, including those of earlier starts of the night.
 
-    The budget of the backfill is for all jobs; its prices are for those without their own.
+    The backfill's budget applies to all jobs; its prices apply to jobs without their own.
     """
 
     def __init__(self, night: Night):
@@ -35,18 +35,18 @@ class NightCosts:
         record = night.folder / "costs.json" if night.folder else None
         text = record.read_text() if record is not None and record.is_file() else "{}"
         self._jobs: dict[str, dict[str, float]] = json.loads(text)
-        self._running: tuple[str, JobConfig, float] | None = None  # and its start
+        self._running: tuple[str, JobConfig, float] | None = None  # and its start time
 
     def total(self, without: str = "") -> dict[str, float]:
-        """Return what all jobs but one cost; there is no money without prices."""
+        """Return the costs of all jobs except one; money is only included if prices are set."""
         return reduce(added, (costs for n, costs in self._jobs.items() if n != without), {})
 
     def start(self, name: str, config: JobConfig) -> JobConfig:
-        """Count a job from now on; return its config with what is left of the budget.
+        """Start counting a job; return its config with the rest of the budget.
 
-        Raises BudgetError if nothing is left.
+        Raises BudgetError if the budget is used up.
         """
-        is_bulk = isinstance(config, BulkConfig)  # it counts its earlier starts itself
+        is_bulk = isinstance(config, BulkConfig)  # it includes its earlier starts itself
         used = self.total(without=name if is_bulk else "")
         used["seconds"] = time.monotonic() - self._began
         if why := used_up(self.spend.budget, used):
@@ -56,7 +56,7 @@ class NightCosts:
                 code="budget_used_up",
                 saw=name,
             )
-        traffic()  # from before the job
+        traffic()  # discard what was counted before the job
         self._running = name, config, time.monotonic()
         if not isinstance(config, BulkConfig):
             return config
@@ -66,13 +66,13 @@ class NightCosts:
         return config.model_copy(update={"budget": {**left, **own}, "prices": prices})
 
     def end(self, metrics: Mapping[str, Any]) -> None:
-        """Add what the running job cost, by its metrics if they say it, and save the record."""
+        """Add the running job's costs, from its metrics if they report any, and save the record."""
         if self._running is None:
             return
         (name, config, since), self._running = self._running, None
         seconds = time.monotonic() - since
         before, costs = self._jobs.get(name, {}), metrics.get("costs")
-        if costs:  # all starts of its run
+        if costs:  # cover all starts of its run
             before = {"seconds": before.get("seconds", 0)}
         costs = costs or {**_worker_hours(config, seconds), **traffic()}
         prices = getattr(config, "prices", None) or self.spend.prices
@@ -83,9 +83,9 @@ class NightCosts:
     def report(
         self, metrics: Mapping[str, Any], outcome: str, tell: Callable[[str], None]
     ) -> dict[str, Any]:
-        """Tell what the jobs cost, write the page, and return the metrics with the total.
+        """Print the costs of the jobs, write the page, and return the metrics with the total.
 
-        outcome: how the night ended, without words from the raw files.
+        outcome: how the night ended, without any text from the raw files.
         """
         metrics = {**metrics, "night": (total := self.total())}
         if not total:
@@ -103,7 +103,7 @@ class NightCosts:
         return metrics
 
     def _write(self, name: str, text: str) -> bool:
-        """Write a file into the folder once a job has made it; return whether it exists."""
+        """Write a file if a job has created the folder; return whether it was written."""
         if self._folder is None or not self._folder.exists():
             return False
         (self._folder / name).write_bytes(text.encode())
@@ -111,7 +111,7 @@ class NightCosts:
 
 
 def _worker_hours(config: JobConfig, seconds: float) -> dict[str, float]:
-    """Return the hours of a training's workers, or of one CPU for any other job."""
+    """Return the hours of a training job's workers, or of one CPU for any other job."""
     workers, hours = getattr(config, "workers", None), seconds / 3600
     if workers is None:
         return {"cpu_hours": hours}

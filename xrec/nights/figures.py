@@ -1,8 +1,8 @@
 """The figures that a gate compares: shares of the new texts, and how they differ from the old ones.
 
-The figures `own_...` are shares of comparisons. In each, a text, profile or vector is compared with
-its own earlier version (or item) and with another one drawn at random, and its own should be
-nearer. A tie counts half, so the share is about 0.5 where things were swapped.
+The figures `own_...` are shares of comparisons. Each compares a text, profile or vector with its
+own earlier version (or item) and with a randomly drawn other one, and its own should be nearer. A
+tie counts as half, so the share is about 0.5 if things were mixed up.
 """
 
 import random
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from xrec.graph.artifact import GraphEmbeddings
 
 LEAST_ROWS = 50
-"""A figure of fewer rows is not known."""
+"""A figure that is computed from fewer rows is unknown."""
 _NUM_DRAWN = 4000
 _WORD = re.compile(r"[\w'-]+")
 
 Rows = Mapping[tuple[str, str], Mapping[str, Any]]
 """Explanations (schema GENERATED) by user and item."""
 Values = dict[str, float | None]
-"""Figures by name; None if a figure is not known."""
+"""Figures by name; None if a figure is unknown."""
 
 
 def text_shares(rows: Rows) -> Values:
-    """Return the figures that need no published version, each a share of `rows`."""
+    """Return the figures that need no published version; each is a share of `rows`."""
     texts = list(rows.values())
     [(_, num_commonest)] = Counter(row["explanation"] for row in texts).most_common(1) or [("", 0)]
     return {
@@ -48,8 +48,8 @@ def text_shares(rows: Rows) -> Values:
 def drift(new: Rows, old: Rows, *, is_alike: bool) -> Values:
     """Return the figures that compare new texts with the published ones of the same pairs.
 
-    is_alike: whether the same model wrote both with the same settings; only then is `rewritten`
-        known.
+    is_alike: whether the same model wrote both with the same settings; otherwise `rewritten` is
+        None.
     """
     pairs = sorted(new.keys() & old.keys())
     names = ("length", "distinct", "aspects", "rewritten", "own_item", "own_user")
@@ -76,7 +76,7 @@ def drift(new: Rows, old: Rows, *, is_alike: bool) -> Values:
 
 
 def aspect_counts(rows: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Return how many of the rows each aspect was chosen for."""
+    """Return for how many of the rows each aspect was chosen."""
     return Counter(evidence["aspect"] for row in rows for evidence in row["aspects"])
 
 
@@ -98,10 +98,10 @@ def own_texts(
 ) -> float | None:
     """Return the share of texts that are nearer to their own earlier text than to another one.
 
-    Texts are near if they share many words (Jaccard). Words with capitals do not count, since the
-    words of titles occur in texts about anything.
+    Nearness is the Jaccard similarity of the sets of words. Words with capitals do not count,
+    because words from titles occur in texts about anything.
 
-    others: for each text, indices of earlier texts; one that differs from its own is drawn.
+    others: for each text, indices of earlier texts, from which one unlike its own is drawn.
     """
     scores: list[float] = []
     for index, candidates in enumerate(others):
@@ -113,7 +113,7 @@ def own_texts(
 
 
 def own_profiles(dataset: Dataset, earlier: Dataset) -> float | None:
-    """Return the share of items whose profile is nearer to their own earlier one than another's."""
+    """Return the share of items whose profile is nearer to its earlier version than to another."""
     draw = random.Random(0)
     ids = earlier.items["item_id"]
     drawn = draw.sample(range(len(ids)), min(_NUM_DRAWN, len(ids)))
@@ -128,9 +128,10 @@ def own_profiles(dataset: Dataset, earlier: Dataset) -> float | None:
 
 
 def own_vectors(dataset: Dataset, graph: "GraphEmbeddings") -> float | None:
-    """Return the share of training interactions that score higher than an item of another user.
+    """Return the share of training interactions that score higher than a randomly drawn item.
 
-    That item is drawn from another user's interactions, so popularity makes no difference.
+    That item is drawn from all interactions, so popularity makes no difference; items that the user
+    interacted with are left out.
     """
     edges, draw = dataset.interaction_edges("train"), np.random.default_rng(0)
     users, own = edges[:, draw.integers(edges.shape[1], size=_NUM_DRAWN)]

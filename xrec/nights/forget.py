@@ -1,7 +1,7 @@
-"""`xrec forget`: removes people from a project. docs/night.md says where they may be.
+"""`xrec forget`: remove people from a project. docs/night.md lists where their data may be.
 
-They are put on the workspace's list first, so nothing made later has them. Every step works from
-what exists, so a command that was interrupted can be run again.
+They are put on the workspace's list first, so nothing made later contains them. Every step works
+from what exists, so an interrupted command can be run again.
 """
 
 import shutil
@@ -39,15 +39,15 @@ from xrec.storage import (
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 _FROM_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
-"""Made from the texts of any night."""
+"""The kinds that are made from the texts of any night."""
 _MODELS: tuple[Kind, ...] = ("adapter", "graph")
 _OF_FOLDER: tuple[Kind, ...] = ("recommendations", *_MODELS)
-"""Made from the dataset in the same folder."""
+"""The kinds that are made from the dataset in the same folder."""
 _SOURCES: Mapping[Kind, str] = {
     "dataset": "rejected.parquet",
     "annotations": "reviews/rejected.parquet",
 }
-"""With their files of rejected rows. They are deleted last: they show what else must go."""
+"""Each with its file of rejected rows. They are deleted last: they show what else must go."""
 
 
 def forget(
@@ -58,14 +58,14 @@ def forget(
     retention: timedelta,
     later: bool = False,
 ) -> dict[str, Any]:
-    """Forget people, and those of earlier calls; return a report that has no ids.
+    """Forget people, including those of earlier calls; return a report without ids.
 
-    refresh: makes a night that reads the raw files again.
-    retention: earlier versions of the tables that are younger are kept.
-    later: do only what takes seconds; the next call does the rest.
+    refresh: runs a night that reads the raw files again.
+    retention: earlier versions of the tables are kept until they are this old.
+    later: only do what takes seconds, and leave the rest to the next call.
 
-    Raises ConfigError if there is nobody to forget, LeaseError if a bulk job or a training is
-    running, and what `refresh` raises. The same call then continues.
+    Raises ConfigError if there is nobody to forget, LeaseError if a bulk job or a training job is
+    running, and what `refresh` raises. The same call can then be repeated.
     """
     configs = project.configs(project.jobs)
     config = next(iter(configs.values()), None)
@@ -93,8 +93,8 @@ def forget(
     shutil.rmtree(node_folder() / "mapped", ignore_errors=True)
     models = _models(config, in_use)
     to_do = {
-        "the same command again, when earlier versions are old enough": bool(retention and tables),
-        "xrec run CONFIG: makes what was deleted": bool(deleted and not in_use),
+        "run this command again once earlier versions are old enough": bool(retention and tables),
+        "xrec run CONFIG: remakes what was deleted": bool(deleted and not in_use),
         "xrec refresh CONFIG --train: these models may have learned from them": bool(models),
         f"run their backfills again: {', '.join(others)}": bool(others),
         "endpoints, other machines, raw files: see Forget in docs/night.md": True,
@@ -110,13 +110,13 @@ def forget(
 
 
 def _take_down(uri: str, people: Forgotten, config: JobConfig) -> dict[str, Any]:
-    """Take the people's rows down; return the table's part of the report."""
+    """Take down the people's rows; return the table's part of the report."""
     taken = bulk.take_down(uri, forgotten=people, reason=FORGOTTEN, storage=config.storage)
     return {"version": taken.version, "rows": taken.num_rows}
 
 
 def _table_uris(configs: Mapping[str, JobConfig], config: JobConfig) -> tuple[list[str], list[str]]:
-    """Return the URI of the project's table, and those of others in the workspace."""
+    """Return the URI of the project's table, and the URIs of other tables in the workspace."""
     own = [configs["backfill"].artifact("explanations")] if "backfill" in configs else []
     workspace = _folders(config)[0]
     tables = [workspace / name for name in workspace.folders()]
@@ -124,13 +124,13 @@ def _table_uris(configs: Mapping[str, JobConfig], config: JobConfig) -> tuple[li
 
 
 def _folders(config: JobConfig) -> list[Location]:
-    """Return the folders of artifacts: the workspace, and its nights."""
+    """Return the folders that contain artifacts: the workspace and its nights."""
     workspace = open_location(config.workspace.rstrip("/"), config.storage)
     return [workspace, *(workspace / "nights" / name for name in (workspace / "nights").folders())]
 
 
 def _in_use(configs: Mapping[str, JobConfig]) -> dict[str, str]:
-    """Return the artifacts of the published explanations, by kind; none if none are published."""
+    """Return the URIs of the published explanations' artifacts, by kind; {} if there are none."""
     config = configs.get("backfill")
     if config is None or not bulk.find_published(
         location_of(config, "explanations"), "explanations"
@@ -141,9 +141,9 @@ def _in_use(configs: Mapping[str, JobConfig]) -> dict[str, str]:
 
 
 def _found(folder: Location, people: Forgotten) -> set[str]:
-    """Return which people are users of the dataset in a folder, or authors of its reviews."""
+    """Return which people are users in a folder's dataset, or authors of its reviews."""
     reviews = folder / "annotations" / "reviews"
-    files = [reviews / name for name in reviews.files() if "/" in name]  # not items and rejected
+    files = [reviews / name for name in reviews.files() if "/" in name]  # no items or rejected rows
     found = set[str]()
     for file in (folder / "dataset" / "users.parquet", *files):
         if file.is_file():
@@ -157,10 +157,10 @@ def _found(folder: Location, people: Forgotten) -> set[str]:
 def _sweep(
     config: JobConfig, people: Forgotten, in_use: Mapping[str, str]
 ) -> tuple[dict[str, set[str]], list[str]]:
-    """Delete artifacts that have the people and are not in use.
+    """Delete artifacts that contain the people and are not in use.
 
     Returns who was found in which folder, and the URIs that were deleted. Rejected rows cannot be
-    searched by hashes, so where they stay they lose their texts.
+    searched by hash, so they lose their texts if their artifact stays.
     """
     folders, deleted = _folders(config), list[str]()
     found = {folder.uri: _found(folder, people) for folder in folders}
@@ -174,7 +174,7 @@ def _sweep(
             delete_artifact(location)
             deleted.append(location.uri)
         elif kind == "adapter":
-            (location / CHECKPOINTS).delete()  # left by a training that was killed at its very end
+            (location / CHECKPOINTS).delete()  # left over if a training was killed at its very end
         elif kind in _SOURCES and (file := location / _SOURCES[kind]).is_file():
             rows = read_table(file, REJECTED)
             index, texts = REJECTED.get_field_index("text"), pa.repeat("", rows.num_rows)
@@ -183,7 +183,7 @@ def _sweep(
 
 
 def _models(config: JobConfig, in_use: Mapping[str, str]) -> dict[str, str]:
-    """Return the fingerprints of models in use that learned from an earlier dataset, by URI."""
+    """Return the fingerprints of models in use that were trained on an earlier dataset, by URI."""
     if not in_use:
         return {}
     locations = {kind: open_location(uri, config.storage) for kind, uri in in_use.items()}

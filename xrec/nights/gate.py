@@ -1,8 +1,8 @@
-"""The gate: whether a finished run may be published, by figures of its texts and their bounds.
+"""The gate: decide from figures and their bounds whether a finished run may be published.
 
-`coverage` and `failed` are of all rows, `own_profile` and `own_vector` of what the run was given,
-the others of a sample. A figure that rests on too few rows, or has nothing to be compared with, is
-not known and passes. docs/night.md says what each figure sees.
+`coverage` and `failed` cover all rows, `own_profile` and `own_vector` the run's inputs, and the
+others a sample. A figure with too few rows or nothing to compare with is unknown, and passes.
+docs/night.md describes what each figure detects.
 """
 
 import json
@@ -22,7 +22,7 @@ _AT_LEAST = frozenset({"coverage", "named", "distinct", *_OWN})
 
 
 class GateFigure(NamedTuple):
-    """A figure with its bound; None if the value is not known, or if there is no bound."""
+    """A figure with its bound; None if the value is unknown or there is no bound."""
 
     name: str
     value: float | None
@@ -43,11 +43,11 @@ class GateFigure(NamedTuple):
 
 
 class Gate:
-    """Judges a finished run just before it is published.
+    """The check of a finished run just before it is published.
 
     Attributes:
         force: Why the run is published whatever its figures are; empty if they decide.
-        metrics: What the manifest says about the gate.
+        metrics: The manifest's metrics about the gate.
     """
 
     def __init__(self, config: BackfillConfig, run: BulkRun, force: str = ""):
@@ -92,12 +92,12 @@ class Gate:
 
 
 def make_gate(config: BackfillConfig, run: BulkRun, force: str = "") -> Gate | None:
-    """Return the gate of a run; None if the config turns it off and nothing is forced."""
+    """Return the gate of a run; None if the config turns it off and `force` is empty."""
     return None if config.gate is None and not force else Gate(config, run, force)
 
 
 def check_kept(config: BackfillConfig, dataset: Manifest) -> None:
-    """Raise GateError if a night's dataset lacks too much of the one that it extends."""
+    """Raise GateError if a night's dataset lost too much of the one that it extends."""
     least = (config.gate or {}).get("kept") or 0
     kept = dataset.metrics.get("kept", {})
     if any(share < least for share in kept.values()):
@@ -105,7 +105,7 @@ def check_kept(config: BackfillConfig, dataset: Manifest) -> None:
         raise GateError(
             f"the new dataset kept only {shares} of the previous one; expected at least "
             f"{least:.0%} of each. Nothing is published: fix the raw files and refresh again, or, "
-            "if they are right, set backfill.gate.kept=null",
+            "if they are correct, set backfill.gate.kept=null",
             code="rows_lost",
             key="backfill.gate.kept",
             saw=kept,
@@ -113,7 +113,7 @@ def check_kept(config: BackfillConfig, dataset: Manifest) -> None:
 
 
 def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigure]:
-    """Return all figures of a run with their bounds; those that take long only if bounded."""
+    """Return all figures of a run with their bounds; compute slow ones only if bounded."""
     summary, num_rows = Survey(run).summary, run.record.num_rows
     num_failed = run.format.faults(summary.failed).total()
     bounds = {"failed": config.max_failed_share, **(config.gate or {})}
@@ -133,14 +133,14 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
 
 
 def _own_profile(config: BackfillConfig, sample: Sample) -> float | None:
-    """Return None if the published version has the same dataset, or its dataset is gone."""
+    """Return the figure; None if the published version's dataset is the same, or is gone."""
     dataset = read_dataset(location_of(config, "dataset"))
     if not sample.dataset:
         return None
     try:
         location = open_location(resolve(config, sample.dataset), config.storage)
         earlier = read_dataset(location)
-    except (ArtifactNotFoundError, ArtifactMismatchError):  # deleted, or of an older xrec
+    except (ArtifactNotFoundError, ArtifactMismatchError):  # deleted, or an older xrec's
         return None
     is_same = earlier.manifest.fingerprint == dataset.manifest.fingerprint
     return None if is_same else own_profiles(dataset, earlier)

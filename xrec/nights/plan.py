@@ -1,4 +1,4 @@
-"""Which jobs a night runs, with which configs, and in which folder."""
+"""Decide which jobs a night runs, with which configs, and in which folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from xrec.errors import ConfigError
 from xrec.storage import Kind, Location, location_of
 
 _TRAINED: Mapping[str, Kind] = {"train-adapter": "adapter"}
-"""Jobs that a night runs only to train."""
+"""Jobs that a night only runs if it trains."""
 _MAKERS: Mapping[str, Kind] = {
     "annotate": "annotations",
     "prepare": "dataset",
@@ -19,7 +19,7 @@ _MAKERS: Mapping[str, Kind] = {
     **_TRAINED,
     "recommend": "recommendations",
 }
-"""Jobs whose artifacts go into the night's folder."""
+"""Jobs that write an artifact into the night's folder, and its kind."""
 _NEEDED = ("prepare", "pretrain-graph", "backfill")
 
 
@@ -27,8 +27,8 @@ _NEEDED = ("prepare", "pretrain-graph", "backfill")
 class Night:
     """The configs of a night's jobs, in order.
 
-    folder: of its artifacts; None if the raw files are those of the present dataset, so that only
-        what is eligible, and thus recommendations and explanations, may change.
+    folder: the folder of its artifacts; None if the raw files did not change since the present
+        dataset was made, so that only eligible items, recommendations and explanations may change.
     """
 
     jobs: Mapping[str, JobConfig]
@@ -40,21 +40,21 @@ class Night:
 
 
 class JobState(Protocol):
-    """Returns the state of a job's output: missing, begun, up to date, or stale."""
+    """A function that returns a job's state: "missing", "begun", "up to date" or "stale"."""
 
     def __call__(self, name: str, config: JobConfig, *, ignoring: Sequence[str] = ()) -> str:
-        """Ignore differences in the settings and inputs `ignoring`."""
+        """Return the state; differences in the settings and inputs `ignoring` do not count."""
 
 
 def plan_night(
     configs: Mapping[str, JobConfig], state: JobState, *, train: bool = False, reread: bool = False
 ) -> Night:
-    """Return the night that follows what is published, or goes on with one that was interrupted.
+    """Return the night after the published one; if that one was interrupted, it is continued.
 
-    train: train the graph further, and the other models again. reread: read the raw files even if
-        they did not change.
+    train: train the graph further, and retrain the other models. reread: read the raw files even
+        if they did not change.
 
-    Raises ConfigError if a section is missing, or if a config names the URI of an artifact that the
+    Raises ConfigError if a section is missing, or if a config sets the URI of an artifact that the
     night makes; ArtifactNotFoundError if the project was never run.
     """
     if missing := [name for name in _NEEDED if name not in configs]:
@@ -71,7 +71,7 @@ def plan_night(
         number += 1
         night = _next_night(configs, uris, number, train)
         first = next(iter(night.jobs))
-        # A folder with another state of the raw files is left alone.
+        # A folder that was made from other raw files is left alone.
         if state(first, night.jobs[first]) != "stale":
             return night
 
@@ -79,7 +79,7 @@ def plan_night(
 def _is_prepared(
     configs: Mapping[str, JobConfig], uris: Mapping[str, str], number: int, state: JobState
 ) -> bool:
-    """Whether the present dataset was made from the raw files and settings of today."""
+    """Return whether the present dataset was made from the current raw files and settings."""
     folder = configs["prepare"].artifact(f"nights/{number}")
     own = {**uris, **({"annotations": f"{folder}/annotations"} if number else {})}
     names = [name for name in ("annotate", "prepare") if name in configs]
@@ -102,7 +102,7 @@ def _next_night(
     shared: dict[str, str] = {**uris, **{kind: f"{folder}/{kind}" for kind in makers.values()}}
     graph: dict[str, Any] = {"start_from": uris["graph"]}
     if not train and isinstance(config := configs["pretrain-graph"], PretrainGraphConfig):
-        # An epoch that helps a little would move every vector. Folds are for training an adapter.
+        # Even a slightly helpful epoch moves every vector. Folds only matter for training adapters.
         graph |= {"training": config.training.model_copy(update={"num_epochs": 0}), "folds": 0}
     own: dict[str, dict[str, Any]] = {
         "prepare": {EXTENDS: uris["dataset"]},
@@ -121,7 +121,7 @@ def _check_no_uris(jobs: Mapping[str, JobConfig], made: list[Kind], folder: Loca
     named = [kind for kind in made if any(kind in jobs[name].artifacts for name in jobs)]
     if named:
         raise ConfigError(
-            f"{', '.join(named)}: a night makes its own below {folder}, but the project names a "
+            f"{', '.join(named)}: a night makes its own below {folder}, but the project sets a "
             "URI; remove the key",
             code="uri_in_night",
             key=named[0],

@@ -1,4 +1,4 @@
-"""Candidates: runs that are done and not published, because the gate or a command stopped them."""
+"""Candidates: finished runs that the gate or a command kept from being published."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ from xrec.storage import MANIFEST, Manifest, check_artifacts, location_of
 
 
 def publish_candidate(config: BackfillConfig, force: str = "") -> Manifest:
-    """Publish a run that is done, if it passes its gate or `force` says why it need not.
+    """Publish a finished run if it passes its gate, or if `force` gives a reason to do so anyway.
 
-    The run is that of a night that is not published yet, else that of the present artifacts. Raises
-    ArtifactNotFoundError if there is no such run, and what `finish` raises.
+    The run is that of an unpublished night if there is one, else that of the present artifacts.
+    Raises ArtifactNotFoundError if there is no such run, and what `finish` raises.
     """
     from xrec.backfill.driver import finish  # imports ray
 
@@ -28,11 +28,11 @@ def publish_candidate(config: BackfillConfig, force: str = "") -> Manifest:
 
 
 def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
-    """Yield the gate's figures of a run that is done, and pairs of it beside the published ones."""
+    """Yield the gate's figures for a finished run, then some of its texts and published ones."""
     config, run = _candidate(config)
     sample = sample_of(run)
     yield from map(str, judge(config, run, sample))
-    yield f"of {len(sample.new):,} explanations, beside version {sample.version}"
+    yield f"from {len(sample.new):,} explanations, compared with version {sample.version}"
     yield from side_by_side(sample.new, sample.old)
 
 
@@ -52,7 +52,7 @@ def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
 
 
 def _with_later_nights(config: BackfillConfig) -> Iterator[BackfillConfig]:
-    """Yield the config with the artifacts of each unpublished night, the last first; then as is."""
+    """Yield the config with each unpublished night's artifacts, latest first, then today's."""
     (number, uris), now = last_night(config), present(config)
     nights = location_of(config, "nights")
     for night in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):

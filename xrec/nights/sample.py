@@ -1,4 +1,4 @@
-"""A sample of a run's texts beside the published ones: for the gate's figures, and for a reader."""
+"""A sample of a run's texts with the published ones, for the gate's figures and for people."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ _NUM_SHOWN, _NUM_USERS = 30, 1000
 
 
 class Sample(NamedTuple):
-    """Explanations of a run, and the published ones of the same users.
+    """Some explanations of a run, and the published ones for the same users.
 
     version: the published version; None if nothing is published.
     is_alike: whether the same model wrote that version with the same settings, so that only pairs
         whose inputs changed were written again.
-    dataset: URI of that version's dataset, as its manifest has it.
+    dataset: URI of that version's dataset, as written in its manifest.
     """
 
     new: Rows
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
 
 
 def sample_of(run: BulkRun) -> Sample:
-    """Return whole chunks from all over the plan, the same ones each time.
+    """Return the rows of whole chunks spread evenly over the plan, always the same ones.
 
     Raises BrokenResultError if a result cannot be read.
     """
@@ -49,7 +49,7 @@ def sample_of(run: BulkRun) -> Sample:
     try:
         table = published(run.output.uri, storage=run.storage)
         old = _published_rows(table, rows["user_id"].unique().to_pylist())
-    except (ArtifactNotFoundError, ArtifactMismatchError):  # nothing, or of an older xrec
+    except (ArtifactNotFoundError, ArtifactMismatchError):  # nothing there, or an older xrec's
         return Sample(new, {})
     identity, manifest = run.record.identity, table.manifest
     theirs = Identity(kind=identity.kind, config=manifest.config, inputs=manifest.inputs)
@@ -60,9 +60,9 @@ def sample_of(run: BulkRun) -> Sample:
 def diff_lines(
     uri: str, old: int, new: int, seed: int, storage: StorageConfig | None = None
 ) -> Iterator[str]:
-    """Return lines with pairs whose text differs between two versions of a table.
+    """Return lines that show pairs whose text differs between two versions of a table.
 
-    Looks at about a thousand users. Raises what `published` raises.
+    Compares the texts of about a thousand users. Raises what `published` raises.
     """
     before, after = (published(uri, version=version, storage=storage) for version in (old, new))
     rows, users, buckets = after.dataset(PAIRS, None), list[str](), range(after.num_buckets)
@@ -75,7 +75,7 @@ def diff_lines(
 
 
 def side_by_side(new: Rows, old: Rows, seed: int = 0) -> Iterator[str]:
-    """Yield the old and the new text of thirty pairs whose text differs, and why it differs."""
+    """Yield the old and new text of up to thirty pairs whose texts differ, and the reason."""
     nothing = {"explanation": "(no text)"}
     both = {p: (old.get(p, nothing), new.get(p, nothing)) for p in sorted(new.keys() | old.keys())}
     differing = [p for p, rows in both.items() if rows[0]["explanation"] != rows[1]["explanation"]]
@@ -87,9 +87,9 @@ def side_by_side(new: Rows, old: Rows, seed: int = 0) -> Iterator[str]:
 
 
 def _reason(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return why a pair's text may differ, as far as its two rows show."""
+    """Return why a pair's text may differ, judging by its two rows."""
     if len(old) == 1 or len(new) == 1:
-        return "new" if len(old) == 1 else "it has no text any more"
+        return "new" if len(old) == 1 else "no longer has a text"
     names = ("model_fingerprint", "content_key", "kind", "refused")
     changes = [f"{name} {old[name]} -> {new[name]}" for name in names if old[name] != new[name]]
     before, now = (", ".join(aspect_counts([row])) for row in (old, new))

@@ -1,11 +1,11 @@
-"""The best items of each user among those that they may get and have not seen.
+"""The best items for each user among the eligible ones that the user has not seen.
 
-    artifact    what `xrec recommend` writes: a row per recommended pair, in parts of some users
+    artifact    what `xrec recommend` writes: one row per recommended pair, in parts by user
     eligible    which items may be recommended to whom
-    ranking     what a process does with a part; the run
+    ranking     the run, and how a process ranks the users of a part
 
-The pairs become public with their explanations only (`xrec.backfill`). Only `ranking`, which is not
-imported here, needs torch and Ray.
+The pairs are only published together with their explanations (`xrec.backfill`). Only `ranking`,
+which is not imported here, needs torch and Ray.
 """
 
 from xrec.recommend.artifact import identify, read_recommendations

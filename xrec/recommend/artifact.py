@@ -1,6 +1,6 @@
 """The artifact `recommendations`: what it depends on, and its rows.
 
-Its files `part-N.parquet` have the schema RECOMMENDATIONS, by user and rank.
+Its files `part-N.parquet` have the schema RECOMMENDATIONS, sorted by user and rank.
 """
 
 import importlib.util
@@ -24,9 +24,9 @@ def identify(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings and the inputs that recommendations depend on.
 
-    Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
-    another dataset, ConfigError if k is more than there are items or the index's package is not
-    installed, StorageError if a table of eligible items cannot be read.
+    Raises ArtifactNotFoundError if dataset or graph is missing, ArtifactMismatchError if the graph
+    was trained on another dataset, ConfigError if k exceeds the number of items or the index's
+    package is not installed, StorageError if a table of eligible items cannot be read.
     """
     if config.index == "hnsw" and find_spec("faiss") is None:
         raise ConfigError(
@@ -51,18 +51,18 @@ def identify(
 
 
 def read_recommendations(location: Location, k: int | None = None) -> Iterator[pa.Table]:
-    """Yield the first k items of each user, or all if k is null, a part of the users at a time.
+    """Yield the first k items of each user, or all if k is None, one table per part.
 
-    The tables have the schema RECOMMENDATIONS, by user and rank. Raises ArtifactNotFoundError if
-    the artifact is not finished, ArtifactMismatchError if a file was changed, ConfigError if k is
-    more than was recommended.
+    The tables have the schema RECOMMENDATIONS, sorted by user and rank. Raises
+    ArtifactNotFoundError if the artifact is not finished, ArtifactMismatchError if a file was
+    changed, ConfigError if k exceeds the k of the recommendations.
     """
     manifest = read_manifest(location, "recommendations")
     num_items = manifest.config["k"]
     if k is not None and k > num_items:
         raise ConfigError(
-            f"k = {k}, but {location} holds {num_items} items a user; lower k, or recommend again "
-            "with a larger one",
+            f"k = {k}, but {location} has {num_items} items per user; lower k, or run xrec "
+            "recommend again with a larger one",
             code="too_large",
             key="k",
             saw=k,

@@ -1,8 +1,8 @@
-"""Which items may be recommended to whom: a table of items, and perhaps attributes of users.
+"""Which items may be recommended to whom: a table of items, and optionally one of users.
 
 A row of the table of items offers its item to the users who have the same value in each of the
 columns `match`; an empty cell offers it to all. An item without a row is offered to nobody, and a
-user without a value gets only what is offered to all.
+user without a value only gets the items that are offered to all.
 """
 
 import io
@@ -19,19 +19,19 @@ import pyarrow.parquet as pq
 from xrec.config import EligibleItems, RecommendConfig, StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError
-from xrec.storage import content_hash, open_location
+from xrec.storage import check_columns, open_location
 
 _ANYONE, _UNKNOWN = 0, -1
-"""The codes of an empty cell of items, and of a user's value that no item has."""
+"""The codes of an empty cell in the table of items, and of a user's value that no item has."""
 
 
 def eligible_inputs(config: RecommendConfig) -> dict[str, str]:
-    """Return the content hashes of the tables of `config.eligible` by name."""
+    """Return the content hash of each table in `config.eligible`, by name."""
     if config.eligible is None:
         return {}
     uris = {"eligible_items": config.eligible.items, "eligible_users": config.eligible.users}
     return {
-        name: content_hash(open_location(uri, config.storage).read_bytes())
+        name: open_location(uri, config.storage).digest()
         for name, uri in uris.items()
         if uri is not None
     }
@@ -39,10 +39,10 @@ def eligible_inputs(config: RecommendConfig) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Eligibility:
-    """Offers of items to users with the same codes of their values.
+    """The offers of items, which match users whose values have the same codes.
 
-    items: (R,) int64, the item of each offer. offers: (R, M) int32, its codes; 0 is anyone.
-    values: (G, M) int32, the different codes of users. users: (U,), which of them each user has.
+    items: (R,) int64, the item of each offer. offers: (R, M) int32, its codes; 0 matches anyone.
+    values: (G, M) int32, the distinct rows of codes of users. users: (U,) int64, each user's row.
     """
 
     items: npt.NDArray[np.int64]
@@ -53,7 +53,7 @@ class Eligibility:
     def groups(
         self, users: npt.NDArray[np.int64], num_items: int
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Yield users (G,) with the same values, and the items (X,) that these may not get."""
+        """Yield users (G,) with the same values, and the items (X,) not eligible for them."""
         groups = self.users[users]
         for group in np.unique(groups):
             codes = self.values[group]
@@ -64,7 +64,7 @@ class Eligibility:
 
 
 def read_eligibility(config: RecommendConfig, dataset: Dataset) -> Eligibility | None:
-    """Return the eligibility of `config`; None if each user may get each item.
+    """Return the eligibility set by `config`; None if all items are eligible for all users.
 
     Raises DataError if a table lacks a column or cannot be read, or offers no item of the dataset.
     """
@@ -75,7 +75,7 @@ def read_eligibility(config: RecommendConfig, dataset: Dataset) -> Eligibility |
     offers, items = offers.filter(pa.array(items >= 0)), items[items >= 0]
     if not len(items):
         raise DataError(
-            f"{tables.items}: none of its items is in the dataset, so nothing could be "
+            f"{tables.items}: none of its items is in the dataset, so nothing can be "
             "recommended; check eligible.items",
             code="nothing_eligible",
             key="eligible.items",
@@ -91,7 +91,7 @@ def read_eligibility(config: RecommendConfig, dataset: Dataset) -> Eligibility |
 def _of_users(
     tables: EligibleItems, dataset: Dataset, storage: StorageConfig
 ) -> Sequence[pa.ChunkedArray]:
-    """Return the values of each user of the dataset, null without one, a column per match."""
+    """Return one column per `match` with the value of each dataset user, null if unknown."""
     if tables.users is None:
         return []
     rows = _read(tables.users, ("user_id", *tables.match), storage)
@@ -104,7 +104,7 @@ def _of_users(
 def _codes(
     columns: Sequence[pa.ChunkedArray], known: Sequence[Sequence[str]], num_rows: int
 ) -> npt.NDArray[np.int32]:
-    """Return the place of each value among those known, (N, M); -1 for null and others."""
+    """Return the index of each value among the known ones, (N, M); -1 if null or unknown."""
     codes = np.empty((num_rows, len(columns)), np.int32)
     for column, (values, texts) in enumerate(zip(columns, known, strict=False)):
         places = pc.index_in(values, value_set=pa.array(texts, pa.string()), skip_nulls=True)
@@ -113,7 +113,7 @@ def _codes(
 
 
 def _read(uri: str, columns: tuple[str, ...], storage: StorageConfig) -> pa.Table:
-    """Return columns of a Parquet or CSV file as texts; null cells become empty ones."""
+    """Return columns of a Parquet or CSV file as strings; null becomes the empty string."""
     data = open_location(uri, storage).read_bytes()
     try:
         if uri.lower().endswith(".parquet"):
@@ -128,13 +128,6 @@ def _read(uri: str, columns: tuple[str, ...], storage: StorageConfig) -> pa.Tabl
             key="eligible",
             saw=uri,
         ) from error
-    if missing := [name for name in columns if name not in table.column_names]:
-        raise DataError(
-            f"{uri}: expected columns {', '.join(columns)}, saw {', '.join(table.column_names)}; "
-            "rename or add them",
-            code="missing_column",
-            key=missing[0],
-            saw=table.column_names,
-        )
+    check_columns(uri, columns, table.column_names)
     texts = [table[name].cast(pa.string()).fill_null("") for name in columns]
     return pa.table(texts, names=list(columns))

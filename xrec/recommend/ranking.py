@@ -1,4 +1,4 @@
-"""Ranks the items of all users, some users at a time in each process."""
+"""Rank items for all users, one part of the users at a time in each process."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ import torch
 
 from xrec import bulk
 from xrec.config import RecommendConfig
-from xrec.data.dataset import Dataset, edges_of, taken
+from xrec.data.dataset import Dataset, taken
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.index import ItemIndex
-from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.graph.ranking import seen_items, top_k_items
 from xrec.progress import counter
 from xrec.recommend.artifact import identify
 from xrec.recommend.eligible import Eligibility, read_eligibility
@@ -35,7 +35,7 @@ _MOST_COMPARED = 1000  # users
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the artifact. recalls: of users for whom the index was compared with all items."""
+    """A file of the artifact. recalls: recall of the index, for the users who were compared."""
 
     content_hash: str
     num_rows: int
@@ -45,10 +45,10 @@ class Part:
 
 
 def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) -> Manifest:
-    """Rank the items of all users on Ray, write the artifact, and return its manifest.
+    """Rank items for all users on Ray, write the artifact, and return its manifest.
 
     Raises what `identify`, `read_eligibility` and `map_in_processes` raise, and DataError if a
-    vector is not finite or nobody may get any item.
+    vector is not finite or if no item is left to recommend to any user.
     """
     settings, inputs = identify(config)
     location = location_of(config, "recommendations")
@@ -64,8 +64,8 @@ def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) 
             show(sum(part.num_users for part in parts.values()))
     if not (num_rows := sum(part.num_rows for part in parts.values())):
         raise DataError(
-            f"{config.artifact('dataset')}: no user has an item that they have not seen and may "
-            "get, so nothing is recommended; check eligible.items, or add items",
+            f"{config.artifact('dataset')}: no user has an eligible item that they have not "
+            "already seen, so nothing is recommended; check eligible.items, or add items",
             code="nothing_to_recommend",
             key="eligible",
         )
@@ -96,7 +96,7 @@ def _name(number: int) -> str:
 def _writer(
     config: RecommendConfig, eligibility: Eligibility | None, location: Location, num_users: int
 ) -> Callable[[int], Part]:
-    """Return what a process does with the first of the `num_users` users of a part."""
+    """Return a function that writes a part of `num_users` users, given its first user."""
     torch.set_num_threads(1)
     dataset, graph = read_dataset_and_graph(config)
     ranker = Ranker(dataset, graph, config.k, eligibility)
@@ -109,7 +109,7 @@ def _writer(
     def write(first: int) -> Part:
         users = np.arange(first, min(first + num_users, dataset.num_users))
         ids = taken(dataset.users["user_id"], users.tolist())
-        users = users[np.array(ids) != ""]  # a hole is no user
+        users = users[np.array(ids) != ""]  # an empty id is not a user
         rows, recalls = ranker.rank(users)
         location_of_part = location / _name(first // num_users)
         digest = write_table(location_of_part, rows, RECOMMENDATIONS)
@@ -120,10 +120,10 @@ def _writer(
 
 
 class Ranker:
-    """Ranks the items of users; the processes of a node share the files of dataset and graph.
+    """Ranks items for users; processes on a node share the files of dataset and graph.
 
-    `compared` (M,) are the users for whom the items that an index finds are compared with the exact
-    ones.
+    compared: (M,) int64, the users for whom the items found by the index are compared with those of
+    an exact search.
     """
 
     index: ItemIndex | None = None
@@ -137,13 +137,13 @@ class Ranker:
         eligibility: Eligibility | None = None,
     ):
         self._dataset, self._graph, self._k, self._eligibility = dataset, graph, k, eligibility
-        self._seen = _not_recommended(dataset)
+        self._seen = seen_items(dataset)
 
     def rank(self, users: npt.NDArray[np.int64]) -> tuple[pa.Table, tuple[float, ...]]:
-        """Return the best items of users (N,) int64, ascending (schema RECOMMENDATIONS).
+        """Return the best items (schema RECOMMENDATIONS) for users (N,) int64, ascending.
 
-        A user who may get fewer than k new items has fewer rows, or none. The numbers are the
-        shares of the best k that the index found, of users who are compared.
+        A user with fewer than k eligible unseen items has fewer rows, or none. Also returns, for
+        each of these users who is compared, the share of the exact best k that the index found.
         """
         items, scores = self._best(users, self.index)
         recalls, compared = tuple[float, ...](), np.isin(users, self.compared)
@@ -151,7 +151,7 @@ class Ranker:
             exact, _ = self._best(users[compared], None)
             both = zip(exact, items[compared], strict=True)
             recalls = tuple(float(np.isin(best, found).mean()) for best, found in both)
-        rows, places = np.nonzero(items >= 0)  # -1 where no item is left
+        rows, places = np.nonzero(items >= 0)  # -1: no item is left
         table = {
             "user_id": taken(self._dataset.users["user_id"], users[rows].tolist()),
             "item_id": taken(self._dataset.items["item_id"], items[rows, places].tolist()),
@@ -163,7 +163,7 @@ class Ranker:
     def _best(
         self, users: npt.NDArray[np.int64], index: ItemIndex | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return items and scores (N, k) of users (N,), by the index or exactly."""
+        """Return items and scores (N, k) for users (N,), from the index or an exact search."""
         items = np.full((len(users), self._k), -1)
         scores = np.zeros((len(users), self._k), np.float32)
         groups: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
@@ -181,11 +181,3 @@ class Ranker:
                 torch.cat(parts).numpy() for parts in zip(*chunks, strict=True)
             )
         return items, scores
-
-
-def _not_recommended(dataset: Dataset) -> SeenItems:
-    """Return what users have interacted with, held out or not, and what they disliked."""
-    edges = [edges_of(dataset.interactions)]
-    if dataset.dislikes is not None:
-        edges.append(edges_of(dataset.dislikes))
-    return SeenItems(torch.from_numpy(np.concatenate(edges, axis=1)))

@@ -1,8 +1,8 @@
-"""The sample: a small town with planted taste, in which one knows what a text should say.
+"""The sample: a small generated town with planted tastes, so the right explanations are known.
 
-A user's taste over aspects is latent and shows in the visits only. An item's profile names its
-aspects, the user's profile tells nothing of the taste, and the explanation names that aspect of the
-item which the user likes most.
+A user's taste in aspects is latent and only shows in the visits. An item's profile names its
+aspects, the user's profile does not reveal the taste, and the explanation names the aspect of the
+item that the user likes most.
 """
 
 from xrec.sample.texts import ASPECTS, LanguageExample, generate_language_examples

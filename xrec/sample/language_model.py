@@ -1,7 +1,7 @@
-"""The sample's language model: a small Llama that knows the town's language and none of its people.
+"""The sample's language model: a small Llama that knows the town's language, but not its people.
 
-Its artifact is a Hugging Face model folder and a manifest. It is trained on the examples of
-`xrec.sample.texts`, and then frozen as any other model.
+Its artifact is a Hugging Face model folder with a manifest. It is trained on the examples of
+`xrec.sample.texts`, and then frozen like any other model.
 """
 
 import itertools
@@ -45,20 +45,20 @@ _HIDDEN_SIZE, _NUM_LAYERS = 128, 3
 _NUM_HEADS, _NUM_KEY_VALUE_HEADS = 4, 2  # grouped-query attention
 _COPY_LENGTH = 24
 _NUM_COPY_STEPS = 100
-_BATCH_SIZE = 32  # texts of a step
+_BATCH_SIZE = 32  # texts per step
 _NUM_SHARDS = 2
 """Threads that share a step. Each runs the whole model on its part of the batch with one torch
-thread: threads inside an operation as small as these spin while they wait, which halves the speed
-as soon as another process runs."""
+thread. Operations are so small here that torch's own threads would mostly spin while they wait,
+which halves the speed as soon as another process runs."""
 _LEARNING_RATE = 3e-3  # at its peak
 _SEED = 0  # of the texts and of the initialization
 
 
 def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
-    """Train and write the model and return its manifest."""
+    """Train and write the model, and return its manifest."""
     torch.set_num_threads(1)
     model, tokenizer, loss = train_sample_model(config.num_steps, config.prompt)
-    logger.info("sample language model: loss %.3f nats a token", loss)
+    logger.info("sample language model: loss %.3f nats per token", loss)
     with tempfile.TemporaryDirectory(prefix="xrec-llm-") as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -73,9 +73,9 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
 def train_sample_model(
     num_steps: int, prompt: PromptConfig
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, float]:
-    """Train model and tokenizer from nothing.
+    """Train a model and a tokenizer from scratch, and return them with their loss.
 
-    The third value is the mean loss, in nats a token, of the last tenth of the steps.
+    The loss is the mean over the last tenth of the steps, in nats per token.
     """
     torch.manual_seed(_SEED)
     examples = generate_language_examples(num_steps * _BATCH_SIZE, _SEED)
@@ -104,13 +104,13 @@ def train_sample_model(
 
 
 def _learning_rate_share(step: int, num_steps: int) -> float:
-    """Linear warm-up in the first tenth of the steps, linear decay in the second half."""
+    """Return the share of the peak rate: warm-up in the first tenth, decay in the second half."""
     warmup, decay = min(1.0, 10 * (step + 1) / num_steps), min(1.0, 2 * (1 - step / num_steps))
     return warmup * max(0.05, decay)
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer with a ChatML template, of at most `vocab_size` tokens."""
+    """Return a byte-level BPE tokenizer of at most `vocab_size` tokens, with a ChatML template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -160,15 +160,16 @@ def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
 
 
 def _hidden_title(example: LanguageExample, placeholder: TitlePlaceholder) -> str:
-    """Return the explanation as a model learns to write it, with the place-holder for the title."""
+    """Return the explanation as the model learns it, with the placeholder for the title."""
     spans = title_spans(example.explanation, example.item_title)
     return placeholder.hide(example.explanation, spans)
 
 
 def _copy_batches(vocab_size: int) -> Iterator[list[Example]]:
-    """Random tokens said twice.
+    """Yield batches of random tokens, with the same tokens again as the target.
 
-    A model learns to copy in a hundred short steps of these; from texts alone it takes a thousand.
+    From these a model learns to copy in a hundred short steps; from texts alone it takes a
+    thousand.
     """
     for _ in range(_NUM_COPY_STEPS):
         tokens = torch.randint(_NUM_SPECIAL, vocab_size, (2 * _BATCH_SIZE, _COPY_LENGTH)).tolist()
@@ -192,7 +193,7 @@ def _example(builder: PromptBuilder, example: LanguageExample) -> Example:
 def _backward(
     model: LlamaForCausalLM, examples: list[Example], threads: ThreadPoolExecutor
 ) -> float:
-    """Set the gradients of the mean NLL of the explanations' tokens; return that NLL in nats."""
+    """Set the gradients of the mean NLL of the explanations' tokens; return the NLL in nats."""
     parameters = list(model.parameters())
     batches = [collate(examples[shard::_NUM_SHARDS]) for shard in range(_NUM_SHARDS)]
     num_tokens = sum(int((batch.labels >= 0).sum()) for batch in batches)

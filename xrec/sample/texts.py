@@ -1,13 +1,14 @@
-"""The language of the town, made from templates. Aspects are found by their phrase in ASPECTS.
+"""The language of the town, made from templates; a text names an aspect by its phrase in ASPECTS.
 
-Nothing but the aspect's phrase itself tells an aspect: titles, trades, people and habits are drawn
+Only the phrase itself reveals an aspect: titles, trades, people, and habits are drawn
 independently.
 
-A small language model is trained on texts about people and places that are not in the town. In them
-the user's profile states the taste, so the model learns that an explanation names the aspect of the
-item that the user likes best. If the item has none of the stated ones, the explanation names the
-first aspect of its profile, so the model also learns to name nothing that the item lacks. In the
-town no profile states a taste: there only the collaborative vector can stand in for that sentence.
+A small language model is trained on texts about people and places that are not in the town. In
+these texts the user's profile states the taste, so the model learns that an explanation names the
+aspect of the item that the user likes best. If the item has none of the stated aspects, the
+explanation names the first one in its profile, so the model also learns not to name aspects that
+the item lacks. In the town no profile states a taste; only the collaborative vector can provide
+it.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ def _listed(words: str) -> list[str]:
     return words.split(", ")
 
 
-# How an item's profile may put an aspect, beside "its ..."; the first is also how a sentence on
-# taste puts it. Each aspect is found in a text as its phrase, in any case; the language uses the
-# phrase for nothing else.
+# How an item's profile may phrase an aspect, besides "its ..."; a sentence on taste uses the first
+# phrasing. A text names an aspect if it contains the key, in any case; the language uses these
+# words for nothing else.
 _PHRASINGS = {
     "late hours": ("late hours", "late hours all week"),
     "quiet garden": ("a quiet garden", "a quiet garden out back"),
@@ -79,7 +80,7 @@ _EXPLANATION_TEMPLATES = (
     "You are likely to love {title}, because its {aspect} will win you over.",
     "{title} is a good choice for you, above all for its {aspect}.",
 )
-# A sentence on taste has as many of a row's parts as it states aspects.
+# A sentence on taste uses one part of a row for each aspect that it states.
 _TASTE_TEMPLATES = (
     ("Loves {0} above all", ", then {1}", ", then {2}"),
     ("Cares most about {0}", ", then {1}", ", then {2}"),
@@ -90,7 +91,7 @@ NUM_PLAIN_TITLES = len(_TITLE_FIRST) * len(_TITLE_SECOND)
 
 
 def item_title(number: int) -> str:
-    """Return the title of place `number` (from 0): different for each number."""
+    """Return the title of place `number` (from 0), different for each number."""
     edition, name = divmod(number, NUM_PLAIN_TITLES)
     first, second = divmod(name, len(_TITLE_SECOND))
     title = f"The {_TITLE_FIRST[first]} {_TITLE_SECOND[second]}"
@@ -116,7 +117,7 @@ def _phrase(aspect: str, rng: Random) -> str:
 
 
 def user_profile(rng: Random) -> str:
-    """Return 12 to 18 words on who the user is and how they come; nothing of the taste."""
+    """Return 12 to 18 words on who the user is and how they travel, but not on their taste."""
     person = rng.choice(_PERSONS)
     return rng.choice(_USER_TEMPLATES).format(
         person=person,
@@ -129,19 +130,19 @@ def user_profile(rng: Random) -> str:
 
 
 def explanation(title: str, aspect: str, rng: Random) -> str:
-    """Return 10 to 18 words that name the one aspect."""
+    """Return 10 to 18 words that name one aspect."""
     return rng.choice(_EXPLANATION_TEMPLATES).format(title=title, aspect=aspect)
 
 
 def taste_sentence(favourites: Sequence[str], rng: Random) -> str:
-    """Return a sentence that states the 1 to 3 favourite aspects, the best first."""
+    """Return a sentence that states the 1 to 3 favorite aspects, best first."""
     phrases = [_PHRASINGS[aspect][0] for aspect in favourites]
     return "".join(rng.choice(_TASTE_TEMPLATES)[: len(phrases)]).format(*phrases) + "."
 
 
 @dataclass(frozen=True)
 class LanguageExample:
-    """One record. The user's profile begins with the sentence that states the taste."""
+    """One training example; its user profile begins with a sentence that states the taste."""
 
     user_profile: str
     item_title: str
@@ -150,7 +151,7 @@ class LanguageExample:
 
 
 def generate_language_examples(num_examples: int, seed: int) -> list[LanguageExample]:
-    """Return `num_examples` records of random users and places, drawn independently of any town."""
+    """Return `num_examples` examples of random users and places, drawn independently of a town."""
     rng = Random(f"language {seed}")
     return [_example(rng) for _ in range(num_examples)]
 

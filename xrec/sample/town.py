@@ -1,7 +1,7 @@
 """The town itself: tastes, places, and visits that follow taste.
 
-User u has an order of the aspects; the aspect at rank r has taste TASTE_DECAY^r, so the best of an
-item's four is always well-defined. The utility of item i is the sum of u's taste over i's aspects,
+User u has a ranking of the aspects; the aspect at rank r has taste TASTE_DECAY^r, so the best of an
+item's four aspects is unique. The utility of item i is the sum of u's taste over i's aspects,
 and u visits the items with the largest utility / TEMPERATURE + Gumbel noise: draws from the softmax
 of the utilities, without replacement.
 """
@@ -22,13 +22,13 @@ TEMPERATURE = 0.3
 
 @dataclass(frozen=True)
 class Town:
-    """U users, I items, A aspects (texts.ASPECTS), V visits and X explained visits of each user.
+    """U users, I items, A aspects (texts.ASPECTS), and V visits per user, X of them explained.
 
-    taste: (U, A) float64, higher is liked more; all different for one user.
-    item_aspects: (I, 4) int64, aspects of each item.
-    visits: (U, V) int64, items, all different for one user; the first X of them are explained.
+    taste: (U, A) float64, higher is better; a user's values are all different.
+    item_aspects: (I, 4) int64, the aspects of each item.
+    visits: (U, V) int64, item indices, distinct for each user; the first X are explained.
     best_aspects: (U, X) int64, the aspect that the explanation names.
-    explanations: U * X texts, user by user.
+    explanations: U * X texts, grouped by user.
     """
 
     taste: npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ class Town:
 
 
 def generate_town(source: SampleSource) -> Town:
-    """Return the town of `source`; the same for the same seed and sizes."""
+    """Return the town of `source`, which depends only on its seed and sizes."""
     rng = np.random.default_rng(source.seed)
     text_rng = Random(f"town {source.seed}")
     taste = _draw_taste(source.num_users, rng)
@@ -74,10 +74,10 @@ def best_aspect(
     item_aspects: npt.NDArray[np.int64],
     items: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """Return the one of the items' four aspects that the user likes most.
+    """Return, for each user and item, the one of the item's four aspects that the user likes most.
 
-    taste (U, A), item_aspects (I, 4), items (U, X), row u the items in question of user u -> (U, X)
-    int64.
+    taste (U, A), item_aspects (I, 4), items (U, X), where row u has item indices for user u ->
+    (U, X) int64.
     """
     aspects = item_aspects[items]  # (U, X, 4)
     liking = np.take_along_axis(taste[:, None, :], aspects, axis=2)  # (U, X, 4)
@@ -138,7 +138,7 @@ def _phrases(aspects: npt.NDArray[np.int64]) -> list[str]:
 
 
 def _pairs(items: npt.NDArray[np.int64], user_ids: list[str], item_ids: list[str]) -> pa.Table:
-    """Return a row for each user (row of `items`) and item; the hash decides on its split."""
+    """Return one row per user (row of `items`) and item; a null split is decided by the hash."""
     return pa.table(
         {
             "user_id": np.repeat(user_ids, items.shape[1]),

@@ -44,7 +44,7 @@ class Catalogue:
         """Return the k best unseen items of the user with this index, without explanations.
 
         The best comes first. There are fewer than k if the user has not that many unseen items.
-        This is for users of whom no recommendations are published.
+        This is for projects that have not published recommendations.
         """
         users, k = torch.tensor([user]), min(k, self.dataset.num_items)
         ((_, items, scores),) = top_k_items(

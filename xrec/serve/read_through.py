@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
@@ -102,23 +102,24 @@ class ReadThrough:
     async def recommend(self, user_id: str, k: int) -> list[RecommendedItem]:
         """Return the user's first k published items, without what was taken down.
 
-        For a user of whom nothing is published, the items are ranked now. Raises ProblemError with
+        Until recommendations are published, the items are ranked now. Afterwards a user without
+        published ones gets none, because there may be no eligible item. Raises ProblemError with
         status 404 for an unknown user, 503 if the table cannot be read.
         """
         user, lookup = self.user_index(user_id), self.published.lookup
-        rows: list[dict[str, Any]] = []
-        if lookup is not None and lookup.has_recommendations:
+        items: Iterable[RecommendedItem | None]
+        if lookup is None or not lookup.has_recommendations:
+            items = await asyncio.to_thread(self.catalogue.recommend, user, k)
+        else:
             try:
                 rows = (await asyncio.to_thread(lookup.of_user, user_id)).to_pylist()
             except XRecError as error:
                 logger.error("the recommendations cannot be read: %s", error)
                 raise unavailable("the recommendations cannot be read") from error
-        items: Iterable[RecommendedItem | None] = (
-            self.catalogue.as_recommended(row["item_id"], row["rank"] or place, row["score"])
-            for place, row in enumerate(rows, start=1)
-        )
-        if not rows:
-            items = await asyncio.to_thread(self.catalogue.recommend, user, k)
+            items = (
+                self.catalogue.as_recommended(row["item_id"], row["rank"] or place, row["score"])
+                for place, row in enumerate(rows, start=1)
+            )
         down = self.published.takedowns
         shown = (
             item

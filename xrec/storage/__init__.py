@@ -1,10 +1,10 @@
-"""Locations, artifacts and tables in a store; nothing above knows a local path from s3://.
+"""Locations, artifacts and tables in a store; the rest of xrec treats disk and S3 alike.
 
 location, local, s3, uri    files and folders at URIs
-manifest, artifact          what an artifact is; read, write, claim, delete it
+manifest, artifact          what an artifact is; how to read, write, claim and delete one
 parquet, mapped             tables in files; files that the processes of a node share
 forgotten                   the list of forgotten people
-process, cache              names of drivers; a cache with a limit in bytes
+process, cache              names of driver processes; a cache with a size limit in bytes
 """
 
 from xrec.storage.artifact import (
@@ -52,6 +52,7 @@ from xrec.storage.mapped import (
     node_folder,
 )
 from xrec.storage.parquet import (
+    check_columns,
     parquet_bytes,
     read_footer,
     read_table,

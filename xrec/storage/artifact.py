@@ -1,7 +1,7 @@
 """Artifacts: folders with a `manifest.json`, which is written last and deleted first.
 
-A folder without one is not an artifact. What is a table has its manifest in the commit that
-published it (xrec.bulk).
+A folder without one is not an artifact. The manifest of a table is in the commit that published
+the table (xrec.bulk).
 """
 
 import hashlib
@@ -31,13 +31,13 @@ MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
 """The file that says which run a folder belongs to (`Claim`); it is written first."""
 DELETING = "_deleting"
-"""An empty file in an artifact that is being deleted; it is the last one to go."""
+"""An empty file that marks an artifact as being deleted; it is deleted last."""
 _ADVICE = "give another output URI, or make it again with xrec run --redo"
 _PART_BYTES = 2**24
 
 
 def write_manifest(location: Location, kind: Kind, **fields: Any) -> Manifest:
-    """Finish an artifact: make its manifest from the fields of `make_manifest`, and write it."""
+    """Write and return a manifest, which finishes an artifact; `fields` go to `make_manifest`."""
     manifest = make_manifest(kind, **fields)
     (location / MANIFEST).write_bytes(manifest.to_bytes())
     return manifest
@@ -46,7 +46,7 @@ def write_manifest(location: Location, kind: Kind, **fields: Any) -> Manifest:
 def read_manifest(location: Location, kind: Kind) -> Manifest:
     """Return the manifest at `location`.
 
-    Raises ArtifactNotFoundError if there is none, and what `check_manifest` raises.
+    Raises ArtifactNotFoundError if there is none, and the same errors as `check_manifest`.
     """
     try:
         manifest = Manifest.read(location / MANIFEST)
@@ -61,7 +61,7 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
 
 
 def check_manifest(location: Location, manifest: Manifest, kind: Kind) -> Manifest:
-    """Return the manifest; raise ArtifactMismatchError for another kind or schema version."""
+    """Return the manifest; raise ArtifactMismatchError if its kind or schema version differs."""
     if manifest.kind != kind:
         raise ArtifactMismatchError(
             f"{location}: expected artifact kind {kind}, found {manifest.kind}; check the URI",
@@ -72,7 +72,7 @@ def check_manifest(location: Location, manifest: Manifest, kind: Kind) -> Manife
     if manifest.schema_version != SCHEMA_VERSION:
         raise ArtifactMismatchError(
             f"{location}: schema version {manifest.schema_version}, but this xrec reads "
-            f"{SCHEMA_VERSION}; make it again, or use the xrec that wrote it",
+            f"{SCHEMA_VERSION}; make it again, or use the version of xrec that wrote it",
             code="another_schema",
             key="schema_version",
             saw=manifest.schema_version,
@@ -81,7 +81,7 @@ def check_manifest(location: Location, manifest: Manifest, kind: Kind) -> Manife
 
 
 def find_manifest(location: Location, kind: Kind) -> Manifest | None:
-    """Do as `read_manifest`, but return None if there is no finished artifact."""
+    """Return the manifest as `read_manifest` does, or None if there is no finished artifact."""
     try:
         return read_manifest(location, kind)
     except ArtifactNotFoundError:
@@ -91,9 +91,9 @@ def find_manifest(location: Location, kind: Kind) -> Manifest | None:
 def finished(
     location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
-    """Return the manifest if this run is finished at `location`, and None if nothing is.
+    """Return the manifest if this run's artifact is finished at `location`; None if none is.
 
-    Raises ArtifactMismatchError, with the fields that differ, if the artifact is another run's.
+    Raises ArtifactMismatchError, naming the fields that differ, if another run made the artifact.
     """
     manifest = find_manifest(location, kind)
     if manifest is None:
@@ -102,7 +102,7 @@ def finished(
         logger.info("%s: already exists", location)
         return manifest
     raise mismatch(
-        f"{location}: holds the {kind} of another run:",
+        f"{location}: contains the {kind} of another run:",
         {**manifest.config, "inputs": manifest.inputs},
         {**config, "inputs": dict(inputs)},
         _ADVICE,
@@ -112,10 +112,10 @@ def finished(
 def claim(
     folder: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> None:
-    """Record in the folder that it belongs to this run, unless the record exists.
+    """Record in the folder that it belongs to this run, unless it already has a record.
 
-    config, inputs: those that the manifest will have. Raises ArtifactMismatchError, with the fields
-    that differ, if the folder belongs to another run.
+    config, inputs: the same as the manifest will have. Raises ArtifactMismatchError, naming the
+    fields that differ, if the folder belongs to another run.
     """
     run = run_fingerprint(kind, config, inputs)
     own = Claim(run=run, config=dict(config), inputs=dict(inputs))
@@ -124,7 +124,7 @@ def claim(
     stored = Claim.read(folder / RUN_RECORD)
     if stored.run != run:
         raise mismatch(
-            f"{folder}: holds another run of kind {kind}, which was started and not finished:",
+            f"{folder}: belongs to another run of kind {kind}, which was started but not finished:",
             {**stored.config, "inputs": stored.inputs},
             {**config, "inputs": dict(inputs)},
             _ADVICE,
@@ -132,7 +132,7 @@ def claim(
 
 
 def delete_artifact(location: Location, *records: str) -> None:
-    """Delete an artifact, its manifest and `records` first; `DELETING` marks what is left."""
+    """Delete an artifact, its manifest and `records` first; `DELETING` marks what remains."""
     (location / DELETING).write_bytes(b"")
     for name in (MANIFEST, *records):
         (location / name).delete()
@@ -141,7 +141,7 @@ def delete_artifact(location: Location, *records: str) -> None:
 
 
 def write_contents(location: Location, contents: Mapping[str, bytes | str]) -> dict[str, str]:
-    """Write files below `location`, text as UTF-8; return the content hash of each."""
+    """Write files below `location`, text as UTF-8; return their content hashes by name."""
     hashes = {}
     for name, content in contents.items():
         data = content.encode("utf-8") if isinstance(content, str) else content
@@ -151,9 +151,9 @@ def write_contents(location: Location, contents: Mapping[str, bytes | str]) -> d
 
 
 def read_content(location: Location, manifest: Manifest, name: str, *, remedy: str) -> bytes:
-    """Return a file of the artifact; raise ArtifactMismatchError if it is missing or changed.
+    """Return a file's content; raise ArtifactMismatchError if it is missing or was changed.
 
-    remedy: what to do about that.
+    remedy: what the error message tells the user to do.
     """
     with _named_by_manifest(location / name, remedy):
         data = (location / name).read_bytes()
@@ -162,7 +162,7 @@ def read_content(location: Location, manifest: Manifest, name: str, *, remedy: s
 
 
 def download(location: Location, manifest: Manifest, name: str, path: Path, *, remedy: str) -> None:
-    """Copy a file of the artifact to the local `path`; raise as `read_content` does."""
+    """Copy a file to the local path `path`; raise the same errors as `read_content`."""
     file, digest = location / name, hashlib.sha256()
     with _named_by_manifest(file, remedy), storage_errors(file.uri):
         starts = range(0, int(file.fs.size(file.path)), _PART_BYTES)

@@ -1,4 +1,4 @@
-"""A cache with a limit in bytes that drops the least recently used entries."""
+"""A cache with a size limit in bytes that evicts the least recently used entries."""
 
 import threading
 from collections import OrderedDict
@@ -19,7 +19,7 @@ class ByteCache(Generic[KeyT, ValueT]):
         self.num_bytes = 0
 
     def get(self, key: KeyT) -> ValueT | None:
-        """Return the value, which counts as used now; None if it is not in the cache."""
+        """Return the value and mark it as just used; return None if it is not in the cache."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -28,7 +28,7 @@ class ByteCache(Generic[KeyT, ValueT]):
             return entry[0]
 
     def put(self, key: KeyT, value: ValueT, num_bytes: int) -> None:
-        """Replace the value of a key; a value larger than the cache is not kept."""
+        """Set the value of a key; a value larger than the cache is not stored."""
         with self._lock:
             self._drop(key)
             if num_bytes > self._max_bytes:

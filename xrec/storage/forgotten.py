@@ -1,10 +1,10 @@
-"""The list of forgotten people: keyed hashes of their ids, which keep them out of later work.
+"""The list of forgotten people: keyed hashes of the IDs of users whom later jobs leave out.
 
     <workspace>/forgotten/key              32 random bytes, created once
-    <workspace>/forgotten/people/<hash>    created once for each person; its content is the time
+    <workspace>/forgotten/people/<hash>    created once per person; contains the time
 
-A hash is the HMAC-SHA256 of an id and says nothing without the key. Whoever can read both can check
-whether an id that they know is on the list.
+A hash is the HMAC-SHA256 of an ID and reveals nothing without the key. Anyone who can read both can
+check whether a known ID is on the list.
 """
 
 import hmac
@@ -24,13 +24,13 @@ from xrec.storage.requests import request_each
 from xrec.storage.uri import location_of
 
 FORGOTTEN = "forgotten"
-"""The folder of the list in the workspace, and the reason for which a row is left out."""
+"""The list's folder in the workspace, and the reason recorded for rows that are left out."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The hashes of some people's ids by one key; false if there are none."""
+    """The hashes of people's IDs under one key; falsy if there are none."""
 
     key: bytes = b""
     hashes: frozenset[str] = frozenset()
@@ -39,36 +39,39 @@ class Forgotten:
         return bool(self.hashes)
 
     def hash_of(self, user_id: str) -> str:
-        """Return the hash of an id."""
+        """Return the hash of an ID."""
         return hmac.digest(self.key, user_id.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     def has(self, user_id: str) -> bool:
-        """Return whether an id is one of theirs."""
+        """Return whether the hash of an ID is in `hashes`."""
         return bool(self.hashes) and self.hash_of(user_id) in self.hashes
 
     def among(self, user_ids: Any) -> list[str]:
-        """Return which ids of an arrow array are theirs; each distinct id is hashed once."""
+        """Return the distinct IDs in an Arrow array whose hashes are in `hashes`."""
         return [user for user in user_ids.unique().to_pylist() if user and self.has(user)]
 
     def mask(self, user_ids: Any) -> Any:
-        """Return an arrow array that says which ids of an arrow array are theirs."""
+        """Return a Boolean Arrow array: whether the hash of each ID in an array is in `hashes`."""
         return pc.is_in(user_ids, value_set=pa.array(self.among(user_ids), user_ids.type))
 
     def without(self, rows: pa.Table) -> pa.Table:
-        """Return the rows whose `user_id` is not one of theirs; all rows without that column."""
+        """Return the rows whose `user_id` is not in `hashes`; all rows if there is no `user_id`."""
         if not self or "user_id" not in rows.column_names:
             return rows
         return rows.filter(pc.invert(self.mask(rows["user_id"])))
 
     def without_texts(self, findings: Iterable[Any]) -> list[Any]:
-        """Return findings (xrec.data.source) without their texts, which may name the people."""
+        """Return findings (xrec.data.source).
+
+        If anyone is listed, the findings have no texts, because texts may name people.
+        """
         return [replace(finding, text="") if self else finding for finding in findings]
 
 
 def read_forgotten(config: JobConfig) -> Forgotten:
     """Return the workspace's list.
 
-    Raises ArtifactMismatchError if its key is missing, and StorageError.
+    Raises ArtifactMismatchError if its key is missing, and StorageError if the store fails.
     """
     folder = location_of(config, FORGOTTEN)
     if not (hashes := frozenset(filter(_HASH.fullmatch, (folder / "people").sizes()))):
@@ -78,14 +81,14 @@ def read_forgotten(config: JobConfig) -> Forgotten:
     except StorageNotFoundError as error:
         raise ArtifactMismatchError(
             f"{folder / 'key'} is missing, so forgotten people cannot be recognized; restore it "
-            "from a copy, or delete the folder and forget all of them again",
+            "from a copy, or delete the folder and forget all of these people again",
             code="key_gone",
             key=str(folder / "key"),
         ) from error
 
 
 def put_on_list(config: JobConfig, user_ids: Collection[str]) -> Forgotten:
-    """Add people to the workspace's list and return all of it; raise as `read_forgotten` does."""
+    """Add people to the workspace's list and return the list; raise as `read_forgotten` does."""
     folder, listed = location_of(config, FORGOTTEN), read_forgotten(config)
     if user_ids:
         (folder / "key").create_bytes(secrets.token_bytes(32))

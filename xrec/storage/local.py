@@ -1,6 +1,7 @@
 """Locations on a local disk; see `Location` for what each method promises.
 
-A file is written by renaming a finished one, and created by a hard link to a finished one.
+Content first goes to a temporary file, which is then renamed (to write a file) or hard-linked (to
+create one).
 """
 
 import io
@@ -61,7 +62,7 @@ class LocalLocation(Location):
         return True
 
     def files(self) -> list[str]:
-        """See Location; raises StorageAccessError if a folder may not be read."""
+        """See Location; raises StorageAccessError if reading a folder is not permitted."""
         with storage_errors(self.uri):
             paths = [
                 os.path.relpath(os.path.join(folder, name), self.path)
@@ -100,7 +101,7 @@ def _unless_missing(error: OSError) -> None:
 
 
 def _flush_folder(folder: str) -> None:
-    """Make the names in the folder survive a power failure."""
+    """Flush the folder to disk, so that its file names survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -110,7 +111,7 @@ def _flush_folder(folder: str) -> None:
 
 @contextmanager
 def _finished_file_beside(target: str, content: IO[bytes]) -> Iterator[str]:
-    """Yield the path of a finished file in the target's folder, and delete it at the end."""
+    """Yield the path of a finished temporary file in the target's folder; delete it on exit."""
     folder, name = os.path.split(target)
     os.makedirs(folder, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)

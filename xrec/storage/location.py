@@ -16,16 +16,16 @@ from xrec.storage.requests import storage_errors
 
 @dataclass(frozen=True)
 class Location(ABC):
-    """A file or folder at `uri`, which no working directory changes; `/ "name"` is one below it.
+    """A file or folder at `uri`, which is absolute; `location / "name"` is one inside it.
 
-    Artifacts and bulk runs rely on these promises, which every kind of location keeps:
+    Every kind of location gives these guarantees, on which artifacts and bulk runs rely:
 
     - `write_bytes` is atomic: readers see all of the old content or all of the new content.
-    - `create_bytes` creates once: of several concurrent writers, one gets True, the others False.
+    - `create_bytes` creates a file once: of several concurrent writers, only one gets True.
     - `read_bytes` returns a single version of the file, even if it is being replaced.
-    - Errors are of the tree under `StorageError`, and their messages name the URI.
+    - Errors are subclasses of `StorageError`, and their messages name the URI.
 
-    `path` is the name of the same file or folder in `fs` and `arrow_filesystem()`.
+    `path` is the path of the same file or folder in `fs` and `arrow_filesystem()`.
     """
 
     uri: str
@@ -42,15 +42,15 @@ class Location(ABC):
 
     @property
     def name(self) -> str:
-        """Return the last part of the path."""
+        """The last part of the path."""
         return PurePosixPath(self.path).name
 
     @abstractmethod
     def read_bytes(self) -> bytes:
-        """Return the content of one version of the file; raise StorageNotFoundError."""
+        """Return the content of one version of the file; raise StorageNotFoundError if missing."""
 
     def read_range(self, start: int, num_bytes: int) -> bytes:
-        """Return up to `num_bytes` bytes of the file from byte `start` on, with one request.
+        """Return up to `num_bytes` bytes of the file, starting at byte `start`, in one request.
 
         `start` must be before the end of the file. For the last n bytes, `start` is -n and
         `num_bytes` is n. Raises StorageNotFoundError if there is no file.
@@ -64,10 +64,10 @@ class Location(ABC):
 
     @abstractmethod
     def write_file(self, path: str) -> None:
-        """Write the content of a local file, as `write_bytes` does."""
+        """Write the content of the local file `path` atomically, as `write_bytes` does."""
 
     def stamp(self) -> str:
-        """Return the file's size with its ETag or modification time; it changes with the content.
+        """Return the file's size and its ETag or modification time; changes with the content.
 
         Raises StorageNotFoundError if there is no file.
         """
@@ -75,13 +75,13 @@ class Location(ABC):
             return _stamp_of(self.fs.info(self.path))
 
     def size(self) -> int | None:
-        """Return the size of the file in bytes; None if there is none."""
+        """Return the size of the file in bytes, or None if it does not exist."""
         with storage_errors(self.uri), suppress(FileNotFoundError):
             return int(self.fs.info(self.path)["size"])
         return None
 
     def digest(self) -> str:
-        """Return 16 hex digits of the SHA-256 of the file's content, which is read."""
+        """Read the whole file and return the first 16 hex digits of its SHA-256."""
         with storage_errors(self.uri), self.fs.open(self.path, "rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 
@@ -91,7 +91,7 @@ class Location(ABC):
 
     @abstractmethod
     def files(self) -> list[str]:
-        """Return the sorted relative paths of all files below this folder; [] if there is none."""
+        """Return the sorted relative paths of all files below this folder; [] if there are none."""
 
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of each file directly in this folder, by name."""
@@ -116,14 +116,14 @@ class Location(ABC):
         return sorted(name.rpartition("/")[2] for name in names)
 
     def details(self) -> dict[str, dict[str, Any]]:
-        """Return what `fs` reports of each file below this folder, or of this file, by its path."""
+        """Return what `fs` reports for each file below this folder, or for this file, by path."""
         with storage_errors(self.uri):
             infos: dict[str, dict[str, Any]] = self.fs.find(self.path, detail=True)
         return infos
 
     @abstractmethod
     def delta_options(self) -> dict[str, str] | None:
-        """Return the options for deltalake's own client of this store; None for a disk."""
+        """Return the options for deltalake's own client for this store; None for a disk."""
 
     @abstractmethod
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
@@ -134,12 +134,12 @@ class Location(ABC):
         return self.read_bytes().decode("utf-8")
 
     def exists(self) -> bool:
-        """Return whether it is a file, or a folder that has files."""
+        """Return whether this is a file, or a folder with files."""
         with storage_errors(self.uri):
             return bool(self.fs.exists(self.path))
 
     def is_file(self) -> bool:
-        """Return whether it is a file."""
+        """Return whether this is a file."""
         with storage_errors(self.uri):
             return bool(self.fs.isfile(self.path))
 
@@ -150,7 +150,7 @@ class Location(ABC):
                 self.fs.rm(self.path, recursive=True)
 
     def delete_all_but(self, name: str) -> None:
-        """Delete all files below this folder except one; empty folders may stay."""
+        """Delete all files below this folder except `name`; empty folders may remain."""
         others = [(self / other).path for other in self.files() if other != name]
         with storage_errors(self.uri):
             if others:

@@ -1,8 +1,8 @@
 """Manifests: what an artifact is, what it was made from, and with which settings.
 
 A manifest has two fingerprints. `run` covers kind, settings and inputs, so it is known before the
-work and decides whether an output belongs to this run. `fingerprint` also covers the content (that
-of a dataset covers nothing else); artifacts made from this one record it among their inputs.
+work starts and decides whether an output belongs to this run. `fingerprint` also covers the content
+(for a dataset, only the content); artifacts made from this one record it among their inputs.
 """
 
 import hashlib
@@ -50,8 +50,8 @@ class Record(BaseModel):
             first = error.errors()[0]
             why = ": ".join(map(str, (*first["loc"], first["msg"])))
             raise ArtifactMismatchError(
-                f"{file}: not a record that this xrec reads ({why}); use the xrec that wrote it "
-                f"(this is {__version__}), or give another output URI",
+                f"{file}: not a record that this xrec can read ({why}); use the version that wrote "
+                f"it (this is {__version__}), or give another output URI",
                 code="unreadable_record",
                 key=file.name,
                 saw=why,
@@ -72,12 +72,12 @@ class Claim(Record):
 
 
 class Manifest(Record):
-    """What `manifest.json` holds.
+    """The content of `manifest.json`.
 
-    config: plain JSON values of the settings that the content depends on.
+    config: the settings that the content depends on, as plain JSON values.
     inputs: the fingerprints of what the artifact was made from.
     files: the content hash of each file, by its path below the artifact's location.
-    version: of the table, if the artifact is one; `files` is empty then.
+    version: the table's version, if the artifact is a table; `files` is then empty.
     """
 
     kind: Kind
@@ -106,11 +106,11 @@ def make_manifest(
     row_counts: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Return a manifest that is created now; see `Manifest` for the fields.
+    """Return a manifest with the current time; see `Manifest` for the fields.
 
-    content: a JSON value that differs from that of other content of the same run; by default the
-        files or the version.
-    fingerprint: of the content alone, if later jobs need not know what it was made from.
+    content: a JSON value that tells this content from any other that the same run may produce; by
+        default the files or the version.
+    fingerprint: a fingerprint of the content alone, if its origin does not matter to later jobs.
     """
     run = run_fingerprint(kind, config, inputs)
     if content is None:
@@ -132,7 +132,7 @@ def make_manifest(
 
 
 def ancestry(manifest: Manifest, name: str) -> list[str]:
-    """Return the fingerprint of an artifact and those in its metric `name`, the last one first."""
+    """Return an artifact's fingerprint, then those in its metric `name`, most recent first."""
     return [manifest.fingerprint, *manifest.metrics.get(name, ())]
 
 
@@ -148,14 +148,14 @@ def content_hash(data: bytes) -> str:
 
 
 def run_fingerprint(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Return the fingerprint of the run that makes an artifact of these settings and inputs."""
+    """Return the fingerprint of the run that makes an artifact from these settings and inputs."""
     return fingerprint_of([kind, SCHEMA_VERSION, dict(config), dict(inputs)])
 
 
 def mismatch(
     what: str, stored: Mapping[str, Any], given: Mapping[str, Any], advice: str
 ) -> ArtifactMismatchError:
-    """Return an error that names each field that differs, between what is wrong and the advice."""
+    """Return an error whose message is `what`, a line for each field that differs, and `advice`."""
     changed = differing_fields(stored, given)
     return ArtifactMismatchError(
         "\n".join([what, *(f"  {line}" for line in changed), advice]),
@@ -170,7 +170,7 @@ def differing_fields(
 ) -> list[str]:
     """Return a line for each value that differs: `field: <stored> there, <given> here`.
 
-    A field that one side lacks, as that of an older xrec may, is shown as "nothing".
+    A field that one side lacks, such as an older xrec's, is shown as "nothing".
     """
     lines: list[str] = []
     for key in sorted({*stored, *given}):

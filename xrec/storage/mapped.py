@@ -1,7 +1,7 @@
 """Files that the processes of a node share: one process makes each file, and all of them map it.
 
 They are in `node_folder()` and may be deleted at any time to free space. A file's name determines
-its content, so it never changes. Mapped pages are in memory once per node.
+its content, which never changes. Mapped pages are in memory once per node.
 """
 
 import logging
@@ -29,7 +29,7 @@ logger = logging.getLogger("xrec")
 T = TypeVar("T")
 Arrays = dict[str, npt.NDArray[Any]]
 Allocate = Callable[[str, tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
-"""Returns an array of zeros for a name, a shape and a dtype, to be filled piece by piece."""
+"""A function of a name, a shape and a dtype that returns an array of zeros, to be filled later."""
 
 _REMEDY = "make the artifact again"
 
@@ -40,10 +40,10 @@ def node_folder() -> Path:
 
 
 def made_once(target: Path, make: Callable[[Path], object]) -> None:
-    """Let `make` write the file or folder `target`, unless it exists.
+    """Create the file or folder `target` with `make`, unless it exists.
 
     It is written under another name and then renamed. If several processes call this at once, the
-    first one makes it and the others wait. If `make` fails, nothing is left.
+    first one makes it and the others wait. If `make` fails, nothing is left behind.
     """
     if target.exists():
         return
@@ -61,10 +61,10 @@ def made_once(target: Path, make: Callable[[Path], object]) -> None:
 
 
 def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path], T]) -> T:
-    """Return `open_file(path)` for the file `name` of this node, which `make` writes if needed.
+    """Return `open_file(path)` for this node's file `name`, which `make` writes if needed.
 
-    If `open_file` raises ValueError or OSError, as for a truncated file, the file is made again.
-    Raises StorageError if the node's disk is full or its folder cannot be written.
+    If `open_file` raises ValueError or OSError, as it does for a truncated file, the file is made
+    again. Raises StorageError if the node's disk is full or its folder cannot be written.
     """
     path = node_folder() / "mapped" / name
     try:
@@ -86,7 +86,7 @@ def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path]
 
 
 def mapped_arrays(name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
-    """Return the arrays that `make` returns, mapped as `filled_arrays` does."""
+    """Return the arrays that `make` returns, mapped as in `filled_arrays`."""
 
     def fill(allocate: Allocate) -> None:
         for key, array in make().items():
@@ -98,9 +98,9 @@ def mapped_arrays(name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]])
 def filled_arrays(name: str | None, fill: Callable[[Allocate], object]) -> Arrays:
     """Return the arrays that `fill` allocates and fills, mapped from files in the folder `name`.
 
-    A process that writes into an array changes its own copy of the pages. Raises as `mapped` does.
+    A process that writes to an array changes only its own copy. Raises the same errors as `mapped`.
 
-    name: must change with whatever the arrays depend on; None to keep them in memory.
+    name: must be different for different arrays; None to keep the arrays in memory.
     """
     if name is None:
         arrays: Arrays = {}
@@ -123,9 +123,9 @@ def filled_arrays(name: str | None, fill: Callable[[Allocate], object]) -> Array
 def file_of_zeros(
     path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32
 ) -> npt.NDArray[Any]:
-    """Return an array that is mapped to the new file `path`; raise OSError if the disk is full."""
+    """Return an array of zeros mapped to the new file `path`; raise OSError if the disk is full."""
     array = np.lib.format.open_memmap(path, "w+", dtype, tuple(shape))  # type: ignore[no-untyped-call]
-    with path.open("r+b") as file:  # a page without space would kill the process later
+    with path.open("r+b") as file:  # without reserved space, a full disk would kill the process
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return np.asarray(array)
 
@@ -138,10 +138,10 @@ def delete_mapped(prefix: str) -> None:
 
 
 def map_table(location: Location, manifest: Manifest, name: str, schema: pa.Schema) -> pa.Table:
-    """Return the Parquet file `name` of an artifact, decoded once per node, with mapped columns.
+    """Return the table in an artifact's Parquet file `name`, decoded once per node and mapped.
 
     Chunks have at most 65,536 rows. Raises ArtifactMismatchError if the file differs from the
-    manifest, DataError if it has another schema, StorageError as `mapped` does.
+    manifest, DataError if it has another schema, and the same errors as `mapped`.
     """
     content = partial(download, location, manifest, name, remedy=_REMEDY)
     table = mapped(f"{manifest.files[name]}.arrow", partial(_decode, content), _open_arrow)
@@ -158,8 +158,8 @@ def map_file(
 ) -> T:
     """Return `open_file(path)` for this node's copy of the artifact's file `name`.
 
-    The content is followed by a hole of `num_more_bytes`, which takes no space. Raises as
-    `map_table` does.
+    The content is followed by a hole of `num_more_bytes`, which takes no disk space. Raises the
+    same errors as `map_table`, except DataError.
     """
 
     def copy(path: Path) -> None:

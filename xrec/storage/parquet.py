@@ -1,7 +1,7 @@
-"""Parquet files: whole tables with a schema of xrec.schemas, and footers."""
+"""Reading and writing Parquet files: whole tables with a schema from xrec.schemas, and footers."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from tempfile import NamedTemporaryFile
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ _GROUP_ROWS = 2**16
 
 
 def read_footer(location: Location) -> pq.FileMetaData:
-    """Return a file's footer, which takes one request, rarely two.
+    """Return a file's footer, using one request or, rarely, two.
 
     Raises pyarrow.ArrowInvalid if it is not a Parquet file.
     """
@@ -24,7 +24,7 @@ def read_footer(location: Location) -> pq.FileMetaData:
     needed = int.from_bytes(tail[-8:-4], "little") + 8
     if len(tail) == _TAIL_BYTES < needed:
         if needed > (num_bytes := int(location.stamp().partition(" ")[0])):
-            raise pa.ArrowInvalid(f"a footer of {needed} bytes in a file of {num_bytes}")
+            raise pa.ArrowInvalid(f"the footer has {needed} bytes, the file {num_bytes}")
         tail = location.read_range(-needed, needed)
     return pq.read_metadata(pa.BufferReader(tail))
 
@@ -50,7 +50,7 @@ def write_table(
 
 
 def row_groups(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
-    """Yield the rows of `tables` in tables of `num_rows`; the last one may be smaller."""
+    """Yield the rows of `tables` in tables of `num_rows` rows; the last one may be smaller."""
     held: pa.Table | None = None
     for table in tables:
         held = table if held is None else pa.concat_tables([held, table])
@@ -83,6 +83,18 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
         ) from error
     check_schema(location, table.schema, schema)
     return table
+
+
+def check_columns(source: str, wanted: Sequence[str], seen: Sequence[str]) -> None:
+    """Raise DataError if one of the `wanted` columns is not among those `seen` in `source`."""
+    if missing := [name for name in wanted if name not in seen]:
+        raise DataError(
+            f"{source}: expected columns {', '.join(wanted)}, saw {', '.join(seen)}; rename or add "
+            "them",
+            code="missing_column",
+            key=missing[0],
+            saw=seen,
+        )
 
 
 def check_schema(location: Location, schema: pa.Schema, expected: pa.Schema) -> None:

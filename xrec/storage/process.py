@@ -12,9 +12,9 @@ _DRIVER = re.compile(r"(?P<host>.+), process (?P<pid>\d+) \((?P<machine>\w+)-(?P
 
 
 def this_process() -> str:
-    """Return the name of this process: host, process id and, with /proc, boot and start time.
+    """Return the name of this process: host, process ID and, if /proc exists, boot and start time.
 
-    With the latter two the name is unique.
+    The last two make the name unique.
     """
     own, machine = os.getpid(), _machine()
     started = _started(own)
@@ -25,16 +25,16 @@ def this_process() -> str:
 def may_be_at_work(holder: str, expires_at: datetime | None, now: datetime | None = None) -> bool:
     """Return whether the driver `holder` may still be running, so that others must wait.
 
-    expires_at: when its lease expires; None if it reported its end.
+    expires_at: when its lease expires; None if it reported that it ended.
     """
     is_recent = expires_at is not None and expires_at > (now or datetime.now(UTC))
     return is_recent and not has_died(holder)
 
 
 def has_died(holder: str) -> bool:
-    """Return whether `holder`, a name by `this_process`, ran on this machine and has ended.
+    """Return whether `holder`, a name from `this_process`, ran on this machine and has ended.
 
-    False if that is not known: for another machine or container, or from before a restart.
+    False if unknown: the process ran on another machine, in another container or before a reboot.
     """
     name = _DRIVER.fullmatch(holder)
     if name is None or name["machine"] != _machine():
@@ -44,9 +44,9 @@ def has_died(holder: str) -> bool:
 
 @cache
 def _machine() -> str:
-    """Return an id of the machine's last boot and of this process namespace; "" if unknown.
+    """Return an ID for this machine's current boot and this PID namespace; "" if unknown.
 
-    Containers have namespaces of their own, in which process 7 is another process.
+    Each container has its own namespace, so the same process ID may mean another process there.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,4 +1,4 @@
-"""Requests to a store: counted, with the errors of xrec, several at a time, and tried again."""
+"""Requests to a store: counts, conversion to xrec's errors, concurrency and retries."""
 
 import logging
 import threading
@@ -53,9 +53,9 @@ def count_traffic(**amounts: int) -> None:
 def traffic(*, take: bool = True) -> dict[str, float]:
     """Return the counts of this process, and reset them unless `take` is false.
 
-    On S3, each attempt of a request counts, and the bytes of bodies both ways. On a disk, only the
-    bytes of files that are read or written whole or by ranges count. What deltalake and Arrow do by
-    themselves is not counted.
+    On S3, every attempt of a request and the bytes of bodies in both directions count. On a disk,
+    only the bytes of files that are read or written whole or by range count. Requests that
+    deltalake and Arrow make themselves do not count.
     """
     with _counting:
         counts = {name: float(amount) for name, amount in _traffic.items() if amount}
@@ -66,7 +66,7 @@ def traffic(*, take: bool = True) -> dict[str, float]:
 
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turn errors of the file systems into those of xrec.errors, which name the URI."""
+    """Turn file system errors into errors of xrec.errors that name the URI."""
     try:
         yield
     except _REFUSED as error:
@@ -98,9 +98,9 @@ def storage_errors(uri: str) -> Iterator[None]:
 def request_each(
     function: Callable[[T], R], items: Iterable[T], *, at_once: int = 8
 ) -> Iterator[R]:
-    """Yield `function(item)` for each item, in order, from `at_once` threads.
+    """Yield `function(item)` for each item, in order, using `at_once` threads.
 
-    `items` may be endless: only the items in flight are held.
+    `items` may be infinite: only the items in flight are kept in memory.
     """
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(at_once) as pool:
@@ -113,13 +113,13 @@ def request_each(
 
 
 WAITS_SECONDS = (1.0, 4.0, 16.0)
-"""The waits before a call that failed because of the store is tried again."""
+"""The waits before each retry of a call that failed because of the store."""
 
 
 def with_backoff(do: Callable[[], T]) -> T:
     """Return `do()`; if the store fails, try again after 1, 4 and 16 seconds.
 
-    A refused access or a missing file is raised at once.
+    Errors for refused access or a missing file are raised at once.
     """
     return Retrying(
         sleep=sleep,

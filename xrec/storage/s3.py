@@ -1,6 +1,6 @@
 """Locations in an S3 bucket, through s3fs; see `Location` for what each method promises.
 
-A file is created by a put with `If-None-Match: *`.
+A file is created with a PUT request that has `If-None-Match: *`.
 """
 
 import errno
@@ -27,8 +27,8 @@ class S3Location(Location):
 
     def read_bytes(self) -> bytes:
         with storage_errors(self.uri):
-            # By default s3fs gets the size first and reads large files in parts, which may belong
-            # to two versions. With max_concurrency=1 it sends a single request.
+            # By default s3fs gets the size first and reads large files in parts, which may come
+            # from different versions. With max_concurrency=1 it sends a single request.
             return bytes(self.fs.cat_file(self.path, max_concurrency=1))
 
     def read_range(self, start: int, num_bytes: int) -> bytes:
@@ -81,10 +81,10 @@ class S3Location(Location):
         return {info["name"].rpartition("/")[2]: info for info in files}
 
     def delta_options(self) -> dict[str, str]:
-        """See Location; deltalake's client also reads the AWS variables."""
+        """See Location; deltalake's client also reads the AWS environment variables."""
         fs, config = self.fs, self.fs.config_kwargs
         options = {
-            "AWS_ALLOW_HTTP": "true",  # only if the endpoint is http://
+            "AWS_ALLOW_HTTP": "true",  # no effect if the endpoint is https://
             "AWS_ENDPOINT_URL": fs.endpoint_url,
             "AWS_REGION": (fs.client_kwargs or {}).get("region_name"),
             "AWS_ACCESS_KEY_ID": fs.key,
@@ -112,7 +112,7 @@ class S3Location(Location):
 
 
 class CountingS3(s3fs.S3FileSystem):  # type: ignore[misc]
-    """A file system that counts each attempt of a request, and the bytes of bodies (`traffic`)."""
+    """A file system that counts request attempts and the bytes of bodies (see `traffic`)."""
 
     async def set_session(self, *arguments: Any, **options: Any) -> Any:
         client = await super().set_session(*arguments, **options)
@@ -122,19 +122,19 @@ class CountingS3(s3fs.S3FileSystem):  # type: ignore[misc]
 
 
 def _count_sent(request: Any, **_: object) -> None:
-    # Over https a body is sent in signed chunks, and another header has its length.
+    # Over HTTPS, a body is sent in signed chunks and its length is in another header.
     sizes = map(request.headers.get, ("X-Amz-Decoded-Content-Length", "Content-Length"))
     count_traffic(store_requests=1, bytes_written=int(next(filter(None, sizes), 0)))
 
 
 def _count_received(event_name: str, response_dict: Any = None, **_: object) -> None:
-    # The response to a HEAD has the length of an object but no body.
+    # The response to a HEAD request gives the length of an object but has no body.
     if response_dict and "Head" not in event_name:
         count_traffic(bytes_read=int(response_dict["headers"].get("content-length", 0)))
 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:
-    """Return a file system for s3://; AWS's variables and files supply what `storage` lacks."""
+    """Return a file system for s3://; AWS variables and files supply what `storage` lacks."""
     return CountingS3(use_listings_cache=False, **_client_settings(storage, storage.max_attempts))
 
 

@@ -1,6 +1,6 @@
-"""From URIs, and from the artifacts' names in a job's config, to locations.
+"""Locations for URIs and for the artifacts named in a job's config.
 
-Only this module and the two kinds of location tell a local path from s3://.
+Only this module and the two kinds of location distinguish local paths from s3:// URIs.
 """
 
 import importlib.metadata
@@ -14,13 +14,13 @@ from xrec.storage.location import Location
 from xrec.storage.manifest import Kind, Manifest
 
 PYPI = "pypi:"
-"""What begins the URI of a model whose files come as a PyPI package; its code never runs."""
+"""The URI prefix of a model whose files come from a PyPI package; the package's code never runs."""
 
 
 def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
     """Return the location of a local path, a `file://` URI, or `s3://bucket/prefix`.
 
-    Nothing is contacted yet. Raises StorageError for another scheme or a missing bucket.
+    No request is sent yet. Raises StorageError if the scheme is unsupported or the bucket missing.
     """
     scheme, separator, rest = uri.partition("://")
     if uri.startswith("s3:/") and not separator:  # an artifact in workspace=s3://
@@ -46,7 +46,7 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
 
 
 def check_access(location: Location, storage: StorageConfig) -> None:
-    """Raise a StorageError if the bucket cannot be used; local folders are made when needed."""
+    """Raise a StorageError if the bucket cannot be used; local folders are created when needed."""
     if location.uri.startswith("s3://"):
         from xrec.storage.s3 import S3Location
 
@@ -55,24 +55,24 @@ def check_access(location: Location, storage: StorageConfig) -> None:
 
 
 def location_of(config: JobConfig, name: str) -> Location:
-    """Return the location of the artifact `name` of a job."""
+    """Return the location of a job's artifact `name`."""
     return open_location(config.artifact(name), config.storage)
 
 
 def manifest_of(config: JobConfig, name: Kind) -> Manifest:
-    """Return the manifest of a job's input `name`; raise ArtifactNotFoundError."""
+    """Return the manifest of a job's input `name`; raise ArtifactNotFoundError if missing."""
     return read_manifest(location_of(config, name), name)
 
 
 def check_artifacts(config: JobConfig) -> None:
-    """Raise a StorageError if a bucket of the project's artifacts cannot be used."""
+    """Raise a StorageError if a bucket of the workspace or of an artifact cannot be used."""
     uris = [config.workspace, *config.artifacts.values()]
     for uri in {uri.split("/")[2]: uri for uri in uris if uri.startswith("s3://")}.values():
         check_access(open_location(uri, config.storage), config.storage)
 
 
 def package_files(package: str, pattern: str) -> list[Path]:
-    """Return the files of an installed package whose names match, the topmost first.
+    """Return the files of an installed package that match `pattern`, topmost first.
 
     Raises ModelError if the package is not installed.
     """

@@ -1,13 +1,13 @@
-"""A text-only language model: messages and a schema in, an object of the schema out.
+"""A text-only language model: takes messages and a schema, returns an object of that schema.
 
     model = load_language_model(config, llm=None, storage=storage, key=key)
     for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
         reply.value      # a Profile, or None with reply.failure
 
-A `LanguageModel` writes replies: `EngineModel` with one of our engines and a grammar,
-`EndpointModel` with an endpoint that speaks the OpenAI API. `ask` parses and repairs them, and
-repeats an invalid prompt once. An `Asker` asks equal prompts once, keeps replies across restarts,
-and stops once its tokens are used up.
+A `LanguageModel` writes replies: `EngineModel` runs one of our engines with a grammar,
+`EndpointModel` calls an endpoint that speaks the OpenAI API. `ask` parses and repairs replies, and
+retries a prompt once if its reply is invalid. An `Asker` sends identical prompts only once, keeps
+replies across restarts, and stops when its token budget is used up.
 """
 
 from xrec.text.asker import Asker, ask

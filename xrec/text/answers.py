@@ -1,7 +1,7 @@
-"""Reads what an endpoint sends: a reply, a failure of the prompt, or the end of the job.
+"""Interprets an endpoint's responses: a reply, a failed prompt, or an error that ends the job.
 
-Servers and routers leave fields out, send null, or send the message in parts. Some repeat the key
-in their errors, so our messages hide it.
+Some servers and routers omit fields, send null, or split the message into parts. Some repeat the
+API key in their errors, so our messages hide it.
 """
 
 import json
@@ -24,13 +24,13 @@ _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 OUTAGES: frozenset[ReplyFailureReason] = frozenset(
     {"rate_limited", "endpoint_error", "timeout", "unreachable"}
 )
-"""Failures of the endpoint, not of the prompt."""
+"""Failures that are caused by the endpoint, not by the prompt."""
 
 
 def read_error(
     error: openai.APIError | ValueError, config: EndpointModelConfig, key: SecretStr | None
 ) -> ReplyFailure | EndpointError:
-    """Return what the error of the last attempt means; ValueError is an unreadable answer."""
+    """Return what the last attempt's error means; a ValueError is an unreadable response."""
     match error:
         case openai.APIStatusError():
             return _read_status(error, config, key)
@@ -40,19 +40,19 @@ def read_error(
         case openai.APIConnectionError():
             cause = _hide_key(f"{error.__cause__ or error}", key)
             return ReplyFailure("unreachable", f"the connection failed: {cause}")
-    return ReplyFailure("broken_response", f"cannot read the answer: {_hide_key(f'{error}', key)}")
+    return ReplyFailure("broken_response", f"invalid response: {_hide_key(f'{error}', key)}")
 
 
 def _read_status(
     error: openai.APIStatusError, config: EndpointModelConfig, key: SecretStr | None
 ) -> ReplyFailure | EndpointError:
-    """Read a status; errors about the key omit the endpoint's words, which may repeat it."""
+    """Interpret a status; errors about the key omit the endpoint's text, which may contain it."""
     status, code = error.status_code, error.code or ""
     url, variable = config.base_url, config.api_key_variable
     if status == 402 or code in _USED_UP:
         return EndpointAccessError(
-            f"{url}: the quota or balance of the key is used up ({code or status}); raise it and "
-            "rerun, committed texts are kept",
+            f"{url}: the key's quota or balance is used up ({code or status}); raise it and "
+            "rerun; committed texts are kept",
             code="quota_used_up",
             saw=code or status,
         )
@@ -61,7 +61,7 @@ def _read_status(
             f"the endpoint requires a key ({status}); set api_key_variable to the name of the "
             "environment variable that holds it"
             if variable is None
-            else f"the endpoint refuses the key in the environment variable {variable} ({status}); "
+            else f"the endpoint rejects the key in the environment variable {variable} ({status}); "
             f"check the key and its access to model {config.model!r}"
         )
         problem = "key_refused" if variable else "key_missing"
@@ -75,7 +75,7 @@ def _read_status(
     text = _hide_key(f"{status} {text}", key)
     if status == 404 or code == "model_not_found":
         return EndpointError(
-            f"{url}: model {config.model!r} was not found, or this URL has no chat completions "
+            f"{url}: model {config.model!r} was not found, or this URL has no chat completions API "
             f"({text}); check model and base_url",
             code="no_such_model",
             key="model",
@@ -95,9 +95,9 @@ def _hide_key(text: str, key: SecretStr | None) -> str:
 
 
 def read_answer(answer: object, index: int, words: str, num_requests: int) -> Reply[Any]:
-    """Return the first choice of the answer to a prompt with these words.
+    """Return the reply in the first choice of `answer`; `words` is the text of the prompt.
 
-    Tokens are estimated (`about_tokens`) if the endpoint does not count them. Raises ValueError if
+    Tokens are estimated (`about_tokens`) if the endpoint does not report them. Raises ValueError if
     `answer` is not a chat completion.
     """
     choices = answer.choices if isinstance(answer, ChatCompletion) else None
@@ -121,7 +121,7 @@ def _count(value: object, text: str) -> int:
 
 
 def _text(content: object) -> str:
-    """Return the text of a message; of its parts only text, without the model's thoughts."""
+    """Return the text of a message; if it is in parts, only text parts, without thoughts."""
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
         return "".join(str(part.get("text") or "") for part in parts)

@@ -1,7 +1,7 @@
-"""Asks a language model for objects.
+"""Sends prompts to a language model and parses the replies.
 
-`ask` repeats a prompt once if its reply is invalid. An `Asker` also asks equal prompts only once,
-keeps their replies across restarts, and stops asking once its tokens are used up.
+`ask` retries a prompt once if its reply is invalid. An `Asker` also sends identical prompts only
+once, keeps their replies across restarts, and stops when its token budget is used up.
 """
 
 import json
@@ -29,17 +29,17 @@ from xrec.text.reply_store import ReplyStore, prompt_key
 _MAX_QUOTED_CHARACTERS = 2000
 _INVALID = frozenset({"empty_reply", "cut_off", "invalid_json", "invalid_object", "failed_check"})
 _REPEATED = _INVALID | {"broken_response"}
-# Failures that the model is to blame for; the endpoint's own failures are temporary.
+# Failures that the model causes; those that the endpoint causes are temporary.
 _KEPT = _INVALID | {"refused"}
 
 
 def ask(
     model: LanguageModel, prompts: Sequence[Prompt[ObjectT]], sampling: SamplingConfig
 ) -> Iterator[Reply[ObjectT]]:
-    """Yield one reply per prompt, prompts that were asked twice last.
+    """Yield one reply per prompt; those that took a second attempt come last.
 
-    The second prompt shows the model what is wrong with its reply, and has another seed. Raises
-    what `LanguageModel.write` raises.
+    The second attempt shows the model what is wrong with its reply, and uses another seed. Raises
+    the errors of `LanguageModel.write`.
     """
     invalid: list[Reply[ObjectT]] = []
     for raw in model.write(prompts, sampling):
@@ -66,7 +66,7 @@ def _parse(reply: Reply[Any], prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
 
 
 def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
-    """Return the prompt with the model's reply and what is wrong with it."""
+    """Return the prompt with the model's reply and a request to correct it."""
     assert reply.failure is not None
     if reply.failure.reason == "broken_response":  # the model never replied
         return prompt
@@ -82,7 +82,7 @@ def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
 
 
 class _Metered:
-    """A `LanguageModel` that takes no more prompts once its tokens are used up."""
+    """A `LanguageModel` that stops taking prompts once its tokens are used up."""
 
     def __init__(self, model: LanguageModel, max_tokens: float):
         self._model, self.max_tokens, self.num_spent = model, max_tokens, 0
@@ -91,23 +91,23 @@ class _Metered:
     def write(
         self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
     ) -> Iterator[Reply[Any]]:
-        """See LanguageModel; the prompts at work still get their replies."""
+        """See LanguageModel; prompts that are already sent still get their replies."""
         within = takewhile(lambda _: self.num_spent < self.max_tokens, prompts)
         for reply in self._model.write(within, sampling):
             self.spend(reply)
             yield reply
 
     def spend(self, reply: Reply[Any]) -> None:
-        """Count what was paid for a reply."""
+        """Count the tokens that a reply cost."""
         with self._lock:
             self.num_spent += reply.usage.num_tokens
 
 
 class Asker:
-    """Asks `model` and keeps its replies in `store`; several threads may use it.
+    """Sends prompts to `model` and keeps its replies in `store`; several threads may use it.
 
-    identity: what the replies depend on besides the prompt, as plain JSON: the model.
-    max_tokens: tokens of prompts and replies after which nothing more is asked.
+    identity: plain JSON that identifies the model, on which replies depend besides the prompt.
+    max_tokens: the number of prompt and reply tokens after which no more prompts are sent.
     """
 
     def __init__(
@@ -124,15 +124,15 @@ class Asker:
         self._identity = {**identity, "sampling": sampling.model_dump(mode="json")}
         self._spent: set[str] = set()  # keys whose usage the model has counted
         self._reported: set[str] = set()  # keys whose usage is in a returned reply
-        self._num_asking = 0  # calls of `ask`
+        self._num_asking = 0  # calls of `ask` in progress
         self._changed = threading.Condition()
 
     def ask(self, prompts: Sequence[Prompt[ObjectT]]) -> list[Reply[ObjectT]]:
-        """Return the reply to each prompt, in their order.
+        """Return the reply to each prompt, in order.
 
-        The usage of equal prompts is in the first reply that this process returns; the others have
-        none. Raises BudgetError if the tokens are used up, after all prompts at work have replies,
-        which are kept; and what `LanguageModel.write` raises.
+        The usage of identical prompts is in the first reply that this process returns; the others
+        have none. Raises the errors of `LanguageModel.write`, and BudgetError if the tokens are
+        used up, but only after all prompts in progress have replies, which are kept.
         """
         keys = [prompt_key(self._identity, prompt) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
@@ -165,13 +165,13 @@ class Asker:
         ]
 
     def _end(self) -> NoReturn:
-        """Wait for the replies to other calls, which are paid for, and raise BudgetError."""
+        """Wait for other calls, whose replies are already paid for, and raise BudgetError."""
         with self._changed:
             self._changed.wait_for(lambda: not self._num_asking)
         spent, most = self._model.num_spent, self._model.max_tokens
         raise BudgetError(
-            f"budget.tokens is used up: {most:,.0f} tokens were left, {spent:,} were spent; "
-            "valid replies are kept, raise the budget and rerun to continue",
+            f"budget.tokens is used up: {most:,.0f} tokens were available, {spent:,} were spent; "
+            "raise the budget and rerun to continue; valid replies are kept",
             code="budget_used_up",
             key="budget.tokens",
             saw=spent,

@@ -1,7 +1,7 @@
 """A language model behind an endpoint that speaks the OpenAI API.
 
-The openai client repeats requests and waits in between. Every request, repeated or not, waits for
-the rate limiter.
+The openai client retries failed requests and waits between attempts. Every request, including
+retries, waits for the rate limiter.
 """
 
 import asyncio
@@ -30,10 +30,9 @@ _MAX_REFUSED = 8
 class EndpointModel:
     """A `LanguageModel` over an endpoint, for the lifetime of the process.
 
-    An event loop in its own thread makes the requests of all calls of `write`, which share the rate
-    and the `concurrency` slots of the config. A prompt holds its slot until the caller asks for the
-    next reply. So after a kill, the replies that the caller has not kept are at most as many as
-    there are slots.
+    An event loop in its own thread makes the requests of all calls to `write`, which share the
+    config's rate limit and `concurrency` slots. A prompt holds its slot until the caller asks for
+    the next reply, so a kill loses at most one reply per slot.
     """
 
     def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
@@ -49,7 +48,7 @@ class EndpointModel:
         )
         self._replied_at = float("-inf")
         self._num_refused = 0  # prompts refused before the first reply
-        self._ended: EndpointError | None = None  # once set, nothing more is asked
+        self._ended: EndpointError | None = None  # once set, no more prompts are sent
         self._slots = threading.Semaphore(config.concurrency)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="xrec endpoint", daemon=True).start()
@@ -59,8 +58,8 @@ class EndpointModel:
     ) -> Iterator[Reply[Any]]:
         """See LanguageModel.
 
-        Raises EndpointError if no prompt can get a reply: the key is refused, the model does not
-        exist, the endpoint does not respond. No more prompts are asked then.
+        Raises EndpointError, and sends no more prompts, if no prompt can get a reply: the key is
+        rejected, the model does not exist, or the endpoint does not respond.
         """
         finished: queue.SimpleQueue[Future[Reply[Any]]] = queue.SimpleQueue()
         waiting, running = enumerate(prompts), set[Future[Reply[Any]]]()
@@ -103,7 +102,7 @@ class EndpointModel:
         else:
             self._replied_at = time.monotonic()
             return reply
-        # Raised outside of the handler: a chained error would carry the request, with the key.
+        # Raised outside the handler: a chained error would contain the request, with the key.
         ended = fault if isinstance(fault, EndpointError) else self._judge(fault, started_at)
         if ended is not None:
             self._ended = ended
@@ -116,7 +115,7 @@ class EndpointModel:
             await self._limiter.acquire()
 
     def _fields(self, prompt: Prompt[Any], sampling: SamplingConfig) -> dict[str, Any]:
-        """Return the arguments of a request; `extra` overrides ours, and null removes them."""
+        """Return the arguments of a request; `extra` overrides ours, and a null removes one."""
         config = self._config
         with_lengths = config.structured_output == "bounded_json_schema"
         schema = strict_schema(prompt.schema, with_lengths=with_lengths)
@@ -147,7 +146,7 @@ class EndpointModel:
         if fault.reason in OUTAGES and self._replied_at < started_at:
             return EndpointUnreachableError(
                 f"{url}: the endpoint does not respond: {fault.message}; no prompt got a reply "
-                "meanwhile; check base_url and the endpoint, and rerun, committed texts are kept",
+                "meanwhile; check base_url and the endpoint, and rerun; committed texts are kept",
                 code="no_reply",
                 key=url,
                 saw=fault.reason,
@@ -158,7 +157,7 @@ class EndpointModel:
             return None
         return EndpointError(
             f"{url}: the endpoint refused the first {self._num_refused} prompts ({fault.message}); "
-            "check model, structured_output, sampling and extra, which it may not support",
+            "check that it supports your model, structured_output, sampling and extra",
             code="prompts_refused",
             key=url,
             saw=self._num_refused,

@@ -35,9 +35,9 @@ _REASONS: Mapping[str, ReplyFailureReason] = {
 
 
 class SchemaGrammars:
-    """Compiles the grammar of each schema once for a tokenizer.
+    """A compiler of grammars for one tokenizer, which compiles each schema once.
 
-    num_tokens: rows of the model's output, which may exceed the tokenizer's vocabulary.
+    num_tokens: the size of the model's output, which may exceed the tokenizer's vocabulary.
     stop_token_ids: the tokens that may end a text.
 
     Raises ModelError if xgrammar is not installed or does not support the tokenizer.
@@ -67,14 +67,14 @@ class SchemaGrammars:
         self._start = xgrammar.GrammarMatcher
 
     def of(self, schema: type[BaseModel]) -> Callable[[], TokenMask]:
-        """Return a factory of masks for texts that are objects of `schema`, on one line each."""
+        """Return a factory of masks that restrict a text to an object of `schema`, on one line."""
         source = json.dumps(schema.model_json_schema())
         compiled = self._compiler.compile_json_schema(source, any_whitespace=False)
         return lambda: _SchemaMask(self._start(compiled))
 
 
 class _SchemaMask:
-    """The state of one text, as a `TokenMask`."""
+    """A `TokenMask` that holds the grammar's state for one text."""
 
     def __init__(self, matcher: Any):
         self._matcher = matcher
@@ -141,7 +141,7 @@ def load_engine_model(
 ) -> EngineModel:
     """Load `llm` into this process, with the engine of `config`.
 
-    Raises ModelError if the model is not available, or its tokenizer supports no grammar.
+    Raises ModelError if the model is not available, or xgrammar does not support its tokenizer.
     """
     torch.set_num_threads(num_threads)
     folder = resolve_model(llm, storage)

@@ -21,7 +21,7 @@ ModelConfig = EngineModelConfig | EndpointModelConfig
 
 
 def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
-    """Return the endpoint's key, or None if the config says that none is sent.
+    """Return the endpoint's key, or None if `api_key_variable` is null.
 
     Raises ConfigError if the environment variable is unset or empty.
     """
@@ -30,7 +30,7 @@ def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) ->
         return None
     if not (key := environment.get(variable, "").strip()):
         raise ConfigError(
-            f"the environment variable {variable} is not set; set it to the key of "
+            f"the environment variable {variable} is not set; set it to the key for "
             f"{config.base_url}, or set api_key_variable to null if no key is needed",
             code="key_missing",
             key=variable,
@@ -49,8 +49,8 @@ def load_language_model(
 ) -> LanguageModel:
     """Load a language model into this process.
 
-    llm: the job's, for an engine whose config names none. device, num_threads: where an engine
-        computes, and torch's threads. key: an endpoint's, see `endpoint_key`.
+    llm: the job's language model, for an engine whose config names none. device, num_threads: an
+        engine's device, and the number of torch threads. key: the endpoint's key (`endpoint_key`).
 
     Raises ConfigError if no language model is named, ModelError if it cannot be loaded.
     """
@@ -65,7 +65,7 @@ def load_language_model(
 
 
 def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
-    """Return the engine's language model; raise ConfigError if there is none."""
+    """Return the engine's own language model, or else `llm`; raise ConfigError without either."""
     chosen = config.llm or llm
     if chosen is None:
         raise ConfigError(
@@ -77,9 +77,10 @@ def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
 
 
 def model_settings(config: ModelConfig, llm: LLMConfig | None) -> dict[str, Any]:
-    """Return the options that replies depend on, without the engine's weights.
+    """Return the settings that replies depend on, except an engine's weights.
 
-    llm: the job's, for an engine whose config names none. Raises ConfigError if there is none.
+    llm: the job's language model, for an engine whose config names none. Raises ConfigError if an
+        engine has neither.
     """
     if isinstance(config, EngineModelConfig):
         config = config.model_copy(update={"llm": chosen_llm(config, llm)})
@@ -89,7 +90,7 @@ def model_settings(config: ModelConfig, llm: LLMConfig | None) -> dict[str, Any]
 def model_identity(
     config: ModelConfig, llm: LLMConfig | None, storage: StorageConfig | None = None
 ) -> dict[str, Any]:
-    """Return `model_settings` with the fingerprint of the weights, or a name if they are absent."""
+    """Return `model_settings` with the fingerprint of the weights, or their name if not on disk."""
     settings = model_settings(config, llm)
     if isinstance(config, EndpointModelConfig):
         return settings

@@ -23,7 +23,8 @@ class Message(NamedTuple):
 class Prompt(Generic[ObjectT]):
     """A conversation and the class of the reply.
 
-    check: describes to the model what is wrong with a valid object; None if nothing is.
+    check: returns what is wrong with an object that fits the schema, for the model to read, or
+        None if nothing is.
     """
 
     messages: tuple[Message, ...]
@@ -33,7 +34,7 @@ class Prompt(Generic[ObjectT]):
 
 @dataclass(frozen=True)
 class Usage:
-    """The cost of one or more replies; `num_requests` includes repeated requests."""
+    """The cost of one or more replies; `num_requests` includes retries."""
 
     num_prompt_tokens: int = 0
     num_reply_tokens: int = 0
@@ -48,12 +49,12 @@ class Usage:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of prompts and replies together."""
+        """The number of prompt and reply tokens together."""
         return self.num_prompt_tokens + self.num_reply_tokens
 
 
 def about_tokens(text: str) -> int:
-    """Estimate the number of tokens for any tokenizer; English has 0.25 per character."""
+    """Estimate a text's tokens, for any tokenizer; English has about 0.25 per character."""
     return math.ceil(len(text) * 0.3)
 
 
@@ -69,9 +70,9 @@ class ReplyFailure:
 class Reply(Generic[ObjectT]):
     """The reply to the prompt at `index`.
 
-    raw: the model's text; of two attempts, the second. usage: of all attempts. is_cut: whether the
-        text reached the maximum length. failure: why there is no valid reply, or None. value: the
-        object in the text, once it is parsed.
+    raw: the text of the last attempt. usage: the cost of all attempts. is_cut: whether the text
+        reached the maximum length. failure: why there is no valid reply, or None. value: the object
+        in the text, once it is parsed.
     """
 
     index: int
@@ -85,7 +86,7 @@ class Reply(Generic[ObjectT]):
 class ScoreReply(BaseModel):
     """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
 
-    # Its docstring is in the schema that the model sees, and in the keys of stored replies.
+    # The docstring is part of the schema that the model sees, and of the keys of stored replies.
 
     model_config = ConfigDict(extra="ignore")
 
@@ -101,14 +102,14 @@ class ScoreReply(BaseModel):
 
 
 class LanguageModel(Protocol):
-    """Writes replies to prompts; several threads may call it."""
+    """A model that writes replies to prompts; several threads may call it."""
 
     def write(
         self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
     ) -> Iterator[Reply[Any]]:
         """Yield one reply per prompt, in the order in which they finish.
 
-        A prompt is only taken when it can be asked. One without a reply has a `failure`. Raises
-        XRecError if no prompt can get a reply.
+        A prompt is taken only when it can be sent. If a prompt gets no reply, its `Reply` has a
+        `failure`. Raises XRecError if no prompt can get a reply.
         """
         ...

@@ -8,8 +8,8 @@
     [reply]
     its reply, one line of JSON
 
-The question comes last, as JSON, so no text in it can end its string. Markup of chat templates in
-it is escaped: our engines never read a text's words as special tokens, but some endpoints do.
+The question comes last, as JSON, so no text in it can end its string. Chat-template markup in it is
+escaped: our engines never read special tokens in a text, but some endpoints do.
 """
 
 import json
@@ -32,7 +32,7 @@ _HEADING = re.compile(r"^\[(system|example \w+|reply)\]\s*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The instruction, and the input and reply of each example, by name; both are JSON."""
+    """An instruction, and each example by name: its input and its reply, both JSON."""
 
     name: str
     system: str
@@ -41,9 +41,9 @@ class PromptFile:
     def messages(
         self, data: Mapping[str, Any], example: str | None, values: Mapping[str, str]
     ) -> tuple[Message, ...]:
-        """Return the conversation that asks about `data`, after the named example.
+        """Return the conversation that asks about `data`, with the named example before it, if any.
 
-        values: the values of the instruction's placeholders.
+        values: the value of each placeholder in the instruction.
         """
         system = self.system
         for name, value in values.items():
@@ -73,7 +73,7 @@ class PromptFile:
 
 
 def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -> PromptFile:
-    """Read the prompt file at `uri`, which the config key `key` names; raise ConfigError."""
+    """Read the prompt file at `uri`, the value of the key `key`; raise ConfigError if invalid."""
     try:
         text = open_location(uri, storage).read_bytes().decode("utf-8")
     except (StorageError, UnicodeDecodeError) as error:
@@ -88,7 +88,7 @@ def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -
 
 
 def parse_prompt_file(name: str, text: str) -> PromptFile:
-    """Parse a prompt file; raise ConfigError if its headings are not in the order above."""
+    """Parse a prompt file; raise ConfigError if its headings are out of order."""
     start, *parts = _HEADING.split(text)
     headings, bodies = parts[::2], list(map(str.strip, parts[1::2]))
     if start.strip() or headings[:1] != ["system"]:

@@ -11,14 +11,14 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from xrec.text.messages import ObjectT, ReplyFailure
 
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-# JSON strings cannot contain these, but some grammars let them pass. Outside of strings a line
-# break is a blank in JSON anyway.
+# JSON strings cannot contain these characters, but some grammars allow them. Outside strings, a
+# line break is just whitespace in JSON.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_PROBLEMS = 3
 
 
 class _StrictSchema(GenerateJsonSchema):
-    """OpenAI's strict mode: an object has exactly its fields, without defaults and titles."""
+    """A schema in OpenAI's strict mode: exactly the given fields, no defaults, no titles."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -36,7 +36,7 @@ class _StrictSchema(GenerateJsonSchema):
 
 
 class _UnboundedSchema(_StrictSchema):
-    """The strict schema without lengths of strings, which OpenAI refuses."""
+    """The strict schema without string lengths, which OpenAI rejects."""
 
     def str_schema(self, schema: Any) -> JsonSchemaValue:
         unbounded: Any = {k: v for k, v in schema.items() if k not in ("min_length", "max_length")}
@@ -46,7 +46,8 @@ class _UnboundedSchema(_StrictSchema):
 def strict_schema(model: type[BaseModel], *, with_lengths: bool = False) -> dict[str, Any]:
     """Return the schema of `model` for OpenAI's strict mode.
 
-    with_lengths: whether to bound strings, which OpenAI refuses. Without, `parse_reply` checks.
+    with_lengths: whether to include string lengths, which OpenAI rejects; `parse_reply` always
+        checks them.
     """
     generator = _StrictSchema if with_lengths else _UnboundedSchema
     return model.model_json_schema(schema_generator=generator)
@@ -57,8 +58,8 @@ def parse_reply(
 ) -> ObjectT | ReplyFailure:
     """Return the object in `text`, or why there is none.
 
-    Text around the object, fences, and missing quotes and brackets are repaired. A text that was
-    cut off is not: nobody would notice that its last words are missing.
+    Removes fences and text around the object, and adds missing quotes and brackets. A text that was
+    cut off is not repaired: nobody would notice that its last words are missing.
     """
     text = _CONTROL.sub(" ", _THOUGHTS.sub("", text)).strip()
     if not text:
@@ -82,7 +83,7 @@ def parse_reply(
 
 
 def _describe(error: ValidationError) -> str:
-    """List the problems without the values, which are in the raw reply."""
+    """List the first problems, without the values, which are in the raw reply."""
     problems = error.errors(include_input=False, include_url=False)
     lines = [
         f"{'.'.join(map(str, problem['loc'])) or 'the object'}: {problem['msg']}"

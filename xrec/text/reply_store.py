@@ -1,7 +1,7 @@
 """Replies on disk or S3, so that an interrupted job does not pay for them again.
 
 A bulk run commits whole chunks. Without the store, a kill would lose all replies of an unfinished
-chunk. Each reply is a file under `ok/` or `failed/`, named by the hash of its prompt.
+chunk. Each reply is a file under `ok/` or `failed/`, named after the hash of its prompt.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from xrec.text.replies import parse_reply
 
 
 def prompt_key(identity: Mapping[str, Any], prompt: Prompt[Any]) -> str:
-    """Return 32 hex digits that identify a prompt, its schema, and the model with its sampling."""
+    """Return 32 hex digits that identify a prompt, its schema, and the model and its sampling."""
     parts = {
         "model": identity,
         "messages": prompt.messages,
@@ -27,15 +27,15 @@ def prompt_key(identity: Mapping[str, Any], prompt: Prompt[Any]) -> str:
 
 
 class ReplyStore:
-    """The replies in a folder; several processes may use it."""
+    """The stored replies in a folder, which several processes may use."""
 
     def __init__(self, folder: Location):
         self._folder = folder
 
     def read(self, key: str, schema: type[ObjectT]) -> Reply[ObjectT] | None:
-        """Return the reply to the prompt with this key, at index 0; None if there is none.
+        """Return the reply to the prompt with this key, with index 0, or None if it is not stored.
 
-        A reply that no longer fits the schema is None too.
+        Also return None if the reply no longer fits the schema.
         """
         for outcome in ("ok", "failed"):
             try:
@@ -61,7 +61,7 @@ class ReplyStore:
         self._file("ok" if failure is None else "failed", key).write_bytes(data)
 
     def forget_failures(self) -> None:
-        """Delete the failures, so that their prompts are asked again."""
+        """Delete the failures, so that their prompts are sent again."""
         (self._folder / "failed").delete()
 
     def delete(self) -> None:

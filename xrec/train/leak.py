@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from xrec.checks import AspectNames
-from xrec.data.dataset import Dataset, edges_of, pair_keys
+from xrec.data.dataset import Dataset, edges_of, index_keys, pair_keys
 from xrec.data.profiles import Profiles
 from xrec.evaluate.intervals import mean_interval
 from xrec.graph.artifact import GraphEmbeddings
@@ -143,7 +143,7 @@ class _Inputs:
         return float(cosine_similarity(self._vectors_of(of)[0], self._vectors_of(to)[1], dim=0))
 
     def _reference(self, pair: Pair) -> str:
-        row = int(np.searchsorted(self._keys, (pair[0] << 32) + pair[1]))
+        row = int(np.searchsorted(self._keys, index_keys(*pair)))
         return str(self._explanations["explanation"][row])
 
     def _profile(self, pair: Pair) -> tuple[str, str]:

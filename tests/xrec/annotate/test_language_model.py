@@ -92,7 +92,7 @@ def test_annotator_asks_once_more_for_quotes_that_the_review_has(tmp_path, is_me
         num_asked = len(stub.asked)
         assert annotator.write([pair_row("Soft.")]).results == [found]  # kept, and not asked again
     assert num_asked == len(stub.asked) == 2
-    assert "no aspect has a quote that stands in the review" in stub.asked[1].words
+    assert "no aspect has a quote that is in the review" in stub.asked[1].words
     if is_mended:
         assert found == PairText("You would enjoy it.", (Aspect("feel", "", "positive"),))
     else:
@@ -312,9 +312,9 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tm
     shown = [int(tokens.replace(",", "")) for _, tokens in told]
     said = 50 * NUM_PROMPTS
     assert f"{sum(shown) + said:,} tokens" in lines[3]
-    assert "budget.tokens = 1,000 ends the run before" in lines[3]
+    assert "budget.tokens = 1,000 ends the run earlier" in lines[3]
     money = sum(shown) / 1000 + said * 4 / 1000
-    assert f"cost: at most {money:,.2f} by the prices of tokens" in lines
+    assert f"cost: at most {money:,.2f} at the configured token prices" in lines
     pairs = [json.loads(line.split(": ", 1)[1]) for line in lines if "user (pairs " in line]
     assert ["is soft." in row["review"] for row in pairs] == [True] * 3
     assert sum("are data" in line for line in lines) == 3

@@ -587,4 +587,5 @@ def check_garbage(chaos: Chaos) -> None:
     folders = [f"{RUNS}/{run}/{name}" for run, nonce in wanted.items() for name in (nonce, "run-")]
     folders += ["_delta_log/", "_xrec/takedowns/"]
     left = [file for file in output.files() if not file.startswith(tuple(folders))]
-    assert sorted(left) == sorted(table.log.files(table.version)["path"].to_pylist())
+    wanted_files = set(table.log.files(table.version)["path"].to_pylist())
+    assert set(left) == wanted_files, f"too many or too few: {sorted(wanted_files ^ set(left))}"

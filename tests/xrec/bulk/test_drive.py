@@ -274,7 +274,7 @@ def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(here):
     ("settings", "message"),
     [
         ({"retry": ["od"]}, r"\['od'\]: expected .* odd, dull, task_error"),
-        ({"retry": ["odd"], "max_rows": 5}, "max_rows = 5: .* no limit for a retry"),
+        ({"retry": ["odd"], "max_rows": 5}, "max_rows = 5: .* or None for a retry"),
         ({"max_rows": 0}, "max_rows = 0: expected at least 1"),
     ],
 )

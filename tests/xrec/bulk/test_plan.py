@@ -302,6 +302,20 @@ def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
     assert spill.num_rows == len(items) == num_rows
 
 
+def test_given_columns_of_a_row_that_comes_twice_are_those_of_one_row():
+    given = pa.schema([("rank", pa.int32()), ("score", pa.float32())])
+    rows = [("u", "a", 3, 0.25), ("u", "a", 1, 0.5), ("u", "b", None, 0.75), ("u", "b", 2, 1.0)]
+    columns = map(pa.array, zip(*rows, strict=True))
+    table = pa.table([*columns], [*KEY_SCHEMA.names, *given.names])
+    spill = Spill([table.cast(pa.schema([*KEY_SCHEMA, *given]))], KEY_SCHEMA, given)
+    (chunk,) = spill.chunks(10, 1)
+    kept = chunk.select(["item", "rank", "score"]).to_pylist()
+    assert kept == [
+        {"item": "a", "rank": 1, "score": 0.5},
+        {"item": "b", "rank": 2, "score": 1.0},
+    ]
+
+
 def test_memory_of_writing_a_plan_does_not_grow_with_its_chunks(disk, monkeypatch):
     monkeypatch.setattr("xrec.bulk.plan.PART_BYTES", 2**14)
     rows = pa.table({"bucket": pa.array([0], pa.int32()), "user": ["u"], "item": ["i"]})

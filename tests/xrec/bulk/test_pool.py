@@ -141,16 +141,18 @@ def test_pool_grows_while_all_are_busy_as_far_as_there_is_room(here, pool, fewes
 
 def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done(tmp_path):
     def last_of_four(name: str) -> int:
-        while name == "last" and len(os.listdir(tmp_path)) < 3:
+        while name == "last" and not (tmp_path / "others_are_here").exists():
             time.sleep(0.01)
-        (tmp_path / name).touch()
         return os.getpid()
 
     assert list(map_in_processes(lambda: last_of_four, [], num_processes=2)) == []
     items = ["last", "a", "b", "c"]
-    found = list(map_in_processes(lambda: last_of_four, items, num_processes=2))
-    assert sorted(index for index, _ in found) == [0, 1, 2, 3]
-    assert found[-1][0] == 0
+    found = []
+    for index, pid in map_in_processes(lambda: last_of_four, items, num_processes=2):
+        found.append((index, pid))
+        if len(found) == 3:
+            (tmp_path / "others_are_here").touch()
+    assert [index for index, _ in found] == [1, 2, 3, 0]
     assert len({pid for _, pid in found} - {os.getpid()}) == 2
 
 

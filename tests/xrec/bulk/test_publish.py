@@ -70,7 +70,7 @@ def test_rule_8_publishers_at_once_publish_once(here):
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(toy.publish) for toy in (one, other, one, other)]
     errors = [str(future.exception()) for future in futures]
-    assert any("came while this job was at work" in error for error in errors)
+    assert any("was committed while this job was running" in error for error in errors)
     toy = (one, other)[errors.index("None") % 2]
     assert table_at(here).version() == 0
     assert rows_of(toy.published()) == toy.rows

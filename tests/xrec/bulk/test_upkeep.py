@@ -25,6 +25,7 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk
 from xrec.bulk import read_published
+from xrec.bulk.request import PROBES
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
@@ -91,7 +92,9 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     last = here("y", identity=third)
     last.drive(max_rows=1)
     orphan = here.location / "part-of-a-publisher-that-died.parquet"
-    orphan.write_bytes(b"1")
+    probe = here.location / PROBES / "of-a-command-that-was-killed"
+    for file in (orphan, probe):
+        file.write_bytes(b"1")
     before = here.location.files()
     assert bulk.vacuum(here.uri, 2 * HOUR) == 0
     assert set(before) <= set(here.location.files())  # all is young
@@ -106,6 +109,7 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     age(here)
     bulk.vacuum(here.uri, HOUR)
     assert not orphan.exists()
+    assert not probe.exists()
     with raises(TableError, "cannot_be_restored", saw=1):
         bulk.rollback(here.uri, 1)
 
@@ -232,9 +236,9 @@ def only(place: Place, severity: str) -> str:
 
 
 def test_check_of_nothing_and_of_other_files_says_so(disk):
-    assert "holds no table and no run; check the URI" in only(disk, "error")
+    assert "there is no table and no run; check the URI" in only(disk, "error")
     (disk.location / "photos.zip").write_bytes(b"x")
-    assert "holds other files, such as photos.zip" in only(disk, "error")
+    assert "contains other files, such as photos.zip" in only(disk, "error")
 
 
 def test_check_of_missing_and_changed_files_names_one(here):
@@ -245,8 +249,8 @@ def test_check_of_missing_and_changed_files_names_one(here):
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
         spoil()
         text = only(here, "error")
-        assert f"1 files of version 0 are missing or have another size: {path}" in text
-        assert "run the job again, which goes back to a version that is whole" in text
+        assert f"1 files of version 0 are missing or have the wrong size, such as {path}" in text
+        assert "run the job again to go back to a version that is whole" in text
 
 
 def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(here):
@@ -258,7 +262,7 @@ def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(
     assert "the Delta log cannot be used" in only(here, "error")
     other = here.at("other")
     deltalake.write_deltalake(other.uri, pa.table({"a": [1]}))
-    assert "holds a Delta table that this xrec does not publish to" in only(other, "error")
+    assert "the Delta table was not made by this version of xrec" in only(other, "error")
 
 
 def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
@@ -269,9 +273,9 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
         toy.drive(pool)
     assert during == []
     text = only(here, "warning")
-    assert "12 of 36 rows done: it was stopped before it was done; run it again" in text
+    assert "12 of 36 rows done: it was stopped before it was done; run the job again" in text
     kill(toy, 1, term=timedelta(0))
-    assert "its driver reports nothing" in only(here, "warning")
+    assert "its driver stopped reporting" in only(here, "warning")
     part = toy.run.folder / "plan" / "part-00000.arrow"
     content = part.read_bytes()
     part.delete()

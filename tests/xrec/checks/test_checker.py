@@ -302,7 +302,7 @@ def test_praise_that_holds_words_of_denial_is_positive(text):
         ("You would love it without the late hours.", "denies or excludes"),
         ("The late hours aren\u2019t what you love.", "denies or excludes"),
         ("You would love the garden rather than the late hours.", "denies or excludes"),
-        ("You would hate it here.", "sentiment is -0.57"),
+        ("You would hate it here.", "sentiment is negative (-0.57)"),
         ("The user may not enjoy this great and lovely place.", "dissuades: 'may not enjoy'"),
         ("You would like its great tone and high price.", "blames: 'high price'"),
     ],

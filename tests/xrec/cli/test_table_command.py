@@ -32,7 +32,8 @@ def test_status_of_a_canary_and_of_the_published_run(place, tmp_path):
     command = ["table", "status", place.uri, *storage_keys(place)]
     out = said(*command)
     assert (
-        "\nphase: stopped\nnote: it was stopped before it was done; run it again to continue" in out
+        "\nphase: stopped\nnote: it was stopped before it was done; run the job again to continue"
+        in out
     )
     left = 36 - progress.num_rows
     told = yaml.safe_load(out)

@@ -62,7 +62,7 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     assert values["prepare"] == {"source": {"kind": "annotations"}}
     assert findings.survey.num_explanations == {"train": 36, "validation": 12, "test": 12}
     assert [*findings.notes()] == [
-        "no table of items: items have no titles, texts call them what their reviews do"
+        "no table of items: items have no titles, so texts use the words of their reviews"
     ]
 
 
@@ -137,7 +137,7 @@ def test_init_of_five_reviews_says_how_many_are_missing_and_writes_no_job_for_te
     assert "recommend" in values
     assert not values.keys() & {"llm", "train-adapter", "backfill"}
     note = next(each for each in findings.notes() if each.startswith("too few explanations"))
-    assert "(3 for train, 1 for validation, 1 for test; the least: 16 for train, 2 for" in note
+    assert "(3 for train, 1 for validation, 1 for test; the minimum: 16 for train, 2 for" in note
 
 
 HEADER = ("user_id", "item_id", "rating", "time", "review")

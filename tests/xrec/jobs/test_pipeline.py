@@ -165,7 +165,7 @@ def test_backfill_dry_run_takes_an_earlier_rate_or_says_what_is_missing(pipeline
     pairs = {"kind": "split", "split": "validation"}
     path = config_file(pipeline.config(BackfillConfig, pairs=pairs))
     out = said("backfill", path, "--dry-run")
-    assert f" pairs done at {pipeline.workspace}/explanations; less if texts " in out
+    assert f" pairs done at {pipeline.workspace}/explanations; less if any are carried" in out
     assert yaml.safe_load(out)["pairs"]["split"] == "validation"
     out = said("backfill", path, "--dry-run", f"artifacts.adapter={pipeline.workspace}/none")
     assert "\n# cannot tell yet what the run would do: " in out
@@ -195,7 +195,7 @@ def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pip
     assert found(exact=True) == ("up to date", (), ())
     file.write_bytes(parquet_bytes(pairs.slice(0, 1), pairs.schema))
     assert found(exact=False) == ("up to date", (), ("pairs",))
-    assert found(exact=True) == ("stale", ("pairs: others there than here",), ())
+    assert found(exact=True) == ("stale", ("pairs: the published ones differ",), ())
 
 
 def _scored(location: Location) -> list[ScoredPair]:

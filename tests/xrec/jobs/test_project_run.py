@@ -75,7 +75,7 @@ def project_of(pipeline: Any, **changes: dict[str, Any]) -> Project:
 
 
 def test_run_makes_what_is_missing_skips_what_is_there_and_redoes_what_differs(town, tmp_path):
-    skipped = ["[1/1] xrec prepare: skipped, it is there with the same settings and inputs"]
+    skipped = ["[1/1] xrec prepare: skipped, it exists with the same settings and inputs"]
     assert run(town()) == ["[1/1] xrec prepare town.yaml"]
     assert run(town()) == skipped
     before = (tmp_path / "workspace/dataset/manifest.json").read_bytes()

@@ -30,9 +30,11 @@ from tests.xrec.serve.local_endpoint import (
     USERS,
     Endpoint,
     dataset_of,
+    local_endpoint,
     rows_of,
 )
 from xrec.config import ServeConfig, parse_config
+from xrec.data.dataset import edges_of
 from xrec.errors import (
     ConfigError,
     EndpointAccessError,
@@ -127,11 +129,21 @@ def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint):
         assert alone == {**answer, "is_cached": alone["is_cached"]}
 
 
-def test_recommendations_of_a_user_without_published_ones_are_the_graphs_best(endpoint, town):
+@pytest.fixture
+def unpublished(town, tmp_path):
+    """The town's endpoint, with nothing published."""
+    with local_endpoint(town, artifacts={"explanations": str(tmp_path / "none")}) as made:
+        yield made
+
+
+def test_recommendations_before_any_are_published_are_the_graphs_best_unseen_items(
+    unpublished, town
+):
+    endpoint = unpublished
     path = f"/v1/users/{USERS[8]}/recommendations?k=3"
     found = endpoint.get(path).json()["items"]
     vectors = safetensors.torch.load_file(town / "graph" / "embeddings.safetensors")
-    edges = dataset_of(town).interaction_edges("train")
+    edges = edges_of(dataset_of(town).interactions)
     unseen = set(range(len(ITEMS))) - set(edges[1][edges[0] == 8].tolist())
     scores = (vectors["items"] @ vectors["users"][8]).tolist()
     best = sorted(unseen, key=lambda item: -scores[item])[:3]

@@ -219,7 +219,8 @@ class Client:
                 answer = await self.http.post("/v1/explanations", json=body)
                 found = answer.json().get("explanations", ())
             else:
-                answer = await self.http.get(f"/v1/users/{pairs[0][0]}/recommendations?k=3")
+                user = USERS[place % 2]  # both are in the tables of both nights
+                answer = await self.http.get(f"/v1/users/{user}/recommendations?k=3")
                 items = answer.json().get("items", ())
                 found, names = (
                     [each["answer"] for each in items],

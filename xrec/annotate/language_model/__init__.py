@@ -1,7 +1,7 @@
-"""The annotator that asks a language model: an engine of ours, or an endpoint (xrec.text).
+"""The annotator that asks a language model: one of our engines, or an endpoint (xrec.text).
 
-A row becomes a prompt (prompts), the prompt a reply with a schema (replies), and the reply a text
-(writer). Equal prompts are asked once, and replies outlive a kill (xrec.text.Asker).
+The writer turns a row into a prompt (prompts), and its reply, which follows a schema, into a text
+(replies). Identical prompts are sent once, and replies survive a kill (xrec.text.Asker).
 """
 
 from xrec.annotate.language_model.writer import language_model_spec

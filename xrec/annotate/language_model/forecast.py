@@ -1,4 +1,4 @@
-"""Describes what a run by a language model would ask and cost."""
+"""Estimates the prompts and costs of a run with a language model."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from xrec.config import AnnotateConfig, LanguageModelAnnotator
 from xrec.progress import duration
 from xrec.text import Message, about_tokens
 
-_TOKENS_AROUND_MESSAGE = 5  # of a chat template, about
+_TOKENS_AROUND_MESSAGE = 5  # of a chat template, approximately
 _NUM_SHOWN = 3  # conversations of each stage
 _COSTS = ("prompt_tokens", "reply_tokens")
 
@@ -27,13 +27,13 @@ def forecast(
     asked = {stage: _asked(prompts, annotator, rows) for stage, rows in outlook.samples.items()}
     lines, num_prompts, costs = [], 0, dict[str, float]()
     for stage, conversations in asked.items():
-        # A profile has further prompts, one without each part of its reviews.
+        # A profile also has extra prompts, each of which leaves out one part of its reviews.
         num_sampled = max(1, len(outlook.samples[stage]))
         count = round(outlook.counts[stage] * len(conversations) / num_sampled)
         rate = outlook.rates.get(stage)
         tokens = _tokens(count, conversations, annotator.model.sampling.max_tokens)
         most = "" if rate else "at most "
-        source = f"measured on {rate.num_done:,} texts" if rate else "at 0.3 tokens a character"
+        source = f"measured on {rate.num_done:,} texts" if rate else "at 0.3 tokens per character"
         if rate and "prompt_tokens" in rate.costs:
             tokens = {name: rate.costs_of(outlook.counts[stage])[name] for name in _COSTS}
         each = [total / max(1, count) for total in tokens.values()]
@@ -46,14 +46,14 @@ def forecast(
     total = sum(costs.values())
     ends = budget is not None and total > budget
     lines += [
-        f"in all: {num_prompts:,} prompts, {total:,.0f} tokens; equal prompts are asked once, "
+        f"in all: {num_prompts:,} prompts, {total:,.0f} tokens; identical prompts are sent once, "
         "and prompts with an invalid reply twice"
-        + (f"; budget.tokens = {budget:,.0f} ends the run before" if ends else ""),
+        + (f"; budget.tokens = {budget:,.0f} ends the run earlier" if ends else ""),
         _time(outlook, num_processes * chunks_per_process),
     ]
     if money := use_of(costs, config.prices).get("money"):
         most = "" if outlook.counts.keys() == outlook.rates.keys() else "at most "
-        lines.append(f"cost: {most}{money:,.2f} by the prices of tokens")
+        lines.append(f"cost: {most}{money:,.2f} at the configured token prices")
     for stage, conversations in asked.items():
         lines += _shown(stage, conversations[:_NUM_SHOWN])
     return lines
@@ -70,7 +70,7 @@ def _tokens(num_prompts: int, sampled: Sequence[Conversation], max_tokens: int) 
 def _asked(
     prompts: Prompts, annotator: LanguageModelAnnotator, rows: Sequence[Input]
 ) -> list[Conversation]:
-    """Return the conversations of rows, each followed by those without parts of its reviews."""
+    """Return each row's conversation, followed by those that leave out a part of its reviews."""
     inputs = [
         part
         for row in rows
@@ -86,12 +86,12 @@ def _time(outlook: Outlook, num_at_once: int) -> str:
     seconds = sum(
         rate.costs_of(outlook.counts[stage])["seconds"] for stage, rate in outlook.rates.items()
     )
-    more = f", and {' and '.join(missing)}, not measured yet" if missing else ""
+    more = f", plus {' and '.join(missing)}, not measured yet" if missing else ""
     return f"time: {duration(seconds / num_at_once)}, as measured{more}"
 
 
 def _shown(stage: Stage, conversations: Sequence[Conversation]) -> Iterator[str]:
-    """Yield the instruction and example that all prompts of a kind share, and the rows."""
+    """Yield the instruction and example that all prompts of a stage share, and the data of rows."""
     if not conversations:
         return
     yield f"prompts of {stage}:"

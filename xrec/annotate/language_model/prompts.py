@@ -1,4 +1,4 @@
-"""The conversation that asks for a row's text: its data as JSON, cut to a number of tokens."""
+"""Builds the prompt for a row's text: the row's data as JSON, cut to a number of tokens."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from xrec.errors import ConfigError
 from xrec.storage import fingerprint_of
 from xrec.text import Message, PromptFile, about_tokens, parse_prompt_file, read_prompt_file
 
-_MIN_TOKENS = 24  # a review that would be cut to less is dropped
+_MIN_TOKENS = 24  # a review that would be cut to fewer is dropped
 _DETAILS_SHARE = 0.25
 _ABOUT_SHARE = 0.1
 
@@ -29,8 +29,8 @@ def read_prompt(
 ) -> PromptFile:
     """Read the prompt file at `uri`, or ours for this kind of text if it is None.
 
-    Raises ConfigError if the file is unreadable, has no example of `domain`, or an example whose
-    reply does not fit `schema`.
+    Raises ConfigError if the file is unreadable, has no example for `domain`, or has an example
+    whose reply does not fit `schema`.
     """
     if uri is None:
         name = f"{kind}.txt"
@@ -51,7 +51,7 @@ def read_prompt(
 
 
 class Prompts:
-    """Makes the conversation about a row; `limits` are those of the replies."""
+    """The prompts of all kinds of texts; `limits` are the limits of their replies."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Prompts:
         return self._file(row).messages(self._data.of(row), self._domain, self._values)
 
     def example(self, row: Input) -> str:
-        """Return the reply of the example that a row's prompt shows."""
+        """Return the reply in the example that a row's prompt shows."""
         return self._file(row).examples[self._domain][1]
 
     def fingerprints(self) -> dict[Kind, str]:
@@ -86,7 +86,7 @@ class Prompts:
 
 
 def kind_of(row: Input) -> Kind:
-    """Return the kind of the text that is written for a row."""
+    """Return the kind of text to write for a row."""
     return (
         "item" if isinstance(row, ItemInput) else "user" if isinstance(row, UserInput) else "pair"
     )
@@ -94,7 +94,7 @@ def kind_of(row: Input) -> Kind:
 
 @dataclass(frozen=True)
 class RowData:
-    """Makes the JSON of a row, whose texts have at most `max_tokens` tokens together.
+    """A row's data for its prompt, with at most `max_tokens` tokens of text in total.
 
     count: estimates the tokens of a text.
     """
@@ -132,7 +132,7 @@ class RowData:
     def _reviews(
         self, reviews: Sequence[tuple[Review, dict[str, str]]], max_tokens: int
     ) -> list[dict[str, Any]]:
-        """Return the first reviews that fit, the last of them cut."""
+        """Return the first reviews that fit; the last one may be cut."""
         shown: list[dict[str, Any]] = []
         left = max_tokens
         for review, more in reviews:
@@ -153,6 +153,6 @@ class RowData:
 
 
 def _joined(review: Review) -> str:
-    """Return the heading and the review."""
+    """Return the heading and the review as one text."""
     heading = review.summary.strip()
     return f"{heading}: {review.review}" if heading and review.review else heading or review.review

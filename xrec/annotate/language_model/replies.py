@@ -1,4 +1,4 @@
-"""The schemas and maximum lengths of replies, and the texts that are made from them."""
+"""The schemas and maximum lengths of replies, and their conversion to texts."""
 
 import functools
 import re
@@ -30,8 +30,8 @@ _MAX_ASPECTS = 6
 _MAX_CHARACTERS = 800
 _MAX_NAME = 60
 _MAX_QUOTE = 300
-_CHARACTERS_PER_TOKEN = 3.0  # of JSON in a language of letters, on the low side
-# Names of fields, quotes and brackets: of an aspect, and of the reply.
+_CHARACTERS_PER_TOKEN = 3.0  # of JSON in an alphabetic language; a low estimate
+# Characters of field names, quotes and brackets, per aspect and per reply.
 _CHARACTERS_AROUND_ASPECT, _CHARACTERS_AROUND = 75, 40
 _SHORT_ASPECT, _SHORT_OPINION, _SHORT_QUOTE, _SHORT_EXPLANATION = 30, 40, 60, 60
 NO_SENTENCE = "no_full_sentence"
@@ -42,7 +42,7 @@ REASONS = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE, OTHER_LAN
 _MARKS = str.maketrans(
     dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb', "'")
 )
-# Chinese and Japanese have no blank after their full-width marks.
+# Chinese and Japanese have no space after their full-width marks.
 _SENTENCE_END = re.compile(
     r"[.!?\u2026][\"'\u201d\u2019)]?(?=\s|$)|[\u3002\uff01\uff1f]+[\"'\u201d\u2019)\u300d\u300f\uff09]?"
 )
@@ -57,7 +57,7 @@ class Reply(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-# The docstrings of these classes are in the schemas that models see.
+# The docstrings of these classes are part of the schemas that models see.
 class ItemReply(Reply):
     """An item's title and profile."""
 
@@ -92,7 +92,7 @@ SCHEMAS: dict[Kind, type[Reply]] = {"item": ItemReply, "user": UserReply, "pair"
 
 @dataclass(frozen=True)
 class ReplyLimits:
-    """Maximum characters of the parts of a reply, so that it fits, and of aspects their number.
+    """The maximum number of characters of each part of a reply, and the maximum number of aspects.
 
     Without such limits, small models write until they are cut off. An explanation shares the reply
     with its aspects.
@@ -107,10 +107,10 @@ class ReplyLimits:
 
     @classmethod
     def of_tokens(cls, max_tokens: int) -> "ReplyLimits":
-        """Return the limits for replies of `max_tokens`, at three characters a token.
+        """Return the limits for replies of `max_tokens`, at three characters per token.
 
-        There is always room for one aspect and a short sentence, which need 105 tokens. With fewer,
-        or in a language that needs more tokens, replies may be cut off.
+        There is always room for one aspect and a short sentence, which need 105 tokens. If
+        `max_tokens` is lower, or the language needs more tokens, replies may be cut off.
         """
         room = int(max_tokens * _CHARACTERS_PER_TOKEN) - _CHARACTERS_AROUND
         each = _CHARACTERS_AROUND_ASPECT + _SHORT_ASPECT + _SHORT_OPINION + _SHORT_QUOTE
@@ -147,12 +147,12 @@ def _text(max_length: int, min_length: int = 0) -> Any:
 
 
 def text_of(row: Input, limits: ReplyLimits, reply: Any) -> Text | Failure:
-    """Return the text of a reply in the schema of `row`; the source's title is kept.
+    """Return the text in a reply to the prompt of `row`; a title from the source is kept.
 
-    A pair has the aspects whose quotes are in the review, each once. An opinion that is not in the
-    review's words is dropped, because texts show it in quotation marks. An explanation may only be
-    empty if there are aspects and none is positive, or if the review is low-rated and its
-    explanation is not kept.
+    A pair gets the aspects whose quotes are in the review, without duplicates. An opinion is
+    dropped if its words are not in the review, because texts show it in quotation marks. An
+    explanation may be empty only if there are aspects and none is positive, or if the review is
+    low-rated, because its explanation is not kept.
     """
     if isinstance(row, PairInput):
         text = whole_sentences(reply.explanation, limits.explanation)
@@ -181,7 +181,7 @@ def _aspects(
 
 
 def is_quote(words: str, review: Review) -> bool:
-    """Return whether a review has the words; blanks, case and quotation marks are ignored."""
+    """Return whether a review contains the words, ignoring spacing, case and quotation marks."""
     quote = _comparable(words)
     return bool(quote) and quote in _comparable(f"{review.summary}: {review.review}")
 
@@ -191,18 +191,18 @@ def _comparable(text: str) -> str:
 
 
 def quote_problem(row: PairInput, reply: PairReply) -> str | None:
-    """Return what is wrong with a reply without any quote from the review; None if it has one."""
+    """Return what is wrong with a reply if none of its quotes is in the review; otherwise None."""
     is_empty = not reply.aspects and not reply.explanation.strip()
     if is_empty or any(is_quote(each.quote, row.review) for each in reply.aspects):
         return None
-    return "no aspect has a quote that stands in the review; copy the review's words as they are"
+    return "no aspect has a quote that is in the review; copy the review's words as they are"
 
 
 def whole_sentences(text: str, max_length: int) -> str | None:
-    """Return the whole sentences of a text on one line, each once; None if there are none.
+    """Return the whole sentences of a text on one line, without duplicates; None if there are none.
 
-    Small models repeat themselves until they are cut off. If the text is shorter than `max_length`
-    characters, the last sentence gets a missing full stop; otherwise it was cut off and is dropped.
+    Small models repeat themselves until they are cut off. An unfinished last sentence gets a period
+    if the text is shorter than `max_length` characters; otherwise it was cut off and is dropped.
     """
     line = _line(text)
     starts = [0, *(match.end() for match in _SENTENCE_END.finditer(line))]
@@ -217,7 +217,7 @@ def whole_sentences(text: str, max_length: int) -> str | None:
 
 
 def _words(text: str, max_length: int) -> str:
-    """Return the text on one line, without a last word that was cut off."""
+    """Return the text on one line, without its last word if that was cut off."""
     return _line(text if len(text) < max_length else text.rpartition(" ")[0])
 
 

@@ -1,4 +1,4 @@
-"""The annotator that asks a language model, and what a run knows of it."""
+"""The annotator that asks a language model, and its spec."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,12 +52,12 @@ _CHUNKS_AT_ONCE = 2  # per process, so that the model is busy while the last row
 
 @dataclass(frozen=True)
 class LanguageModelWriter:
-    """An `Annotator` that asks a language model about each row; it is sent to actors and loaded.
+    """An `Annotator` that asks a language model about each row; it is sent to actors, then loaded.
 
-    identity: what replies depend on besides their prompts. key: of an endpoint.
+    identity: what replies depend on besides their prompts. key: the key of an endpoint.
 
-    Its costs are prompt_tokens and reply_tokens; requests, including repeated ones; equal_prompts,
-    which were not asked again.
+    Its costs are prompt_tokens, reply_tokens, requests (including retries), and equal_prompts, the
+    number of prompts that were not sent because an identical one was.
     """
 
     config: AnnotateConfig
@@ -108,7 +108,7 @@ class LanguageModelWriter:
         return Prompt(self.prompts.of(row), schema)
 
     def _text(self, row: Input, reply: Reply[Any]) -> Text | Failure:
-        """Return the text of a reply; one that copies the prompt's example is a failure."""
+        """Return the text of a reply; a copy of the example or another language is a failure."""
         if reply.failure is not None:
             return Failure(reply.failure.reason, reply.failure.message, reply.raw)
         text = text_of(row, self.prompts.limits, reply.value)
@@ -116,16 +116,16 @@ class LanguageModelWriter:
             return text
         words = text.explanation if isinstance(text, PairText) else text.profile
         if repeats_verbatim(words, self.prompts.example(row)):
-            message = "the text repeats eight words in a row of the prompt's example"
+            message = "the text repeats eight consecutive words of the prompt's example"
             return Failure(COPIES_EXAMPLE, message, reply.raw)
         if other := other_language(words, self.prompts.language):
-            message = f"the text is in {other}, and annotator.language is {self.prompts.language}"
+            message = f"the text is in {other}, but annotator.language is {self.prompts.language}"
             return Failure(OTHER_LANGUAGE, message, reply.raw)
         return text
 
 
 def _num_spent(config: AnnotateConfig, output: Location) -> float:
-    """Return the tokens of all stages that were reported so far."""
+    """Return the number of tokens that all stages have reported so far."""
     statuses = stage_statuses(output, config.storage).values()
     costs = [status.progress.costs for status in statuses if status.progress is not None]
     return sum(use_of(each, {})["tokens"] for each in costs)
@@ -141,11 +141,11 @@ def language_model_spec(
 ) -> AnnotatorSpec:
     """Return the spec of an annotator of kind language_model.
 
-    environment: holds the key of an endpoint. None if nothing will be asked; then no key is needed,
-        and the language model need not be on this machine.
+    environment: environment variables, for the key of an endpoint. None if no prompts will be sent;
+        then no key is needed, and the language model need not be on this machine.
 
-    Raises ConfigError for invalid prompts, a missing key, or if no language model is named;
-    ModelError if it is not available.
+    Raises ConfigError for invalid prompts, a missing key, or a missing language model, and
+    ModelError if the language model is not available.
     """
     annotator = config.annotator
     assert isinstance(annotator, LanguageModelAnnotator)
@@ -173,13 +173,13 @@ def language_model_spec(
         folds=annotator.folds,
         chunks_at_once=_CHUNKS_AT_ONCE,
         gpus_per_actor=gpus,
-        max_actors=1 if is_endpoint else None,  # one process keeps an endpoint's limits
+        max_actors=1 if is_endpoint else None,  # one process enforces an endpoint's limits
         replies=kept_replies,
     )
 
 
 def _read_prompts(config: AnnotateConfig, annotator: LanguageModelAnnotator) -> Prompts:
-    """Read the prompts; replies only get lower limits if something holds the model to them."""
+    """Read the prompts; replies get lower limits only if the model is forced to obey them."""
     model, domain = annotator.model, annotator.domain
     files = {
         kind: read_prompt(kind, annotator.prompts.get(kind), schema, domain, config.storage)

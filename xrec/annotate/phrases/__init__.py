@@ -1,9 +1,9 @@
-"""The annotator without a language model: what a parser and counting can say.
+"""The annotator that uses a parser and counts instead of a language model.
 
-A text is parsed into mentions: nouns, each with the words that judge it (grammar, mentions). Each
-text is read once, and what it mentions is stored (reader). The training reviews teach which nouns
-are aspects, and what items are called (lexicon). The texts name what is praised most (annotator,
-sentences). The aspects of profiles that the user supplies are found in profiles.
+Each text is parsed once into mentions: nouns, each with the words that judge it (grammar, mentions,
+reader). The annotator learns from the training reviews which nouns are aspects, and what items are
+called (lexicon), and writes texts that name what reviews praise most (annotator, sentences). The
+module profiles finds aspects in profiles that the user supplies.
 """
 
 from xrec.annotate.phrases.annotator import phrases_spec

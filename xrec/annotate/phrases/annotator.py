@@ -1,4 +1,4 @@
-"""Writes texts from phrases: what reviews praise in an item, what a user praises."""
+"""Writes texts from phrases: what reviews praise about an item, and what a user praises."""
 
 import functools
 import math
@@ -35,13 +35,13 @@ from xrec.data.parser import parser_fingerprint
 from xrec.storage import Location
 
 OTHER_LANGUAGE = "other_language"
-"""The cost that counts pairs whose review was not read, because it is not in English."""
+"""The cost that counts pairs whose review was not read because it is not in English."""
 _VERSION = 17  # of the rules, part of a run's identity
 _MIN_COMPLAINTS, _MAX_COMPLAINTS = 2, 2
-_MIN_SHARE = 0.1  # of the reviews that praise what a profile names
+_MIN_SHARE = 0.1  # share of the reviews that praise what a profile names
 _MAX_TITLES = 3
-_NAMED_IN_PROFILE, _NAMED_IN_EXPLANATION = 5, 3  # aspects at most
-_WEIGHTS = {"positive": 1.5, "negative": 1.0, "neutral": 0.5}  # of a mention by its sentiment
+_NAMED_IN_PROFILE, _NAMED_IN_EXPLANATION = 5, 3  # maximum number of aspects
+_WEIGHTS = {"positive": 1.5, "negative": 1.0, "neutral": 0.5}  # of a mention, by its sentiment
 _WITH_ADJECTIVE = 2.0  # of praise with an adjective
 
 
@@ -67,7 +67,7 @@ def _load(output: Location) -> "PhraseAnnotator":
 
 @dataclass(frozen=True)
 class _Named:
-    """An aspect that a review names; `phrase` has the adjective that praises it, if any."""
+    """An aspect that a review names; `phrase` includes the adjective that praises it, if any."""
 
     aspect: Aspect
     written: str
@@ -80,7 +80,7 @@ class _Named:
 
 
 class _Praise:
-    """What reviews say of an aspect, and the phrase that praises it."""
+    """What reviews say about an aspect, and the phrase that praises it."""
 
     def __init__(self, named: Sequence[_Named]):
         counts = Counter(each.aspect.sentiment for each in named)
@@ -92,7 +92,7 @@ class _Praise:
 
 
 class PhraseAnnotator:
-    """Names what reviews praise (an Annotator)."""
+    """An `Annotator` that names what reviews praise."""
 
     def __init__(self, lexicon: Lexicon, reader: Reader):
         self._lexicon, self._reader = lexicon, reader
@@ -147,7 +147,7 @@ class PhraseAnnotator:
             for each in named
             if each.aspect.sentiment == "positive" and not _is_in(each.aspect.aspect, title)
         ]
-        # Desk staff is staff: of aspects with the same noun only the best is named.
+        # Desk staff is staff: among aspects with the same noun, only the best is named.
         by_noun: dict[str, _Named] = {}
         for each in sorted(praised, key=self._weight, reverse=True):
             by_noun.setdefault(each.aspect.aspect.rpartition(" ")[2], each)
@@ -158,7 +158,7 @@ class PhraseAnnotator:
         return PairText(explanation(row.user_id, row.item_id, title, phrases), aspects)
 
     def _named(self, review: Review) -> list[_Named]:
-        """Return the aspects that a review names, each once, in its order."""
+        """Return the aspects that a review names, without duplicates, in the review's order."""
         best: dict[str, _Named] = {}
         mentions = self._reader.mentions(_whole(review)) or ()
         topics = {mention.names[-1] for mention in mentions if "topic" in mention.roles}
@@ -173,7 +173,7 @@ class PhraseAnnotator:
         return list(best.values())
 
     def _called(self, reviews: Sequence[Review]) -> str:
-        """Return what reviews call an item without a title, such as `this film`; "" if nothing."""
+        """Return what reviews call an item without a title, such as `this film`; "" if unknown."""
         names: list[str] = []
         for review in reviews:
             mentions = self._reader.mentions(_whole(review)) or ()
@@ -187,7 +187,7 @@ class PhraseAnnotator:
         return {name: _Praise(all_) for name, all_ in named.items()}
 
     def _best(self, praise: Mapping[str, _Praise], num_reviews: int, title: str) -> list[str]:
-        """Return the phrases of the most praised aspects; of equals, the rarer ones come first."""
+        """Return the phrases of the most praised aspects; praise of rarer aspects counts more."""
         liked = [
             (-each.num_positive * self._rarity(name), name)
             for name, each in praise.items()
@@ -222,6 +222,6 @@ def _whole(review: Review) -> str:
 
 
 def _is_in(aspect: str, title: str) -> bool:
-    """Return whether the title says it already: "its strap" says nothing about a guitar strap."""
+    """Return whether a title already names the aspect, as "guitar strap" names "strap"."""
     words = {singular(word) for word in title.lower().split()}
     return {singular(word) for word in aspect.split(" ")} <= words

@@ -10,17 +10,17 @@ from typing import Any
 from xrec.data.parser import load_parser
 
 Token = Any
-"""A token of spaCy."""
+"""A spaCy token."""
 _NODE = re.compile(r"(\w+)(?:\[(.*)\])?")
 _JOINED = re.compile(r"(\w+)(?:\[(\S*)\])? ~ (\w+)\[(\S*)\]")
 _KEPT = ("named", "own", "item", "pointed", "topic", "part")
 
 
 class Roles:
-    """The roles of a parsed text's tokens.
+    """The roles of the tokens of a parsed text.
 
-    captured: for each role and token index, the indices of tokens that the pattern names `of`; that
-        of the item itself, named `it`, is -1.
+    captured: for each role and token index, the indices of the tokens that the pattern names `of`,
+        or -1 for one that it names `it`, the item itself.
     """
 
     def __init__(self, doc: Any):
@@ -39,12 +39,12 @@ class Roles:
         return token.i in self.captured[role]
 
     def of(self, role: str, token: Token) -> list[Token]:
-        """Return the captured tokens of a token's role, in order; the item itself is None."""
+        """Return the tokens captured with a token's role, in order; the item itself is None."""
         captured = sorted(self.captured[role].get(token.i, ()))
         return [None if index < 0 else self._doc[index] for index in captured]
 
     def kept(self, noun: Token) -> frozenset[str]:
-        """Return the roles of a noun that mentions have; what the text points at is its item."""
+        """Return the roles that a mention of the noun keeps; a "pointed" noun is also an "item"."""
         roles = {role for role in _KEPT if self.has(role, noun)}
         return frozenset({*roles, "item"} if "pointed" in roles else roles)
 
@@ -64,7 +64,7 @@ def _matcher() -> tuple[Any, Mapping[int, tuple[str, list[str]]]]:
 
 
 def _patterns() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield the role of each pattern, and its relations as spaCy takes them."""
+    """Yield the role of each pattern, and its relations in spaCy's format."""
     text = (resources.files(__package__) / "grammar.txt").read_text("utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     words = dict(line[1:].split(" = ") for line in lines if line.startswith("$"))

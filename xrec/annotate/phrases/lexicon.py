@@ -1,9 +1,9 @@
-"""What the reviews of a catalogue teach: which nouns are aspects, and what its items are called.
+"""Learns from the reviews of a catalog which nouns are aspects, and what its items are called.
 
-Many reviews mention an aspect, of several items, often with an opinion. It is not what reviews call
-the items themselves ("this film"), nor the writer's own ("my hair"), nor a name. Lexicons of
-English know which adjectives praise; other adjectives are judged by those that "and" joins them to
-(Hatzivassiloglou and McKeown, 1997).
+An aspect is mentioned in many reviews of several items, often with an opinion. It is not a word for
+the items themselves ("this film"), nor something of the writer's own ("my hair"), nor a proper
+name. English lexicons say which adjectives praise; other adjectives are judged by those that "and"
+joins them to (Hatzivassiloglou and McKeown, 1997).
 """
 
 import itertools
@@ -28,17 +28,17 @@ _FILE = "annotator/phrases.parquet"
 _BATCH_TEXTS = 128  # parsed together
 _MAX_ASPECTS = 2000
 _MIN_ITEMS = 2
-_MIN_NOUNS = 3  # reviews that have an aspect as a noun, and that say that items have it
-_MIN_OPINIONS = 0.15  # share of the reviews with an aspect that have an opinion on it
-_MIN_PARTS = 0.07  # share of them that say that the item has it
-_MIN_CALLED = 0.2  # share of a noun's reviews in which it is the item
-_MIN_POINTED = 0.05  # share of them that point at it with `this` or `these`
-_MAX_OWN = 0.3  # share of them in which it is the writer's own
-_MIN_JOINED, _MIN_AGREEING = 5, 0.8  # of the known adjectives that another is joined to
-_PRIOR = 4.0  # reviews that the names of all items count
-_ALWAYS_ITEMS = 0.25  # share of all names of items, from which any item is called so
-_LEARNED = 0.4  # valence of an adjective that is learned
-# Nouns of English that name no part or quality of anything: measures, people, and the review.
+_MIN_NOUNS = 3  # reviews that use an aspect as a noun, and that say that items have it
+_MIN_OPINIONS = 0.15  # share of an aspect's reviews that have an opinion on it
+_MIN_PARTS = 0.07  # share of an aspect's reviews that say that the item has it
+_MIN_CALLED = 0.2  # share of a noun's reviews in which it means the item
+_MIN_POINTED = 0.05  # share of a noun's reviews with `this` or `these` before it
+_MAX_OWN = 0.3  # share of a noun's reviews in which it is the writer's own
+_MIN_JOINED, _MIN_AGREEING = 5, 0.8  # known adjectives joined to another, share that agrees
+_PRIOR = 4.0  # reviews that the names of all items count as
+_ALWAYS_ITEMS = 0.25  # share among the names of items above which a name suits any item
+_LEARNED = 0.4  # valence of a learned adjective
+# English nouns that do not name a part or quality: measures, people, and the review.
 _NO_ASPECTS = word_set(
     "people person man woman guy lady child kid family friend audience viewer reader user owner "
     "customer buyer player fan folk thing lot bit way kind sort type time day week month year "
@@ -52,13 +52,13 @@ _SCHEMA = pa.schema(
         pa.field("written", pa.string(), nullable=False),
         pa.field("num_reviews", pa.int32(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # aspect, item, adjective, all
-        pa.field("valence", pa.float32(), nullable=False),  # of an adjective that is learned
+        pa.field("valence", pa.float32(), nullable=False),  # of a learned adjective
     ]
 )
 
 
 def names_nothing(noun: str) -> bool:
-    """Return whether a noun in lower case can be no aspect: one of a list, or a stop word."""
+    """Return whether a lowercase noun cannot be an aspect: it is on a list, or a stop word."""
     from spacy.lang.en.stop_words import STOP_WORDS  # slow to import
 
     return noun in _NO_ASPECTS or noun in STOP_WORDS
@@ -68,10 +68,10 @@ def names_nothing(noun: str) -> bool:
 class Lexicon:
     """What was learned.
 
-    aspects: the most frequent form of each. items: what items are called, with the form after
-        `this` or `these` ("these strings" of string) and the share among all names.
-    valences: of adjectives that lexicons of English lack. num_reviews: of those with a noun, by
-        noun. num_learned: of all reviews.
+    aspects: the most frequent form of each aspect. items: for each noun for items, its form with
+        `this` or `these` ("these strings" for string) and its share among all such nouns.
+    valences: the valences of adjectives that English lexicons lack. num_reviews: the number of
+        reviews that use an aspect as a noun. num_learned: the number of all reviews.
     """
 
     aspects: Mapping[str, str]
@@ -81,11 +81,11 @@ class Lexicon:
     num_learned: int
 
     def aspect_of(self, mention: Mention) -> tuple[str, str] | None:
-        """Return the aspect that a mention is, and its form in a text; None if it is none.
+        """Return the aspect that a mention names, and its form in a text; None if it names none.
 
-        A thing with a name ("the Marshall sound") is another thing, and so is the writer's own. A
-        story line is not a line, but a guitar strap is a strap, since items are called guitars. The
-        form is the text's plural, or else the usual form: "great actor" becomes "great actors".
+        A thing with a proper name ("the Marshall sound") is not an aspect, nor is the writer's own.
+        A story line is not a line, but a guitar strap is a strap, because items are called guitars.
+        The form is the text's plural, or else the usual form: "great actor" becomes "great actors".
         """
         if mention.roles & {"named", "own"} or (mention.of and mention.of not in self.items):
             return None
@@ -101,8 +101,8 @@ class Lexicon:
     def called(self, names: Iterable[str]) -> str:
         """Return what an item is called, such as `this film`; empty if its reviews do not say.
 
-        names: the nouns that its reviews point at, one per review. Names of other items count too,
-        so a hotel is not a site because a review mentions "this site".
+        names: the nouns after `this` or `these` in its reviews, each once per review. The names of
+        other items count too, so that "this site" in one review does not make a hotel a site.
         """
         counts = Counter(names)
         scores = {
@@ -117,9 +117,9 @@ class Lexicon:
 def learn_phrases(
     reviews: pa.Table, output: Location, *, min_reviews: int, vocabulary: VocabularyConfig
 ) -> None:
-    """Write what reviews (schema REVIEWS) teach, and what they mention, under `output`.
+    """Learn from reviews (schema REVIEWS); write the lexicon and their mentions under `output`.
 
-    All CPUs of Ray parse, so it must be initialized.
+    Uses all of Ray's CPUs for parsing, so Ray must be initialized.
     """
     from xrec.bulk import map_in_processes, num_cpus  # Ray, which `prepare` does not need
 
@@ -140,7 +140,7 @@ def learn_phrases(
 
 
 def _read_batch(texts: Sequence[str]) -> list[Parsed | None]:
-    """Read texts; those that are not in English are None."""
+    """Parse texts; the result for a text that is not in English is None."""
     english = [is_english(text) for text in texts]
     docs = parse(itertools.compress(texts, english))
     return [read(next(docs)) if known else None for known in english]
@@ -157,7 +157,7 @@ def fingerprint_of_phrases(output: Location) -> str:
 
 
 def read_lexicon(output: Location) -> Lexicon:
-    """Read what `learn_phrases` wrote."""
+    """Read the lexicon that `learn_phrases` wrote."""
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in read_table(output / _FILE, _SCHEMA).to_pylist():
         rows[row["kind"]].append(row)
@@ -173,7 +173,7 @@ def read_lexicon(output: Location) -> Lexicon:
 
 @dataclass
 class _Noun:
-    """The number of reviews with a noun, of those in which it has a role, and its items."""
+    """The number of reviews that use a noun, in all and by how they use it, and its items."""
 
     reviews: int = 0
     judged: int = 0
@@ -186,8 +186,9 @@ class _Noun:
 class _Counts:
     """Counts over reviews.
 
-    proper: reviews with a word in a proper name. implied: reviews in which an adjective implies a
-        noun. joined: for an unknown adjective, the valences of those that "and" joins it to.
+    proper: reviews with a word in a proper name, by word. implied: reviews in which an adjective
+        implies a noun, by noun. joined: for an unknown adjective, the valences of the adjectives
+        that "and" joins it to.
     """
 
     nouns: defaultdict[str, _Noun] = field(default_factory=lambda: defaultdict(_Noun))
@@ -240,7 +241,7 @@ class _Counts:
         return {"name": name, "kind": kind, "written": written, "num_reviews": noun.reviews}
 
     def _called(self, name: str) -> dict[str, Any]:
-        """Return the row of what items are called: `this pedal`, `these strings`."""
+        """Return the row of a noun for items, in a form such as `this pedal` or `these strings`."""
         written = self.nouns[name].written
         plurals = (form for form in sorted(written) if form != name)
         plural = max(plurals, key=written.__getitem__, default=name)
@@ -262,7 +263,7 @@ class _Counts:
         )
 
     def _is_judged_part(self, name: str) -> bool:
-        """Return whether reviews judge it and say that items have it; implied nouns count twice."""
+        """Return whether reviews judge it and say that items have it; implied uses do both."""
         noun, implied = self.nouns[name], self.implied[name]
         total = noun.reviews + implied
         return (
@@ -272,7 +273,7 @@ class _Counts:
         )
 
     def _is_item(self, name: str, min_reviews: int) -> bool:
-        """Return whether it is a single noun that reviews call their items."""
+        """Return whether a name is a single noun that reviews use for their items."""
         noun = self.nouns[name]
         num_pointed, num_parts = noun.roles["pointed"], noun.roles["part"]
         return (
@@ -289,7 +290,7 @@ class _Counts:
         return noun.roles["item"] > _MIN_CALLED * noun.reviews
 
     def _is_common(self, name: str) -> bool:
-        """Return whether it is not a proper name in most reviews."""
+        """Return whether each word is in proper names in fewer reviews than those with the name."""
         num_reviews = self.nouns[name].reviews
         return all(self.proper[word] < num_reviews for word in name.split(" "))
 
@@ -302,7 +303,7 @@ def _lower_bound(count: int, total: int) -> float:
 
 
 def _learn_valence(known: Sequence[float]) -> float:
-    """Return the valence of an adjective that is joined to these; 0 if they disagree."""
+    """Return the valence of an adjective joined to these; 0 if they are too few or disagree."""
     if len(known) < _MIN_JOINED:
         return 0.0
     good = sum(value > 0 for value in known) / len(known)

@@ -1,8 +1,8 @@
-"""What a text says about which thing: its nouns, each with the words that judge it.
+"""Finds what a text says about things: its nouns, each with the words that judge it.
 
-In "a warm tone", "the tone is very warm" and "it sounds warm" the tone is warm. What belongs to
-another item is not mentioned. The patterns are in grammar.txt; how good a word is, is decided later
-(`Mention.judged`), so a text is only read once.
+In "a warm tone" and "the tone is very warm" the tone is warm; in "it sounds warm" the sound is.
+Things that belong to another item are left out. The patterns are in grammar.txt. Whether a word is
+good or bad is decided later (`Mention.judged`), so each text is parsed only once.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from xrec.data.english import is_noun, valence
 
 Valence = Callable[[str], float]
 """How good or bad a word sounds, from -1 to 1."""
-_MAX_WORDS = 3  # of a noun and the nouns before it
-# Nouns that English makes of adjectives: what is durable has durability. They only count if reviews
-# of the catalogue use them as nouns. The first are always good to have.
+_MAX_WORDS = 3  # in a noun and the nouns before it
+# Nouns that English derives from adjectives: a durable thing has durability. They count only if
+# reviews of the catalog use them as nouns. Those in _GOOD are always good to have.
 _GOOD = (
     ("able", "ability"),
     ("ible", "ibility"),
@@ -38,8 +38,9 @@ _SENTIMENTS: dict[int, Sentiment] = {1: "positive", 0: "neutral", -1: "negative"
 class Word(NamedTuple):
     """A word that judges a thing.
 
-    form: of an adjective, before a noun ("rich" of "sounds richer"); else empty. if_good, if_bad:
-        what it says of the thing if the word sounds good or bad: 1 praise, -1 blame, 0 nothing.
+    form: the form before a noun, if it is an adjective ("rich" for "sounds richer"), or empty.
+    if_good, if_bad: what it says about the thing if the word sounds good or bad: 1 for praise, -1
+        for blame, 0 for neither.
     """
 
     word: str
@@ -57,15 +58,15 @@ class Word(NamedTuple):
 class Mention:
     """A thing that a text mentions.
 
-    names: possible names, lemmas in lower case, the longest first: the noun with the nouns before
-        it ("guitar strap", "strap"), or the nouns that an adjective or verb implies ("comfort").
-    written: the same as written. described: the longest name with the adjective before it ("special
-        effect"), or empty. implied_by: verb or adjective, what implies it, or empty.
+    names: possible names, lowercase lemmas, longest first: the noun with the nouns before it
+        ("guitar strap", "strap"), or the nouns that an adjective or verb implies ("comfort").
+    written: the names as the text writes them. described: the longest name with the adjective
+        before it ("special effect"), or empty. implied_by: "verb" or "adjective", or empty.
     roles: see grammar.txt. of: for an implied thing, the lemma of the noun that has it; empty if
-        that is the item.
-    words: the words that judge it, the first that is good or bad counts. beside: adjectives between
-        the first one and the noun. praise: what is left of praise, 1 for a fact, 0 for a condition
-        or question, -1 for a wish.
+        the item itself has it.
+    words: the words that judge it; the first that is good or bad counts. beside: adjectives between
+        the first one and the noun. praise: what praise counts: 1 in a fact, 0 in a condition or
+        question, -1 in a wish.
     opinion: the adjective that praises it, or empty. sign: 1 for praise, -1 for blame, 0 for
         neither; both are set by `judged`.
     """
@@ -84,11 +85,11 @@ class Mention:
 
     @property
     def sentiment(self) -> Sentiment:
-        """The sign in words."""
+        """The sign as a word."""
         return _SENTIMENTS[self.sign]
 
     def judged(self, value: Valence) -> "Mention":
-        """Return the mention with its opinion, by how good or bad each word is."""
+        """Return the mention with its opinion and sign, given how good or bad each word is."""
         signs = [word.sign(value) for word in self.words]
         sign = next(filter(None, signs), 0)
         if not sign or not all(map(value, self.beside)):
@@ -102,10 +103,9 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a text mentions, in its order.
+    """The mentions of a text, in order.
 
-    joined: pairs of adjectives with "and" between them. proper: words in proper names, in lower
-        case.
+    joined: pairs of adjectives that "and" joins. proper: words in proper names, in lowercase.
     """
 
     mentions: tuple[Mention, ...]
@@ -134,7 +134,7 @@ def _mentions(doc: Any, roles: Roles) -> Iterator[Mention]:
 
 
 def _noun(noun: Token, roles: Roles) -> Mention | None:
-    """A story line: the line, but not the story."""
+    """Return the mention of a noun: for "story line", of the line, but not of the story."""
     is_part = noun.dep_ in ("compound", "npadvmod") or not noun.is_alpha
     if is_part or roles.has("absent", noun):
         return None
@@ -169,7 +169,7 @@ def _describes(word: Token) -> bool:
 
 
 def _verb(verb: Token, roles: Roles) -> Mention | None:
-    """It sounds great: the sound. It is beautifully written: the writing."""
+    """Return what a verb implies: the sound for "it sounds great", writing for "well written"."""
     adverbs = [word.lower_ for word in verb.children if word.dep_ == "advmod"]
     adverb = next((word for word in adverbs if valence(word)), None)
     lemma = str(verb.lemma_).lower()
@@ -183,7 +183,7 @@ def _verb(verb: Token, roles: Roles) -> Mention | None:
 
 
 def _adjective(word: Token, roles: Roles) -> Mention | None:
-    """It is comfortable: the comfort; it is easy to use: the ease of use."""
+    """Return what is implied: comfort for "comfortable", ease of use for "easy to use"."""
     names = tuple(f"ease of {verb.lemma_}" for verb in roles.of("purpose", word))
     names = names or (() if word.lower_ == "easy" else _qualities(word.lower_))
     words = [_word(word, word, roles)._replace(form="")]
@@ -200,7 +200,7 @@ def _implied(
     of: list[Token],
     roles: Roles,
 ) -> Mention | None:
-    """Return the mention of what a word implies of the first of the tokens `of`, if any."""
+    """Return the mention of what a word implies about the first token in `of`, if any."""
     if not of or not names or not words:
         return None
     owner = "" if of[0] is None else str(of[0].lemma_).lower()
@@ -219,7 +219,7 @@ def _qualities(adjective: str) -> tuple[str, ...]:
 
 
 def _word(adjective: Token, of: Token, roles: Roles) -> Word:
-    """Return an adjective that judges the token `of`; what is not bad is no reason to buy it."""
+    """Return the word for an adjective that judges the token `of`; "not bad" is not praise."""
     is_adjective = adjective.tag_ in ("JJ", "JJR", "JJS")
     form = ("good" if adjective.lemma_ == "well" else adjective.lemma_) if is_adjective else ""
     signs = (1, -1)
@@ -245,7 +245,7 @@ def _by_verb(noun: Token, roles: Roles) -> Iterator[Word]:
 
 
 def _praise(token: Token, roles: Roles) -> int:
-    """Return what is left of praise: 1 for a fact, 0 for a condition or question, -1 for a wish."""
+    """Return what praise counts: 1 in a fact, 0 in a condition or question, -1 in a wish."""
     for word in (token, *token.ancestors):
         if roles.has("open", word):
             return 0

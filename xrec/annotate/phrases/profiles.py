@@ -1,11 +1,11 @@
-"""Finds aspects in profiles that the user supplies: which of their phrases form a vocabulary.
+"""Finds aspects in profiles that the user supplies: phrases that form a vocabulary.
 
 In "Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite the wait", craft
 cocktails and the cozy atmosphere describe the place. Its name, its caveats and its audience do not.
 A phrase is an aspect if neither too few nor too many profiles contain it; if its adjective goes
 with its noun more often than by chance, but not with every noun ("great food" is just food); and if
-its noun says something by itself. From "fresh handmade pasta" an item gets the longest name that is
-an aspect.
+its noun says something by itself. For "fresh handmade pasta", the item gets the longest name in the
+phrase that is an aspect.
 """
 
 import re
@@ -28,10 +28,10 @@ _BLAME = -0.35
 _MIN_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
 _MIN_PRAISED = 0.5  # the share of a name's uses that praise it
 _MIN_BARE = 0.3  # the share of a noun's uses without a description
-_FREQUENT = 30  # uses of an adjective, from which it is known what it goes with
+_FREQUENT = 30  # uses of an adjective needed to tell which nouns it goes with
 _MAX_NOUNS = 0.15  # an adjective's nouns per use; with more, it goes with any noun
-_PLURAL = 0.25  # the share of plurals among a name's uses, from which it is written so
-_MIN_ENJOYING = 0.1  # share of a noun's uses as who enjoys something, from which it is people
+_PLURAL = 0.25  # the share of plurals among a name's uses that makes it plural
+_MIN_ENJOYING = 0.1  # share of a noun's uses as the one who enjoys, if it means people
 _ENJOYS = word_set("enjoy like love appreciate prefer value find seek want look")
 _CAVEATS = word_set(
     "despite however although though without except unless but tolerate overlook mind lack "
@@ -45,10 +45,10 @@ _KEPT_WORDS = re.compile(r"[a-z][a-z'-]*")
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A noun phrase: its words in lower case, the noun last; the first ones may be adjectives.
+    """A noun phrase: its words in lowercase, the noun last; the first ones may be adjectives.
 
     is_enjoying: whether it is the subject of a verb such as enjoy, as people are.
-    is_item: whether it is the text's item ("this pub").
+    is_item: whether it means the item itself ("this pub").
     is_filler: whether something is for it ("for families"), or it measures something ("a mix of
         books").
     """
@@ -61,17 +61,17 @@ class Reason:
 
     @property
     def names(self) -> Iterator[tuple[str, ...]]:
-        """Possible names: the phrase, and its last words, the longest first."""
+        """Possible names, longest first: the whole phrase, then only its last words."""
         return (self.words[first:] for first in range(len(self.words)))
 
 
 def find_aspects(
     profiles: Sequence[str], explanations: Sequence[str], config: ProfileAspects
 ) -> NamedAspects:
-    """Return the aspects of profiles, by number of profiles, and which of them explanations name.
+    """Return the aspects, most frequent first, and those of each profile and explanation.
 
     An explanation names the parts of a phrase too: "friendly waiters" also names waiters, if that
-    is an aspect. Raises DataError if there is none, ModelError if the parser cannot be loaded.
+    is an aspect. Raises DataError if there are none, ModelError if the parser cannot be loaded.
     """
     found = [list(_reasons(doc)) for doc in parse(profiles)]
     of_texts = [list(_reasons(doc)) for doc in parse(explanations)]
@@ -115,7 +115,7 @@ def _reasons(doc: Any) -> Iterator[Reason]:
     """Yield the noun phrases of a parsed text that are not caveats."""
     for noun in doc:
         is_noun = noun.pos_ == "NOUN" or (noun.pos_ == "PROPN" and noun.is_lower)
-        is_joined = any(  # neither word of laid-back is a thing
+        is_joined = any(  # neither word of "laid-back" is a thing
             each.text == "-" and not each.whitespace_
             for each in doc[max(0, noun.i - 1) : noun.i + 2]
         )
@@ -136,7 +136,7 @@ def _reasons(doc: Any) -> Iterator[Reason]:
 def _before(noun: Token) -> tuple[list[tuple[str, bool]], int]:
     """Return up to two words before a noun that belong to it, and where they start.
 
-    Each word comes with whether it is an adjective. "Dog-friendly" is one word.
+    Each word is paired with whether it is an adjective. "Dog-friendly" is one word.
     """
     before: list[tuple[str, bool]] = []
     start = noun.i
@@ -153,7 +153,7 @@ def _before(noun: Token) -> tuple[list[tuple[str, bool]], int]:
 
 
 def _is_caveat(noun: Token) -> bool:
-    """Return whether it follows "despite" or "however", or has to be tolerated."""
+    """Return whether a noun follows "despite" or "however", or has to be tolerated."""
     return any(
         each.lemma_.lower() in _CAVEATS
         or any(
@@ -172,7 +172,7 @@ def _is_filler(noun: Token) -> bool:
 
 
 def _people(found: Iterable[Sequence[Reason]]) -> set[str]:
-    """Return the nouns for who enjoys something, such as fans and families."""
+    """Return the nouns for people who enjoy something, such as fans and families."""
     counts: Counter[str] = Counter()
     enjoying: Counter[str] = Counter()
     for reason in (reason for some in found for reason in some):
@@ -182,7 +182,7 @@ def _people(found: Iterable[Sequence[Reason]]) -> set[str]:
 
 
 def _praised(reason: Reason, people: set[str]) -> list[Reason]:
-    """Return the reason; for "coffee lovers" it is what they love."""
+    """Return the reason; for "coffee lovers", what they love; for the item itself, nothing."""
     if reason.is_item:
         return []
     if reason.words[-1] not in people:
@@ -192,7 +192,7 @@ def _praised(reason: Reason, people: set[str]) -> list[Reason]:
 
 
 def _all_names(found: Iterable[Reason]) -> list[str]:
-    """Return all names in normal form, each once, in order."""
+    """Return all names in normal form, without duplicates, in order."""
     return list(dict.fromkeys(_key(name) for reason in found for name in reason.names))
 
 
@@ -227,7 +227,7 @@ class _Joined:
         )
 
     def belong(self, name: str) -> bool:
-        """Return whether a name says something."""
+        """Return whether a name says something about an item."""
         first, _, rest = name.partition(" ")
         if self._praised[name] < _MIN_PRAISED * self._names[name] or names_nothing(name):
             return False
@@ -245,16 +245,16 @@ class _Joined:
         return self._names[name] >= _MIN_LIFT * by_chance and not self._is_general(first)
 
     def _is_general(self, adjective: str) -> bool:
-        """Return whether it goes with any noun, as "great" does."""
+        """Return whether an adjective goes with any noun, as "great" does."""
         count = self._adjectives[adjective]
         return count >= _FREQUENT and len(self._nouns_of[adjective]) > _MAX_NOUNS * count
 
 
 def _written(found: Sequence[Sequence[Reason]], items: set[str]) -> dict[str, str]:
-    """Return the most frequent form of each name; the plural if it is frequent.
+    """Return the most frequent form of each name, or its plural if that is frequent enough.
 
-    "Book lovers" is no reason to write book. But the item that "fans of Irish pubs would enjoy" is
-    one pub: `items` are the nouns for items, which stay singular.
+    Despite "book lovers", for example, the form is "books". Nouns for items (`items`) stay
+    singular: the item that "fans of Irish pubs would enjoy" is one pub.
     """
     ways: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for reason in (reason for some in found for reason in some):

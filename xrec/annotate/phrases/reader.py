@@ -1,4 +1,4 @@
-"""Reads texts once: what those mention that were learned from is stored, and read by actors."""
+"""Parses each text once; actors read stored mentions of the texts that were learned from."""
 
 import hashlib
 import json
@@ -21,14 +21,14 @@ _FIELDS = (
     *("names", "written", "described", "implied_by", "of"),
     *("words", "beside", "praise", "roles"),
 )
-_MAX_KEPT_TEXTS = 2**14  # a profile is written again without each of its reviews
+_MAX_KEPT_TEXTS = 2**14  # profiles are written again without some of their reviews
 
 
 class Reader:
     """Finds what texts mention.
 
-    learned: valences of words that the lexicons of English lack. stored: the result of `pack` of
-        texts that were read before, by `key_of`.
+    learned: valences of words that English lexicons lack. stored: the packed mentions (`pack`) of
+        texts that were parsed before, by `key_of`.
     """
 
     def __init__(self, learned: Mapping[str, float], stored: Mapping[bytes, str] | None = None):
@@ -36,7 +36,7 @@ class Reader:
         self._known: dict[str, tuple[Mention, ...] | None] = {}
 
     def parse(self, texts: Iterable[str]) -> None:
-        """Read texts ahead, which is faster than one by one."""
+        """Parse texts in advance, which is faster than one by one."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if len(self._known) > _MAX_KEPT_TEXTS:
             self._known.clear()
@@ -51,13 +51,13 @@ class Reader:
             self._known[text] = self._judged(read(doc).mentions)
 
     def mentions(self, text: str) -> tuple[Mention, ...] | None:
-        """Return what a text mentions, in its order; None if it is not in English."""
+        """Return the mentions of a text, in order; None if it is not in English."""
         if text not in self._known:
             self.parse([text])
         return self._known[text]
 
     def _judged(self, mentions: Iterable[Mention]) -> tuple[Mention, ...]:
-        """Return the judged mentions; a word that judges nothing implies nothing."""
+        """Return the judged mentions, without implied ones that are neither good nor bad."""
         judged = (mention.judged(self._valence) for mention in mentions)
         return tuple(mention for mention in judged if mention.sign or not mention.implied_by)
 
@@ -66,7 +66,7 @@ class Reader:
 
 
 def key_of(text: str) -> bytes:
-    """Return the key of a text among the stored ones, 16 bytes."""
+    """Return the 16-byte key under which the mentions of a text are stored."""
     data = text.encode("utf-8", errors="surrogatepass")
     return hashlib.blake2b(data, digest_size=16).digest()
 
@@ -77,7 +77,7 @@ def pack(mentions: Iterable[Mention]) -> str:
 
 
 def unpack(stored: str) -> list[Mention]:
-    """Return the mentions of `pack`."""
+    """Return the mentions that `pack` was given."""
     return [
         Mention(
             *(tuple(names), tuple(written), described, implied_by, of),
@@ -90,7 +90,7 @@ def unpack(stored: str) -> list[Mention]:
 
 
 def read_stored(output: Location) -> dict[bytes, str]:
-    """Return the packed mentions of the texts that were learned from, by `key_of`."""
+    """Return the packed mentions of the texts that the lexicon learned from, by `key_of`."""
     table = read_table(output / READ, READ_SCHEMA)
     return dict(zip(table["key"].to_pylist(), table["mentions"].to_pylist(), strict=True))
 

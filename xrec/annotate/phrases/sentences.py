@@ -1,4 +1,4 @@
-"""Sentences about aspects, for profiles and explanations; a hash chooses among their forms."""
+"""Sentences about aspects, for profiles and explanations; a hash chooses the wording."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ _ITEM = (
 )
 _COMPLAINTS = ("Some find fault with the {blamed}.", "A few complain about the {blamed}.")
 _USER = ("Often praises {praised}.", "Cares about {praised}.", "Looks for {praised}.")
-# A model learns them with a placeholder for the name, so none may depend on its number.
+# Models learn these with a placeholder for the name, so they must fit singular and plural names.
 _PAIR = (
     "You would enjoy {name} for the {praised}.",
     "You are likely to appreciate the {praised} of {name}.",
@@ -26,7 +26,7 @@ _BREAK = re.compile(r"(?<=[.!?;])\s")
 
 
 def item_profile(id_: str, details: str, praised: Sequence[str], blamed: Sequence[str]) -> str:
-    """Describe an item by the start of the source's details, and what reviews praise and blame."""
+    """Describe an item by the start of its details, and by what reviews praise and criticize."""
     parts = [_beginning(details)] if details else []
     if praised:
         parts.append(_chosen(_ITEM, id_).format(praised=listed(praised)))
@@ -36,7 +36,7 @@ def item_profile(id_: str, details: str, praised: Sequence[str], blamed: Sequenc
 
 
 def user_profile(id_: str, praised: Sequence[str], titles: Sequence[str]) -> str:
-    """Describe a user by what they praise, and the titles of items that they reviewed."""
+    """Describe a user by what they praise, and by the titles of items that they reviewed."""
     parts = [_chosen(_USER, id_).format(praised=listed(praised))] if praised else []
     if titles:
         parts.append(f"Has enjoyed {listed(titles)}.")
@@ -71,4 +71,4 @@ def _beginning(details: str) -> str:
             break
         kept = f"{kept} {sentence}".strip()
     start = details[:_MAX_DETAILS]
-    return kept or f"{start.rpartition(' ')[0] or start} \u2026"  # some languages have no blanks
+    return kept or f"{start.rpartition(' ')[0] or start} \u2026"  # some languages have no spaces
