@@ -9,7 +9,7 @@ for the whole run among the training items that its user does not have.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from xrec.graph.partition import Partition
 from xrec.graph.ranking import More, SeenItems
 from xrec.graph.sampling import NegativeSampler
 from xrec.neighbors.build import build
-from xrec.neighbors.scores import NeighborScores, fit_weight
+from xrec.neighbors.scores import RELATIVE_WEIGHTS, NeighborScores, fit
 from xrec.storage import open_location
 
 NUM_LAYERS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 4, 1024, 1e-3, 1e-6
@@ -226,31 +226,33 @@ def fit_gf_cf(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
 def fit_neighbors(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     """Our neighbors alone."""
     began = time.perf_counter()
-    scores = _neighbor_scores(data)
-    nothing = Vectors(torch.zeros(data.num_users, 1), torch.zeros(data.num_items, 1), scores.of)
-    yield Snapshot(time.perf_counter() - began, 0, nothing)
+    nothing = Vectors(torch.zeros(data.num_users, 1), torch.zeros(data.num_items, 1))
+    vectors = _with_neighbors(data, nothing, (1.0,))
+    yield Snapshot(time.perf_counter() - began, 0, vectors)
 
 
 def read_both(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     """Our vectors plus our neighbors, with the weight that ranks the validation pairs best."""
     (ours,) = read_ours(data, budget)
     began = time.perf_counter()
-    scores, vectors = _neighbor_scores(data), ours.vectors
-    seen = SeenItems(data.train)
-    weight, _ = fit_weight(vectors.users, vectors.items, scores, seen, data.validation)
+    both = _with_neighbors(data, ours.vectors, RELATIVE_WEIGHTS)
+    yield Snapshot(ours.seconds + time.perf_counter() - began, ours.epoch, both)
+
+
+def _with_neighbors(data: BenchmarkData, vectors: Vectors, relative: Sequence[float]) -> Vectors:
+    found = build(data.train.numpy(), data.num_users, data.num_items)
+    history, num_people = SeenItems(data.train), torch.bincount(data.train[1])
+    num_people = torch.nn.functional.pad(num_people, (0, data.num_items - len(num_people)))
+    scores = NeighborScores(found.starts, found.targets, found.weights, history)
+    given = vectors.users, vectors.items, scores, num_people, history, data.validation
+    best = fit(*given, relative=relative)[0]
+    factors = best.weight * num_people.clamp(min=1) ** (0.5 - best.power)
 
     def more(users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows, items, sums = scores.of(users)
-        return rows, items, weight * sums
+        return rows, items, factors[items] * sums
 
-    seconds = ours.seconds + time.perf_counter() - began
-    yield Snapshot(seconds, ours.epoch, Vectors(vectors.users, vectors.items, more))
-
-
-def _neighbor_scores(data: BenchmarkData) -> NeighborScores:
-    found = build(data.train.numpy(), data.num_users, data.num_items)
-    seen = SeenItems(data.train)
-    return NeighborScores(found.starts, found.targets, found.weights, seen)
+    return Vectors(vectors.users, vectors.items, more)
 
 
 METHODS: dict[str, Callable[[BenchmarkData, Budget], Iterator[Snapshot]]] = {

@@ -64,10 +64,10 @@ Examples:
 """,
     "neighbors": """Count who chose what together.
 
-Each item gets the items that its users chose most, and how many people chose both, as lower bounds
-in steps. Recommendations are ranked by them too, and they give the reasons.
+Each item gets the items that its users chose most, and lower bounds of how many people chose both.
+Recommendations are ranked by them too, and get reasons from them.
 
-In:   <workspace>/dataset and graph
+In:   <workspace>/dataset, and graph if there is one
 Out:  <workspace>/neighbors
 
 Examples:
@@ -90,8 +90,8 @@ Examples:
 Leaves out items that the user has interacted with or disliked, and items that are not eligible.
 xrec backfill publishes the pairs with their explanations.
 
-In:   <workspace>/dataset and graph, eligible.items
-Out:  <workspace>/recommendations: Parquet files of user_id, item_id, rank and score
+In:   <workspace>/dataset, graph and neighbors (or one of these two), eligible.items
+Out:  <workspace>/recommendations: Parquet files of user_id, item_id, rank, score and evidence
 
 Examples:
   xrec recommend configs/yelp.yaml

@@ -181,8 +181,17 @@ class EligibleItems(Config):
         return self
 
 
+class EvidenceConfig(Config):
+    """What reasons by what people did may name (docs/neighbors.md)."""
+
+    exclude: tuple[str, ...] = ()
+    """IDs of items that no reason names, for example gifts or medicine."""
+    exclude_from: Uri | None = None
+    """URI of a Parquet or CSV file with more of them, in the column item_id."""
+
+
 class RecommendConfig(RayJobConfig):
-    """`xrec recommend`: dataset and graph in, each user's best new items out."""
+    """`xrec recommend`: dataset, graph and neighbors in, each user's best new items out."""
 
     k: int = Field(20, ge=1)
     """Number of items per user."""
@@ -193,3 +202,7 @@ class RecommendConfig(RayJobConfig):
     """exact: all items are scored. hnsw: only the items that an index finds are scored, for
     catalogs with millions of items (docs/graph.md); it needs faiss, and the manifest has the share
     of the best items that the index found."""
+    evidence: EvidenceConfig = EvidenceConfig()
+    keeps: Uri | None = None
+    """URI of earlier recommendations: a pair keeps its supporting item while it qualifies. A night
+    sets it."""

@@ -125,8 +125,8 @@ class NeighborsConfig(JobConfig):
     """`xrec neighbors`: dataset and graph in, who chose what together out."""
 
     min_people: int = Field(5, ge=3)
-    """The least number of other people that a text may speak of. Larger ones are told in steps: at
-    least 10, 20, 50, 100."""
+    """Smallest number of people that is ever shown. Larger numbers are shown as lower bounds in
+    steps: 10, 20, 50, 100, ..."""
 
 
 Injection = Literal["direct", "projected", "none"]

@@ -50,7 +50,7 @@ class SeenItems:
         """
         users = edges[0]
         is_sorted = bool((users[1:] >= users[:-1]).all())
-        self._edges = edges if is_sorted else edges[:, users.argsort()]
+        self.edges = edges if is_sorted else edges[:, users.argsort()]
         self.lost = torch.empty(0, dtype=torch.int64) if lost is None else lost
 
     def with_lost(self, lost: Tensor) -> "SeenItems":
@@ -61,7 +61,7 @@ class SeenItems:
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each."""
-        of, items = self._edges
+        of, items = self.edges
         first, stop = (torch.searchsorted(of, users, right=right) for right in (False, True))
         counts = stop - first
         rows = torch.repeat_interleave(torch.arange(len(users)), counts)

@@ -7,7 +7,7 @@ from xrec.storage import Manifest, location_of
 
 def output(config: NeighborsConfig, *, exact: bool = True) -> Output:
     """Return the job's output."""
-    from xrec.neighbors.artifact import neighbors_identity
+    from xrec.neighbors.identity import neighbors_identity
 
     return Output(location_of(config, "neighbors"), "neighbors", *neighbors_identity(config))
 

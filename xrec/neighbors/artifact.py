@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 import scipy.sparse as sp
+import torch
 
-from xrec.config import JobConfig, NeighborsConfig, identity_of
+from xrec.config import JobConfig
 from xrec.data.dataset import Dataset
-from xrec.errors import ArtifactMismatchError
-from xrec.graph.identity import check_graph_of_dataset
+from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.ranking import SeenItems
 from xrec.neighbors.build import Neighbors
+from xrec.neighbors.identity import find_neighbors, ranking_inputs
 from xrec.neighbors.scores import NeighborScores
 from xrec.neighbors.steps import lower_bounds
 from xrec.storage import (
@@ -27,10 +28,8 @@ from xrec.storage import (
     Location,
     Manifest,
     location_of,
-    manifest_of,
     mapped_arrays,
     read_content,
-    read_manifest,
     write_contents,
     write_manifest,
 )
@@ -38,7 +37,6 @@ from xrec.storage import (
 NEIGHBORS = "neighbors.safetensors"
 WEIGHT = "weight"
 """The name of b among the manifest's metrics."""
-_VERSION = 1
 
 Ints = npt.NDArray[np.integer[Any]]
 
@@ -56,10 +54,15 @@ class NeighborTable:
         """Lower bounds of how many people chose each item, (I,) int32; 0 below the least step."""
         return self.arrays["item_bounds"]
 
-    def scores(self, seen: SeenItems) -> NeighborScores:
-        """Return the sums over the histories `seen`."""
-        arrays = self.arrays
-        return NeighborScores(arrays["starts"], arrays["targets"], arrays["weights"], seen)
+    @property
+    def has_vectors(self) -> bool:
+        """Whether vectors of a graph rank beside the neighbors."""
+        return "graph" in self.manifest.inputs
+
+    def scores(self, history: SeenItems) -> NeighborScores:
+        """Return b times the sums over the histories of users."""
+        weights = np.float32(self.weight) * self.arrays["weights"]
+        return NeighborScores(self.arrays["starts"], self.arrays["targets"], weights, history)
 
     def weighted(self, history: Ints, items: Ints) -> npt.NDArray[np.float32]:
         """Return b w_ji of each pair of `history` and `items`, (M,) float32."""
@@ -75,18 +78,6 @@ class NeighborTable:
         matrix = sp.csr_array(parts, shape=(num_items, num_items))
         places = np.array(history), np.array(items)  # SciPy needs arrays that can be written
         return np.asarray(matrix[places]) if len(history) else parts[0][:0]
-
-
-def neighbors_identity(config: NeighborsConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings that the content depends on, and the fingerprints of its inputs.
-
-    Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
-    another dataset.
-    """
-    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
-    check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
-    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
-    return identity_of(config) | {"neighbors_version": _VERSION}, inputs
 
 
 def write_neighbors(
@@ -123,28 +114,31 @@ def write_neighbors(
     )
 
 
-def read_neighbors(config: JobConfig, dataset: Dataset, graph: Manifest) -> NeighborTable:
-    """Return the neighbors of a project, mapped.
+def read_neighbors(config: JobConfig) -> NeighborTable | None:
+    """Return the neighbors of a project, mapped; None if it has none.
 
-    Raises ArtifactNotFoundError if they are not there, ArtifactMismatchError if they were made from
-    another dataset or graph.
+    Raises what `find_neighbors` raises.
     """
+    if (manifest := find_neighbors(config)) is None:
+        return None
     location = location_of(config, "neighbors")
-    manifest = read_manifest(location, "neighbors")
-    wanted = {"dataset": dataset.manifest.fingerprint, "graph": graph.fingerprint}
-    if manifest.inputs != wanted:
-        raise ArtifactMismatchError(
-            f"{location}: made from {manifest.inputs}, but the project has {wanted}; run "
-            "`xrec neighbors` again",
-            code="another_dataset",
-            key="neighbors",
-            saw=str(manifest.inputs),
-        )
 
     def read() -> Arrays:
-        remedy = "run `xrec neighbors` again"
+        remedy = "run xrec neighbors again"
         content = read_content(location, manifest, NEIGHBORS, remedy=remedy)
         return dict(safetensors.numpy.load(content))
 
     arrays = mapped_arrays(manifest.files[NEIGHBORS], read)
     return NeighborTable(arrays, float(manifest.metrics[WEIGHT]), manifest)
+
+
+def read_graph_if_any(config: JobConfig, dataset: Dataset) -> GraphEmbeddings:
+    """Return the graph; if there is none, vectors of zeros, so that neighbors alone rank.
+
+    Raises what `ranking_inputs` and `read_graph` raise.
+    """
+    if "graph" in ranking_inputs(config):
+        return read_graph(location_of(config, "graph"))
+    zero, sizes = torch.zeros(1, 1), (dataset.num_users, dataset.num_items)
+    users, items = (zero.expand(size, 1) for size in sizes)
+    return GraphEmbeddings(users, items, dataset.manifest)

@@ -1,16 +1,17 @@
 """Make the artifact of neighbors: build them, and fit their weight on the validation pairs."""
 
 import logging
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
 from xrec.config import NeighborsConfig
-from xrec.graph.artifact import read_dataset_and_graph
-from xrec.graph.ranking import seen_items
-from xrec.neighbors.artifact import WEIGHT, neighbors_identity, write_neighbors
+from xrec.data.dataset import read_dataset
+from xrec.neighbors.artifact import WEIGHT, read_graph_if_any, write_neighbors
 from xrec.neighbors.build import build
-from xrec.neighbors.scores import NeighborScores, fit_weight
+from xrec.neighbors.identity import neighbors_identity
+from xrec.neighbors.scores import RELATIVE_WEIGHTS, NeighborScores, fit, histories
 from xrec.storage import Manifest, location_of
 
 logger = logging.getLogger("xrec")
@@ -23,22 +24,29 @@ def make_neighbors(config: NeighborsConfig) -> Manifest:
     at the output.
     """
     settings, inputs = neighbors_identity(config)
-    dataset, graph = read_dataset_and_graph(config)
-    edges = dataset.interaction_edges("train")
-    found = build(edges, dataset.num_users, dataset.num_items)
-    seen = seen_items(dataset)
-    held_out = torch.from_numpy(dataset.interaction_edges("validation"))
-    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
-    weight, recalls = fit_weight(graph.users, graph.items, scores, seen, held_out)
-    logger.info("neighbors: %d pairs of items, weight %.3g", len(found.targets), weight)
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph = read_graph_if_any(config, dataset)
+    history, num_items = histories(dataset), dataset.num_items
+    found = build(history.edges.numpy(), dataset.num_users, num_items)
+    num_people = np.bincount(history.edges[1].numpy(), minlength=num_items)
+    tried = fit(
+        graph.users,
+        graph.items,
+        NeighborScores(found.starts, found.targets, found.weights, history),
+        torch.from_numpy(num_people),
+        history,
+        torch.from_numpy(dataset.interaction_edges("validation")),
+        relative=RELATIVE_WEIGHTS if "graph" in inputs else (1.0,),  # without vectors, any weight
+    )
+    best = tried[0]
+    factors = np.maximum(num_people, 1) ** (0.5 - best.power)
+    found = replace(found, weights=(found.weights * factors[found.targets]).astype(np.float32))
+    logger.info("neighbors: %d pairs of items, weight %.3g", len(found.targets), best.weight)
     return write_neighbors(
         location_of(config, "neighbors"),
         found,
-        np.bincount(edges[1], minlength=dataset.num_items),
+        num_people,
         config=settings,
         inputs=inputs,
-        metrics={
-            WEIGHT: weight,
-            "validation_recall@20": {f"{tried:.6g}": value for tried, value in recalls.items()},
-        },
+        metrics={WEIGHT: best.weight, "tried": [asdict(each) for each in tried]},
     )

@@ -2,11 +2,12 @@
 
     s(u, i) = z_u . z_i + b * sum over j in N_u of w_ji
 
-z are the graph's vectors, N_u the user's training interactions, w_ji the weights of
-xrec.neighbors.build. b is what ranks the validation pairs best (`fit_weight`).
+z are the graph's vectors, N_u the user's history, w_ji the weights of xrec.neighbors.build. What
+ranks the validation pairs best is chosen: b, and how much w_ji favors popular items i (`fit`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,79 +16,105 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from xrec.data.dataset import Dataset, index_keys, pair_keys
 from xrec.graph.ranking import SeenItems, stable_top_k, users_with_items
 
-RELATIVE_WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""What `fit_weight` tries, relative to the standard deviations of both parts of the score."""
-_USERS_AT_ONCE, _USERS_OF_SCALE = 512, 512
+RELATIVE_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""The values of b that `fit` tries, relative to the standard deviations of the two parts."""
+POWERS = (0.5, 0.25, 0.0)
+"""The powers of an item's number of users that `fit` tries to divide by."""
+_USERS_AT_ONCE, _USERS_OF_SCALE, _K = 512, 512, 20
+
+
+def histories(dataset: Dataset) -> SeenItems:
+    """Return what users chose and did not dislike, by the training interactions alone."""
+    edges = dataset.interaction_edges("train")
+    if dataset.dislikes is not None and dataset.dislikes.num_rows:
+        edges = edges[:, ~np.isin(index_keys(*edges), pair_keys(dataset.dislikes))]
+    return SeenItems(torch.from_numpy(edges), torch.from_numpy(dataset.lost_items))
 
 
 class NeighborScores:
-    """Sums over the histories `seen` of users, among `num_items` items."""
+    """Sums over the histories of users, among `num_items` items."""
 
     def __init__(
         self,
         starts: npt.NDArray[Any],
         targets: npt.NDArray[Any],
         weights: npt.NDArray[np.float32],
-        seen: SeenItems,
+        history: SeenItems,
     ):
         """Take the arrays of `xrec.neighbors.build.Neighbors`."""
         self.num_items = len(starts) - 1
         shape = self.num_items, self.num_items
         self._weights = sp.csr_array((weights, targets, starts), shape=shape)
-        self._seen = seen
+        self._history = history
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return positions in `users` (B,), items, and sums that are not zero, (M,) each."""
-        rows, items = (part.numpy() for part in self._seen.of(users))
+        rows, items = (part.numpy() for part in self._history.of(users))
         values = np.ones(len(rows), np.float32)
         history = sp.csr_array((values, (rows, items)), shape=(len(users), self.num_items))
         sums = (history @ self._weights).tocoo()
         return tuple(map(torch.from_numpy, (sums.row, sums.col, sums.data)))  # type: ignore[return-value]
 
 
-def fit_weight(
+@dataclass(frozen=True)
+class Fit:
+    """The weight b, the power of an item's number of users, and recall@20 with them."""
+
+    weight: float
+    power: float
+    recall: float
+
+
+def fit(
     users: Tensor,
     items: Tensor,
     scores: NeighborScores,
-    seen: SeenItems,
+    num_people: Tensor,
+    history: SeenItems,
     held_out: Tensor,
     *,
-    most_users: int = 20_000,
-    k: int = 20,
+    most_users: int = 10_000,
+    k: int = _K,
     relative: Sequence[float] = RELATIVE_WEIGHTS,
-) -> tuple[float, Mapping[float, float]]:
-    """Return b, and recall@k by each tried b, on the `held_out` edges (2, E).
+    powers: Sequence[float] = POWERS,
+) -> list[Fit]:
+    """Return what was tried, by recall@k on the `held_out` edges (2, E), the best first.
 
-    users (U, D), items (I, D) float32. The smallest b of those with the best recall counts. At
-    most `most_users` users are ranked. Without held-out edges, b gives both parts the same
-    standard deviation.
+    users (U, D), items (I, D) float32. num_people: (I,), how many people chose each item; `scores`
+    were divided by its root. Of equals, the first tried counts. At most `most_users` users are
+    ranked. Without held-out edges, b gives both parts the same standard deviation.
     """
     some = users_with_items(held_out, most_users) if held_out.numel() else torch.arange(len(users))
-    scale = _scale(users, items, scores, some[:: max(1, len(some) // _USERS_OF_SCALE)])
-    if not held_out.numel() or scale == 0:
-        return scale, {}
-    truth, hits = SeenItems(held_out), dict.fromkeys(relative, 0.0)
+    truth, factors = SeenItems(held_out), {p: num_people.clamp(min=1) ** (0.5 - p) for p in powers}
+    sample = some[:: max(1, len(some) // _USERS_OF_SCALE)]
+    scales = {p: _scale(users, items, scores, factors[p], sample) for p in powers}
+    if not held_out.numel():
+        return [Fit(scales[powers[0]], powers[0], 0.0)]
+    hits = {(p, r): 0.0 for p in powers for r in relative if r or p == powers[0]}
     for chunk in some.split(_USERS_AT_ONCE):
         vectors = users[chunk] @ items.T
         rows, columns, sums = scores.of(chunk)
-        vectors[seen.of(chunk)] = -torch.inf
-        vectors[:, seen.lost] = -torch.inf
+        vectors[history.of(chunk)] = -torch.inf
+        vectors[:, history.lost] = -torch.inf
         is_right = torch.zeros_like(vectors, dtype=torch.bool)
         is_right[truth.of(chunk)] = True
-        for weight in relative:
-            both = vectors.index_put((rows, columns), weight * scale * sums, accumulate=True)
+        for p, r in hits:
+            values = r * scales[p] * factors[p][columns] * sums
+            both = vectors.index_put((rows, columns), values, accumulate=True)
             best = stable_top_k(both, min(k, len(items)))[1]
-            found = is_right.gather(1, best).sum(1) / is_right.sum(1)
-            hits[weight] += float(found.sum())
-    recalls = {weight * scale: total / len(some) for weight, total in hits.items()}
-    return max(recalls, key=recalls.__getitem__), recalls
+            hits[p, r] += float((is_right.gather(1, best).sum(1) / is_right.sum(1)).sum())
+    fits = [Fit(r * scales[p], p, total / len(some)) for (p, r), total in hits.items()]
+    return sorted(fits, key=lambda each: -each.recall)
 
 
-def _scale(users: Tensor, items: Tensor, scores: NeighborScores, some: Tensor) -> float:
+def _scale(
+    users: Tensor, items: Tensor, scores: NeighborScores, factor: Tensor, some: Tensor
+) -> float:
     """Return the standard deviation of the vectors' scores over that of the nonzero sums."""
-    sums = scores.of(some)[2]
-    if len(sums) < 2 or not float(sums.std()):
+    _, columns, sums = scores.of(some)
+    if len(sums) < 2 or not (spread := float((sums * factor[columns]).std())):
         return 0.0
-    return float((users[some] @ items.T).std() / sums.std())
+    return (float((users[some] @ items.T).std()) or 1.0) / spread

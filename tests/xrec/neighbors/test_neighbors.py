@@ -13,8 +13,8 @@ from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.neighbors.artifact import NeighborTable
 from xrec.neighbors.build import Neighbors, build
-from xrec.neighbors.reasons import Reason, Reasons
-from xrec.neighbors.scores import NeighborScores, fit_weight
+from xrec.neighbors.reasons import ABSTAINED, HISTORY, KINDS, OTHERS, POPULAR, Reasons
+from xrec.neighbors.scores import NeighborScores, fit
 from xrec.neighbors.sentences import Words, frames, sentence
 from xrec.neighbors.steps import lower_bounds
 
@@ -39,12 +39,6 @@ def edges_of(choices: np.ndarray) -> np.ndarray:
 
 def sources_of(found: Neighbors) -> np.ndarray:
     return np.repeat(np.arange(NUM_ITEMS), np.diff(found.starts))
-
-
-def histories(choices: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return places in `users` and the items chosen there."""
-    rows, items = SeenItems(torch.from_numpy(edges_of(choices))).of(torch.from_numpy(users))
-    return rows.numpy(), items.numpy()
 
 
 def dense(choices: np.ndarray, found: Neighbors) -> np.ndarray:
@@ -157,10 +151,16 @@ def test_the_weight_ranks_held_out_pairs_best(choices: np.ndarray) -> None:
     scores = NeighborScores(found.starts, found.targets, found.weights, seen)
     generator = torch.Generator().manual_seed(0)
     users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
-    weight, recalls = fit_weight(users, items, scores, seen, held_out, k=5)
-    assert recalls[weight] == max(recalls.values()) > recalls[0.0]  # random vectors say nothing
-    for tried, recall in recalls.items():
-        both = (users @ items.T).numpy() + tried * (choices & ~is_held_out) @ dense(choices, found)
+    num_people = torch.from_numpy((choices & ~is_held_out).sum(0))
+    tried = fit(users, items, scores, num_people, seen, held_out, k=5)
+    recalls = [each.recall for each in tried]
+    assert recalls == sorted(recalls, reverse=True)
+    (alone,) = [each.recall for each in tried if each.weight == 0]
+    assert recalls[0] > alone  # random vectors say nothing
+    chosen = np.maximum(num_people.numpy(), 1)
+    for each in tried:
+        weights = each.weight * dense(choices, found) * chosen ** (0.5 - each.power)
+        both = (users @ items.T).numpy() + (choices & ~is_held_out) @ weights
         both[choices & ~is_held_out] = -np.inf
         top = np.argsort(-both, axis=1)[:, :5]
         rows = [
@@ -168,7 +168,7 @@ def test_the_weight_ranks_held_out_pairs_best(choices: np.ndarray) -> None:
             for wanted, best in zip(is_held_out, top, strict=True)
             if wanted.any()
         ]
-        assert recall == pytest.approx(np.mean(rows), abs=1e-6)
+        assert each.recall == pytest.approx(np.mean(rows), abs=1e-6)
 
 
 class TestReasons:
@@ -184,64 +184,95 @@ class TestReasons:
         }
         generator = torch.Generator().manual_seed(1)
         users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
-        fold_in = FoldIn.of(users, items, torch.from_numpy(edges_of(choices)))
+        history = SeenItems(torch.from_numpy(edges_of(choices)))
+        fold_in = FoldIn.of(users, items, history.edges)
         table = NeighborTable(arrays, 3.0, None)  # type: ignore[arg-type]  # no manifest needed
-        return Reasons(table, fold_in, np.zeros(NUM_ITEMS, bool))
+        return Reasons(table, history, fold_in, np.zeros(NUM_ITEMS, bool))
 
-    def test_contributions_add_up_to_the_score(self, reasons: Reasons) -> None:
-        history = np.array([3, 8, 21])
-        rows = np.zeros(3, np.int64)
-        shares = reasons.contributions(rows, history, np.array([11]))
-        vector = reasons.fold_in.vector(torch.from_numpy(history))
-        weighted = reasons.table.weighted(history, np.full(3, 11))
-        score = float(vector @ reasons.fold_in.items[11]) + weighted.sum()
-        assert shares.sum() == pytest.approx(score, rel=1e-4)
+    @pytest.fixture(scope="class")
+    def pairs(self, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return all pairs of users and items that they did not choose."""
+        return np.nonzero(~choices)
 
-    def test_each_is_true_and_the_largest(self, choices: np.ndarray, reasons: Reasons) -> None:
+    def test_contributions_add_up_to_the_score(self, choices: np.ndarray, reasons: Reasons) -> None:
+        users, items = np.array([3, 3, 5]), np.array([11, 12, 11])
+        pairs, history, shares = reasons.contributions(users, items)
+        for pair, (user, item) in enumerate(zip(users, items, strict=True)):
+            own = np.flatnonzero(choices[user])
+            assert history[pairs == pair].tolist() == own.tolist()
+            vector = reasons.fold_in.vector(torch.from_numpy(own))
+            weighted = reasons.table.weighted(own, np.full(len(own), item))
+            score = float(vector @ reasons.fold_in.items[item]) + weighted.sum()
+            assert shares[pairs == pair].sum() == pytest.approx(score, rel=1e-4)
+
+    def test_each_is_true_and_the_largest(
+        self, choices: np.ndarray, reasons: Reasons, pairs: tuple[np.ndarray, np.ndarray]
+    ) -> None:
         both = choices.T.astype(int) @ choices.astype(int)
-        users, items = np.nonzero(~choices[1:])
-        users = users + 1
-        rows, history = histories(choices, users)
-        shares = reasons.contributions(rows, history, items)
-        kinds = set()
-        for place, reason in enumerate(reasons.of(rows, history, items)):
-            own, item = rows == place, items[place]
-            if reason is None:
-                assert choices[:, item].sum() < LEAST
+        users, items = pairs
+        places, history, shares = reasons.contributions(users, items)
+        found = reasons.of(users, items)
+        assert {*found.kinds.tolist()} >= {OTHERS, HISTORY, POPULAR}
+        for place, kind in enumerate(found.kinds):
+            own, item = places == place, items[place]
+            support, at_least = int(found.items[place]), int(found.at_least[place])
+            num_people = int(choices[:, item].sum())
+            if kind in (POPULAR, ABSTAINED):
+                assert support == -1
+                assert LEAST <= at_least <= num_people if kind == POPULAR else num_people < LEAST
                 continue
-            kinds.add(reason.kind)
-            if reason.kind == "popular":
-                assert LEAST <= reason.at_least <= choices[:, item].sum()
-                continue
-            assert choices[users[place], reason.item]
-            share = shares[own][history[own] == reason.item][0]
-            assert share >= shares[own].max() * (0.5 if reason.kind == "others" else 1)
-            if reason.kind == "others":
-                assert LEAST <= reason.at_least <= both[reason.item, item]
-        assert kinds == {"others", "history", "popular"}
+            assert choices[users[place], support]
+            share = shares[own][history[own] == support][0]
+            assert share >= shares[own].max() * (0.5 if kind == OTHERS else 1)
+            if kind == OTHERS:
+                assert LEAST <= at_least <= both[support, item]
+            else:
+                assert at_least == 0
+                assert share >= 1.5 * np.sort(np.append(shares[own], 0))[-2]
+
+    def test_slices_change_nothing(
+        self,
+        reasons: Reasons,
+        pairs: tuple[np.ndarray, np.ndarray],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        whole = reasons.of(*pairs)
+        monkeypatch.setattr("xrec.neighbors.reasons._PARTS_AT_ONCE", 100)
+        cut = reasons.of(*pairs)
+        for name in ("kinds", "items", "at_least"):
+            assert (getattr(whole, name) == getattr(cut, name)).all()
 
     def test_the_last_shown_item_stays_and_excluded_ones_never_support(
-        self, choices: np.ndarray, reasons: Reasons
+        self, reasons: Reasons, pairs: tuple[np.ndarray, np.ndarray]
     ) -> None:
-        users, items = np.nonzero(~choices[1:])
-        rows, history = histories(choices, users + 1)
-        first = reasons.of(rows, history, items)
-        supporting = np.array([-1 if r is None or r.item is None else r.item for r in first])
-        assert reasons.of(rows, history, items, supporting) == first
+        users, items = pairs
+        first = reasons.of(users, items)
+        places, history, shares = reasons.contributions(users, items)
+        bounds = reasons.table.bounds(history, items[places])
+        # Another item that qualifies, for some pair that has two.
+        largest = np.array([shares[places == place].max(initial=0) for place in range(len(items))])
+        can = (bounds > 0) & (shares >= 0.5 * largest[places]) & (history != first.items[places])
+        other = int(np.flatnonzero(can)[0])
+        before = np.full(len(items), -1)
+        before[places[other]] = history[other]
+        kept = reasons.of(users, items, before)
+        assert kept.items[places[other]] == history[other]
+        assert kept.at_least[places[other]] == bounds[other]
+        assert (np.delete(kept.items, places[other]) == np.delete(first.items, places[other])).all()
         excluded = np.zeros(NUM_ITEMS, bool)
-        excluded[supporting[supporting >= 0][0]] = True
-        others = Reasons(reasons.table, reasons.fold_in, excluded).of(rows, history, items)
-        named = {r.item for r in others if r is not None}
-        assert not named & {*np.flatnonzero(excluded).tolist()}
+        excluded[history[other]] = True
+        rest = Reasons(reasons.table, reasons.history, reasons.fold_in, excluded)
+        assert history[other] not in rest.of(users, items, before).items
 
     def test_an_empty_history_gets_how_many_chose_the_item(self, reasons: Reasons) -> None:
-        nobody = np.empty(0, np.int64)
         most = int(reasons.table.item_bounds.argmax())
-        bound = int(reasons.table.item_bounds[most])
-        assert reasons.of(nobody, nobody, np.array([most, 7])) == [
-            Reason("popular", None, bound),
-            None,
-        ]
+        nobody = Reasons(
+            reasons.table, SeenItems(torch.empty(2, 0, dtype=torch.int64)), None, reasons.excluded
+        )
+        found = nobody.of(np.array([4, 4]), np.array([most, 7]))
+        assert [KINDS[kind] for kind in found.kinds] == ["popular", "abstained"]
+        assert found.at_least.tolist() == [reasons.table.item_bounds[most], 0]
+        assert found.items.tolist() == [-1, -1]
 
 
 def test_sentences_vary_by_pair_and_stay_for_a_pair() -> None:
