@@ -160,7 +160,8 @@ GENERATED = pa.schema(
         _column(
             "model_fingerprint",
             pa.string(),
-            "hash of the language model, adapter, and graph that made the text",
+            "hash of the language model, adapter, and graph that made the text; empty without a "
+            "language model",
         ),
         _column(
             "content_key",
@@ -179,7 +180,7 @@ GENERATED = pa.schema(
             "kind",
             pa.string(),
             "written if the language model wrote the text, plain if it is a sentence made from the "
-            "evidence because the text was refused",
+            "evidence because the text was refused or there is no language model",
         ),
         _column(
             "refused",

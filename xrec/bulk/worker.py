@@ -185,17 +185,16 @@ class ChunkWorker:
         return replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
 
     def _outcome(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Outcome:
-        keys = rows.select(self._format.keys).cast(self._format.key_schema)
+        left = rows.select(self._format.planned_schema.names).cast(self._format.planned_schema)
         if num_deaths:
             message = f"{num_deaths} processes died while they worked on this row alone"
-            outcome = self._failed(keys, self._format.error_reason, message)
-            self._check(keys, outcome)
+            outcome = self._failed(left, self._format.error_reason, message)
+            self._check(left, outcome)
             return outcome
-        carried, left = self._carried(rows), keys
+        carried, names = self._carried(rows), list(self._format.keys)
         if len(carried.ok) or len(carried.failed):
-            names = keys.column_names
             done = pa.concat_tables([carried.ok.select(names), carried.failed.select(names)])
-            left = self._format.sorted(self._format.without(keys, done))
+            left = self._format.sorted(self._format.without(left, done))
         do = self._do_or_halve if halve else self._do
         outcome = do(left) if left.num_rows else self._failed(left, "", "")
         self._check(left, outcome)
@@ -207,10 +206,15 @@ class ChunkWorker:
         good = self._format.table_schema.empty_table()
         if EARLIER in rows.schema.names and isinstance(self._task, CarryingTask):
             column = rows[EARLIER].combine_chunks()
-            structs = column.filter(pc.is_valid(column))
+            is_earlier = pc.is_valid(column)
+            structs = column.filter(is_earlier)
             counts[f"{AGAIN}new"] = rows.num_rows - len(structs)
             if len(structs):
                 earlier = pa.Table.from_struct_array(structs).cast(good.schema)
+                for name in self._format.given.names:
+                    place = earlier.schema.get_field_index(name)
+                    given = rows[name].filter(is_earlier)
+                    earlier = earlier.set_column(place, earlier.field(place), given)
                 why = self._task.why_again(earlier)
                 counts.update(f"{AGAIN}{reason}" for reason in why.drop_null().to_pylist())
                 good = earlier.filter(pc.is_null(why))
@@ -259,7 +263,7 @@ class ChunkWorker:
         """Raise ValueError unless the outcome has each row exactly once, with known reasons."""
         keys, task = list(self._format.keys), type(self._task).__name__
         returned = pa.concat_tables([outcome.ok.select(keys), outcome.failed.select(keys)])
-        if not self._format.sorted(returned).equals(self._format.sorted(rows)):
+        if not self._format.sorted(returned).equals(self._format.sorted(rows.select(keys))):
             raise ValueError(
                 f"{task} got {rows.num_rows} rows and returned {outcome.ok.num_rows} that "
                 f"succeeded and {outcome.failed.num_rows} that failed; expected each row once"

@@ -102,6 +102,7 @@ from xrec.config.texts import (
     CheckFailure,
     ChecksConfig,
     DecodingConfig,
+    PeopleWords,
     PlainTemplates,
     PromptConfig,
     TextConfig,

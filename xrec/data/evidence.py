@@ -1,6 +1,11 @@
-"""The aspects chosen for a pair, with the number of reviews that support each."""
+"""What backs a pair's explanation: aspects with numbers of reviews, and what people did."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+EvidenceKind = Literal["others", "history", "popular", "abstained"]
+"""The kinds of reasons by what people did, in the order in which they are tried."""
+EVIDENCE_KINDS: tuple[EvidenceKind, ...] = get_args(EvidenceKind)
 
 
 @dataclass(frozen=True)
@@ -32,3 +37,18 @@ class NamedEvidence(AspectEvidence):
     """The evidence for an aspect, and whether a given text names it."""
 
     is_named: bool
+
+
+@dataclass(frozen=True)
+class PeopleEvidence:
+    """Why a pair was recommended, by what people did (xrec.neighbors.reasons).
+
+    item_id, name: the supporting item, and its title or what to call it; "" if there is none.
+    at_least: a lower bound of how many other people, 0 for none. sentence: all of this in words.
+    """
+
+    kind: EvidenceKind
+    item_id: str
+    name: str
+    at_least: int
+    sentence: str

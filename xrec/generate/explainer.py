@@ -73,9 +73,15 @@ class Explainer:
         """
         asked: list[tuple[int, Asked]] = []
         for index, (prompt, said) in enumerate(zip(prompts, texts, strict=True)):
-            failure = self.finisher.failure_of_any(said, decoding.text)
-            if failure is None:
+            refused = self.finisher.failure_of_any(said, decoding.text)
+            if refused is None:
                 asked.append((index, Asked(self.finisher, prompt, said, decoding)))
+                continue
+            plain, failure = self.finisher.fallback(said, decoding.text, refused)
+            if failure is None:
+                yield Explanation(
+                    index, plain, len(prompt), 0, "stop", None, "plain", refused.reason
+                )
             else:
                 yield Explanation(index, "", len(prompt), 0, "failed", failure)
         requests = [(one.prompt_ids, one.params) for _, one in asked]

@@ -60,15 +60,14 @@ class TextFinisher:
         return frozenset().union(*map(self._builder.first_tokens, words))
 
     def failure_of_any(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        """Why nothing can be said of the pair `texts`, whatever is written; None if something may.
+        """Why the model can write nothing of the pair `texts`; None if it may write something.
 
-        No aspect of such a pair was chosen, so there is no plain sentence of it either.
+        No aspect of such a pair was chosen, so its `fallback` is at most what people did.
         """
         if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
             message = "no aspect of the item could be chosen that it might name"
-            return self.fallback(texts, rules, Failure("unchosen", message))[1]
-        failure = _failure(self._checker.refusal_of_any(texts, rules.checks))
-        return None if failure is None else self.fallback(texts, rules, failure)[1]
+            return Failure("unchosen", message)
+        return _failure(self._checker.refusal_of_any(texts, rules.checks))
 
     def finish(
         self,
@@ -105,7 +104,7 @@ class TextFinisher:
 
         The plain sentence of its evidence, or "" and why there is none.
         """
-        has_evidence = bool(texts.aspects or self._builder.prompt.aspects)
+        has_evidence = bool(texts.aspects or self._builder.prompt.aspects or texts.people)
         if rules.fallback == "none" or (rules.fallback == "plain" and not has_evidence):
             return "", failure
         sentence = self._plain(texts, rules) if rules.fallback == "plain" else None
@@ -157,6 +156,7 @@ class TextFinisher:
     def other_title(self, text: str, texts: PairTexts) -> str | None:
         """The first name of another item in an explanation of the pair `texts`, or None."""
         context = (texts.user_profile, texts.item_profile)
+        context += () if texts.people is None else (texts.people.sentence,)
         return self._titles.other_title(text, texts.item_title, context)
 
     def _repeats(
@@ -212,13 +212,18 @@ class TextFinisher:
                 f"{made_up!r} is in it, as if it stood for something; only "
                 f"{self._placeholder.text!r} does",
             )
+        if self._builder.prompt.people and (made_up := self._checker.made_up_numbers(text, texts)):
+            return Failure("unsupported", f"no evidence has the numbers {made_up}", tuple(made_up))
         return _failure(self._checker.refusal(text, texts, rules.checks))
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
         """`text`, and the plain sentence of the aspects that it names, then of others chosen.
 
-        What it names is backed even if a single review says so.
+        What it names is backed even if a single review says so. What people did follows, unless
+        the text names the supporting item.
         """
+        if texts.people is not None and texts.people.name in text:
+            texts = replace(texts, people=None)
         told = list(zip(texts.aspects, self._checker.evidence(text, texts), strict=True))
         named = [chosen for chosen, each in told if each.is_named]
         others = [
@@ -237,7 +242,26 @@ class TextFinisher:
         return whole if _is_within(whole, rules.max_words) else text
 
     def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
-        """The plain sentence of a pair; who names another item or solicits is not quoted."""
+        """The plain sentences of a pair: on its aspects, and on what people did."""
+        sentences = [
+            each for each in (self._of_aspects(texts, rules), self._of_people(texts)) if each
+        ]
+        whole = " ".join(sentences)
+        return (
+            (whole if _is_within(whole, rules.max_words) else sentences[0]) if sentences else None
+        )
+
+    def _of_people(self, texts: PairTexts) -> str | None:
+        """What people did; None if it solicits, or is in another language than the prompt asks."""
+        if texts.people is None:
+            return None
+        sentence, language = texts.people.sentence, self._builder.prompt.language
+        is_foreign = language is not None and other_language(sentence, language) is not None
+        is_wrong = is_foreign or solicits(sentence, [texts.people.name, texts.item_title])
+        return None if is_wrong else sentence
+
+    def _of_aspects(self, texts: PairTexts, rules: TextConfig) -> str | None:
+        """The plain sentence on aspects; who names another item or solicits is not quoted."""
         titled = replace(texts, item_title=texts.item_title or self._builder.prompt.untitled)
         for said in (titled, titled.unquoted):
             sentence = self._checker.plain(said, rules.plain, rules.min_evidence, rules.checks)

@@ -25,6 +25,7 @@ _NO_PROFILE = {*_WORDS["id"], *_FILE["no_profile"].split()}
 _TABLES = {table: set(words.split()) for table, words in _FILE["tables"].items()}
 _TABLES["users"] |= _WORDS["user"]
 _TABLES["items"] |= _WORDS["item"]
+_DEEDS = {deed: set(words.split()) for deed, words in _FILE["deeds"].items()}
 _KNOWN = _WORDS["user"] | _WORDS["item"] | {*_TEXTS} | set().union(*_TABLES.values())
 
 
@@ -33,6 +34,14 @@ def words_of(name: str) -> list[str]:
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
     return [part for word in words for part in _parts(word)]
+
+
+def deeds_of(stem: str) -> tuple[str, str]:
+    """Return what people do with items, by the name of the file of interactions."""
+    words = set(words_of(stem))
+    deed = next((each for each in _DEEDS if words & _DEEDS[each]), "chose, chosen")
+    chose, _, chosen = deed.partition(", ")
+    return chose, chosen
 
 
 def _parts(word: str) -> list[str]:

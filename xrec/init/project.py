@@ -30,7 +30,7 @@ from xrec.init.guess import (
     seen_columns,
     splits_by_time,
 )
-from xrec.init.names import Meaning
+from xrec.init.names import Meaning, deeds_of
 from xrec.storage import Location, check_access, open_location
 
 PROJECT_FILE = "xrec.yaml"
@@ -121,8 +121,8 @@ class Findings:
             yield (
                 f"too few explanations to train on ({counts}; the minimum: "
                 f"{', '.join(f'{least} for {of}' for of, least in _LEAST.items())}, but "
-                "a few hundred for good texts): the project recommends items without explaining "
-                "them. Add reviews or explanations, and run xrec init --force again"
+                "a few hundred for good texts): the reasons are sentences about what people did. "
+                "For others, add reviews or explanations, and run xrec init --force again"
             )
         for reason, count in survey.dropped.items():
             yield f"{count} reviews dropped: {reason}"
@@ -183,6 +183,7 @@ def init_project(
         keep_trailing_newline=True,
     )
     environment.filters["yaml"] = _dumped
+    values["chose"], values["chosen"] = deeds_of(guess.files["interactions"].partition(".")[0])
     values["source"] = {name: each for name, each in source.items() if each not in (None, {}, ",")}
     text = environment.get_template("project.yaml").render(values)
     target.write_bytes(text.encode())
@@ -309,7 +310,9 @@ def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
         "max_explanation_tokens": _between(48, survey.explanation_tokens, 256),
         # None keeps the default; otherwise a little more than the share found.
         "max_rejected_share": None if share <= 0.01 else math.ceil(share * 105) / 100,
-        "k": k if has_gpu else _between(1, texts_in_time // survey.num_users, k),
+        "k": k
+        if has_gpu or not survey.can_train_adapter
+        else _between(1, texts_in_time // survey.num_users, k),
         "max_pairs": 2000 if has_gpu else 200,
     }
 

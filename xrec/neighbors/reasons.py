@@ -20,7 +20,7 @@ training interactions are counted, so a held-out pair is never among its own evi
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,6 @@ from xrec.neighbors.artifact import NeighborTable
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float32]
-Kind = Literal["others", "history", "popular", "abstained"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 OTHERS, HISTORY, POPULAR, ABSTAINED = range(4)
 _LEAST_OF_LARGEST = 0.5
 _CLEARLY_LARGEST = 1.5
@@ -45,7 +43,7 @@ _PARTS_AT_ONCE = 2**18
 class Found:
     """The reasons of N pairs.
 
-    kinds: (N,) places in `KINDS`. items: (N,) the supporting items, -1 for none.
+    kinds: (N,) places in `EVIDENCE_KINDS`. items: (N,) the supporting items, -1 for none.
     at_least: (N,) lower bounds of the people who chose both items, or the recommended one if the
         kind is popular; 0 for none.
     shares: (N,) the supporting item's part of all positive contributions.

@@ -1,41 +1,48 @@
-"""A reason by what people did as a sentence, without a language model."""
+"""What people did, as a sentence, without a language model."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import NamedTuple
+from typing import Any
 
-from xrec.neighbors.reasons import Kind
+from xrec.config import PeopleWords
+from xrec.data.dataset import Dataset
+from xrec.data.evidence import PeopleEvidence
+from xrec.storage import fingerprint_of
 
-
-class Words(NamedTuple):
-    """What people do with items, such as ("bought", "bought") or ("chose", "chosen")."""
-
-    chose: str = "chose"
-    chosen: str = "chosen"
+_FILE = resources.files("xrec.neighbors").joinpath("sentences.txt")
 
 
-CHOSE = Words()
+def sentences_fingerprint() -> str:
+    """Return the fingerprint of all templates."""
+    return fingerprint_of([_FILE.read_text()])
 
 
 @cache
 def frames() -> dict[str, tuple[str, ...]]:
     """Return the templates of each kind of reason."""
-    lines = resources.files("xrec.neighbors").joinpath("sentences.txt").read_text().splitlines()
+    lines = _FILE.read_text().splitlines()
     pairs = [line.split(": ", 1) for line in lines if line and not line.startswith("#")]
     return {kind: tuple(text for name, text in pairs if name == kind) for kind, _ in pairs}
 
 
-def sentence(
-    kind: Kind, ids: tuple[str, str], support: str, at_least: int, words: Words = CHOSE
-) -> str:
-    """Return the sentence of a reason for the pair `ids`.
+def people_evidence(
+    dataset: Dataset, row: Mapping[str, Any], words: PeopleWords
+) -> PeopleEvidence | None:
+    """Return the evidence in a row's ids and columns SUPPORT; None if there is none.
 
-    support: the title of the supporting item, or what to call it. The same pair gets the same
-    template on every night.
+    The same pair gets the same template on every night.
     """
-    digest = hashlib.md5("\0".join((kind, *ids)).encode(), usedforsecurity=False).digest()
-    templates = frames()[kind]
-    template = templates[int.from_bytes(digest[:4], "little") % len(templates)]
-    text = template.format(**words._asdict(), support=support, number=f"{at_least:,}")
-    return text[0].upper() + text[1:]
+    kind, item_id = row["evidence_kind"], row["evidence_item_id"] or ""
+    item = dataset.item_ids.find(item_id) if item_id else None
+    if kind not in frames() or (item_id and item is None):
+        return None
+    title = "" if item is None else str(dataset.items["title"][item].as_py()).strip()
+    name, at_least = title or (item_id and f"item {item_id}"), row["evidence_at_least"] or 0
+    ids = "\0".join((kind, row["user_id"], row["item_id"])).encode()
+    digest = hashlib.md5(ids, usedforsecurity=False).digest()
+    template = frames()[kind][int.from_bytes(digest[:4], "little") % len(frames()[kind])]
+    this = words.this[0].upper() + words.this[1:]
+    values = {**words.model_dump(), "This": this, "support": name, "number": f"{at_least:,}"}
+    return PeopleEvidence(kind, item_id, name, at_least, template.format(**values))

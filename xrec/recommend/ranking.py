@@ -13,13 +13,14 @@ import torch
 from xrec import bulk
 from xrec.config import RecommendConfig
 from xrec.data.dataset import Dataset, index_keys, read_dataset, taken
+from xrec.data.evidence import EVIDENCE_KINDS
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import FoldIn
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import seen_items, top_k_items
 from xrec.neighbors.artifact import NeighborTable, read_graph_if_any, read_neighbors
-from xrec.neighbors.reasons import KINDS, Reasons
+from xrec.neighbors.reasons import Reasons
 from xrec.neighbors.scores import histories
 from xrec.progress import counter
 from xrec.recommend.artifact import identify
@@ -211,7 +212,7 @@ class Ranker:
         ids = taken(self._dataset.items["item_id"], found.items.clip(0).tolist())
         none = found.items < 0, found.at_least == 0
         return {
-            "evidence_kind": pa.array([KINDS[kind] for kind in found.kinds.tolist()]),
+            "evidence_kind": pa.array([EVIDENCE_KINDS[kind] for kind in found.kinds.tolist()]),
             "evidence_item_id": pa.array(ids, pa.string(), mask=none[0]),
             "evidence_at_least": pa.array(found.at_least, pa.int32(), mask=none[1]),
         }

@@ -84,14 +84,17 @@ def test_init_file_passes_the_dry_run_of_each_job(tmp_path, shop):
         assert yaml.safe_load(out)["workspace"] == str(tmp_path / "project/workspace")
 
 
-def test_init_without_explanations_writes_three_jobs_and_says_why(tmp_path, shop):
+def test_init_without_explanations_says_why_and_reasons_are_what_people_did(tmp_path, shop):
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
     out = said("init", tmp_path / "project", "--from", shop)
     assert (
         " ".join(_written(tmp_path))
-        == "workspace workers prepare pretrain-graph neighbors recommend"
+        == "workspace workers prepare pretrain-graph neighbors recommend backfill"
     )
+    words = {"chose": "bought", "chosen": "bought", "this": "this item"}
+    decoding = {"text": {"people": words}}
+    assert _written(tmp_path)["backfill"] == {"llm": None, "decoding": decoding}
     assert "too few explanations to train on (0 for train, 0 for validation, 0 for test;" in out
     assert "no table of users: profiles are empty" in out
     assert f"next: xrec run {tmp_path}/project/xrec.yaml" in out

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xrec.data.evidence import EVIDENCE_KINDS
 from xrec.graph.fold_in import FoldIn
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.neighbors.artifact import NeighborTable
 from xrec.neighbors.build import Neighbors, build
-from xrec.neighbors.reasons import ABSTAINED, HISTORY, KINDS, OTHERS, POPULAR, Reasons
+from xrec.neighbors.reasons import ABSTAINED, HISTORY, OTHERS, POPULAR, Reasons
 from xrec.neighbors.scores import NeighborScores, fit
 from xrec.neighbors.sentences import Words, frames, sentence
 from xrec.neighbors.steps import lower_bounds
@@ -270,7 +271,7 @@ class TestReasons:
             reasons.table, SeenItems(torch.empty(2, 0, dtype=torch.int64)), None, reasons.excluded
         )
         found = nobody.of(np.array([4, 4]), np.array([most, 7]))
-        assert [KINDS[kind] for kind in found.kinds] == ["popular", "abstained"]
+        assert [EVIDENCE_KINDS[kind] for kind in found.kinds] == ["popular", "abstained"]
         assert found.at_least.tolist() == [reasons.table.item_bounds[most], 0]
         assert found.items.tolist() == [-1, -1]
 
