@@ -26,7 +26,7 @@ from xrec.storage import Location, Manifest, fingerprint_of, location_of, manife
 
 if TYPE_CHECKING:  # they import torch, which a status does not need
     from xrec.adapter.pairs import Pair
-    from xrec.data.evidence import PeopleEvidence
+    from xrec.data import PeopleEvidence
     from xrec.generate.explainer import Explainer
     from xrec.llm.prompt import PairTexts
 

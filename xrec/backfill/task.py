@@ -11,7 +11,7 @@ from xrec.backfill.explain import explain_pairs, failed_by, say_pairs, why_again
 from xrec.backfill.identity import shared_key
 from xrec.bulk import Identity, Outcome
 from xrec.config import BackfillConfig, DecodingConfig, TextConfig
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data import Dataset, read_dataset
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer, sources_of

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from xrec.config import PromptConfig, parse_placeholders
-from xrec.data.evidence import AspectEvidence, PeopleEvidence
+from xrec.data import AspectEvidence, PeopleEvidence
 from xrec.data.language import language_name
 from xrec.errors import XRecError
 from xrec.llm.chat import Chat

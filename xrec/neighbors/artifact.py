@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 
 from xrec.config import JobConfig
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.ranking import SeenItems
 from xrec.neighbors.build import Neighbors

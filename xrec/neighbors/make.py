@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from xrec.config import NeighborsConfig
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.neighbors.artifact import WEIGHT, read_graph_if_any, write_neighbors
 from xrec.neighbors.build import build
 from xrec.neighbors.identity import neighbors_identity

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from xrec.data.dataset import Dataset, index_keys, pair_keys
+from xrec.data import Dataset, index_keys, pair_keys
 from xrec.graph.ranking import SeenItems, stable_top_k, users_with_items
 
 RELATIVE_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)

@@ -7,8 +7,7 @@ from importlib import resources
 from typing import Any
 
 from xrec.config import PeopleWords
-from xrec.data.dataset import Dataset
-from xrec.data.evidence import PeopleEvidence
+from xrec.data import Dataset, PeopleEvidence
 from xrec.storage import fingerprint_of
 
 _FILE = resources.files("xrec.neighbors").joinpath("sentences.txt")

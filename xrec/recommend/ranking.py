@@ -12,8 +12,7 @@ import torch
 
 from xrec import bulk
 from xrec.config import RecommendConfig
-from xrec.data.dataset import Dataset, index_keys, read_dataset, taken
-from xrec.data.evidence import EVIDENCE_KINDS
+from xrec.data import EVIDENCE_KINDS, Dataset, index_keys, read_dataset, taken
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import FoldIn

@@ -14,8 +14,7 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.explain import explain_pairs, why_again
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.config import DecodingConfig, PeopleWords, TextConfig
-from xrec.data.dataset import Dataset
-from xrec.data.evidence import PeopleEvidence
+from xrec.data import Dataset, PeopleEvidence
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
 from xrec.generate.shared_engine import Again, Requests

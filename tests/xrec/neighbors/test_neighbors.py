@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xrec.data.evidence import EVIDENCE_KINDS
+from xrec.data import EVIDENCE_KINDS
 from xrec.graph.fold_in import FoldIn
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems, top_k_items
@@ -16,7 +16,6 @@ from xrec.neighbors.artifact import NeighborTable
 from xrec.neighbors.build import Neighbors, build
 from xrec.neighbors.reasons import ABSTAINED, HISTORY, OTHERS, POPULAR, Reasons
 from xrec.neighbors.scores import NeighborScores, fit
-from xrec.neighbors.sentences import Words, frames, sentence
 from xrec.neighbors.steps import lower_bounds
 
 NUM_USERS, NUM_ITEMS = 120, 50
@@ -274,19 +273,3 @@ class TestReasons:
         assert [EVIDENCE_KINDS[kind] for kind in found.kinds] == ["popular", "abstained"]
         assert found.at_least.tolist() == [reasons.table.item_bounds[most], 0]
         assert found.items.tolist() == [-1, -1]
-
-
-def test_sentences_vary_by_pair_and_stay_for_a_pair() -> None:
-    words = Words("bought", "bought")
-    for kind, templates in frames().items():
-        made = {
-            sentence(kind, (f"u{user}", "i"), "the Fox", 20, words)  # type: ignore[arg-type]
-            for user in range(200)
-        }
-        assert len(made) == len(templates) >= 6
-        assert all(text[0].isupper() and text.endswith(".") for text in made)
-        assert all(("20" in text) == (kind != "history") for text in made)
-        assert all(("Fox" in text) == (kind != "popular") for text in made)
-    first = sentence("others", ("u1", "i1"), "the Fox", 1000, words)
-    assert first == sentence("others", ("u1", "i1"), "the Fox", 1000, words)
-    assert "1,000" in first
