@@ -89,7 +89,7 @@ def fit(
     """
     some = users_with_items(held_out, most_users) if held_out.numel() else torch.arange(len(users))
     truth, factors = SeenItems(held_out), {p: num_people.clamp(min=1) ** (0.5 - p) for p in powers}
-    sample = some[:: max(1, len(some) // _USERS_OF_SCALE)]
+    sample = some[:: max(1, len(some) // _USERS_OF_SCALE)].contiguous()
     scales = {p: _scale(users, items, scores, factors[p], sample) for p in powers}
     if not held_out.numel():
         return [Fit(scales[powers[0]], powers[0], 0.0)]
@@ -118,3 +118,9 @@ def _scale(
     if len(sums) < 2 or not (spread := float((sums * factor[columns]).std())):
         return 0.0
     return (float((users[some] @ items.T).std()) or 1.0) / spread
+
+
+def rounded(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return scores (N,) rounded to two digits, which hide what a single person adds to them."""
+    powers = 10.0 ** (1 - np.floor(np.log10(np.maximum(np.abs(scores), 1e-30), dtype=np.float64)))
+    return np.asarray(np.round(scores * powers) / powers, np.float32)

@@ -26,6 +26,11 @@ def frames() -> dict[str, tuple[str, ...]]:
     return {kind: tuple(text for name, text in pairs if name == kind) for kind, _ in pairs}
 
 
+def support_name(item_id: str, title: str) -> str:
+    """Return what a sentence calls a supporting item."""
+    return title.strip() or f"item {item_id}"
+
+
 def people_evidence(
     dataset: Dataset, row: Mapping[str, Any], words: PeopleWords
 ) -> PeopleEvidence | None:
@@ -37,8 +42,8 @@ def people_evidence(
     item = dataset.item_ids.find(item_id) if item_id else None
     if kind not in frames() or (item_id and item is None):
         return None
-    title = "" if item is None else str(dataset.items["title"][item].as_py()).strip()
-    name, at_least = title or (item_id and f"item {item_id}"), row["evidence_at_least"] or 0
+    title = "" if item is None else str(dataset.items["title"][item].as_py())
+    name, at_least = item_id and support_name(item_id, title), row["evidence_at_least"] or 0
     ids = "\0".join((kind, row["user_id"], row["item_id"])).encode()
     digest = hashlib.md5(ids, usedforsecurity=False).digest()
     template = frames()[kind][int.from_bytes(digest[:4], "little") % len(frames()[kind])]

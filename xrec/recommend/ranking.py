@@ -20,7 +20,7 @@ from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import seen_items, top_k_items
 from xrec.neighbors.artifact import NeighborTable, read_graph_if_any, read_neighbors
 from xrec.neighbors.reasons import Reasons
-from xrec.neighbors.scores import histories
+from xrec.neighbors.scores import histories, rounded
 from xrec.progress import counter
 from xrec.recommend.artifact import identify
 from xrec.recommend.eligible import Eligibility, excluded_items, read_eligibility
@@ -195,7 +195,7 @@ class Ranker:
             "user_id": taken(self._dataset.users["user_id"], users[rows].tolist()),
             "item_id": taken(self._dataset.items["item_id"], items[rows, places].tolist()),
             "rank": pa.array(places + 1, pa.int32()),
-            "score": scores[rows, places] if self._more is None else _rounded(scores[rows, places]),
+            "score": scores[rows, places] if self._more is None else rounded(scores[rows, places]),
         }
         pairs = users[rows], items[rows, places]
         return pa.table({**table, **self._evidence(*pairs, earlier)}, RECOMMENDATIONS), recalls
@@ -256,9 +256,3 @@ class Ranker:
                 torch.cat(parts).numpy() for parts in zip(*chunks, strict=True)
             )
         return items, scores
-
-
-def _rounded(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return scores (N,) rounded to two digits, which hide what a single person adds to them."""
-    powers = 10.0 ** (1 - np.floor(np.log10(np.maximum(np.abs(scores), 1e-30), dtype=np.float64)))
-    return np.asarray(np.round(scores * powers) / powers, np.float32)

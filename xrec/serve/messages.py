@@ -159,6 +159,18 @@ class StreamRequest(ExplanationsRequest):
     )
 
 
+class PeopleSupport(BaseModel):
+    """Why the pair was recommended, by what people did."""
+
+    kind: str = Field(
+        description="others: people who chose the supporting item chose this one too; history: the "
+        "user chose the supporting item; popular: many chose this one."
+    )
+    item_id: str | None = Field(description="The supporting item, of the user's history.")
+    name: str | None = Field(description="Its title, or what the text calls it.")
+    at_least: int | None = Field(description="A lower bound of how many other people, in steps.")
+
+
 class Explanation(BaseModel):
     """Why this user would like this item."""
 
@@ -195,6 +207,11 @@ class Explanation(BaseModel):
         "dataset without reviews the item's profile is its only review, and the user's are the "
         "profiles of the items that they interacted with."
     )
+    people: PeopleSupport | None = Field(
+        None,
+        description="What people did, of a published recommendation; null if nothing is known of "
+        "it, and for a key without the scope evidence, since it names the user's history.",
+    )
 
 
 class NoExplanation(BaseModel):
@@ -216,7 +233,8 @@ class RecommendedItem(BaseModel):
 
     rank: int = Field(description="Rank of the item, from 1.")
     score: float | None = Field(
-        description="Score by the recommender: of xrec recommend, the dot product of the vectors."
+        description="Score by the recommender: of xrec recommend, the dot product of the vectors "
+        "plus what neighbors add."
     )
     item_id: str
     title: str

@@ -23,6 +23,7 @@ _STATUS_OF_REASON = {
     "unknown_user": 404,
     "unknown_item": 404,
     "taken_down": 410,
+    "scope": 403,
     "overloaded": 429,
     "bug": 500,
 }
@@ -51,8 +52,8 @@ class ProblemError(HTTPException):
 def refused(reason: str, message: str) -> ProblemError:
     """Return the error for a pair that has no explanation.
 
-    Its status is 404 for an unknown ID, 410 for what was taken down, 429 for an overload, 500 for a
-    bug, 422 for all other reasons.
+    Its status is 403 for what the key may not see, 404 for an unknown ID, 410 for what was taken
+    down, 429 for an overload, 500 for a bug, 422 for all other reasons.
     """
     status = _STATUS_OF_REASON.get(reason, 422)
     return ProblemError(status, reason, message, RETRY_SECONDS if status == 429 else None)
