@@ -197,14 +197,15 @@ def truth(dataset: Dataset, users: Ints, items: Ints, found: Found) -> float:
     (row,) = database.execute(
         f"""
         WITH wanted AS (SELECT DISTINCT i, j FROM claims WHERE kind = {OTHERS}),
-        both AS (
-            SELECT w.i, w.j, list(a.u) people FROM wanted w JOIN train a ON a.i = w.i
+        shared AS (
+            SELECT w.i, w.j, count(*) n FROM wanted w JOIN train a ON a.i = w.i
             JOIN train b ON b.i = w.j AND b.u = a.u GROUP BY ALL
         ),
-        alone AS (SELECT i, list(u) people FROM train GROUP BY i)
-        SELECT avg((len(list_filter(coalesce(both.people, alone.people), p -> p != c.u))
-                    >= c.least)::int), count(*)
-        FROM claims c LEFT JOIN both ON c.kind = {OTHERS} AND both.i = c.i AND both.j = c.j
+        alone AS (SELECT i, count(*) n FROM train GROUP BY i)
+        SELECT avg((coalesce(shared.n, alone.n) - (own.u IS NOT NULL)::int >= c.least)::int),
+            count(*)
+        FROM claims c LEFT JOIN train own ON own.u = c.u AND own.i = c.i
+        LEFT JOIN shared ON c.kind = {OTHERS} AND shared.i = c.i AND shared.j = c.j
         LEFT JOIN alone ON c.kind = {POPULAR} AND alone.i = c.i
         """
     ).fetchall()
