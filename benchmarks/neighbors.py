@@ -1,4 +1,4 @@
-"""Reasons by what people did: `python -m benchmarks.neighbors evidence WORKSPACE...`, from the root.
+"""Reasons by what people did: `python -m benchmarks.neighbors evidence WORKSPACE...`.
 
 A workspace has a dataset, a graph, neighbors and recommendations, as `xrec run` makes them. For
 recommended and for held-out pairs, the figures are
