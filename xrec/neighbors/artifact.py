@@ -7,6 +7,7 @@ people chose each item. Exact numbers of people are not written anywhere.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,23 +62,33 @@ class NeighborTable:
 
     def scores(self, history: SeenItems) -> NeighborScores:
         """Return b times the sums over the histories of users."""
-        weights = np.float32(self.weight) * self.arrays["weights"]
-        return NeighborScores(self.arrays["starts"], self.arrays["targets"], weights, history)
+        names = ("starts", "targets", "weights")
+        return NeighborScores(*(self.arrays[n] for n in names), history, self.weight)
 
     def weighted(self, history: Ints, items: Ints) -> npt.NDArray[np.float32]:
         """Return b w_ji of each pair of `history` and `items`, (M,) float32."""
-        return np.float32(self.weight) * self._of_pairs("weights", history, items)
+        return np.float32(self.weight) * _of_pairs(self._weights, history, items)
 
     def bounds(self, history: Ints, items: Ints) -> npt.NDArray[np.int32]:
         """Return lower bounds of how many people chose both of each pair, (M,) int32."""
-        return self._of_pairs("bounds", history, items)
+        return _of_pairs(self._bounds, history, items)
 
-    def _of_pairs(self, name: str, history: Ints, items: Ints) -> npt.NDArray[Any]:
-        num_items = len(self.item_bounds)
+    @cached_property
+    def _weights(self) -> Any:
+        return self._matrix("weights")
+
+    @cached_property
+    def _bounds(self) -> Any:
+        return self._matrix("bounds")
+
+    def _matrix(self, name: str) -> Any:
         parts = self.arrays[name], self.arrays["targets"], self.arrays["starts"]
-        matrix = sp.csr_array(parts, shape=(num_items, num_items))
-        places = np.array(history), np.array(items)  # SciPy needs arrays that can be written
-        return np.asarray(matrix[places]) if len(history) else parts[0][:0]
+        return sp.csr_array(parts, shape=(len(self.item_bounds),) * 2)
+
+
+def _of_pairs(matrix: Any, history: Ints, items: Ints) -> npt.NDArray[Any]:
+    places = np.array(history), np.array(items)  # SciPy needs arrays that can be written
+    return np.asarray(matrix[places]) if len(history) else matrix.data[:0]
 
 
 def write_neighbors(

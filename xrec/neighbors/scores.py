@@ -23,7 +23,7 @@ RELATIVE_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 """The values of b that `fit` tries, relative to the standard deviations of the two parts."""
 POWERS = (0.5, 0.25, 0.0)
 """The powers of an item's number of users that `fit` tries to divide by."""
-_USERS_AT_ONCE, _USERS_OF_SCALE, _K = 512, 512, 20
+_SCORES_AT_ONCE, _USERS_OF_SCALE, _K = 2**24, 512, 20
 
 
 def histories(dataset: Dataset) -> SeenItems:
@@ -43,12 +43,13 @@ class NeighborScores:
         targets: npt.NDArray[Any],
         weights: npt.NDArray[np.float32],
         history: SeenItems,
+        weight: float = 1.0,
     ):
-        """Take the arrays of `xrec.neighbors.build.Neighbors`."""
+        """Take the arrays of `xrec.neighbors.build.Neighbors`, and b."""
         self.num_items = len(starts) - 1
         shape = self.num_items, self.num_items
         self._weights = sp.csr_array((weights, targets, starts), shape=shape)
-        self._history = history
+        self._history, self._weight = history, np.float32(weight)
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return positions in `users` (B,), items, and sums that are not zero, (M,) each."""
@@ -56,7 +57,7 @@ class NeighborScores:
         values = np.ones(len(rows), np.float32)
         history = sp.csr_array((values, (rows, items)), shape=(len(users), self.num_items))
         sums = (history @ self._weights).tocoo()
-        return tuple(map(torch.from_numpy, (sums.row, sums.col, sums.data)))  # type: ignore[return-value]
+        return tuple(map(torch.from_numpy, (sums.row, sums.col, self._weight * sums.data)))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,13 @@ def fit(
     """
     some = users_with_items(held_out, most_users) if held_out.numel() else torch.arange(len(users))
     truth, factors = SeenItems(held_out), {p: num_people.clamp(min=1) ** (0.5 - p) for p in powers}
-    sample = some[:: max(1, len(some) // _USERS_OF_SCALE)].contiguous()
+    at_once = max(1, _SCORES_AT_ONCE // len(items))
+    sample = some[:: max(1, len(some) // min(at_once, _USERS_OF_SCALE))].contiguous()
     scales = {p: _scale(users, items, scores, factors[p], sample) for p in powers}
     if not held_out.numel():
         return [Fit(scales[powers[0]], powers[0], 0.0)]
     hits = {(p, r): 0.0 for p in powers for r in relative if r or p == powers[0]}
-    for chunk in some.split(_USERS_AT_ONCE):
+    for chunk in some.split(at_once):
         vectors = users[chunk] @ items.T
         rows, columns, sums = scores.of(chunk)
         vectors[history.of(chunk)] = -torch.inf

@@ -15,7 +15,7 @@ from xrec.config import RecommendConfig, identity_of
 from xrec.errors import ConfigError, install_command
 from xrec.neighbors.identity import find_neighbors, ranking_inputs
 from xrec.recommend.eligible import table_inputs
-from xrec.schemas import RECOMMENDATIONS
+from xrec.schemas import RECOMMENDATIONS, SUPPORT
 from xrec.storage import Location, manifest_of, read_content, read_manifest
 
 
@@ -72,5 +72,14 @@ def read_recommendations(location: Location, k: int | None = None) -> Iterator[p
         )
     for name in sorted(manifest.files):
         data = read_content(location, manifest, name, remedy="run xrec recommend again")
-        rows = pq.read_table(pa.BufferReader(data)).cast(RECOMMENDATIONS)
+        rows = parse_rows(data)
         yield rows if k is None else rows.filter(pc.field("rank") <= k)
+
+
+def parse_rows(data: bytes) -> pa.Table:
+    """Return the rows of a file; without evidence if an older xrec wrote it."""
+    rows = pq.read_table(pa.BufferReader(data))
+    for field in SUPPORT:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.cast(RECOMMENDATIONS)

@@ -22,7 +22,7 @@ from xrec.neighbors.artifact import NeighborTable, read_graph_if_any, read_neigh
 from xrec.neighbors.reasons import Reasons
 from xrec.neighbors.scores import histories, rounded
 from xrec.progress import counter
-from xrec.recommend.artifact import identify
+from xrec.recommend.artifact import identify, parse_rows
 from xrec.recommend.eligible import Eligibility, excluded_items, read_eligibility
 from xrec.schemas import RECOMMENDATIONS, SUPPORT
 from xrec.storage import (
@@ -31,7 +31,6 @@ from xrec.storage import (
     fingerprint_of,
     location_of,
     open_location,
-    read_table,
     write_manifest,
     write_table,
 )
@@ -137,7 +136,7 @@ def _earlier(config: RecommendConfig, name: str) -> pa.Table | None:
     if config.keeps is None:
         return None
     file = open_location(config.keeps, config.storage) / name
-    return read_table(file, RECOMMENDATIONS) if file.is_file() else None
+    return parse_rows(file.read_bytes()) if file.is_file() else None
 
 
 def reasons_of(
@@ -228,10 +227,9 @@ class Ranker:
         known = (of[0] >= 0) & (of[1] >= 0)
         keys, support = index_keys(of[0], of[1])[known], of[2][known]
         order, wanted = keys.argsort(), index_keys(users, items)
-        at = np.searchsorted(keys, wanted, sorter=order).clip(max=max(0, len(keys) - 1))
         if not len(keys):
             return np.full(len(users), -1)
-        at = order[at]
+        at = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
         return np.where(keys[at] == wanted, support[at], -1)
 
     def _best(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from tests.errors import raises
@@ -73,6 +74,11 @@ class Shop:
         return [row for part in parts for row in part.to_pylist()]
 
 
+def step_of(number: int, least: int) -> int:
+    """Return the step, which is all that a number of people may change in what is shown."""
+    return max(step for step in (least, 5, 10, 20, 50) if least <= step <= number)
+
+
 def numbers_of(row: Mapping[str, Any]) -> tuple[int, int, int | None]:
     support = row["evidence_item_id"]
     return int(row["user_id"][1:]), int(row["item_id"][1:]), support and int(support[1:])
@@ -92,16 +98,15 @@ def test_every_reason_is_true_of_others_by_training_interactions_alone(
         others = np.delete(history, user, axis=0)
         assert (user, item) not in known
         number = row["evidence_at_least"]
-        assert number is None or number >= least
         if row["evidence_kind"] in ("others", "history"):
             assert history[user, support]
             assert support not in (item, 3)
         else:
             assert support is None
         if row["evidence_kind"] == "others":
-            assert number <= (others[:, support] & others[:, item]).sum()
+            assert number == step_of((others[:, support] & others[:, item]).sum(), least)
         elif row["evidence_kind"] == "popular":
-            assert number <= others[:, item].sum()
+            assert number == step_of(others[:, item].sum(), least)
         else:
             assert number is None
     assert ("graph" in shop.manifest.inputs, "neighbors" in shop.manifest.inputs) == (
@@ -157,3 +162,19 @@ def test_neighbors_of_another_dataset_are_refused(tmp_path: Path) -> None:
     config = parse_config(RecommendConfig, with_uris({"k": 5, **values}))
     with raises(ArtifactMismatchError, "other_inputs", "neighbors"):
         identify(config)
+
+
+def test_no_exact_number_of_people_is_in_a_file_or_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "xrec")
+    shop = Shop(tmp_path, has_graph=True)
+    shop.run()
+    arrays = safetensors.numpy.load_file(tmp_path / "neighbors" / "neighbors.safetensors")
+    assert {*arrays} == {"starts", "targets", "weights", "bounds", "item_bounds"}
+    for name in ("bounds", "item_bounds"):
+        assert {*arrays[name].tolist()} <= {0, 5, 10, 20, 50, 100}
+    (line,) = [each for each in caplog.messages if each.startswith("neighbors")]
+    num_pairs = len(arrays["targets"])
+    weight = _neighbors(shop)["weight"]
+    assert line == f"neighbors: {num_pairs} pairs of items, weight {weight:.3g}"
