@@ -112,12 +112,11 @@ from xrec.config.texts import (
 from xrec.config.train import (
     AdapterModelConfig,
     AdapterTrainingConfig,
-    BPRLossConfig,
+    GraphLoss,
     GraphModelConfig,
     GraphTrainingConfig,
     Injection,
     PretrainGraphConfig,
-    SampledSoftmaxConfig,
     TrainAdapterConfig,
 )
 from xrec.config.values import parse_yaml

@@ -30,7 +30,6 @@ from xrec.config.serve import ServeConfig
 from xrec.config.train import (
     AdapterTrainingConfig,
     AdapterTrainingJobConfig,
-    GraphTrainingConfig,
     PretrainGraphConfig,
     TrainAdapterConfig,
 )
@@ -61,7 +60,6 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     AdapterTrainingJobConfig: "deepspeed.zero_optimization",
     AdapterTrainingConfig: "prefix_cache_gib steps_per_checkpoint gradient_checkpointing",
     TrainAdapterConfig: "license",
-    GraphTrainingConfig: "epochs_per_checkpoint",
     PretrainGraphConfig: "start_from parallelism",
     # The dataset: where its source is, and memory.
     SourceJobConfig: "max_rejected_share",

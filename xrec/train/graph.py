@@ -37,7 +37,13 @@ from xrec.storage import (
     storage_errors,
 )
 from xrec.train.checkpoint import GraphProgress, Tensors, read_progress, read_rows
-from xrec.train.graph_model import RECALL, SCORE, GraphData, split_edges
+from xrec.train.graph_model import (
+    RECALL,
+    SCORE,
+    VALIDATION_USERS,
+    GraphData,
+    split_edges,
+)
 from xrec.train.graph_worker import train_worker
 from xrec.train.lease import CHECKPOINTS, only_driver
 from xrec.train.ray_driver import fit
@@ -50,8 +56,8 @@ KEEP_WITHIN = 0.2
 """A vector of `start_from` that moved by at most this share of its length stays as it was.
 
 Neither texts nor rankings differ noticeably after such a move (docs/graph.md)."""
-_FINAL_USERS = 10
-"""How many times `training.validation_users` the final figures are of."""
+_FINAL_USERS = 10 * VALIDATION_USERS
+"""How many users the final figures are of at most."""
 
 
 def pretrain_graph(
@@ -240,14 +246,14 @@ def _final_metrics(
     progress: GraphProgress,
     training: GraphTrainingConfig,
 ) -> dict[str, Any]:
-    train, most = split_edges(dataset, "train"), _FINAL_USERS * training.validation_users
+    train = split_edges(dataset, "train")
     reports: dict[str, dict[str, Any]] = {
         split: ranking_report(
             users,
             items,
             train,
             split_edges(dataset, split),
-            most_users=most,
+            most_users=_FINAL_USERS,
             seed=training.seed,
             lost_items=torch.from_numpy(dataset.lost_items),
         )

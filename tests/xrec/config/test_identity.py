@@ -47,7 +47,7 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
         *({"source": source} for source in SOURCES),
         {"source": SOURCES[1], "aspects_from": {"kind": "profiles"}},
     ],
-    "pretrain-graph": [{}, {"training": {"loss": {"kind": "bpr"}}}],
+    "pretrain-graph": [{}, {"training": {"loss": "bpr"}}],
     "train-adapter": [{"llm": LLM}],
     "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv", "match": ["region"]}}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],

@@ -142,7 +142,7 @@ SOURCE = SampleSource(
     explanations_per_user=4,
 )
 TRAINING = {
-    "loss": {"kind": "bpr"},
+    "loss": "bpr",
     "num_epochs": 6,
     "steps_per_epoch": 8,
     "micro_batch_size": 128,
