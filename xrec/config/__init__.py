@@ -42,7 +42,6 @@ from xrec.config.data import (
     BuildSampleLLMConfig,
     Delimiter,
     PrepareConfig,
-    ProfileAspects,
     ReleaseSource,
     SampleSource,
     SplitShares,

@@ -45,7 +45,7 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     ],
     "prepare": [
         *({"source": source} for source in SOURCES),
-        {"source": SOURCES[1], "aspects_from": {"kind": "profiles"}},
+        {"source": SOURCES[1], "aspects_from": "profiles"},
     ],
     "pretrain-graph": [{}, {"training": {"loss": "bpr"}}],
     "train-adapter": [{"llm": LLM}],
