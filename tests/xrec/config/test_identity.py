@@ -52,7 +52,7 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv", "match": ["region"]}}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],
     "evaluate": [{"llm": LLM}],
-    "compare": [{"llm": LLM, "metrics": {"judges": JUDGES}, "texts": {"x": {"uri": "x.csv"}}}],
+    "compare": [{"llm": LLM, "judges": JUDGES, "texts": {"x": {"uri": "x.csv"}}}],
     "serve": [{"llm": LLM}],
 }
 Step = tuple[Config, str, int | str | None]

@@ -305,8 +305,6 @@ def test_uri_is_below_the_workspace_unless_given():
     assert config.llm.model == "s3://bucket/run/llm"
     assert config.artifact("explanations") == "s3://bucket/run/top"
     judge = {"kind": "engine", "llm": {"model": "workspace:judge"}}
-    metrics = {"judges": {"ann": judge, "bob": judge}}
-    compare = parse_config(CompareConfig, {**LLM, "metrics": metrics})
-    assert [each.llm.model for each in compare.metrics.judges.values()] == [
-        os.path.abspath("w/judge")
-    ] * 2
+    judges = {"ann": judge, "bob": judge}
+    compare = parse_config(CompareConfig, {**LLM, "judges": judges})
+    assert [each.llm.model for each in compare.judges.values()] == [os.path.abspath("w/judge")] * 2

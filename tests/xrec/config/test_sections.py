@@ -173,7 +173,7 @@ WITHOUT_PROFILE = {
 def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
     """Of the train-adapter run of the same keys with the entry's seed."""
     values = {**COMPARE, "prompt": {**PROMPT, "aspects": 3}, "training": {"num_epochs": 3}}
-    own = {"training": {"num_epochs": 3, "seed": 2}, "model": {"vectors_seed": 2}}
+    own = {"training": {"num_epochs": 3, "seed": 2}}
     own["artifacts"] = {"adapter": "a"}
     full = parse_config(TrainAdapterConfig, {**values, **own}).model_dump()
     other = make_config(**values).training_of(variant, 2, "a").model_dump()

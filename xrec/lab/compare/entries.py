@@ -67,11 +67,13 @@ def comparison_identity(
     """
     names = set(config.entries)
     elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
-    unused = set() if config.has_language_model else {"llm", "engine", "decoding", "prompt"}
+    unused = {"encoder", "judges"}  # they are in `metrics`
+    if not config.has_language_model:
+        unused |= {"llm", "engine", "decoding", "prompt"}
     unused |= set() if names & set(ADAPTERS) else {"model", "deepspeed"}
     settings = {
         **{name: each for name, each in identity_of(config).items() if name not in unused},
-        "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
+        "metrics": metrics_identity(config, llm=config.llm, storage=config.storage),
         "texts": {name: identity_of(texts) for name, texts in elsewhere.items()},
         "baselines": {
             kind: asdict(recipe_of(kind, config.training)) for kind in BASELINES if kind in names

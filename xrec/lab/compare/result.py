@@ -125,7 +125,7 @@ def result_of(
     figures = _figures(runs | ranked)
     for name in config.entries:
         figures[name] |= _cost_figures([made[entry].costs for entry in made if entry.name == name])
-    infos = describe_metrics(config.metrics, dataset)
+    infos = describe_metrics(config, dataset)
     infos |= {info.name: info for info in COST_INFOS}
     there = {metric for of_entry in figures.values() for metric in of_entry}
     ordered = {name: info for name, info in infos.items() if name in there}

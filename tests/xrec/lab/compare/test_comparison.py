@@ -97,7 +97,7 @@ def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(make
         with raises(DataError, "no_references", "split", "validation"):
             run(make_config(max_pairs=2, split="validation"))
     with pytest.raises(ModelError):
-        run(make_config(metrics={"encoder": "./nowhere"}))
+        run(make_config(encoder="./nowhere"))
 
 
 # Rankers
