@@ -137,8 +137,7 @@ class EngineModelConfig(_Sampled):
     """A language model in xrec's own processes; a grammar restricts its replies to the schema."""
 
     kind: Literal["engine"]
-    llm: LLMConfig | None = None
-    """The model. If null, the job's llm."""
+    llm: LLMConfig
     engine: EngineConfig = BUILTIN
 
     @model_validator(mode="after")

@@ -37,9 +37,9 @@ REVIEWS = {"kind": "reviews", "uri": "r"}
 EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     "build-sample-llm": [{}],
     "annotate": [
-        {"source": REVIEWS, "llm": LLM, "annotator": {"kind": "phrases"}},
+        {"source": REVIEWS, "annotator": {"kind": "phrases"}},
         *(
-            {"source": REVIEWS, "llm": LLM, "annotator": {"kind": "language_model", "model": model}}
+            {"source": REVIEWS, "annotator": {"kind": "language_model", "model": model}}
             for model in (ENGINE, ENDPOINT)
         ),
     ],

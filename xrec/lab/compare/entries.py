@@ -73,7 +73,7 @@ def comparison_identity(
     unused |= set() if names & set(ADAPTERS) else {"model", "deepspeed"}
     settings = {
         **{name: each for name, each in identity_of(config).items() if name not in unused},
-        "metrics": metrics_identity(config, llm=config.llm, storage=config.storage),
+        "metrics": metrics_identity(config, config.storage),
         "texts": {name: identity_of(texts) for name, texts in elsewhere.items()},
         "baselines": {
             kind: asdict(recipe_of(kind, config.training)) for kind in BASELINES if kind in names

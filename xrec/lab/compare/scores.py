@@ -40,7 +40,6 @@ def _load_scorer(
         judges=JudgeAccess(
             replies=location_of(config, "comparison") / "judge-replies",
             storage=config.storage,
-            llm=config.llm,
             device=config.actors.device,
             num_threads=config.actors.cpus,
             keys=keys,
@@ -60,7 +59,7 @@ def score_entries(
     Raises the XRecError of a process that scores, or ClusterError.
     """
     identity = {
-        "metrics": metrics_identity(config, llm=config.llm, storage=config.storage),
+        "metrics": metrics_identity(config, config.storage),
         "pairs": pairs.fingerprint,
         "dataset": manifest_of(config, "dataset").fingerprint,
     }
