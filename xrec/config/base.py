@@ -29,7 +29,7 @@ SHARED_DISKS = {"is_elsewhere": True}
 """The validation context that refuses relative paths, for a config that another machine reads."""
 _MAX_SHOWN = 200  # characters of a value
 _PLAIN_KEY = re.compile(r"[a-z_]+")
-_SECRETS = {"storage", "security"}  # the sections that hold secrets
+_SECRETS = {"storage", "keys"}  # the sections that hold secrets
 
 
 def absolute(uri: str) -> str:

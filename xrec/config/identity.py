@@ -68,7 +68,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     TableFiles: "uri",
     # Where texts from elsewhere are, and the endpoint, which writes no table.
     ElsewhereConfig: "uri",
-    ServeConfig: "http security models frontends",
+    ServeConfig: "http keys models frontends",
 }
 """The options that do not identify a run, by the class that declares them.
 
