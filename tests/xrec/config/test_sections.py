@@ -34,7 +34,6 @@ def judges(*names: str) -> dict[str, Any]:
 
 TAKEN: list[tuple[type[Config], dict[str, Any]]] = [
     (TrainAdapterConfig, INT8),
-    (CompareConfig, {"workspace": "w", "entries": ["profile", "nearest"]}),  # no language model
     *((AdapterTrainingConfig, {"micro_batch_size": size}) for size in (1, 8, "auto")),
     (EngineConfig, {"kind": "vllm", "vllm": {"tensor_parallel_size": 4}}),
     (PromptConfig, AT_THE_END),
@@ -89,7 +88,6 @@ REFUSED: dict[type[Config], list[dict[str, Any]]] = {
         for changes in (
             {"entries": ["ours", "neerest"]},
             {"entries": ["ours", "without_aspects"]},
-            {"entries": ["ours"], "llm": None},
             {"model": {"injection": "none"}},
             {"model": {"vectors": "random"}},
             {"seeds": [0, 0]},

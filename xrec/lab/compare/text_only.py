@@ -56,7 +56,7 @@ def text_only_texts(
     explanations = (entry.location / "explanations").uri
     backfill = config.backfill_of(entry.seed or 0, pairs.uri, explanations, explanations)
     logger.info("%s: writing texts", entry.title)
-    llm, dataset = config.language_model, manifest_of(config, "dataset")
+    llm, dataset = config.llm, manifest_of(config, "dataset")
     folder = resolve_model(llm, config.storage)
     identity = Identity(
         kind="explanations",
