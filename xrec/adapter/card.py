@@ -11,6 +11,7 @@ from huggingface_hub import ModelCardData
 
 from xrec.adapter.config import AdapterConfig
 from xrec.llm.source import is_hub_id
+from xrec.llm.title_placeholder import TITLE
 from xrec.storage import Manifest
 
 UNKNOWN = "unknown"
@@ -108,7 +109,6 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def _usage(config: AdapterConfig) -> str:
-    placeholder = config.prompt.title_placeholder
     revision = config.base_model_revision
     base_model = f'"{config.base_model}"' + (f', revision="{revision}"' if revision else "")
     return f"""In Python, with xrec installed; the graph is a folder that holds the graph artifact:
@@ -131,7 +131,7 @@ prompt = prompts.build(0, 0, texts)
 input_ids = torch.tensor([prompt], device=model.device)
 output = model.generate(input_ids, max_new_tokens=60, do_sample=False)
 text = prompts.decode(output[0, len(prompt) :].tolist())
-print(prompts.placeholder.fill(text, texts.item_title))  # the model writes {placeholder}
+print(prompts.placeholder.fill(text, texts.item_title))  # the model writes {TITLE}
 ```
 
 In bulk: `xrec backfill CONFIG adapter=path/to/adapter`. One pair:

@@ -1,6 +1,5 @@
 """How texts are written and checked: prompt, decoding, checks, and plain sentences."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -9,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri
 
-_TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
 _EVIDENCE = ("aspect", "item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 _PROMPT_PARTS: Mapping[str, Sequence[str]] = {
     "instruction": (),
@@ -52,19 +50,8 @@ class PromptConfig(Config):
     """What follows the texts, for example {user}{item}. If empty, nothing."""
     max_prompt_tokens: int = Field(512, ge=8)
     """Maximum length in tokens; longer prompts are refused, never cut."""
-    title_placeholder: str = "[title]"
-    """What the model writes in place of the item's title: a word between two punctuation marks."""
     untitled: str = Field("this item", min_length=1)
     """What an item without a title is called."""
-
-    @field_validator("title_placeholder")
-    @classmethod
-    def _placeholder_is_a_word_between_marks(cls, placeholder: str) -> str:
-        if not _TITLE_PLACEHOLDER.fullmatch(placeholder):
-            raise ValueError(
-                f"expected a word between two marks, like [title] or <item>, saw {placeholder!r}"
-            )
-        return placeholder
 
     @model_validator(mode="after")
     def _placeholders_are_in_their_parts(self) -> "PromptConfig":
