@@ -14,7 +14,6 @@ from xrec.llm.source import is_hub_id
 from xrec.llm.title_placeholder import TITLE
 from xrec.storage import Manifest
 
-UNKNOWN = "unknown"
 TRAINED = "Trained by `xrec train-adapter`."
 _METRICS = {
     "validation_loss": "validation loss, nats a token",
@@ -27,7 +26,6 @@ _METRICS = {
 def model_card(
     config: AdapterConfig,
     *,
-    license: str = UNKNOWN,
     origin: str = "",
     dataset: Manifest | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -61,14 +59,15 @@ It works with these only, which are not included; xrec compares fingerprints and
 
 ## Licence
 
-{_licence(license)}"""
-    return f"---\n{_front_matter(config, license).to_yaml()}\n---\n\n{body}\n"
+Not stated. Whoever publishes the adapter must choose a licence that the licences of the base model
+and of the data allow, and give it in the front matter."""
+    return f"---\n{_front_matter(config).to_yaml()}\n---\n\n{body}\n"
 
 
-def _front_matter(config: AdapterConfig, license: str) -> ModelCardData:
+def _front_matter(config: AdapterConfig) -> ModelCardData:
     is_on_hub = is_hub_id(config.base_model)
     return ModelCardData(
-        license=license,
+        license="unknown",
         library_name="xrec",
         pipeline_tag="text-generation",
         base_model=config.base_model if is_on_hub else None,
@@ -136,12 +135,3 @@ print(prompts.placeholder.fill(text, texts.item_title))  # the model writes {TIT
 
 In bulk: `xrec backfill CONFIG adapter=path/to/adapter`. One pair:
 `xrec explain CONFIG adapter=path/to/adapter --user ID --item ID`."""
-
-
-def _licence(license: str) -> str:
-    if license != UNKNOWN:
-        return f"`{license}`. The base model and the data have licences of their own."
-    return (
-        "Not stated. Whoever publishes the adapter must choose a licence that the licences of the "
-        "base model and of the data allow (`license`)."
-    )

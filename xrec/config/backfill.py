@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri
-from xrec.config.job import ActorsJobConfig, JobConfig, RayJobConfig, Split
-from xrec.config.llm import EngineConfig, LLMConfig, PromptFailure
+from xrec.config.job import ActorsJobConfig, RayJobConfig, Split
+from xrec.config.llm import EngineConfig, LLMJobConfig, PromptFailure
 from xrec.config.texts import DecodingConfig, TextFailure
 
 
@@ -115,10 +115,9 @@ GATE: Mapping[str, float | None] = {
 """The gate's default limits, for the figures that a config does not name."""
 
 
-class TextsJobConfig(JobConfig):
+class TextsJobConfig(LLMJobConfig):
     """A job that generates texts. Texts of different jobs are comparable if `decoding` is equal."""
 
-    llm: LLMConfig
     decoding: DecodingConfig = DecodingConfig()
     engine: EngineConfig = EngineConfig()
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri
-from xrec.config.job import JobConfig, SourceJobConfig
-from xrec.config.texts import PromptConfig
+from xrec.config.job import SourceJobConfig
+from xrec.config.texts import PromptJobConfig
 
 _LINES = (".csv", ".tsv", ".jsonl", ".json")
 TABLE_ENDINGS = (".parquet", *_LINES, *(f"{ending}.gz" for ending in _LINES))
@@ -216,13 +216,12 @@ class PrepareConfig(SourceJobConfig):
         return self
 
 
-class BuildSampleLLMConfig(JobConfig):
+class BuildSampleLLMConfig(PromptJobConfig):
     """`xrec build-sample-llm`: writes the demo's language model to <workspace>/llm.
 
-    It is a small Llama in the Hugging Face layout, trained on the town's language and then frozen.
+    It is a small Llama in the Hugging Face layout, trained on texts in the town's language that
+    follow `prompt`, and then frozen.
     """
 
     num_steps: int = Field(300, ge=1)
     """Number of training steps. Each step uses new texts."""
-    prompt: PromptConfig = PromptConfig()
-    """The prompt that the training texts follow."""

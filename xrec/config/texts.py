@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri
+from xrec.config.job import JobConfig
 
 _EVIDENCE = ("aspect", "item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 _PROMPT_PARTS: Mapping[str, Sequence[str]] = {
@@ -99,6 +100,12 @@ def _check_once(names: Iterable[str], parts: Mapping[str, str]) -> None:
 
 def _count(name: str, text: str) -> int:
     return placeholder_names(text).count(name)
+
+
+class PromptJobConfig(JobConfig):
+    """A job whose language model is trained to answer the prompt."""
+
+    prompt: PromptConfig = PromptConfig()
 
 
 CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]

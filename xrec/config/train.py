@@ -7,8 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri, merged
 from xrec.config.job import TrainingJobConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.texts import PromptConfig
+from xrec.config.llm import LLMJobConfig
+from xrec.config.texts import PromptJobConfig
 
 
 class GraphModelConfig(Config):
@@ -169,10 +169,9 @@ _SET_BY_US = {
 }
 
 
-class AdapterTrainingJobConfig(TrainingJobConfig):
+class AdapterTrainingJobConfig(PromptJobConfig, TrainingJobConfig):
     """A job that trains adapters: `xrec train-adapter`, or a comparison of them."""
 
-    prompt: PromptConfig = PromptConfig()
     model: AdapterModelConfig = AdapterModelConfig()
     training: AdapterTrainingConfig = AdapterTrainingConfig()
     deepspeed: Mapping[str, Any] = {}
@@ -230,13 +229,8 @@ class AdapterTrainingJobConfig(TrainingJobConfig):
         return self
 
 
-class TrainAdapterConfig(AdapterTrainingJobConfig):
+class TrainAdapterConfig(LLMJobConfig, AdapterTrainingJobConfig):
     """`xrec train-adapter`: dataset, graph, and a frozen language model in, adapter out."""
-
-    llm: LLMConfig
-    license: str = "unknown"
-    """License of the adapter's weights for its model card, as the hub names it, for example
-    apache-2.0."""
 
     @model_validator(mode="after")
     def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":

@@ -115,7 +115,7 @@ class EngineModel:
             max_new_tokens=sampling.max_tokens,
             temperature=sampling.temperature or 0.0,
             top_p=1.0,
-            seed=sampling.seed,
+            seed=prompt.seed,
             constraint=self._grammars.of(prompt.schema),
         )
         return self._chat.token_ids(prompt.messages), params

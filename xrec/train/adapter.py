@@ -99,9 +99,7 @@ def _made(
         inputs=inputs,
         metrics=metrics,
         extra_files={"history.json": json.dumps(progress.history, indent=2).encode()},
-        card=model_card(
-            adapter_config, license=config.license, origin=TRAINED, dataset=dataset, metrics=metrics
-        ),
+        card=model_card(adapter_config, origin=TRAINED, dataset=dataset, metrics=metrics),
     )
     (output / CHECKPOINTS).delete()
     return manifest

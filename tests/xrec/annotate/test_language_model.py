@@ -117,7 +117,7 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     path = tmp_path / "user.txt"
     path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
     changes = [{"language": "Danish"}, {"domain": "book"}, {"prompts": {"user": str(path)}}]
-    changes += [{"model": {"model": "other"}}, {"model": {"seed": 1}}]
+    changes += [{"model": {"model": "other"}}, {"model": {"temperature": 1}}]
     others = [_spec(None, **change) for change in changes]
     path.write_text(path.read_text().replace("A.", "C."))
     others.append(_spec(None, prompts={"user": str(path)}))
