@@ -18,7 +18,6 @@ from xrec.config.backfill import (
     BulkConfig,
     EligibleItems,
     ExplanationsJobConfig,
-    FailureReason,
     RecommendConfig,
     RecommendedPairs,
     SplitPairs,

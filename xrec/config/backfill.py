@@ -7,8 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri
 from xrec.config.job import ActorsJobConfig, RayJobConfig, Split
-from xrec.config.llm import EngineConfig, LLMJobConfig, PromptFailure
-from xrec.config.texts import DecodingConfig, TextFailure
+from xrec.config.llm import EngineConfig, LLMJobConfig
+from xrec.config.texts import DecodingConfig
 
 
 class SplitPairs(Config):
@@ -17,8 +17,6 @@ class SplitPairs(Config):
     kind: Literal["split"]
     split: Split = "test"
     """The split."""
-    max_pairs: int | None = Field(None, ge=1)
-    """Maximum number of pairs, taken in order of user and item. If null, all."""
 
 
 class TablePairs(Config):
@@ -92,9 +90,6 @@ class BulkConfig(ActorsJobConfig):
         return self
 
 
-FailureReason = Literal["unknown_user", "unknown_item", PromptFailure, TextFailure, "engine_error"]
-"""Why a pair has no explanation."""
-
 GATE: Mapping[str, float | None] = {
     "kept": 0.7,
     "coverage": 0.6,
@@ -140,9 +135,6 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
     given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
     published."""
-    retry_failed: tuple[Literal["all", FailureReason], ...] | None = None
-    """Failed rows of this run to generate again: all, a reason, or a list of reasons. If null,
-    none."""
     vacuum_hours: float | None = Field(None, ge=1)
     """After publishing, files that no version of the last vacuum_hours hours needs are deleted
     (Delta's VACUUM); 168 is usual. If null, no files are deleted."""
