@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config, Uri
+from xrec.config.base import Config, Uri, with_defaults
 from xrec.config.job import ActorsJobConfig, RayJobConfig, Split
 from xrec.config.llm import EngineConfig, LLMJobConfig
 from xrec.config.texts import DecodingConfig
@@ -90,6 +90,7 @@ class BulkConfig(ActorsJobConfig):
         return self
 
 
+_Limit = Annotated[float, Field(ge=0, le=1)]
 GATE: Mapping[str, float | None] = {
     "kept": 0.7,
     "coverage": 0.6,
@@ -131,22 +132,13 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     carry_from: Literal["published"] | Uri | None = "published"
     """Where to take unchanged explanations from: published (what this output has published), or
     the URI of another output. If null, all are generated."""
-    gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
+    gate: Annotated[Mapping[str, _Limit | None] | None, with_defaults(GATE)] = GATE
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
     given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
     published."""
     vacuum_hours: float | None = Field(None, ge=1)
     """After publishing, files that no version of the last vacuum_hours hours needs are deleted
     (Delta's VACUUM); 168 is usual. If null, no files are deleted."""
-
-    @field_validator("gate", mode="before")
-    @classmethod
-    def _others_have_defaults(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        if unknown := sorted(value.keys() - GATE.keys()):
-            raise ValueError(f"unknown figures {unknown}; expected some of {', '.join(GATE)}")
-        return {**GATE, **value}
 
 
 class EligibleItems(Config):

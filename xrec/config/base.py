@@ -15,6 +15,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     ValidationError,
     ValidationInfo,
@@ -67,6 +68,19 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], value) if both else value
     return result
+
+
+def with_defaults(defaults: Mapping[str, Any]) -> BeforeValidator:
+    """Return a validator that fills in a mapping's missing keys, and refuses unknown ones."""
+
+    def complete(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        if unknown := sorted(values.keys() - defaults.keys()):
+            raise ValueError(f"unknown keys {unknown}; expected some of {', '.join(defaults)}")
+        return {**defaults, **values}
+
+    return BeforeValidator(complete)
 
 
 class Config(BaseModel):

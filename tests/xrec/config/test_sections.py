@@ -79,9 +79,7 @@ REFUSED: dict[type[Config], list[dict[str, Any]]] = {
         {"user": "User: {user_profile}"},
         {"collaborative": "{user}"},
         {**AT_THE_END, "collaborative": "{user}{item}{item}"},
-        {"user": "{user} {item}"},
-        {"instruction": "Why {user}?"},
-        {**AT_THE_END, "collaborative": "{user}{item} {user_profile}"},
+        {"user": "{user}{user}"},
     ],
     CompareConfig: [
         {**COMPARE, **changes}
@@ -107,6 +105,13 @@ OTHER_REFUSALS: list[tuple[type[Config], dict[str, Any], str, str, Any]] = [
     ),
     (MetricsConfig, judges("ann"), "value_error", "judges", None),
     (MetricsConfig, judges("ann", "ann_failed"), "value_error", "judges", None),
+    (PromptConfig, {"instruction": "Why {user}?"}, "value_error", "instruction", None),
+    (
+        PromptConfig,
+        {**AT_THE_END, "collaborative": "{user}{item} {user_profile}"},
+        *("value_error", "collaborative", None),
+    ),
+    (PromptConfig, {"aspect": "{aspect} or {aspect}"}, "value_error", "aspect", None),
     (TrainAdapterConfig, {**COMPARE, **zero(stage=2)}, "value_error", "deepspeed", None),
     (TrainAdapterConfig, {**COMPARE, "deepspeed": {"bf16": {}}}, "value_error", "deepspeed", None),
     (
