@@ -21,9 +21,9 @@ from xrec.bulk.plan import ORIGIN
 from xrec.bulk.progress import (
     REAL,
     STARTS,
-    Beat,
     Clock,
     Progress,
+    RunBeat,
     Survey,
     costs_of_starts,
     read_progress,
@@ -195,7 +195,7 @@ class _Driver:
         self._name = f"{uuid.uuid4().hex}.json"
         now = self.clock.now()
         self._progress = Progress(holder=this_process(), written_at=now, started_at=now)
-        self.beat = Beat(self.run, self.clock, self._report)
+        self.beat = RunBeat(self.run, self.clock, self._report)
 
     @property
     def num_done(self) -> int:

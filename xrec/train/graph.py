@@ -26,12 +26,14 @@ from xrec.graph.identity import LAYER0, START_FROM, graph_identity
 from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, fold_numbers
 from xrec.graph.ranking import ranking_report
 from xrec.storage import (
+    CHECKPOINTS,
     Manifest,
     ancestry,
     claim,
     file_of_zeros,
     finished,
     location_of,
+    only_driver,
     open_location,
     run_fingerprint,
     storage_errors,
@@ -45,7 +47,6 @@ from xrec.train.graph_model import (
     split_edges,
 )
 from xrec.train.graph_worker import train_worker
-from xrec.train.lease import CHECKPOINTS, only_driver
 from xrec.train.ray_driver import fit
 from xrec.train.tracking import tracked
 

@@ -75,7 +75,7 @@ def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(he
 
 def test_rule_3_driver_is_not_started_beside_one_that_may_live(here):
     toy = here()
-    code = "from xrec.storage.process import this_process; print(this_process(), flush=True)"
+    code = "from xrec.storage.lease import this_process; print(this_process(), flush=True)"
     command = [sys.executable, "-c", f"{code}; input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         name = other.stdout.readline().decode().strip()

@@ -19,7 +19,10 @@ import torch
 from tests.errors import raises
 from xrec.errors import ArtifactMismatchError, LeaseError
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.storage import open_location
+from xrec.storage import (
+    only_driver,
+    open_location,
+)
 from xrec.train.checkpoint import (
     ROWS,
     AdapterProgress,
@@ -34,7 +37,6 @@ from xrec.train.checkpoint import (
     read_trained,
     rows_file,
 )
-from xrec.train.lease import only_driver
 
 
 def adapter_progress(losses: list[float]) -> AdapterProgress:
@@ -168,7 +170,7 @@ def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(output):
 
 def test_lease_is_renewed_while_the_first_trains_and_holds_until_it_ends(tmp_path):
     checkpoints = open_location(str(tmp_path))
-    with only_driver(checkpoints, holder="the first", lease=timedelta(seconds=2)):
+    with only_driver(checkpoints, holder="the first", term=timedelta(seconds=2)):
         first = record_of(tmp_path)["expires_at"]
         wait_for(lambda: record_of(tmp_path)["expires_at"] > first)
     with only_driver(checkpoints, holder="the first"):
@@ -182,7 +184,7 @@ def test_lease_is_renewed_while_the_first_trains_and_holds_until_it_ends(tmp_pat
 
 
 def test_driver_that_was_killed_is_not_waited_for(tmp_path):
-    name = "from xrec.storage.process import this_process; print(this_process(), flush=True)"
+    name = "from xrec.storage.lease import this_process; print(this_process(), flush=True)"
     script = f"{name}; import time; time.sleep(600)"
     command, checkpoints = [sys.executable, "-c", script], open_location(str(tmp_path))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -200,7 +202,7 @@ def test_driver_that_was_killed_is_not_waited_for(tmp_path):
 
 def test_store_that_fails_meanwhile_ends_no_training(tmp_path):
     file, aside = tmp_path / "driver.json", tmp_path / "aside"
-    with only_driver(open_location(str(tmp_path)), lease=timedelta(seconds=0.4)):
+    with only_driver(open_location(str(tmp_path)), term=timedelta(seconds=0.4)):
         first = record_of(tmp_path)["expires_at"]
         file.rename(aside)
         file.mkdir()  # which no file can replace
