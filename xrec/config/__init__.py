@@ -73,6 +73,7 @@ from xrec.config.lab import (
     ADAPTERS,
     BASELINES,
     RANKERS,
+    WITHOUT_ASPECTS,
     BaselineKind,
     CompareConfig,
     ElsewhereConfig,

@@ -6,17 +6,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.backfill import (
-    BackfillConfig,
     ExplanationsJobConfig,
-    TablePairs,
     TextsJobConfig,
 )
 from xrec.config.base import Config, ModelName, Uri, did_you_mean
 from xrec.config.data import check_table_file
 from xrec.config.job import ActorsJobConfig
 from xrec.config.llm import LanguageModelConfig
-from xrec.config.texts import PromptConfig
-from xrec.config.train import AdapterTrainingJobConfig, TrainAdapterConfig
+from xrec.config.train import AdapterTrainingJobConfig
 
 
 class ScoresConfig(Config):
@@ -69,12 +66,6 @@ BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
 ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
 RANKERS = ("item_popularity", "user_popularity", "global_popularity", "random", "chooser")
 """Rankers of statements that use no text, listed below a table's entries (docs/metrics.md)."""
-_MODEL_CHANGES: dict[str, dict[str, str]] = {
-    "without_injection": {"injection": "none"},
-    "without_both": {"injection": "none"},
-    "random_vectors": {"vectors": "random"},
-    "constant": {"vectors": "constant"},
-}
 
 
 class ElsewhereConfig(Config):
@@ -152,53 +143,3 @@ class CompareConfig(MetricsConfig, ActorsJobConfig, TextsJobConfig, AdapterTrain
     def has_language_model(self) -> bool:
         """Whether any entry has a language model, which writes from `prompt`."""
         return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
-
-    def is_seeded(self, entry: str) -> bool:
-        """Return whether the texts of `entry` depend on the seed."""
-        if entry == "zero_shot":
-            return self.decoding.temperature > 0 or self.decoding.retry_temperature is not None
-        return entry in (*ADAPTERS, *BASELINES)
-
-    def num_seeds_of(self, entry: str) -> int:
-        """Return how many seeds the texts of `entry` were made with, or 0 if they depend on none.
-
-        Texts from elsewhere count as the result of one training.
-        """
-        if entry in self.texts:
-            return 1
-        return len(self.seeds) if self.is_seeded(entry) else 0
-
-    def training_of(self, entry: str, seed: int, adapter: str) -> TrainAdapterConfig:
-        """Return the config that trains the adapter of an entry and writes it to `adapter`."""
-        own = {
-            "artifacts": {**self.artifacts, "adapter": adapter},
-            "model": self.model.model_copy(update=_MODEL_CHANGES.get(entry)),
-            "prompt": _prompt_of(entry, self.prompt),
-            "training": self.training.model_copy(update={"seed": seed}),
-        }
-        return TrainAdapterConfig.model_validate(self._shared_with(TrainAdapterConfig) | own)
-
-    def backfill_of(self, seed: int, pairs: str, explanations: str, adapter: str) -> BackfillConfig:
-        """Return the config of a backfill of the table `pairs` that no share of failures stops."""
-        own = {
-            "pairs": TablePairs(kind="table", uri=pairs),
-            "artifacts": {**self.artifacts, "explanations": explanations, "adapter": adapter},
-            "max_failed_share": 1.0,
-            "gate": None,
-            "decoding": self.decoding.model_copy(update={"seed": seed}),
-        }
-        return BackfillConfig.model_validate(self._shared_with(BackfillConfig) | own)
-
-    def _shared_with(self, job: type[Config]) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in job.model_fields if hasattr(self, name)}
-
-
-def _prompt_of(variant: str, full: PromptConfig) -> PromptConfig:
-    """Return the prompt of a variant; without profiles it has no aspects, but keeps the title."""
-    if variant in ("without_profile", "without_both"):
-        parts = {
-            "user": full.user.replace("{user_profile}", "").rstrip(),
-            "item": full.item.replace("{item_profile}", "").rstrip(),
-        }
-        return PromptConfig.model_validate({**full.model_dump(), **parts, "aspects": 0})
-    return full.model_copy(update={"aspects": 0}) if variant == WITHOUT_ASPECTS else full

@@ -117,7 +117,7 @@ def test_asker_of_another_model_or_sampling_asks_again(tmp_path):
     _asker(Scripted(), tmp_path).ask(prompts(1))
     model = Scripted()
     _asker(model, tmp_path, named="other").ask(prompts(1))
-    _asker(model, tmp_path, seed=1).ask(prompts(1))
+    _asker(model, tmp_path, temperature=1.0).ask(prompts(1))
     changed = Prompt((Message("system", "Hm."), *prompts(1)[0].messages), Said)
     _asker(model, tmp_path).ask([changed])
     assert model.words == ["word-0", "word-0", "Hm."]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from xrec.config import CompareConfig
 from xrec.data.dataset import Dataset
-from xrec.lab.compare.entries import Entry
+from xrec.lab.compare.entries import Entry, is_seeded
 from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import MetricInfo
@@ -132,9 +132,19 @@ def result_of(
     return Result(
         figures,
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
-        {name: config.num_seeds_of(name) for name in config.entries} | dict.fromkeys(ranked, 0),
+        {name: _num_seeds(config, name) for name in config.entries} | dict.fromkeys(ranked, 0),
         ((_NO_ASPECTS, *notes) if dataset.aspects is None else notes),
     )
+
+
+def _num_seeds(config: CompareConfig, name: str) -> int:
+    """Return how many seeds the texts of an entry were made with, or 0 if they depend on none.
+
+    Texts from elsewhere count as the result of one training.
+    """
+    if name in config.texts:
+        return 1
+    return len(config.seeds) if is_seeded(config, name) else 0
 
 
 def _figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Figure]]:
