@@ -349,5 +349,5 @@ def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect():
 
 
 def test_find_aspects_without_any_says_what_was_seen():
-    with raises(DataError, "no_aspects", "aspects_from", 2):
+    with raises(DataError, "no_aspects", "aspects_from", 3):
         find_aspects(["Fans of pasta.", "Fans of beer."], [])
