@@ -82,10 +82,15 @@ class PromptConfig(Config):
 
     @model_validator(mode="after")
     def _collaborative_tokens_appear_once(self) -> "PromptConfig":
-        parts = ("user", "item", "collaborative")
+        parts = {part: getattr(self, part) for part in ("user", "item", "collaborative")}
         for name in ("user", "item"):
-            saw = [part for part in parts if name in placeholder_names(getattr(self, part))]
-            if sum(placeholder_names(getattr(self, part)).count(name) for part in parts) != 1:
+            saw = [
+                part
+                for part, text in parts.items()
+                for each in placeholder_names(text)
+                if each == name
+            ]
+            if len(saw) != 1:
                 raise ValueError(
                     f"the prompt must contain {{{name}}} exactly once, saw it in "
                     f"{', '.join(saw) or 'no part'}; put it into one of {', '.join(parts)}"

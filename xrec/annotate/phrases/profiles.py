@@ -22,7 +22,7 @@ from xrec.data.english import PRAISE_OF_ANYTHING, tags, valence, word_set
 from xrec.data.parser import parse
 from xrec.errors import DataError
 
-_MIN_ITEMS = 5  # whose profiles have an aspect; of fewer, few users have one in common
+_MIN_ITEMS = 5  # whose profiles name an aspect; a rarer one tells little about users
 _MAX_SHARE = 0.2  # of the items; a more frequent aspect does not tell them apart
 _MAX_WORDS = 3
 _BLAME = -0.35
