@@ -21,7 +21,7 @@ from xrec.config import (
     PretrainGraphConfig,
     Split,
 )
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.graph.adjacency import distinct_edges, node_degrees, normalized_adjacency
 from xrec.graph.artifact import read_vectors
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges

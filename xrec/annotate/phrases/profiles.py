@@ -17,9 +17,8 @@ from typing import Any
 from xrec.annotate.phrases.grammar import Token
 from xrec.annotate.phrases.lexicon import names_nothing
 from xrec.annotate.vocabulary import normalized
-from xrec.data.aspects import NamedAspects
-from xrec.data.english import PRAISE_OF_ANYTHING, tags, valence, word_set
-from xrec.data.parser import parse
+from xrec.data import NamedAspects
+from xrec.data.language import PRAISE_OF_ANYTHING, parse, tags, valence, word_set
 from xrec.errors import DataError
 
 _MIN_ITEMS = 5  # whose profiles name an aspect; a rarer one tells little about users

@@ -18,8 +18,7 @@ from xrec.config import (
     TrainAdapterConfig,
     identity_of,
 )
-from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
-from xrec.data.splits import drawn_pairs
+from xrec.data import Dataset, HeldOutPair, drawn_pairs, held_out_pairs
 from xrec.errors import DataError
 from xrec.lab.baselines.baseline import recipe_of
 from xrec.lab.measures.measures import metrics_identity
