@@ -79,7 +79,7 @@ def bearer(name: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def guarded(town):
     """The town's endpoint, with a key of each set of scopes."""
-    with local_endpoint(town, security={"keys": KEYS}) as made:
+    with local_endpoint(town, keys=KEYS) as made:
         yield made
 
 
