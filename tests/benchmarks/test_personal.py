@@ -16,7 +16,7 @@ from tests.world.shop import write_json_lines
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config import LLMConfig
-from xrec.data.dataset import open_dataset
+from xrec.data import open_dataset
 
 NAN = float("nan")
 
