@@ -88,7 +88,7 @@ def backfill_of(
 ) -> BackfillConfig:
     """Return the config of a backfill of the table `pairs` that no share of failures stops."""
     uris = {"explanations": explanations.uri, "adapter": adapter.uri}
-    own = {
+    own: dict[str, Any] = {
         "pairs": TablePairs(kind="table", uri=pairs),
         "artifacts": {**config.artifacts, **uris},
         "max_failed_share": 1.0,
