@@ -150,6 +150,5 @@ def read_graph_if_any(config: JobConfig, dataset: Dataset) -> GraphEmbeddings:
     """
     if "graph" in ranking_inputs(config):
         return read_graph(location_of(config, "graph"))
-    zero, sizes = torch.zeros(1, 1), (dataset.num_users, dataset.num_items)
-    users, items = (zero.expand(size, 1) for size in sizes)
+    users, items = (torch.zeros(size, 1) for size in (dataset.num_users, dataset.num_items))
     return GraphEmbeddings(users, items, dataset.manifest)
