@@ -95,6 +95,6 @@ def model_identity(
     if isinstance(config, EndpointModelConfig):
         return settings
     chosen = chosen_llm(config, llm)
-    revision = f"@{chosen.revision}" if chosen.revision else ""
+    name = f"{public_name(chosen.model)}@{chosen.revision}".removesuffix("@None")
     fingerprint = known_fingerprint(chosen, storage or StorageConfig(), download=False)
-    return {**settings, "base_model": fingerprint or public_name(chosen.model) + revision}
+    return {**settings, "base_model": fingerprint or name}

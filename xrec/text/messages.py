@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel
 
 from xrec.config import ReplyFailureReason, SamplingConfig
 
@@ -41,11 +41,7 @@ class Usage:
     num_requests: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.num_prompt_tokens + other.num_prompt_tokens,
-            self.num_reply_tokens + other.num_reply_tokens,
-            self.num_requests + other.num_requests,
-        )
+        return Usage(*map(sum, zip(vars(self).values(), vars(other).values(), strict=True)))
 
     @property
     def num_tokens(self) -> int:
@@ -81,24 +77,6 @@ class Reply(Generic[ObjectT]):
     is_cut: bool = False
     failure: ReplyFailure | None = None
     value: ObjectT | None = None
-
-
-class ScoreReply(BaseModel):
-    """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
-
-    # The docstring is part of the schema that the model sees, and of the keys of stored replies.
-
-    model_config = ConfigDict(extra="ignore")
-
-    score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_a_number(cls, value: Any) -> Any:
-        values = {"score": value} if isinstance(value, int | float) else value
-        if isinstance(values, dict) and isinstance(values.get("score"), bool):
-            raise ValueError("expected a number, got true or false")
-        return values
 
 
 class LanguageModel(Protocol):

@@ -19,11 +19,11 @@ from xrec.annotate.annotator import (
     UserInput,
     UserText,
     Written,
+    joined_text,
 )
 from xrec.annotate.phrases.lexicon import (
     Lexicon,
     fingerprint_of_phrases,
-    joined_text,
     learn_phrases,
     read_lexicon,
 )

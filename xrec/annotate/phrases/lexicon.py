@@ -11,20 +11,21 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 
+from xrec.annotate.annotator import joined_text
 from xrec.annotate.phrases.mentions import Mention, Parsed, read
-from xrec.annotate.phrases.reader import READ, READ_SCHEMA, is_english, key_of, pack
+from xrec.annotate.phrases.reader import MENTIONS, READ, READ_SCHEMA, is_english, key_of
 from xrec.annotate.vocabulary import normalized
 from xrec.config import VocabularyConfig
 from xrec.data.english import valence, word_set
 from xrec.data.parser import parse
 from xrec.progress import progress
-from xrec.storage import Location, content_hash, read_table, write_table
+from xrec.storage import Location, content_hash, write_table
 
-_FILE = "annotator/phrases.parquet"
+_FILE = "annotator/phrases.json"
 _BATCH_TEXTS = 128  # parsed together
 _MAX_ASPECTS = 2000
 _MIN_ITEMS = 2
@@ -45,15 +46,6 @@ _NO_ASPECTS = word_set(
     "hour minute moment today night reason fact point case example rest half end number review "
     "reviewer star purchase use need job idea piece place spot world life hand addition "
     "experience choice option version stuff money ability result chance sense success"
-)
-_SCHEMA = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("written", pa.string(), nullable=False),
-        pa.field("num_reviews", pa.int32(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # aspect, item, adjective, all
-        pa.field("valence", pa.float32(), nullable=False),  # of a learned adjective
-    ]
 )
 
 
@@ -87,7 +79,8 @@ class Lexicon:
         A story line is not a line, but a guitar strap is a strap, because items are called guitars.
         The form is the text's plural, or else the usual form: "great actor" becomes "great actors".
         """
-        if mention.roles & {"named", "own"} or (mention.of and mention.of not in self.items):
+        is_own = {"named", "own"}.intersection(mention.roles)
+        if is_own or (mention.of and mention.of not in self.items):
             return None
         if mention.described in self.aspects:
             return mention.described, self.aspects[mention.described]
@@ -134,9 +127,11 @@ def learn_phrases(
         batch, position = divmod(number, _BATCH_TEXTS)
         if (review := batches_read[batch][position]) is not None:
             counts.add(item_id, review)
-            rows.append({"key": key_of(whole[number]), "mentions": pack(review.mentions)})
+            mentions = MENTIONS.dump_json(review.mentions).decode()
+            rows.append({"key": key_of(whole[number]), "mentions": mentions})
     write_table(output / READ, pa.Table.from_pylist(rows, schema=READ_SCHEMA), READ_SCHEMA)
-    write_table(output / _FILE, counts.table(len(rows), min_reviews, vocabulary), _SCHEMA)
+    lexicon = counts.lexicon(len(rows), min_reviews, vocabulary)
+    (output / _FILE).write_bytes(_LEXICON.dump_json(lexicon))
 
 
 def _read_batch(texts: Sequence[str]) -> list[Parsed | None]:
@@ -146,29 +141,17 @@ def _read_batch(texts: Sequence[str]) -> list[Parsed | None]:
     return [read(next(docs)) if known else None for known in english]
 
 
-def joined_text(summary: str, text: str) -> str:
-    """Return a review with its heading as the first sentence."""
-    return f"{summary}. {text}" if summary else text
-
-
 def fingerprint_of_phrases(output: Location) -> str:
     """Return the hash of what `learn_phrases` wrote."""
     return content_hash((output / _FILE).read_bytes())
 
 
+_LEXICON = TypeAdapter(Lexicon)
+
+
 def read_lexicon(output: Location) -> Lexicon:
     """Read the lexicon that `learn_phrases` wrote."""
-    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in read_table(output / _FILE, _SCHEMA).to_pylist():
-        rows[row["kind"]].append(row)
-    num_called = sum(row["num_reviews"] for row in rows["item"])
-    return Lexicon(
-        {row["name"]: row["written"] for row in rows["aspect"]},
-        {row["name"]: (row["written"], row["num_reviews"] / num_called) for row in rows["item"]},
-        {row["name"]: row["valence"] for row in rows["adjective"]},
-        {row["name"]: row["num_reviews"] for row in rows["aspect"]},
-        rows["all"][0]["num_reviews"],
-    )
+    return _LEXICON.validate_json((output / _FILE).read_bytes())
 
 
 @dataclass
@@ -211,43 +194,44 @@ class _Counts:
             noun.reviews += 1
             noun.items.add(item_id)
             noun.judged += any(mention.sign for mention in named)
-            noun.roles.update(frozenset[str]().union(*(mention.roles for mention in named)))
+            noun.roles.update({role for mention in named for role in mention.roles})
         self.proper.update(review.proper)
         for pair in review.joined:
             for word, other in (pair, pair[::-1]):
                 if not valence(word) and (known := valence(other)):
                     self.joined[word].append(known)
 
-    def table(self, num_learned: int, min_reviews: int, vocabulary: VocabularyConfig) -> pa.Table:
-        """Return the table that `read_lexicon` reads."""
+    def lexicon(self, num_learned: int, min_reviews: int, config: VocabularyConfig) -> Lexicon:
+        """Return what the counts say; names are sorted by how many reviews use them."""
         names = sorted(self.nouns, key=lambda name: (-self.nouns[name].reviews, name))
-        aspects = [name for name in names if self._is_aspect(name, min_reviews)]
-        added, dropped = map(normalized, vocabulary.add), set(map(normalized, vocabulary.drop))
-        wanted = dict.fromkeys((*added, *aspects[:_MAX_ASPECTS]))
-        rows = [self._row(name, "aspect") for name in wanted if name not in dropped]
-        rows += [self._called(name) for name in names if self._is_item(name, min_reviews)]
-        rows += [
-            {"name": word, "kind": "adjective", "valence": learned, "num_reviews": len(known)}
-            for word, known in sorted(self.joined.items())
-            if (learned := _learn_valence(known))
-        ]
-        rows.append({"name": "", "kind": "all", "num_reviews": num_learned})
-        empty = {"written": "", "valence": 0.0}
-        return pa.Table.from_pylist([empty | row for row in rows], schema=_SCHEMA)
+        aspects = [name for name in names if self._is_aspect(name, min_reviews)][:_MAX_ASPECTS]
+        added, dropped = map(normalized, config.add), set(map(normalized, config.drop))
+        known = [name for name in dict.fromkeys((*added, *aspects)) if name not in dropped]
+        items = [name for name in names if self._is_item(name, min_reviews)]
+        num_pointed = sum(self.nouns[name].roles["pointed"] for name in items)
+        learned = {word: _learn_valence(known) for word, known in sorted(self.joined.items())}
+        return Lexicon(
+            aspects={name: self._written(name) for name in known},
+            items={
+                name: (self._called(name), self.nouns[name].roles["pointed"] / num_pointed)
+                for name in items
+            },
+            valences={word: value for word, value in learned.items() if value},
+            num_reviews={name: self.nouns[name].reviews for name in known},
+            num_learned=num_learned,
+        )
 
-    def _row(self, name: str, kind: str) -> dict[str, Any]:
-        noun = self.nouns[name]
-        written = max(noun.written, key=lambda form: (noun.written[form], form), default=name)
-        return {"name": name, "kind": kind, "written": written, "num_reviews": noun.reviews}
+    def _written(self, name: str) -> str:
+        """Return the most frequent form of a name."""
+        written = self.nouns[name].written
+        return max(written, key=lambda form: (written[form], form), default=name)
 
-    def _called(self, name: str) -> dict[str, Any]:
-        """Return the row of a noun for items, in a form such as `this pedal` or `these strings`."""
+    def _called(self, name: str) -> str:
+        """Return a noun for items in a form such as `this pedal` or `these strings`."""
         written = self.nouns[name].written
         plurals = (form for form in sorted(written) if form != name)
         plural = max(plurals, key=written.__getitem__, default=name)
-        called = f"these {plural}" if written[plural] > written[name] else f"this {name}"
-        num_reviews = self.nouns[name].roles["pointed"]
-        return {"name": name, "kind": "item", "written": called, "num_reviews": num_reviews}
+        return f"these {plural}" if written[plural] > written[name] else f"this {name}"
 
     def _is_aspect(self, name: str, min_reviews: int) -> bool:
         noun, head = self.nouns[name], name.rpartition(" ")[2]

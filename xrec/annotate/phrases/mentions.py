@@ -79,7 +79,7 @@ class Mention:
     words: tuple[Word, ...] = ()
     beside: tuple[str, ...] = ()
     praise: int = 1
-    roles: frozenset[str] = frozenset()
+    roles: tuple[str, ...] = ()
     opinion: str = ""
     sign: int = 0
 

@@ -1,13 +1,12 @@
 """Parses each text once; actors read stored mentions of the texts that were learned from."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
-from operator import attrgetter
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 
-from xrec.annotate.phrases.mentions import Mention, Word, read
+from xrec.annotate.phrases.mentions import Mention, read
 from xrec.data.english import valence
 from xrec.data.language import other_language
 from xrec.data.parser import parse
@@ -17,18 +16,16 @@ READ = "annotator/read.parquet"
 READ_SCHEMA = pa.schema(
     [pa.field("key", pa.binary(), nullable=False), pa.field("mentions", pa.string())]
 )
-_FIELDS = (
-    *("names", "written", "described", "implied_by", "of"),
-    *("words", "beside", "praise", "roles"),
-)
+MENTIONS: TypeAdapter[tuple[Mention, ...]] = TypeAdapter(tuple[Mention, ...])
+"""Converts a text's mentions to JSON and back."""
 _MAX_KEPT_TEXTS = 2**14  # profiles are written again without some of their reviews
 
 
 class Reader:
     """Finds what texts mention.
 
-    learned: valences of words that English lexicons lack. stored: the packed mentions (`pack`) of
-        texts that were parsed before, by `key_of`.
+    learned: valences of words that English lexicons lack. stored: the mentions, as JSON, of texts
+        that were parsed before, by `key_of`.
     """
 
     def __init__(self, learned: Mapping[str, float], stored: Mapping[bytes, str] | None = None):
@@ -44,7 +41,7 @@ class Reader:
         unread = []
         for text in new:
             if (stored := self._stored.get(key_of(text))) is not None:
-                self._known[text] = self._judged(unpack(stored))
+                self._known[text] = self._judged(MENTIONS.validate_json(stored))
             elif is_english(text):
                 unread.append(text)
         for text, doc in zip(unread, parse(unread), strict=True):
@@ -71,26 +68,8 @@ def key_of(text: str) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def pack(mentions: Iterable[Mention]) -> str:
-    """Return mentions as JSON."""
-    return json.dumps(list(map(attrgetter(*_FIELDS), mentions)), default=sorted)
-
-
-def unpack(stored: str) -> list[Mention]:
-    """Return the mentions that `pack` was given."""
-    return [
-        Mention(
-            *(tuple(names), tuple(written), described, implied_by, of),
-            *(tuple(Word(*word) for word in words), tuple(beside), praise, frozenset(roles)),
-        )
-        for names, written, described, implied_by, of, words, beside, praise, roles in json.loads(
-            stored
-        )
-    ]
-
-
 def read_stored(output: Location) -> dict[bytes, str]:
-    """Return the packed mentions of the texts that the lexicon learned from, by `key_of`."""
+    """Return the mentions, as JSON, of the texts that the lexicon learned from, by `key_of`."""
     table = read_table(output / READ, READ_SCHEMA)
     return dict(zip(table["key"].to_pylist(), table["mentions"].to_pylist(), strict=True))
 
