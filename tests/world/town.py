@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 from tests.world.shop import write_json_lines
 from xrec import schemas
 from xrec.config import PrepareConfig, parse_config
-from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.data.aspects import aspect_counts, aspect_tables
-from xrec.data.dataset import HeldOutPair
+from xrec.data import Dataset, HeldOutPair, aspect_counts, read_dataset, write_dataset
+from xrec.data.aspects import aspect_tables
 from xrec.jobs.prepare import run as prepare_dataset
 from xrec.storage import Manifest, open_location
 

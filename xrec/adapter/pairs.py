@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 
 from xrec.aspects import Choices, chooser_for
 from xrec.checks import AspectNames
-from xrec.data.dataset import Dataset
-from xrec.data.evidence import AspectEvidence
-from xrec.data.menus import Menus, Opinions
-from xrec.data.profiles import Profiles
-from xrec.data.titles import TitleIndex, composed
+from xrec.data import AspectEvidence, Dataset, Menus, Opinions, Profiles
+from xrec.data.language import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from xrec.annotate.annotator import LOW_RATED
 from xrec.config import AnnotateConfig
-from xrec.data.smuggled import gives_orders
-from xrec.data.splits import split_pairs
+from xrec.data import split_pairs
+from xrec.data.language import gives_orders
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 

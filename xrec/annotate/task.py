@@ -23,7 +23,7 @@ from xrec.annotate.annotator import (
 )
 from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS, SOLICITS
 from xrec.bulk import Outcome, RowFormat
-from xrec.data.smuggled import solicits, without_solicitation
+from xrec.data.language import solicits, without_solicitation
 
 
 class TextTask:
@@ -152,7 +152,7 @@ def refused(row: Input) -> Failure | None:
 
 
 def _clean(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
-    """Return the text without solicitation (xrec.data.smuggled), and how much was removed.
+    """Return the text without solicitation (xrec.data.language), and how much was removed.
 
     Removes whole sentences, aspects, opinions and made titles, but not titles from the source. A
     profile or explanation with no sentence left is a failure.

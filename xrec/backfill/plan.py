@@ -35,7 +35,7 @@ from xrec.config import (
     TablePairs,
     TextFailure,
 )
-from xrec.data.dataset import Dataset, read_dataset, taken
+from xrec.data import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import read_recommendations
 from xrec.schemas import FAILED, GENERATED, PAIRS, RANKS

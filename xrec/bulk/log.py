@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from xrec.bulk.files import FILES, digest_of, missing_files
 from xrec.errors import ArtifactNotFoundError, StorageError, StorageNotFoundError, TableError
-from xrec.storage import Kind, Location, Manifest, Record, check_manifest
+from xrec.storage import Kind, Location, Manifest, Record, check_manifest, first_line
 
 logger = logging.getLogger("xrec")
 
@@ -325,13 +325,13 @@ def delta_errors(location: Location) -> Iterator[None]:
     try:
         yield
     except deltalake.exceptions.DeltaError as error:
-        why = str(error).partition("\n")[0] + "; restore it from a copy, or give another output URI"
+        why = f"{first_line(error)}; restore it from a copy, or give another output URI"
         raise TableError(
             f"{location}: the Delta log cannot be used: {why}", code="broken_log", key=str(location)
         ) from error
     except OSError as error:
         raise StorageError(
-            f"{location}: {error}", code="store_failed", key=str(location)
+            f"{location}: {first_line(error)}", code="store_failed", key=str(location)
         ) from error
 
 

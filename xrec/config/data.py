@@ -94,7 +94,7 @@ class TableFiles(Config):
 
     @property
     def format(self) -> dict[str, Any]:
-        """How to read the lines of the files, as arguments of `xrec.data.blocks`."""
+        """How to read the lines of the files, as arguments of the readers in `xrec.data`."""
         return {"delimiter": self.delimiter, "encoding": self.encoding}
 
     def _our_column(self, key: str) -> str:

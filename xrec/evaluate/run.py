@@ -4,8 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from xrec.config import EvaluateConfig, identity_of
-from xrec.data.dataset import held_out_pairs
-from xrec.data.splits import drawn_pairs
+from xrec.data import drawn_pairs, held_out_pairs
 from xrec.errors import DataError
 from xrec.evaluate.evaluation import REPORT, write_evaluation
 from xrec.evaluate.metrics import compute_metrics

@@ -1,7 +1,7 @@
 """From generated text to explanation: titles are filled in, and what breaks a rule is refused.
 
 Where a text is too long, or was cut by the engine, it ends with its last whole sentence. Words and
-sentences are those of any language (xrec.data.sentences). The rules do not depend on the engine.
+sentences are those of any language (xrec.data.language). The rules do not depend on the engine.
 """
 
 import re
@@ -12,11 +12,17 @@ from typing import Literal
 
 from xrec.checks import Checker, Refusal
 from xrec.config import DecodingConfig, TextConfig
-from xrec.data.english import is_noun, may_be_doubled
-from xrec.data.language import other_language
-from xrec.data.sentences import sentence_ends, words
-from xrec.data.smuggled import solicits
-from xrec.data.titles import TitleIndex, composed, title_spans
+from xrec.data.language import (
+    TitleIndex,
+    composed,
+    is_noun,
+    may_be_doubled,
+    other_language,
+    sentence_ends,
+    solicits,
+    title_spans,
+    words,
+)
 from xrec.generate.engine import Completion, Failure
 from xrec.llm.prompt import PairTexts, PromptBuilder
 

@@ -3,7 +3,7 @@
 import os
 
 from xrec.config import ADAPTERS, CompareConfig
-from xrec.data.dataset import check_has_explanations
+from xrec.data import check_has_explanations
 from xrec.jobs.output import Output
 from xrec.lab.compare.entries import comparison_identity
 from xrec.lab.measures.judge import judge_keys

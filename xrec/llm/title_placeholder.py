@@ -7,7 +7,7 @@ item's. The prompt still shows the title.
 import re
 from collections.abc import Sequence
 
-from xrec.data.titles import Span
+from xrec.data.language import Span
 
 _SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u201c\u2018(]*$")
 _ARTICLE = re.compile(r"\b(?:the|an?)\s+$", re.IGNORECASE)

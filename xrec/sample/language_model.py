@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from xrec.config import BuildSampleLLMConfig, PromptConfig, identity_of
-from xrec.data.titles import title_spans
+from xrec.data.language import title_spans
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Batch, Example, collate, token_nll
 from xrec.llm.prompt import PairTexts, PromptBuilder

@@ -17,7 +17,7 @@ from xrec.adapter.card import TRAINED, model_card
 from xrec.adapter.config import AdapterConfig, training_identity
 from xrec.adapter.model import input_vectors
 from xrec.config import TrainAdapterConfig
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.artifact import read_graph
 from xrec.graph.identity import check_graph_of_dataset

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xrec.config import GraphTrainingConfig, PretrainGraphConfig, Split
-from xrec.data.dataset import Dataset, edges_of, read_dataset
+from xrec.data import Dataset, edges_of, read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.adjacency import check_edges
 from xrec.graph.artifact import EMBEDDINGS, read_graph, write_graph

@@ -22,7 +22,7 @@ from xrec.config import (
     SampledSoftmaxConfig,
     Split,
 )
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.graph.adjacency import distinct_edges, node_degrees, normalized_adjacency
 from xrec.graph.artifact import read_vectors
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges

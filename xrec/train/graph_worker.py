@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xrec.config import PretrainGraphConfig
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.errors import TrainingError
 from xrec.graph.blend import blend
 from xrec.graph.lightgcn import LightGCN

@@ -13,8 +13,7 @@ from tests.world.town import with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.aspects import AspectChooser
 from xrec.config import PrepareConfig, PromptConfig
-from xrec.data import Dataset, read_dataset
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence, Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.jobs.prepare import run as prepare_dataset
 from xrec.llm.collaborative import Vocabulary

@@ -12,8 +12,7 @@ from tests.world.town import OF_PROFILES, Said, dataset_in, dataset_of, prepared
 from xrec import schemas
 from xrec.aspects import AspectChooser, check_prompt, chooser_for
 from xrec.config import PromptConfig
-from xrec.data import Dataset
-from xrec.data.menus import Menus, Opinions
+from xrec.data import Dataset, Menus, Opinions
 from xrec.errors import ConfigError, DataError
 
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS, K = 12, 8, 6, 3

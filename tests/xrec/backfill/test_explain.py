@@ -28,7 +28,7 @@ from xrec.backfill.task import explain_task
 from xrec.bulk import Identity, Outcome
 from xrec.checks import Checker
 from xrec.config import DecodingConfig, FailureReason, TextConfig
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import sources_of

@@ -23,7 +23,7 @@ from xrec.config import (
     StorageConfig,
     TextConfig,
 )
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams
 from xrec.generate.explainer import MOST_TEXTS, Explainer, Explanation

@@ -10,8 +10,8 @@ from tests.errors import raises
 from tests.world.models import thinking_tokenizer, toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
 from xrec.config import PromptConfig
-from xrec.data.evidence import AspectEvidence
-from xrec.data.titles import title_spans
+from xrec.data import AspectEvidence
+from xrec.data.language import title_spans
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 from xrec.llm.title_placeholder import TitlePlaceholder

@@ -17,7 +17,7 @@ from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_
 from xrec.backfill.driver import finish
 from xrec.bulk import published, rollback, vacuum
 from xrec.config import GATE
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.errors import ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.nights import GateFigure, make_gate

@@ -38,7 +38,7 @@ from xrec.backfill import present, read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
 from xrec.config import JobConfig, SampleSource, read_project
-from xrec.data.dataset import open_dataset
+from xrec.data import open_dataset
 from xrec.errors import (
     ArtifactNotFoundError,
     BudgetError,

@@ -33,8 +33,7 @@ from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import explain_task
 from xrec.bulk import drive
 from xrec.config import BackfillConfig, ServeConfig, StorageConfig, parse_config
-from xrec.data import read_dataset
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset, read_dataset
 from xrec.errors import ModelError
 from xrec.generate.engine import Advance, Completion, TextParams
 from xrec.generate.shared_engine import EngineRequest

@@ -36,7 +36,7 @@ from tests.xrec.serve.test_app import wait_until
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, EngineConfig, ServeConfig
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import MOST_TEXTS

@@ -6,7 +6,6 @@ Of two drivers of one training the second is refused, whatever became of the fir
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -17,9 +16,10 @@ import safetensors.torch
 import torch
 
 from tests.errors import raises
-from xrec.errors import ArtifactMismatchError, LeaseError
+from tests.world.program import wait_until
+from xrec.errors import ArtifactMismatchError, LeaseError, StorageError
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.storage import open_location
+from xrec.storage import LocalLocation, open_location
 from xrec.train.checkpoint import (
     ROWS,
     AdapterProgress,
@@ -146,13 +146,6 @@ def record_of(folder: Path) -> dict[str, str]:
     return record
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(output):
     with suppress(ZeroDivisionError), only_driver(output, holder="the first"):
         with (
@@ -170,7 +163,7 @@ def test_lease_is_renewed_while_the_first_trains_and_holds_until_it_ends(tmp_pat
     checkpoints = open_location(str(tmp_path))
     with only_driver(checkpoints, holder="the first", lease=timedelta(seconds=2)):
         first = record_of(tmp_path)["expires_at"]
-        wait_for(lambda: record_of(tmp_path)["expires_at"] > first)
+        wait_until(lambda: record_of(tmp_path)["expires_at"] > first)
     with only_driver(checkpoints, holder="the first"):
         pass
     with raises(LeaseError, "lease_held"), only_driver(checkpoints, holder="the second"):
@@ -198,13 +191,17 @@ def test_driver_that_was_killed_is_not_waited_for(tmp_path):
             pass
 
 
-def test_store_that_fails_meanwhile_ends_no_training(tmp_path):
-    file, aside = tmp_path / "driver.json", tmp_path / "aside"
-    with only_driver(open_location(str(tmp_path)), lease=timedelta(seconds=0.4)):
+def test_store_that_fails_meanwhile_ends_no_training(tmp_path, monkeypatch):
+    checkpoints, failures = open_location(str(tmp_path)), list[bytes]()
+    write = LocalLocation.write_bytes
+
+    def fail(location: LocalLocation, data: bytes) -> None:
+        failures.append(data)
+        raise StorageError("no answer")
+
+    with only_driver(checkpoints, lease=timedelta(seconds=0.4)):
+        monkeypatch.setattr(LocalLocation, "write_bytes", fail)
+        wait_until(lambda: len(failures) > 1)
+        monkeypatch.setattr(LocalLocation, "write_bytes", write)
         first = record_of(tmp_path)["expires_at"]
-        file.rename(aside)
-        file.mkdir()  # which no file can replace
-        time.sleep(0.3)
-        file.rmdir()
-        wait_for(file.is_file)
-        assert record_of(tmp_path)["expires_at"] > first
+        wait_until(lambda: record_of(tmp_path)["expires_at"] > first)

@@ -26,7 +26,7 @@ from tests.world.town import dataset_in, rewrite_dataset
 from tests.xrec.train.conftest import assert_same_epochs, kill_a_worker, metrics_of
 from tests.xrec.train.worker import fit_here, train_here, worker_here
 from xrec.config import GraphTrainingConfig, PretrainGraphConfig
-from xrec.data.dataset import edges_of, read_dataset
+from xrec.data import edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph.adjacency import distinct_edges
 from xrec.graph.artifact import read_graph

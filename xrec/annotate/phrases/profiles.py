@@ -18,9 +18,8 @@ from xrec.annotate.phrases.grammar import Token
 from xrec.annotate.phrases.lexicon import names_nothing
 from xrec.annotate.vocabulary import normalized
 from xrec.config import ProfileAspects
-from xrec.data.aspects import NamedAspects
-from xrec.data.english import PRAISE_OF_ANYTHING, tags, valence, word_set
-from xrec.data.parser import parse
+from xrec.data import NamedAspects
+from xrec.data.language import PRAISE_OF_ANYTHING, parse, tags, valence, word_set
 from xrec.errors import DataError
 
 _MAX_WORDS = 3

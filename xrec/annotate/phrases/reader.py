@@ -7,9 +7,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from xrec.annotate.phrases.mentions import Mention, read
-from xrec.data.english import valence
-from xrec.data.language import other_language
-from xrec.data.parser import parse
+from xrec.data.language import other_language, parse, valence
 from xrec.storage import Location, read_table
 
 READ = "annotator/read.parquet"

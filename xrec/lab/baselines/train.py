@@ -10,7 +10,7 @@ import torch
 
 from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import identity_of
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import BaselineData, build_data

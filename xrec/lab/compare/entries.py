@@ -7,8 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.config import ADAPTERS, BASELINES, CompareConfig, identity_of
-from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
-from xrec.data.splits import drawn_pairs
+from xrec.data import Dataset, HeldOutPair, drawn_pairs, held_out_pairs
 from xrec.errors import DataError
 from xrec.lab.baselines.baseline import recipe_of
 from xrec.lab.measures.measures import metrics_identity

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import identify
 from xrec.config import ADAPTERS, BASELINES, BaselineKind, CompareConfig
-from xrec.data.dataset import Dataset
-from xrec.data.splits import drawn_explanations
+from xrec.data import Dataset, drawn_explanations
 from xrec.errors import DataError
 from xrec.generate.loading import Sources
 from xrec.graph.artifact import read_graph

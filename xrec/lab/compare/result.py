@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.config import CompareConfig
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows
 from xrec.lab.compare.texts import EntryTexts

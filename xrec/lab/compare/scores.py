@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import CompareConfig, EndpointModelConfig
-from xrec.data.dataset import HeldOutPair, read_dataset
+from xrec.data import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.figures import Run
 from xrec.lab.compare.texts import EntryTexts

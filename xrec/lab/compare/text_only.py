@@ -15,7 +15,7 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
 from xrec.config import CompareConfig, PromptConfig, identity_of
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.loading import Sources

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from xrec.aspects import AspectChooser
 from xrec.config import LLMConfig, MetricsConfig, StorageConfig
-from xrec.data.dataset import Dataset, HeldOutPair, taken
+from xrec.data import Dataset, HeldOutPair, taken
 from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
 from xrec.lab.measures.judge import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts

@@ -12,7 +12,7 @@ from tests.world.shop import write_json_lines
 from tests.world.town import OF_PROFILES, prepared_town
 from tests.xrec.lab.compare.conftest import Done, figures, run
 from xrec.config import RANKERS, CompareConfig
-from xrec.data.dataset import HeldOutPair, held_out_pairs, read_dataset
+from xrec.data import HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError, ModelError
 from xrec.storage import location_of
 
