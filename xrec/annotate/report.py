@@ -15,6 +15,7 @@ import pandas as pd
 
 from xrec.annotate.annotator import LOW_RATED, Stage, joined_text
 from xrec.annotate.formats import KIND
+from xrec.annotate.keep import listed
 from xrec.annotate.read import Versions, stage_table
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.bulk import Published
@@ -59,20 +60,20 @@ def write_report(
             100 * share,
         )
     examples = pairs[:: max(1, len(pairs) // _NUM_EXAMPLES)][:_NUM_EXAMPLES]
-    tables = {
-        "Dropped, rejected, removed and failed": pd.DataFrame(_losses(record, failed)),
-        "Explanations and their reviews": pd.DataFrame(map(_shown, examples)),
-    }
-    counts = {**record.num_reviews, LOW_RATED: record.num_low_rated}
     summary = {
-        "reviews": ", ".join(f"{count:,} {name}" for name, count in counts.items()),
-        "users": f"{record.num_users:,}",
-        "items": f"{record.num_items:,}",
+        "reviews kept": listed({**record.num_reviews, LOW_RATED: record.num_low_rated}),
+        "reviews dropped": listed(record.dropped),
+        "rows rejected": listed(record.rejected),
+        "personal data removed": listed(record.personal),
+        **{f"{stage} failed": listed(reasons) for stage, reasons in failed.items()},
         "pairs in the sample": f"{len(pairs):,}",
         **{_LABELS[name]: f"{value:,.3f}" for name, value in figures.items()},
     }
     heading = f"Annotations of {escape(public_name(config.workspace))}, {date.today()}"
-    page = {heading: pd.Series(summary).to_frame(), **tables}
+    page = {
+        heading: pd.Series(summary).to_frame(),
+        "Explanations and their reviews": pd.DataFrame(map(_shown, examples)),
+    }
     (output / "report.html").write_bytes(tables_page(page).encode())
     return figures
 
@@ -116,20 +117,6 @@ def _figures(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _losses(record: StoreRecord, failed: Mapping[Stage, Mapping[str, int]]) -> list[dict[str, Any]]:
-    losses: dict[str, Mapping[str, int]] = {
-        "dropped": record.dropped,
-        "rejected": record.rejected,
-        "personal data removed": record.personal,
-        **{f"failed: {stage}": reasons for stage, reasons in failed.items()},
-    }
-    return [
-        {"what": what, "reason": reason, "number": number}
-        for what, reasons in losses.items()
-        for reason, number in reasons.items()
-    ]
 
 
 def _shown(pair: Mapping[str, Any]) -> dict[str, str]:

@@ -2,8 +2,7 @@
 
 An aspect is mentioned in many reviews of several items, often with an opinion. It is not a word for
 the items themselves ("this film"), nor something of the writer's own ("my hair"), nor a proper
-name. English lexicons say which adjectives praise; other adjectives are judged by those that "and"
-joins them to (Hatzivassiloglou and McKeown, 1997).
+name.
 """
 
 import itertools
@@ -11,12 +10,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 from pydantic import TypeAdapter
 
 from xrec.annotate.annotator import joined_text
-from xrec.annotate.phrases.mentions import Mention, Parsed, read
+from xrec.annotate.phrases.mentions import Mention, read_mentions
 from xrec.annotate.phrases.reader import MENTIONS, READ, READ_SCHEMA, is_english, key_of
 from xrec.annotate.vocabulary import normalized
 from xrec.config import VocabularyConfig
@@ -34,10 +34,8 @@ _MIN_PARTS = 0.07  # share of an aspect's reviews that say that the item has it
 _MIN_CALLED = 0.2  # share of a noun's reviews in which it means the item
 _MIN_POINTED = 0.05  # share of a noun's reviews with `this` or `these` before it
 _MAX_OWN = 0.3  # share of a noun's reviews in which it is the writer's own
-_MIN_JOINED, _MIN_AGREEING = 5, 0.8  # known adjectives joined to another, share that agrees
 _PRIOR = 4.0  # reviews that the names of all items count as
 _ALWAYS_ITEMS = 0.25  # share among the names of items above which a name suits any item
-_LEARNED = 0.4  # valence of a learned adjective
 # English nouns that do not name a part or quality: measures, people, and the review.
 _NO_ASPECTS = word_set(
     "people person man woman guy lady child kid family friend audience viewer reader user owner "
@@ -61,13 +59,12 @@ class Lexicon:
 
     aspects: the most frequent form of each aspect. items: for each noun for items, its form with
         `this` or `these` ("these strings" for string) and its share among all such nouns.
-    valences: the valences of adjectives that English lexicons lack. num_reviews: the number of
-        reviews that use an aspect as a noun. num_learned: the number of all reviews.
+    num_reviews: the number of reviews that use an aspect as a noun. num_learned: the number of all
+        reviews.
     """
 
     aspects: Mapping[str, str]
     items: Mapping[str, tuple[str, float]]
-    valences: Mapping[str, float]
     num_reviews: Mapping[str, int]
     num_learned: int
 
@@ -125,19 +122,24 @@ def learn_phrases(
     for number, item_id in enumerate(item_ids):
         batch, position = divmod(number, _BATCH_TEXTS)
         if (review := batches_read[batch][position]) is not None:
-            counts.add(item_id, review)
-            mentions = MENTIONS.dump_json(review.mentions).decode()
+            counts.add(item_id, *review)
+            mentions = MENTIONS.dump_json(review[0]).decode()
             rows.append({"key": key_of(whole[number]), "mentions": mentions})
     write_table(output / READ, pa.Table.from_pylist(rows, schema=READ_SCHEMA), READ_SCHEMA)
     lexicon = counts.lexicon(len(rows), min_reviews, vocabulary)
     (output / _FILE).write_bytes(_LEXICON.dump_json(lexicon))
 
 
-def _read_batch(texts: Sequence[str]) -> list[Parsed | None]:
-    """Parse texts; the result for a text that is not in English is None."""
+def _read_batch(texts: Sequence[str]) -> list[tuple[tuple[Mention, ...], set[str]] | None]:
+    """Return each text's mentions and the words in proper names; None if it is not in English."""
     english = [is_english(text) for text in texts]
     docs = parse(itertools.compress(texts, english))
-    return [read(next(docs)) if known else None for known in english]
+    return [_read(next(docs)) if known else None for known in english]
+
+
+def _read(doc: Any) -> tuple[tuple[Mention, ...], set[str]]:
+    proper = {token.lower_ for token in doc if token.pos_ == "PROPN"}
+    return read_mentions(doc), proper
 
 
 def fingerprint_of_phrases(output: Location) -> str:
@@ -169,20 +171,17 @@ class _Counts:
     """Counts over reviews.
 
     proper: reviews with a word in a proper name, by word. implied: reviews in which an adjective
-        implies a noun, by noun. joined: for an unknown adjective, the valences of the adjectives
-        that "and" joins it to.
+        implies a noun, by noun.
     """
 
     nouns: defaultdict[str, _Noun] = field(default_factory=lambda: defaultdict(_Noun))
     proper: Counter[str] = field(default_factory=Counter)
     implied: Counter[str] = field(default_factory=Counter)
-    joined: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, item_id: str, review: Parsed) -> None:
+    def add(self, item_id: str, mentions: Sequence[Mention], proper: set[str]) -> None:
         """Count a review."""
         by_name: defaultdict[str, list[Mention]] = defaultdict(list)
-        mentions = [mention.judged(valence) for mention in review.mentions]
-        implied = [each for each in mentions if each.implied_by == "adjective" and each.sign]
+        implied = [each for each in mentions if each.implied_by == "adjective"]
         self.implied.update({name for each in implied for name in each.names})
         for mention in (each for each in mentions if not each.implied_by):
             for name, written in zip(mention.names, mention.written, strict=True):
@@ -192,13 +191,9 @@ class _Counts:
             noun = self.nouns[name]
             noun.reviews += 1
             noun.items.add(item_id)
-            noun.judged += any(mention.sign for mention in named)
+            noun.judged += any(mention.sentiment != "neutral" for mention in named)
             noun.roles.update({role for mention in named for role in mention.roles})
-        self.proper.update(review.proper)
-        for pair in review.joined:
-            for word, other in (pair, pair[::-1]):
-                if not valence(word) and (known := valence(other)):
-                    self.joined[word].append(known)
+        self.proper.update(proper)
 
     def lexicon(self, num_learned: int, min_reviews: int, config: VocabularyConfig) -> Lexicon:
         """Return what the counts say; names are sorted by how many reviews use them."""
@@ -208,14 +203,12 @@ class _Counts:
         known = [name for name in dict.fromkeys((*added, *aspects)) if name not in dropped]
         items = [name for name in names if self._is_item(name, min_reviews)]
         num_pointed = sum(self.nouns[name].roles["pointed"] for name in items)
-        learned = {word: _learn_valence(known) for word, known in sorted(self.joined.items())}
         return Lexicon(
             aspects={name: self._written(name) for name in known},
             items={
                 name: (self._called(name), self.nouns[name].roles["pointed"] / num_pointed)
                 for name in items
             },
-            valences={word: value for word, value in learned.items() if value},
             num_reviews={name: self.nouns[name].reviews for name in known},
             num_learned=num_learned,
         )
@@ -283,13 +276,3 @@ def _lower_bound(count: int, total: int) -> float:
     share = count / total
     margin = math.sqrt(share * (1 - share) / total + 1 / (4 * total**2))
     return (share + 1 / (2 * total) - margin) / (1 + 1 / total)
-
-
-def _learn_valence(known: Sequence[float]) -> float:
-    """Return the valence of an adjective joined to these; 0 if they are too few or disagree."""
-    if len(known) < _MIN_JOINED:
-        return 0.0
-    good = sum(value > 0 for value in known) / len(known)
-    if good >= _MIN_AGREEING:
-        return _LEARNED
-    return -_LEARNED if 1 - good >= _MIN_AGREEING else 0.0

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from xrec.annotate.phrases.mentions import Mention, read
-from xrec.data.language import other_language, parse, valence
+from xrec.annotate.phrases.mentions import Mention, read_mentions
+from xrec.data.language import other_language, parse
 from xrec.storage import Location, read_table
 
 READ = "annotator/read.parquet"
@@ -22,12 +22,11 @@ _MAX_KEPT_TEXTS = 2**14  # profiles are written again without some of their revi
 class Reader:
     """Finds what texts mention.
 
-    learned: valences of words that English lexicons lack. stored: the mentions, as JSON, of texts
-        that were parsed before, by `key_of`.
+    stored: the mentions, as JSON, of texts that were parsed before, by `key_of`.
     """
 
-    def __init__(self, learned: Mapping[str, float], stored: Mapping[bytes, str] | None = None):
-        self._learned, self._stored = learned, stored or {}
+    def __init__(self, stored: Mapping[bytes, str] | None = None):
+        self._stored = stored or {}
         self._known: dict[str, tuple[Mention, ...] | None] = {}
 
     def parse(self, texts: Iterable[str]) -> None:
@@ -39,25 +38,16 @@ class Reader:
         unread = []
         for text in new:
             if (stored := self._stored.get(key_of(text))) is not None:
-                self._known[text] = self._judged(MENTIONS.validate_json(stored))
+                self._known[text] = MENTIONS.validate_json(stored)
             elif is_english(text):
                 unread.append(text)
-        for text, doc in zip(unread, parse(unread), strict=True):
-            self._known[text] = self._judged(read(doc).mentions)
+        self._known.update(zip(unread, map(read_mentions, parse(unread)), strict=True))
 
     def mentions(self, text: str) -> tuple[Mention, ...] | None:
         """Return the mentions of a text, in order; None if it is not in English."""
         if text not in self._known:
             self.parse([text])
         return self._known[text]
-
-    def _judged(self, mentions: Iterable[Mention]) -> tuple[Mention, ...]:
-        """Return the judged mentions, without implied ones that are neither good nor bad."""
-        judged = (mention.judged(self._valence) for mention in mentions)
-        return tuple(mention for mention in judged if mention.sign or not mention.implied_by)
-
-    def _valence(self, word: str) -> float:
-        return valence(word) or self._learned.get(word, 0.0)
 
 
 def key_of(text: str) -> bytes:
