@@ -57,11 +57,6 @@ from xrec.storage import (
 logger = logging.getLogger("xrec")
 
 _ROWS_PER_CHUNK = 256
-_WHAT: Mapping[Stage, str] = {
-    "items": "profiles of items",
-    "users": "profiles of users",
-    "pairs": "explanations",
-}
 
 
 def annotator_spec(
@@ -140,8 +135,8 @@ class _Run:
         left = None if config.limit is None else config.limit - num_done
         if left is not None and left <= 0:
             return None
-        run, what = self._open(stage, left), _WHAT[stage]
-        logger.info("%s: %d in %d chunks", what, run.record.num_rows, run.record.size.num_chunks)
+        run = self._open(stage, left)
+        logger.info("%s: %d in %d chunks", stage, run.record.num_rows, run.record.size.num_chunks)
         num_actors = min(config.actors.num_processes, self.spec.max_actors or sys.maxsize)
         pool = RayPool(
             max_actors=num_actors,
@@ -152,7 +147,7 @@ class _Run:
         before = [manifest.metrics["costs"] for manifest in self.done.values()]
         with (
             costs_in_errors(run, *before),
-            counter(f"{what} written", run.record.num_rows) as show,
+            counter(f"{stage} written", run.record.num_rows) as show,
         ):
             return complete(
                 run,

@@ -10,7 +10,7 @@ from typing import Any
 
 import regex
 
-from xrec.data.language import language_code, singular
+from xrec.data.language import singular
 
 
 def canonical_names(
@@ -51,11 +51,3 @@ def normalized(aspect: str, *, is_english: bool = True) -> str:
         words = words.partition(" ")[2]
     before, blank, last = words.rpartition(" ")
     return f"{before}{blank}{singular(last)}"
-
-
-def names_are_english(settings: Mapping[str, Any]) -> bool:
-    """Return whether an annotator with these settings, from a manifest, names aspects in English.
-
-    An annotator without a language setting supports only English.
-    """
-    return language_code(settings.get("language", "English")) == "en"

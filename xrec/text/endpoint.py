@@ -30,6 +30,9 @@ _TEMPORARY = (408, 409, 429)
 _USED_UP = ("insufficient_quota", "billing_hard_limit_reached")
 _MAX_SHOWN_CHARACTERS = 300
 _MIN_KEY_CHARACTERS = 6
+_MAX_RETRIES = 10
+"""How many times a request is repeated after no answer, or after 408, 409, 429, or 5xx: over a
+minute, as the openai client waits 0.5 to 8 seconds each time."""
 
 
 class EndpointModel:
@@ -47,7 +50,7 @@ class EndpointModel:
         self._client = openai.AsyncOpenAI(
             api_key=key.get_secret_value() if key else "none",
             base_url=config.base_url,
-            max_retries=config.max_retries,
+            max_retries=_MAX_RETRIES,
             timeout=config.timeout_seconds,
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [self._admit]}),
         )
@@ -125,7 +128,7 @@ class EndpointModel:
             "model": config.model,
             "messages": messages,
             "max_completion_tokens": sampling.max_tokens,
-            "seed": sampling.seed,
+            "seed": prompt.seed,
             "temperature": sampling.temperature,
         }
         if form == "prompt":

@@ -4,7 +4,7 @@ import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from xrec.annotate.annotator import (
     AnnotatorSpec,
@@ -64,18 +64,12 @@ def _load(output: Location) -> "PhraseAnnotator":
     return PhraseAnnotator(lexicon, Reader(read_stored(output)))
 
 
-@dataclass(frozen=True)
-class _Named:
-    """An aspect that a review names; `phrase` includes the adjective that praises it, if any."""
+class _Named(NamedTuple):
+    """An aspect that a review names, as texts write it: alone, and with what praises it, if any."""
 
     aspect: Aspect
     written: str
-
-    @property
-    def phrase(self) -> str:
-        opinion = self.aspect.opinion
-        is_shown = opinion and not self.aspect.aspect.startswith(opinion)
-        return f"{opinion} {self.written}" if is_shown else self.written
+    phrase: str
 
 
 class _Praise:
@@ -160,8 +154,9 @@ class PhraseAnnotator:
             known = self._lexicon.aspect_of(mention)
             if known is None or known[0].rpartition(" ")[2] in topics:
                 continue  # what is said about "this light" is said about the item
-            name, written = known
-            each = _Named(Aspect(name, mention.opinion, mention.sentiment), written)
+            (name, written), opinion = known, mention.opinion
+            phrase = written if name.startswith(opinion) else f"{opinion} {written}"
+            each = _Named(Aspect(name, opinion, mention.sentiment), written, phrase)
             if name not in best or self._weight(each) > self._weight(best[name]):
                 best[name] = each
         return list(best.values())

@@ -1,8 +1,7 @@
 """Learns from the reviews of a catalog which nouns are aspects, and what its items are called.
 
 An aspect is mentioned in many reviews of several items, often with an opinion. It is not a word for
-the items themselves ("this film"), nor something of the writer's own ("my hair"), nor a proper
-name.
+the items themselves ("this film"), nor something of the writer's own ("my hair").
 """
 
 import itertools
@@ -10,7 +9,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -122,24 +120,19 @@ def learn_phrases(
     for number, item_id in enumerate(item_ids):
         batch, position = divmod(number, _BATCH_TEXTS)
         if (review := batches_read[batch][position]) is not None:
-            counts.add(item_id, *review)
-            mentions = MENTIONS.dump_json(review[0]).decode()
+            counts.add(item_id, review)
+            mentions = MENTIONS.dump_json(review).decode()
             rows.append({"key": key_of(whole[number]), "mentions": mentions})
     write_table(output / READ, pa.Table.from_pylist(rows, schema=READ_SCHEMA), READ_SCHEMA)
     lexicon = counts.lexicon(len(rows), min_reviews, vocabulary)
     (output / _FILE).write_bytes(_LEXICON.dump_json(lexicon))
 
 
-def _read_batch(texts: Sequence[str]) -> list[tuple[tuple[Mention, ...], set[str]] | None]:
-    """Return each text's mentions and the words in proper names; None if it is not in English."""
+def _read_batch(texts: Sequence[str]) -> list[tuple[Mention, ...] | None]:
+    """Return each text's mentions, or None if it is not in English."""
     english = [is_english(text) for text in texts]
     docs = parse(itertools.compress(texts, english))
-    return [_read(next(docs)) if known else None for known in english]
-
-
-def _read(doc: Any) -> tuple[tuple[Mention, ...], set[str]]:
-    proper = {token.lower_ for token in doc if token.pos_ == "PROPN"}
-    return read_mentions(doc), proper
+    return [read_mentions(next(docs)) if known else None for known in english]
 
 
 def fingerprint_of_phrases(output: Location) -> str:
@@ -168,17 +161,12 @@ class _Noun:
 
 @dataclass
 class _Counts:
-    """Counts over reviews.
-
-    proper: reviews with a word in a proper name, by word. implied: reviews in which an adjective
-        implies a noun, by noun.
-    """
+    """Counts over reviews; `implied`: reviews in which an adjective implies a noun, by noun."""
 
     nouns: defaultdict[str, _Noun] = field(default_factory=lambda: defaultdict(_Noun))
-    proper: Counter[str] = field(default_factory=Counter)
     implied: Counter[str] = field(default_factory=Counter)
 
-    def add(self, item_id: str, mentions: Sequence[Mention], proper: set[str]) -> None:
+    def add(self, item_id: str, mentions: Sequence[Mention]) -> None:
         """Count a review."""
         by_name: defaultdict[str, list[Mention]] = defaultdict(list)
         implied = [each for each in mentions if each.implied_by == "adjective"]
@@ -193,7 +181,6 @@ class _Counts:
             noun.items.add(item_id)
             noun.judged += any(mention.sentiment != "neutral" for mention in named)
             noun.roles.update({role for mention in named for role in mention.roles})
-        self.proper.update(proper)
 
     def lexicon(self, num_learned: int, min_reviews: int, config: VocabularyConfig) -> Lexicon:
         """Return what the counts say; names are sorted by how many reviews use them."""
@@ -226,24 +213,17 @@ class _Counts:
         return f"these {plural}" if written[plural] > written[name] else f"this {name}"
 
     def _is_aspect(self, name: str, min_reviews: int) -> bool:
-        noun, head = self.nouns[name], name.rpartition(" ")[2]
+        """Return whether reviews judge a noun and say that items have it; implied uses do both."""
+        noun, head, implied = self.nouns[name], name.rpartition(" ")[2], self.implied[name]
+        total = noun.reviews + implied
         return (
             noun.reviews >= min(_MIN_NOUNS, min_reviews)
-            and noun.reviews + self.implied[name] >= min_reviews
+            and total >= min_reviews
             and len(noun.items) >= _MIN_ITEMS
             and not names_nothing(head)
             and valence(head) >= 0
-            and self._is_common(name)
             and not any(self._is_mostly_item(word) for word in (name, head))
-            and self._is_judged_part(name)
-        )
-
-    def _is_judged_part(self, name: str) -> bool:
-        """Return whether reviews judge it and say that items have it; implied uses do both."""
-        noun, implied = self.nouns[name], self.implied[name]
-        total = noun.reviews + implied
-        return (
-            _lower_bound(noun.judged + implied, total) >= _MIN_OPINIONS
+            and _lower_bound(noun.judged + implied, total) >= _MIN_OPINIONS
             and noun.roles["part"] + implied >= max(_MIN_NOUNS, _MIN_PARTS * total)
             and noun.roles["own"] <= _MAX_OWN * noun.reviews
         )
@@ -257,18 +237,12 @@ class _Counts:
             and " " not in name
             and not names_nothing(name)
             and not valence(name)
-            and self._is_common(name)
             and num_pointed >= max(2, _MIN_POINTED * noun.reviews, num_parts + 1)
         )
 
     def _is_mostly_item(self, name: str) -> bool:
         noun = self.nouns[name]
         return noun.roles["item"] > _MIN_CALLED * noun.reviews
-
-    def _is_common(self, name: str) -> bool:
-        """Return whether each word is in proper names in fewer reviews than those with the name."""
-        num_reviews = self.nouns[name].reviews
-        return all(self.proper[word] < num_reviews for word in name.split(" "))
 
 
 def _lower_bound(count: int, total: int) -> float:
