@@ -207,7 +207,8 @@ def _files_of(ids: pa.ChunkedArray, num_files: int) -> npt.NDArray[np.int64]:
     """Return the file number of each of N ids, (N,); each distinct id is hashed once."""
     encoded = ids.combine_chunks().dictionary_encode()
     of_id = [bucket_of(id_, num_files) for id_ in encoded.dictionary.to_pylist()]
-    return np.array(of_id, np.int64)[encoded.indices.to_numpy()]
+    files: npt.NDArray[np.int64] = np.array(of_id, np.int64)[encoded.indices.to_numpy()]
+    return files
 
 
 def _file(output: Location, folder: Folder, number: int) -> Location:

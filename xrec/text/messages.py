@@ -43,7 +43,11 @@ class Usage:
     num_requests: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(*map(sum, zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Usage(
+            self.num_prompt_tokens + other.num_prompt_tokens,
+            self.num_reply_tokens + other.num_reply_tokens,
+            self.num_requests + other.num_requests,
+        )
 
     @property
     def num_tokens(self) -> int:

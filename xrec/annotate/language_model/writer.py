@@ -181,8 +181,10 @@ def _read_prompts(config: AnnotateConfig, annotator: LanguageModelAnnotator) -> 
         kind: read_prompt(kind, annotator.prompts.get(kind), schema, domain, config.storage)
         for kind, schema in SCHEMAS.items()
     }
-    is_endpoint = isinstance(model, EndpointModelConfig)
-    is_bounded = not is_endpoint or model.structured_output == "bounded_json_schema"
+    is_bounded = (
+        not isinstance(model, EndpointModelConfig)
+        or model.structured_output == "bounded_json_schema"
+    )
     limits = ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits()
     language = language_name(annotator.language)
     return Prompts(files, limits, annotator.max_data_tokens, domain, language)
