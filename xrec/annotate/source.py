@@ -17,20 +17,20 @@ import pyarrow.compute as pc
 
 from xrec.annotate.cells import parse_review, parse_time, parse_votes, rating_parser
 from xrec.config import REVIEW_COLUMNS, TABLE_ENDINGS, AnnotateConfig, ReviewsSource
-from xrec.data.blocks import stream_lines
-from xrec.data.lines import keys_of
-from xrec.data.personal import REMOVED, remove_personal
-from xrec.data.rows import (
+from xrec.data import (
     FileRows,
+    Finding,
     Parser,
+    find_files,
     joined_rows,
+    keys_of,
     parse_description,
     parse_id,
     reject_duplicates,
+    stream_lines,
     stream_rows,
 )
-from xrec.data.source import Finding
-from xrec.data.tables import find_files
+from xrec.data.language import REMOVED, remove_personal
 from xrec.errors import DataError
 from xrec.schemas import ITEM_DETAILS
 from xrec.storage import (

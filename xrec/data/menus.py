@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.data.dataset import Dataset, index_keys
-from xrec.data.english import PRAISE_OF_ANYTHING, tags, word_set
 from xrec.data.ids import rows_of
+from xrec.data.language import PRAISE_OF_ANYTHING, tags, word_set
 from xrec.storage import Arrays, mapped_arrays
 
 _MOST_WORDS = 5

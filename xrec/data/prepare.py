@@ -103,8 +103,8 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
     The location of the files is not one of them; the manifest's inputs have their hashes.
     """
     settings = identity_of(config)
-    if (rules := settings[ASPECTS_FROM]) is not None:
-        rules["version"] = RULES_VERSION
+    if config.aspects_from is not None:
+        settings[ASPECTS_FROM] = {"kind": config.aspects_from, "version": RULES_VERSION}
     return settings
 
 

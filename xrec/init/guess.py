@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xrec.config import REVIEW_COLUMNS, TABLE_COLUMNS
-from xrec.data.rows import SPLITS
+from xrec.data import SPLITS
 from xrec.errors import DataError
 from xrec.init import names
 from xrec.init.files import Column, File, Folder, likeliest

@@ -15,11 +15,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xrec.annotate import find_review_files, keep_reviews, read_reviews
 from xrec.config import AnnotateConfig, SplitShares, StorageConfig, TablesSource, parse_config
+from xrec.data import (
+    SPLITS,
+    Rejected,
+    check_rejected_share,
+    count_findings,
+    count_reasons,
+    find_table_files,
+    read_tables,
+)
 from xrec.data.assemble import assemble, check_not_empty
-from xrec.data.rows import SPLITS
-from xrec.data.source import Rejected, check_rejected_share, count_findings, count_reasons
 from xrec.data.staging import Staging
-from xrec.data.tables import find_table_files, read_tables
 from xrec.errors import ConfigError, DataError
 from xrec.init.files import Folder, likeliest, read_folder
 from xrec.init.guess import (

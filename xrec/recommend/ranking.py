@@ -11,7 +11,7 @@ import torch
 
 from xrec import bulk
 from xrec.config import RecommendConfig
-from xrec.data.dataset import Dataset, taken
+from xrec.data import Dataset, taken
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.index import ItemIndex

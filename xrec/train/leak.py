@@ -27,8 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from xrec.checks import AspectNames
-from xrec.data.dataset import Dataset, edges_of, index_keys, pair_keys
-from xrec.data.profiles import Profiles
+from xrec.data import Dataset, Profiles, edges_of, index_keys, pair_keys
 from xrec.evaluate.intervals import mean_interval
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.leave_out import TrainingVectors

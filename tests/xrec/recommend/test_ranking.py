@@ -17,8 +17,7 @@ from tests.world.shop import with_uris
 from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import save_graph
 from xrec.config import RecommendConfig, parse_config
-from xrec.data import read_dataset
-from xrec.data.dataset import Dataset, edges_of
+from xrec.data import Dataset, edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.index import ItemIndex
