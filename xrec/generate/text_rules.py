@@ -228,7 +228,7 @@ class TextFinisher:
         What it names is backed even if a single review says so. What people did follows, unless
         the text names the supporting item.
         """
-        if texts.people is not None and texts.people.name in text:
+        if texts.people is not None and texts.people.name and texts.people.name in text:
             texts = replace(texts, people=None)
         told = list(zip(texts.aspects, self._checker.evidence(text, texts), strict=True))
         named = [chosen for chosen, each in told if each.is_named]
