@@ -162,8 +162,8 @@ class TextFinisher:
 
     def other_title(self, text: str, texts: PairTexts) -> str | None:
         """The first name of another item in an explanation of the pair `texts`, or None."""
-        context = (texts.user_profile, texts.item_profile)
-        context += () if texts.people is None else (texts.people.sentence,)
+        people = () if texts.people is None else (texts.people.sentence,)
+        context = (texts.user_profile, texts.item_profile, *people)
         return self._titles.other_title(text, texts.item_title, context)
 
     def _repeats(
@@ -249,13 +249,12 @@ class TextFinisher:
 
     def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
         """The plain sentences of a pair: on its aspects, and on what people did."""
-        sentences = [
-            each for each in (self._of_aspects(texts, rules), self._of_people(texts)) if each
-        ]
+        found = self._of_aspects(texts, rules), self._of_people(texts)
+        sentences = [each for each in found if each is not None]
+        if not sentences:
+            return None
         whole = " ".join(sentences)
-        return (
-            (whole if _is_within(whole, rules.max_words) else sentences[0]) if sentences else None
-        )
+        return whole if _is_within(whole, rules.max_words) else sentences[0]
 
     def _of_people(self, texts: PairTexts) -> str | None:
         """What people did; None if it solicits, or is in another language than the prompt asks."""
