@@ -74,7 +74,7 @@ def training_of(
     config: CompareConfig, name: str, seed: int, adapter: Location
 ) -> TrainAdapterConfig:
     """Return the config that trains the adapter of an entry and writes it to `adapter`."""
-    own = {
+    own: dict[str, Any] = {
         "artifacts": {**config.artifacts, "adapter": adapter.uri},
         "model": config.model.model_copy(update=_MODEL_CHANGES.get(name)),
         "prompt": _prompt_of(name, config.prompt),
@@ -88,7 +88,7 @@ def backfill_of(
 ) -> BackfillConfig:
     """Return the config of a backfill of the table `pairs` that no share of failures stops."""
     uris = {"explanations": explanations.uri, "adapter": adapter.uri}
-    own = {
+    own: dict[str, Any] = {
         "pairs": TablePairs(kind="table", uri=pairs),
         "artifacts": {**config.artifacts, **uris},
         "max_failed_share": 1.0,
