@@ -5,14 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.world.cluster import training_workers
-from tests.world.program import at_message
 from tests.world.workspace import build_workspace
 from tests.xrec.train.adapter_town import OFFLOAD, allow_float16, make_config
-from tests.xrec.train.conftest import metrics_of
+from tests.xrec.train.conftest import metrics_of, worker_killed_at
 from xrec.config import PretrainGraphConfig
 from xrec.errors import TrainingError
 from xrec.train.adapter import train_adapter
@@ -106,11 +103,7 @@ def test_two_workers_have_the_losses_of_one(
 
 def train_and_kill(workspace: str, adapter: Path, device: str, **settings: Any) -> None:
     """Train until a worker is killed, which ends the run."""
-
-    def kill_a_worker() -> None:
-        training_workers(psutil.Process())[-1].kill()
-
-    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+    with worker_killed_at("adapter", "step 10: checkpoint"), pytest.raises(TrainingError):
         train(workspace, adapter, device, **settings)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xrec.aspects import Choices, chooser_for
 from xrec.checks import AspectNames
-from xrec.data import AspectEvidence, Dataset, Menus, Opinions, Profiles
+from xrec.data import AspectEvidence, Dataset, Menus, Opinions
 from xrec.data.language import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example
@@ -63,7 +63,6 @@ class PairPrompts:
         self._opinions = Opinions(dataset)
         _check_free_of_placeholder(dataset.items, "item_id", "title")
         self._titles = dataset.items["title"]
-        self._profiles = Profiles(dataset)
 
     def texts(self, pair: Pair) -> PairTexts:
         """What may be said of a pair; of many pairs, `texts_of` is faster."""
@@ -118,7 +117,7 @@ class PairPrompts:
         leave_out_own: bool,
     ) -> list[PairTexts]:
         profiles = (
-            self._profiles.of(pair.user_index, pair.item_index, leave_out_own=leave_out_own)
+            self._dataset.profiles_of(pair.user_index, pair.item_index, leave_out_own=leave_out_own)
             for pair in pairs
         )
         return [
@@ -166,7 +165,7 @@ class PairPrompts:
     def _training_prompt(self, pair: Pair, texts: PairTexts) -> list[int]:
         """The prompt with vectors that have not seen the pair, as far as there are such ones."""
         user, item = pair.user_index, pair.item_index
-        row = self._profiles.training_row(user, item)
+        row = self._dataset.training_row(user, item)
         if row is not None and self._has_training_vectors:
             user, item = self._dataset.num_users + row, self._dataset.num_items + row
         return self.builder.build(user, item, texts)

@@ -23,11 +23,10 @@ from xrec.data import (
     Parser,
     find_files,
     joined_rows,
-    keys_of,
     parse_description,
     parse_id,
+    read_blocks,
     reject_duplicates,
-    stream_lines,
     stream_rows,
 )
 from xrec.data.language import REMOVED, remove_personal
@@ -155,9 +154,8 @@ def _other_columns(
 ) -> tuple[str, ...]:
     taken = {*names.get("item_id", ("item_id",)), *names.get("title", ("title",))}
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        columns, lines = stream_lines(location.name, opened, **source.format)
-        known = columns or keys_of(itertools.islice(lines, 1000))
-    return tuple(name for name in known if name not in taken)
+        columns, _ = read_blocks(location.name, opened, **source.format)
+    return tuple(name for name in columns or () if name not in taken)
 
 
 def _in_processes(do: Callable[[FileRows], T], blocks: Iterator[FileRows]) -> Iterator[T]:

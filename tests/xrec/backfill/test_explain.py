@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -35,7 +35,6 @@ from xrec.generate.shared_engine import Again, Requests
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import run_fingerprint
 
-Scripted = Callable[..., Explainer]
 GARDEN = "Quiet, with a garden."
 
 

@@ -54,7 +54,7 @@ def test_rule_5_error_that_chunks_at_work_share_fails_only_the_row_to_blame(here
     class Sharing(ToyTask):
         def do(self, rows: pa.Table) -> Outcome:
             if next(calls) < 2:
-                both.wait(10)
+                both.wait(60)
                 raise ValueError("perhaps another row's fault")
             assert alone.acquire(blocking=False), "nobody else is at work"
             try:
@@ -291,7 +291,7 @@ def test_room_has_so_many_works_at_a_time_and_one_that_is_alone_has_nobody_besid
     with ThreadPoolExecutor(40) as pool:
         list(pool.map(work, range(40)))
     assert len(seen) == 40
-    assert max(count for is_alone, count in seen if not is_alone) == 3
+    assert 1 < max(count for is_alone, count in seen if not is_alone) <= 3
     assert {count for is_alone, count in seen if is_alone} == {1}
 
 

@@ -86,7 +86,6 @@ def stopped_by(new: Rows, old: Rows, is_alike: bool) -> set[str]:
 OLD = texts_of(0)
 GOOD = texts_of(1)  # another adapter, which says the same in other words
 SHUFFLED = texts_of(1, vector_of=lambda user: (user + 11) % 40)
-SWAPPED = texts_of(1, profile_of=half)
 CUT = {"length", "named", "own_item", "distinct"}
 
 

@@ -24,6 +24,7 @@ from xrec.errors import ArtifactMismatchError, DataError, StorageError
 from xrec.schemas import PAIRS
 from xrec.storage import (
     ByteCache,
+    Forgotten,
     Lease,
     Location,
     Manifest,
@@ -175,7 +176,7 @@ def _count_making(target: Path) -> None:
 def test_bytes_stay_within_the_bound_and_what_was_used_longest_ago_goes_first():
     cache, kept, rng = ByteCache[int, int](500), dict[int, int](), random.Random(0)
     for _ in range(2000):
-        key, size = rng.randrange(40), rng.choice([rng.randrange(1, 120), 501])
+        key, size = rng.randrange(40), rng.choice([rng.randrange(1, 120), 500, 501])
         cache.put(key, size, size)
         kept.pop(key, None)
         if size <= 500:
@@ -225,3 +226,14 @@ def test_driver_of_another_machine_is_waited_for_as_long_as_it_may_be_alive(hold
     assert Lease(holder=holder, expires_at=LATER).is_alive()
     for ended in (datetime.now(UTC) - timedelta(seconds=1), None):
         assert not Lease(holder=holder, expires_at=ended).is_alive()
+
+
+def test_forgotten_people_are_known_by_their_hashes_alone():
+    nobody, key = Forgotten(), b"k" * 32
+    people = Forgotten(key, frozenset({Forgotten(key).hash_of("ann")}))
+    rows = pa.table({"user_id": ["ann", "ben", "ann", None], "item_id": ["1", "2", "3", "4"]})
+    assert [people.has("ann"), people.has("ben"), nobody.has("ann")] == [True, False, False]
+    assert Forgotten(b"l" * 32, people.hashes).has("ann") is False
+    assert people.among(rows["user_id"]) == ["ann"]
+    assert people.without(rows)["item_id"].to_pylist() == ["2", "4"]
+    assert nobody.without(rows) is rows

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from tests.errors import raises
 from tests.world.program import at_message
 from tests.world.town import dataset_in, rewrite_dataset
-from tests.xrec.train.conftest import assert_same_epochs, kill_a_worker, metrics_of
+from tests.xrec.train.conftest import assert_same_epochs, metrics_of, worker_killed_at
 from tests.xrec.train.worker import fit_here, train_here, worker_here
 from xrec.config import PretrainGraphConfig
 from xrec.data import edges_of, read_dataset
@@ -463,13 +463,9 @@ def test_run_whose_worker_was_killed_goes_on_from_the_checkpoint_in_any_mode(
 ):
     caplog.set_level("INFO", logger="xrec")
     stopped: list[float] = []
-
-    def kill() -> None:
-        stopped.append(time.time())
-        kill_a_worker()
-
     lost = pytest.raises(TrainingError) if after else nullcontext()
-    with at_message(KILLED_AT, kill), lost:
+    noted = at_message(KILLED_AT, lambda: stopped.append(time.time()))
+    with noted, worker_killed_at("graph", KILLED_AT), lost:
         pretrain_graph(make_graph_config(tmp_path, *before, **EPOCHS))
     if after:
         pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))
