@@ -48,7 +48,7 @@ _UNSEEN_SHARE = 0.2
 
 def configured(config: TrainAdapterConfig, variant: str, seed: int) -> TrainAdapterConfig:
     """`config` as `variant` and `seed` change it."""
-    model = config.model.model_copy(update={**VARIANTS[variant], "vectors_seed": seed})
+    model = config.model.model_copy(update=VARIANTS[variant])
     training = config.training.model_copy(update={"seed": seed})
     return config.model_copy(update={"model": model, "training": training})
 

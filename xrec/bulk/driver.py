@@ -21,9 +21,9 @@ from xrec.bulk.plan import ORIGIN
 from xrec.bulk.progress import (
     REAL,
     STARTS,
-    Beat,
     Clock,
     Progress,
+    RunBeat,
     Survey,
     costs_of_starts,
     read_progress,
@@ -83,9 +83,9 @@ def drive(
 
     Return the progress, which is done unless `max_rows` ended the run. Raise LeaseError if another
     driver is at work or the run was planned again, GateError if more than `max_failed_share` of the
-    rows failed, BudgetError if the budget is used up, ValueError for an unknown reason or a limit
-    with a retry, ClusterError if processes or Ray fail, or the XRecError that a process raised.
-    Results are kept, and the next call continues.
+    rows failed, BudgetError if the budget is used up, ConfigError for an unknown reason, ValueError
+    for a limit with a retry, ClusterError if processes or Ray fail, or the XRecError that a process
+    raised. Results are kept, and the next call continues.
     """
     reasons, max_rows = run.format.check_reasons(options.retry), options.max_rows
     if max_rows is not None and (max_rows < 1 or reasons):
@@ -195,7 +195,7 @@ class _Driver:
         self._name = f"{uuid.uuid4().hex}.json"
         now = self.clock.now()
         self._progress = Progress(holder=this_process(), written_at=now, started_at=now)
-        self.beat = Beat(self.run, self.clock, self._report)
+        self.beat = RunBeat(self.run, self.clock, self._report)
 
     @property
     def num_done(self) -> int:

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from xrec.bulk.results import Summary, total
 from xrec.bulk.run import BulkRun, Pass
-from xrec.errors import LeaseError, StorageError, StorageNotFoundError
-from xrec.storage import Location, Record, may_be_at_work, request_each, this_process
+from xrec.errors import StorageError, StorageNotFoundError
+from xrec.storage import DRIVER, Beat, Lease, Location, Record, request_each, this_process
 
 logger = logging.getLogger("xrec")
 
@@ -150,7 +150,7 @@ class Survey:
 
 TERM = timedelta(seconds=90)
 """How long a driver that reports nothing is considered alive."""
-_DRIVER, STARTS = "driver.json", "starts"
+STARTS = "starts"
 """`starts` has a file for each driver start, with its costs excluding those of rows."""
 
 
@@ -176,17 +176,14 @@ class Clock:
 REAL = Clock()
 
 
-class Progress(Summary):
+class Progress(Summary, Lease):
     """The counts and costs of everything done, and the state of the driver.
 
     pass_number, reasons: the newest pass, and why its rows had failed. started_at: when the driver
     started. working_since: when it had its first result; num_rows_before: rows done by then.
-    expires_at: when the driver counts as dead; None if it has ended.
     """
 
-    holder: str = ""
     written_at: datetime
-    expires_at: datetime | None = None
     pass_number: int = 0
     reasons: tuple[str, ...] = ()
     is_done: bool = False
@@ -204,13 +201,13 @@ class Progress(Summary):
 
 
 def write_progress(run: BulkRun, progress: Progress) -> None:
-    (run.folder / _DRIVER).write_bytes(progress.to_bytes())
+    (run.folder / DRIVER).write_bytes(progress.to_bytes())
 
 
 def read_progress(folder: Location) -> Progress | None:
     """Return the last report of a driver of the run in `folder`; None if there is none to read."""
     try:
-        return Progress.model_validate_json((folder / _DRIVER).read_bytes())
+        return Progress.model_validate_json((folder / DRIVER).read_bytes())
     except (StorageNotFoundError, ValidationError):
         return None
 
@@ -224,41 +221,24 @@ def costs_of_starts(folder: Location) -> Summary:
 
 def refuse_live_driver(folder: Location, *, but: str = "") -> None:
     """Raise LeaseError if a driver other than `but` may be at work."""
-    last = read_progress(folder)
-    if last is None or last.holder == but or not may_be_at_work(last.holder, last.expires_at):
-        return
-    assert last.expires_at is not None
-    raise LeaseError(
-        f"{folder}: {last.holder} is working on this run; its lease ends at "
-        f"{last.expires_at:%Y-%m-%d %H:%M:%S} UTC unless it is renewed. Wait until the driver "
-        "ends, or stop it; if it is dead, run again after that time",
-        code="driver_at_work",
-        key=str(folder),
-        saw=last.holder,
-    )
+    if (last := read_progress(folder)) is not None:
+        last.refuse_others(folder, "driver_at_work", but=but)
 
 
-class Beat:
-    """A thread that renews a lease with `report(is_alive)` until the work ends or the plan is gone.
-
-    error: the error that must end the work, or None.
-    """
+class RunBeat(Beat):
+    """Renews a run's lease with `report(is_alive)` until the work ends or the plan is gone."""
 
     def __init__(self, run: BulkRun, clock: Clock, report: Callable[[bool], None]):
-        self.error: Exception | None = None
-        self._run, self._clock, self._report = run, clock, report
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
+        super().__init__(self._renew_if_current, clock.seconds_between_signs, clock.wait)
+        self._run, self._report = run, report
 
     def begin(self) -> None:
         self._report(True)
-        self._thread.start()
+        super().begin()
 
     def end(self) -> None:
         """Release the lease, so that another command may start at once."""
-        self._ending.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        super().end()
         with store_may_fail():
             if self._run.is_current():
                 self._report(False)
@@ -267,29 +247,24 @@ class Beat:
         """Raise LeaseError if the plan was deleted and made again."""
         self._run.check_is_current("this driver was at work")
 
-    def _renew(self) -> None:
-        while not self._clock.wait(self._ending, self._clock.seconds_between_signs):
-            try:
-                with store_may_fail():
-                    self.check_is_current()
-                    self._report(True)
-            except Exception as error:  # noqa: BLE001  the main thread raises it
-                self.error = error
-                return
+    def _renew_if_current(self) -> None:
+        with store_may_fail():
+            self.check_is_current()
+            self._report(True)
 
 
 @contextmanager
 def seen_at_work(run: BulkRun, clock: Clock) -> Iterator[None]:
     """Hold the run's lease during the `with` block, unless a driver already holds it."""
     last, started_at = read_progress(run.folder), clock.now()
-    if last is not None and may_be_at_work(last.holder, last.expires_at, started_at):
+    if last is not None and last.is_alive(started_at):
         yield
         return
     last = last or Progress(
         **dict(Survey(run).summary), written_at=started_at, started_at=started_at, is_done=True
     )
     own = last.model_copy(update={"holder": this_process()})
-    beat = Beat(run, clock, lambda is_alive: report(run, own, clock, is_alive=is_alive))
+    beat = RunBeat(run, clock, lambda is_alive: report(run, own, clock, is_alive=is_alive))
     beat.begin()
     try:
         yield

@@ -21,7 +21,7 @@ from xrec.bulk.table import open_whole, refuse_other_table
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
-from xrec.storage import Location, may_be_at_work, open_location, row_groups, with_backoff
+from xrec.storage import Location, open_location, row_groups, with_backoff
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
@@ -162,7 +162,7 @@ def _is_good(record: RunRecord, output: Location) -> bool:
     if not record.takedowns or read_takedowns(output).active.keys() >= {*record.takedowns}:
         return True
     last = read_progress(record.folder(output))
-    return last is not None and may_be_at_work(last.holder, last.expires_at)
+    return last is not None and last.is_alive()
 
 
 def open_run(request: RunRequest) -> BulkRun:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from xrec.bulk.files import missing_files, wrong_bounds
 from xrec.bulk.log import DeltaLog, check_sound, manifest_of_log, open_log, the_log
-from xrec.bulk.progress import Progress, now, read_progress
+from xrec.bulk.progress import Progress, read_progress
 from xrec.bulk.request import RunRequest, refuse_other_files
 from xrec.bulk.rows import AGAIN
 from xrec.bulk.run import RUNS, RunRecord, records
@@ -23,7 +23,7 @@ from xrec.errors import (
     StorageNotFoundError,
     TableError,
 )
-from xrec.storage import Location, Manifest, may_be_at_work, open_location
+from xrec.storage import Location, Manifest, open_location
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
 
@@ -83,7 +83,7 @@ class Status:
         progress = self.progress
         if progress is None:
             return "published" if self.is_published else "planned"
-        if may_be_at_work(progress.holder, progress.expires_at, at or now()):
+        if progress.is_alive(at):
             return "running"
         if self.is_published and progress.is_done and not self.is_outdated:
             return "published"

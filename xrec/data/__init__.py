@@ -1,17 +1,17 @@
 """The dataset: makes it from files, reads it, and answers what the later stages ask of it.
 
-rows, blocks, lines     the rows of a file, under our column names, and those that are rejected
-tables, release         which files a source has, and how their rows are read
-staging, assemble       the rows of a source in DuckDB; the dataset's tables made from them
-prepare                 all of this, for a job
-dataset, ids, splits    the artifact, the index of its IDs, splits and samples by hash
-aspects, menus, evidence, profiles
-                        what the texts say of items and users, and what backs a reason
-language                what can be said about a text without a language model (a façade of its own)
+block, text_rows, files    the rows of a file, by column; CSV and JSON Lines; any format
+rows, findings             the same under our column names, and the rows that are left out
+sources, staging           which files a source has; its rows in DuckDB
+assemble, prepare          the dataset's tables made from them; all of this, for a job
+dataset, ids, splits       the artifact, the index of its IDs, splits and samples by hash
+aspects, evidence          what the texts say of items and users, and what backs a reason
+language                   what can be said of a text without a language model: its own facade
 """
 
 from xrec.data.aspects import NamedAspects, aspect_counts, check_aspects, visited_aspects
-from xrec.data.blocks import stream_lines
+from xrec.data.assemble import assemble, check_not_empty
+from xrec.data.block import MISSING
 from xrec.data.dataset import (
     ASPECTS_FROM,
     EXTENDS,
@@ -29,12 +29,17 @@ from xrec.data.dataset import (
     taken,
     write_dataset,
 )
-from xrec.data.evidence import AspectEvidence, NamedEvidence
-from xrec.data.lines import keys_of
-from xrec.data.menus import Menus, Opinions
+from xrec.data.evidence import AspectEvidence, Menus, NamedEvidence, Opinions
+from xrec.data.files import read_blocks
+from xrec.data.findings import (
+    Finding,
+    Rejected,
+    check_rejected_share,
+    count_findings,
+    count_reasons,
+    rejected_table,
+)
 from xrec.data.prepare import dataset_settings, prepare_dataset
-from xrec.data.profiles import Profiles
-from xrec.data.release import find_release_files, read_release
 from xrec.data.rows import (
     SPLITS,
     FileRows,
@@ -46,21 +51,21 @@ from xrec.data.rows import (
     reject_duplicates,
     stream_rows,
 )
-from xrec.data.source import (
-    Finding,
-    Rejected,
+from xrec.data.sources import (
     Source,
-    check_rejected_share,
-    count_findings,
-    count_reasons,
-    rejected_table,
+    find_files,
+    find_release_files,
+    find_table_files,
+    read_release,
+    read_tables,
 )
 from xrec.data.splits import drawn_explanations, drawn_pairs, split_pairs
-from xrec.data.tables import find_files, find_table_files, read_tables
+from xrec.data.staging import Staging
 
 __all__ = [
     "ASPECTS_FROM",
     "EXTENDS",
+    "MISSING",
     "SECOND_BITS",
     "SPLITS",
     "AspectEvidence",
@@ -74,12 +79,14 @@ __all__ = [
     "NamedEvidence",
     "Opinions",
     "Parser",
-    "Profiles",
     "Rejected",
     "Source",
+    "Staging",
     "aspect_counts",
+    "assemble",
     "check_aspects",
     "check_has_explanations",
+    "check_not_empty",
     "check_rejected_share",
     "count_findings",
     "count_reasons",
@@ -93,20 +100,19 @@ __all__ = [
     "held_out_pairs",
     "index_keys",
     "joined_rows",
-    "keys_of",
     "open_dataset",
     "pair_keys",
     "parse_description",
     "parse_id",
     "parse_text",
     "prepare_dataset",
+    "read_blocks",
     "read_dataset",
     "read_release",
     "read_tables",
     "reject_duplicates",
     "rejected_table",
     "split_pairs",
-    "stream_lines",
     "stream_rows",
     "taken",
     "visited_aspects",

@@ -22,7 +22,7 @@ def evaluate(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Manif
     `manifests` are those of the evaluated artifacts, by name. Raises DataError if fewer than two
     users have held-out pairs.
     """
-    explainer = load_explainer(sources_of(config), device=config.device, engine=config.engine)
+    explainer = load_explainer(sources_of(config), device="auto", engine=config.engine)
     held_out = held_out_pairs(explainer.dataset, config.split)
     if len({pair.user_id for pair in held_out}) < 2:
         raise DataError(

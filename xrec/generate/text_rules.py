@@ -25,6 +25,7 @@ from xrec.data.language import (
 )
 from xrec.generate.engine import Completion, Failure
 from xrec.llm.prompt import PairTexts, PromptBuilder
+from xrec.llm.title_placeholder import TITLE
 
 ExplanationKind = Literal["written", "plain"]
 """Who wrote a text: the language model, or a template from the evidence."""
@@ -209,14 +210,13 @@ class TextFinisher:
         if self._placeholder.is_broken_in(untitled):
             return Failure(
                 "broken_placeholder",
-                f"a part of {self._placeholder.text!r}, which stands for the title, is left in it",
+                f"a part of {TITLE!r}, which stands for the title, is left in it",
             )
         profiles = (texts.user_profile, texts.item_profile)
         if made_up := self._placeholder.made_up_in(untitled, *profiles):
             return Failure(
                 "broken_placeholder",
-                f"{made_up!r} is in it, as if it stood for something; only "
-                f"{self._placeholder.text!r} does",
+                f"{made_up!r} is in it, as if it stood for something; only {TITLE!r} does",
             )
         return _failure(self._checker.refusal(text, texts, rules.checks))
 

@@ -46,8 +46,7 @@ def output(config: PrepareConfig, *, exact: bool = True) -> Output:
 
 def run(config: PrepareConfig) -> Manifest:
     """Make the dataset in this process; raises what `prepare_dataset` raises."""
-    aspects = config.aspects_from
-    find = None if aspects is None else partial(find_aspects, config=aspects)
+    find = None if config.aspects_from is None else find_aspects
     return prepare_dataset(config, _source(config), find)
 
 

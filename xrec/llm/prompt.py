@@ -58,7 +58,7 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.vocabulary = vocabulary
-        self.placeholder = TitlePlaceholder(prompt.title_placeholder, prompt.untitled)
+        self.placeholder = TitlePlaceholder(prompt.untitled)
         chat = Chat(tokenizer, cue="\nExplanation:")
         self._encode = chat.encode
         before, _, after = chat.pieces(["user"])

@@ -347,7 +347,7 @@ def load_live(
         is_streaming=True,
     )
     explainer.checker.aspects.build()
-    keys = config.security.keys
+    keys = config.keys
     return LiveExplainer(explainer, config.decoding, metrics, keys, max_waiting_pairs)
 
 

@@ -1,22 +1,19 @@
 """A text-only language model: takes messages and a schema, returns an object of that schema.
 
-    model = load_language_model(config, llm=None, storage=storage, key=key)
+    model = load_language_model(config, storage=storage, key=key)
     for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
         reply.value      # a Profile, or None with reply.failure
 
-A `LanguageModel` writes replies: `EngineModel` runs one of our engines with a grammar,
-`EndpointModel` calls an endpoint that speaks the OpenAI API. `ask` parses and repairs replies, and
-retries a prompt once if its reply is invalid. An `Asker` sends identical prompts only once, keeps
-replies across restarts, and stops when its token budget is used up.
+A `LanguageModel` writes replies: one of our engines with a grammar, or an endpoint that speaks the
+OpenAI API. `ask` parses and repairs them, and retries a prompt once if its reply is invalid. An
+`Asker` also keeps valid replies across restarts, and has a budget of tokens.
 """
 
 from xrec.text.asker import Asker, ask
 from xrec.text.loading import (
-    chosen_llm,
     endpoint_key,
     load_language_model,
     model_identity,
-    model_settings,
 )
 from xrec.text.messages import (
     LanguageModel,
@@ -24,13 +21,11 @@ from xrec.text.messages import (
     Prompt,
     Reply,
     ReplyFailure,
-    ScoreReply,
     Usage,
     about_tokens,
 )
 from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
 from xrec.text.replies import parse_reply
-from xrec.text.reply_store import ReplyStore
 
 __all__ = [
     "Asker",
@@ -40,16 +35,12 @@ __all__ = [
     "PromptFile",
     "Reply",
     "ReplyFailure",
-    "ReplyStore",
-    "ScoreReply",
     "Usage",
     "about_tokens",
     "ask",
-    "chosen_llm",
     "endpoint_key",
     "load_language_model",
     "model_identity",
-    "model_settings",
     "parse_prompt_file",
     "parse_reply",
     "read_prompt_file",

@@ -38,7 +38,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.formats import KEYS, stage_format
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
-from xrec.annotate.stages import TextTask
+from xrec.annotate.task import TextTask
 from xrec.bulk import Outcome
 from xrec.config import AnnotateConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
@@ -155,7 +155,8 @@ def test_run_reviews_that_praise_nothing_or_are_low_rated_count_in_aspects_alone
     assert counts == {"reviews": 5, "pairs": 7, "explanations": 4}
     assert manifest.metrics["num_low_rated"] == 2
     assert manifest.metrics["pairs_without_praise"] == pytest.approx(1 / 5)
-    assert tables["users"]["user_id"].to_pylist() == ["a", "b", "d", "e"]
+    assert tables["users"]["user_id"].to_pylist() == ["a", "b", "c", "d", "e"]
+    assert _values(tables["dislikes"]) == [(1, 1), (2, 0)]  # c, who likes nothing, is known for it
     assert (tables["interactions"].num_rows, tables["explanations"].num_rows) == (5, 4)
     assert {"odd", "too"}.isdisjoint(texts_of_training(tables).split())
     assert _values(tables["aspects"]) == [(0, "warm", 4, 3, 1), (1, "loud", 3, 3, 0)]
@@ -241,7 +242,7 @@ def test_run_that_cannot_be_says_why(quoting):
     quoting.run(config)
     for changes, error, code, key in (
         ({"retry_failed": ("nonsense",)}, ConfigError, "unknown_reason", "retry_failed"),
-        ({"carry_from": "/nowhere"}, ArtifactNotFoundError, "no_annotations", "carry_from"),
+        ({"carry_from": "/nowhere"}, ArtifactNotFoundError, "no_artifact", None),
     ):
         with raises(error, code, key):
             quoting.run(config.model_copy(update=changes))

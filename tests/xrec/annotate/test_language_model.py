@@ -89,9 +89,8 @@ def test_annotator_asks_once_more_for_quotes_that_the_review_has(tmp_path, is_me
     with stub_endpoint(invents) as stub:
         annotator = _made(_spec(stub), tmp_path)
         (found,) = annotator.write([pair_row("Soft.")]).results
-        num_asked = len(stub.asked)
-        assert annotator.write([pair_row("Soft.")]).results == [found]  # kept, and not asked again
-    assert num_asked == len(stub.asked) == 2
+        assert annotator.write([pair_row("Soft.")]).results == [found]
+    assert len(stub.asked) == (2 if is_mended else 4)  # a valid reply is kept
     assert "no aspect has a quote that is in the review" in stub.asked[1].words
     if is_mended:
         assert found == PairText("You would enjoy it.", (Aspect("feel", "", "positive"),))
@@ -117,7 +116,7 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     path = tmp_path / "user.txt"
     path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
     changes = [{"language": "Danish"}, {"domain": "book"}, {"prompts": {"user": str(path)}}]
-    changes += [{"model": {"model": "other"}}, {"model": {"seed": 1}}]
+    changes += [{"model": {"model": "other"}}, {"model": {"temperature": 1}}]
     others = [_spec(None, **change) for change in changes]
     path.write_text(path.read_text().replace("A.", "C."))
     others.append(_spec(None, prompts={"user": str(path)}))
@@ -126,9 +125,7 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     assert KEY not in repr(spec)
 
 
-def test_spec_without_a_language_model_or_key_is_an_error():
-    with pytest.raises(ConfigError):
-        language_model_spec(_settings(model={"kind": "engine"}), {})
+def test_spec_without_a_key_is_an_error():
     endpoint = _settings(model={"kind": "endpoint", "model": "m"})
     with raises(ConfigError, "key_missing", "OPENAI_API_KEY"):
         language_model_spec(endpoint, {})

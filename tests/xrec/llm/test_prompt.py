@@ -202,7 +202,7 @@ def test_prompt_without_aspects_is_the_published_one():
     assert make_builder(aspects=2).build(3, 4, PairTexts("p", "t", "i")) == published
 
 
-PLACEHOLDER = TitlePlaceholder("[title]", "this place")
+PLACEHOLDER = TitlePlaceholder("this place")
 
 
 def test_hide_and_fill_give_the_text_back():

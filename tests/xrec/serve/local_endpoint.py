@@ -211,7 +211,7 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     model = LocalModel(load_live(config, metrics))
     contents, seconds = read_contents(config, metrics), config.http.deadline_seconds
     read_through = ReadThrough(*contents, model, metrics, seconds)
-    gate = RequestGate(make_api(lambda: read_through), config.security.keys, metrics)
+    gate = RequestGate(make_api(lambda: read_through), config.keys, metrics)
     with socket.create_server(("127.0.0.1", 0)) as door:
         server = uvicorn.Server(uvicorn.Config(gate, log_level="warning", lifespan="on"))
         serving, loop = server.serve([door]), asyncio.new_event_loop()

@@ -73,7 +73,7 @@ def bearer(name: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def guarded(town):
     """The town's endpoint, with a key of all scopes."""
-    with local_endpoint(town, security={"keys": [KEY]}) as made:
+    with local_endpoint(town, keys=[KEY]) as made:
         yield made
 
 

@@ -165,7 +165,7 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(t
     """Pairs of requests that were accepted count before their work begins."""
     keys = [{"name": name, "sha256": 64 * digit} for name, digit in (("shop", "0"), ("app", "1"))]
     engine = {"max_rows": 1, "kv_cache_gib": 0.05}
-    config = serve_config(town, engine=engine, security={"keys": keys})
+    config = serve_config(town, engine=engine, keys=keys)
     live = load_live(config, max_waiting_pairs=11)
     pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[1])]
 

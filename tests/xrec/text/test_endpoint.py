@@ -40,6 +40,11 @@ def short_waits(monkeypatch):
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
 
 
+@pytest.fixture(autouse=True)
+def few_retries(monkeypatch):
+    monkeypatch.setattr("xrec.text.endpoint._MAX_RETRIES", 2)
+
+
 def _asked(
     behave: Callable[[Asked], Answer], number: int, how: SamplingConfig = SAMPLING, **model: Any
 ) -> tuple[StubEndpoint, list[Reply[Said]]]:
@@ -88,15 +93,14 @@ def test_endpoint_rate_keeps_requests_apart_repeated_ones_too():
 @pytest.mark.parametrize(
     ("answer", "settings", "error", "code", "saw", "most_asked"),
     [
-        (Answer(status=503), {"max_retries": 2}, *NO_REPLY, "endpoint_error", 12),
+        (Answer(status=503), {}, *NO_REPLY, "endpoint_error", 12),
         (_WAIT_AN_HOUR, {}, *NO_REPLY, "rate_limited", 4),
-        (SILENT, {"max_retries": 0, **SHORT}, *NO_REPLY, "timeout", 4),
-        (_NO_MONEY, {"max_retries": 0}, *NO_QUOTA, "insufficient_quota", 4),
+        (SILENT, SHORT, *NO_REPLY, "timeout", 12),
+        (_NO_MONEY, {}, *NO_QUOTA, "insufficient_quota", 12),
         (Answer(status=402), {}, *NO_QUOTA, 402, 4),
         (Answer(status=404), {}, EndpointError, "no_such_model", "stub", 4),
-        (Answer(status=400), {}, EndpointError, "prompts_refused", 8, 12),
     ],
-    ids=["busy", "wait", "silent", "quota", "balance", "model", "refuses"],
+    ids=["busy", "wait", "silent", "quota", "balance", "model"],
 )
 def test_endpoint_that_answers_nobody_ends_the_run(answer, settings, error, code, saw, most_asked):
     with stub_endpoint(lambda asked: answer) as stub, raises(error, code, saw=saw):
@@ -106,7 +110,7 @@ def test_endpoint_that_answers_nobody_ends_the_run(answer, settings, error, code
 
 def test_endpoint_that_is_not_there_ends_the_run():
     with stub_endpoint(right) as stub:
-        config = endpoint_config(stub, max_retries=1)
+        config = endpoint_config(stub)
     with raises(EndpointUnreachableError, "no_reply", saw="unreachable"):
         list(ask(EndpointModel(config, KEY), prompts(3), SAMPLING))
 
@@ -135,11 +139,10 @@ def _refuses(**error: Any) -> Answer:
 @pytest.mark.parametrize(
     ("answer", "reason", "num_requests", "said"),
     [
-        (_refuses(message=f"no, {KEY.get_secret_value()}"), "bad_request", 1, "400 no, (key)"),
-        (_refuses(why=["odd"]), "bad_request", 1, '400 {"why": ["odd"]}'),
-        (_refuses(detail="too odd"), "bad_request", 1, "400 too odd"),
-        (_refuses(message="long", code="context_length_exceeded"), "prompt_too_long", 1, "400 lo"),
-        (Answer(status=500), "endpoint_error", 3, "500 no"),
+        (_refuses(message=f"no, {KEY.get_secret_value()}"), "bad_request", 1, "no, (key)"),
+        (_refuses(why=["odd"]), "bad_request", 1, "'why': ['odd']"),
+        (_refuses(message="long", code="context_length_exceeded"), "prompt_too_long", 1, "long"),
+        (Answer(status=500), "endpoint_error", 3, "500"),
         (SILENT, "timeout", 3, "no answer within 0.5 s"),
         (Answer(text="x" * 5000, is_cut=True), "unreachable", 3, "the connection failed: "),
     ],
@@ -149,19 +152,19 @@ def test_endpoint_prompt_that_fails_fails_alone_and_says_why(answer, reason, num
         return answer if asked.words == "word-0" else right(asked)
 
     limit = {"timeout_seconds": 0.5} if answer is SILENT else {}
-    _, replies = _asked(behave, 12, concurrency=2, max_retries=2, **limit)
+    _, replies = _asked(behave, 12, concurrency=2, **limit)
     ((index, failure),) = [(each.index, each.failure) for each in replies if each.failure]
     assert (index, failure.reason) == (0, reason)
-    assert failure.message.startswith(said)
+    assert said in failure.message
     assert replies[0].usage.num_requests == num_requests
 
 
 def test_endpoint_request_has_schema_sampling_and_extra_fields_but_for_those_that_are_null():
-    sampling = SamplingConfig(max_tokens=33, temperature=0.5, seed=9)
+    sampling = SamplingConfig(max_tokens=33, temperature=0.5)
     body = _asked(right, 1, sampling, extra={"reasoning_effort": "low"})[0].asked[0].body
     schema = strict_schema(Said, with_lengths=False)
     assert body["response_format"]["json_schema"]["schema"] == schema
-    sent = {"max_completion_tokens": 33, "temperature": 0.5, "seed": 9, "model": "stub"}
+    sent = {"max_completion_tokens": 33, "temperature": 0.5, "seed": 0, "model": "stub"}
     sent |= {"reasoning_effort": "low"}
     assert {name: body[name] for name in sent} == sent
     assert "top_p" not in body

@@ -19,7 +19,7 @@ from tests.errors import raises
 from tests.world.program import wait_until
 from xrec.errors import ArtifactMismatchError, LeaseError, StorageError
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.storage import LocalLocation, open_location
+from xrec.storage import LocalLocation, only_driver, open_location
 from xrec.train.checkpoint import (
     ROWS,
     AdapterProgress,
@@ -34,7 +34,6 @@ from xrec.train.checkpoint import (
     read_trained,
     rows_file,
 )
-from xrec.train.lease import only_driver
 
 
 def adapter_progress(losses: list[float]) -> AdapterProgress:
@@ -161,7 +160,7 @@ def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(output):
 
 def test_lease_is_renewed_while_the_first_trains_and_holds_until_it_ends(tmp_path):
     checkpoints = open_location(str(tmp_path))
-    with only_driver(checkpoints, holder="the first", lease=timedelta(seconds=2)):
+    with only_driver(checkpoints, holder="the first", term=timedelta(seconds=2)):
         first = record_of(tmp_path)["expires_at"]
         wait_until(lambda: record_of(tmp_path)["expires_at"] > first)
     with only_driver(checkpoints, holder="the first"):
@@ -175,7 +174,7 @@ def test_lease_is_renewed_while_the_first_trains_and_holds_until_it_ends(tmp_pat
 
 
 def test_driver_that_was_killed_is_not_waited_for(tmp_path):
-    name = "from xrec.storage.process import this_process; print(this_process(), flush=True)"
+    name = "from xrec.storage.lease import this_process; print(this_process(), flush=True)"
     script = f"{name}; import time; time.sleep(600)"
     command, checkpoints = [sys.executable, "-c", script], open_location(str(tmp_path))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -199,7 +198,7 @@ def test_store_that_fails_meanwhile_ends_no_training(tmp_path, monkeypatch):
         failures.append(data)
         raise StorageError("no answer")
 
-    with only_driver(checkpoints, lease=timedelta(seconds=0.4)):
+    with only_driver(checkpoints, term=timedelta(seconds=0.4)):
         monkeypatch.setattr(LocalLocation, "write_bytes", fail)
         wait_until(lambda: len(failures) > 1)
         monkeypatch.setattr(LocalLocation, "write_bytes", write)

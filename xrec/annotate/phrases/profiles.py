@@ -2,10 +2,9 @@
 
 In "Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite the wait", craft
 cocktails and the cozy atmosphere describe the place. Its name, its caveats and its audience do not.
-A phrase is an aspect if neither too few nor too many profiles contain it; if its adjective goes
-with its noun more often than by chance, but not with every noun ("great food" is just food); and if
-its noun says something by itself. For "fresh handmade pasta", the item gets the longest name in the
-phrase that is an aspect.
+A phrase is an aspect if neither too few nor too many profiles contain it, if its adjective does not
+go with every noun ("great food" is just food), and if its noun says something by itself. For "fresh
+handmade pasta", the item gets the longest name in the phrase that is an aspect.
 """
 
 import re
@@ -17,14 +16,14 @@ from typing import Any
 from xrec.annotate.phrases.grammar import Token
 from xrec.annotate.phrases.lexicon import names_nothing
 from xrec.annotate.vocabulary import normalized
-from xrec.config import ProfileAspects
 from xrec.data import NamedAspects
-from xrec.data.language import PRAISE_OF_ANYTHING, parse, tags, valence, word_set
+from xrec.data.language import parse, tags, valence, word_set
 from xrec.errors import DataError
 
+_MIN_ITEMS = 5  # whose profiles name an aspect; a rarer one tells little about users
+_MAX_SHARE = 0.2  # of the items; a more frequent aspect does not tell them apart
 _MAX_WORDS = 3
 _BLAME = -0.35
-_MIN_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
 _MIN_PRAISED = 0.5  # the share of a name's uses that praise it
 _MIN_BARE = 0.3  # the share of a noun's uses without a description
 _FREQUENT = 30  # uses of an adjective needed to tell which nouns it goes with
@@ -65,12 +64,17 @@ class Reason:
 
 
 def find_aspects(
-    profiles: Sequence[str], explanations: Sequence[str], config: ProfileAspects
+    profiles: Sequence[str],
+    explanations: Sequence[str],
+    *,
+    min_items: int = _MIN_ITEMS,
+    max_share: float = _MAX_SHARE,
 ) -> NamedAspects:
     """Return the aspects, most frequent first, and those of each profile and explanation.
 
-    An explanation names the parts of a phrase too: "friendly waiters" also names waiters, if that
-    is an aspect. Raises DataError if there are none, ModelError if the parser cannot be loaded.
+    At least `min_items` profiles have an aspect, and at most this share of those with a text. An
+    explanation names the parts of a phrase too: "friendly waiters" also names waiters, if that is
+    an aspect. Raises DataError if there are none, ModelError if the parser cannot be loaded.
     """
     found = [list(_reasons(doc)) for doc in parse(profiles)]
     of_texts = [list(_reasons(doc)) for doc in parse(explanations)]
@@ -81,20 +85,20 @@ def find_aspects(
     )
     num_profiles = Counter(name for some in praised for name in _all_names(some))
     joined = _Joined(praised)
-    most = max(config.min_items, config.max_share * sum(map(bool, profiles)))
+    most = max(min_items, max_share * sum(map(bool, profiles)))
     vocabulary = [
         name
         for name, count in sorted(num_profiles.items(), key=lambda each: (-each[1], each[0]))
-        if config.min_items <= count <= most and joined.belong(name)
+        if min_items <= count <= most and joined.belong(name)
     ]
     if not vocabulary:
         raise DataError(
-            f"aspects_from: no phrase is in the profiles of {config.min_items} to {most:.0f} "
-            f"items; got {len(profiles)} items and {len(num_profiles)} phrases; lower "
-            "aspects_from.min_items, add profiles, or remove aspects_from",
+            f"aspects_from: no phrase is in the profiles of {min_items} to {most:.0f} items; got "
+            f"{len(profiles)} items and {len(num_profiles)} phrases; add profiles, or remove "
+            "aspects_from",
             code="no_aspects",
-            key="aspects_from.min_items",
-            saw=config.min_items,
+            key="aspects_from",
+            saw=len(num_profiles),
         )
     numbers = {name: number for number, name in enumerate(vocabulary)}
     items = {each.words[-1] for some in found for each in some if each.is_item}
@@ -200,11 +204,10 @@ def _key(words: Sequence[str]) -> str:
 
 
 class _Joined:
-    """How often adjectives and nouns are used, alone and together."""
+    """How often names, adjectives and nouns are used."""
 
     def __init__(self, found: Iterable[Sequence[Reason]]):
         reasons = [reason for some in found for reason in some]
-        self._total = len(reasons)
         self._names: Counter[str] = Counter()
         self._praised: Counter[str] = Counter()
         self._adjectives: Counter[str] = Counter()
@@ -230,18 +233,12 @@ class _Joined:
         first, _, rest = name.partition(" ")
         if self._praised[name] < _MIN_PRAISED * self._names[name] or names_nothing(name):
             return False
-        if first in PRAISE_OF_ANYTHING and names_nothing(rest):  # a great choice
-            return False
         if not rest:
             return (
                 tags().get(name) not in _ADJECTIVES
                 and self._bare[name] >= _MIN_BARE * self._names[name]
             )
-        count = self._adjectives[first]
-        if name not in self._described or count < _FREQUENT:
-            return True
-        by_chance = count * self._names[rest] / self._total
-        return self._names[name] >= _MIN_LIFT * by_chance and not self._is_general(first)
+        return name not in self._described or not self._is_general(first)
 
     def _is_general(self, adjective: str) -> bool:
         """Return whether an adjective goes with any noun, as "great" does."""

@@ -39,7 +39,7 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
     inputs = {"dataset": dataset.fingerprint}
     if baseline.kind == "lora":
         settings["prompt"] = identity_of(config.prompt)
-        settings["llm"] = identity_of(config.language_model)
+        settings["llm"] = identity_of(config.llm)
         inputs["base_model"] = model_fingerprint(baseline.llm_folder())
     return settings, inputs
 

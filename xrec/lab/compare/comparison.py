@@ -72,7 +72,7 @@ def compare(
     }
     made = {entry: there[entry] if entry in there else make(given, entry) for entry in entries}
     scored = score_entries(config, given.pairs, made, keys or {})
-    judges = [*config.metrics.judges]
+    judges = [*config.judges]
     notes = tuple(
         line
         for name, each in _first_seeds(scored).items()

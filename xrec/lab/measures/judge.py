@@ -13,17 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from xrec.config import (
     Device,
     EndpointModelConfig,
     LanguageModelConfig,
-    LLMConfig,
     SamplingConfig,
     StorageConfig,
 )
@@ -35,8 +34,6 @@ from xrec.text import (
     Prompt,
     PromptFile,
     Reply,
-    ReplyStore,
-    ScoreReply,
     endpoint_key,
     load_language_model,
     model_identity,
@@ -46,6 +43,24 @@ from xrec.text import (
 logger = logging.getLogger("xrec")
 
 _LEAST = 3  # pairs of which a correlation is told
+
+
+class ScoreReply(BaseModel):
+    """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
+
+    # The docstring is part of the schema that the model sees, and of the keys of stored replies.
+
+    model_config = ConfigDict(extra="ignore")
+
+    score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_number(cls, value: Any) -> Any:
+        values = {"score": value} if isinstance(value, int | float) else value
+        if isinstance(values, dict) and isinstance(values.get("score"), bool):
+            raise ValueError("expected a number, got true or false")
+        return values
 
 
 class Judge:
@@ -93,13 +108,11 @@ class JudgeAccess:
     """What judges need beside their config; it may be sent to an actor.
 
     replies: the folder that keeps what was answered, so that nothing is asked, and paid, twice.
-    llm: of the job, for an engine whose config names none. device, num_threads: of an engine.
-    keys: of endpoints, by the judge's name (`judge_keys`).
+    device, num_threads: of an engine. keys: of endpoints, by the judge's name (`judge_keys`).
     """
 
     replies: Location
     storage: StorageConfig = field(default_factory=StorageConfig)
-    llm: LLMConfig | None = None
     device: Device = "auto"
     num_threads: int = 1
     keys: Mapping[str, SecretStr | None] = field(default_factory=dict)
@@ -127,14 +140,13 @@ def load_judge(
     loaded: the models of other judges, of which one is taken if it is the same; this one's is
     added.
 
-    Raises ConfigError for an engine without a model, ModelError if the model cannot be had.
+    Raises ModelError if the model cannot be had.
     """
     models = {} if loaded is None else loaded
     settings = model.model_dump_json(exclude=set(SamplingConfig.model_fields))
     if settings not in models:
         models[settings] = load_language_model(
             model,
-            llm=access.llm,
             storage=access.storage,
             device=access.device,
             num_threads=access.num_threads,
@@ -143,8 +155,8 @@ def load_judge(
     asker = Asker(
         models[settings],
         model.sampling,
-        ReplyStore(access.replies),
-        identity=model_identity(model, access.llm, access.storage),
+        access.replies,
+        identity=model_identity(model, access.storage),
     )
     return Judge(name, judge_question(), asker)
 
@@ -158,15 +170,13 @@ def describe_judge(name: str) -> list[MetricInfo]:
     ]
 
 
-def judge_identity(
-    name: str, model: LanguageModelConfig, llm: LLMConfig | None, storage: StorageConfig
-) -> dict[str, Any]:
+def judge_identity(name: str, model: LanguageModelConfig, storage: StorageConfig) -> dict[str, Any]:
     """Return what a judge's scores depend on, as plain JSON."""
     question = judge_question()
     return {
         "name": name,
         "question": fingerprint_of([question.system, dict(question.examples)]),
-        "model": model_identity(model, llm, storage),
+        "model": model_identity(model, storage),
     }
 
 
