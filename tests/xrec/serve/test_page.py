@@ -42,7 +42,7 @@ class Page:
     def wait(self, condition: Callable[[], Any]) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 15).until(lambda _: condition())
+        WebDriverWait(self.driver, 60).until(lambda _: condition())
 
     def text(self, name: str) -> str:
         return str(self.run("return document.getElementById(arguments[0]).textContent", name))
