@@ -58,24 +58,21 @@ no file of that name exists.
 
 from typing import TYPE_CHECKING, Any
 
-from xrec.bulk.budget import (
-    Amounts,
-    Spent,
+from xrec.bulk.driver import (
+    DriveOptions,
     check_failed_share,
+    complete,
     costs_in_errors,
-    spent_of,
-    use_of,
-    used_up,
+    drive,
+    has_work,
 )
-from xrec.bulk.driver import DriveOptions, complete, drive, has_work
-from xrec.bulk.files import FEW_AT_ONCE, file_errors
+from xrec.bulk.files import file_errors
+from xrec.bulk.input import clean_keys, first_of
 from xrec.bulk.log import find_published, open_log, read_published
-from xrec.bulk.parts import final_rows
 from xrec.bulk.progress import Progress, Survey, now
-from xrec.bulk.publish import Describe, lacks_lifted, publish
+from xrec.bulk.publisher import Describe, lacks_lifted, publish
 from xrec.bulk.read import Published, export_run, published
 from xrec.bulk.request import ROWS_PER_CHUNK, RunRequest, listing_of, open_run
-from xrec.bulk.results import Summary, added
 from xrec.bulk.rows import (
     AGAIN,
     FAILED,
@@ -84,10 +81,8 @@ from xrec.bulk.rows import (
     Outcome,
     RowFormat,
     bucket_of,
-    clean_keys,
-    first_of,
 )
-from xrec.bulk.run import Base, BulkRun, Identity, records
+from xrec.bulk.run import Base, BulkRun, Identity, final_rows, records
 from xrec.bulk.status import (
     NOTES,
     Preview,
@@ -98,6 +93,7 @@ from xrec.bulk.status import (
     preview,
     read_status,
 )
+from xrec.bulk.summary import Summary, added, spent_of, use_of, used_up
 from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.upkeep import (
     delete_runs,

@@ -1,9 +1,9 @@
-"""The files of a published table: as rows of `FILES`, in Delta's log and in Arrow datasets."""
+"""The files of a published table: written, as rows of `FILES`, and as Arrow datasets."""
 
 import hashlib
-import json
-import time
-from collections.abc import Iterator, Mapping
+import io
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs
+import pyarrow.parquet as pq
 from deltalake.fs import DeltaStorageHandler
-from deltalake.transaction import AddAction
 
+from xrec.bulk.rows import bare
 from xrec.errors import DataError
-from xrec.storage import Location, read_footer, request_each, storage_errors
+from xrec.storage import Location, read_footer, request_each, row_groups, storage_errors
 
 FILES = pa.schema(
     [
@@ -33,6 +34,28 @@ FEW_AT_ONCE: Mapping[str, int] = {
     "fragment_readahead": 1,
 }
 """Settings for streaming a dataset; by default Arrow reads 64 batches of 131,072 rows ahead."""
+ROWS_PER_GROUP = 4096
+
+
+def write_file(
+    output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
+) -> Mapping[str, Any] | None:
+    """Write sorted rows to a file of the table; return the file's row of `FILES`.
+
+    Return None if there are no rows.
+    """
+    path, sink, buckets = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO(), set[int]()
+    num_rows, schema = 0, bare(schema.empty_table()).schema
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
+        for rows in row_groups((table for table in tables if table.num_rows), ROWS_PER_GROUP):
+            writer.write_table(bare(rows))
+            num_rows += rows.num_rows
+            buckets |= {*pc.min_max(rows["bucket"]).as_py().values()}
+    if not num_rows:
+        return None
+    (output / path).write_bytes(sink.getvalue())
+    values = (path, sink.getbuffer().nbytes, num_rows, min(buckets), max(buckets))
+    return dict(zip(FILES.names, values, strict=True))
 
 
 def files_of(location: Location, files: pa.Table, schema: pa.Schema) -> pads.Dataset:
@@ -100,17 +123,6 @@ def wrong_bounds(location: Location, files: pa.Table) -> list[str]:
     own = [file for file in files.to_pylist() if "/" not in file["path"]]
     checked = zip(own, request_each(is_wrong, own), strict=True)
     return [file["path"] for file, has_other_buckets in checked if has_other_buckets]
-
-
-def add_action(file: Mapping[str, Any]) -> AddAction:
-    """Return the Delta action that adds a file (a row of `FILES`) to a table."""
-    stats: dict[str, Any] = {"numRecords": file["num_rows"]}
-    if file["min.bucket"] is not None:
-        bounds = (("minValues", "min.bucket"), ("maxValues", "max.bucket"))
-        stats |= {name: {"bucket": file[column]} for name, column in bounds}
-        stats["nullCount"] = {"bucket": 0}
-    now = int(time.time() * 1000)
-    return AddAction(file["path"], file["num_bytes"], {}, now, True, json.dumps(stats))
 
 
 def digest_of(files: pa.Table) -> str:

@@ -29,7 +29,7 @@ from ray.util.client import ray as client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.bulk.marks import WAIT, Marks
-from xrec.bulk.results import Summary
+from xrec.bulk.summary import Summary
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
@@ -148,16 +148,16 @@ class RayPool:
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
-        processes = _Processes(
-            make=partial(_chunk_work, settings),
+        yield from _results(
+            partial(_chunk_work, settings),
+            [int(chunk) for chunk in chunks],
+            is_over,
             max_size=min(self.max_actors, len(chunks)),
             min_size=self.min_actors,
             cpus=self.cpus,
             gpus=self.gpus,
-            slots=settings.chunks_at_once,
-            num_threads=settings.chunks_at_once + 1,  # one reads ahead
+            num_threads=settings.chunks_at_once,
         )
-        yield from processes.results([int(chunk) for chunk in chunks], is_over)
 
     def held(self, num_chunks: int) -> dict[str, float]:
         size = min(self.max_actors, num_chunks)
@@ -196,89 +196,86 @@ def map_in_processes(
     """
     if not items:
         return
-    processes = _Processes(
-        make=partial(_item_work, make),
+    made = _results(
+        partial(_item_work, make),
+        range(len(items)),
+        lambda: False,
         max_size=min(num_processes, len(items)),
         cpus=cpus,
         gpus=gpus,
         references=[ray.put(cloudpickle.dumps(item)) for item in items],
     )
-    for index, made in processes.results(range(len(items)), lambda: False):
-        yield index, cloudpickle.loads(made)
+    for index, result in made:
+        yield index, cloudpickle.loads(result)
 
 
-@dataclass(frozen=True)
-class _Processes:
-    """Processes that do numbered pieces of work.
+def _results(
+    make: Callable[..., Callable[[int], object]],
+    numbers: Sequence[int],
+    is_over: Callable[[], bool],
+    *,
+    max_size: int,
+    min_size: int | None = None,
+    cpus: float,
+    gpus: float,
+    num_threads: int = 1,
+    references: Sequence[ray.ObjectRef] = (),
+) -> Iterator[tuple[int, Any]]:
+    """Yield each finished number and its result; see `Pool.summaries`.
 
     make: called with a process's marks, node and name, and `references`; returns the function that
-    does a number. slots: how many numbers a process does at a time. num_threads: how many it takes.
+    does a number. num_threads: how many numbers a process does at a time.
     """
-
-    make: Callable[..., Callable[[int], object]]
-    max_size: int
-    min_size: int | None = None
-    cpus: float = 1
-    gpus: float = 0
-    slots: int = 1
-    num_threads: int = 1
-    references: Sequence[ray.ObjectRef] = ()
-
-    def results(
-        self, numbers: Sequence[int], is_over: Callable[[], bool]
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield each finished number and its result; see `Pool.summaries`."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
-        marks = beside(max_concurrency=2)(_MarksActor).remote(self.max_size, numbers, self.slots)
-        execution = beside()(_Execution).remote()
-        watch = RayWatch()
-        try:
-            with watch:
-                given = (cloudpickle.dumps(self.make), self.num_threads, marks, self.references)
-                fewest = min(self.min_size or self.max_size, self.max_size)
-                running = execution.run.remote(given, fewest, self.max_size, self.cpus, self.gpus)
-                yield from _collected(len(numbers), marks, running, watch, is_over)
-                ray.wait([running], timeout=_SECONDS_TO_END)  # lets processes end by themselves
-        except RayError as error:
-            raise ClusterError(
-                f"Ray could not run the job's processes ({type(error).__name__}: "
-                f"{str(error)[:500]}); run the job again to continue",
-                code="ray_failed",
-            ) from error
-        finally:
-            if not watch.has_ended:
-                for actor in (execution, marks):
-                    ray.kill(actor)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
+    marks = beside(max_concurrency=2)(_MarksActor).remote(max_size, numbers)
+    execution = beside()(_Execution).remote()
+    watch = RayWatch()
+    try:
+        with watch:
+            given = (cloudpickle.dumps(make), num_threads, marks, references)
+            fewest = min(min_size or max_size, max_size)
+            running = execution.run.remote(given, fewest, max_size, cpus, gpus)
+            yield from _collected(len(numbers), marks, running, watch, is_over)
+            ray.wait([running], timeout=_SECONDS_TO_END)  # lets processes end by themselves
+    except RayError as error:
+        raise ClusterError(
+            f"Ray could not run the job's processes ({type(error).__name__}: "
+            f"{str(error)[:500]}); run the job again to continue",
+            code="ray_failed",
+        ) from error
+    finally:
+        if not watch.has_ended:
+            for actor in (execution, marks):
+                ray.kill(actor)
 
 
 def _collected(
     num_left: int, marks: Any, running: ray.ObjectRef, watch: RayWatch, is_over: Callable[[], bool]
 ) -> Iterator[tuple[int, Any]]:
-    news, has_ended = None, False
-    while num_left:
-        if news is None:
-            # Checked before the news, which then include everything done before the end.
-            has_ended = bool(ray.wait([running], timeout=0)[0])
-            news = marks.news.remote(_SECONDS_BETWEEN_LOOKS)
-        ready, _ = ray.wait([news], timeout=_SECONDS_BETWEEN_LOOKS)
+    def look() -> bool:
         watch.check()
-        if is_over():
+        if ends := is_over():
             marks.call.remote("is_over", True)
-        if not ready:
-            continue
+        return ends
+
+    while num_left:
+        # Checked before the news, which then include everything done before the end.
+        has_ended = bool(ray.wait([running], timeout=0)[0])
+        news = marks.news.remote(_SECONDS_BETWEEN_LOOKS)
+        while not ray.wait([news], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
+            look()
         done, error = ray.get(news)
-        news = None
+        look()
         for number, result in done:
             num_left -= 1
             yield number, result
-            if is_over():
-                marks.call.remote("is_over", True)
+            look()
         if error is not None:
             raise error
         if has_ended and not done:
             ray.get(running)  # raises if it failed
-            if is_over():
+            if look():
                 return
             raise ClusterError(
                 f"the job's processes ended before {num_left} pieces of work were done; run the "
@@ -291,8 +288,8 @@ def _collected(
 class _MarksActor:
     """The marks, in an actor on the driver's node; one of its threads waits for news."""
 
-    def __init__(self, max_actors: int, numbers: Sequence[int], slots: int):
-        self._marks = Marks(max_actors, _LostNodes(), numbers, slots)
+    def __init__(self, max_actors: int, numbers: Sequence[int]):
+        self._marks = Marks(max_actors, numbers)
         self._changed = Condition()
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -303,22 +300,11 @@ class _MarksActor:
 
     def news(self, seconds: float) -> tuple[list[tuple[int, Any]], XRecError | None]:
         """Return the news as soon as there is any, or after this many seconds."""
+        lost = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
         with self._changed:
+            self._marks.lost_nodes = lost
             self._changed.wait_for(self._marks.has_news, seconds)
             return self._marks.news()
-
-
-class _LostNodes:
-    """The IDs of lost nodes, as of at most a second ago."""
-
-    def __init__(self) -> None:
-        self._ids, self._seen_at = set[str](), -1.0
-
-    def __call__(self) -> set[str]:
-        if time.monotonic() - self._seen_at > _SECONDS_BETWEEN_LOOKS:
-            self._ids = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-            self._seen_at = time.monotonic()
-        return self._ids
 
 
 class _Execution:
@@ -434,9 +420,9 @@ def _item_work(
                 code="processes_died",
                 saw=2,
             )
-        if marks.begin(index, (0, 1), name, node):
-            made = work(cloudpickle.loads(ray.get(items[index])))
-            marks.done(index, cloudpickle.dumps(made))
+        marks.begin(index, (0, 1), name, node)
+        made = work(cloudpickle.loads(ray.get(items[index])))
+        marks.done(index, cloudpickle.dumps(made))
 
     return do
 

@@ -1,41 +1,35 @@
 """Commits to the published table: replace its rows, restore or undo a version, remove rows.
 
 A commit either takes the next version number or has no effect, and records what it is
-(`xrec.bulk.log.Commit`). Open the log afterwards to see whether it succeeded.
+(`xrec.bulk.log.Commit`).
 """
 
-import io
 import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
 import deltalake
-import deltalake.exceptions
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from deltalake.transaction import AddAction, create_table_with_add_actions
 
-from xrec.bulk.files import FILES, add_action, digest_of, file_errors, files_of, missing_files
-from xrec.bulk.log import COMMIT_KEY, LOG, Commit, DeltaLog, open_log, the_log
-from xrec.bulk.results import Summary
-from xrec.bulk.rows import FAILED, OK, bare, counts_of
+from xrec.bulk.files import FILES, digest_of, file_errors, files_of, missing_files, write_file
+from xrec.bulk.log import COMMIT_KEY, LOG, Commit, DeltaLog, delta_errors, open_log, the_log
+from xrec.bulk.rows import FAILED, OK, counts_of
+from xrec.bulk.summary import Summary
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.errors import StorageError, TableError
-from xrec.storage import Location, fingerprint_of, row_groups
+from xrec.errors import TableError
+from xrec.storage import Location, fingerprint_of
 
 logger = logging.getLogger("xrec")
 
 CHANCES = 20
 """The number of attempts to commit to a table that keeps changing."""
-ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
 _NOTHING = digest_of(FILES.empty_table())
+_VERSIONS_PER_CHECKPOINT = 100
 _DESCRIPTION = "published by xrec, layout 2"
 _CONFIGURATION: Mapping[str, str | None] = {
     "delta.dataSkippingStatsColumns": "bucket",  # keeps IDs out of the log, which outlives files
@@ -59,7 +53,7 @@ def open_whole(output: Location) -> DeltaLog | None:
         if log is None:
             # Keep writers that read an older list from creating the first version.
             commit = Commit(kind="takedown", table="", live=_NOTHING, takedowns=taken.number)
-            replace_content(output, None, [], _LEAST_COLUMNS, commit)
+            commit_files(output, None, FILES.empty_table(), _LEAST_COLUMNS, commit)
             continue
         refuse_other_table(log)
         if not can_be_shown(log, log.version, taken):
@@ -99,78 +93,72 @@ def refuse_other_table(log: DeltaLog) -> None:
         )
 
 
-def write_file(
-    output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
-) -> Mapping[str, Any] | None:
-    """Write sorted rows to a file of the table; return the file's row of `FILES`.
+def commit_files(
+    output: Location, log: DeltaLog | None, files: pa.Table, schema: pa.Schema, commit: Commit
+) -> bool:
+    """Try to make the table's next version, with just these files; return whether it was made.
 
-    Return None if there are no rows.
+    Nothing happens if another command, or another program, made that version first. deltalake's own
+    commit replaces either all files or none, and lists even the files that stay as removed.
     """
-    path, sink = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO()
-    num_rows, bounds = 0, list[Mapping[str, int]]()
-    schema = bare(schema.empty_table()).schema
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
-        for rows in row_groups((table for table in tables if table.num_rows), ROWS_PER_GROUP):
-            writer.write_table(bare(rows))
-            num_rows += rows.num_rows
-            bounds.append(pc.min_max(rows["bucket"]).as_py())
-    if not num_rows:
-        return None
-    (output / path).write_bytes(sink.getvalue())
+    number, now = 0 if log is None else log.version + 1, int(time.time() * 1000)
+    before, after = (
+        {row["path"]: row for row in table.to_pylist()}
+        for table in (FILES.empty_table() if log is None else log.files(log.version), files)
+    )
+    info = {"timestamp": now, "operation": commit.kind.upper(), "operationParameters": {}}
+    actions: list[dict[str, Any]] = [
+        {"commitInfo": {**info, COMMIT_KEY: commit.model_dump_json()}},
+        {
+            "metaData": _metadata(log, now)
+            | {"schemaString": deltalake.Schema.from_arrow(schema).to_json()}
+        },
+    ]
+    if log is None:
+        actions.append({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}})
+    for path in sorted(before.keys() - after.keys()):
+        old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
+        actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})
+    for path in sorted(after.keys() - before.keys()):
+        new = {"size": after[path]["num_bytes"], "modificationTime": now, "dataChange": True}
+        stats = json.dumps(_stats(after[path]))
+        actions.append({"add": {"path": quote(path), **new, "stats": stats, "partitionValues": {}}})
+    lines = (json.dumps(action, separators=(",", ":")) for action in actions)
+    data = "".join(f"{line}\n" for line in lines).encode()
+    entry = output / LOG / f"{number:020d}.json"
+    if not entry.create_bytes(data) and entry.read_bytes() != data:  # else an answer was lost
+        logger.info("%s: opening the table again, because version %d exists", output, number)
+        return False
+    if number and number % _VERSIONS_PER_CHECKPOINT == 0:
+        with delta_errors(output):
+            the_log(output).delta.create_checkpoint()
+    return True
+
+
+def _metadata(log: DeltaLog | None, now: int) -> dict[str, Any]:
+    """Return the settings of the table, or of a new one, in the format of a log entry."""
+    metadata = None if log is None else log.delta.metadata()
     return {
-        "path": path,
-        "num_bytes": sink.getbuffer().nbytes,
-        "num_rows": num_rows,
-        "min.bucket": min(bound["min"] for bound in bounds),
-        "max.bucket": max(bound["max"] for bound in bounds),
+        "id": str(metadata.id if metadata else uuid.uuid4()),
+        "name": metadata and metadata.name,
+        "description": metadata.description if metadata else _DESCRIPTION,
+        "format": {"provider": "parquet", "options": {}},
+        "partitionColumns": metadata.partition_columns if metadata else [],
+        "createdTime": metadata.created_time if metadata else now,
+        "configuration": metadata.configuration if metadata else _CONFIGURATION,
     }
 
 
-def replace_content(
-    output: Location,
-    log: DeltaLog | None,
-    actions: list[AddAction],
-    schema: pa.Schema,
-    commit: Commit,
-) -> None:
-    """Try to commit a next version with exactly these files, or create the table.
-
-    Another program may commit first, or the answer may get lost: open the log to find out.
-    """
-    delta_schema = deltalake.Schema.from_arrow(schema)
-    with _may_be_late(output):
-        if log is not None:
-            log.delta.create_write_transaction(
-                list(actions),
-                mode="overwrite",
-                schema=delta_schema,
-                commit_properties=commit.properties(),
-            )
-            return
-        create_table_with_add_actions(
-            output.uri,
-            delta_schema,
-            actions,
-            mode="error",
-            description=_DESCRIPTION,
-            configuration=_CONFIGURATION,
-            storage_options=output.delta_options(),
-            commit_properties=commit.properties(),
-        )
-
-
-@contextmanager
-def _may_be_late(output: Location) -> Iterator[None]:
-    """Ignore the error of a commit whose version already exists; raise StorageError for others."""
-    try:
-        yield
-    except (deltalake.exceptions.DeltaError, OSError) as error:
-        is_late = isinstance(error, deltalake.exceptions.CommitFailedError)
-        if not is_late and "already exists" not in str(error):
-            raise StorageError(
-                f"{output}: a commit failed: {error}", code="commit_failed", key=str(output)
-            ) from error
-        logger.info("%s: opening the table again, because a commit failed: %s", output, error)
+def _stats(file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Delta's statistics of a file (a row of `FILES`)."""
+    if file["min.bucket"] is None:
+        return {"numRecords": file["num_rows"]}
+    return {
+        "numRecords": file["num_rows"],
+        "minValues": {"bucket": file["min.bucket"]},
+        "maxValues": {"bucket": file["max.bucket"]},
+        "nullCount": {"bucket": 0},
+    }
 
 
 def _undo(log: DeltaLog, taken: Takedowns) -> None:
@@ -191,18 +179,19 @@ def _undo(log: DeltaLog, taken: Takedowns) -> None:
 
 def make_empty(
     log: DeltaLog, kind: Literal["undo", "empty"], taken: Takedowns, target: int | None = None
-) -> None:
-    """Try to commit a next version without rows."""
+) -> bool:
+    """Try to make a next version without rows; return whether it was made."""
     commit = Commit(kind=kind, table=log.id, live=_NOTHING, target=target, takedowns=taken.number)
-    replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
+    files, schema = FILES.empty_table(), log.schema(log.version)
+    return commit_files(log.location, log, files, schema, commit)
 
 
 def restore(
     log: DeltaLog, version: int, kind: Literal["undo", "rollback", "takedown"], taken: Takedowns
-) -> None:
-    """Try to commit a next version with the rows of `version` that were not taken down since.
+) -> bool:
+    """Try to make a next version with the rows of `version` that were not taken down since.
 
-    If nothing was taken down, this uses deltalake's RESTORE.
+    Return whether it was made. Files with such rows are rewritten.
     """
     files, gone = _left_of(log, version, taken)
     commit = Commit(
@@ -213,64 +202,21 @@ def restore(
         takedowns=taken.number,
         num_gone=gone.num_rows,
     )
-    if commit.num_gone or kind == "takedown":
-        if not missing_files(log.location, files):
-            _commit_files(log, version, files, _with_counts(commit, log, version, gone))
-    else:
-        with _may_be_late(log.location):
-            log.delta.restore(version, commit_properties=commit.properties())
-
-
-def _commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -> None:
-    """Create the next version with these files and the columns of `version`, unless it exists.
-
-    The log entry is written here because deltalake replaces either all files or none, and lists
-    even the files that stay as removed.
-    """
-    now = int(time.time() * 1000)
-    before = {row["path"]: row for row in log.files(log.version).to_pylist()}
-    after = {row["path"]: row for row in files.to_pylist()}
-    info = {"timestamp": now, "operation": commit.kind.upper(), "operationParameters": {}}
-    actions: list[dict[str, Any]] = [
-        {"commitInfo": {**info, COMMIT_KEY: commit.model_dump_json()}},
-        {"metaData": _metadata(log.location, version)},
-    ]
-    for path in sorted(before.keys() - after.keys()):
-        old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
-        actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})
-    for path in sorted(after.keys() - before.keys()):
-        new = add_action(after[path])
-        made = {"size": new.size, "modificationTime": now, "dataChange": True, "stats": new.stats}
-        actions.append({"add": {"path": quote(path), **made, "partitionValues": {}}})
-    data = "".join(f"{json.dumps(action)}\n" for action in actions)
-    (log.location / LOG / f"{log.version + 1:020d}.json").create_bytes(data.encode())
-
-
-def _metadata(location: Location, version: int) -> dict[str, Any]:
-    """Return the columns and settings of a version in the format of a log entry."""
-    delta = the_log(location, version).delta
-    metadata = delta.metadata()
-    return {
-        "id": str(metadata.id),
-        "name": metadata.name,
-        "description": metadata.description,
-        "format": {"provider": "parquet", "options": {}},
-        "schemaString": delta.schema().to_json(),
-        "partitionColumns": metadata.partition_columns,
-        "createdTime": metadata.created_time,
-        "configuration": metadata.configuration,
-    }
+    if missing_files(log.location, files):
+        return False
+    commit = _with_counts(commit, log, version, gone)
+    return commit_files(log.location, log, files, log.schema(version), commit)
 
 
 def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Summary]:
     """Return a version's files without rows taken down since, and the counts of those rows.
 
-    Files with such rows are rewritten and sorted, because another program may have reordered them.
+    Rewritten files are sorted, because another program may have reordered their rows.
     """
     new, files = taken.after(log.takedowns(version)), log.files(version)
     if not new.active or not files.num_rows:
         return files, Summary()
-    schema = pa.schema(the_log(log.location, version).delta.schema().to_arrow())
+    schema = log.schema(version)
     fragments = {part.path: part for part in files_of(log.location, files, schema).get_fragments()}
     # Only the keys, `status` and `bucket` are not nullable.
     keys = [f.name for f in schema if not f.nullable and f.name not in _LEAST_COLUMNS.names]

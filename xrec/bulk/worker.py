@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from xrec.bulk.marks import Attempt, Marks
 from xrec.bulk.plan import EARLIER
-from xrec.bulk.results import Summary, added, summary_of
 from xrec.bulk.rows import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
 from xrec.bulk.run import Pass
+from xrec.bulk.summary import Summary, added, summary_of
 from xrec.errors import ClusterError
 from xrec.storage import traffic, with_backoff
 
@@ -36,7 +36,7 @@ class WorkerSettings:
     """All settings of a worker process, which reads no others and no environment variables.
 
     work: the pass to do. make_task: called once in each process. chunks_at_once: the number of
-    chunks the task does concurrently, in threads; the process reads one more chunk ahead.
+    chunks that a process does concurrently, in threads.
     """
 
     work: Pass
@@ -53,17 +53,16 @@ class Share:
 
 
 class Room:
-    """Admits up to `size` pieces of work at a time, or a single one that must be alone.
+    """Charges concurrent pieces of work for their time, and lets one be alone.
 
     While n pieces are inside, each is charged 1/n of the time, so the shares add up to the time
     during which the process did any work.
     """
 
-    def __init__(self, size: int):
-        self._size = size
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside: list[Share] = []
-        self._num_waiting_alone = 0
+        self._num_alone = 0  # inside or waiting
         self._charged_until = 0.0
 
     @contextmanager
@@ -71,23 +70,18 @@ class Room:
         """Wait for room; `alone` waits until nobody is inside and admits nobody else."""
         share = Share()
         with self._changed:
-            self._num_waiting_alone += alone
-            self._changed.wait_for(lambda: self._has_room(alone))
+            self._num_alone += alone
+            self._changed.wait_for(lambda: not (self._inside if alone else self._num_alone))
             self._charge()
-            self._inside += [share] * (self._size if alone else 1)
+            self._inside.append(share)
         try:
             yield share
         finally:
             with self._changed:
                 self._charge()
-                self._inside = [other for other in self._inside if other is not share]
-                self._num_waiting_alone -= alone
+                self._inside.remove(share)
+                self._num_alone -= alone
                 self._changed.notify_all()
-
-    def _has_room(self, alone: bool) -> bool:
-        if alone:
-            return not self._inside
-        return not self._num_waiting_alone and len(self._inside) < self._size
 
     def _charge(self) -> None:
         now = time.monotonic()
@@ -96,41 +90,37 @@ class Room:
         self._charged_until = now
 
 
-class _MustNotBeginError(BaseException):
-    """A chunk must not begin. Not an Exception, so that no task mistakes it for a row's error."""
-
-
 class ChunkWorker:
     """Does chunks of a pass, several at a time in threads."""
 
     def __init__(self, settings: WorkerSettings, marks: Marks, node: str = "", name: str = ""):
         self._format = settings.format
         self._plan, self._results = settings.work.plan, settings.work.results
-        self._size, self._room = settings.chunks_at_once, Room(settings.chunks_at_once)
+        self._at_once, self._room = settings.chunks_at_once, Room()
         self._marks = marks
         self._name, self._node = name or uuid.uuid4().hex, node
         self._task = settings.make_task()
 
-    def do(self, number: int) -> Summary | None:
+    def do(self, number: int) -> Summary:
         """Make sure that the chunk has a result; return its summary, and report it to the marks.
-
-        Return None if the chunk must not begin, because the run is over or another worker has it.
 
         Raise StorageError if the store fails for about 20 seconds, ClusterError if too many
         processes died, and any error of the task that is not one of its `row_errors`.
         """
-        summary = with_backoff(lambda: self._results.standing(number))
-        if summary is None:
-            try:
-                summary = self._make_result(number)
-            except _MustNotBeginError:
-                return None
+        found = with_backoff(lambda: self._results.find(number))
+        summary = self._make_result(number) if found is None else found[1]
         self._marks.done(number, summary)
         return summary
 
     def _make_result(self, number: int) -> Summary:
+        """Do the chunk in the attempts given by the marks, and create its result."""
         planned = with_backoff(lambda: self._plan.rows(number))
-        outcome, num_deaths = self._by_attempts(number, planned)
+        answer = self._marks.attempts(number, planned.num_rows, self._name)
+        if isinstance(answer, str):
+            raise ClusterError(answer, code="processes_died", key=str(number))
+        attempts, num_deaths = answer
+        parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
+        outcome = joined(parts)
         rows = self._format.as_results(planned, outcome.ok, outcome.failed)
         reasons = planned["reason"].to_pylist() if "reason" in planned.column_names else []
         summary = summary_of(
@@ -141,48 +131,31 @@ class ChunkWorker:
         )
         return with_backoff(lambda: self._results.create(number, rows, summary))
 
-    def _by_attempts(self, number: int, planned: pa.Table) -> tuple[Outcome, int]:
-        """Do the chunk in the attempts given by the marks; return its outcome and death count."""
-        answer = self._marks.attempts(number, planned.num_rows, self._name)
-        if isinstance(answer, str):
-            raise ClusterError(answer, code="processes_died", key=str(number))
-        attempts, num_deaths = answer
-        parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
-        return joined(parts), num_deaths
-
     def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Outcome:
-        if attempt.kept is not None:
-            return attempt.kept
-        which = (attempt.start, attempt.stop)
-        rows = planned.slice(attempt.start, attempt.stop - attempt.start)
-
-        def begin() -> None:
-            if not self._marks.begin(number, which, self._name, self._node):
-                raise _MustNotBeginError
-
-        outcome = self._in_room(rows, begin, attempt.num_deaths, alone=attempt.is_alone)
-        if is_part:
-            self._marks.end(number, which, outcome)
-        return outcome
-
-    def _in_room(
-        self, rows: pa.Table, begin: Callable[[], None], num_deaths: int, *, alone: bool
-    ) -> Outcome:
-        """Do rows once there is room.
+        """Do some rows of a chunk once there is room.
 
         Concurrent chunks may share an engine that fails for all of them, so rows are blamed for an
         error only if they are done alone.
         """
-        alone = alone or self._size == 1
-        try:
+        if attempt.kept is not None:
+            return attempt.kept
+        which, alone = (attempt.start, attempt.stop), attempt.is_alone or self._at_once == 1
+        rows = planned.slice(attempt.start, attempt.stop - attempt.start)
+        outcome, seconds = None, 0.0
+        while outcome is None:
             with self._room.enter(alone=alone) as share:
-                begin()
-                outcome = self._outcome(rows, num_deaths, halve=alone)
-        except self._task.row_errors:
-            if alone:
-                raise
-            outcome = self._in_room(rows, begin, num_deaths, alone=True)
-        return replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
+                self._marks.begin(number, which, self._name, self._node)
+                try:
+                    outcome = self._outcome(rows, attempt.num_deaths, halve=alone)
+                except self._task.row_errors:
+                    if alone:
+                        raise
+                    alone = True
+            seconds += share.seconds
+        outcome = replace(outcome, costs=added(outcome.costs, {"seconds": seconds}))
+        if is_part:
+            self._marks.end(number, which, outcome)
+        return outcome
 
     def _outcome(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Outcome:
         keys = rows.select(self._format.keys).cast(self._format.key_schema)
@@ -195,7 +168,7 @@ class ChunkWorker:
         if len(carried.ok) or len(carried.failed):
             names = keys.column_names
             done = pa.concat_tables([carried.ok.select(names), carried.failed.select(names)])
-            left = self._format.sorted(self._format.without(keys, done))
+            left = keys.filter(pc.invert(self._format.are_among(keys, done)))
         do = self._do_or_halve if halve else self._do
         outcome = do(left) if left.num_rows else self._failed(left, "", "")
         self._check(left, outcome)

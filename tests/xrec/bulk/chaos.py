@@ -200,7 +200,7 @@ def main(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
     requests.WAITS_SECONDS = (0.1, 0.3, 1.0)
     bulk.driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
-    bulk.parts.PART_BYTES = 1 << 15  # several files a version
+    bulk.publisher.PART_BYTES = 1 << 15  # several files a version
     try:
         COMMANDS[what](setting, random.Random(seed), run, republish, retry)
     except XRecError as error:

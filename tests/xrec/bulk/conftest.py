@@ -28,7 +28,7 @@ class Toys(Place):
 
     def in_parts(self, part_bytes: int) -> None:
         """Let tables have several files; this process writes them, also if Ray has been started."""
-        self.patch.setattr("xrec.bulk.parts.PART_BYTES", part_bytes)
+        self.patch.setattr("xrec.bulk.publisher.PART_BYTES", part_bytes)
         self.patch.setattr("xrec.bulk.processes.num_cpus", lambda: 0)
 
     def at(self, name: str) -> "Toys":
@@ -57,5 +57,5 @@ def no_waits(monkeypatch):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Let a table have several row groups and buckets."""
-    monkeypatch.setattr("xrec.bulk.table.ROWS_PER_GROUP", 8)
+    monkeypatch.setattr("xrec.bulk.files.ROWS_PER_GROUP", 8)
     monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)

@@ -1,6 +1,5 @@
 """The log of a table: whose rows a version shows, and whether it has the files that were meant."""
 
-import json
 import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,15 +7,14 @@ from typing import Any
 import deltalake
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import pytest
-from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from tests.errors import raises
-from xrec.bulk.files import digest_of, files_of
+from xrec.bulk.files import FILES, digest_of, files_of
 from xrec.bulk.log import Commit, DeltaLog, open_log, read_published
+from xrec.bulk.table import commit_files
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, TableError
-from xrec.storage import Location, make_manifest, open_location
+from xrec.storage import Location, make_manifest, open_location, parquet_bytes
 
 SCHEMA = pa.schema([("bucket", pa.int32()), ("text", pa.string())])
 
@@ -29,36 +27,20 @@ def log_of(location: Location, version: int | None = None) -> DeltaLog:
 
 def commit(location: Location, kind: Any, buckets: list[int], live: str = "", **more: Any) -> int:
     """Let the next version have a file for each bucket, of two rows; returns its number."""
-    log, actions, files = open_log(location), [], []
+    log, files = open_log(location), []
     for bucket in buckets:
         path = f"part-{kind}-{bucket}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"bucket": [bucket] * 2, "text": [path, None]}, SCHEMA), sink)
-        data = sink.getvalue().to_pybytes()
+        data = parquet_bytes(pa.table({"bucket": [bucket] * 2, "text": [path, None]}), SCHEMA)
         (location / path).write_bytes(data)
-        bounds = {"minValues": {"bucket": bucket}, "maxValues": {"bucket": bucket}}
-        stats = json.dumps({"numRecords": 2, **bounds, "nullCount": {"bucket": 0}})
-        actions.append(AddAction(path, len(data), {}, 0, True, stats))
-        files.append({"path": path, "num_bytes": len(data)})
+        files.append([path, len(data), 2, bucket, bucket])
+    table = pa.table([*zip(*files, strict=True)] or [[]] * len(FILES), schema=FILES)
     if kind == "publish":
         more["manifest"] = make_manifest(
             "explanations", config={"of": buckets}, inputs={}, version=7, content=buckets
         )
-    said = Commit(
-        kind=kind,
-        table="" if log is None else log.id,
-        live=live or digest_of(pa.Table.from_pylist(files)),
-        **more,
-    )
-    schema = deltalake.Schema.from_arrow(SCHEMA)
-    settings: dict[str, Any] = {"mode": "overwrite", "commit_properties": said.properties()}
-    if log is None:
-        options = location.delta_options()
-        settings |= {"mode": "error", "storage_options": options}
-        create_table_with_add_actions(location.uri, schema, actions, **settings)
-        return 0
-    log.delta.create_write_transaction(actions, schema=schema, **settings)
-    return log.version + 1
+    said = Commit(kind=kind, table=log.id if log else "", live=live or digest_of(table), **more)
+    assert commit_files(location, log, table, SCHEMA, said)
+    return log.version + 1 if log else 0
 
 
 def dataset_at(location: Location, version: int) -> pads.Dataset:
@@ -139,9 +121,7 @@ def test_version_that_is_not_what_its_writer_meant_is_not_sound(output, wrong):
     if wrong == "files":
         commit(output, "publish", [2], live="of other files")
     else:  # the table was deleted and made again since its writer opened it
-        log.delta.create_write_transaction(
-            [], "append", deltalake.Schema.from_arrow(SCHEMA), commit_properties=said.properties()
-        )
+        commit_files(output, log, log.files(0), SCHEMA, said)
     log = log_of(output)
     assert (log.is_sound(0), log.is_sound(1)) == (True, False)
     log.delta.alter.set_table_properties({"delta.appendOnly": "false"})

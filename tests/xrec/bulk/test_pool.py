@@ -62,7 +62,7 @@ def test_pool_begins_no_chunk_once_its_budget_is_used_up(here):
 
 @pytest.mark.slow
 def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(here):
-    here.patch.setattr("xrec.bulk.parts.PART_BYTES", 3_000)  # the files are made on Ray, too
+    here.patch.setattr("xrec.bulk.publisher.PART_BYTES", 3_000)  # the files are made on Ray, too
     toy = here("deadly odd-1 bad-2 b", num_users=5, rows_per_chunk=2)
     task = toy.make_task(kill=die, killers=[("u-3", "deadly")])
     progress = on_ray(toy, RayPool(2), task, chunks_at_once=2)

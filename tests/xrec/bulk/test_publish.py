@@ -34,7 +34,7 @@ from tests.xrec.bulk.toy_run import (
 from xrec import bulk
 from xrec.bulk import delete_runs, empty, published, rollback, vacuum
 from xrec.bulk.log import Commit, open_log
-from xrec.bulk.table import open_whole, replace_content
+from xrec.bulk.table import commit_files, open_whole
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
 from xrec.storage import LocalLocation
 
@@ -192,7 +192,7 @@ def test_rule_8_undo_that_is_not_sound_undoes_nothing(here):
     here("c d", identity=OTHER).publish()
     log = open_log(first.run.output)
     commit = Commit(kind="undo", table="of another", live="its files", target=0)
-    replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
+    commit_files(log.location, log, log.files(1), log.schema(1), commit)
     ((version, _), *_) = open_log(log.location).deciding()
     assert version == 1
 
@@ -214,7 +214,7 @@ def test_rule_8_publish_of_other_columns_replaces_them(here):
 
 
 def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here):
-    here.patch.setattr("xrec.bulk.table.ROWS_PER_GROUP", 10)
+    here.patch.setattr("xrec.bulk.files.ROWS_PER_GROUP", 10)
     here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
     toy = finished(here, "a b odd-1", num_users=60, rows_per_chunk=7)
     (path,) = files_of(toy)

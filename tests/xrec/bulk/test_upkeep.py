@@ -136,10 +136,10 @@ def test_rollback_that_another_commit_overtakes_goes_back_all_the_same(here):
         here(items, identity=OTHER).complete()
     later, restores = [here("c").complete], bulk.upkeep.restore
 
-    def overtaken(*arguments: Any) -> None:
+    def overtaken(*arguments: Any) -> bool:
         if later:
             later.pop()()
-        restores(*arguments)
+        return restores(*arguments)
 
     here.patch.setattr(bulk.upkeep, "restore", overtaken)
     assert bulk.rollback(here.uri, 0) == 3
@@ -197,27 +197,27 @@ def test_read_status_before_during_and_after_a_run(here):
         return bulk.read_status(here.uri)
 
     planned, phases = status(), []
-    assert (planned.phase(), planned.num_left, planned.progress) == ("planned", 24, None)
-    toy.drive(PoolHere(before=lambda chunk: phases.append(status().phase())))
+    assert (planned.phase, planned.num_left, planned.progress) == ("planned", 24, None)
+    toy.drive(PoolHere(before=lambda chunk: phases.append(status().phase)))
     assert set(phases) == {"running"}
     done = status()
-    assert (done.phase(), done.num_left, done.manifest) == ("done", 0, None)
+    assert (done.phase, done.num_left, done.manifest) == ("done", 0, None)
     assert (done.progress.num_ok, done.progress.failed) == (12, {"odd": 12})
     manifest = toy.publish()
-    assert (status().phase(), status().manifest) == ("published", manifest)
+    assert (status().phase, status().manifest) == ("published", manifest)
     with pytest.raises(KeyboardInterrupt):
         toy.drive(stopped_after(1), retry=["odd"])
-    assert (status().phase(), status().num_left) == ("stopped", 0)
+    assert (status().phase, status().num_left) == ("stopped", 0)
     toy.drive()
-    assert status().phase() == "done"  # the retry is not published
+    assert status().phase == "done"  # the retry is not published
     toy.publish()
-    assert status().phase() == "published"
+    assert status().phase == "published"
     other = here("a", identity=OTHER)
-    assert (status().phase(), status().record) == ("planned", other.run.record)
+    assert (status().phase, status().record) == ("planned", other.run.record)
     other.complete()
-    assert status().phase() == "published"
+    assert status().phase == "published"
     bulk.rollback(here.uri, 0)
-    assert (status().phase(), status().is_published) == ("replaced", False)
+    assert (status().phase, status().is_published) == ("replaced", False)
 
 
 def found_by(place: Place) -> list[Finding]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,6 +19,7 @@ import pytest
 from tests.world.here import Killed, Place, PoolHere
 from tests.xrec.bulk.conftest import Toys
 from xrec import bulk
+from xrec.bulk import publisher
 from xrec.bulk.progress import TERM, Clock, read_progress, write_progress
 from xrec.storage import Manifest
 
@@ -31,7 +31,6 @@ FORMAT = bulk.RowFormat(
 )
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
 OTHER = IDENTITY.model_copy(update={"config": {"words": 4}})
-MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
 EAGER = Clock(seconds_between_looks=0.0)
 """That of a driver which looks at its budget and shows its progress after each chunk."""
 
@@ -234,15 +233,16 @@ def commit_once(
     after: Callable[[], object] = lambda: None,
 ) -> None:
     """Do something before and after the next commit of a publisher."""
-    commit, around = MODULE.replace_content, [(before, after)]
+    commit, around = publisher.commit_files, [(before, after)]
 
-    def committed(*arguments: Any) -> None:
+    def committed(*arguments: Any) -> bool:
         first, last = around.pop() if around else (lambda: None, lambda: None)
         first()
-        commit(*arguments)
+        made = commit(*arguments)
         last()
+        return made
 
-    monkeypatch.setattr(MODULE, "replace_content", committed)
+    monkeypatch.setattr(publisher, "commit_files", committed)
 
 
 def files_of(toy: Toy) -> list[str]:
