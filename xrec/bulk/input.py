@@ -18,7 +18,14 @@ import pyarrow.compute as pc
 
 from xrec.errors import DataError, StorageError
 from xrec.schemas import REJECTED
-from xrec.storage import FORGOTTEN, Forgotten, check_columns, fingerprint_of, row_groups
+from xrec.storage import (
+    FORGOTTEN,
+    Forgotten,
+    check_columns,
+    fingerprint_of,
+    first_line,
+    row_groups,
+)
 
 _TEXT_BYTES = 200  # kept from a rejected row
 Rejection = Literal["null_id", "float_id", "nan_id", "invalid_utf8"]
@@ -303,7 +310,7 @@ class Input:
         except (duckdb.Error, OSError) as error:
             raise StorageError(
                 f"{self._folder.name}: cannot sort the rows of the run on this disk: "
-                f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk",
+                f"{first_line(error)}; set TMPDIR to a folder on a larger disk",
                 code="no_room",
                 key="TMPDIR",
             ) from error

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from xrec.bulk.files import FILES, digest_of, missing_files
 from xrec.errors import ArtifactNotFoundError, StorageError, StorageNotFoundError, TableError
-from xrec.storage import Kind, Location, Manifest, Record, check_manifest
+from xrec.storage import Kind, Location, Manifest, Record, check_manifest, first_line
 
 logger = logging.getLogger("xrec")
 
@@ -302,15 +302,14 @@ def delta_errors(location: Location) -> Iterator[None]:
         raise _broken(location, str(location), error) from error
     except OSError as error:
         raise StorageError(
-            f"{location}: {error}", code="store_failed", key=str(location)
+            f"{location}: {first_line(error)}", code="store_failed", key=str(location)
         ) from error
 
 
 def _broken(location: Location, key: str, why: Exception) -> TableError:
-    first = str(why).partition("\n")[0]
     return TableError(
-        f"{location}: the Delta log cannot be used ({key}: {first}); restore it from a copy, or "
-        "give another output URI",
+        f"{location}: the Delta log cannot be used ({key}: {first_line(why)}); restore it from a "
+        "copy, or give another output URI",
         code="broken_log",
         key=key,
     )

@@ -179,9 +179,8 @@ def delete_runs(uri: str, storage: StorageConfig | None = None) -> int:
             code="files_come_back",
             key=str(runs),
         )
-    for name in location.sizes():
-        if name.startswith("."):
-            (location / name).delete()
+    for name in _unfinished(location):
+        (location / name).delete()
     return len(deleted)
 
 
@@ -211,12 +210,13 @@ def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None)
 
 
 def delete_superseded(output: Location, retention: timedelta) -> None:
-    """Delete plans and results that no record names, superseded runs, and what probes left.
+    """Delete superseded runs, plans and results that no record names, and what was left unfinished.
 
     A run is superseded if it is neither the published one nor the most recently planned one.
-    Plans and results with files written within `retention` are kept.
+    Killed processes leave files unfinished. What was written within `retention` is kept.
     """
-    _delete_old(output / PROBES, retention)
+    for name in (PROBES, *_unfinished(output)):
+        _delete_old(output / name, retention)
     log = open_log(output)
     shown = None if log is None else log.decided_by(log.version)
     newest = {record.run: record for record in records(output)}  # most recently planned run first
@@ -228,6 +228,11 @@ def delete_superseded(output: Location, retention: timedelta) -> None:
                 _delete_old(output / RUNS / run / folder, retention)
         if run not in needed and not any("/" in file for file in (output / RUNS / run).files()):
             (output / RUNS / run).delete()
+
+
+def _unfinished(output: Location) -> list[str]:
+    """Return the names of table files that killed processes left, which Delta's vacuum spares."""
+    return [name for name in output.sizes() if name.startswith(".")]
 
 
 def _delete_old(folder: Location, retention: timedelta) -> None:

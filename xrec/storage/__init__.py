@@ -60,7 +60,13 @@ from xrec.storage.parquet import (
     write_table,
 )
 from xrec.storage.process import may_be_at_work, this_process
-from xrec.storage.requests import request_each, storage_errors, traffic, with_backoff
+from xrec.storage.requests import (
+    first_line,
+    request_each,
+    storage_errors,
+    traffic,
+    with_backoff,
+)
 from xrec.storage.uri import (
     PYPI,
     check_access,

@@ -71,28 +71,33 @@ def storage_errors(uri: str) -> Iterator[None]:
         yield
     except _REFUSED as error:
         raise StorageAccessError(
-            f"{uri}: access refused ({error}); check the permissions of the path or, on S3, "
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the bucket's policy and storage.* in the "
-            "config",
+            f"{uri}: access refused ({first_line(error)}); check the permissions of the path "
+            "or, on S3, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the bucket's policy and "
+            "storage.* in the config",
             code="access_refused",
             key=uri,
         ) from error
     except _MISSING as error:
         raise StorageNotFoundError(
-            f"{uri}: not found ({error}); check the path and, on S3, the bucket and "
+            f"{uri}: not found ({first_line(error)}); check the path and, on S3, the bucket and "
             "storage.endpoint_url",
             code="not_found",
             key=uri,
         ) from error
     except _UNREACHABLE as error:
         raise StorageUnreachableError(
-            f"{uri}: the endpoint does not respond ({error}); check AWS_ENDPOINT_URL or "
-            "storage.endpoint_url",
+            f"{uri}: the endpoint does not respond ({first_line(error)}); check AWS_ENDPOINT_URL "
+            "or storage.endpoint_url",
             code="no_answer",
             key=uri,
         ) from error
     except (OSError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise StorageError(f"{uri}: {error}", code="store_failed", key=uri) from error
+        raise StorageError(f"{uri}: {first_line(error)}", code="store_failed", key=uri) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the error's message; Arrow adds responses of the store as XML."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def request_each(

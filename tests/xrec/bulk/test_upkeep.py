@@ -93,7 +93,8 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     last.drive(max_rows=1)
     orphan = here.location / "part-of-a-publisher-that-died.parquet"
     probe = here.location / PROBES / "of-a-command-that-was-killed"
-    for file in (orphan, probe):
+    unfinished = here.location / ".part-0.parquet.of-a-publisher-that-was-killed"
+    for file in (orphan, probe, unfinished):
         file.write_bytes(b"1")
     before = here.location.files()
     assert bulk.vacuum(here.uri, 2 * HOUR) == 0
@@ -108,8 +109,7 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     assert here("y", identity=third).run.record == last.run.record
     age(here)
     bulk.vacuum(here.uri, HOUR)
-    assert not orphan.exists()
-    assert not probe.exists()
+    assert not any(file.exists() for file in (orphan, probe, unfinished))
     with raises(TableError, "cannot_be_restored", saw=1):
         bulk.rollback(here.uri, 1)
 

@@ -15,7 +15,7 @@ from tests.errors import raises
 from tests.world.store import Faults, faulty_proxy, requests_of
 from xrec import errors
 from xrec.config import StorageConfig
-from xrec.storage import check_access, open_location, request_each, traffic
+from xrec.storage import check_access, open_location, request_each, storage_errors, traffic
 
 
 def test_traffic_is_what_the_store_saw(s3):
@@ -296,3 +296,12 @@ def test_request_each_runs_some_at_the_same_time_and_raises_what_one_raised():
     assert list(request_each(request, range(4))) == [0, 1, 2, 3]
     with pytest.raises(OSError, match="no answer"):
         list(request_each(request, range(8)))
+
+
+def test_message_has_the_first_line_of_what_a_store_said():
+    with (
+        raises(errors.StorageNotFoundError, "not_found", "s3://a/b") as error,
+        storage_errors("s3://a/b"),
+    ):
+        raise FileNotFoundError("Object b not found\n  <?xml version=...?>")
+    assert "(Object b not found)" in str(error.value)
