@@ -19,8 +19,6 @@ import pyarrow.compute as pc
 
 from xrec.bulk.plan import ORIGIN
 from xrec.bulk.progress import (
-    REAL,
-    Clock,
     Lease,
     Progress,
     Survey,
@@ -31,9 +29,8 @@ from xrec.bulk.progress import (
 )
 from xrec.bulk.publisher import Describe, publish
 from xrec.bulk.results import BrokenResultError
-from xrec.bulk.rows import FAILED, ChunkTask, bare
+from xrec.bulk.rows import FAILED, Amounts, ChunkTask, Summary, added, bare
 from xrec.bulk.run import BulkRun, Pass, final_rows
-from xrec.bulk.summary import Amounts, Summary, added
 from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.worker import WorkerSettings
 from xrec.errors import BudgetError, ClusterError, DataError, GateError, StorageError
@@ -74,7 +71,6 @@ def drive(
     options: DriveOptions = DriveOptions(),
     *,
     then: Callable[[], None] = lambda: None,
-    clock: Clock = REAL,
 ) -> Progress:
     """Do what is left of a run, and then its retry.
 
@@ -91,7 +87,7 @@ def drive(
     if max_rows is not None and (max_rows < 1 or reasons):
         raise ValueError(f"max_rows = {max_rows}: expected at least 1, or None for a retry")
     refuse_live_driver(run.folder, but=this_process())
-    driver = _Driver(run, pool, make_task, options, reasons, clock)
+    driver = _Driver(run, pool, make_task, options, reasons)
     with driver.lease as lease:
         try:
             progress = driver.go()
@@ -131,7 +127,6 @@ def complete(
     *,
     republish: bool = False,
     check: Callable[[], None] = lambda: None,
-    clock: Clock = REAL,
 ) -> Manifest | None:
     """Do what is left of a run (`drive`) and publish it (`publish`) under one lease.
 
@@ -142,12 +137,12 @@ def complete(
 
     def finish() -> None:
         nonlocal manifest
-        manifest = publish(run, kind, describe, republish=republish, check=check, clock=clock)
+        manifest = publish(run, kind, describe, republish=republish, check=check)
 
     with costs_in_errors(run):
         while True:  # a result is reported broken once; the second time, another error names it
             try:
-                drive(run, pool, make_task, options, then=finish, clock=clock)
+                drive(run, pool, make_task, options, then=finish)
                 return manifest
             except BrokenResultError as error:
                 logger.warning("%s", error)
@@ -229,17 +224,16 @@ class _Driver:
         make_task: Callable[[], ChunkTask],
         options: DriveOptions,
         reasons: tuple[str, ...],
-        clock: Clock,
     ):
         self._run, self._pool, self._make_task = run, pool, make_task
-        self._options, self._reasons, self._clock = options, reasons, clock
+        self._options, self._reasons, self._clock = options, reasons, run.clock
         self.used_up, self._meter, self._before = "", Meter(), start_costs(run.folder)
         self._survey: Survey | None = None
-        last, at = read_progress(run.folder), clock.now()
+        last, at = read_progress(run.folder), run.clock.now()
         counts = {name: getattr(last, name) for name in Summary.model_fields} if last else {}
         self._progress = Progress(**counts, holder=this_process(), written_at=at, started_at=at)
         self._shown_at = time.monotonic()
-        self.lease = Lease(run, clock, self._now)
+        self.lease = Lease(run, self._now)
 
     @property
     def num_done(self) -> int:

@@ -7,6 +7,7 @@ version is not sound, readers refuse it, and the next command undoes it. Commits
 are accepted as they are.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -19,12 +20,29 @@ import deltalake.exceptions
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
-from xrec.bulk.files import FILES, digest_of, missing_files
 from xrec.errors import ArtifactNotFoundError, StorageError, StorageNotFoundError, TableError
-from xrec.storage import Kind, Location, Manifest, Record, check_manifest, first_line
+from xrec.storage import (
+    Kind,
+    Location,
+    Manifest,
+    Record,
+    check_manifest,
+    first_line,
+    request_each,
+)
 
 logger = logging.getLogger("xrec")
 
+FILES = pa.schema(
+    [
+        ("path", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("min.bucket", pa.int32()),
+        ("max.bucket", pa.int32()),
+    ]
+)
+"""The columns that describe a version's files; files of other programs may have no bounds."""
 LOG = "_delta_log"
 _HINT = "_last_checkpoint"
 COMMIT_KEY = "xrec"
@@ -328,3 +346,25 @@ def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
         with suppress(StorageNotFoundError):  # another command deleted it
             hint.delete()
         return deltalake.DeltaTable(uri, version=version, storage_options=options)
+
+
+def missing_files(location: Location, files: pa.Table) -> list[str]:
+    """Return the paths of files that do not exist or whose size is not `num_bytes`.
+
+    A listing may be stale, as on NFS, so files that do not match it are looked up by name.
+    """
+    listed = location.sizes()
+    unlisted = [
+        file
+        for file in files.select(["path", "num_bytes"]).to_pylist()
+        if "/" not in file["path"] and listed.get(file["path"]) != file["num_bytes"]
+    ]
+    sizes = request_each(lambda file: (location / file["path"]).size(), unlisted)
+    checked = zip(unlisted, sizes, strict=True)
+    return [file["path"] for file, size in checked if size != file["num_bytes"]]
+
+
+def digest_of(files: pa.Table) -> str:
+    """Return 16 hex digits of a hash of the files' paths and sizes, regardless of their order."""
+    lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

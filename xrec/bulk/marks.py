@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from xrec.bulk.rows import Outcome
+from xrec.bulk.rows import Done
 from xrec.errors import ClusterError, XRecError
 
 _PARTS = 16
@@ -47,7 +47,7 @@ class Attempt:
     stop: int
     is_alone: bool = False
     num_deaths: int = 0
-    kept: Outcome | None = None
+    kept: Done | None = None
 
 
 @dataclass
@@ -57,7 +57,7 @@ class _Chunk:
     worker: str = ""
     begun: dict[Range, tuple[str, str]] = field(default_factory=dict)
     deaths: dict[Range, int] = field(default_factory=dict)
-    kept: dict[Range, Outcome] = field(default_factory=dict)
+    kept: dict[Range, Done] = field(default_factory=dict)
     num_deaths: int = 0
 
 
@@ -174,7 +174,7 @@ class Marks:
         """Record that a worker starts rows of a chunk."""
         self._chunk(number).begun[rows] = (worker, node)
 
-    def end(self, number: int, rows: Range, kept: Outcome) -> None:
+    def end(self, number: int, rows: Range, kept: Done) -> None:
         """Record that rows of a chunk are done, and keep their outcome until the chunk is done."""
         chunk = self._chunk(number)
         self._alive(chunk, rows)

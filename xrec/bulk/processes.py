@@ -29,7 +29,7 @@ from ray.util.client import ray as client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.bulk.marks import WAIT, Marks
-from xrec.bulk.summary import Summary
+from xrec.bulk.rows import Summary
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
@@ -37,72 +37,43 @@ from xrec.errors import ClusterError, XRecError
 logger = logging.getLogger("xrec")
 
 
-_SECONDS_WITHOUT_HEAD = 30.0
-_SECONDS_BETWEEN_PINGS = 3.0
-
-
 class RayWatch:
-    """A check of whether Ray has ended, which Ray itself does not report.
+    """A check of whether this machine's raylet has ended, after which Ray must not be called.
 
-    Once the cluster's head is gone, Ray leaves its drivers waiting and ends their processes after a
-    minute. Once this machine's raylet is gone, Ray ends the process when it needs the raylet. A Ray
-    client (ray://) has neither, so nothing is watched.
-
-    has_ended: whether `check` found that Ray has ended; Ray must not be called after that.
+    Ray does not report it, but ends the process that calls it. A Ray client (ray://) has no raylet.
     """
 
     def __init__(self) -> None:
         self.has_ended = False
-        self._head, self._raylet = "", socket.socket(socket.AF_UNIX)
-        self._looked_at = self._seen_at = time.monotonic()
+        self._raylet: socket.socket | None = None
         if client.is_connected():
             return
-        context = ray.get_runtime_context()
-        self._head = str(context.gcs_address)
-        own = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+        node_id = ray.get_runtime_context().get_node_id()
+        own = next(node for node in ray.nodes() if node["NodeID"] == node_id)
+        self._raylet = socket.socket(socket.AF_UNIX)
         try:
             self._raylet.connect(own["ObjectStoreSocketName"])
         except OSError as error:
-            raise ClusterError(
-                f"Ray has ended ({error}); start it and run the job again", code="ray_ended"
-            ) from error
+            raise self._ended() from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._raylet.close()
+        if self._raylet is not None:
+            self._raylet.close()
 
     def check(self) -> None:
-        """Raise ClusterError if the raylet has ended, or the head has been gone for 30 seconds."""
-        if not self._head:
-            return
+        """Raise ClusterError if the raylet has ended."""
         # Nothing is ever sent on this connection, so it is readable once the raylet has ended.
-        if select.select([self._raylet], [], [], 0)[0]:
-            raise self._ended("the raylet of this machine is gone")
-        if time.monotonic() - self._looked_at > _SECONDS_BETWEEN_PINGS:
-            if _responds(self._head):
-                self._seen_at = time.monotonic()
-            self._looked_at = time.monotonic()
-            if self._looked_at - self._seen_at > _SECONDS_WITHOUT_HEAD:
-                raise self._ended(f"{self._head} no longer responds")
+        if self._raylet is not None and select.select([self._raylet], [], [], 0)[0]:
+            raise self._ended()
 
-    def _ended(self, what: str) -> ClusterError:
+    def _ended(self) -> ClusterError:
         self.has_ended = True
-        error = ClusterError(
-            f"Ray has ended: {what}; run the job again to continue", code="ray_ended"
-        )
-        logger.error("%s", error)  # Ray may end this process before the error is seen
-        return error
-
-
-def _responds(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_BETWEEN_PINGS).close()
-    except OSError:
-        return False
-    return True
+        what = "Ray has ended: the raylet of this machine is gone; start Ray and run the job again"
+        logger.error("%s", what)  # Ray may end this process before the error is seen
+        return ClusterError(what, code="ray_ended")
 
 
 T = TypeVar("T")
@@ -353,7 +324,11 @@ class DoWork:
         if not self._marks.starting(self._name, context.get_actor_id(), node):
             return
         try:
-            self._do = _unpack(make)(self._marks, node, self._name, references)
+            gc.disable()  # importing torch and transformers takes five seconds, or four without it
+            work = cloudpickle.loads(make)
+            gc.freeze()  # imported modules stay, so later collections can skip them
+            gc.enable()
+            self._do = work(self._marks, node, self._name, references)
         except Exception as error:  # noqa: BLE001  the driver raises it
             self._marks.fail(portable(error))
         else:
@@ -425,20 +400,6 @@ def _item_work(
         marks.done(index, cloudpickle.dumps(made))
 
     return do
-
-
-def _unpack(packed: bytes) -> Any:
-    """Unpickle the work of a starting process.
-
-    This imports torch and transformers, which takes five seconds, or four without garbage
-    collection.
-    """
-    gc.disable()
-    try:
-        return cloudpickle.loads(packed)
-    finally:
-        gc.freeze()  # imported modules stay, so later collections can skip them
-        gc.enable()
 
 
 def portable(error: Exception) -> XRecError:

@@ -9,16 +9,15 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError
 
+from xrec.bulk.rows import Summary, total
 from xrec.bulk.run import BulkRun, Pass
-from xrec.bulk.summary import Summary, total
 from xrec.errors import LeaseError, StorageError, StorageNotFoundError
 from xrec.storage import Location, Record, may_be_at_work, request_each, this_process
 
@@ -136,28 +135,6 @@ TERM = timedelta(seconds=90)
 _FILE = "driver.json"
 
 
-def now() -> datetime:
-    """Return the time in UTC."""
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True)
-class Clock:
-    """The current time, and how often a command acts.
-
-    wait: waits for an event for at most this many seconds. seconds_between_signs: between renewals
-    of the lease. seconds_between_looks: between reports of the progress.
-    """
-
-    now: Callable[[], datetime] = now
-    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
-    seconds_between_signs: float = TERM.total_seconds() / 6
-    seconds_between_looks: float = 2.0
-
-
-REAL = Clock()
-
-
 class Progress(Summary):
     """The counts and costs of everything done, and the state of the driver.
 
@@ -230,9 +207,9 @@ class Lease:
     progress: returns what to report. error: the error that must end the work, or None.
     """
 
-    def __init__(self, run: BulkRun, clock: Clock, progress: Callable[[], Progress]):
+    def __init__(self, run: BulkRun, progress: Callable[[], Progress]):
         self.error: Exception | None = None
-        self._run, self._clock, self._progress = run, clock, progress
+        self._run, self._clock, self._progress = run, run.clock, progress
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
@@ -271,14 +248,14 @@ class Lease:
                 return
 
 
-def lease_if_free(run: BulkRun, clock: Clock) -> AbstractContextManager[object]:
+def lease_if_free(run: BulkRun) -> AbstractContextManager[object]:
     """Return a lease that keeps the last report, or nothing if a driver already holds one."""
-    last, at = read_progress(run.folder), clock.now()
+    last, at = read_progress(run.folder), run.clock.now()
     if last is not None and last.may_be_alive(at):
         return nullcontext()
     last = last or Progress(**dict(Survey(run).summary), written_at=at, started_at=at, is_done=True)
     own = last.model_copy(update={"holder": this_process()})
-    return Lease(run, clock, lambda: own)
+    return Lease(run, lambda: own)
 
 
 @contextmanager

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.files import FILES, digest_of, missing_files, write_file
-from xrec.bulk.log import Commit, DeltaLog, open_log
-from xrec.bulk.progress import REAL, Clock, lease_if_free, start_costs
+from xrec.bulk.log import FILES, Commit, DeltaLog, digest_of, missing_files, open_log
+from xrec.bulk.progress import lease_if_free, start_costs
+from xrec.bulk.rows import Summary, summary_of, total
 from xrec.bulk.run import BulkRun, Pass, final_rows
-from xrec.bulk.summary import Summary, summary_of, total
-from xrec.bulk.table import CHANCES, changes_too_often, commit_files, open_whole
+from xrec.bulk.table import CHANCES, changes_too_often, commit_files, open_whole, write_file
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import DataError, GateError, TableError
 from xrec.storage import Kind, Location, Manifest, make_manifest, traffic, with_backoff
@@ -41,7 +40,6 @@ def publish(
     *,
     republish: bool = False,
     check: Callable[[], None] = lambda: None,
-    clock: Clock = REAL,
 ) -> Manifest | None:
     """Publish the run's rows as the table's next version, and return its manifest.
 
@@ -60,7 +58,7 @@ def publish(
     with ExitStack() as stack:
 
         def begin() -> None:
-            stack.enter_context(lease_if_free(run, clock))
+            stack.enter_context(lease_if_free(run))
 
         manifest = with_backoff(_Publisher(run, kind, describe, republish, check, begin).publish)
         traffic()  # reset the counts: the manifest has them, or nothing was written
@@ -225,16 +223,36 @@ def _loss(rows: pa.Table, kept: pa.Table) -> Summary:
 def _existing(
     run: BulkRun, log: DeltaLog, number: int, taken: Takedowns, republish: bool
 ) -> Manifest | None:
-    """Return the manifest if the table already shows this run at this pass or a later one."""
-    if (newest := next(log.deciding(), None)) is None:
-        return None
+    """Return the manifest if the table already shows this run at this pass or a later one.
+
+    Otherwise, raise TableError if something else was published during this job, and GateError if
+    the run was taken back.
+    """
     shown = log.decided_by(log.version)  # not the newest commit after a rollback
     is_shown = shown is not None and run.record.is_of(shown) and shown.pass_number >= number
     if shown is not None and is_shown and not _lacks_lifted(log, taken):
         return shown.manifest
-    version, commit = newest
-    if commit.kind != "publish" or not run.record.is_of(commit):
-        _refuse_newer(run, log, version, commit, republish)
+    version, commit = next(log.deciding(), (-1, None))
+    if commit is None or (commit.kind == "publish" and run.record.is_of(commit)):
+        return None
+    if version > (run.base.version if run.base.table == log.id else -1):
+        raise TableError(
+            f"{run.output}: {_described(version, commit)} was committed while this job was "
+            "running, so its rows were not published; its results are kept: run the same command "
+            "again to publish them",
+            code="table_changed",
+            key=commit.kind,
+            saw=version,
+        )
+    if not republish and (taken_back := _taken_back(log, run.record.run)) is not None:
+        own, by = taken_back
+        raise GateError(
+            f"{run.output}: this run was published as version {own}, and {_described(*by)} took it "
+            f"back; to restore it, run `xrec table rollback {run.output} --version {own}`",
+            code="taken_back",
+            key=by[1].kind,
+            saw=own,
+        )
     return None
 
 
@@ -271,30 +289,6 @@ def _lacks_lifted(log: DeltaLog, taken: Takedowns) -> bool:
     if shown is None or made is None or not shown.num_gone:
         return False
     return any(entry.lifts for n, entry in taken.entries.items() if n > made.takedowns)
-
-
-def _refuse_newer(
-    run: BulkRun, log: DeltaLog, version: int, commit: Commit, republish: bool
-) -> None:
-    """Raise TableError if the commit came during this job, GateError if the run was taken back."""
-    if version > (run.base.version if run.base.table == log.id else -1):
-        raise TableError(
-            f"{run.output}: {_described(version, commit)} was committed while this job was "
-            "running, so its rows were not published; its results are kept: run the same command "
-            "again to publish them",
-            code="table_changed",
-            key=commit.kind,
-            saw=version,
-        )
-    if not republish and (taken_back := _taken_back(log, run.record.run)) is not None:
-        own, by = taken_back
-        raise GateError(
-            f"{run.output}: this run was published as version {own}, and {_described(*by)} took it "
-            f"back; to restore it, run `xrec table rollback {run.output} --version {own}`",
-            code="taken_back",
-            key=by[1].kind,
-            saw=own,
-        )
 
 
 def _described(version: int, commit: Commit) -> str:

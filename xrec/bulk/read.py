@@ -18,9 +18,9 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
-from xrec.bulk.files import FEW_AT_ONCE, file_errors, files_of, missing_files
-from xrec.bulk.log import DeltaLog, the_log
+from xrec.bulk.log import DeltaLog, missing_files, the_log
 from xrec.bulk.rows import OK, bucket_of
+from xrec.bulk.table import FEW_AT_ONCE, file_errors, files_of
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, TableError
 from xrec.storage import (

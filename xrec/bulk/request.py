@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.files import FEW_AT_ONCE, file_errors, files_of
 from xrec.bulk.input import Batches, Input, first_of
 from xrec.bulk.log import LOG, DeltaLog, open_log
 from xrec.bulk.plan import EARLIER, write_plan
 from xrec.bulk.progress import read_progress
 from xrec.bulk.rows import TAKEN_DOWN, RowFormat
 from xrec.bulk.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
-from xrec.bulk.table import open_whole, refuse_other_table
+from xrec.bulk.table import FEW_AT_ONCE, file_errors, files_of, open_whole, refuse_other_table
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xrec.bulk.rows import bare
-from xrec.bulk.summary import Summary
+from xrec.bulk.rows import Summary, bare
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.storage import Location, read_footer
 

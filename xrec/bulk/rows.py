@@ -1,13 +1,18 @@
-"""The rows of a bulk run: their columns, their outcomes, and the task that processes them."""
+"""The rows of a bulk run: columns, outcomes, the task that processes them, counts and costs."""
 
 import hashlib
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from functools import reduce
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
+
+from xrec.storage import Record
 
 OK, FAILED = "ok", "failed"
 """The values of the column `status`."""
@@ -82,6 +87,12 @@ class RowFormat:
         )
 
     @property
+    def done_schema(self) -> pa.Schema:
+        """The columns of the table that do not come with the planned rows."""
+        planned = {"bucket", *self.given.names}
+        return pa.schema([field for field in self.table_schema if field.name not in planned])
+
+    @property
     def all_reasons(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
 
@@ -102,14 +113,6 @@ class RowFormat:
         names = [name for name in ("bucket", *self.keys) if name in rows.column_names]
         return rows.sort_by([(name, "ascending") for name in names])
 
-    def by_status(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Split rows of the table into `Outcome.ok` and `Outcome.failed`."""
-        ok, failed = (
-            rows.filter(pc.equal(rows["status"], status)).select(schema.names).cast(schema)
-            for status, schema in ((OK, self.ok_schema), (FAILED, self.failed_schema))
-        )
-        return ok, failed
-
     def are_among(self, rows: pa.Table, others: pa.Table) -> pa.ChunkedArray:
         """Return, for each row, whether its keys are in `others`."""
         return pc.is_in(self.joined_keys(rows), value_set=self.joined_keys(others))
@@ -121,16 +124,20 @@ class RowFormat:
             parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]
         return pc.binary_join_element_wise(*parts, " ")
 
-    def as_results(self, planned: pa.Table, ok: pa.Table, failed: pa.Table) -> pa.Table:
-        """Combine successful and failed rows in the format of a result.
-
-        Buckets and the columns `given` are taken from `planned`.
-        """
+    def as_done(self, outcome: "Outcome") -> "Done":
+        """Return the rows of an outcome in the columns `done_schema`."""
+        tables = ((outcome.ok, self.ok_schema, OK), (outcome.failed, self.failed_schema, FAILED))
         marked = [
-            rows.append_column("status", pa.repeat(status, rows.num_rows))
-            for rows, status in ((ok, OK), (failed, FAILED))
+            rows.select(schema.names)
+            .cast(schema)
+            .append_column("status", pa.repeat(status, rows.num_rows))
+            for rows, schema, status in tables
         ]
         rows = pa.concat_tables(marked, promote_options="default")
+        return Done(rows.select(self.done_schema.names).cast(self.done_schema), outcome.costs)
+
+    def as_results(self, planned: pa.Table, rows: pa.Table) -> pa.Table:
+        """Add the bucket and the columns `given` of `planned` to rows with `done_schema`."""
         places = pc.index_in(self.joined_keys(rows), value_set=self.joined_keys(planned))
         for name in ("bucket", *self.given.names):
             rows = rows.append_column(name, planned[name].take(places))
@@ -149,6 +156,13 @@ class Outcome:
     ok: pa.Table
     failed: pa.Table
     costs: Mapping[str, float] = field(default_factory=dict)
+
+
+class Done(NamedTuple):
+    """Rows with `RowFormat.done_schema`, and their costs by name."""
+
+    rows: pa.Table
+    costs: Mapping[str, float]
 
 
 class ChunkTask(Protocol):
@@ -202,3 +216,98 @@ def bare(rows: pa.Table) -> pa.Table:
 def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -> pa.Field:
     metadata = {"comment": comment} if comment else None
     return pa.field(name, type_, nullable=nullable, metadata=metadata)
+
+
+Amounts = Mapping[Any, float]
+_PROMPTS = ("prompt_tokens", "num_prompt_tokens")
+_REPLIES = ("reply_tokens", "num_generated_tokens")
+
+
+class Summary(Record):
+    """Counts and costs of some rows.
+
+    num_ok: number of successful rows. failed: number of failed rows by reason. was_failed: in a
+    retry, the earlier failures of its rows by reason. costs: totals by name; `seconds` is process
+    time, `carried` the number of rows carried over from an earlier run. num_deaths: number of
+    processes that died while working on the rows.
+    """
+
+    num_ok: int = 0
+    failed: dict[str, int] = Field(default_factory=dict)
+    was_failed: dict[str, int] = Field(default_factory=dict)
+    costs: dict[str, float] = Field(default_factory=dict)
+    num_deaths: int = 0
+
+    @property
+    def num_failed(self) -> int:
+        return sum(self.failed.values())
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows that succeeded or failed."""
+        return self.num_ok + self.num_failed
+
+    def __add__(self, other: "Summary") -> "Summary":
+        """Add two summaries, counting a retried row once, with its last outcome."""
+        retried = {reason: -count for reason, count in other.was_failed.items()}
+        failed = added(added(self.failed, other.failed), retried)
+        return Summary(
+            num_ok=self.num_ok + other.num_ok,
+            failed={reason: round(count) for reason, count in failed.items() if count},
+            costs=added(self.costs, other.costs),
+            num_deaths=self.num_deaths + other.num_deaths,
+        )
+
+
+def added(one: Amounts, other: Amounts) -> dict[str, float]:
+    """Add two mappings of numbers by name."""
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
+def total(summaries: Iterable[Summary]) -> Summary:
+    return sum(summaries, Summary())
+
+
+def summary_of(rows: pa.Table, **fields: Any) -> Summary:
+    """Return the summary of a result's rows, with `fields` passed through."""
+    failed = counts_of(rows.filter(pc.equal(rows["status"], FAILED))["reason"])
+    num_ok = counts_of(rows["status"]).get(OK, 0)
+    return Summary(num_ok=num_ok, failed=failed, **fields)
+
+
+def use_of(costs: Amounts, prices: Amounts) -> dict[str, float]:
+    """Convert costs to the units of a budget: gpu_hours, tokens, and money if there are prices."""
+    prompts, replies = (sum(costs.get(n, 0) for n in names) for names in (_PROMPTS, _REPLIES))
+    amounts = {
+        "cpu_hour": costs.get("cpu_hours", 0),
+        "gpu_hour": costs.get("gpu_hours", 0),
+        "million_prompt_tokens": prompts / 1e6,
+        "million_reply_tokens": replies / 1e6,
+        "million_store_requests": costs.get("store_requests", 0) / 1e6,
+    }
+    use = {"gpu_hours": amounts["gpu_hour"], "tokens": prompts + replies}
+    if prices:
+        use["money"] = sum(price * amounts[name] for name, price in prices.items())
+    return use
+
+
+def used_up(budget: Amounts, used: Amounts) -> str:
+    """Describe the first part of a budget that is used up, or return ""."""
+    over = (name for name, most in budget.items() if used.get(name, 0) >= most)
+    texts = (f"budget.{n} = {budget[n]:,.10g} is used up ({used[n]:,.6g})" for n in over)
+    return next(texts, "")
+
+
+def spent_of(
+    budget: Amounts, prices: Amounts, since: float, *before: Amounts
+) -> Callable[[Summary], str]:
+    """Return the function `DriveOptions.spent` of a budget.
+
+    since: time.monotonic() at the start. before: earlier costs to include.
+    """
+
+    def spent(summary: Summary) -> str:
+        used = use_of(reduce(added, before, summary.costs), prices)
+        return used_up(budget, {**used, "seconds": time.monotonic() - since})
+
+    return spent

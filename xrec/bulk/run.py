@@ -1,19 +1,16 @@
-"""A run: its record, its plan and its passes.
+"""A run: its record, its plan, its passes, and its rows as the last pass left them.
 
-_xrec/runs/<run>/run-<k>.json               RunRecord; the highest k is valid
-_xrec/runs/<run>/<nonce>/plan/              the first pass's plan, and rejected.parquet
-_xrec/runs/<run>/<nonce>/results/           a file for each finished chunk of the first pass
-_xrec/runs/<run>/<nonce>/pass-<p>.json      PassRecord of a retry, p = 1, 2, ...
-_xrec/runs/<run>/<nonce>/pass-<p>-<key>/    the plan/ and results/ of that retry
-_xrec/runs/<run>/<nonce>/driver.json        the current or last driver, and the progress
-_xrec/runs/<run>/<nonce>/counted.json       counts of results, so that each is read only once
+The docstring of xrec.bulk lists the files. `plan/` and `results/` of retry p are in
+`pass-<p>-<key>/`; the plan's folder has the rejected rows too, in `rejected.parquet`.
 """
 
 import re
+import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -23,8 +20,7 @@ import pyarrow.compute as pc
 from xrec.bulk.log import Commit, DeltaLog, open_log
 from xrec.bulk.plan import Plan, PlanSize, write_plan
 from xrec.bulk.results import ResultFolder
-from xrec.bulk.rows import TAKEN_DOWN, RowFormat
-from xrec.bulk.summary import Summary
+from xrec.bulk.rows import TAKEN_DOWN, RowFormat, Summary
 from xrec.config import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
 from xrec.storage import Location, Record, fingerprint_of, request_each, run_fingerprint
@@ -33,6 +29,28 @@ RUNS = "_xrec/runs"
 _HELD = 16
 """How many results of a retry are kept in memory while its rows are merged into the first pass."""
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
+
+
+def now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The current time, and how often a command acts.
+
+    wait: waits for an event for at most this many seconds. seconds_between_signs: between renewals
+    of the lease. seconds_between_looks: between reports of the progress.
+    """
+
+    now: Callable[[], datetime] = now
+    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+    seconds_between_signs: float = 15.0
+    seconds_between_looks: float = 2.0
+
+
+REAL = Clock()
 
 
 class Identity(Record):
@@ -158,7 +176,7 @@ class Pass:
 class BulkRun:
     """A planned run, as returned by `xrec.bulk.open_run`.
 
-    base: what was published when this command began.
+    base: what was published when this command began. clock: for tests of drivers that take long.
     """
 
     output: Location
@@ -166,6 +184,7 @@ class BulkRun:
     format: RowFormat
     storage: StorageConfig
     base: Base
+    clock: Clock = REAL
 
     @property
     def folder(self) -> Location:

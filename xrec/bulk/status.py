@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
-from xrec.bulk.files import missing_files, wrong_bounds
-from xrec.bulk.log import DeltaLog, open_log, the_log
+from xrec.bulk.log import DeltaLog, missing_files, open_log, the_log
 from xrec.bulk.progress import Progress, read_progress
 from xrec.bulk.request import RunRequest, left_out, refuse_other_files
 from xrec.bulk.rows import AGAIN
 from xrec.bulk.run import RUNS, RunRecord, records
+from xrec.bulk.table import wrong_bounds
 from xrec.bulk.takedown import read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import (

@@ -1,34 +1,62 @@
-"""Commits to the published table: replace its rows, restore or undo a version, remove rows.
+"""The published table: its files, and commits that replace, restore or remove its rows.
 
 A commit either takes the next version number or has no effect, and records what it is
 (`xrec.bulk.log.Commit`).
 """
 
+import io
 import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 from urllib.parse import quote
 
 import deltalake
+import deltalake.exceptions
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs
+import pyarrow.parquet as pq
+from deltalake.fs import DeltaStorageHandler
 
-from xrec.bulk.files import FILES, digest_of, file_errors, files_of, missing_files, write_file
-from xrec.bulk.log import COMMIT_KEY, LOG, Commit, DeltaLog, delta_errors, open_log, the_log
-from xrec.bulk.rows import FAILED, OK, counts_of
-from xrec.bulk.summary import Summary
+from xrec.bulk.log import (
+    COMMIT_KEY,
+    FILES,
+    LOG,
+    Commit,
+    DeltaLog,
+    digest_of,
+    missing_files,
+    open_log,
+)
+from xrec.bulk.rows import FAILED, OK, Summary, bare, counts_of
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.errors import TableError
-from xrec.storage import Location, fingerprint_of
+from xrec.errors import DataError, TableError
+from xrec.storage import (
+    Location,
+    fingerprint_of,
+    read_footer,
+    request_each,
+    row_groups,
+    storage_errors,
+)
 
 logger = logging.getLogger("xrec")
 
 CHANCES = 20
 """The number of attempts to commit to a table that keeps changing."""
+FEW_AT_ONCE: Mapping[str, int] = {
+    "batch_size": 2**14,
+    "batch_readahead": 2,
+    "fragment_readahead": 1,
+}
+"""Settings for streaming a dataset; by default Arrow reads 64 batches of 131,072 rows ahead."""
+ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
-_NOTHING = digest_of(FILES.empty_table())
 _VERSIONS_PER_CHECKPOINT = 100
 _DESCRIPTION = "published by xrec, layout 2"
 _CONFIGURATION: Mapping[str, str | None] = {
@@ -52,12 +80,22 @@ def open_whole(output: Location) -> DeltaLog | None:
             return None
         if log is None:
             # Keep writers that read an older list from creating the first version.
-            commit = Commit(kind="takedown", table="", live=_NOTHING, takedowns=taken.number)
-            commit_files(output, None, FILES.empty_table(), _LEAST_COLUMNS, commit)
+            live = digest_of(nothing := FILES.empty_table())
+            commit = Commit(kind="takedown", table="", live=live, takedowns=taken.number)
+            commit_files(output, None, nothing, _LEAST_COLUMNS, commit)
             continue
         refuse_other_table(log)
         if not can_be_shown(log, log.version, taken):
-            _undo(log, taken)
+            earlier = range(log.version - 1, -1, -1)
+            version = next((n for n in earlier if can_be_shown(log, n, taken)), -1)
+            logger.warning(
+                "%s: version %d does not have the files its writer recorded; restoring version %d "
+                "(-1 is an empty table)",
+                output,
+                log.version,
+                version,
+            )
+            restore(log, version, "undo", taken)
         elif taken.after(log.takedowns(log.version)).active:
             logger.info("%s: version %d removes rows taken down since", output, log.version + 1)
             restore(log, log.version, "takedown", taken)
@@ -130,8 +168,9 @@ def commit_files(
         logger.info("%s: opening the table again, because version %d exists", output, number)
         return False
     if number and number % _VERSIONS_PER_CHECKPOINT == 0:
-        with delta_errors(output):
-            the_log(output).delta.create_checkpoint()
+        with suppress(deltalake.exceptions.DeltaError, OSError):  # it only makes opening faster
+            options = output.delta_options()
+            deltalake.DeltaTable(output.uri, storage_options=options).create_checkpoint()
     return True
 
 
@@ -161,51 +200,30 @@ def _stats(file: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _undo(log: DeltaLog, taken: Takedowns) -> None:
-    """Restore the newest version that can be shown, or empty the table."""
-    for version in range(log.version - 1, -1, -1):
-        if can_be_shown(log, version, taken):
-            logger.warning(
-                "%s: version %d does not have the files its writer recorded; restoring version %d",
-                log.location,
-                log.version,
-                version,
-            )
-            restore(log, version, "undo", taken)
-            return
-    logger.warning("%s: emptying version %d: no version is whole", log.location, log.version)
-    make_empty(log, "undo", taken, target=-1)
-
-
-def make_empty(
-    log: DeltaLog, kind: Literal["undo", "empty"], taken: Takedowns, target: int | None = None
-) -> bool:
-    """Try to make a next version without rows; return whether it was made."""
-    commit = Commit(kind=kind, table=log.id, live=_NOTHING, target=target, takedowns=taken.number)
-    files, schema = FILES.empty_table(), log.schema(log.version)
-    return commit_files(log.location, log, files, schema, commit)
-
-
 def restore(
-    log: DeltaLog, version: int, kind: Literal["undo", "rollback", "takedown"], taken: Takedowns
+    log: DeltaLog,
+    version: int,
+    kind: Literal["undo", "rollback", "empty", "takedown"],
+    taken: Takedowns,
 ) -> bool:
     """Try to make a next version with the rows of `version` that were not taken down since.
 
-    Return whether it was made. Files with such rows are rewritten.
+    Return whether it was made. Files with such rows are rewritten. Version -1 has no rows.
     """
     files, gone = _left_of(log, version, taken)
     commit = Commit(
         kind=kind,
         table=log.id,
         live=digest_of(files),
-        target=None if kind == "takedown" else version,
+        target=version if kind in ("undo", "rollback") else None,
         takedowns=taken.number,
         num_gone=gone.num_rows,
     )
     if missing_files(log.location, files):
         return False
     commit = _with_counts(commit, log, version, gone)
-    return commit_files(log.location, log, files, log.schema(version), commit)
+    schema = log.schema(log.version if version < 0 else version)
+    return commit_files(log.location, log, files, schema, commit)
 
 
 def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Summary]:
@@ -213,7 +231,8 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, S
 
     Rewritten files are sorted, because another program may have reordered their rows.
     """
-    new, files = taken.after(log.takedowns(version)), log.files(version)
+    files = FILES.empty_table() if version < 0 else log.files(version)
+    new = taken.after(log.takedowns(version))
     if not new.active or not files.num_rows:
         return files, Summary()
     schema = log.schema(version)
@@ -251,3 +270,90 @@ def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> 
     manifest = manifest.model_copy(update={"row_counts": counts, "fingerprint": fingerprint})
     same = {name: getattr(shown, name) for name in ("run", "nonce", "pass_number", "counts")}
     return commit.model_copy(update={**same, "manifest": manifest})
+
+
+def write_file(
+    output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
+) -> Mapping[str, Any] | None:
+    """Write sorted rows to a file of the table; return the file's row of `FILES`.
+
+    Return None if there are no rows.
+    """
+    path, sink, buckets = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO(), set[int]()
+    num_rows, schema = 0, bare(schema.empty_table()).schema
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
+        for rows in row_groups((table for table in tables if table.num_rows), ROWS_PER_GROUP):
+            writer.write_table(bare(rows))
+            num_rows += rows.num_rows
+            buckets |= {*pc.min_max(rows["bucket"]).as_py().values()}
+    if not num_rows:
+        return None
+    (output / path).write_bytes(sink.getvalue())
+    values = (path, sink.getbuffer().nbytes, num_rows, min(buckets), max(buckets))
+    return dict(zip(FILES.names, values, strict=True))
+
+
+def files_of(location: Location, files: pa.Table, schema: pa.Schema) -> pads.Dataset:
+    """Return a dataset of files with the columns of `schema`; a filter by bucket skips files."""
+    rows, bucket, bounds = files.to_pylist(), pc.field("bucket"), []
+    sizes = {file["path"]: file["num_bytes"] for file in rows}
+    for file in rows:
+        least, greatest = file["min.bucket"], file["max.bucket"]
+        is_known = least is not None and "bucket" in schema.names
+        bounds.append((bucket >= least) & (bucket <= greatest) if is_known else pc.scalar(True))
+    return pads.FileSystemDataset.from_paths(
+        list(sizes),
+        schema=schema,
+        format=pads.ParquetFileFormat(),
+        filesystem=_filesystem(location, sizes),
+        partitions=bounds,
+    )
+
+
+def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
+    """Return a file system of the table's folder; deltalake's on S3, as fsspec reads far ahead."""
+    options = location.delta_options()
+    if options is None:
+        return pyarrow.fs.SubTreeFileSystem(location.path, location.arrow_filesystem())
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.uri, options, sizes))
+
+
+def wrong_bounds(location: Location, files: pa.Table) -> list[str]:
+    """Return the paths of files that are unreadable or have buckets outside the log's bounds.
+
+    Readers that look for such a bucket skip the file. This reads the footer of each file, which
+    other programs also write correctly.
+    """
+
+    def is_wrong(file: Mapping[str, Any]) -> bool:
+        least, greatest = file["min.bucket"], file["max.bucket"]
+        try:
+            footer = read_footer(location / file["path"])
+        except (pa.ArrowException, OSError):
+            return True
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        columns = (group.column(index) for group in groups for index in range(group.num_columns))
+        buckets = [column.statistics for column in columns if column.path_in_schema == "bucket"]
+        known = [bounds for bounds in buckets if bounds is not None and bounds.has_min_max]
+        return least is not None and any(
+            bounds.min < least or bounds.max > greatest for bounds in known
+        )
+
+    own = [file for file in files.to_pylist() if "/" not in file["path"]]
+    checked = zip(own, request_each(is_wrong, own), strict=True)
+    return [file["path"] for file, has_other_buckets in checked if has_other_buckets]
+
+
+@contextmanager
+def file_errors(location: Location) -> Iterator[None]:
+    """Turn errors in reading the table's files into errors of xrec.errors that name the URI."""
+    with storage_errors(location.uri):
+        try:
+            yield
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{location}: a file of the table cannot be read ({error}); restore the previous "
+                "version (xrec table rollback), or run the job again",
+                code="broken_file",
+                key=str(location),
+            ) from error

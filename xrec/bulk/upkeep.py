@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from deltalake.exceptions import CommitFailedError
 
-from xrec.bulk.files import missing_files
-from xrec.bulk.log import delta_errors, open_log, the_log
+from xrec.bulk.log import delta_errors, missing_files, open_log, the_log
 from xrec.bulk.progress import refuse_live_driver
 from xrec.bulk.request import PROBES, check_conditional_writes, refuse_other_files
 from xrec.bulk.run import RUNS, records
@@ -18,7 +17,6 @@ from xrec.bulk.table import (
     CHANCES,
     can_be_shown,
     changes_too_often,
-    make_empty,
     open_whole,
     refuse_other_table,
     restore,
@@ -71,7 +69,7 @@ def empty(uri: str, storage: StorageConfig | None = None) -> int:
     location = open_location(uri, storage)
     for _ in range(CHANCES):
         log = open_whole(location) or the_log(location)
-        if make_empty(log, "empty", read_takedowns(location)):
+        if restore(log, -1, "empty", read_takedowns(location)):
             return log.version + 1
     raise changes_too_often(location)
 

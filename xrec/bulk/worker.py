@@ -9,7 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import NoReturn
 
@@ -18,9 +18,21 @@ import pyarrow.compute as pc
 
 from xrec.bulk.marks import Attempt, Marks
 from xrec.bulk.plan import EARLIER
-from xrec.bulk.rows import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
+from xrec.bulk.rows import (
+    AGAIN,
+    FAILED,
+    OK,
+    CarryingTask,
+    ChunkTask,
+    Done,
+    Outcome,
+    RowFormat,
+    Summary,
+    added,
+    counts_of,
+    summary_of,
+)
 from xrec.bulk.run import Pass
-from xrec.bulk.summary import Summary, added, summary_of
 from xrec.errors import ClusterError
 from xrec.storage import traffic, with_backoff
 
@@ -120,18 +132,18 @@ class ChunkWorker:
             raise ClusterError(answer, code="processes_died", key=str(number))
         attempts, num_deaths = answer
         parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
-        outcome = joined(parts)
-        rows = self._format.as_results(planned, outcome.ok, outcome.failed)
+        done = joined(parts)
+        rows = self._format.as_results(planned, done.rows)
         reasons = planned["reason"].to_pylist() if "reason" in planned.column_names else []
         summary = summary_of(
             rows,
-            costs=added(outcome.costs, traffic()),
+            costs=added(done.costs, traffic()),
             was_failed=Counter(reasons),
             num_deaths=num_deaths,
         )
         return with_backoff(lambda: self._results.create(number, rows, summary))
 
-    def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Outcome:
+    def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Done:
         """Do some rows of a chunk once there is room.
 
         Concurrent chunks may share an engine that fails for all of them, so rows are blamed for an
@@ -141,59 +153,58 @@ class ChunkWorker:
             return attempt.kept
         which, alone = (attempt.start, attempt.stop), attempt.is_alone or self._at_once == 1
         rows = planned.slice(attempt.start, attempt.stop - attempt.start)
-        outcome, seconds = None, 0.0
-        while outcome is None:
+        done, seconds = None, 0.0
+        while done is None:
             with self._room.enter(alone=alone) as share:
                 self._marks.begin(number, which, self._name, self._node)
                 try:
-                    outcome = self._outcome(rows, attempt.num_deaths, halve=alone)
+                    done = self._done(rows, attempt.num_deaths, halve=alone)
                 except self._task.row_errors:
                     if alone:
                         raise
                     alone = True
             seconds += share.seconds
-        outcome = replace(outcome, costs=added(outcome.costs, {"seconds": seconds}))
+        done = Done(done.rows, added(done.costs, {"seconds": seconds}))
         if is_part:
-            self._marks.end(number, which, outcome)
-        return outcome
+            self._marks.end(number, which, done)
+        return done
 
-    def _outcome(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Outcome:
+    def _done(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Done:
         keys = rows.select(self._format.keys).cast(self._format.key_schema)
+        carried, left = Done(self._format.done_schema.empty_table(), {}), keys
+        if not num_deaths:
+            carried = self._carried(rows)
+            if carried.rows.num_rows:
+                left = keys.filter(pc.invert(self._format.are_among(keys, carried.rows)))
+        if not left.num_rows:
+            return carried
         if num_deaths:
             message = f"{num_deaths} processes died while they worked on this row alone"
-            outcome = self._failed(keys, self._format.error_reason, message)
-            self._check(keys, outcome)
-            return outcome
-        carried, left = self._carried(rows), keys
-        if len(carried.ok) or len(carried.failed):
-            names = keys.column_names
-            done = pa.concat_tables([carried.ok.select(names), carried.failed.select(names)])
-            left = keys.filter(pc.invert(self._format.are_among(keys, done)))
-        do = self._do_or_halve if halve else self._do
-        outcome = do(left) if left.num_rows else self._failed(left, "", "")
-        self._check(left, outcome)
-        return joined([carried, outcome])
+            done = self._failed(left, message)
+        else:
+            done = self._do_or_halve(left) if halve else self._do(left)
+        self._check(left, done.rows)
+        return joined([carried, done])
 
-    def _carried(self, rows: pa.Table) -> Outcome:
+    def _carried(self, rows: pa.Table) -> Done:
         """Return the earlier rows that are carried over, and counts."""
-        counts = Counter({"carried": 0})
-        good = self._format.table_schema.empty_table()
+        counts, schema = Counter({"carried": 0}), self._format.table_schema
+        good = schema.empty_table()
         if EARLIER in rows.schema.names and isinstance(self._task, CarryingTask):
             column = rows[EARLIER].combine_chunks()
             structs = column.filter(pc.is_valid(column))
             counts[f"{AGAIN}new"] = rows.num_rows - len(structs)
             if len(structs):
-                earlier = pa.Table.from_struct_array(structs).cast(good.schema)
+                earlier = pa.Table.from_struct_array(structs).cast(schema)
                 why = self._task.why_again(earlier)
                 counts.update(f"{AGAIN}{reason}" for reason in why.drop_null().to_pylist())
                 good = earlier.filter(pc.is_null(why))
-        ok, failed = self._format.by_status(good)
-        counts["carried"], counts["carried_failed"] = good.num_rows, failed.num_rows
-        return Outcome(ok, failed, counts)
+        counts["carried"] = good.num_rows
+        counts["carried_failed"] = counts_of(good["status"]).get(FAILED, 0)
+        return Done(good.select(self._format.done_schema.names), counts)
 
-    def _do(self, rows: pa.Table) -> Outcome:
+    def _do(self, rows: pa.Table) -> Done:
         """Let the task process rows; end this process if its GPU is no longer usable."""
-        ok, failed = self._format.ok_schema, self._format.failed_schema
         expected: tuple[type[Exception], ...] = (RuntimeError, *self._task.row_errors)
         try:
             outcome = self._task.do(rows)
@@ -201,55 +212,43 @@ class ChunkWorker:
             if is_poisoned(error):
                 end_process(error)
             raise
-        return Outcome(
-            outcome.ok.select(ok.names).cast(ok),
-            outcome.failed.select(failed.names).cast(failed),
-            outcome.costs,
-        )
+        return self._format.as_done(outcome)
 
-    def _do_or_halve(self, rows: pa.Table) -> Outcome:
+    def _do_or_halve(self, rows: pa.Table) -> Done:
         """Do rows; if the task raises one of its `row_errors`, find the row to blame."""
         try:
             return self._do(rows)
         except self._task.row_errors as error:
             if rows.num_rows == 1:
-                message = f"{type(error).__name__}: {error}"
-                return self._failed(rows, self._format.error_reason, message)
+                return self._failed(rows, f"{type(error).__name__}: {error}")
         middle = rows.num_rows // 2
         halves = (rows.slice(0, middle), rows.slice(middle))
         return joined([self._do_or_halve(half) for half in halves])
 
-    def _failed(self, rows: pa.Table, reason: str, message: str) -> Outcome:
-        schema = self._format.failed_schema
-        failed = (
-            self._task.fail(rows, reason, message).select(schema.names).cast(schema)
-            if rows.num_rows
-            else schema.empty_table()
-        )
-        return Outcome(self._format.ok_schema.empty_table(), failed)
+    def _failed(self, rows: pa.Table, message: str) -> Done:
+        failed = self._task.fail(rows, self._format.error_reason, message)
+        return self._format.as_done(Outcome(self._format.ok_schema.empty_table(), failed))
 
-    def _check(self, rows: pa.Table, outcome: Outcome) -> None:
-        """Raise ValueError unless the outcome has each row exactly once, with known reasons."""
+    def _check(self, rows: pa.Table, done: pa.Table) -> None:
+        """Raise ValueError unless each row was done exactly once, with known reasons."""
         keys, task = list(self._format.keys), type(self._task).__name__
-        returned = pa.concat_tables([outcome.ok.select(keys), outcome.failed.select(keys)])
-        if not self._format.sorted(returned).equals(self._format.sorted(rows)):
+        if not self._format.sorted(done.select(keys)).equals(self._format.sorted(rows)):
+            num_ok = counts_of(done["status"]).get(OK, 0)
             raise ValueError(
-                f"{task} got {rows.num_rows} rows and returned {outcome.ok.num_rows} that "
-                f"succeeded and {outcome.failed.num_rows} that failed; expected each row once"
+                f"{task} got {rows.num_rows} rows and returned {num_ok} that succeeded and "
+                f"{done.num_rows - num_ok} that failed; expected each row once"
             )
-        if unknown := set(outcome.failed["reason"].to_pylist()) - set(self._format.all_reasons):
+        reasons = set(done["reason"].drop_null().to_pylist())
+        if unknown := reasons - set(self._format.all_reasons):
             raise ValueError(
                 f"{task}: unknown reasons {sorted(unknown)}; expected some of "
                 f"{', '.join(self._format.all_reasons)}"
             )
 
 
-def joined(parts: Sequence[Outcome]) -> Outcome:
-    return Outcome(
-        pa.concat_tables([part.ok for part in parts]),
-        pa.concat_tables([part.failed for part in parts]),
-        reduce(added, (part.costs for part in parts), {}),
-    )
+def joined(parts: Sequence[Done]) -> Done:
+    costs = reduce(added, (part.costs for part in parts), {})
+    return Done(pa.concat_tables([part.rows for part in parts]), costs)
 
 
 def is_poisoned(error: Exception) -> bool:

@@ -31,8 +31,7 @@ from tests.xrec.bulk.toy_run import IDENTITY, Toy
 from xrec import bulk
 from xrec.bulk.log import open_log
 from xrec.bulk.processes import Pool, RayPool
-from xrec.bulk.progress import Clock
-from xrec.bulk.run import RUNS, records
+from xrec.bulk.run import RUNS, Clock, records
 from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import delete_superseded
 from xrec.cluster import ensure_ray, environment

@@ -57,5 +57,5 @@ def no_waits(monkeypatch):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Let a table have several row groups and buckets."""
-    monkeypatch.setattr("xrec.bulk.files.ROWS_PER_GROUP", 8)
+    monkeypatch.setattr("xrec.bulk.table.ROWS_PER_GROUP", 8)
     monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)

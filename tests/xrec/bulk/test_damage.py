@@ -36,10 +36,10 @@ from tests.xrec.bulk.toy_run import (
     toy_request,
     toy_run,
 )
-from xrec.bulk import check_output, open_run, read_status, rollback, take_down, vacuum
+from xrec.bulk import Outcome, check_output, open_run, read_status, rollback, take_down, vacuum
 from xrec.bulk.read import SUCCESS
 from xrec.bulk.results import BrokenResultError, ResultFolder
-from xrec.bulk.summary import summary_of
+from xrec.bulk.rows import summary_of
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError, XRecError
 from xrec.storage import LocalLocation, Location
@@ -71,7 +71,8 @@ def test_flipped_bit_of_a_result_is_never_read_as_other_rows(here):
         }
     ).cast(FORMAT.ok_schema)
     planned = ok.select(["user", "item"]).append_column("bucket", pa.array([0] * 128, pa.int32()))
-    rows = FORMAT.as_results(planned, ok, FORMAT.failed_schema.empty_table())
+    outcome = Outcome(ok, FORMAT.failed_schema.empty_table())
+    rows = FORMAT.as_results(planned, FORMAT.as_done(outcome).rows)
     summary = summary_of(rows, costs={"seconds": 2.5})
     folder.create(3, rows, summary)
     name, schema = "0000003.parquet", FORMAT.table_schema

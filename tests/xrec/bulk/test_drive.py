@@ -33,8 +33,9 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk, errors
 from xrec.bulk.driver import has_work
-from xrec.bulk.progress import now, read_progress, refuse_live_driver
+from xrec.bulk.progress import read_progress, refuse_live_driver
 from xrec.bulk.results import ResultFolder
+from xrec.bulk.run import now
 from xrec.storage import Manifest
 
 

@@ -1,7 +1,5 @@
 """The log of a table: whose rows a version shows, and whether it has the files that were meant."""
 
-import os
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import deltalake
@@ -10,11 +8,10 @@ import pyarrow.dataset as pads
 import pytest
 
 from tests.errors import raises
-from xrec.bulk.files import FILES, digest_of, files_of
-from xrec.bulk.log import Commit, DeltaLog, open_log, read_published
-from xrec.bulk.table import commit_files
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, TableError
-from xrec.storage import Location, make_manifest, open_location, parquet_bytes
+from xrec.bulk.log import FILES, Commit, DeltaLog, digest_of, open_log, read_published
+from xrec.bulk.table import commit_files, files_of
+from xrec.errors import ArtifactNotFoundError, TableError
+from xrec.storage import Location, make_manifest, parquet_bytes
 
 SCHEMA = pa.schema([("bucket", pa.int32()), ("text", pa.string())])
 
@@ -47,13 +44,6 @@ def dataset_at(location: Location, version: int) -> pads.Dataset:
     return files_of(location, log_of(location).files(version), SCHEMA)
 
 
-def shown_at(location: Location, version: int) -> list[int] | None:
-    """Which publish decides what a version shows."""
-    shown = log_of(location).decided_by(version)
-    manifest = shown.manifest if shown else None
-    return manifest.config["of"] if manifest else None
-
-
 def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output):
     assert open_log(output) is None
     (output / "_delta_log" / "_started_and_killed.json.tmp").write_bytes(b"")
@@ -78,39 +68,6 @@ def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output):
     (output / "_delta_log" / f"{0:020d}.json").write_bytes(b"{")
     with raises(TableError, "broken_log"):
         open_log(output)
-
-
-def test_manifest_is_that_of_the_publish_whose_rows_the_newest_version_shows(output):
-    commit(output, "publish", [1])
-    commit(output, "publish", [2, 3])
-    manifest = read_published(output, "explanations")
-    assert (manifest.config, manifest.version) == ({"of": [2, 3]}, 1)
-    with raises(ArtifactMismatchError, "another_kind", saw="explanations"):
-        read_published(output, "recommendations")
-    commit(output, "rollback", [1], target=0)
-    commit(output, "undo", [2, 3], target=1)
-    delta = log_of(output).delta
-    delta.delete("bucket = 2")  # another program
-    assert [shown_at(output, version) for version in range(5)] == [[1], [2, 3], [1], [2, 3], [2, 3]]
-    assert log_of(output).is_sound(4)
-    assert read_published(output, "explanations").version == 4
-    commit(output, "empty", [])
-    with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
-        read_published(output, "explanations")
-
-
-def test_restore_of_another_program_shows_the_version_that_it_names_or_that_was_then(tmp_path):
-    output, begin = open_location(str(tmp_path)), datetime(2026, 1, 1, tzinfo=UTC)
-    for bucket in (1, 2, 3):
-        commit(output, "publish", [bucket])
-    log_of(output).delta.restore(0)
-    for version in range(4):
-        at = (begin + version * timedelta(hours=1)).timestamp()
-        os.utime(tmp_path / "_delta_log" / f"{version:020d}.json", (at, at))
-    log_of(output).delta.restore(begin + timedelta(hours=1.5))
-    assert [shown_at(output, version) for version in (2, 3, 4)] == [[3], [1], [2]]
-    assert log_of(output).delta.to_pyarrow_table()["bucket"].to_pylist() == [2, 2]
-    assert log_of(output).is_sound(4)
 
 
 @pytest.mark.parametrize("wrong", ["files", "table"])

@@ -13,7 +13,7 @@ from tests.errors import raises
 from tests.xrec.bulk.toy_run import EAGER, Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
 from xrec.bulk.processes import RayPool, map_in_processes
-from xrec.bulk.progress import now
+from xrec.bulk.run import now
 from xrec.errors import BudgetError, ClusterError, DataError, ModelError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -85,18 +85,6 @@ def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(here):
     assert num_done < 20
     progress = on_ray(toy, RayPool(2))
     assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
-
-
-@pytest.mark.slow
-def test_pool_that_is_interrupted_keeps_what_is_done(here):
-    def interrupt(progress: Progress) -> None:
-        if progress.num_rows:
-            raise KeyboardInterrupt
-
-    toy = here("a", num_users=20, rows_per_chunk=1)
-    with pytest.raises(KeyboardInterrupt):
-        on_ray(toy, RayPool(2), toy.make_task(seconds=0.2), on_progress=interrupt, clock=EAGER)
-    assert 0 < Survey(toy.run).summary.num_rows < 20
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,16 @@ def test_rule_8_version_whose_files_are_gone_is_undone(here):
         published(here.uri, version=6, storage=here.storage)
 
 
+def test_some_versions_are_checkpoints_from_which_the_table_is_opened(there):
+    there.patch.setattr("xrec.bulk.table._VERSIONS_PER_CHECKPOINT", 2)
+    for items in ("a", "a b", "a b c"):
+        toy = there(items)
+        toy.complete()
+    log = there.location / "_delta_log"
+    assert [name for name in log.sizes() if "checkpoint" in name]
+    assert rows_of(toy.published()) == toy.rows
+
+
 def test_rule_8_undo_that_is_not_sound_undoes_nothing(here):
     """A sleeper's undo came into the table from another one."""
     first, _ = two_runs(here)
@@ -214,7 +224,7 @@ def test_rule_8_publish_of_other_columns_replaces_them(here):
 
 
 def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here):
-    here.patch.setattr("xrec.bulk.files.ROWS_PER_GROUP", 10)
+    here.patch.setattr("xrec.bulk.table.ROWS_PER_GROUP", 10)
     here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
     toy = finished(here, "a b odd-1", num_users=60, rows_per_chunk=7)
     (path,) = files_of(toy)

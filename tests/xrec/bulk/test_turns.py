@@ -45,7 +45,8 @@ from tests.xrec.bulk.chaos import (
 )
 from tests.xrec.bulk.toy_run import Toy
 from xrec.bulk import Published, read_takedowns
-from xrec.bulk.progress import TERM, Clock, now, read_progress
+from xrec.bulk.progress import TERM, read_progress
+from xrec.bulk.run import Clock, now
 from xrec.config import StorageConfig
 from xrec.errors import XRecError
 from xrec.storage import LocalLocation, Location, Manifest

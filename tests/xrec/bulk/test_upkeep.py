@@ -29,7 +29,6 @@ from xrec.bulk.request import PROBES
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
-from xrec.storage import LocalLocation
 
 HOUR = timedelta(hours=1)
 
@@ -144,20 +143,6 @@ def test_rollback_that_another_commit_overtakes_goes_back_all_the_same(here):
     here.patch.setattr(bulk.upkeep, "restore", overtaken)
     assert bulk.rollback(here.uri, 0) == 3
     assert rows_of(here("a").published()) == here("a").rows
-
-
-def test_delete_runs_deletes_what_a_driver_wrote_meanwhile(here):
-    here().complete()
-    delete, later = LocalLocation.delete, [lambda: here("x", identity=OTHER).drive(max_rows=1)]
-
-    def deleted(location: LocalLocation) -> None:
-        delete(location)
-        if location.path.endswith(RUNS) and later:
-            later.pop()()
-
-    here.patch.setattr(LocalLocation, "delete", deleted)
-    assert bulk.delete_runs(here.uri) == 2
-    assert not [name for name in here.location.files() if name.startswith(RUNS)]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
