@@ -32,8 +32,7 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.aspects import AspectChooser, Choices
-from xrec.data.aspects import aspect_counts
-from xrec.data.dataset import Dataset, edges_of, open_dataset
+from xrec.data import Dataset, aspect_counts, edges_of, open_dataset
 
 app = command_line()
 K = 10

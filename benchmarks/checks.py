@@ -31,8 +31,7 @@ from benchmarks.report import (
 )
 from xrec.adapter.pairs import Pair
 from xrec.config import BackfillConfig, DecodingConfig, TextConfig, load_config
-from xrec.data.dataset import held_out_pairs
-from xrec.data.splits import drawn_pairs
+from xrec.data import drawn_pairs, held_out_pairs
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer, sources_of
 

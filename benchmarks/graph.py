@@ -26,7 +26,7 @@ from benchmarks.report import (
     known,
     write_tables,
 )
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.graph.ranking import SeenItems, metrics_of, top_k_items, users_with_items
 from xrec.storage import open_location
 

@@ -43,7 +43,7 @@ import xrec.jobs.pretrain_graph
 from xrec.backfill import present
 from xrec.bulk import published
 from xrec.config import BackfillConfig, JobConfig, PrepareConfig, PretrainGraphConfig, read_project
-from xrec.data.dataset import Dataset, held_out_pairs, read_dataset
+from xrec.data import Dataset, held_out_pairs, read_dataset
 from xrec.evaluate.intervals import mean_interval
 from xrec.evaluate.text_metrics import rouge_l
 from xrec.jobs.pipeline import chosen_configs

@@ -19,8 +19,7 @@ from benchmarks.report import Values
 from xrec.backfill import read
 from xrec.checks import AspectNames
 from xrec.config import Split
-from xrec.data import Dataset
-from xrec.data.dataset import HeldOutPair, held_out_pairs
+from xrec.data import Dataset, HeldOutPair, held_out_pairs
 from xrec.errors import DataError
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.specificity import Specificity, TfIdf

@@ -15,7 +15,7 @@ from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config import EngineConfig, LLMConfig
 from xrec.data import Dataset, read_dataset
-from xrec.data.titles import composed
+from xrec.data.language import composed
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer

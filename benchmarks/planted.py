@@ -51,7 +51,7 @@ from benchmarks.report import (
 )
 from xrec.cluster import ensure_ray
 from xrec.config import DecodingConfig, TrainAdapterConfig, load_config
-from xrec.data.dataset import HeldOutPair
+from xrec.data import HeldOutPair
 from xrec.evaluate.scores import other_users
 from xrec.evaluate.text_metrics import aspect_pattern, names_only
 from xrec.generate.explainer import Explainer

@@ -18,7 +18,7 @@ import torch
 from benchmarks.report import sources_of
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config import EngineConfig, SampleSource, Split, TrainAdapterConfig
-from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs, read_dataset
+from xrec.data import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
@@ -48,7 +48,7 @@ _UNSEEN_SHARE = 0.2
 
 def configured(config: TrainAdapterConfig, variant: str, seed: int) -> TrainAdapterConfig:
     """`config` as `variant` and `seed` change it."""
-    model = config.model.model_copy(update={**VARIANTS[variant], "vectors_seed": seed})
+    model = config.model.model_copy(update=VARIANTS[variant])
     training = config.training.model_copy(update={"seed": seed})
     return config.model_copy(update={"model": model, "training": training})
 

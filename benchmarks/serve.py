@@ -161,7 +161,7 @@ def flood(
         "workspace": str(Path(workspace).resolve()),
         "llm": {"model": llm},
         "models": {"device": "cpu"},
-        "security": {"keys": keys},
+        "keys": keys,
     }
     rows: list[Record] = []
     with (

@@ -28,7 +28,7 @@ from transformers import (
 from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
 from xrec.adapter.pairs import PairPrompts
 from xrec.config import AdapterModelConfig, LLMConfig, PromptConfig
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.graph.artifact import read_graph
 from xrec.llm.examples import IGNORE, Example
 from xrec.llm.model import (

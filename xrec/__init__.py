@@ -16,7 +16,7 @@ from xrec.version import __version__
 if TYPE_CHECKING:
     from xrec.adapter.artifact import TrainedAdapter
     from xrec.backfill.lookup import read_explanations
-    from xrec.data.dataset import Dataset, open_dataset
+    from xrec.data import Dataset, open_dataset
     from xrec.generate.explainer import Explainer
     from xrec.generate.loading import Sources, load_explainer
     from xrec.serve.client import Client
@@ -37,13 +37,13 @@ __all__ = [
 
 _MODULES = {
     "Client": "xrec.serve.client",
-    "Dataset": "xrec.data.dataset",
+    "Dataset": "xrec.data",
     "Explainer": "xrec.generate.explainer",
     "PairRequest": "xrec.serve.messages",
     "Sources": "xrec.generate.loading",
     "TrainedAdapter": "xrec.adapter.artifact",
     "load_explainer": "xrec.generate.loading",
-    "open_dataset": "xrec.data.dataset",
+    "open_dataset": "xrec.data",
     "read_explanations": "xrec.backfill.lookup",
 }
 

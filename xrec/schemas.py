@@ -70,7 +70,7 @@ PLANTED = _schema(
     aspects=pa.list_(pa.field("element", pa.string(), nullable=False)),
 )
 
-# An aspect of an item, chosen for a user (xrec.data.evidence.AspectEvidence), and whether the text
+# An aspect of an item, chosen for a user (xrec.data.AspectEvidence), and whether the text
 # names it.
 _COUNTS = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 EVIDENCE = pa.struct(

@@ -16,7 +16,7 @@ from tests.world.shop import review, write_json_lines
 from tests.world.town import dataset_of, prepared_town, with_aspects
 from tests.world.workspace import SOURCE
 from tests.xrec.train.adapter_town import make_config
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.storage import open_location
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks import lookup
 from benchmarks.bulk import table_of
 from benchmarks.bulk_contestants import TextTask, planned
 from benchmarks.bulk_work import Work, make_pairs
@@ -23,10 +22,3 @@ def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(work):
     assert (found["rows"], found["distinct"], found["files"]) == (400, 400, 1)
     assert found["bytes_a_row"] > 50
     assert len(work.times()) == run.record.size.num_chunks == 8
-
-
-def test_contestants_find_the_same_rows():
-    found = [
-        row["contestant"] for row in lookup.run(4000, 10)
-    ]  # each asserts that it finds ten rows
-    assert found == ["first", "find", "deltalake", "polars", "duckdb_arrow"]

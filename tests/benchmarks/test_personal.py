@@ -16,19 +16,9 @@ from tests.world.shop import write_json_lines
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config import LLMConfig
-from xrec.data.dataset import HeldOutPair, open_dataset
+from xrec.data import open_dataset
 
 NAN = float("nan")
-PAIRS = Pairs(
-    (
-        HeldOutPair("ann", "inn", 0, 0, "quiet garden"),
-        HeldOutPair("ben", "inn", 1, 0, "cheap beer"),
-        HeldOutPair("cid", "pub", 2, 1, "loud music"),
-        HeldOutPair("dan", "inn", 3, 0, "fresh bread"),
-    ),
-    titles=("Inn", "Inn", "Pub", "Inn"),
-    profiles=("garden", "garden", "music", "garden"),
-)
 
 
 def test_measure_averages_the_seeds_that_have_a_value_and_clusters_by_groups():

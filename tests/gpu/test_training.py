@@ -5,14 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.world.cluster import training_workers
-from tests.world.program import at_message
 from tests.world.workspace import build_workspace
 from tests.xrec.train.adapter_town import OFFLOAD, allow_float16, make_config
-from tests.xrec.train.conftest import metrics_of
+from tests.xrec.train.conftest import metrics_of, worker_killed_at
 from xrec.config import PretrainGraphConfig
 from xrec.errors import TrainingError
 from xrec.train.adapter import train_adapter
@@ -106,11 +103,7 @@ def test_two_workers_have_the_losses_of_one(
 
 def train_and_kill(workspace: str, adapter: Path, device: str, **settings: Any) -> None:
     """Train until a worker is killed, which ends the run."""
-
-    def kill_a_worker() -> None:
-        training_workers(psutil.Process())[-1].kill()
-
-    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+    with worker_killed_at("adapter", "step 10: checkpoint"), pytest.raises(TrainingError):
         train(workspace, adapter, device, **settings)
 
 
@@ -141,16 +134,13 @@ def test_run_goes_on_with_another_number_of_workers(
     assert_same_losses(rows, on_cpu, TOLERANCES["float32"])
 
 
-LOSSES = {"softmax": {"kind": "sampled_softmax"}, "bpr": {"kind": "bpr"}}
-
-
 def train_graph(
     town: str,
     graph: Path,
     device: str,
     parallelism: str = "replicated",
     num_workers: int = 1,
-    loss: str = "softmax",
+    loss: str = "sampled_softmax",
 ) -> Rows:
     """Train for 4 epochs and return their rows."""
     config = PretrainGraphConfig.model_validate(
@@ -163,7 +153,7 @@ def train_graph(
                 "steps_per_epoch": 4,
                 "micro_batch_size": 31,
                 "learning_rate": 0.05,
-                "loss": LOSSES[loss],
+                "loss": loss,
                 "l2_weight": 1e-2,
             },
             "parallelism": parallelism,
@@ -183,7 +173,7 @@ def assert_same_rows(rows: Rows, expected: Rows) -> None:
         assert row["ndcg@20"] == pytest.approx(other["ndcg@20"], abs=0.02)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["sampled_softmax", "bpr"])
 @pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
 def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, parallelism, loss):
     expected = train_graph(town, tmp_path / "cpu", "cpu", loss=loss)

@@ -150,7 +150,7 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config():
     assert callable(getattr(importlib.import_module(module), function))
     config = parse_config(ServeConfig, application["args"])
     assert not is_loopback(config.http.host)
-    assert config.security.keys
+    assert config.keys
     assert config.workspace == documents(PROJECT)[0]["workspace"]
     found = {each["name"]: each["user_config"] for each in application["deployments"]}
     assert found == dict.fromkeys((FRONTEND, GENERATOR), choice_of(config))

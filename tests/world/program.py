@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,14 @@ def said(*arguments: object) -> str:
 def words_of(job: str) -> tuple[str, ...]:
     """Return the words of a job's command, after `xrec`."""
     return ("lab", job) if job == "compare" else (job,)
+
+
+def wait_until(is_so: Callable[[], object], seconds: float = 120) -> None:
+    """Return as soon as `is_so` returns something true; fail if it takes so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come in time"
+        time.sleep(0.02)
 
 
 def python(

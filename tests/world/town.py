@@ -3,19 +3,21 @@
 Users are u0, u1, ... and items i0, i1, ... unless the sample generates them.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
 from tests.world.shop import write_json_lines
 from xrec import schemas
+from xrec.annotate import find_aspects
 from xrec.config import PrepareConfig, parse_config
-from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.data.aspects import aspect_counts, aspect_tables
-from xrec.data.dataset import HeldOutPair
+from xrec.data import Dataset, HeldOutPair, aspect_counts, read_dataset, write_dataset
+from xrec.data.aspects import aspect_tables
 from xrec.jobs.prepare import run as prepare_dataset
 from xrec.storage import Manifest, open_location
 
@@ -26,9 +28,6 @@ TOWN = {
     "interactions_per_user": 10,
     "explanations_per_user": 5,
 }
-OF_PROFILES = {"kind": "profiles", "min_items": 2, "max_share": 0.6}
-"""The setting of `aspects_from` that finds the aspects in the profiles of TOWN."""
-
 Said = tuple[int, int, int] | tuple[int, int, int, str] | tuple[int, int, int, str, str]
 """User, item and aspect index; then the sentiment (default: positive) and the opinion ("")."""
 
@@ -47,6 +46,14 @@ def prepared_town(workspace: Path, **values: Any) -> Dataset:
     """Write the dataset of TOWN; `values` are of the config of `prepare`."""
     prepare(workspace, **{"source": TOWN, **values})
     return dataset_in(workspace)
+
+
+def town_of_profiles(workspace: Path) -> Dataset:
+    """Write the dataset of TOWN with the aspects of its profiles, by limits for so few items."""
+    find = functools.partial(find_aspects, min_items=2, max_share=0.6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.jobs.prepare.find_aspects", find)
+        return prepared_town(workspace, aspects_from="profiles")
 
 
 def make_dataset(

@@ -11,9 +11,9 @@ from huggingface_hub import ModelCardData
 
 from xrec.adapter.config import AdapterConfig
 from xrec.llm.source import is_hub_id
+from xrec.llm.title_placeholder import TITLE
 from xrec.storage import Manifest
 
-UNKNOWN = "unknown"
 TRAINED = "Trained by `xrec train-adapter`."
 _METRICS = {
     "validation_loss": "validation loss, nats a token",
@@ -26,7 +26,6 @@ _METRICS = {
 def model_card(
     config: AdapterConfig,
     *,
-    license: str = UNKNOWN,
     origin: str = "",
     dataset: Manifest | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -60,14 +59,15 @@ It works with these only, which are not included; xrec compares fingerprints and
 
 ## Licence
 
-{_licence(license)}"""
-    return f"---\n{_front_matter(config, license).to_yaml()}\n---\n\n{body}\n"
+Not stated. Whoever publishes the adapter must choose a licence that the licences of the base model
+and of the data allow, and give it in the front matter."""
+    return f"---\n{_front_matter(config).to_yaml()}\n---\n\n{body}\n"
 
 
-def _front_matter(config: AdapterConfig, license: str) -> ModelCardData:
+def _front_matter(config: AdapterConfig) -> ModelCardData:
     is_on_hub = is_hub_id(config.base_model)
     return ModelCardData(
-        license=license,
+        license="unknown",
         library_name="xrec",
         pipeline_tag="text-generation",
         base_model=config.base_model if is_on_hub else None,
@@ -108,7 +108,6 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 
 
 def _usage(config: AdapterConfig) -> str:
-    placeholder = config.prompt.title_placeholder
     revision = config.base_model_revision
     base_model = f'"{config.base_model}"' + (f', revision="{revision}"' if revision else "")
     return f"""In Python, with xrec installed; the graph is a folder that holds the graph artifact:
@@ -131,17 +130,8 @@ prompt = prompts.build(0, 0, texts)
 input_ids = torch.tensor([prompt], device=model.device)
 output = model.generate(input_ids, max_new_tokens=60, do_sample=False)
 text = prompts.decode(output[0, len(prompt) :].tolist())
-print(prompts.placeholder.fill(text, texts.item_title))  # the model writes {placeholder}
+print(prompts.placeholder.fill(text, texts.item_title))  # the model writes {TITLE}
 ```
 
 In bulk: `xrec backfill CONFIG adapter=path/to/adapter`. One pair:
 `xrec explain CONFIG adapter=path/to/adapter --user ID --item ID`."""
-
-
-def _licence(license: str) -> str:
-    if license != UNKNOWN:
-        return f"`{license}`. The base model and the data have licences of their own."
-    return (
-        "Not stated. Whoever publishes the adapter must choose a licence that the licences of the "
-        "base model and of the data allow (`license`)."
-    )

@@ -95,12 +95,12 @@ def input_vectors(
         return users, items
     if config.vectors == "constant":
         return torch.ones_like(users), torch.ones_like(items)
-    return _random(users, config.vectors_seed, side=0), _random(items, config.vectors_seed, side=1)
+    return _random(users, side=0), _random(items, side=1)
 
 
-def _random(like: Tensor, seed: int, side: int) -> Tensor:
+def _random(like: Tensor, side: int) -> Tensor:
     return torch.from_numpy(
-        np.random.default_rng([seed, side]).standard_normal(tuple(like.shape), dtype=np.float32)
+        np.random.default_rng([0, side]).standard_normal(tuple(like.shape), dtype=np.float32)
     )
 
 

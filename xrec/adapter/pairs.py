@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from xrec.aspects import Choices, chooser_for
 from xrec.checks import AspectNames
-from xrec.data.dataset import Dataset
-from xrec.data.evidence import AspectEvidence
-from xrec.data.menus import Menus, Opinions
-from xrec.data.profiles import Profiles
-from xrec.data.titles import TitleIndex, composed
+from xrec.data import AspectEvidence, Dataset, Menus, Opinions
+from xrec.data.language import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
+from xrec.llm.title_placeholder import TITLE
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,8 @@ class PairPrompts:
         self._chooser = chooser_for(builder.prompt, dataset)
         self._menus = Menus(dataset)
         self._opinions = Opinions(dataset)
-        _check_free_of_placeholder(builder, dataset.items, "item_id", "title")
+        _check_free_of_placeholder(dataset.items, "item_id", "title")
         self._titles = dataset.items["title"]
-        self._profiles = Profiles(dataset)
 
     def texts(self, pair: Pair) -> PairTexts:
         """What may be said of a pair; of many pairs, `texts_of` is faster."""
@@ -120,7 +117,7 @@ class PairPrompts:
         leave_out_own: bool,
     ) -> list[PairTexts]:
         profiles = (
-            self._profiles.of(pair.user_index, pair.item_index, leave_out_own=leave_out_own)
+            self._dataset.profiles_of(pair.user_index, pair.item_index, leave_out_own=leave_out_own)
             for pair in pairs
         )
         return [
@@ -168,7 +165,7 @@ class PairPrompts:
     def _training_prompt(self, pair: Pair, texts: PairTexts) -> list[int]:
         """The prompt with vectors that have not seen the pair, as far as there are such ones."""
         user, item = pair.user_index, pair.item_index
-        row = self._profiles.training_row(user, item)
+        row = self._dataset.training_row(user, item)
         if row is not None and self._has_training_vectors:
             user, item = self._dataset.num_users + row, self._dataset.num_items + row
         return self.builder.build(user, item, texts)
@@ -194,7 +191,7 @@ class PairPrompts:
         were left out, by reason.
         Raises DataError if an explanation holds the place-holder that stands for titles.
         """
-        _check_free_of_placeholder(self.builder, explanations, "item_index", "explanation")
+        _check_free_of_placeholder(explanations, "item_index", "explanation")
         examples: list[Example] = []
         left_out: Counter[str] = Counter()
         rows = explanations.select(["user_index", "item_index", "explanation"]).to_pylist()
@@ -224,18 +221,15 @@ def _indices(pairs: Sequence[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64
     )
 
 
-def _check_free_of_placeholder(
-    builder: PromptBuilder, table: pa.Table, id_column: str, text_column: str
-) -> None:
+def _check_free_of_placeholder(table: pa.Table, id_column: str, text_column: str) -> None:
     """Raise DataError if a text holds the place-holder: it could not be told from the model's."""
-    placeholder = builder.placeholder.text
-    holds = pc.match_substring(table[text_column], placeholder, ignore_case=True)
+    holds = pc.match_substring(table[text_column], TITLE, ignore_case=True)
     found = table.filter(holds).slice(0, 1).to_pylist()
     if found:
         raise DataError(
             f"{text_column} {found[0][text_column]!r} ({id_column} {found[0][id_column]}) holds "
-            f"{placeholder!r}, which stands for titles; choose another prompt.title_placeholder",
+            f"{TITLE!r}, which stands for titles; write it in another way in the dataset's source",
             code="placeholder_in_text",
             key=text_column,
-            saw=placeholder,
+            saw=TITLE,
         )

@@ -1,4 +1,4 @@
-"""Parsers for the cells of a table of reviews; see xrec.data.rows."""
+"""Parsers for the cells of a table of reviews; see xrec.data."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import regex
 
-from xrec.data.rows import Parser, parse_text
+from xrec.data import Parser, parse_text
 
 # Control, zero-width, direction, tag and private-use characters. Joiners stay after non-ASCII.
 _HIDDEN = regex.compile(

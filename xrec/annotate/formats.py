@@ -84,7 +84,6 @@ def identify_annotations(
     files: the hash of each file of the source, by table.
     """
     settings = identity_of(config)
-    del settings["llm"]  # it is in the annotator's settings
     of_stage = {} if stage is None else {"stage": stage}
     return Identity(
         kind=KIND,

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from xrec.annotate.annotator import LOW_RATED
 from xrec.config import AnnotateConfig
-from xrec.data.smuggled import gives_orders
-from xrec.data.splits import split_pairs
+from xrec.data import split_pairs
+from xrec.data.language import gives_orders
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 

@@ -28,8 +28,7 @@ _QUERIES = {
         SELECT user_id, item_id, explanation, split FROM pairs WHERE explanation <> ''""",
     "users": """
         SELECT user_id, coalesce(profile, '') AS profile
-        FROM (SELECT DISTINCT user_id FROM reviews WHERE split <> 'low_rated')
-        LEFT JOIN users USING (user_id)""",
+        FROM (SELECT DISTINCT user_id FROM reviews) LEFT JOIN users USING (user_id)""",
     "items": """
         SELECT item_id, coalesce(nullif(items.title, ''), known.title, '') AS title,
             coalesce(profile, '') AS profile

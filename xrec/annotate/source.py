@@ -17,20 +17,19 @@ import pyarrow.compute as pc
 
 from xrec.annotate.cells import parse_review, parse_time, parse_votes, rating_parser
 from xrec.config import REVIEW_COLUMNS, TABLE_ENDINGS, AnnotateConfig, ReviewsSource
-from xrec.data.blocks import stream_lines
-from xrec.data.lines import keys_of
-from xrec.data.personal import REMOVED, remove_personal
-from xrec.data.rows import (
+from xrec.data import (
     FileRows,
+    Finding,
     Parser,
+    find_files,
     joined_rows,
     parse_description,
     parse_id,
+    read_blocks,
     reject_duplicates,
     stream_rows,
 )
-from xrec.data.source import Finding
-from xrec.data.tables import find_files
+from xrec.data.language import REMOVED, remove_personal
 from xrec.errors import DataError
 from xrec.schemas import ITEM_DETAILS
 from xrec.storage import (
@@ -155,9 +154,8 @@ def _other_columns(
 ) -> tuple[str, ...]:
     taken = {*names.get("item_id", ("item_id",)), *names.get("title", ("title",))}
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        columns, lines = stream_lines(location.name, opened, **source.format)
-        known = columns or keys_of(itertools.islice(lines, 1000))
-    return tuple(name for name in known if name not in taken)
+        columns, _ = read_blocks(location.name, opened, **source.format)
+    return tuple(name for name in columns or () if name not in taken)
 
 
 def _in_processes(do: Callable[[FileRows], T], blocks: Iterator[FileRows]) -> Iterator[T]:

@@ -28,7 +28,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS, SOLICITS
 from xrec.annotate.store import ReviewStore
 from xrec.bulk import Outcome, RowFormat
-from xrec.data.smuggled import solicits, without_solicitation
+from xrec.data.language import solicits, without_solicitation
 from xrec.schemas import REVIEWS
 
 _MAX_REVIEWS = 50  # per profile; the most helpful and newest ones
@@ -248,7 +248,7 @@ def refused(row: Input) -> Failure | None:
 
 
 def _clean(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
-    """Return the text without solicitation (xrec.data.smuggled), and how much was removed.
+    """Return the text without solicitation (xrec.data.language), and how much was removed.
 
     Removes whole sentences, aspects, opinions and made titles, but not titles from the source. A
     profile or explanation with no sentence left is a failure.

@@ -27,7 +27,7 @@ from xrec.annotate.keep import KeptReviews, keep_reviews, listed
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.bulk import bucket_of
 from xrec.config import AnnotateConfig
-from xrec.data.source import check_rejected_share, count_findings, count_reasons, rejected_table
+from xrec.data import check_rejected_share, count_findings, count_reasons, rejected_table
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REJECTED, REVIEWS
 from xrec.storage import (

@@ -11,8 +11,7 @@ from typing import Any
 
 import regex
 
-from xrec.data.english import singular
-from xrec.data.language import language_code
+from xrec.data.language import language_code, singular
 
 
 class Vocabulary:

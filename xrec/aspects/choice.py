@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from xrec.aspects.counts import Indices, Ints, ReviewCounts
 from xrec.config import PromptConfig, placeholder_names
-from xrec.data.dataset import ASPECTS_FROM, Dataset
-from xrec.data.evidence import AspectEvidence
+from xrec.data import ASPECTS_FROM, AspectEvidence, Dataset
 from xrec.errors import ConfigError
 from xrec.storage import Manifest
 

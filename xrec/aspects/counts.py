@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from xrec.data.aspects import check_aspects
-from xrec.data.dataset import SECOND_BITS, Dataset, index_keys
+from xrec.data import SECOND_BITS, Dataset, check_aspects, index_keys
 from xrec.errors import DataError
 from xrec.storage import Arrays, mapped_arrays
 
@@ -56,7 +55,7 @@ class ReviewCounts:
         if dataset.aspects is None:
             raise DataError(
                 "the dataset has no aspects; expected one that was prepared from annotations "
-                "(`xrec annotate`), or with prepare.aspects_from: {kind: profiles}",
+                "(`xrec annotate`), or with prepare.aspects_from: profiles",
                 code="no_aspects",
                 key="aspects_from",
             )

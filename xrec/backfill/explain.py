@@ -13,7 +13,7 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import changed_parts, content_key
 from xrec.bulk import FAILED as FAILED_ROW
 from xrec.config import DecodingConfig, TextConfig, placeholder_names
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer
 from xrec.generate.text_rules import TextFinisher

@@ -9,7 +9,7 @@ import pyarrow.dataset as pads
 from xrec.bulk import FAILED as FAILED_STATUS
 from xrec.bulk import OK, Published, file_errors, published
 from xrec.config import StorageConfig
-from xrec.data.evidence import NamedEvidence
+from xrec.data import NamedEvidence
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import ByteCache, Manifest, mismatch, storage_errors
 

@@ -35,7 +35,7 @@ from xrec.config import (
     TablePairs,
     TextFailure,
 )
-from xrec.data.dataset import Dataset, read_dataset, taken
+from xrec.data import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import read_recommendations
 from xrec.schemas import FAILED, GENERATED, PAIRS, RANKS
@@ -106,8 +106,8 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
 
 
 def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
-    wanted = config.retry_failed or ()
-    return EXPLANATIONS.all_reasons if "all" in wanted else wanted
+    """Return the reasons in `retry_failed`; raise ConfigError if one is unknown."""
+    return EXPLANATIONS.check_reasons(config.retry_failed or ())
 
 
 def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:
@@ -229,7 +229,7 @@ def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
 
 
 def _from_split(dataset: Dataset, source: SplitPairs) -> Iterator[pa.Table]:
-    pairs = dataset.explained_pairs(source.split).slice(0, source.max_pairs)
+    pairs = dataset.explained_pairs(source.split)
     for start in range(0, pairs.num_rows, _BATCH_ROWS):
         rows = pairs.slice(start, _BATCH_ROWS)
         columns = {

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from xrec.bulk.plan import ORIGIN
 from xrec.bulk.progress import (
-    Lease,
     Progress,
+    RunLease,
     Survey,
     read_progress,
     refuse_live_driver,
@@ -79,9 +79,9 @@ def drive(
 
     Return the progress, which is done unless `max_rows` ended the run. Raise LeaseError if another
     driver is at work or the run was planned again, GateError if more than `max_failed_share` of the
-    rows failed, BudgetError if the budget is used up, ValueError for an unknown reason or a limit
-    with a retry, ClusterError if processes or Ray fail, or the XRecError that a process raised.
-    Results are kept, and the next call continues.
+    rows failed, BudgetError if the budget is used up, ConfigError for an unknown reason, ValueError
+    for a limit with a retry, ClusterError if processes or Ray fail, or the XRecError that a process
+    raised. Results are kept, and the next call continues.
     """
     reasons, max_rows = run.format.check_reasons(options.retry), options.max_rows
     if max_rows is not None and (max_rows < 1 or reasons):
@@ -233,7 +233,7 @@ class _Driver:
         counts = {name: getattr(last, name) for name in Summary.model_fields} if last else {}
         self._progress = Progress(**counts, holder=this_process(), written_at=at, started_at=at)
         self._shown_at = time.monotonic()
-        self.lease = Lease(run, self._now)
+        self.lease = RunLease(run, self._now)
 
     @property
     def num_done(self) -> int:

@@ -1,6 +1,6 @@
 """The log of a published Delta table: what each version shows, and which commit decided it.
 
-Every version is complete (xrec.bulk.publish), and the newest is the published one. Each commit by
+Every version is complete (xrec.bulk.publisher), and the newest is the published one. Each commit by
 xrec records what it is (`Commit`), with a digest of the files that the version should have. If the
 log lists other files, the table was deleted and made again while its publisher was suspended: the
 version is not sound, readers refuse it, and the next command undoes it. Commits by other programs

@@ -6,7 +6,6 @@ renews its lease, however long a step takes.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
@@ -18,8 +17,8 @@ from pydantic import Field, ValidationError
 
 from xrec.bulk.rows import Summary, total
 from xrec.bulk.run import BulkRun, Pass
-from xrec.errors import LeaseError, StorageError, StorageNotFoundError
-from xrec.storage import Location, Record, may_be_at_work, request_each, this_process
+from xrec.errors import StorageError, StorageNotFoundError
+from xrec.storage import DRIVER, Beat, Lease, Location, Record, request_each, this_process
 
 logger = logging.getLogger("xrec")
 
@@ -132,21 +131,17 @@ class Survey:
 
 TERM = timedelta(seconds=90)
 """How long a driver that reports nothing is considered alive."""
-_FILE = "driver.json"
 
 
-class Progress(Summary):
+class Progress(Summary, Lease):
     """The counts and costs of everything done, and the state of the driver.
 
     start_costs: the part of the costs that is not of rows, of all starts so far. pass_number,
     reasons: the newest pass, and why its rows had failed. started_at: when the driver started.
-    working_since: when it had its first result; num_rows_before: rows done by then. expires_at:
-    when the driver counts as dead; None if it has ended.
+    working_since: when it had its first result; num_rows_before: rows done by then.
     """
 
-    holder: str = ""
     written_at: datetime
-    expires_at: datetime | None = None
     start_costs: dict[str, float] = Field(default_factory=dict)
     pass_number: int = 0
     reasons: tuple[str, ...] = ()
@@ -163,19 +158,15 @@ class Progress(Summary):
         done = self.num_rows - self.num_rows_before
         return done / seconds if done > 0 and seconds > 0 else None
 
-    def may_be_alive(self, at: datetime | None = None) -> bool:
-        """Return whether the driver may be at work."""
-        return may_be_at_work(self.holder, self.expires_at, at)
-
 
 def write_progress(run: BulkRun, progress: Progress) -> None:
-    (run.folder / _FILE).write_bytes(progress.to_bytes())
+    (run.folder / DRIVER).write_bytes(progress.to_bytes())
 
 
 def read_progress(folder: Location) -> Progress | None:
     """Return the last report of a driver of the run in `folder`; None if there is none to read."""
     try:
-        return Progress.model_validate_json((folder / _FILE).read_bytes())
+        return Progress.model_validate_json((folder / DRIVER).read_bytes())
     except (StorageNotFoundError, ValidationError):
         return None
 
@@ -188,47 +179,36 @@ def start_costs(folder: Location) -> Summary:
 
 def refuse_live_driver(folder: Location, *, but: str = "") -> None:
     """Raise LeaseError if a driver other than `but` may be at work."""
-    last = read_progress(folder)
-    if last is None or last.holder == but or not last.may_be_alive():
-        return
-    raise LeaseError(
-        f"{folder}: {last.holder} is working on this run; its lease ends at "
-        f"{last.expires_at:%Y-%m-%d %H:%M:%S} UTC unless it is renewed. Wait until the driver "
-        "ends, or stop it; if it is dead, run again after that time",
-        code="driver_at_work",
-        key=str(folder),
-        saw=last.holder,
-    )
+    if (last := read_progress(folder)) is not None:
+        last.refuse_others(folder, "driver_at_work", but=but)
 
 
-class Lease:
-    """Holds a run for this process during a `with` block, with a thread that renews the lease.
+class RunLease(Beat):
+    """Holds a run for this process during a `with` block, and reports `progress()` meanwhile.
 
-    progress: returns what to report. error: the error that must end the work, or None.
+    It ends with an error if the run is planned again.
     """
 
     def __init__(self, run: BulkRun, progress: Callable[[], Progress]):
-        self.error: Exception | None = None
-        self._run, self._clock, self._progress = run, run.clock, progress
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
+        clock = run.clock
+        super().__init__(self._report_if_current, clock.seconds_between_signs, clock.wait)
+        self._run, self._progress = run, progress
 
     def __enter__(self) -> Self:
         self.report()
-        self._thread.start()
+        self.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Release the lease, so that another command may start at once."""
-        self._ending.set()
-        self._thread.join()
+        self.end()
         with store_may_fail():
             if self._run.is_current():
                 self.report(is_alive=False)
 
     def report(self, *, is_alive: bool = True) -> None:
         """Write the progress, and whether this process is alive or has ended."""
-        at = self._clock.now()
+        at = self._run.clock.now()
         times = {"written_at": at, "expires_at": at + TERM if is_alive else None}
         with store_may_fail():
             write_progress(self._run, self._progress().model_copy(update=times))
@@ -237,25 +217,20 @@ class Lease:
         """Raise LeaseError if the plan was deleted and made again."""
         self._run.check_is_current("this driver was at work")
 
-    def _renew(self) -> None:
-        while not self._clock.wait(self._ending, self._clock.seconds_between_signs):
-            try:
-                with store_may_fail():
-                    self.check_is_current()
-                    self.report()
-            except Exception as error:  # noqa: BLE001  the main thread raises it
-                self.error = error
-                return
+    def _report_if_current(self) -> None:
+        with store_may_fail():
+            self.check_is_current()
+            self.report()
 
 
 def lease_if_free(run: BulkRun) -> AbstractContextManager[object]:
     """Return a lease that keeps the last report, or nothing if a driver already holds one."""
     last, at = read_progress(run.folder), run.clock.now()
-    if last is not None and last.may_be_alive(at):
+    if last is not None and last.is_alive(at):
         return nullcontext()
     last = last or Progress(**dict(Survey(run).summary), written_at=at, started_at=at, is_done=True)
     own = last.model_copy(update={"holder": this_process()})
-    return Lease(run, lambda: own)
+    return RunLease(run, lambda: own)
 
 
 @contextmanager

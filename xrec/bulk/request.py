@@ -152,7 +152,7 @@ def _is_good(record: RunRecord, output: Location) -> bool:
     if not record.takedowns or read_takedowns(output).active.keys() >= {*record.takedowns}:
         return True
     last = read_progress(record.folder(output))
-    return last is not None and last.may_be_alive()
+    return last is not None and last.is_alive()
 
 
 def open_run(request: RunRequest) -> BulkRun:

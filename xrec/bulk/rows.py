@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from xrec.errors import ConfigError
 from xrec.storage import Record
 
 OK, FAILED = "ok", "failed"
@@ -97,12 +98,20 @@ class RowFormat:
         return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
 
     def check_reasons(self, reasons: Iterable[str]) -> tuple[str, ...]:
-        """Return the reasons sorted, without duplicates; raise ValueError if one is unknown."""
-        if unknown := set(reasons) - set(self.all_reasons):
-            raise ValueError(
-                f"unknown reasons {sorted(unknown)}: expected some of {', '.join(self.all_reasons)}"
+        """Return the reasons sorted, without duplicates; `all` means all that exist.
+
+        Raises ConfigError if one is unknown.
+        """
+        wanted, known = set(reasons), set(self.all_reasons)
+        if unknown := sorted(wanted - known - {"all"}):
+            raise ConfigError(
+                f"retry_failed has unknown reasons {', '.join(unknown)}; expected all, or some of "
+                f"{', '.join(self.all_reasons)}",
+                code="unknown_reason",
+                key="retry_failed",
+                saw=tuple(unknown),
             )
-        return tuple(sorted(set(reasons)))
+        return tuple(sorted(known if "all" in wanted else wanted))
 
     def faults(self, failed: Mapping[str, int]) -> Counter[str]:
         """Return the counts without the `expected_reasons`."""

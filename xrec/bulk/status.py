@@ -119,7 +119,7 @@ def status_of(output: Location, record: RunRecord) -> Status:
     is_published = shown is not None and manifest is not None and record.is_of(shown)
     if progress is None:
         phase: Phase = "published" if is_published else "planned"
-    elif progress.may_be_alive():
+    elif progress.is_alive():
         phase = "running"
     elif not progress.is_done:
         phase = "stopped" if progress.expires_at is None else "silent"

@@ -16,9 +16,8 @@ from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.config import CheckFailure, ChecksConfig, PlainTemplates, StorageConfig
-from xrec.data.evidence import NamedEvidence
-from xrec.data.sentences import sentence_ends
-from xrec.data.titles import composed, title_spans, without_spans
+from xrec.data import NamedEvidence
+from xrec.data.language import composed, sentence_ends, title_spans, without_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from xrec.checks.tokens import word_key
-from xrec.data.english import tags, word_set
+from xrec.data.language import tags, word_set
 
 ASPECT, HIDDEN = "\ue000", "\ue001"
 """Placeholders in a text for a chosen aspect, and for words that do not count toward its tone."""

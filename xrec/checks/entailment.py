@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xrec.data.sentences import sentence_ends
+from xrec.data.language import sentence_ends
 from xrec.errors import ModelError
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from xrec.checks.english import words
 from xrec.checks.tokens import Tokens, tokens_of
 from xrec.config import ChecksConfig, StorageConfig
-from xrec.data.english import tags
-from xrec.data.titles import Span, composed
+from xrec.data.language import Span, composed, tags
 from xrec.errors import DataError, StorageError
 from xrec.storage import open_location
 

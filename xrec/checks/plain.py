@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 from xrec.checks.phrases import AspectNames
 from xrec.checks.tokens import tokens_of
 from xrec.config import PlainTemplates, parse_placeholders
-from xrec.data.english import with_capitals
-from xrec.data.evidence import AspectEvidence
-from xrec.data.sentences import sentence_ends
-from xrec.data.titles import composed, title_spans
+from xrec.data import AspectEvidence
+from xrec.data.language import composed, sentence_ends, title_spans, with_capitals
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts

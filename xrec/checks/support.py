@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 from xrec.checks.english import data, is_frame, pattern, stem_of, stems_of
 from xrec.checks.phrases import AspectNames, Named, PhraseIndex
 from xrec.checks.tokens import Tokens, digits_in, number_words, numbers_of, tokens_of
-from xrec.data.english import tags
-from xrec.data.titles import Span, title_spans
+from xrec.data.language import Span, tags, title_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts

@@ -8,10 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from xrec.data.english import singular
-from xrec.data.language import likeliest_language
-from xrec.data.sentences import word_spans
-from xrec.data.titles import Span, composed
+from xrec.data.language import Span, composed, likeliest_language, singular, word_spans
 
 _BETWEEN = re.compile(r"[\s\-\u2010\u2011/'\u2019]*")  # what may separate the words of a phrase
 _AND = re.compile("&")

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from xrec.checks.english import ASPECT, HIDDEN, pattern, words
 from xrec.checks.phrases import PhraseIndex
 from xrec.checks.tokens import tokens_of
-from xrec.data.english import is_noun
-from xrec.data.titles import Span, composed, title_spans, without_spans
+from xrec.data.language import Span, composed, is_noun, title_spans, without_spans
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts

@@ -10,7 +10,7 @@ from xrec.cli.printing import text_table
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from xrec.init.project import Findings
+    from xrec.init import Findings
 
 
 def init(
@@ -41,7 +41,7 @@ def init(
       xrec init shop --from exports/2026-11 && xrec run shop/xrec.yaml
       xrec init shop --from export.csv --columns 'user_id=Kunde Nr,item_id=Artikel,review=Text'
     """
-    from xrec.init.project import init_project
+    from xrec.init import init_project
 
     findings = init_project(
         directory, source, columns=_columns(columns or []), annotator=annotator, force=force
@@ -51,7 +51,7 @@ def init(
 
 def _columns(given: Sequence[str]) -> dict[str, str]:
     """Return our column names by the user's names; raises ConfigError if ours is unknown."""
-    from xrec.init.names import GIVEN
+    from xrec.init import GIVEN
 
     parts = [part.partition("=") for text in given for part in re.split(r",(?=\w+=)", text)]
     for ours, _, theirs in parts:

@@ -18,7 +18,6 @@ from xrec.config.backfill import (
     BulkConfig,
     EligibleItems,
     ExplanationsJobConfig,
-    FailureReason,
     RecommendConfig,
     RecommendedPairs,
     SplitPairs,
@@ -42,7 +41,6 @@ from xrec.config.data import (
     BuildSampleLLMConfig,
     Delimiter,
     PrepareConfig,
-    ProfileAspects,
     ReleaseSource,
     SampleSource,
     SplitShares,
@@ -75,6 +73,7 @@ from xrec.config.lab import (
     ADAPTERS,
     BASELINES,
     RANKERS,
+    WITHOUT_ASPECTS,
     BaselineKind,
     CompareConfig,
     ElsewhereConfig,
@@ -112,12 +111,11 @@ from xrec.config.texts import (
 from xrec.config.train import (
     AdapterModelConfig,
     AdapterTrainingConfig,
-    BPRLossConfig,
+    GraphLoss,
     GraphModelConfig,
     GraphTrainingConfig,
     Injection,
     PretrainGraphConfig,
-    SampledSoftmaxConfig,
     TrainAdapterConfig,
 )
 from xrec.config.values import parse_yaml

@@ -8,7 +8,7 @@ from xrec.config.backfill import BulkConfig
 from xrec.config.base import Config, Uri
 from xrec.config.data import SplitShares, TableColumns, TableFiles
 from xrec.config.job import SourceJobConfig
-from xrec.config.llm import LanguageModelConfig, LLMConfig
+from xrec.config.llm import LanguageModelConfig
 
 REVIEW_COLUMNS: TableColumns = {
     "reviews": (
@@ -112,8 +112,6 @@ class AnnotateConfig(BulkConfig, SourceJobConfig):
         PhrasesAnnotator(kind="phrases")
     )
     """What writes the texts."""
-    llm: LLMConfig | None = None
-    """The language model to use if the annotator's model is an engine that names none."""
     vocabulary: VocabularyConfig = VocabularyConfig()
     """How aspects become one vocabulary."""
     max_failed_share: float = Field(0.5, ge=0, le=1)

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Config, Uri
-from xrec.config.job import JobConfig, Processes, RayJobConfig, Split
-from xrec.config.llm import EngineConfig, LLMConfig, PromptFailure
-from xrec.config.texts import DecodingConfig, TextFailure
+from xrec.config.base import Config, Uri, with_defaults
+from xrec.config.job import ActorsJobConfig, RayJobConfig, Split
+from xrec.config.llm import EngineConfig, LLMJobConfig
+from xrec.config.texts import DecodingConfig
 
 
 class SplitPairs(Config):
@@ -17,8 +17,6 @@ class SplitPairs(Config):
     kind: Literal["split"]
     split: Split = "test"
     """The split."""
-    max_pairs: int | None = Field(None, ge=1)
-    """Maximum number of pairs, taken in order of user and item. If null, all."""
 
 
 class TablePairs(Config):
@@ -50,7 +48,7 @@ _Priced = Literal[
 ]
 
 
-class BulkConfig(RayJobConfig):
+class BulkConfig(ActorsJobConfig):
     """A bulk job that writes texts."""
 
     limit: int | None = Field(None, ge=1)
@@ -74,7 +72,6 @@ class BulkConfig(RayJobConfig):
     rows_per_chunk: int | None = Field(None, ge=1)
     """Maximum number of texts that an actor writes at a time. If null, about half a minute's work
     in a backfill, and 256 in annotate."""
-    actors: Processes = Processes()
 
     @field_validator("retry_failed", mode="before")
     @classmethod
@@ -93,9 +90,7 @@ class BulkConfig(RayJobConfig):
         return self
 
 
-FailureReason = Literal["unknown_user", "unknown_item", PromptFailure, TextFailure, "engine_error"]
-"""Why a pair has no explanation."""
-
+_Limit = Annotated[float, Field(ge=0, le=1)]
 GATE: Mapping[str, float | None] = {
     "kept": 0.7,
     "coverage": 0.6,
@@ -116,7 +111,7 @@ GATE: Mapping[str, float | None] = {
 """The gate's default limits, for the figures that a config does not name."""
 
 
-class TextsJobConfig(JobConfig):
+class TextsJobConfig(LLMJobConfig):
     """A job that generates texts. Texts of different jobs are comparable if `decoding` is equal."""
 
     decoding: DecodingConfig = DecodingConfig()
@@ -125,8 +120,6 @@ class TextsJobConfig(JobConfig):
 
 class ExplanationsJobConfig(TextsJobConfig):
     """A job that reads or writes explanations and generates some of them."""
-
-    llm: LLMConfig
 
 
 class BackfillConfig(BulkConfig, ExplanationsJobConfig):
@@ -139,25 +132,13 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     carry_from: Literal["published"] | Uri | None = "published"
     """Where to take unchanged explanations from: published (what this output has published), or
     the URI of another output. If null, all are generated."""
-    gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
+    gate: Annotated[Mapping[str, _Limit | None] | None, with_defaults(GATE)] = GATE
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
     given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
     published."""
-    retry_failed: tuple[Literal["all", FailureReason], ...] | None = None
-    """Failed rows of this run to generate again: all, a reason, or a list of reasons. If null,
-    none."""
     vacuum_hours: float | None = Field(None, ge=1)
     """After publishing, files that no version of the last vacuum_hours hours needs are deleted
     (Delta's VACUUM); 168 is usual. If null, no files are deleted."""
-
-    @field_validator("gate", mode="before")
-    @classmethod
-    def _others_have_defaults(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        if unknown := sorted(value.keys() - GATE.keys()):
-            raise ValueError(f"unknown figures {unknown}; expected some of {', '.join(GATE)}")
-        return {**GATE, **value}
 
 
 class EligibleItems(Config):

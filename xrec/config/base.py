@@ -15,6 +15,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     ValidationError,
     ValidationInfo,
@@ -29,7 +30,7 @@ SHARED_DISKS = {"is_elsewhere": True}
 """The validation context that refuses relative paths, for a config that another machine reads."""
 _MAX_SHOWN = 200  # characters of a value
 _PLAIN_KEY = re.compile(r"[a-z_]+")
-_SECRETS = {"storage", "security"}  # the sections that hold secrets
+_SECRETS = {"storage", "keys"}  # the sections that hold secrets
 
 
 def absolute(uri: str) -> str:
@@ -67,6 +68,19 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], value) if both else value
     return result
+
+
+def with_defaults(defaults: Mapping[str, Any]) -> BeforeValidator:
+    """Return a validator that fills in a mapping's missing keys, and refuses unknown ones."""
+
+    def complete(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        if unknown := sorted(values.keys() - defaults.keys()):
+            raise ValueError(f"unknown keys {unknown}; expected some of {', '.join(defaults)}")
+        return {**defaults, **values}
+
+    return BeforeValidator(complete)
 
 
 class Config(BaseModel):

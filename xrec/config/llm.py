@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, ModelName
+from xrec.config.job import JobConfig
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8"]
@@ -43,6 +44,12 @@ class LLMConfig(Config):
                 f"saw {self.model!r}; leave revision out, or give a hub ID"
             )
         return self
+
+
+class LLMJobConfig(JobConfig):
+    """A job that uses the frozen language model."""
+
+    llm: LLMConfig
 
 
 PromptFailure = Literal[
@@ -120,8 +127,6 @@ class SamplingConfig(Config):
     """Maximum length of a reply in tokens; a reply that is cut off is requested once more."""
     temperature: float | None = Field(0.0, ge=0, le=2)
     """Sampling temperature. If null, an endpoint uses its own default, and an engine 0."""
-    seed: int = Field(0, ge=0)
-    """Sampling seed; few endpoints use it."""
 
 
 class _Sampled(SamplingConfig):
@@ -137,8 +142,7 @@ class EngineModelConfig(_Sampled):
     """A language model in xrec's own processes; a grammar restricts its replies to the schema."""
 
     kind: Literal["engine"]
-    llm: LLMConfig | None = None
-    """The model. If null, the job's llm."""
+    llm: LLMConfig
     engine: EngineConfig = BUILTIN
 
     @model_validator(mode="after")
@@ -175,8 +179,6 @@ class EndpointModelConfig(_Sampled):
     request that it refuses is sent again when it says to."""
     timeout_seconds: float = Field(120.0, gt=0)
     """Timeout of a request in seconds."""
-    max_retries: int = Field(10, ge=0)
-    """How many times a request is repeated after no answer, or after 408, 409, 429, or 5xx."""
 
     @field_validator("base_url")
     @classmethod

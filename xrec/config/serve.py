@@ -18,7 +18,7 @@ class HTTPConfig(Config):
     """Where the endpoint listens, and how long a request may take."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; any address other than loopback requires security.keys."""
+    """Address to listen on; any address other than loopback requires `keys`."""
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen on."""
     deadline_seconds: float = Field(30.0, ge=1)
@@ -55,11 +55,18 @@ def share_of_key(num_places: int, keys: Sized) -> int:
     return num_places if len(keys) <= 1 else max(1, num_places // 4)
 
 
-class SecurityConfig(Config):
-    """Who may use the endpoint."""
+class ServeConfig(RayJobConfig, ExplanationsJobConfig):
+    """`xrec serve`: explanations and the model that writes more of them in, an endpoint out."""
 
+    # Requests arrive one by one, and small batches finish sooner.
+    engine: EngineConfig = EngineConfig(max_rows=32, kv_cache_gib=1.0)
+    http: HTTPConfig = HTTPConfig()
     keys: tuple[KeyConfig, ...] = ()
     """Keys, sent as Authorization: Bearer KEY. Without any, only this machine has access."""
+    models: Processes = Processes(num_processes=1)
+    """The processes that hold the language model; their number is fixed."""
+    frontends: Processes = Processes(num_processes=1)
+    """The processes that answer requests, on CPUs and without a model; their number is fixed."""
 
     @field_validator("keys")
     @classmethod
@@ -69,19 +76,6 @@ class SecurityConfig(Config):
             if len(set(values)) < len(values):
                 raise ValueError(f"two keys have the same {field}")
         return keys
-
-
-class ServeConfig(RayJobConfig, ExplanationsJobConfig):
-    """`xrec serve`: explanations and the model that writes more of them in, an endpoint out."""
-
-    # Requests arrive one by one, and small batches finish sooner.
-    engine: EngineConfig = EngineConfig(max_rows=32, kv_cache_gib=1.0)
-    http: HTTPConfig = HTTPConfig()
-    security: SecurityConfig = SecurityConfig()
-    models: Processes = Processes(num_processes=1)
-    """The processes that hold the language model; their number is fixed."""
-    frontends: Processes = Processes(num_processes=1)
-    """The processes that answer requests, on CPUs and without a model; their number is fixed."""
 
     @model_validator(mode="after")
     def _processes_are_fixed(self) -> "ServeConfig":
@@ -94,10 +88,10 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig):
 
     @model_validator(mode="after")
     def _other_machines_need_a_key(self) -> "ServeConfig":
-        if not is_loopback(self.http.host) and not self.security.keys:
+        if not is_loopback(self.http.host) and not self.keys:
             raise ValueError(
                 f"http.host = {self.http.host!r} can be reached from other machines, "
-                "and security.keys is empty; "
+                "and keys is empty; "
                 "give at least one key (name, sha256), or listen on 127.0.0.1"
             )
         return self

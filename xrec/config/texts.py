@@ -1,82 +1,16 @@
 """How texts are written and checked: prompt, decoding, checks, and plain sentences."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from xrec.config.base import Config, Uri
+from xrec.config.base import Config, Uri, with_defaults
+from xrec.config.job import JobConfig
 
-_TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
 _EVIDENCE = ("aspect", "item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
-_PROMPT_PARTS: Mapping[str, Sequence[str]] = {
-    "instruction": (),
-    "user": ("user", "user_profile"),
-    "item": ("user", "item", "item_title", "item_profile"),
-    "collaborative": ("user", "item"),
-    "aspect": _EVIDENCE,
-    "aspects_part": ("aspects",),
-    "opinion": ("opinion",),
-}
-"""The placeholders that each part of a prompt may contain."""
-
-
-class PromptConfig(Config):
-    """The prompt, which starts with the part that most prompts share.
-
-    It consists of instruction, user, item, aspects_part, and collaborative. `{user}` and `{item}`
-    are the collaborative tokens; each appears once, in `user`, `item`, or `collaborative`. Training
-    computes what precedes them only once, so `collaborative: "{user}{item}"` is fastest.
-    """
-
-    instruction: str = "Explain in one sentence why this user would enjoy this item."
-    """What the model is asked to do, the same for all pairs."""
-    language: str | None = Field(None, min_length=1)
-    """Language of the explanations: a name or an ISO 639-1 code. The instruction ends with it, and
-    a text that is clearly in another language is refused. If null, any language is allowed."""
-    user: str = "User: {user} {user_profile}"
-    """The user's part."""
-    item: str = "Item: {item} {item_title}. {item_profile}"
-    """The item's part."""
-    aspects: int = Field(0, ge=0)
-    """Number of the item's aspects to choose for the user and show."""
-    aspects_part: str = "Reasons: {aspects}"
-    """What follows the item's part if aspects were chosen; {aspects} lists them."""
-    aspect: str = "{aspect} in {item_reviews} of {num_item_reviews} reviews"
-    """An entry of that list; it may also contain {user_reviews} and {num_user_reviews}."""
-    opinion: str = ' ("{opinion}")'
-    """What follows {aspect} if a review praises it; {opinion} is quoted from the review."""
-    collaborative: str = ""
-    """What follows the texts, for example {user}{item}. If empty, nothing."""
-    max_prompt_tokens: int = Field(512, ge=8)
-    """Maximum length in tokens; longer prompts are refused, never cut."""
-    title_placeholder: str = "[title]"
-    """What the model writes in place of the item's title: a word between two punctuation marks."""
-    untitled: str = Field("this item", min_length=1)
-    """What an item without a title is called."""
-
-    @field_validator("title_placeholder")
-    @classmethod
-    def _placeholder_is_a_word_between_marks(cls, placeholder: str) -> str:
-        if not _TITLE_PLACEHOLDER.fullmatch(placeholder):
-            raise ValueError(
-                f"expected a word between two marks, like [title] or <item>, saw {placeholder!r}"
-            )
-        return placeholder
-
-    @model_validator(mode="after")
-    def _placeholders_are_in_their_parts(self) -> "PromptConfig":
-        for part, allowed in _PROMPT_PARTS.items():
-            _check_allowed(part, getattr(self, part), allowed)
-        for names, parts in (
-            (("aspects",), ("aspects_part",)),
-            (("aspect",), ("aspect",)),
-            (("user", "item"), ("user", "item", "collaborative")),
-        ):
-            _check_once(names, {part: getattr(self, part) for part in parts})
-        return self
 
 
 def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
@@ -92,26 +26,82 @@ def placeholder_names(text: str) -> list[str]:
     return [name for _, name in parse_placeholders(text) if name is not None]
 
 
-def _check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
-    for name in placeholder_names(text):
-        if name not in allowed:
-            raise ValueError(
-                f"part {part!r} contains {{{name}}}; allowed there: {', '.join(allowed) or 'none'}"
-            )
+def _check_placeholders(text: str, allowed: Sequence[str], once: Sequence[str] = ()) -> str:
+    names = placeholder_names(text)
+    if others := [name for name in names if name not in allowed]:
+        raise ValueError(
+            f"contains {{{others[0]}}}; allowed there: {', '.join(allowed) or 'no placeholder'}"
+        )
+    if wrong := [name for name in once if names.count(name) != 1]:
+        raise ValueError(f"must contain {{{wrong[0]}}} exactly once")
+    return text
 
 
-def _check_once(names: Iterable[str], parts: Mapping[str, str]) -> None:
-    for name in names:
-        places = [part for part, text in parts.items() for _ in range(_count(name, text))]
-        if len(places) != 1:
-            raise ValueError(
-                f"the prompt must contain {{{name}}} exactly once, saw it in "
-                f"{', '.join(places) or 'no part'}; put it into one of {', '.join(parts)}"
-            )
+def _allowing(*names: str, once: Sequence[str] = ()) -> AfterValidator:
+    """Return a check that a text has no other placeholders, and those in `once` one time."""
+    return AfterValidator(partial(_check_placeholders, allowed=names, once=once))
 
 
-def _count(name: str, text: str) -> int:
-    return placeholder_names(text).count(name)
+class PromptConfig(Config):
+    """The prompt, which starts with the part that most prompts share.
+
+    It consists of instruction, user, item, aspects_part, and collaborative. `{user}` and `{item}`
+    are the collaborative tokens; each appears once, in `user`, `item`, or `collaborative`. Training
+    computes what precedes them only once, so `collaborative: "{user}{item}"` is fastest.
+    """
+
+    instruction: Annotated[str, _allowing()] = (
+        "Explain in one sentence why this user would enjoy this item."
+    )
+    """What the model is asked to do, the same for all pairs."""
+    language: str | None = Field(None, min_length=1)
+    """Language of the explanations: a name or an ISO 639-1 code. The instruction ends with it, and
+    a text that is clearly in another language is refused. If null, any language is allowed."""
+    user: Annotated[str, _allowing("user", "user_profile")] = "User: {user} {user_profile}"
+    """The user's part."""
+    item: Annotated[str, _allowing("user", "item", "item_title", "item_profile")] = (
+        "Item: {item} {item_title}. {item_profile}"
+    )
+    """The item's part."""
+    aspects: int = Field(0, ge=0)
+    """Number of the item's aspects to choose for the user and show."""
+    aspects_part: Annotated[str, _allowing("aspects", once=["aspects"])] = "Reasons: {aspects}"
+    """What follows the item's part if aspects were chosen; {aspects} lists them."""
+    aspect: Annotated[str, _allowing(*_EVIDENCE, once=["aspect"])] = (
+        "{aspect} in {item_reviews} of {num_item_reviews} reviews"
+    )
+    """An entry of that list; it may also contain {user_reviews} and {num_user_reviews}."""
+    opinion: Annotated[str, _allowing("opinion")] = ' ("{opinion}")'
+    """What follows {aspect} if a review praises it; {opinion} is quoted from the review."""
+    collaborative: Annotated[str, _allowing("user", "item")] = ""
+    """What follows the texts, for example {user}{item}. If empty, nothing."""
+    max_prompt_tokens: int = Field(512, ge=8)
+    """Maximum length in tokens; longer prompts are refused, never cut."""
+    untitled: str = Field("this item", min_length=1)
+    """What an item without a title is called."""
+
+    @model_validator(mode="after")
+    def _collaborative_tokens_appear_once(self) -> "PromptConfig":
+        parts = {part: getattr(self, part) for part in ("user", "item", "collaborative")}
+        for name in ("user", "item"):
+            saw = [
+                part
+                for part, text in parts.items()
+                for each in placeholder_names(text)
+                if each == name
+            ]
+            if len(saw) != 1:
+                raise ValueError(
+                    f"the prompt must contain {{{name}}} exactly once, saw it in "
+                    f"{', '.join(saw) or 'no part'}; put it into one of {', '.join(parts)}"
+                )
+        return self
+
+
+class PromptJobConfig(JobConfig):
+    """A job whose language model is trained to answer the prompt."""
+
+    prompt: PromptConfig = PromptConfig()
 
 
 CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]
@@ -183,12 +173,20 @@ user's reviews mention is followed by `user`, or by `user_of_one` if the user wr
 is no opinion to quote; {reviews} and {mention} are singular|plural.
 """
 _VALUES = (*_EVIDENCE, "title", "of_title", "opinion", "reviews", "mention")
-_PLAIN_PARTS: Mapping[str, Sequence[str]] = {
+_PLACEHOLDERS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("first", "second", "user", "user_of_one"), _VALUES),
-    **dict.fromkeys(("end", "reviews", "mention"), ()),
     "of_title": ("title",),
     "opinion": ("opinion",),
 }
+
+
+def _check_templates(templates: PlainTemplates) -> PlainTemplates:
+    for name, text in templates.items():
+        try:
+            _check_placeholders(text, _PLACEHOLDERS.get(name, ()))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return templates
 
 
 class TextConfig(Config):
@@ -216,23 +214,11 @@ class TextConfig(Config):
     with the reason why the text was refused."""
     min_evidence: int = Field(2, ge=1)
     """Minimum number of the item's reviews that must mention an aspect of a plain sentence."""
-    plain: PlainTemplates = PLAIN
+    plain: Annotated[PlainTemplates, with_defaults(PLAIN), AfterValidator(_check_templates)] = PLAIN
     """Templates of plain sentences by name, in any language (docs/generation.md); those that are
     not given keep their defaults."""
     is_backed: bool = False
     """Whether to append the plain sentence to each text, if max_words allows both."""
-
-    @field_validator("plain", mode="before")
-    @classmethod
-    def _other_templates_have_defaults(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        if unknown := sorted(value.keys() - PLAIN.keys()):
-            raise ValueError(f"unknown templates {unknown}; expected some of {', '.join(PLAIN)}")
-        for part, text in value.items():
-            if isinstance(text, str):
-                _check_allowed(part, text, _PLAIN_PARTS[part])
-        return {**PLAIN, **value}
 
 
 class DecodingConfig(Config):

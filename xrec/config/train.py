@@ -7,20 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri, merged
 from xrec.config.job import TrainingJobConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.texts import PromptConfig
-
-
-class SpectralConfig(Config):
-    """Randomized truncated SVD of D_u^-a R D_i^-a, with a = 0.35 (xrec.train.graph_model).
-
-    R is the binary interaction matrix; D_u and D_i are the degrees of users and items.
-    """
-
-    singular_value_power: float = Field(1.0, ge=0)
-    """The power p: the initial scores are U S^p V^T."""
-    blend_weight: float = Field(0.15, ge=0)
-    """Weight of the initial scores in the final vectors; the trained scores have weight 1."""
+from xrec.config.llm import LLMJobConfig
+from xrec.config.texts import PromptJobConfig
 
 
 class GraphModelConfig(Config):
@@ -33,40 +21,20 @@ class GraphModelConfig(Config):
     aspects: bool = False
     """Whether the dataset's aspects are nodes, like users and items (xrec/graph/aspects.py)."""
     initialization: Literal["random", "spectral"] = "spectral"
-    """What the layer-0 embeddings start from."""
-    spectral: SpectralConfig = SpectralConfig()
+    """What the layer-0 embeddings start from: a truncated SVD of the interactions, which is also
+    added to the trained vectors, or noise (docs/graph.md)."""
 
 
-class BPRLossConfig(Config):
-    """Bayesian personalized ranking (arXiv 1205.2618).
-
-    Each positive has one negative, drawn from the items that the user has not interacted with.
-    """
-
-    kind: Literal["bpr"]
-
-
-class SampledSoftmaxConfig(Config):
-    """Softmax over the cosines of the positive and of sampled negatives (arXiv 2201.02327).
-
-    The other positive items of a micro-batch are negatives too, corrected by the logarithm of how
-    often each negative is sampled.
-    """
-
-    kind: Literal["sampled_softmax"]
-    temperature: float = Field(0.15, gt=0)
-    """Divisor of the cosines."""
-    num_negatives: int = Field(1024, ge=0)
-    """Number of uniformly drawn items that are negatives of all triples of a micro-batch."""
+GraphLoss = Literal["sampled_softmax", "bpr"]
 
 
 class GraphTrainingConfig(Config):
     """Adam on the layer-0 embeddings, with early stopping on validation NDCG@20."""
 
-    loss: Annotated[BPRLossConfig | SampledSoftmaxConfig, Field(discriminator="kind")] = (
-        SampledSoftmaxConfig(kind="sampled_softmax")
-    )
-    """The loss."""
+    loss: GraphLoss = "sampled_softmax"
+    """sampled_softmax: softmax over the cosines of the positive item and of sampled ones
+    (arXiv 2201.02327). bpr: Bayesian personalized ranking with one negative item per positive
+    (arXiv 1205.2618)."""
     num_epochs: int = Field(20, ge=0)
     """Maximum number of passes over the training interactions; 0 keeps the initial vectors, and
     requires `start_from`."""
@@ -82,11 +50,6 @@ class GraphTrainingConfig(Config):
     """Number of evaluations without a better NDCG@20 after which training stops."""
     epochs_per_evaluation: int = Field(1, ge=1)
     """Number of epochs between evaluations."""
-    validation_users: int = Field(10_000, ge=1)
-    """Maximum number of users in an evaluation, drawn by `seed`; the artifact's final figures use
-    up to ten times as many."""
-    epochs_per_checkpoint: int = Field(1, ge=1)
-    """Number of epochs between checkpoints, from which an interrupted run resumes."""
     seed: int = Field(0, ge=0)
     """Seed of the initialization, the order, and the negatives."""
 
@@ -150,8 +113,6 @@ class AdapterModelConfig(Config):
     own_share: float = Field(1.0, gt=0, le=1)
     """Share of the initial output's variance that differs between users (or items); the rest is the
     same for all, like a soft prompt."""
-    vectors_seed: int = Field(0, ge=0)
-    """Seed of the random vectors."""
 
 
 class AdapterTrainingConfig(Config):
@@ -208,10 +169,9 @@ _SET_BY_US = {
 }
 
 
-class AdapterTrainingJobConfig(TrainingJobConfig):
+class AdapterTrainingJobConfig(PromptJobConfig, TrainingJobConfig):
     """A job that trains adapters: `xrec train-adapter`, or a comparison of them."""
 
-    prompt: PromptConfig = PromptConfig()
     model: AdapterModelConfig = AdapterModelConfig()
     training: AdapterTrainingConfig = AdapterTrainingConfig()
     deepspeed: Mapping[str, Any] = {}
@@ -269,13 +229,8 @@ class AdapterTrainingJobConfig(TrainingJobConfig):
         return self
 
 
-class TrainAdapterConfig(AdapterTrainingJobConfig):
+class TrainAdapterConfig(LLMJobConfig, AdapterTrainingJobConfig):
     """`xrec train-adapter`: dataset, graph, and a frozen language model in, adapter out."""
-
-    llm: LLMConfig
-    license: str = "unknown"
-    """License of the adapter's weights for its model card, as the hub names it, for example
-    apache-2.0."""
 
     @model_validator(mode="after")
     def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":

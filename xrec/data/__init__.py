@@ -1,13 +1,120 @@
-"""The dataset artifact: making it from a source, and reading it in the later stages."""
+"""The dataset: makes it from files, reads it, and answers what the later stages ask of it.
 
-from xrec.data.dataset import Dataset, check_has_explanations, read_dataset, write_dataset
+rows, blocks, lines     the rows of a file, under our column names, and those that are rejected
+tables, release         which files a source has, and how their rows are read
+staging, assemble       the rows of a source in DuckDB; the dataset's tables made from them
+prepare                 all of this, for a job
+dataset, ids, splits    the artifact, the index of its IDs, splits and samples by hash
+aspects, menus, evidence, profiles
+                        what the texts say of items and users, and what backs a reason
+language                what can be said about a text without a language model (a façade of its own)
+"""
+
+from xrec.data.aspects import NamedAspects, aspect_counts, check_aspects, visited_aspects
+from xrec.data.assemble import assemble, check_not_empty
+from xrec.data.blocks import MISSING, read_blocks
+from xrec.data.dataset import (
+    ASPECTS_FROM,
+    EXTENDS,
+    SECOND_BITS,
+    AspectsFrom,
+    Dataset,
+    HeldOutPair,
+    check_has_explanations,
+    edges_of,
+    held_out_pairs,
+    index_keys,
+    open_dataset,
+    pair_keys,
+    read_dataset,
+    taken,
+    write_dataset,
+)
+from xrec.data.evidence import AspectEvidence, Menus, NamedEvidence, Opinions
+from xrec.data.findings import (
+    Finding,
+    Rejected,
+    check_rejected_share,
+    count_findings,
+    count_reasons,
+    rejected_table,
+)
 from xrec.data.prepare import dataset_settings, prepare_dataset
+from xrec.data.rows import (
+    SPLITS,
+    FileRows,
+    Parser,
+    joined_rows,
+    parse_description,
+    parse_id,
+    parse_text,
+    reject_duplicates,
+    stream_rows,
+)
+from xrec.data.sources import (
+    Source,
+    find_files,
+    find_release_files,
+    find_table_files,
+    read_release,
+    read_tables,
+)
+from xrec.data.splits import drawn_explanations, drawn_pairs, split_pairs
+from xrec.data.staging import Staging
 
 __all__ = [
+    "ASPECTS_FROM",
+    "EXTENDS",
+    "MISSING",
+    "SECOND_BITS",
+    "SPLITS",
+    "AspectEvidence",
+    "AspectsFrom",
     "Dataset",
+    "FileRows",
+    "Finding",
+    "HeldOutPair",
+    "Menus",
+    "NamedAspects",
+    "NamedEvidence",
+    "Opinions",
+    "Parser",
+    "Rejected",
+    "Source",
+    "Staging",
+    "aspect_counts",
+    "assemble",
+    "check_aspects",
     "check_has_explanations",
+    "check_not_empty",
+    "check_rejected_share",
+    "count_findings",
+    "count_reasons",
     "dataset_settings",
+    "drawn_explanations",
+    "drawn_pairs",
+    "edges_of",
+    "find_files",
+    "find_release_files",
+    "find_table_files",
+    "held_out_pairs",
+    "index_keys",
+    "joined_rows",
+    "open_dataset",
+    "pair_keys",
+    "parse_description",
+    "parse_id",
+    "parse_text",
     "prepare_dataset",
+    "read_blocks",
     "read_dataset",
+    "read_release",
+    "read_tables",
+    "reject_duplicates",
+    "rejected_table",
+    "split_pairs",
+    "stream_rows",
+    "taken",
+    "visited_aspects",
     "write_dataset",
 ]

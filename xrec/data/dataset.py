@@ -7,10 +7,9 @@ memory-mapped files of the node (xrec.storage.mapped), so their columns are chun
 columns one row at a time or with `taken`, and never combine their chunks.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -28,7 +27,6 @@ from xrec.storage import (
     Manifest,
     fingerprint_of,
     map_table,
-    mapped,
     mapped_arrays,
     open_location,
     read_footer,
@@ -39,7 +37,6 @@ from xrec.storage import (
 
 AspectsFrom = Literal["reviews", "profiles"]
 Index = TypeVar("Index", int, npt.NDArray[np.int64])
-_KNOWN = ("interactions", "dislikes")
 SECOND_BITS = 32
 """How many bits of a key (`index_keys`) its second index has."""
 ASPECTS_FROM = "aspects_from"  # a metric in the manifest
@@ -143,11 +140,13 @@ class Dataset:
         They are unique and sorted by user and item. For a dataset that was read, the array is a
         copy-on-write memory map.
         """
-        if self.interactions is not self.on_disk:
-            return edges_of(_of_split(self.interactions, split))
-        name = f"{self.manifest.files['interactions.parquet']}-{split}.npy"
-        make = partial(_write_edges, self.interactions, split)
-        return mapped(name, make, lambda path: np.asarray(np.load(path, mmap_mode="c")))
+
+        def make() -> Arrays:
+            batches = self.interactions.to_batches()  # to filter all at once would copy the table
+            edges = (edges_of(each.filter(pc.equal(each["split"], split))) for each in batches)
+            return {"edges": np.concatenate([np.empty((2, 0), np.int64), *edges], axis=1)}
+
+        return self._cached(("interactions",), f"{split}-edges", make)["edges"]
 
     def known_edges(self) -> npt.NDArray[np.int64]:
         """Return the E pairs that are never recommended, (2, E) int64, sorted by user.
@@ -161,14 +160,54 @@ class Dataset:
             edges = np.concatenate([edges_of(table) for table in tables], axis=1)
             return {"edges": edges[:, edges[0].argsort(kind="stable")]}
 
+        return self._cached(("interactions", "dislikes"), "known", make)["edges"]
+
+    def _cached(self, tables: Sequence[str], what: str, make: Callable[[], Arrays]) -> Arrays:
+        """Return arrays made from tables; on this node they are made once if they are on disk."""
         if self.interactions is not self.on_disk:
-            return make()["edges"]
-        files = (self.manifest.files.get(f"{name}.parquet", "") for name in _KNOWN)
-        return mapped_arrays(f"{'-'.join(files)}-known", make)["edges"]
+            return make()
+        files = [self.manifest.files.get(f"{table}.parquet", "") for table in tables]
+        return mapped_arrays("-".join([*files, what]), make)
 
     def explained_pairs(self, split: Split) -> pa.Table:
         """Return the split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
         return _of_split(self.explanations, split)
+
+    def profiles_of(
+        self, user_index: int, item_index: int, *, leave_out_own: bool
+    ) -> tuple[str, str]:
+        """Return the profiles of the user and the item.
+
+        With `leave_out_own`, an explained training pair gets the profiles that were written without
+        its review, if there are any (`training_profiles`).
+        """
+        if leave_out_own and self.training_profiles is not None:
+            row = self.training_row(user_index, item_index)
+            if row is not None:
+                of_pair = (
+                    self.training_profiles[name] for name in ("user_profile", "item_profile")
+                )
+                user, item = (column[row].as_py() for column in of_pair)
+                return user, item
+        return (
+            self.users["profile"][user_index].as_py(),
+            self.items["profile"][item_index].as_py(),
+        )
+
+    def training_row(self, user_index: int, item_index: int) -> int | None:
+        """Return the row of a pair among the explained training pairs; None if it is not one."""
+        key = index_keys(user_index, item_index)
+        row = int(np.searchsorted(self._training_keys, key))
+        is_known = row < len(self._training_keys) and self._training_keys[row] == key
+        return row if is_known else None
+
+    @cached_property
+    def _training_keys(self) -> npt.NDArray[np.int64]:
+        """The `pair_keys` of the explained training pairs, in ascending order."""
+        pairs = self.explanations.select(["user_index", "item_index", "split"])
+        keys = pair_keys(_of_split(pairs, "train"))
+        assert (keys[1:] > keys[:-1]).all(), "the explanations are not sorted"
+        return keys
 
 
 _SCHEMAS: dict[str, pa.Schema] = {
@@ -288,19 +327,6 @@ def _known(what: str, ids: IdIndex, wanted: str) -> int:
             saw=wanted,
         )
     return row
-
-
-def _write_edges(interactions: pa.Table, split: Split, path: Path) -> None:
-    """Write `Dataset.interaction_edges` batch by batch, first all users and then all items."""
-    batches = interactions.to_batches()
-    count = sum(pc.sum(pc.equal(batch["split"], split)).as_py() or 0 for batch in batches)
-    header = {"descr": "<i8", "fortran_order": False, "shape": (2, count)}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
-        for name in ("user_index", "item_index"):
-            for batch in batches:
-                indices = batch[name].filter(pc.equal(batch["split"], split))
-                file.write(indices.to_numpy().astype("<i8").tobytes())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from xrec.config import PrepareConfig, identity_of
 from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.assemble import CHANGES, TABLES, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, EXTENDS, AspectsFrom, open_dataset, write_dataset
-from xrec.data.source import LISTING, Source, check_rejected_share, count_reasons
+from xrec.data.findings import check_rejected_share, count_reasons
+from xrec.data.sources import LISTING, Source
 from xrec.data.staging import Staging
 from xrec.errors import DataError
 from xrec.storage import (
@@ -103,8 +104,8 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
     The location of the files is not one of them; the manifest's inputs have their hashes.
     """
     settings = identity_of(config)
-    if (rules := settings[ASPECTS_FROM]) is not None:
-        rules["version"] = RULES_VERSION
+    if config.aspects_from is not None:
+        settings[ASPECTS_FROM] = {"kind": config.aspects_from, "version": RULES_VERSION}
     return settings
 
 

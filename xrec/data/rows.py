@@ -1,7 +1,7 @@
-"""Reads the well-formed rows of one input file, under our column names.
+"""Reads the rows of one input file, under our column names.
 
-Broken rows become findings. The parser of a column returns a cell's value as xrec stores it, or
-raises ValueError with the reason.
+Rows that cannot be used become findings. The parser of a column returns a cell's value as xrec
+stores it, or raises ValueError with the reason.
 """
 
 import html
@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.data.blocks import BLOCK_BYTES, Block, stream_blocks
-from xrec.data.lines import Line, keys_of
-from xrec.data.source import Finding
+from xrec.data.blocks import BLOCK_BYTES, MISSING, Block, read_blocks
+from xrec.data.findings import Finding
 from xrec.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -92,7 +91,7 @@ def _valid_unicode(text: str) -> str:
 
 @dataclass(frozen=True)
 class FileRows:
-    """The rows that could be read from `file`, and those that were left out.
+    """The rows of `file` that can be used, and those that were left out.
 
     table: the columns as large strings, and `line`.
     """
@@ -123,6 +122,17 @@ class _Column:
             return self.name
         return f"{self.name} ({', '.join(self.sources)})"
 
+    def parsed(self, cell: object) -> str | None:
+        """Return the parsed cell; raise ValueError, with the reason, if it is invalid."""
+        if cell is MISSING:
+            if self.is_required:
+                raise ValueError(f"no value for {self.label}")
+            return None
+        try:
+            return self.parse(cell)
+        except ValueError as error:
+            raise ValueError(f"{self.label} {error}") from None
+
 
 def stream_rows(
     file: str,
@@ -145,7 +155,7 @@ def stream_rows(
     (our column is empty), one, or several (their values are joined into one text). The `columns`
     are required, and so are optional ones that are in `names`; other `optional` columns may be
     missing (null). All other columns are ignored. `may_be_missing` are our columns that a row may
-    lack even if they are in `names`. The columns of a JSON Lines file are those of its first rows.
+    lack even if they are in `names`.
 
     A row that cannot be read, lacks a required key, or fails a column's parser is a finding. Raises
     DataError if a column is missing, with the columns seen and expected, and `advice`.
@@ -161,22 +171,12 @@ def stream_rows(
         for name, parse in {**columns, **(optional or {})}.items()
     ]
     sources = {source for column in wanted for source in column.sources}
-    seen, blocks = stream_blocks(
-        file, source, sources, delimiter, encoding, block_bytes=block_bytes
-    )
-    is_checked = seen is not None
+    seen, blocks = read_blocks(file, source, sources, delimiter, encoding, block_bytes=block_bytes)
     if seen is not None:
         _check_columns(file, seen, wanted, advice)
-    yield _parse_lines(file, (), wanted)
+    yield _parse(file, Block(file, [], {}, str), wanted)
     for block in blocks:
-        rows = _parse_columns(file, block, wanted)
-        if rows is None:
-            lines = list(block.lines)
-            if not is_checked and (seen := keys_of(lines)):
-                _check_columns(file, seen, wanted, advice)
-            rows = _parse_lines(file, lines, wanted)
-        is_checked = True
-        yield rows
+        yield _parse(file, block, wanted)
 
 
 def joined_rows(parts: Iterable[FileRows]) -> FileRows:
@@ -203,78 +203,56 @@ def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice
         )
 
 
-def _parse_columns(file: str, block: Block, wanted: Sequence[_Column]) -> FileRows | None:
-    """Return a block's rows, parsed by column; None if they must be parsed row by row."""
-    if block.table is None:
-        return None
-    try:
-        cells = {column.name: _parsed(block.table, column) for column in wanted}
-    except (ValueError, OverflowError, pa.ArrowNotImplementedError):
-        return None
-    lines = pa.array(np.arange(block.first, block.first + block.table.num_rows))
-    return FileRows(file, pa.table({**cells, "line": lines}))
+def _parse(file: str, block: Block, wanted: Sequence[_Column]) -> FileRows:
+    """Return the rows of a block; one with several bad cells has the reason of the first."""
+    cells, reasons = dict[str, pa.Array](), dict[int, str]()
+    for column in wanted:
+        cells[column.name], bad = _parse_column(block, column)
+        reasons = bad | reasons
+    table = pa.table({**cells, "line": pa.array(block.numbers, pa.int64())})
+    if not reasons:
+        return FileRows(file, table, tuple(block.findings))
+    is_good = np.ones(table.num_rows, bool)
+    is_good[list(reasons)] = False
+    findings = (
+        Finding(file, block.numbers[row], reason, block.text(row))
+        for row, reason in reasons.items()
+    )
+    by_line = sorted([*block.findings, *findings], key=lambda each: each.line)
+    return FileRows(file, table.filter(pa.array(is_good)), tuple(by_line))
 
 
-def _parsed(table: pa.Table, column: _Column) -> pa.ChunkedArray:
-    """Return a column's parsed cells, parsing each distinct value once; may raise ValueError."""
-    if len(column.sources) > 1:
-        raise ValueError("several columns are joined row by row")
-    source = column.sources[0] if column.sources else ""
-    if source not in table.column_names:
-        return pa.repeat(pa.scalar(_cell({}, column), pa.large_string()), table.num_rows)
-    values = table[source]
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if column.parse is parse_id and _are_ids(values):
-        values.validate(full=True)  # checks the UTF-8
-        return values.cast(pa.large_string())
-    encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
-    parsed = [column.parse(value) for value in encoded.dictionary.to_pylist()]
-    return pa.array(parsed, pa.large_string()).take(encoded.indices)
-
-
-def _are_ids(values: pa.ChunkedArray) -> bool:
-    if values.null_count or pa.types.is_integer(values.type):
-        return not values.null_count
-    is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-    return is_text and (pc.min(pc.binary_length(values)).as_py() or 0) > 0
-
-
-def _parse_lines(file: str, rows: Iterable[Line], wanted: Sequence[_Column]) -> FileRows:
-    parsed, findings = list[list[Any]](), list[Finding]()
-    for line in rows:
-        try:
-            if line.values is None:
-                raise ValueError(line.problem)
-            cells: list[Any] = [_cell(line.values, column) for column in wanted]
-            parsed.append([*cells, line.number])
-        except ValueError as error:
-            findings.append(Finding(file, line.number, str(error), line.text))
-    fields = [*((column.name, pa.large_string()) for column in wanted), ("line", pa.int64())]
-    columns = zip(*parsed, strict=True) if parsed else [()] * len(fields)
-    table = pa.table([*map(list, columns)], pa.schema(fields))
-    return FileRows(file, table, tuple(findings))
-
-
-def _cell(values: Mapping[str, Any], column: _Column) -> str | None:
-    """Return the parsed value of our column; raise ValueError, with the reason, if invalid."""
-    present = [name for name in column.sources if name in values]
+def _parse_column(block: Block, column: _Column) -> tuple[pa.Array, dict[int, str]]:
+    """Return the parsed cells, and the reasons why others are bad; parse equal cells once."""
+    present = [name for name in column.sources if name in block.columns]
     if column.sources and not present:
-        if column.is_required:
-            raise ValueError(f"no value for {column.label}")
-        return None
-    try:
-        if len(column.sources) > 1:
-            return column.parse(_joined({name: values[name] for name in present}))
-        return column.parse(values[present[0]] if present else None)
-    except ValueError as error:
-        raise ValueError(f"{column.label} {error}") from None
+        return pa.nulls(len(block.numbers), pa.large_string()), {}
+    if len(column.sources) > 1:
+        parts = [block.cells(name) for name in present]
+        joined = (_joined(dict(zip(present, row, strict=True))) for row in zip(*parts, strict=True))
+        cells, places = list(joined), np.arange(len(block.numbers))
+    elif not present:
+        cells, places = [None], np.zeros(len(block.numbers), np.int64)
+    elif column.parse is parse_id and (ids := block.ids(present[0])) is not None:
+        return ids, {}
+    else:
+        cells, places = block.distinct(present[0])
+    parsed, reasons = list[str | None](), dict[int, str]()
+    for place, cell in enumerate(cells):
+        try:
+            parsed.append(column.parsed(cell))
+        except ValueError as error:
+            parsed.append(None)
+            reasons[place] = str(error)
+    bad = np.flatnonzero(np.isin(places, list(reasons))) if reasons else ()
+    taken = pa.array(parsed, pa.large_string()).take(pa.array(places))
+    return taken, {int(row): reasons[int(places[row])] for row in bad}
 
 
-def _joined(values: Mapping[str, Any]) -> str:
+def _joined(values: Mapping[str, Any]) -> Any:
     """Return the values of several columns as one text: "city: Leeds; colors: red, blue"."""
-    written = {name: _written(value) for name, value in values.items()}
-    return "; ".join(f"{name}: {text}" for name, text in written.items() if text)
+    written = {name: _written(value) for name, value in values.items() if value is not MISSING}
+    return "; ".join(f"{k}: {text}" for k, text in written.items() if text) if written else MISSING
 
 
 def _written(value: Any) -> str:

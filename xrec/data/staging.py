@@ -19,8 +19,8 @@ import pyarrow as pa
 from duckdb.func import ARROW
 
 from xrec.config import TABLE_COLUMNS, SplitShares
+from xrec.data.findings import Finding, Rejected, rejected_table
 from xrec.data.rows import FileRows
-from xrec.data.source import Finding, Rejected, rejected_table
 from xrec.data.splits import split_pairs
 from xrec.errors import StorageError
 from xrec.storage import FORGOTTEN, Forgotten, Location, storage_errors

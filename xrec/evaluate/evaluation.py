@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from xrec.data.splits import drawn_pairs
+from xrec.data import drawn_pairs
 from xrec.evaluate.descriptions import DESCRIPTIONS
 from xrec.evaluate.intervals import Estimate
 from xrec.evaluate.metrics import flat_metrics

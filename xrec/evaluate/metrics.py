@@ -102,7 +102,7 @@ def _text_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metric
         "mean_words_references": Estimate(_mean_words(references)),
     }
     if config.encoder is not None:
-        encoder = load_encoder(config.encoder, device=str(resolve_device(config.device)))
+        encoder = load_encoder(config.encoder, device=str(resolve_device("auto")))
         scores = embedding_scores(encoder, texts, references)
         found |= {name: _mean(values, pairs) for name, values in scores.items()}
     return found

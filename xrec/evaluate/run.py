@@ -4,8 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from xrec.config import EvaluateConfig, identity_of
-from xrec.data.dataset import held_out_pairs
-from xrec.data.splits import drawn_pairs
+from xrec.data import drawn_pairs, held_out_pairs
 from xrec.errors import DataError
 from xrec.evaluate.evaluation import REPORT, write_evaluation
 from xrec.evaluate.metrics import compute_metrics
@@ -23,7 +22,7 @@ def evaluate(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Manif
     `manifests` are those of the evaluated artifacts, by name. Raises DataError if fewer than two
     users have held-out pairs.
     """
-    explainer = load_explainer(sources_of(config), device=config.device, engine=config.engine)
+    explainer = load_explainer(sources_of(config), device="auto", engine=config.engine)
     held_out = held_out_pairs(explainer.dataset, config.split)
     if len({pair.user_id for pair in held_out}) < 2:
         raise DataError(

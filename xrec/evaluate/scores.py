@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from xrec.adapter.pairs import Pair
 from xrec.config import DecodingConfig
-from xrec.data.dataset import HeldOutPair
-from xrec.data.titles import composed
+from xrec.data import HeldOutPair
+from xrec.data.language import composed
 from xrec.generate.explainer import Explainer, Explanation
 from xrec.generate.scoring import (
     fitting_pairs,

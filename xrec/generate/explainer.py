@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from xrec.adapter.pairs import PairPrompts
 from xrec.checks import Checker
 from xrec.config import DecodingConfig, StorageConfig
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.generate.engine import Completion, Failure, FinishReason, TextParams, text_params
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import ExplanationKind, TextFinisher

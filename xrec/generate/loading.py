@@ -13,7 +13,7 @@ from xrec.adapter.config import model_inputs
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import check_prompt
 from xrec.config import Device, EngineConfig, ExplanationsJobConfig, LLMConfig, StorageConfig
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data import Dataset, read_dataset
 from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from xrec.adapter.pairs import Pair
 from xrec.config import DecodingConfig
-from xrec.data.dataset import HeldOutPair
+from xrec.data import HeldOutPair
 from xrec.errors import ModelError
 from xrec.generate.engine import LikelihoodParams
 from xrec.generate.explainer import Explainer, Explanation

@@ -1,7 +1,7 @@
 """From generated text to explanation: titles are filled in, and what breaks a rule is refused.
 
 Where a text is too long, or was cut by the engine, it ends with its last whole sentence. Words and
-sentences are those of any language (xrec.data.sentences). The rules do not depend on the engine.
+sentences are those of any language (xrec.data.language). The rules do not depend on the engine.
 """
 
 import re
@@ -12,13 +12,20 @@ from typing import Literal
 
 from xrec.checks import Checker, Refusal
 from xrec.config import DecodingConfig, TextConfig
-from xrec.data.english import is_noun, may_be_doubled
-from xrec.data.language import other_language
-from xrec.data.sentences import sentence_ends, words
-from xrec.data.smuggled import solicits
-from xrec.data.titles import TitleIndex, composed, title_spans
+from xrec.data.language import (
+    TitleIndex,
+    composed,
+    is_noun,
+    may_be_doubled,
+    other_language,
+    sentence_ends,
+    solicits,
+    title_spans,
+    words,
+)
 from xrec.generate.engine import Completion, Failure
 from xrec.llm.prompt import PairTexts, PromptBuilder
+from xrec.llm.title_placeholder import TITLE
 
 ExplanationKind = Literal["written", "plain"]
 """Who wrote a text: the language model, or a template from the evidence."""
@@ -203,14 +210,13 @@ class TextFinisher:
         if self._placeholder.is_broken_in(untitled):
             return Failure(
                 "broken_placeholder",
-                f"a part of {self._placeholder.text!r}, which stands for the title, is left in it",
+                f"a part of {TITLE!r}, which stands for the title, is left in it",
             )
         profiles = (texts.user_profile, texts.item_profile)
         if made_up := self._placeholder.made_up_in(untitled, *profiles):
             return Failure(
                 "broken_placeholder",
-                f"{made_up!r} is in it, as if it stood for something; only "
-                f"{self._placeholder.text!r} does",
+                f"{made_up!r} is in it, as if it stood for something; only {TITLE!r} does",
             )
         return _failure(self._checker.refusal(text, texts, rules.checks))
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xrec.config import JobConfig
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.storage import (

@@ -16,8 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from xrec.data.aspects import check_aspects
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset, check_aspects
 from xrec.errors import DataError
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from xrec.config import PretrainGraphConfig, identity_of
-from xrec.data.dataset import EXTENDS
+from xrec.data import EXTENDS
 from xrec.errors import ArtifactMismatchError
 from xrec.storage import Manifest, ancestry, location_of, open_location, read_manifest
 

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
-from xrec.data.aspects import aspect_counts, visited_aspects
-from xrec.data.dataset import Dataset, edges_of, pair_keys
+from xrec.data import Dataset, aspect_counts, edges_of, pair_keys, visited_aspects
 from xrec.graph.artifact import read_vectors
 from xrec.storage import Location, Manifest
 

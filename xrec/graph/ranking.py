@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.graph.partition import Partition
 
 _SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32 scores at a time; on a CPU more is hardly faster

@@ -25,6 +25,8 @@ logger = logging.getLogger("xrec")
 _START_STD = 0.1
 _FILL_STD = 0.01
 _NUM_ITERATIONS, _OVERSAMPLING = 4, 16
+SINGULAR_VALUE_POWER = 1.5
+"""The power p of the start's scores U S^p V^T, with which docs/findings.md was measured."""
 
 
 def spectral_embeddings(
@@ -33,7 +35,7 @@ def spectral_embeddings(
     embedding_dim: int,
     *,
     num_aspects: int = 0,
-    singular_value_power: float = 1.0,
+    singular_value_power: float = SINGULAR_VALUE_POWER,
     seed: int = 0,
     partition: Partition | None = None,
     num_iterations: int = _NUM_ITERATIONS,

@@ -1,69 +1,55 @@
-"""The rows and columns of a user's files, read with DuckDB.
-
-The jobs read the files again and reject what they cannot use; here a rough reading is enough.
-"""
+"""The rows and columns of a user's files, as the jobs will read them."""
 
 import gzip
+import io
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from tempfile import TemporaryDirectory
 from typing import Any, get_args
-
-import duckdb
 
 from xrec.annotate import parse_number, parse_time
 from xrec.config import TABLE_ENDINGS, Delimiter
+from xrec.data import MISSING, read_blocks
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.init import names
 from xrec.storage import Location
 
+ENCODING = "cp1252"  # for lines that are not UTF-8: the Windows encoding, which covers Latin-1
 _MOST_BAD = 0.05  # largest share of invalid cells in a column that is still used
-_ENCODING = "cp1252"  # for lines that are not UTF-8: the Windows encoding, which covers Latin-1
 _PARSERS: Mapping[str, Callable[[object], Any]] = {"rating": parse_number, "time": parse_time}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
-    """A column of a file. ours: the xrec column that the user mapped it to, if any."""
+    """A column of a file.
+
+    known_as: the name from which its meaning is guessed: its own, or the xrec column that the user
+    mapped it to (`is_given`). counts: how often each value occurs, as text; empty cells do not
+    count.
+    """
 
     name: str
-    ours: str | None
-    table: duckdb.DuckDBPyRelation
+    known_as: str
+    is_given: bool
+    counts: Counter[str]
 
     @property
-    def known_as(self) -> str:
-        """The name from which its meaning is guessed."""
-        return self.ours or self.name
-
-    @cached_property
-    def counts(self) -> Counter[str]:
-        """The number of occurrences of each value; empty cells are not counted."""
-        column = quoted(self.name)
-        return Counter(dict(self._rows(f"{column}, count(*)", f"GROUP BY {column}")))
-
-    @cached_property
     def mean_words(self) -> float:
         """The mean number of words per non-empty cell."""
-        words = f"avg(len(string_split_regex(trim({quoted(self.name)}), '\\s+')))"
-        ((mean,),) = self._rows(words)
-        return float(mean or 0)
+        num_words = sum(len(value.split()) * count for value, count in self.counts.items())
+        return num_words / max(1, self.counts.total())
 
-    @cached_property
+    @property
     def is_number(self) -> bool:
         """Whether nearly all values are numbers."""
-        number = f"TRY_CAST(replace({quoted(self.name)}, ',', '.') AS DOUBLE)"
-        ((share,),) = self._rows(f"avg(({number} IS NOT NULL)::INT)")
-        return (share or 0) >= 1 - _MOST_BAD
+        return self.is_mostly("rating")
 
-    @cached_property
+    @property
     def is_key(self) -> bool:
         """Whether nearly all values differ."""
-        column = quoted(self.name)
-        ((num_filled, num_different),) = self._rows(f"count(*), count(DISTINCT {column})")
-        return bool(0 < 0.98 * num_filled <= num_different)
+        return 0 < 0.98 * self.counts.total() <= len(self.counts)
 
     def parsed(self, meaning: str) -> tuple[Counter[str], list[float | None]]:
         """Return counts of the values that are not valid ratings or times; the others parsed."""
@@ -80,42 +66,45 @@ class Column:
         bad, good = self.parsed(meaning)
         return bad.total() <= _MOST_BAD * self.counts.total() and bool(good)
 
-    def _rows(self, what: str, end: str = "") -> list[tuple[Any, ...]]:
-        column = quoted(self.name)
-        return self.table.query("t", f"SELECT {what} FROM t WHERE {column} <> '' {end}").fetchall()
+
+def likeliest(columns: Iterable[Column], meaning: names.Meaning) -> Column | None:
+    """Return the column whose name best fits the meaning; columns that the user mapped go first."""
+    ranked = [(not each.is_given, names.rank(each.known_as, meaning), each) for each in columns]
+    fitting = [each for each in ranked if each[1] is not None]
+    return min(fitting, key=lambda each: each[:2])[2] if fitting else None
 
 
 @dataclass(frozen=True)
 class File:
-    """A file with a table."""
+    """A file with a table. table: the one that its name suggests, if any."""
 
     name: str
+    table: str | None
     num_rows: int
     columns: tuple[Column, ...]
 
-    def column(self, name: str) -> Column:
-        return next(column for column in self.columns if column.name == name)
+    def column(self, name: object) -> Column | None:
+        """Return the column of this name, if there is one."""
+        return next((column for column in self.columns if column.name == name), None)
 
 
 @dataclass(frozen=True)
 class Folder:
     """The tables of a folder; `others` are files that xrec cannot read.
 
-    foreign: for each file, how many lines are not UTF-8, and the first one, decoded as cp1252.
+    foreign: a word of each file with lines that are not UTF-8.
     """
 
     location: Location
     files: tuple[File, ...]
     others: tuple[str, ...]
     delimiter: str
-    foreign: Mapping[str, tuple[int, str]]
+    foreign: Mapping[str, str]
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The values of a `source` that specify where its files are and how to read them."""
-        encoding = _ENCODING if self.foreign else None
-        uri = self.location.uri
-        return {"uri": uri, "delimiter": self.delimiter, "encoding": encoding}
+    def seen_columns(self) -> str:
+        """Return one line per file, which lists its columns."""
+        shown = ((file.name, (column.name for column in file.columns)) for file in self.files)
+        return "\n".join(f"  {name}: {', '.join(columns)}" for name, columns in shown)
 
 
 def read_folder(location: Location, given: Mapping[str, str]) -> Folder:
@@ -126,36 +115,6 @@ def read_folder(location: Location, given: Mapping[str, str]) -> Folder:
     Raises StorageNotFoundError if it does not exist, DataError if it contains no table, or if a
     table is empty or cannot be read.
     """
-    found = {location.name: location} if location.is_file() else _files_in(location)
-    tables = {name: at for name, at in found.items() if name.lower().endswith(TABLE_ENDINGS)}
-    if not tables:
-        seen = tuple(found)[:10]
-        raise DataError(
-            f"{location}: no file that xrec can read; expected files that end with "
-            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(seen) or 'no files'}",
-            code="no_table_file",
-            key="--from",
-            saw=seen,
-        )
-    contents = {name: _unpacked(name, at) for name, at in tables.items()}
-    delimiter = _delimiter(contents)
-    database, foreign = duckdb.connect(), dict[str, tuple[int, str]]()
-    files = list[File]()
-    with TemporaryDirectory(prefix="xrec-init-") as folder:
-        for number, (name, data) in enumerate(contents.items()):
-            if not name.lower().endswith(".parquet"):
-                data, lines = _as_utf8(data)
-                if lines:
-                    foreign[name] = len(lines), lines[0]
-            path = f"{folder}/{number}"
-            with open(path, "wb") as file:
-                file.write(data)
-            files.append(_read(database, path, f"file{number}", name, delimiter, given))
-    others = tuple(name for name in found if name not in tables)
-    return Folder(location, tuple(files), others, delimiter, foreign)
-
-
-def _files_in(location: Location) -> dict[str, Location]:
     found = [name for name in location.files() if "/" not in name and name[0] not in "._"]
     if not found and not location.exists():
         raise StorageNotFoundError(
@@ -164,42 +123,66 @@ def _files_in(location: Location) -> dict[str, Location]:
             key="--from",
             saw=location.uri,
         )
-    return {name: location / name for name in found}
+    if location.is_file():
+        found = [location.name]
+    tables = [name for name in found if name.lower().endswith(TABLE_ENDINGS)]
+    if not tables:
+        raise DataError(
+            f"{location}: no file that xrec can read; expected files that end with "
+            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(found[:10]) or 'no files'}",
+            code="no_table_file",
+            key="--from",
+            saw=tuple(found[:10]),
+        )
+    is_file = location.is_file()
+    contents = {name: _content(location if is_file else location / name) for name in tables}
+    delimiter = _delimiter(contents)
+    files = tuple(_read(name, data, delimiter, given) for name, data in contents.items())
+    others = tuple(name for name in found if name not in tables)
+    foreign = {name: word for name, data in contents.items() if (word := _foreign_word(name, data))}
+    return Folder(location, files, others, delimiter, foreign)
 
 
-def _unpacked(name: str, location: Location) -> bytes:
-    """Return the content of a file; raise DataError if it is empty, truncated or binary."""
-    data, problem, code = location.read_bytes(), "", "broken_file"
-    if name.lower().endswith(".gz"):
+def _content(location: Location) -> bytes:
+    """Return the unpacked content of a file; raise DataError if it is empty, cut or binary."""
+    data, name, problem, code = location.read_bytes(), location.name.lower(), "", "broken_file"
+    if name.endswith(".gz"):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             problem = f"not a complete gzip file ({error})"
     if not data:
         problem, code = "an empty file", "empty_file"
-    elif not problem and b"\0" in data[:65536] and not name.lower().endswith(".parquet"):
+    elif not problem and b"\0" in data[:65536] and not name.endswith(".parquet"):
         problem, code = "binary content, expected text (in UTF-8, not UTF-16)", "binary_file"
-    elif data.lstrip().startswith(b"[") and ".json" in name.lower():
+    elif ".json" in name and data.lstrip().startswith(b"["):
         problem, code = "a JSON array; jq -c '.[]' turns it into JSON lines", "no_readable_row"
     if problem:
-        raise DataError(
-            f"{location}: {problem}; fix it, or move it out of the folder", code=code, key=name
-        )
+        message = f"{location}: {problem}; fix it, or move it out of the folder"
+        raise DataError(message, code=code, key=location.name)
     return data
 
 
-def _delimiter(contents: Mapping[str, bytes]) -> str:
-    """Return the delimiter of the CSV files: the one that is most frequent in their headers.
+def _foreign_word(name: str, data: bytes) -> str:
+    """Return the first word of a text that is not UTF-8, or "" if there is none."""
+    try:
+        if not name.lower().endswith(".parquet"):
+            data.decode()
+    except UnicodeDecodeError as error:
+        around = data[max(0, error.start - 50) : error.start + 50].decode(ENCODING, "replace")
+        letter = data[error.start : error.start + 1].decode(ENCODING, "replace")
+        return re.findall(rf"\w*{re.escape(letter)}\w*", around)[0]
+    return ""
 
-    DuckDB's sniffer picks a wrong one if rows are ragged. Raises DataError if the files differ.
-    """
+
+def _delimiter(contents: Mapping[str, bytes]) -> str:
+    """Return the delimiter of the CSV files: the one that is most frequent in their headers."""
     found: dict[str, list[str]] = {}
     for name, data in contents.items():
-        if ".csv" in name.lower():
-            header = data.partition(b"\n")[0].decode("utf-8", errors="replace")
-            best = max(get_args(Delimiter), key=header.count)
-            if best in header:  # a file with a single column has no delimiter
-                found.setdefault(best, []).append(name)
+        header = data.partition(b"\n")[0].decode("utf-8", errors="replace")
+        best = max(get_args(Delimiter), key=header.count)
+        if ".csv" in name.lower() and best in header:  # a single column has no delimiter
+            found.setdefault(best, []).append(name)
     if len(found) > 1:
         shown = "; ".join(f"{delimiter!r} in {', '.join(of)}" for delimiter, of in found.items())
         raise DataError(
@@ -212,79 +195,30 @@ def _delimiter(contents: Mapping[str, bytes]) -> str:
     return next(iter(found), ",")
 
 
-def _as_utf8(data: bytes) -> tuple[bytes, list[str]]:
-    """Return a text in UTF-8, and its lines that were in another encoding."""
-    lines, foreign = data.split(b"\n"), list[str]()
-    for number, line in enumerate(lines):
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            foreign.append(line.decode(_ENCODING, errors="replace"))
-            lines[number] = foreign[-1].encode()
-    return b"\n".join(lines) if foreign else data, foreign
-
-
-def _read(
-    database: duckdb.DuckDBPyConnection,
-    path: str,
-    table: str,
-    name: str,
-    delimiter: str,
-    given: Mapping[str, str],
-) -> File:
-    """Load a file into `table`; raise DataError if no row can be read."""
-    try:
-        if name.lower().endswith(".parquet"):
-            rows = database.read_parquet(path)
-        elif ".json" in name.lower():
-            sql = "FROM read_json(?, format = 'newline_delimited', ignore_errors = true)"
-            rows = database.sql(sql, params=[path])
-        else:
-            of_file = "\t" if ".tsv" in name.lower() else delimiter
-            sql = """FROM read_csv(?, delim = ?, header = true, all_varchar = true, quote = '"',
-                escape = '"', ignore_errors = true, strict_mode = false)"""
-            rows = database.sql(sql, params=[path, of_file])
-        columns = [_as_text(*each) for each in zip(rows.columns, rows.types, strict=True)]
-        usable = {text: column for text, column in zip(columns, rows.columns, strict=True) if text}
-        rows.project(", ".join(usable)).create(table)
-    except duckdb.Error as error:
-        raise DataError(
-            f"{name}: cannot be read: {str(error).splitlines()[0]}; fix it, or move it out of the "
-            "folder",
-            code="broken_file",
-            key=name,
-        ) from error
-    made = database.table(table)
-    ((num_rows,),) = made.aggregate("count(*)").fetchall()
+def _read(name: str, data: bytes, delimiter: str, given: Mapping[str, str]) -> File:
+    """Count the values of each column, except objects; raise DataError if no row can be read."""
+    unpacked = name[:-3] if name.lower().endswith(".gz") else name
+    columns, blocks = read_blocks(unpacked, io.BytesIO(data), (), delimiter, ENCODING)
+    num_rows, counts = 0, {column: Counter[str]() for column in columns or () if column}
+    for block in blocks:
+        num_rows += len(block.numbers)
+        for column in list(counts):
+            cells = [cell for cell in block.cells(column) if cell not in (None, "", MISSING)]
+            if any(map(_is_object, cells)):
+                del counts[column]
+            else:
+                counts[column].update(map(str, cells))
     if not num_rows:
         raise DataError(
             f"{name}: no row can be read; fix it, or move it out of the folder",
             code="no_readable_row",
             key=name,
         )
-    own = [Column(column, given.get(column), made) for column in usable.values()]
-    return File(name, num_rows, tuple(own))
+    read = (Column(own, given.get(own, own), own in given, each) for own, each in counts.items())
+    return File(name, names.table_of(name), num_rows, tuple(read))
 
 
-def _as_text(name: str, type_: Any) -> str:
-    """Return SQL that reads a column as text; "" for objects and for lists of lists or objects."""
-    column, kind = quoted(name), str(type_)
-    if kind.startswith(("STRUCT", "MAP")) or kind.endswith((")[]", "[][]")):
-        return ""
-    text = f"{column}->>'$'" if kind == "JSON" else f"{column}::VARCHAR"
-    return f"({text}) AS {column}"
-
-
-def quoted(name: str) -> str:
-    """Return the name of a column as a quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def likeliest(columns: Iterable[Column], meaning: names.Meaning) -> Column | None:
-    """Return the column whose name best fits the meaning; columns that the user mapped go first."""
-    ranked = [
-        (column.ours is None, rank, column)
-        for column in columns
-        if (rank := names.rank(column.known_as, meaning)) is not None
-    ]
-    return min(ranked, key=lambda each: each[:2])[2] if ranked else None
+def _is_object(cell: object) -> bool:
+    """Return whether a cell is an object, or a list of objects or lists."""
+    parts = cell if isinstance(cell, list | tuple) else ()
+    return isinstance(cell, dict) or any(isinstance(part, dict | list | tuple) for part in parts)

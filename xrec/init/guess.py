@@ -3,21 +3,21 @@
 The guess goes by the names of columns and files (`names`). A table of users or items needs a key.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xrec.config import REVIEW_COLUMNS, TABLE_COLUMNS
-from xrec.data.rows import SPLITS
+from xrec.data import SPLITS
 from xrec.errors import DataError
 from xrec.init import names
-from xrec.init.files import Column, File, Folder, likeliest
+from xrec.init.files import ENCODING, Column, File, Folder, likeliest
 
-ColumnNames = str | list[str] | None
-Columns = dict[str, ColumnNames]
+Columns = dict[str, str | list[str] | None]
+"""The file's columns by xrec's; lists are joined into one text, None stays empty."""
 
 _LEAST_LENGTH = 0.5  # rows of the interactions, relative to the explanations
-_LEAST_OVERLAP = 0.5  # share of the pairs' ids that a file of users or items must contain
+_LEAST_OVERLAP = 0.5  # share of the pairs' IDs that a file of users or items must contain
 _MOST_PROFILE_COLUMNS = 6
 _MOST_WITHOUT_TIME = 0.05  # largest share of the reviews in a split by time
 _MOST_DIGITS = 0.2  # largest share of the characters of a name
@@ -25,9 +25,8 @@ _MOST_DIGITS = 0.2  # largest share of the characters of a name
 
 @dataclass(frozen=True)
 class Guess:
-    """The file of each table, and which of its columns fills each column of xrec.
+    """The file of each table, and its columns.
 
-    columns: by table, then by xrec's column; lists are joined into one text, None stays empty.
     reviews: the file of reviews from which texts are to be written; None if texts already exist.
     """
 
@@ -36,22 +35,28 @@ class Guess:
     reviews: File | None = None
 
     def source(self, folder: Folder) -> dict[str, Any]:
-        """Return the `source` that reads these tables."""
-        known = REVIEW_COLUMNS if self.reviews else TABLE_COLUMNS
-        values = {"kind": "reviews" if self.reviews else "tables", **folder.settings}
-        values |= {"files": dict(self.files), "columns": self._differing(known)}
+        """Return the `source` that reads these tables, without settings that have their default."""
+        uri, files = folder.location.uri, dict(self.files)
         if folder.location.is_file() and self.reviews:
-            values["files"] = {}
+            files = {}
         elif folder.location.is_file():
-            values["uri"] = values["uri"].rpartition("/")[0]
-        return values
+            uri = uri.rpartition("/")[0]
+        values = {
+            "kind": "reviews" if self.reviews else "tables",
+            "uri": uri,
+            "delimiter": folder.delimiter,
+            "encoding": ENCODING if folder.foreign else None,
+            "files": files,
+            "columns": self._differing(),
+        }
+        return {name: value for name, value in values.items() if value not in (None, {}, ",")}
 
-    def _differing(self, known: Mapping[str, Sequence[str]]) -> Columns:
+    def _differing(self) -> Columns:
         """Return the columns of xrec that have other names in the files, with those names.
 
         A key is prefixed with the table's name unless all tables use the same name.
         """
-        found: Columns = {}
+        known, found = REVIEW_COLUMNS if self.reviews else TABLE_COLUMNS, Columns()
         for column in dict.fromkeys(name for each in known.values() for name in each):
             tables = [table for table in self.columns if column in known[table]]
             theirs = {t: self.columns[t][column] for t in tables if column in self.columns[t]}
@@ -62,24 +67,57 @@ class Guess:
                     found[f"{table}.{column}" if table else column] = name
         return found
 
+    def of_reviews(self, ours: str) -> Column | None:
+        """Return the column of the reviews that is ours, if there is one."""
+        return self.reviews and self.reviews.column(self.columns["reviews"].get(ours))
+
+    @property
+    def rating_range(self) -> tuple[float, float] | None:
+        """The scale of the ratings: from 1, or the lowest rating below it, to 5, 10 or 100.
+
+        If no rating is above 1, the scale is 0 to 1: recommended or not. None if no rating is
+        finite.
+        """
+        column = self.of_reviews("rating")
+        values = [each for each in column.parsed("rating")[1] if each is not None] if column else []
+        if not values:
+            return None
+        if max(values) <= 1:
+            return (min(0.0, *values), 1.0)
+        greatest = next(
+            (scale for scale in (5.0, 10.0, 100.0) if max(values) <= scale), max(values)
+        )
+        return (min(1.0, *values), greatest)
+
+    @property
+    def num_without_time(self) -> int:
+        """The number of reviews without a time."""
+        num_reviews = self.reviews.num_rows if self.reviews else 0
+        if (column := self.of_reviews("time")) is None:
+            return num_reviews
+        return num_reviews - column.counts.total() + column.parsed("time")[1].count(None)
+
+    @property
+    def splits_by_time(self) -> bool:
+        """Whether nearly all reviews have a time."""
+        num_reviews = self.reviews.num_rows if self.reviews else 0
+        return self.num_without_time <= _MOST_WITHOUT_TIME * num_reviews
+
 
 @dataclass(frozen=True)
 class _Pairs:
-    """A file of pairs with its two id columns, and its text column if it has one."""
+    """A file of pairs with its two ID columns, and its text column if it has one."""
 
     file: File
     user: Column
     item: Column
     text: Column | None
 
-    def is_named(self, table: str) -> bool:
-        return names.table_of(self.file.name.partition(".")[0]) == table
-
     @property
     def columns(self) -> Columns:
-        """The columns that hold the ids and, if there is one, the split."""
-        named = [c for c in self.file.columns if names.rank(c.known_as, "split") is not None]
-        split = likeliest((c for c in named if c.counts and {*c.counts} <= {*SPLITS}), "split")
+        """The columns that hold the IDs and, if there is one, the split."""
+        splits = (each for each in self.file.columns if {*each.counts} <= {*SPLITS} and each.counts)
+        split = likeliest(splits, "split")
         of_split: Columns = {} if split is None else {"split": split.name}
         return {"user_id": self.user.name, "item_id": self.item.name, **of_split}
 
@@ -90,52 +128,52 @@ def guess_tables(folder: Folder) -> Guess:
     if not found:
         raise DataError(
             "no file has both a user id and an item id in each row, so there are no "
-            f"interactions; saw the columns\n{seen_columns(folder)}\nspecify the ids with "
+            f"interactions; saw the columns\n{folder.seen_columns()}\nspecify the ids with "
             "--columns user_id=<column>,item_id=<column>",
             code="no_interactions",
             saw=tuple(each.name for each in folder.files),
         )
     explained = _explained(found)
     interactions = _interactions(found, explained)
-    tables = {"interactions": interactions.file.name}
-    columns = {"interactions": interactions.columns}
+    files, columns = (
+        {"interactions": interactions.file.name},
+        {"interactions": interactions.columns},
+    )
     used = [interactions]
     if explained is not None and explained.text is not None:
         used.append(explained)
-        tables["explanations"] = explained.file.name
+        files["explanations"] = explained.file.name
         columns["explanations"] = {**explained.columns, "explanation": explained.text.name}
     for table in ("users", "items"):
-        if (entity := _entity(folder.files, table, used, [*tables.values()])) is not None:
-            tables[table], columns[table] = entity[0].name, _entity_columns(*entity, table)
+        if (entity := _entity(folder.files, table, used, [*files.values()])) is not None:
+            files[table], columns[table] = entity[0].name, _entity_columns(*entity, table)
     text = interactions.text if explained is interactions else None
-    if text is not None and "users" not in tables and names.is_review(text.known_as):
-        return _reviews(interactions, text, tables, columns)  # profiles: keep the texts
-    order = [table for table in TABLE_COLUMNS if table in tables]
-    return Guess({table: tables[table] for table in order}, {t: columns[t] for t in order})
-
-
-def seen_columns(folder: Folder) -> str:
-    """Return one line per file, which lists its columns."""
-    return "\n".join(
-        f"  {file.name}: {', '.join(column.name for column in file.columns)}"
-        for file in folder.files
-    )
+    if text is not None and "users" not in files and names.is_review(text.known_as):
+        return _reviews(interactions, text, files, columns)  # profiles: keep the texts
+    order = [table for table in TABLE_COLUMNS if table in files]
+    return Guess({table: files[table] for table in order}, {t: columns[t] for t in order})
 
 
 def _pairs(file: File) -> _Pairs | None:
-    given_first = sorted(file.columns, key=lambda column: column.ours is None)
+    given_first = sorted(file.columns, key=lambda column: not column.is_given)
     roles = [(names.id_role(column.known_as), column) for column in given_first]
     user = next((column for role, column in roles if role == "user"), None)
     item = next((column for role, column in roles if role == "item"), None)
     if user is None or item is None:
         return None
-    table = names.table_of(file.name.partition(".")[0])
-    if (table == "users" and user.is_key) or (table == "items" and item.is_key):
+    if (file.table == "users" and user.is_key) or (file.table == "items" and item.is_key):
         return None  # books.csv with isbn and author, for example
-    rest = [each for each in file.columns if each not in (user, item)]
-    rest = [each for each in rest if each.ours or (not each.is_number and each.mean_words >= 2)]
-    rest.sort(key=lambda column: -column.mean_words)
-    return _Pairs(file, user, item, likeliest(rest, "explanation"))
+    texts = [
+        each
+        for each in _without(file, user, item)
+        if each.is_given or (not each.is_number and each.mean_words >= 2)
+    ]
+    texts.sort(key=lambda column: -column.mean_words)
+    return _Pairs(file, user, item, likeliest(texts, "explanation"))
+
+
+def _without(file: File, *taken: Column | None) -> list[Column]:
+    return [column for column in file.columns if column not in taken]
 
 
 def _explained(found: Sequence[_Pairs]) -> _Pairs | None:
@@ -143,50 +181,49 @@ def _explained(found: Sequence[_Pairs]) -> _Pairs | None:
 
     def order(pairs: _Pairs) -> tuple[int, bool, int]:
         rank = names.rank(pairs.text.known_as, "explanation") if pairs.text else None
-        return rank or 0, not pairs.is_named("explanations"), -pairs.file.num_rows
+        return rank or 0, pairs.file.table != "explanations", -pairs.file.num_rows
 
     return min((pairs for pairs in found if pairs.text is not None), key=order, default=None)
 
 
 def _interactions(found: Sequence[_Pairs], explained: _Pairs | None) -> _Pairs:
     """Return a file without texts, not much shorter than the explanations; else the latter."""
-
-    def is_candidate(pairs: _Pairs) -> bool:
-        if explained is None:
-            return True
-        is_long = pairs.file.num_rows >= _LEAST_LENGTH * explained.file.num_rows
-        has_no_texts = pairs.text is None or pairs.is_named("interactions")
-        return pairs is not explained and is_long and has_no_texts
-
-    def order(pairs: _Pairs) -> tuple[bool, int]:
-        return not pairs.is_named("interactions"), -pairs.file.num_rows
-
-    best = min(filter(is_candidate, found), key=order, default=explained)
+    candidates = [
+        pairs
+        for pairs in found
+        if explained is None
+        or (
+            pairs is not explained
+            and pairs.file.num_rows >= _LEAST_LENGTH * explained.file.num_rows
+            and (pairs.text is None or pairs.file.table == "interactions")
+        )
+    ]
+    by_name = sorted(candidates, key=lambda p: (p.file.table != "interactions", -p.file.num_rows))
+    best = next(iter(by_name), explained)
     assert best is not None
     return best
 
 
 def _entity(
-    files: Sequence[File], table: str, pairs: Sequence[_Pairs], taken: Sequence[str]
+    files: Iterable[File], table: str, pairs: Sequence[_Pairs], taken: Sequence[str]
 ) -> tuple[File, Column] | None:
-    """Return the file of `users` or `items` and its key column, which contains ids of the pairs.
+    """Return the file of `users` or `items` and its key column, which contains IDs of the pairs.
 
-    Candidates are ranked by the file's name, then the key's name, then the share of ids in it.
+    Candidates are ranked by the file's name, then the key's name, then the share of IDs in it.
     """
     role = table.removesuffix("s")
     ids = frozenset[str]().union(*(getattr(each, role).counts for each in pairs))
     found: list[tuple[tuple[bool, bool, float, int], File, Column]] = []
     for file in files:
-        named = names.table_of(file.name.partition(".")[0])
-        if file.name in taken or named in {"users", "items"} - {table}:
+        if file.name in taken or file.table in {"users", "items"} - {table}:
             continue
         for column in file.columns:
             of = names.id_role(column.known_as)
             if of not in (role, "any") or not column.is_key:
                 continue
             held = len(ids & column.counts.keys()) / max(1, len(ids))
-            if named == table or held >= _LEAST_OVERLAP:
-                order = (named == table, of == role, held, -len(column.counts))
+            if file.table == table or held >= _LEAST_OVERLAP:
+                order = (file.table == table, of == role, held, -len(column.counts))
                 found.append((order, file, column))
     best = max(found, key=lambda each: each[0], default=None)
     return None if best is None else best[1:]
@@ -194,16 +231,15 @@ def _entity(
 
 def _entity_columns(file: File, key: Column, table: str) -> Columns:
     """Return the key, the title of items, and the profile: one column, or several to join."""
-    rest = [column for column in file.columns if column is not key]
     columns: Columns = {f"{table.removesuffix('s')}_id": key.name}
+    texts = [column for column in _without(file, key) if not column.is_number]
+    title = likeliest(texts, "title") if table == "items" else None
     if table == "items":
-        title = likeliest((column for column in rest if not column.is_number), "title")
         columns["title"] = title.name if title else None
-        rest = [column for column in rest if column is not title]
-    described = likeliest((column for column in rest if not column.is_number), "profile")
+    described = likeliest((column for column in texts if column is not title), "profile")
     parts = [
         column.name
-        for column in rest
+        for column in _without(file, key, title)
         if names.may_describe(column.name)
         and column.counts.total() >= 0.2 * file.num_rows
         and (len(column.counts) < 0.5 * file.num_rows or column.mean_words >= 2)
@@ -213,85 +249,47 @@ def _entity_columns(file: File, key: Column, table: str) -> Columns:
 
 
 def _reviews(
-    pairs: _Pairs, text: Column, tables: Mapping[str, str], columns: Mapping[str, Columns]
+    pairs: _Pairs, text: Column, files: Mapping[str, str], columns: Mapping[str, Columns]
 ) -> Guess:
     """Return the guess for a source of reviews."""
-    rest = [each for each in pairs.file.columns if each not in (pairs.user, pairs.item, text)]
+    rest = _without(pairs.file, pairs.user, pairs.item, text)
     titles = [each for each in rest if names.names_items(each.known_as)]
     rest = [each for each in rest if each not in titles and each.counts]
     found: dict[str, Column | None] = {
-        "rating": _readable(rest, "rating"),
-        "time": _readable(rest, "time"),
+        "rating": _valid(rest, "rating"),
+        "time": _valid(rest, "time"),
         "summary": likeliest((each for each in rest if not each.is_number), "summary"),
         "helpful": likeliest((each for each in rest if each.is_number), "helpful"),
         "item_title": None,
     }
-    if "items" not in tables:
+    if "items" not in files:
         own = pairs.item if _are_names(pairs.item) else None
-        found["item_title"] = max(titles, key=lambda each: each.ours is not None, default=own)
-    of_reviews: Columns = {"user_id": pairs.user.name, "item_id": pairs.item.name}
-    of_reviews["review"] = text.name
-    there = {column.name for column in pairs.file.columns} - {"helpful"}
+        found["item_title"] = max(titles, key=lambda each: each.is_given, default=own)
     # None if a column has the name that xrec uses, but contains something else.
-    of_reviews |= {
-        ours: None if column is None else column.name
-        for ours, column in found.items()
-        if column is not None or ours in there
+    same = {column.name for column in pairs.file.columns} - {"helpful"}
+    of_reviews: Columns = {
+        "user_id": pairs.user.name,
+        "item_id": pairs.item.name,
+        "review": text.name,
+        **{our: each and each.name for our, each in found.items() if each or our in same},
     }
-    files, named = {"reviews": pairs.file.name}, {"reviews": of_reviews}
-    if items := columns.get("items"):
-        files["items"] = tables["items"]
-        named["items"] = {"item_id": items["item_id"], "title": items.get("title")}
-    return Guess(files, named, pairs.file)
+    if (items := columns.get("items")) is None:
+        return Guess({"reviews": pairs.file.name}, {"reviews": of_reviews}, pairs.file)
+    of_items: Columns = {"item_id": items["item_id"], "title": items.get("title")}
+    both = {"reviews": pairs.file.name, "items": files["items"]}
+    return Guess(both, {"reviews": of_reviews, "items": of_items}, pairs.file)
 
 
-def _readable(columns: Sequence[Column], meaning: names.Meaning) -> Column | None:
+def _valid(columns: Iterable[Column], meaning: names.Meaning) -> Column | None:
     """Return the likeliest column in which nearly all cells are valid."""
-    named = [each for each in columns if names.rank(each.known_as, meaning) is not None]
+    named = (each for each in columns if names.rank(each.known_as, meaning) is not None)
     return likeliest((each for each in named if each.is_mostly(meaning)), meaning)
 
 
 def _are_names(ids: Column) -> bool:
-    """Return whether at least four in five ids look like names: several words, few digits."""
+    """Return whether at least four in five IDs look like names: several words, few digits."""
     num_names = sum(
         len(each.split()) > 1 and sum(map(str.isdigit, each)) <= _MOST_DIGITS * len(each)
         for each in ids.counts
     )
     return num_names >= 0.8 * len(ids.counts)
-
-
-def rating_range(guess: Guess) -> tuple[float, float] | None:
-    """Return the scale of the ratings: from 1, or the lowest rating below it, to 5, 10 or 100.
-
-    If no rating is above 1, the scale is 0 to 1: recommended or not. None if no rating is finite.
-    """
-    name = guess.columns["reviews"].get("rating") if guess.reviews else None
-    if not isinstance(name, str) or guess.reviews is None:
-        return None
-    values = [each for each in guess.reviews.column(name).parsed("rating")[1] if each is not None]
-    if not values:
-        return None
-    if max(values) <= 1:
-        return (min(0.0, *values), 1.0)
-    greatest = next((scale for scale in (5.0, 10.0, 100.0) if max(values) <= scale), max(values))
-    return (min(1.0, *values), greatest)
-
-
-def num_without_time(guess: Guess) -> int | None:
-    """Return how many reviews have no time; None if there is no column of times."""
-    name = guess.columns["reviews"].get("time") if guess.reviews else None
-    if not isinstance(name, str) or guess.reviews is None:
-        return None
-    column = guess.reviews.column(name)
-    num_empty = guess.reviews.num_rows - column.counts.total()
-    return num_empty + column.parsed("time")[1].count(None)
-
-
-def splits_by_time(guess: Guess) -> bool:
-    """Return whether nearly all reviews have a time."""
-    count = num_without_time(guess)
-    return (
-        count is not None
-        and guess.reviews is not None
-        and count <= _MOST_WITHOUT_TIME * guess.reviews.num_rows
-    )

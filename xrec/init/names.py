@@ -14,18 +14,12 @@ GIVEN = ("user_id", "item_id", "review", "item_title", *get_args(Meaning))
 """The meanings that a user can assign to a column with --columns."""
 
 _FILE = yaml.safe_load((files("xrec.init") / "names.yaml").read_text(encoding="utf-8"))
-_WORDS = {name: set(_FILE[name].split()) for name in ("user", "item", "id", "modifier")}
-_MEANINGS: dict[Meaning, list[str]] = {
-    meaning: words.split() for meaning, words in _FILE["meanings"].items()
-}
-_TEXTS = _MEANINGS["explanation"]
-_AS_THEY_ARE = set(_TEXTS[: _TEXTS.index("review")])
-_NO_TEXT = {*_WORDS["id"], *_FILE["no_text"].split()}
-_NO_PROFILE = {*_WORDS["id"], *_FILE["no_profile"].split()}
-_TABLES = {table: set(words.split()) for table, words in _FILE["tables"].items()}
+_WORDS = {name: set(text.split()) for name, text in _FILE.items() if isinstance(text, str)}
+_MEANINGS = {meaning: text.split() for meaning, text in _FILE["meanings"].items()}
+_TABLES = {table: set(text.split()) for table, text in _FILE["tables"].items()}
 _TABLES["users"] |= _WORDS["user"]
 _TABLES["items"] |= _WORDS["item"]
-_KNOWN = _WORDS["user"] | _WORDS["item"] | {*_TEXTS} | set().union(*_TABLES.values())
+_KNOWN = {*_WORDS["user"], *_WORDS["item"], *_MEANINGS["explanation"]}.union(*_TABLES.values())
 
 
 def words_of(name: str) -> list[str]:
@@ -46,7 +40,7 @@ def _parts(word: str) -> list[str]:
 
 
 def id_role(name: str) -> Role | Literal["any"] | None:
-    """Return whose id a column holds, by its name: "any" for a plain id, None for no id."""
+    """Return whose ID a column holds, by its name: "any" for a plain ID, None for no ID."""
     words = words_of(name)
     rest = [word for word in words if word not in _WORDS["id"] | _WORDS["modifier"]]
     if not rest:
@@ -55,16 +49,17 @@ def id_role(name: str) -> Role | Literal["any"] | None:
     return next((r for r in roles if len(rest) == 1 and rest[0] in _WORDS[r]), None)
 
 
-def table_of(stem: str) -> str | None:
+def table_of(file: str) -> str | None:
     """Return the table that a file's name suggests; tables of pairs take precedence."""
-    words = set(words_of(stem))
+    words = set(words_of(file.partition(".")[0]))
     return next((table for table, known in _TABLES.items() if words & known), None)
 
 
 def rank(name: str, meaning: Meaning) -> int | None:
     """Return the rank of a name for a meaning, 0 for the likeliest; None if it does not fit."""
     words = words_of(name)
-    if meaning in ("explanation", "title", "profile") and set(words) & _NO_TEXT:
+    is_text = meaning in ("explanation", "title", "profile")
+    if is_text and set(words) & (_WORDS["id"] | _WORDS["no_text"]):
         return None
     ranked = _MEANINGS[meaning]
     return min((ranked.index(word) for word in words if word in ranked), default=None)
@@ -78,9 +73,10 @@ def names_items(name: str) -> bool:
 
 def is_review(name: str) -> bool:
     """Return whether a text column's name suggests reviews by people rather than reasons."""
-    return not set(words_of(name)) & _AS_THEY_ARE
+    ranked = _MEANINGS["explanation"]
+    return not set(words_of(name)) & {*ranked[: ranked.index("review")]}
 
 
 def may_describe(name: str) -> bool:
     """Return whether a column may be part of a profile: neither personal nor technical."""
-    return not set(words_of(name)) & _NO_PROFILE
+    return not set(words_of(name)) & (_WORDS["id"] | _WORDS["no_profile"])

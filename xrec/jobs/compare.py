@@ -3,7 +3,7 @@
 import os
 
 from xrec.config import ADAPTERS, CompareConfig
-from xrec.data.dataset import check_has_explanations
+from xrec.data import check_has_explanations
 from xrec.jobs.output import Output
 from xrec.lab.compare.entries import comparison_identity
 from xrec.lab.measures.judge import judge_keys
@@ -15,7 +15,7 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
     """Return the job's output; without `exact`, without downloading the language model."""
     base_model: str | None = None
     unchecked: tuple[str, ...] = ()
-    if config.llm is not None and config.has_language_model:
+    if config.has_language_model:
         base_model = known_fingerprint(config.llm, config.storage, download=exact)
         unchecked = () if base_model else ("base_model",)
     identity = comparison_identity(config, base_model)
@@ -34,7 +34,7 @@ def run(config: CompareConfig) -> Manifest:
     if found.state == "up to date":
         assert found.manifest is not None
         return found.manifest
-    keys = judge_keys(config.metrics.judges, os.environ)
+    keys = judge_keys(config.judges, os.environ)
     trains = set(config.entries) & set(ADAPTERS)
     demands = [demand_of_workers(config.workers)] if trains else []
     demands.append(demand_of_actors(config.actors, config.engine.num_gpus))

@@ -15,8 +15,11 @@ from xrec.config import JobConfig, Project, RayJobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, XRecError
 from xrec.jobs import PIPELINE, job_named, run_job
 from xrec.jobs.output import TABLES, Found, Output
-from xrec.storage import Manifest
-from xrec.train.lease import CHECKPOINTS, refuse_live_training
+from xrec.storage import (
+    CHECKPOINTS,
+    Manifest,
+    refuse_driver,
+)
 
 
 def chosen_configs(
@@ -154,7 +157,7 @@ def _finished(name: str, config: JobConfig, redo: bool) -> Manifest | None:
     if found.state == "stale":
         if not redo:
             raise _mismatch({name: (made, found)})
-        refuse_live_training(made.location / CHECKPOINTS)
+        refuse_driver(made.location / CHECKPOINTS)
         made.delete()
     return found.manifest if found.state == "up to date" else None
 

@@ -5,11 +5,16 @@ from functools import partial
 
 from xrec.annotate import find_aspects, read_annotations
 from xrec.config import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
-from xrec.data import dataset_settings, prepare_dataset
-from xrec.data.dataset import EXTENDS
-from xrec.data.release import find_release_files, read_release
-from xrec.data.source import Source
-from xrec.data.tables import find_table_files, read_tables
+from xrec.data import (
+    EXTENDS,
+    Source,
+    dataset_settings,
+    find_release_files,
+    find_table_files,
+    prepare_dataset,
+    read_release,
+    read_tables,
+)
 from xrec.jobs.output import Output
 from xrec.sample import generate_town, town_tables
 from xrec.storage import (
@@ -41,8 +46,7 @@ def output(config: PrepareConfig, *, exact: bool = True) -> Output:
 
 def run(config: PrepareConfig) -> Manifest:
     """Make the dataset in this process; raises what `prepare_dataset` raises."""
-    aspects = config.aspects_from
-    find = None if aspects is None else partial(find_aspects, config=aspects)
+    find = None if config.aspects_from is None else find_aspects
     return prepare_dataset(config, _source(config), find)
 
 

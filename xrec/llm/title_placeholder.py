@@ -7,7 +7,7 @@ item's. The prompt still shows the title.
 import re
 from collections.abc import Sequence
 
-from xrec.data.titles import Span
+from xrec.data.language import Span
 
 _SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u201c\u2018(]*$")
 _ARTICLE = re.compile(r"\b(?:the|an?)\s+$", re.IGNORECASE)
@@ -15,37 +15,28 @@ _DETERMINER = re.compile(r"\b(?:the|an?|this|your|their|its)\s+$", re.IGNORECASE
 _BEGINS_WITH_ARTICLE = re.compile(r"(?:the|an?)\s", re.IGNORECASE)
 _POINTS = re.compile(r"(?:this|these)\s")  # a title in small letters that is none: "this film"
 
-_BRACKETS = ("[]", "{}", "<>")
+TITLE = "[title]"
+_WHOLE = re.compile(r"\[\s*title\s*\]", re.IGNORECASE)
+_PART = re.compile(
+    r"\[\s*(?:(?:titl|tit|ti|t)(?!\w)|title|$)|(?<!\w)(?:title|itle|tle|le|e)\s*\]", re.IGNORECASE
+)
+_FIELD = re.compile(r"\[\s*\w+(?:[ _-]\w+)?\s*\]")
 
 
 class TitlePlaceholder:
     """Puts place-holders into texts and titles in their place.
 
-    `placeholder` is a word between two marks, as `[title]`; `untitled` stands for an empty title.
+    `untitled` stands for an empty title.
     """
 
-    def __init__(self, placeholder: str, untitled: str):
-        self.text = placeholder
+    def __init__(self, untitled: str):
         self._untitled = untitled
-        first, word, last = placeholder[0], placeholder[1:-1], placeholder[-1]
-        opening, closing = re.escape(first), re.escape(last)
-        beginnings = "|".join(re.escape(word[:length]) for length in range(len(word), 0, -1))
-        ends = "|".join(re.escape(word[start:]) for start in range(len(word)))
-        self._field = re.compile(
-            rf"{opening}\s*\w+(?:[ _-]\w+)?\s*{closing}" if first + last in _BRACKETS else "(?!)"
-        )
-        self._whole = re.compile(rf"{opening}\s*{re.escape(word)}\s*{closing}", re.IGNORECASE)
-        self._part = re.compile(
-            rf"{opening}\s*(?:(?:{beginnings})(?!\w)|{re.escape(word)}|$)"
-            rf"|(?<!\w)(?:{ends})\s*{closing}",
-            re.IGNORECASE,
-        )
 
     def hide(self, text: str, spans: Sequence[Span]) -> str:
         """`text` with the place-holder at each of `spans`, which are in order and apart."""
         parts, end = [], 0
         for start, stop in spans:
-            parts += [text[end:start], self.text]
+            parts += [text[end:start], TITLE]
             end = stop
         return "".join([*parts, text[end:]])
 
@@ -60,7 +51,7 @@ class TitlePlaceholder:
         title = title.strip()
         left_out = self._left_out_before(title)
         filled, end = "", 0
-        for match in self._whole.finditer(text):
+        for match in _WHOLE.finditer(text):
             filled += text[end : match.start()]
             if left_out is not None:
                 filled = left_out.sub("", filled)
@@ -71,24 +62,23 @@ class TitlePlaceholder:
         return filled + text[end:]
 
     def made_up_in(self, text: str, *known: str) -> str | None:
-        """The first word or two of `text` in such brackets that no `known` text has so, or None.
+        """The first word or two of `text` in brackets that no `known` text has so, or None.
 
         A model that learned to write "[title]" may write "[category]", which nothing fills in.
-        Marks that are no brackets can be quotation marks, so nothing is found.
         """
-        for match in self._field.finditer(text):
+        for match in _FIELD.finditer(text):
             field = match.group()
-            if not self._whole.fullmatch(field) and not any(field in each for each in known):
+            if not _WHOLE.fullmatch(field) and not any(field in each for each in known):
                 return field
         return None
 
     def is_in(self, text: str) -> bool:
         """Whether the place-holder stands in `text`."""
-        return self._whole.search(text) is not None
+        return _WHOLE.search(text) is not None
 
     def is_broken_in(self, text: str) -> bool:
         """Whether a part of the place-holder stands in `text` beside whole ones."""
-        return self._part.search(self._whole.sub("\ue000", text)) is not None
+        return _PART.search(_WHOLE.sub("\ue000", text)) is not None
 
     def may_replace_end_of(self, text: str, title: str) -> bool:
         """Whether the end of an unfinished text goes if a place-holder follows."""

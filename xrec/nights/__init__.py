@@ -18,8 +18,8 @@ from xrec.nights.publish import look_at_candidate, publish_candidate
 from xrec.nights.sample import Sample, diff_lines
 
 __all__ = [
-    "GateFigure",
     "Gate",
+    "GateFigure",
     "NightCosts",
     "Sample",
     "check_kept",
@@ -27,6 +27,6 @@ __all__ = [
     "forget",
     "look_at_candidate",
     "make_gate",
-    "publish_candidate",
     "plan_night",
+    "publish_candidate",
 ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from xrec.data.dataset import Dataset, taken
+from xrec.data import Dataset, taken
 
 if TYPE_CHECKING:
     from xrec.graph.artifact import GraphEmbeddings

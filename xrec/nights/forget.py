@@ -20,6 +20,7 @@ from xrec.errors import ConfigError
 from xrec.graph.identity import START_FROM
 from xrec.schemas import REJECTED
 from xrec.storage import (
+    CHECKPOINTS,
     DELETING,
     FORGOTTEN,
     Forgotten,
@@ -33,10 +34,10 @@ from xrec.storage import (
     put_on_list,
     read_manifest,
     read_table,
+    refuse_driver,
     storage_errors,
     write_table,
 )
-from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 _FROM_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
 """The kinds that are made from the texts of any night."""
@@ -169,7 +170,7 @@ def _sweep(
         has_them = any(found.values()) if kind in _FROM_TEXTS else found[folder.uri]
         if not location.exists():
             continue
-        refuse_live_training(location / CHECKPOINTS)
+        refuse_driver(location / CHECKPOINTS)
         if (location / DELETING).is_file() or (has_them and location.uri not in in_use.values()):
             delete_artifact(location)
             deleted.append(location.uri)

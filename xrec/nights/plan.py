@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from xrec.backfill import last_night, present
 from xrec.config import JobConfig, PretrainGraphConfig
-from xrec.data.dataset import EXTENDS
+from xrec.data import EXTENDS
 from xrec.errors import ConfigError
 from xrec.storage import Kind, Location, location_of
 

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from xrec.config import EligibleItems, RecommendConfig, StorageConfig
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.errors import DataError
 from xrec.storage import check_columns, open_location
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import torch
 
 from xrec import bulk
 from xrec.config import RecommendConfig
-from xrec.data.dataset import Dataset, taken
+from xrec.data import Dataset, taken
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.index import ItemIndex
@@ -139,6 +139,10 @@ class Ranker:
         self._dataset, self._graph, self._k, self._eligibility = dataset, graph, k, eligibility
         self._seen = seen_items(dataset)
 
+    @cached_property
+    def _mean_user(self) -> torch.Tensor:
+        return self._graph.users.mean(dim=0)
+
     def rank(self, users: npt.NDArray[np.int64]) -> tuple[pa.Table, tuple[float, ...]]:
         """Return the best items (schema RECOMMENDATIONS) for users (N,) int64, ascending.
 
@@ -163,7 +167,13 @@ class Ranker:
     def _best(
         self, users: npt.NDArray[np.int64], index: ItemIndex | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return items and scores (N, k) for users (N,), from the index or an exact search."""
+        """Return items and scores (N, k) for users (N,), from the index or an exact search.
+
+        Users without interactions, whose vectors are zeros, get what the mean user likes.
+        """
+        idle = users[~self._graph.users[users].any(dim=1).numpy()]
+        if len(idle):
+            self._graph.users[idle] = self._mean_user
         items = np.full((len(users), self._k), -1)
         scores = np.zeros((len(users), self._k), np.float32)
         groups: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]

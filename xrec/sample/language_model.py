@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from xrec.config import BuildSampleLLMConfig, PromptConfig, identity_of
-from xrec.data.titles import title_spans
+from xrec.data.language import title_spans
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Batch, Example, collate, token_nll
 from xrec.llm.prompt import PairTexts, PromptBuilder
@@ -155,7 +155,7 @@ def build_model(
 def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
     values = {"user": "", "item": "", **vars(example)}
     user, item = prompt.user.format(**values), prompt.item.format(**values)
-    hidden = _hidden_title(example, TitlePlaceholder(prompt.title_placeholder, prompt.untitled))
+    hidden = _hidden_title(example, TitlePlaceholder(prompt.untitled))
     return f"system user assistant\n{prompt.instruction}\n{user}\n{item}\n{hidden}"
 
 

@@ -85,7 +85,7 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_ABOUT_KEYS = "A key of security.keys. An endpoint without keys answers its own machine."
+_ABOUT_KEYS = "A key of serve.keys. An endpoint without keys answers its own machine."
 # These only describe the key in OpenAPI. `xrec.serve.gate` checks it before the route runs.
 _SECURED = [
     Depends(HTTPBearer(auto_error=False, description=_ABOUT_KEYS)),

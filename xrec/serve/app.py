@@ -70,7 +70,7 @@ class Frontend:
         self._watch: asyncio.Task[None] | None = None
         api, share = make_api(self._current), 1 / config.frontends.num_processes
         api.openapi()  # it takes 50 ms: not while clients wait
-        self._gate = RequestGate(api, config.security.keys, self._metrics, share)
+        self._gate = RequestGate(api, config.keys, self._metrics, share)
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

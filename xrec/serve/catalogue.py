@@ -8,7 +8,7 @@ from xrec.adapter.artifact import read_adapter
 from xrec.adapter.config import model_inputs
 from xrec.checks import AspectNames
 from xrec.config import ServeConfig
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.ranking import seen_items, top_k_items
 from xrec.serve.messages import Evidence, ItemEntry, ItemList, NearHistory, RecommendedItem

@@ -292,8 +292,8 @@ def _check_local(scope: Scope, headers: Headers) -> None:
         why = "by a loopback address or localhost"
     # nginx speaks HTTP/1.0 to what is behind it by default, and adds no header.
     elif scope.get("http_version") == "1.0" or any(map(_FORWARDED.fullmatch, headers)):
-        why = "and a proxy forwarded this request; configure security.keys"
+        why = "and a proxy forwarded this request; configure serve.keys"
     else:
         return
-    detail = f"without security.keys this endpoint answers its own machine only, {why}"
+    detail = f"without serve.keys this endpoint answers its own machine only, {why}"
     raise ProblemError(403, "not_local", detail)

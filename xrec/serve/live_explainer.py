@@ -17,8 +17,7 @@ import torch
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, ServeConfig, share_of_key
-from xrec.data.dataset import Dataset
-from xrec.data.evidence import NamedEvidence
+from xrec.data import Dataset, NamedEvidence
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Advance, Completion, Failure, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
@@ -348,7 +347,7 @@ def load_live(
         is_streaming=True,
     )
     explainer.checker.aspects.build()
-    keys = config.security.keys
+    keys = config.keys
     return LiveExplainer(explainer, config.decoding, metrics, keys, max_waiting_pairs)
 
 

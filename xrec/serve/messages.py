@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
-from xrec.data.dataset import AspectsFrom
-from xrec.data.evidence import NamedEvidence
+from xrec.data import AspectsFrom, NamedEvidence
 
 MAX_PAIRS = 64
 MAX_WORDS = 500

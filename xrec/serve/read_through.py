@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
-from xrec.data.evidence import NamedEvidence
+from xrec.data import NamedEvidence
 from xrec.errors import StorageNotFoundError, XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve.artifacts import PublishedTexts

@@ -4,10 +4,12 @@ location, local, s3, uri    files and folders at URIs
 manifest, artifact          what an artifact is; how to read, write, claim and delete one
 parquet, mapped             tables in files; files that the processes of a node share
 forgotten                   the list of forgotten people
-process, cache              names of driver processes; a cache with a size limit in bytes
+lease                       names of driver processes; who works on a folder
+cache                       a cache with a size limit in bytes
 """
 
 from xrec.storage.artifact import (
+    CHECKPOINTS,
     DELETING,
     MANIFEST,
     RUN_RECORD,
@@ -24,6 +26,7 @@ from xrec.storage.artifact import (
 )
 from xrec.storage.cache import ByteCache
 from xrec.storage.forgotten import FORGOTTEN, Forgotten, put_on_list, read_forgotten
+from xrec.storage.lease import DRIVER, Beat, Lease, only_driver, refuse_driver, this_process
 from xrec.storage.local import LocalLocation
 from xrec.storage.location import Location
 from xrec.storage.manifest import (
@@ -59,7 +62,6 @@ from xrec.storage.parquet import (
     row_groups,
     write_table,
 )
-from xrec.storage.process import may_be_at_work, this_process
 from xrec.storage.requests import (
     first_line,
     request_each,

@@ -28,6 +28,8 @@ from xrec.storage.requests import request_each, storage_errors
 logger = logging.getLogger("xrec")
 
 MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
+"""The folder of an unfinished training, in the folder of its artifact."""
 RUN_RECORD = "run.json"
 """The file that says which run a folder belongs to (`Claim`); it is written first."""
 DELETING = "_deleting"

@@ -61,7 +61,7 @@ class Forgotten:
         return rows.filter(pc.invert(self.mask(rows["user_id"])))
 
     def without_texts(self, findings: Iterable[Any]) -> list[Any]:
-        """Return findings (xrec.data.source).
+        """Return findings (xrec.data).
 
         If anyone is listed, the findings have no texts, because texts may name people.
         """

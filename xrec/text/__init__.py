@@ -1,6 +1,6 @@
 """A text-only language model: takes messages and a schema, returns an object of that schema.
 
-    model = load_language_model(config, llm=None, storage=storage, key=key)
+    model = load_language_model(config, storage=storage, key=key)
     for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
         reply.value      # a Profile, or None with reply.failure
 
@@ -12,11 +12,9 @@ replies across restarts, and stops when its token budget is used up.
 
 from xrec.text.asker import Asker, ask
 from xrec.text.loading import (
-    chosen_llm,
     endpoint_key,
     load_language_model,
     model_identity,
-    model_settings,
 )
 from xrec.text.messages import (
     LanguageModel,
@@ -45,11 +43,9 @@ __all__ = [
     "Usage",
     "about_tokens",
     "ask",
-    "chosen_llm",
     "endpoint_key",
     "load_language_model",
     "model_identity",
-    "model_settings",
     "parse_prompt_file",
     "parse_reply",
     "read_prompt_file",

@@ -48,9 +48,8 @@ def ask(
             invalid.append(reply)
         else:
             yield reply
-    second = sampling.model_copy(update={"seed": sampling.seed + 1})
     corrected = [_correct(prompts[first.index], first) for first in invalid]
-    for raw in model.write(corrected, second) if invalid else ():
+    for raw in model.write(corrected, sampling) if invalid else ():
         first = invalid[raw.index]
         reply = _parse(raw, prompts[first.index])
         yield replace(reply, index=first.index, usage=first.usage + reply.usage)
@@ -66,10 +65,10 @@ def _parse(reply: Reply[Any], prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
 
 
 def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
-    """Return the prompt with the model's reply and a request to correct it."""
+    """Return the prompt with another seed, the model's reply, and a request to correct it."""
     assert reply.failure is not None
     if reply.failure.reason == "broken_response":  # the model never replied
-        return prompt
+        return replace(prompt, seed=1)
     is_cut = reply.failure.reason == "cut_off"
     problem = "it is too long" if is_cut else reply.failure.message
     schema = json.dumps(strict_schema(prompt.schema), ensure_ascii=False)
@@ -78,7 +77,8 @@ def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
         f"nothing else. It must fit this schema: {schema}"
     )
     answer = Message("assistant", reply.raw[:_MAX_QUOTED_CHARACTERS] or "{}")
-    return Prompt((*prompt.messages, answer, Message("user", request)), prompt.schema)
+    messages = (*prompt.messages, answer, Message("user", request))
+    return Prompt(messages, prompt.schema, seed=1)
 
 
 class _Metered:

@@ -25,6 +25,9 @@ from xrec.text.replies import strict_schema
 
 _MAX_REFUSED = 8
 """If an endpoint refuses this many prompts before its first reply, the prompts are not to blame."""
+_MAX_RETRIES = 10
+"""How many times a request is repeated after no answer, or after 408, 409, 429, or 5xx: over a
+minute, as the openai client waits 0.5 to 8 seconds each time."""
 
 
 class EndpointModel:
@@ -42,7 +45,7 @@ class EndpointModel:
         self._client = openai.AsyncOpenAI(
             api_key=key.get_secret_value() if key else "none",
             base_url=config.base_url,
-            max_retries=config.max_retries,
+            max_retries=_MAX_RETRIES,
             timeout=config.timeout_seconds,
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [self._admit]}),
         )
@@ -124,7 +127,7 @@ class EndpointModel:
             "model": config.model,
             "messages": messages,
             "max_completion_tokens": sampling.max_tokens,
-            "seed": sampling.seed,
+            "seed": prompt.seed,
             "temperature": sampling.temperature,
         }
         if config.structured_output == "prompt":

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from xrec.config import (
     Device,
     EngineModelConfig,
-    LLMConfig,
     ReplyFailureReason,
     SamplingConfig,
     StorageConfig,
@@ -116,7 +115,7 @@ class EngineModel:
             max_new_tokens=sampling.max_tokens,
             temperature=sampling.temperature or 0.0,
             top_p=1.0,
-            seed=sampling.seed,
+            seed=prompt.seed,
             constraint=self._grammars.of(prompt.schema),
         )
         return self._chat.token_ids(prompt.messages), params
@@ -133,19 +132,15 @@ class EngineModel:
 
 
 def load_engine_model(
-    config: EngineModelConfig,
-    llm: LLMConfig,
-    storage: StorageConfig,
-    device: Device,
-    num_threads: int,
+    config: EngineModelConfig, storage: StorageConfig, device: Device, num_threads: int
 ) -> EngineModel:
-    """Load `llm` into this process, with the engine of `config`.
+    """Load the language model of `config` into this process, with its engine.
 
     Raises ModelError if the model is not available, or xgrammar does not support its tokenizer.
     """
     torch.set_num_threads(num_threads)
-    folder = resolve_model(llm, storage)
-    model, tokenizer = load_llm(llm, folder, resolve_device(device)), load_tokenizer(folder)
+    folder = resolve_model(config.llm, storage)
+    model, tokenizer = load_llm(config.llm, folder, resolve_device(device)), load_tokenizer(folder)
     stops = stop_token_ids(model, tokenizer)
     engine = load_engine(model, stops, config.engine)
     return EngineModel(

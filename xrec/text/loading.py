@@ -9,7 +9,6 @@ from xrec.config import (
     Device,
     EndpointModelConfig,
     EngineModelConfig,
-    LLMConfig,
     StorageConfig,
     identity_of,
 )
@@ -41,18 +40,15 @@ def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) ->
 def load_language_model(
     config: ModelConfig,
     *,
-    llm: LLMConfig | None = None,
     storage: StorageConfig | None = None,
     device: Device = "auto",
     num_threads: int = 1,
     key: SecretStr | None = None,
 ) -> LanguageModel:
-    """Load a language model into this process.
+    """Load a language model into this process; raises ModelError if that fails.
 
-    llm: the job's language model, for an engine whose config names none. device, num_threads: an
-        engine's device, and the number of torch threads. key: the endpoint's key (`endpoint_key`).
-
-    Raises ConfigError if no language model is named, ModelError if it cannot be loaded.
+    device, num_threads: an engine's device, and the number of torch threads. key: the endpoint's
+        key (`endpoint_key`).
     """
     if isinstance(config, EndpointModelConfig):
         from xrec.text.endpoint import EndpointModel  # engines do not need openai
@@ -61,40 +57,17 @@ def load_language_model(
     from xrec.text.engine_model import load_engine_model  # endpoints do not need torch
 
     storage = storage or StorageConfig()
-    return load_engine_model(config, chosen_llm(config, llm), storage, device, num_threads)
+    return load_engine_model(config, storage, device, num_threads)
 
 
-def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
-    """Return the engine's own language model, or else `llm`; raise ConfigError without either."""
-    chosen = config.llm or llm
-    if chosen is None:
-        raise ConfigError(
-            "a language model of kind engine needs llm; set it in this section, or in the project",
-            code="missing",
-            key="llm",
-        )
-    return chosen
+def model_identity(config: ModelConfig, storage: StorageConfig | None = None) -> dict[str, Any]:
+    """Return the settings that replies depend on, with the fingerprint of an engine's weights.
 
-
-def model_settings(config: ModelConfig, llm: LLMConfig | None) -> dict[str, Any]:
-    """Return the settings that replies depend on, except an engine's weights.
-
-    llm: the job's language model, for an engine whose config names none. Raises ConfigError if an
-        engine has neither.
+    The weights' name takes its place if they are not on disk.
     """
-    if isinstance(config, EngineModelConfig):
-        config = config.model_copy(update={"llm": chosen_llm(config, llm)})
-    return identity_of(config)
-
-
-def model_identity(
-    config: ModelConfig, llm: LLMConfig | None, storage: StorageConfig | None = None
-) -> dict[str, Any]:
-    """Return `model_settings` with the fingerprint of the weights, or their name if not on disk."""
-    settings = model_settings(config, llm)
+    settings = identity_of(config)
     if isinstance(config, EndpointModelConfig):
         return settings
-    chosen = chosen_llm(config, llm)
-    revision = f"@{chosen.revision}" if chosen.revision else ""
-    fingerprint = known_fingerprint(chosen, storage or StorageConfig(), download=False)
-    return {**settings, "base_model": fingerprint or public_name(chosen.model) + revision}
+    revision = f"@{config.llm.revision}" if config.llm.revision else ""
+    fingerprint = known_fingerprint(config.llm, storage or StorageConfig(), download=False)
+    return {**settings, "base_model": fingerprint or public_name(config.llm.model) + revision}

@@ -17,18 +17,20 @@ from xrec.adapter.card import TRAINED, model_card
 from xrec.adapter.config import AdapterConfig, training_identity
 from xrec.adapter.model import input_vectors
 from xrec.config import TrainAdapterConfig
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.artifact import read_graph
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.llm.model import check_quantization
 from xrec.llm.source import public_name
 from xrec.storage import (
+    CHECKPOINTS,
     Manifest,
     claim,
     finished,
     location_of,
     manifest_of,
+    only_driver,
     run_fingerprint,
 )
 from xrec.train.adapter_worker import train_worker
@@ -36,7 +38,6 @@ from xrec.train.checkpoint import AdapterProgress, Tensors, read_best_adapter, r
 from xrec.train.data import training_vectors
 from xrec.train.example_shards import write_examples
 from xrec.train.leak import measure_leak
-from xrec.train.lease import CHECKPOINTS, only_driver
 from xrec.train.ray_driver import fit
 from xrec.train.tracking import tracked
 
@@ -99,9 +100,7 @@ def _made(
         inputs=inputs,
         metrics=metrics,
         extra_files={"history.json": json.dumps(progress.history, indent=2).encode()},
-        card=model_card(
-            adapter_config, license=config.license, origin=TRAINED, dataset=dataset, metrics=metrics
-        ),
+        card=model_card(adapter_config, origin=TRAINED, dataset=dataset, metrics=metrics),
     )
     (output / CHECKPOINTS).delete()
     return manifest

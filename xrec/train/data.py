@@ -26,6 +26,7 @@ from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, read_training_vectors
 from xrec.llm.examples import Example
 from xrec.storage import (
+    CHECKPOINTS,
     LocalLocation,
     Location,
     Manifest,
@@ -35,7 +36,6 @@ from xrec.storage import (
     read_content,
     read_manifest,
 )
-from xrec.train.lease import CHECKPOINTS
 from xrec.train.ray_worker import local_rank, wait_for_workers
 
 Lengths = npt.NDArray[np.int32]

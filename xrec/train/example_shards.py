@@ -17,8 +17,7 @@ from pyarrow import feather
 from xrec.adapter.pairs import PairPrompts
 from xrec.bulk import map_in_processes, num_cpus
 from xrec.config import Split, TrainAdapterConfig
-from xrec.data.dataset import Dataset, read_dataset
-from xrec.data.splits import drawn_explanations
+from xrec.data import Dataset, drawn_explanations, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import load_tokenizer, read_text_config

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xrec.config import GraphTrainingConfig, PretrainGraphConfig, Split
-from xrec.data.dataset import Dataset, edges_of, read_dataset
+from xrec.data import Dataset, edges_of, read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.adjacency import check_edges
 from xrec.graph.artifact import EMBEDDINGS, read_graph, write_graph
@@ -26,20 +26,27 @@ from xrec.graph.identity import LAYER0, START_FROM, graph_identity
 from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, fold_numbers
 from xrec.graph.ranking import ranking_report
 from xrec.storage import (
+    CHECKPOINTS,
     Manifest,
     ancestry,
     claim,
     file_of_zeros,
     finished,
     location_of,
+    only_driver,
     open_location,
     run_fingerprint,
     storage_errors,
 )
 from xrec.train.checkpoint import GraphProgress, Tensors, read_progress, read_rows
-from xrec.train.graph_model import RECALL, SCORE, GraphData, split_edges
+from xrec.train.graph_model import (
+    RECALL,
+    SCORE,
+    VALIDATION_USERS,
+    GraphData,
+    split_edges,
+)
 from xrec.train.graph_worker import train_worker
-from xrec.train.lease import CHECKPOINTS, only_driver
 from xrec.train.ray_driver import fit
 from xrec.train.tracking import tracked
 
@@ -50,8 +57,8 @@ KEEP_WITHIN = 0.2
 """A vector of `start_from` that moved by at most this share of its length stays as it was.
 
 Neither texts nor rankings differ noticeably after such a move (docs/graph.md)."""
-_FINAL_USERS = 10
-"""How many times `training.validation_users` the final figures are of."""
+_FINAL_USERS = 10 * VALIDATION_USERS
+"""How many users the final figures are of at most."""
 
 
 def pretrain_graph(
@@ -240,14 +247,14 @@ def _final_metrics(
     progress: GraphProgress,
     training: GraphTrainingConfig,
 ) -> dict[str, Any]:
-    train, most = split_edges(dataset, "train"), _FINAL_USERS * training.validation_users
+    train = split_edges(dataset, "train")
     reports: dict[str, dict[str, Any]] = {
         split: ranking_report(
             users,
             items,
             train,
             split_edges(dataset, split),
-            most_users=most,
+            most_users=_FINAL_USERS,
             seed=training.seed,
             lost_items=torch.from_numpy(dataset.lost_items),
         )

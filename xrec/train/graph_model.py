@@ -15,14 +15,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from xrec.config import (
-    BPRLossConfig,
+    GraphLoss,
     GraphModelConfig,
     GraphTrainingConfig,
     PretrainGraphConfig,
-    SampledSoftmaxConfig,
     Split,
 )
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.graph.adjacency import distinct_edges, node_degrees, normalized_adjacency
 from xrec.graph.artifact import read_vectors
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges
@@ -48,6 +47,18 @@ RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
 SPECTRAL_EXPONENT = 0.35
 """a of the start's D_u^-a R D_i^-a. 0.5 is LightGCN's own normalization; lower values give
 popularity more weight."""
+
+BLEND_WEIGHT = 0.2
+"""Weight of a spectral start's scores in the final vectors; the trained scores have weight 1. On
+Yelp it raises the validation Recall@20 from 0.1425 to 0.1474."""
+
+VALIDATION_USERS = 10_000
+"""Maximum number of users ranked after an epoch: the standard error of a Recall@20 of 0.14 over as
+many is at most 0.0035."""
+
+TEMPERATURE, NUM_NEGATIVES = 0.15, 1024
+"""Of the sampled softmax: the divisor of the cosines, and the number of uniformly drawn items that
+a micro-batch's interactions share as negatives."""
 
 ASPECT_LOSS_WEIGHT = 0.1
 """Weight of the aspects' loss beside 1 of the interactions'."""
@@ -140,10 +151,12 @@ class HeldOut:
     users: Tensor
 
     @classmethod
-    def of(cls, dataset: Dataset, data: GraphData, training: GraphTrainingConfig) -> "HeldOut":
-        """Return those of at most `training.validation_users` users of the validation."""
+    def of(
+        cls, dataset: Dataset, data: GraphData, seed: int, most_users: int = VALIDATION_USERS
+    ) -> "HeldOut":
+        """Return those of at most `most_users` users of the validation, drawn by `seed`."""
         held_out = split_edges(dataset, "validation")
-        users = users_with_items(held_out, training.validation_users, seed=training.seed)
+        users = users_with_items(held_out, most_users, seed=seed)
         lost = torch.from_numpy(dataset.lost_items)
         return cls(SeenItems(data.edges, lost=lost), SeenItems(held_out), users)
 
@@ -178,7 +191,7 @@ def build_partition(
 
 def blend_weight(model: GraphModelConfig) -> float:
     """Return the weight of the start in the final vectors; zero for a random start."""
-    return model.spectral.blend_weight if model.initialization == "spectral" else 0.0
+    return BLEND_WEIGHT if model.initialization == "spectral" else 0.0
 
 
 def start_embeddings(
@@ -192,13 +205,11 @@ def start_embeddings(
     model, seed = config.model, config.training.seed
     if model.initialization == "random":
         return random_embeddings(partition, model.embedding_dim, seed).to(device)
-    spectral = model.spectral
     return spectral_embeddings(
         data.adjacency(partition, SPECTRAL_EXPONENT).to(device),
         data.num_users,
         model.embedding_dim,
         num_aspects=data.aspects.num_aspects,
-        **spectral.model_dump(exclude={"blend_weight"}),
         seed=seed,
         partition=partition,
     )
@@ -227,16 +238,14 @@ def later_embeddings(
     return torch.where(is_known[:, None], rows, new)
 
 
-def build_objective(
-    loss: BPRLossConfig | SampledSoftmaxConfig, edges: Tensor, num_users: int, num_items: int
-) -> Objective:
+def build_objective(loss: GraphLoss, edges: Tensor, num_users: int, num_items: int) -> Objective:
     """Return the loss with its negatives; `edges` (2, E) int64 are the training interactions.
 
     They are sorted by user and item, each once.
     """
-    if isinstance(loss, BPRLossConfig):
+    if loss == "bpr":
         return BPR(NegativeSampler(edges, num_users, num_items))
-    return SampledSoftmax(edges, num_items, **loss.model_dump(exclude={"kind"}))
+    return SampledSoftmax(edges, num_items, temperature=TEMPERATURE, num_negatives=NUM_NEGATIVES)
 
 
 class AspectLoss:

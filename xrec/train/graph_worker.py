@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xrec.config import PretrainGraphConfig
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.errors import TrainingError
 from xrec.graph.blend import blend
 from xrec.graph.lightgcn import LightGCN
@@ -81,7 +81,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     fold = None if loop_config["fold"] is None else (loop_config["fold"], config.folds)
     data = GraphData.of(dataset, with_aspects=config.model.aspects, fold=fold)
     worker = GraphWorker(config, data, run=loop_config["run"])
-    validation = HeldOut.of(dataset, data, config.training)
+    validation = HeldOut.of(dataset, data, config.training.seed)
     if config.parallelism == "replicated":  # else each worker ranks its own items for all users
         validation = validation.part(rank(), world_size())
     if config.start_from is not None:
@@ -142,10 +142,7 @@ class GraphWorker:
                 report({"epoch": 0, **metrics}, self._checkpoint(), every_worker=True)
 
     def run_epoch(self, validation: HeldOut) -> None:
-        """Train for an epoch and report; validate and write a checkpoint if they are due.
-
-        Both are due as often as the config says, and at the end.
-        """
+        """Train for an epoch, validate if that is due, and report with a checkpoint."""
         started, epoch = time.monotonic(), self.progress.epoch + 1
         loss, num_steps = self.train_epoch(epoch)
         is_last = epoch == self._training.num_epochs
@@ -162,8 +159,7 @@ class GraphWorker:
         self.progress = self.progress.after_epoch(row, self.progress.step + num_steps)
         if metrics:
             self.progress = self.progress.after_evaluation(metrics[SCORE])
-        is_due = self.has_finished or epoch % self._training.epochs_per_checkpoint == 0
-        report(row, self._checkpoint() if is_due else None, every_worker=True)
+        report(row, self._checkpoint(), every_worker=True)
 
     # Steps
 

@@ -27,8 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from xrec.checks import AspectNames
-from xrec.data.dataset import Dataset, edges_of, index_keys, pair_keys
-from xrec.data.profiles import Profiles
+from xrec.data import Dataset, edges_of, index_keys, pair_keys
 from xrec.evaluate.intervals import mean_interval
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.leave_out import TrainingVectors
@@ -116,7 +115,7 @@ class _Inputs:
         *,
         leave_out_own: bool,
     ):
-        self._profiles, self._leave_out_own = Profiles(dataset), leave_out_own
+        self._dataset, self._leave_out_own = dataset, leave_out_own
         self._graph, self._vectors, self._mean_user = graph, vectors, graph.users.mean(dim=0)
         self._aspects = None if graph.aspects is None else graph.aspects - graph.aspects.mean(dim=0)
         aspects = [] if dataset.aspects is None else dataset.aspects["aspect"].to_pylist()
@@ -147,10 +146,10 @@ class _Inputs:
         return str(self._explanations["explanation"][row])
 
     def _profile(self, pair: Pair) -> tuple[str, str]:
-        return self._profiles.of(*pair, leave_out_own=self._leave_out_own)
+        return self._dataset.profiles_of(*pair, leave_out_own=self._leave_out_own)
 
     def _vectors_of(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        row = self._profiles.training_row(*pair)
+        row = self._dataset.training_row(*pair)
         if self._vectors is None or row is None:
             return self._graph.users[pair[0]], self._graph.items[pair[1]]
         return self._vectors.users[row], self._vectors.items[row]

@@ -37,8 +37,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.config import Workers
 from xrec.errors import StorageError, TrainingError, XRecError
-from xrec.storage import Location
-from xrec.train.lease import only_driver
+from xrec.storage import (
+    Location,
+    only_driver,
+)
 from xrec.train.ray_worker import prepare_worker
 
 logger = logging.getLogger("xrec")

@@ -187,21 +187,20 @@ def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path
     )
     config = toy_adapter("projected", base_model="owner/model", graph_fingerprint="beef").config
     metrics = {"epoch": 3, "validation_loss": 1.5, "num_train_pairs": 1755}
-    card = model_card(config, license="mit", dataset=data, metrics=metrics)
+    card = model_card(config, dataset=data, metrics=metrics)
     values = yaml.safe_load(card.split("---\n")[1])
     assert "recommendation" in values.pop("tags")
     assert values == {
         "base_model": "owner/model",
         "base_model_relation": "adapter",
         "library_name": "xrec",
-        "license": "mit",
+        "license": "unknown",
         "pipeline_tag": "text-generation",
     }
     for fact in ("15,962 users, 14,085 items", data.fingerprint, "nats a token: 1.5", "1,755"):
         assert fact in card
     unknown = model_card(config.model_copy(update={"base_model": "llm"}))
     values = yaml.safe_load(unknown.split("---\n")[1])
-    assert values["license"] == "unknown"
     assert "base_model" not in values
     assert "None" not in unknown
 

@@ -121,11 +121,8 @@ def test_attach_to_a_model_that_does_not_fit_is_refused(make, code, saw):
 USERS, ITEMS = torch.randn(40, D) * 3 + 1, torch.randn(30, D)
 
 
-def vectors(
-    kind: str, users: Tensor = USERS, items: Tensor = ITEMS, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    config = AdapterModelConfig(vectors=kind, vectors_seed=seed)
-    return input_vectors(config, users, items)
+def vectors(kind: str, users: Tensor = USERS, items: Tensor = ITEMS) -> tuple[Tensor, Tensor]:
+    return input_vectors(AdapterModelConfig(vectors=kind), users, items)
 
 
 @pytest.mark.parametrize("kind", ["random", "constant"])

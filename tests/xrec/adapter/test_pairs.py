@@ -13,8 +13,7 @@ from tests.world.town import with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.aspects import AspectChooser
 from xrec.config import PrepareConfig, PromptConfig
-from xrec.data import Dataset, read_dataset
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence, Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.jobs.prepare import run as prepare_dataset
 from xrec.llm.collaborative import Vocabulary
@@ -112,7 +111,6 @@ def test_placeholder_in_a_title_or_an_explanation_is_refused(dataset):
     titles = with_column(dataset, "title", ["The [Title] Bar", *dataset.items["title"][1:]])
     with raises(DataError, "placeholder_in_text", key="title", saw="[title]"):
         make_prompts(titles)
-    make_prompts(titles, title_placeholder="<place>")
     explanations = dataset.explained_pairs("train").slice(0, 2)
     index = explanations.schema.get_field_index("explanation")
     texts = pa.array(["Calm.", "You would love [title]."])

@@ -155,7 +155,8 @@ def test_run_reviews_that_praise_nothing_or_are_low_rated_count_in_aspects_alone
     assert counts == {"reviews": 5, "pairs": 7, "explanations": 4}
     assert manifest.metrics["num_low_rated"] == 2
     assert manifest.metrics["pairs_without_praise"] == pytest.approx(1 / 5)
-    assert tables["users"]["user_id"].to_pylist() == ["a", "b", "d", "e"]
+    assert tables["users"]["user_id"].to_pylist() == ["a", "b", "c", "d", "e"]
+    assert _values(tables["dislikes"]) == [(1, 1), (2, 0)]  # c, who likes nothing, is known for it
     assert (tables["interactions"].num_rows, tables["explanations"].num_rows) == (5, 4)
     assert {"odd", "too"}.isdisjoint(texts_of_training(tables).split())
     assert _values(tables["aspects"]) == [(0, "warm", 4, 3, 1), (1, "loud", 3, 3, 0)]

@@ -17,7 +17,7 @@ from xrec.annotate.phrases.mentions import Mention
 from xrec.annotate.phrases.profiles import find_aspects
 from xrec.annotate.phrases.reader import Reader
 from xrec.annotate.phrases.sentences import explanation
-from xrec.config import PhrasesAnnotator, ProfileAspects, VocabularyConfig
+from xrec.config import PhrasesAnnotator, VocabularyConfig
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location
@@ -289,12 +289,8 @@ PROFILES = [
 ]
 
 
-def _config(min_items: int, max_share: float = 1.0) -> ProfileAspects:
-    return ProfileAspects(kind="profiles", min_items=min_items, max_share=max_share)
-
-
-def _named(profiles: list[str], texts: list[str], config: ProfileAspects) -> list[list[list[str]]]:
-    found = find_aspects(profiles, texts, config)
+def _named(profiles: list[str], texts: list[str], max_share: float = 1.0) -> list[list[list[str]]]:
+    found = find_aspects(profiles, texts, min_items=2, max_share=max_share)
     return [
         [sorted(found.aspects[number] for number in each) for each in named]
         for named in (found.of_profiles, found.of_explanations)
@@ -302,7 +298,7 @@ def _named(profiles: list[str], texts: list[str], config: ProfileAspects) -> lis
 
 
 def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_have():
-    of_profiles, _ = _named(PROFILES, [], _config(2))
+    of_profiles, _ = _named(PROFILES, [])
     assert of_profiles == [
         ["handmade pasta"],
         ["craft cocktails", "handmade pasta"],
@@ -311,7 +307,7 @@ def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_hav
         ["pasta"],
         [],
     ]
-    of_profiles, _ = _named(PROFILES, [], _config(2, max_share=0.4))  # of five profiles
+    of_profiles, _ = _named(PROFILES, [], max_share=0.4)  # of five profiles
     assert of_profiles[2:4] == [["outdoor seating"], ["outdoor seating"]]
 
 
@@ -320,7 +316,7 @@ def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary()
         "You would enjoy its handmade pasta and tea.",
         "Despite the pasta, it has tea.",
     ]
-    assert _named(PROFILES, texts, _config(2))[1] == [["handmade pasta", "pasta"], []]
+    assert _named(PROFILES, texts)[1] == [["handmade pasta", "pasta"], []]
 
 
 @pytest.mark.parametrize(
@@ -340,18 +336,18 @@ def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary()
 def test_aspects_are_what_a_profile_praises(profile, aspects):
     others = ["Coffee lovers would enjoy it.", "It has sushi, books and ocean views."]
     profiles = [profile] * 3 + others * 3
-    assert _named(profiles, [], _config(2))[0][0] == aspects
+    assert _named(profiles, [])[0][0] == aspects
 
 
 def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect():
     nouns = ["soup", "tea", "pasta", "cake", "salad", "bread", "pizza", "curry", "stew", "rice"]
     profiles = [f"It has great {noun}." for noun in nouns * 4] + ["It has soup."] * 2
     profiles += ["It has smoky soup.", "It has smoky soup."]
-    found = find_aspects(profiles, [], _config(2))
+    found = find_aspects(profiles, [], min_items=2, max_share=1)
     assert {"soup", "smoky soup"} <= set(found.aspects)
     assert not any("great" in aspect for aspect in found.aspects)
 
 
 def test_find_aspects_without_any_says_what_was_seen():
-    with raises(DataError, "no_aspects", "aspects_from.min_items", 3):
-        find_aspects(["Fans of pasta.", "Fans of beer."], [], _config(3))
+    with raises(DataError, "no_aspects", "aspects_from", 3):
+        find_aspects(["Fans of pasta.", "Fans of beer."], [])

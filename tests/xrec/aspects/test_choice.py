@@ -8,12 +8,18 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
-from tests.world.town import OF_PROFILES, Said, dataset_in, dataset_of, prepared_town, with_aspects
+from tests.world.town import (
+    Said,
+    dataset_in,
+    dataset_of,
+    prepared_town,
+    town_of_profiles,
+    with_aspects,
+)
 from xrec import schemas
 from xrec.aspects import AspectChooser, check_prompt, chooser_for
 from xrec.config import PromptConfig
-from xrec.data import Dataset
-from xrec.data.menus import Menus, Opinions
+from xrec.data import Dataset, Menus, Opinions
 from xrec.errors import ConfigError, DataError
 
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS, K = 12, 8, 6, 3
@@ -170,7 +176,7 @@ def test_counts_are_files_of_the_node_and_choose_like_those_in_memory(plain, tmp
 
 @pytest.fixture(scope="module")
 def profiles(tmp_path_factory):
-    return prepared_town(tmp_path_factory.mktemp("profiles"), aspects_from=OF_PROFILES)
+    return town_of_profiles(tmp_path_factory.mktemp("profiles"))
 
 
 @pytest.mark.parametrize("leave_out_own", [False, True])

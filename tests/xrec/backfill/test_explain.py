@@ -2,11 +2,11 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -23,12 +23,11 @@ from xrec.backfill.identity import (
     identify_unchecked,
     shared_key,
 )
-from xrec.backfill.plan import EXPLANATIONS
 from xrec.backfill.task import explain_task
 from xrec.bulk import Identity, Outcome
 from xrec.checks import Checker
-from xrec.config import DecodingConfig, FailureReason, TextConfig
-from xrec.data.evidence import AspectEvidence
+from xrec.config import DecodingConfig, TextConfig
+from xrec.data import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import sources_of
@@ -36,7 +35,6 @@ from xrec.generate.shared_engine import Again, Requests
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import run_fingerprint
 
-Scripted = Callable[..., Explainer]
 GARDEN = "Quiet, with a garden."
 
 
@@ -175,13 +173,6 @@ def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(runs):
     assert costs[0] == costs[1]
 
 
-def test_reasons_of_the_config_are_those_for_which_a_row_can_fail():
-    assert get_args(FailureReason) == EXPLANATIONS.all_reasons
-
-
-TWO = {"kind": "split", "max_pairs": 2}
-
-
 def test_identity_with_another_dtype_is_another_run(runs):
     one = runs.config()
     other = one.model_copy(update={"llm": one.llm.model_copy(update={"dtype": "bfloat16"})})
@@ -193,13 +184,13 @@ def test_identity_with_another_dtype_is_another_run(runs):
     ("values", "key"),
     [
         ({"decoding": OTHER_DECODING}, "decoding"),
-        ({"pairs": {"kind": "split", "max_pairs": 3}}, "pairs"),
+        ({"pairs": {"kind": "split", "split": "train"}}, "pairs"),
         ({"engine": {"kind": "vllm", "vllm": {"quantization": "fp8"}}}, "engine"),
         ({"engine": {"kind": "builtin"}}, "engine"),
     ],
 )
 def test_identity_of_other_settings_differs(runs, values, key):
-    one, other = (identify(runs.config(**{"pairs": TWO, **each})) for each in ({}, values))
+    one, other = (identify(runs.config(**each)) for each in ({}, values))
     assert {name for name in one.config if one.config[name] != other.config[name]} == {key}
     assert one.run != other.run
     assert one.run == run_fingerprint("explanations", one.config, one.inputs)

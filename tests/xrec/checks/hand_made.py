@@ -3,7 +3,7 @@
 A verdict is "" for a text that may be shown, else the reason why it may not.
 """
 
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence
 from xrec.llm.prompt import PairTexts
 
 VOCABULARY = (

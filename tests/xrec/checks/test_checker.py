@@ -15,7 +15,7 @@ from xrec.checks import AspectNames, Checker, check_word_list, plain_sentence
 from xrec.checks.english import ASPECT, data, pattern
 from xrec.checks.tone import why_not_positive
 from xrec.config import PLAIN, ChecksConfig, StorageConfig, TextConfig, parse_config
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence
 from xrec.errors import ConfigError, DataError, ModelError
 from xrec.llm.prompt import PairTexts
 

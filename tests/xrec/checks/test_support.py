@@ -13,9 +13,8 @@ from xrec.checks.phrases import WordList
 from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import digits_in, number_words, tokens_of
 from xrec.config import ChecksConfig
-from xrec.data.english import singular
-from xrec.data.evidence import AspectEvidence
-from xrec.data.titles import composed
+from xrec.data import AspectEvidence
+from xrec.data.language import composed, singular
 from xrec.llm.prompt import PairTexts
 from xrec.sample import ASPECTS as SAMPLE_ASPECTS
 from xrec.sample import generate_language_examples

@@ -238,7 +238,7 @@ FILES = {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}}
         ),
         (
             CompareConfig,
-            {"llm": {"model": "./model"}, "decoding": WITH_WORDS, "metrics": {"judges": JUDGES}},
+            {"llm": {"model": "./model"}, "decoding": WITH_WORDS, "judges": JUDGES},
             ["llm.model", "decoding.text.checks.unsafe_words"],
         ),
         (

@@ -37,22 +37,22 @@ REVIEWS = {"kind": "reviews", "uri": "r"}
 EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     "build-sample-llm": [{}],
     "annotate": [
-        {"source": REVIEWS, "llm": LLM, "annotator": {"kind": "phrases"}},
+        {"source": REVIEWS, "annotator": {"kind": "phrases"}},
         *(
-            {"source": REVIEWS, "llm": LLM, "annotator": {"kind": "language_model", "model": model}}
+            {"source": REVIEWS, "annotator": {"kind": "language_model", "model": model}}
             for model in (ENGINE, ENDPOINT)
         ),
     ],
     "prepare": [
         *({"source": source} for source in SOURCES),
-        {"source": SOURCES[1], "aspects_from": {"kind": "profiles"}},
+        {"source": SOURCES[1], "aspects_from": "profiles"},
     ],
-    "pretrain-graph": [{}, {"training": {"loss": {"kind": "bpr"}}}],
+    "pretrain-graph": [{}, {"training": {"loss": "bpr"}}],
     "train-adapter": [{"llm": LLM}],
     "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv", "match": ["region"]}}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],
     "evaluate": [{"llm": LLM}],
-    "compare": [{"llm": LLM, "metrics": {"judges": JUDGES}, "texts": {"x": {"uri": "x.csv"}}}],
+    "compare": [{"llm": LLM, "judges": JUDGES, "texts": {"x": {"uri": "x.csv"}}}],
     "serve": [{"llm": LLM}],
 }
 Step = tuple[Config, str, int | str | None]

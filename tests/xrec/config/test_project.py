@@ -225,9 +225,8 @@ IN_THE_FILE: list[Any] = [
     {"storage": {SECRET: None}},
     {"storage": {f"secret_access_key:{SECRET}": 1}},
     {"workspace": None, "storage": STORAGE},
-    {"serve": {"security": {"keys": [{"name": "shop", "sha256": SECRET}]}}},
-    {"serve": {"security": {"keys": SECRET}}},
-    {"serve": {"security": SECRET}},
+    {"serve": {"keys": [{"name": "shop", "sha256": SECRET}]}},
+    {"serve": {"keys": SECRET}},
     {"prepare": {"storage": SECRET}},
     {"prepare": SECRET},
     {"backfill": {"storage": {"secret_access_key": SECRET}}},
@@ -305,8 +304,6 @@ def test_uri_is_below_the_workspace_unless_given():
     assert config.llm.model == "s3://bucket/run/llm"
     assert config.artifact("explanations") == "s3://bucket/run/top"
     judge = {"kind": "engine", "llm": {"model": "workspace:judge"}}
-    metrics = {"judges": {"ann": judge, "bob": judge}}
-    compare = parse_config(CompareConfig, {**LLM, "metrics": metrics})
-    assert [each.llm.model for each in compare.metrics.judges.values()] == [
-        os.path.abspath("w/judge")
-    ] * 2
+    judges = {"ann": judge, "bob": judge}
+    compare = parse_config(CompareConfig, {**LLM, "judges": judges})
+    assert [each.llm.model for each in compare.judges.values()] == [os.path.abspath("w/judge")] * 2

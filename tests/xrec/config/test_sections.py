@@ -34,7 +34,6 @@ def judges(*names: str) -> dict[str, Any]:
 
 TAKEN: list[tuple[type[Config], dict[str, Any]]] = [
     (TrainAdapterConfig, INT8),
-    (CompareConfig, {"workspace": "w", "entries": ["profile", "nearest"]}),  # no language model
     *((AdapterTrainingConfig, {"micro_batch_size": size}) for size in (1, 8, "auto")),
     (EngineConfig, {"kind": "vllm", "vllm": {"tensor_parallel_size": 4}}),
     (PromptConfig, AT_THE_END),
@@ -80,16 +79,13 @@ REFUSED: dict[type[Config], list[dict[str, Any]]] = {
         {"user": "User: {user_profile}"},
         {"collaborative": "{user}"},
         {**AT_THE_END, "collaborative": "{user}{item}{item}"},
-        {"user": "{user} {item}"},
-        {"instruction": "Why {user}?"},
-        {**AT_THE_END, "collaborative": "{user}{item} {user_profile}"},
+        {"user": "{user}{user}"},
     ],
     CompareConfig: [
         {**COMPARE, **changes}
         for changes in (
             {"entries": ["ours", "neerest"]},
             {"entries": ["ours", "without_aspects"]},
-            {"entries": ["ours"], "llm": None},
             {"model": {"injection": "none"}},
             {"model": {"vectors": "random"}},
             {"seeds": [0, 0]},
@@ -109,6 +105,13 @@ OTHER_REFUSALS: list[tuple[type[Config], dict[str, Any], str, str, Any]] = [
     ),
     (MetricsConfig, judges("ann"), "value_error", "judges", None),
     (MetricsConfig, judges("ann", "ann_failed"), "value_error", "judges", None),
+    (PromptConfig, {"instruction": "Why {user}?"}, "value_error", "instruction", None),
+    (
+        PromptConfig,
+        {**AT_THE_END, "collaborative": "{user}{item} {user_profile}"},
+        *("value_error", "collaborative", None),
+    ),
+    (PromptConfig, {"aspect": "{aspect} or {aspect}"}, "value_error", "aspect", None),
     (TrainAdapterConfig, {**COMPARE, **zero(stage=2)}, "value_error", "deepspeed", None),
     (TrainAdapterConfig, {**COMPARE, "deepspeed": {"bf16": {}}}, "value_error", "deepspeed", None),
     (
@@ -137,75 +140,3 @@ def test_section_refuses_a_wrong_value_and_keys_that_do_not_go_together(
         parse_config(section, values)
     assert len(raised.value.problems) == 1
     assert "neerest" not in str(values) or "'nearest'" in str(raised.value)
-
-
-PROMPT = {
-    "instruction": "Why?",
-    "user": "User: {user} {user_profile}",
-    "item": "Item: {item} {item_title}. {item_profile}",
-}
-
-
-def make_config(**changes: Any) -> CompareConfig:
-    values = {"workspace": "w", "llm": {"model": "m"}, "prompt": PROMPT, **changes}
-    return parse_config(CompareConfig, values)
-
-
-WITHOUT_PROFILE = {
-    "prompt.user": "User: {user}",
-    "prompt.item": "Item: {item} {item_title}.",
-    "prompt.aspects": 0,
-}
-
-
-@pytest.mark.parametrize(
-    ("variant", "expected"),
-    [
-        ("ours", {}),
-        ("without_profile", WITHOUT_PROFILE),
-        ("without_injection", {"model.injection": "none"}),
-        ("without_both", {"model.injection": "none", **WITHOUT_PROFILE}),
-        ("without_aspects", {"prompt.aspects": 0}),
-        ("random_vectors", {"model.vectors": "random"}),
-        ("constant", {"model.vectors": "constant"}),
-    ],
-)
-def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
-    """Of the train-adapter run of the same keys with the entry's seed."""
-    values = {**COMPARE, "prompt": {**PROMPT, "aspects": 3}, "training": {"num_epochs": 3}}
-    own = {"training": {"num_epochs": 3, "seed": 2}, "model": {"vectors_seed": 2}}
-    own["artifacts"] = {"adapter": "a"}
-    full = parse_config(TrainAdapterConfig, {**values, **own}).model_dump()
-    other = make_config(**values).training_of(variant, 2, "a").model_dump()
-    found = {
-        f"{section}.{key}": value
-        for section in full
-        if full[section] != other[section]
-        for key, value in other[section].items()
-        if full[section][key] != value
-    }
-    assert found == expected
-
-
-def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop():
-    backfill = make_config().backfill_of(5, "pairs.parquet", "/texts", "/adapter")
-    assert (backfill.decoding.seed, backfill.max_failed_share) == (5, 1.0)
-    assert backfill.artifacts == {"adapter": "/adapter", "explanations": "/texts"}
-
-
-@pytest.mark.parametrize(
-    ("name", "decoding", "is_seeded"),
-    [
-        ("ours", {}, True),
-        ("lora", {}, True),
-        ("nearest", {}, False),
-        ("public", {}, False),
-        ("zero_shot", {}, False),
-        ("zero_shot", {"temperature": 0.5}, True),
-        ("zero_shot", {"text": {"checks": {"unsupported": True}}}, True),
-    ],
-)
-def test_entries_that_chance_does_not_touch_have_no_seed(name, decoding, is_seeded):
-    texts = {"public": {"uri": "a.jsonl"}}
-    config = make_config(decoding=decoding, texts=texts, entries=["ours", "public"])
-    assert config.is_seeded(name) is is_seeded

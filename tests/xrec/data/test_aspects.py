@@ -11,7 +11,7 @@ import pytest
 from xrec import schemas
 from xrec.data import Dataset
 from xrec.data.aspects import NamedAspects, aspect_tables, low_rated_aspects, profile_aspect_tables
-from xrec.data.menus import Menus, Opinions
+from xrec.data.evidence import Menus, Opinions
 from xrec.storage import Manifest
 
 Said = tuple[str, ...]

@@ -15,8 +15,8 @@ from xrec.config import SplitShares
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import HeldOutPair, held_out_pairs
+from xrec.data.findings import rejected_table
 from xrec.data.ids import IdIndex
-from xrec.data.source import rejected_table
 from xrec.data.splits import drawn, drawn_explanations, drawn_pairs, pair_fraction, split_pairs
 from xrec.data.staging import Staging
 from xrec.errors import ArtifactNotFoundError, DataError, XRecError

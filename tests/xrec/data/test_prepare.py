@@ -198,10 +198,10 @@ def test_prepare_sample_plants_an_aspect_of_each_explained_pair_which_its_text_n
 
 def test_aspects_of_profiles_have_the_version_of_their_rules(tmp_path):
     plain = dataset_settings(_config(tmp_path, SAMPLE))
-    asked = dataset_settings(_config(tmp_path, SAMPLE, aspects_from={"kind": "profiles"}))
+    asked = dataset_settings(_config(tmp_path, SAMPLE, aspects_from="profiles"))
     assert {name for name in asked if asked[name] != plain[name]} == {"aspects_from"}
     assert "version" in asked["aspects_from"]
-    values = {"source": {"kind": "annotations"}, "aspects_from": {"kind": "profiles"}}
+    values = {"source": {"kind": "annotations"}, "aspects_from": "profiles"}
     with raises(ConfigError, "value_error"):
         parse_config(PrepareConfig, {"workspace": "w", **values})
 

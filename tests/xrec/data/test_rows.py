@@ -13,6 +13,13 @@ import pytest
 
 from tests.errors import raises
 from xrec import schemas
+from xrec.data.findings import (
+    Finding,
+    check_rejected_share,
+    count_findings,
+    count_reasons,
+    rejected_table,
+)
 from xrec.data.rows import (
     FileRows,
     Parser,
@@ -22,13 +29,6 @@ from xrec.data.rows import (
     parse_split,
     parse_text,
     stream_rows,
-)
-from xrec.data.source import (
-    Finding,
-    check_rejected_share,
-    count_findings,
-    count_reasons,
-    rejected_table,
 )
 from xrec.errors import DataError
 

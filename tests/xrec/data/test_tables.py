@@ -13,9 +13,14 @@ import pytest
 
 from tests.errors import raises
 from xrec.config import PrepareConfig, SplitShares, TablesSource, parse_config
-from xrec.data.release import find_release_files, read_release
+from xrec.data.sources import (
+    TABLES,
+    find_release_files,
+    find_table_files,
+    read_release,
+    read_tables,
+)
 from xrec.data.staging import Staging
-from xrec.data.tables import TABLES, find_table_files, read_tables
 from xrec.errors import ConfigError, DataError
 from xrec.storage import content_hash, open_location
 

@@ -7,11 +7,16 @@ from itertools import pairwise
 
 import pytest
 
-from xrec.data.language import language_code, language_name, language_of, other_language
-from xrec.data.parser import parse
-from xrec.data.personal import is_personal, remove_personal
-from xrec.data.sentences import sentence_ends, words
-from xrec.data.smuggled import gives_orders, solicits, without_solicitation
+from xrec.data.language.detection import language_code, language_name, language_of, other_language
+from xrec.data.language.parser import parse
+from xrec.data.language.sentences import sentence_ends, words
+from xrec.data.language.unwanted import (
+    gives_orders,
+    is_personal,
+    remove_personal,
+    solicits,
+    without_solicitation,
+)
 
 
 def sentences(text: str) -> list[str]:

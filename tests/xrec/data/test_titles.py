@@ -7,7 +7,7 @@ from multiprocessing import get_context
 import pyarrow as pa
 import pytest
 
-from xrec.data.titles import TitleIndex, composed, title_spans
+from xrec.data.language.titles import TitleIndex, composed, title_spans
 
 
 def found(text: str, title: str) -> list[str]:

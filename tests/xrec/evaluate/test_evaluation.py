@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.xrec.evaluate.conftest import make_config
-from xrec.data.splits import drawn_pairs
+from xrec.data import drawn_pairs
 from xrec.evaluate.evaluation import render_report, write_evaluation
 from xrec.evaluate.metrics import compute_metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS

@@ -23,7 +23,7 @@ from xrec.config import (
     StorageConfig,
     TextConfig,
 )
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams
 from xrec.generate.explainer import MOST_TEXTS, Explainer, Explanation
@@ -104,10 +104,10 @@ def test_reference_nll_is_that_of_padded_batches_of_the_model(explainer):
     assert len(set(found)) == len(pairs)
 
 
-def test_another_place_holder_is_another_model(workspace, tmp_path):
+def test_another_prompt_is_another_model(workspace, tmp_path):
     base_model = model_fingerprint(workspace / "llm")
     graph = read_manifest(open_location(str(workspace / "graph")), "graph").fingerprint
-    make_adapter(tmp_path, graph, base_model, title_placeholder="<place>")
+    make_adapter(tmp_path, graph, base_model, untitled="this place")
     own, other = (
         check_sources(each) for each in (sources(workspace), sources(workspace, adapter=tmp_path))
     )

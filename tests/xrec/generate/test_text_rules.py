@@ -10,8 +10,8 @@ import pytest
 from tests.world.models import toy_tokenizer
 from xrec.checks import Checker
 from xrec.config import ChecksConfig, DecodingConfig, PromptConfig, TextConfig
-from xrec.data.evidence import AspectEvidence
-from xrec.data.titles import TitleIndex
+from xrec.data import AspectEvidence
+from xrec.data.language import TitleIndex
 from xrec.generate.engine import Completion, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher, cut_to_words
 from xrec.llm.collaborative import Vocabulary

@@ -8,9 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from xrec import schemas
-from xrec.data import Dataset
-from xrec.data.aspects import aspect_counts, visited_aspects
-from xrec.data.dataset import edges_of
+from xrec.data import Dataset, aspect_counts, edges_of, visited_aspects
 from xrec.graph.leave_out import fold_numbers, without_fold
 from xrec.storage import Manifest
 

@@ -15,9 +15,10 @@ from tests.world.program import said
 from tests.world.shop import write_json_lines, write_shop
 from xrec.config import CONFIG_TYPES, PrepareConfig, load_config, read_project
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
+from xrec.init import Findings, init_project
 from xrec.init.files import Folder, read_folder
 from xrec.init.guess import guess_tables
-from xrec.init.project import Findings, Machine, init_project
+from xrec.init.project import Machine
 from xrec.storage import Manifest, open_location
 
 CPU = Machine(num_cpus=2, num_gpus=0, has_bf16=True)
@@ -328,7 +329,7 @@ def test_guess_finds_files_and_columns(tmp_path, tables, files, settings):
     folder = _folder(tmp_path, tables)
     guess = guess_tables(folder)
     assert guess.files == files
-    assert guess.source(folder)["columns"] == settings
+    assert guess.source(folder).get("columns", {}) == settings
 
 
 def test_guess_personal_columns_stay_out_of_profiles(tmp_path):

@@ -74,7 +74,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "decoding": DECODING,
         "actors": {"num_processes": 1, "device": "cpu"},
     },
-    EvaluateConfig: {"encoder": None, "decoding": DECODING, "device": "cpu"},
+    EvaluateConfig: {"encoder": None, "decoding": DECODING},
 }
 PIPELINE_JOBS = tuple(job for job, config in CONFIG_TYPES.items() if config in _VALUES)
 _SMALL_LLM = {

@@ -35,7 +35,7 @@ COMPARISON: dict[str, Any] = {
     "training": {**TRAINING, "max_pairs": 64, "num_epochs": 1, "max_validation_pairs": 4},
     "workers": {"num_processes": 1, "device": "cpu", "max_failures": 0},
     "actors": {"num_processes": 1, "device": "cpu"},
-    "metrics": {"encoder": None},
+    "encoder": None,
 }
 
 

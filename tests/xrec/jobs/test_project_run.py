@@ -42,8 +42,12 @@ from xrec.jobs.output import Output
 from xrec.jobs.pipeline import chosen_configs
 from xrec.jobs.status import project_status
 from xrec.sample import generate_town, town_tables
-from xrec.storage import open_location, read_manifest, write_manifest
-from xrec.train.lease import only_driver
+from xrec.storage import (
+    only_driver,
+    open_location,
+    read_manifest,
+    write_manifest,
+)
 
 
 def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:

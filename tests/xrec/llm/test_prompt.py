@@ -10,8 +10,8 @@ from tests.errors import raises
 from tests.world.models import thinking_tokenizer, toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
 from xrec.config import PromptConfig
-from xrec.data.evidence import AspectEvidence
-from xrec.data.titles import title_spans
+from xrec.data import AspectEvidence
+from xrec.data.language import title_spans
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 from xrec.llm.title_placeholder import TitlePlaceholder
@@ -210,7 +210,7 @@ def test_prompt_without_aspects_is_the_published_one():
     assert make_builder(aspects=2).build(3, 4, PairTexts("p", "t", "i")) == published
 
 
-PLACEHOLDER = TitlePlaceholder("[title]", "this place")
+PLACEHOLDER = TitlePlaceholder("this place")
 
 
 def test_hide_and_fill_give_the_text_back():

@@ -17,7 +17,7 @@ from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_
 from xrec.backfill.driver import finish
 from xrec.bulk import published, rollback, vacuum
 from xrec.config import GATE
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset
 from xrec.errors import ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.nights import GateFigure, make_gate
@@ -86,7 +86,6 @@ def stopped_by(new: Rows, old: Rows, is_alike: bool) -> set[str]:
 OLD = texts_of(0)
 GOOD = texts_of(1)  # another adapter, which says the same in other words
 SHUFFLED = texts_of(1, vector_of=lambda user: (user + 11) % 40)
-SWAPPED = texts_of(1, profile_of=half)
 CUT = {"length", "named", "own_item", "distinct"}
 
 

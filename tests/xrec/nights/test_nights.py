@@ -38,7 +38,7 @@ from xrec.backfill import present, read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
 from xrec.config import JobConfig, SampleSource, read_project
-from xrec.data.dataset import open_dataset
+from xrec.data import open_dataset
 from xrec.errors import (
     ArtifactNotFoundError,
     BudgetError,
@@ -55,8 +55,14 @@ from xrec.jobs.pipeline import chosen_configs
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.schemas import RANKS
-from xrec.storage import Manifest, node_folder, open_location, read_manifest, write_manifest
-from xrec.train.lease import only_driver
+from xrec.storage import (
+    Manifest,
+    node_folder,
+    only_driver,
+    open_location,
+    read_manifest,
+    write_manifest,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,7 +148,7 @@ SOURCE = SampleSource(
     explanations_per_user=4,
 )
 TRAINING = {
-    "loss": {"kind": "bpr"},
+    "loss": "bpr",
     "num_epochs": 6,
     "steps_per_epoch": 8,
     "micro_batch_size": 128,

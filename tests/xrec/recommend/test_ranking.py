@@ -1,6 +1,7 @@
 """Whole runs, compared with a sort of every user's scores; eligibility; what is refused at once."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from tests.world.shop import with_uris
 from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import save_graph
 from xrec.config import RecommendConfig, parse_config
-from xrec.data import read_dataset
-from xrec.data.dataset import Dataset, edges_of
+from xrec.data import Dataset, edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.index import ItemIndex
@@ -138,6 +138,23 @@ def test_run_gives_each_users_best_new_items_by_brute_force(make_config, request
     }
     with raises(ConfigError, "too_large", "k", 4):
         _rows_of(config, k=4)
+
+
+def test_user_without_interactions_gets_what_the_mean_user_likes(workspace):
+    """Except for what they disliked."""
+    dataset, graph = (workspace / name for name in ("dataset", "graph"))
+    dataset, graph = (
+        read_dataset(open_location(str(dataset))),
+        read_graph(open_location(str(graph))),
+    )
+    vectors, user = graph.users.clone(), dataset.user_index("u2")  # who disliked i0 and i1
+    vectors[user] = 0
+    wanted = (graph.items @ vectors.mean(dim=0)).argsort(descending=True).tolist()
+    edges = dataset.known_edges()
+    known = edges[1, edges[0] == user].tolist()
+    rows, _ = Ranker(dataset, replace(graph, users=vectors), 3).rank(np.array([user]))
+    best = [dataset.items["item_id"][item].as_py() for item in wanted if item not in known]
+    assert rows["item_id"].to_pylist() == best[:3]
 
 
 def test_run_without_anything_to_recommend_says_so_and_is_not_finished(make_config, tmp_path):

@@ -33,8 +33,7 @@ from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import explain_task
 from xrec.bulk import drive
 from xrec.config import BackfillConfig, ServeConfig, StorageConfig, parse_config
-from xrec.data import read_dataset
-from xrec.data.dataset import Dataset
+from xrec.data import Dataset, read_dataset
 from xrec.errors import ModelError
 from xrec.generate.engine import Advance, Completion, TextParams
 from xrec.generate.shared_engine import EngineRequest
@@ -212,7 +211,7 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     model = LocalModel(load_live(config, metrics))
     contents, seconds = read_contents(config, metrics), config.http.deadline_seconds
     read_through = ReadThrough(*contents, model, metrics, seconds)
-    gate = RequestGate(make_api(lambda: read_through), config.security.keys, metrics)
+    gate = RequestGate(make_api(lambda: read_through), config.keys, metrics)
     with socket.create_server(("127.0.0.1", 0)) as door:
         server = uvicorn.Server(uvicorn.Config(gate, log_level="warning", lifespan="on"))
         serving, loop = server.serve([door]), asyncio.new_event_loop()

@@ -34,7 +34,7 @@ from tests.xrec.serve.local_endpoint import (
     rows_of,
 )
 from xrec.config import ServeConfig, parse_config
-from xrec.data.dataset import edges_of
+from xrec.data import edges_of
 from xrec.errors import (
     ConfigError,
     EndpointAccessError,

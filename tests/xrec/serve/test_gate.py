@@ -118,13 +118,8 @@ def test_without_keys_a_request_that_a_proxy_forwarded_is_refused(header, expect
             ("http", {"host": host}, "(top level)", "value_error")
             for host in ("0.0.0.0", "::", "a.b")
         ),
-        (
-            "security",
-            {"keys": [{**SHOP, "sha256": "sesame"}]},
-            "security.keys.0.sha256",
-            "string_pattern_mismatch",
-        ),
-        ("security", {"keys": [SHOP, {**SHOP, "name": "b"}]}, "security.keys", "value_error"),
+        ("keys", [{**SHOP, "sha256": "sesame"}], "keys.0.sha256", "string_pattern_mismatch"),
+        ("keys", [SHOP, {**SHOP, "name": "b"}], "keys", "value_error"),
     ],
 )
 def test_config_that_would_let_strangers_in_is_refused(section, values, key, code):
@@ -190,7 +185,7 @@ def test_key_cannot_take_all_places():
 
 
 def test_each_route_tells_the_model_whose_pairs_they_are(town):
-    with local_endpoint(town, security={"keys": [SHOP, APP]}) as shops:
+    with local_endpoint(town, keys=[SHOP, APP]) as shops:
         body = {"pairs": [{"user_id": USERS[9], "item_id": ITEMS[9], "fresh": True}]}
         for secret, name in (("open sesame", "shop"), ("other secret", "app")):
             headers = {"X-API-Key": secret}
@@ -450,7 +445,7 @@ def test_stored_profile_stays_out_beside_own_texts_of_a_key_without_evidence(tow
     pair = {"user_id": USERS[0], "item_id": ITEMS[0], "fresh": True}
     pairs = [{**pair, "profiles": profiles} for profiles in subsets]
     stored = dataset_of(town).users["profile"][0].as_py()
-    with local_endpoint(town, security={"keys": keys}) as endpoint:
+    with local_endpoint(town, keys=keys) as endpoint:
         for path, more in (("", {}), ("/stream", {"parts": "unchecked"})):
             for secret, profile in (("a", ""), ("b", None)):  # None: the model gets the stored one
                 endpoint.model.asked.clear()

@@ -36,7 +36,7 @@ from tests.xrec.serve.test_app import wait_until
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, EngineConfig, ServeConfig
-from xrec.data.evidence import AspectEvidence
+from xrec.data import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import MOST_TEXTS
@@ -165,7 +165,7 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(t
     """Pairs of requests that were accepted count before their work begins."""
     keys = [{"name": name, "sha256": 64 * digit} for name, digit in (("shop", "0"), ("app", "1"))]
     engine = {"max_rows": 1, "kv_cache_gib": 0.05}
-    config = serve_config(town, engine=engine, security={"keys": keys})
+    config = serve_config(town, engine=engine, keys=keys)
     live = load_live(config, max_waiting_pairs=11)
     pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[1])]
 

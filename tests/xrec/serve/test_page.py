@@ -181,7 +181,7 @@ def test_page_asks_for_nothing_from_elsewhere(page, endpoint):
 def test_key_is_asked_for_where_there_are_keys(page, town):
     key = {"name": "page", "sha256": hashlib.sha256(b"open sesame").hexdigest()}
     keys = [{**key, "scopes": ["explain", "evidence", "users"]}]
-    with local_endpoint(town, security={"keys": keys}) as guarded:
+    with local_endpoint(town, keys=keys) as guarded:
         page.open(guarded.url)
         page.wait(page.driver.find_element("id", "key").is_displayed)
         assert page.driver.switch_to.active_element.get_attribute("id") == "key"

@@ -23,7 +23,7 @@ from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk.takedown import Takedowns
 from xrec.checks import AspectNames
 from xrec.config import ServeConfig, identity_of, parse_config
-from xrec.data.evidence import NamedEvidence
+from xrec.data import NamedEvidence
 from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
 from xrec.serve.api import make_api

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from itertools import islice
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -26,6 +27,7 @@ from xrec.storage import (
     finished,
     make_manifest,
     open_location,
+    read_footer,
     read_manifest,
     read_table,
     run_fingerprint,
@@ -134,6 +136,25 @@ def test_write_table_casts_and_orders_columns_as_pinned(tmp_path):
     assert digest == content_hash((tmp_path / "users.parquet").read_bytes())
     with raises(DataError, "other_columns", location.uri, USERS.names):
         read_table(location, PAIRS)
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [3, 0, 70_000, 1], [65_536], [65_536, 65_537]])
+def test_write_table_writes_batches_of_any_size_as_one_file(output, sizes):
+    schema = pa.schema([("n", pa.int64())])
+    numbers = iter(range(sum(sizes)))
+    batches = [pa.record_batch({"n": [*islice(numbers, size)]}, schema) for size in sizes]
+    file = output / "numbers.parquet"
+    digest = write_table(file, pa.RecordBatchReader.from_batches(schema, batches), schema)
+    assert digest == content_hash(file.read_bytes())
+    assert read_table(file, schema)["n"].to_pylist() == [*range(sum(sizes))]
+
+
+@pytest.mark.parametrize("num_bytes", [10, 300_000])
+def test_footer_is_read_also_if_it_is_longer_than_the_tail_of_the_first_request(output, num_bytes):
+    rows, sink = pa.table({"n": [1, 2]}), pa.BufferOutputStream()
+    pq.write_table(rows.replace_schema_metadata({"note": "x" * num_bytes}), sink)
+    (output / "file").write_bytes(sink.getvalue().to_pybytes())
+    assert read_footer(output / "file").num_rows == 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ from tests.errors import raises
 from tests.world.store import Faults, faulty_proxy, requests_of
 from xrec import errors
 from xrec.config import StorageConfig
-from xrec.storage import check_access, open_location, request_each, storage_errors, traffic
+from xrec.storage import (
+    check_access,
+    open_location,
+    request_each,
+    requests,
+    storage_errors,
+    traffic,
+    with_backoff,
+)
 
 
 def test_traffic_is_what_the_store_saw(s3):
@@ -305,3 +313,21 @@ def test_message_has_the_first_line_of_what_a_store_said():
     ):
         raise FileNotFoundError("Object b not found\n  <?xml version=...?>")
     assert "(Object b not found)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_calls"), [(errors.StorageError, 4), (errors.StorageNotFoundError, 1)]
+)
+def test_store_that_fails_is_asked_three_times_more_and_one_that_refuses_is_not(
+    monkeypatch, kind, num_calls
+):
+    calls = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise kind("no", code="store_failed")
+
+    monkeypatch.setattr(requests, "WAITS_SECONDS", (0.0, 0.0, 0.0))
+    with pytest.raises(kind):
+        with_backoff(fail)
+    assert len(calls) == num_calls

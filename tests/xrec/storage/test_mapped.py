@@ -24,6 +24,8 @@ from xrec.errors import ArtifactMismatchError, DataError, StorageError
 from xrec.schemas import PAIRS
 from xrec.storage import (
     ByteCache,
+    Forgotten,
+    Lease,
     Location,
     Manifest,
     made_once,
@@ -31,13 +33,12 @@ from xrec.storage import (
     map_table,
     mapped,
     mapped_arrays,
-    may_be_at_work,
     node_folder,
     open_location,
     this_process,
     write_contents,
 )
-from xrec.storage.process import has_died
+from xrec.storage.lease import has_died
 
 ROWS = pa.table({"user_id": [f"u{n}" for n in range(70_000)], "item_id": ["i"] * 70_000})
 
@@ -175,7 +176,7 @@ def _count_making(target: Path) -> None:
 def test_bytes_stay_within_the_bound_and_what_was_used_longest_ago_goes_first():
     cache, kept, rng = ByteCache[int, int](500), dict[int, int](), random.Random(0)
     for _ in range(2000):
-        key, size = rng.randrange(40), rng.choice([rng.randrange(1, 120), 501])
+        key, size = rng.randrange(40), rng.choice([rng.randrange(1, 120), 500, 501])
         cache.put(key, size, size)
         kept.pop(key, None)
         if size <= 500:
@@ -190,9 +191,7 @@ def test_bytes_stay_within_the_bound_and_what_was_used_longest_ago_goes_first():
 
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
-TELL = (
-    "import time; from xrec.storage.process import this_process; print(this_process(), flush=True)"
-)
+TELL = "import time; from xrec.storage.lease import this_process; print(this_process(), flush=True)"
 
 
 def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it():
@@ -201,7 +200,7 @@ def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it():
         holder = process.stdout.readline().strip()
         try:
             assert not has_died(holder)
-            assert may_be_at_work(holder, LATER)
+            assert Lease(holder=holder, expires_at=LATER).is_alive()
         finally:
             process.send_signal(signal.SIGKILL)
         # Its parent has not waited, so its id is still taken.
@@ -209,7 +208,7 @@ def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it():
         while not has_died(holder) and datetime.now(UTC) < deadline:
             pass
         assert has_died(holder)
-        assert not may_be_at_work(holder, LATER)
+        assert not Lease(holder=holder, expires_at=LATER).is_alive()
     assert has_died(holder)
 
 
@@ -224,6 +223,17 @@ def test_process_whose_id_another_one_has_now_has_died():
 )
 def test_driver_of_another_machine_is_waited_for_as_long_as_it_may_be_alive(holder):
     assert not has_died(holder)
-    assert may_be_at_work(holder, LATER)
-    assert not may_be_at_work(holder, datetime.now(UTC) - timedelta(seconds=1))
-    assert not may_be_at_work(holder, None)
+    assert Lease(holder=holder, expires_at=LATER).is_alive()
+    for ended in (datetime.now(UTC) - timedelta(seconds=1), None):
+        assert not Lease(holder=holder, expires_at=ended).is_alive()
+
+
+def test_forgotten_people_are_known_by_their_hashes_alone():
+    nobody, key = Forgotten(), b"k" * 32
+    people = Forgotten(key, frozenset({Forgotten(key).hash_of("ann")}))
+    rows = pa.table({"user_id": ["ann", "ben", "ann", None], "item_id": ["1", "2", "3", "4"]})
+    assert [people.has("ann"), people.has("ben"), nobody.has("ann")] == [True, False, False]
+    assert Forgotten(b"l" * 32, people.hashes).has("ann") is False
+    assert people.among(rows["user_id"]) == ["ann"]
+    assert people.without(rows)["item_id"].to_pylist() == ["2", "4"]
+    assert nobody.without(rows) is rows

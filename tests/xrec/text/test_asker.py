@@ -31,7 +31,7 @@ from xrec.text import (
 )
 from xrec.text.replies import strict_schema
 
-SAMPLING = SamplingConfig(max_tokens=2, seed=5)
+SAMPLING = SamplingConfig(max_tokens=2)
 
 
 class Scripted(ScriptedModel):
@@ -67,8 +67,8 @@ def test_ask_again_shows_the_reply_and_what_is_wrong_and_changes_the_seed(first,
     replies = _asked(model, 2)
     assert _words(replies) == ["a", "b"]
     assert [reply.usage for reply in replies] == [COST + COST, COST]
-    second, sampling = model.asked[-1]
-    assert sampling.seed == SAMPLING.seed + 1
+    second, _ = model.asked[-1]
+    assert second.seed == model.asked[0][0].seed + 1
     assert [message.role for message in second.messages] == ["user", "assistant", "user"]
     assert second.messages[1].content == first
     assert words in second.messages[2].content
@@ -117,7 +117,7 @@ def test_asker_of_another_model_or_sampling_asks_again(tmp_path):
     _asker(Scripted(), tmp_path).ask(prompts(1))
     model = Scripted()
     _asker(model, tmp_path, named="other").ask(prompts(1))
-    _asker(model, tmp_path, seed=1).ask(prompts(1))
+    _asker(model, tmp_path, temperature=1.0).ask(prompts(1))
     changed = Prompt((Message("system", "Hm."), *prompts(1)[0].messages), Said)
     _asker(model, tmp_path).ask([changed])
     assert model.words == ["word-0", "word-0", "Hm."]

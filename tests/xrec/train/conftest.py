@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import psutil
@@ -90,7 +92,7 @@ def trained_adapter(workspace, ray_cluster):
     settings = {"steps_per_checkpoint": 2, "workers": {"max_failures": 1}}
     with pytest.MonkeyPatch.context() as patch, logged() as log:
         patch.setattr("xrec.train.adapter.train_worker", train_worker)
-        with at_message(KILLED_AT, kill_a_worker):
+        with worker_killed_at("adapter", KILLED_AT):
             manifest = train_adapter(make_config(workspace, model=RANDOM, **settings))
     return Resumed(manifest, "\n".join(log))
 
@@ -102,8 +104,37 @@ class Resumed(NamedTuple):
     log: str
 
 
-def kill_a_worker() -> None:
-    training_workers(psutil.Process())[-1].kill()
+@contextmanager
+def worker_killed_at(kind: str, message: str) -> Iterator[None]:
+    """Kill a worker with kill -9 once the training of a "graph" or "adapter" logs `message`.
+
+    The workers wait for it after the report that is logged so, however late the driver reads it.
+    """
+    module = import_module(f"xrec.train.{kind}")
+    loop = module.train_worker
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        killed = Path(folder, "killed")
+
+        def train_worker(loop_config: dict[str, Any]) -> None:
+            worker: Any = import_module(f"xrec.train.{kind}_worker")
+            send = worker.report
+
+            def report(metrics: dict[str, Any], *files: Any, **settings: Any) -> None:
+                send(metrics, *files, **settings)
+                logged = metrics.get("note") or f"epoch {metrics['epoch']}: loss"
+                while message in logged and not killed.exists():
+                    time.sleep(0.02)
+
+            worker.report = report
+            loop(loop_config)
+
+        def kill() -> None:
+            training_workers(psutil.Process())[-1].kill()
+            killed.touch()
+
+        patch.setattr(module, "train_worker", train_worker)
+        with at_message(message, kill):
+            yield
 
 
 @contextmanager

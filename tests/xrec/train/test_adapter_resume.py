@@ -16,7 +16,7 @@ import pytest
 
 from tests.errors import raises
 from tests.world.cluster import LocalCluster, kill_family, local_cluster, training_workers
-from tests.world.program import at_message, driver
+from tests.world.program import driver
 from tests.world.shop import write_project
 from tests.xrec.train.adapter_town import (
     RANDOM,
@@ -25,7 +25,7 @@ from tests.xrec.train.adapter_town import (
     history_of,
     make_config,
 )
-from tests.xrec.train.conftest import KILLED_AT, kill_a_worker
+from tests.xrec.train.conftest import KILLED_AT, worker_killed_at
 from tests.xrec.train.worker import train_here
 from xrec.config import TrainAdapterConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
@@ -43,7 +43,7 @@ GOES_ON = r"epoch [23], step 1[0-4]: going on from the checkpoint, on {} workers
 
 
 def assert_went_on(log: str, num_workers: int) -> None:
-    """One or two more steps may be made before the kill at step 10 has its effect."""
+    """A driver that is killed at step 10 may leave a checkpoint or two more."""
     assert re.search(GOES_ON.format(num_workers), log), log
     assert log.count("epoch 1, step 2: checkpoint") == 1  # not trained again
 
@@ -166,7 +166,8 @@ def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace, 
     overrides = ("ray.num_cpus=4", "ray.address=local")
     given = random_config(workspace, tmp_path / "adapter")
     config = write_project(tmp_path / "project.yaml", given)
-    with driver("train-adapter", config, log, *overrides) as process:
+    slow_reports = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # to leave time for the kill
+    with driver("train-adapter", config, log, *overrides, variables=slow_reports) as process:
         wait_for(KILLED_AT, log, process)
         kill_family(process)
     assert not (tmp_path / "adapter" / "manifest.json").exists()
@@ -184,7 +185,7 @@ def random_config(workspace: str, adapter: Path, **settings: Any) -> TrainAdapte
 
 def train_and_stop(config: TrainAdapterConfig) -> None:
     """Train until a worker is killed at step 10, of which the run dies."""
-    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
+    with worker_killed_at("adapter", KILLED_AT), pytest.raises(TrainingError):
         train_adapter(config)
 
 

@@ -6,7 +6,6 @@ Of two drivers of one training the second is refused, whatever became of the fir
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -17,9 +16,10 @@ import safetensors.torch
 import torch
 
 from tests.errors import raises
-from xrec.errors import ArtifactMismatchError, LeaseError
+from tests.world.program import wait_until
+from xrec.errors import ArtifactMismatchError, LeaseError, StorageError
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.storage import open_location
+from xrec.storage import LocalLocation, only_driver, open_location
 from xrec.train.checkpoint import (
     ROWS,
     AdapterProgress,
@@ -34,7 +34,6 @@ from xrec.train.checkpoint import (
     read_trained,
     rows_file,
 )
-from xrec.train.lease import only_driver
 
 
 def adapter_progress(losses: list[float]) -> AdapterProgress:
@@ -146,13 +145,6 @@ def record_of(folder: Path) -> dict[str, str]:
     return record
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(output):
     with suppress(ZeroDivisionError), only_driver(output, holder="the first"):
         with (
@@ -168,9 +160,9 @@ def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(output):
 
 def test_lease_is_renewed_while_the_first_trains_and_holds_until_it_ends(tmp_path):
     checkpoints = open_location(str(tmp_path))
-    with only_driver(checkpoints, holder="the first", lease=timedelta(seconds=2)):
+    with only_driver(checkpoints, holder="the first", term=timedelta(seconds=2)):
         first = record_of(tmp_path)["expires_at"]
-        wait_for(lambda: record_of(tmp_path)["expires_at"] > first)
+        wait_until(lambda: record_of(tmp_path)["expires_at"] > first)
     with only_driver(checkpoints, holder="the first"):
         pass
     with raises(LeaseError, "lease_held"), only_driver(checkpoints, holder="the second"):
@@ -182,7 +174,7 @@ def test_lease_is_renewed_while_the_first_trains_and_holds_until_it_ends(tmp_pat
 
 
 def test_driver_that_was_killed_is_not_waited_for(tmp_path):
-    name = "from xrec.storage.process import this_process; print(this_process(), flush=True)"
+    name = "from xrec.storage.lease import this_process; print(this_process(), flush=True)"
     script = f"{name}; import time; time.sleep(600)"
     command, checkpoints = [sys.executable, "-c", script], open_location(str(tmp_path))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -198,13 +190,17 @@ def test_driver_that_was_killed_is_not_waited_for(tmp_path):
             pass
 
 
-def test_store_that_fails_meanwhile_ends_no_training(tmp_path):
-    file, aside = tmp_path / "driver.json", tmp_path / "aside"
-    with only_driver(open_location(str(tmp_path)), lease=timedelta(seconds=0.4)):
+def test_store_that_fails_meanwhile_ends_no_training(tmp_path, monkeypatch):
+    checkpoints, failures = open_location(str(tmp_path)), list[bytes]()
+    write = LocalLocation.write_bytes
+
+    def fail(location: LocalLocation, data: bytes) -> None:
+        failures.append(data)
+        raise StorageError("no answer")
+
+    with only_driver(checkpoints, term=timedelta(seconds=0.4)):
+        monkeypatch.setattr(LocalLocation, "write_bytes", fail)
+        wait_until(lambda: len(failures) > 1)
+        monkeypatch.setattr(LocalLocation, "write_bytes", write)
         first = record_of(tmp_path)["expires_at"]
-        file.rename(aside)
-        file.mkdir()  # which no file can replace
-        time.sleep(0.3)
-        file.rmdir()
-        wait_for(file.is_file)
-        assert record_of(tmp_path)["expires_at"] > first
+        wait_until(lambda: record_of(tmp_path)["expires_at"] > first)

@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 from tests.errors import raises
 from tests.world.program import at_message
 from tests.world.town import dataset_in, rewrite_dataset
-from tests.xrec.train.conftest import assert_same_epochs, kill_a_worker, metrics_of
+from tests.xrec.train.conftest import assert_same_epochs, metrics_of, worker_killed_at
 from tests.xrec.train.worker import fit_here, train_here, worker_here
-from xrec.config import GraphTrainingConfig, PretrainGraphConfig
-from xrec.data.dataset import edges_of, read_dataset
+from xrec.config import PretrainGraphConfig
+from xrec.data import edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph.adjacency import distinct_edges
 from xrec.graph.artifact import read_graph
@@ -97,15 +97,14 @@ def test_pretrain_graph_learns_and_its_figures_are_those_of_the_artifact_of_the_
 
 
 def test_training_that_was_stopped_ends_as_an_unbroken_one(make_graph_config, tmp_path):
-    settings = {"epochs_per_checkpoint": 2, "l2_weight": 1e-2}
-    config = make_graph_config(tmp_path / "graph", **settings)
+    config = make_graph_config(tmp_path / "graph", l2_weight=1e-2)
     unbroken = train_here(tmp_path / "unbroken", config)
     stopped = train_here(tmp_path / "broken", config, lambda row: row["epoch"] == 4)
-    assert [row["epoch"] for row in stopped.history] == [1, 2]  # epoch 3 is lost
+    assert [row["epoch"] for row in stopped.history] == [1, 2, 3]  # epoch 4 is lost
     with raises(ArtifactMismatchError, "checkpoint_of_another_run", saw="run"):
         train_here(tmp_path / "broken", config, run="another")
     broken = train_here(tmp_path / "broken", config)
-    assert broken.history[:2] == stopped.history
+    assert broken.history[:3] == stopped.history
     assert_same_epochs(broken.history, unbroken.history)
     found, expected = (
         safetensors.torch.load_file(each.checkpoint / "rows-00000.safetensors")
@@ -135,8 +134,8 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     config, manifest = trained
     monkeypatch.setattr("xrec.train.graph.fit", None)
     assert pretrain_graph(config) == manifest
-    # Workers, their mode and how often they save do not change the content.
-    same = make_graph_config(config.artifact("graph"), 1, "partitioned", epochs_per_checkpoint=3)
+    # Workers and their mode do not change the content.
+    same = make_graph_config(config.artifact("graph"), 1, "partitioned")
     assert pretrain_graph(same) == manifest
     with raises(ArtifactMismatchError, "another_run", "training.seed"):
         pretrain_graph(make_graph_config(config.artifact("graph"), seed=1))
@@ -202,7 +201,7 @@ def test_training_without_gain_ends_after_its_patience(make_graph_config, tmp_pa
 def test_loss_that_is_no_number_or_far_above_the_first_epochs_ends_the_training(
     make_graph_config, tmp_path
 ):
-    config = make_graph_config(tmp_path / "graph", learning_rate=1e30, loss={"kind": "bpr"})
+    config = make_graph_config(tmp_path / "graph", learning_rate=1e30, loss="bpr")
     with raises(TrainingError, "loss_not_finite", "training.learning_rate"):
         train_here(tmp_path, config)
     check_convergence(7, loss=1.4, first_loss=0.7)
@@ -278,7 +277,7 @@ def test_no_held_out_pair_is_trained_on_and_drawn_users_are_ranked_as_among_all(
     rows = dataset.interactions.to_pylist()
     trained = [(row["user_index"], row["item_index"]) for row in rows if row["split"] == "train"]
     assert list(map(tuple, data.edges.T.tolist())) == sorted(trained)
-    held_out = HeldOut.of(dataset, data, GraphTrainingConfig(validation_users=11, seed=3))
+    held_out = HeldOut.of(dataset, data, seed=3, most_users=11)
     assert len(held_out.users) == 11
     seen, wanted = (SeenItems(split_edges(dataset, split)) for split in ("train", "validation"))
     ranked = top_k_items(users, items, seen, held_out.users, K)
@@ -287,7 +286,7 @@ def test_no_held_out_pair_is_trained_on_and_drawn_users_are_ranked_as_among_all(
     assert held_out.score(torch.cat([users, items]), Partition.whole(sum(sizes)), sizes) == expected
     parts = [held_out.part(number, 3).users for number in range(3)]
     assert torch.equal(torch.cat(parts), held_out.users)
-    everybody = HeldOut.of(dataset, data, GraphTrainingConfig())
+    everybody = HeldOut.of(dataset, data, seed=0)
     assert set(everybody.users.tolist()) == set(dataset.interaction_edges("validation")[0].tolist())
 
 
@@ -363,11 +362,11 @@ def test_no_tensor_of_a_partitioned_worker_is_larger_than_its_share_of_the_graph
     """Seen on the first of W workers; the graph's tables outweigh what does not fall."""
     monkeypatch.setattr("xrec.graph.partition._NODES_PER_DRAW", 100)
     monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", 5_000)
-    model, loss = {"embedding_dim": DIM, "aspects": True}, {"kind": "sampled_softmax"}
+    monkeypatch.setattr("xrec.train.graph_model.NUM_NEGATIVES", 16)
+    model = {"embedding_dim": DIM, "aspects": True}
     largest = {}
     for num_workers in (1, 4):
-        how = {"model": model, "loss": {**loss, "num_negatives": 16}}
-        config = make_graph_config(tmp_path, num_workers, "partitioned", **how)
+        config = make_graph_config(tmp_path, num_workers, "partitioned", model=model)
         with worker_here(tmp_path / str(num_workers), num_workers):
             largest[num_workers] = largest_tensors(config)
     assert min(largest[1]) >= (NUM_USERS + NUM_ITEMS + NUM_ASPECTS) * DIM * 4
@@ -378,7 +377,7 @@ def test_no_tensor_of_a_partitioned_worker_is_larger_than_its_share_of_the_graph
 # Any number of workers, in either mode
 
 BPR: dict[str, Any] = {
-    "loss": {"kind": "bpr"},
+    "loss": "bpr",
     "l2_weight": 1e-2,
     "model": {"initialization": "random"},
 }
@@ -391,7 +390,7 @@ def of_one_worker(
     request, ray_cluster, town_with_aspects, make_graph_config, tmp_path_factory, drawn_seed
 ):
     """The settings of a training, and its graph of one worker."""
-    shared = {"workspace": town_with_aspects, "epochs_per_checkpoint": 4, "seed": drawn_seed}
+    shared = {"workspace": town_with_aspects, "seed": drawn_seed}
     settings = {**shared, **request.param}
     graph = str(tmp_path_factory.mktemp("one") / "graph")
     pretrain_graph(make_graph_config(graph, **settings))
@@ -423,7 +422,7 @@ def test_graph_of_several_workers_is_that_of_one(
 # Killed on Ray
 
 
-EPOCHS: dict[str, Any] = {"num_epochs": 12, "patience": 12, "epochs_per_checkpoint": 2}
+EPOCHS: dict[str, Any] = {"num_epochs": 12, "patience": 12}
 KILLED_AT = "epoch 5: loss"
 Unbroken = tuple[Manifest, list[dict[str, Any]]]
 
@@ -464,13 +463,9 @@ def test_run_whose_worker_was_killed_goes_on_from_the_checkpoint_in_any_mode(
 ):
     caplog.set_level("INFO", logger="xrec")
     stopped: list[float] = []
-
-    def kill() -> None:
-        stopped.append(time.time())
-        kill_a_worker()
-
     lost = pytest.raises(TrainingError) if after else nullcontext()
-    with at_message(KILLED_AT, kill), lost:
+    noted = at_message(KILLED_AT, lambda: stopped.append(time.time()))
+    with noted, worker_killed_at("graph", KILLED_AT), lost:
         pretrain_graph(make_graph_config(tmp_path, *before, **EPOCHS))
     if after:
         pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))

@@ -41,10 +41,8 @@ from xrec.text import (
     Reply,
     ReplyStore,
     Usage,
-    chosen_llm,
     endpoint_key,
     load_language_model,
-    model_settings,
 )
 
 _CHUNKS_AT_ONCE = 2  # per process, so that the model is busy while the last rows of a chunk finish
@@ -72,7 +70,6 @@ class LanguageModelWriter:
         assert isinstance(annotator, LanguageModelAnnotator)
         model = load_language_model(
             annotator.model,
-            llm=config.llm,
             storage=config.storage,
             device=config.actors.device,
             num_threads=config.actors.cpus,
@@ -144,8 +141,8 @@ def language_model_spec(
     environment: environment variables, for the key of an endpoint. None if no prompts will be sent;
         then no key is needed, and the language model need not be on this machine.
 
-    Raises ConfigError for invalid prompts, a missing key, or a missing language model, and
-    ModelError if the language model is not available.
+    Raises ConfigError for invalid prompts or a missing key, and ModelError if the language model
+    is not available.
     """
     annotator = config.annotator
     assert isinstance(annotator, LanguageModelAnnotator)
@@ -154,14 +151,14 @@ def language_model_spec(
     settings = {
         **identity_of(annotator),
         "prompts": prompts.fingerprints(),
-        "model": model_settings(model, config.llm),
+        "model": identity_of(model),
     }
     key, inputs, gpus = None, dict[str, str](), 0
     if isinstance(model, EndpointModelConfig):
         key = None if environment is None else endpoint_key(model, environment)
     else:
-        llm, is_asked = chosen_llm(model, config.llm), environment is not None
-        inputs = {"llm": known_fingerprint(llm, config.storage, download=is_asked) or ""}
+        is_asked = environment is not None
+        inputs = {"llm": known_fingerprint(model.llm, config.storage, download=is_asked) or ""}
         gpus = model.engine.num_gpus
     writer = LanguageModelWriter(config, prompts, {"model": settings["model"], **inputs}, key)
     return AnnotatorSpec(

@@ -30,8 +30,7 @@ from xrec.annotate.phrases.lexicon import (
 from xrec.annotate.phrases.reader import Reader, read_stored
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
 from xrec.config import PhrasesAnnotator, VocabularyConfig, identity_of
-from xrec.data.english import singular
-from xrec.data.parser import parser_fingerprint
+from xrec.data.language import parser_fingerprint, singular
 from xrec.storage import Location
 
 OTHER_LANGUAGE = "other_language"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
-from xrec.data.parser import load_parser
+from xrec.data.language import load_parser
 
 Token = Any
 """A spaCy token."""

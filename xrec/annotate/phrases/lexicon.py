@@ -19,8 +19,7 @@ from xrec.annotate.phrases.mentions import Mention, Parsed, read
 from xrec.annotate.phrases.reader import READ, READ_SCHEMA, is_english, key_of, pack
 from xrec.annotate.vocabulary import normalized
 from xrec.config import VocabularyConfig
-from xrec.data.english import valence, word_set
-from xrec.data.parser import parse
+from xrec.data.language import parse, valence, word_set
 from xrec.progress import progress
 from xrec.storage import Location, content_hash, read_table, write_table
 

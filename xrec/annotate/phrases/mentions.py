@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from xrec.annotate.annotator import Sentiment
 from xrec.annotate.phrases.grammar import Roles, Token
-from xrec.data.english import is_noun, valence
+from xrec.data.language import is_noun, valence
 
 Valence = Callable[[str], float]
 """How good or bad a word sounds, from -1 to 1."""

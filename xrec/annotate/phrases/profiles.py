@@ -17,12 +17,12 @@ from typing import Any
 from xrec.annotate.phrases.grammar import Token
 from xrec.annotate.phrases.lexicon import names_nothing
 from xrec.annotate.vocabulary import normalized
-from xrec.config import ProfileAspects
-from xrec.data.aspects import NamedAspects
-from xrec.data.english import PRAISE_OF_ANYTHING, tags, valence, word_set
-from xrec.data.parser import parse
+from xrec.data import NamedAspects
+from xrec.data.language import PRAISE_OF_ANYTHING, parse, tags, valence, word_set
 from xrec.errors import DataError
 
+_MIN_ITEMS = 5  # whose profiles name an aspect; a rarer one tells little about users
+_MAX_SHARE = 0.2  # of the items; a more frequent aspect does not tell them apart
 _MAX_WORDS = 3
 _BLAME = -0.35
 _MIN_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
@@ -66,12 +66,17 @@ class Reason:
 
 
 def find_aspects(
-    profiles: Sequence[str], explanations: Sequence[str], config: ProfileAspects
+    profiles: Sequence[str],
+    explanations: Sequence[str],
+    *,
+    min_items: int = _MIN_ITEMS,
+    max_share: float = _MAX_SHARE,
 ) -> NamedAspects:
     """Return the aspects, most frequent first, and those of each profile and explanation.
 
-    An explanation names the parts of a phrase too: "friendly waiters" also names waiters, if that
-    is an aspect. Raises DataError if there are none, ModelError if the parser cannot be loaded.
+    At least `min_items` profiles have an aspect, and at most this share of those with a text. An
+    explanation names the parts of a phrase too: "friendly waiters" also names waiters, if that is
+    an aspect. Raises DataError if there are none, ModelError if the parser cannot be loaded.
     """
     found = [list(_reasons(doc)) for doc in parse(profiles)]
     of_texts = [list(_reasons(doc)) for doc in parse(explanations)]
@@ -82,20 +87,20 @@ def find_aspects(
     )
     num_profiles = Counter(name for some in praised for name in _all_names(some))
     joined = _Joined(praised)
-    most = max(config.min_items, config.max_share * sum(map(bool, profiles)))
+    most = max(min_items, max_share * sum(map(bool, profiles)))
     vocabulary = [
         name
         for name, count in sorted(num_profiles.items(), key=lambda each: (-each[1], each[0]))
-        if config.min_items <= count <= most and joined.belong(name)
+        if min_items <= count <= most and joined.belong(name)
     ]
     if not vocabulary:
         raise DataError(
-            f"aspects_from: no phrase is in the profiles of {config.min_items} to {most:.0f} "
-            f"items; got {len(profiles)} items and {len(num_profiles)} phrases; lower "
-            "aspects_from.min_items, add profiles, or remove aspects_from",
+            f"aspects_from: no phrase is in the profiles of {min_items} to {most:.0f} items; got "
+            f"{len(profiles)} items and {len(num_profiles)} phrases; add profiles, or remove "
+            "aspects_from",
             code="no_aspects",
-            key="aspects_from.min_items",
-            saw=config.min_items,
+            key="aspects_from",
+            saw=len(num_profiles),
         )
     numbers = {name: number for number, name in enumerate(vocabulary)}
     items = {each.words[-1] for some in found for each in some if each.is_item}

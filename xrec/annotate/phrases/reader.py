@@ -8,9 +8,7 @@ from operator import attrgetter
 import pyarrow as pa
 
 from xrec.annotate.phrases.mentions import Mention, Word, read
-from xrec.data.english import valence
-from xrec.data.language import other_language
-from xrec.data.parser import parse
+from xrec.data.language import other_language, parse, valence
 from xrec.storage import Location, read_table
 
 READ = "annotator/read.parquet"

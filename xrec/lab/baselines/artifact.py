@@ -39,7 +39,7 @@ def build_model(
     torch.manual_seed(baseline.seed)
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
-        llm = load_llm(baseline.config.language_model, baseline.llm_folder(), device)
+        llm = load_llm(baseline.config.llm, baseline.llm_folder(), device)
         return LoRA(llm, **own)
     return PETER(**sizes, **own)
 

@@ -77,4 +77,4 @@ class Baseline:
 
     def llm_folder(self) -> Path:
         """The local folder of the language model; raises ModelError if there is none."""
-        return resolve_model(self.config.language_model, self.config.storage)
+        return resolve_model(self.config.llm, self.config.storage)

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from xrec.data.dataset import Dataset
-from xrec.data.splits import drawn_explanations
+from xrec.data import Dataset, drawn_explanations
 from xrec.errors import DataError
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import END, Words

@@ -10,7 +10,7 @@ import torch
 
 from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import identity_of
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import BaselineData, build_data
@@ -39,7 +39,7 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
     inputs = {"dataset": dataset.fingerprint}
     if baseline.kind == "lora":
         settings["prompt"] = identity_of(config.prompt)
-        settings["llm"] = identity_of(config.language_model)
+        settings["llm"] = identity_of(config.llm)
         inputs["base_model"] = model_fingerprint(baseline.llm_folder())
     return settings, inputs
 

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from pydantic import SecretStr
 
 from xrec.config import CompareConfig
-from xrec.data.dataset import read_dataset
-from xrec.data.splits import drawn_pairs
+from xrec.data import drawn_pairs, read_dataset
 from xrec.errors import ModelError, install_command
 from xrec.lab.compare.entries import Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
@@ -73,7 +72,7 @@ def compare(
     }
     made = {entry: there[entry] if entry in there else make(given, entry) for entry in entries}
     scored = score_entries(config, given.pairs, made, keys or {})
-    judges = [*config.metrics.judges]
+    judges = [*config.judges]
     notes = tuple(
         line
         for name, each in _first_seeds(scored).items()

@@ -13,8 +13,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from xrec.config import ElsewhereConfig, StorageConfig
-from xrec.data.dataset import Dataset, HeldOutPair
-from xrec.data.rows import joined_rows, parse_id, parse_text, reject_duplicates, stream_rows
+from xrec.data import (
+    Dataset,
+    HeldOutPair,
+    joined_rows,
+    parse_id,
+    parse_text,
+    reject_duplicates,
+    stream_rows,
+)
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.lab.measures.measure import PairIds

@@ -6,9 +6,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec.config import ADAPTERS, BASELINES, CompareConfig, identity_of
-from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
-from xrec.data.splits import drawn_pairs
+from xrec.config import (
+    ADAPTERS,
+    BASELINES,
+    WITHOUT_ASPECTS,
+    BackfillConfig,
+    CompareConfig,
+    Config,
+    PromptConfig,
+    TablePairs,
+    TrainAdapterConfig,
+    identity_of,
+)
+from xrec.data import Dataset, HeldOutPair, drawn_pairs, held_out_pairs
 from xrec.errors import DataError
 from xrec.lab.baselines.baseline import recipe_of
 from xrec.lab.measures.measures import metrics_identity
@@ -21,6 +31,13 @@ from xrec.storage import (
     open_location,
     parquet_bytes,
 )
+
+_MODEL_CHANGES: dict[str, dict[str, str]] = {
+    "without_injection": {"injection": "none"},
+    "without_both": {"injection": "none"},
+    "random_vectors": {"vectors": "random"},
+    "constant": {"vectors": "constant"},
+}
 
 
 @dataclass(frozen=True)
@@ -45,13 +62,64 @@ class Entry:
         return self.comparison / self.title
 
 
+def is_seeded(config: CompareConfig, name: str) -> bool:
+    """Return whether the texts of an entry depend on the seed."""
+    decoding = config.decoding
+    if name == "zero_shot":
+        return decoding.temperature > 0 or decoding.retry_temperature is not None
+    return name in (*ADAPTERS, *BASELINES)
+
+
+def training_of(
+    config: CompareConfig, name: str, seed: int, adapter: Location
+) -> TrainAdapterConfig:
+    """Return the config that trains the adapter of an entry and writes it to `adapter`."""
+    own = {
+        "artifacts": {**config.artifacts, "adapter": adapter.uri},
+        "model": config.model.model_copy(update=_MODEL_CHANGES.get(name)),
+        "prompt": _prompt_of(name, config.prompt),
+        "training": config.training.model_copy(update={"seed": seed}),
+    }
+    return TrainAdapterConfig.model_validate(_shared(config, TrainAdapterConfig) | own)
+
+
+def backfill_of(
+    config: CompareConfig, seed: int, pairs: str, explanations: Location, adapter: Location
+) -> BackfillConfig:
+    """Return the config of a backfill of the table `pairs` that no share of failures stops."""
+    uris = {"explanations": explanations.uri, "adapter": adapter.uri}
+    own: dict[str, Any] = {
+        "pairs": TablePairs(kind="table", uri=pairs),
+        "artifacts": {**config.artifacts, **uris},
+        "max_failed_share": 1.0,
+        "gate": None,
+        "decoding": config.decoding.model_copy(update={"seed": seed}),
+    }
+    return BackfillConfig.model_validate(_shared(config, BackfillConfig) | own)
+
+
+def _shared(config: CompareConfig, job: type[Config]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in job.model_fields if hasattr(config, name)}
+
+
+def _prompt_of(variant: str, full: PromptConfig) -> PromptConfig:
+    """Return the prompt of a variant; without profiles it has no aspects, but keeps the title."""
+    if variant in ("without_profile", "without_both"):
+        parts = {
+            "user": full.user.replace("{user_profile}", "").rstrip(),
+            "item": full.item.replace("{item_profile}", "").rstrip(),
+        }
+        return PromptConfig.model_validate({**full.model_dump(), **parts, "aspects": 0})
+    return full.model_copy(update={"aspects": 0}) if variant == WITHOUT_ASPECTS else full
+
+
 def entries_of(config: CompareConfig) -> list[Entry]:
     """All entries, in the order of the config, each with its seeds in order."""
     comparison = location_of(config, "comparison")
     return [
         Entry(name, seed, comparison)
         for name in config.entries
-        for seed in (config.seeds if config.is_seeded(name) else (None,))
+        for seed in (config.seeds if is_seeded(config, name) else (None,))
     ]
 
 
@@ -67,11 +135,13 @@ def comparison_identity(
     """
     names = set(config.entries)
     elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
-    unused = set() if config.has_language_model else {"llm", "engine", "decoding", "prompt"}
+    unused = {"encoder", "judges"}  # they are in `metrics`
+    if not config.has_language_model:
+        unused |= {"llm", "engine", "decoding", "prompt"}
     unused |= set() if names & set(ADAPTERS) else {"model", "deepspeed"}
     settings = {
         **{name: each for name, each in identity_of(config).items() if name not in unused},
-        "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
+        "metrics": metrics_identity(config, config.storage),
         "texts": {name: identity_of(texts) for name, texts in elsewhere.items()},
         "baselines": {
             kind: asdict(recipe_of(kind, config.training)) for kind in BASELINES if kind in names

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import identify
 from xrec.config import ADAPTERS, BASELINES, BaselineKind, CompareConfig
-from xrec.data.dataset import Dataset
-from xrec.data.splits import drawn_explanations
+from xrec.data import Dataset, drawn_explanations
 from xrec.errors import DataError
 from xrec.generate.loading import Sources
 from xrec.graph.artifact import read_graph
@@ -24,7 +23,7 @@ from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import train_baseline
 from xrec.lab.compare.copies import Texts, nearest_texts, profile_texts, read_elsewhere
-from xrec.lab.compare.entries import ComparedPairs, Entry
+from xrec.lab.compare.entries import ComparedPairs, Entry, backfill_of, training_of
 from xrec.lab.compare.text_only import frozen_model, text_only_texts
 from xrec.lab.compare.texts import EntryTexts, write_texts
 from xrec.schemas import PAIRS
@@ -80,9 +79,9 @@ def adapter_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> 
     trained, explanations = entry.location / "adapter", entry.location / "explanations"
     seed = entry.seed or 0
     logger.info("%s: training", entry.title)
-    train_adapter(config.training_of(entry.name, seed, trained.uri))
+    train_adapter(training_of(config, entry.name, seed, trained))
     logger.info("%s: writing texts", entry.title)
-    backfill = config.backfill_of(seed, pairs.uri, explanations.uri, trained.uri)
+    backfill = backfill_of(config, seed, pairs.uri, explanations, trained)
     texts = write_texts(backfill, identify(backfill))
     adapters = read_adapter(trained).adapters
     weights = [each for side in (adapters.user, adapters.item) for each in side.parameters()]

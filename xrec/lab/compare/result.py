@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.config import CompareConfig
-from xrec.data.dataset import Dataset
-from xrec.lab.compare.entries import Entry
+from xrec.data import Dataset
+from xrec.lab.compare.entries import Entry, is_seeded
 from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measure import MetricInfo
@@ -125,16 +125,26 @@ def result_of(
     figures = _figures(runs | ranked)
     for name in config.entries:
         figures[name] |= _cost_figures([made[entry].costs for entry in made if entry.name == name])
-    infos = describe_metrics(config.metrics, dataset)
+    infos = describe_metrics(config, dataset)
     infos |= {info.name: info for info in COST_INFOS}
     there = {metric for of_entry in figures.values() for metric in of_entry}
     ordered = {name: info for name, info in infos.items() if name in there}
     return Result(
         figures,
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
-        {name: config.num_seeds_of(name) for name in config.entries} | dict.fromkeys(ranked, 0),
+        {name: _num_seeds(config, name) for name in config.entries} | dict.fromkeys(ranked, 0),
         ((_NO_ASPECTS, *notes) if dataset.aspects is None else notes),
     )
+
+
+def _num_seeds(config: CompareConfig, name: str) -> int:
+    """Return how many seeds the texts of an entry were made with, or 0 if they depend on none.
+
+    Texts from elsewhere count as the result of one training.
+    """
+    if name in config.texts:
+        return 1
+    return len(config.seeds) if is_seeded(config, name) else 0
 
 
 def _figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Figure]]:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import CompareConfig, EndpointModelConfig
-from xrec.data.dataset import HeldOutPair, read_dataset
+from xrec.data import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.figures import Run
 from xrec.lab.compare.texts import EntryTexts
@@ -33,14 +33,13 @@ def _load_scorer(
 ) -> Callable[[ScoredTexts], pa.Table]:
     """Load the scoring models in this process; returns what scores the texts of an entry."""
     measures = load_measures(
-        config.metrics,
+        config,
         read_dataset(location_of(config, "dataset")),
         pairs,
         device=str(resolve_device(config.actors.device)),
         judges=JudgeAccess(
             replies=location_of(config, "comparison") / "judge-replies",
             storage=config.storage,
-            llm=config.llm,
             device=config.actors.device,
             num_threads=config.actors.cpus,
             keys=keys,
@@ -60,7 +59,7 @@ def score_entries(
     Raises the XRecError of a process that scores, or ClusterError.
     """
     identity = {
-        "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
+        "metrics": metrics_identity(config, config.storage),
         "pairs": pairs.fingerprint,
         "dataset": manifest_of(config, "dataset").fingerprint,
     }
@@ -77,7 +76,7 @@ def score_entries(
     left = [entry for entry in made if entry not in tables]
     if left:
         load = partial(_load_scorer, config, pairs.pairs, keys)
-        actors, models = config.actors, config.metrics.judges.values()
+        actors, models = config.actors, config.judges.values()
         # One process asks an endpoint, so that its limits are kept.
         has_endpoint = any(isinstance(each, EndpointModelConfig) for each in models)
         num_processes = 1 if has_endpoint else min(actors.num_processes, len(left))

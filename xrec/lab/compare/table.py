@@ -7,7 +7,7 @@ page. Differences to the first entry, and the same pairs side by side stand belo
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from xrec.data.dataset import HeldOutPair
+from xrec.data import HeldOutPair
 from xrec.lab.compare.figures import MetricRow
 from xrec.lab.compare.result import Figure, Result
 from xrec.lab.measures.measure import MetricInfo

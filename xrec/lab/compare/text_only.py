@@ -15,13 +15,13 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
 from xrec.config import CompareConfig, PromptConfig, identity_of
-from xrec.data.dataset import read_dataset
+from xrec.data import read_dataset
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.loading import Sources
 from xrec.graph.artifact import read_graph
 from xrec.lab.baselines.lora import text_vocabulary
-from xrec.lab.compare.entries import ComparedPairs, Entry
+from xrec.lab.compare.entries import ComparedPairs, Entry, backfill_of
 from xrec.lab.compare.texts import EntryTexts, write_texts
 from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
 from xrec.llm.prompt import PromptBuilder
@@ -53,10 +53,10 @@ def text_only_texts(
     inputs: what the model is made from. The costs are those of writing. Raises what a backfill
     raises.
     """
-    explanations = (entry.location / "explanations").uri
-    backfill = config.backfill_of(entry.seed or 0, pairs.uri, explanations, explanations)
+    explanations = entry.location / "explanations"
+    backfill = backfill_of(config, entry.seed or 0, pairs.uri, explanations, explanations)
     logger.info("%s: writing texts", entry.title)
-    llm, dataset = config.language_model, manifest_of(config, "dataset")
+    llm, dataset = config.llm, manifest_of(config, "dataset")
     folder = resolve_model(llm, config.storage)
     identity = Identity(
         kind="explanations",

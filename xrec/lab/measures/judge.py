@@ -23,7 +23,6 @@ from xrec.config import (
     Device,
     EndpointModelConfig,
     LanguageModelConfig,
-    LLMConfig,
     SamplingConfig,
     StorageConfig,
 )
@@ -93,13 +92,11 @@ class JudgeAccess:
     """What judges need beside their config; it may be sent to an actor.
 
     replies: the folder that keeps what was answered, so that nothing is asked, and paid, twice.
-    llm: of the job, for an engine whose config names none. device, num_threads: of an engine.
-    keys: of endpoints, by the judge's name (`judge_keys`).
+    device, num_threads: of an engine. keys: of endpoints, by the judge's name (`judge_keys`).
     """
 
     replies: Location
     storage: StorageConfig = field(default_factory=StorageConfig)
-    llm: LLMConfig | None = None
     device: Device = "auto"
     num_threads: int = 1
     keys: Mapping[str, SecretStr | None] = field(default_factory=dict)
@@ -127,14 +124,13 @@ def load_judge(
     loaded: the models of other judges, of which one is taken if it is the same; this one's is
     added.
 
-    Raises ConfigError for an engine without a model, ModelError if the model cannot be had.
+    Raises ModelError if the model cannot be had.
     """
     models = {} if loaded is None else loaded
     settings = model.model_dump_json(exclude=set(SamplingConfig.model_fields))
     if settings not in models:
         models[settings] = load_language_model(
             model,
-            llm=access.llm,
             storage=access.storage,
             device=access.device,
             num_threads=access.num_threads,
@@ -144,7 +140,7 @@ def load_judge(
         models[settings],
         model.sampling,
         ReplyStore(access.replies),
-        identity=model_identity(model, access.llm, access.storage),
+        identity=model_identity(model, access.storage),
     )
     return Judge(name, judge_question(), asker)
 
@@ -158,15 +154,13 @@ def describe_judge(name: str) -> list[MetricInfo]:
     ]
 
 
-def judge_identity(
-    name: str, model: LanguageModelConfig, llm: LLMConfig | None, storage: StorageConfig
-) -> dict[str, Any]:
+def judge_identity(name: str, model: LanguageModelConfig, storage: StorageConfig) -> dict[str, Any]:
     """Return what a judge's scores depend on, as plain JSON."""
     question = judge_question()
     return {
         "name": name,
         "question": fingerprint_of([question.system, dict(question.examples)]),
-        "model": model_identity(model, llm, storage),
+        "model": model_identity(model, storage),
     }
 
 

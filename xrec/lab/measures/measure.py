@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.data.dataset import HeldOutPair
+from xrec.data import HeldOutPair
 
 Floats = NDArray[np.float64]
 PAIR_COLUMNS = ("user_id", "item_id", "text")

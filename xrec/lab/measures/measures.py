@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.aspects import AspectChooser
-from xrec.config import LLMConfig, MetricsConfig, StorageConfig
-from xrec.data.dataset import Dataset, HeldOutPair, taken
+from xrec.config import MetricsConfig, StorageConfig
+from xrec.data import Dataset, HeldOutPair, taken
 from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
 from xrec.lab.measures.judge import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
@@ -102,7 +102,7 @@ def load_measures(
         references. device: of the encoder.
 
     Those of aspects are there only if the dataset has tables of aspects. Raises ModelError if the
-    model of an encoder or a judge cannot be had, ConfigError for a judge's engine without a model.
+    model of an encoder or a judge cannot be had.
     """
     titles = taken(dataset.items["title"], [pair.item_index for pair in pairs])
     made: list[PairMeasure] = [overlap, Specificity(pairs, titles).of_pairs]
@@ -149,9 +149,7 @@ def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, Metri
     return {info.name: info for info in infos}
 
 
-def metrics_identity(
-    config: MetricsConfig, *, llm: LLMConfig | None = None, storage: StorageConfig | None = None
-) -> dict[str, Any]:
+def metrics_identity(config: MetricsConfig, storage: StorageConfig | None = None) -> dict[str, Any]:
     """The settings that scores depend on, as plain JSON, for the identity of what is scored.
 
     A model that is a folder here has its fingerprint; of one that is not here there is the name.
@@ -166,5 +164,5 @@ def metrics_identity(
     return {
         "version": _VERSION,
         "encoder": encoder,
-        "judges": [judge_identity(*judge, llm, access) for judge in config.judges.items()],
+        "judges": [judge_identity(*judge, access) for judge in config.judges.items()],
     }

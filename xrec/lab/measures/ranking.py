@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xrec.aspects import AspectChooser
-from xrec.data.dataset import HeldOutPair
+from xrec.data import HeldOutPair
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts, by_pair
 from xrec.lab.measures.statements import SENTIMENTS, K, Statement, Statements, against_reference
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.data.dataset import HeldOutPair
-from xrec.data.sentences import words
+from xrec.data import HeldOutPair
+from xrec.data.language import words
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 
 _ROWS = 256  # compared with all references at a time

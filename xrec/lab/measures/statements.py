@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from xrec.annotate import Reader
 from xrec.checks import AspectNames
 from xrec.checks.tokens import tokens_of
-from xrec.data.dataset import Dataset, HeldOutPair
+from xrec.data import Dataset, HeldOutPair
 from xrec.evaluate.text_metrics import names_only
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts, by_pair
 

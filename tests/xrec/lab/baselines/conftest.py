@@ -10,7 +10,7 @@ from tests.world.here import map_here
 from tests.world.models import save_toy_model
 from tests.world.town import make_dataset
 from xrec.config import CompareConfig, LLMConfig, PromptConfig
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data import Dataset, read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import RECIPES, Baseline
 from xrec.lab.baselines.data import build_data

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.errors import raises
 from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, explanation, write_untrained
@@ -22,7 +21,6 @@ from xrec.lab.baselines.data import (
     collate,
 )
 from xrec.lab.baselines.lora import LoRA
-from xrec.lab.baselines.peter import PETER, TextBatch
 from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import train_baseline
 from xrec.lab.baselines.trainer import BaselineTrainer
@@ -99,22 +97,6 @@ def test_training_keeps_the_best_epoch_and_is_done_once(make_baseline, dataset, 
 
 
 PAIRS = [(user, (user + 3) % NUM_ITEMS) for user in range(NUM_USERS)]
-V = 10
-
-
-class Parrot(PETER):
-    """User u says u, u + 1, ... and wants to stop once it has said the item's number."""
-
-    def __init__(self) -> None:
-        super().__init__(num_users=1, num_items=1, num_tokens=V, embedding_dim=2, num_heads=1)
-
-    def next_logits(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
-        wanted = pairs.users + token_ids.shape[1] - 1
-        wanted = torch.where(wanted > pairs.items, END, wanted.clamp(max=V - 1))
-        logits = torch.zeros(len(wanted), V)
-        logits.scatter_(1, wanted[:, None], 5.0)
-        logits[:, UNKNOWN] = 9.0  # never written
-        return logits
 
 
 @pytest.mark.usefixtures("processes_here")

@@ -43,7 +43,7 @@ def make_config(town, tmp_path):
             "entries": ["profile", "nearest"],
             "llm": {"model": f"{town}/llm", "dtype": "float32"},
             "prompt": PROMPT,
-            "metrics": {"encoder": None},
+            "encoder": None,
             "actors": {"device": "cpu"},
         }
         return parse_config(CompareConfig, with_uris({**defaults, **values}))

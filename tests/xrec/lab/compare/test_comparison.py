@@ -9,10 +9,10 @@ import pytest
 
 from tests.errors import raises
 from tests.world.shop import write_json_lines
-from tests.world.town import OF_PROFILES, prepared_town
+from tests.world.town import town_of_profiles
 from tests.xrec.lab.compare.conftest import Done, figures, run
 from xrec.config import RANKERS, CompareConfig
-from xrec.data.dataset import HeldOutPair, held_out_pairs, read_dataset
+from xrec.data import HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError, ModelError
 from xrec.storage import location_of
 
@@ -97,7 +97,7 @@ def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(make
         with raises(DataError, "no_references", "split", "validation"):
             run(make_config(max_pairs=2, split="validation"))
     with pytest.raises(ModelError):
-        run(make_config(metrics={"encoder": "./nowhere"}))
+        run(make_config(encoder="./nowhere"))
 
 
 # Rankers
@@ -109,7 +109,7 @@ RANKING = {"ranking_ndcg", "ranking_recall", "ranking_precision"}
 def workspace(tmp_path_factory):
     """A dataset with the aspects of profiles."""
     folder = tmp_path_factory.mktemp("rankings")
-    prepared_town(folder, aspects_from=OF_PROFILES)
+    town_of_profiles(folder)
     return str(folder)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.world.town import dataset_of, held_out
 from xrec.config import MetricsConfig
-from xrec.data.dataset import HeldOutPair
+from xrec.data import HeldOutPair
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import (
     describe_metrics,

@@ -14,7 +14,7 @@ from tests.world.endpoint import ScriptedModel
 from tests.world.town import dataset_of, held_out
 from xrec.aspects import AspectChooser
 from xrec.config import RANKERS, MetricsConfig, SamplingConfig
-from xrec.data.dataset import HeldOutPair
+from xrec.data import HeldOutPair
 from xrec.lab.measures.judge import (
     Judge,
     JudgeAccess,

@@ -19,7 +19,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import Self
 
 import numpy as np
@@ -291,22 +290,12 @@ def _is_written_like(words: Sequence[_Word], name: Sequence[_Word]) -> bool:
 
 
 def _found(words: Sequence[_Word], name: Sequence[_Word]) -> Iterator[tuple[int, int]]:
-    """Yield the runs of `words` that are the name, as start and stop.
-
-    All words but the last are searched as one string. So if a name and a text repeat one word, the
-    time does not grow with the product of their lengths.
-    """
-    key = _key(name)
-    said = "".join(f" {word.key}" for word in words)
-    starts = accumulate((len(word.key) + 1 for word in words), initial=0)
-    number_at = {start: number for number, start in enumerate(starts)}
-    before_last = "".join(f" {word}" for word in key[:-1]) + " "
-    place = said.find(before_last)
-    while place >= 0:
-        stop = number_at[place] + len(key)
-        if key[-1] in (words[stop - 1].key, words[stop - 1].owner):
-            yield stop - len(key), stop
-        place = said.find(before_last, place + 1)
+    """Yield the runs of `words` that are the name, as start and stop."""
+    (*first_keys, last_key), keys = _key(name), [word.key for word in words]
+    for stop in range(len(name), len(words) + 1):
+        is_last = last_key in (words[stop - 1].key, words[stop - 1].owner)
+        if is_last and keys[stop - len(name) : stop - 1] == first_keys:
+            yield stop - len(name), stop
 
 
 def _follows_article(words: Sequence[_Word], start: int) -> bool:

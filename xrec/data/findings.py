@@ -1,27 +1,18 @@
-"""The source of a dataset, and the rows that are left out.
+"""Rows that are left out: findings, each with its file, line, and reason.
 
-A row that is left out is a finding, with its file, line, and reason. Findings are counted and
-written to `rejected.parquet`; too many in one file are an error.
+Findings are counted and written to `rejected.parquet`; too many in one file are an error.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from xrec.errors import DataError
 from xrec.schemas import REJECTED
-from xrec.storage import Location, Manifest, request_each
 
-if TYPE_CHECKING:
-    from xrec.data.staging import Staging
-
-TableFiles = Mapping[str, Mapping[str, Location]]
-"""The files of each table, by file name."""
-LISTING = "listing"  # a metric in the manifest: pairs of a file name and a stamp
 _TEXT_HEAD = 120
 _line = attrgetter("line")
 
@@ -37,43 +28,6 @@ class Finding:
     line: int
     reason: str
     text: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a dataset comes from: its files, and how they are read.
-
-    name: the name of the source in messages.
-    read: adds the rows to the staging tables.
-    files: the files of each table.
-    inputs: fingerprints of the artifacts that the rows come from, by kind.
-    """
-
-    name: str
-    read: Callable[["Staging"], None]
-    files: TableFiles = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
-
-    def listing(self) -> dict[str, str]:
-        """Return a stamp of each file that changes with its content; the files are not read."""
-        locations = self._locations()
-        stamps = request_each(lambda location: location.stamp(), locations.values())
-        return dict(zip(locations, stamps, strict=True))
-
-    def hashes(self, there: Manifest) -> dict[str, str]:
-        """Return the inputs of a dataset from this source: its artifacts, and a hash of each file.
-
-        there: the existing dataset. Files that have not changed since then are not read.
-        """
-        before, locations = dict(there.metrics.get(LISTING, ())), self._locations()
-        hashes = {
-            name: there.inputs[name] if before.get(name) == stamp else locations[name].digest()
-            for name, stamp in self.listing().items()
-        }
-        return {**self.inputs, **hashes}
-
-    def _locations(self) -> dict[str, Location]:
-        return {name: location for each in self.files.values() for name, location in each.items()}
 
 
 def rejected_table(findings: Iterable[Finding]) -> pa.Table:

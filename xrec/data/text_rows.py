@@ -1,88 +1,121 @@
-"""Reads the rows of CSV and JSON Lines one by one; defines what counts as a row of text.
+"""Reads the rows of JSON Lines and CSV.
 
-A row that cannot be read keeps its text and its problem. In CSV the header is line 1; in JSON Lines
-the first object is line 1.
+A row that cannot be read keeps its text and its problem. The header of CSV is line 1; so is the
+first line of JSON Lines.
 
 A CSV cell in quotes can span several lines. A quote that is opened but never closed would merge all
 later rows into one cell, so a cell that seems to contain whole rows is an error that reports its
 line. Tab-separated files often use no quoting. There, quotes become plain characters from such a
-cell on, unless an earlier cell needed its quotes because it contains a tab, a line end, or a
-quote.
+cell on, unless an earlier cell needed its quotes because it contains a tab, a line end, or a quote.
 """
 
 import csv
+import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from xrec.errors import DataError
 
+_BLOCK_RECORDS = 8192  # of CSV with quotes
 _LINE_END = re.compile(r"\r\n?|\n")
 _LEAST_ROWS_IN_CELL = 3  # for two columns: prose, too, may have a comma per line
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row as read: its `values` by column name, or the `problem` if it cannot be read."""
+class Row(NamedTuple):
+    """A row as read: the number of its first line, its text, its cells, and its problem or ""."""
 
     number: int
     text: str
-    values: Mapping[str, Any] | None = None
+    cells: Any
     problem: str = ""
 
 
-Record = tuple[int, str, list[str], str]
-"""A row of CSV: the number of its first line, its text, its cells, and its problem or ""."""
+Rows = Iterator[list[Row]]
+"""Blocks of rows whose cells are a mapping by column, empty if there is a problem."""
 
 
-def keys_of(rows: Iterable[Line]) -> list[str]:
-    """Return the columns of the rows, in the order of first appearance."""
-    objects = (row.values for row in rows if row.values is not None)
-    return list(dict.fromkeys(key for values in objects for key in values))
+def json_rows(texts: Iterable[str]) -> Rows:
+    """Yield the rows of each block of JSON Lines; empty lines are skipped."""
+    first = 1
+    for text in texts:
+        lines = enumerate(map(str.strip, text.split("\n")), start=first)
+        yield [_json_row(number, line) for number, line in lines if line]
+        first += text.count("\n")
 
 
-def decoded(line: str, encoding: str) -> str:
-    """Decode a line of escaped bytes; return it unchanged if it has non-ASCII UTF-8 characters."""
-    try:
-        return line.encode("ascii", errors="surrogateescape").decode(encoding)
-    except UnicodeError:
-        return line
-
-
-def json_lines(text: Iterable[str], first: int) -> Iterator[Line]:
-    """Yield the rows of JSON lines, numbered from `first`; empty lines are skipped."""
-    for number, line in enumerate(text, start=first):
-        if stripped := line.strip():
-            yield _json_line(number, stripped)
-
-
-def _json_line(number: int, text: str) -> Line:
+def _json_row(number: int, text: str) -> Row:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        return Line(number, text, problem="not valid JSON")
+        return Row(number, text, {}, "not valid JSON")
     if not isinstance(values, dict):
-        return Line(number, text, problem="not a JSON object")
-    return Line(number, text, values)
+        return Row(number, text, {}, "not a JSON object")
+    return Row(number, text, values)
 
 
-def csv_lines(records: Iterable[Record], header: list[str]) -> Iterator[Line]:
-    """Yield the rows of the records below a header; empty lines are skipped."""
-    for number, text, cells, problem in records:
-        if problem:
-            yield Line(number, text, problem=f"not readable as CSV: {problem}")
-        elif cells and len(cells) != len(header):
-            yield Line(number, text, problem=f"expected {len(header)} columns, saw {len(cells)}")
-        elif cells:
-            yield Line(number, text, dict(zip(header, cells, strict=True)))
+def csv_rows(file: str, texts: Iterator[str], delimiter: str) -> tuple[list[str], Rows]:
+    """Return the header of CSV, and the rows in blocks; empty lines are skipped.
+
+    Raises DataError, now or with a later block, if the header cannot be read, or if a quote is not
+    closed.
+    """
+    parts = _csv_records(file, texts, delimiter)
+    head = next(parts, [])
+    number, _, header, problem = head[0] if head else Row(1, "", [])
+    if problem:
+        raise DataError(
+            f"{file}: line {number}, the header, is not readable as CSV: {problem}; fix it",
+            code="broken_header",
+            key=file,
+        )
+    rest = itertools.chain([head[1:]], parts)
+    return header, ([_csv_row(each, header) for each in part if any(each[2:])] for part in rest)
 
 
-def csv_records(
-    file: str, text: Iterator[str], delimiter: str, first: int = 1, num_columns: int = 0
-) -> Iterator[Record]:
+def _csv_row(record: Row, header: list[str]) -> Row:
+    number, text, cells, problem = record
+    if problem:
+        return Row(number, text, {}, f"not readable as CSV: {problem}")
+    if len(cells) != len(header):
+        return Row(number, text, {}, f"expected {len(header)} columns, saw {len(cells)}")
+    return Row(number, text, dict(zip(header, cells, strict=True)))
+
+
+def _csv_records(file: str, texts: Iterator[str], delimiter: str) -> Rows:
+    """Yield records, whose cells are a list; until the first quote, each line is a record."""
+    first, num_columns = 1, 0
+    for text in texts:
+        lines = text.removesuffix("\n").split("\n")
+        rows = _plain_rows(text, lines, delimiter)
+        if rows is None:
+            whole = itertools.chain([text], texts)
+            rest = itertools.chain.from_iterable(io.StringIO(each, "") for each in whole)
+            records = _quoted_records(file, rest, delimiter, first, num_columns)
+            yield list(itertools.islice(records, 1))  # maybe the header: no later record is read
+            while some := list(itertools.islice(records, _BLOCK_RECORDS)):
+                yield some
+            return
+        numbered = enumerate(zip(lines, rows, strict=True), start=first)
+        yield [Row(number, line.rstrip("\r"), cells) for number, (line, cells) in numbered]
+        first, num_columns = first + len(lines), num_columns or len(rows[0])
+
+
+def _plain_rows(text: str, lines: list[str], delimiter: str) -> list[list[str]] | None:
+    """Return the cells of each line; None if a line may not be a record."""
+    if '"' in text or text.count("\r") != text.count("\r\n"):
+        return None
+    try:
+        return list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error:  # a cell is too long
+        return None
+
+
+def _quoted_records(
+    file: str, text: Iterator[str], delimiter: str, first: int, num_columns: int
+) -> Iterator[Row]:
     """Yield the records of `text`, whose lines keep their line ends, numbered from `first`.
 
     num_columns: the length of the header, or 0 if the header is the first record. Raises DataError,
@@ -112,7 +145,7 @@ def csv_records(
             continue
         may_be_plain = may_be_plain and not _needs_quotes(lines, cells, not num_columns)
         num_columns = num_columns or len(cells)
-        yield number, "".join(lines).rstrip("\r\n"), cells, problem
+        yield Row(number, "".join(lines).rstrip("\r\n"), cells, problem)
 
 
 def _kept(text: Iterable[str], lines: list[str]) -> Iterator[str]:

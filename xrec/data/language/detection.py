@@ -8,7 +8,7 @@ import functools
 import re
 from typing import Any
 
-from xrec.data.english import word_set
+from xrec.data.language.english import word_set
 
 _LEAST_LETTERS = 20
 _MOST_CHARACTERS = 2000

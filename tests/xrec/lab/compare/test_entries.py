@@ -1,0 +1,82 @@
+"""The entries of a comparison: what they train and write, and which depend on chance."""
+
+from typing import Any
+
+import pytest
+
+from xrec.config import CompareConfig, TrainAdapterConfig, parse_config
+from xrec.lab.compare.entries import backfill_of, is_seeded, training_of
+from xrec.storage import open_location
+
+COMPARE = {"workspace": "w", "llm": {"model": "m"}}
+PROMPT = {
+    "instruction": "Why?",
+    "user": "User: {user} {user_profile}",
+    "item": "Item: {item} {item_title}. {item_profile}",
+}
+
+
+def make_config(**changes: Any) -> CompareConfig:
+    values = {"workspace": "w", "llm": {"model": "m"}, "prompt": PROMPT, **changes}
+    return parse_config(CompareConfig, values)
+
+
+WITHOUT_PROFILE = {
+    "prompt.user": "User: {user}",
+    "prompt.item": "Item: {item} {item_title}.",
+    "prompt.aspects": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("ours", {}),
+        ("without_profile", WITHOUT_PROFILE),
+        ("without_injection", {"model.injection": "none"}),
+        ("without_both", {"model.injection": "none", **WITHOUT_PROFILE}),
+        ("without_aspects", {"prompt.aspects": 0}),
+        ("random_vectors", {"model.vectors": "random"}),
+        ("constant", {"model.vectors": "constant"}),
+    ],
+)
+def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
+    """Of the train-adapter run of the same keys with the entry's seed."""
+    values = {**COMPARE, "prompt": {**PROMPT, "aspects": 3}, "training": {"num_epochs": 3}}
+    own = {"training": {"num_epochs": 3, "seed": 2}}
+    own["artifacts"] = {"adapter": "a"}
+    full = parse_config(TrainAdapterConfig, {**values, **own}).model_dump()
+    other = training_of(make_config(**values), variant, 2, open_location("a")).model_dump()
+    found = {
+        f"{section}.{key}": value
+        for section in full
+        if full[section] != other[section]
+        for key, value in other[section].items()
+        if full[section][key] != value
+    }
+    assert found == expected
+
+
+def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop():
+    folders = (open_location(f"/{name}") for name in ("texts", "adapter"))
+    backfill = backfill_of(make_config(), 5, "pairs.parquet", *folders)
+    assert (backfill.decoding.seed, backfill.max_failed_share) == (5, 1.0)
+    assert backfill.artifacts == {"adapter": "/adapter", "explanations": "/texts"}
+
+
+@pytest.mark.parametrize(
+    ("name", "decoding", "expected"),
+    [
+        ("ours", {}, True),
+        ("lora", {}, True),
+        ("nearest", {}, False),
+        ("public", {}, False),
+        ("zero_shot", {}, False),
+        ("zero_shot", {"temperature": 0.5}, True),
+        ("zero_shot", {"text": {"checks": {"unsupported": True}}}, True),
+    ],
+)
+def test_entries_that_chance_does_not_touch_have_no_seed(name, decoding, expected):
+    texts = {"public": {"uri": "a.jsonl"}}
+    config = make_config(decoding=decoding, texts=texts, entries=["ours", "public"])
+    assert is_seeded(config, name) is expected
