@@ -28,7 +28,7 @@ from pydantic import TypeAdapter
 
 from benchmarks.report import BENCHMARKS, Output, Record, command_line, write_tables
 from xrec.annotate.annotator import PairInput, PairText, Review
-from xrec.annotate.language_model.prompts import Prompts, RowData, read_prompt
+from xrec.annotate.language_model.prompts import Prompts, read_prompt
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
     PairReply,
@@ -76,13 +76,8 @@ def measure(
     key = endpoint_key(config, os.environ) if isinstance(config, EndpointModelConfig) else None
     model = load_language_model(config, key=key)
     limits = ReplyLimits() if is_endpoint else ReplyLimits.of_tokens(config.sampling.max_tokens)
-    prompts = Prompts(
-        {"pair": read_prompt("pair", None, SCHEMAS["pair"], domain)},
-        RowData(_MAX_DATA_TOKENS),
-        limits,
-        domain=domain,
-        language="English",
-    )
+    files = {"pair": read_prompt("pair", None, SCHEMAS["pair"], domain)}
+    prompts = Prompts(files, limits, _MAX_DATA_TOKENS, domain, "English")
     asked = [
         Prompt(prompts.of(row), reply_schema("pair", limits), partial(quote_problem, row))
         for row in rows

@@ -7,12 +7,11 @@ with the aspects that their review mentions. Held-out reviews are chosen before 
     source, cells     read the reviews of a source
     keep, store       choose which reviews are kept and held out, and store them
     formats           the tables of the stages
-    stages            what an actor does with the rows of a stage
-    vocabulary        maps the many names of an aspect to one
-    plan              the rows of the stages, and a preview of a run
+    inputs            the rows of a stage, and what their texts are written from
+    task              what an actor does with the rows of a stage
     driver            runs the stages, each as a bulk run (xrec.bulk), and publishes the texts
     report            reports how good the texts are
-    read              reads published annotations, also as the source of a dataset
+    read, vocabulary  read published annotations, as the source of a dataset
     phrases, language_model
                       the two annotators
 """
@@ -21,9 +20,9 @@ from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.cells import parse_number, parse_time
 from xrec.annotate.driver import annotator_spec, run_annotate
 from xrec.annotate.formats import KIND, begun_files, identify_annotations
+from xrec.annotate.inputs import read_outlook
 from xrec.annotate.keep import keep_reviews
 from xrec.annotate.phrases import Reader, find_aspects
-from xrec.annotate.plan import read_outlook
 from xrec.annotate.read import read_annotations
 from xrec.annotate.source import file_hashes, find_review_files, read_reviews
 from xrec.annotate.store import keep_source

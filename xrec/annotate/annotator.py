@@ -6,10 +6,8 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-from xrec.bulk import Rate
 from xrec.config import Split
 from xrec.storage import Location
-from xrec.text import ReplyStore
 
 Stage = Literal["items", "users", "pairs"]
 STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
@@ -32,6 +30,11 @@ class Review:
     summary: str = ""
     rating: float | None = None
     time: float | None = None
+
+
+def joined_text(summary: str, review: str) -> str:
+    """Return a review with its heading as the first sentence."""
+    return f"{summary}. {review}" if summary else review
 
 
 @dataclass(frozen=True)
@@ -159,18 +162,10 @@ class Annotator(Protocol):
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run would write.
-
-    counts: the number of texts. samples: some inputs. rates: measured in stages that have started.
-    """
+    """What a run would write: the number of texts, and some inputs, of each stage."""
 
     counts: Mapping[Stage, int]
     samples: Mapping[Stage, Sequence[Input]]
-    rates: Mapping[Stage, Rate]
-
-
-def _counts(outlook: Outlook) -> list[str]:
-    return [f"{stage}: {count:,} texts" for stage, count in outlook.counts.items()]
 
 
 @dataclass(frozen=True)
@@ -183,12 +178,11 @@ class AnnotatorSpec:
     make: sent to an actor, where it creates an annotator; its argument is where `learn` wrote.
     learn: called in the driver, before the first stage, with a sample of the training reviews
         (schema REVIEWS) and a folder; writes what actors read, always the same.
-    learned: returns the fingerprint of what `learn` wrote, because texts depend on it too.
+    learned: returns the fingerprint of what `learn` wrote, on which texts depend too.
     folds: the number of parts to divide a profile's reviews into; for training, one extra profile
         is written per part, with that part left out. None: each review is a part.
     gpus_per_actor: the number of GPUs of an actor, if its device is a GPU.
     max_actors: the maximum number of actors in a stage, or None if there is no limit.
-    replies: returns the replies that survive a kill; they are deleted once all texts are published.
     describe: returns the lines that --dry-run prints about a run.
     """
 
@@ -202,5 +196,6 @@ class AnnotatorSpec:
     chunks_at_once: int = 1
     gpus_per_actor: int = 0
     max_actors: int | None = None
-    replies: Callable[[Location], ReplyStore] | None = None
-    describe: Callable[[Outlook], list[str]] = _counts
+    describe: Callable[[Outlook], list[str]] = lambda outlook: [
+        f"{stage}: {count:,} texts" for stage, count in outlook.counts.items()
+    ]

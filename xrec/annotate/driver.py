@@ -9,25 +9,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any
 
 import pyarrow as pa
 
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
-from xrec.annotate.formats import KEYS, KIND, begun_files, identify_annotations, stage_format
+from xrec.annotate.formats import (
+    KEYS,
+    KIND,
+    REPLIES,
+    begun_files,
+    identify_annotations,
+    stage_format,
+)
+from xrec.annotate.inputs import InputReader, stage_rows
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.plan import stage_rows
 from xrec.annotate.read import Versions, count_explained, read_item_texts
 from xrec.annotate.report import write_report
-from xrec.annotate.stages import InputReader, TextTask
 from xrec.annotate.store import ReviewStore, StoreRecord, learn_from_store
+from xrec.annotate.task import TextTask
 from xrec.bulk import (
     BulkRun,
     ChunkTask,
     DriveOptions,
     RunRequest,
-    Summary,
     added,
     clean_keys,
     complete,
@@ -37,26 +42,21 @@ from xrec.bulk import (
     use_of,
 )
 from xrec.config import AnnotateConfig, PhrasesAnnotator, settings_of_texts
-from xrec.errors import ArtifactNotFoundError, ConfigError
+from xrec.errors import ConfigError
 from xrec.progress import counter
 from xrec.storage import (
-    RUN_RECORD,
     Manifest,
     find_manifest,
     fingerprint_of,
     location_of,
     open_location,
+    read_manifest,
     write_manifest,
 )
 
 logger = logging.getLogger("xrec")
 
 _ROWS_PER_CHUNK = 256
-_WHAT: Mapping[Stage, str] = {
-    "items": "profiles of items",
-    "users": "profiles of users",
-    "pairs": "explanations",
-}
 
 
 def annotator_spec(
@@ -83,19 +83,16 @@ def run_annotate(
     ArtifactNotFoundError if `carry_from` has no annotations, and any XRecError of the annotator.
     Finished texts are kept, and the next call continues from there.
     """
+    if config.carry_from is not None:
+        read_manifest(open_location(config.carry_from, config.storage), KIND)
     run, output = _Run(config, spec, record), location_of(config, KIND)
-    _check_reasons(config, spec)
-    _check_carried(config)
     learn_from_store(output, spec, record)
-    if spec.replies is not None and config.retry_failed:
-        spec.replies(output).forget_failures()
     for stage in STAGES:
         if (manifest := run.complete(stage)) is None:
             return None
         run.done[stage] = manifest
     manifest = run.publish()
-    if spec.replies is not None:
-        spec.replies(output).delete()
+    (output / REPLIES).delete()
     return manifest
 
 
@@ -112,6 +109,17 @@ class _Run:
         self._since = time.monotonic()
         self._output = location_of(self.config, KIND)
         self._files = begun_files(self._output)
+        known = stage_format("pairs", self.spec.reasons).all_reasons
+        wanted = self.config.retry_failed or ()
+        self._retry = known if "all" in wanted else wanted
+        if unknown := [reason for reason in self._retry if reason not in known]:
+            raise ConfigError(
+                f"retry_failed has unknown reasons {', '.join(unknown)}; expected all, or some of "
+                f"{', '.join(known)}",
+                code="unknown_reason",
+                key="retry_failed",
+                saw=tuple(unknown),
+            )
 
     @property
     def versions(self) -> Versions:
@@ -128,10 +136,7 @@ class _Run:
         if left is not None and left <= 0:
             return None
         run = self._open(stage, left)
-        logger.info(
-            "%s: %d in %d chunks", _WHAT[stage], run.record.num_rows, run.record.size.num_chunks
-        )
-        wanted, known = config.retry_failed or (), run.format.all_reasons
+        logger.info("%s: %d in %d chunks", stage, run.record.num_rows, run.record.size.num_chunks)
         num_actors = min(config.actors.num_processes, self.spec.max_actors or sys.maxsize)
         pool = RayPool(
             max_actors=num_actors,
@@ -142,19 +147,20 @@ class _Run:
         before = [manifest.metrics["costs"] for manifest in self.done.values()]
         with (
             costs_in_errors(run, *before),
-            counter(f"{_WHAT[stage]} written", run.record.num_rows) as show,
+            counter(f"{stage} written", run.record.num_rows) as show,
         ):
             return complete(
                 run,
                 pool,
                 self._task(stage),
                 KIND,
-                _describe_stage,
+                lambda summary: (
+                    {"ok": "num_ok", "failed": "num_failed"},
+                    {"failed_by_reason": dict(summary.failed)},
+                ),
                 DriveOptions(
                     chunks_at_once=self.spec.chunks_at_once,
-                    retry=known
-                    if "all" in wanted
-                    else tuple(each for each in wanted if each in known),
+                    retry=self._retry,
                     max_failed_share=config.max_failed_share,
                     max_rows=left,
                     spent=spent_of(config.budget, config.prices, self._since, *before),
@@ -171,6 +177,7 @@ class _Run:
             for rows in stage_rows(store, stage):
                 yield clean_keys(rows, KEYS[stage], file=uri, first_line=1)
 
+        carry_from = config.carry_from and f"{config.carry_from.rstrip('/')}/{stage}"
         return open_run(
             RunRequest(
                 (self._output / stage).uri,
@@ -179,9 +186,7 @@ class _Run:
                 batches,
                 rows_per_chunk=config.rows_per_chunk or _ROWS_PER_CHUNK,
                 limit=limit,
-                carry_from=f"{config.carry_from.rstrip('/')}/{stage}"
-                if config.carry_from
-                else None,
+                carry_from=carry_from,
                 storage=config.storage,
             )
         )
@@ -214,22 +219,20 @@ class _Run:
         earlier = find_manifest(self._output, KIND)
         if earlier is not None and earlier.metrics.get("tables") == versions:
             return earlier
-        stages = self.done.items()
-        failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages}
+        failed = {stage: each.metrics["failed_by_reason"] for stage, each in self.done.items()}
         costs = reduce(added, (each.metrics["costs"] for each in self.done.values()))
         identity = identify_annotations(config, self.spec, self._files)
-        num_explained = count_explained(self._output, versions["pairs"], config.storage)
         return write_manifest(
             self._output,
             KIND,
             config=identity.config,
             inputs=identity.inputs,
             files={},
-            content={str(stage): each.fingerprint for stage, each in stages},
+            content={str(stage): each.fingerprint for stage, each in self.done.items()},
             row_counts={
                 "reviews": sum(record.num_reviews.values()),
-                **{str(stage): each.row_counts["ok"] for stage, each in stages},
-                "explanations": num_explained,
+                **{str(stage): each.row_counts["ok"] for stage, each in self.done.items()},
+                "explanations": count_explained(self._output, versions["pairs"], config.storage),
             },
             metrics={
                 "tables": versions,
@@ -240,38 +243,3 @@ class _Run:
                 **write_report(config, record, versions, failed),
             },
         )
-
-
-def _check_carried(config: AnnotateConfig) -> None:
-    """Raise ArtifactNotFoundError if `carry_from` is set but has no annotations."""
-    if config.carry_from is None:
-        return
-    if not (open_location(config.carry_from, config.storage) / RUN_RECORD).is_file():
-        raise ArtifactNotFoundError(
-            f"carry_from: {config.carry_from} has no annotations ({RUN_RECORD} is missing); check "
-            "the URI",
-            code="no_annotations",
-            key="carry_from",
-            saw=config.carry_from,
-        )
-
-
-def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:
-    known = dict.fromkeys(
-        reason for stage in STAGES for reason in stage_format(stage, spec.reasons).all_reasons
-    )
-    unknown = [each for each in config.retry_failed or () if each not in (*known, "all")]
-    if unknown:
-        raise ConfigError(
-            f"retry_failed has unknown reasons {', '.join(unknown)}; expected all, or some of "
-            f"{', '.join(known)}",
-            code="unknown_reason",
-            key="retry_failed",
-            saw=tuple(unknown),
-        )
-
-
-def _describe_stage(summary: Summary) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-    """Return the row counts and metrics of the manifest of a stage's table."""
-    counts = {"ok": "num_ok", "failed": "num_failed"}
-    return counts, {"failed_by_reason": dict(summary.failed)}

@@ -12,6 +12,8 @@ from xrec.errors import StorageNotFoundError
 from xrec.storage import RUN_RECORD, Kind, Location
 
 KIND: Kind = "annotations"
+REPLIES = "replies"
+"""The folder with a language model's replies, which survive a kill, until a run is finished."""
 NO_REVIEWS, EMPTY_REVIEW, SOLICITS = "no_reviews", "empty_review", "solicits"
 
 KEYS: Mapping[Stage, tuple[str, ...]] = {
@@ -46,11 +48,6 @@ _TABLES: Mapping[Stage, Mapping[str, str]] = {
 }
 _KEY = {"content_key": "hash of what the text depends on: reviews, texts, annotator"}
 _TYPES = {"title_is_made": pa.bool_(), "left_out": _LEFT_OUT, "aspects": ASPECT_LIST}
-_OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
-    "items": (NO_REVIEWS, SOLICITS),
-    "users": (SOLICITS,),
-    "pairs": (EMPTY_REVIEW, SOLICITS),
-}
 
 
 def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
@@ -59,7 +56,7 @@ def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
         keys=KEYS[stage],
         ok=_schema({**_TABLES[stage], **_KEY}),
         failed=_schema(_REPLY),
-        reasons=tuple(dict.fromkeys((*_OWN_REASONS[stage], *reasons))),
+        reasons=(NO_REVIEWS, EMPTY_REVIEW, SOLICITS, *reasons),
         error_reason="annotator_error",
     )
 

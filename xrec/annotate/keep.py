@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from xrec.annotate.annotator import LOW_RATED
 from xrec.config import AnnotateConfig
@@ -20,7 +19,8 @@ from xrec.data.language import gives_orders
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 
-_TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
+_PAIR = ["user_id", "item_id"]
+_TRAIN = "train"
 _MAX_WITHOUT_TIME = 0.1
 _MIN_SPLIT = 3  # reviews of a user; with fewer, all are for training
 
@@ -43,102 +43,80 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     rows: see `RawReviews.reviews`. Raises DataError if no review is left for training, or if the
     split is by time and more than a tenth of the reviews have no time.
     """
-    if config.split.by == "time":
+    if is_by_time := config.split.by == "time":
         _check_times(rows["time"])
-    dropped: dict[str, int] = {}
-    rows = _drop(rows, _is_for_readers(rows), "speaks to a language model", dropped)
-    low_rated = rows.slice(0, 0)
-    if config.min_rating is not None and rows["rating"].null_count < rows.num_rows:
-        rows = _drop(rows, pc.is_valid(rows["rating"]), "no rating", dropped)
-        is_liked = pc.greater_equal(rows["rating"], config.min_rating)
-        low_rated = rows.filter(pc.invert(is_liked))
-        rows = _drop(rows, is_liked, f"rating below {config.min_rating:g}", dropped)
-    rows = _drop(rows, _is_newest_of_pair(rows), "another review of the same pair", dropped)
-    rows = _drop(rows, _is_in_core(rows, config.core), "too few reviews (core)", dropped)
-    if not rows.num_rows:
+    frame, dropped = _frame(rows), dict[str, int]()
+
+    def keep(is_kept: Any, reason: str) -> pd.DataFrame:
+        if num_gone := len(frame) - int(is_kept.sum()):
+            dropped[reason] = num_gone
+        return frame[is_kept]
+
+    frame = keep(~frame["gives_orders"], "speaks to a language model")
+    low_rated = frame[:0]
+    if config.min_rating is not None and frame["rating"].notna().any():
+        frame = keep(frame["rating"].notna(), "no rating")
+        is_liked = frame["rating"] >= config.min_rating
+        low_rated = frame[~is_liked]
+        frame = keep(is_liked, f"rating below {config.min_rating:g}")
+    frame = keep(~frame.duplicated(_PAIR, keep="last"), "another review of the same pair")
+    frame = keep(frame.index.isin(_core(frame, config.core).index), "too few reviews (core)")
+    if frame.empty:
         raise DataError(
             f"no review is left ({listed(dropped)}); lower min_rating = {config.min_rating} or "
             f"core = {config.core}",
             code="no_review",
             saw=dropped,
         )
-    if config.split.by == "time":
-        splits = _by_time(rows)
-    else:
-        users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
-        splits = list(split_pairs(users, items, config.split))
-    kept = rows.append_column("split", pa.array(splits, pa.string()))
-    if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
+    pairs = [frame[name].tolist() for name in _PAIR]
+    frame = frame.assign(split=_by_time(frame) if is_by_time else split_pairs(*pairs, config.split))
+    if not (frame["split"] == _TRAIN).any():
         raise DataError(
-            f"no review is left for training: all {kept.num_rows} are held out; change split",
+            f"no review is left for training: all {len(frame)} are held out; change split",
             code="no_training_pair",
-            saw=kept.num_rows,
+            saw=len(frame),
         )
-    kept = kept.select(REVIEWS.names).cast(REVIEWS)
-    return KeptReviews(kept, _of_items(low_rated, kept), dropped)
-
-
-def _drop(rows: pa.Table, is_kept: Any, reason: str, dropped: dict[str, int]) -> pa.Table:
-    kept = rows.filter(is_kept)
-    if kept.num_rows < rows.num_rows:
-        dropped[reason] = rows.num_rows - kept.num_rows
-    return kept
-
-
-def _is_for_readers(rows: pa.Table) -> pa.Array:
-    """Return whether each review is for readers, rather than orders to a language model."""
-    texts = zip(rows["summary"].to_pylist(), rows["review"].to_pylist(), strict=True)
-    return pa.array([not gives_orders(". ".join(each)) for each in texts], pa.bool_())
-
-
-def _of_items(low_rated: pa.Table, kept: pa.Table) -> pa.Table:
-    """Return the low-rated reviews of kept items (schema REVIEWS), except of kept pairs."""
-    low_rated = low_rated.filter(pc.is_in(low_rated["item_id"], kept["item_id"].unique()))
-    low_rated = low_rated.filter(pc.invert(pc.is_in(_pairs(low_rated), _pairs(kept))))
-    low_rated = low_rated.filter(_is_newest_of_pair(low_rated))
-    splits = pa.repeat(LOW_RATED, low_rated.num_rows)
-    return low_rated.append_column("split", splits).select(REVIEWS.names).cast(REVIEWS)
-
-
-def _pairs(rows: pa.Table) -> pa.Array:
-    """Return the pair of each row as one string."""
-    pairs = pc.binary_join_element_wise(rows["user_id"], rows["item_id"], "\0")
-    return pairs.combine_chunks()
+    # Of a low-rated pair the newest review counts, unless another review of the pair is kept.
+    low_rated = low_rated[low_rated["item_id"].isin(frame["item_id"])].assign(split=LOW_RATED)
+    is_older = pd.concat([low_rated, frame]).duplicated(_PAIR, keep="last")[: len(low_rated)]
+    return KeptReviews(_taken(rows, frame), _taken(rows, low_rated[~is_older]), dropped)
 
 
 def _frame(rows: pa.Table) -> pd.DataFrame:
-    """Return the ids and times of the rows, oldest first; equal times keep their order."""
-    columns = rows.select(["user_id", "item_id", "time"])
+    """Return what decides about the rows, oldest first; equal times keep their order."""
+    columns = rows.select([*_PAIR, "time", "rating"])
     frame: pd.DataFrame = columns.to_pandas(strings_to_categorical=True)
+    texts = zip(rows["summary"].to_pylist(), rows["review"].to_pylist(), strict=True)
+    frame["gives_orders"] = np.array([gives_orders(". ".join(each)) for each in texts], np.bool_)
     return frame.sort_values("time", kind="stable", na_position="first")
 
 
-def _is_newest_of_pair(rows: pa.Table) -> pa.Array:
-    """Return whether each row is the newest of its pair; if times are equal, the last one is."""
-    is_older = _frame(rows).duplicated(["user_id", "item_id"], keep="last")
-    return pa.array(~is_older.sort_index())
+def _core(frame: pd.DataFrame, core: int) -> pd.DataFrame:
+    num_left = -1
+    while num_left != len(frame):
+        num_left = len(frame)
+        for key in _PAIR:
+            frame = frame[frame.groupby(key, observed=True)[key].transform("size") >= core]
+    return frame
 
 
-def _is_in_core(rows: pa.Table, core: int) -> pa.Array:
-    kept, num_left = _frame(rows), -1
-    while num_left != len(kept):
-        num_left = len(kept)
-        for key in ("user_id", "item_id"):
-            kept = kept[kept.groupby(key, observed=True)[key].transform("size") >= core]
-    return pa.array(np.isin(np.arange(rows.num_rows), kept.index))
-
-
-def _by_time(rows: pa.Table) -> list[str]:
+def _by_time(frame: pd.DataFrame) -> Any:
     """Return each row's split: a user's last review is for test, the one before for validation.
 
     Reviews without a time count as the oldest.
     """
-    of_user = _frame(rows).groupby("user_id", observed=True)["user_id"]
+    of_user = frame.groupby("user_id", observed=True)["user_id"]
     place, is_split = of_user.cumcount(ascending=False), of_user.transform("size") >= _MIN_SPLIT
-    splits = np.select(
-        [is_split & (place == 0), is_split & (place == 1)], [_TEST, _VALIDATION], _TRAIN
-    )
-    return list(pd.Series(splits, place.index).sort_index())
+    held_out = [is_split & (place == 0), is_split & (place == 1)]
+    return np.select(held_out, ["test", "validation"], _TRAIN)
+
+
+def _taken(rows: pa.Table, frame: pd.DataFrame) -> pa.Table:
+    """Return the rows in `frame` with their splits (schema REVIEWS), in the order of the rows."""
+    frame = frame.sort_index()
+    splits = pa.array(frame["split"], pa.string())
+    taken = rows.take(pa.array(frame.index)).append_column("split", splits)
+    return taken.select(REVIEWS.names).cast(REVIEWS)
 
 
 def _check_times(times: pa.ChunkedArray) -> None:
@@ -155,4 +133,4 @@ def _check_times(times: pa.ChunkedArray) -> None:
 
 def listed(counts: Mapping[str, int]) -> str:
     """Format counts with their names, for messages."""
-    return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no rows"
+    return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "none"

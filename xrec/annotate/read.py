@@ -3,6 +3,7 @@
 Such a source contains texts, interactions with their splits, and aspects.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import duckdb
@@ -11,11 +12,12 @@ import pyarrow.compute as pc
 
 from xrec.annotate.annotator import LOW_RATED, Stage
 from xrec.annotate.formats import KIND
-from xrec.annotate.stages import ItemTexts
+from xrec.annotate.inputs import ItemTexts
 from xrec.annotate.store import ReviewStore
-from xrec.annotate.vocabulary import Vocabulary, names_are_english
+from xrec.annotate.vocabulary import canonical_names
 from xrec.bulk import Published, published
 from xrec.config import StorageConfig
+from xrec.data.language import language_code
 from xrec.storage import Location, Manifest, open_location, read_manifest
 
 Versions = Mapping[Stage, int]
@@ -110,12 +112,12 @@ def _aspects(database: duckdb.DuckDBPyConnection, manifest: Manifest) -> pa.Tabl
     if database.sql(_IS_NAMED).fetchone() is None:
         return None
     settings = manifest.config["vocabulary"]
-    is_english = names_are_english(manifest.config["annotator"])
-    vocabulary = Vocabulary(settings["synonyms"], settings["drop"], is_english=is_english)
+    is_english = language_code(manifest.config["annotator"].get("language", "English")) == "en"
+    canonical = functools.partial(canonical_names, config=settings, is_english=is_english)
     names = database.sql(f"SELECT DISTINCT aspect FROM ({_NAMED})").to_arrow_table()["aspect"]
-    canonical = pa.array(map(vocabulary.canonical, names.to_pylist()), pa.string())
-    database.register("names", pa.table({"aspect": names, "canonical": canonical}))
-    added = [name for name in map(vocabulary.canonical, settings["add"]) if name is not None]
+    mapped = pa.array(canonical(names.to_pylist()), pa.string())
+    database.register("names", pa.table({"aspect": names, "canonical": mapped}))
+    added = list(filter(None, canonical(settings["add"])))
     params = {"least": settings["min_reviews"], "added": added}
     return database.sql(_ASPECTS, params=params).to_arrow_table()
 

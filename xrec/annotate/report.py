@@ -12,18 +12,17 @@ from html import escape
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from xrec.annotate.annotator import LOW_RATED, Stage
+from xrec.annotate.annotator import LOW_RATED, Stage, joined_text
 from xrec.annotate.formats import KIND
-from xrec.annotate.read import Versions, read_stage, stage_table
+from xrec.annotate.keep import listed
+from xrec.annotate.read import Versions, stage_table
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.bulk import Published
 from xrec.config import AnnotateConfig
 from xrec.evaluate.page import tables_page
 from xrec.llm.source import public_name
-from xrec.storage import location_of, storage_errors
+from xrec.storage import location_of
 
 logger = logging.getLogger("xrec")
 
@@ -31,7 +30,6 @@ _MAX_PAIRS = 5000
 _MAX_WITHOUT_PRAISE = 0.75
 _NUM_EXAMPLES = 20
 _VERBATIM_WORDS = 8
-_SHOWN_REVIEWS, _SHOWN_LETTERS = 3, 600
 _LABELS = {
     "pairs_without_praise": "share of reviews without praise",
     "explanation_words": "mean words per explanation",
@@ -45,7 +43,7 @@ def write_report(
     config: AnnotateConfig,
     record: StoreRecord,
     versions: Versions,
-    failed: Mapping[str, Mapping[str, int]],
+    failed: Mapping[Stage, Mapping[str, int]],
 ) -> dict[str, float]:
     """Write the report, and return the figures for the manifest.
 
@@ -61,31 +59,21 @@ def write_report(
             "to learn from; a language model finds more, see docs/annotate.md",
             100 * share,
         )
-    step = max(1, len(pairs) // _NUM_EXAMPLES)
-    examples = pairs[::step][:_NUM_EXAMPLES]
-    tables = {
-        "Dropped, rejected, removed and failed": pd.DataFrame(_losses(record, failed)),
-        "Explanations and their reviews": pd.DataFrame(map(_shown_pair, examples)),
-    }
-    columns: dict[Stage, tuple[str, ...]] = {
-        "items": ("item_id", "title", "profile"),
-        "users": ("user_id", "profile"),
-    }
-    for stage, names in columns.items():
-        texts = read_stage(output, stage, versions[stage], names, config.storage)
-        ids = list(dict.fromkeys(pair[names[0]] for pair in examples))
-        title = f"{stage.capitalize()} and some of their training reviews"
-        tables[title] = _shown_profiles(store, texts, ids)
-    counts = {**record.num_reviews, LOW_RATED: record.num_low_rated}
+    examples = pairs[:: max(1, len(pairs) // _NUM_EXAMPLES)][:_NUM_EXAMPLES]
     summary = {
-        "reviews": ", ".join(f"{count:,} {name}" for name, count in counts.items()),
-        "users": f"{record.num_users:,}",
-        "items": f"{record.num_items:,}",
+        "reviews kept": listed({**record.num_reviews, LOW_RATED: record.num_low_rated}),
+        "reviews dropped": listed(record.dropped),
+        "rows rejected": listed(record.rejected),
+        "personal data removed": listed(record.personal),
+        **{f"{stage} failed": listed(reasons) for stage, reasons in failed.items()},
         "pairs in the sample": f"{len(pairs):,}",
         **{_LABELS[name]: f"{value:,.3f}" for name, value in figures.items()},
     }
     heading = f"Annotations of {escape(public_name(config.workspace))}, {date.today()}"
-    page = {heading: pd.Series(summary).to_frame(), **tables}
+    page = {
+        heading: pd.Series(summary).to_frame(),
+        "Explanations and their reviews": pd.DataFrame(map(_shown, examples)),
+    }
     (output / "report.html").write_bytes(tables_page(page).encode())
     return figures
 
@@ -105,20 +93,16 @@ def _words(text: str) -> list[str]:
 
 def _sampled_pairs(store: ReviewStore, table: Published) -> list[dict[str, Any]]:
     """Return a sample of the pairs that succeeded, with their reviews, without low-rated pairs."""
-    reviews: dict[tuple[str, str], str] = {}
-    for rows in store.reviews("all_by_user"):
-        for row in rows.select(["user_id", "item_id", "review", "summary"]).to_pylist():
-            text = f"{row['summary']}. {row['review']}" if row["summary"] else row["review"]
-            reviews[row["user_id"], row["item_id"]] = text
-        if len(reviews) >= _MAX_PAIRS:
-            break
-    users = pa.array(sorted({user for user, _ in reviews}), pa.string())
-    names = ["user_id", "item_id", "split", "explanation", "aspects"]
-    is_kept = pc.field("user_id").isin(users) & (pc.field("split") != LOW_RATED)
-    with storage_errors(table.log.location.uri):
-        pairs = table.dataset().to_table(columns=names, filter=is_kept)
-    rows = pairs.sort_by([("user_id", "ascending"), ("item_id", "ascending")]).to_pylist()
-    return [{**row, "review": reviews[row["user_id"], row["item_id"]]} for row in rows]
+    pairs: list[dict[str, Any]] = []
+    for rows in table.batches(("user_id", "item_id", "split", "explanation", "aspects")):
+        if len(pairs) < _MAX_PAIRS:
+            pairs += [pair for pair in rows.to_pylist() if pair["split"] != LOW_RATED]
+    reviews = store.of("all_by_user", {pair["user_id"] for pair in pairs}).to_pylist()
+    texts = {
+        (each["user_id"], each["item_id"]): joined_text(each["summary"], each["review"])
+        for each in reviews
+    }
+    return [{**pair, "review": texts[pair["user_id"], pair["item_id"]]} for pair in pairs]
 
 
 def _figures(pairs: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -135,37 +119,10 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _losses(record: StoreRecord, failed: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    losses: dict[str, Mapping[str, int]] = {
-        "dropped": record.dropped,
-        "rejected": record.rejected,
-        "personal data removed": record.personal,
-        **{f"failed: {stage}": reasons for stage, reasons in failed.items()},
-    }
-    return [
-        {"what": what, "reason": reason, "number": number}
-        for what, reasons in losses.items()
-        for reason, number in reasons.items()
-    ]
-
-
-def _shown_pair(pair: Mapping[str, Any]) -> dict[str, str]:
+def _shown(pair: Mapping[str, Any]) -> dict[str, str]:
     aspects = [
         " ".join(filter(None, (each["aspect"], each["opinion"], f"({each['sentiment']})")))
         for each in pair["aspects"]
     ]
-    shown = {"aspects": "; ".join(aspects), "review": pair["review"][:_SHOWN_LETTERS]}
-    return {"split": pair["split"], "explanation": pair["explanation"], **shown}
-
-
-def _shown_profiles(store: ReviewStore, texts: pa.Table, ids: Sequence[str]) -> pd.DataFrame:
-    """Return the profiles of users or items, with a few of their training reviews.
-
-    texts: the first column contains their ids.
-    """
-    key = texts.column_names[0]
-    reviews = store.of("training_by_item" if key == "item_id" else "training_by_user", ids)
-    frame = reviews.select([key, "review"]).to_pandas().groupby(key).head(_SHOWN_REVIEWS)
-    joined = frame["review"].str[:_SHOWN_LETTERS].groupby(frame[key]).agg(" \u2022 ".join)
-    profiles = texts.filter(pc.field(key).isin(pa.array(ids, pa.string()))).to_pandas()
-    return profiles.assign(reviews=profiles[key].map(joined).fillna(""))
+    names = ("split", "explanation", "review")
+    return {**{name: pair[name] for name in names}, "aspects": "; ".join(aspects)}

@@ -101,15 +101,9 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
         num_personal += removed
         findings += rows.findings
         num_rows[rows.file] += rows.num_rows
-    return RawReviews(
-        pa.concat_tables(blocks),
-        items.cast(ITEM_DETAILS),
-        titles,
-        tuple(forgotten.without_texts(findings)),
-        num_rows,
-        num_personal,
-        num_forgotten,
-    )
+    reviews, known = pa.concat_tables(blocks), tuple(forgotten.without_texts(findings))
+    items = items.cast(ITEM_DETAILS)
+    return RawReviews(reviews, items, titles, known, num_rows, num_personal, num_forgotten)
 
 
 def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[FileRows]:
@@ -179,12 +173,9 @@ def _without_personal(
 ) -> tuple[pa.Table, Counter[str]]:
     num_removed: Counter[str] = Counter()
     for name in columns:
-        texts = []
-        for text in rows[name].to_pylist():
-            cleaned, removed = remove_personal(text, mark)
-            texts.append(cleaned)
-            num_removed.update(removed)
-        rows = _with_column(rows, name, pa.array(texts, pa.string()))
+        cleaned = [remove_personal(text, mark) for text in rows[name].to_pylist()]
+        num_removed += sum((removed for _, removed in cleaned), Counter())
+        rows = _with_column(rows, name, pa.array([text for text, _ in cleaned], pa.string()))
     return rows, num_removed
 
 
@@ -202,13 +193,6 @@ def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
     check_access(location, config.storage)
     if location.is_file():
         return {"reviews": _check_file(location, source)}
-    if not location.exists():
-        raise DataError(
-            f"source.uri {location} does not exist; check the URI",
-            code="missing_file",
-            key="source.uri",
-            saw=source.uri,
-        )
     found = find_files(location, tuple(REVIEW_COLUMNS), source.files, "reviews")
     for table, files in found.items():
         if len(files) > 1:

@@ -11,6 +11,7 @@ Profiles are written from the first two folders, which contain no held-out revie
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, lru_cache
@@ -80,20 +81,27 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
     Raises ArtifactMismatchError if the output belongs to another run, DataError if a file is
     missing or too many of its rows are unusable, and StorageError.
     """
-    output = location_of(config, "annotations")
+    output = location_of(config, KIND)
     check_access(output, config.storage)
     files = find_review_files(config)
     identity = identify_annotations(config, spec, file_hashes(files))
     claim(output, KIND, identity.config, identity.inputs)
-    record = read_record(output)
-    if record is None:
-        raw = read_reviews(config, files)
-        rejected = count_findings(raw.findings)
-        check_rejected_share(rejected, raw.num_rows, config.max_rejected_share, config.source.uri)
-        kept = keep_reviews(raw.reviews, config)
-        write_table(output / "reviews" / "rejected.parquet", rejected_table(raw.findings), REJECTED)
-        record = write_store(output, raw, kept)
-        _report(record)
+    if (record := read_record(output)) is not None:
+        return record
+    raw = read_reviews(config, files)
+    rejected = count_findings(raw.findings)
+    check_rejected_share(rejected, raw.num_rows, config.max_rejected_share, config.source.uri)
+    kept = keep_reviews(raw.reviews, config)
+    write_table(output / "reviews" / "rejected.parquet", rejected_table(raw.findings), REJECTED)
+    record = write_store(output, raw, kept)
+    logged = {
+        "reviews kept": {**record.num_reviews, "low-rated": record.num_low_rated},
+        "reviews dropped": record.dropped,
+        "rows rejected (see reviews/rejected.parquet)": record.rejected,
+        "personal data removed": record.personal,
+    }
+    for what, counts in logged.items():
+        logger.info("%s: %s", what, listed(counts))
     return record
 
 
@@ -104,43 +112,18 @@ def learn_from_store(output: Location, spec: AnnotatorSpec, record: StoreRecord)
         (output / _LEARNED).write_bytes(b"")
 
 
-def _report(record: StoreRecord) -> None:
-    logger.info(
-        "%d reviews of %d users and %d items: %s; low-rated reviews of these items: %d",
-        sum(record.num_reviews.values()),
-        record.num_users,
-        record.num_items,
-        listed(record.num_reviews),
-        record.num_low_rated,
-    )
-    if record.dropped:
-        logger.info("reviews dropped: %s", listed(record.dropped))
-    if record.rejected:
-        rejected = listed(record.rejected)
-        logger.warning("rows rejected: %s (see reviews/rejected.parquet)", rejected)
-    if record.personal:
-        logger.info("personal data removed: %s", listed(record.personal))
-
-
 def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRecord:
     """Write the kept reviews and the items; the same input gives the same files."""
     reviews, low_rated = kept.reviews, kept.low_rated
     training = reviews.filter(pc.equal(reviews["split"], "train"))
-    num_files = 1
-    while num_files < min(_MAX_FILES, reviews.num_rows / _REVIEWS_PER_FILE):
-        num_files *= 2
-    folders: dict[Folder, pa.Table] = {
-        "training_by_item": training,
-        "training_by_user": training,
-        "all_by_user": pa.concat_tables([reviews, low_rated]),
-    }
-    for folder, rows in folders.items():
-        _write_folder(output, folder, rows, num_files)
+    num_files = min(_MAX_FILES, 1 << (reviews.num_rows // _REVIEWS_PER_FILE).bit_length())
+    _write_folder(output, "training_by_item", training, num_files)
+    _write_folder(output, "training_by_user", training, num_files)
+    _write_folder(output, "all_by_user", pa.concat_tables([reviews, low_rated]), num_files)
     write_table(output / "reviews" / "items.parquet", _items(raw, kept), ITEM_DETAILS)
-    num_by_split = reviews["split"].value_counts()
     record = StoreRecord(
         num_files=num_files,
-        num_reviews={row["values"]: row["counts"] for row in num_by_split.to_pylist()},
+        num_reviews=Counter(reviews["split"].to_pylist()),
         num_low_rated=low_rated.num_rows,
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
@@ -211,19 +194,13 @@ class ReviewStore:
 
 
 def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: int) -> None:
-    assert folder == "all_by_user" or set(rows["split"].unique().to_pylist()) <= {"train"}, (
-        f"a held-out review would be written to {folder}"
-    )
     key = _ID[folder]
-    best_first = [("helpful", "descending"), ("time", "descending")]
-    ids = [("user_id", "ascending"), ("item_id", "ascending")]
-    rows = rows.sort_by([(key, "ascending"), *best_first, *ids]).combine_chunks()
+    best_first = [(key, "ascending"), ("helpful", "descending"), ("time", "descending")]
+    rows = rows.sort_by([*best_first, ("user_id", "ascending"), ("item_id", "ascending")])
     files = _files_of(rows[key], num_files)
-    order = np.argsort(files, kind="stable")
     ends = np.cumsum(np.bincount(files, minlength=num_files))
-    for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-        part = rows.take(pa.array(order[start:end]))
-        write_table(_file(output, folder, number), part, REVIEWS)
+    for number, indices in enumerate(np.split(np.argsort(files, kind="stable"), ends[:-1])):
+        write_table(_file(output, folder, number), rows.take(pa.array(indices)), REVIEWS)
 
 
 def _files_of(ids: pa.ChunkedArray, num_files: int) -> npt.NDArray[np.int64]:

@@ -6,29 +6,25 @@ Names are compared in lowercase and, in English, in the singular. Then the confi
 import functools
 import unicodedata
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import regex
 
-from xrec.data.language import language_code, singular
+from xrec.data.language import singular
 
 
-class Vocabulary:
-    """A map from names to aspects; English names have their own normal form."""
+def canonical_names(
+    names: Iterable[str], config: Mapping[str, Any], *, is_english: bool
+) -> list[str | None]:
+    """Return the aspect of each name, or None if it is dropped or has no letters.
 
-    def __init__(self, synonyms: Mapping[str, str], drop: Iterable[str], *, is_english: bool):
-        self._normalized = functools.partial(normalized, is_english=is_english)
-        self._synonyms = {
-            self._normalized(name): self._normalized(other) for name, other in synonyms.items()
-        }
-        self._dropped = set(map(self._normalized, drop))
-
-    def canonical(self, name: str) -> str | None:
-        """Return the aspect, or None if it is dropped or has no letters."""
-        normal = self._normalized(name)
-        aspect = self._synonyms.get(normal, normal)
-        return aspect if aspect and aspect not in self._dropped else None
+    config: a VocabularyConfig as JSON. English names have their own normal form.
+    """
+    normal = functools.partial(normalized, is_english=is_english)
+    synonyms = {normal(name): normal(other) for name, other in config["synonyms"].items()}
+    dropped = {"", *map(normal, config["drop"])}
+    aspects = (synonyms.get(name, name) for name in map(normal, names))
+    return [None if aspect in dropped else aspect for aspect in aspects]
 
 
 # Letters keep their marks (Hindi, Thai, Arabic) and joiners (Persian); others are removed.
@@ -40,7 +36,7 @@ _BLANKS = regex.compile(r"\s+")
 _ARTICLES = ("the ", "a ", "an ", "its ", "their ", "his ", "her ", "my ", "this ", "very ")
 
 
-@lru_cache(2**16)
+@functools.lru_cache(2**16)
 def normalized(aspect: str, *, is_english: bool = True) -> str:
     """Return an aspect in NFC, in lowercase and without most punctuation; "" if it has no letters.
 
@@ -55,11 +51,3 @@ def normalized(aspect: str, *, is_english: bool = True) -> str:
         words = words.partition(" ")[2]
     before, blank, last = words.rpartition(" ")
     return f"{before}{blank}{singular(last)}"
-
-
-def names_are_english(settings: Mapping[str, Any]) -> bool:
-    """Return whether an annotator with these settings, from a manifest, names aspects in English.
-
-    An annotator without a language setting supports only English.
-    """
-    return language_code(settings.get("language", "English")) == "en"

@@ -1,18 +1,17 @@
 """The dataset: makes it from files, reads it, and answers what the later stages ask of it.
 
-rows, blocks, lines     the rows of a file, under our column names, and those that are rejected
-tables, release         which files a source has, and how their rows are read
-staging, assemble       the rows of a source in DuckDB; the dataset's tables made from them
-prepare                 all of this, for a job
-dataset, ids, splits    the artifact, the index of its IDs, splits and samples by hash
-aspects, menus, evidence, profiles
-                        what the texts say of items and users, and what backs a reason
-language                what can be said about a text without a language model (a façade of its own)
+block, text_rows, files    the rows of a file, by column; CSV and JSON Lines; any format
+rows, findings             the same under our column names, and the rows that are left out
+sources, staging           which files a source has; its rows in DuckDB
+assemble, prepare          the dataset's tables made from them; all of this, for a job
+dataset, ids, splits       the artifact, the index of its IDs, splits and samples by hash
+aspects, evidence          what the texts say of items and users, and what backs a reason
+language                   what can be said of a text without a language model: its own facade
 """
 
 from xrec.data.aspects import NamedAspects, aspect_counts, check_aspects, visited_aspects
 from xrec.data.assemble import assemble, check_not_empty
-from xrec.data.blocks import MISSING, read_blocks
+from xrec.data.block import MISSING
 from xrec.data.dataset import (
     ASPECTS_FROM,
     EXTENDS,
@@ -31,6 +30,7 @@ from xrec.data.dataset import (
     write_dataset,
 )
 from xrec.data.evidence import AspectEvidence, Menus, NamedEvidence, Opinions
+from xrec.data.files import read_blocks
 from xrec.data.findings import (
     Finding,
     Rejected,

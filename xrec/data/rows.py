@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.data.blocks import BLOCK_BYTES, MISSING, Block, read_blocks
+from xrec.data.block import MISSING, Block
+from xrec.data.files import BLOCK_BYTES, read_blocks
 from xrec.data.findings import Finding
 from xrec.errors import DataError
 
@@ -147,7 +148,7 @@ def stream_rows(
     may_be_missing: Collection[str] = (),
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[FileRows]:
-    """Parse a file block by block; its extension determines the format (see xrec.data.blocks).
+    """Parse a file block by block; its extension determines the format (see xrec.data.files).
 
     The file does not have to fit in memory. The first part has no rows.
 

@@ -14,9 +14,11 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xrec.data.block import MISSING, Block
+from xrec.data.findings import Finding
 from xrec.errors import DataError
 
 _BLOCK_RECORDS = 8192  # of CSV with quotes
@@ -24,102 +26,151 @@ _LINE_END = re.compile(r"\r\n?|\n")
 _LEAST_ROWS_IN_CELL = 3  # for two columns: prose, too, may have a comma per line
 
 
-class Row(NamedTuple):
-    """A row as read: the number of its first line, its text, its cells, and its problem or ""."""
+class _Part(NamedTuple):
+    """Consecutive rows: the number of their first line, their text, and their cells.
 
-    number: int
-    text: str
-    cells: Any
-    problem: str = ""
+    problems: the reasons of those that cannot be read, by position; "" for rows without cells.
+    """
+
+    numbers: Sequence[int]
+    texts: Sequence[str]
+    cells: Sequence[Any]
+    problems: Mapping[int, str]
 
 
-Rows = Iterator[list[Row]]
-"""Blocks of rows whose cells are a mapping by column, empty if there is a problem."""
+def json_blocks(
+    file: str, texts: Iterable[str], wanted: Collection[str]
+) -> tuple[list[str] | None, Iterator[Block]]:
+    """Return the keys in the first block of JSON Lines, None if it has no object, and the rows."""
+    parts = _json_parts(texts)
+    head = next(parts, _Part((), (), (), {}))
+    known = list(
+        dict.fromkeys(key for each in head.cells if isinstance(each, dict) for key in each)
+    )
+    names = wanted or known
+
+    def columns(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        return {name: [row.get(name, MISSING) for row in cells] for name in names}
+
+    blocks = (_block(file, part, columns) for part in itertools.chain([head], parts))
+    return known or None, blocks
 
 
-def json_rows(texts: Iterable[str]) -> Rows:
-    """Yield the rows of each block of JSON Lines; empty lines are skipped."""
+def _json_parts(texts: Iterable[str]) -> Iterator[_Part]:
     first = 1
     for text in texts:
         lines = enumerate(map(str.strip, text.split("\n")), start=first)
-        yield [_json_row(number, line) for number, line in lines if line]
+        numbered = {number: line for number, line in lines if line}
+        objects = [_loaded(line) for line in numbered.values()]
+        problems = {
+            row: "not valid JSON" if each is MISSING else "not a JSON object"
+            for row, each in enumerate(objects)
+            if not isinstance(each, dict)
+        }
+        yield _Part([*numbered], [*numbered.values()], objects, problems)
         first += text.count("\n")
 
 
-def _json_row(number: int, text: str) -> Row:
+def _loaded(line: str) -> Any:
     try:
-        values = json.loads(text)
+        return json.loads(line)
     except (ValueError, RecursionError):
-        return Row(number, text, {}, "not valid JSON")
-    if not isinstance(values, dict):
-        return Row(number, text, {}, "not a JSON object")
-    return Row(number, text, values)
+        return MISSING
 
 
-def csv_rows(file: str, texts: Iterator[str], delimiter: str) -> tuple[list[str], Rows]:
-    """Return the header of CSV, and the rows in blocks; empty lines are skipped.
+def _block(
+    file: str, part: _Part, columns: Callable[[Sequence[Any]], dict[str, list[Any]]]
+) -> Block:
+    numbers, texts, cells, problems = part
+    findings = [
+        Finding(file, numbers[row], problem, texts[row].rstrip("\r\n"))
+        for row, problem in problems.items()
+        if problem
+    ]
+    if problems:
+        good = [row for row in range(len(cells)) if row not in problems]
+        numbers, texts, cells = ([each[row] for row in good] for each in (numbers, texts, cells))
+    return Block(file, numbers, columns(cells), lambda row: texts[row].rstrip("\r\n"), findings)
+
+
+def csv_blocks(
+    file: str, texts: Iterator[str], delimiter: str
+) -> tuple[list[str], Iterator[Block]]:
+    """Return the header of CSV, and the rows; empty lines are skipped.
 
     Raises DataError, now or with a later block, if the header cannot be read, or if a quote is not
     closed.
     """
-    parts = _csv_records(file, texts, delimiter)
-    head = next(parts, [])
-    number, _, header, problem = head[0] if head else Row(1, "", [])
-    if problem:
+    parts = _csv_parts(file, texts, delimiter)
+    head = next(parts, _Part((1,), ("",), ([],), {}))
+    header: list[str] = head.cells[0]
+    if problem := head.problems.get(0):
         raise DataError(
-            f"{file}: line {number}, the header, is not readable as CSV: {problem}; fix it",
+            f"{file}: line {head.numbers[0]}, the header, is not readable as CSV: {problem}; "
+            "fix it",
             code="broken_header",
             key=file,
         )
-    rest = itertools.chain([head[1:]], parts)
-    return header, ([_csv_row(each, header) for each in part if any(each[2:])] for part in rest)
+
+    def columns(cells: Sequence[list[str]]) -> dict[str, list[Any]]:
+        by_column = map(list, zip(*cells, strict=True)) if cells else ([] for _ in header)
+        return dict(zip(header, by_column, strict=True))
+
+    rest = itertools.chain([_Part(*(each[1:] for each in head[:3]), {})], parts)
+    checked = (part._replace(problems=_csv_problems(part, len(header))) for part in rest)
+    return header, (_block(file, part, columns) for part in checked)
 
 
-def _csv_row(record: Row, header: list[str]) -> Row:
-    number, text, cells, problem = record
-    if problem:
-        return Row(number, text, {}, f"not readable as CSV: {problem}")
-    if len(cells) != len(header):
-        return Row(number, text, {}, f"expected {len(header)} columns, saw {len(cells)}")
-    return Row(number, text, dict(zip(header, cells, strict=True)))
+def _csv_problems(part: _Part, num_columns: int) -> dict[int, str]:
+    sizes = {row: size for row, size in enumerate(map(len, part.cells)) if size != num_columns}
+    return {
+        **{
+            row: f"expected {num_columns} columns, saw {size}" if size else ""
+            for row, size in sizes.items()
+        },
+        **{row: f"not readable as CSV: {why}" for row, why in part.problems.items()},
+    }
 
 
-def _csv_records(file: str, texts: Iterator[str], delimiter: str) -> Rows:
-    """Yield records, whose cells are a list; until the first quote, each line is a record."""
+def _csv_parts(file: str, texts: Iterator[str], delimiter: str) -> Iterator[_Part]:
+    """Yield the header and all rows; each line is a row up to the first block where one is not."""
     first, num_columns = 1, 0
     for text in texts:
         lines = text.removesuffix("\n").split("\n")
-        rows = _plain_rows(text, lines, delimiter)
+        rows = _rows_of_lines(text, lines, delimiter)
         if rows is None:
             whole = itertools.chain([text], texts)
             rest = itertools.chain.from_iterable(io.StringIO(each, "") for each in whole)
             records = _quoted_records(file, rest, delimiter, first, num_columns)
-            yield list(itertools.islice(records, 1))  # maybe the header: no later record is read
-            while some := list(itertools.islice(records, _BLOCK_RECORDS)):
-                yield some
+            size = 1  # of the header alone, if it is still to come
+            while some := list(itertools.islice(records, size)):
+                numbers, of_rows, cells, problems = zip(*some, strict=True)
+                yield _Part(numbers, of_rows, cells, {n: p for n, p in enumerate(problems) if p})
+                size = _BLOCK_RECORDS
             return
-        numbered = enumerate(zip(lines, rows, strict=True), start=first)
-        yield [Row(number, line.rstrip("\r"), cells) for number, (line, cells) in numbered]
+        yield _Part(range(first, first + len(lines)), lines, rows, {})
         first, num_columns = first + len(lines), num_columns or len(rows[0])
 
 
-def _plain_rows(text: str, lines: list[str], delimiter: str) -> list[list[str]] | None:
-    """Return the cells of each line; None if a line may not be a record."""
-    if '"' in text or text.count("\r") != text.count("\r\n"):
+def _rows_of_lines(text: str, lines: list[str], delimiter: str) -> list[list[str]] | None:
+    """Return the cells of each line; None if a line may not be a row, or quotes may be plain."""
+    if text.count("\r") != text.count("\r\n") or ('"' in text and delimiter == "\t"):
         return None
     try:
-        return list(csv.reader(lines, delimiter=delimiter))
-    except csv.Error:  # a cell is too long
+        rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
         return None
+    return rows if len(rows) == len(lines) else None
 
 
 def _quoted_records(
     file: str, text: Iterator[str], delimiter: str, first: int, num_columns: int
-) -> Iterator[Row]:
-    """Yield the records of `text`, whose lines keep their line ends, numbered from `first`.
+) -> Iterator[tuple[int, str, list[str], str]]:
+    """Yield the number, text, cells, and problem of each record, numbered from `first`.
 
-    num_columns: the length of the header, or 0 if the header is the first record. Raises DataError,
-    with the line, if a cell in quotes is not closed or seems to contain whole rows.
+    text: lines, which keep their line ends. num_columns: the length of the header, or 0 if the
+    header is the first record. Raises DataError, with the line, if a cell in quotes is not closed
+    or seems to contain whole rows.
     """
     lines: list[str] = []  # of the current record
     reader = csv.reader(_kept(text, lines), delimiter=delimiter, strict=True)
@@ -145,7 +196,7 @@ def _quoted_records(
             continue
         may_be_plain = may_be_plain and not _needs_quotes(lines, cells, not num_columns)
         num_columns = num_columns or len(cells)
-        yield Row(number, "".join(lines).rstrip("\r\n"), cells, problem)
+        yield number, "".join(lines), cells, problem
 
 
 def _kept(text: Iterable[str], lines: list[str]) -> Iterator[str]:

@@ -4,10 +4,9 @@
     for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
         reply.value      # a Profile, or None with reply.failure
 
-A `LanguageModel` writes replies: `EngineModel` runs one of our engines with a grammar,
-`EndpointModel` calls an endpoint that speaks the OpenAI API. `ask` parses and repairs replies, and
-retries a prompt once if its reply is invalid. An `Asker` sends identical prompts only once, keeps
-replies across restarts, and stops when its token budget is used up.
+A `LanguageModel` writes replies: one of our engines with a grammar, or an endpoint that speaks the
+OpenAI API. `ask` parses and repairs them, and retries a prompt once if its reply is invalid. An
+`Asker` also keeps valid replies across restarts, and has a budget of tokens.
 """
 
 from xrec.text.asker import Asker, ask
@@ -22,13 +21,11 @@ from xrec.text.messages import (
     Prompt,
     Reply,
     ReplyFailure,
-    ScoreReply,
     Usage,
     about_tokens,
 )
 from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
 from xrec.text.replies import parse_reply
-from xrec.text.reply_store import ReplyStore
 
 __all__ = [
     "Asker",
@@ -38,8 +35,6 @@ __all__ = [
     "PromptFile",
     "Reply",
     "ReplyFailure",
-    "ReplyStore",
-    "ScoreReply",
     "Usage",
     "about_tokens",
     "ask",

@@ -1,9 +1,10 @@
 """Sends prompts to a language model and parses the replies.
 
 `ask` retries a prompt once if its reply is invalid. An `Asker` also sends identical prompts only
-once, keeps their replies across restarts, and stops when its token budget is used up.
+once, keeps valid replies across restarts, and stops when its token budget is used up.
 """
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,8 +13,8 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from xrec.config import SamplingConfig
-from xrec.errors import BudgetError
-from xrec.storage import request_each
+from xrec.errors import BudgetError, StorageNotFoundError
+from xrec.storage import Location, request_each
 from xrec.text.messages import (
     LanguageModel,
     Message,
@@ -24,13 +25,9 @@ from xrec.text.messages import (
     Usage,
 )
 from xrec.text.replies import parse_reply, strict_schema
-from xrec.text.reply_store import ReplyStore, prompt_key
 
 _MAX_QUOTED_CHARACTERS = 2000
-_INVALID = frozenset({"empty_reply", "cut_off", "invalid_json", "invalid_object", "failed_check"})
-_REPEATED = _INVALID | {"broken_response"}
-# Failures that the model causes; those that the endpoint causes are temporary.
-_KEPT = _INVALID | {"refused"}
+_REPEATED = ("empty_reply", "cut_off", "invalid_json", "invalid_object", "failed_check")
 
 
 def ask(
@@ -44,7 +41,7 @@ def ask(
     invalid: list[Reply[ObjectT]] = []
     for raw in model.write(prompts, sampling):
         reply = _parse(raw, prompts[raw.index])
-        if reply.failure is not None and reply.failure.reason in _REPEATED:
+        if reply.failure and reply.failure.reason in (*_REPEATED, "broken_response"):
             invalid.append(reply)
         else:
             yield reply
@@ -67,7 +64,7 @@ def _parse(reply: Reply[Any], prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
 def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
     """Return the prompt with another seed, the model's reply, and a request to correct it."""
     assert reply.failure is not None
-    if reply.failure.reason == "broken_response":  # the model never replied
+    if reply.failure.reason not in _REPEATED:  # the model never replied
         return replace(prompt, seed=1)
     is_cut = reply.failure.reason == "cut_off"
     problem = "it is too long" if is_cut else reply.failure.message
@@ -81,31 +78,11 @@ def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
     return Prompt(messages, prompt.schema, seed=1)
 
 
-class _Metered:
-    """A `LanguageModel` that stops taking prompts once its tokens are used up."""
-
-    def __init__(self, model: LanguageModel, max_tokens: float):
-        self._model, self.max_tokens, self.num_spent = model, max_tokens, 0
-        self._lock = threading.Lock()
-
-    def write(
-        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
-    ) -> Iterator[Reply[Any]]:
-        """See LanguageModel; prompts that are already sent still get their replies."""
-        within = takewhile(lambda _: self.num_spent < self.max_tokens, prompts)
-        for reply in self._model.write(within, sampling):
-            self.spend(reply)
-            yield reply
-
-    def spend(self, reply: Reply[Any]) -> None:
-        """Count the tokens that a reply cost."""
-        with self._lock:
-            self.num_spent += reply.usage.num_tokens
-
-
 class Asker:
-    """Sends prompts to `model` and keeps its replies in `store`; several threads may use it.
+    """Sends prompts to `model`; several threads may use it.
 
+    folder: keeps each valid reply as a file named after the hash of its prompt. A bulk run commits
+        whole chunks, so without these files a kill would lose the replies of unfinished chunks.
     identity: plain JSON that identifies the model, on which replies depend besides the prompt.
     max_tokens: the number of prompt and reply tokens after which no more prompts are sent.
     """
@@ -114,71 +91,98 @@ class Asker:
         self,
         model: LanguageModel,
         sampling: SamplingConfig,
-        store: ReplyStore,
+        folder: Location,
         *,
         identity: Mapping[str, Any],
         max_tokens: float = float("inf"),
     ):
-        self._model = _Metered(model, max_tokens)
-        self._sampling, self._store = sampling, store
+        self._model, self._sampling, self._folder = model, sampling, folder
         self._identity = {**identity, "sampling": sampling.model_dump(mode="json")}
-        self._spent: set[str] = set()  # keys whose usage the model has counted
-        self._reported: set[str] = set()  # keys whose usage is in a returned reply
+        self._max_tokens, self._num_spent = max_tokens, 0
+        self._seen: set[str] = set()  # keys whose usage is counted and reported
         self._num_asking = 0  # calls of `ask` in progress
         self._changed = threading.Condition()
 
     def ask(self, prompts: Sequence[Prompt[ObjectT]]) -> list[Reply[ObjectT]]:
         """Return the reply to each prompt, in order.
 
-        The usage of identical prompts is in the first reply that this process returns; the others
-        have none. Raises the errors of `LanguageModel.write`, and BudgetError if the tokens are
-        used up, but only after all prompts in progress have replies, which are kept.
+        The usage of identical prompts is in the reply to the first one that this process asked; the
+        others have none. Raises the errors of `LanguageModel.write`, and BudgetError if the tokens
+        are used up, but only after all prompts in progress have replies, which are kept.
         """
-        keys = [prompt_key(self._identity, prompt) for prompt in prompts]
+        keys = [self._key(prompt) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
-        stored = request_each(
-            lambda item: (item[0], self._store.read(item[0], item[1].schema)), distinct.items()
-        )
+        stored = request_each(lambda item: (item[0], self._read(*item)), distinct.items())
         replies = {key: reply for key, reply in stored if reply is not None}
         with self._changed:
             self._num_asking += 1
-            for key in replies.keys() - self._spent:
-                self._model.spend(replies[key])
-            self._spent |= distinct.keys()
+            new = distinct.keys() - self._seen
+            self._seen |= new
+            self._num_spent += sum(replies[key].usage.num_tokens for key in new & replies.keys())
+        left = [key for key in distinct if key not in replies]
         try:
-            left = [key for key in distinct if key not in replies]
-            to_ask = [distinct[key] for key in left]
-            for reply in ask(self._model, to_ask, self._sampling):
+            for reply in ask(self, [distinct[key] for key in left], self._sampling):
                 key = left[reply.index]
                 replies[key] = reply
-                if reply.failure is None or reply.failure.reason in _KEPT:
-                    self._store.write(key, reply)
+                if reply.failure is None:
+                    record = {"raw": reply.raw, "usage": vars(reply.usage)}
+                    self._file(key).write_bytes(_encoded(record))
         finally:
             with self._changed:
                 self._num_asking -= 1
                 self._changed.notify_all()
         if len(replies) < len(distinct):
             self._end()
+        usage = {key: replies[key].usage for key in new}
         return [
-            replace(replies[key], index=index, usage=self._report(key, replies[key].usage))
+            replace(replies[key], index=index, usage=usage.pop(key, Usage()))
             for index, key in enumerate(keys)
         ]
+
+    def write(
+        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
+    ) -> Iterator[Reply[Any]]:
+        """See LanguageModel; takes no more prompts once the tokens are used up."""
+        within = takewhile(lambda _: self._num_spent < self._max_tokens, prompts)
+        for reply in self._model.write(within, sampling):
+            with self._changed:
+                self._num_spent += reply.usage.num_tokens
+            yield reply
 
     def _end(self) -> NoReturn:
         """Wait for other calls, whose replies are already paid for, and raise BudgetError."""
         with self._changed:
             self._changed.wait_for(lambda: not self._num_asking)
-        spent, most = self._model.num_spent, self._model.max_tokens
         raise BudgetError(
-            f"budget.tokens is used up: {most:,.0f} tokens were available, {spent:,} were spent; "
-            "raise the budget and rerun to continue; valid replies are kept",
+            f"budget.tokens is used up: {self._max_tokens:,.0f} tokens were available, "
+            f"{self._num_spent:,} were spent; raise the budget and rerun to continue; valid "
+            "replies are kept",
             code="budget_used_up",
             key="budget.tokens",
-            saw=spent,
+            saw=self._num_spent,
         )
 
-    def _report(self, key: str, usage: Usage) -> Usage:
-        with self._changed:
-            is_new = key not in self._reported
-            self._reported.add(key)
-        return usage if is_new else Usage()
+    def _key(self, prompt: Prompt[Any]) -> str:
+        """Return 32 hex digits that identify a prompt, its schema, and the model and sampling."""
+        schema = prompt.schema.model_json_schema()
+        parts = {"model": self._identity, "messages": prompt.messages, "schema": schema}
+        return hashlib.blake2b(_encoded(parts), digest_size=16).hexdigest()
+
+    def _read(self, key: str, prompt: Prompt[ObjectT]) -> Reply[ObjectT] | None:
+        """Return the stored reply, with index 0; None if there is none that fits the schema."""
+        try:
+            record = json.loads(self._file(key).read_bytes())
+        except StorageNotFoundError:
+            return None
+        value = parse_reply(record["raw"], prompt.schema)
+        if isinstance(value, ReplyFailure):
+            return None
+        return Reply(0, record["raw"], Usage(**record["usage"]), value=value)
+
+    def _file(self, key: str) -> Location:
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def _encoded(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return text.encode(errors="surrogatepass")

@@ -1,7 +1,8 @@
 """A language model behind an endpoint that speaks the OpenAI API.
 
 The openai client retries failed requests and waits between attempts. Every request, including
-retries, waits for the rate limiter.
+retries, waits for the rate limiter. Some servers and routers omit fields, send null, or split the
+message into parts. Some repeat the API key in their errors, so our messages hide it.
 """
 
 import asyncio
@@ -15,16 +16,20 @@ from typing import Any
 
 import openai
 from aiolimiter import AsyncLimiter
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from pydantic import SecretStr
 
 from xrec.config import EndpointModelConfig, SamplingConfig
-from xrec.errors import EndpointError, EndpointUnreachableError
-from xrec.text.answers import OUTAGES, read_answer, read_error
-from xrec.text.messages import Prompt, Reply, ReplyFailure, Usage
+from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError
+from xrec.text.messages import Prompt, Reply, ReplyFailure, Usage, about_tokens
 from xrec.text.replies import strict_schema
 
-_MAX_REFUSED = 8
-"""If an endpoint refuses this many prompts before its first reply, the prompts are not to blame."""
+_OUTAGES = ("rate_limited", "endpoint_error", "timeout", "unreachable")
+"""Failures that are caused by the endpoint, not by the prompt."""
+_TEMPORARY = (408, 409, 429)
+_USED_UP = ("insufficient_quota", "billing_hard_limit_reached")
+_MAX_SHOWN_CHARACTERS = 300
+_MIN_KEY_CHARACTERS = 6
 _MAX_RETRIES = 10
 """How many times a request is repeated after no answer, or after 408, 409, 429, or 5xx: over a
 minute, as the openai client waits 0.5 to 8 seconds each time."""
@@ -50,7 +55,6 @@ class EndpointModel:
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [self._admit]}),
         )
         self._replied_at = float("-inf")
-        self._num_refused = 0  # prompts refused before the first reply
         self._ended: EndpointError | None = None  # once set, no more prompts are sent
         self._slots = threading.Semaphore(config.concurrency)
         self._loop = asyncio.new_event_loop()
@@ -97,19 +101,17 @@ class EndpointModel:
         try:
             response = await self._client.chat.completions.with_raw_response.create(**fields)
             num_requests += response.retries_taken
-            reply = read_answer(response.parse(), index, words, num_requests)
-        except (openai.APIError, ValueError) as error:
-            fault = read_error(error, self._config, self._key)
-            if isinstance(error, openai.APIError):
-                num_requests += int(error.request.headers.get("x-stainless-retry-count", 0))
-        else:
+            reply = _read_answer(response.parse(), index, words, num_requests)
             self._replied_at = time.monotonic()
             return reply
+        except (openai.APIError, ValueError) as error:
+            fault = _read_error(error, self._config, self._key)
+            if isinstance(error, openai.APIError):
+                num_requests += int(error.request.headers.get("x-stainless-retry-count", 0))
         # Raised outside the handler: a chained error would contain the request, with the key.
-        ended = fault if isinstance(fault, EndpointError) else self._judge(fault, started_at)
-        if ended is not None:
-            self._ended = ended
-            raise ended
+        self._ended = self._ended or self._judge(fault, started_at)
+        if self._ended is not None:
+            raise self._ended
         assert isinstance(fault, ReplyFailure)
         return Reply(index, "", Usage(num_requests=num_requests), failure=fault)
 
@@ -119,9 +121,8 @@ class EndpointModel:
 
     def _fields(self, prompt: Prompt[Any], sampling: SamplingConfig) -> dict[str, Any]:
         """Return the arguments of a request; `extra` overrides ours, and a null removes one."""
-        config = self._config
-        with_lengths = config.structured_output == "bounded_json_schema"
-        schema = strict_schema(prompt.schema, with_lengths=with_lengths)
+        config, form = self._config, self._config.structured_output
+        schema = strict_schema(prompt.schema, with_lengths=form == "bounded_json_schema")
         messages = [message._asdict() for message in prompt.messages]
         fields: dict[str, Any] = {
             "model": config.model,
@@ -130,7 +131,7 @@ class EndpointModel:
             "seed": prompt.seed,
             "temperature": sampling.temperature,
         }
-        if config.structured_output == "prompt":
+        if form == "prompt":
             messages[-1]["content"] += (
                 "\n\nAnswer with one JSON object and nothing else. It must fit this schema: "
                 + json.dumps(schema, ensure_ascii=False)
@@ -143,25 +144,109 @@ class EndpointModel:
         sent = {k: v for k, v in fields.items() if v is not None and k not in removed}
         return {**sent, "extra_body": extra}
 
-    def _judge(self, fault: ReplyFailure, started_at: float) -> EndpointError | None:
+    def _judge(
+        self, fault: ReplyFailure | EndpointError, started_at: float
+    ) -> EndpointError | None:
         """Return an error if the endpoint is to blame for a failure, rather than the prompt."""
-        url = self._config.base_url
-        if fault.reason in OUTAGES and self._replied_at < started_at:
-            return EndpointUnreachableError(
-                f"{url}: the endpoint does not respond: {fault.message}; no prompt got a reply "
-                "meanwhile; check base_url and the endpoint, and rerun; committed texts are kept",
-                code="no_reply",
-                key=url,
-                saw=fault.reason,
-            )
-        if self._replied_at == float("-inf"):
-            self._num_refused += 1
-        if self._num_refused < _MAX_REFUSED:
+        if isinstance(fault, EndpointError):
+            return fault
+        if fault.reason not in _OUTAGES or self._replied_at >= started_at:
             return None
-        return EndpointError(
-            f"{url}: the endpoint refused the first {self._num_refused} prompts ({fault.message}); "
-            "check that it supports your model, structured_output, sampling and extra",
-            code="prompts_refused",
+        url = self._config.base_url
+        return EndpointUnreachableError(
+            f"{url}: the endpoint does not respond: {fault.message}; no prompt got a reply "
+            "meanwhile; check base_url and the endpoint, and rerun; committed texts are kept",
+            code="no_reply",
             key=url,
-            saw=self._num_refused,
+            saw=fault.reason,
         )
+
+
+def _read_error(
+    error: openai.APIError | ValueError, config: EndpointModelConfig, key: SecretStr | None
+) -> ReplyFailure | EndpointError:
+    """Return what the last attempt's error means; a ValueError is an unreadable response."""
+    if isinstance(error, openai.APITimeoutError):
+        limit = config.timeout_seconds
+        return ReplyFailure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
+    text = str(error.__cause__ or error)
+    if isinstance(error, openai.APIStatusError):
+        text = f"{error.status_code} {error.body}"
+    if key is not None and len(secret := key.get_secret_value()) >= _MIN_KEY_CHARACTERS:
+        text = text.replace(secret, "(key)")
+    text = text[:_MAX_SHOWN_CHARACTERS]
+    if isinstance(error, openai.APIStatusError):
+        return _read_status(error.status_code, error.code or "", text, config)
+    if isinstance(error, openai.APIConnectionError):
+        return ReplyFailure("unreachable", f"the connection failed: {text}")
+    return ReplyFailure("broken_response", f"invalid response: {text}")
+
+
+def _read_status(
+    status: int, code: str, text: str, config: EndpointModelConfig
+) -> ReplyFailure | EndpointError:
+    """Interpret a status; errors about the key omit the endpoint's text, which may contain it."""
+    url, variable = config.base_url, config.api_key_variable
+    if status == 402 or code in _USED_UP:
+        return EndpointAccessError(
+            f"{url}: the key's quota or balance is used up ({code or status}); raise it and "
+            "rerun; committed texts are kept",
+            code="quota_used_up",
+            saw=code or status,
+        )
+    if status in (401, 403):
+        return EndpointAccessError(
+            f"{url}: the endpoint refused the request ({status}); check that api_key_variable "
+            f"({variable}) names the environment variable with the key, and that the key is valid "
+            f"for model {config.model!r}",
+            code="key_refused" if variable else "key_missing",
+            key=variable or "api_key_variable",
+            saw=status,
+        )
+    if status == 404 or code == "model_not_found":
+        return EndpointError(
+            f"{url}: model {config.model!r} was not found, or this URL has no chat completions API "
+            f"({text}); check model and base_url",
+            code="no_such_model",
+            key="model",
+            saw=config.model,
+        )
+    if status in _TEMPORARY or status >= 500:
+        return ReplyFailure("rate_limited" if status == 429 else "endpoint_error", text)
+    is_too_long = code == "context_length_exceeded" or status == 413
+    return ReplyFailure("prompt_too_long" if is_too_long else "bad_request", text)
+
+
+def _read_answer(answer: object, index: int, words: str, num_requests: int) -> Reply[Any]:
+    """Return the reply in the first choice of `answer`; `words` is the text of the prompt.
+
+    Tokens are estimated (`about_tokens`) if the endpoint does not report them. Raises ValueError if
+    `answer` is not a chat completion.
+    """
+    choices = answer.choices if isinstance(answer, ChatCompletion) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    if choice is None or not isinstance(message, ChatCompletionMessage):
+        raise ValueError("expected a chat completion with a message in its first choice")
+    text, counted = _text(message.content), getattr(answer, "usage", None)
+    num_prompt_tokens = _count(getattr(counted, "prompt_tokens", None), words)
+    num_reply_tokens = _count(getattr(counted, "completion_tokens", None), text)
+    is_filtered = choice.finish_reason == "content_filter"
+    refusal = message.refusal or ("by its content filter" if is_filtered else None)
+    failure = ReplyFailure("refused", str(refusal)) if refusal else None
+    usage = Usage(num_prompt_tokens, num_reply_tokens, num_requests)
+    return Reply(index, text, usage, is_cut=choice.finish_reason == "length", failure=failure)
+
+
+def _count(value: object, text: str) -> int:
+    return value if isinstance(value, int) and value >= 0 else about_tokens(text)
+
+
+def _text(content: object) -> str:
+    """Return the text of a message; if it is in parts, only text parts, without thoughts."""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(str(part.get("text") or "") for part in parts)
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise ValueError(f"expected text in the message, got {type(content).__name__}")

@@ -100,13 +100,11 @@ class EngineModel:
         self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
     ) -> Iterator[Reply[Any]]:
         """See LanguageModel; calls from several threads share the engine's batches."""
-        start, waiting = 0, iter(prompts)
+        waiting = enumerate(prompts)
         while batch := list(islice(waiting, self._engine.core.max_rows)):
-            requests = [self._request(prompt, sampling) for prompt in batch]
-            for completion in self._engine.complete(requests):
-                num_prompt_tokens = len(requests[completion.index][0])
-                yield self._reply(completion, start + completion.index, num_prompt_tokens)
-            start += len(batch)
+            requests = [self._request(prompt, sampling) for _, prompt in batch]
+            for done in self._engine.complete(requests):
+                yield self._reply(done, batch[done.index][0], len(requests[done.index][0]))
 
     def _request(
         self, prompt: Prompt[Any], sampling: SamplingConfig
@@ -121,14 +119,13 @@ class EngineModel:
         return self._chat.token_ids(prompt.messages), params
 
     def _reply(self, completion: Completion, index: int, num_prompt_tokens: int) -> Reply[Any]:
-        token_ids = completion.token_ids
         if completion.failure is not None:
-            reason: ReplyFailureReason = _REASONS.get(completion.failure.reason, "bad_request")
+            reason = _REASONS.get(completion.failure.reason, "bad_request")
             failure = ReplyFailure(reason, completion.failure.message)
             return Reply(index, "", Usage(num_requests=1), failure=failure)
-        usage = Usage(num_prompt_tokens, len(token_ids), 1)
-        is_cut = completion.finish_reason == "length"
-        return Reply(index, self._chat.decode(token_ids), usage, is_cut)
+        text = self._chat.decode(completion.token_ids)
+        usage = Usage(num_prompt_tokens, len(completion.token_ids), 1)
+        return Reply(index, text, usage, is_cut=completion.finish_reason == "length")
 
 
 def load_engine_model(

@@ -68,6 +68,6 @@ def model_identity(config: ModelConfig, storage: StorageConfig | None = None) ->
     settings = identity_of(config)
     if isinstance(config, EndpointModelConfig):
         return settings
-    revision = f"@{config.llm.revision}" if config.llm.revision else ""
+    name = f"{public_name(config.llm.model)}@{config.llm.revision}".removesuffix("@None")
     fingerprint = known_fingerprint(config.llm, storage or StorageConfig(), download=False)
-    return {**settings, "base_model": fingerprint or public_name(config.llm.model) + revision}
+    return {**settings, "base_model": fingerprint or name}

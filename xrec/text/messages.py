@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel
 
 from xrec.config import ReplyFailureReason, SamplingConfig
 
@@ -83,24 +83,6 @@ class Reply(Generic[ObjectT]):
     is_cut: bool = False
     failure: ReplyFailure | None = None
     value: ObjectT | None = None
-
-
-class ScoreReply(BaseModel):
-    """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
-
-    # The docstring is part of the schema that the model sees, and of the keys of stored replies.
-
-    model_config = ConfigDict(extra="ignore")
-
-    score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_a_number(cls, value: Any) -> Any:
-        values = {"score": value} if isinstance(value, int | float) else value
-        if isinstance(values, dict) and isinstance(values.get("score"), bool):
-            raise ValueError("expected a number, got true or false")
-        return values
 
 
 class LanguageModel(Protocol):

@@ -48,10 +48,8 @@ class PromptFile:
         system = self.system
         for name, value in values.items():
             system = system.replace(f"{{{name}}}", value)
-        shown = []
-        if example is not None:
-            asked, reply = self.examples[example]
-            shown = [Message("user", asked), Message("assistant", reply)]
+        turns: tuple[str, ...] = () if example is None else self.examples[example]
+        shown = map(Message, ("user", "assistant"), turns)
         question = json.dumps(data, ensure_ascii=False)
         question = _MARKUP.sub(lambda mark: f"\\u{ord(mark[0]):04x}", question)
         return (Message("system", system), *shown, Message("user", question))
@@ -91,17 +89,14 @@ def parse_prompt_file(name: str, text: str) -> PromptFile:
     """Parse a prompt file; raise ConfigError if its headings are out of order."""
     start, *parts = _HEADING.split(text)
     headings, bodies = parts[::2], list(map(str.strip, parts[1::2]))
-    if start.strip() or headings[:1] != ["system"]:
-        raise ConfigError(
-            f"{name}: expected [system] on the first line", code="no_system", key=name
-        )
     names = [heading.removeprefix("example ") for heading in headings[1::2]]
-    expected = [part for name in dict.fromkeys(names) for part in (f"example {name}", "reply")]
-    if headings[1:] != expected:
+    pairs = [part for name in dict.fromkeys(names) for part in (f"example {name}", "reply")]
+    if start.strip() or headings != ["system", *pairs]:
         raise ConfigError(
-            f"{name}: expected pairs of [example NAME] and [reply] after [system], each name once",
-            code="examples_out_of_turn",
+            f"{name}: expected [system] on the first line, then pairs of [example NAME] and "
+            "[reply], each name once",
+            code="wrong_headings",
             key=name,
         )
-    pairs = zip(bodies[1::2], bodies[2::2], strict=True)
-    return PromptFile(name, bodies[0], dict(zip(names, pairs, strict=True)))
+    examples = zip(bodies[1::2], bodies[2::2], strict=True)
+    return PromptFile(name, bodies[0], dict(zip(names, examples, strict=True)))

@@ -18,16 +18,10 @@ _MAX_PROBLEMS = 3
 
 
 class _StrictSchema(GenerateJsonSchema):
-    """A schema in OpenAI's strict mode: exactly the given fields, no defaults, no titles."""
+    """A schema in OpenAI's strict mode: exactly the given fields, no titles."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
-
-    def field_is_required(self, field: Any, total: bool) -> bool:
-        return True
-
-    def default_schema(self, schema: Any) -> JsonSchemaValue:
-        return self.generate_inner(schema["schema"])
 
     def model_schema(self, schema: Any) -> JsonSchemaValue:
         strict = super().model_schema(schema)
@@ -36,15 +30,12 @@ class _StrictSchema(GenerateJsonSchema):
 
 
 class _UnboundedSchema(_StrictSchema):
-    """The strict schema without string lengths, which OpenAI rejects."""
-
     def str_schema(self, schema: Any) -> JsonSchemaValue:
-        unbounded: Any = {k: v for k, v in schema.items() if k not in ("min_length", "max_length")}
-        return super().str_schema(unbounded)
+        return {"type": "string"}
 
 
 def strict_schema(model: type[BaseModel], *, with_lengths: bool = False) -> dict[str, Any]:
-    """Return the schema of `model` for OpenAI's strict mode.
+    """Return the schema of `model`, whose fields have no defaults, for OpenAI's strict mode.
 
     with_lengths: whether to include string lengths, which OpenAI rejects; `parse_reply` always
         checks them.
@@ -67,8 +58,7 @@ def parse_reply(
     with suppress(ValidationError):
         return schema.model_validate_json(text)
     if is_cut:
-        message = "the reply reached its maximum length; raise max_tokens"
-        return ReplyFailure("cut_off", message)
+        return ReplyFailure("cut_off", "the reply reached its maximum length; raise max_tokens")
     values: Any = None
     with suppress(ValueError, RecursionError):
         values = json_repair.loads(text)
@@ -87,7 +77,6 @@ def _describe(error: ValidationError) -> str:
     problems = error.errors(include_input=False, include_url=False)
     lines = [
         f"{'.'.join(map(str, problem['loc'])) or 'the object'}: {problem['msg']}"
-        for problem in problems[:_MAX_PROBLEMS]
+        for problem in problems
     ]
-    num_more = len(problems) - len(lines)
-    return "; ".join(lines) + (f"; and {num_more} more" if num_more else "")
+    return "; ".join(lines[:_MAX_PROBLEMS])

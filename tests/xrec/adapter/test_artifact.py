@@ -129,12 +129,6 @@ def test_pretrained_without_a_manifest_is_read_but_no_artifact(tmp_path):
         TrainedAdapter.from_pretrained(tmp_path)
 
 
-def test_pretrained_round_trip_on_s3(s3):
-    uri = f"{s3.new_bucket()}/published/adapter"
-    ADAPTER.save_pretrained(uri, storage=s3.storage)
-    assert same(TrainedAdapter.from_pretrained(uri, storage=s3.storage), ADAPTER)
-
-
 def test_pretrained_from_the_hub_is_downloaded_by_its_id(tmp_path, monkeypatch):
     """Runs the hub's own client on a cache folder in its layout; tests have no network."""
     revision, repository = "0" * 40, tmp_path / "models--someone--adapter"

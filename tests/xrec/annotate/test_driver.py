@@ -38,7 +38,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.formats import KEYS, stage_format
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
-from xrec.annotate.stages import TextTask
+from xrec.annotate.task import TextTask
 from xrec.bulk import Outcome
 from xrec.config import AnnotateConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
@@ -242,7 +242,7 @@ def test_run_that_cannot_be_says_why(quoting):
     quoting.run(config)
     for changes, error, code, key in (
         ({"retry_failed": ("nonsense",)}, ConfigError, "unknown_reason", "retry_failed"),
-        ({"carry_from": "/nowhere"}, ArtifactNotFoundError, "no_annotations", "carry_from"),
+        ({"carry_from": "/nowhere"}, ArtifactNotFoundError, "no_artifact", None),
     ):
         with raises(error, code, key):
             quoting.run(config.model_copy(update=changes))

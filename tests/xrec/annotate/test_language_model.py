@@ -89,9 +89,8 @@ def test_annotator_asks_once_more_for_quotes_that_the_review_has(tmp_path, is_me
     with stub_endpoint(invents) as stub:
         annotator = _made(_spec(stub), tmp_path)
         (found,) = annotator.write([pair_row("Soft.")]).results
-        num_asked = len(stub.asked)
-        assert annotator.write([pair_row("Soft.")]).results == [found]  # kept, and not asked again
-    assert num_asked == len(stub.asked) == 2
+        assert annotator.write([pair_row("Soft.")]).results == [found]
+    assert len(stub.asked) == (2 if is_mended else 4)  # a valid reply is kept
     assert "no aspect has a quote that is in the review" in stub.asked[1].words
     if is_mended:
         assert found == PairText("You would enjoy it.", (Aspect("feel", "", "positive"),))

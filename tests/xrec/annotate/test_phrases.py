@@ -22,7 +22,7 @@ from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location
 
-READER = Reader({"tinny": -0.4})
+READER = Reader()
 
 
 def _mentions(text: str) -> dict[str, Mention]:
@@ -36,7 +36,8 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("The tone is very warm.", "tone", "warm", "positive"),
         ("The plot is weak.", "plot", "", "negative"),
         ("The hotel has a pool.", "pool", "", "neutral"),
-        ("The sound is tinny.", "sound", "", "negative"),  # learned
+        ("It has a sturdy switch.", "switch", "sturdy", "positive"),  # in neither lexicon
+        ("The case is flimsy.", "case", "", "negative"),
         # A denial turns an opinion around, and too much is blame.
         ("The screen is not great.", "screen", "", "negative"),
         ("The dialogue is too funny.", "dialogue", "", "negative"),
@@ -134,7 +135,7 @@ _TEXTS = (
     "I like this pedal for its great tone, and the bright display is lovely. My brother is great.",
     "This pedal is comfortable to use. My brother likes the tone, and the switch is fine.",
     "The display of this pedal is bad. This Dunlop pedal is good. Great durability, my brother.",
-    "The tone is lovely, and the display is great, and the switch is warm and zingy. I play in a "
+    "The tone is lovely, and the display is great, and the switch is warm. I play in a "
     "band in a great room.",
 )
 
@@ -178,7 +179,6 @@ def test_learned_aspects_are_judged_parts_and_no_names_of_the_item(folder):
     lexicon = read_lexicon(open_location(str(folder)))
     assert set(lexicon.aspects) == {"tone", "display", "switch", "durability"}
     assert lexicon.items == {"pedal": ("this pedal", 1.0)}
-    assert lexicon.valences == {"zingy": pytest.approx(0.4)}  # "warm and zingy"
 
 
 def test_own_words_are_added_and_dropped(tmp_path):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tests.xrec.annotate.conftest import item_row, pair_row, shown_review, user_row
 from xrec.annotate.annotator import Aspect, ItemInput, ItemText, PairText, UserText
-from xrec.annotate.language_model.prompts import RowData, read_prompt
+from xrec.annotate.language_model.prompts import cut, read_prompt, row_data
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
     ItemReply,
@@ -76,7 +76,7 @@ RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile":
     [
         (None, "pets", "annotator.prompts.user"),
         ("Do it.", "pets", "[system]"),
-        (RIGHT.replace("[reply]", "[example cats]"), "pets", "after [system]"),
+        (RIGHT.replace("[reply]", "[example cats]"), "pets", "then pairs of"),
         (RIGHT.replace("profile", "text"), "pets", "[example pets]"),
         (RIGHT.replace('{"reviews": []}', "[]"), "pets", "[example pets]"),
         (RIGHT, "shop", "annotator.domain"),
@@ -91,21 +91,20 @@ def test_prompt_of_ones_own_that_is_wrong_says_where(tmp_path, text, domain, pla
     assert place in f"{raised.value.key} {raised.value}"
 
 
-def _words(text: str) -> int:
-    return len(text.split())
-
-
-def _num_words(value: object) -> int:
+def _num_letters(value: object) -> int:
     if isinstance(value, str):
-        return _words(value)
+        return len(value)
     if isinstance(value, dict):
-        return sum(map(_num_words, value.values()))
-    return sum(map(_num_words, value)) if isinstance(value, list) else 0
+        return sum(map(_num_letters, value.values()))
+    return sum(map(_num_letters, value)) if isinstance(value, list) else 0
+
+
+LONG = " ".join(f"word{place:02}" for place in range(60))  # each with its blank has 7 letters
 
 
 def test_item_data_with_room_has_all_reviews_in_their_order():
     shown = (shown_review("Soft.", summary="Good"), shown_review("Wide."))
-    assert RowData(500, _words).of(ItemInput("i", "Strap", "colour: red", shown, 2)) == {
+    assert row_data(ItemInput("i", "Strap", "colour: red", shown, 2), 500) == {
         "title": "Strap",
         "details": "colour: red",
         "reviews": [{"rating": 5.0, "review": "Good: Soft."}, {"rating": 5.0, "review": "Wide."}],
@@ -113,29 +112,24 @@ def test_item_data_with_room_has_all_reviews_in_their_order():
 
 
 def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest():
-    long = " ".join(f"word{place}" for place in range(60))
-    data = RowData(100, _words).of(item_row(long, long, long, details=long))
-    assert data["details"] == " ".join(long.split()[:25])
-    assert [_words(each["review"]) for each in data["reviews"]] == [60]
-    assert _num_words(data) <= 100
-    narrower = RowData(90, _words).of(item_row(long, long, long))
-    assert [_words(each["review"]) for each in narrower["reviews"]] == [60, 30]
-    assert long.startswith(narrower["reviews"][1]["review"])
+    data = row_data(item_row(LONG, LONG, LONG, details=LONG), 600)
+    assert data["details"] == LONG[: 21 * 7 - 1]
+    assert [each["review"] for each in data["reviews"]] == [LONG]
+    assert _num_letters(data) <= 600
+    narrower = row_data(item_row(LONG, LONG, LONG), 600)
+    assert [each["review"] for each in narrower["reviews"]] == [LONG, LONG[: 25 * 7 - 1]]
 
 
-def test_user_and_pair_data_name_the_item_and_stay_within_their_tokens():
-    long = " ".join(f"word{place}" for place in range(300))
-    item = ItemText("Strap", long)
-    user = RowData(100, _words).of(user_row("Soft and wide.", long, item=item))
-    assert user["reviews"][0]["item"] == "Strap"
-    assert _words(user["reviews"][0]["about"]) == 10
-    assert _num_words(user) <= 100
-    pair = RowData(100, _words).of(pair_row(long, item=item))
-    assert pair["item"] == "Strap"
-    assert _words(pair["about"]) == 25
-    assert 70 <= _words(pair["review"]) <= 74
-    assert RowData(100, _words).of(pair_row("Soft."))["review"] == "Soft."
-    assert RowData(50, len).cut("x" * 500, 50) == ""  # one endless word
+def test_user_and_pair_data_name_the_item_and_stay_within_their_room():
+    item = ItemText("Strap", LONG)
+    user = row_data(user_row("Soft and wide.", LONG, item=item), 300)
+    assert (user["reviews"][0]["item"], user["reviews"][0]["about"]) == ("Strap", LONG[:27])
+    assert _num_letters(user) <= 300
+    pair = row_data(pair_row(LONG, item=item), 300)
+    assert (pair["item"], pair["about"]) == ("Strap", LONG[: 10 * 7 - 1])
+    assert pair["review"] == LONG[: 32 * 7 - 1]
+    assert row_data(pair_row("Soft."), 300)["review"] == "Soft."
+    assert cut("x" * 500, 50) == ""  # one endless word
 
 
 NONE_LESS = ReplyLimits()

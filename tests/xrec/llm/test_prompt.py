@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.errors import raises
-from tests.world.models import thinking_tokenizer, toy_tokenizer
+from tests.world.models import toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
 from xrec.config import PromptConfig
 from xrec.data import AspectEvidence
@@ -160,14 +160,6 @@ def test_prompt_of_a_model_without_chat_template_starts_and_asks():
     builder = make_builder(without_template(), instruction="Why?")
     shown = builder.show(builder.build(0, 0, PairTexts("p", "t", "i")))
     assert shown == "<|im_start|>Why?\nUser: <user 0> p\nItem: <item 0> t. i\nExplanation:"
-
-
-def test_prompt_of_a_model_that_can_think_leaves_no_room_for_thoughts():
-    tokenizer = thinking_tokenizer()
-    vocabulary = Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS)
-    builder = PromptBuilder(tokenizer, PromptConfig(), vocabulary)
-    shown = builder.show(builder.build(0, 0, PairTexts("p", "t", "i")))
-    assert shown.endswith("i<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
 EVIDENCE = (AspectEvidence("late hours", 14, 31, 3, 7), AspectEvidence("{tea}", 2, 31, 0, 7))

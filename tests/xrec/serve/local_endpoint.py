@@ -222,7 +222,7 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
             yield Endpoint(url, loop, model, metrics)
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)
             loop.close()
 
 

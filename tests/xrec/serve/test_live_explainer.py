@@ -19,6 +19,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from tests.errors import raises
+from tests.world.program import wait_until
 from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
@@ -32,7 +33,6 @@ from tests.xrec.serve.local_endpoint import (
     serve_config,
     sse,
 )
-from tests.xrec.serve.test_app import wait_until
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, EngineConfig, ServeConfig
@@ -432,5 +432,5 @@ def test_client_that_goes_away_in_mid_sentence_stops_the_model(stage, begun):
         assert next(lines) == "event: part"
         assert QUIET in next(lines)
         assert live.num_pending == 1
-    wait_until(lambda: not live.num_pending, 10)
+    wait_until(lambda: not live.num_pending)
     assert values["abandoned",] == before + 1

@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.world.here import PoolHere, TaskOf, plan_of
-from tests.xrec.serve.test_app import wait_until
+from tests.world.program import wait_until
 from xrec import bulk
 from xrec.backfill.lookup import Explained
 from xrec.backfill.plan import EXPLANATIONS
@@ -269,6 +269,7 @@ def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(ur
 
     def change() -> None:
         options = {"retention_hours": 0, "enforce_retention_duration": False}
+        wait_until(lambda: "0" in seen)
         for number in (1, 2, 3):
             before = bulk.published(uri).version
             publish(uri, number)
@@ -290,7 +291,7 @@ def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(ur
             answers = await read_through.explain(pairs, None)
             seen[" | ".join(sorted(numbers_of(pairs, answers)))] += 1
             place += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
         watch.cancel()
         await changing
 

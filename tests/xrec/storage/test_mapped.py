@@ -157,7 +157,7 @@ def test_processes_and_threads_at_once_make_a_file_once(tmp_path):
     with get_context("spawn").Pool(2) as pool, ThreadPoolExecutor(2) as threads:
         making = pool.map_async(_count_making, [target] * 4)
         list(threads.map(_count_making, [target] * 4))
-        making.get(60)
+        making.get(300)
     assert target.read_text() == "1"
 
 

@@ -24,7 +24,6 @@ from xrec.text import (
     Prompt,
     Reply,
     ReplyFailure,
-    ReplyStore,
     Usage,
     ask,
     parse_reply,
@@ -88,9 +87,8 @@ def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_a
 def _asker(
     model: Scripted, folder: Path, *, named: str = "m", max_tokens: float = 1e9, **how: Any
 ) -> Asker:
-    store = ReplyStore(open_location(str(folder)))
-    sampling = SAMPLING.model_copy(update=how)
-    return Asker(model, sampling, store, identity={"model": named}, max_tokens=max_tokens)
+    replies, sampling = open_location(str(folder)), SAMPLING.model_copy(update=how)
+    return Asker(model, sampling, replies, identity={"model": named}, max_tokens=max_tokens)
 
 
 def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path):
@@ -123,19 +121,14 @@ def test_asker_of_another_model_or_sampling_asks_again(tmp_path):
     assert model.words == ["word-0", "word-0", "Hm."]
 
 
-def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_path):
+def test_asker_asks_again_for_replies_that_failed(tmp_path):
     first = _asker(Scripted({"word-0": ["no", "no"], "word-1": ["late"]}), tmp_path).ask(prompts(3))
     reasons = [reply.failure and reply.failure.reason for reply in first]
     assert reasons == ["invalid_json", "timeout", None]
     model = Scripted()
     second = _asker(model, tmp_path).ask(prompts(3))
-    assert model.words == ["word-1"]
-    assert second[0].failure is not None
-    assert second[0].raw == "no"
-    ReplyStore(open_location(str(tmp_path))).forget_failures()
-    third = _asker(model, tmp_path).ask(prompts(3))
     assert model.words == ["word-1", "word-0"]
-    assert [reply.failure for reply in third] == [None] * 3
+    assert [reply.failure for reply in second] == [None] * 3
 
 
 def test_asker_in_threads_reports_the_cost_of_a_prompt_once(tmp_path):
@@ -150,7 +143,7 @@ def test_asker_in_threads_reports_the_cost_of_a_prompt_once(tmp_path):
 
 @pytest.mark.parametrize("texts", [{}, {"word-1": ["no", "never"]}])
 def test_asker_stops_at_its_tokens_and_an_earlier_process_s_replies_count(tmp_path, texts):
-    """A reply costs 12 tokens; one that cannot be used does too."""
+    """A reply costs 12 tokens; one that cannot be used does too, but only in its own process."""
     model = Scripted(texts)
     with raises(BudgetError, "budget_used_up", "budget.tokens", 24):
         _asker(model, tmp_path, max_tokens=20).ask(prompts(5))

@@ -34,10 +34,9 @@ _CHARACTERS_PER_TOKEN = 3.0  # of JSON in an alphabetic language; a low estimate
 # Characters of field names, quotes and brackets, per aspect and per reply.
 _CHARACTERS_AROUND_ASPECT, _CHARACTERS_AROUND = 75, 40
 _SHORT_ASPECT, _SHORT_OPINION, _SHORT_QUOTE, _SHORT_EXPLANATION = 30, 40, 60, 60
-NO_SENTENCE = "no_full_sentence"
-COPIES_EXAMPLE = "copies_example"
-OTHER_LANGUAGE = "other_language"
-REASONS = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE, OTHER_LANGUAGE)
+COPIES_EXAMPLE, OTHER_LANGUAGE = "copies_example", "other_language"
+_NO_SENTENCE = "no_full_sentence"
+REASONS = (*get_args(ReplyFailureReason), _NO_SENTENCE, COPIES_EXAMPLE, OTHER_LANGUAGE)
 
 _MARKS = str.maketrans(
     dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb', "'")
@@ -47,8 +46,9 @@ _SENTENCE_END = re.compile(
     r"[.!?\u2026][\"'\u201d\u2019)]?(?=\s|$)|[\u3002\uff01\uff1f]+[\"'\u201d\u2019)\u300d\u300f\uff09]?"
 )
 
-_Text = Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
-_Words = Annotated[str, Field(max_length=_MAX_NAME)]
+
+def _text(max_length: int, min_length: int = 0) -> Any:
+    return Annotated[str, Field(min_length=min_length, max_length=max_length)]
 
 
 class Reply(BaseModel):
@@ -61,22 +61,22 @@ class Reply(BaseModel):
 class ItemReply(Reply):
     """An item's title and profile."""
 
-    title: _Words
-    profile: _Text
+    title: Annotated[str, Field(max_length=_MAX_NAME)]
+    profile: Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
 
 
 class UserReply(Reply):
     """A user's profile."""
 
-    profile: _Text
+    profile: Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
 
 
 class AspectReply(Reply):
     """An aspect that a review speaks of; the quote comes first, so that the others follow it."""
 
     quote: Annotated[str, Field(max_length=_MAX_QUOTE)]
-    aspect: _Words
-    opinion: _Words
+    aspect: Annotated[str, Field(max_length=_MAX_NAME)]
+    opinion: Annotated[str, Field(max_length=_MAX_NAME)]
     sentiment: Sentiment
 
 
@@ -128,22 +128,20 @@ class ReplyLimits:
 @functools.cache
 def reply_schema(kind: Kind, limits: ReplyLimits) -> type[Reply]:
     """Return the schema of a reply within the limits."""
-    base = SCHEMAS[kind]
-    if kind != "pair":
-        return create_model(base.__name__, __base__=base, profile=_text(limits.profile, 1))
-    names: dict[str, Any] = {"aspect": _text(limits.aspect, 1), "opinion": _text(limits.opinion)}
-    names |= {"quote": _text(limits.quote, 1)}
-    aspect: Any = create_model("AspectReply", __base__=AspectReply, **names)
-    return create_model(
-        base.__name__,
-        __base__=base,
-        aspects=Annotated[list[aspect], Field(max_length=limits.num_aspects)],
-        explanation=_text(limits.explanation),
-    )
-
-
-def _text(max_length: int, min_length: int = 0) -> Any:
-    return Annotated[str, Field(min_length=min_length, max_length=max_length)]
+    base, fields = SCHEMAS[kind], dict[str, Any]()
+    if kind == "pair":
+        aspect: Any = create_model(
+            "AspectReply",
+            __base__=AspectReply,
+            aspect=_text(limits.aspect, 1),
+            opinion=_text(limits.opinion),
+            quote=_text(limits.quote, 1),
+        )
+        fields["aspects"] = Annotated[list[aspect], Field(max_length=limits.num_aspects)]
+        fields["explanation"] = _text(limits.explanation)
+    else:
+        fields["profile"] = _text(limits.profile, 1)
+    return create_model(base.__name__, __base__=base, **fields)
 
 
 def text_of(row: Input, limits: ReplyLimits, reply: Any) -> Text | Failure:
@@ -165,7 +163,7 @@ def text_of(row: Input, limits: ReplyLimits, reply: Any) -> Text | Failure:
         if isinstance(row, UserInput):
             return UserText(text)
         return ItemText(row.title or _line(reply.title), text, title_is_made=not row.title)
-    return Failure(NO_SENTENCE, "the text has no whole sentence", reply.model_dump_json())
+    return Failure(_NO_SENTENCE, "the text has no whole sentence", reply.model_dump_json())
 
 
 def _aspects(

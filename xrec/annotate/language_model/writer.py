@@ -1,13 +1,15 @@
 """The annotator that asks a language model, and its spec."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
 
 from xrec.annotate.annotator import (
+    STAGES,
     AnnotatorSpec,
     Failure,
     Input,
@@ -16,8 +18,9 @@ from xrec.annotate.annotator import (
     Text,
     Written,
 )
+from xrec.annotate.formats import REPLIES
 from xrec.annotate.language_model.forecast import forecast
-from xrec.annotate.language_model.prompts import Prompts, RowData, kind_of, read_prompt
+from xrec.annotate.language_model.prompts import Prompts, kind_of, read_prompt
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
     OTHER_LANGUAGE,
@@ -28,18 +31,17 @@ from xrec.annotate.language_model.replies import (
     reply_schema,
     text_of,
 )
-from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
-from xrec.bulk import use_of
+from xrec.bulk import read_status, use_of
 from xrec.config import AnnotateConfig, EndpointModelConfig, LanguageModelAnnotator, identity_of
-from xrec.data.language import other_language
+from xrec.data.language import language_name, other_language
+from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.llm.source import known_fingerprint
 from xrec.storage import Location
 from xrec.text import (
     Asker,
     Prompt,
     Reply,
-    ReplyStore,
     Usage,
     endpoint_key,
     load_language_model,
@@ -50,43 +52,17 @@ _CHUNKS_AT_ONCE = 2  # per process, so that the model is busy while the last row
 
 @dataclass(frozen=True)
 class LanguageModelWriter:
-    """An `Annotator` that asks a language model about each row; it is sent to actors, then loaded.
-
-    identity: what replies depend on besides their prompts. key: the key of an endpoint.
+    """An `Annotator` that asks a language model about each row.
 
     Its costs are prompt_tokens, reply_tokens, requests (including retries), and equal_prompts, the
     number of prompts that were not sent because an identical one was.
     """
 
-    config: AnnotateConfig
     prompts: Prompts
-    identity: Mapping[str, Any]
-    key: SecretStr | None
-    asker: Asker | None = None
-
-    def load(self, output: Location) -> "LanguageModelWriter":
-        """Return the writer with its model in memory; `output` is the folder of all stages."""
-        config, annotator = self.config, self.config.annotator
-        assert isinstance(annotator, LanguageModelAnnotator)
-        model = load_language_model(
-            annotator.model,
-            storage=config.storage,
-            device=config.actors.device,
-            num_threads=config.actors.cpus,
-            key=self.key,
-        )
-        asker = Asker(
-            model,
-            annotator.model.sampling,
-            kept_replies(output),
-            identity=self.identity,
-            max_tokens=config.budget.get("tokens", float("inf")) - _num_spent(config, output),
-        )
-        return replace(self, asker=asker)
+    asker: Asker
 
     def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator; raise BudgetError once `budget.tokens` is used up."""
-        assert self.asker is not None, "load the writer first"
         replies = self.asker.ask([self._prompt(row) for row in rows])
         texts = [self._text(row, reply) for row, reply in zip(rows, replies, strict=True)]
         usage = sum((reply.usage for reply in replies), Usage())
@@ -121,16 +97,41 @@ class LanguageModelWriter:
         return text
 
 
+def _load(
+    config: AnnotateConfig,
+    prompts: Prompts,
+    identity: Mapping[str, Any],
+    key: SecretStr | None,
+    output: Location,
+) -> LanguageModelWriter:
+    """Load the writer's model into this process; `output` is the folder of all stages."""
+    annotator = config.annotator
+    assert isinstance(annotator, LanguageModelAnnotator)
+    model = load_language_model(
+        annotator.model,
+        storage=config.storage,
+        device=config.actors.device,
+        num_threads=config.actors.cpus,
+        key=key,
+    )
+    asker = Asker(
+        model,
+        annotator.model.sampling,
+        output / REPLIES,
+        identity=identity,
+        max_tokens=config.budget.get("tokens", float("inf")) - _num_spent(config, output),
+    )
+    return LanguageModelWriter(prompts, asker)
+
+
 def _num_spent(config: AnnotateConfig, output: Location) -> float:
     """Return the number of tokens that all stages have reported so far."""
-    statuses = stage_statuses(output, config.storage).values()
-    costs = [status.progress.costs for status in statuses if status.progress is not None]
-    return sum(use_of(each, {})["tokens"] for each in costs)
-
-
-def kept_replies(output: Location) -> ReplyStore:
-    """Return the replies that an unfinished run keeps; `output` is the folder of all stages."""
-    return ReplyStore(output / "replies")
+    num_spent = 0.0
+    for stage in STAGES:
+        with suppress(ArtifactNotFoundError, StorageNotFoundError):  # it is not planned
+            if progress := read_status((output / stage).uri, config.storage).progress:
+                num_spent += use_of(progress.costs, {})["tokens"]
+    return num_spent
 
 
 def language_model_spec(
@@ -153,25 +154,23 @@ def language_model_spec(
         "prompts": prompts.fingerprints(),
         "model": identity_of(model),
     }
-    key, inputs, gpus = None, dict[str, str](), 0
+    key, inputs, num_gpus = None, dict[str, str](), 0
     if isinstance(model, EndpointModelConfig):
         key = None if environment is None else endpoint_key(model, environment)
     else:
         is_asked = environment is not None
         inputs = {"llm": known_fingerprint(model.llm, config.storage, download=is_asked) or ""}
-        gpus = model.engine.num_gpus
-    writer = LanguageModelWriter(config, prompts, {"model": settings["model"], **inputs}, key)
+        num_gpus = model.engine.num_gpus
     return AnnotatorSpec(
         settings=settings,
         inputs=inputs,
         reasons=REASONS,
-        make=writer.load,
-        describe=partial(forecast, prompts, config, _CHUNKS_AT_ONCE),
+        make=partial(_load, config, prompts, {"model": settings["model"], **inputs}, key),
+        describe=partial(forecast, prompts, config),
         folds=annotator.folds,
         chunks_at_once=_CHUNKS_AT_ONCE,
-        gpus_per_actor=gpus,
+        gpus_per_actor=num_gpus,
         max_actors=1 if is_endpoint else None,  # one process enforces an endpoint's limits
-        replies=kept_replies,
     )
 
 
@@ -187,5 +186,5 @@ def _read_prompts(config: AnnotateConfig, annotator: LanguageModelAnnotator) -> 
         or model.structured_output == "bounded_json_schema"
     )
     limits = ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits()
-    data = RowData(annotator.max_data_tokens)
-    return Prompts(files, data, limits, domain=domain, language=annotator.language)
+    language = language_name(annotator.language)
+    return Prompts(files, limits, annotator.max_data_tokens, domain, language)

@@ -4,7 +4,7 @@ import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from xrec.annotate.annotator import (
     AnnotatorSpec,
@@ -19,11 +19,11 @@ from xrec.annotate.annotator import (
     UserInput,
     UserText,
     Written,
+    joined_text,
 )
 from xrec.annotate.phrases.lexicon import (
     Lexicon,
     fingerprint_of_phrases,
-    joined_text,
     learn_phrases,
     read_lexicon,
 )
@@ -35,7 +35,7 @@ from xrec.storage import Location
 
 OTHER_LANGUAGE = "other_language"
 """The cost that counts pairs whose review was not read because it is not in English."""
-_VERSION = 17  # of the rules, part of a run's identity
+_VERSION = 18  # of the rules, part of a run's identity
 _MIN_COMPLAINTS, _MAX_COMPLAINTS = 2, 2
 _MIN_SHARE = 0.1  # share of the reviews that praise what a profile names
 _MAX_TITLES = 3
@@ -61,21 +61,15 @@ def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> Anno
 
 def _load(output: Location) -> "PhraseAnnotator":
     lexicon = read_lexicon(output)
-    return PhraseAnnotator(lexicon, Reader(lexicon.valences, read_stored(output)))
+    return PhraseAnnotator(lexicon, Reader(read_stored(output)))
 
 
-@dataclass(frozen=True)
-class _Named:
-    """An aspect that a review names; `phrase` includes the adjective that praises it, if any."""
+class _Named(NamedTuple):
+    """An aspect that a review names, as texts write it: alone, and with what praises it, if any."""
 
     aspect: Aspect
     written: str
-
-    @property
-    def phrase(self) -> str:
-        opinion = self.aspect.opinion
-        is_shown = opinion and not self.aspect.aspect.startswith(opinion)
-        return f"{opinion} {self.written}" if is_shown else self.written
+    phrase: str
 
 
 class _Praise:
@@ -99,10 +93,9 @@ class PhraseAnnotator:
     def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator; the cost is the number of pairs whose review is not in English."""
         self._reader.parse(_whole(review) for row in rows for review in _reviews_of(row))
-        texts = [self._text(row) for row in rows]
-        pairs = (row for row in rows if isinstance(row, PairInput))
-        foreign = [self._reader.mentions(_whole(pair.review)) is None for pair in pairs]
-        return Written(texts, {OTHER_LANGUAGE: sum(foreign)})
+        reviews = [row.review for row in rows if isinstance(row, PairInput)]
+        num_foreign = sum(self._reader.mentions(_whole(review)) is None for review in reviews)
+        return Written([self._text(row) for row in rows], {OTHER_LANGUAGE: num_foreign})
 
     def _text(self, row: Input) -> Text:
         match row:
@@ -120,27 +113,23 @@ class PhraseAnnotator:
             for name, each in praise.items()
             if each.num_negative >= max(_MIN_COMPLAINTS, each.num_positive + 1)
         ]
-        profile = item_profile(
-            row.item_id,
-            row.details,
-            self._best(praise, len(row.reviews), title),
-            [written for *_, written in sorted(blamed)[:_MAX_COMPLAINTS]],
-        )
+        complaints = [written for *_, written in sorted(blamed)[:_MAX_COMPLAINTS]]
+        praised = self._best(praise, len(row.reviews), title)
+        profile = item_profile(row.item_id, row.details, praised, complaints)
         return ItemText(title, profile, title_is_made=bool(title) and not row.title)
 
     def _user(self, row: UserInput) -> UserText:
         praise = self._praise(_reviews_of(row))
-        items = [reviewed.item for reviewed in row.reviews if reviewed.item is not None]
+        items = [reviewed.item for reviewed in row.reviews]
         titles = dict.fromkeys(
-            item.title for item in items if item.title and not item.title_is_made
+            item.title for item in items if item and item.title and not item.title_is_made
         )
         praised = self._best(praise, len(row.reviews), "")
         return UserText(user_profile(row.user_id, praised, list(titles)[:_MAX_TITLES]))
 
     def _pair(self, row: PairInput) -> PairText:
-        named = self._named(row.review)
+        named, title = self._named(row.review), row.item.title if row.item else ""
         aspects = tuple(each.aspect for each in named)
-        title = row.item.title if row.item else ""
         praised = [
             each
             for each in named
@@ -165,8 +154,9 @@ class PhraseAnnotator:
             known = self._lexicon.aspect_of(mention)
             if known is None or known[0].rpartition(" ")[2] in topics:
                 continue  # what is said about "this light" is said about the item
-            name, written = known
-            each = _Named(Aspect(name, mention.opinion, mention.sentiment), written)
+            (name, written), opinion = known, mention.opinion
+            phrase = written if name.startswith(opinion) else f"{opinion} {written}"
+            each = _Named(Aspect(name, opinion, mention.sentiment), written, phrase)
             if name not in best or self._weight(each) > self._weight(best[name]):
                 best[name] = each
         return list(best.values())

@@ -43,10 +43,10 @@ class Roles:
         captured = sorted(self.captured[role].get(token.i, ()))
         return [None if index < 0 else self._doc[index] for index in captured]
 
-    def kept(self, noun: Token) -> frozenset[str]:
+    def kept(self, noun: Token) -> tuple[str, ...]:
         """Return the roles that a mention of the noun keeps; a "pointed" noun is also an "item"."""
-        roles = {role for role in _KEPT if self.has(role, noun)}
-        return frozenset({*roles, "item"} if "pointed" in roles else roles)
+        roles = tuple(role for role in _KEPT if self.has(role, noun))
+        return (*roles, "item") if "pointed" in roles else roles
 
 
 @functools.cache

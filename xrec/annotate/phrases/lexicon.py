@@ -1,9 +1,7 @@
 """Learns from the reviews of a catalog which nouns are aspects, and what its items are called.
 
 An aspect is mentioned in many reviews of several items, often with an opinion. It is not a word for
-the items themselves ("this film"), nor something of the writer's own ("my hair"), nor a proper
-name. English lexicons say which adjectives praise; other adjectives are judged by those that "and"
-joins them to (Hatzivassiloglou and McKeown, 1997).
+the items themselves ("this film"), nor something of the writer's own ("my hair").
 """
 
 import itertools
@@ -11,19 +9,20 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 
-from xrec.annotate.phrases.mentions import Mention, Parsed, read
-from xrec.annotate.phrases.reader import READ, READ_SCHEMA, is_english, key_of, pack
+from xrec.annotate.annotator import joined_text
+from xrec.annotate.phrases.mentions import Mention, read_mentions
+from xrec.annotate.phrases.reader import MENTIONS, READ, READ_SCHEMA, is_english, key_of
 from xrec.annotate.vocabulary import normalized
 from xrec.config import VocabularyConfig
 from xrec.data.language import parse, valence, word_set
 from xrec.progress import progress
-from xrec.storage import Location, content_hash, read_table, write_table
+from xrec.storage import Location, content_hash, write_table
 
-_FILE = "annotator/phrases.parquet"
+_FILE = "annotator/phrases.json"
 _BATCH_TEXTS = 128  # parsed together
 _MAX_ASPECTS = 2000
 _MIN_ITEMS = 2
@@ -33,10 +32,8 @@ _MIN_PARTS = 0.07  # share of an aspect's reviews that say that the item has it
 _MIN_CALLED = 0.2  # share of a noun's reviews in which it means the item
 _MIN_POINTED = 0.05  # share of a noun's reviews with `this` or `these` before it
 _MAX_OWN = 0.3  # share of a noun's reviews in which it is the writer's own
-_MIN_JOINED, _MIN_AGREEING = 5, 0.8  # known adjectives joined to another, share that agrees
 _PRIOR = 4.0  # reviews that the names of all items count as
 _ALWAYS_ITEMS = 0.25  # share among the names of items above which a name suits any item
-_LEARNED = 0.4  # valence of a learned adjective
 # English nouns that do not name a part or quality: measures, people, and the review.
 _NO_ASPECTS = word_set(
     "people person man woman guy lady child kid family friend audience viewer reader user owner "
@@ -44,15 +41,6 @@ _NO_ASPECTS = word_set(
     "hour minute moment today night reason fact point case example rest half end number review "
     "reviewer star purchase use need job idea piece place spot world life hand addition "
     "experience choice option version stuff money ability result chance sense success"
-)
-_SCHEMA = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("written", pa.string(), nullable=False),
-        pa.field("num_reviews", pa.int32(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # aspect, item, adjective, all
-        pa.field("valence", pa.float32(), nullable=False),  # of a learned adjective
-    ]
 )
 
 
@@ -69,13 +57,12 @@ class Lexicon:
 
     aspects: the most frequent form of each aspect. items: for each noun for items, its form with
         `this` or `these` ("these strings" for string) and its share among all such nouns.
-    valences: the valences of adjectives that English lexicons lack. num_reviews: the number of
-        reviews that use an aspect as a noun. num_learned: the number of all reviews.
+    num_reviews: the number of reviews that use an aspect as a noun. num_learned: the number of all
+        reviews.
     """
 
     aspects: Mapping[str, str]
     items: Mapping[str, tuple[str, float]]
-    valences: Mapping[str, float]
     num_reviews: Mapping[str, int]
     num_learned: int
 
@@ -86,7 +73,8 @@ class Lexicon:
         A story line is not a line, but a guitar strap is a strap, because items are called guitars.
         The form is the text's plural, or else the usual form: "great actor" becomes "great actors".
         """
-        if mention.roles & {"named", "own"} or (mention.of and mention.of not in self.items):
+        is_own = {"named", "own"}.intersection(mention.roles)
+        if is_own or (mention.of and mention.of not in self.items):
             return None
         if mention.described in self.aspects:
             return mention.described, self.aspects[mention.described]
@@ -133,21 +121,18 @@ def learn_phrases(
         batch, position = divmod(number, _BATCH_TEXTS)
         if (review := batches_read[batch][position]) is not None:
             counts.add(item_id, review)
-            rows.append({"key": key_of(whole[number]), "mentions": pack(review.mentions)})
+            mentions = MENTIONS.dump_json(review).decode()
+            rows.append({"key": key_of(whole[number]), "mentions": mentions})
     write_table(output / READ, pa.Table.from_pylist(rows, schema=READ_SCHEMA), READ_SCHEMA)
-    write_table(output / _FILE, counts.table(len(rows), min_reviews, vocabulary), _SCHEMA)
+    lexicon = counts.lexicon(len(rows), min_reviews, vocabulary)
+    (output / _FILE).write_bytes(_LEXICON.dump_json(lexicon))
 
 
-def _read_batch(texts: Sequence[str]) -> list[Parsed | None]:
-    """Parse texts; the result for a text that is not in English is None."""
+def _read_batch(texts: Sequence[str]) -> list[tuple[Mention, ...] | None]:
+    """Return each text's mentions, or None if it is not in English."""
     english = [is_english(text) for text in texts]
     docs = parse(itertools.compress(texts, english))
-    return [read(next(docs)) if known else None for known in english]
-
-
-def joined_text(summary: str, text: str) -> str:
-    """Return a review with its heading as the first sentence."""
-    return f"{summary}. {text}" if summary else text
+    return [read_mentions(next(docs)) if known else None for known in english]
 
 
 def fingerprint_of_phrases(output: Location) -> str:
@@ -155,19 +140,12 @@ def fingerprint_of_phrases(output: Location) -> str:
     return content_hash((output / _FILE).read_bytes())
 
 
+_LEXICON = TypeAdapter(Lexicon)
+
+
 def read_lexicon(output: Location) -> Lexicon:
     """Read the lexicon that `learn_phrases` wrote."""
-    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in read_table(output / _FILE, _SCHEMA).to_pylist():
-        rows[row["kind"]].append(row)
-    num_called = sum(row["num_reviews"] for row in rows["item"])
-    return Lexicon(
-        {row["name"]: row["written"] for row in rows["aspect"]},
-        {row["name"]: (row["written"], row["num_reviews"] / num_called) for row in rows["item"]},
-        {row["name"]: row["valence"] for row in rows["adjective"]},
-        {row["name"]: row["num_reviews"] for row in rows["aspect"]},
-        rows["all"][0]["num_reviews"],
-    )
+    return _LEXICON.validate_json((output / _FILE).read_bytes())
 
 
 @dataclass
@@ -183,23 +161,15 @@ class _Noun:
 
 @dataclass
 class _Counts:
-    """Counts over reviews.
-
-    proper: reviews with a word in a proper name, by word. implied: reviews in which an adjective
-        implies a noun, by noun. joined: for an unknown adjective, the valences of the adjectives
-        that "and" joins it to.
-    """
+    """Counts over reviews; `implied`: reviews in which an adjective implies a noun, by noun."""
 
     nouns: defaultdict[str, _Noun] = field(default_factory=lambda: defaultdict(_Noun))
-    proper: Counter[str] = field(default_factory=Counter)
     implied: Counter[str] = field(default_factory=Counter)
-    joined: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, item_id: str, review: Parsed) -> None:
+    def add(self, item_id: str, mentions: Sequence[Mention]) -> None:
         """Count a review."""
         by_name: defaultdict[str, list[Mention]] = defaultdict(list)
-        mentions = [mention.judged(valence) for mention in review.mentions]
-        implied = [each for each in mentions if each.implied_by == "adjective" and each.sign]
+        implied = [each for each in mentions if each.implied_by == "adjective"]
         self.implied.update({name for each in implied for name in each.names})
         for mention in (each for each in mentions if not each.implied_by):
             for name, written in zip(mention.names, mention.written, strict=True):
@@ -209,64 +179,51 @@ class _Counts:
             noun = self.nouns[name]
             noun.reviews += 1
             noun.items.add(item_id)
-            noun.judged += any(mention.sign for mention in named)
-            noun.roles.update(frozenset[str]().union(*(mention.roles for mention in named)))
-        self.proper.update(review.proper)
-        for pair in review.joined:
-            for word, other in (pair, pair[::-1]):
-                if not valence(word) and (known := valence(other)):
-                    self.joined[word].append(known)
+            noun.judged += any(mention.sentiment != "neutral" for mention in named)
+            noun.roles.update({role for mention in named for role in mention.roles})
 
-    def table(self, num_learned: int, min_reviews: int, vocabulary: VocabularyConfig) -> pa.Table:
-        """Return the table that `read_lexicon` reads."""
+    def lexicon(self, num_learned: int, min_reviews: int, config: VocabularyConfig) -> Lexicon:
+        """Return what the counts say; names are sorted by how many reviews use them."""
         names = sorted(self.nouns, key=lambda name: (-self.nouns[name].reviews, name))
-        aspects = [name for name in names if self._is_aspect(name, min_reviews)]
-        added, dropped = map(normalized, vocabulary.add), set(map(normalized, vocabulary.drop))
-        wanted = dict.fromkeys((*added, *aspects[:_MAX_ASPECTS]))
-        rows = [self._row(name, "aspect") for name in wanted if name not in dropped]
-        rows += [self._called(name) for name in names if self._is_item(name, min_reviews)]
-        rows += [
-            {"name": word, "kind": "adjective", "valence": learned, "num_reviews": len(known)}
-            for word, known in sorted(self.joined.items())
-            if (learned := _learn_valence(known))
-        ]
-        rows.append({"name": "", "kind": "all", "num_reviews": num_learned})
-        empty = {"written": "", "valence": 0.0}
-        return pa.Table.from_pylist([empty | row for row in rows], schema=_SCHEMA)
+        aspects = [name for name in names if self._is_aspect(name, min_reviews)][:_MAX_ASPECTS]
+        added, dropped = map(normalized, config.add), set(map(normalized, config.drop))
+        known = [name for name in dict.fromkeys((*added, *aspects)) if name not in dropped]
+        items = [name for name in names if self._is_item(name, min_reviews)]
+        num_pointed = sum(self.nouns[name].roles["pointed"] for name in items)
+        return Lexicon(
+            aspects={name: self._written(name) for name in known},
+            items={
+                name: (self._called(name), self.nouns[name].roles["pointed"] / num_pointed)
+                for name in items
+            },
+            num_reviews={name: self.nouns[name].reviews for name in known},
+            num_learned=num_learned,
+        )
 
-    def _row(self, name: str, kind: str) -> dict[str, Any]:
-        noun = self.nouns[name]
-        written = max(noun.written, key=lambda form: (noun.written[form], form), default=name)
-        return {"name": name, "kind": kind, "written": written, "num_reviews": noun.reviews}
+    def _written(self, name: str) -> str:
+        """Return the most frequent form of a name."""
+        written = self.nouns[name].written
+        return max(written, key=lambda form: (written[form], form), default=name)
 
-    def _called(self, name: str) -> dict[str, Any]:
-        """Return the row of a noun for items, in a form such as `this pedal` or `these strings`."""
+    def _called(self, name: str) -> str:
+        """Return a noun for items in a form such as `this pedal` or `these strings`."""
         written = self.nouns[name].written
         plurals = (form for form in sorted(written) if form != name)
         plural = max(plurals, key=written.__getitem__, default=name)
-        called = f"these {plural}" if written[plural] > written[name] else f"this {name}"
-        num_reviews = self.nouns[name].roles["pointed"]
-        return {"name": name, "kind": "item", "written": called, "num_reviews": num_reviews}
+        return f"these {plural}" if written[plural] > written[name] else f"this {name}"
 
     def _is_aspect(self, name: str, min_reviews: int) -> bool:
-        noun, head = self.nouns[name], name.rpartition(" ")[2]
+        """Return whether reviews judge a noun and say that items have it; implied uses do both."""
+        noun, head, implied = self.nouns[name], name.rpartition(" ")[2], self.implied[name]
+        total = noun.reviews + implied
         return (
             noun.reviews >= min(_MIN_NOUNS, min_reviews)
-            and noun.reviews + self.implied[name] >= min_reviews
+            and total >= min_reviews
             and len(noun.items) >= _MIN_ITEMS
             and not names_nothing(head)
             and valence(head) >= 0
-            and self._is_common(name)
             and not any(self._is_mostly_item(word) for word in (name, head))
-            and self._is_judged_part(name)
-        )
-
-    def _is_judged_part(self, name: str) -> bool:
-        """Return whether reviews judge it and say that items have it; implied uses do both."""
-        noun, implied = self.nouns[name], self.implied[name]
-        total = noun.reviews + implied
-        return (
-            _lower_bound(noun.judged + implied, total) >= _MIN_OPINIONS
+            and _lower_bound(noun.judged + implied, total) >= _MIN_OPINIONS
             and noun.roles["part"] + implied >= max(_MIN_NOUNS, _MIN_PARTS * total)
             and noun.roles["own"] <= _MAX_OWN * noun.reviews
         )
@@ -280,7 +237,6 @@ class _Counts:
             and " " not in name
             and not names_nothing(name)
             and not valence(name)
-            and self._is_common(name)
             and num_pointed >= max(2, _MIN_POINTED * noun.reviews, num_parts + 1)
         )
 
@@ -288,24 +244,9 @@ class _Counts:
         noun = self.nouns[name]
         return noun.roles["item"] > _MIN_CALLED * noun.reviews
 
-    def _is_common(self, name: str) -> bool:
-        """Return whether each word is in proper names in fewer reviews than those with the name."""
-        num_reviews = self.nouns[name].reviews
-        return all(self.proper[word] < num_reviews for word in name.split(" "))
-
 
 def _lower_bound(count: int, total: int) -> float:
     """Return the lower bound of the share `count` of `total` (Wilson, z = 1)."""
     share = count / total
     margin = math.sqrt(share * (1 - share) / total + 1 / (4 * total**2))
     return (share + 1 / (2 * total) - margin) / (1 + 1 / total)
-
-
-def _learn_valence(known: Sequence[float]) -> float:
-    """Return the valence of an adjective joined to these; 0 if they are too few or disagree."""
-    if len(known) < _MIN_JOINED:
-        return 0.0
-    good = sum(value > 0 for value in known) / len(known)
-    if good >= _MIN_AGREEING:
-        return _LEARNED
-    return -_LEARNED if 1 - good >= _MIN_AGREEING else 0.0

@@ -1,24 +1,22 @@
-"""Finds what a text says about things: its nouns, each with the words that judge it.
+"""Finds what a text says about things: its nouns, each with the opinion on it.
 
 In "a warm tone" and "the tone is very warm" the tone is warm; in "it sounds warm" the sound is.
-Things that belong to another item are left out. The patterns are in grammar.txt. Whether a word is
-good or bad is decided later (`Mention.judged`), so each text is parsed only once.
+Things that belong to another item are left out. The patterns are in grammar.txt.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 from xrec.annotate.annotator import Sentiment
 from xrec.annotate.phrases.grammar import Roles, Token
-from xrec.data.language import is_noun, valence
+from xrec.data.language import is_noun, valence, word_set
 
-Valence = Callable[[str], float]
-"""How good or bad a word sounds, from -1 to 1."""
 _MAX_WORDS = 3  # in a noun and the nouns before it
-# Nouns that English derives from adjectives: a durable thing has durability. They count only if
-# reviews of the catalog use them as nouns. Those in _GOOD are always good to have.
+# Endings of adjectives and of the nouns that English derives from them: a durable thing has
+# durability. They count only if reviews of the catalog use them as nouns. Those in _GOOD are
+# always good to have.
 _GOOD = (
     ("able", "ability"),
     ("ible", "ibility"),
@@ -31,27 +29,26 @@ _FURTHER = (
     ("y", "e"),  # a tasty dish, its taste
 )
 _MIN_LETTERS = 3
+# Adjectives of things that the lexicons lack.
+_PRAISING = word_set(
+    "affordable convenient creamy durable flavorful hearty hospitable inexpensive intuitive juicy "
+    "knowledgeable lightweight luxurious plentiful polite portable practical prompt quiet reliable "
+    "savory scenic spacious sturdy tasty timely versatile"
+)
+_BLAMING = word_set("bulky cumbersome flimsy fragile inconsistent oily pricey")
 _COMPARATIVES = ("JJR", "RBR")
 _SENTIMENTS: dict[int, Sentiment] = {1: "positive", 0: "neutral", -1: "negative"}
 
 
 class Word(NamedTuple):
-    """A word that judges a thing.
+    """What a word says about a thing.
 
-    form: the form before a noun, if it is an adjective ("rich" for "sounds richer"), or empty.
-    if_good, if_bad: what it says about the thing if the word sounds good or bad: 1 for praise, -1
-        for blame, 0 for neither.
+    sign: 1 for praise, -1 for blame, 0 for neither. form: the form before a noun, if it is an
+        adjective ("rich" for "sounds richer"), or empty.
     """
 
-    word: str
-    form: str
-    if_good: int = 1
-    if_bad: int = -1
-
-    def sign(self, value: Valence) -> int:
-        """Return 1 if the word praises the thing, -1 if it blames it, else 0."""
-        strength = value(self.word)
-        return 0 if not strength else self.if_good if strength > 0 else self.if_bad
+    sign: int
+    form: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,75 +59,42 @@ class Mention:
         ("guitar strap", "strap"), or the nouns that an adjective or verb implies ("comfort").
     written: the names as the text writes them. described: the longest name with the adjective
         before it ("special effect"), or empty. implied_by: "verb" or "adjective", or empty.
-    roles: see grammar.txt. of: for an implied thing, the lemma of the noun that has it; empty if
-        the item itself has it.
-    words: the words that judge it; the first that is good or bad counts. beside: adjectives between
-        the first one and the noun. praise: what praise counts: 1 in a fact, 0 in a condition or
-        question, -1 in a wish.
-    opinion: the adjective that praises it, or empty. sign: 1 for praise, -1 for blame, 0 for
-        neither; both are set by `judged`.
+    of: for an implied thing, the lemma of the noun that has it; empty if the item itself has it.
+    roles: see grammar.txt. opinion: the adjective that praises it, or empty.
     """
 
     names: tuple[str, ...]
     written: tuple[str, ...]
+    sentiment: Sentiment = "neutral"
+    opinion: str = ""
     described: str = ""
     implied_by: str = ""
     of: str = ""
-    words: tuple[Word, ...] = ()
-    beside: tuple[str, ...] = ()
-    praise: int = 1
-    roles: frozenset[str] = frozenset()
-    opinion: str = ""
-    sign: int = 0
-
-    @property
-    def sentiment(self) -> Sentiment:
-        """The sign as a word."""
-        return _SENTIMENTS[self.sign]
-
-    def judged(self, value: Valence) -> "Mention":
-        """Return the mention with its opinion and sign, given how good or bad each word is."""
-        signs = [word.sign(value) for word in self.words]
-        sign = next(filter(None, signs), 0)
-        if not sign or not all(map(value, self.beside)):
-            return self  # "great local color" is not "great color"
-        sign *= self.praise if sign > 0 else 1
-        praise = (
-            word.form for word, found in zip(self.words, signs, strict=True) if found > 0 < sign
-        )
-        return replace(self, opinion=next((w for w in praise if value(w) > 0), ""), sign=sign)
+    roles: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """The mentions of a text, in order.
-
-    joined: pairs of adjectives that "and" joins. proper: words in proper names, in lowercase.
-    """
-
-    mentions: tuple[Mention, ...]
-    joined: tuple[tuple[str, str], ...]
-    proper: frozenset[str]
-
-
-def read(doc: Any) -> Parsed:
-    """Return what a parsed text mentions."""
+def read_mentions(doc: Any) -> tuple[Mention, ...]:
+    """Return what a parsed text mentions, in order."""
     roles = Roles(doc)
-    joined = tuple(
-        (other.lower_, doc[place].lower_)
-        for place in roles.captured["joined"]
-        for other in roles.of("joined", doc[place])
-    )
-    proper = frozenset(token.lower_ for token in doc if token.pos_ == "PROPN")
-    return Parsed(tuple(_mentions(doc, roles)), joined, proper)
-
-
-def _mentions(doc: Any, roles: Roles) -> Iterator[Mention]:
     kinds = {"NOUN": _noun, "VERB": _verb, "ADJ": _adjective}
-    for token in doc:
-        mention = kinds[token.pos_](token, roles) if token.pos_ in kinds else None
-        if mention is not None:
-            yield mention
+    found = (kinds[token.pos_](token, roles) for token in doc if token.pos_ in kinds)
+    return tuple(mention for mention in found if mention is not None)
+
+
+def _judgment(
+    words: Sequence[Word], token: Token, roles: Roles, beside: Sequence[Token] = ()
+) -> tuple[Sentiment, str]:
+    """Return the sentiment of the first word that praises or blames, and the praising adjective.
+
+    beside: adjectives between that word and the noun; "great local color" is not "great color".
+    """
+    sign = next((word.sign for word in words if word.sign), 0)
+    if not all(_valence(word.lower_) for word in beside):
+        return "neutral", ""
+    if sign > 0:
+        sign = _praise(token, roles)
+    forms = (word.form for word in words if word.sign > 0 < sign)
+    return _SENTIMENTS[sign], next((form for form in forms if _valence(form) > 0), "")
 
 
 def _noun(noun: Token, roles: Roles) -> Mention | None:
@@ -148,13 +112,13 @@ def _noun(noun: Token, roles: Roles) -> Mention | None:
     adjective = noun.doc[place] if place >= 0 else noun
     own = [word for word in roles.of("judged", noun) if _describes(word) or word.dep_ != "amod"]
     judging = [*(_word(word, noun, roles) for word in own), *_by_verb(noun, roles)]
+    beside = [word for word in own[1:] if word.dep_ == "amod"]
+    is_nearby = roles.has("nearby", noun)
     return Mention(
         tuple(" ".join(lemmas[first:]) for first in range(len(lemmas))),
         tuple(" ".join(words[first:]) for first in range(len(words))),
-        " ".join((adjective.lower_, *lemmas)) if _describes(adjective) else "",
-        words=() if roles.has("nearby", noun) else tuple(judging),
-        beside=tuple(word.lower_ for word in own[1:] if word.dep_ == "amod"),
-        praise=_praise(noun, roles),
+        *_judgment([] if is_nearby else judging, noun, roles, beside),
+        described=" ".join((adjective.lower_, *lemmas)) if _describes(adjective) else "",
         roles=roles.kept(noun),
     )
 
@@ -171,48 +135,50 @@ def _describes(word: Token) -> bool:
 def _verb(verb: Token, roles: Roles) -> Mention | None:
     """Return what a verb implies: the sound for "it sounds great", writing for "well written"."""
     adverbs = [word.lower_ for word in verb.children if word.dep_ == "advmod"]
-    adverb = next((word for word in adverbs if valence(word)), None)
+    adverb = next((word for word in adverbs if _valence(word)), None)
     lemma = str(verb.lemma_).lower()
     if verb.tag_ != "VBN" or adverb is None:
-        words = tuple(_word(word, verb, roles) for word in roles.of("judged", verb))
+        words = [_word(word, verb, roles) for word in roles.of("judged", verb)]
         return _implied("verb", verb, (lemma,), words, roles.of("subject", verb), roles)
     name = "workmanship" if lemma == "make" else f"{lemma.removesuffix('e')}ing"
-    sign = -1 if roles.has("denied", verb) else 1
+    is_praise = (_valence(adverb) > 0) != roles.has("denied", verb)
     of = roles.of("subject" if verb.dep_ == "ROOT" else "describes", verb)
-    return _implied("adjective", verb, (name,), (Word(adverb, "", sign, -sign),), of, roles)
+    return _implied("adjective", verb, (name,), [Word(1 if is_praise else -1)], of, roles)
 
 
 def _adjective(word: Token, roles: Roles) -> Mention | None:
     """Return what is implied: comfort for "comfortable", ease of use for "easy to use"."""
     names = tuple(f"ease of {verb.lemma_}" for verb in roles.of("purpose", word))
     names = names or (() if word.lower_ == "easy" else _qualities(word.lower_))
-    words = [_word(word, word, roles)._replace(form="")]
-    if not valence(word.lower_):
-        words.append(Word("good", "", -1 if roles.has("denied", word) else 1))
-    return _implied("adjective", word, names, tuple(words), roles.of("describes", word), roles)
+    sign = _word(word, word, roles).sign
+    if not _valence(word.lower_):
+        sign = -1 if roles.has("denied", word) else 1
+    return _implied("adjective", word, names, [Word(sign)], roles.of("describes", word), roles)
 
 
 def _implied(
     by: str,
     word: Token,
     names: tuple[str, ...],
-    words: tuple[Word, ...],
-    of: list[Token],
+    words: Sequence[Word],
+    of: Sequence[Token],
     roles: Roles,
 ) -> Mention | None:
     """Return the mention of what a word implies about the first token in `of`, if any."""
-    if not of or not names or not words:
+    if not of or not names:
+        return None
+    judgment = _judgment(words, word, roles)
+    if judgment[0] == "neutral":
         return None
     owner = "" if of[0] is None else str(of[0].lemma_).lower()
-    praise = _praise(word, roles)
-    return Mention(names, names, implied_by=by, of=owner, words=words, praise=praise)
+    return Mention(names, names, *judgment, implied_by=by, of=owner)
 
 
 def _qualities(adjective: str) -> tuple[str, ...]:
     """Return the nouns that an adjective may imply; only good ones if its valence is unknown."""
     made = (
         adjective.removesuffix(old) + new
-        for old, new in ((*_GOOD, *_FURTHER) if valence(adjective) else _GOOD)
+        for old, new in ((*_GOOD, *_FURTHER) if _valence(adjective) else _GOOD)
         if adjective.endswith(old) and len(adjective) - len(old) + len(new) > _MIN_LETTERS
     )
     return tuple(dict.fromkeys(made))
@@ -230,7 +196,7 @@ def _word(adjective: Token, of: Token, roles: Roles) -> Word:
     elif adjective.tag_ not in _COMPARATIVES:  # "couldn't be better" denies nothing
         is_denied = roles.has("denied", adjective) or roles.has("denied", of)
         signs = (-1, 0) if is_denied else signs
-    return Word(adjective.lower_, form, *signs)
+    return Word(_sign(adjective.lower_, *signs), form)
 
 
 def _by_verb(noun: Token, roles: Roles) -> Iterator[Word]:
@@ -241,7 +207,17 @@ def _by_verb(noun: Token, roles: Roles) -> Iterator[Word]:
             if not roles.has("transitive" if is_subject else "purposeful", verb):
                 is_denied = roles.has("denied", verb) or roles.has("denied", noun)
                 signs = (-1, int(is_subject)) if is_denied else (1, -1)
-                yield Word(str(word.lemma_), "", *signs)
+                yield Word(_sign(str(word.lemma_), *signs))
+
+
+def _sign(word: str, if_good: int, if_bad: int) -> int:
+    """Return 0 for a word that sounds neither good nor bad."""
+    strength = _valence(word)
+    return 0 if not strength else if_good if strength > 0 else if_bad
+
+
+def _valence(word: str) -> float:
+    return valence(word) or (word in _PRAISING) - (word in _BLAMING)
 
 
 def _praise(token: Token, roles: Roles) -> int:

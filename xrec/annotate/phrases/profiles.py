@@ -2,10 +2,9 @@
 
 In "Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite the wait", craft
 cocktails and the cozy atmosphere describe the place. Its name, its caveats and its audience do not.
-A phrase is an aspect if neither too few nor too many profiles contain it; if its adjective goes
-with its noun more often than by chance, but not with every noun ("great food" is just food); and if
-its noun says something by itself. For "fresh handmade pasta", the item gets the longest name in the
-phrase that is an aspect.
+A phrase is an aspect if neither too few nor too many profiles contain it, if its adjective does not
+go with every noun ("great food" is just food), and if its noun says something by itself. For "fresh
+handmade pasta", the item gets the longest name in the phrase that is an aspect.
 """
 
 import re
@@ -18,14 +17,13 @@ from xrec.annotate.phrases.grammar import Token
 from xrec.annotate.phrases.lexicon import names_nothing
 from xrec.annotate.vocabulary import normalized
 from xrec.data import NamedAspects
-from xrec.data.language import PRAISE_OF_ANYTHING, parse, tags, valence, word_set
+from xrec.data.language import parse, tags, valence, word_set
 from xrec.errors import DataError
 
 _MIN_ITEMS = 5  # whose profiles name an aspect; a rarer one tells little about users
 _MAX_SHARE = 0.2  # of the items; a more frequent aspect does not tell them apart
 _MAX_WORDS = 3
 _BLAME = -0.35
-_MIN_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
 _MIN_PRAISED = 0.5  # the share of a name's uses that praise it
 _MIN_BARE = 0.3  # the share of a noun's uses without a description
 _FREQUENT = 30  # uses of an adjective needed to tell which nouns it goes with
@@ -206,11 +204,10 @@ def _key(words: Sequence[str]) -> str:
 
 
 class _Joined:
-    """How often adjectives and nouns are used, alone and together."""
+    """How often names, adjectives and nouns are used."""
 
     def __init__(self, found: Iterable[Sequence[Reason]]):
         reasons = [reason for some in found for reason in some]
-        self._total = len(reasons)
         self._names: Counter[str] = Counter()
         self._praised: Counter[str] = Counter()
         self._adjectives: Counter[str] = Counter()
@@ -236,18 +233,12 @@ class _Joined:
         first, _, rest = name.partition(" ")
         if self._praised[name] < _MIN_PRAISED * self._names[name] or names_nothing(name):
             return False
-        if first in PRAISE_OF_ANYTHING and names_nothing(rest):  # a great choice
-            return False
         if not rest:
             return (
                 tags().get(name) not in _ADJECTIVES
                 and self._bare[name] >= _MIN_BARE * self._names[name]
             )
-        count = self._adjectives[first]
-        if name not in self._described or count < _FREQUENT:
-            return True
-        by_chance = count * self._names[rest] / self._total
-        return self._names[name] >= _MIN_LIFT * by_chance and not self._is_general(first)
+        return name not in self._described or not self._is_general(first)
 
     def _is_general(self, adjective: str) -> bool:
         """Return whether an adjective goes with any noun, as "great" does."""

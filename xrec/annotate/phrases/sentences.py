@@ -10,14 +10,14 @@ _ITEM = (
     "It is praised for its {praised}.",
 )
 _COMPLAINTS = ("Some find fault with the {blamed}.", "A few complain about the {blamed}.")
-_USER = ("Often praises {praised}.", "Cares about {praised}.", "Looks for {praised}.")
+_USER = ("Often praises {praised}.", "Cares about {praised}.", "Values {praised}.")
 # Models learn these with a placeholder for the name, so they must fit singular and plural names.
 _PAIR = (
     "You would enjoy {name} for the {praised}.",
     "You are likely to appreciate the {praised} of {name}.",
     "{Name} could win you over with the {praised}.",
     "You would like {name}, especially the {praised}.",
-    "The {praised} of {name} should please you.",
+    "{Name} is a good choice for you because of the {praised}.",
     "You should be happy with the {praised} of {name}.",
     "You will like {name} for the {praised}.",
 )

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from xrec.config import (
     Device,
@@ -34,8 +34,6 @@ from xrec.text import (
     Prompt,
     PromptFile,
     Reply,
-    ReplyStore,
-    ScoreReply,
     endpoint_key,
     load_language_model,
     model_identity,
@@ -45,6 +43,24 @@ from xrec.text import (
 logger = logging.getLogger("xrec")
 
 _LEAST = 3  # pairs of which a correlation is told
+
+
+class ScoreReply(BaseModel):
+    """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
+
+    # The docstring is part of the schema that the model sees, and of the keys of stored replies.
+
+    model_config = ConfigDict(extra="ignore")
+
+    score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_number(cls, value: Any) -> Any:
+        values = {"score": value} if isinstance(value, int | float) else value
+        if isinstance(values, dict) and isinstance(values.get("score"), bool):
+            raise ValueError("expected a number, got true or false")
+        return values
 
 
 class Judge:
@@ -139,7 +155,7 @@ def load_judge(
     asker = Asker(
         models[settings],
         model.sampling,
-        ReplyStore(access.replies),
+        access.replies,
         identity=model_identity(model, access.storage),
     )
     return Judge(name, judge_question(), asker)

@@ -79,7 +79,7 @@ class Statements:
         assert dataset.aspects is not None, "a dataset without aspects has no statements"
         assert dataset.explanation_aspects is not None
         vocabulary = dataset.aspects["aspect"].to_pylist()
-        self.finder, self._reader = AspectNames(vocabulary), Reader({})
+        self.finder, self._reader = AspectNames(vocabulary), Reader()
         self.names = [self.finder.same(aspect) for aspect in vocabulary]
         self.of_all = self._counted(dataset.aspects, "")[None]
         self.of_items = self._counted(dataset.item_aspects, "item_index", pairs)

@@ -30,7 +30,7 @@ from xrec.lab.measures.measures import (
 from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.statements import Statements
 from xrec.storage import open_location
-from xrec.text import Asker, Prompt, ReplyStore
+from xrec.text import Asker, Prompt
 
 LETTERS = ["amp", "bow", "cap", "drum"]
 (PAIR,) = PAIRS = held_out((0, 0))
@@ -112,8 +112,8 @@ WRITTEN = ScoredTexts.of(JUDGED, {(f"u{n}", "i"): f"text {n}" for n in range(39)
 
 
 def _judge(answer: Callable[..., str], folder: Path) -> tuple[Judge, ScriptedModel]:
-    model, store = ScriptedModel(answer), ReplyStore(open_location(str(folder)))
-    asker = Asker(model, SamplingConfig(temperature=1.0), store, identity={})
+    model, replies = ScriptedModel(answer), open_location(str(folder))
+    asker = Asker(model, SamplingConfig(temperature=1.0), replies, identity={})
     return Judge("ann", judge_question(), asker), model
 
 

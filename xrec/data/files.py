@@ -5,97 +5,21 @@ The line number of a Parquet row is its row number, counted from 1.
 
 import codecs
 import gzip
-import itertools
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import IO, Any, cast
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, cast
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xrec.data.findings import Finding
-from xrec.data.text_rows import Row, csv_rows, json_rows
+from xrec.data.block import Block
+from xrec.data.text_rows import csv_blocks, json_blocks
 from xrec.errors import DataError
 
 BLOCK_BYTES = 1 << 20  # of text
 _BLOCK_ROWS = 32_768  # of Parquet
-MISSING = object()
-"""The cell of a row of JSON Lines that does not have the column."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a file, by column.
-
-    numbers: the line of each row. columns: the cells of each column, by its name. text: returns the
-    text of a row, given its position in the block. findings: the rows that cannot be read.
-    """
-
-    file: str
-    numbers: Sequence[int]
-    columns: Mapping[str, list[Any] | pa.Array]
-    text: Callable[[int], str]
-    findings: Sequence[Finding] = ()
-
-    def cells(self, name: str) -> list[Any]:
-        """Return the cells of a column; raise DataError if Python cannot hold one of them."""
-        cells = self.columns[name]
-        return cells if isinstance(cells, list) else self._listed(name, cells)
-
-    def distinct(self, name: str) -> tuple[list[Any], npt.NDArray[np.int64]]:
-        """Return different cells of a column, and for each row, the place of its own among them."""
-        cells = _as_array(self.columns[name])
-        if cells is not None:
-            with suppress(pa.ArrowNotImplementedError):  # for lists and objects
-                encoded = cells.dictionary_encode(null_encoding="encode")
-                return self._listed(name, encoded.dictionary), encoded.indices.to_numpy()
-        return self.cells(name), np.arange(len(self.numbers))
-
-    def ids(self, name: str) -> pa.Array | None:
-        """Return a column as strings; None if not all cells are integers or non-empty strings."""
-        cells = _as_array(self.columns[name])
-        if cells is None or cells.null_count:
-            return None
-        if not pa.types.is_integer(cells.type):
-            is_text = pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)
-            if not is_text or not pc.all(pc.greater(pc.binary_length(cells), 0)).as_py():
-                return None
-        try:
-            cells.validate(full=True)  # checks the UTF-8
-        except pa.ArrowInvalid:
-            return None
-        return cells.cast(pa.large_string())
-
-    def _listed(self, name: str, cells: pa.Array) -> list[Any]:
-        try:
-            return list(cells.to_pylist())
-        except (OverflowError, ValueError) as error:
-            raise DataError(
-                f"{self.file}: column {name!r} of type {cells.type} has a value that cannot be "
-                f"read ({error}); expected dates in the years 1 to 9999; fix or drop it",
-                code="unreadable_value",
-                key=name,
-            ) from error
-
-
-def _as_array(cells: list[Any] | pa.Array) -> pa.Array | None:
-    """Return the cells as an array, if they are all texts (or null) or all integers."""
-    if isinstance(cells, pa.Array):
-        is_dictionary = pa.types.is_dictionary(cells.type)
-        return cells.cast(cells.type.value_type) if is_dictionary else cells
-    types = {*map(type, cells)}
-    with suppress(ValueError, OverflowError):  # lone surrogates; large integers
-        if types <= {str, type(None)}:
-            return pa.array(cells, pa.large_string())
-        if types == {int}:
-            return pa.array(cells, pa.int64())
-    return None
 
 
 def read_blocks(
@@ -124,28 +48,11 @@ def read_blocks(
     if name.endswith(".parquet"):
         return _parquet(file, source, wanted)
     texts = _texts(file, source, encoding, block_bytes)
-    names: list[str] | None
     if name.endswith((".csv", ".tsv")):
-        names, parts = csv_rows(file, texts, "\t" if name.endswith(".tsv") else delimiter)
+        names, blocks = csv_blocks(file, texts, "\t" if name.endswith(".tsv") else delimiter)
         _check_unique(file, names)
-    else:
-        parts = json_rows(texts)
-        head = next(parts, [])
-        names, parts = _keys(head) or None, itertools.chain([head], parts)
-    return names, (_block(file, rows, wanted or names or _keys(rows)) for rows in parts)
-
-
-def _keys(rows: Sequence[Row]) -> list[str]:
-    """Return the columns of the rows, in the order of first appearance."""
-    return list(dict.fromkeys(key for row in rows for key in row.cells))
-
-
-def _block(file: str, rows: Sequence[Row], names: Collection[str]) -> Block:
-    whole = [row for row in rows if not row.problem]
-    columns = {name: [row.cells.get(name, MISSING) for row in whole] for name in names}
-    findings = [Finding(file, row.number, row.problem, row.text) for row in rows if row.problem]
-    numbers = [row.number for row in whole]
-    return Block(file, numbers, columns, lambda row: whole[row].text, findings)
+        return names, blocks
+    return json_blocks(file, texts, wanted)
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 import hashlib
 import operator
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,103 +15,15 @@ from xrec.annotate.annotator import (
     Failure,
     Input,
     ItemInput,
-    ItemText,
     PairInput,
     Review,
-    ReviewedItem,
-    Stage,
     Text,
     UserInput,
     Written,
 )
 from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS, SOLICITS
-from xrec.annotate.store import ReviewStore
 from xrec.bulk import Outcome, RowFormat
 from xrec.data.language import solicits, without_solicitation
-from xrec.schemas import REVIEWS
-
-_MAX_REVIEWS = 50  # per profile; the most helpful and newest ones
-_REVIEW_COLUMNS = tuple(name for name in REVIEWS.names if name not in ("split", "helpful"))
-
-
-class ItemTexts:
-    """The texts of items by id: those that the stage `items` wrote."""
-
-    def __init__(self, table: pa.Table):
-        self._ids = table["item_id"].combine_chunks()
-        self._texts = table.select(["title", "profile", "title_is_made"])
-
-    def of(self, item_ids: Iterable[str]) -> dict[str, ItemText]:
-        """Return the text of each item that has one, by id."""
-        wanted = pa.array(sorted(set(item_ids)), pa.string())
-        indices = pc.drop_null(pc.index_in(wanted, value_set=self._ids))
-        rows = self._texts.take(indices).to_pylist()
-        ids = self._ids.take(indices).to_pylist()
-        return {id_: ItemText(**row) for id_, row in zip(ids, rows, strict=True)}
-
-
-@dataclass(frozen=True)
-class InputReader:
-    """Reads the inputs of a stage's rows; all stages but the first need `items`."""
-
-    store: ReviewStore
-    items: ItemTexts | None = None
-
-    def of(self, stage: Stage, rows: pa.Table) -> Sequence[Input]:
-        """Return the input of each row (columns: the stage's keys), in order."""
-        readers = {"items": self._items, "users": self._users, "pairs": self._pairs}
-        return readers[stage](rows)
-
-    def _items(self, rows: pa.Table) -> list[Input]:
-        ids = rows["item_id"].to_pylist()
-        reviews = _by_id(self.store.of("training_by_item", ids), "item_id")
-        items = self.store.items
-        known = items.filter(pc.is_in(items["item_id"], value_set=pa.array(ids, pa.string())))
-        by_id = {row["item_id"]: row for row in known.to_pylist()}
-        inputs: list[Input] = []
-        for id_ in ids:
-            row, all_reviews = by_id.get(id_, {"title": "", "details": ""}), reviews[id_]
-            chosen = tuple(map(_review, all_reviews[:_MAX_REVIEWS]))
-            inputs.append(ItemInput(id_, row["title"], row["details"], chosen, len(all_reviews)))
-        return inputs
-
-    def _users(self, rows: pa.Table) -> list[Input]:
-        ids = rows["user_id"].to_pylist()
-        table = self.store.of("training_by_user", ids)
-        reviews, items = _by_id(table, "user_id"), self._texts(table["item_id"].to_pylist())
-        inputs: list[Input] = []
-        for id_ in ids:
-            chosen = map(_review, reviews[id_][:_MAX_REVIEWS])
-            reviewed = tuple(ReviewedItem(review, items.get(review.item_id)) for review in chosen)
-            inputs.append(UserInput(id_, reviewed, len(reviews[id_])))
-        return inputs
-
-    def _pairs(self, rows: pa.Table) -> list[Input]:
-        users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
-        table = self.store.of("all_by_user", set(users)).to_pylist()
-        reviews = {(row["user_id"], row["item_id"]): row for row in table}
-        texts = self._texts(items)
-        return [
-            PairInput(user, item, _review(row), texts.get(item), row["split"])
-            for user, item in zip(users, items, strict=True)
-            for row in (reviews[user, item],)
-        ]
-
-    def _texts(self, item_ids: Iterable[str]) -> dict[str, ItemText]:
-        assert self.items is not None, "the stage of the items comes first"
-        return self.items.of(item_ids)
-
-
-def _by_id(reviews: pa.Table, key: str) -> defaultdict[str, list[dict[str, Any]]]:
-    assert set(reviews["split"].unique().to_pylist()) <= {"train"}, "a review is held out"
-    by_id: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in reviews.to_pylist():
-        by_id[row[key]].append(row)
-    return by_id
-
-
-def _review(row: Mapping[str, Any]) -> Review:
-    return Review(**{name: row[name] for name in _REVIEW_COLUMNS})
 
 
 class TextTask:
@@ -140,22 +51,24 @@ class TextTask:
         inputs = self._inputs(rows)
         parts = [parts_of(row, self._folds) for row in inputs]
         asked = [
-            [row, *(rest for _, rest in row_parts)]
+            part
             for row, row_parts in zip(inputs, parts, strict=True)
+            for part in (row, *(rest for _, rest in row_parts))
         ]
-        to_write = [part for row_asked in asked for part in row_asked if refused(part) is None]
+        to_write = [part for part in asked if refused(part) is None]
         written = self._annotator.write(to_write) if to_write else Written([])
         assert len(written.results) == len(to_write), "a result is missing"
         results = iter(written.results)
+        texts = iter([_clean(part, refused(part) or next(results)) for part in asked])
         ok, failed, num_removed = [], [], 0
         for number, (row, row_parts) in enumerate(zip(inputs, parts, strict=True)):
-            result, *others = [refused(part) or next(results) for part in asked[number]]
-            text, num_cleaned = _clean(row, result)
+            text, num_cleaned = next(texts)
+            left_out = list(_left_out(row_parts, texts))
             num_removed += num_cleaned
             if isinstance(text, Failure):
                 failed.append((number, text))
                 continue
-            columns = self._columns(row, text) | _left_out(row, row_parts, others)
+            columns = {**self._columns(row, text), "left_out": left_out}
             ok.append({**columns, "content_key": self._content_key(row)})
         return Outcome(
             pa.Table.from_pylist(ok, schema=self._format.ok_schema),
@@ -177,8 +90,8 @@ class TextTask:
     def _columns(self, row: Input, text: Text) -> dict[str, Any]:
         columns = {name: getattr(row, name) for name in self._format.keys} | asdict(text)
         if isinstance(row, PairInput):
-            columns |= {"split": row.split} | ({"explanation": ""} if _is_low_rated(row) else {})
-        return columns
+            columns["split"] = row.split
+        return columns | ({"explanation": ""} if _is_low_rated(row) else {})
 
     def _content_key(self, row: Input) -> str:
         data = f"{self._settings}\n{row!r}".encode("utf-8", errors="surrogatepass")
@@ -218,21 +131,12 @@ def parts_of(row: Input, folds: int | None) -> list[Part]:
 
 
 def _left_out(
-    row: Input, parts: Sequence[Part], results: Sequence[Text | Failure]
-) -> dict[str, list[dict[str, str]]]:
-    """Return the column `left_out`: by ID, the profile written without that ID's review.
-
-    It is "" if the profile failed.
-    """
-    if isinstance(row, PairInput):
-        return {}
-    profiles = [getattr(_clean(row, text)[0], "profile", "") for text in results]
-    left_out = [
-        {"id": id_, "profile": profile}
-        for (ids, _), profile in zip(parts, profiles, strict=True)
-        for id_ in ids
-    ]
-    return {"left_out": left_out}
+    parts: Sequence[Part], texts: Iterator[tuple[Text | Failure, int]]
+) -> Iterator[dict[str, str]]:
+    """Yield each ID and the profile written without that ID's review, "" if it failed."""
+    for ids, _ in parts:
+        profile = getattr(next(texts)[0], "profile", "")
+        yield from ({"id": id_, "profile": profile} for id_ in ids)
 
 
 def refused(row: Input) -> Failure | None:

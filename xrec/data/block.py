@@ -1,0 +1,86 @@
+"""A block of rows of a file, by column, as it was read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xrec.data.findings import Finding
+from xrec.errors import DataError
+
+MISSING = object()
+"""The cell of a row of JSON Lines that does not have the column."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a file, by column.
+
+    numbers: the line of each row. columns: the cells of each column, by its name. text: returns the
+    text of a row, given its position in the block. findings: the rows that cannot be read.
+    """
+
+    file: str
+    numbers: Sequence[int]
+    columns: Mapping[str, list[Any] | pa.Array]
+    text: Callable[[int], str]
+    findings: Sequence[Finding] = ()
+
+    def cells(self, name: str) -> list[Any]:
+        """Return the cells of a column; raise DataError if Python cannot hold one of them."""
+        cells = self.columns[name]
+        return cells if isinstance(cells, list) else self._listed(name, cells)
+
+    def distinct(self, name: str) -> tuple[list[Any], npt.NDArray[np.int64]]:
+        """Return different cells of a column, and for each row, the place of its own among them."""
+        cells = _as_array(self.columns[name])
+        if cells is not None:
+            with suppress(pa.ArrowNotImplementedError):  # for lists and objects
+                encoded = cells.dictionary_encode(null_encoding="encode")
+                return self._listed(name, encoded.dictionary), encoded.indices.to_numpy()
+        return self.cells(name), np.arange(len(self.numbers))
+
+    def ids(self, name: str) -> pa.Array | None:
+        """Return a column as strings; None if not all cells are integers or non-empty strings."""
+        cells = _as_array(self.columns[name])
+        if cells is None or cells.null_count:
+            return None
+        if not pa.types.is_integer(cells.type):
+            is_text = pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)
+            if not is_text or not pc.all(pc.greater(pc.binary_length(cells), 0)).as_py():
+                return None
+        try:
+            cells.validate(full=True)  # checks the UTF-8
+        except pa.ArrowInvalid:
+            return None
+        return cells.cast(pa.large_string())
+
+    def _listed(self, name: str, cells: pa.Array) -> list[Any]:
+        try:
+            return list(cells.to_pylist())
+        except (OverflowError, ValueError) as error:
+            raise DataError(
+                f"{self.file}: column {name!r} of type {cells.type} has a value that cannot be "
+                f"read ({error}); expected dates in the years 1 to 9999; fix or drop it",
+                code="unreadable_value",
+                key=name,
+            ) from error
+
+
+def _as_array(cells: list[Any] | pa.Array) -> pa.Array | None:
+    """Return the cells as an array, if they are all texts (or null) or all integers."""
+    if isinstance(cells, pa.Array):
+        is_dictionary = pa.types.is_dictionary(cells.type)
+        return cells.cast(cells.type.value_type) if is_dictionary else cells
+    types = {*map(type, cells)}
+    with suppress(ValueError, OverflowError):  # lone surrogates; large integers
+        if types <= {str, type(None)}:
+            return pa.array(cells, pa.large_string())
+        if types == {int}:
+            return pa.array(cells, pa.int64())
+    return None
