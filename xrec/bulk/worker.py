@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import reduce
@@ -247,7 +247,8 @@ class ChunkWorker:
 
 
 def joined(parts: Sequence[Done]) -> Done:
-    costs = reduce(added, (part.costs for part in parts), {})
+    nothing: Mapping[str, float] = {}
+    costs = reduce(added, (part.costs for part in parts), nothing)
     return Done(pa.concat_tables([part.rows for part in parts]), costs)
 
 
