@@ -89,8 +89,10 @@ def scores(data: BenchmarkData, vectors: Vectors) -> Record:
     found = {}
     for name, edges in ((VALIDATION, data.validation), (TEST, data.test)):
         items, users = SeenItems(edges), users_with_items(edges)
-        ranked = top_k_items(vectors.users, vectors.items, seen, users, 20)
-        found[name] = round(metrics_of(ranked, items, data.num_items, (20,))[0][RECALL], 4)
+        ranked = top_k_items(vectors.users, vectors.items, seen, users, 20, more=vectors.more)
+        metrics = metrics_of(ranked, items, data.num_items, (20,))[0]
+        found[name] = round(metrics[RECALL], 4)
+        found[name.replace("recall", "ndcg")] = round(metrics["ndcg@20"], 4)
     return found
 
 

@@ -9,12 +9,13 @@ for the whole run among the training items that its user does not have.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse
+import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
 
@@ -22,12 +23,16 @@ from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.artifact import METRICS, read_graph
 from xrec.graph.lightgcn import symmetric_product
 from xrec.graph.partition import Partition
+from xrec.graph.ranking import More, SeenItems
 from xrec.graph.sampling import NegativeSampler
+from xrec.neighbors.build import build
+from xrec.neighbors.scores import RELATIVE_WEIGHTS, NeighborScores, fit
 from xrec.storage import open_location
 
 NUM_LAYERS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 4, 1024, 1e-3, 1e-6
 NUM_EPOCHS = 300
-EASE_REGULARIZATION = 200.0  # within the paper's range, and not tuned here
+EASE_REGULARIZATIONS = (100.0, 200.0, 300.0, 500.0, 1000.0)  # the best on validation counts
+GF_CF_ALPHAS, GF_CF_RANK = (0.0, 0.1, 0.3, 0.6, 1.0), 256
 ALS = {"regularization": 10.0, "alpha": 40.0, "iterations": 15}
 """The best validation Recall@20 on Yelp with D = 64 of 15 settings: regularization 1 to 100, alpha
 1 to 80, 15 and 30 iterations."""
@@ -57,10 +62,14 @@ class BenchmarkData:
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Vectors of users (U, D) and items (I, D), float32; a pair's score is their dot product."""
+    """Vectors of users (U, D) and items (I, D), float32; a pair's score is their dot product.
+
+    more: what is added to the scores of users (B,), as `top_k_items` takes it.
+    """
 
     users: Tensor
     items: Tensor
+    more: More | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +179,8 @@ def fit_als(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     model = AlternatingLeastSquares(**sizes, random_state=0, **ALS)
     model.fit(data.interactions(), show_progress=False)
     seconds = time.perf_counter() - began
-    factors = (torch.from_numpy(each) for each in (model.user_factors, model.item_factors))
-    yield Snapshot(seconds, int(ALS["iterations"]), Vectors(*factors))
+    users, items = map(torch.from_numpy, (model.user_factors, model.item_factors))
+    yield Snapshot(seconds, int(ALS["iterations"]), Vectors(users, items))
 
 
 def fit_ease(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
@@ -180,21 +189,78 @@ def fit_ease(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     P = (R^T R + l I)^-1, B_ij = -P_ij / P_jj, B_jj = 0. The matrix (I, I) is dense float32, which
     is 1 GB for 16,000 items, and time is cubic: it does not scale with the catalogue.
     """
+    interactions = data.interactions()
+    users = torch.from_numpy(interactions.toarray())
+    for number, regularization in enumerate(EASE_REGULARIZATIONS):
+        began = time.perf_counter()
+        gram = (interactions.T @ interactions).toarray()
+        gram[np.diag_indices_from(gram)] += np.float32(regularization)
+        inverse = scipy.linalg.inv(gram, overwrite_a=True, assume_a="pos")
+        weights = np.divide(inverse, -np.diag(inverse).copy(), out=inverse)
+        np.fill_diagonal(weights, 0.0)
+        seconds = time.perf_counter() - began
+        yield Snapshot(seconds, number, Vectors(users, torch.from_numpy(weights.T)))
+
+
+def fit_gf_cf(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
+    """GF-CF (Shen et al., CIKM 2021, arXiv 2108.07567): a linear and an ideal low-pass filter.
+
+    B = R~^T R~ + a D_I^-1/2 V V^T D_I^1/2, R~ = D_U^-1/2 R D_I^-1/2, V its right singular vectors.
+    The matrix (I, I) is dense, as that of EASE.
+    """
     began = time.perf_counter()
     interactions = data.interactions()
-    gram = (interactions.T @ interactions).toarray()
-    gram[np.diag_indices_from(gram)] += np.float32(EASE_REGULARIZATION)
-    inverse = scipy.linalg.inv(gram, overwrite_a=True, assume_a="pos")
-    weights = np.divide(inverse, -np.diag(inverse).copy(), out=inverse)
-    np.fill_diagonal(weights, 0.0)
-    seconds = time.perf_counter() - began
-    vectors = Vectors(torch.from_numpy(interactions.toarray()), torch.from_numpy(weights.T))
-    yield Snapshot(seconds, 0, vectors)
+    powers = [np.maximum(np.asarray(interactions.sum(axis)).ravel(), 1) for axis in (1, 0)]
+    left, right = (scipy.sparse.diags(degrees**-0.5) for degrees in powers)
+    normalized = (left @ interactions @ right).astype(np.float32).tocsr()
+    vectors = scipy.sparse.linalg.svds(normalized, k=GF_CF_RANK, random_state=0)[2].T
+    linear = (normalized.T @ normalized).toarray()
+    scaled = vectors * powers[1][:, None] ** -0.5, vectors.T * powers[1] ** 0.5
+    users = torch.from_numpy(interactions.toarray())
+    for number, alpha in enumerate(GF_CF_ALPHAS):
+        weights = linear + np.float32(alpha) * (scaled[0] @ scaled[1]).astype(np.float32)
+        seconds = time.perf_counter() - began
+        yield Snapshot(seconds, number, Vectors(users, torch.from_numpy(weights.T.copy())))
+
+
+def fit_neighbors(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
+    """Our neighbors alone."""
+    began = time.perf_counter()
+    nothing = Vectors(torch.zeros(data.num_users, 1), torch.zeros(data.num_items, 1))
+    vectors = _with_neighbors(data, nothing, (1.0,))
+    yield Snapshot(time.perf_counter() - began, 0, vectors)
+
+
+def read_both(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
+    """Our vectors plus our neighbors, with the weight that ranks the validation pairs best."""
+    (ours,) = read_ours(data, budget)
+    began = time.perf_counter()
+    both = _with_neighbors(data, ours.vectors, RELATIVE_WEIGHTS)
+    yield Snapshot(ours.seconds + time.perf_counter() - began, ours.epoch, both)
+
+
+def _with_neighbors(data: BenchmarkData, vectors: Vectors, relative: Sequence[float]) -> Vectors:
+    found = build(data.train.numpy(), data.num_users, data.num_items)
+    history, num_people = SeenItems(data.train), torch.bincount(data.train[1])
+    num_people = torch.nn.functional.pad(num_people, (0, data.num_items - len(num_people)))
+    scores = NeighborScores(found.starts, found.targets, found.weights, history)
+    given = vectors.users, vectors.items, scores, num_people, history, data.validation
+    best = fit(*given, relative=relative)[0]
+    factors = best.weight * num_people.clamp(min=1) ** (0.5 - best.power)
+
+    def more(users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, items, sums = scores.of(users)
+        return rows, items, factors[items] * sums
+
+    return Vectors(vectors.users, vectors.items, more)
 
 
 METHODS: dict[str, Callable[[BenchmarkData, Budget], Iterator[Snapshot]]] = {
     "recipe": train_recipe,
     "implicit-als": fit_als,
     "ease": fit_ease,
-    "ours": read_ours,
+    "gf-cf": fit_gf_cf,
+    "neighbors": fit_neighbors,
+    "vectors": read_ours,
+    "ours": read_both,
 }

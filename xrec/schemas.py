@@ -104,17 +104,46 @@ RANKS = pa.schema(
             pa.float32(),
             metadata={
                 "comment": "how much the recommender expects the user to like the item; for "
-                "xrec recommend, the dot product of their vectors"
+                "xrec recommend, the dot product of their vectors plus what neighbors add, which "
+                "is rounded to two digits"
             },
         ),
     ]
 )
+# Why xrec recommended a pair, by what people did (xrec.neighbors); null if it did not.
+SUPPORT = pa.schema(
+    [
+        pa.field(
+            "evidence_kind",
+            pa.string(),
+            metadata={
+                "comment": "others: people who chose the supporting item chose this one too; "
+                "history: the user chose the supporting item; popular: many chose this one; "
+                "abstained: none of these"
+            },
+        ),
+        pa.field(
+            "evidence_item_id",
+            pa.string(),
+            metadata={"comment": "the supporting item, from the user's history"},
+        ),
+        pa.field(
+            "evidence_at_least",
+            pa.int32(),
+            metadata={
+                "comment": "a lower bound of how many other people, in steps: 5, 10, 20, 50, ...",
+                "unit": "people",
+            },
+        ),
+    ]
+)
+GIVEN = pa.schema([*RANKS, *SUPPORT])
 # The best new items for each user, sorted by user and rank.
-RECOMMENDATIONS = pa.schema([field.with_nullable(False) for field in (*PAIRS, *RANKS)])
+RECOMMENDATIONS = pa.schema([*(field.with_nullable(False) for field in (*PAIRS, *RANKS)), *SUPPORT])
 GENERATED = pa.schema(
     [
         *PAIRS,
-        *RANKS,
+        *GIVEN,
         _column("explanation", pa.string(), "why the user would like the item"),
         _column("num_prompt_tokens", pa.int32(), "length of the prompt", "tokens"),
         _column(
@@ -131,7 +160,8 @@ GENERATED = pa.schema(
         _column(
             "model_fingerprint",
             pa.string(),
-            "hash of the language model, adapter, and graph that made the text",
+            "hash of the language model, adapter, and graph that made the text; empty without a "
+            "language model",
         ),
         _column(
             "content_key",
@@ -150,7 +180,7 @@ GENERATED = pa.schema(
             "kind",
             pa.string(),
             "written if the language model wrote the text, plain if it is a sentence made from the "
-            "evidence because the text was refused",
+            "evidence because the text was refused or there is no language model",
         ),
         _column(
             "refused",
@@ -163,7 +193,7 @@ GENERATED = pa.schema(
 FAILED = pa.schema(
     [
         *PAIRS,
-        *RANKS,
+        *GIVEN,
         _column("reason", pa.string(), "why there is no explanation"),
         _column("message", pa.string(), "details of the reason, for a human reader"),
         GENERATED.field("content_key"),

@@ -103,9 +103,10 @@ def make_adapter(folder: Path, graph: str, base_model: str, seed: int = 0, **pro
 
 def save_recommendations(folder: Path, k: int, *rows: tuple[str, str, int, float]) -> Manifest:
     """Write recommendations of up to `k` items a user: user, item, rank and score of each."""
-    columns = dict(zip(RECOMMENDATIONS.names, zip(*rows, strict=True), strict=True))
-    location = open_location(str(folder))
-    table = pa.table(columns).cast(RECOMMENDATIONS)
+    location, fields = open_location(str(folder)), list(RECOMMENDATIONS)
+    columns = [pa.array(values) for values in zip(*rows, strict=True)]
+    columns += [pa.nulls(len(rows), field.type) for field in fields[len(columns) :]]
+    table = pa.table(columns, RECOMMENDATIONS.names).cast(RECOMMENDATIONS)
     files = {
         "part-00000.parquet": write_table(location / "part-00000.parquet", table, table.schema)
     }

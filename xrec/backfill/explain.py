@@ -3,14 +3,14 @@
 No pair is lost, and a pair that fails does not stop the others.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.backfill.identity import changed_parts, content_key
+from xrec.backfill.identity import changed_parts, content_key, sentence_key
 from xrec.bulk import FAILED as FAILED_ROW
 from xrec.config import DecodingConfig, TextConfig, placeholder_names
 from xrec.data import Dataset
@@ -18,8 +18,18 @@ from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer
 from xrec.generate.text_rules import TextFinisher
 from xrec.llm.prompt import PairTexts, PromptTooLongError
-from xrec.schemas import FAILED, GENERATED, PAIRS
+from xrec.neighbors.sentences import people_evidence
+from xrec.schemas import FAILED, GENERATED, PAIRS, SUPPORT
 
+_LOOKED_UP = [*PAIRS.names, *SUPPORT.names]
+_UNWRITTEN: dict[str, Any] = {
+    **dict.fromkeys(("num_prompt_tokens", "num_generated_tokens"), 0),
+    "finish_reason": "stop",
+    "model_fingerprint": "",
+    "aspects": [],
+    "refused": "",
+}
+"""Columns of a sentence that no language model wrote."""
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
@@ -39,13 +49,13 @@ class FailedPair:
 def explain_pairs(
     explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
 ) -> tuple[pa.Table, pa.Table]:
-    """Explain `pairs` (schema PAIRS), and raise the engine's errors.
+    """Explain `pairs` (schemas PAIRS and GIVEN), and raise the engine's errors.
 
     Returns a table of explanations (schema GENERATED) and one of failed rows (FAILED), both sorted
     by user and item. `shared_key` is the part of the content keys that all pairs of the run share.
     """
     rows: list[dict[str, Any]] = []
-    known, failed = _look_up(explainer.dataset, explainer.pairs, pairs)
+    known, failed = _look_up(explainer.dataset, explainer.pairs, pairs, decoding.text)
     accepted: list[_KnownPair] = []
     prompts: list[list[int]] = []
     for one in known:
@@ -81,6 +91,25 @@ def explain_pairs(
     return generated.sort_by(_BY_PAIR), not_explained.sort_by(_BY_PAIR)
 
 
+def say_pairs(
+    dataset: Dataset, pairs: pa.Table, rules: TextConfig, shared_key: str
+) -> tuple[pa.Table, pa.Table]:
+    """Return what `explain_pairs` returns, but only sentences about what people did."""
+    rows: list[dict[str, Any]] = []
+    known, failed = _known_and_failed(dataset, pairs)
+    for row, _ in known:
+        people = people_evidence(dataset, row, rules.people)
+        key = sentence_key(shared_key, people)
+        if people is None:
+            message = "nothing that people did speaks for it"
+            failed.append(FailedPair(_ids(row), "abstained", message, key))
+        else:
+            about = {"explanation": people.sentence, "content_key": key, "kind": "plain"}
+            rows.append({**_ids(row), **_UNWRITTEN, **about})
+    said = pa.Table.from_pylist(rows, GENERATED)
+    return said.sort_by(_BY_PAIR), failed_rows(dataset, failed).sort_by(_BY_PAIR)
+
+
 def why_again(
     explainer: Explainer, earlier: pa.Table, rules: TextConfig, shared_key: str
 ) -> pa.Array:
@@ -92,10 +121,12 @@ def why_again(
     without a text, unless there was nothing to say about the pair (`abstained`). If neither prompt
     nor text mentions evidence, its counts may have changed if the text still passes `rules`.
     """
-    known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(PAIRS.names))
+    known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(_LOOKED_UP), rules)
     today = {tuple(one.ids.values()): one for one in known}
-    shown = placeholder_names(explainer.pairs.builder.prompt.aspect)
-    is_told = rules.is_backed or bool({*shown} - {"aspect"})
+    prompt = explainer.pairs.builder.prompt
+    is_told = rules.is_backed or bool(
+        prompt.people or {*placeholder_names(prompt.aspect)} - {"aspect"}
+    )
 
     def why(row: dict[str, Any]) -> str | None:
         one = today.get((row["user_id"], row["item_id"]))
@@ -143,7 +174,7 @@ def refused_today(
 
     Users and items that are no longer in the dataset are left out.
     """
-    known, _ = _look_up(dataset, prompts, rows.select(PAIRS.names))
+    known, _ = _look_up(dataset, prompts, rows.select(_LOOKED_UP), rules)
     texts: dict[tuple[str, ...], str] = {
         (row["user_id"], row["item_id"]): row["explanation"]
         for row in rows.select([*PAIRS.names, "explanation"]).to_pylist()
@@ -154,19 +185,41 @@ def refused_today(
 
 
 def _look_up(
-    dataset: Dataset, prompts: PairPrompts, pairs: pa.Table
+    dataset: Dataset, prompts: PairPrompts, pairs: pa.Table, rules: TextConfig
 ) -> tuple[list[_KnownPair], list[FailedPair]]:
-    """Split `pairs` (schema PAIRS) into those that the dataset knows and the others, in order."""
-    known: list[tuple[dict[str, str], Pair]] = []
-    failed: list[FailedPair] = []
-    for ids in pairs.cast(PAIRS).to_pylist():
-        try:
-            pair = Pair(dataset.user_index(ids["user_id"]), dataset.item_index(ids["item_id"]))
-            known.append((ids, pair))
-        except UnknownIdError as error:
-            failed.append(FailedPair(ids, error.reason, str(error)))
+    """Split `pairs` (columns `_LOOKED_UP`) into those that the dataset knows and the others."""
+    known, failed = _known_and_failed(dataset, pairs)
     texts = prompts.texts_of([pair for _, pair in known])
-    return [_KnownPair(*one, said) for one, said in zip(known, texts, strict=True)], failed
+    people = (people_evidence(dataset, row, rules.people) for row, _ in known)
+    return [
+        _KnownPair(_ids(row), pair, replace(said, people=backed))
+        for (row, pair), said, backed in zip(known, texts, people, strict=True)
+    ], failed
+
+
+def _known_and_failed(
+    dataset: Dataset, pairs: pa.Table
+) -> tuple[list[tuple[dict[str, Any], Pair]], list[FailedPair]]:
+    """Return the rows that the dataset knows, with their indices, and the others, in order."""
+    known: list[tuple[dict[str, Any], Pair]] = []
+    failed: list[FailedPair] = []
+    for row in pairs.select(_LOOKED_UP).to_pylist():
+        try:
+            pair = Pair(dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"]))
+            known.append((row, pair))
+        except UnknownIdError as error:
+            failed.append(FailedPair(_ids(row), error.reason, str(error)))
+    return known, failed
+
+
+def _ids(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: row[name] for name in PAIRS.names}
+
+
+def failed_by(dataset: Dataset, pairs: pa.Table, reason: str, message: str) -> pa.Table:
+    """Return all `pairs` as failed rows (schema FAILED)."""
+    rows = pairs.select(PAIRS.names).to_pylist()
+    return failed_rows(dataset, [FailedPair(ids, reason, message) for ids in rows])
 
 
 def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:

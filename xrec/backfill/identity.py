@@ -7,30 +7,34 @@ The content key of a pair is a hash of everything that the model's text for it d
 not change, the text need not be generated again. It is followed by short hashes of its parts, which
 show why a text is generated again. It covers the user's profile and vector (the history only acts
 through the vector), the item's title, profile and vector, the chosen aspects with their evidence,
-and what all pairs of a run share: the language model, the adapter with its prompt template, and
-every option of the identity except the choice of pairs. It covers neither the other pairs of the
-run nor the titles of other items, which a text must not name: carrying over checks those itself
-(explain.why_again).
+what people did (the supporting item and the step), and what all pairs of a run share: the language
+model, the adapter with its prompt template, and every option of the identity except the choice of
+pairs. It covers neither the other pairs of the run nor the titles of other items, which a text must
+not name: carrying over checks those itself (explain.why_again).
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from xrec.adapter.config import model_inputs, read_config
 from xrec.bulk import Identity
 from xrec.config import BackfillConfig, RecommendedPairs, TablePairs, identity_of, settings_of_texts
+from xrec.neighbors.sentences import sentences_fingerprint
 from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
 
 if TYPE_CHECKING:  # they import torch, which a status does not need
     from xrec.adapter.pairs import Pair
+    from xrec.data import PeopleEvidence
     from xrec.generate.explainer import Explainer
     from xrec.llm.prompt import PairTexts
 
 
 def identify(config: BackfillConfig) -> Identity:
     """Return the identity of a run of `config`; raise what `check_sources` raises."""
+    if config.llm is None:
+        return identify_unchecked(config)
     from xrec.generate.loading import check_sources, sources_of
 
     checked = check_sources(sources_of(config))  # also that llm.model is the adapter's model
@@ -42,8 +46,10 @@ def identify_unchecked(config: BackfillConfig) -> Identity:
 
     Raises ArtifactNotFoundError if an input is not finished.
     """
-    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
-    adapter = manifest_of(config, "adapter")
+    dataset = manifest_of(config, "dataset")
+    if config.llm is None:
+        return _identity(config, dataset, {"sentences": sentences_fingerprint()})
+    graph, adapter = manifest_of(config, "graph"), manifest_of(config, "adapter")
     of_adapter = read_config(location_of(config, "adapter"), adapter)
     return _identity(config, dataset, model_inputs(of_adapter, adapter.fingerprint, graph))
 
@@ -83,13 +89,23 @@ def content_key(explainer: "Explainer", shared: str, pair: "Pair", texts: "PairT
     """
     chosen = [[*vars(each).values()] for each in texts.aspects]
     named, counted = [aspect for aspect, *_ in chosen], [evidence for _, *evidence in chosen]
+    if texts.people is not None:
+        counted.append([*vars(texts.people).values()])
     of_item = [texts.item_title, texts.item_profile]
     said = (shared, texts.user_profile, of_item, named, counted)
     of_pair = explainer.graph.users[pair.user_index], explainer.graph.items[pair.item_index]
-    parts = [
-        *(json.dumps(each).encode() for each in said),
-        *(vector.contiguous().numpy().tobytes() for vector in of_pair),
-    ]
+    return _key(said, [vector.contiguous().numpy().tobytes() for vector in of_pair])
+
+
+def sentence_key(shared: str, people: "PeopleEvidence | None") -> str:
+    """Return the content key of a pair that is explained by what people did alone."""
+    evidence = [] if people is None else [*vars(people).values()]
+    return _key((shared, "", "", [], evidence), [b"", b""])
+
+
+def _key(said: Sequence[Any], vectors: Sequence[bytes]) -> str:
+    """Return a content key of what the first five of `PARTS` say, and of the vectors."""
+    parts = [*(json.dumps(each).encode() for each in said), *vectors]
     digests = [hashlib.sha256(part) for part in parts]
     whole = hashlib.sha256(b"".join(each.digest() for each in digests)).hexdigest()
     return whole[:_KEY_DIGITS] + "".join(each.hexdigest()[:_PART_DIGITS] for each in digests)

@@ -53,6 +53,9 @@ class Explained:
     model_fingerprint: str
     kind: str
     aspects: tuple[NamedEvidence, ...]
+    evidence_kind: str | None = None
+    evidence_item_id: str | None = None
+    evidence_at_least: int | None = None
 
 
 class ExplanationLookup:

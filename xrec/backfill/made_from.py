@@ -11,7 +11,9 @@ from xrec.bulk import find_published
 from xrec.config import WORKSPACE, ArtifactName, ExplanationsJobConfig, JobConfig, RecommendConfig
 from xrec.storage import check_artifacts, location_of
 
-_KINDS: tuple[ArtifactName, ...] = ("dataset", "graph", "adapter", "recommendations")
+_KINDS: tuple[ArtifactName, ...] = (
+    *("dataset", "graph", "neighbors", "adapter", "recommendations"),
+)
 _GRAPH_OF_A_NIGHT = re.compile(rf"{WORKSPACE}nights/(\d+)/graph")
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)

@@ -38,7 +38,7 @@ from xrec.config import (
 from xrec.data import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import read_recommendations
-from xrec.schemas import FAILED, GENERATED, PAIRS, RANKS
+from xrec.schemas import FAILED, GENERATED, GIVEN, PAIRS, RANKS
 from xrec.storage import Location, check_columns, location_of, read_manifest, storage_errors
 
 logger = logging.getLogger("xrec")
@@ -46,10 +46,10 @@ logger = logging.getLogger("xrec")
 Batch = tuple[pa.Table, pa.Table]
 """Good pairs (schema PAIRS) and rejected rows (REJECTED)."""
 
-_PLANNED = (*PAIRS.names, *RANKS.names)
+_PLANNED = (*PAIRS.names, *GIVEN.names)
 EXPLANATIONS = RowFormat(
     keys=tuple(PAIRS.names),
-    given=RANKS,
+    given=GIVEN,
     ok=pa.schema([f for f in GENERATED if f.name not in _PLANNED]),
     failed=pa.schema([f for f in FAILED if f.name not in {*_PLANNED, "reason", "message"}]),
     reasons=("unknown_user", "unknown_item", *get_args(PromptFailure), *get_args(TextFailure)),
@@ -193,7 +193,7 @@ def _count_rejected(batches: Iterable[Batch], max_share: float) -> Iterator[Batc
 def _clean(tables: Iterable[pa.Table], file: str) -> Iterator[Batch]:
     first_line = 1
     for table in tables:
-        yield clean_keys(table, PAIRS.names, file=file, first_line=first_line, given=RANKS)
+        yield clean_keys(table, PAIRS.names, file=file, first_line=first_line, given=GIVEN)
         first_line += table.num_rows
 
 

@@ -1,4 +1,4 @@
-"""Explaining pairs as a task of `xrec.bulk`: the columns of its rows, and what an actor does."""
+"""Explaining pairs as a task of `xrec.bulk`, with a language model or without."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,14 +7,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from xrec.backfill.explain import FailedPair, explain_pairs, failed_rows, why_again
+from xrec.backfill.explain import explain_pairs, failed_by, say_pairs, why_again
 from xrec.backfill.identity import shared_key
 from xrec.bulk import Identity, Outcome
-from xrec.config import BackfillConfig, DecodingConfig
+from xrec.config import BackfillConfig, DecodingConfig, TextConfig
+from xrec.data import Dataset, read_dataset
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer, sources_of
 from xrec.schemas import PAIRS
+from xrec.storage import location_of
 
 # What torch, transformers and vLLM raise if a batch fails, including out of memory.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -24,17 +26,21 @@ _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
 class MakeExplainTask:
     """A factory of an actor's task, called in its process; all that an actor is given.
 
-    sources: those of `config`, with absolute paths, for processes in another working directory.
+    sources: those of `config`, with absolute paths, for processes in another working directory;
+        None without a language model.
     shared_key: the part of the content keys that all pairs of the run share.
     """
 
-    sources: Sources
+    sources: Sources | None
     config: BackfillConfig
     shared_key: str
     load: "LoadExplainer"
 
-    def __call__(self) -> "ExplainTask":
+    def __call__(self) -> "ExplainTask | SayTask":
         torch.set_num_threads(self.config.actors.cpus)
+        if self.sources is None:
+            dataset = read_dataset(location_of(self.config, "dataset"))
+            return SayTask(dataset, self.config.decoding.text, self.shared_key)
         return ExplainTask(self.load(self), self.config.decoding, self.shared_key)
 
 
@@ -43,6 +49,7 @@ LoadExplainer = Callable[[MakeExplainTask], Explainer]
 
 def load_task_explainer(made: MakeExplainTask) -> Explainer:
     config = made.config
+    assert made.sources is not None
     return load_explainer(made.sources, device=config.actors.device, engine=config.engine)
 
 
@@ -50,7 +57,8 @@ def explain_task(
     config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
 ) -> MakeExplainTask:
     """Return what the actors of a run of `config` are given."""
-    return MakeExplainTask(sources_of(config), config, shared_key(identity), load)
+    sources = None if config.llm is None else sources_of(config)
+    return MakeExplainTask(sources, config, shared_key(identity), load)
 
 
 @dataclass
@@ -68,18 +76,45 @@ class ExplainTask:
         Chunks that are processed at the same time share the engine. A chunk's costs then include
         some of another chunk's, but the totals are right.
         """
-        generated, failed = explain_pairs(
-            self.explainer, rows.cast(PAIRS), self.decoding, self.shared_key
-        )
+        generated, failed = explain_pairs(self.explainer, rows, self.decoding, self.shared_key)
         report = self.explainer.engine.take_report()
         return Outcome(generated, failed, costs_of(generated, report))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        failed = [FailedPair(ids, reason, message) for ids in rows.to_pylist()]
-        return failed_rows(self.explainer.dataset, failed)
+        return failed_by(self.explainer.dataset, rows, reason, message)
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
         return why_again(self.explainer, earlier, self.decoding.text, self.shared_key)
+
+
+@dataclass
+class SayTask:
+    """A ChunkTask and CarryingTask that says what people did, without a language model."""
+
+    dataset: Dataset
+    rules: TextConfig
+    shared_key: str
+    row_errors: tuple[type[Exception], ...] = ()
+
+    def do(self, rows: pa.Table) -> Outcome:
+        """See ChunkTask."""
+        said, failed = say_pairs(self.dataset, rows, self.rules, self.shared_key)
+        return Outcome(said, failed, {"num_plain": said.num_rows})
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        return failed_by(self.dataset, rows, reason, message)
+
+    def why_again(self, earlier: pa.Table) -> pa.Array:
+        said, failed = say_pairs(self.dataset, earlier, self.rules, self.shared_key)
+        keys = {
+            (row["user_id"], row["item_id"]): row["content_key"]
+            for rows in (said, failed)
+            for row in rows.select([*PAIRS.names, "content_key"]).to_pylist()
+        }
+        return pa.array(
+            None if keys[row["user_id"], row["item_id"]] == row["content_key"] else "evidence"
+            for row in earlier.select([*PAIRS.names, "content_key"]).to_pylist()
+        )
 
 
 def costs_of(generated: pa.Table, report: EngineReport) -> dict[str, float]:

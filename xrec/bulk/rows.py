@@ -185,7 +185,7 @@ class ChunkTask(Protocol):
     then done again alone and halved until that row is found. Any other error ends the run."""
 
     def do(self, rows: pa.Table) -> Outcome:
-        """Process one or more rows with the columns `RowFormat.keys`."""
+        """Process one or more rows with the columns `RowFormat.planned_schema`."""
         ...
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
@@ -200,8 +200,9 @@ class CarryingTask(Protocol):
     def why_again(self, earlier: pa.Table) -> pa.Array:
         """Return why each earlier row (`RowFormat.table_schema`) must be done again.
 
-        Null means that the row is carried over, even if it failed. Costs count the rows of each
-        reason under `AGAIN` plus the reason.
+        The columns `RowFormat.given` have the values of the plan. Null means that the row is
+        carried over, even if it failed. Costs count the rows of each reason under `AGAIN` plus the
+        reason.
         """
         ...
 

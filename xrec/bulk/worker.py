@@ -170,12 +170,13 @@ class ChunkWorker:
         return done
 
     def _done(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Done:
-        keys = rows.select(self._format.keys).cast(self._format.key_schema)
-        carried, left = Done(self._format.done_schema.empty_table(), {}), keys
+        schema = self._format.planned_schema
+        left = rows.select(schema.names).cast(schema)
+        carried = Done(self._format.done_schema.empty_table(), {})
         if not num_deaths:
             carried = self._carried(rows)
             if carried.rows.num_rows:
-                left = keys.filter(pc.invert(self._format.are_among(keys, carried.rows)))
+                left = left.filter(pc.invert(self._format.are_among(left, carried.rows)))
         if not left.num_rows:
             return carried
         if num_deaths:
@@ -192,10 +193,15 @@ class ChunkWorker:
         good = schema.empty_table()
         if EARLIER in rows.schema.names and isinstance(self._task, CarryingTask):
             column = rows[EARLIER].combine_chunks()
-            structs = column.filter(pc.is_valid(column))
+            is_earlier = pc.is_valid(column)
+            structs = column.filter(is_earlier)
             counts[f"{AGAIN}new"] = rows.num_rows - len(structs)
             if len(structs):
                 earlier = pa.Table.from_struct_array(structs).cast(schema)
+                for name in self._format.given.names:
+                    place = earlier.schema.get_field_index(name)
+                    given = rows[name].filter(is_earlier)
+                    earlier = earlier.set_column(place, earlier.field(place), given)
                 why = self._task.why_again(earlier)
                 counts.update(f"{AGAIN}{reason}" for reason in why.drop_null().to_pylist())
                 good = earlier.filter(pc.is_null(why))
@@ -232,7 +238,9 @@ class ChunkWorker:
     def _check(self, rows: pa.Table, done: pa.Table) -> None:
         """Raise ValueError unless each row was done exactly once, with known reasons."""
         keys, task = list(self._format.keys), type(self._task).__name__
-        if not self._format.sorted(done.select(keys)).equals(self._format.sorted(rows)):
+        if not self._format.sorted(done.select(keys)).equals(
+            self._format.sorted(rows.select(keys))
+        ):
             num_ok = counts_of(done["status"]).get(OK, 0)
             raise ValueError(
                 f"{task} got {rows.num_rows} rows and returned {num_ok} that succeeded and "

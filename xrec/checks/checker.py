@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xrec.checks.entailment import Entailment
 from xrec.checks.phrases import AspectNames, read_word_list
 from xrec.checks.plain import plain_sentence, words_of, written_as_in
-from xrec.checks.support import unsupported_spans, words_to_blame
+from xrec.checks.support import NUMBER_RULES, unsupported_spans, words_to_blame
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.config import CheckFailure, ChecksConfig, PlainTemplates, StorageConfig
@@ -91,6 +91,12 @@ class Checker:
             NamedEvidence(**vars(chosen), is_named=is_named)
             for chosen, is_named in zip(texts.aspects, are_named, strict=True)
         )
+
+    def made_up_numbers(self, text: str, texts: PairTexts) -> list[str]:
+        """Return the numbers in a text that are in none of the texts and counts of its pair."""
+        tokens = tokens_of(text)
+        spans = unsupported_spans(tokens, texts, self.aspects, rules=NUMBER_RULES)
+        return [tokens.text[start:end] for start, end in spans]
 
     def as_written(self, texts: PairTexts) -> Callable[[str], str]:
         """Return a function that writes an aspect as the item's profile does, if it names it."""

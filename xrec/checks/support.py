@@ -66,7 +66,8 @@ class Support:
         self.known = {chosen.aspect for chosen in texts.aspects} | texts.menu
         opinions = (chosen.opinion for chosen in texts.aspects)
         profile = pattern("caveat").sub(" | ", texts.item_profile)
-        self._of_item = _joined((texts.item_title, profile, *opinions, *further))
+        people = () if texts.people is None else (texts.people.sentence,)
+        self._of_item = _joined((texts.item_title, profile, *opinions, *people, *further))
         self._of_user = _joined((texts.user_profile,))
 
     @cached_property
@@ -178,17 +179,23 @@ def _adjectives(claims: Claims, support: Support) -> Iterator[Span]:
 
 RULES: tuple[Rule, ...] = (_aspects, _digits)
 ENGLISH_RULES: tuple[Rule, ...] = (_numbers, _words, _adjectives)
+NUMBER_RULES: tuple[Rule, ...] = (_digits, _numbers)
 
 
 def unsupported_spans(
-    tokens: Tokens, texts: PairTexts, names: AspectNames, further: Sequence[str] = ()
+    tokens: Tokens,
+    texts: PairTexts,
+    names: AspectNames,
+    further: Sequence[str] = (),
+    rules: Sequence[Rule] | None = None,
 ) -> list[Span]:
     """Return the spans of a text that nothing supports, in order.
 
-    names: finds the vocabulary's aspects. further: additional texts that may support it.
+    names: finds the vocabulary's aspects. further: additional texts that may support it. rules: by
+    default those of the text's language.
     """
     claims, support = Claims(tokens, names, texts.item_title), Support(texts, further)
-    rules = (*RULES, *(ENGLISH_RULES if tokens.is_english() else ()))
+    rules = rules or (*RULES, *(ENGLISH_RULES if tokens.is_english() else ()))
     return sorted({span for rule in rules for span in rule(claims, support)})
 
 

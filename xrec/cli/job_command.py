@@ -62,6 +62,18 @@ Examples:
   xrec pretrain-graph configs/yelp.yaml
   xrec pretrain-graph configs/yelp.yaml workers.num_processes=4 training.num_epochs=100
 """,
+    "neighbors": """Count who chose what together.
+
+Each item gets the items that its users chose most, and lower bounds of how many people chose both.
+Recommendations are ranked by them too, and get reasons from them.
+
+In:   <workspace>/dataset, and graph if there is one
+Out:  <workspace>/neighbors
+
+Examples:
+  xrec neighbors configs/yelp.yaml
+  xrec neighbors configs/yelp.yaml min_people=10
+""",
     "train-adapter": """Train the language model's adapter.
 
 Trains mixtures of experts with Ray Train and DeepSpeed. The language model itself stays frozen.
@@ -78,8 +90,8 @@ Examples:
 Leaves out items that the user has interacted with or disliked, and items that are not eligible.
 xrec backfill publishes the pairs with their explanations.
 
-In:   <workspace>/dataset and graph, eligible.items
-Out:  <workspace>/recommendations: Parquet files of user_id, item_id, rank and score
+In:   <workspace>/dataset, graph and neighbors (or one of these two), eligible.items
+Out:  <workspace>/recommendations: Parquet files of user_id, item_id, rank, score and evidence
 
 Examples:
   xrec recommend configs/yelp.yaml

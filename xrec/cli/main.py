@@ -23,7 +23,8 @@ HELP = """Write the reason beside every recommendation.
 Each arrow is a command, each noun an artifact at a local path or an s3:// URI:
   reviews -annotate-> texts -prepare-> dataset -pretrain-graph-> graph
   dataset, graph -train-adapter-> adapter
-  graph -recommend-> recommendations
+  dataset, graph -neighbors-> neighbors
+  graph, neighbors -recommend-> recommendations
   adapter, pairs -backfill-> explanations -evaluate-> report
 """
 EPILOG = """\b

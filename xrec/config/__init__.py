@@ -101,6 +101,7 @@ from xrec.config.texts import (
     CheckFailure,
     ChecksConfig,
     DecodingConfig,
+    PeopleWords,
     PlainTemplates,
     PromptConfig,
     TextConfig,
@@ -115,6 +116,7 @@ from xrec.config.train import (
     GraphModelConfig,
     GraphTrainingConfig,
     Injection,
+    NeighborsConfig,
     PretrainGraphConfig,
     TrainAdapterConfig,
 )

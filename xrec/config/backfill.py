@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri, with_defaults
 from xrec.config.job import ActorsJobConfig, RayJobConfig, Split
-from xrec.config.llm import EngineConfig, LLMJobConfig
+from xrec.config.llm import EngineConfig, LLMConfig, LLMJobConfig
 from xrec.config.texts import DecodingConfig
 
 
@@ -123,8 +123,13 @@ class ExplanationsJobConfig(TextsJobConfig):
 
 
 class BackfillConfig(BulkConfig, ExplanationsJobConfig):
-    """`xrec backfill`: pairs in, explanations out."""
+    """`xrec backfill`: pairs in, explanations out.
 
+    Without a language model (llm: null in this section), the explanations are sentences about what
+    people did, as the recommendations have it as evidence, and no adapter is needed.
+    """
+
+    llm: LLMConfig | None  # type: ignore[assignment]
     pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")] = (
         RecommendedPairs(kind="recommendations")
     )
@@ -162,8 +167,17 @@ class EligibleItems(Config):
         return self
 
 
+class EvidenceConfig(Config):
+    """What reasons by what people did may name (docs/neighbors.md)."""
+
+    exclude: tuple[str, ...] = ()
+    """IDs of items that no reason names, for example gifts or medicine."""
+    exclude_from: Uri | None = None
+    """URI of a Parquet or CSV file with more of them, in the column item_id."""
+
+
 class RecommendConfig(RayJobConfig):
-    """`xrec recommend`: dataset and graph in, each user's best new items out."""
+    """`xrec recommend`: dataset, graph and neighbors in, each user's best new items out."""
 
     k: int = Field(20, ge=1)
     """Number of items per user."""
@@ -174,3 +188,7 @@ class RecommendConfig(RayJobConfig):
     """exact: all items are scored. hnsw: only the items that an index finds are scored, for
     catalogs with millions of items (docs/graph.md); it needs faiss, and the manifest has the share
     of the best items that the index found."""
+    evidence: EvidenceConfig = EvidenceConfig()
+    keeps: Uri | None = None
+    """URI of earlier recommendations: a pair keeps its supporting item while it qualifies. A night
+    sets it."""

@@ -13,7 +13,14 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.backfill import BackfillConfig, BulkConfig, EligibleItems, TablePairs
+from xrec.config.backfill import (
+    BackfillConfig,
+    BulkConfig,
+    EligibleItems,
+    EvidenceConfig,
+    RecommendConfig,
+    TablePairs,
+)
 from xrec.config.base import Config
 from xrec.config.data import PrepareConfig, ReleaseSource, TableFiles
 from xrec.config.job import (
@@ -51,6 +58,8 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
     EligibleItems: "items users",
+    EvidenceConfig: "exclude_from",
+    RecommendConfig: "keeps",
     AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts",
     # Training: processes, memory, checkpoints, and trackers.

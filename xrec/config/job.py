@@ -83,6 +83,7 @@ ArtifactName = Literal[
     "annotations",
     "dataset",
     "graph",
+    "neighbors",
     "adapter",
     "recommendations",
     "explanations",

@@ -17,13 +17,18 @@ from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.job import JobConfig
 from xrec.config.lab import CompareConfig, EvaluateConfig
 from xrec.config.serve import ServeConfig
-from xrec.config.train import PretrainGraphConfig, TrainAdapterConfig
+from xrec.config.train import (
+    NeighborsConfig,
+    PretrainGraphConfig,
+    TrainAdapterConfig,
+)
 
 CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
     "build-sample-llm": BuildSampleLLMConfig,
     "annotate": AnnotateConfig,
     "prepare": PrepareConfig,
     "pretrain-graph": PretrainGraphConfig,
+    "neighbors": NeighborsConfig,
     "train-adapter": TrainAdapterConfig,
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,

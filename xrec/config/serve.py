@@ -44,7 +44,8 @@ class KeyConfig(Config):
     """SHA-256 of the key as 64 lowercase hex digits; never the key itself."""
     scopes: tuple[Scope, ...] = ("explain",)
     """What it gives access to. explain: explanations, recommendations, items. evidence: also the
-    evidence of a text, with the user's profile. users: also lists of user IDs."""
+    evidence of a text, with the user's profile, and texts that name the user's history. users: also
+    lists of user IDs."""
     pairs_per_minute: int = Field(600, ge=1)
     """Rate limit of this key in pairs; any other request counts as one pair. Requests above it
     get 429."""

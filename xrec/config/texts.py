@@ -45,9 +45,9 @@ def _allowing(*names: str, once: Sequence[str] = ()) -> AfterValidator:
 class PromptConfig(Config):
     """The prompt, which starts with the part that most prompts share.
 
-    It consists of instruction, user, item, aspects_part, and collaborative. `{user}` and `{item}`
-    are the collaborative tokens; each appears once, in `user`, `item`, or `collaborative`. Training
-    computes what precedes them only once, so `collaborative: "{user}{item}"` is fastest.
+    It consists of instruction, user, item, aspects_part, people, and collaborative. `{user}` and
+    `{item}` are the collaborative tokens; each appears once, in `user`, `item`, or `collaborative`.
+    Training computes what precedes them only once, so `collaborative: "{user}{item}"` is fastest.
     """
 
     instruction: Annotated[str, _allowing()] = (
@@ -73,6 +73,9 @@ class PromptConfig(Config):
     """An entry of that list; it may also contain {user_reviews} and {num_user_reviews}."""
     opinion: Annotated[str, _allowing("opinion")] = ' ("{opinion}")'
     """What follows {aspect} if a review praises it; {opinion} is quoted from the review."""
+    people: Annotated[str, _allowing("people")] = ""
+    """What follows them if it is known what people did (docs/neighbors.md), for example "Others:
+    {people}". If empty, nothing."""
     collaborative: Annotated[str, _allowing("user", "item")] = ""
     """What follows the texts, for example {user}{item}. If empty, nothing."""
     max_prompt_tokens: int = Field(512, ge=8)
@@ -189,6 +192,17 @@ def _check_templates(templates: PlainTemplates) -> PlainTemplates:
     return templates
 
 
+class PeopleWords(Config):
+    """The words of a sentence about what people did with items (docs/neighbors.md)."""
+
+    chose: str = Field("chose", min_length=1)
+    """What they did, in the past tense: bought, went to, read."""
+    chosen: str = Field("chosen", min_length=1)
+    """The same after "was": bought, visited, read."""
+    this: str = Field("this", min_length=1)
+    """What the recommended item is called: this book, this place."""
+
+
 class TextConfig(Config):
     """The rules for generated texts; a text that breaks one is a failed row.
 
@@ -210,8 +224,8 @@ class TextConfig(Config):
     no retry."""
     fallback: Literal["none", "plain", "abstain"] = "plain"
     """What replaces a text that cannot be used. plain: a sentence made from the evidence of the
-    aspects, or abstain if there is none. abstain: the row fails as abstained. none: the row fails
-    with the reason why the text was refused."""
+    aspects and of what people did, or abstain if there is none. abstain: the row fails as
+    abstained. none: the row fails with the reason why the text was refused."""
     min_evidence: int = Field(2, ge=1)
     """Minimum number of the item's reviews that must mention an aspect of a plain sentence."""
     plain: Annotated[PlainTemplates, with_defaults(PLAIN), AfterValidator(_check_templates)] = PLAIN
@@ -219,6 +233,7 @@ class TextConfig(Config):
     not given keep their defaults."""
     is_backed: bool = False
     """Whether to append the plain sentence to each text, if max_words allows both."""
+    people: PeopleWords = PeopleWords()
 
 
 class DecodingConfig(Config):

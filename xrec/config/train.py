@@ -1,4 +1,4 @@
-"""The training jobs: `pretrain-graph` and `train-adapter`."""
+"""The training jobs: `pretrain-graph`, `neighbors`, and `train-adapter`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri, merged
-from xrec.config.job import TrainingJobConfig
+from xrec.config.job import JobConfig, TrainingJobConfig
 from xrec.config.llm import LLMJobConfig
 from xrec.config.texts import PromptJobConfig
 
@@ -82,6 +82,14 @@ class PretrainGraphConfig(TrainingJobConfig):
                 "folds must be 0 or at least 2, got 1, which would leave no explained pair"
             )
         return self
+
+
+class NeighborsConfig(JobConfig):
+    """`xrec neighbors`: dataset and graph in, who chose what together out."""
+
+    min_people: int = Field(5, ge=3)
+    """Smallest number of people that is ever shown. Larger numbers are shown as lower bounds in
+    steps: 10, 20, 50, 100, ..."""
 
 
 Injection = Literal["direct", "projected", "none"]

@@ -29,7 +29,14 @@ from xrec.data.dataset import (
     taken,
     write_dataset,
 )
-from xrec.data.evidence import AspectEvidence, Menus, NamedEvidence, Opinions
+from xrec.data.evidence import (
+    EVIDENCE_KINDS,
+    AspectEvidence,
+    Menus,
+    NamedEvidence,
+    Opinions,
+    PeopleEvidence,
+)
 from xrec.data.files import read_blocks
 from xrec.data.findings import (
     Finding,
@@ -64,6 +71,7 @@ from xrec.data.staging import Staging
 
 __all__ = [
     "ASPECTS_FROM",
+    "EVIDENCE_KINDS",
     "EXTENDS",
     "MISSING",
     "SECOND_BITS",
@@ -79,6 +87,7 @@ __all__ = [
     "NamedEvidence",
     "Opinions",
     "Parser",
+    "PeopleEvidence",
     "Rejected",
     "Source",
     "Staging",

@@ -1,4 +1,4 @@
-"""What backs a reason: aspects with their counts, an item's menu of aspects, opinions on them.
+"""What backs a reason: aspects with counts, an item's menu, opinions, and what people did.
 
 The menu of an item leaves out each aspect that at least as many of its reviews criticize as praise,
 including low-rated reviews.
@@ -15,6 +15,7 @@ Phrases that only say that something is good ("great", "sounds good" for the sou
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,11 @@ _SAY_LITTLE = PRAISE_OF_ANYTHING | word_set(
 _SAYING_LITTLE = word_set("RB DT CC IN TO PRP PRP$")  # tags
 _RULES = 1  # version of the rules for opinions, part of their file names
 _SAME_BEGINNING = 3  # letters that forms of one word share: ease and easy
+
+
+EvidenceKind = Literal["others", "history", "popular", "abstained"]
+"""The kinds of reasons by what people did, in the order in which they are tried."""
+EVIDENCE_KINDS: tuple[EvidenceKind, ...] = get_args(EvidenceKind)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,21 @@ class NamedEvidence(AspectEvidence):
     """The evidence for an aspect, and whether a given text names it."""
 
     is_named: bool
+
+
+@dataclass(frozen=True)
+class PeopleEvidence:
+    """Why a pair was recommended, by what people did (xrec.neighbors.reasons).
+
+    item_id, name: the supporting item, and its title or what to call it; "" if there is none.
+    at_least: a lower bound of how many other people, 0 for none. sentence: all of this in words.
+    """
+
+    kind: EvidenceKind
+    item_id: str
+    name: str
+    at_least: int
+    sentence: str
 
 
 class Menus:

@@ -71,9 +71,15 @@ class Explainer:
         """
         asked: list[tuple[int, Asked]] = []
         for index, (prompt, pair_texts) in enumerate(zip(prompts, texts, strict=True)):
-            failure = self.finisher.failure_of_any(pair_texts, decoding.text)
-            if failure is None:
+            refused = self.finisher.failure_of_any(pair_texts, decoding.text)
+            if refused is None:
                 asked.append((index, Asked(self.finisher, prompt, pair_texts, decoding)))
+                continue
+            plain, failure = self.finisher.fallback(pair_texts, decoding.text, refused)
+            if failure is None:
+                yield Explanation(
+                    index, plain, len(prompt), 0, "stop", None, "plain", refused.reason
+                )
             else:
                 yield Explanation(index, "", len(prompt), 0, "failed", failure)
         requests = [(request.prompt_ids, request.params) for _, request in asked]

@@ -14,7 +14,7 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import check_prompt
 from xrec.config import Device, EngineConfig, ExplanationsJobConfig, LLMConfig, StorageConfig
 from xrec.data import Dataset, read_dataset
-from xrec.errors import ModelError, install_command
+from xrec.errors import ConfigError, ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.text_rules import TextFinisher
@@ -48,7 +48,14 @@ class Sources:
 
 
 def sources_of(config: ExplanationsJobConfig) -> Sources:
-    """Return the sources named in a job's config."""
+    """Return the sources named in a job's config; raise ConfigError without a language model."""
+    if config.llm is None:
+        raise ConfigError(
+            "llm is null, so there is no language model to load; only xrec backfill works without "
+            "one, and writes sentences about what people did. Set llm.model",
+            code="missing",
+            key="llm",
+        )
     uris = {name: config.artifact(name) for name in ("dataset", "graph", "adapter")}
     return Sources(**uris, llm=config.llm, storage=config.storage)
 

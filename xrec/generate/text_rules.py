@@ -67,15 +67,14 @@ class TextFinisher:
         return frozenset().union(*map(self._builder.first_tokens, words))
 
     def failure_of_any(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        """Return why any text about the pair `texts` would be refused; None if one may pass.
+        """Return why the model cannot write any text about the pair `texts`; None if it may.
 
-        Such a pair has no chosen aspect, so it has no plain sentence either.
+        Such a pair has no chosen aspect, so its `fallback` is at most what people did.
         """
         if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
             message = "the item has no aspect that the text could name"
-            return self.fallback(texts, rules, Failure("unchosen", message))[1]
-        failure = _failure(self._checker.refusal_of_any(texts, rules.checks))
-        return None if failure is None else self.fallback(texts, rules, failure)[1]
+            return Failure("unchosen", message)
+        return _failure(self._checker.refusal_of_any(texts, rules.checks))
 
     def finish(
         self,
@@ -113,7 +112,7 @@ class TextFinisher:
 
         failure: why the text was refused.
         """
-        has_evidence = bool(texts.aspects or self._builder.prompt.aspects)
+        has_evidence = bool(texts.aspects or self._builder.prompt.aspects or texts.people)
         if rules.fallback == "none" or (rules.fallback == "plain" and not has_evidence):
             return "", failure
         sentence = self._plain(texts, rules) if rules.fallback == "plain" else None
@@ -164,7 +163,8 @@ class TextFinisher:
 
     def other_title(self, text: str, texts: PairTexts) -> str | None:
         """Return the first title of another item in a text about the pair `texts`, or None."""
-        context = (texts.user_profile, texts.item_profile)
+        people = () if texts.people is None else (texts.people.sentence,)
+        context = (texts.user_profile, texts.item_profile, *people)
         return self._titles.other_title(text, texts.item_title, context)
 
     def _repeats(
@@ -218,13 +218,18 @@ class TextFinisher:
                 "broken_placeholder",
                 f"it contains the placeholder {made_up!r}; the only valid one is {TITLE!r}",
             )
+        if self._builder.prompt.people and (made_up := self._checker.made_up_numbers(text, texts)):
+            return Failure("unsupported", f"no evidence has the numbers {made_up}", tuple(made_up))
         return _failure(self._checker.refusal(text, texts, rules.checks))
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
         """Return `text` and a plain sentence on the aspects that it names, then on other ones.
 
-        A named aspect is included even if only one review mentions it.
+        A named aspect is included even if only one review mentions it. What people did follows,
+        unless the text names the supporting item.
         """
+        if texts.people is not None and texts.people.name and texts.people.name in text:
+            texts = replace(texts, people=None)
         aspects = list(zip(texts.aspects, self._checker.evidence(text, texts), strict=True))
         named = [chosen for chosen, evidence in aspects if evidence.is_named]
         others = [
@@ -243,7 +248,25 @@ class TextFinisher:
         return whole if _is_within(whole, rules.max_words) else text
 
     def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
-        """Return the plain sentence of a pair, without quotes that name another item or solicit."""
+        """Return the plain sentences of a pair: on its aspects, and on what people did."""
+        found = self._of_aspects(texts, rules), self._of_people(texts)
+        sentences = [sentence for sentence in found if sentence is not None]
+        if not sentences:
+            return None
+        whole = " ".join(sentences)
+        return whole if _is_within(whole, rules.max_words) else sentences[0]
+
+    def _of_people(self, texts: PairTexts) -> str | None:
+        """Return the sentence on what people did, unless it solicits or is in another language."""
+        if texts.people is None:
+            return None
+        sentence, language = texts.people.sentence, self._builder.prompt.language
+        is_foreign = language is not None and other_language(sentence, language) is not None
+        is_wrong = is_foreign or solicits(sentence, [texts.people.name, texts.item_title])
+        return None if is_wrong else sentence
+
+    def _of_aspects(self, texts: PairTexts, rules: TextConfig) -> str | None:
+        """Return the sentence on aspects, without quotes that name another item or solicit."""
         titled = replace(texts, item_title=texts.item_title or self._builder.prompt.untitled)
         for source in (titled, titled.unquoted):
             sentence = self._checker.plain(source, rules.plain, rules.min_evidence, rules.checks)

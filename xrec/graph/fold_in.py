@@ -13,7 +13,6 @@ So the adapter gets vectors like the trained ones. The rule is our own.
 docs/graph.md has what it reaches.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -70,12 +69,21 @@ class FoldIn:
 
     def vector(self, items: Tensor) -> Tensor:
         """The vector (D,) float32 of a new user of these items: different indices (M,), M >= 1."""
-        directions = F.normalize(self.items[items].float(), dim=1)
-        mean = F.normalize(directions.mean(dim=0), dim=0)
-        fewest, most = self.ends
+        return self.parts(torch.zeros_like(items), items, 1).sum(dim=0)
+
+    def parts(self, rows: Tensor, items: Tensor, num_users: int) -> Tensor:
+        """What each item adds to the vector of its user, (M, D) float32: e_u is their sum.
+
+        rows, items: (M,) int64, the users 0 to `num_users` - 1, and their different items.
+        """
+        mapped = F.normalize(self.items[items].float(), dim=1) @ self.weight
+        counts = torch.bincount(rows, minlength=num_users).double().clamp(min=1)
         slope, intercept = self.line
-        length = math.exp(intercept + slope * min(max(math.log(len(items)), fewest), most))
-        return F.normalize(mean @ self.weight, dim=0) * length
+        lengths = (intercept + slope * counts.log().clamp(*self.ends)).exp().float()
+        sums = mapped.new_zeros(num_users, mapped.shape[1]).index_add_(0, rows, mapped)
+        norms = torch.linalg.vector_norm(sums, dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        parts: Tensor = mapped * (lengths / norms)[rows, None]
+        return parts
 
 
 def _mean_directions(table: Tensor, edges: Tensor, num_rows: int) -> Tensor:

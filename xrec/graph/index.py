@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from xrec.graph.ranking import Ranked, SeenItems, stable_top_k, top_k_items
+from xrec.graph.ranking import More, Ranked, SeenItems, stable_top_k, top_k_items
 from xrec.storage import mapped
 
 _MOST_FOUND, _USERS_PER_SEARCH = 1024, 256
@@ -42,11 +42,19 @@ class ItemIndex:
         self._ids = torch.from_numpy(np.append(there, -1))  # faiss says -1 where it finds none
 
     def top_k(
-        self, users: torch.Tensor, items: torch.Tensor, seen: SeenItems, rows: torch.Tensor, k: int
+        self,
+        users: torch.Tensor,
+        items: torch.Tensor,
+        seen: SeenItems,
+        rows: torch.Tensor,
+        k: int,
+        *,
+        more: More | None = None,
     ) -> Ranked:
         """Yield once what `top_k_items` yields for the users `rows` (N,), of items that are found.
 
-        As many more are asked for as the user has seen. Users who need more than `_MOST_FOUND`, or
+        As many more are asked for as the user has seen, and the `_MOST_FOUND` items to which `more`
+        adds most are found too. Users who need more than `_MOST_FOUND`, or
         for whom fewer than k are found, are ranked exactly.
         """
         best, scores = torch.full((len(rows), k), -1), torch.full((len(rows), k), -torch.inf)
@@ -58,8 +66,13 @@ class ItemIndex:
             number = min(max(self._num_search, int(needed[some[-1]])), self._index.ntotal)
             vectors, (of_user, there) = users[rows[some]], seen.of(rows[some])
             found = self._search(vectors, number)
+            added = None if more is None else more(rows[some])
+            if added is not None:
+                found = _with_most_added(found, *added)
             of_found = (items[found] @ vectors[:, :, None])[:, :, 0]
             keys = found + torch.arange(len(some))[:, None] * len(items)
+            if added is not None:
+                of_found += _added_at(keys, added[0] * len(items) + added[1], added[2])
             is_out = torch.isin(keys, there + of_user * len(items)) | (found < 0)
             is_out |= torch.isin(found, seen.lost)
             scores[some], at = stable_top_k(of_found.masked_fill(is_out, -torch.inf), k)
@@ -76,6 +89,33 @@ class ItemIndex:
         settings = faiss.SearchParametersHNSW(efSearch=number)
         _, places = self._index.search(users.numpy(), number, params=settings)
         return self._ids[torch.from_numpy(places)].sort(dim=1).values
+
+
+def _with_most_added(
+    found: torch.Tensor, rows: torch.Tensor, items: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Return items (B, N) and the `_MOST_FOUND` others of each row with the largest `values` (M,).
+
+    rows: (M,), ascending. Items are in ascending order; -1 stands for none, and for a second time.
+    """
+    counts = torch.bincount(rows, minlength=len(found))
+    place = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    size = len(found), int(counts.max()) if len(rows) else 0
+    added, sums = torch.full(size, -1), torch.full(size, -torch.inf)
+    added[rows, place], sums[rows, place] = items.long(), values
+    added = added.gather(1, sums.topk(min(size[1], _MOST_FOUND), dim=1).indices)
+    every = torch.cat([found, added], dim=1).sort(dim=1).values
+    every[:, 1:][every[:, 1:] == every[:, :-1]] = -1
+    return every.sort(dim=1).values
+
+
+def _added_at(keys: torch.Tensor, of: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return the `values` (M,) of the keys `of` (M,) at `keys` (B, N); 0 for others."""
+    if not len(of):
+        return torch.zeros(keys.shape)
+    of, order = of.sort()
+    at = torch.searchsorted(of, keys).clamp(max=len(of) - 1)
+    return torch.where(of[at] == keys, values[order][at], 0.0)
 
 
 def _build(

@@ -14,7 +14,7 @@ item of H:
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ Ranked = Iterator[tuple[Tensor, Tensor, Tensor]]
 """Chunks of users (B,), and their best items and the scores of these, (B, k) each."""
 
 
+More = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Returns, for users (B,), what is added to their scores: positions in them, items, and values."""
+
+
 class SeenItems:
     """The items that each user has interacted with; a ranking leaves them out.
 
@@ -46,7 +50,7 @@ class SeenItems:
         """
         users = edges[0]
         is_sorted = bool((users[1:] >= users[:-1]).all())
-        self._edges = edges if is_sorted else edges[:, users.argsort()]
+        self.edges = edges if is_sorted else edges[:, users.argsort()]
         self.lost = torch.empty(0, dtype=torch.int64) if lost is None else lost
 
     def with_lost(self, lost: Tensor) -> "SeenItems":
@@ -57,7 +61,7 @@ class SeenItems:
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each."""
-        of, items = self._edges
+        of, items = self.edges
         first, stop = (torch.searchsorted(of, users, right=right) for right in (False, True))
         counts = stop - first
         rows = torch.repeat_interleave(torch.arange(len(users)), counts)
@@ -78,19 +82,24 @@ def top_k_items(
     user_indices: Tensor,
     k: int,
     *,
+    more: More | None = None,
     scores_per_chunk: int | None = None,
 ) -> Ranked:
     """Yield the k best unseen items of users by chunks: user indices (B,), items and scores (B, k).
 
     users (U, D) and items (I, D) must be finite. Items are int64, best first; of equal scores the
     lower index comes first. A user with fewer than k unseen items has -1 and -inf at the end. Items
-    and scores are on the device of `users`. k: 1 to I. scores_per_chunk: by default as many as fit.
+    and scores are on the device of `users`. k: 1 to I. more: what is added to the dot products.
+    scores_per_chunk: by default as many as fit.
     """
     num_items = items.shape[0]
     assert 1 <= k <= num_items
     num_scores = scores_per_chunk or _scores_per_chunk(users.device)
     for chunk in user_indices.split(max(1, num_scores // num_items)):
         scores = users[chunk.to(users.device)] @ items.T  # (B, I)
+        if more is not None:
+            *places, values = (part.to(users.device) for part in more(chunk))
+            scores.index_put_(tuple(places), values, accumulate=True)
         rows, seen_items = seen.of(chunk)
         scores[rows.to(users.device), seen_items.to(users.device)] = -torch.inf
         scores[:, seen.lost.to(users.device)] = -torch.inf

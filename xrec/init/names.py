@@ -19,6 +19,7 @@ _MEANINGS = {meaning: text.split() for meaning, text in _FILE["meanings"].items(
 _TABLES = {table: set(text.split()) for table, text in _FILE["tables"].items()}
 _TABLES["users"] |= _WORDS["user"]
 _TABLES["items"] |= _WORDS["item"]
+_DEEDS = {deed: set(words.split()) for deed, words in _FILE["deeds"].items()}
 _KNOWN = {*_WORDS["user"], *_WORDS["item"], *_MEANINGS["explanation"]}.union(*_TABLES.values())
 
 
@@ -27,6 +28,14 @@ def words_of(name: str) -> list[str]:
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced) if word]
     return [part for word in words for part in _parts(word)]
+
+
+def deeds_of(stem: str) -> tuple[str, str]:
+    """Return what people do with items, by the name of the file of interactions."""
+    words = set(words_of(stem))
+    deed = next((each for each in _DEEDS if words & _DEEDS[each]), "chose, chosen")
+    chose, _, chosen = deed.partition(", ")
+    return chose, chosen
 
 
 def _parts(word: str) -> list[str]:

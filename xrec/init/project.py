@@ -13,7 +13,7 @@ from xrec.config import StorageConfig
 from xrec.errors import ConfigError, DataError
 from xrec.init.files import ENCODING, Folder, likeliest, read_folder
 from xrec.init.guess import Guess, guess_tables
-from xrec.init.names import Meaning
+from xrec.init.names import Meaning, deeds_of
 from xrec.init.survey import LEAST, Survey, survey_reviews, survey_tables
 from xrec.storage import check_access, open_location
 
@@ -68,9 +68,9 @@ class Findings:
         if not survey.can_train_adapter:
             yield (
                 f"too few explanations to train on ({_listed(survey.num_explanations)}; the "
-                f"minimum: {_listed(LEAST)}, but a few hundred for good texts): the project "
-                "recommends items without explaining them. Add reviews or explanations, and run "
-                "xrec init --force again"
+                f"minimum: {_listed(LEAST)}, but a few hundred for good texts): the reasons "
+                "are sentences about what people did. For others, add reviews or explanations, and "
+                "run xrec init --force again"
             )
         yield from (f"{count} reviews dropped: {why}" for why, count in survey.dropped.items())
         yield from (f"{count} rows left out, {why}" for why, count in survey.rejected.items())
@@ -132,6 +132,7 @@ def init_project(
         place=_comment(source["uri"]),
         workspace=f"{open_location(directory).uri.rstrip('/')}/workspace",
         source=source,
+        deeds=deeds_of(guess.files["interactions"].partition(".")[0]),
         **choose_settings(counts, machine),
     )
     target.write_bytes(text.encode())
@@ -186,7 +187,9 @@ def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
         "max_explanation_tokens": _between(48, survey.explanation_tokens, 256),
         # None keeps the default; otherwise a little more than the share found.
         "max_rejected_share": None if share <= 0.01 else math.ceil(share * 105) / 100,
-        "k": k if has_gpu else _between(1, texts_in_time // survey.num_users, k),
+        "k": k
+        if has_gpu or not survey.can_train_adapter
+        else _between(1, texts_in_time // survey.num_users, k),
         "max_pairs": 2000 if has_gpu else 200,
     }
 

@@ -19,6 +19,7 @@ ARTIFACT_OF: "Mapping[str, Kind]" = {
     "annotate": "annotations",
     "prepare": "dataset",
     "pretrain-graph": "graph",
+    "neighbors": "neighbors",
     "train-adapter": "adapter",
     "recommend": "recommendations",
     "backfill": "explanations",

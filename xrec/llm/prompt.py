@@ -8,12 +8,13 @@ beginning.
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from xrec.config import PromptConfig, parse_placeholders
-from xrec.data import AspectEvidence
+from xrec.data import AspectEvidence, PeopleEvidence
 from xrec.data.language import language_name
 from xrec.errors import XRecError
 from xrec.llm.chat import Chat
@@ -35,6 +36,7 @@ class PairTexts:
         if its template asks for them.
     menu: all aspects that the item's training reviews mention, without those that they blame. They
         are not in the prompt.
+    people: what people did, if it is known; it is in the prompt if its template asks for it.
     """
 
     user_profile: str
@@ -42,6 +44,7 @@ class PairTexts:
     item_profile: str
     aspects: tuple[AspectEvidence, ...] = ()
     menu: frozenset[str] = frozenset()
+    people: PeopleEvidence | None = None
 
     @property
     def unquoted(self) -> "PairTexts":
@@ -130,6 +133,9 @@ class PromptBuilder:
             self._fill(self.prompt.item, values),
         )
         last_ids = self._encode_aspects(texts)
+        if self.prompt.people and texts.people is not None:
+            people = {"people": texts.people.sentence}
+            last_ids += [*self._encode("\n"), *self._fill(self.prompt.people, people)]
         if self.prompt.collaborative:
             last_ids += [*self._encode("\n"), *self._fill(self.prompt.collaborative, values)]
         return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *last_ids, *self._after]
@@ -147,7 +153,7 @@ class PromptBuilder:
             *self._fill(prompt.aspects_part, {"aspects": ", ".join(entries)}),
         ]
 
-    def _fill(self, part: str, values: dict[str, str | list[int]]) -> list[int]:
+    def _fill(self, part: str, values: Mapping[str, str | list[int]]) -> list[int]:
         """Ids of a template part: texts are tokenized, collaborative tokens are put in."""
         ids: list[int] = []
         for literal, name in parse_placeholders(part):

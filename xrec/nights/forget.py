@@ -42,7 +42,7 @@ from xrec.storage import (
 _FROM_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
 """The kinds that are made from the texts of any night."""
 _MODELS: tuple[Kind, ...] = ("adapter", "graph")
-_OF_FOLDER: tuple[Kind, ...] = ("recommendations", *_MODELS)
+_OF_FOLDER: tuple[Kind, ...] = ("recommendations", "neighbors", *_MODELS)
 """The kinds that are made from the dataset in the same folder."""
 _SOURCES: Mapping[Kind, str] = {
     "dataset": "rejected.parquet",

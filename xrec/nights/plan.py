@@ -16,6 +16,7 @@ _MAKERS: Mapping[str, Kind] = {
     "annotate": "annotations",
     "prepare": "dataset",
     "pretrain-graph": "graph",
+    "neighbors": "neighbors",
     **_TRAINED,
     "recommend": "recommendations",
 }
@@ -107,6 +108,7 @@ def _next_night(
     own: dict[str, dict[str, Any]] = {
         "prepare": {EXTENDS: uris["dataset"]},
         "pretrain-graph": graph,
+        "recommend": {"keeps": uris.get("recommendations")},
     }
     return Night(
         {

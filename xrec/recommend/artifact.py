@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from xrec.config import RecommendConfig, identity_of
 from xrec.errors import ConfigError, install_command
-from xrec.graph.identity import check_graph_of_dataset
-from xrec.recommend.eligible import eligible_inputs
-from xrec.schemas import RECOMMENDATIONS
+from xrec.neighbors.identity import find_neighbors, ranking_inputs
+from xrec.recommend.eligible import table_inputs
+from xrec.schemas import RECOMMENDATIONS, SUPPORT
 from xrec.storage import Location, manifest_of, read_content, read_manifest
 
 
@@ -24,9 +24,10 @@ def identify(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings and the inputs that recommendations depend on.
 
-    Raises ArtifactNotFoundError if dataset or graph is missing, ArtifactMismatchError if the graph
-    was trained on another dataset, ConfigError if k exceeds the number of items or the index's
-    package is not installed, StorageError if a table of eligible items cannot be read.
+    Raises ArtifactNotFoundError if the dataset or both graph and neighbors are missing,
+    ArtifactMismatchError if these were made from another dataset, ConfigError if k exceeds the
+    number of items or the index's package is not installed, StorageError if a table of eligible or
+    excluded items cannot be read.
     """
     if config.index == "hnsw" and find_spec("faiss") is None:
         raise ConfigError(
@@ -36,9 +37,12 @@ def identify(
             key="index",
             saw=config.index,
         )
-    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
-    check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
-    num_items = graph.row_counts["items"]
+    inputs, neighbors = ranking_inputs(config), find_neighbors(config)
+    if neighbors is not None:
+        inputs["neighbors"] = neighbors.fingerprint
+    elif "graph" not in inputs:
+        manifest_of(config, "graph")  # raises that there is none
+    num_items = manifest_of(config, "dataset").row_counts["items"]
     if config.k > num_items:
         raise ConfigError(
             f"k = {config.k}, but the dataset has {num_items} items; lower k",
@@ -46,8 +50,7 @@ def identify(
             key="k",
             saw=config.k,
         )
-    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
-    return identity_of(config), {**inputs, **eligible_inputs(config)}
+    return identity_of(config), {**inputs, **table_inputs(config)}
 
 
 def read_recommendations(location: Location, k: int | None = None) -> Iterator[pa.Table]:
@@ -69,5 +72,14 @@ def read_recommendations(location: Location, k: int | None = None) -> Iterator[p
         )
     for name in sorted(manifest.files):
         data = read_content(location, manifest, name, remedy="run xrec recommend again")
-        rows = pq.read_table(pa.BufferReader(data)).cast(RECOMMENDATIONS)
+        rows = parse_rows(data)
         yield rows if k is None else rows.filter(pc.field("rank") <= k)
+
+
+def parse_rows(data: bytes) -> pa.Table:
+    """Return the rows of a file; without evidence if an older xrec wrote it."""
+    rows = pq.read_table(pa.BufferReader(data))
+    for field in SUPPORT:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.cast(RECOMMENDATIONS)

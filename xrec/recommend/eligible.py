@@ -25,11 +25,11 @@ _ANYONE, _UNKNOWN = 0, -1
 """The codes of an empty cell in the table of items, and of a user's value that no item has."""
 
 
-def eligible_inputs(config: RecommendConfig) -> dict[str, str]:
-    """Return the content hash of each table in `config.eligible`, by name."""
-    if config.eligible is None:
-        return {}
-    uris = {"eligible_items": config.eligible.items, "eligible_users": config.eligible.users}
+def table_inputs(config: RecommendConfig) -> dict[str, str]:
+    """Return the content hash of each table of eligible or excluded items or users, by name."""
+    uris = {"excluded_items": config.evidence.exclude_from}
+    if config.eligible is not None:
+        uris |= {"eligible_items": config.eligible.items, "eligible_users": config.eligible.users}
     return {
         name: open_location(uri, config.storage).digest()
         for name, uri in uris.items()
@@ -86,6 +86,18 @@ def read_eligibility(config: RecommendConfig, dataset: Dataset) -> Eligibility |
     of_users = _codes(_of_users(tables, dataset, config.storage), known, dataset.num_users)
     values, users = np.unique(of_users, axis=0, return_inverse=True)
     return Eligibility(items, of_offers, values, users.ravel())
+
+
+def excluded_items(config: RecommendConfig, dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Return which items no reason names, (I,); raises DataError for a table without item_id."""
+    ids = pa.chunked_array([pa.array(config.evidence.exclude, pa.string())])
+    if (uri := config.evidence.exclude_from) is not None:
+        more = _read(uri, ("item_id",), config.storage)["item_id"]
+        ids = pa.chunked_array([*ids.chunks, *more.chunks])
+    items = dataset.item_ids.rows(ids)
+    is_excluded = np.zeros(dataset.num_items, np.bool_)
+    is_excluded[items[items >= 0]] = True
+    return is_excluded
 
 
 def _of_users(

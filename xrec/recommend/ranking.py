@@ -7,24 +7,30 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from xrec import bulk
 from xrec.config import RecommendConfig
-from xrec.data import Dataset, taken
+from xrec.data import EVIDENCE_KINDS, Dataset, index_keys, read_dataset, taken
 from xrec.errors import DataError
-from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.fold_in import FoldIn
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import seen_items, top_k_items
+from xrec.neighbors.artifact import NeighborTable, read_graph_if_any, read_neighbors
+from xrec.neighbors.reasons import Reasons
+from xrec.neighbors.scores import histories, rounded
 from xrec.progress import counter
-from xrec.recommend.artifact import identify
-from xrec.recommend.eligible import Eligibility, read_eligibility
-from xrec.schemas import RECOMMENDATIONS
+from xrec.recommend.artifact import identify, parse_rows
+from xrec.recommend.eligible import Eligibility, excluded_items, read_eligibility
+from xrec.schemas import RECOMMENDATIONS, SUPPORT
 from xrec.storage import (
     Location,
     Manifest,
     fingerprint_of,
     location_of,
+    open_location,
     write_manifest,
     write_table,
 )
@@ -52,9 +58,10 @@ def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) 
     """
     settings, inputs = identify(config)
     location = location_of(config, "recommendations")
-    dataset, graph = read_dataset_and_graph(config)
-    graph.check_finite()
+    dataset = read_dataset(location_of(config, "dataset"))
+    read_graph_if_any(config, dataset).check_finite()
     eligibility = read_eligibility(config, dataset)
+    excluded_items(config, dataset)  # raises for a broken table before any work
     first_users = range(0, dataset.num_users, users_per_part)
     make = partial(_writer, config, eligibility, location, users_per_part)
     parts, num = dict[str, Part](), max(1, bulk.num_cpus())
@@ -98,8 +105,11 @@ def _writer(
 ) -> Callable[[int], Part]:
     """Return a function that writes a part of `num_users` users, given its first user."""
     torch.set_num_threads(1)
-    dataset, graph = read_dataset_and_graph(config)
-    ranker = Ranker(dataset, graph, config.k, eligibility)
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph, neighbors = read_graph_if_any(config, dataset), read_neighbors(config)
+    ranker = Ranker(dataset, graph, config.k, eligibility, neighbors)
+    if neighbors is not None:
+        ranker.reasons = reasons_of(dataset, graph, neighbors, excluded_items(config, dataset))
     if config.index == "hnsw":
         name = fingerprint_of([dataset.manifest.fingerprint, graph.manifest.fingerprint])
         ranker.index = ItemIndex(name, graph.items, dataset.lost_items)
@@ -110,13 +120,35 @@ def _writer(
         users = np.arange(first, min(first + num_users, dataset.num_users))
         ids = taken(dataset.users["user_id"], users.tolist())
         users = users[np.array(ids) != ""]  # an empty id is not a user
-        rows, recalls = ranker.rank(users)
-        location_of_part = location / _name(first // num_users)
+        name = _name(first // num_users)
+        earlier = _earlier(config, name) if ranker.reasons else None
+        rows, recalls = ranker.rank(users, earlier)
+        location_of_part = location / name
         digest = write_table(location_of_part, rows, RECOMMENDATIONS)
         num_without = len(users) - len(rows["user_id"].unique())
         return Part(digest, rows.num_rows, len(users), num_without, recalls)
 
     return write
+
+
+def _earlier(config: RecommendConfig, name: str) -> pa.Table | None:
+    """Return a part of the earlier recommendations, or None if there is none."""
+    if config.keeps is None:
+        return None
+    file = open_location(config.keeps, config.storage) / name
+    return parse_rows(file.read_bytes()) if file.is_file() else None
+
+
+def reasons_of(
+    dataset: Dataset,
+    graph: GraphEmbeddings,
+    neighbors: NeighborTable,
+    excluded: npt.NDArray[np.bool_],
+) -> Reasons:
+    """Return what finds reasons for pairs of a dataset; excluded: (I,), items that none names."""
+    history = histories(dataset)
+    fold_in = FoldIn.of(graph.users, graph.items, history.edges) if neighbors.has_vectors else None
+    return Reasons(neighbors, history, fold_in, excluded)
 
 
 class Ranker:
@@ -127,6 +159,7 @@ class Ranker:
     """
 
     index: ItemIndex | None = None
+    reasons: Reasons | None = None
     compared: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
     def __init__(
@@ -135,19 +168,24 @@ class Ranker:
         graph: GraphEmbeddings,
         k: int,
         eligibility: Eligibility | None = None,
+        neighbors: NeighborTable | None = None,
     ):
         self._dataset, self._graph, self._k, self._eligibility = dataset, graph, k, eligibility
         self._seen = seen_items(dataset)
+        self._more = None if neighbors is None else neighbors.scores(histories(dataset)).of
 
     @cached_property
     def _mean_user(self) -> torch.Tensor:
         return self._graph.users.mean(dim=0)
 
-    def rank(self, users: npt.NDArray[np.int64]) -> tuple[pa.Table, tuple[float, ...]]:
+    def rank(
+        self, users: npt.NDArray[np.int64], earlier: pa.Table | None = None
+    ) -> tuple[pa.Table, tuple[float, ...]]:
         """Return the best items (schema RECOMMENDATIONS) for users (N,) int64, ascending.
 
-        A user with fewer than k eligible unseen items has fewer rows, or none. Also returns, for
-        each of these users who is compared, the share of the exact best k that the index found.
+        A user with fewer than k eligible unseen items has fewer rows, or none. earlier: rows whose
+        supporting items stay while they qualify. Also returns, for each of these users who is
+        compared, the share of the exact best k that the index found.
         """
         items, scores = self._best(users, self.index)
         recalls, compared = tuple[float, ...](), np.isin(users, self.compared)
@@ -160,9 +198,43 @@ class Ranker:
             "user_id": taken(self._dataset.users["user_id"], users[rows].tolist()),
             "item_id": taken(self._dataset.items["item_id"], items[rows, places].tolist()),
             "rank": pa.array(places + 1, pa.int32()),
-            "score": scores[rows, places],
+            "score": scores[rows, places] if self._more is None else rounded(scores[rows, places]),
         }
-        return pa.table(table, RECOMMENDATIONS), recalls
+        pairs = users[rows], items[rows, places]
+        return pa.table({**table, **self._evidence(*pairs, earlier)}, RECOMMENDATIONS), recalls
+
+    def _evidence(
+        self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], earlier: pa.Table | None
+    ) -> dict[str, pa.Array]:
+        """Return the columns SUPPORT for pairs (N,)."""
+        if self.reasons is None:
+            return {field.name: pa.nulls(len(users), field.type) for field in SUPPORT}
+        before = None if earlier is None else self._supporting(users, items, earlier)
+        found = self.reasons.of(users, items, before)
+        ids = taken(self._dataset.items["item_id"], found.items.clip(0).tolist())
+        none = found.items < 0, found.at_least == 0
+        return {
+            "evidence_kind": pa.array([EVIDENCE_KINDS[kind] for kind in found.kinds.tolist()]),
+            "evidence_item_id": pa.array(ids, pa.string(), mask=none[0]),
+            "evidence_at_least": pa.array(found.at_least, pa.int32(), mask=none[1]),
+        }
+
+    def _supporting(
+        self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], earlier: pa.Table
+    ) -> npt.NDArray[np.int64]:
+        """Return the items that supported these pairs in earlier rows, -1 for none."""
+        dataset, rows = self._dataset, earlier.filter(pc.is_valid(earlier["evidence_item_id"]))
+        of = [
+            dataset.user_ids.rows(rows["user_id"]),
+            *(dataset.item_ids.rows(rows[name]) for name in ("item_id", "evidence_item_id")),
+        ]
+        known = (of[0] >= 0) & (of[1] >= 0)
+        keys, support = index_keys(of[0], of[1])[known], of[2][known]
+        order, wanted = keys.argsort(), index_keys(users, items)
+        if not len(keys):
+            return np.full(len(users), -1)
+        at = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
+        return np.where(keys[at] == wanted, support[at], -1)
 
     def _best(
         self, users: npt.NDArray[np.int64], index: ItemIndex | None
@@ -184,7 +256,8 @@ class Ranker:
         for group, out in groups:
             lost = torch.from_numpy(np.union1d(self._dataset.lost_items, out))
             seen, of = self._seen.with_lost(lost), torch.from_numpy(group)
-            ranked = rank(self._graph.users, self._graph.items, seen, of, self._k)
+            vectors = self._graph.users, self._graph.items
+            ranked = rank(*vectors, seen, of, self._k, more=self._more)
             chunks = [each for _, *each in ranked]
             place = np.searchsorted(users, group)
             items[place], scores[place] = (

@@ -184,7 +184,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         await http.state.caller.charge(len(request.pairs), num_counted=1)
         pairs = _as_allowed(http, request.pairs)
         answers = await current().explain(pairs, request.max_words, _key(http))
-        return Explanations(explanations=answers)
+        return Explanations(explanations=[_as_visible(http, answer) for answer in answers])
 
     @router.post(
         "/explanations/stream",
@@ -204,7 +204,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         await http.state.caller.charge(len(request.pairs), num_counted=1)
         request.pairs = _as_allowed(http, request.pairs)
         return StreamingResponse(
-            kept_alive(_events(current, request, _key(http))),
+            kept_alive(_events(current, request, http)),
             media_type="text/event-stream",
             headers={"X-Accel-Buffering": "no"},
         )
@@ -220,7 +220,8 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
     ) -> Explanation:
         """Explain one pair."""
         pair = PairRequest(user_id=user_id, item_id=item_id)
-        (answer,) = await current().explain([pair], max_words, _key(http))
+        (found,) = await current().explain([pair], max_words, _key(http))
+        answer = _as_visible(http, found)
         if isinstance(answer, NoExplanation):
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
@@ -246,7 +247,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
             answers = await read_through.explain(pairs, max_words, _key(http))
             for item, answer in zip(items, answers, strict=True):
-                item.answer = answer
+                item.answer = _as_visible(http, answer)
         return Recommendations(user_id=user_id, items=items)
 
     @router.get("/items", responses=_WITH_ID, tags=[_LISTS])
@@ -330,6 +331,18 @@ def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
 
 
+def _as_visible(http: Request, answer: Explanation | NoExplanation) -> Explanation | NoExplanation:
+    """Return an answer as the key may see it: only the scope `evidence` shows a user's history."""
+    may_see_history = "evidence" in http.state.caller.scopes
+    if isinstance(answer, NoExplanation) or answer.people is None or may_see_history:
+        return answer
+    if answer.people.name is not None and answer.people.name in answer.explanation:
+        message = "the text names an item of the user's history, which needs the scope 'evidence'"
+        problem = refused("scope", message).problem
+        return NoExplanation(user_id=answer.user_id, item_id=answer.item_id, problem=problem)
+    return answer.model_copy(update={"people": None})
+
+
 async def kept_alive(
     events: AsyncGenerator[str, None], seconds: float = KEEP_ALIVE_SECONDS
 ) -> AsyncIterator[str]:
@@ -369,14 +382,15 @@ def _key(http: Request) -> str:
 
 
 async def _events(
-    current: Callable[[], ReadThrough], request: StreamRequest, key: str
+    current: Callable[[], ReadThrough], request: StreamRequest, http: Request
 ) -> AsyncGenerator[str, None]:
-    options = request.max_words, request.parts, key
+    options = request.max_words, request.parts, _key(http)
     try:
         for index, pair in enumerate(request.pairs):
             sent = ""
             async with aclosing(current().stream(pair, *options)) as results:
-                async for result in results:
+                async for event in results:
+                    result = event if isinstance(event, Draft) else _as_visible(http, event)
                     for name, data in _changes(sent, result):
                         yield _sse(name, {"index": index, **data})
                     sent = _text_of(result)

@@ -1,5 +1,7 @@
 """The users and items that a frontend knows: ids, texts, vectors and histories."""
 
+import logging
+
 import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
@@ -9,10 +11,15 @@ from xrec.adapter.config import model_inputs
 from xrec.checks import AspectNames
 from xrec.config import ServeConfig
 from xrec.data import Dataset
+from xrec.errors import ArtifactMismatchError
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.ranking import seen_items, top_k_items
+from xrec.neighbors.artifact import NeighborTable, read_neighbors
+from xrec.neighbors.scores import histories, rounded
 from xrec.serve.messages import Evidence, ItemEntry, ItemList, NearHistory, RecommendedItem
 from xrec.storage import location_of
+
+logger = logging.getLogger("xrec")
 
 NUM_NEAREST = 5
 """Maximum number of items from the user's history in an evidence."""
@@ -27,10 +34,17 @@ class Catalogue:
     fingerprints: those of the language model, adapter and graph whose explanations are served.
     """
 
-    def __init__(self, dataset: Dataset, graph: GraphEmbeddings, fingerprints: dict[str, str]):
+    def __init__(
+        self,
+        dataset: Dataset,
+        graph: GraphEmbeddings,
+        fingerprints: dict[str, str],
+        neighbors: NeighborTable | None = None,
+    ):
         graph.check_finite()
         self.dataset, self._graph, self.fingerprints = dataset, graph, fingerprints
         self._seen = seen_items(dataset)
+        self._more = None if neighbors is None else neighbors.scores(histories(dataset)).of
         aspects = dataset.aspects
         self.aspect_names = AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
 
@@ -46,9 +60,10 @@ class Catalogue:
         """
         users, k = torch.tensor([user]), min(k, self.dataset.num_items)
         ((_, items, scores),) = top_k_items(
-            self._graph.users, self._graph.items, self._seen, users, k
+            self._graph.users, self._graph.items, self._seen, users, k, more=self._more
         )
-        ranked = zip(items[0].tolist(), scores[0].tolist(), strict=True)
+        shown = scores[0].numpy() if self._more is None else rounded(scores[0].numpy())
+        ranked = zip(items[0].tolist(), shown.tolist(), strict=True)
         return [
             RecommendedItem(
                 rank=rank,
@@ -154,6 +169,11 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
     adapter = read_adapter(location_of(config, "adapter"))
     adapter.check_graph(graph.manifest)
     fingerprints = model_inputs(adapter.config, adapter.fingerprint, graph.manifest)
-    catalogue = Catalogue(dataset, graph, fingerprints)
+    try:
+        neighbors = read_neighbors(config)
+    except ArtifactMismatchError as error:
+        logger.warning("unpublished recommendations are ranked without neighbors: %s", error)
+        neighbors = None
+    catalogue = Catalogue(dataset, graph, fingerprints, neighbors)
     catalogue.aspect_names.build()
     return catalogue

@@ -188,7 +188,9 @@ class LiveExplainer:
             Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
         )
         texts = replace(stored if is_known else replace(stored, user_profile=""), **pair.own_texts)
-        _raise(self._explainer.finisher.failure_of_any(texts, self._decoding.text))
+        finisher, rules = self._explainer.finisher, self._decoding.text
+        if (refused := finisher.failure_of_any(texts, rules)) is not None:
+            _raise(finisher.fallback(texts, rules, refused)[1])
         prompt = self._builder.build(user, item, texts)
         asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))

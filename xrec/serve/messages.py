@@ -158,6 +158,18 @@ class StreamRequest(ExplanationsRequest):
     )
 
 
+class PeopleSupport(BaseModel):
+    """Why the pair was recommended, by what people did."""
+
+    kind: str = Field(
+        description="others: people who chose the supporting item chose this one too; history: the "
+        "user chose the supporting item; popular: many chose this one."
+    )
+    item_id: str | None = Field(description="The supporting item, of the user's history.")
+    name: str | None = Field(description="Its title, or what the text calls it.")
+    at_least: int | None = Field(description="A lower bound of how many other people, in steps.")
+
+
 class Explanation(BaseModel):
     """A text that explains why the user would like the item."""
 
@@ -194,6 +206,11 @@ class Explanation(BaseModel):
         "counts as its only review, and the profiles of the items that the user interacted with "
         "count as the user's."
     )
+    people: PeopleSupport | None = Field(
+        None,
+        description="What people did, of a published recommendation; null if nothing is known of "
+        "it, and for a key without the scope evidence, since it names the user's history.",
+    )
 
 
 class NoExplanation(BaseModel):
@@ -215,7 +232,8 @@ class RecommendedItem(BaseModel):
 
     rank: int = Field(description="Rank of the item, from 1.")
     score: float | None = Field(
-        description="The recommender's score; for xrec recommend, the dot product of the vectors."
+        description="The recommender's score; for xrec recommend, the dot product of the vectors "
+        "plus what neighbors add."
     )
     item_id: str
     title: str

@@ -23,6 +23,7 @@ _STATUS_OF_REASON = {
     "unknown_user": 404,
     "unknown_item": 404,
     "taken_down": 410,
+    "scope": 403,
     "overloaded": 429,
     "bug": 500,
 }
@@ -51,8 +52,8 @@ class ProblemError(HTTPException):
 def refused(reason: str, message: str) -> ProblemError:
     """Return the error for a pair without an explanation.
 
-    Its status is 404 for an unknown ID, 410 for a takedown, 429 for an overload, 500 for a bug, and
-    422 for any other reason.
+    Its status is 403 for what the key may not see, 404 for an unknown ID, 410 for a takedown, 429
+    for an overload, 500 for a bug, and 422 for any other reason.
     """
     status = _STATUS_OF_REASON.get(reason, 422)
     return ProblemError(status, reason, message, RETRY_SECONDS if status == 429 else None)

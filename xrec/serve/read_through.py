@@ -22,6 +22,7 @@ from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data import NamedEvidence
 from xrec.errors import StorageNotFoundError, XRecError
 from xrec.generate.text_rules import cut_to_words
+from xrec.neighbors.sentences import support_name
 from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.messages import (
@@ -29,6 +30,7 @@ from xrec.serve.messages import (
     NoExplanation,
     PairRequest,
     Parts,
+    PeopleSupport,
     RecommendedItem,
 )
 from xrec.serve.metrics import Metrics
@@ -297,6 +299,19 @@ class ReadThrough:
             finish_reason=row.finish_reason,
             kind=row.kind,
             aspects=aspects,
+            people=self._people(row),
+        )
+
+    def _people(self, found: Explained) -> PeopleSupport | None:
+        """Return what people did, by the columns of a published row."""
+        kind, item_id = found.evidence_kind, found.evidence_item_id
+        if kind is None or kind == "abstained":
+            return None
+        item = self.catalogue.dataset.item_ids.find(item_id) if item_id else None
+        title = "" if item is None else self.catalogue.item_texts(item)[0]
+        name = support_name(item_id, title) if item_id else None
+        return PeopleSupport(
+            kind=kind, item_id=item_id, name=name, at_least=found.evidence_at_least
         )
 
     def _is_forgotten(self, user_id: str) -> bool:

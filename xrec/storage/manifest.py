@@ -23,6 +23,7 @@ Kind = Literal[
     "annotations",
     "dataset",
     "graph",
+    "neighbors",
     "recommendations",
     "llm",
     "examples",

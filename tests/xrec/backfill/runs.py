@@ -23,7 +23,7 @@ from xrec.generate.engine import Completion, EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.shared_engine import Again, Requests
 from xrec.nights import make_gate
-from xrec.schemas import PAIRS
+from xrec.schemas import GIVEN, PAIRS
 from xrec.storage import Location, open_location, parquet_bytes
 
 DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "refuses_repetition": False}}
@@ -156,7 +156,7 @@ def never(made: MakeExplainTask) -> Explainer:
 
 def pairs_table(*pairs: str) -> pa.Table:
     rows = [dict(zip(PAIRS.names, pair.split(), strict=True)) for pair in pairs]
-    return pa.Table.from_pylist(rows, PAIRS)
+    return pa.Table.from_pylist(rows, pa.schema([*PAIRS, *GIVEN]))
 
 
 def with_pairs(config: BackfillConfig, pairs: pa.Table) -> BackfillConfig:

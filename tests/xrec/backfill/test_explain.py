@@ -32,7 +32,7 @@ from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import sources_of
 from xrec.generate.shared_engine import Again, Requests
-from xrec.schemas import FAILED, GENERATED
+from xrec.schemas import FAILED, GENERATED, SUPPORT
 from xrec.storage import run_fingerprint
 
 GARDEN = "Quiet, with a garden."
@@ -328,7 +328,12 @@ def test_evidence_that_nobody_was_told_may_change_and_the_text_stays(explainer):
         told = changed(explainer, pairs=PairPrompts(dataset, shown))
         status = "failed" if reason else "ok"
         row = {**ids, "status": status, "reason": reason, "content_key": content_key}
-        row |= {"explanation": text, "kind": kind, "aspects": aspects}
+        row |= {
+            "explanation": text,
+            "kind": kind,
+            "aspects": aspects,
+            **dict.fromkeys(SUPPORT.names),
+        }
         return why_again(told, pa.Table.from_pylist([row]), rules, "s")[0].as_py()
 
     assert why() is None

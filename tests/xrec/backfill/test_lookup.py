@@ -28,9 +28,9 @@ from xrec.errors import (
     StorageError,
     TableError,
 )
-from xrec.schemas import FAILED, GENERATED
+from xrec.schemas import FAILED, GENERATED, GIVEN, PAIRS
 
-PAIRS_AND_RANKS = ("user_id", "item_id", "rank", "score")
+PLANNED = (*PAIRS.names, *GIVEN.names)
 
 
 def pairs_in(config: Any) -> list[str]:
@@ -58,7 +58,7 @@ def test_table_ids_without_an_exact_text_are_rejected_with_file_and_line(runs):
         pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=2)
     config = runs.config(**table_at(folder))
     batches = list(pair_batches(config))
-    assert {(*good.column_names,) for good, _ in batches} == {(*PAIRS_AND_RANKS,)}
+    assert {(*good.column_names,) for good, _ in batches} == {PLANNED}
     rejected = pa.concat_tables(bad for _, bad in batches).to_pylist()
     assert [(Path(row["file"]).name, row["line"], row["reason"]) for row in rejected] == [
         ("a.parquet", 3, "null_id"),

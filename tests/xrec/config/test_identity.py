@@ -48,6 +48,7 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
         {"source": SOURCES[1], "aspects_from": "profiles"},
     ],
     "pretrain-graph": [{}, {"training": {"loss": "bpr"}}],
+    "neighbors": [{}],
     "train-adapter": [{"llm": LLM}],
     "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv", "match": ["region"]}}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],

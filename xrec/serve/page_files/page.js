@@ -116,12 +116,19 @@ function showAspects(aspects, aspectsFrom) {
   );
 }
 
+function showPeople(people) {
+  const number = people?.at_least ? `: at least ${people.at_least} people` : "";
+  at("people").textContent = people ? `${people.kind} ${people.name ?? ""}`.trim() + number : "";
+  at("people-title").hidden = !people;
+}
+
 function reset() {
   show("");
   const texts = ["text", "facts", "source", "pair"];
   const evidence = ["aspects", "near", "standing", "item-profile", "user-profile"];
   for (const id of [...texts, ...evidence]) at(id).textContent = "";
   at("aspects-title").hidden = true;
+  showPeople(null);
   at("answer").hidden = false;
 }
 
@@ -162,6 +169,7 @@ async function explain(pair) {
     at("text").textContent = answer.explanation;
     at("source").textContent = SOURCES[answer.is_cached ? "cached" : answer.source];
     showAspects(answer.aspects, evidence.aspects_from);
+    showPeople(answer.people);
     at("facts").textContent =
       answer.kind === "plain"
         ? "A plain sentence made from the evidence, because the model's text was refused."

@@ -1,0 +1,209 @@
+"""What people did in texts: as a fallback, beside a text, in a prompt, and without a model."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.xrec.backfill.runs import changed, never, pairs_table, published_rows
+from xrec.adapter.pairs import Pair, PairPrompts
+from xrec.backfill.explain import explain_pairs, why_again
+from xrec.backfill.plan import EXPLANATIONS
+from xrec.config import DecodingConfig, PeopleWords, TextConfig
+from xrec.data import Dataset, PeopleEvidence
+from xrec.generate.engine import Completion
+from xrec.generate.explainer import Explainer
+from xrec.generate.shared_engine import Again, Requests
+from xrec.generate.text_rules import TextFinisher
+from xrec.llm.prompt import PromptBuilder
+from xrec.neighbors.sentences import frames, people_evidence
+from xrec.schemas import RECOMMENDATIONS, SUPPORT
+from xrec.storage import fingerprint_of, open_location, write_manifest, write_table
+
+OTHERS = ("others", "i1", 20)
+HISTORY = ("history", "i1", None)
+POPULAR = ("popular", None, 50)
+ABSTAINED = ("abstained", None, None)
+WORDS = PeopleWords(chose="went to", chosen="visited", this="this place")
+
+
+def backed(*rows: tuple[str, tuple[str | None, ...]]) -> pa.Table:
+    """Planned rows of pairs such as "u0 i2", with their evidence."""
+    table = pairs_table(*(pair for pair, _ in rows))
+    for place, field in enumerate(SUPPORT):
+        values = pa.array([evidence[place] for _, evidence in rows], field.type)
+        table = table.set_column(table.schema.get_field_index(field.name), field, values)
+    return table
+
+
+def said(dataset: Dataset, pair: str, evidence: tuple[Any, ...]) -> PeopleEvidence | None:
+    (row,) = backed((pair, evidence)).to_pylist()
+    return people_evidence(dataset, row, WORDS)
+
+
+def test_sentences_vary_by_pair_and_say_what_the_evidence_has(explainer) -> None:
+    dataset = explainer.dataset
+    assert said(dataset, "u0 i2", ABSTAINED) is None
+    assert said(dataset, "u0 i2", ("others", "no such item", 20)) is None
+    for evidence in (OTHERS, HISTORY, POPULAR):
+        texts = [
+            said(dataset, f"u{user} i{item}", evidence).sentence
+            for user in range(1000)
+            for item in (0, 2)
+        ]
+        counts = Counter(texts)
+        assert len(counts) == len(frames()[evidence[0]])
+        assert counts.most_common(1)[0][1] <= 0.2 * len(texts)
+        for text in counts:
+            assert not text[0].islower()
+            assert text.endswith(".")
+            assert "{" not in text
+            assert (str(evidence[2]) in text) == (evidence[2] is not None)
+            assert ("Place 1" in text) == (evidence[1] is not None)
+    one = said(dataset, "u0 i2", ("others", "i1", 1000))
+    assert one == said(dataset, "u0 i2", ("others", "i1", 1000))
+    assert (one.kind, one.item_id, one.name, one.at_least) == ("others", "i1", "Place 1", 1000)
+    assert "1,000" in one.sentence
+
+
+def save_recommendations(folder: Path, table: pa.Table) -> None:
+    """Write the planned rows as recommendations."""
+    ranks = {"rank": pa.array(range(1, len(table) + 1), pa.int32()), "score": [0.5] * len(table)}
+    columns = {name: ranks.get(name, table[name]) for name in RECOMMENDATIONS.names}
+    location = open_location(str(folder))
+    rows = pa.table(columns, RECOMMENDATIONS)
+    files = {"part-00000.parquet": write_table(location / "part-00000.parquet", rows, rows.schema)}
+    about: dict[str, Any] = {"config": {"k": 9}, "inputs": {}, "metrics": {}}
+    write_manifest(
+        location,
+        "recommendations",
+        files=files,
+        fingerprint=fingerprint_of(files),
+        row_counts={"recommendations": len(rows)},
+        **about,
+    )
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_run_without_a_language_model_publishes_sentences_and_carries_them(runs) -> None:
+    pairs = (("u0 i2", OTHERS), ("u1 i0", HISTORY), ("u2 i4", POPULAR), ("u3 i2", ABSTAINED))
+    values = {
+        "llm": None,
+        "adapter": runs.folder / "none",
+        "graph": runs.folder / "none",
+        "pairs": {"kind": "recommendations"},
+        "decoding": {"text": {"people": WORDS}},
+    }
+
+    def run(name: str, *changed: tuple[str, tuple[Any, ...]]) -> Any:
+        save_recommendations(runs.folder / name, backed(*{**dict(pairs), **dict(changed)}.items()))
+        return runs.run(toy=never, recommendations=runs.folder / name, **values)
+
+    manifest = run("first")
+    rows, (failed,) = published_rows(runs.output), published_rows(runs.output, failed=True)
+    for row, (pair, (kind, support, number)) in zip(rows, pairs, strict=False):
+        assert f"{row['user_id']} {row['item_id']}" == pair
+        assert (row["kind"], row["evidence_kind"]) == ("plain", kind)
+        assert (row.get("evidence_item_id"), row.get("evidence_at_least")) == (support, number)
+        assert ("Place 1" in row["explanation"]) == (support is not None)
+    assert (failed["reason"], failed["evidence_kind"]) == ("abstained", "abstained")
+    assert manifest.metrics["num_carried"] == 0
+    # The next step, another supporting item, and nothing more to say are three texts of four.
+    again = run("second", ("u0 i2", ("others", "i1", 50)), ("u1 i0", ("history", "i2", None)))
+    assert again.metrics["num_carried"] == 2
+    assert again.metrics["written_again"] == {"evidence": 2}
+    texts = {row["user_id"]: row["explanation"] for row in published_rows(runs.output)}
+    assert "50" in texts["u0"]
+    assert "Place 2" in texts["u1"]
+    assert texts["u2"] == rows[2]["explanation"]
+
+
+def test_a_refused_text_is_replaced_by_what_people_did(explainer) -> None:
+    engine = Silent(explainer.pairs)
+    silent = changed(explainer, engine=engine)
+    decoding = DecodingConfig(text={"people": WORDS})
+    pairs = backed(("u0 i2", OTHERS), ("u1 i0", ABSTAINED))
+    generated, failed = explain_pairs(silent, pairs, decoding, "0")
+    (row,) = generated.to_pylist()
+    assert row["explanation"] == said(explainer.dataset, "u0 i2", OTHERS).sentence
+    assert (row["kind"], row["refused"]) == ("plain", "empty_text")
+    assert failed["reason"].to_pylist() == ["empty_text"]
+    # A higher step is another key, for this reason alone.
+    higher = backed(("u0 i2", ("others", "i1", 50)))
+    earlier = EXPLANATIONS.as_results(
+        higher.append_column("bucket", pa.array([0], pa.int32())),
+        generated.select(EXPLANATIONS.ok_schema.names),
+        EXPLANATIONS.failed_schema.empty_table(),
+    )
+    assert why_again(silent, earlier, decoding.text, "0").to_pylist() == ["evidence"]
+    same = earlier.set_column(
+        earlier.schema.get_field_index("evidence_at_least"),
+        earlier.field("evidence_at_least"),
+        pa.array([20], pa.int32()),
+    )
+    assert why_again(silent, same, decoding.text, "0").to_pylist() == [None]
+
+
+class Silent:
+    """An engine that writes nothing."""
+
+    def __init__(self, pairs: PairPrompts):
+        self.prompts: list[list[int]] = []
+
+    def complete(self, requests: Requests, again: Again) -> Iterator[Completion]:
+        self.prompts = [list(prompt) for prompt, _ in requests]
+        for index in range(len(requests)):
+            completion = Completion(index, [], "stop")
+            assert again(completion) is None
+            yield completion
+
+
+def finisher_of(explainer: Explainer, **prompt: str) -> TextFinisher:
+    builder = explainer.pairs.builder
+    template = builder.prompt.model_copy(update=prompt)
+    other = PromptBuilder(builder.tokenizer, template, builder.vocabulary)
+    return TextFinisher(other, explainer.pairs.titles, explainer.checker)
+
+
+def test_a_text_may_name_the_evidence_and_no_other_number_or_item(explainer) -> None:
+    people = said(explainer.dataset, "u0 i2", OTHERS)
+    texts = replace(explainer.pairs.texts(Pair(0, 2)), people=people)
+    finisher, rules = finisher_of(explainer, people="Others: {people}"), TextConfig()
+    for text, reason in (
+        ("At least 20 people who went to Place 1 also came here.", None),
+        ("At least twenty people who went to Place 1 also came here.", None),
+        ("At least 21 people who went to Place 1 also came here.", "unsupported"),
+        ("A hundred people who went to Place 1 also came here.", "unsupported"),
+        ("At least 20 people who went to Place 3 also came here.", "names_another_item"),
+    ):
+        failure = finisher.unfit(text, texts, rules)
+        assert (failure and failure.reason) == reason, text
+    alone = replace(texts, people=None)
+    assert finisher.unfit("People who went to Place 1 came here.", alone, rules) is not None
+
+
+def test_the_prompt_shows_what_people_did_if_it_asks_for_it(explainer) -> None:
+    people = said(explainer.dataset, "u0 i2", OTHERS)
+    texts = replace(explainer.pairs.texts(Pair(0, 2)), people=people)
+    builder = explainer.pairs.builder
+    template = builder.prompt.model_copy(update={"people": "Others: {people}"})
+    asking = PromptBuilder(builder.tokenizer, template, builder.vocabulary)
+    assert f"\nOthers: {people.sentence}" in asking.show(asking.build(0, 2, texts))
+    assert builder.build(0, 2, texts) == builder.build(0, 2, replace(texts, people=None))
+
+
+def test_a_backed_text_is_followed_by_what_people_did_unless_it_says_so(explainer) -> None:
+    people = said(explainer.dataset, "u0 i2", OTHERS)
+    texts = replace(explainer.pairs.texts(Pair(0, 2)), people=people)
+    finisher, builder = finisher_of(explainer), explainer.pairs.builder
+    decoding = DecodingConfig(text={"is_backed": True})
+    for written, expected in (
+        ("A quiet garden.", f"A quiet garden. {people.sentence}"),
+        ("A quiet garden, as in Place 1.", "A quiet garden, as in Place 1."),
+    ):
+        completion = Completion(0, builder.encode_explanation(written)[:-1], "stop")
+        assert finisher.finish(completion, [], texts, decoding) == (expected, None)

@@ -1,0 +1,275 @@
+"""Neighbors, scores and reasons against their definitions, over dense matrices."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xrec.data import EVIDENCE_KINDS
+from xrec.graph.fold_in import FoldIn
+from xrec.graph.index import ItemIndex
+from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.neighbors.artifact import NeighborTable
+from xrec.neighbors.build import Neighbors, build
+from xrec.neighbors.reasons import ABSTAINED, HISTORY, OTHERS, POPULAR, Reasons
+from xrec.neighbors.scores import NeighborScores, fit
+from xrec.neighbors.steps import lower_bounds
+
+NUM_USERS, NUM_ITEMS = 120, 50
+LEAST = 5
+
+
+@pytest.fixture(scope="module")
+def choices() -> np.ndarray:
+    """Who chose what, (U, I) bool: one user chose everything, and one item has no user."""
+    rng = np.random.default_rng(3)
+    popularity = rng.random(NUM_ITEMS) ** 2
+    choices = rng.random((NUM_USERS, NUM_ITEMS)) < 0.4 * popularity
+    choices[0] = True
+    choices[:, 7] = False
+    return choices
+
+
+def edges_of(choices: np.ndarray) -> np.ndarray:
+    return np.stack(np.nonzero(choices))
+
+
+def sources_of(found: Neighbors) -> np.ndarray:
+    return np.repeat(np.arange(NUM_ITEMS), np.diff(found.starts))
+
+
+def dense(choices: np.ndarray, found: Neighbors) -> np.ndarray:
+    """Return the kept weights, (I, I): w_ji at row j and column i."""
+    weights = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    weights[sources_of(found), found.targets] = found.weights
+    return weights
+
+
+@pytest.mark.parametrize("most_items", [1000, 20])
+def test_weights_and_numbers_are_those_of_the_dense_matrices(
+    choices: np.ndarray, most_items: int
+) -> None:
+    found = build(
+        edges_of(choices),
+        NUM_USERS,
+        NUM_ITEMS,
+        powers=(0.5, 0.5),
+        most_neighbors=10,
+        most_items=most_items,
+    )
+    both = choices.T.astype(int) @ choices.astype(int)
+    sources = sources_of(found)
+    assert (found.num_people == both[sources, found.targets]).all()  # heavy users are counted too
+    assert (sources != found.targets).all()
+    assert np.bincount(found.targets, minlength=NUM_ITEMS).max() == 10
+    if most_items == 1000:
+        chosen = np.maximum(choices.sum(0), 1)
+        of_users = choices.T / np.maximum(choices.sum(1), 1)
+        weights = of_users @ choices / np.sqrt(np.outer(chosen, chosen))
+        np.fill_diagonal(weights, 0)
+        assert found.weights == pytest.approx(weights[sources, found.targets], rel=1e-5)
+        for item in range(NUM_ITEMS):
+            kept = np.sort(found.weights[found.targets == item])[::-1]
+            assert kept == pytest.approx(np.sort(weights[:, item])[::-1][: len(kept)], rel=1e-5)
+
+
+def test_blocks_change_nothing(choices: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = build(edges_of(choices), NUM_USERS, NUM_ITEMS, most_neighbors=10)
+    monkeypatch.setattr("xrec.neighbors.build.PRODUCTS_PER_BLOCK", 100)
+    cut = build(edges_of(choices), NUM_USERS, NUM_ITEMS, most_neighbors=10)
+    for name in ("starts", "targets", "num_people"):
+        assert (getattr(whole, name) == getattr(cut, name)).all()
+
+
+def test_no_interactions_have_no_neighbors() -> None:
+    found = build(np.empty((2, 0), np.int64), 3, 4)
+    assert len(found.targets) == 0
+    assert found.starts.tolist() == [0] * 5
+
+
+@given(numbers=st.lists(st.integers(0, 10**7)), least=st.integers(3, 300))
+def test_lower_bounds_hold_and_say_nothing_of_small_groups(numbers: list[int], least: int) -> None:
+    bounds = lower_bounds(numbers, least)
+    for number, bound in zip(numbers, bounds.tolist(), strict=True):
+        assert bound <= number
+        assert bound == 0 if number < least else bound >= least
+        assert bound == least or str(bound).rstrip("0") in ("", "1", "2", "5")
+
+
+def test_scores_are_the_sums_over_the_history(choices: np.ndarray) -> None:
+    found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
+    seen = SeenItems(torch.from_numpy(edges_of(choices)))
+    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    users = torch.tensor([5, 0, 9])
+    rows, items, sums = scores.of(users)
+    made = torch.zeros(3, NUM_ITEMS).index_put((rows, items), sums)
+    assert made.numpy() == pytest.approx(choices[users] @ dense(choices, found), rel=1e-5)
+
+
+def test_ranking_adds_the_neighbors_part(choices: np.ndarray) -> None:
+    found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
+    seen = SeenItems(torch.from_numpy(edges_of(choices)))
+    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+    both = (users @ items.T).numpy() + choices @ dense(choices, found)
+    both[choices] = -np.inf
+    wanted = np.argsort(-both, axis=1)[:, :5]
+    ranked = top_k_items(users, items, seen, torch.arange(1, NUM_USERS), 5, more=scores.of)
+    best = torch.cat([items for _, items, _ in ranked])
+    assert (best.numpy() == wanted[1:]).all()
+
+
+def test_an_index_finds_what_neighbors_add(
+    choices: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items with the largest sums are candidates, though their vectors are far away."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
+    seen = SeenItems(torch.from_numpy(edges_of(choices)))
+    scores = NeighborScores(found.starts, found.targets, 1000 * found.weights, seen)
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+    asked = torch.arange(1, NUM_USERS)
+    index = ItemIndex("items", items, np.empty(0, np.int64), num_links=4, num_search=5)
+    ((_, *found_by_index),) = index.top_k(users, items, seen, asked, 3, more=scores.of)
+    exact = top_k_items(users, items, seen, asked, 3, more=scores.of)
+    best, values = (torch.cat(parts) for parts in list(zip(*exact, strict=True))[1:])
+    assert torch.equal(found_by_index[0], best)
+    torch.testing.assert_close(found_by_index[1], values)
+
+
+def test_the_weight_ranks_held_out_pairs_best(choices: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    is_held_out = choices & (rng.random(choices.shape) < 0.2)
+    train, held_out = edges_of(choices & ~is_held_out), torch.from_numpy(edges_of(is_held_out))
+    found = build(train, NUM_USERS, NUM_ITEMS)
+    seen = SeenItems(torch.from_numpy(train))
+    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+    num_people = torch.from_numpy((choices & ~is_held_out).sum(0))
+    tried = fit(users, items, scores, num_people, seen, held_out, k=5)
+    recalls = [each.recall for each in tried]
+    assert recalls == sorted(recalls, reverse=True)
+    (alone,) = [each.recall for each in tried if each.weight == 0]
+    assert recalls[0] > alone  # random vectors say nothing
+    chosen = np.maximum(num_people.numpy(), 1)
+    for each in tried:
+        weights = each.weight * dense(choices, found) * chosen ** (0.5 - each.power)
+        both = (users @ items.T).numpy() + (choices & ~is_held_out) @ weights
+        both[choices & ~is_held_out] = -np.inf
+        top = np.argsort(-both, axis=1)[:, :5]
+        rows = [
+            np.isin(np.flatnonzero(wanted), best).mean()
+            for wanted, best in zip(is_held_out, top, strict=True)
+            if wanted.any()
+        ]
+        assert each.recall == pytest.approx(np.mean(rows), abs=1e-6)
+
+
+class TestReasons:
+    @pytest.fixture(scope="class")
+    def reasons(self, choices: np.ndarray) -> Reasons:
+        found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
+        arrays = {
+            "starts": found.starts,
+            "targets": found.targets,
+            "weights": found.weights,
+            "bounds": lower_bounds(found.num_people, LEAST),
+            "item_bounds": lower_bounds(choices.sum(0), LEAST),
+        }
+        generator = torch.Generator().manual_seed(1)
+        users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+        history = SeenItems(torch.from_numpy(edges_of(choices)))
+        fold_in = FoldIn.of(users, items, history.edges)
+        table = NeighborTable(arrays, 3.0, None)  # type: ignore[arg-type]  # no manifest needed
+        return Reasons(table, history, fold_in, np.zeros(NUM_ITEMS, bool))
+
+    @pytest.fixture(scope="class")
+    def pairs(self, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return all pairs of users and items that they did not choose."""
+        return np.nonzero(~choices)
+
+    def test_contributions_add_up_to_the_score(self, choices: np.ndarray, reasons: Reasons) -> None:
+        users, items = np.array([3, 3, 5]), np.array([11, 12, 11])
+        pairs, history, shares = reasons.contributions(users, items)
+        for pair, (user, item) in enumerate(zip(users, items, strict=True)):
+            own = np.flatnonzero(choices[user])
+            assert history[pairs == pair].tolist() == own.tolist()
+            vector = reasons.fold_in.vector(torch.from_numpy(own))
+            weighted = reasons.table.weighted(own, np.full(len(own), item))
+            score = float(vector @ reasons.fold_in.items[item]) + weighted.sum()
+            assert shares[pairs == pair].sum() == pytest.approx(score, rel=1e-4)
+
+    def test_each_is_true_and_the_largest(
+        self, choices: np.ndarray, reasons: Reasons, pairs: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        both = choices.T.astype(int) @ choices.astype(int)
+        users, items = pairs
+        places, history, shares = reasons.contributions(users, items)
+        found = reasons.of(users, items)
+        assert {*found.kinds.tolist()} >= {OTHERS, HISTORY, POPULAR}
+        for place, kind in enumerate(found.kinds):
+            own, item = places == place, items[place]
+            support, at_least = int(found.items[place]), int(found.at_least[place])
+            num_people = int(choices[:, item].sum())
+            if kind in (POPULAR, ABSTAINED):
+                assert support == -1
+                assert LEAST <= at_least <= num_people if kind == POPULAR else num_people < LEAST
+                continue
+            assert choices[users[place], support]
+            share = shares[own][history[own] == support][0]
+            assert share >= shares[own].max() * (0.5 if kind == OTHERS else 1)
+            if kind == OTHERS:
+                assert LEAST <= at_least <= both[support, item]
+            else:
+                assert at_least == 0
+                assert share >= 1.5 * np.sort(np.append(shares[own], 0))[-2]
+
+    def test_slices_change_nothing(
+        self,
+        reasons: Reasons,
+        pairs: tuple[np.ndarray, np.ndarray],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        whole = reasons.of(*pairs)
+        monkeypatch.setattr("xrec.neighbors.reasons._PARTS_AT_ONCE", 100)
+        cut = reasons.of(*pairs)
+        for name in ("kinds", "items", "at_least"):
+            assert (getattr(whole, name) == getattr(cut, name)).all()
+
+    def test_the_last_shown_item_stays_and_excluded_ones_never_support(
+        self, reasons: Reasons, pairs: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        users, items = pairs
+        first = reasons.of(users, items)
+        places, history, shares = reasons.contributions(users, items)
+        bounds = reasons.table.bounds(history, items[places])
+        # Another item that qualifies, for some pair that has two.
+        largest = np.array([shares[places == place].max(initial=0) for place in range(len(items))])
+        can = (bounds > 0) & (shares >= 0.5 * largest[places]) & (history != first.items[places])
+        other = int(np.flatnonzero(can)[0])
+        before = np.full(len(items), -1)
+        before[places[other]] = history[other]
+        kept = reasons.of(users, items, before)
+        assert kept.items[places[other]] == history[other]
+        assert kept.at_least[places[other]] == bounds[other]
+        assert (np.delete(kept.items, places[other]) == np.delete(first.items, places[other])).all()
+        excluded = np.zeros(NUM_ITEMS, bool)
+        excluded[history[other]] = True
+        rest = Reasons(reasons.table, reasons.history, reasons.fold_in, excluded)
+        assert history[other] not in rest.of(users, items, before).items
+
+    def test_an_empty_history_gets_how_many_chose_the_item(self, reasons: Reasons) -> None:
+        most = int(reasons.table.item_bounds.argmax())
+        nobody = Reasons(
+            reasons.table, SeenItems(torch.empty(2, 0, dtype=torch.int64)), None, reasons.excluded
+        )
+        found = nobody.of(np.array([4, 4]), np.array([most, 7]))
+        assert [EVIDENCE_KINDS[kind] for kind in found.kinds] == ["popular", "abstained"]
+        assert found.at_least.tolist() == [reasons.table.item_bounds[most], 0]
+        assert found.items.tolist() == [-1, -1]
