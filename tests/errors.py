@@ -61,7 +61,7 @@ def messages() -> str:
 
 def _kinds(trees: Iterable[ast.Module]) -> set[str]:
     """Return the names of XRecError and of all classes below it."""
-    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
     bases = {node.name: {ast.unparse(base) for base in node.bases} for node in classes}
     kinds = {XRecError.__name__}
     while more := {name for name in bases.keys() - kinds if bases[name] & kinds}:

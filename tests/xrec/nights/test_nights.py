@@ -513,7 +513,7 @@ def test_command_serves_what_the_project_published_until_ctrl_c(ray_cluster, sho
             unknown = requests.get(f"{url}/nobody/{item}", timeout=60).json()
             assert unknown["type"] == "/problems/unknown_user"
             server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(60) == 130
+            assert server.process.wait(180) == 130
     serve.shutdown()
     assert answer["explanation"] not in server.output.read_text() + server.errors.read_text()
 
@@ -747,7 +747,7 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
             server.process.send_signal(signal.SIGHUP)
             server.wait_for(lambda: model() != first)
             server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(60) == 130
+            assert server.process.wait(180) == 130
         with pytest.raises(requests.exceptions.ConnectionError):
             requests.get(pair, timeout=5)
     _, *lines = server.output.read_text().splitlines()  # the first one tells the address

@@ -234,7 +234,7 @@ class Client:
                 and names.items() <= self.titles[night].items()
             ]
             self.seen.append(nights[0] if len(nights) == 1 else answer.text)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 def test_models_and_table_change_together_under_load_and_so_they_do_back(

@@ -42,7 +42,7 @@ class Page:
     def wait(self, condition: Callable[[], Any]) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 15).until(lambda _: condition())
+        WebDriverWait(self.driver, 60).until(lambda _: condition())
 
     def text(self, name: str) -> str:
         return str(self.run("return document.getElementById(arguments[0]).textContent", name))
@@ -151,7 +151,7 @@ REFUSED = {"status": 422, "detail": "user '<b>nobody</b>' is not known"}
         ([*SENT, ("withdrawn", {}), *REPLACED], "It is calm.", ""),
         ([*SENT, ("explanation", {"answer": {"problem": REFUSED}})], "", "'<b>nobody</b>'"),
         ([*SENT, ("problem", REFUSED)], "", "'<b>nobody</b>'"),
-        (SENT, "", "does not answer"),
+        (SENT, "", "does not respond"),
     ],
 )
 def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(page, answers, events, text, problem):

@@ -291,7 +291,7 @@ def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(ur
             answers = await read_through.explain(pairs, None)
             seen[" | ".join(sorted(numbers_of(pairs, answers)))] += 1
             place += 1
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
         watch.cancel()
         await changing
 
