@@ -169,7 +169,7 @@ def test_rule_12_failed_request_is_tried_again(here, caplog):
     with caplog.at_level(logging.WARNING, "xrec"):
         toy.complete()
     assert list(filter(None, waits)) == [1.0, 1.0, 4.0, 1.0, 4.0, 16.0, 1.0, 4.0, 16.0]
-    assert "trying the store again in 16 s: no answer" in caplog.text
+    assert "retrying in 16 s: no answer" in caplog.text
     assert rows_of(toy.published()) == toy.rows
 
 
