@@ -71,10 +71,10 @@ class Choices:
                 AspectEvidence(
                     names[aspect], item, num_item, user, num_user, opinion=opinion(pair, aspect)
                 )
-                for aspect, item, user in zip(*of_pair, strict=True)
+                for aspect, item, user in zip(*counted, strict=True)
                 if aspect >= 0
             )
-            for pair, (*of_pair, num_item, num_user) in enumerate(rows)
+            for pair, (*counted, num_item, num_user) in enumerate(rows)
         ]
 
 
@@ -144,8 +144,8 @@ class AspectChooser:
         self, users: Indices, items: Indices, aspects: Indices, own: Indices
     ) -> Choices:
         shape, k = aspects.shape, aspects.shape[1]
-        of_users, of_items, of_own = (np.repeat(part, k) for part in (users, items, own))
-        counts = self._counts.of_pairs(of_users, of_items, aspects.ravel(), of_own)
+        row_users, row_items, row_own = (np.repeat(part, k) for part in (users, items, own))
+        counts = self._counts.of_pairs(row_users, row_items, aspects.ravel(), row_own)
         return Choices(
             aspects,
             counts.item_reviews.reshape(shape),

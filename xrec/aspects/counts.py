@@ -82,8 +82,8 @@ class ReviewCounts:
         starts = self._arrays["item_starts"][items]
         lengths = self._arrays["item_starts"][items + 1] - starts
         rows = np.repeat(np.arange(len(items)), lengths)
-        places = np.arange(len(rows)) + (starts - np.cumsum(lengths) + lengths)[rows]
-        return rows, self._arrays["item_keys"][places] & _SECOND
+        indices = np.arange(len(rows)) + (starts - np.cumsum(lengths) + lengths)[rows]
+        return rows, self._arrays["item_keys"][indices] & _SECOND
 
     def of_pairs(
         self, users: Indices, items: Indices, aspects: Indices, own: Indices
@@ -93,39 +93,39 @@ class ReviewCounts:
         own: (n,), the training pairs whose review is left out (`training_rows`); -1 for none.
         """
         arrays = self._arrays
-        of_item, of_user = index_keys(items, aspects), index_keys(users, aspects)
-        item_reviews = _at(arrays["item_keys"], arrays["item_reviews"], of_item)
-        user_reviews = _at(arrays["user_keys"], arrays["user_reviews"], of_user)
-        margins = _at(arrays["item_keys"], arrays["margins"], of_item)
-        if self._are_profiles:  # the item has its profile even without the visit
+        item_keys, user_keys = index_keys(items, aspects), index_keys(users, aspects)
+        item_reviews = _values_at(arrays["item_keys"], arrays["item_reviews"], item_keys)
+        user_reviews = _values_at(arrays["user_keys"], arrays["user_reviews"], user_keys)
+        margins = _values_at(arrays["item_keys"], arrays["margins"], item_keys)
+        if self._are_profiles:  # the item has its profile even without the interaction
             return PairCounts(item_reviews, user_reviews - (own >= 0) * item_reviews, margins)
-        of_own = index_keys(own, aspects)
-        mentions = _at(arrays["own_keys"], arrays["own_mentions"], of_own)
-        verdicts = _at(arrays["own_keys"], arrays["own_verdicts"], of_own)
+        own_keys = index_keys(own, aspects)
+        mentions = _values_at(arrays["own_keys"], arrays["own_mentions"], own_keys)
+        verdicts = _values_at(arrays["own_keys"], arrays["own_verdicts"], own_keys)
         return PairCounts(item_reviews - mentions, user_reviews - mentions, margins - verdicts)
 
     def totals(self, users: Indices, items: Indices, own: Indices) -> tuple[Ints, Ints]:
         """Return the number of reviews of items and by users, (N,) each, without those in `own`."""
         is_own = (own >= 0).astype(np.int32)
-        of_users = np.where(users >= 0, self.num_user_reviews[users], 0).astype(np.int32)
-        of_items = self.num_item_reviews[items]
-        return of_items if self._are_profiles else of_items - is_own, of_users - is_own
+        by_user = np.where(users >= 0, self.num_user_reviews[users], 0).astype(np.int32)
+        of_item = self.num_item_reviews[items]
+        return of_item if self._are_profiles else of_item - is_own, by_user - is_own
 
 
 def _find(keys: Indices, wanted: Indices) -> Indices:
     """Return the indices of `wanted` in the sorted `keys`, -1 for missing ones."""
     if not len(keys):
         return np.full(wanted.shape, -1)
-    places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-    return np.where(keys[places] == wanted, places, -1)
+    indices = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return np.where(keys[indices] == wanted, indices, -1)
 
 
-def _at(keys: Indices, values: Ints, wanted: Indices) -> Ints:
+def _values_at(keys: Indices, values: Ints, wanted: Indices) -> Ints:
     """Return the values at the `wanted` keys, 0 for missing ones."""
     if not len(keys):
         return np.zeros(wanted.shape, np.int32)
-    places = _find(keys, wanted)
-    return np.where(places >= 0, values[places], 0)
+    indices = _find(keys, wanted)
+    return np.where(indices >= 0, values[indices], 0)
 
 
 def _count_arrays(dataset: Dataset) -> Arrays:
@@ -135,7 +135,7 @@ def _count_arrays(dataset: Dataset) -> Arrays:
     _, user_keys, user_reviews, _ = _counted(dataset, "user_aspects", "user_index")
     if dataset.low_rated_aspects is not None:
         _, keys, _, low_rated = _counted(dataset, "low_rated_aspects", "item_index")
-        margins = margins + _at(keys, low_rated, item_keys)
+        margins = margins + _values_at(keys, low_rated, item_keys)
     num_item_reviews = np.bincount(items, minlength=dataset.num_items).astype(np.int32)
     if dataset.aspects_from == "profiles":
         num_item_reviews = np.ones_like(num_item_reviews)
@@ -172,10 +172,10 @@ def _own_arrays(dataset: Dataset, pairs: Indices) -> Arrays:
     items, _ = _indices(dataset, "explanation_aspects", "item_index")
     assert dataset.explanation_aspects is not None
     split, sentiment = (dataset.explanation_aspects[name] for name in ("split", "sentiment"))
-    praise, blame = (pc.equal(sentiment, each).to_numpy() for each in ("positive", "negative"))
-    places = _find(pairs, index_keys(users, items))
-    keys = index_keys(places, aspects)
-    order = np.flatnonzero(pc.equal(split, "train").to_numpy() & (places >= 0))
+    praise, blame = (pc.equal(sentiment, kind).to_numpy() for kind in ("positive", "negative"))
+    rows = _find(pairs, index_keys(users, items))
+    keys = index_keys(rows, aspects)
+    order = np.flatnonzero(pc.equal(split, "train").to_numpy() & (rows >= 0))
     order = order[np.argsort(keys[order])]
     return {
         "own_keys": keys[order],

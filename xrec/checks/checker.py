@@ -108,11 +108,11 @@ class Checker:
         if not texts.aspects:
             return None  # without reading the profile, which may be long
         written = self.as_written(texts)
-        own = {"min_chosen": min(checks.min_chosen, 1), "entailment": None}
-        for said in (texts, texts.unquoted):
-            sentence = plain_sentence(said, templates, min_evidence, written)
-            words, of_plain = words_of(templates), checks.model_copy(update=own)
-            if sentence and not self.refusal(sentence, texts, of_plain, words):
+        changes = {"min_chosen": min(checks.min_chosen, 1), "entailment": None}
+        for source in (texts, texts.unquoted):
+            sentence = plain_sentence(source, templates, min_evidence, written)
+            words, plain_checks = words_of(templates), checks.model_copy(update=changes)
+            if sentence and not self.refusal(sentence, texts, plain_checks, words):
                 return sentence
         return None
 
@@ -146,7 +146,8 @@ class Checker:
 
     def _unchosen(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
         least = min(checks.min_chosen, len(texts.aspects))
-        num_named = sum(each.is_named for each in self.evidence(text, texts)) if least else 0
+        evidence = self.evidence(text, texts) if least else ()
+        num_named = sum(aspect.is_named for aspect in evidence)
         if num_named >= least:
             return None
         shown = ", ".join(repr(chosen.aspect) for chosen in texts.aspects)
@@ -163,13 +164,13 @@ class Checker:
         text = composed(text)
         own = title_spans(text, texts.item_title)
         ends = sentence_ends(without_spans(text, own))
-        aspects = [each for each in self.aspects.find(text) if not each.is_within(own)]
-        said = [(start, texts.item_title) for start, _ in own]
-        said += [(each.start, each.name) for each in aspects]
-        counts = Counter((bisect(ends, start), name) for start, name in said)
+        aspects = [named for named in self.aspects.find(text) if not named.is_within(own)]
+        names = [(start, texts.item_title) for start, _ in own]
+        names += [(named.start, named.name) for named in aspects]
+        counts = Counter((bisect(ends, start), name) for start, name in names)
         title = set(tokens_of(texts.item_title).keys)
         twice = [name for (_, name), count in counts.items() if count > 1]
-        twice += [each.name for each in aspects if title.issuperset(tokens_of(each.name).keys)]
+        twice += [named.name for named in aspects if title.issuperset(tokens_of(named.name).keys)]
         if not twice:
             return None
         message = f"{twice[0]!r} is named twice in one sentence, or is already in the title"

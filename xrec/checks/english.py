@@ -64,7 +64,7 @@ def is_frame(key: str) -> bool:
 
 @cache
 def _stemmer() -> Any:
-    from nltk.stem.snowball import EnglishStemmer  # it takes a second to import
+    from nltk.stem.snowball import EnglishStemmer  # takes a second to import
 
     return EnglishStemmer()
 
@@ -76,12 +76,12 @@ def _frame() -> frozenset[str]:
 
 @cache
 def _synonyms() -> dict[str, frozenset[str]]:
-    found: dict[str, frozenset[str]] = {}
+    support: dict[str, frozenset[str]] = {}
     for line in data()["synonyms"]:
         implied, _, implying = line.partition(":")
         for stem in _stems(implied):
-            found[stem] = found.get(stem, frozenset()) | _stems(f"{implied} {implying}")
-    return found
+            support[stem] = support.get(stem, frozenset()) | _stems(f"{implied} {implying}")
+    return support
 
 
 def _stems(text: str) -> frozenset[str]:

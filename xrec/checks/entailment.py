@@ -62,7 +62,7 @@ class Entailment:
                 raise OSError("there is no such folder")
             model = AutoModelForSequenceClassification.from_pretrained(self.folder).eval()
             tokenizer = AutoTokenizer.from_pretrained(self.folder)
-            labels = {str(name).lower(): place for name, place in model.config.label2id.items()}
+            labels = {str(name).lower(): index for name, index in model.config.label2id.items()}
             return model, tokenizer, labels["entailment"]
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
@@ -77,10 +77,10 @@ class Entailment:
 
 def _premise(texts: PairTexts) -> str:
     counts = (
-        f"{each.item_reviews} of {each.num_item_reviews} reviews of it mention the {each.aspect}"
-        f"{f' ({each.opinion})' if each.opinion else ''}; the user mentions it in "
-        f"{each.user_reviews} of {each.num_user_reviews}."
-        for each in texts.aspects
+        f"{known.item_reviews} of {known.num_item_reviews} reviews of it mention the {known.aspect}"
+        f"{f' ({known.opinion})' if known.opinion else ''}; the user mentions it in "
+        f"{known.user_reviews} of {known.num_user_reviews}."
+        for known in texts.aspects
     )
     about = (f"The item is {texts.item_title}.", texts.item_profile, *counts, texts.user_profile)
     return " ".join(part for part in about if part)

@@ -61,19 +61,19 @@ class PhraseIndex:
 
     def find_in(self, tokens: Tokens) -> list[Named]:
         """Return what `find` returns, for a text that is already split into words."""
-        found: list[Named] = []
+        matches: list[Named] = []
         longest_stop = 0
         for first, key in enumerate(tokens.keys):
             for phrase in self._by_first.get(key, ()):
                 stop = first + len(phrase)
                 if stop <= longest_stop:
-                    break  # this and the shorter ones are inside a phrase that began earlier
+                    break  # this phrase and all shorter ones are inside an earlier match
                 if tuple(tokens.keys[first:stop]) == phrase and tokens.are_joined(first, stop):
                     start, end = tokens.spans[first][0], tokens.spans[stop - 1][1]
-                    found.append(Named(self._names[phrase], first, stop, start, end))
+                    matches.append(Named(self._names[phrase], first, stop, start, end))
                     longest_stop = stop
                     break
-        return found
+        return matches
 
     def same(self, phrase: str) -> str:
         """Return the vocabulary's form of `phrase`, or `phrase` itself if it has none."""
@@ -97,26 +97,26 @@ class AspectNames(PhraseIndex):
 
     def are_named(self, aspects: Iterable[str], text: str) -> list[bool]:
         """Return, for each of these aspects of the vocabulary, whether `text` names it."""
-        named = {found.name for found in self.find(text)}
-        return [self.same(aspect) in named for aspect in aspects]
+        names = {named.name for named in self.find(text)}
+        return [self.same(aspect) in names for aspect in aspects]
 
     def find_in(self, tokens: Tokens) -> list[Named]:
         """Return what `find` returns, for a text that is already split into words."""
         return [
-            each
-            for each in super().find_in(tokens)
-            if each.stop - each.first > 1 or not _is_verb_or_readers(tokens, each.first)
+            named
+            for named in super().find_in(tokens)
+            if named.stop - named.first > 1 or not _is_verb_or_readers(tokens, named.first)
         ]
 
 
-def _is_verb_or_readers(tokens: Tokens, place: int) -> bool:
+def _is_verb_or_readers(tokens: Tokens, index: int) -> bool:
     """Return whether a word, judging by its neighbors, is a verb or is said about the reader."""
-    key, word = tokens.keys[place], tokens.word(place).casefold()
+    key, word = tokens.keys[index], tokens.word(index).casefold()
     may_be_verb = key in words("verbs_too") or tags().get(key, "").startswith("VB")
-    if place == 0:
+    if index == 0:
         after = tokens.keys[1] if len(tokens) > 1 else ""
         return may_be_verb and after in words("after_imperative")
-    before = tokens.word(place - 1).casefold().replace("\u2019", "'")
+    before = tokens.word(index - 1).casefold().replace("\u2019", "'")
     return (
         before in words("before_any")
         or before.endswith(_SHORTENED_MODALS)
@@ -140,7 +140,7 @@ class WordList:
 
     def find(self, text: str) -> list[Span]:
         """Return the spans of the words and phrases in `text` (in composed form), in order."""
-        plain = [(found.start, found.end) for found in self._plain.find(text)]
+        plain = [(match.start, match.end) for match in self._plain.find(text)]
         return sorted([*plain, *(match.span() for match in self._written.finditer(text))])
 
 

@@ -37,13 +37,14 @@ def plain_sentence(
     the form in which to write an aspect.
     """
     named = list[AspectEvidence]()
-    for each in texts.aspects:
-        is_new = not any(_share_a_word(each, other) for other in named)
-        if each.item_reviews >= min_evidence and is_new and len(named) < _MOST_ASPECTS:
-            named.append(each)
+    for evidence in texts.aspects:
+        is_new = not any(_share_a_word(evidence, other) for other in named)
+        if evidence.item_reviews >= min_evidence and is_new and len(named) < _MOST_ASPECTS:
+            named.append(evidence)
+    starts = (templates["first"], templates["second"])
     parts = [
-        _part(template, each, written(each.aspect), texts.item_title, templates)
-        for template, each in zip((templates["first"], templates["second"]), named, strict=False)
+        _part(start, evidence, written(evidence.aspect), texts.item_title, templates)
+        for start, evidence in zip(starts, named, strict=False)
     ]
     sentence = "".join(parts) + templates["end"]
     return sentence[0].upper() + sentence[1:] if named else None
@@ -67,7 +68,7 @@ def _part(
         "mention": _form(templates["mention"], evidence.item_reviews),
         **{name: f"{count:,}" for name, count in evidence.counts.items()},
     }
-    # A mention in only one of a user's many reviews may be an accident.
+    # A mention in only one of a user's many reviews may be a coincidence.
     if evidence.user_reviews >= min(_FEWEST_OF_USER, max(1, evidence.num_user_reviews)):
         template += templates["user" if evidence.num_user_reviews != 1 else "user_of_one"]
     return template.format_map(values)
@@ -97,13 +98,12 @@ def written_as_in(
     profile = composed(texts.item_profile)
     own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)
     forms = dict[str, str]()
-    for each in names.find(profile):
-        in_name = each.is_within(own) or _is_in_a_name(profile, each.start, each.end)
-        if not in_name and not _begins_a_sentence(profile, each.start, ends):
-            form = _POSSESSIVE.sub("", profile[each.start : each.end])
-            forms[each.name] = max(
-                form, forms.get(each.name, form)
-            )  # lowercase letters compare greater
+    for named in names.find(profile):
+        in_name = named.is_within(own) or _is_in_a_name(profile, named.start, named.end)
+        if not in_name and not _begins_a_sentence(profile, named.start, ends):
+            form = _POSSESSIVE.sub("", profile[named.start : named.end])
+            # Lowercase letters compare greater.
+            forms[named.name] = max(form, forms.get(named.name, form))
 
     def written(aspect: str) -> str:
         form = forms.get(aspect, "")

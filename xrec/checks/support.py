@@ -38,24 +38,24 @@ class Claims:
     def __init__(self, tokens: Tokens, names: AspectNames, title: str) -> None:
         self.tokens, self.names, self.title = tokens, names, title
         self.aspects = names.find_in(tokens)
-        decided = [*self.aspects, *_frame_phrases().find_in(tokens)]
-        within = {place for each in decided for place in range(each.first, each.stop)}
-        self.rest = [place for place in range(len(tokens)) if place not in within]
+        phrases = [*self.aspects, *_frame_phrases().find_in(tokens)]
+        within = {index for phrase in phrases for index in range(phrase.first, phrase.stop)}
+        self.rest = [index for index in range(len(tokens)) if index not in within]
         self.numbers = list(number_words(tokens))
 
-    def is_of_user(self, place: int) -> bool:
-        """Return whether the text says the word at `place` about the user."""
-        start, own = self.tokens.spans[place][0], title_spans(self.tokens.text, self.title)
+    def is_of_user(self, index: int) -> bool:
+        """Return whether the text says the word at `index` about the user."""
+        start, own = self.tokens.spans[index][0], title_spans(self.tokens.text, self.title)
         after_title = max((end for _, end in own if end <= start), default=0)
         return pattern("of_user").search(self.tokens.text[after_title:start]) is not None
 
     def adjective_before(self, named: Named) -> str | None:
         """Return the adjective right before an aspect; None if there is none or it is framing."""
-        place = named.first - 1
-        if place < 0 or not self.tokens.gap(named.first).isspace():
+        index = named.first - 1
+        if index < 0 or not self.tokens.gap(named.first).isspace():
             return None
-        says_something = _is_adjective(self.tokens, place) and not is_frame(self.tokens.keys[place])
-        return self.tokens.keys[place] if says_something else None
+        says_something = _is_adjective(self.tokens, index) and not is_frame(self.tokens.keys[index])
+        return self.tokens.keys[index] if says_something else None
 
 
 class Support:
@@ -63,8 +63,8 @@ class Support:
 
     def __init__(self, texts: PairTexts, further: Sequence[str] = ()) -> None:
         self._texts = texts
-        self.known = {each.aspect for each in texts.aspects} | texts.menu
-        opinions = (each.opinion for each in texts.aspects)
+        self.known = {chosen.aspect for chosen in texts.aspects} | texts.menu
+        opinions = (chosen.opinion for chosen in texts.aspects)
         profile = pattern("caveat").sub(" | ", texts.item_profile)
         self._of_item = _joined((texts.item_title, profile, *opinions, *further))
         self._of_user = _joined((texts.user_profile,))
@@ -81,21 +81,21 @@ class Support:
     @cached_property
     def numbers(self) -> set[str]:
         """All numbers in the texts and counts, as digits."""
-        counts = {str(count) for each in self._texts.aspects for count in each.counts.values()}
-        said = (self._texts.user_profile, self._of_item)
-        return counts.union(*(numbers_of(tokens_of(each)) for each in said))
+        counts = {str(count) for chosen in self._texts.aspects for count in chosen.counts.values()}
+        texts = (self._texts.user_profile, self._of_item)
+        return counts.union(*(numbers_of(tokens_of(text)) for text in texts))
 
     def has_phrase(self, keys: Sequence[str]) -> bool:
         """Return whether one of the texts contains these words in a row."""
         return f" {' '.join(keys)} " in f"{self._of_item}{self._of_user}"
 
-    def has_word(self, claims: Claims, place: int) -> bool:
+    def has_word(self, claims: Claims, index: int) -> bool:
         """Return whether a word is framing, or is in a text about the item or user it describes."""
-        stems = stems_of(claims.tokens.keys[place])
+        stems = stems_of(claims.tokens.keys[index])
         return (
-            is_frame(claims.tokens.keys[place])
+            is_frame(claims.tokens.keys[index])
             or not stems.isdisjoint(self._item_stems)
-            or (not stems.isdisjoint(self._user_stems) and claims.is_of_user(place))
+            or (not stems.isdisjoint(self._user_stems) and claims.is_of_user(index))
         )
 
     def has_near(self, keys: Sequence[str]) -> bool:
@@ -113,7 +113,7 @@ class Support:
 
     def has_opinion(self, word: str, aspect: str) -> bool:
         """Return whether the word is in the opinion on this aspect, if it was chosen."""
-        opinions = [each.opinion for each in self._texts.aspects if each.aspect == aspect]
+        opinions = [known.opinion for known in self._texts.aspects if known.aspect == aspect]
         return any(word in tokens_of(opinion).keys for opinion in opinions)
 
 
@@ -141,10 +141,10 @@ def _aspects(claims: Claims, support: Support) -> Iterator[Span]:
 
 def _digits(claims: Claims, support: Support) -> Iterator[Span]:
     """Yield numbers in digits that are in no text and no count."""
-    for place in claims.rest:
-        numbers, keys = digits_in(claims.tokens.word(place)), [claims.tokens.keys[place]]
+    for index in claims.rest:
+        numbers, keys = digits_in(claims.tokens.word(index)), [claims.tokens.keys[index]]
         if numbers and not (support.numbers.issuperset(numbers) or support.has_phrase(keys)):
-            yield claims.tokens.spans[place]
+            yield claims.tokens.spans[index]
 
 
 def _numbers(claims: Claims, support: Support) -> Iterator[Span]:
@@ -157,23 +157,23 @@ def _numbers(claims: Claims, support: Support) -> Iterator[Span]:
 
 def _words(claims: Claims, support: Support) -> Iterator[Span]:
     """Yield English words that are in no text about what they describe."""
-    in_numbers = {place for start, stop, _ in claims.numbers for place in range(start, stop)}
-    for place in claims.rest:
-        is_number = place in in_numbers or digits_in(claims.tokens.keys[place])
-        if not is_number and not support.has_word(claims, place):
-            yield claims.tokens.spans[place]
+    in_numbers = {index for start, stop, _ in claims.numbers for index in range(start, stop)}
+    for index in claims.rest:
+        is_number = index in in_numbers or digits_in(claims.tokens.keys[index])
+        if not is_number and not support.has_word(claims, index):
+            yield claims.tokens.spans[index]
 
 
 def _adjectives(claims: Claims, support: Support) -> Iterator[Span]:
     """Yield aspects with the English adjective before them if no text has it there."""
     for named in claims.aspects:
-        place, adjective = named.first - 1, claims.adjective_before(named)
+        index, adjective = named.first - 1, claims.adjective_before(named)
         if adjective is not None and not (
             support.has_phrase([adjective, *claims.tokens.keys[named.first : named.stop]])
             or support.has_opinion(adjective, named.name)
-            or not support.has_word(claims, place)  # `_words` yields the adjective alone
+            or not support.has_word(claims, index)  # `_words` yields the adjective alone
         ):
-            yield claims.tokens.spans[place][0], named.end
+            yield claims.tokens.spans[index][0], named.end
 
 
 RULES: tuple[Rule, ...] = (_aspects, _digits)
@@ -198,22 +198,22 @@ def words_to_blame(tokens: Tokens, spans: Iterable[Span], texts: PairTexts) -> I
     This is the first word, adjectives before the span included, that is neither a framing word nor
     in a chosen aspect: "friendly" in "the friendly and helpful staff".
     """
-    chosen = {key for each in texts.aspects for key in tokens_of(each.aspect).keys}
+    chosen = {key for known in texts.aspects for key in tokens_of(known.aspect).keys}
     for start, end in spans:
-        own = [place for place, span in enumerate(tokens.spans) if start <= span[0] < end]
+        own = [index for index, span in enumerate(tokens.spans) if start <= span[0] < end]
         first = own[0]
         while _is_adjective(tokens, first - 1) or (
             tokens.keys[first - 1] == "and" and _is_adjective(tokens, first - 2)
         ):
             first -= 1 + (tokens.keys[first - 1] == "and")
-        for place in range(first, own[-1] + 1):
-            if tokens.keys[place] not in chosen and not is_frame(tokens.keys[place]):
-                yield tokens.word(place)
+        for index in range(first, own[-1] + 1):
+            if tokens.keys[index] not in chosen and not is_frame(tokens.keys[index]):
+                yield tokens.word(index)
                 break
 
 
-def _is_adjective(tokens: Tokens, place: int) -> bool:
-    return place >= 0 and tags().get(tokens.word(place).casefold()) == "JJ"
+def _is_adjective(tokens: Tokens, index: int) -> bool:
+    return index >= 0 and tags().get(tokens.word(index).casefold()) == "JJ"
 
 
 @cache
@@ -229,8 +229,8 @@ def _joined(texts: Iterable[str]) -> str:
     words: list[str] = ["|"]
     for text in texts:
         tokens = tokens_of(pattern("denied_words").sub(" | ", text))
-        for place, key in enumerate(tokens.keys):
-            is_joined = place and tokens.are_joined(place - 1, place + 1)
+        for index, key in enumerate(tokens.keys):
+            is_joined = index and tokens.are_joined(index - 1, index + 1)
             words += [key] if is_joined else ["|", key]
         words.append("|")
     return f" {' '.join(words)} "

@@ -26,26 +26,26 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.spans)
 
-    def word(self, place: int) -> str:
-        """Return the word at `place` as it is written."""
-        start, end = self.spans[place]
+    def word(self, index: int) -> str:
+        """Return the word at `index` as it is written."""
+        start, end = self.spans[index]
         return self.text[start:end]
 
-    def gap(self, place: int) -> str:
-        """Return the characters between the word at `place` and the one before it."""
-        before = self.spans[place - 1][1] if place else 0
-        return self.text[before : self.spans[place][0]]
+    def gap(self, index: int) -> str:
+        """Return the characters between the word at `index` and the one before it."""
+        before = self.spans[index - 1][1] if index else 0
+        return self.text[before : self.spans[index][0]]
 
     def are_joined(self, start: int, stop: int) -> bool:
         """Return whether only spaces, hyphens, slashes and apostrophes separate these words."""
-        return all(_BETWEEN.fullmatch(self.gap(place)) for place in range(start + 1, stop))
+        return all(_BETWEEN.fullmatch(self.gap(index)) for index in range(start + 1, stop))
 
     def is_english(self) -> bool:
         """Return whether English is the likeliest language of the text, with or without names."""
         plain = (
             word
-            for place in range(len(self))
-            if (word := self.word(place))[0].islower() or (not place and word[0].isalpha())
+            for index in range(len(self))
+            if (word := self.word(index))[0].islower() or (not index and word[0].isalpha())
         )
         return "en" in map(likeliest_language, (self.text, " ".join(plain)))
 
@@ -81,8 +81,8 @@ _MAX_NUMBER_WORDS = 20  # "nine hundred ninety-nine billion, ..." down to the on
 
 def digits_in(word: str) -> list[str]:
     """Return the numbers written in digits in a word: 1200 for "1,200", and 5 for "5th"."""
-    found = (match[0].replace(",", "") for match in _DIGITS.finditer(word))
-    return [_decimal(digits) if digits.isdecimal() else digits for digits in found]
+    numbers = (match[0].replace(",", "") for match in _DIGITS.finditer(word))
+    return [_decimal(digits) if digits.isdecimal() else digits for digits in numbers]
 
 
 def _decimal(digits: str) -> str:
@@ -99,27 +99,27 @@ def number_words(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
     while start < len(tokens):
         stop = start
         most = min(len(tokens), start + _MAX_NUMBER_WORDS)
-        while stop < most and _goes_on(tokens, start, stop):
+        while stop < most and _continues(tokens, start, stop):
             stop += 1
         if stop > start and not _PRONOUNS.issuperset(tokens.keys[start:stop]):
             yield start, stop, str(_value(tokens.keys[start:stop]))
         start = max(stop, start + 1)
 
 
-def _goes_on(tokens: Tokens, start: int, place: int) -> bool:
-    """Return whether the number that starts at `start` continues at `place`."""
-    word = tokens.keys[place]
-    if place == start or not (word in _UNITS or word in _FACTORS):
+def _continues(tokens: Tokens, start: int, index: int) -> bool:
+    """Return whether the number that starts at `start` continues at `index`."""
+    word = tokens.keys[index]
+    if index == start or not (word in _UNITS or word in _FACTORS):
         return word in _UNITS or word in _FACTORS
-    before = tokens.keys[place - 1]
+    before = tokens.keys[index - 1]
     joins = word in _FACTORS or before in _FACTORS or (_UNITS[before] >= 20 and _UNITS[word] < 10)
-    return joins and tokens.are_joined(place - 1, place + 1)
+    return joins and tokens.are_joined(index - 1, index + 1)
 
 
 def numbers_of(tokens: Tokens) -> set[str]:
     """Return all numbers in a text as digits, including those in words."""
-    found = {number for _, _, number in number_words(tokens)}
-    return found.union(*(digits_in(tokens.word(place)) for place in range(len(tokens))))
+    in_words = {number for _, _, number in number_words(tokens)}
+    return in_words.union(*(digits_in(tokens.word(index)) for index in range(len(tokens))))
 
 
 def _value(words: Sequence[str]) -> int:

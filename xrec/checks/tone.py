@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _NEGATIVE = -0.05  # compound score; the threshold of VADER's authors
 _VALENCE_OF_BLAME = -1.9  # of words that VADER lacks; close to that of its "bad" and "poor"
-# VADER takes these for letters of the adjacent word.
+# VADER treats these as letters of the adjacent word.
 _PLAIN_MARKS = str.maketrans(
     dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb\u2026", '"') | {"\u2019": "'"}
 )
@@ -38,7 +38,7 @@ def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str |
         return None
     untitled = without_spans(text, title_spans(text, texts.item_title))
     hidden = pattern("harmless").sub(f" {HIDDEN} ", _hidden(text, texts, aspects))
-    reasons = chain(_high_prices(untitled), _of_aspects(hidden), _of_all(hidden))
+    reasons = chain(_high_prices(untitled), _about_aspects(hidden), _about_all(hidden))
     return next(reasons, None)
 
 
@@ -48,7 +48,7 @@ def _high_prices(text: str) -> Iterator[str]:
             yield f"it blames: {match[0]!r}"
 
 
-def _of_aspects(hidden: str) -> Iterator[str]:
+def _about_aspects(hidden: str) -> Iterator[str]:
     for clause in pattern("clause").split(hidden):
         denial = pattern("denied_aspect").search(clause)
         if denial and _compound(clause[denial.end() :]) > _NEGATIVE:  # unlike "never crowded"
@@ -57,7 +57,7 @@ def _of_aspects(hidden: str) -> Iterator[str]:
             yield f"it blames a chosen aspect: {_shown(clause)!r}"
 
 
-def _of_all(hidden: str) -> Iterator[str]:
+def _about_all(hidden: str) -> Iterator[str]:
     if dissuades := pattern("dissuades").search(hidden):
         yield f"it dissuades: {_shown(dissuades[0])!r}"
     if (compound := _compound(hidden)) <= _NEGATIVE:
@@ -69,24 +69,24 @@ def _hidden(text: str, texts: PairTexts, aspects: PhraseIndex) -> str:
 
     If some overlap, titles take precedence, then chosen aspects.
     """
-    tokens, chosen = tokens_of(text), PhraseIndex(each.aspect for each in texts.aspects)
-    said = {*tokens_of(texts.user_profile).keys, *tokens_of(texts.item_profile).keys}
+    tokens, chosen = tokens_of(text), PhraseIndex(known.aspect for known in texts.aspects)
+    profiles = {*tokens_of(texts.user_profile).keys, *tokens_of(texts.item_profile).keys}
     grim = [
         span
         for span, key in zip(tokens.spans, tokens.keys, strict=True)
-        if key in said and is_noun(key) and _analyzer().lexicon.get(key, 0.0) < 0
+        if key in profiles and is_noun(key) and _analyzer().lexicon.get(key, 0.0) < 0
     ]
     marks: list[tuple[Span, str]] = [
         *((span, HIDDEN) for span in title_spans(text, texts.item_title)),
-        *(((each.start, each.end), ASPECT) for each in chosen.find_in(tokens)),
-        *(((each.start, each.end), HIDDEN) for each in aspects.find_in(tokens)),
+        *(((named.start, named.end), ASPECT) for named in chosen.find_in(tokens)),
+        *(((named.start, named.end), HIDDEN) for named in aspects.find_in(tokens)),
         *((span, HIDDEN) for span in grim),
     ]
-    taken: list[tuple[Span, str]] = []
+    disjoint: list[tuple[Span, str]] = []
     for (start, end), mark in marks:
-        if all(end <= other[0] or start >= other[1] for other, _ in taken):
-            taken.append(((start, end), mark))
-    for (start, end), mark in sorted(taken, reverse=True):
+        if all(end <= other[0] or start >= other[1] for other, _ in disjoint):
+            disjoint.append(((start, end), mark))
+    for (start, end), mark in sorted(disjoint, reverse=True):
         text = f"{text[:start]} {mark} {text[end:]}"
     return text
 

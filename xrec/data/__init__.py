@@ -1,6 +1,6 @@
 """The dataset: makes it from files, reads it, and answers what the later stages ask of it.
 
-block, text_rows, files    the rows of a file, by column; CSV and JSON Lines; any format
+block, csv_rows, files     the rows of a file, by column: of CSV, of any format
 rows, findings             the same under our column names, and the rows that are left out
 sources, staging           which files a source has; its rows in DuckDB
 assemble, prepare          the dataset's tables made from them; all of this, for a job

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -84,3 +84,31 @@ def _as_array(cells: list[Any] | pa.Array) -> pa.Array | None:
         if types == {int}:
             return pa.array(cells, pa.int64())
     return None
+
+
+class Part(NamedTuple):
+    """Rows of text as read: the number of their first line, their text, and their cells.
+
+    problems: the reasons of those that cannot be read, by position; "" for rows without cells.
+    """
+
+    numbers: Sequence[int]
+    texts: Sequence[str]
+    cells: Sequence[Any]
+    problems: Mapping[int, str]
+
+
+def block_of(
+    file: str, part: Part, columns: Callable[[Sequence[Any]], dict[str, list[Any]]]
+) -> Block:
+    """Return the rows that can be read; `columns` returns their cells by column."""
+    numbers, texts, cells, problems = part
+    findings = [
+        Finding(file, numbers[row], problem, texts[row].rstrip("\r\n"))
+        for row, problem in problems.items()
+        if problem
+    ]
+    if problems:
+        good = [row for row in range(len(cells)) if row not in problems]
+        numbers, texts, cells = ([each[row] for row in good] for each in (numbers, texts, cells))
+    return Block(file, numbers, columns(cells), lambda row: texts[row].rstrip("\r\n"), findings)

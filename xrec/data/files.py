@@ -5,17 +5,19 @@ The line number of a Parquet row is its row number, counted from 1.
 
 import codecs
 import gzip
+import itertools
+import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xrec.data.block import Block
-from xrec.data.text_rows import csv_blocks, json_blocks
+from xrec.data.block import MISSING, Block, Part, block_of
+from xrec.data.csv_rows import csv_blocks
 from xrec.errors import DataError
 
 BLOCK_BYTES = 1 << 20  # of text
@@ -52,7 +54,47 @@ def read_blocks(
         names, blocks = csv_blocks(file, texts, "\t" if name.endswith(".tsv") else delimiter)
         _check_unique(file, names)
         return names, blocks
-    return json_blocks(file, texts, wanted)
+    return _json(file, texts, wanted)
+
+
+def _json(
+    file: str, texts: Iterable[str], wanted: Collection[str]
+) -> tuple[list[str] | None, Iterator[Block]]:
+    """Return the keys in the first block of JSON Lines, None if it has no object, and the rows."""
+    parts = _json_parts(texts)
+    head = next(parts, Part((), (), (), {}))
+    known = list(
+        dict.fromkeys(key for each in head.cells if isinstance(each, dict) for key in each)
+    )
+    names = wanted or known
+
+    def columns(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        return {name: [row.get(name, MISSING) for row in cells] for name in names}
+
+    blocks = (block_of(file, part, columns) for part in itertools.chain([head], parts))
+    return known or None, blocks
+
+
+def _json_parts(texts: Iterable[str]) -> Iterator[Part]:
+    first = 1
+    for text in texts:
+        lines = enumerate(map(str.strip, text.split("\n")), start=first)
+        numbered = {number: line for number, line in lines if line}
+        objects = [_loaded(line) for line in numbered.values()]
+        problems = {
+            row: "not valid JSON" if each is MISSING else "not a JSON object"
+            for row, each in enumerate(objects)
+            if not isinstance(each, dict)
+        }
+        yield Part([*numbered], [*numbered.values()], objects, problems)
+        first += text.count("\n")
+
+
+def _loaded(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return MISSING
 
 
 @contextmanager

@@ -111,12 +111,11 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
 
 def _report(manifest: Manifest, output: Location) -> None:
     metrics, counts = manifest.metrics, manifest.row_counts
-    logger.info("%s: %s", output, ", ".join(f"{count} {name}" for name, count in counts.items()))
+    logger.info("%s: %s", output, _listed(counts))
     num_removed = metrics["num_removed_edges"]
     logger.info("%d training edges removed because their explanations are held out", num_removed)
     for table, changed in metrics.get(CHANGES, {}).items():
-        counted = ", ".join(f"{count} {what}" for what, count in changed.items())
-        logger.info("%s since the dataset that this one extends: %s", table, counted)
+        logger.info("%s since the dataset that this one extends: %s", table, _listed(changed))
     for table, count in metrics["num_without_table"].items():
         message = "no table of %s: %d IDs come from the pairs, with empty texts"
         logger.warning(message, table, count)
@@ -124,3 +123,7 @@ def _report(manifest: Manifest, output: Location) -> None:
         logger.warning("no explanations: this dataset can train a graph, but not an adapter")
     for reason, count in metrics["num_rejected"].items():
         logger.warning("%s: %d rows left out (see rejected.parquet)", reason, count)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -44,19 +44,18 @@ def parse_id(value: object) -> str:
 
 
 def parse_text(value: object) -> str:
-    """Return text, stripped and without HTML; a missing value becomes the empty string."""
+    """Return text, stripped and without HTML; a missing value becomes the empty string.
+
+    Tags become spaces, and entities are unescaped, up to twice.
+    """
     if value is None:
         return ""
     if not isinstance(value, str):
         raise ValueError("must be a string")
-    return without_html(_valid_unicode(value)).strip()
-
-
-def without_html(text: str) -> str:
-    """Return the text with spaces for tags and with entities unescaped, up to twice."""
+    text = _valid_unicode(value)
     if "&" in text:
         text = _ENTITY.sub(lambda found: html.unescape(html.unescape(found[0])), text)
-    return _TAG.sub(" ", text) if "<" in text else text
+    return (_TAG.sub(" ", text) if "<" in text else text).strip()
 
 
 def parse_description(value: object) -> str:

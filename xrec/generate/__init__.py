@@ -1,1 +1,1 @@
-"""Generation: an engine takes prompts of token ids and yields completions, in any order."""
+"""Text generation: an engine takes prompts of token IDs and yields completions, in any order."""

@@ -1,9 +1,9 @@
-"""The interface of generation: requests with prompts of token ids come in, texts come out.
+"""The interface of engines: requests with prompts of token IDs go in, texts come out.
 
-An `EngineCore` is what every engine has. `add` takes a request at any time, each `step` computes a
-little for all requests at work and returns what they got, `cancel` ends a request early. A step
-does nothing but compute: whether a text can be used, and whether another one is drawn in its place,
-is decided outside (shared_engine, explainer).
+Every engine has an `EngineCore`. `add` accepts a request at any time, each `step` advances all
+running requests and returns their progress, and `cancel` ends a request early. The core only
+computes. Whether a text is usable, and whether to draw another one, is decided outside
+(shared_engine, explainer).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,35 +18,35 @@ FinishReason = Literal["stop", "length", "failed", "given"]
 
 
 class TokenMask(Protocol):
-    """Says which tokens may come next in one text, such as the matcher of a grammar.
+    """The tokens that may come next in one text, such as the matcher of a grammar.
 
     A bitmask has one bit for each text token of the vocabulary: token t is bit t % 32 of word
-    t // 32. This is the bitmask of xgrammar and llguidance. The end token counts as any other: it
-    has to be allowed where the text may end.
+    t // 32, as in xgrammar and llguidance. The end token has a bit too, which must be set where the
+    text may end.
     """
 
     def fill(self, bitmask: Tensor) -> bool:
-        """Write the tokens that may come next into `bitmask` (ceil(V / 32),), int32, on the CPU.
+        """Write the allowed tokens to `bitmask` (ceil(V / 32),), int32, on the CPU.
 
-        Returns False if all may come; `bitmask` is not read then.
+        Return False if all tokens are allowed; `bitmask` is then not read.
         """
 
     def accept(self, token_id: int) -> None:
-        """The text goes on with `token_id`; not called for an end token."""
+        """Continue the text with `token_id`; not called for an end token."""
 
 
 @dataclass(frozen=True)
 class TextParams:
-    """How the text of a prompt is drawn.
+    """The parameters of a text.
 
-    max_new_tokens: most tokens of the text, its end token included.
-    temperature: 0 takes the likeliest token each time.
-    top_p: share of the probability that sampling draws from.
-    seed: the text depends on the seed and the prompt, and on nothing else in the batch.
-    banned: tokens that are not in the text.
-    constraint: makes the mask of the text, which says what tokens may come next.
-    keeps_prompt: what was computed of the prompt is kept after the text has ended, while there is
-        room, for another text of it (`after` in `EngineCore.add`). `cancel` releases it.
+    max_new_tokens: maximum number of tokens, including the end token.
+    temperature: 0 always takes the likeliest token.
+    top_p: share of the probability from which tokens are sampled.
+    seed: the text depends on the seed and the prompt, but not on the rest of the batch.
+    banned: tokens that must not be in the text.
+    constraint: makes the mask of the text, if any.
+    keeps_prompt: whether to keep the prompt's KV cache after the text has ended, while there is
+        room, for another text (`after` in `EngineCore.add`). `cancel` releases it.
 
     Raises ValueError for values out of range.
     """
@@ -67,17 +67,17 @@ class TextParams:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"max_new_tokens {self.max_new_tokens}, temperature {self.temperature}, top_p "
-                f"{self.top_p}; expected 1 token or more, a temperature of 0 or more, and a top_p "
-                "above 0, at most 1"
+                f"{self.top_p}; expected at least 1 token, a temperature of at least 0 and a top_p "
+                "above 0 and at most 1"
             )
 
 
 @dataclass(frozen=True)
 class LikelihoodParams:
-    """A text that is given: its tokens' likelihoods are asked, and nothing is drawn.
+    """The parameters of a request for the likelihoods of a given text.
 
-    `continuation` are the token ids that follow the prompt, end token included if it is to count;
-    at least one.
+    continuation: the token IDs that follow the prompt, at least one. Include the end token if its
+        likelihood is needed.
     """
 
     continuation: tuple[int, ...]
@@ -91,7 +91,7 @@ RequestParams = TextParams | LikelihoodParams
 
 
 def text_params(decoding: DecodingConfig) -> TextParams:
-    """The parameters that a job's `decoding` stands for."""
+    """Return the parameters for a job's `decoding`."""
     return TextParams(
         max_new_tokens=decoding.max_new_tokens,
         temperature=decoding.temperature,
@@ -102,10 +102,11 @@ def text_params(decoding: DecodingConfig) -> TextParams:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a prompt cannot be completed, or why its text cannot be used.
+    """The reason why a prompt cannot be completed, or why its text cannot be used.
 
-    Other requests at work are not affected. `words` are those of the text that are to blame, if
-    some are.
+    Other requests are not affected.
+
+    words: the words of the text that are to blame, if any.
     """
 
     reason: PromptFailure | TextFailure
@@ -114,18 +115,18 @@ class Failure:
 
 
 NOT_A_NUMBER = Failure(
-    "invalid_logits", "the model's output is not a number; use a dtype with more range"
+    "invalid_logits", "the model's output is not a number; use a dtype with a larger range"
 )
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A text that has ended: its ids, without the end token.
+    """A text that has ended: its token IDs, without the end token.
 
-    `index` is the request's id, or the prompt's index in a closed list. `finish_reason` is `stop`
-    if the text ended with an end token, `length` if it was cut off, `given` for the continuation of
-    `LikelihoodParams`, and `failed` if there is no text: `failure` then says why.
-    `log_likelihoods` are those of each token of a given continuation, in nats, at most 0.
+    index: the request's ID, or the prompt's index in a list (`SharedEngine.complete`).
+    finish_reason: `stop` after an end token, `length` if the text was cut off, `given` for a
+        continuation in `LikelihoodParams`, and `failed` if there is no text because of `failure`.
+    log_likelihoods: those of the tokens of a given continuation, in nats, at most 0.
     """
 
     index: int
@@ -137,9 +138,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Advance:
-    """What one step did for request `request_id`: the ids of its text so far.
+    """The progress of a request after a step: the token IDs of its text so far.
 
-    `completion` is set once the request has ended; its index is the request's id.
+    completion: set once the request has ended; its index is the request's ID.
     """
 
     request_id: int
@@ -149,10 +150,9 @@ class Advance:
 
 @dataclass
 class EngineReport:
-    """The cost of steps; an engine's core updates it with each of them.
+    """The cost of steps; the core updates it in each step.
 
-    Tokens of prompts are counted as they were asked for and as they went through the layers, which
-    are fewer where prompts share a prefix.
+    Fewer tokens of prompts are computed than requested if prompts share a prefix.
     """
 
     num_prompt_tokens: int = 0
@@ -162,53 +162,56 @@ class EngineReport:
 
 
 class EngineCore(Protocol):
-    """Requests at work on one model; to be used by one thread at a time.
+    """An engine's requests and their model; to be used by one thread at a time.
 
-    The attributes and `refusal` may be read by other threads; they may be off by one step. `report`
-    is what all steps cost since it was last set.
+    Other threads may read the attributes, which may be out of date by a step, and call `refusal`.
+
+    report: the cost of all steps since it was last set.
     """
 
     report: EngineReport
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is at work or waits."""
+        """Whether there are no requests."""
 
     @property
     def num_rows(self) -> int:
-        """The number of requests that are computed together."""
+        """Number of requests that are computed together now."""
 
     @property
     def max_rows(self) -> int:
-        """Most requests that can be computed together."""
+        """Maximum number of requests that are computed together."""
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
-        """Why the request cannot be completed, or None if it can."""
+        """Return why the request cannot be completed, or None if it can."""
 
     def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
-        """Add a request and return its id, which no other request of the core has.
+        """Add a request and return its ID, which is unique in the core.
 
-        A request that `refusal` refuses fails in the next step. `after` is an ended request of the
-        same prompt with `keeps_prompt` and at least as many tokens. The core continues from what it
-        kept of the prompt, or computes it again. Raises whatever `params.constraint` raises.
+        A request that `refusal` refuses fails in the next step. Raises what `params.constraint`
+        raises.
+
+        after: an ended request with the same prompt, with `keeps_prompt` and at least as many
+            tokens. The core reuses what it kept of the prompt, or computes it again.
         """
 
     def step(self) -> list[Advance]:
-        """Compute one step and return what it gave to requests.
+        """Compute one step and return the advances of requests.
 
-        Each request has an `Advance` when its text begins and when it ends. If the step raises an
-        error, no request is at work any more, and the core can be used as if it were new.
+        Each request has an `Advance` when its text starts and when it ends. If the step raises an
+        error, all requests are dropped, and the core can be used as if it were new.
         """
 
     def cancel(self, request_id: int) -> None:
-        """Stop a request, so that `step` neither computes nor reports it any more.
+        """Drop a request, so that `step` no longer computes or reports it.
 
-        Also releases the prompt that was kept of an ended request. Other ids are ignored.
+        If the request has ended, release its kept prompt. Unknown IDs are ignored.
         """
 
 
 def failed(request_id: int, failure: Failure) -> Advance:
-    """The end of a request that cannot be completed."""
+    """Return the end of a request that cannot be completed."""
     return Advance(request_id, [], Completion(request_id, [], "failed", failure))
 
 
@@ -219,20 +222,19 @@ def request_failure(
     num_text_tokens: int,
     context_length: int,
 ) -> Failure | None:
-    """Why no engine can complete a request, for a model with `num_ids` token ids.
+    """Return why no engine can complete a request, or None. The engine's memory is not checked.
 
-    The first `num_text_tokens` of them are text. `context_length` is the number of positions that
-    the model can hold. Returns None if nothing forbids it; whether the engine's memory holds the
-    request is not checked here.
+    num_ids: number of token IDs of the model, of which the first `num_text_tokens` are text.
+    context_length: maximum number of positions of the model.
     """
     given = params.continuation if isinstance(params, LikelihoodParams) else ()
     banned = params.banned if isinstance(params, TextParams) else ()
     if not prompt:
         return Failure("empty_prompt", "the prompt is empty; give at least one token")
     for what, ids, stop in (
-        ("token ids", prompt, num_ids),
-        ("a continuation is text: its token ids", given, num_text_tokens),
-        ("banned tokens are text: their ids", banned, num_text_tokens),
+        ("token IDs of the prompt", prompt, num_ids),
+        ("token IDs of the continuation", given, num_text_tokens),
+        ("banned token IDs", banned, num_text_tokens),
     ):
         if ids and not 0 <= min(ids) <= max(ids) < stop:
             return Failure(

@@ -1,7 +1,4 @@
-"""Pairs in, explanations out: dataset, graph, adapter and language model around an engine.
-
-loading makes one from artifacts.
-"""
+"""Explain pairs with a dataset, graph, adapter, language model and engine (see loading)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +16,17 @@ from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.prompt import PairTexts
 
 MOST_TEXTS = 5
-"""So many texts of a pair are drawn at most."""
+"""Maximum number of texts drawn for a pair."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The text of the pair at `index`; `failure` says why it cannot be used, if so.
+    """The text for the pair at `index`.
 
-    kind: written by the model, or plain: a sentence from the evidence in its place.
-    refused: why the last text that was refused could not be used, "" if none was. A text that is
-        written and has one is that of a later try.
+    failure: why the text cannot be used, if it cannot.
+    kind: `written` by the model, or a `plain` sentence from the evidence.
+    refused: why the last refused text was refused; "" if none was. It is also set if a later text
+        was accepted.
     """
 
     index: int
@@ -43,11 +41,11 @@ class Explanation:
 
 @dataclass(eq=False)
 class Explainer:
-    """Explains pairs of one dataset with one model.
+    """Explains the pairs of a dataset with a model.
 
-    `model` is None with vLLM, which does not give its model away. `model_fingerprint` identifies
-    language model, adapter and trained graph together. `finisher` makes explanations of the texts
-    that `engine` writes, and `checker` checks them.
+    model: None with vLLM, which does not expose its model.
+    model_fingerprint: identifies the combination of language model, adapter and graph.
+    finisher: turns the engine's texts into explanations, which `checker` checks.
     """
 
     model: PreTrainedModel | None
@@ -64,37 +62,36 @@ class Explainer:
     def explain(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[PairTexts], decoding: DecodingConfig
     ) -> Iterator[Explanation]:
-        """Yield the explanation of each prompt as it is finished.
+        """Yield the explanation of each prompt as it finishes.
 
-        `prompts` are made by `self.pairs.prompt`, `texts` by `self.pairs.texts` of the same pairs.
-        A text that is refused is drawn again if `decoding.text` says so, and what is refused for
-        the last time gets its fallback. The model writes nothing of a pair whose text would be
-        refused whatever it says.
+        prompts, texts: the results of `self.pairs.prompt` and `self.pairs.texts` for the pairs.
+
+        A refused text is drawn again if `decoding` allows it, and replaced by the fallback if the
+        last try is refused. If any text about a pair would be refused, none is generated.
         """
         asked: list[tuple[int, Asked]] = []
-        for index, (prompt, said) in enumerate(zip(prompts, texts, strict=True)):
-            failure = self.finisher.failure_of_any(said, decoding.text)
+        for index, (prompt, pair_texts) in enumerate(zip(prompts, texts, strict=True)):
+            failure = self.finisher.failure_of_any(pair_texts, decoding.text)
             if failure is None:
-                asked.append((index, Asked(self.finisher, prompt, said, decoding)))
+                asked.append((index, Asked(self.finisher, prompt, pair_texts, decoding)))
             else:
                 yield Explanation(index, "", len(prompt), 0, "failed", failure)
-        requests = [(one.prompt_ids, one.params) for _, one in asked]
+        requests = [(request.prompt_ids, request.params) for _, request in asked]
         for completion in self.engine.complete(
-            requests, lambda one: asked[one.index][1].again(one)
+            requests, lambda ended: asked[ended.index][1].again(ended)
         ):
-            index, one = asked[completion.index]
-            yield one.explanation(index, completion)
+            index, request = asked[completion.index]
+            yield request.explanation(index, completion)
 
 
 class Asked:
-    """The request for one pair's text, and what becomes of its completions.
+    """The request for one pair's text, with its retries.
 
-    Each completion goes to `again` first, and the one after which no other text is drawn goes to
-    `explanation`. Neither uses the engine; both take milliseconds, in which an event loop should
-    not wait.
+    Pass each completion to `again` and the last one to `explanation`. Neither uses the engine. Both
+    take milliseconds, so do not call them in an event loop.
 
-    A text that is refused is drawn again if `decoding` says so: in the same way without the words
-    that were to blame, or at another temperature if none was, `MOST_TEXTS` texts in all.
+    A refused text is drawn again if `decoding` allows it, up to `MOST_TEXTS` texts: with the same
+    parameters but without the words to blame or, if there are no new ones, at another temperature.
     """
 
     def __init__(
@@ -112,28 +109,28 @@ class Asked:
 
     @property
     def params(self) -> TextParams:
-        """How the text is drawn; once words of it were to blame, without these words."""
-        may_be_refused = self._decoding.retry_temperature is not None
+        """The parameters of the text, which ban the words blamed so far."""
+        may_retry = self._decoding.retry_temperature is not None
         params = text_params(self._decoding)
-        return replace(params, banned=self._banned, keeps_prompt=may_be_refused)
+        return replace(params, banned=self._banned, keeps_prompt=may_retry)
 
     def unfinished(self, token_ids: list[int]) -> str:
-        """What a reader may see of a text that is being written; "" if all of it must wait."""
+        """Return the part of an unfinished text that may be shown; "" if there is none yet."""
         return self._finisher.unfinished(token_ids, self.texts) or ""
 
     def whole_sentences(self, token_ids: list[int]) -> str:
-        """The sentences of it that have ended; the last one of a text never has."""
+        """Return the complete sentences of an unfinished text."""
         return self._finisher.whole_sentences(token_ids, self.texts, self._decoding.text)
 
     def passes(self, sentences: str, token_ids: list[int]) -> bool:
-        """Whether the `whole_sentences` would pass all checks if the text ended with them."""
+        """Return whether a text that ended with these `whole_sentences` would pass all checks."""
         rules = self._decoding.text
         return self._finisher.passes(sentences, token_ids, self.prompt_ids, self.texts, rules)
 
     def again(self, completion: Completion) -> TextParams | None:
-        """Finish and check a text that has ended.
+        """Finish and check a text; return the parameters of the next one, or None.
 
-        Returns how the next one is drawn, or None if there is no next one.
+        There is no next text if this one passed, or if no further one may be drawn.
         """
         if completion.failure is not None:
             self._text = ""
@@ -156,10 +153,7 @@ class Asked:
         return replace(self.params, temperature=temperature, seed=seed)
 
     def explanation(self, index: int, completion: Completion) -> Explanation:
-        """Return the explanation of the pair at `index`, whose last text is `completion`.
-
-        `again` has returned None for it.
-        """
+        """Return the explanation of the pair at `index`, for the completion that `again` ended."""
         text, failure = self._text, completion.failure
         kind: ExplanationKind = "written"
         if failure is None and self._failure is not None:
@@ -179,6 +173,6 @@ class Asked:
 
 
 def checker_of(dataset: Dataset, storage: StorageConfig | None = None) -> Checker:
-    """Checks texts about the items of `dataset`, whose vocabulary it takes if it has one."""
+    """Return a checker of texts about the dataset's items, with its aspects if it has some."""
     aspects = [] if dataset.aspects is None else dataset.aspects["aspect"].to_pylist()
     return Checker(aspects, storage, are_written=dataset.aspects_from == "profiles")

@@ -1,4 +1,4 @@
-"""From artifacts to an explainer: what belongs together is checked, then loaded."""
+"""Load an explainer from artifacts, after checking that they belong together."""
 
 import logging
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ logger = logging.getLogger("xrec")
 
 @dataclass(frozen=True)
 class Sources:
-    """What an explainer is made from; everything in it can be sent to another process."""
+    """The artifacts and settings that an explainer is loaded from; can be pickled."""
 
     dataset: str
     graph: str
@@ -48,14 +48,14 @@ class Sources:
 
 
 def sources_of(config: ExplanationsJobConfig) -> Sources:
-    """Return what the workers load."""
+    """Return the sources named in a job's config."""
     uris = {name: config.artifact(name) for name in ("dataset", "graph", "adapter")}
     return Sources(**uris, llm=config.llm, storage=config.storage)
 
 
 @dataclass(frozen=True)
 class CheckedSources:
-    """Sources that belong together; the language model is the files in `llm`."""
+    """Sources that belong together; `llm` is the folder of the language model."""
 
     dataset: Manifest
     graph: Manifest
@@ -64,20 +64,19 @@ class CheckedSources:
 
     @property
     def model(self) -> dict[str, str]:
-        """The fingerprints that `model_inputs` returns."""
+        """The fingerprints of language model, adapter and graph (`model_inputs`)."""
         return model_inputs(self.adapter.config, self.adapter.fingerprint, self.graph)
 
 
 def model_fingerprint_of(inputs: Mapping[str, str]) -> str:
-    """The fingerprint of the model that consists of `model_inputs`."""
+    """Return the combined fingerprint of language model, adapter and graph (`model_inputs`)."""
     return fingerprint_of([inputs[name] for name in ("base_model", "adapter", "graph")])
 
 
 def check_sources(sources: Sources) -> CheckedSources:
-    """Check that dataset, graph, adapter and language model belong together.
+    """Check that dataset, graph, adapter and language model belong together, without loading them.
 
-    Neither vectors nor the language model are loaded. Raises ArtifactNotFoundError,
-    ArtifactMismatchError, ModelError.
+    Raises ArtifactNotFoundError, ArtifactMismatchError or ModelError.
     """
     dataset = read_manifest(open_location(sources.dataset, sources.storage), "dataset")
     return _check(sources, dataset, _graph_of(sources))
@@ -95,14 +94,14 @@ def load_explainer(
     num_reserved_users: int = 0,
     is_streaming: bool = False,
 ) -> Explainer:
-    """Load everything into this process.
+    """Load an explainer into this process.
 
-    The graph gets `num_reserved_users` more users, whose vectors are zeros, from index
-    `dataset.num_users` on. They are places for the vectors of users who come later: an adapter that
-    reads the graph sees what is written into `graph.users` there. `is_streaming` is for texts that
-    are read while they are written: each of their tokens is told at once.
+    num_reserved_users: number of users to add to the graph, from index `dataset.num_users` on.
+        Their vectors are zeros; the adapter uses what is later written to `graph.users`.
+    is_streaming: whether each token is reported at once, for texts that are shown while they are
+        being written.
 
-    Raises what `check_sources` raises, ModelError.
+    Raises what `check_sources` raises, and ModelError.
     """
     dataset = read_dataset(open_location(sources.dataset, sources.storage))
     graph = read_graph(open_location(sources.graph, sources.storage))
@@ -117,7 +116,7 @@ def load_explainer(
             from xrec.generate.vllm.engine import VllmEngine
         except ImportError as error:
             raise ModelError(
-                f"engine.kind vllm: vLLM cannot be imported here ({error}); "
+                f"engine.kind=vllm: vLLM cannot be imported ({error}); "
                 f"run: {install_command('vllm')}, or set engine.kind=builtin",
                 code="vllm_not_installed",
                 key="engine.kind",
@@ -151,7 +150,7 @@ def load_explainer(
 
 
 def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]:
-    """What checks finished texts; of graph and language model no vectors and weights are loaded.
+    """Load what is needed to check finished texts, without the weights of graph and language model.
 
     Raises what `check_sources` raises.
     """
@@ -178,19 +177,19 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
 def choose_engine(
     config: EngineConfig, device: torch.device, model_folder: Path
 ) -> Literal["builtin", "vllm"]:
-    """The engine for the model in `model_folder` on `device`; what auto took is logged with why.
+    """Return the engine for the model in `model_folder` on `device`; log why `auto` chose it.
 
-    Raises ModelError if `config` asks for what only vLLM has, and it cannot be taken.
+    Raises ModelError if `config` has options for vLLM but `auto` cannot choose it.
     """
     if config.kind != "auto":
         return config.kind
     why_not = _why_not_vllm(device, model_folder)
     if why_not is None:
-        logger.info("engine: vllm, because there are a GPU and a vLLM that knows the model")
+        logger.info("engine: vllm, because there is a GPU and vLLM supports the model")
         return "vllm"
     if config.vllm:
         raise ModelError(
-            f"engine.vllm = {config.vllm} needs vLLM, and engine.kind=auto does not take it: "
+            f"engine.vllm = {config.vllm} needs vLLM, but engine.kind=auto cannot choose it: "
             f"{why_not}",
             code="needs_vllm",
             key="engine.vllm",
@@ -201,11 +200,11 @@ def choose_engine(
 
 def _why_not_vllm(device: torch.device, model_folder: Path) -> str | None:
     if device.type != "cuda":
-        return f"texts are made on the {device.type}, and vLLM is taken for GPUs only"
+        return f"the device is {device.type}, and auto only chooses vLLM for GPUs"
     try:
         check_installed_vllm()
     except ImportError as error:
-        return f"vLLM cannot be imported ({error}); {install_command('vllm')} would bring it"
+        return f"vLLM cannot be imported ({error}); to install it, run: {install_command('vllm')}"
     except ModelError as error:
         return str(error)
     unknown = unknown_family(read_text_config(model_folder).architectures)

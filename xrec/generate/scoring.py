@@ -1,4 +1,4 @@
-"""The reference's NLL and the texts of held-out pairs, with the own or another user's vector."""
+"""Score held-out pairs: the reference's NLL and the texts, with the user's or another's vector."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from xrec.progress import progress
 
 
 def own_pairs(pairs: Sequence[HeldOutPair]) -> list[Pair]:
-    """Prompts to be made with each user's own vector."""
+    """Return the pairs with each user's own vector."""
     return [Pair(pair.user_index, pair.item_index) for pair in pairs]
 
 
 def shuffled_pairs(pairs: Sequence[HeldOutPair], others: Sequence[int]) -> list[Pair]:
-    """The same prompts with the vector of another user, by index."""
+    """Return the pairs with the vectors of the users with the indices `others`."""
     return [
         Pair(pair.user_index, pair.item_index, other)
         for pair, other in zip(pairs, others, strict=True)
@@ -27,41 +27,41 @@ def shuffled_pairs(pairs: Sequence[HeldOutPair], others: Sequence[int]) -> list[
 
 
 def fitting_pairs(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> list[bool]:
-    """False for each pair whose prompt is too long for the adapter's `prompt.max_prompt_tokens`."""
+    """Return whether each pair's prompt fits in the adapter's `prompt.max_prompt_tokens`."""
     indices, fits = own_pairs(pairs), [True] * len(pairs)
-    for place, texts in enumerate(explainer.pairs.texts_of(indices)):
+    for index, texts in enumerate(explainer.pairs.texts_of(indices)):
         try:
-            explainer.pairs.prompt(indices[place], texts)
+            explainer.pairs.prompt(indices[index], texts)
         except PromptTooLongError:
-            fits[place] = False
+            fits[index] = False
     return fits
 
 
 def reference_nll(
     explainer: Explainer, pairs: Sequence[Pair], references: Sequence[str], description: str
 ) -> list[float]:
-    """Mean NLL of each pair's reference and its end token, in nats a token.
+    """Return the mean NLL of each pair's reference, including its end token, in nats per token.
 
-    Raises PromptTooLongError, and ModelError if the engine cannot weigh a reference.
+    Raises PromptTooLongError, and ModelError if the engine cannot score a reference.
     """
     examples = [
-        explainer.pairs.example(pair, reference, said)
-        for pair, reference, said in zip(
+        explainer.pairs.example(pair, reference, texts)
+        for pair, reference, texts in zip(
             pairs, references, explainer.pairs.texts_of(pairs), strict=True
         )
     ]
     return [
-        -sum(of_tokens) / len(of_tokens)
-        for of_tokens in token_log_likelihoods(explainer, examples, description)
+        -sum(values) / len(values)
+        for values in token_log_likelihoods(explainer, examples, description)
     ]
 
 
 def token_log_likelihoods(
     explainer: Explainer, examples: Sequence[Example], description: str
 ) -> list[tuple[float, ...]]:
-    """The log-likelihood of each label of each example, in nats.
+    """Return the log-likelihood of each label of each example, in nats.
 
-    Raises ModelError if the engine cannot weigh one.
+    Raises ModelError if the engine cannot score an example.
     """
     completions = explainer.engine.complete(
         [(example.prompt_ids, LikelihoodParams(tuple(example.label_ids))) for example in examples]
@@ -70,7 +70,7 @@ def token_log_likelihoods(
     for completion in progress(completions, description, len(examples)):
         if completion.failure is not None:
             raise ModelError(
-                f"a reference cannot be weighed: {completion.failure.message}",
+                f"cannot score a reference: {completion.failure.message}",
                 code=completion.failure.reason,
             )
         by_index[completion.index] = completion.log_likelihoods or ()
@@ -80,9 +80,10 @@ def token_log_likelihoods(
 def nll_own_and_shuffled(
     explainer: Explainer, pairs: Sequence[HeldOutPair], others: Sequence[int], fits: Sequence[bool]
 ) -> list[tuple[float, float] | tuple[None, None]]:
-    """`reference_nll` of each pair with the own vector and with that of `others` (user indices).
+    """Return the `reference_nll` of each pair, with the user's own vector and with another's.
 
-    `fits` is what `fitting_pairs` says; of a pair that does not fit there is None.
+    others: the indices of the other users. fits: the result of `fitting_pairs`; a pair that does
+        not fit gets (None, None).
     """
     kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     others = [other for other, fit in zip(others, fits, strict=True) if fit]
@@ -91,16 +92,16 @@ def nll_own_and_shuffled(
     shuffled = reference_nll(
         explainer, shuffled_pairs(kept, others), references, "NLL, another user's vector"
     )
-    found = iter(zip(own, shuffled, strict=True))
-    return [next(found) if fit else (None, None) for fit in fits]
+    both = iter(zip(own, shuffled, strict=True))
+    return [next(both) if fit else (None, None) for fit in fits]
 
 
 def generated_texts(
     explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
 ) -> list[Explanation]:
-    """The explanation of each pair, also if a rule refuses it; raises PromptTooLongError."""
+    """Return the explanation of each pair, even if it was refused; raise PromptTooLongError."""
     texts = explainer.pairs.texts_of(pairs)
-    prompts = [explainer.pairs.prompt(pair, said) for pair, said in zip(pairs, texts, strict=True)]
+    prompts = [explainer.pairs.prompt(*each) for each in zip(pairs, texts, strict=True)]
     explanations = explainer.explain(prompts, texts, decoding)
     by_index = {text.index: text for text in progress(explanations, description, len(prompts))}
     return [by_index[index] for index in range(len(prompts))]

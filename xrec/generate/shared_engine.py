@@ -1,13 +1,13 @@
-"""Requests of many callers over one core, which one thread steps as long as there is work.
+"""Serve the requests of many callers with one core, which a thread steps while there is work.
 
-The thread starts with the first request and ends when nothing is at work. Between two steps it
-takes in what callers sent: new requests, further texts of a prompt, and cancellations. A backfill's
-actor works on several chunks like this, so the prompts of the next chunk enter while the last texts
-of the one before are being written. The endpoint's event loop never waits for the model.
+The thread starts with the first request and ends with the last. Between steps, it handles the
+commands of callers: new requests, further texts for a prompt, and cancellations. A backfill's actor
+thus works on several chunks at a time: the prompts of the next chunk start while the last texts of
+the previous one are being written. The endpoint's event loop never waits for the model.
 
-Callers look at a text in their own threads, while the next step runs, and may then ask for another
-one of the same prompt. Time limits and errors are handled here, the same for every core. A step
-that raises an error may do so because of any request at work, so all of them get the error.
+Callers inspect a text in their own threads, while the next step runs, and may then request another
+one for the same prompt. Time limits and errors are handled here, in the same way for every core. An
+error in a step may be due to any request, so all running requests get it.
 """
 
 import logging
@@ -35,18 +35,18 @@ logger = logging.getLogger("xrec")
 Requests = Sequence[tuple[Sequence[int], RequestParams]]
 
 Again = Callable[[Completion], TextParams | None]
-"""Looks at a text that has ended, and returns how the next text of its prompt is drawn, with as
-many tokens at most, or None if this one is the completion."""
+"""A function that inspects a text that has ended. It returns the parameters of the next text of the
+prompt, with at most as many tokens, or None to accept this one."""
 
 
 @dataclass(eq=False)
 class EngineRequest:
-    """A prompt and what is asked of it.
+    """A prompt and the parameters of its text.
 
-    tell: gets each of its advances, the last one with its completion, or the error that ended it.
-        The engine's thread calls it, and must not wait in it.
-    request_id: the core's id, or None if the core does not have the request, or no longer.
-    has_ended: whether the last text that was asked for has ended.
+    tell: called with each advance, the last of which has the completion, or with the error that
+        ended the request. It runs in the engine's thread, so it must not block.
+    request_id: the core's ID of the request; None if the core does not have it.
+    has_ended: whether the last requested text has ended.
     """
 
     prompt: Sequence[int]
@@ -58,14 +58,15 @@ class EngineRequest:
 
 
 class SharedEngine:
-    """Generates text for prompts that may hold collaborative tokens, on `core`.
+    """Generates texts with `core` for prompts that may contain collaborative tokens.
 
-    Threads may call it at the same time: their prompts are computed together. `failure` is the
-    last error of the core. Others may use the attributes of `core` and its `refusal` only. A
-    request that is at work more than `row_seconds` after its first token, by `clock`, is cancelled.
+    Several threads may call it at a time; their prompts are computed together. Callers may only
+    use the attributes of `core` and its `refusal`.
 
-    While no text is being written, kept prompts give way to those that wait. Before that happens,
-    a step waits up to `again_seconds` for callers who may ask for another text of a kept prompt.
+    failure: the last error of the core.
+    row_seconds: a request that is still running so long after its first token is canceled.
+    again_seconds: how long a step waits for callers who may request another text of a kept prompt.
+        It waits only if no text is being written; then waiting prompts replace the kept ones.
     """
 
     def __init__(
@@ -83,46 +84,46 @@ class SharedEngine:
         self._has_thread = False
         self._at_work: dict[int, EngineRequest] = {}
         self._undecided: set[EngineRequest] = set()
-        """Requests whose text has ended and whose prompt is kept in case another one is drawn."""
+        """Requests whose text has ended, and whose prompt is kept in case another is requested."""
 
     def take_report(self) -> EngineReport:
-        """What all calls since the last one of this cost."""
-        taken, self.core.report = self.core.report, EngineReport()
-        return taken
+        """Return and reset the cost counters."""
+        report, self.core.report = self.core.report, EngineReport()
+        return report
 
     def complete(self, requests: Requests, again: Again | None = None) -> Iterator[Completion]:
-        """Yield the completions of a closed list of requests, in the order in which they finish.
+        """Yield the completions of a list of requests as they finish.
 
-        `Completion.index` is the place in the list. `again` is asked in this thread, while the
-        engine works on. Raises the error of a step that fails while the list is at work. If the
-        iterator is closed, what is left of its requests is cancelled.
+        `Completion.index` is the index in the list. `again` runs in this thread, while the engine
+        continues. Raises the error of a step that fails in the meantime. Closing the iterator
+        cancels the remaining requests.
         """
         ended: SimpleQueue[Completion | Exception] = SimpleQueue()
 
-        def take(place: int, event: Advance | Exception) -> None:
+        def take(index: int, event: Advance | Exception) -> None:
             if isinstance(event, Exception):
                 ended.put(event)
             elif event.completion is not None:
-                ended.put(replace(event.completion, index=place))
+                ended.put(replace(event.completion, index=index))
 
-        listed = [EngineRequest(*one, partial(take, place)) for place, one in enumerate(requests)]
+        listed = [EngineRequest(*pair, partial(take, n)) for n, pair in enumerate(requests)]
         with self.at_work(listed):
             num_left = len(listed)
             while num_left:
-                found = ended.get()
-                if isinstance(found, Exception):
-                    raise found
-                params = again(found) if again is not None else None
+                completion = ended.get()
+                if isinstance(completion, Exception):
+                    raise completion
+                params = again(completion) if again is not None else None
                 if params is not None:
-                    self.resubmit(listed[found.index], params)
+                    self.resubmit(listed[completion.index], params)
                     continue
-                self.release(listed[found.index])
+                self.release(listed[completion.index])
                 num_left -= 1
-                yield found
+                yield completion
 
     @contextmanager
     def at_work(self, requests: Sequence[EngineRequest]) -> Iterator[None]:
-        """Submit requests together; those left at exit are cancelled before the next step."""
+        """Submit requests together; on exit, cancel those that are left before the next step."""
         if requests:
             self._send(partial(self._add, requests))
         try:
@@ -131,13 +132,13 @@ class SharedEngine:
             self.release(*requests)
 
     def resubmit(self, request: EngineRequest, params: TextParams) -> None:
-        """Ask for another text of the prompt of a request that has ended."""
+        """Request another text for the prompt of a request that has ended."""
         request.params, request.has_ended = params, False
         self._send(partial(self._add, [request]), request)
 
     def release(self, *requests: EngineRequest) -> None:
-        """Cancel the texts of requests that have not ended, and release prompts that were kept."""
-        left = [one for one in requests if not one.has_ended or one.request_id is not None]
+        """Cancel requests that have not ended, and release the kept prompts of those that have."""
+        left = [r for r in requests if not r.has_ended or r.request_id is not None]
         if left:
             self._send(partial(self._cancel, left), *left)
 
@@ -159,7 +160,10 @@ class SharedEngine:
                 self._fail(errors[0])
 
     def _received(self) -> list[Callable[[], None]] | None:
-        """The commands that came since the last step; None, and the thread ends, without work."""
+        """Return the commands since the last step; None if there is no work, which ends the thread.
+
+        First wait for undecided callers, if no text is being written.
+        """
         with self._changed:
             if self._at_work and not self.core.num_rows:
                 self._changed.wait_for(lambda: not self._undecided, self._again_seconds)
@@ -173,7 +177,7 @@ class SharedEngine:
             earlier = () if request.request_id is None else (request.request_id,)
             try:
                 request_id = self.core.add(request.prompt, request.params, *earlier)
-            except Exception as error:  # noqa: BLE001  it goes to the caller whose request it is
+            except Exception as error:  # noqa: BLE001  the caller of this request gets it
                 request.has_ended = True
                 request.tell(error)
                 continue
@@ -192,7 +196,7 @@ class SharedEngine:
         advances, now = self.core.step(), self._clock()
         for advance in advances:
             request = self._at_work.get(advance.request_id)
-            if request is not None:  # else the core could not cancel it
+            if request is not None:  # None if the core failed to cancel it
                 request.began_at = now if request.began_at is None else request.began_at
                 self._tell(request, advance)
         most = self._row_seconds
@@ -222,18 +226,18 @@ class SharedEngine:
         requests, self._at_work = self._at_work, {}
         self._undecided.clear()
         for request_id, request in requests.items():
-            with suppress(Exception):  # what failed may not be able to cancel either
+            with suppress(Exception):  # a core that failed may also fail to cancel
                 self.core.cancel(request_id)
             request.request_id, request.has_ended = None, True
             request.tell(error)
 
 
 def _error_of(work: Callable[[], None]) -> Exception | None:
-    """Do `work`; return the error that it raises."""
+    """Call `work` and return the error that it raises, if any."""
     try:
         work()
-    except Exception as error:  # noqa: BLE001  it goes to all requests at work
+    except Exception as error:  # noqa: BLE001  all running requests get it
         return error
-    except BaseException as error:  # noqa: BLE001  else the thread would end, and callers wait
+    except BaseException as error:  # noqa: BLE001  otherwise the thread ends and callers hang
         return RuntimeError(f"the engine raised {error!r}")
     return None

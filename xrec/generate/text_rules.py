@@ -1,7 +1,7 @@
-"""From generated text to explanation: titles are filled in, and what breaks a rule is refused.
+"""Turn generated texts into explanations: fill in titles, and refuse texts that break a rule.
 
-Where a text is too long, or was cut by the engine, it ends with its last whole sentence. Words and
-sentences are those of any language (xrec.data.language). The rules do not depend on the engine.
+A text that is too long, or that the engine cut, ends with its last whole sentence. Words and
+sentences are found in any language (xrec.data.language). The rules do not depend on the engine.
 """
 
 import re
@@ -28,19 +28,19 @@ from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.title_placeholder import TITLE
 
 ExplanationKind = Literal["written", "plain"]
-"""Who wrote a text: the language model, or a template from the evidence."""
+"""How a text was made: by the language model, or from the evidence with a template."""
 
 _PHRASE_WORDS, _MAX_PHRASE_REPEATS = 3, 3
 _MAX_ECHO_TOKENS = 24
 _DETERMINERS = frozenset({"the", "a", "an", "its", "their"})
-_ENDS_NOTHING = frozenset({"the", "its", "their", "and", "of"})  # English; no words of others
-_TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
+_ENDS_NOTHING = frozenset({"the", "its", "their", "and", "of"})  # words in no other language
+_TITLE = "\ue000"  # a private-use character that replaces the item's title and counts as a word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
-# What a model adds to an English sentence that has said its reasons.
+# A clause that models add to an English sentence after its reasons.
 _TAIL = re.compile(
     r",?\s(?:making|creating|providing|offering|which|where|while)\b[^.!?]*(?=[.!?]?$)"
 )
-# Praise of anything, or a caveat, which is mostly made up and no reason.
+# Praise that fits anything, or a caveat: mostly made up, and not a reason.
 _FILLER = re.compile(
     r",?\s(?:(?:making|which makes) (?:it|this|them)|despite|(?:even |al)?though)\b"
     r"[^.!?]*(?=[.!?]?$)"
@@ -51,9 +51,9 @@ _Ids = Sequence[int]
 
 
 class TextFinisher:
-    """Makes explanations of what a model writes about items of the catalogue `titles`.
+    """Turns a model's texts about items into explanations.
 
-    `checker` knows the catalogue's aspects; without one there are none.
+    titles: the titles of all items. checker: knows the aspects; without one, there are none.
     """
 
     def __init__(self, builder: PromptBuilder, titles: TitleIndex, checker: Checker | None = None):
@@ -63,16 +63,16 @@ class TextFinisher:
         self._titles = titles
 
     def first_tokens(self, words: Sequence[str]) -> frozenset[int]:
-        """The tokens with which these words begin."""
+        """Return the first tokens of these words."""
         return frozenset().union(*map(self._builder.first_tokens, words))
 
     def failure_of_any(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        """Why nothing can be said of the pair `texts`, whatever is written; None if something may.
+        """Return why any text about the pair `texts` would be refused; None if one may pass.
 
-        No aspect of such a pair was chosen, so there is no plain sentence of it either.
+        Such a pair has no chosen aspect, so it has no plain sentence either.
         """
         if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
-            message = "no aspect of the item could be chosen that it might name"
+            message = "the item has no aspect that the text could name"
             return self.fallback(texts, rules, Failure("unchosen", message))[1]
         failure = _failure(self._checker.refusal_of_any(texts, rules.checks))
         return None if failure is None else self.fallback(texts, rules, failure)[1]
@@ -84,18 +84,19 @@ class TextFinisher:
         texts: PairTexts,
         decoding: DecodingConfig,
     ) -> tuple[str, Failure | None]:
-        """The explanation that `completion` gives, or a text and the reason why it cannot be used.
+        """Return the explanation made from `completion`, and why it cannot be used, if it cannot.
 
-        `failure_of_any` must be None for the pair. `texts` are those of the prompt: the item's own
-        title is filled in, and names that stand in them are allowed.
+        `failure_of_any` must be None for the pair.
+
+        texts: those of the prompt. The item's title is filled in, and names in them are allowed.
         """
         text = self._filled(self._builder.decode(list(completion.token_ids)), texts)
         failure = self._repeats(text, completion.token_ids, prompt, texts, decoding.text)
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
         if texts.aspects and (filler := _FILLER.search(text)):
-            told = self._checker.evidence(filler[0], texts)
-            text = text if any(each.is_named for each in told) else _FILLER.sub("", text)
+            aspects = self._checker.evidence(filler[0], texts)
+            text = text if any(aspect.is_named for aspect in aspects) else _FILLER.sub("", text)
         failure = failure or self.unfit(text, texts, decoding.text)
         if failure is not None and failure.reason == "unsupported":
             shorter = _TAIL.sub("", text)
@@ -108,9 +109,9 @@ class TextFinisher:
     def fallback(
         self, texts: PairTexts, rules: TextConfig, failure: Failure
     ) -> tuple[str, Failure | None]:
-        """What is said of a pair of which no text can be used, because of `failure`.
+        """Return the plain sentence that replaces a refused text, or "" and why there is none.
 
-        The plain sentence of its evidence, or "" and why there is none.
+        failure: why the text was refused.
         """
         has_evidence = bool(texts.aspects or self._builder.prompt.aspects)
         if rules.fallback == "none" or (rules.fallback == "plain" and not has_evidence):
@@ -119,14 +120,14 @@ class TextFinisher:
         if sentence is not None:
             return sentence, None
         return "", Failure(
-            "abstained", f"no text of it could be used ({failure.reason}: {failure.message})"
+            "abstained", f"no text could be used ({failure.reason}: {failure.message})"
         )
 
     def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
-        """What a reader may see of a text that is still being written; None if that must wait.
+        """Return an unfinished text for display; None if it must not be shown yet.
 
-        It waits while it ends within a character or place-holder, or with an article that goes if
-        the title follows, and while it names another item or solicits.
+        It is not shown while it ends inside a character or placeholder, or with an article that the
+        title may replace, or while it names another item or solicits.
         """
         written = self._builder.tokenizer.decode(token_ids, skip_special_tokens=True).lstrip()
         if (
@@ -140,10 +141,10 @@ class TextFinisher:
         return None if is_wrong else text
 
     def whole_sentences(self, token_ids: list[int], texts: PairTexts, rules: TextConfig) -> str:
-        """The sentences of an unfinished text that have ended, whatever follows; "" if none has.
+        """Return the complete sentences of an unfinished text; "" if there are none.
 
-        `token_ids` are those of `unfinished`. A number may follow "No." or "4.", so a sentence has
-        ended once there is a letter or a digit of the next one.
+        A sentence is complete once the next one has a letter or a digit, because a number may
+        follow "No." or "4.".
         """
         text = _MARKS_AT_END.sub("", self.unfinished(token_ids, texts) or "")
         return _whole_sentences(text, rules.max_words, texts.item_title)
@@ -151,9 +152,9 @@ class TextFinisher:
     def passes(
         self, sentences: str, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig
     ) -> bool:
-        """Whether `finish` would give the `whole_sentences` if the model had ended with them.
+        """Return whether `finish` would accept the `whole_sentences` if the model ended there.
 
-        `ids` are what it wrote so far.
+        ids: the tokens of the text so far.
         """
         repeats = self._repeats(sentences, ids, prompt, texts, rules)
         return not (repeats or self.unfit(sentences, texts, rules))
@@ -162,19 +163,19 @@ class TextFinisher:
         return self._placeholder.fill(composed(written), composed(texts.item_title))
 
     def other_title(self, text: str, texts: PairTexts) -> str | None:
-        """The first name of another item in an explanation of the pair `texts`, or None."""
+        """Return the first title of another item in a text about the pair `texts`, or None."""
         context = (texts.user_profile, texts.item_profile)
         return self._titles.other_title(text, texts.item_title, context)
 
     def _repeats(
         self, text: str, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig
     ) -> Failure | None:
-        """Why a text that is empty, or repeats itself or the prompt, cannot be used."""
-        refused = _refused(text, texts.item_title, rules)
-        return refused or self._echo(ids, prompt, texts, rules)
+        """Return a failure if the text is empty, or repeats itself or the prompt."""
+        failure = _empty_or_repetitive(text, texts.item_title, rules)
+        return failure or self._echo(ids, prompt, texts, rules)
 
     def _echo(self, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        """Why a text that repeats the prompt cannot be used; the prompt has titles filled in."""
+        """Return a failure if the text, with its title filled in, repeats the prompt."""
         if not rules.refuses_repetition:
             return None
         written = self._builder.decode(list(ids))
@@ -185,52 +186,51 @@ class TextFinisher:
             return None
         return Failure(
             "prompt_echo",
-            f"more than {_MAX_ECHO_TOKENS} tokens in a row are the prompt's "
+            f"more than {_MAX_ECHO_TOKENS} consecutive tokens are from the prompt "
             "(decoding.text.refuses_repetition)",
         )
 
     def unfit(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        """Why a finished text about the pair `texts` may not be shown; None if it may."""
+        """Return why a finished text about the pair `texts` may not be shown; None if it may."""
         other = self.other_title(text, texts)
         if other is not None:
             return Failure(
                 "names_another_item",
-                f"it names {other!r}, another item of the catalogue; this one's title is "
-                f"{texts.item_title!r}",
+                f"it names another item, {other!r}; the title of this one is {texts.item_title!r}",
                 (other,),
             )
         title = composed(texts.item_title).strip()
         if solicits(text, [title]):
-            message = "it has personal data or a link, or calls its reader to buy or click"
+            message = "it contains personal data or a link, or tells the reader to buy or click"
             return Failure("solicits", message)
         language = self._builder.prompt.language
         if language is not None and (other := other_language(text, language)):
-            return Failure("other_language", f"it is in {other}, and prompt.language = {language}")
+            return Failure("other_language", f"it is in {other}, but prompt.language = {language}")
         untitled = text.replace(title, _TITLE) if title else text
         if self._placeholder.is_broken_in(untitled):
             return Failure(
                 "broken_placeholder",
-                f"a part of {TITLE!r}, which stands for the title, is left in it",
+                f"it contains a part of the title placeholder {TITLE!r}",
             )
         profiles = (texts.user_profile, texts.item_profile)
         if made_up := self._placeholder.made_up_in(untitled, *profiles):
             return Failure(
                 "broken_placeholder",
-                f"{made_up!r} is in it, as if it stood for something; only {TITLE!r} does",
+                f"it contains the placeholder {made_up!r}; the only valid one is {TITLE!r}",
             )
         return _failure(self._checker.refusal(text, texts, rules.checks))
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
-        """`text`, and the plain sentence of the aspects that it names, then of others chosen.
+        """Return `text` and a plain sentence on the aspects that it names, then on other ones.
 
-        What it names is backed even if a single review says so.
+        A named aspect is included even if only one review mentions it.
         """
-        told = list(zip(texts.aspects, self._checker.evidence(text, texts), strict=True))
-        named = [chosen for chosen, each in told if each.is_named]
+        aspects = list(zip(texts.aspects, self._checker.evidence(text, texts), strict=True))
+        named = [chosen for chosen, evidence in aspects if evidence.is_named]
         others = [
             chosen
-            for chosen, each in told
-            if not each.is_named and chosen.item_reviews >= rules.min_evidence
+            for chosen, evidence in aspects
+            if not evidence.is_named and chosen.item_reviews >= rules.min_evidence
         ]
         untitled = {**rules.plain, "of_title": ""}
         sentence = self._plain(
@@ -243,10 +243,10 @@ class TextFinisher:
         return whole if _is_within(whole, rules.max_words) else text
 
     def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
-        """The plain sentence of a pair; who names another item or solicits is not quoted."""
+        """Return the plain sentence of a pair, without quotes that name another item or solicit."""
         titled = replace(texts, item_title=texts.item_title or self._builder.prompt.untitled)
-        for said in (titled, titled.unquoted):
-            sentence = self._checker.plain(said, rules.plain, rules.min_evidence, rules.checks)
+        for source in (titled, titled.unquoted):
+            sentence = self._checker.plain(source, rules.plain, rules.min_evidence, rules.checks)
             if sentence is None or not (
                 self.other_title(sentence, texts) or solicits(sentence, [texts.item_title])
             ):
@@ -258,33 +258,33 @@ def _failure(refusal: Refusal | None) -> Failure | None:
     return None if refusal is None else Failure(**vars(refusal))
 
 
-def _refused(text: str, title: str, rules: TextConfig) -> Failure | None:
+def _empty_or_repetitive(text: str, title: str, rules: TextConfig) -> Failure | None:
     if not text:
-        return Failure("empty_text", "the model ended without a word")
+        return Failure("empty_text", "the model wrote nothing")
     if not rules.refuses_repetition:
         return None
-    for start, end in reversed(title_spans(text, title)):  # it counts as one word
+    for start, end in reversed(title_spans(text, title)):  # the title counts as one word
         text = text[:start] + _TITLE + text[end:]
-    found = words(text.lower())
-    if found[-1:] and found[-1] in _ENDS_NOTHING:
-        return Failure("no_full_sentence", f"it ends with {found[-1]!r}")
-    phrases = Counter(zip(*(found[start:] for start in range(_PHRASE_WORDS)), strict=False))
+    keys = words(text.lower())
+    if keys[-1:] and keys[-1] in _ENDS_NOTHING:
+        return Failure("no_full_sentence", f"it ends with {keys[-1]!r}")
+    phrases = Counter(zip(*(keys[start:] for start in range(_PHRASE_WORDS)), strict=False))
     phrase, count = max(phrases.items(), key=lambda item: item[1], default=((), 0))
     if count > _MAX_PHRASE_REPEATS:
         return Failure(
             "repetitive_text",
-            f"{_shown(phrase)!r} stands {count} times in it, {_MAX_PHRASE_REPEATS} at most may "
+            f"it has {_shown(phrase)!r} {count} times; expected at most {_MAX_PHRASE_REPEATS} "
             "(decoding.text.refuses_repetition)",
         )
-    if stuttered := _stuttered(found) or _joined_to_itself(found):
-        return Failure("repetitive_text", f"{_shown(stuttered)!r} stands twice in a row in it")
+    if stuttered := _stuttered(keys) or _joined_to_itself(keys):
+        return Failure("repetitive_text", f"it has {_shown(stuttered)!r} twice in a row")
     return None
 
 
 def _cut(
     text: str, title: str, completion: Completion, decoding: DecodingConfig
 ) -> tuple[str, Failure | None]:
-    """The text in at most `max_words` words, ended by a whole sentence if it had to be cut."""
+    """Return the text in at most `max_words` words, cut after a whole sentence if necessary."""
     max_words = decoding.text.max_words
     num_words = len(words(text))
     if max_words is None or (num_words <= max_words and completion.finish_reason != "length"):
@@ -297,28 +297,28 @@ def _cut(
         if num_words > max_words
         else f"max_new_tokens={decoding.max_new_tokens}"
     )
-    return text, Failure("no_full_sentence", f"no sentence of it ends within decoding.{limit}")
+    return text, Failure("no_full_sentence", f"no sentence ends within decoding.{limit}")
 
 
 def _whole_sentences(text: str, max_words: int | None, title: str) -> str:
-    """The beginning of `text` that ends with the last sentence within `max_words` words, or "".
+    """Return the whole sentences at the start of `text` with at most `max_words` words, or "".
 
-    A full stop within the item's `title` ends no sentence.
+    A period inside the item's `title` does not end a sentence.
     """
     title = composed(title).strip()
-    written = re.finditer(re.escape(title), text) if title else ()  # as in "Dr. Pepper's tea"
-    places = [*title_spans(text, title), *(match.span() for match in written)]
+    literal = re.finditer(re.escape(title), text) if title else ()  # as in "Dr. Pepper's tea"
+    titles = [*title_spans(text, title), *(match.span() for match in literal)]
     ends = [
-        end for end in sentence_ends(text) if not any(start < end < stop for start, stop in places)
+        end for end in sentence_ends(text) if not any(start < end < stop for start, stop in titles)
     ]
     fits = (end for end in reversed(ends) if _is_within(text[:end], max_words))
     return text[: next(fits, 0)]
 
 
 def cut_to_words(text: str, max_words: int | None, title: str) -> str:
-    """`text`, which is an explanation of the item `title` already, in at most `max_words` words.
+    """Return an explanation of the item `title` in at most `max_words` words.
 
-    A longer text ends with its last whole sentence; "" if none ends within so many words.
+    A longer text is cut after its last whole sentence that fits; "" if none does.
     """
     return text if _is_within(text, max_words) else _whole_sentences(text, max_words, title)
 
@@ -327,30 +327,30 @@ def _is_within(text: str, max_words: int | None) -> bool:
     return max_words is None or len(words(text)) <= max_words
 
 
-def _stuttered(found: Sequence[str]) -> Sequence[str]:
-    """A phrase of three words or more that directly follows itself; empty if none does."""
-    for length in range(_PHRASE_WORDS, len(found) // 2 + 1):
-        for start in range(len(found) - 2 * length + 1):
+def _stuttered(keys: Sequence[str]) -> Sequence[str]:
+    """Return the first phrase of at least three words that directly follows itself, or ()."""
+    for length in range(_PHRASE_WORDS, len(keys) // 2 + 1):
+        for start in range(len(keys) - 2 * length + 1):
             middle = start + length
-            if found[start:middle] == found[middle : middle + length]:
-                return found[start:middle]
+            if keys[start:middle] == keys[middle : middle + length]:
+                return keys[start:middle]
     return ()
 
 
-def _joined_to_itself(found: Sequence[str]) -> Sequence[str]:
-    """A phrase that "and" joins to itself, as in "the tone and the tone"; empty if none is.
+def _joined_to_itself(keys: Sequence[str]) -> Sequence[str]:
+    """Return a phrase that "and" joins to itself, as in "the tone and the tone", or ().
 
-    "More and more", "over and over", and "years and years" are English, and so is "coffee and
-    coffee shops".
+    "More and more", "over and over", and "years and years" are idiomatic, and "coffee and coffee
+    shops" is not a repetition.
     """
-    said = [word for word in found if word not in _DETERMINERS]
-    for place, word in enumerate(said):
+    keys = [word for word in keys if word not in _DETERMINERS]
+    for index, word in enumerate(keys):
         if word != "and":
             continue
-        for length in range(1, min(place, len(said) - place - 1) + 1):
-            phrase, stop = said[place - length : place], place + 1 + length
-            goes_on = stop < len(said) and is_noun(said[stop]) and is_noun(phrase[-1])
-            if phrase == said[place + 1 : stop] and not (goes_on or may_be_doubled(phrase)):
+        for length in range(1, min(index, len(keys) - index - 1) + 1):
+            phrase, stop = keys[index - length : index], index + 1 + length
+            continues = stop < len(keys) and is_noun(keys[stop]) and is_noun(phrase[-1])
+            if phrase == keys[index + 1 : stop] and not (continues or may_be_doubled(phrase)):
                 return phrase
     return ()
 

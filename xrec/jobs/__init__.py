@@ -47,7 +47,13 @@ def job_named(name: str) -> Job:
 
 
 def run_job(name: str, config: Any) -> "Manifest | None":
-    """Run a job after checking that its buckets and its list of unsafe words are readable."""
+    """Run a job, if what it reads can be read (`check_readable`)."""
+    check_readable(config)
+    return job_named(name).run(config)
+
+
+def check_readable(config: Any) -> None:
+    """Raise StorageError or DataError unless the job's buckets and unsafe words are readable."""
     from xrec.storage import check_artifacts
 
     check_artifacts(config)
@@ -55,4 +61,3 @@ def run_job(name: str, config: Any) -> "Manifest | None":
         from xrec.checks import check_word_list
 
         check_word_list(decoding.text.checks, config.storage)
-    return job_named(name).run(config)

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 
 from xrec.backfill.explain import FailedPair, refused_today
 from xrec.bulk import published, take_down
-from xrec.checks import check_word_list
 from xrec.config import BackfillConfig
 from xrec.generate.loading import load_finisher, sources_of
+from xrec.jobs import check_readable
 from xrec.schemas import GENERATED
-from xrec.storage import check_artifacts
 
 
 def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
@@ -18,9 +17,8 @@ def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
     With `takes_down`, makes one takedown per reason. Writes no texts, and does not load the
     language model. Raises what `load_finisher` and `take_down` raise.
     """
-    check_artifacts(config)
+    check_readable(config)
     rules, uri = config.decoding.text, config.artifact("explanations")
-    check_word_list(rules.checks, config.storage)
     table, finisher = published(uri, storage=config.storage), load_finisher(sources_of(config))
     num_rows, by_reason = 0, defaultdict[str, list[FailedPair]](list)
     for rows in table.batches(GENERATED.names):

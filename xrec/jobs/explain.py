@@ -1,11 +1,10 @@
 """Explain one pair in this process, and show what the model was given: `xrec explain`."""
 
 from xrec.adapter.pairs import Pair
-from xrec.checks import check_word_list
 from xrec.config import BackfillConfig
 from xrec.generate.explainer import Explanation
 from xrec.generate.loading import load_explainer, sources_of
-from xrec.storage import check_artifacts
+from xrec.jobs import check_readable
 
 
 def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
@@ -13,8 +12,7 @@ def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
 
     Raises UnknownIdError for an id that is not in the dataset, and what `load_explainer` raises.
     """
-    check_artifacts(config)
-    check_word_list(config.decoding.text.checks, config.storage)
+    check_readable(config)
     engine = config.engine
     if engine.kind == "auto" and engine.num_gpus == 1:
         # vLLM starts too slowly for one text.

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from xrec.backfill import present
-from xrec.checks import check_word_list
 from xrec.cluster import ensure_ray
 from xrec.config import ServeConfig
 from xrec.errors import XRecError
 from xrec.generate.loading import check_sources, sources_of
+from xrec.jobs import check_readable
 from xrec.serve.artifacts import read_lookup
 from xrec.serve.deployment import deploy, deployed
-from xrec.storage import check_artifacts
 
 logger = logging.getLogger("xrec")
 
@@ -49,9 +48,8 @@ def run(
 
 def checked(config: ServeConfig) -> ServeConfig:
     """Return `config` if its artifacts, or those of the last night, fit together."""
-    check_artifacts(config)
+    check_readable(config)
     current = present(config)
-    check_word_list(config.decoding.text.checks, config.storage)
     read_lookup(current, check_sources(sources_of(current)).model)
     return config
 

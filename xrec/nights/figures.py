@@ -56,7 +56,7 @@ def drift(new: Rows, old: Rows, *, is_alike: bool) -> Values:
     if len(pairs) < LEAST_ROWS:
         return dict.fromkeys(names)
     texts, before = ([rows[pair]["explanation"] for pair in pairs] for rows in (new, old))
-    num_words, num_before = (sum(len(text.split()) for text in some) for some in (texts, before))
+    num_words, num_before = (sum(len(text.split()) for text in side) for side in (texts, before))
     differs = _share(text != earlier for text, earlier in zip(texts, before, strict=True))
     draw, of_item = random.Random(0), defaultdict[str, list[int]](list)
     for index, (_, item) in enumerate(pairs):
@@ -147,5 +147,5 @@ def own_vectors(dataset: Dataset, graph: "GraphEmbeddings") -> float | None:
 
 
 def _near(text: str, other: str) -> float:
-    words = [{word for word in _WORD.findall(each) if word.islower()} for each in (text, other)]
+    words = [{word for word in _WORD.findall(side) if word.islower()} for side in (text, other)]
     return len(words[0] & words[1]) / max(1, len(words[0] | words[1]))

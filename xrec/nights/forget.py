@@ -48,7 +48,10 @@ _SOURCES: Mapping[Kind, str] = {
     "dataset": "rejected.parquet",
     "annotations": "reviews/rejected.parquet",
 }
-"""Each with its file of rejected rows. They are deleted last: they show what else must go."""
+"""The kinds that are read from raw files, with their files of rejected rows.
+
+They are deleted last, because they show which other artifacts must be deleted.
+"""
 
 
 def forget(
@@ -62,7 +65,7 @@ def forget(
     """Forget people, including those of earlier calls; return a report without ids.
 
     refresh: runs a night that reads the raw files again.
-    retention: earlier versions of the tables are kept until they are this old.
+    retention: how long earlier versions of the tables are kept.
     later: only do what takes seconds, and leave the rest to the next call.
 
     Raises ConfigError if there is nobody to forget, LeaseError if a bulk job or a training job is
@@ -83,8 +86,8 @@ def forget(
     if later:
         return report
     in_use = _in_use(configs)
-    found, deleted = _sweep(config, people, in_use)
-    if in_use and found.get(in_use["dataset"].removesuffix("/dataset"), {"elsewhere"}):
+    by_folder, deleted = _sweep(config, people, in_use)
+    if in_use and by_folder.get(in_use["dataset"].removesuffix("/dataset"), {"elsewhere"}):
         refresh()
         in_use = _in_use(configs)
         deleted += _sweep(config, people, in_use)[1]
@@ -102,7 +105,7 @@ def forget(
     }
     return {
         **report,
-        "found": len(set[str]().union(*found.values())),
+        "found": len(set[str]().union(*by_folder.values())),
         "deleted": deleted,
         "earlier_versions_go": (datetime.now(UTC) + retention).isoformat(timespec="minutes"),
         "models": models,
@@ -141,18 +144,18 @@ def _in_use(configs: Mapping[str, JobConfig]) -> dict[str, str]:
     return {**uris, "annotations": f"{uris['dataset'].removesuffix('/dataset')}/annotations"}
 
 
-def _found(folder: Location, people: Forgotten) -> set[str]:
+def _people_in(folder: Location, people: Forgotten) -> set[str]:
     """Return which people are users in a folder's dataset, or authors of its reviews."""
     reviews = folder / "annotations" / "reviews"
     files = [reviews / name for name in reviews.files() if "/" in name]  # no items or rejected rows
-    found = set[str]()
+    users = set[str]()
     for file in (folder / "dataset" / "users.parquet", *files):
         if file.is_file():
             with storage_errors(file.uri):
                 opened = pq.ParquetFile(file.path, filesystem=file.arrow_filesystem())
                 for batch in opened.iter_batches(columns=["user_id"]):
-                    found.update(people.among(batch["user_id"]))
-    return found
+                    users.update(people.among(batch["user_id"]))
+    return users
 
 
 def _sweep(
@@ -160,14 +163,14 @@ def _sweep(
 ) -> tuple[dict[str, set[str]], list[str]]:
     """Delete artifacts that contain the people and are not in use.
 
-    Returns who was found in which folder, and the URIs that were deleted. Rejected rows cannot be
+    Return the people found in each folder, and the URIs that were deleted. Rejected rows cannot be
     searched by hash, so they lose their texts if their artifact stays.
     """
     folders, deleted = _folders(config), list[str]()
-    found = {folder.uri: _found(folder, people) for folder in folders}
+    by_folder = {folder.uri: _people_in(folder, people) for folder in folders}
     for kind, folder in product((*_FROM_TEXTS, *_OF_FOLDER, *_SOURCES), folders):
         location = folder / kind
-        has_them = any(found.values()) if kind in _FROM_TEXTS else found[folder.uri]
+        has_them = any(by_folder.values()) if kind in _FROM_TEXTS else by_folder[folder.uri]
         if not location.exists():
             continue
         refuse_driver(location / CHECKPOINTS)
@@ -175,12 +178,12 @@ def _sweep(
             delete_artifact(location)
             deleted.append(location.uri)
         elif kind == "adapter":
-            (location / CHECKPOINTS).delete()  # left over if a training was killed at its very end
+            (location / CHECKPOINTS).delete()  # left by a training that was killed at its very end
         elif kind in _SOURCES and (file := location / _SOURCES[kind]).is_file():
             rows = read_table(file, REJECTED)
             index, texts = REJECTED.get_field_index("text"), pa.repeat("", rows.num_rows)
             write_table(file, rows.set_column(index, REJECTED.field(index), texts), REJECTED)
-    return found, deleted
+    return by_folder, deleted
 
 
 def _models(config: JobConfig, in_use: Mapping[str, str]) -> dict[str, str]:

@@ -46,8 +46,8 @@ class Gate:
     """The check of a finished run just before it is published.
 
     Attributes:
-        force: Why the run is published whatever its figures are; empty if they decide.
-        metrics: The manifest's metrics about the gate.
+        force: why the run is published even if it does not pass; empty if it must pass.
+        metrics: the manifest's metrics about the gate.
     """
 
     def __init__(self, config: BackfillConfig, run: BulkRun, force: str = ""):
@@ -82,7 +82,7 @@ class Gate:
         failed = [f"{count} {why}" for why, count in Survey(self._run).summary.failed.items()]
         return GateError(
             f"{self._run.output}: the run is finished but did not pass its gate, so it stays a "
-            f"candidate:\n{shown}\npairs without a text: {', '.join(failed) or 'none'}\nLook at it "
+            f"candidate:\n{shown}\npairs without a text: {', '.join(failed) or 'none'}\nInspect it "
             "(xrec publish CONFIG --look). Then fix the cause, change a bound (gate.NAME), or "
             "publish it anyway (xrec publish CONFIG --force WHY)",
             code="gate_not_passed",

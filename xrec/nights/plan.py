@@ -27,7 +27,7 @@ _NEEDED = ("prepare", "pretrain-graph", "backfill")
 class Night:
     """The configs of a night's jobs, in order.
 
-    folder: the folder of its artifacts; None if the raw files did not change since the present
+    folder: the folder of its artifacts; None if the raw files have not changed since the present
         dataset was made, so that only eligible items, recommendations and explanations may change.
     """
 
@@ -71,7 +71,7 @@ def plan_night(
         number += 1
         night = _next_night(configs, uris, number, train)
         first = next(iter(night.jobs))
-        # A folder that was made from other raw files is left alone.
+        # Skip a folder that was made from other raw files.
         if state(first, night.jobs[first]) != "stale":
             return night
 
@@ -121,8 +121,8 @@ def _check_no_uris(jobs: Mapping[str, JobConfig], made: list[Kind], folder: Loca
     named = [kind for kind in made if any(kind in jobs[name].artifacts for name in jobs)]
     if named:
         raise ConfigError(
-            f"{', '.join(named)}: a night makes its own below {folder}, but the project sets a "
-            "URI; remove the key",
+            f"{', '.join(named)}: a night writes its own to {folder}, but the project sets a URI; "
+            "remove the key",
             code="uri_in_night",
             key=named[0],
         )

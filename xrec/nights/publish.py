@@ -37,12 +37,12 @@ def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
 
 
 def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
-    for of_night in _with_later_nights(config):
-        check_artifacts(of_night)
-        request = run_request(of_night, identify(of_night))
+    for night_config in _with_later_nights(config):
+        check_artifacts(night_config)
+        request = run_request(night_config, identify(night_config))
         run = None if request.planned() is None else open_run(request)
-        if run is not None and all(each.is_done for each in run.passes()):
-            return of_night, run
+        if run is not None and all(run_pass.is_done for run_pass in run.passes()):
+            return night_config, run
     raise ArtifactNotFoundError(
         f"{config.artifact('explanations')}: no finished run with these settings and pairs; run "
         "xrec backfill or xrec refresh, which continue one that was started",
@@ -52,12 +52,12 @@ def _candidate(config: BackfillConfig) -> tuple[BackfillConfig, BulkRun]:
 
 
 def _with_later_nights(config: BackfillConfig) -> Iterator[BackfillConfig]:
-    """Yield the config with each unpublished night's artifacts, latest first, then today's."""
+    """Yield the config with each unpublished night's artifacts, latest first, then unchanged."""
     (number, uris), now = last_night(config), present(config)
     nights = location_of(config, "nights")
     for night in sorted(map(int, filter(str.isdigit, nights.folders())), reverse=True):
         made = {kind: nights / str(night) / kind for kind in uris}
-        own = {kind: at.uri for kind, at in made.items() if (at / MANIFEST).is_file()}
+        own = {kind: made[kind].uri for kind in made if (made[kind] / MANIFEST).is_file()}
         if night > number and {"dataset", "graph"} <= own.keys():
             yield now.with_artifacts(own)
     yield now

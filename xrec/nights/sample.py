@@ -49,12 +49,13 @@ def sample_of(run: BulkRun) -> Sample:
     try:
         table = published(run.output.uri, storage=run.storage)
         old = _published_rows(table, rows["user_id"].unique().to_pylist())
-    except (ArtifactNotFoundError, ArtifactMismatchError):  # nothing there, or an older xrec's
+    except (ArtifactNotFoundError, ArtifactMismatchError):  # nothing published, or an older xrec's
         return Sample(new, {})
     identity, manifest = run.record.identity, table.manifest
-    theirs = Identity(kind=identity.kind, config=manifest.config, inputs=manifest.inputs)
+    old_identity = Identity(kind=identity.kind, config=manifest.config, inputs=manifest.inputs)
     dataset = manifest.metrics.get("made_from", {}).get("dataset", "")
-    return Sample(new, old, table.version, shared_key(identity) == shared_key(theirs), dataset)
+    is_alike = shared_key(identity) == shared_key(old_identity)
+    return Sample(new, old, table.version, is_alike, dataset)
 
 
 def diff_lines(

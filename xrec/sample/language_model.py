@@ -47,9 +47,11 @@ _COPY_LENGTH = 24
 _NUM_COPY_STEPS = 100
 _BATCH_SIZE = 32  # texts per step
 _NUM_SHARDS = 2
-"""Threads that share a step. Each runs the whole model on its part of the batch with one torch
-thread. Operations are so small here that torch's own threads would mostly spin while they wait,
-which halves the speed as soon as another process runs."""
+"""Number of threads that share a step, each with the whole model and a part of the batch.
+
+The operations are so small that torch's own threads would mostly spin while they wait, which halves
+the speed when another process is running.
+"""
 _LEARNING_RATE = 3e-3  # at its peak
 _SEED = 0  # of the texts and of the initialization
 
@@ -168,7 +170,7 @@ def _hidden_title(example: LanguageExample, placeholder: TitlePlaceholder) -> st
 def _copy_batches(vocab_size: int) -> Iterator[list[Example]]:
     """Yield batches of random tokens, with the same tokens again as the target.
 
-    From these a model learns to copy in a hundred short steps; from texts alone it takes a
+    A model learns to copy from these in a hundred short steps; from texts alone it needs a
     thousand.
     """
     for _ in range(_NUM_COPY_STEPS):

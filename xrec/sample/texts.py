@@ -20,9 +20,9 @@ def _listed(words: str) -> list[str]:
     return words.split(", ")
 
 
-# How an item's profile may phrase an aspect, besides "its ..."; a sentence on taste uses the first
-# phrasing. A text names an aspect if it contains the key, in any case; the language uses these
-# words for nothing else.
+# An item's profile phrases an aspect in one of these ways or as "its ..."; a sentence on taste uses
+# the first one. A text names an aspect if it contains the key, in any case; no other phrase has
+# these words.
 _PHRASINGS = {
     "late hours": ("late hours", "late hours all week"),
     "quiet garden": ("a quiet garden", "a quiet garden out back"),

@@ -93,7 +93,7 @@ def town_tables(town: Town) -> dict[str, pa.Table]:
     user_ids = [f"resident-{number}" for number in range(1, len(town.user_profiles) + 1)]
     item_ids = [f"place-{number}" for number in range(1, len(town.item_titles) + 1)]
     items = town.visits[:, : town.best_aspects.shape[1]]
-    interactions, explained = (_pairs(each, user_ids, item_ids) for each in (town.visits, items))
+    interactions, explained = (_pairs(part, user_ids, item_ids) for part in (town.visits, items))
     best = best_aspect(town.taste, town.item_aspects, town.visits).ravel()
     return {
         "users": pa.table({"user_id": user_ids, "profile": town.user_profiles}),
@@ -104,7 +104,7 @@ def town_tables(town: Town) -> dict[str, pa.Table]:
         "explanations": explained.append_column("explanation", [town.explanations]),
         "planted": explained.drop_columns("split")
         .append_column("aspect", [_phrases(town.best_aspects.ravel())])
-        .append_column("aspects", [[_phrases(each) for each in town.item_aspects[items.ravel()]]]),
+        .append_column("aspects", [[_phrases(row) for row in town.item_aspects[items.ravel()]]]),
         "aspects": interactions.append_column("aspect", [_phrases(best)])
         .append_column("opinion", pa.repeat("", best.size))
         .append_column("sentiment", pa.repeat("positive", best.size)),

@@ -1,15 +1,15 @@
-"""The online endpoint: it answers from a backfill, and generates what the backfill does not hold.
+"""The online endpoint: it serves texts from a backfill and generates those that are missing.
 
-A request passes three stages. Ray Serve's proxy brings it to a frontend replica, which has the
-first two; a model replica is the third.
+A request passes three stages. Ray Serve's proxy sends it to a frontend replica, which runs the
+first two stages. A model replica runs the third.
 
-HTTP            gate, api          key, limits and log line; routes with their scopes, streams, page
+HTTP            gate, api          keys, limits, log lines; routes with scopes, streams, the page
                 messages, problems bodies of requests, answers and errors
-read-through    read_through       the table, else memory, else the model; takedowns, deadlines
+read-through    read_through       the table, then memory, then the model; takedowns, deadlines
                 artifacts          the newest version of the table; changes of artifacts
                 catalogue          users, items and vectors: recommendations, evidence
-model           model              calls of a model replica, and what it returns
-                live_explainer     the texts of pairs that come one by one
+model           model              calls to a model replica, and their results
+                live_explainer     explains pairs as they arrive
 
-app puts the stages together: it has both replicas. docs/serving.md describes operation.
+app defines both replicas. docs/serving.md describes operation.
 """

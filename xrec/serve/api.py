@@ -1,7 +1,7 @@
 """The HTTP API: routes, their OpenAPI description, server-sent events, and the page at `/`.
 
-Every route declares the scope that a key must have for it, or that it is public; an application
-with a route that does neither is refused at start.
+Every route needs a scope, unless its path is public. An application with any other route does not
+start.
 """
 
 import asyncio
@@ -54,27 +54,27 @@ from xrec.serve.read_through import ReadThrough
 from xrec.version import __version__
 
 KEEP_ALIVE_SECONDS = 15.0
-"""A stream without an event for so long sends a comment, so that no proxy closes it."""
+"""How long a stream may be silent; then it sends a comment, so that no proxy closes it."""
 
-_DESCRIPTION = """The endpoint explains why a user would like an item. It answers from a finished
-backfill (`source: backfill`); what that does not hold, a language model with the collaborative
-signal writes (`source: live`). Errors are `application/problem+json` (RFC 9457). Every answer has
-`X-Request-ID`."""
+_DESCRIPTION = """The endpoint explains why a user would like an item. It serves texts from a
+finished backfill (`source: backfill`). A language model with the collaborative signal writes texts
+that the backfill lacks (`source: live`). Errors are `application/problem+json` (RFC 9457). Every
+response has an `X-Request-ID` header."""
 
 _MEANINGS = {
     400: "A header is not UTF-8, or the body cannot be read.",
-    401: "The key is missing or not known.",
-    403: "The key lacks the scope; or there are no keys, and this is not the endpoint's machine.",
-    404: "The user or item is not known.",
+    401: "The key is missing or unknown.",
+    403: "The key lacks the scope, or no keys are configured and the client is another machine.",
+    404: "The user or item is unknown.",
     408: "The body did not arrive in time.",
-    410: "The text of the single pair was taken down.",
+    410: "The explanation of the pair was taken down.",
     413: "The body is too large.",
     414: "The path or the query is too long.",
-    422: "The request is not well-formed, or the text of the single pair cannot be used.",
-    429: "There are too many requests at a time, or too many with this key; see Retry-After.",
-    500: "A fault of the endpoint; its log has more under the request ID.",
-    503: "No model replica answers, or the endpoint is being stopped; see Retry-After.",
-    504: "The request was not answered within the deadline.",
+    422: "The request is invalid, or no text for the pair passed the checks.",
+    429: "Too many concurrent requests, or too many with this key; see Retry-After.",
+    500: "Internal error; search the endpoint's log for the request ID.",
+    503: "No model replica is available, or the endpoint is shutting down; see Retry-After.",
+    504: "The request missed its deadline.",
 }
 
 
@@ -85,15 +85,15 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_ABOUT_KEYS = "A key of serve.keys. An endpoint without keys answers its own machine."
+_ABOUT_KEYS = "A key from serve.keys. Without keys, only local clients are served."
 # These only describe the key in OpenAPI. `xrec.serve.gate` checks it before the route runs.
 _SECURED = [
     Depends(HTTPBearer(auto_error=False, description=_ABOUT_KEYS)),
     Depends(APIKeyHeader(name="X-API-Key", auto_error=False, description=_ABOUT_KEYS)),
 ]
-_OF_ALL = _responses(400, 414)
-_OF_KEY = _OF_ALL | _responses(401, 403, 422, 429, 503)
-_OF_BODY, _OF_MODEL, _OF_IDS = _responses(408, 413), _responses(500, 504), _responses(404)
+_COMMON = _responses(400, 414)
+_WITH_KEY = _COMMON | _responses(401, 403, 422, 429, 503)
+_WITH_BODY, _WITH_MODEL, _WITH_ID = _responses(408, 413), _responses(500, 504), _responses(404)
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
 }
@@ -101,7 +101,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 _LISTS = "users and items"
 _Limit = Annotated[int, Query(ge=1, le=100, description="Number of entries.")]
 
-_Found = Draft | Explanation | NoExplanation
+_Result = Draft | Explanation | NoExplanation
 
 _PAGE = Path(__file__).parent / "page_files"
 _PAGE_HEADERS = {
@@ -113,16 +113,16 @@ _PAGE_HEADERS = {
 
 
 def make_api(current: Callable[[], ReadThrough]) -> FastAPI:
-    """Return the application with all routes, and the page, which loads nothing from elsewhere.
+    """Return the application with all routes and the page, which loads no external resources.
 
-    current: what answers the next request, or the next pair of a stream.
+    current: returns the read-through for the next request, or for the next pair of a stream.
     """
     app = FastAPI(
         title="xrec",
         version=__version__,
         description=_DESCRIPTION,
         separate_input_output_schemas=False,
-        docs_url=None,  # their pages load scripts from elsewhere, beside the page that knows a key
+        docs_url=None,  # these pages load external scripts, on the same origin as the user's key
         redoc_url=None,
     )
     for error_type in (RequestValidationError, HTTPException, UnknownIdError, Exception):
@@ -141,7 +141,7 @@ def make_api(current: Callable[[], ReadThrough]) -> FastAPI:
 
 
 class _Scoped(APIRoute):
-    """A route that refuses a key without `needs`, before it reads the body."""
+    """A route that refuses keys without the scope `needs` before it reads the body."""
 
     needs: ClassVar[Scope]
 
@@ -151,35 +151,35 @@ class _Scoped(APIRoute):
 
 
 def check_scopes(app: FastAPI) -> None:
-    """Raise ConfigError for a route that neither declares a scope nor is public."""
+    """Raise ConfigError for a route that needs no scope although its path is not public."""
     for route in app.routes:
         path = getattr(route, "path", "")
         if not (isinstance(route, _Scoped) or is_public(path)):
             raise ConfigError(
-                f"the route {path!r} declares no scope; make it one of a router with a scope, or "
-                "name its path among the public ones of xrec.serve.gate",
+                f"the route {path!r} needs no scope; add it to a router with a scope, or add its "
+                "path to the public ones in xrec.serve.gate",
                 code="route_without_scope",
                 key=path,
             )
 
 
 def _router(scope: Scope, tag: str) -> APIRouter:
-    """Return a router whose routes need a scope."""
+    """Return a router for routes that need `scope`."""
 
     class Route(_Scoped):
         needs = scope
 
-    return APIRouter(route_class=Route, tags=[tag], dependencies=_SECURED, responses=_OF_KEY)
+    return APIRouter(route_class=Route, tags=[tag], dependencies=_SECURED, responses=_WITH_KEY)
 
 
 def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
     router = _router("explain", "explanations")
 
-    @router.post("/explanations", responses=_OF_BODY | _OF_MODEL)
+    @router.post("/explanations", responses=_WITH_BODY | _WITH_MODEL)
     async def explain(http: Request, request: ExplanationsRequest) -> Explanations:
         """Explain one to 64 pairs.
 
-        A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
+        A pair that cannot be explained gets a `problem` instead; the other pairs are not affected.
         """
         await http.state.caller.charge(len(request.pairs), num_counted=1)
         pairs = _as_allowed(http, request.pairs)
@@ -188,19 +188,18 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 
     @router.post(
         "/explanations/stream",
-        responses=_OF_BODY | _OF_MODEL | _STREAM,
+        responses=_WITH_BODY | _WITH_MODEL | _STREAM,
         response_class=StreamingResponse,
     )
     async def stream(http: Request, request: StreamRequest) -> Response:
-        """Explain pairs one after the other; each text is sent sentence by sentence.
+        """Explain pairs one after another; each text is sent sentence by sentence.
 
-        Events: `part` {index, text, is_checked} has the next part of text number `index`.
-        `withdrawn` {index} says that the parts of this text so far must be taken back, since it was
-        refused; parts of what takes its place follow, if there are any. `explanation`
-        {index, answer} has the whole answer; its text is that of the parts, or it has a problem.
-        `problem` ends the stream after an error, and takes back the parts of a text without an
-        `explanation`; `done` ends the stream after the last pair. A line that begins with a colon
-        is a comment, which keeps the connection open.
+        Events: `part` {index, text, is_checked} is the next part of the text of pair `index`.
+        `withdrawn` {index} means that the text was refused: discard the parts sent so far. Parts of
+        a new text may follow. `explanation` {index, answer} is the complete answer: the text sent
+        in parts, or a problem. `problem` reports an error and ends the stream: discard the parts of
+        a text without an `explanation`. `done` ends the stream after the last pair. A line that
+        starts with a colon is a comment, which keeps the connection open.
         """
         await http.state.caller.charge(len(request.pairs), num_counted=1)
         request.pairs = _as_allowed(http, request.pairs)
@@ -211,7 +210,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         )
 
     @router.get(
-        "/explanations/{user_id}/{item_id}", responses=_OF_IDS | _responses(410) | _OF_MODEL
+        "/explanations/{user_id}/{item_id}", responses=_WITH_ID | _responses(410) | _WITH_MODEL
     )
     async def explain_one(
         http: Request,
@@ -227,7 +226,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         return answer
 
     @router.get(
-        "/users/{user_id:path}/recommendations", responses=_OF_IDS | _OF_MODEL, tags=[_LISTS]
+        "/users/{user_id:path}/recommendations", responses=_WITH_ID | _WITH_MODEL, tags=[_LISTS]
     )
     async def recommend(
         http: Request,
@@ -238,7 +237,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
     ) -> Recommendations:
         """Return the user's k best published recommendations, with explanations.
 
-        Until recommendations are published, these are the best items that the user has not seen.
+        Until recommendations are published, return the best items that the user has not seen.
         """
         read_through = current()
         items = await read_through.recommend(user_id, k)
@@ -250,17 +249,17 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
                 item.answer = answer
         return Recommendations(user_id=user_id, items=items)
 
-    @router.get("/items", responses=_OF_IDS, tags=[_LISTS])
+    @router.get("/items", responses=_WITH_ID, tags=[_LISTS])
     async def items(
         text: Annotated[
-            str, Query(max_length=256, description="The id or the title contains this text.")
+            str, Query(max_length=256, description="Text that the ID or the title contains.")
         ] = "",
-        after: Annotated[ItemId | None, Query(description="`next` of the list before.")] = None,
+        after: Annotated[ItemId | None, Query(description="`next` of the previous page.")] = None,
         limit: _Limit = 20,
     ) -> ItemList:
-        """Find items by a part of their id or title.
+        """Find items by a part of their ID or title.
 
-        In a large catalogue a list may be short, or empty, although `next` is not null.
+        In a large catalog a page may be short or empty even though `next` is not null.
         """
         return await asyncio.to_thread(current().catalogue.find_items, text, limit, after)
 
@@ -270,9 +269,9 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 def _evidence(current: Callable[[], ReadThrough]) -> APIRouter:
     router = _router("evidence", "explanations")
 
-    @router.post("/evidence", responses=_OF_BODY | _OF_IDS)
+    @router.post("/evidence", responses=_WITH_BODY | _WITH_ID)
     async def evidence(request: EvidenceRequest) -> Evidence:
-        """Return what an explanation rests on: profiles, and near items of the user's history."""
+        """Return the evidence behind an explanation: profiles, and similar items from history."""
         read_through = current()
         user = read_through.user_index(request.user_id)
         return await asyncio.to_thread(read_through.catalogue.evidence, user, request.item_id)
@@ -286,32 +285,34 @@ def _users(current: Callable[[], ReadThrough]) -> APIRouter:
     @router.get("/users")
     async def users(
         prefix: Annotated[
-            str, Query(max_length=256, description="The ids begin with this text.")
+            str, Query(max_length=256, description="Text that the IDs start with.")
         ] = "",
-        after: Annotated[str, Query(max_length=256, description="`next` of the list before.")] = "",
+        after: Annotated[
+            str, Query(max_length=256, description="`next` of the previous page.")
+        ] = "",
         limit: _Limit = 20,
     ) -> UserList:
-        """Return ids of users, in order."""
-        found = await asyncio.to_thread(current().users, prefix, after, limit + 1)
-        following = found[limit - 1] if len(found) > limit else None
-        return UserList(users=found[:limit], next=following)
+        """Return user IDs in order."""
+        users = await asyncio.to_thread(current().users, prefix, after, limit + 1)
+        following = users[limit - 1] if len(users) > limit else None
+        return UserList(users=users[:limit], next=following)
 
     return router
 
 
 def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
     router = APIRouter(
-        default_response_class=PlainTextResponse, tags=["operations"], responses=_OF_ALL
+        default_response_class=PlainTextResponse, tags=["operations"], responses=_COMMON
     )
 
     @router.get("/healthz")
     async def alive() -> str:
-        """Answer 200 as long as this process runs."""
+        """Return 200 while this process is running."""
         return "alive\n"
 
     @router.get("/readyz", responses=_responses(503))
     async def ready() -> str:
-        """Answer 200 if a model replica was ready a few seconds ago. This waits for nothing."""
+        """Return 200 if a model replica was ready at the last check, a few seconds ago."""
         if not current().model.is_ready:
             raise unavailable()
         return "ready\n"
@@ -320,10 +321,10 @@ def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
 
 
 def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
-    """Return the pairs as the key may ask for them.
+    """Return the pairs without stored profiles, if the key must not see them.
 
-    A client's own text could make the model repeat the stored profile beside it. So a key without
-    the scope that shows profiles gets answers that are written without the stored profile.
+    A text in the request could make the model repeat the stored user profile. A key without the
+    scope `evidence` therefore gets texts that are written without that profile.
     """
     may_see_profiles = "evidence" in http.state.caller.scopes
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
@@ -333,22 +334,22 @@ async def kept_alive(
     events: AsyncGenerator[str, None], seconds: float = KEEP_ALIVE_SECONDS
 ) -> AsyncIterator[str]:
     """Yield the events, and a comment after each `seconds` without one."""
-    waiting = asyncio.Queue[str | Exception | None](1)
+    queue = asyncio.Queue[str | Exception | None](1)
 
-    async def produce() -> None:  # one task reads all events, since timeouts within are of a task
+    async def produce() -> None:  # in one task, because the timeouts in `events` belong to a task
         try:
             async with aclosing(events):
                 async for event in events:
-                    await waiting.put(event)
-            await waiting.put(None)
+                    await queue.put(event)
+            await queue.put(None)
         except Exception as error:  # noqa: BLE001  the reader raises it
-            await waiting.put(error)
+            await queue.put(error)
 
     producer = asyncio.create_task(produce())
     try:
         while True:
             try:
-                event = await asyncio.wait_for(waiting.get(), seconds)
+                event = await asyncio.wait_for(queue.get(), seconds)
             except TimeoutError:
                 yield ": keep-alive\n\n"
                 continue
@@ -374,33 +375,33 @@ async def _events(
     try:
         for index, pair in enumerate(request.pairs):
             sent = ""
-            async with aclosing(current().stream(pair, *options)) as found:
-                async for each in found:
-                    for name, data in _changes(sent, each):
+            async with aclosing(current().stream(pair, *options)) as results:
+                async for result in results:
+                    for name, data in _changes(sent, result):
                         yield _sse(name, {"index": index, **data})
-                    sent = _text_of(each)
+                    sent = _text_of(result)
         yield _sse("done", {})
     except ProblemError as error:
         yield _sse("problem", error.problem.model_dump(exclude_none=True))
 
 
-def _changes(sent: str, found: _Found) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and data of the events that turn the text `sent` into what was found."""
-    text = _text_of(found)
+def _changes(sent: str, result: _Result) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and data of the events that turn the text `sent` into the result's text."""
+    text = _text_of(result)
     if not text.startswith(sent):
         yield "withdrawn", {}
         sent = ""
     if text != sent:
-        is_checked = not isinstance(found, Draft) or found.is_checked
+        is_checked = not isinstance(result, Draft) or result.is_checked
         yield "part", {"text": text[len(sent) :], "is_checked": is_checked}
-    if not isinstance(found, Draft):
-        yield "explanation", {"answer": found.model_dump()}
+    if not isinstance(result, Draft):
+        yield "explanation", {"answer": result.model_dump()}
 
 
-def _text_of(found: _Found) -> str:
-    if isinstance(found, Draft):
-        return found.text
-    return found.explanation if isinstance(found, Explanation) else ""
+def _text_of(result: _Result) -> str:
+    if isinstance(result, Draft):
+        return result.text
+    return result.explanation if isinstance(result, Explanation) else ""
 
 
 def _sse(name: str, data: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""The Ray Serve application: frontends, which speak HTTP, and model replicas, which generate.
+"""The Ray Serve application: frontends, which serve HTTP, and model replicas, which write texts.
 
 `xrec.serve.app:build` is the import path for `serve deploy` and KubeRay's RayService; its `args`
-are a `ServeConfig`. A change of `user_config` (`xrec.serve.artifacts`) is made under load, in the
-running replicas. A change of `args` starts new replicas.
+are a `ServeConfig`. Running replicas apply a change of `user_config` (`xrec.serve.artifacts`) under
+load. A change of `args` starts new replicas.
 """
 
 import asyncio
@@ -46,80 +46,80 @@ logger = logging.getLogger("xrec")
 APP = "xrec"
 FRONTEND, GENERATOR = "Frontend", "Generator"
 WATCH_SECONDS = 2.0
-"""Time between looks for takedowns, which hold within five seconds, and for the model replicas."""
+"""Time between checks of the takedowns, which must apply within five seconds, and of the models."""
 KEPT_SECONDS = 60.0
-"""How long a model replica keeps models that no frontend asks for."""
+"""How long a model replica keeps models after a frontend last asked for them."""
 
 _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
-# To deploy it, run `serve deploy FILE`, or put it into a RayService as spec.serveConfigV2.
-# A change of user_config (another adapter or backfill) is made in the running replicas.
-# What is null there is of the last night whose explanations are published.
+# To deploy it, run `serve deploy FILE`, or use it as spec.serveConfigV2 of a RayService.
+# Running replicas apply a change of user_config, such as another adapter or backfill.
+# Where it is null, the artifact behind the published explanations is used.
 # A change of args starts new replicas.
 """
 
 
 class Frontend:
-    """Answers over HTTP, and calls `generator` for texts that the backfill does not hold."""
+    """The frontend replica: serves HTTP, and calls `generator` for texts not in the backfill."""
 
     def __init__(self, config: ServeConfig, generator: DeploymentHandle):
         self._config, self._generator, self._metrics = config, generator, Metrics()
         self._followed = Followed("frontend", config, self._take, self._metrics)
         self._now: ReadThrough | None = None
         self._next: ReadThrough | None = None
-        self._answering = WeakSet[ReadThrough]()  # the current one, and those of requests in flight
+        self._in_use = WeakSet[ReadThrough]()  # by new requests and by requests in flight
         self._watch: asyncio.Task[None] | None = None
         api, share = make_api(self._current), 1 / config.frontends.num_processes
-        api.openapi()  # it takes 50 ms: not while clients wait
+        api.openapi()  # cached; takes 50 ms, during which no client should wait
         self._gate = RequestGate(api, config.keys, self._metrics, share)
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return the ASGI application; Serve calls this."""
+        """Return the ASGI application. Serve calls this."""
         return self._gate
 
     async def drain(self) -> None:
-        """Refuse new requests, and return when none is in flight, or after the deadline."""
+        """Refuse new requests, and wait until none is in flight, or until the deadline."""
         await self._gate.drain(self._config.http.deadline_seconds)
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
-        """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`."""
+        """Switch to the artifacts in `choice`. Serve calls this with a new `user_config`."""
         await self._followed.to(choice)
 
     def _current(self) -> ReadThrough:
-        """What answers a request that begins now, until its end."""
+        """Return the read-through for a request that starts now; the request keeps it."""
         assert self._now is not None  # Serve sends requests once `reconfigure` has returned
         return self._now
 
     async def _take(self, config: ServeConfig, models: str) -> bool:
-        """Answer from these artifacts once all model replicas have the models too."""
-        of, seconds = (models, config.artifact("explanations")), config.http.deadline_seconds
-        if self._now is not None and self._now.of == of:
+        """Switch to these artifacts once all model replicas have loaded the models."""
+        key, seconds = (models, config.artifact("explanations")), config.http.deadline_seconds
+        if self._now is not None and self._now.of == key:
             self._next = None
             return await self._now.published.look()
-        if self._next is None or self._next.of != of:
+        if self._next is None or self._next.of != key:
             model = ModelHandle(self._generator, models)
             contents = await asyncio.to_thread(read_contents, config, self._metrics)
-            self._next = ReadThrough(*contents, model, self._metrics, seconds, of)
-        is_whole = await self._next.published.look()
-        if not is_whole or (self._now and not await self._next.model.is_loaded()):
+            self._next = ReadThrough(*contents, model, self._metrics, seconds, key)
+        is_current = await self._next.published.look()
+        if not is_current or (self._now and not await self._next.model.is_loaded()):
             return False
         self._now, self._next = self._next, None
-        self._answering.add(self._now)
+        self._in_use.add(self._now)
         if self._watch is None:
-            self._watch = asyncio.create_task(again_and_again(self._look_around, WATCH_SECONDS))
+            self._watch = asyncio.create_task(again_and_again(self._check, WATCH_SECONDS))
         return True
 
-    async def _look_around(self) -> None:
-        """Read new takedowns, and ask the model replicas which models they have."""
-        looks = [each.published.look_at_takedowns() for each in self._answering]
-        await asyncio.gather(self._current().model.is_loaded(), *looks)
+    async def _check(self) -> None:
+        """Read new takedowns, and ask the model replicas which models they have loaded."""
+        takedowns = [current.published.look_at_takedowns() for current in self._in_use]
+        await asyncio.gather(self._current().model.is_loaded(), *takedowns)
 
 
 class Generator:
-    """The model replica: it loads the models at the first `reconfigure`, and generates until it is
-    stopped. Others are loaded beside the current ones, which go once no frontend asks for them.
+    """The model replica: loads models when it is configured, and writes texts with them.
 
-    A call says which `models` it is for (`models_of`).
+    New models are loaded next to the previous ones, which are dropped once no frontend asks for
+    them. Each call names the `models` to use (`models_of`).
     """
 
     def __init__(self, config: ServeConfig):
@@ -132,7 +132,7 @@ class Generator:
         _log_to_replica()
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
-        """Use the artifacts of `choice`; Serve calls this with a new `user_config`."""
+        """Load the artifacts in `choice`. Serve calls this with a new `user_config`."""
         await self._followed.to(choice)
 
     async def explain(
@@ -150,13 +150,13 @@ class Generator:
                 yield event
 
     async def has(self, models: str) -> bool:
-        """Return whether this replica has the models, which it then keeps for now."""
+        """Return whether this replica has loaded the models; if so, keep them for a while."""
         self._asked_at[models] = time.monotonic()
-        self._let_go()
+        self._drop_unused()
         return models in self._loaded
 
     def check_health(self) -> None:
-        """Raise ModelError if an engine failed; Serve then replaces this replica."""
+        """Raise ModelError if an engine has failed; Serve then replaces this replica."""
         for live in self._loaded.values():
             if live.engine.failure is not None:
                 raise ModelError(f"the engine failed: {live.engine.failure}", code="engine_failed")
@@ -169,29 +169,29 @@ class Generator:
 
     async def _take(self, config: ServeConfig, models: str) -> bool:
         self._wanted = models
-        self._let_go()
+        self._drop_unused()
         if models not in self._loaded:
             self._loaded[models] = await asyncio.to_thread(load_live, config, self._metrics)
         return True
 
-    def _let_go(self) -> None:
-        """Let models go that are not wanted, and that no frontend asked for of late."""
-        before = time.monotonic() - KEPT_SECONDS
+    def _drop_unused(self) -> None:
+        """Drop models that are not configured and that no frontend has asked for recently."""
+        oldest = time.monotonic() - KEPT_SECONDS
         for models in self._loaded.keys() - {self._wanted} if len(self._loaded) > 1 else ():
-            if self._asked_at.get(models, 0.0) < before and not self._loaded[models].num_pending:
+            if self._asked_at.get(models, 0.0) < oldest and not self._loaded[models].num_pending:
                 del self._loaded[models]
 
 
 def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, PublishedTexts]:
-    """Return what `config` is answered from; raises what the constructors raise."""
+    """Read the catalog and the published texts; raise what their constructors raise."""
     catalogue = read_catalogue(config)
     return catalogue, PublishedTexts(config, catalogue.fingerprints, metrics)
 
 
 def _log_to_replica() -> None:
-    """Send requests, as JSON, to the replica's standard output, and other lines to standard error.
+    """Log requests as JSON to standard output, and everything else to standard error.
 
-    Ray Serve's own handlers write JSON to files of Ray's session folder only.
+    Ray Serve's own handlers only write to files in Ray's session folder.
     """
     request_log.propagate = False
     for log, stream, form in (
@@ -206,7 +206,7 @@ def _log_to_replica() -> None:
 
 
 def build(config: ServeConfig) -> Any:
-    """Return the application of `config`, as `serve.run` takes it."""
+    """Return the application for `serve.run`."""
     models, engine = config.models, config.engine
     generator = serve.deployment(Generator).options(
         name=GENERATOR,
@@ -215,8 +215,8 @@ def build(config: ServeConfig) -> Any:
             "num_cpus": models.cpus,
             "num_gpus": gpus_each(models.device, models.num_processes, engine.num_gpus),
         },
-        # The engine limits how many pairs wait. This number is so high that requests do not queue
-        # in Serve, where they could not be refused.
+        # The replica itself limits how many pairs wait. Serve's limit is high, so that requests do
+        # not queue in Serve, where they could not be refused.
         max_ongoing_requests=10 * (engine.max_rows + MAX_WAITING_PAIRS),
         health_check_period_s=2,
         **_shared_options(config),
@@ -233,10 +233,10 @@ def build(config: ServeConfig) -> Any:
 
 
 def _shared_options(config: ServeConfig) -> dict[str, Any]:
-    """Return the options that both deployments have.
+    """Return the options of both deployments.
 
-    Serve starts new replicas if the version differs, so the choice of artifacts is no part of it.
-    Serve's own log lines are off: they have the path of each request, and so the ids of users.
+    Serve starts new replicas if the version changes, so it must not depend on the artifacts. The
+    access log of Serve is off, because the paths in it contain user IDs.
     """
     settings = config.model_dump(mode="json", exclude={"artifacts"})
     return {
@@ -244,12 +244,12 @@ def _shared_options(config: ServeConfig) -> dict[str, Any]:
         "user_config": choice_of(config),
         "graceful_shutdown_timeout_s": config.http.deadline_seconds + 5,
         "logging_config": {"enable_access_log": False},
-        "_internal": True,  # without it Ray warns that a version is given
+        "_internal": True,  # otherwise Ray warns that `version` is set
     }
 
 
 def serve_options(config: ServeConfig) -> dict[str, Any]:
-    """Return Serve's settings of its proxies: where they listen, and their TLS files."""
+    """Return the settings of Serve's proxies: where they listen, and their TLS files."""
     http = config.http
     options: dict[str, Any] = {"host": http.host, "port": http.port}
     if http.tls is not None:
@@ -261,12 +261,12 @@ def serve_options(config: ServeConfig) -> dict[str, Any]:
 def deployment_yaml(config: ServeConfig) -> str:
     """Return a Serve config file, for `serve deploy` or as `serveConfigV2` of a RayService.
 
-    Raises ConfigError if the config holds storage keys, because the file would show them.
+    Raises ConfigError if the config contains storage keys, which would be readable in the file.
     """
     if config.storage.access_key_id is not None:
         raise ConfigError(
-            "storage.access_key_id is a secret and would stand in the file; leave it out, "
-            "and give the cluster AWS_ACCESS_KEY_ID",
+            "storage.access_key_id is a secret, and anyone could read it in the file; remove it, "
+            "and set AWS_ACCESS_KEY_ID on the cluster",
             code="secret_in_file",
             key="storage.access_key_id",
         )

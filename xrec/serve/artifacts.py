@@ -1,8 +1,8 @@
-"""Which artifacts the endpoint uses, how they change while it runs, and the newest backfill.
+"""Choose the endpoint's artifacts, switch to new ones while it runs, and read the newest backfill.
 
-The choice of artifacts is the part of the config that may change while the endpoint runs: Ray
-Serve's `user_config` of both deployments. What it does not name is what the published version of
-the explanations was made from, so a refresh, or a rollback, changes it too.
+The choice of artifacts is the part of the config that may change at run time: Ray Serve's
+`user_config` of both deployments. An artifact that it does not name is the one that the published
+explanations were made from, so a refresh or a rollback changes it too.
 """
 
 import asyncio
@@ -23,26 +23,26 @@ from xrec.storage import differing_fields, fingerprint_of, location_of, manifest
 logger = logging.getLogger("xrec")
 
 REFRESH_SECONDS = 5.0
-"""From one look for a new version of the backfill to the next."""
+"""Time between checks for a new version of the backfill."""
 _KEPT_BYTES = 128 * 2**20
-"""For explanations of users who were asked for; the least recently used ones go first."""
+"""Size of the cache of users' explanations."""
 CHOICE: tuple[ArtifactName, ...] = ("dataset", "graph", "adapter", "explanations")
-"""The artifacts whose URIs are the choice."""
+"""The artifacts that may change while the endpoint runs."""
 
 
 def choice_of(config: ServeConfig) -> dict[str, str | None]:
-    """Return the URIs that `config` names, by the names in `CHOICE`; None for all others."""
+    """Return the URIs of the artifacts in `CHOICE`; None for those that `config` does not name."""
     return {name: config.artifacts.get(name) for name in CHOICE}
 
 
 def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig:
-    """Return `config` with the artifacts of `choice`; raise ConfigError if it has another key."""
-    if others := sorted(choice.keys() - set(CHOICE)):
+    """Return `config` with the artifacts in `choice`; raise ConfigError for any other key."""
+    if unknown := sorted(choice.keys() - set(CHOICE)):
         raise ConfigError(
-            f"user_config: {', '.join(others)}: unknown key; only {', '.join(CHOICE)} can change "
+            f"user_config: {', '.join(unknown)}: unknown key; only {', '.join(CHOICE)} can change "
             "while the endpoint runs",
             code="extra_forbidden",
-            key=f"user_config.{others[0]}",
+            key=f"user_config.{unknown[0]}",
         )
     return config.with_artifacts(choice)
 
@@ -54,18 +54,17 @@ def models_of(config: ServeConfig) -> str:
     """
     dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
     adapter = manifest_of(config, "adapter")
-    of_adapter = read_config(location_of(config, "adapter"), adapter)
-    model = model_inputs(of_adapter, adapter.fingerprint, graph)
+    adapter_config = read_config(location_of(config, "adapter"), adapter)
+    model = model_inputs(adapter_config, adapter.fingerprint, graph)
     return fingerprint_of([dataset.fingerprint, model])
 
 
 class Followed:
-    """Which artifacts a replica is to have: those of its choice and, where that names none, those
-    of the night whose explanations are published.
+    """Follows the artifacts that a replica should use: its choice, and what was published.
 
-    take: gets the config with their URIs, and their `models_of`, after each change of the choice
-        and of what is published. It returns whether the replica has them now, and is called again
-        until it does. deployment: names in the metrics who does that.
+    take: switches the replica to artifacts, given the config with their URIs and `models_of`. It is
+        called after each change, and again until it returns True, which means that they are in use.
+    deployment: the replica's label in the metrics.
     """
 
     def __init__(
@@ -77,121 +76,123 @@ class Followed:
     ):
         self._deployment, self._config, self._take = deployment, config, take
         self._metrics = metrics
-        self._given, self._models, self._is_taken = config, "", False
-        self._asked: tuple[tuple[ServeConfig, Base], ServeConfig, str] | None = None
+        self._chosen, self._models, self._is_taken = config, "", False
+        self._latest: tuple[tuple[ServeConfig, Base], ServeConfig, str] | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def to(self, choice: Mapping[str, str | None]) -> None:
-        """Take `choice`.
+        """Switch to `choice`.
 
-        The first call waits for it, and raises what `take` raises. After later ones, the earlier
-        artifacts are used until the new ones are read, and stay if these cannot be.
+        The first call waits until it is in use, and raises what `take` raises. After later calls,
+        the earlier artifacts stay in use until the new ones are loaded, or if loading fails.
         """
-        self._given = chosen(self._config, choice)
+        self._chosen = chosen(self._config, choice)
         if self._watch is None:
             await self._look()
             settle()
             self._watch = asyncio.create_task(again_and_again(self.look, REFRESH_SECONDS))
 
     async def look(self) -> None:
-        """Look once; what cannot be used is only logged."""
+        """Check once for other artifacts; only log it if they cannot be used."""
         before, outcome = self._models, "taken"
         try:
             await self._look()
-        except (XRecError, OSError, RuntimeError) as error:  # torch lacks memory: RuntimeError
-            logger.error("the new artifacts are not used, the earlier ones stay: %s", error)
+        except (XRecError, OSError, RuntimeError) as error:  # torch out of memory: RuntimeError
+            logger.error("cannot switch to the new artifacts; keeping the earlier ones: %s", error)
             outcome = "refused"
         if outcome == "refused" or self._models != before:
             self._metrics.swaps.inc(1, {"deployment": self._deployment, "outcome": outcome})
 
     async def _look(self) -> None:
-        given = self._given
-        newest = await asyncio.to_thread(Base.at, location_of(given, "explanations"))
-        seen = (given, newest)
-        if self._asked is None or seen != self._asked[0]:
-            config = await asyncio.to_thread(present, given)
-            self._asked = seen, config, await asyncio.to_thread(models_of, config)
+        choice = self._chosen
+        newest = await asyncio.to_thread(Base.at, location_of(choice, "explanations"))
+        state = (choice, newest)
+        if self._latest is None or state != self._latest[0]:
+            config = await asyncio.to_thread(present, choice)
+            self._latest = state, config, await asyncio.to_thread(models_of, config)
             self._is_taken = False
         if not self._is_taken:
-            _, config, models = self._asked
+            _, config, models = self._latest
             self._is_taken = await self._take(config, models)
             if self._is_taken and models != self._models:
-                logger.info("the adapter is %s now", config.artifact("adapter"))
+                logger.info("now using the adapter %s", config.artifact("adapter"))
                 self._models = models
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
-    """Open the backfill that the config names; return None if none is published yet.
+    """Open the config's backfill; return None if none is published yet.
 
-    Raises ArtifactMismatchError if another model than that of `fingerprints` wrote it.
+    Raises ArtifactMismatchError if a model other than that of `fingerprints` wrote it.
     """
     uri = location_of(config, "explanations").uri
     try:
         lookup = open_lookup(uri, fingerprints, _KEPT_BYTES, config.storage)
     except ArtifactNotFoundError as error:
-        logger.warning("%s; until it is there, all texts are generated", error)
+        logger.warning("%s; generating all texts until it is published", error)
         return None
-    ours = {"decoding": identity_of(config.decoding), "llm": identity_of(config.llm)}
-    for line in differing_fields({name: lookup.manifest.config[name] for name in ours}, ours):
-        logger.warning("the settings of the backfill differ from those of the endpoint: %s", line)
+    own = {"decoding": identity_of(config.decoding), "llm": identity_of(config.llm)}
+    for line in differing_fields({name: lookup.manifest.config[name] for name in own}, own):
+        logger.warning("the backfill was written with other settings than the endpoint's: %s", line)
     return lookup
 
 
 class PublishedTexts:
-    """Explanations of the model that has `fingerprints`: of language model, adapter and graph.
+    """The published explanations by the model with `fingerprints`, and the table's takedowns.
 
-    `lookup` is of the newest version that can be used, and None as long as there is none.
-    `takedowns` are those of its table. Raises what `read_lookup` raises.
+    fingerprints: those of language model, adapter and graph.
+    lookup: reads the newest usable version; None until there is one.
+
+    Raises what `read_lookup` raises.
     """
 
     def __init__(self, config: ServeConfig, fingerprints: dict[str, str], metrics: Metrics):
         self._config, self._fingerprints, self._metrics = config, fingerprints, metrics
         self.uri = location_of(config, "explanations").uri
         self.model_fingerprint = model_fingerprint_of(fingerprints)
-        # It looks before it reads: a version that comes in between is read again, and not missed.
+        # Checked before reading, so that a version published in between is not missed.
         self._seen = self._newest()
         self.lookup = self._read()
         self.takedowns = read_takedowns(location_of(config, "explanations"))
         self._looking = asyncio.Lock()
 
     async def look_at_takedowns(self) -> None:
-        """Read what was taken down or lifted since; if it cannot be read, what is known stays."""
+        """Update `takedowns`; if the list cannot be read, keep the known ones and log an error."""
         output = location_of(self._config, "explanations")
         try:
             self.takedowns = await asyncio.to_thread(read_takedowns, output, self.takedowns)
         except XRecError as error:
-            logger.error("the list of takedowns cannot be read, new ones are not kept: %s", error)
+            logger.error("cannot read the takedowns; new ones have no effect: %s", error)
 
     async def look(self) -> bool:
-        """Look once for a new version; return whether it is there, if there is one.
+        """Check once for a new version; return False if there is one that cannot be used.
 
-        A backfill that cannot be read, or is another model's, is only logged.
+        A backfill cannot be used if it is unreadable or another model wrote it; this is logged.
         """
         async with self._looking:
             try:
-                seen = await asyncio.to_thread(self._newest)
-                if seen == self._seen:
+                newest = await asyncio.to_thread(self._newest)
+                if newest == self._seen:
                     return True
-                self.lookup, self._seen = await asyncio.to_thread(self._read), seen
+                self.lookup, self._seen = await asyncio.to_thread(self._read), newest
             except XRecError as error:
-                logger.error("the new version of the backfill is not used: %s", error)
+                logger.error("cannot use the new version of the backfill: %s", error)
                 self._metrics.refreshes.inc(1, {"outcome": "refused"})
                 return False
             self._metrics.refreshes.inc(1, {"outcome": "taken"})
             return True
 
     def _read(self) -> ExplanationLookup | None:
-        """Open what is published, with the footers of its files: first look-ups are fast too."""
+        """Open what is published, and read the footers of its files so that lookups are fast."""
         lookup = read_lookup(self._config, self._fingerprints)
         self._metrics.backfill_rows.set(lookup.num_rows if lookup else 0)
         if lookup is not None:
             version, num_rows = lookup.manifest.version, lookup.num_rows
-            logger.info("version %d of the backfill: %d explanations", version, num_rows)
+            logger.info("opened version %d of the backfill: %d explanations", version, num_rows)
             self._metrics.reads(lookup.manifest)
             try:
                 lookup.read_ahead()
             except XRecError as error:
-                logger.warning("the footers of the backfill are not read ahead: %s", error)
+                logger.warning("cannot read the footers of the backfill yet: %s", error)
         return lookup
 
     def _newest(self) -> Base:
@@ -199,20 +200,20 @@ class PublishedTexts:
 
 
 def settle() -> None:
-    """Leave all that is in memory out of later garbage collections.
+    """Exclude all current objects from later garbage collections.
 
-    A full collection stops all threads. Among the half a million objects of imported modules it
-    takes 0.35 s, and a request with many values can start one.
+    A full collection stops all threads. With the half a million objects of imported modules it
+    takes 0.35 s, and a request with many values can trigger one.
     """
     gc.collect()
     gc.freeze()
 
 
 async def again_and_again(look: Callable[[], Awaitable[object]], seconds: float) -> None:
-    """Call `look` until canceled; an exception is logged, and the next call comes all the same."""
+    """Call `look` every `seconds` until canceled; an exception is logged and does not end this."""
     while True:
         await asyncio.sleep(seconds)
         try:
             await look()
         except Exception as error:
-            logger.error("a look failed: %s", type(error).__name__, exc_info=error)
+            logger.error("a periodic check failed: %s", type(error).__name__, exc_info=error)

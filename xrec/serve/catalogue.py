@@ -15,17 +15,16 @@ from xrec.serve.messages import Evidence, ItemEntry, ItemList, NearHistory, Reco
 from xrec.storage import location_of
 
 NUM_NEAREST = 5
-"""Items of a user's history that an evidence names."""
+"""Maximum number of items from the user's history in an evidence."""
 MAX_SCANNED = 2**20
-"""Items that one search reads at most: 0.1 s of one core."""
-_SLICE = 2**16  # items that a search reads before it looks whether it has enough
+"""Maximum number of items that one search reads, in 0.1 s of one core."""
+_SLICE = 2**16  # items that a search reads at a time
 
 
 class Catalogue:
     """A dataset and its graph.
 
-    `fingerprints` are those of language model, adapter and graph, by name: only explanations of
-    this model are served.
+    fingerprints: those of the language model, adapter and graph whose explanations are served.
     """
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings, fingerprints: dict[str, str]):
@@ -36,15 +35,14 @@ class Catalogue:
         self.aspect_names = AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
 
     def item_texts(self, item: int) -> tuple[str, str]:
-        """Return title and profile of the item with this index."""
+        """Return the title and the profile of the item with this index."""
         items = self.dataset.items
         return str(items["title"][item].as_py()), str(items["profile"][item].as_py())
 
     def recommend(self, user: int, k: int) -> list[RecommendedItem]:
-        """Return the k best unseen items of the user with this index, without explanations.
+        """Return the k best unseen items of the user with this index, best first.
 
-        The best comes first. There are fewer than k if the user has not that many unseen items.
-        This is for projects that have not published recommendations.
+        They have no explanations. Used by projects that have not published recommendations.
         """
         users, k = torch.tensor([user]), min(k, self.dataset.num_items)
         ((_, items, scores),) = top_k_items(
@@ -73,7 +71,7 @@ class Catalogue:
         return RecommendedItem(rank=rank, score=score, item_id=item_id, title=title, answer=None)
 
     def evidence(self, user: int, item_id: str) -> Evidence:
-        """Return what an explanation of the pair rests on; raises UnknownIdError."""
+        """Return the evidence behind an explanation of the pair; raise UnknownIdError."""
         item = self.dataset.item_index(item_id)
         _, seen = self._seen.of(torch.tensor([user]))
         scores = self._graph.items @ self._graph.users[user]
@@ -97,33 +95,32 @@ class Catalogue:
     def find_items(
         self, text: str, limit: int, after: str | None = None, max_scanned: int = MAX_SCANNED
     ) -> ItemList:
-        """Return items whose ID or title contains `text`, in the dataset's order.
+        """Return up to `limit` items whose ID or title contains `text`, in the dataset's order.
 
-        Upper and lower case count as equal. after: an item; only those behind it are returned.
-        There are at most `limit` items, and fewer or none if more than about `max_scanned` would
-        have to be read; `next` then goes on behind them. Raises UnknownIdError.
+        Case is ignored. The search starts after the item `after` and reads about `max_scanned`
+        items; if there are more, `next` is where to continue. Raises UnknownIdError.
         """
         start = 0 if after is None else self.dataset.item_index(after) + 1
         items = self.dataset.items.select(["item_id", "title"])
-        found: list[dict[str, str]] = []
+        entries: list[dict[str, str]] = []
         num_slice = min(_SLICE, max_scanned)
         for first in range(start, items.num_rows, num_slice):
             rows = items.slice(first, num_slice)
             matches = [
                 pc.match_substring(rows[name], text, ignore_case=True) for name in rows.column_names
             ]
-            holds = pc.and_(pc.or_(*matches), pc.not_equal(rows["item_id"], ""))
-            found += rows.filter(holds).slice(0, limit + 1 - len(found)).to_pylist()
-            last = str(rows["item_id"][-1].as_py())  # of a hole it is ""
+            is_match = pc.and_(pc.or_(*matches), pc.not_equal(rows["item_id"], ""))
+            entries += rows.filter(is_match).slice(0, limit + 1 - len(entries)).to_pylist()
+            last = str(rows["item_id"][-1].as_py())  # "" if the row is empty
             num_scanned = first + rows.num_rows - start
-            if len(found) > limit:
-                return _page(found[:limit], found[limit - 1]["item_id"])
+            if len(entries) > limit:
+                return _page(entries[:limit], entries[limit - 1]["item_id"])
             if num_scanned >= max_scanned and last and start + num_scanned < items.num_rows:
-                return _page(found, last)
-        return _page(found, None)
+                return _page(entries, last)
+        return _page(entries, None)
 
     def _nearest(self, history: torch.Tensor, item: int) -> list[NearHistory]:
-        """Return the items of a history (H,) that are nearest to an item."""
+        """Return the items in a history (H,) that are most similar to an item."""
         vectors = self._graph.items
         similarities = F.cosine_similarity(vectors[history], vectors[item][None], dim=1)
         order = torch.argsort(similarities, descending=True, stable=True)[:NUM_NEAREST]
@@ -145,13 +142,13 @@ def _page(rows: list[dict[str, str]], following: str | None) -> ItemList:
 
 
 def read_catalogue(config: ServeConfig) -> Catalogue:
-    """Read dataset and graph and the fingerprints of the model, without loading a language model.
+    """Read the dataset, the graph and the model's fingerprints; the language model is not loaded.
 
-    What finds aspects in texts is built here too (two seconds for 20,000 aspects): the first text
-    that is cut would otherwise wait for it.
+    The index of aspect names is built too, which takes two seconds for 20,000 aspects. Otherwise
+    the first text to be cut would wait for it.
 
-    Raises ArtifactNotFoundError or ArtifactMismatchError if the artifacts are missing or do not fit
-    each other, DataError if a vector of the graph is not finite.
+    Raises ArtifactNotFoundError or ArtifactMismatchError if artifacts are missing or do not belong
+    together, DataError if a vector of the graph is not finite.
     """
     dataset, graph = read_dataset_and_graph(config)
     adapter = read_adapter(location_of(config, "adapter"))

@@ -40,10 +40,10 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 class StreamEvent(BaseModel):
-    """What a stream reports of text number `index`.
+    """An event in the stream, about the text of pair `index`.
 
-    part: `text` comes next. withdrawn: all parts of this text so far are taken back. explanation:
-    `answer` is the whole answer, and the text has ended.
+    part: the next part of the text is `text`. withdrawn: the text was refused; discard the parts
+    sent so far. explanation: the complete answer is `answer`.
     """
 
     name: Literal["part", "withdrawn", "explanation"]
@@ -54,13 +54,14 @@ class StreamEvent(BaseModel):
 
 
 class Client:
-    """Sends requests to the endpoint at `url`, with the API key if one is given.
+    """A client of the endpoint at `url`, with an optional API key.
 
-    A request that gets 429 or 503 is sent again, up to three times, when the endpoint says so,
-    unless that is later than `timeout_seconds`. Methods raise EndpointAccessError if the key is
-    refused, EndpointUnreachableError if nothing answers, and EndpointError for other refusals.
+    After a status 429 or 503, a request is retried up to three times, at the time that the endpoint
+    names, unless that is more than `timeout_seconds` away. Methods raise EndpointAccessError if the
+    key is refused, EndpointUnreachableError if the endpoint does not respond, and EndpointError for
+    other failures.
 
-    transport: what sends the requests; by default, the network.
+    transport: sends the requests; the default is the network.
     """
 
     def __init__(
@@ -80,16 +81,17 @@ class Client:
     def explain(
         self, pairs: Iterable[tuple[str, str] | PairRequest], *, max_words: int | None = None
     ) -> list[Explanation | NoExplanation]:
-        """Return the answer for each pair of user_id and item_id, in order; 64 pairs a request.
+        """Return the answer for each pair of user_id and item_id, in order.
 
-        A `PairRequest` can also have the history of a new user, or texts of its own.
+        A `PairRequest` can also have the history of a new user, or texts that replace stored ones.
+        Each request to the endpoint has up to 64 pairs.
         """
         rows = _rows(pairs)
         answers: list[Explanation | NoExplanation] = []
         for start in range(0, len(rows), MAX_PAIRS):
             body = {"pairs": rows[start : start + MAX_PAIRS], "max_words": max_words}
-            found = self._ask(Explanations, "POST", "/v1/explanations", json=body)
-            answers += found.explanations
+            response = self._ask(Explanations, "POST", "/v1/explanations", json=body)
+            answers += response.explanations
         return answers
 
     def stream(
@@ -99,7 +101,7 @@ class Client:
         max_words: int | None = None,
         parts: Parts = "checked",
     ) -> Iterator[StreamEvent]:
-        """Yield the texts of up to 64 pairs as they are written, one pair after the other."""
+        """Yield events while the texts of up to 64 pairs are written, one pair after another."""
         body = {"pairs": _rows(pairs), "max_words": max_words, "parts": parts}
         response = self._send("POST", "/v1/explanations/stream", json=body, stream=True)
         with closing(response), self._reading():
@@ -110,7 +112,7 @@ class Client:
                     raise self._error(response.status_code, data)
                 yield StreamEvent.model_validate({"name": name, **json.loads(data)})
         raise EndpointUnreachableError(
-            f"{self._url}: the stream ended early; ask again", code="stream_ended_early"
+            f"{self._url}: the stream ended early; try again", code="stream_ended_early"
         )
 
     def recommend(
@@ -126,7 +128,7 @@ class Client:
         return self._ask(Recommendations, "GET", path, params=params)
 
     def evidence(self, user_id: str, item_id: str) -> Evidence:
-        """Return what an explanation of the pair rests on.
+        """Return the evidence behind an explanation of the pair.
 
         Raises UnknownIdError if the dataset does not have the user or the item.
         """
@@ -151,7 +153,7 @@ class Client:
     def _send(
         self, method: str, path: str, *, stream: bool = False, **options: Any
     ) -> httpx2.Response:
-        """Return the response of a request that succeeds."""
+        """Send a request, with retries; return the response if it succeeds."""
         for retry in range(_MAX_RETRIES + 1):
             with self._reading():
                 request = self._http.build_request(method, path, **options)
@@ -169,31 +171,31 @@ class Client:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Raise EndpointError for what is no answer of the endpoint, or none at all."""
+        """Raise an EndpointError if there is no response, or if it is not the endpoint's."""
         try:
             yield
         except httpx2.TransportError as error:
             raise EndpointUnreachableError(
-                f"{self._url}: the endpoint does not answer ({error}); check the URL, and that "
+                f"{self._url}: the endpoint does not respond ({error}); check the URL, and that "
                 "`xrec serve` is running",
                 code="unreachable",
                 saw=self._url,
             ) from error
         except ValueError as error:
             raise EndpointError(
-                f"{self._url}: the response is not one of the endpoint's; check the URL, and that "
-                f"client and endpoint are the same version ({error})",
+                f"{self._url}: the response is not from an xrec endpoint ({error}); check the URL, "
+                "and that client and endpoint have the same version",
                 code="unknown_response",
                 saw=self._url,
             ) from error
 
     def _error(self, status: int, body: str) -> XRecError:
-        """Return the error for a problem, or for the page of a proxy or of another server."""
+        """Return the error for a problem, or for the response of a proxy or another server."""
         reason = ""
         try:
             problem = Problem.model_validate_json(body)
         except ValidationError:
-            detail = f"{body[:300]!r}, which is not an answer of the endpoint; check the URL"
+            detail = f"{body[:300]!r}, which is not from an xrec endpoint; check the URL"
         else:
             status, detail, reason = problem.status, problem.detail, problem.type
         message = f"{self._url}: {status}: {detail}"

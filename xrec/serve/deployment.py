@@ -1,4 +1,4 @@
-"""Start, update and end the application on a Ray cluster."""
+"""Start, update and stop the application on a Ray cluster."""
 
 import os
 import socket
@@ -17,17 +17,17 @@ from xrec.serve.model import DEAD
 
 @contextmanager
 def deployed(config: ServeConfig, end: ExitStack) -> Iterator[str]:
-    """Serve inside the `with` block, and yield the endpoint's URL; then drain and delete it.
+    """Start the endpoint and yield its URL; on exit, drain and delete it.
 
-    From then on until `end` closes, what Ray prints goes to standard error, because it is not a
-    line of a request. Raises ClusterError if the endpoint cannot be started.
+    From the exit until `end` closes, standard output is redirected to standard error, because Ray
+    prints there and only request lines belong there. Raises ClusterError if the start fails.
     """
     http = config.http
     is_own = config.ray.address is None and not os.environ.get("RAY_ADDRESS")
     logs = {"enable_access_log": False, "log_level": "WARNING"}
     with _start_errors(
-        f"saw http.port={http.port} and http.tls={http.tls}; expected a free port, and a PEM file "
-        "of certificates with their key, or null"
+        f"saw http.port={http.port} and http.tls={http.tls}; expected a free port, and null or a "
+        "PEM file with certificates and their key"
     ):
         if is_own:
             _check_port_and_tls(http)
@@ -38,7 +38,7 @@ def deployed(config: ServeConfig, end: ExitStack) -> Iterator[str]:
             yield _url(http)
         finally:
             drain(config)
-    finally:  # also if a second signal ended the wait
+    finally:  # even if a second signal interrupts the drain
         end.enter_context(redirect_stdout(sys.stderr))
         serve.delete(APP)
         if is_own:
@@ -46,14 +46,14 @@ def deployed(config: ServeConfig, end: ExitStack) -> Iterator[str]:
 
 
 def deploy(config: ServeConfig) -> None:
-    """Start or update the application, and return when it is ready; raises ClusterError."""
+    """Start or update the application and wait until it is ready; raise ClusterError."""
     with _start_errors("see the logs of its replicas"):
         serve.run(build(config), name=APP, route_prefix="/")
 
 
 def drain(config: ServeConfig) -> None:
     """Make all frontends refuse new requests, and wait for those in flight."""
-    with suppress(TimeoutError, *DEAD):  # a frontend died, or there is none
+    with suppress(TimeoutError, *DEAD):  # a frontend has died, or there is none
         drained = serve.get_app_handle(APP).broadcast("drain")
         drained.results(timeout_s=config.http.deadline_seconds + 5, return_exceptions=True)
 
@@ -77,8 +77,8 @@ def _start_errors(advice: str) -> Iterator[None]:
 def _check_port_and_tls(http: HTTPConfig) -> None:
     """Raise OSError for an invalid TLS file or a port in use.
 
-    Serve does not report such a file, it just does not listen; and it shares a port with the
-    proxies of another cluster, each of which would get some of the requests.
+    With such a file, Serve reports no error and does not listen. With such a port, it would share
+    the requests with the proxies of another cluster.
     """
     if http.tls:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(http.tls)

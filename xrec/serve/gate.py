@@ -1,7 +1,7 @@
-"""The checks that every request passes before a route has it, and the log line that it leaves.
+"""The checks that every request passes before its route runs, and its log line.
 
-A request gets an ID. Its headers, its key, the size of what it sends, and how long its body takes
-are checked. This is plain ASGI, so that streams and disconnects reach the application unchanged.
+Each request gets an ID. Its headers, its key, and the size and speed of its body are checked. This
+is plain ASGI, so that streams and disconnects reach the application unchanged.
 """
 
 import asyncio
@@ -31,30 +31,30 @@ request_log = logging.getLogger("xrec.requests")
 """A line of JSON for each request."""
 
 MAX_REQUESTS = 256
-"""Requests that a frontend answers at a time; Ray Serve queues as many again and refuses more."""
+"""Maximum concurrent requests per frontend. Ray Serve queues as many again and refuses the rest."""
 MAX_BODY_BYTES = 256 * 1024
-"""The largest body: 64 pairs, or a few with texts of their own."""
+"""The largest body: 64 pairs, or a few that replace stored texts."""
 MAX_TARGET_BYTES = 8 * 1024
 """The longest path, and the longest query string."""
 BODY_SECONDS = 10.0
 """How long the body of a request may take to arrive."""
 BURST = 64
-"""Pairs that a key may ask for at once before its rate counts, at all frontends together."""
+"""Pairs that a key may request at once before its rate applies, over all frontends."""
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FORWARDED = re.compile(r"forwarded|x-forwarded-.*|via|x-real-ip")
-_DRAIN_SECONDS = 0.1  # between looks at what is in flight
+_DRAIN_SECONDS = 0.1  # between checks for requests in flight
 _PUBLIC_PATHS = ("/healthz", "/readyz", "/", "/openapi.json", "/page")
 
 
 def is_public(path: str) -> bool:
-    """Return whether a path needs no key; what is there is the same for everybody."""
+    """Return whether a path needs no key; its content is the same for everyone."""
     return path in _PUBLIC_PATHS or path.startswith("/page/")
 
 
 class RequestGate:
     """An ASGI application that checks each request and passes it on to `app`.
 
-    share: the part of each key's rate that this frontend enforces.
+    share: this frontend's share of each key's rate.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RequestGate:
         self._num_in_flight, self._is_draining = 0, False
 
     async def drain(self, seconds: float) -> None:
-        """Refuse requests from now on, and wait so long at most for those in flight."""
+        """Refuse new requests, and wait up to `seconds` for those in flight."""
         self._is_draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -75,38 +75,38 @@ class RequestGate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        own_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = own_id if _GOOD_ID.fullmatch(own_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, scope["path"], request_id if request_id != given else None)
+        response = _Response(send, scope["path"], request_id if request_id != own_id else None)
         started, key = time.perf_counter(), "-"
         self._count(1)
         try:
             if self._is_draining and scope["path"] != "/healthz":
-                raise unavailable("the endpoint is being stopped")
+                raise unavailable("the endpoint is shutting down")
             _check_head(scope)
             caller = _PUBLIC if is_public(scope["path"]) else self._keys.caller(scope)
             with caller.at_work():
                 scope["state"]["caller"], key = caller, caller.name
                 await caller.charge(1)
-                await self._app(scope, _Body(scope, receive).receive, answer.send)
+                await self._app(scope, _Body(scope, receive).receive, response.send)
         except ProblemError as error:
-            if answer.status is not None:
+            if response.status is not None:
                 raise
             self._metrics.refused.inc(1, {"reason": error.reason})
-            await error.response(request_id)(scope, receive, answer.send)
+            await error.response(request_id)(scope, receive, response.send)
         finally:
             self._count(-1)
-            self._record(scope, answer.status, key, time.perf_counter() - started)
+            self._record(scope, response.status, key, time.perf_counter() - started)
 
     def _count(self, change: int) -> None:
         self._num_in_flight += change
         self._metrics.requests_in_flight.set(self._num_in_flight)
 
-    def _record(self, scope: Scope, answered: int | None, key: str, seconds: float) -> None:
-        """Count and log the request, by its route: its path names the user and the item."""
+    def _record(self, scope: Scope, sent: int | None, key: str, seconds: float) -> None:
+        """Count and log the request by its route, because its path contains user and item IDs."""
         route = getattr(scope.get("route"), "path", "none")
-        status = str(answered or 499)  # 499: the client disconnected before an answer began
+        status = str(sent or 499)  # 499: the client disconnected before a response started
         self._metrics.requests.inc(1, {"route": route, "status": status})
         self._metrics.request_seconds.observe(seconds, {"route": route})
         line = {
@@ -124,20 +124,20 @@ class RequestGate:
 def _check_head(scope: Scope) -> None:
     """Raise ProblemError for a path or query that is too long, or headers that are not UTF-8."""
     if max(len(scope["path"]), len(scope.get("query_string", b""))) > MAX_TARGET_BYTES:
-        detail = f"the path or the query has more than {MAX_TARGET_BYTES // 1024} KiB"
+        detail = f"the path or the query is longer than {MAX_TARGET_BYTES // 1024} KiB"
         raise ProblemError(414, "target", f"{detail}; shorten it, or send the pair in a body")
     try:
         for _, value in scope["headers"]:
             value.decode()
     except UnicodeDecodeError:
-        detail = "the value of a header is not UTF-8; encode it, or leave the header out"
+        detail = "the value of a header is not UTF-8; encode it as UTF-8, or remove the header"
         raise ProblemError(400, "header", detail) from None
 
 
-class _Answer:
-    """Sends the answer of one request, and keeps its status, which is None before it begins.
+class _Response:
+    """The response to one request; `status` is None until it starts.
 
-    request_id: a header to send with it. What needs a key is not kept by caches.
+    request_id: sent in a header. Responses that need a key are also marked as not to be cached.
     """
 
     def __init__(self, send: Send, path: str, request_id: str | None):
@@ -155,22 +155,22 @@ class _Answer:
 
 
 class _Body:
-    """The body of a request, which may arrive without its length, and slowly.
+    """The body of a request, whose length may be unknown, and which may arrive slowly.
 
-    Raises ProblemError 413 for one that is announced as too large.
+    Raises ProblemError 413 if its Content-Length is too large.
     """
 
     def __init__(self, scope: Scope, receive: Receive):
         self._receive, self._num_bytes = receive, 0
-        self._ends: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
+        self._deadline: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length[:18]) > MAX_BODY_BYTES:  # int refuses 4,301 digits
             raise _too_large()
 
     async def receive(self) -> Message:
-        """Return the next message; raises ProblemError 408 or 413."""
+        """Return the next message; raise ProblemError 408 or 413."""
         try:
-            async with asyncio.timeout_at(self._ends):
+            async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
             detail = f"the body did not arrive within {BODY_SECONDS:g} s; send it again"
@@ -179,19 +179,19 @@ class _Body:
         if self._num_bytes > MAX_BODY_BYTES:
             raise _too_large()
         if not message.get("more_body"):
-            self._ends = None
+            self._deadline = None
         return message
 
 
 def _too_large() -> ProblemError:
-    detail = f"the body has more than {MAX_BODY_BYTES // 1024} KiB"
+    detail = f"the body is larger than {MAX_BODY_BYTES // 1024} KiB"
     return ProblemError(413, "body", f"{detail}; send fewer pairs, or shorter texts")
 
 
 class Caller:
-    """Who asks: a name, its scopes and, for a key, its rate and the number of requests at work.
+    """A client: its name, its scopes and, for a key, its rate and number of concurrent requests.
 
-    share: the part of the rate and of the burst that is enforced here.
+    share: this frontend's share of the rate and the burst.
     """
 
     def __init__(
@@ -210,31 +210,31 @@ class Caller:
             self._bucket = AsyncLimiter(burst, 60 * burst / self._rate)
 
     def check(self, scope: KeyScope) -> None:
-        """Raise ProblemError unless it has the scope."""
+        """Raise ProblemError unless the caller has the scope."""
         if scope not in self.scopes:
-            detail = f"the key {self.name!r} lacks the scope {scope!r}; ask for one that has it"
+            detail = f"the key {self.name!r} lacks the scope {scope!r}; use a key that has it"
             raise ProblemError(403, "scope", detail)
 
     async def charge(self, num_pairs: int, *, num_counted: int = 0) -> None:
-        """Count a request's pairs; raises ProblemError if they are beyond the rate.
+        """Count a request's pairs; raise ProblemError if they exceed the rate.
 
-        More pairs than fit a burst count as a burst. num_counted: those that were counted before.
+        At most a burst is counted. num_counted: how many of the pairs were counted before.
         """
         if self._bucket is None:
             return
         amount = max(0.0, min(num_pairs, self._bucket.max_rate) - num_counted)
         if not self._bucket.has_capacity(amount):
             wait = math.ceil(60 * amount / self._rate)
-            detail = f"more than {self._rate:g} pairs a minute with this key at this frontend"
+            detail = f"this key requested more than {self._rate:g} pairs a minute at this frontend"
             raise ProblemError(429, "rate", f"{detail}; wait {wait} s", wait)
-        await self._bucket.acquire(amount)  # this does not wait
+        await self._bucket.acquire(amount)  # does not wait
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Count a request until exit; raises ProblemError if too many of the key are at work."""
+        """Count a request until exit; raise ProblemError if the key has too many at once."""
         if self._max_requests is not None and self._num_at_work >= self._max_requests:
-            detail = f"{self._max_requests} requests of this key are being answered"
-            raise ProblemError(429, "concurrency", f"{detail}; ask again in a second", 1)
+            detail = f"this key already has {self._max_requests} requests in flight"
+            raise ProblemError(429, "concurrency", f"{detail}; retry in a second", 1)
         self._num_at_work += 1
         try:
             yield
@@ -246,22 +246,22 @@ _PUBLIC = Caller("-", ())
 
 
 class Keys:
-    """Keys are known by their SHA-256, compared in constant time, and each has its own rate.
+    """The API keys: SHA-256 digests that are compared in constant time; each has its own rate.
 
-    Without keys only this machine may ask: both the client's address and the host name in the
-    request must be loopback, and no proxy may have forwarded it. The host name is checked because a
-    web page elsewhere could use a name of its own that points to this machine.
+    Without keys, only this machine is served: both the client's address and the host name in the
+    request must be loopback, and no proxy may have forwarded it. The host name is checked because
+    a web page could use a host name that resolves to this machine (DNS rebinding).
     """
 
     def __init__(self, keys: tuple[KeyConfig, ...], share: float = 1.0):
-        # One of several keys cannot take all places of a frontend; a single key can.
+        # One of several keys cannot occupy a whole frontend; a single key can.
         most = share_of_key(MAX_REQUESTS, keys) if len(keys) > 1 else None
         self._callers = [
             (key.sha256, Caller(key.name, key.scopes, key, most, share)) for key in keys
         ]
 
     def caller(self, scope: Scope) -> Caller:
-        """Return who asks; it is "local", and may ask for all, if no keys are configured.
+        """Return the caller; without keys, it is "local" and has all scopes.
 
         Raises ProblemError with status 401 or 403 if the request is refused.
         """
@@ -271,16 +271,16 @@ class Keys:
             return Caller("local", get_args(KeyScope))
         kind, _, credentials = headers.get("authorization", "").partition(" ")
         is_bearer = kind.lower() == "bearer" and credentials.strip()
-        given = credentials.strip() if is_bearer else headers.get("x-api-key")
-        if given is None:
+        key = credentials.strip() if is_bearer else headers.get("x-api-key")
+        if key is None:
             raise ProblemError(
-                401, "key", "this endpoint asks for a key; send Authorization: Bearer KEY"
+                401, "key", "this endpoint needs a key; send Authorization: Bearer KEY"
             )
-        digest = hashlib.sha256(given.encode("latin-1")).hexdigest()  # the bytes that were sent
-        # All keys are compared, so that the time does not tell which one matches.
-        matches = [each for own, each in self._callers if hmac.compare_digest(own, digest)]
+        digest = hashlib.sha256(key.encode("latin-1")).hexdigest()  # the bytes that were sent
+        # All keys are compared, so that the time does not reveal which one matches.
+        matches = [caller for own, caller in self._callers if hmac.compare_digest(own, digest)]
         if not matches:
-            raise ProblemError(401, "key", "this key is not known; check it, or ask for one")
+            raise ProblemError(401, "key", "unknown key; check it, or request one")
         return matches[0]
 
 
@@ -289,11 +289,11 @@ def _check_local(scope: Scope, headers: Headers) -> None:
     client, host = scope.get("client"), headers.get("host", "")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     if client is None or not (is_loopback(client[0]) and is_loopback(name)):
-        why = "by a loopback address or localhost"
-    # nginx speaks HTTP/1.0 to what is behind it by default, and adds no header.
+        why = "through a loopback address or localhost"
+    # By default, nginx forwards requests as HTTP/1.0 and adds no header.
     elif scope.get("http_version") == "1.0" or any(map(_FORWARDED.fullmatch, headers)):
         why = "and a proxy forwarded this request; configure serve.keys"
     else:
         return
-    detail = f"without serve.keys this endpoint answers its own machine only, {why}"
+    detail = f"without serve.keys this endpoint only serves its own machine, {why}"
     raise ProblemError(403, "not_local", detail)

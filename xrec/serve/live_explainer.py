@@ -1,7 +1,4 @@
-"""An explainer whose run never ends: it takes pairs as they arrive and returns their texts.
-
-A model replica (`xrec.serve.app.Generator`) is this within Ray Serve.
-"""
+"""Explain pairs as they arrive; a model replica (`xrec.serve.app.Generator`) wraps this."""
 
 import asyncio
 import time
@@ -31,15 +28,17 @@ from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, PairError, fault_of_pair, unknown_user
 
 MAX_WAITING_PAIRS = 256
-"""Of a replica; a request beyond them is answered with 429 and Retry-After. One of several keys may
-have a part of what is at work and waits (`share_of_key`), at whichever frontend it asks."""
+"""Maximum waiting pairs per replica; further requests get a 429 with Retry-After.
+
+With several keys, each key may only use a part of a replica (`share_of_key`).
+"""
 
 
 class LiveExplainer:
     """Explains pairs with `explainer`, whose graph has reserved rows for new users.
 
     At most `max_waiting_pairs` pairs wait for a row of the engine; more are refused. Raises
-    ModelError if the engine's memory does not hold the longest prompt and its text.
+    ModelError if the longest prompt and its text do not fit in the engine's memory.
     """
 
     def __init__(
@@ -55,17 +54,17 @@ class LiveExplainer:
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
         self.engine, core = explainer.engine, explainer.engine.core
         longest = self._builder.prompt.max_prompt_tokens
-        refused = core.refusal([0] * longest, text_params(decoding))
-        if refused is not None:
+        failure = core.refusal([0] * longest, text_params(decoding))
+        if failure is not None:
             raise ModelError(
                 f"the longest prompt (prompt.max_prompt_tokens={longest}) cannot be completed: "
-                f"{refused.message}",
+                f"{failure.message}",
                 code="prompt_too_long",
                 key="prompt.max_prompt_tokens",
                 saw=longest,
             )
         self._max_pending = core.max_rows + max_waiting_pairs
-        self._max_of_key = share_of_key(self._max_pending, keys)
+        self._max_per_key = share_of_key(self._max_pending, keys)
         self._pending: Counter[str] = Counter()
         self._preparing = ThreadPoolExecutor(1, "xrec-prepare")
 
@@ -76,7 +75,7 @@ class LiveExplainer:
 
     @property
     def num_pending(self) -> int:
-        """How many pairs are at work, or wait."""
+        """Number of pairs that are being explained or wait."""
         return self._pending.total()
 
     async def explain(
@@ -87,12 +86,12 @@ class LiveExplainer:
             return [refused] * len(pairs)
         self._count(key, len(pairs))
         tasks = [asyncio.ensure_future(self._explain_one(pair)) for pair in pairs]
-        for task in tasks:  # also where one is cancelled before it begins
+        for task in tasks:  # the callback also runs if a task is canceled before it starts
             task.add_done_callback(lambda _: self._count(key, -1))
         try:
             return await asyncio.gather(*tasks)
         finally:
-            for task in tasks:  # those left if one raised
+            for task in tasks:  # those still running if one raised
                 task.cancel()
 
     async def stream(
@@ -111,14 +110,14 @@ class LiveExplainer:
             self._count(key, -1)
 
     def _refusal(self, key: str, count: int) -> PairError | None:
-        """Why `count` more pairs of the key cannot be taken; None if they can."""
+        """Return why `count` more pairs from the key are refused; None if there is room."""
         for pending, most, whose in (
             (self.num_pending, self._max_pending, ""),
-            (self._pending[key], self._max_of_key, " of this key"),
+            (self._pending[key], self._max_per_key, " from this key"),
         ):
             if pending + count > most:
-                told = f"{pending} pairs{whose} are at work or wait, at most {most} may"
-                return PairError(OVERLOADED, f"{told}; ask again later")
+                message = f"{pending} pairs{whose} are pending, and at most {most} may be"
+                return PairError(OVERLOADED, f"{message}; retry later")
         return None
 
     def _count(self, key: str, change: int) -> None:
@@ -131,13 +130,13 @@ class LiveExplainer:
         return text
 
     async def _events(self, pair: PairRequest, parts: Parts | None) -> AsyncGenerator[Event, None]:
-        """Yield drafts of such `parts`, if any, then the text, or why there is none."""
+        """Yield drafts, if `parts` asks for them, then the text or an error."""
         started = time.perf_counter()
         try:
             with self._user(pair) as user:
                 loop = asyncio.get_running_loop()
-                asked = await loop.run_in_executor(self._preparing, self._asked, user, pair)
-                async with aclosing(self._written(asked, started, parts)) as events:
+                asked = await loop.run_in_executor(self._preparing, self._prepare, user, pair)
+                async with aclosing(self._write(asked, started, parts)) as events:
                     async for event in events:
                         yield event
         except PairError as failed:
@@ -151,16 +150,16 @@ class LiveExplainer:
         except (asyncio.CancelledError, GeneratorExit):
             self._metrics.abandoned.inc()
             raise
-        except ModelError:  # the engine is broken, and so is this replica
+        except ModelError:  # the engine failed, so this replica has to be replaced
             raise
         except Exception as error:  # noqa: BLE001  it is logged
             yield fault_of_pair(error)
 
     @contextmanager
     def _user(self, pair: PairRequest) -> Iterator[int]:
-        """Give the user's index; a new user has a row of the graph until exit.
+        """Yield the user's index; a new user gets a row of the graph until exit.
 
-        Raises PairError for a user who cannot be explained to.
+        Raises PairError for an unknown user without a history, and for a known one with a history.
         """
         user = self._explainer.dataset.user_ids.find(pair.user_id)
         if user is None and not pair.history:
@@ -168,38 +167,40 @@ class LiveExplainer:
         if user is not None and pair.history:
             raise PairError(
                 "known_user",
-                f"user {pair.user_id!r} is known and has a vector; leave the history out, "
-                "or give another user_id",
+                f"user {pair.user_id!r} is known and has a vector; remove the history, "
+                "or use another user_id",
             )
         with self._new_users.row() if user is None else nullcontext(user) as index:
             yield index
 
-    def _asked(self, user: int, pair: PairRequest) -> Asked:
-        """Return what the engine is asked for a pair, whose own texts replace the dataset's.
+    def _prepare(self, user: int, pair: PairRequest) -> Asked:
+        """Return the engine's request for a pair, whose own texts replace the dataset's.
 
-        A new user's profile is empty. What clients send is looked up, split and tokenized here, so
-        this runs in a thread of its own, one pair at a time. Raises PairError, UnknownIdError,
-        DataError or PromptTooLongError if the engine could not answer.
+        A new user's profile is empty. This tokenizes what the client sent, so it runs in a separate
+        thread, one pair at a time. Raises PairError, UnknownIdError, DataError or
+        PromptTooLongError if the engine cannot complete the request.
         """
         item = self._explainer.dataset.item_index(pair.item_id)
         is_known = user < self._explainer.dataset.num_users
         if not is_known:
             self._new_users.set_vector(user, pair.history)
-        of = Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
-        known = self._explainer.pairs.texts(of)
-        texts = replace(known if is_known else replace(known, user_profile=""), **pair.own_texts)
+        stored = self._explainer.pairs.texts(
+            Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
+        )
+        texts = replace(stored if is_known else replace(stored, user_profile=""), **pair.own_texts)
         _raise(self._explainer.finisher.failure_of_any(texts, self._decoding.text))
         prompt = self._builder.build(user, item, texts)
         asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
         return asked
 
-    async def _written(
+    async def _write(
         self, asked: Asked, started: float, parts: Parts | None
     ) -> AsyncGenerator[Draft | Explained, None]:
-        """Yield drafts, then the text; raises PairError if it cannot be used.
+        """Yield drafts, then the text; raise PairError if it is refused.
 
-        Texts are read and checked in threads, so that neither the event loop nor the engine waits.
+        Texts are decoded and checked in threads, so that neither the event loop nor the engine
+        waits.
         """
         is_checked = parts == "checked"
         advances = _Advances(with_drafts=bool(parts))
@@ -224,39 +225,39 @@ class LiveExplainer:
                     self.engine.resubmit(request, params)
                 else:
                     break
-        found, evidence = await asyncio.to_thread(self._explanation, asked, completion)
-        _raise(found.failure)
-        self._record(found, advances.first_token_at - started, time.perf_counter() - started)
+        result, evidence = await asyncio.to_thread(self._explanation, asked, completion)
+        _raise(result.failure)
+        self._record(result, advances.first_token_at - started, time.perf_counter() - started)
         yield Explained(
-            text=found.text,
-            num_prompt_tokens=found.num_prompt_tokens,
-            num_generated_tokens=found.num_generated_tokens,
-            finish_reason=found.finish_reason,
+            text=result.text,
+            num_prompt_tokens=result.num_prompt_tokens,
+            num_generated_tokens=result.num_generated_tokens,
+            finish_reason=result.finish_reason,
             model_fingerprint=self.model_fingerprint,
-            kind=found.kind,
+            kind=result.kind,
             aspects=evidence,
         )
 
     def _explanation(
         self, asked: Asked, completion: Completion
     ) -> tuple[Explanation, tuple[NamedEvidence, ...]]:
-        """Return a pair's explanation, and the evidence that it names."""
-        found = asked.explanation(0, completion)
-        return found, self._explainer.checker.evidence(found.text, asked.texts)
+        """Return a pair's explanation, and its evidence, marked where the text names it."""
+        result = asked.explanation(0, completion)
+        return result, self._explainer.checker.evidence(result.text, asked.texts)
 
-    def _record(self, found: Explanation, first_token_seconds: float, seconds: float) -> None:
+    def _record(self, result: Explanation, first_token_seconds: float, seconds: float) -> None:
         metrics = self._metrics
-        metrics.tokens.inc(found.num_prompt_tokens, {"kind": "prompt"})
-        if found.num_generated_tokens:  # Ray counts no zeros
-            metrics.tokens.inc(found.num_generated_tokens, {"kind": "generated"})
+        metrics.tokens.inc(result.num_prompt_tokens, {"kind": "prompt"})
+        if result.num_generated_tokens:  # Ray's counters refuse zeros
+            metrics.tokens.inc(result.num_generated_tokens, {"kind": "generated"})
         metrics.first_token_seconds.observe(first_token_seconds)
         metrics.generation_seconds.observe(seconds)
 
 
 class NewUsers:
-    """Vectors of users that only have a history, computed from the items in a request.
+    """Vectors of users who only have a history, computed from the items in it.
 
-    It lends the rows of `graph.users` from `dataset.num_users` on, and writes to them.
+    They are written to the reserved rows of `graph.users`, from `dataset.num_users` on.
     """
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
@@ -269,7 +270,7 @@ class NewUsers:
 
     @contextmanager
     def row(self) -> Iterator[int]:
-        """Give a user index until exit; there are as many as pairs that may be at work or wait."""
+        """Yield a user index that is reserved until exit; there is one for every pending pair."""
         index = self._free.pop()
         try:
             yield index
@@ -277,17 +278,17 @@ class NewUsers:
             self._free.append(index)
 
     def set_vector(self, index: int, history: Sequence[str]) -> None:
-        """Give a row the vector of a user with these items.
+        """Write the vector of a user with these items to the row `index`.
 
-        Items without training interactions do not count. Raises UnknownIdError for an unknown item,
-        DataError if none counts.
+        Items without training interactions are ignored. Raises UnknownIdError for an unknown item,
+        DataError if all are ignored.
         """
         indices = {self._dataset.item_index(item_id) for item_id in history}
         items = sorted(index for index in indices if self._has_vector[index])
         if not items:
             raise DataError(
-                f"none of the history's {len(indices)} items has training interactions; "
-                "name an item that has",
+                f"none of the {len(indices)} items in the history has training interactions; "
+                "add an item that does",
                 code="no_trained_item",
                 key="history",
                 saw=len(indices),
@@ -296,10 +297,10 @@ class NewUsers:
 
 
 class _Advances:
-    """How far a text is: the engine's thread says it, and the event loop waits for it.
+    """The newest advance of a text: the engine's thread sets it, and the event loop waits for it.
 
-    Unless `with_drafts`, only the end of the text is handed on. `first_token_at` is by the
-    performance counter, and 0 before the first token.
+    with_drafts: False to pass on only the end of the text.
+    first_token_at: time of the first token, by the performance counter; 0 before it.
     """
 
     def __init__(self, *, with_drafts: bool):
@@ -309,7 +310,7 @@ class _Advances:
         self._newest: Advance | Exception
 
     async def latest(self) -> Advance:
-        """Wait for an advance and return the newest one; each holds the whole text so far.
+        """Wait for an advance and return the newest one, which has the whole text so far.
 
         Raises ModelError if the engine failed.
         """
@@ -334,10 +335,10 @@ class _Advances:
 def load_live(
     config: ServeConfig, metrics: Metrics, max_waiting_pairs: int = MAX_WAITING_PAIRS
 ) -> LiveExplainer:
-    """Return the live explainer of `config`; raise what `load_explainer` raises.
+    """Load the live explainer; raise what `load_explainer` raises.
 
-    This takes long, so it runs beside the event loop. All titles and aspects are read here too: the
-    first request would otherwise do that on the event loop, and all others would wait.
+    This is slow, so call it in a thread. It also indexes all titles and aspects. Otherwise the
+    first request would do that on the event loop, and all others would wait.
     """
     explainer = load_explainer(
         sources_of(config),

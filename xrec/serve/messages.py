@@ -19,8 +19,8 @@ MaxWords = Annotated[
     Field(
         ge=1,
         le=MAX_WORDS,
-        description="Most words of a text, which ends with a whole sentence. If null, or above "
-        "decoding.text.max_words, that limit holds.",
+        description="Maximum number of words; a longer text is cut after a sentence. "
+        "decoding.text.max_words applies too.",
     ),
 ]
 
@@ -40,21 +40,21 @@ class Problem(BaseModel):
     )
 
     type: str = Field(
-        description="/problems/<reason>; a pair has the reasons of a backfill's failed rows, "
-        "and some of its own."
+        description="/problems/<reason>. The reasons for a pair include those of failed rows of a "
+        "backfill."
     )
-    title: str = Field(description="The status in words.")
+    title: str = Field(description="Name of the status.")
     status: int = Field(
-        description="HTTP status; for one pair of several, the status that it would have alone."
+        description="HTTP status; for one of several pairs, the status that a request for that "
+        "pair alone would get."
     )
     detail: str = Field(description="What is wrong, and what to do.")
     request_id: str | None = Field(
-        None, description="The X-Request-ID of the answer, to find the request in the logs."
+        None, description="X-Request-ID of the response, to find the request in the logs."
     )
     errors: list[dict[str, Any]] | None = Field(
         None,
-        description="For a request that is not well-formed: the place of each error, and what was "
-        "expected there.",
+        description="For an invalid request: where each error is, and what was expected.",
     )
 
 
@@ -64,48 +64,48 @@ class _Message(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _has_few_fields(cls, data: Any) -> Any:
-        """Refuse an object of many keys at once, since each would be an error of its own."""
+        """Refuse an object with too many keys at once; each would be a separate error."""
         if isinstance(data, dict) and len(data) > len(cls.model_fields):
             raise ValueError(f"expected at most {len(cls.model_fields)} fields")
         return data
 
 
-class _PairOf(_Message):
+class _PairIds(_Message):
     user_id: UserId
     item_id: ItemId
 
 
 class ProfileOverrides(_Message):
-    """Texts that replace the dataset's in this request only."""
+    """Texts that replace the dataset's in this request."""
 
     user_profile: Text | None = Field(None, description="A description of the user.")
     item_title: Title | None = Field(None, description="The title of the item.")
     item_profile: Text | None = Field(None, description="A description of the item.")
 
 
-class PairRequest(_PairOf):
+class PairRequest(_PairIds):
     """A pair to explain."""
 
     history: Annotated[list[ItemId], FailFast()] = Field(
         [],
         max_length=250,
-        description="For a user that the dataset does not know: item_ids that the user "
+        description="For a user who is not in the dataset: IDs of items that the user "
         "interacted with.",
     )
     profiles: ProfileOverrides | None = Field(
-        None, description="Texts that replace the dataset's. The answer is not kept in memory."
+        None, description="Texts that replace the dataset's. The answer is not cached."
     )
     fresh: bool = Field(
-        False, description="If true, generate the text even if the backfill or memory has one."
+        False, description="If true, generate a new text even if the backfill or the cache has one."
     )
 
     @property
     def is_plain(self) -> bool:
-        """True if a backfill may hold this pair: it has no own texts and no history."""
+        """Whether a backfill may contain this pair: it has no texts and no history."""
         return not self.history and self.profiles is None
 
     def without_stored_profile(self) -> "PairRequest":
-        """Return the pair without the dataset's profile of the user, if it has texts of its own."""
+        """Return the pair without the dataset's user profile, if it replaces other texts."""
         if not self.own_texts or "user_profile" in self.own_texts:
             return self
         profiles = ProfileOverrides(**self.own_texts, user_profile="")
@@ -113,12 +113,12 @@ class PairRequest(_PairOf):
 
     @property
     def own_texts(self) -> dict[str, Any]:
-        """The texts that replace the dataset's, by their names."""
+        """Texts that replace the dataset's, by name."""
         return self.profiles.model_dump(exclude_none=True) if self.profiles else {}
 
 
 class ExplanationsRequest(_Message):
-    """One to 64 pairs that are answered together."""
+    """One to 64 pairs to explain together."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -149,18 +149,17 @@ Parts = Literal["checked", "unchecked"]
 
 
 class StreamRequest(ExplanationsRequest):
-    """One to 64 pairs that are answered one after the other, each in parts."""
+    """One to 64 pairs to explain one after another, in parts."""
 
     parts: Parts = Field(
         "checked",
-        description="checked: a part is sent once it is whole sentences that pass all checks of "
-        "decoding.text. unchecked: a part is sent as soon as it is written, and may be of a text "
-        "that will be refused.",
+        description="checked: send whole sentences, once they pass all checks of decoding.text. "
+        "unchecked: send each part as soon as it is written; the text may be refused later.",
     )
 
 
 class Explanation(BaseModel):
-    """Why this user would like this item."""
+    """A text that explains why the user would like the item."""
 
     user_id: str
     item_id: str
@@ -169,12 +168,12 @@ class Explanation(BaseModel):
         examples=["You would enjoy this place for its quiet garden."],
     )
     source: Literal["backfill", "live"] = Field(
-        description="backfill: the text comes from the backfill; live: it was generated for this "
+        description="backfill: the text is from the backfill; live: it was generated for this "
         "request or an earlier one."
     )
-    is_cached: bool = Field(description="True if it was generated for an earlier request.")
+    is_cached: bool = Field(description="True if the text was generated for an earlier request.")
     model_fingerprint: str = Field(
-        description="Fingerprint of language model, adapter and graph together."
+        description="Combined fingerprint of language model, adapter and graph."
     )
     num_generated_tokens: int = Field(description="Number of tokens that the model generated.")
     finish_reason: str = Field(
@@ -182,23 +181,23 @@ class Explanation(BaseModel):
         "whole sentence."
     )
     kind: str = Field(
-        description="written: by the model; plain: a sentence made of the evidence, in place of a "
-        "text that was refused. This, num_generated_tokens and finish_reason are those of the "
-        "whole text if max_words cut it."
+        description="written: by the model; plain: a sentence made from the evidence, because the "
+        "model's text was refused. If max_words cut the text, kind, num_generated_tokens and "
+        "finish_reason still describe the whole text."
     )
     aspects: tuple[NamedEvidence, ...] = Field(
-        description="The aspects that were chosen for the pair, the best first; none unless the "
-        "adapter's prompt asks for them (prompt.aspects). item_reviews of the item's "
-        "num_item_reviews training reviews have the aspect, and user_reviews of the user's "
-        "num_user_reviews. opinion: words in which the item's reviews praise it, or empty. "
-        "is_named: whether the text of this answer, which max_words may have cut, names it. On a "
-        "dataset without reviews the item's profile is its only review, and the user's are the "
-        "profiles of the items that they interacted with."
+        description="The aspects chosen for the pair, best first; empty unless the adapter's "
+        "prompt uses them (prompt.aspects). item_reviews of the item's num_item_reviews training "
+        "reviews mention the aspect, and user_reviews of the user's num_user_reviews. opinion: a "
+        "quote in which the item's reviews praise it, or empty. is_named: whether the text, "
+        "possibly cut by max_words, names it. In a dataset without reviews, the item's profile "
+        "counts as its only review, and the profiles of the items that the user interacted with "
+        "count as the user's."
     )
 
 
 class NoExplanation(BaseModel):
-    """A pair that has no explanation, and the reason."""
+    """A pair without an explanation, and the reason."""
 
     user_id: str
     item_id: str
@@ -212,16 +211,16 @@ class Explanations(BaseModel):
 
 
 class RecommendedItem(BaseModel):
-    """An item that the user has not seen, and why they would like it."""
+    """An item that the user has not seen, with an explanation."""
 
     rank: int = Field(description="Rank of the item, from 1.")
     score: float | None = Field(
-        description="Score by the recommender: of xrec recommend, the dot product of the vectors."
+        description="The recommender's score; for xrec recommend, the dot product of the vectors."
     )
     item_id: str
     title: str
     answer: Explanation | NoExplanation | None = Field(
-        description="The explanation; null if explanations were not asked for."
+        description="The explanation; null if the request had explain=false."
     )
 
 
@@ -232,8 +231,8 @@ class Recommendations(BaseModel):
     items: list[RecommendedItem]
 
 
-class EvidenceRequest(_PairOf):
-    """A pair whose evidence is wanted."""
+class EvidenceRequest(_PairIds):
+    """A pair whose evidence is requested."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"user_id": "resident-17", "item_id": "place-3"}]}
@@ -241,7 +240,7 @@ class EvidenceRequest(_PairOf):
 
 
 class ItemEntry(BaseModel):
-    """An item's id and title."""
+    """An item's ID and title."""
 
     item_id: str
     title: str
@@ -254,7 +253,7 @@ class NearHistory(ItemEntry):
 
 
 class Evidence(BaseModel):
-    """What an explanation rests on."""
+    """The evidence behind an explanation."""
 
     user_id: str
     user_profile: str
@@ -265,19 +264,19 @@ class Evidence(BaseModel):
     rank: int = Field(
         description="Rank of the item among those that the user has not seen, from 1."
     )
-    num_ranked: int = Field(description="Number of items that are ranked.")
+    num_ranked: int = Field(description="Number of items in the ranking.")
     nearest_history: list[NearHistory] = Field(
-        description="The items of the user's history that are nearest to the item in the graph."
+        description="The items in the user's history whose vectors are most similar to the item's."
     )
     aspects_from: AspectsFrom | None = Field(
-        description="What the figures of a chosen aspect count: reviews or, on a dataset without "
-        "reviews, profiles; null if the dataset has no aspects."
+        description="What an aspect's counts refer to: reviews or, in a dataset without reviews, "
+        "profiles; null if the dataset has no aspects."
     )
 
 
 class _Page(BaseModel):
     next: str | None = Field(
-        description="Send this as `after` to get what follows; null at the end of the list."
+        description="Send this as `after` to get the next page; null on the last page."
     )
 
 

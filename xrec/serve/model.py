@@ -1,4 +1,4 @@
-"""The model replicas as a frontend sees them, and the values that both send to each other."""
+"""The frontend's handle to the model replicas, and the values that the two exchange."""
 
 import asyncio
 import logging
@@ -19,14 +19,14 @@ logger = logging.getLogger("xrec")
 
 OVERLOADED = "overloaded"
 DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
-_ASK_SECONDS = 2.0  # that replicas have to say whether they have the models
+_ASK_SECONDS = 2.0  # for replicas to report whether they have loaded the models
 
 
 class PairError(Exception):
-    """Why a pair has no explanation. It is raised within a replica, and returned by it.
+    """The reason why a pair has no explanation. A replica raises it internally and returns it.
 
-    `reason` is one of those of a backfill's failed rows, or "overloaded", "unknown_user",
-    "unknown_item", "known_user", "no_vector" or "bug".
+    reason: one of a failed row in a backfill, or "overloaded", "unknown_user", "unknown_item",
+        "known_user", "no_vector" or "bug".
     """
 
     def __init__(self, reason: str, message: str):
@@ -35,22 +35,22 @@ class PairError(Exception):
 
 
 def unknown_user() -> PairError:
-    """Return the error for a user without a vector or a history; it does not name the user."""
-    message = "the user is not known; give its history: item ids that it interacted with"
+    """Return the error for a user without a vector and a history; it does not name the user."""
+    message = "the user is unknown; send a history, the IDs of items the user interacted with"
     return PairError("unknown_user", message)
 
 
 def fault_of_pair(error: Exception) -> PairError:
-    """Log an exception that only one pair has, and return the pair's error."""
+    """Log an exception that affects only one pair, and return the pair's error."""
     logger.error("a pair failed: %s", type(error).__name__, exc_info=error)
     return PairError("bug", fault().problem.detail)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What may be shown of a text that is being written; it takes the place of earlier drafts.
+    """The part of an unfinished text that may be shown; it replaces earlier drafts.
 
-    If `is_checked`, it is whole sentences that would pass as a finished text.
+    If `is_checked`, it consists of whole sentences that would pass as a finished text.
     """
 
     text: str
@@ -58,27 +58,27 @@ class Draft:
 
 
 Event = Draft | Explained | PairError
-"""What a stream of one pair has; the last one is no draft."""
+"""An event in the stream of one pair; the last one is not a draft."""
 
 
 class ModelHandle:
-    """Calls a model replica by its Serve handle, for texts of `models` (`artifacts.models_of`).
+    """A Serve handle to the model replicas, for texts by `models` (`artifacts.models_of`).
 
-    Each method raises ProblemError with status 503 if no replica answers, and 500 if one has a bug.
-    If the caller gives up, the call is canceled at the replica too.
+    Each method raises ProblemError with status 503 if no replica is available, and 500 after a bug
+    in one. If the caller is canceled, so is the call in the replica.
     """
 
     def __init__(self, handle: DeploymentHandle, models: str):
         self._handle, self._streaming = handle, handle.options(stream=True)
         self._models = models
         self.is_ready = False
-        """Whether a replica had the models when they were last asked (`is_loaded`)."""
+        """Whether a replica had loaded the models at the last call of `is_loaded`."""
 
     async def is_loaded(self) -> bool:
-        """Ask all replicas, and return whether each has the models, which it then keeps for now."""
+        """Return whether all replicas have loaded the models; they keep them for a while."""
         try:
-            asked = self._handle.broadcast("has", self._models)
-            replies = await asked.results_async(timeout_s=_ASK_SECONDS, return_exceptions=True)
+            calls = self._handle.broadcast("has", self._models)
+            replies = await calls.results_async(timeout_s=_ASK_SECONDS, return_exceptions=True)
         except (TimeoutError, *DEAD):
             replies = []
         self.is_ready = True in replies
@@ -87,19 +87,19 @@ class ModelHandle:
     async def explain(
         self, pairs: Sequence[PairRequest], key: str = ""
     ) -> list[Explained | PairError]:
-        """Return a text, or why there is none, for each pair, in order.
+        """Return a text or an error for each pair, in order.
 
-        If there is not room for all pairs, or for so many of this key, all fail with the reason
+        If there is no room for all pairs, or for so many from this key, all fail with the reason
         OVERLOADED.
         """
-        asked = self._handle.explain, list(pairs), key
-        found: list[Explained | PairError] = await self._call(*asked)
-        return found
+        call = self._handle.explain, list(pairs), key
+        results: list[Explained | PairError] = await self._call(*call)
+        return results
 
     async def stream(
         self, pair: PairRequest, parts: Parts, key: str = ""
     ) -> AsyncGenerator[Event, None]:
-        """Yield drafts of the text while it is written, then the text, or why there is none."""
+        """Yield drafts of the text while it is written, then the text or an error."""
         events = self._streaming.stream.remote(self._models, pair, parts, key)
         is_over = False
         try:
@@ -124,9 +124,9 @@ class ModelHandle:
 
 
 def _problem_of(error: Exception) -> ProblemError:
-    """Return the problem for a replica that is dead or not ready, or that has a bug."""
+    """Return the problem after a replica died, was not ready, or hit a bug."""
     if isinstance(error, RayTaskError) and not isinstance(error.cause, ModelError):
         logger.error("a model replica failed: %s", type(error.cause).__name__, exc_info=error)
         return fault()
-    logger.warning("no model replica answered: %s", type(error).__name__)
+    logger.warning("no model replica is available: %s", type(error).__name__)
     return unavailable()

@@ -1,4 +1,4 @@
-"""Errors as the endpoint sends them: `application/problem+json` (RFC 9457).
+"""Error responses: `application/problem+json` (RFC 9457).
 
 A validation error never repeats what the client sent.
 """
@@ -18,7 +18,7 @@ logger = logging.getLogger("xrec")
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
-"""When to ask again, if nothing tells it better."""
+"""The default Retry-After."""
 _STATUS_OF_REASON = {
     "unknown_user": 404,
     "unknown_item": 404,
@@ -29,7 +29,7 @@ _STATUS_OF_REASON = {
 
 
 class ProblemError(HTTPException):
-    """Ends a request with a problem of the type /problems/`reason`."""
+    """An error that ends a request with a problem of type /problems/`reason`."""
 
     def __init__(self, status: int, reason: str, detail: str, retry_after: int | None = None):
         headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
@@ -42,35 +42,35 @@ class ProblemError(HTTPException):
         )
 
     def response(self, request_id: str | None) -> JSONResponse:
-        """Return the HTTP response that has the problem as its body."""
+        """Return the HTTP response whose body is the problem."""
         self.problem.request_id = request_id
         content = self.problem.model_dump(exclude_none=True)
         return JSONResponse(content, self.status_code, self.headers, media_type=MEDIA_TYPE)
 
 
 def refused(reason: str, message: str) -> ProblemError:
-    """Return the error for a pair that has no explanation.
+    """Return the error for a pair without an explanation.
 
-    Its status is 404 for an unknown ID, 410 for what was taken down, 429 for an overload, 500 for a
-    bug, 422 for all other reasons.
+    Its status is 404 for an unknown ID, 410 for a takedown, 429 for an overload, 500 for a bug, and
+    422 for any other reason.
     """
     status = _STATUS_OF_REASON.get(reason, 422)
     return ProblemError(status, reason, message, RETRY_SECONDS if status == 429 else None)
 
 
-def unavailable(why: str = "no model replica answers") -> ProblemError:
+def unavailable(why: str = "no model replica is available") -> ProblemError:
     """Return the error for a request that cannot be answered now."""
-    detail = f"{why}; ask again in a few seconds"
+    detail = f"{why}; retry in a few seconds"
     return ProblemError(503, "unavailable", detail, RETRY_SECONDS)
 
 
 def fault() -> ProblemError:
-    """Return the error for a bug, which the log describes."""
-    return ProblemError(500, "bug", "a fault of the endpoint; its log has more")
+    """Return the error for a bug, which is logged."""
+    return ProblemError(500, "bug", "internal error; see the endpoint's log")
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer any error of the application with a problem."""
+    """Return the response to an error in the application."""
     request_id = getattr(request.state, "request_id", None)
     return _problem_of(error, request_id).response(request_id)
 
@@ -79,10 +79,10 @@ def _problem_of(error: Exception, request_id: str | None) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     if isinstance(error, RequestValidationError):
-        return _of_validation(error)
+        return _invalid_request(error)
     if isinstance(error, UnknownIdError):
         return refused(error.reason, str(error))
-    if isinstance(error, HTTPException):  # Starlette's own: no such path or method
+    if isinstance(error, HTTPException):  # from Starlette: unknown path or method
         reason = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         problem = ProblemError(error.status_code, reason, str(error.detail))
         problem.headers = error.headers
@@ -91,21 +91,21 @@ def _problem_of(error: Exception, request_id: str | None) -> ProblemError:
     return fault()
 
 
-def _of_validation(error: RequestValidationError) -> ProblemError:
-    told = ProblemError(
-        422, "not_well_formed", "the request is not what the API takes; see errors, /openapi.json"
+def _invalid_request(error: RequestValidationError) -> ProblemError:
+    invalid = ProblemError(
+        422, "not_well_formed", "the request is invalid; see `errors` and /openapi.json"
     )
-    told.problem.errors = [
+    invalid.problem.errors = [
         {
             "where": ".".join(_printable(str(part)) for part in detail["loc"]),
-            # The message of an error in JSON may repeat what was sent.
+            # The message about invalid JSON may repeat what was sent.
             "expected": "valid JSON"
             if detail["type"].startswith("json")
             else _printable(str(detail["msg"])),
         }
         for detail in error.errors()[:20]
     ]
-    return told
+    return invalid
 
 
 def _printable(text: str) -> str:

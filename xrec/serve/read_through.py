@@ -1,12 +1,12 @@
-"""Answers come from the published table, else from memory, else from the model.
+"""Answer pairs from the published table, else from memory, else from the model.
 
-A generated text is kept in memory with the fingerprint of its model. Texts are kept and looked up
-whole; `max_words` cuts them after a sentence, as the model cuts its own texts. What is left is not
-checked again: a model with that limit would have tried again if it named too few aspects.
+A generated text is kept in memory with the fingerprint of its model. Texts are stored whole, and
+`max_words` cuts them after a sentence, just as the generator cuts its texts. A cut text is not
+checked again, although the generator might have retried it for naming too few aspects.
 
-What was taken down has no answer, wherever its text would come from, and is not written again.
-A forgotten user is answered as one whom the dataset never had: the same checks run in the same
-order, and neither the table nor the model is asked for this user by ID.
+A pair that was taken down is refused, wherever its text would come from. A forgotten user is
+treated exactly as a user who was never in the dataset: the same checks run in the same order, and
+neither the table nor the model receives the user's ID.
 """
 
 import asyncio
@@ -46,21 +46,22 @@ from xrec.storage import ByteCache
 logger = logging.getLogger("xrec")
 
 KEPT_BYTES = 32 * 2**20
-"""For generated texts in memory."""
-_ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
-_EVIDENCE_BYTES = 200  # the same of a chosen aspect
+"""Size of the cache of generated texts."""
+_ENTRY_BYTES = 400  # estimated size of a cached text's key, object and links, without characters
+_EVIDENCE_BYTES = 200  # the same for a chosen aspect
 
 _NOBODY = secrets.token_hex()
-"""An ID that no dataset has."""
+"""An ID that is in no dataset."""
 
 _Source = Literal["backfill", "cache", "live"]
 
 
 class ReadThrough:
-    """Answers pairs from what is published, from generated texts in memory, or by `model`.
+    """Answers pairs from the published table, from the texts in memory, or by calling `model`.
 
-    Where artifacts change, another one takes its place, so that a request is answered from one set
-    of them. `of`: which they are.
+    It is replaced as a whole when artifacts change, so that each request uses one set of them.
+
+    of: identifies the artifacts.
     """
 
     def __init__(
@@ -82,14 +83,14 @@ class ReadThrough:
     ) -> list[Explanation | NoExplanation]:
         """Return one answer for each pair, in order.
 
-        All answers from the backfill are of one version. All pairs that must be generated are
-        generated together. key: its name. Raises ProblemError with status 429,
-        503 or 504.
+        All answers from the backfill are from one version. The other pairs go to the model
+        together. key: the name of the client's key. Raises ProblemError with status 429, 503 or
+        504.
         """
         async with self._deadline():
             answers = await self._known(pairs, max_words)
             missing = [
-                self._as_model_gets(pair)
+                self._without_forgotten(pair)
                 for pair, answer in zip(pairs, answers, strict=True)
                 if not answer
             ]
@@ -100,10 +101,10 @@ class ReadThrough:
             ]
 
     async def recommend(self, user_id: str, k: int) -> list[RecommendedItem]:
-        """Return the user's first k published items, without what was taken down.
+        """Return the user's first k published items that were not taken down.
 
-        Until recommendations are published, the items are ranked now. Afterwards a user without
-        published ones gets none, because there may be no eligible item. Raises ProblemError with
+        Until recommendations are published, the items are ranked here. After that, a user without
+        published items gets none, because perhaps no item is eligible. Raises ProblemError with
         status 404 for an unknown user, 503 if the table cannot be read.
         """
         user, lookup = self.user_index(user_id), self.published.lookup
@@ -114,17 +115,17 @@ class ReadThrough:
             try:
                 rows = (await asyncio.to_thread(lookup.of_user, user_id)).to_pylist()
             except XRecError as error:
-                logger.error("the recommendations cannot be read: %s", error)
+                logger.error("cannot read the recommendations: %s", error)
                 raise unavailable("the recommendations cannot be read") from error
             items = (
-                self.catalogue.as_recommended(row["item_id"], row["rank"] or place, row["score"])
-                for place, row in enumerate(rows, start=1)
+                self.catalogue.as_recommended(row["item_id"], row["rank"] or number, row["score"])
+                for number, row in enumerate(rows, start=1)
             )
-        down = self.published.takedowns
+        takedowns = self.published.takedowns
         shown = (
             item
             for item in filter(None, items)
-            if down.of_row({"user_id": user_id, "item_id": item.item_id}) is None
+            if takedowns.of_row({"user_id": user_id, "item_id": item.item_id}) is None
         )
         return list(islice(shown, k))
 
@@ -140,8 +141,8 @@ class ReadThrough:
             if known is not None:
                 yield known
                 return
-            asked = self._as_model_gets(pair)
-            async with aclosing(self.model.stream(asked, parts, key)) as events:
+            request = self._without_forgotten(pair)
+            async with aclosing(self.model.stream(request, parts, key)) as events:
                 async for event in events:
                     if isinstance(event, Draft):
                         text = self._cut(event.text, pair, max_words)
@@ -157,20 +158,20 @@ class ReadThrough:
         """
         index = self.catalogue.dataset.user_ids.find(user_id)
         if self._is_forgotten(user_id) or index is None:
-            raise refused("unknown_user", f"user {user_id!r} is not known")
+            raise refused("unknown_user", f"user {user_id!r} is unknown")
         return index
 
     def users(self, prefix: str, after: str, limit: int) -> list[str]:
-        """Return the first `limit` IDs of users that begin with `prefix` and come after `after`.
+        """Return the first `limit` user IDs after `after` that start with `prefix`.
 
-        Those who are forgotten leave no gap.
+        Forgotten users are skipped.
         """
-        found = self.catalogue.dataset.user_ids.starting_with(prefix, after)
-        return list(islice((each for each in found if not self._is_forgotten(each)), limit))
+        ids = self.catalogue.dataset.user_ids.starting_with(prefix, after)
+        return list(islice((user_id for user_id in ids if not self._is_forgotten(user_id)), limit))
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:
-        """Raise ProblemError with status 504 if the `with` takes longer than a request may."""
+        """Raise ProblemError with status 504 if the `with` block exceeds the deadline."""
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 yield
@@ -180,7 +181,7 @@ class ReadThrough:
                 504,
                 "deadline",
                 f"not answered within {self._deadline_seconds:g} s (http.deadline_seconds); "
-                "ask for fewer pairs",
+                "send fewer pairs",
                 RETRY_SECONDS,
             ) from error
 
@@ -189,8 +190,8 @@ class ReadThrough:
     ) -> list[Explanation | NoExplanation | None]:
         """Return the answers from the backfill or from memory, None where neither has one.
 
-        All are of one version, and of its model. If a vacuum deleted a file of it, all pairs are
-        answered from the version that came since.
+        All are from one version. If a vacuum has deleted one of its files, all pairs are looked up
+        in a newer version, if there is one.
         """
         published = self.published
         lookup = published.lookup
@@ -198,7 +199,7 @@ class ReadThrough:
             try:
                 return [await self._known_one(pair, max_words, published, lookup) for pair in pairs]
             except StorageNotFoundError as error:
-                logger.warning("a file of the backfill is gone, a newer one is sought: %s", error)
+                logger.warning("a file of the backfill is gone; opening a newer version: %s", error)
             await published.look()
             lookup = None if published.lookup is lookup else published.lookup
 
@@ -214,7 +215,7 @@ class ReadThrough:
         if not pair.is_plain or pair.fresh:
             return None
         row = await self._backfilled(lookup, pair)
-        if self._is_forgotten(pair.user_id):  # the version may be older than the list
+        if self._is_forgotten(pair.user_id):  # the version may be older than the takedown
             return None
         if row is not None:
             return self._answer(pair, row, "backfill", max_words)
@@ -224,7 +225,7 @@ class ReadThrough:
     async def _backfilled(
         self, lookup: ExplanationLookup | None, pair: PairRequest
     ) -> Explained | None:
-        """Return the row of the pair; raises StorageNotFoundError if a file is gone."""
+        """Return the row of the pair, or None; raise StorageNotFoundError if a file is gone."""
         if lookup is None:
             return None
         is_known, row = lookup.in_memory(pair.user_id, pair.item_id)
@@ -234,16 +235,16 @@ class ReadThrough:
             return await asyncio.to_thread(lookup.find, pair.user_id, pair.item_id)
         except StorageNotFoundError:
             raise
-        except XRecError as error:  # the storage does not answer, or a file is broken
-            logger.error("the backfill cannot be read, the model is asked instead: %s", error)
+        except XRecError as error:  # the store does not respond, or a file is damaged
+            logger.error("cannot read the backfill; generating the text instead: %s", error)
             return None
 
     def _generated(
         self, pair: PairRequest, text: Explained | PairError, max_words: int | None
     ) -> Explanation | NoExplanation:
-        """Return a generated text as an answer, and keep it in memory if the pair is plain.
+        """Return the answer for a generated text, which is kept in memory if the pair is plain.
 
-        Raises ProblemError if the model had no room.
+        Raises ProblemError if the model was overloaded.
         """
         if isinstance(text, PairError):
             return self._failed(pair, text)
@@ -265,17 +266,17 @@ class ReadThrough:
     def _answer(
         self,
         pair: PairRequest,
-        found: Explained,
+        row: Explained,
         source: _Source,
         max_words: int | None,
     ) -> Explanation | NoExplanation:
-        """Return what was found, cut to `max_words`, unless it was taken down meanwhile."""
-        quotes = [evidence.opinion for evidence in found.aspects]
-        if (failed := self._refusal(pair, found.text, *quotes)) is not None:
+        """Return the answer for a text, cut to `max_words`, unless it has been taken down."""
+        quotes = [evidence.opinion for evidence in row.aspects]
+        if (failed := self._refusal(pair, row.text, *quotes)) is not None:
             return self._failed(pair, failed)
         try:
-            text = self._cut(found.text, pair, max_words)
-            aspects = self._aspects(found, text)
+            text = self._cut(row.text, pair, max_words)
+            aspects = self._aspects(row, text)
         except Exception as error:  # noqa: BLE001  it is logged
             return self._failed(pair, fault_of_pair(error))
         self._metrics.pairs.inc(1, {"source": source})
@@ -283,7 +284,7 @@ class ReadThrough:
             return _no_explanation(
                 pair,
                 "no_full_sentence",
-                f"no sentence of the explanation ends within max_words = {max_words}; allow more",
+                f"no sentence of the explanation ends within max_words = {max_words}; raise it",
             )
         return Explanation(
             user_id=pair.user_id,
@@ -291,52 +292,50 @@ class ReadThrough:
             explanation=text,
             source="backfill" if source == "backfill" else "live",
             is_cached=source == "cache",
-            model_fingerprint=found.model_fingerprint,
-            num_generated_tokens=found.num_generated_tokens,
-            finish_reason=found.finish_reason,
-            kind=found.kind,
+            model_fingerprint=row.model_fingerprint,
+            num_generated_tokens=row.num_generated_tokens,
+            finish_reason=row.finish_reason,
+            kind=row.kind,
             aspects=aspects,
         )
 
     def _is_forgotten(self, user_id: str) -> bool:
         return self.published.takedowns.is_forgotten(user_id)
 
-    def _as_model_gets(self, pair: PairRequest) -> PairRequest:
-        """Return the pair; instead of a forgotten user it has one whom no dataset knows."""
+    def _without_forgotten(self, pair: PairRequest) -> PairRequest:
+        """Return the pair; if its user was forgotten, with an unknown user ID."""
         if not self._is_forgotten(pair.user_id):
             return pair
         return pair.model_copy(update={"user_id": _NOBODY})
 
     def _refusal(self, pair: PairRequest, *texts: str) -> PairError | None:
         """Return why the pair, or these texts of it, must not be shown; None if they may be."""
-        takedowns, user_id = self.published.takedowns, self._as_model_gets(pair).user_id
+        takedowns, user_id = self.published.takedowns, self._without_forgotten(pair).user_id
         number = takedowns.of_row({"user_id": user_id, "item_id": pair.item_id})
         number = takedowns.of_texts(texts) if number is None else number
         if number is not None:
-            message = (
-                f"its explanation was taken down (takedown {number}), and is not written again"
-            )
+            message = f"the explanation was taken down (takedown {number}) and is not written again"
             return PairError("taken_down", message)
-        # A user who was forgotten while the text was made.
+        # The user was forgotten while the text was being written.
         is_forgotten = bool(texts) and user_id == _NOBODY and not pair.history
         return unknown_user() if is_forgotten else None
 
-    def _aspects(self, found: Explained, text: str) -> tuple[NamedEvidence, ...]:
-        """Return the chosen aspects, each with whether `text`, which is shown, names it."""
-        if text == found.text:
-            return found.aspects
-        aspects = [evidence.aspect for evidence in found.aspects]
+    def _aspects(self, row: Explained, text: str) -> tuple[NamedEvidence, ...]:
+        """Return the chosen aspects, marked where `text`, which may be cut, names them."""
+        if text == row.text:
+            return row.aspects
+        aspects = [evidence.aspect for evidence in row.aspects]
         are_named = self.catalogue.aspect_names.are_named(aspects, text)
         return tuple(
             replace(evidence, is_named=is_named)
-            for evidence, is_named in zip(found.aspects, are_named, strict=True)
+            for evidence, is_named in zip(row.aspects, are_named, strict=True)
         )
 
     def _cut(self, text: str, pair: PairRequest, max_words: int | None) -> str:
-        """Return the text of a pair in at most `max_words`; its title is "" if it is not known."""
+        """Return the text in at most `max_words`; a period in the title ends no sentence."""
         item = self.catalogue.dataset.item_ids.find(pair.item_id)
-        known = "" if item is None else self.catalogue.item_texts(item)[0]
-        return cut_to_words(text, max_words, str(pair.own_texts.get("item_title", known)))
+        stored = "" if item is None else self.catalogue.item_texts(item)[0]
+        return cut_to_words(text, max_words, str(pair.own_texts.get("item_title", stored)))
 
 
 def _no_explanation(pair: PairRequest, reason: str, message: str) -> NoExplanation:

@@ -4,7 +4,7 @@ location, local, s3, uri    files and folders at URIs
 manifest, artifact          what an artifact is; how to read, write, claim and delete one
 parquet, mapped             tables in files; files that the processes of a node share
 forgotten                   the list of forgotten people
-lease                       names of driver processes; who works on a folder
+lease                       leases of folders; names of driver processes
 cache                       a cache with a size limit in bytes
 """
 

@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 """The folder of an unfinished training, in the folder of its artifact."""
 RUN_RECORD = "run.json"
-"""The file that says which run a folder belongs to (`Claim`); it is written first."""
+"""The file that records which run a folder belongs to (`Claim`); it is written first."""
 DELETING = "_deleting"
 """An empty file that marks an artifact as being deleted; it is deleted last."""
 _ADVICE = "give another output URI, or make it again with xrec run --redo"
@@ -54,8 +54,8 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
         manifest = Manifest.read(location / MANIFEST)
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
-            f"{location}: no {kind} artifact ({MANIFEST} is missing), because it was never made, "
-            "not finished, or deleted; make it first (xrec run CONFIG), or check the URI",
+            f"{location}: no {kind} artifact ({MANIFEST} is missing); it was never made, is "
+            "unfinished, or was deleted: make it (xrec run CONFIG), or check the URI",
             code="no_artifact",
             key=kind,
         ) from error
@@ -120,8 +120,8 @@ def claim(
     fields that differ, if the folder belongs to another run.
     """
     run = run_fingerprint(kind, config, inputs)
-    own = Claim(run=run, config=dict(config), inputs=dict(inputs))
-    if (folder / RUN_RECORD).create_bytes(own.to_bytes()):
+    record = Claim(run=run, config=dict(config), inputs=dict(inputs))
+    if (folder / RUN_RECORD).create_bytes(record.to_bytes()):
         return
     stored = Claim.read(folder / RUN_RECORD)
     if stored.run != run:

@@ -1,7 +1,7 @@
-"""Leases: who works on a folder, and until when others must wait unless the lease is renewed.
+"""Leases: the process that is working on a folder, and how long others must wait for it.
 
-A lease saves work and is no lock: two drivers that find a dead one's lease at the same moment both
-go on. So whatever they write must be the same, or create-only.
+A lease prevents duplicate work but is not a lock: two drivers that find an expired lease at the
+same moment both start. They must therefore write identical files, or create each file once.
 """
 
 import hashlib
@@ -20,35 +20,35 @@ from xrec.storage.location import Location
 from xrec.storage.manifest import Record
 
 DRIVER = "driver.json"
-"""The file in a folder with the lease of the driver that works on it."""
+"""The file with the lease of the driver that is working on the folder."""
 TERM = timedelta(seconds=60)
 _RENEWALS = 4  # per term
 _PROCESS = re.compile(r"(?P<host>.+), process (?P<pid>\d+) \((?P<machine>\w+)-(?P<started>\d+)\)")
 
 
 class Lease(Record):
-    """The content of a lease's file.
+    """The content of a lease file.
 
-    holder: the name of a process (`this_process`). expires_at: when it counts as dead; None if it
-    has ended.
+    holder: the name of a process (`this_process`).
+    expires_at: when the holder is considered dead, unless it renews the lease; None if it ended.
     """
 
     holder: str = ""
     expires_at: datetime | None = None
 
     def is_alive(self, at: datetime | None = None) -> bool:
-        """Return whether the holder may still be at work, so that others must wait."""
+        """Return whether the holder may still be running, so that others must wait."""
         is_recent = self.expires_at is not None and self.expires_at > (at or datetime.now(UTC))
         return is_recent and not has_died(self.holder)
 
     def refuse_others(self, folder: Location, code: str, *, but: str = "") -> None:
-        """Raise LeaseError with `code` if a holder other than `but` may be at work."""
+        """Raise LeaseError with `code` if a holder other than `but` may be running."""
         if self.holder == but or not self.is_alive():
             return
         raise LeaseError(
             f"{folder}: {self.holder} is working on this run; its lease ends at "
-            f"{self.expires_at:%Y-%m-%d %H:%M:%S} UTC unless it is renewed. Wait until the driver "
-            "ends, or stop it; if it is dead, run again after that time",
+            f"{self.expires_at:%Y-%m-%d %H:%M:%S} UTC unless it is renewed. Wait until the process "
+            "ends, or stop it; if it has died, run the command again after that time",
             code=code,
             key=str(folder),
             saw=self.holder,
@@ -56,9 +56,10 @@ class Lease(Record):
 
 
 class Beat:
-    """A thread that calls `renew` every few seconds until it is ended.
+    """A thread that calls `renew` at an interval until `end`.
 
-    error: the error that ended it early, or None. wait: waits for an event, as Event.wait does.
+    error: the error that ended the thread early, or None.
+    wait: waits for an event, like `Event.wait`.
     """
 
     def __init__(
@@ -95,9 +96,11 @@ def only_driver(
 ) -> Iterator[None]:
     """Hold the folder's lease during the `with` block.
 
-    If the block succeeds, the lease holds for the rest of its term, so that what was made can be
-    published and the folder deleted; otherwise it is released. holder: this process by default.
-    Raises LeaseError if another driver may be at work.
+    If the block succeeds, the lease remains for the rest of its term, so that the result can be
+    published and the folder deleted; otherwise it is released. Raises LeaseError if another driver
+    may be running.
+
+    holder: by default, this process.
     """
     file, own = folder / DRIVER, holder or this_process()
 
@@ -105,7 +108,7 @@ def only_driver(
         return Lease(holder=own, expires_at=datetime.now(UTC) + term).to_bytes()
 
     def renew() -> None:
-        with suppress(StorageError):  # the store may answer the next time; the work goes on
+        with suppress(StorageError):  # the next renewal may succeed
             file.write_bytes(lease())
 
     if not file.create_bytes(lease()):
@@ -123,7 +126,7 @@ def only_driver(
 
 
 def refuse_driver(folder: Location, *, but: str = "") -> None:
-    """Raise LeaseError if a driver other than `but` may be at work on the folder."""
+    """Raise LeaseError if a driver other than `but` may be working on the folder."""
     with suppress(StorageNotFoundError):
         Lease.read(folder / DRIVER).refuse_others(folder, "lease_held", but=but)
 
@@ -133,10 +136,10 @@ def this_process() -> str:
 
     The last two make the name unique.
     """
-    own, machine = os.getpid(), _machine()
-    started = _started(own)
+    pid, machine = os.getpid(), _machine()
+    started = _started(pid)
     unique = f" ({machine}-{started})" if machine and started else ""
-    return f"{socket.gethostname()}, process {own}{unique}"
+    return f"{socket.gethostname()}, process {pid}{unique}"
 
 
 def has_died(holder: str) -> bool:

@@ -49,8 +49,8 @@ class Record(BaseModel):
             first = error.errors()[0]
             why = ": ".join(map(str, (*first["loc"], first["msg"])))
             raise ArtifactMismatchError(
-                f"{file}: not a record that this xrec can read ({why}); use the version that wrote "
-                f"it (this is {__version__}), or give another output URI",
+                f"{file}: xrec {__version__} cannot read this record ({why}); use the version that "
+                "wrote it, or give another output URI",
                 code="unreadable_record",
                 key=file.name,
                 saw=why,
@@ -107,8 +107,8 @@ def make_manifest(
 ) -> Manifest:
     """Return a manifest with the current time; see `Manifest` for the fields.
 
-    content: a JSON value that tells this content from any other that the same run may produce; by
-        default the files or the version.
+    content: a JSON value that differs for each content that the same run may produce; by default
+        the files or the version.
     fingerprint: a fingerprint of the content alone, if its origin does not matter to later jobs.
     """
     run = run_fingerprint(kind, config, inputs)

@@ -42,8 +42,8 @@ def node_folder() -> Path:
 def made_once(target: Path, make: Callable[[Path], object]) -> None:
     """Create the file or folder `target` with `make`, unless it exists.
 
-    It is written under another name and then renamed. If several processes call this at once, the
-    first one makes it and the others wait. If `make` fails, nothing is left behind.
+    It is written under a temporary name and then renamed. If several processes call this at once,
+    the first one makes it and the others wait. If `make` fails, nothing is left behind.
     """
     if target.exists():
         return
@@ -100,17 +100,17 @@ def filled_arrays(name: str | None, fill: Callable[[Allocate], object]) -> Array
 
     A process that writes to an array changes only its own copy. Raises the same errors as `mapped`.
 
-    name: must be different for different arrays; None to keep the arrays in memory.
+    name: must differ for different arrays; None to keep the arrays in memory.
     """
     if name is None:
         arrays: Arrays = {}
-        fill(lambda key, *of: arrays.setdefault(key, np.zeros(*of)))
+        fill(lambda key, *array: arrays.setdefault(key, np.zeros(*array)))
         return arrays
 
     def write(folder: Path) -> None:
         folder.mkdir()
         names: Arrays = {}
-        fill(lambda key, *of: names.setdefault(key, file_of_zeros(folder / f"{key}.npy", *of)))
+        fill(lambda key, *a: names.setdefault(key, file_of_zeros(folder / f"{key}.npy", *a)))
         (folder / "names").write_text("\n".join(names))
 
     def read(folder: Path) -> Arrays:

@@ -1,4 +1,4 @@
-"""Reading and writing Parquet files: whole tables with a schema from xrec.schemas, and footers."""
+"""Read and write Parquet files: whole tables with a schema from xrec.schemas, and footers."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,14 +51,14 @@ def write_table(
 
 def row_groups(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
     """Yield the rows of `tables` in tables of `num_rows` rows; the last one may be smaller."""
-    held: pa.Table | None = None
+    rest: pa.Table | None = None
     for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        while held.num_rows >= num_rows:
-            yield held.slice(0, num_rows)
-            held = held.slice(num_rows)
-    if held is not None and held.num_rows:
-        yield held
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        while rest.num_rows >= num_rows:
+            yield rest.slice(0, num_rows)
+            rest = rest.slice(num_rows)
+    if rest is not None and rest.num_rows:
+        yield rest
 
 
 def parquet_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
@@ -76,8 +76,8 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{location}: not a readable Parquet file ({error}); the file was edited, or its "
-            "job was interrupted: make it again",
+            f"{location}: not a valid Parquet file ({error}); it was edited, or its job was "
+            "interrupted: make it again",
             code="broken_file",
             key=str(location),
         ) from error
@@ -89,7 +89,7 @@ def check_columns(source: str, wanted: Sequence[str], seen: Sequence[str]) -> No
     """Raise DataError if one of the `wanted` columns is not among those `seen` in `source`."""
     if missing := [name for name in wanted if name not in seen]:
         raise DataError(
-            f"{source}: expected columns {', '.join(wanted)}, saw {', '.join(seen)}; rename or add "
+            f"{source}: expected columns {', '.join(wanted)}, got {', '.join(seen)}; rename or add "
             "them",
             code="missing_column",
             key=missing[0],
@@ -101,7 +101,7 @@ def check_schema(location: Location, schema: pa.Schema, expected: pa.Schema) -> 
     """Raise DataError if the schema of the table at `location` is not the expected one."""
     if not schema.equals(expected):
         raise DataError(
-            f"{location}: expected columns\n{expected}\nsaw\n{schema.remove_metadata()}",
+            f"{location}: expected columns\n{expected}\ngot\n{schema.remove_metadata()}",
             code="other_columns",
             key=str(location),
             saw=schema.names,

@@ -96,7 +96,7 @@ def storage_errors(uri: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of the error's message; Arrow adds responses of the store as XML."""
+    """Return the first line of an error's message; Arrow appends the store's XML response."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 
@@ -118,7 +118,7 @@ def request_each(
 
 
 WAITS_SECONDS = (1.0, 4.0, 16.0)
-"""The waits before each retry of a call that failed because of the store."""
+"""The waits before the retries of a call that failed because of the store."""
 
 
 def with_backoff(do: Callable[[], T]) -> T:
@@ -143,4 +143,4 @@ def _is_transient(error: BaseException) -> bool:
 
 def _log(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    logger.warning("trying the store again in %g s: %s", state.upcoming_sleep, error)
+    logger.warning("retrying in %g s: %s", state.upcoming_sleep, error)

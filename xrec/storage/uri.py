@@ -38,7 +38,7 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
         )
     if not rest.split("/", 1)[0]:
         raise StorageError(
-            f"URI {uri!r} names no bucket; expected s3://bucket/prefix", code="no_bucket", key=uri
+            f"URI {uri!r} has no bucket; expected s3://bucket/prefix", code="no_bucket", key=uri
         )
     from xrec.storage.s3 import S3Location, open_s3  # slow to import
 

@@ -29,8 +29,7 @@ from xrec.annotate.driver import run_annotate
 from xrec.annotate.read import read_annotations
 from xrec.annotate.store import keep_source
 from xrec.config import AnnotateConfig, SplitShares, parse_config
-from xrec.data.assemble import assemble
-from xrec.data.staging import Staging
+from xrec.data import Staging, assemble
 from xrec.storage import Location, Manifest
 
 HASHED = {"by": "hash", "test": 0, "validation": 0}

@@ -147,6 +147,12 @@ def test_value_that_many_rows_have_is_parsed_once(file, data):
     assert rows.num_rows == 9
 
 
+def test_optional_column_that_the_first_row_lacks_is_read():
+    data = b'{"user_id": 1, "profile": ""}\n{"user_id": 2, "profile": "", "split": "test"}\n'
+    rows = _read("x.jsonl", data, COLUMNS, {"split": parse_split})
+    assert rows.table["split"].to_pylist() == [None, "test"]
+
+
 SEEN = ("userid", "profile")
 NO_UTF8 = _parquet(user_id=pa.array([b"\xff"]).view(pa.string()), profile=["x"])
 

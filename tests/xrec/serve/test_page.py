@@ -151,7 +151,7 @@ REFUSED = {"status": 422, "detail": "user '<b>nobody</b>' is not known"}
         ([*SENT, ("withdrawn", {}), *REPLACED], "It is calm.", ""),
         ([*SENT, ("explanation", {"answer": {"problem": REFUSED}})], "", "'<b>nobody</b>'"),
         ([*SENT, ("problem", REFUSED)], "", "'<b>nobody</b>'"),
-        (SENT, "", "does not answer"),
+        (SENT, "", "does not respond"),
     ],
 )
 def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(page, answers, events, text, problem):

@@ -17,30 +17,27 @@ _KEPT = ("named", "own", "item", "pointed", "topic", "part")
 
 
 class Roles:
-    """The roles of the tokens of a parsed text.
-
-    captured: for each role and token index, the indices of the tokens that the pattern names `of`,
-        or -1 for one that it names `it`, the item itself.
-    """
+    """The roles of the tokens of a parsed text."""
 
     def __init__(self, doc: Any):
         self._doc = doc
         matcher, patterns = _matcher()
-        self.captured: defaultdict[str, dict[int, set[int]]] = defaultdict(dict)
+        # By role and token: the tokens that the pattern names `of`; -1 for `it`, the item itself.
+        self._captured: defaultdict[str, dict[int, set[int]]] = defaultdict(dict)
         for key, tokens in matcher(doc):
             role, names = patterns[key]
-            captured = self.captured[role].setdefault(tokens[0], set())
+            captured = self._captured[role].setdefault(tokens[0], set())
             for name, index in zip(names, tokens, strict=True):
                 if name in ("of", "it"):
                     captured.add(index if name == "of" else -1)
 
     def has(self, role: str, token: Token) -> bool:
         """Return whether a token plays a role."""
-        return token.i in self.captured[role]
+        return token.i in self._captured[role]
 
     def of(self, role: str, token: Token) -> list[Token]:
         """Return the tokens captured with a token's role, in order; the item itself is None."""
-        captured = sorted(self.captured[role].get(token.i, ()))
+        captured = sorted(self._captured[role].get(token.i, ()))
         return [None if index < 0 else self._doc[index] for index in captured]
 
     def kept(self, noun: Token) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ unwanted              personal data, orders to a language model, calls to buy or
 from xrec.data.language.detection import (
     language_code,
     language_name,
-    language_of,
     likeliest_language,
     other_language,
 )
@@ -30,7 +29,6 @@ from xrec.data.language.titles import Span, TitleIndex, composed, title_spans, w
 from xrec.data.language.unwanted import (
     REMOVED,
     gives_orders,
-    is_personal,
     remove_personal,
     solicits,
     without_solicitation,
@@ -44,10 +42,8 @@ __all__ = [
     "composed",
     "gives_orders",
     "is_noun",
-    "is_personal",
     "language_code",
     "language_name",
-    "language_of",
     "likeliest_language",
     "load_parser",
     "may_be_doubled",

@@ -1,7 +1,7 @@
-"""Attention of a packed pass: tokens of many sequences stand in one row, without padding.
+"""Attention for a packed pass: the tokens of many sequences in one row, without padding.
 
-Each token attends to its own sequence only. A sequence is [prefix | own]. The keys and values of a
-prefix are held once, in a slot of their own, for all sequences that share it; those of the own part
+Each token attends only to its own sequence, which is [prefix | own]. The keys and values of a
+prefix are stored once, in their own slot, for all sequences that share it. Those of the own part
 are in the sequence's slot. For the queries q of a sequence:
 
     scores = [q prefix^T | q own^T] + mask
@@ -9,11 +9,11 @@ are in the sequence's slot. For the queries q of a sequence:
     output = weights_prefix V_prefix + weights_own V_own
 
 The own part is one batched product over the sequences of a block. The prefix part is one batched
-product over prefixes, in which all sequences of a prefix are rows of one matrix, so that a prefix
-is read once in a step and not once for each sequence. There is no loop over sequences.
+product over prefixes, in which all sequences of a prefix are rows of one matrix. A prefix is
+therefore read once per step, not once per sequence. There is no loop over sequences.
 
-In shape comments B is the number of sequences, C the most tokens of one sequence in the pass, K the
-number of key heads, G the number of query heads for each of them, and d the width of a head.
+In shape comments, B is the number of sequences, C the most tokens of one sequence in the pass, K
+the number of key heads, G the number of query heads per key head, and d the width of a head.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ _FEW_QUERIES = 16
 
 
 Attend = Callable[[int, Tensor, Tensor, Tensor, float | None, int | None], Tensor]
-"""What a forward pass gets as `packed=`: the attention output (T, heads, d) of one layer.
+"""A function that returns the attention output (T, heads, d) of one layer; passed as `packed=`.
 
-Its arguments are the layer, the query (T, heads, d), which is scaled already, key and value
-(T, K, d), the layer's cap on scores and its sliding window, or None.
+Its arguments are the layer, the scaled query (T, heads, d), key and value (T, K, d), and the
+layer's cap on scores and sliding window, or None.
 """
 
 
@@ -51,7 +51,7 @@ def packed_attention(
     packed: Attend | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output (1, T, heads, d), and None in place of the attention weights.
+    """Return the attention output (1, T, heads, d), and None instead of the attention weights.
 
     `query` is (1, heads, T, d), `key` and `value` are (1, K, T, d). Raises ModelError for a model
     that uses attention sinks or position biases, and outside of a packed pass.
@@ -59,7 +59,7 @@ def packed_attention(
     unknown = [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]
     if unknown or packed is None:
         raise ModelError(
-            f"{type(module).__name__}: packed attention cannot handle "
+            f"{type(module).__name__}: packed attention does not support "
             f"{', '.join(unknown) or 'a pass without a layout'}; use another model",
             code="unsupported_attention",
             saw=sorted(unknown),
@@ -74,9 +74,9 @@ def packed_attention(
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """The first `length` positions of some slots of a block.
+    """The first `length` positions of some slots in a block.
 
-    If `slots` is a slice, reading gives a view; if it is a tensor (n,), reading copies.
+    If `slots` is a slice, reading returns a view. If it is a tensor (n,), reading copies.
     """
 
     block: Block
@@ -84,7 +84,7 @@ class Extent:
     length: int
 
     def read(self, cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values, (n, K, length, d) each."""
+        """Return the keys and the values, (n, K, length, d) each."""
         keys, values = (states[:, :, : self.length] for states in cache.read(layer, self.block))
         if isinstance(self.slots, slice):
             return keys[self.slots], values[self.slots]
@@ -93,27 +93,27 @@ class Extent:
 
 @dataclass(frozen=True, eq=False)
 class SharedPrefixes:
-    """The prefixes of a part, each with N = `max_members` places for its sequences.
+    """The prefixes of a part, each with N = `max_members` seats for its sequences.
 
-    Sequence b is at place `members[b]` = prefix * N + place. `rows` (prefixes * N,) is the inverse
-    of `members`. It is 0 at empty places; what is computed there is not used.
+    Sequence b has seat `members[b]` = prefix * N + seat. `rows` (prefixes * N,) is the inverse of
+    `members`. It is 0 for empty seats, whose results are not used.
     """
 
     extent: Extent
     members: Tensor
     rows: Tensor
     lengths: Tensor
-    """(B,): the length of each sequence's prefix."""
+    """(B,), the length of each sequence's prefix."""
     max_members: int
 
 
 @dataclass(eq=False)
 class Part:
-    """The tokens of a pass whose sequences are in one block: a grid of B sequences, C columns.
+    """The tokens of a pass whose sequences are in one block: a grid of B sequences and C columns.
 
     Token t of the part is in cell `cells[t]` = sequence * C + column. If `cells` is None, every
-    sequence has one token, in order. `token_of_cell` (B * C,) is the inverse of `cells`; it is 0 at
-    empty cells. `positions` (B, C) counts within the sequence's own part.
+    sequence has one token, in order. `token_of_cell` (B * C,) is the inverse of `cells`; it is 0
+    for empty cells. `positions` (B, C) are relative to the start of the sequence's own part.
     """
 
     tokens: slice
@@ -125,19 +125,19 @@ class Part:
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def stack(self, query: Tensor, num_groups: int) -> Tensor:
-        """Queries (T, heads, d) as (B, K, C, G, d)."""
+        """Return queries (T, heads, d) as (B, K, C, G, d)."""
         batch, columns = self.positions.shape
         if self.token_of_cell is not None:
             query = query.index_select(0, self.token_of_cell)
         return query.reshape(batch, columns, num_groups, -1, query.shape[-1]).transpose(1, 2)
 
     def unstack(self, attended: Tensor) -> Tensor:
-        """The inverse of `stack`: (B, K, C, G, d) as (T, heads, d)."""
+        """Return (B, K, C, G, d) as (T, heads, d), the inverse of `stack`."""
         cells = attended.transpose(1, 2).reshape(self.positions.numel(), -1, attended.shape[-1])
         return cells if self.cells is None else cells.index_select(0, self.cells)
 
     def mask(self, window: int | None) -> Tensor:
-        """The additive mask (B, 1, C, 1, prefix + own), float32: 0 where a query may see a key."""
+        """Return the additive mask (B, 1, C, 1, prefix + own), float32: 0 for visible keys."""
         if window not in self._masks:
             self._masks[window] = self._mask(window)
         return self._masks[window]
@@ -165,14 +165,14 @@ class Part:
 
 @dataclass(eq=False)
 class PackedLayout:
-    """Where the T tokens of one pass are, and where their keys and values go.
+    """The T tokens of one pass, and the cache rows for their keys and values.
 
-    `places` (T * K,) are rows of a layer of the cache: of token 0's heads, then of token 1's, and
-    so on. `parts` together hold all tokens, in order.
+    `rows` (T * K,) are the rows in a layer of the cache for token 0's heads, then token 1's, and so
+    on. `parts` together contain all tokens, in order.
     """
 
     cache: KVCache
-    places: Tensor
+    rows: Tensor
     parts: list[Part]
 
     def attend(
@@ -184,9 +184,9 @@ class PackedLayout:
         softcap: float | None,
         window: int | None,
     ) -> Tensor:
-        """See `Attend`; the keys and values are written to the cache first."""
+        """See `Attend`; write the keys and values to the cache first."""
         for kind, states in enumerate((key, value)):
-            self.cache.tensor[layer, kind].index_copy_(0, self.places, states.flatten(0, 1))
+            self.cache.tensor[layer, kind].index_copy_(0, self.rows, states.flatten(0, 1))
         attended = [
             _attend_part(part, self.cache, layer, query[part.tokens], softcap, window)
             for part in self.parts
@@ -203,27 +203,27 @@ def _attend_part(
     if part.prefixes is None:
         return part.unstack(_weighted(_weights(scores, part.mask(window), softcap), own_values))
     keys, values = part.prefixes.extent.read(cache, layer)
-    on_prefix = _leave(part.prefixes, _products(_gather(part.prefixes, stacked), keys))
+    on_prefix = _scatter(part.prefixes, _products(_gather(part.prefixes, stacked), keys))
     scores = torch.cat([on_prefix, scores], dim=-1)
     prefix_weights, own_weights = _weights(scores, part.mask(window), softcap).split(
         [part.prefixes.extent.length, part.own.length], dim=-1
     )
-    attended = _leave(part.prefixes, _weighted(_gather(part.prefixes, prefix_weights), values))
+    attended = _scatter(part.prefixes, _weighted(_gather(part.prefixes, prefix_weights), values))
     return part.unstack(attended + _weighted(own_weights, own_values))
 
 
 def _weights(scores: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    # In float32, which is more exact and on a CPU twice as fast as the bfloat16 kernel.
+    # float32 is more exact and, on a CPU, twice as fast as the bfloat16 kernel.
     return torch.softmax(scores.float().add_(mask), dim=-1).to(scores.dtype)
 
 
 def _products(query: Tensor, keys: Tensor) -> Tensor:
-    """The products (n, K, ..., L) of queries (n, K, ..., d) and keys (n, K, L, d)."""
+    """Return the products (n, K, ..., L) of queries (n, K, ..., d) and keys (n, K, L, d)."""
     flat, rows = keys.flatten(0, 1), query.flatten(0, 1).flatten(1, -2)
     if rows.shape[1] < _FEW_QUERIES:
-        # With few queries the keys are the larger factor. On the left they need not be repacked.
+        # With few queries, the keys are the larger factor. On the left they are not repacked.
         scores = torch.bmm(flat, rows.transpose(1, 2)).transpose(1, 2).contiguous()
     else:
         scores = torch.bmm(rows, flat.transpose(1, 2))
@@ -231,14 +231,14 @@ def _products(query: Tensor, keys: Tensor) -> Tensor:
 
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """The sums (n, K, ..., d) of values (n, K, L, d) by weights (n, K, ..., L)."""
+    """Return the sums (n, K, ..., d) of values (n, K, L, d), weighted by (n, K, ..., L)."""
     return torch.bmm(weights.flatten(0, 1).flatten(1, -2), values.flatten(0, 1)).view(
         *weights.shape[:-1], values.shape[-1]
     )
 
 
 def _gather(prefixes: SharedPrefixes, rows: Tensor) -> Tensor:
-    """The sequences' values (B, K, C, G, x), ordered by prefix: (prefixes, K, N, C, G, x)."""
+    """Return rows (B, K, C, G, x) of sequences, by prefix: (prefixes, K, N, C, G, x)."""
     return (
         rows.index_select(0, prefixes.rows)
         .view(-1, prefixes.max_members, *rows.shape[1:])
@@ -246,6 +246,6 @@ def _gather(prefixes: SharedPrefixes, rows: Tensor) -> Tensor:
     )
 
 
-def _leave(prefixes: SharedPrefixes, gathered: Tensor) -> Tensor:
-    """The inverse of `_gather`."""
+def _scatter(prefixes: SharedPrefixes, gathered: Tensor) -> Tensor:
+    """Return rows by sequence, the inverse of `_gather`."""
     return gathered.transpose(1, 2).flatten(0, 1).index_select(0, prefixes.members)

@@ -1,4 +1,4 @@
-"""The built-in engine: requests come and go, and each step computes a little for all of them."""
+"""The built-in engine: requests come and go, and each step advances all of them."""
 
 import time
 from collections.abc import Sequence
@@ -29,10 +29,9 @@ from xrec.llm.cpu import pack_linears
 class BuiltinCore:
     """An `EngineCore` over `model`, with a KV cache of at most `kv_cache_bytes`.
 
-    At most `max_rows` requests are at work at the same time, fewer if the KV cache does not hold
-    as many; the others wait in order. A step computes at most `passes_per_step` passes of at most
-    `pass_tokens` tokens of prompts before it goes on with the texts that are being written; with
-    None it computes all prompts that have a slot.
+    At most `max_rows` requests run at a time, or as many as fit in the KV cache; the others wait in
+    order. Before it decodes, a step computes up to `passes_per_step` passes over prompts, of up to
+    `pass_tokens` tokens each. With None, it computes all prompts that have a slot.
     """
 
     def __init__(
@@ -50,12 +49,12 @@ class BuiltinCore:
         self.max_rows, self._budget = max_rows, kv_cache_bytes
         num_positions = kv_cache_bytes // model.shape.bytes_per_position
         self._cache = KVCache(model.shape, min(num_positions, 2 * max_rows * model.context_length))
-        self._start()
+        self._reset()
         self._next_id = 0
         self.report = EngineReport()
 
-    def _start(self) -> None:
-        """Start with nothing in memory and no request."""
+    def _reset(self) -> None:
+        """Start without requests and with an empty cache."""
         slots = Slots(self._cache, self.max_rows, self._model.num_text_tokens)
         self._scheduler = Scheduler(slots, self.max_rows, self._model.context_length)
         self._runner = ModelRunner(self._model, self._scheduler, slots)
@@ -81,8 +80,8 @@ class BuiltinCore:
             needed = num_positions * model.shape.bytes_per_position
             return Failure(
                 "over_memory_budget",
-                f"the KV cache of {len(prompt)} tokens and {num_positions + 1 - len(prompt)} "
-                f"new ones takes {needed:,} bytes, the budget is {self._budget:,} (kv_cache_gib); "
+                f"the KV cache for {len(prompt)} tokens and {num_positions + 1 - len(prompt)} "
+                f"new ones takes {needed:,} bytes, more than the {self._budget:,} of kv_cache_gib; "
                 "raise it, or lower decoding.max_new_tokens",
             )
         return None
@@ -103,8 +102,8 @@ class BuiltinCore:
         return request_id
 
     def cancel(self, request_id: int) -> None:
-        self._refused = [one for one in self._refused if one[0] != request_id]
-        self._arrived = [one for one in self._arrived if one.request_id != request_id]
+        self._refused = [refused for refused in self._refused if refused[0] != request_id]
+        self._arrived = [arrived for arrived in self._arrived if arrived.request_id != request_id]
         request = self._scheduler.cancel(request_id)
         if request is not None:
             self._model.vectors.drop(request.prompt)
@@ -116,7 +115,7 @@ class BuiltinCore:
         except BaseException:
             self._cache.clear_all()
             self._model.vectors.drop_all()
-            self._start()
+            self._reset()
             raise
         finally:
             self.report.total_seconds += time.perf_counter() - start
@@ -127,7 +126,7 @@ class BuiltinCore:
         self._refused.clear()
         self._take_arrivals()
         if self._scheduler.num_waiting and not self.num_rows:
-            for request_id in list(self._scheduler.ended):  # their prompts give way
+            for request_id in list(self._scheduler.ended):  # frees their prompts' slots
                 self.cancel(request_id)
         if self._scheduler.is_due:
             self._scheduler.admit()
@@ -143,7 +142,7 @@ class BuiltinCore:
         return advances
 
     def _take_arrivals(self) -> None:
-        """Let new requests wait for their slots."""
+        """Queue new requests."""
         arrived, self._arrived = self._arrived, []
         self.report.num_prompt_tokens += sum(len(request.prompt) for request in arrived)
         self._model.vectors.keep(request.prompt for request in arrived)
@@ -157,12 +156,12 @@ def load_engine(
     *,
     is_streaming: bool = False,
 ) -> SharedEngine:
-    """The engine that `config` describes, over `model`.
+    """Return an engine over `model`.
 
-    `xrec.adapter.model.attach_adapters` may have added collaborative tokens to the model. On a CPU
-    its linear layers are packed, in place. With `is_streaming` texts go on after each pass over
-    others' prompts. The model's own generation settings are not used, so that only the job's config
-    decides. Raises ModelError for a decoder that cannot run packed passes.
+    `xrec.adapter.model.attach_adapters` may have added collaborative tokens to the model. On a CPU,
+    its linear layers are packed in place. With `is_streaming`, texts advance after each pass over
+    prompts. The model's own generation settings are ignored; only the job's config counts. Raises
+    ModelError for a decoder that cannot run packed passes.
     """
     pack_linears(model)
     return SharedEngine(

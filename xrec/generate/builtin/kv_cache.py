@@ -1,13 +1,13 @@
-"""The KV cache of all layers, which is allocated once, and how its slots are cut.
+"""The KV cache of all layers, allocated once, and the lengths of its slots.
 
-Positions are handed out as blocks. A block is a number of slots of equal length that follow each
-other, and a slot holds the keys and values of one request or prefix. The slots of a block can be
-read as one tensor without a copy.
+Positions are allocated as blocks. A block consists of consecutive slots of equal length, and a slot
+stores the keys and values of one request or prefix. The slots of a block can be read as one tensor
+without copying.
 
-Few blocks make attention fast, and slots that fit save memory. While the cache has room, all
-requests of similar need get slots for the largest need, in one block. When it has not, they share a
-length with those of a need up to twice as large only; and where that finds no room, a request gets
-a slot of its own size class.
+Few blocks make attention fast, and tight slots save memory. While the cache has room, all requests
+of similar size get slots for the largest of them, in one block. When it runs short, only sizes up
+to the next power of two share a length. If there is still no room, a request gets a slot of its own
+size class.
 """
 
 import mmap
@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class KVShape:
-    """The number and type of the values that one position of one request needs in every layer."""
+    """The number and type of the values that one position takes in every layer."""
 
     num_layers: int
     num_heads: int
@@ -29,13 +29,13 @@ class KVShape:
 
     @property
     def bytes_per_position(self) -> int:
-        """Bytes of one position in all layers."""
+        """Size of one position in all layers, in bytes."""
         return 2 * self.num_layers * self.num_heads * self.head_dim * self.dtype.itemsize
 
 
 @dataclass(eq=False)
 class Block:
-    """Slots of `slot_length` positions each; the first one begins at position `start`."""
+    """Slots of `slot_length` positions each; the first one starts at position `start`."""
 
     start: int
     slot_length: int
@@ -48,12 +48,12 @@ class Block:
 
 
 class KVCache:
-    """Keys and values of `num_positions` positions.
+    """The keys and values of `num_positions` positions.
 
-    `tensor` is (layers, 2, positions * heads, head_dim). Within a slot, each head's positions
-    follow each other. It starts as zeros, because attention multiplies positions that were never
-    written by a weight of zero, and zero times NaN is NaN. On a CPU, memory that was never written
-    takes no room.
+    `tensor` is (layers, 2, positions * heads, head_dim). Within a slot, the positions of a head are
+    consecutive. The tensor starts as zeros, because attention multiplies unwritten positions by a
+    weight of zero, and zero times NaN is NaN. On a CPU, memory that was never written takes no
+    space.
     """
 
     def __init__(self, shape: KVShape, num_positions: int):
@@ -64,14 +64,14 @@ class KVCache:
         self.num_free = num_positions
 
     def reserve(self, slot_length: int, num_slots: int) -> tuple[int, int] | None:
-        """A range for `num_slots` slots, or for fewer if no free range holds as many.
+        """Reserve a range for `num_slots` slots, or for fewer if no free range is large enough.
 
-        Returns its first position and its number of slots, or None if no range holds one slot.
+        Return its first position and its number of slots, or None if not even one slot fits.
         """
         ranges = [(start, (stop - start) // slot_length) for start, stop in self._free]
         start, most = next(
-            (one for one in ranges if one[1] >= num_slots),
-            max(ranges, key=lambda one: one[1], default=(0, 0)),
+            (free for free in ranges if free[1] >= num_slots),
+            max(ranges, key=lambda free: free[1], default=(0, 0)),
         )
         if not most:
             return None
@@ -80,7 +80,7 @@ class KVCache:
         return start, count
 
     def grow(self, block: Block) -> bool:
-        """Add a slot to a block, if the positions after it are free."""
+        """Add a slot to a block if the positions after it are free; return whether they were."""
         stop = block.stop + block.slot_length
         if not any(start == block.stop and end >= stop for start, end in self._free):
             return False
@@ -89,7 +89,7 @@ class KVCache:
         return True
 
     def shrink(self, block: Block, num_slots: int) -> None:
-        """Give back all slots of a block but the first `num_slots`."""
+        """Free all slots of a block except the first `num_slots`."""
         stop = block.stop
         block.num_slots = num_slots
         if stop > block.stop:
@@ -97,7 +97,7 @@ class KVCache:
             self.num_free += stop - block.stop
 
     def read(self, layer: int, block: Block) -> tuple[Tensor, Tensor]:
-        """Views of the keys and values of a block, (slots, heads, slot_length, head_dim) each."""
+        """Return views of a block's keys and values, (slots, heads, slot_length, head_dim) each."""
         heads = self.shape.num_heads
         keys, values = self.tensor[layer, :, block.start * heads : block.stop * heads].view(
             2, block.num_slots, heads, block.slot_length, self.shape.head_dim
@@ -109,7 +109,7 @@ class KVCache:
         self._slot(*target)[:, :, :, :length] = self._slot(*source)[:, :, :, :length]
 
     def clear_all(self) -> None:
-        """Take all positions back, as zeros."""
+        """Free all positions and set them to zero."""
         self.tensor.zero_()
         self._free, self.num_free = [(0, self.num_positions)], self.num_positions
 
@@ -117,14 +117,14 @@ class KVCache:
         self._slot(block, slot).zero_()
 
     def _slot(self, block: Block, slot: int) -> Tensor:
-        """A view (layers, 2, heads, slot_length, head_dim) of one slot."""
+        """Return a view (layers, 2, heads, slot_length, head_dim) of one slot."""
         heads, start = self.shape.num_heads, block.start + slot * block.slot_length
         part = self.tensor[:, :, start * heads : (start + block.slot_length) * heads]
         slot_view: Tensor = part.unflatten(2, (heads, block.slot_length))
         return slot_view
 
     def _take(self, first: int, last: int) -> None:
-        """Remove the positions `first` to `last`, all free, from the free ranges."""
+        """Remove the free positions `first` to `last` from the free ranges."""
         self._free = [
             part
             for start, stop in self._free
@@ -137,10 +137,10 @@ class KVCache:
 
 
 class SlotLengths:
-    """How long slots should be, by the needs that were seen.
+    """Chooses the lengths of slots from the needs seen so far, in positions.
 
-    A slot is as long as the largest need of similar size if `num_slots` such slots take at most
-    `num_positions`, else as the largest need below the next power of two.
+    A slot is as long as the largest similar need if `num_slots` such slots fit in `num_positions`.
+    Otherwise it is as long as the largest need up to the next power of two.
     """
 
     def __init__(self, num_slots: int, num_positions: int):
@@ -149,7 +149,7 @@ class SlotLengths:
         self._largest_of_octave: dict[int, int] = {}
 
     def see(self, need: int) -> None:
-        """Take a need into account before slots are given out."""
+        """Take a future need into account."""
         for largest, key in (
             (self._largest, _similar(need)),
             (self._largest_of_octave, _octave(need)),
@@ -157,7 +157,7 @@ class SlotLengths:
             largest[key] = max(need, largest.get(key, 0))
 
     def choices(self, need: int) -> list[int]:
-        """The lengths to try for a need, the best one first."""
+        """Return the lengths to try for a need, best first."""
         self.see(need)
         shared = size_class(self._largest[_similar(need)])
         if self._num_slots * shared > self._num_positions:
@@ -166,18 +166,18 @@ class SlotLengths:
 
 
 def size_class(need: int) -> int:
-    """The length of a slot for a need: a multiple of 16, from 64 on at most a quarter longer."""
+    """Return the length for a need: a multiple of 16, at most a quarter longer from 64 on."""
     step = max(16, 1 << max(0, need.bit_length() - 3))
     return -(-need // step) * step
 
 
 def _similar(need: int) -> int:
-    """Needs up to 64, 256, 1024 and so on are similar."""
+    """Return the class of similar needs: up to 64, 256, 1024 and so on."""
     return (_octave(need) + 1) // 2
 
 
 def _octave(need: int) -> int:
-    """Needs up to 64, 128, 256 and so on."""
+    """Return the class of a need: up to 64, 128, 256 and so on."""
     return ((need - 1) // 64).bit_length()
 
 
@@ -191,7 +191,7 @@ def _zeros(shape: KVShape, num_positions: int) -> Tensor:
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same positions in as few ranges as possible, in order."""
+    """Return the ranges sorted, with adjacent ones merged."""
     joined: list[tuple[int, int]] = []
     for start, stop in sorted(ranges):
         if joined and joined[-1][1] == start:

@@ -1,4 +1,4 @@
-"""Runs packed passes through a transformers decoder: the tokens of many sequences in one row."""
+"""Run packed passes through a transformers decoder: the tokens of many sequences in one row."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,13 +19,13 @@ _ADAPTED_AT_ONCE = 4096
 
 
 class PackedModel:
-    """Packed passes through `model`, which is unchanged between passes.
+    """Runs packed passes through `model`, which is unchanged between passes.
 
     Raises ModelError for a model that cannot run packed passes.
     """
 
     def __init__(self, model: PreTrainedModel):
-        AttentionInterface.register(PACKED, packed_attention)  # for which transformers has no mask
+        AttentionInterface.register(PACKED, packed_attention)  # transformers makes no mask for it
         embedding = model.get_input_embeddings()
         collaborative = embedding if isinstance(embedding, CollaborativeEmbedding) else None
         vocabulary = (
@@ -47,10 +47,11 @@ class PackedModel:
         attend: Attend,
         keep: Sequence[int] | None = None,
     ) -> Tensor:
-        """One pass over T tokens at their `positions` (T,); returns logits (n, V).
+        """Run a pass over T tokens at their `positions` (T,); return logits (n, V).
 
-        `keep` lists the indices of the tokens whose logits are returned; if it is None, all are.
-        `vectors` has to hold all users and items among the tokens.
+        keep: indices of the tokens whose logits are returned; None for all.
+
+        The vectors of all users and items among the tokens must be in `vectors`.
         """
         device = self.model.device
         kept = 0 if keep is None else torch.tensor(keep, dtype=torch.long, device=device)
@@ -66,9 +67,9 @@ class PackedModel:
         return logits
 
     def _embed(self, token_ids: Sequence[int]) -> Tensor:
-        """The input vectors (1, T, H).
+        """Return the input vectors (1, T, H).
 
-        The ids are known on the host, so a pass with text tokens only skips adapters and injection.
+        The IDs are known on the host, so a pass with only text tokens skips adapters and injection.
         """
         embedding, ids = (
             self.model.get_input_embeddings(),
@@ -83,13 +84,10 @@ class PackedModel:
         return embedding.embed(ids, ids >= self.num_text_tokens, self.vectors.of(collaborative))
 
     def _probe(self) -> KVShape:
-        """The shape of one position's keys and values.
-
-        It is seen by running one token: a store must hold what the layers give to attention.
-        """
+        """Return the shape of one position's keys and values, found by running one token."""
         name, seen = type(self.model).__name__, dict[int, tuple[int, int, int]]()
 
-        def see(layer: int, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+        def record(layer: int, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
             seen[layer] = (key.shape[1], key.shape[2], value.shape[2])
             return torch.zeros_like(query)
 
@@ -101,10 +99,11 @@ class PackedModel:
                 saw=unusual,
             )
         try:
-            self.logits([0], [0], see)
+            self.logits([0], [0], record)
         except (TypeError, ValueError, KeyError) as error:
             raise ModelError(
-                f"{name} cannot run a packed pass: {error}", code="no_packed_pass"
+                f"{name} cannot run a packed pass: {error}; use another model",
+                code="no_packed_pass",
             ) from error
         num_layers, shapes = len(self.model.get_decoder().layers), set(seen.values())
         if (
@@ -113,9 +112,9 @@ class PackedModel:
             or any(key != value for _, key, value in shapes)
         ):
             raise ModelError(
-                f"{name}: {len(seen)} of its {num_layers} layers attend through "
-                "transformers' AttentionInterface, with (heads, key width, value width) "
-                f"{sorted(shapes)}; the engine needs all layers to do so, with one shape; "
+                f"{name}: {len(seen)} of {num_layers} layers use transformers' "
+                "AttentionInterface, with (heads, key width, value width) "
+                f"{sorted(shapes)}; expected all layers, with one shape; "
                 "use another model",
                 code="unsupported_attention",
                 saw=len(seen),
@@ -125,53 +124,53 @@ class PackedModel:
 
 
 class AdaptedVectors:
-    """Vectors by token id, for as long as a prompt with that id needs them.
+    """The vectors of users and items by token ID, while a prompt needs them.
 
-    The same id may stand for another vector later (a new user of the endpoint takes the place of an
-    earlier one), so none is kept longer. Without an `embedding` no prompt has users or items.
+    They are not kept longer, because the same ID may later have another vector: a new user of the
+    endpoint reuses the row of an earlier one. Without an `embedding`, no prompt has users or items.
     """
 
     def __init__(self, embedding: CollaborativeEmbedding | None, device: torch.device):
         self._embedding, self._device = embedding, device
         self._num_text_tokens = embedding.vocabulary.num_text_tokens if embedding else 0
         self._num_prompts: Counter[int] = Counter()
-        self._place_of: dict[int, int] = {}
+        self._row_of: dict[int, int] = {}
         self._free: list[int] = []
         self._table: Tensor | None = None
 
     @torch.inference_mode()
     def keep(self, prompts: Iterable[Sequence[int]]) -> None:
-        """Compute the vectors of prompts that are not here yet, and keep all of theirs."""
+        """Keep the vectors of the prompts until `drop`, and compute those that are missing."""
         if self._embedding is None:
             return
         for prompt in prompts:
             self._num_prompts.update(self._ids(prompt))
-        new = sorted(self._num_prompts.keys() - self._place_of.keys())
+        new = sorted(self._num_prompts.keys() - self._row_of.keys())
         if new:
             parts = torch.tensor(new, device=self._device).split(_ADAPTED_AT_ONCE)
             self._put(new, torch.cat([self._embedding.adapt(part) for part in parts]))
 
     def drop(self, prompt: Sequence[int]) -> None:
-        """A prompt that was kept needs its vectors no longer."""
+        """Release the vectors of a prompt that were kept for it."""
         if self._embedding is None:
             return
         for token in self._ids(prompt):
             self._num_prompts[token] -= 1
             if not self._num_prompts[token]:
                 del self._num_prompts[token]
-                self._free.append(self._place_of.pop(token))
+                self._free.append(self._row_of.pop(token))
 
     def drop_all(self) -> None:
-        """No prompt needs its vectors any longer."""
+        """Release the vectors of all prompts."""
         self._num_prompts.clear()
-        self._place_of.clear()
+        self._row_of.clear()
         self._free = list(range(0 if self._table is None else len(self._table)))
 
     def of(self, token_ids: Sequence[int]) -> Tensor:
-        """The vectors (N, H) of ids that are kept, on the model's device."""
+        """Return the vectors (N, H) of IDs that are kept, on the model's device."""
         assert self._table is not None
-        places = torch.tensor([self._place_of[token] for token in token_ids])
-        return self._table[places.to(self._device)]
+        rows = torch.tensor([self._row_of[token] for token in token_ids])
+        return self._table[rows.to(self._device)]
 
     def _ids(self, prompt: Sequence[int]) -> set[int]:
         return {token for token in prompt if token >= self._num_text_tokens}
@@ -184,16 +183,16 @@ class AdaptedVectors:
             self._table = added if self._table is None else torch.cat([self._table, added])
             self._free += range(size, len(self._table))
         assert self._table is not None
-        places = [self._free.pop() for _ in token_ids]
-        self._table[torch.tensor(places).to(self._device)] = vectors
-        self._place_of.update(zip(token_ids, places, strict=True))
+        rows = [self._free.pop() for _ in token_ids]
+        self._table[torch.tensor(rows).to(self._device)] = vectors
+        self._row_of.update(zip(token_ids, rows, strict=True))
 
 
 @contextmanager
 def _packed(model: PreTrainedModel) -> Iterator[None]:
-    """Use packed attention inside the block.
+    """Use packed attention inside the `with` block.
 
-    The configuration is set directly: `set_attn_implementation` would repeat its checks at every
+    The config is set directly, because `set_attn_implementation` would repeat its checks in every
     pass.
     """
     config = model.config.get_text_config(decoder=True)
@@ -205,10 +204,10 @@ def _packed(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _context_length(model: PreTrainedModel) -> int:
-    """The number of positions that the model can hold.
+    """Return the maximum number of positions.
 
     Some rotary embeddings change their frequencies once the longest row of a batch exceeds a
-    length. For these it is that length, because rows of a batch must not influence each other.
+    length. For these, return that length, because rows of a batch must not influence each other.
     """
     config = model.config.get_text_config(decoder=True)
     rope = getattr(config, "rope_parameters", None) or {}

@@ -1,4 +1,4 @@
-"""Computes the passes that the scheduler chose, and gives requests what they bring.
+"""Run the passes that the scheduler chose, and pass the results to the requests.
 
 The spans of a pass are turned into the layout that attention needs.
 """
@@ -31,53 +31,53 @@ _SHARE_OF_WHOLE_SLOTS = 0.75
 
 
 class ModelRunner:
-    """Runs `model` for the requests of `scheduler`, whose KV cache is in `slots`."""
+    """Runs `model` for the requests in `scheduler`, whose KV cache is in `slots`."""
 
     def __init__(self, model: PackedModel, scheduler: Scheduler, slots: Slots):
         self._model, self._scheduler, self._slots = model, scheduler, slots
 
     def prefill(self, spans: list[Span], report: EngineReport) -> list[Advance]:
-        """Compute a pass over prompts; returns what it gave to the requests that end in it."""
+        """Run a pass over prompts; return the advances of the requests it completes."""
         first, keep = 0, []
         for span in spans:
             keep += [first + index - span.start for index in _kept(span)]
             first += span.stop - span.start
         report.num_computed_prompt_tokens += first
         logits = self._logits(spans, keep)
-        found = [(span, span.sequence) for span in spans if isinstance(span.sequence, Request)]
-        parts = zip(found, logits.split([len(_kept(span)) for span, _ in found]), strict=True)
+        requests = [(span, span.sequence) for span in spans if isinstance(span.sequence, Request)]
+        parts = zip(requests, logits.split([len(_kept(s)) for s, _ in requests]), strict=True)
         starting: list[tuple[Request, Tensor]] = []
-        given: list[Request] = []
+        scored: list[Request] = []
         for (span, request), part in parts:
             if request.given:
                 targets = [request.given[index - request.num_rest + 1] for index in _kept(span)]
                 request.log_likelihoods += log_likelihoods(part, targets)
-                given += [request] if request.is_computed else []
+                scored += [request] if request.is_computed else []
             elif len(part):
                 starting.append((request, part))
-        advances = [self._weighed(request) for request in given]
-        self._end(given)
+        advances = [self._scored(request) for request in scored]
+        self._end(scored)
         if starting:
-            begun = [request for request, _ in starting]
-            advances += self._next_tokens(begun, torch.cat([part for _, part in starting]))
+            started = [request for request, _ in starting]
+            advances += self._next_tokens(started, torch.cat([part for _, part in starting]))
         return advances
 
     def decode(self, spans: list[Span], report: EngineReport) -> list[Advance]:
-        """Compute a decode step; returns what it gave to each request."""
+        """Run a decode step; return the advance of each request."""
         report.num_decoded_tokens += len(spans)
         logits = self._logits(spans)
         requests = [span.sequence for span in spans if isinstance(span.sequence, Request)]
         return self._next_tokens(requests, logits)
 
     def _logits(self, spans: Sequence[Span], keep: list[int] | None = None) -> Tensor:
-        """The logits of a pass over spans, in which those of one block follow each other."""
+        """Return the logits of a pass over spans, which must be grouped by block."""
         cache, parts, first = self._slots.cache, [], 0
         for _, group in itertools.groupby(spans, key=lambda span: id(span.sequence.block)):
             members = list(group)
             count = sum(span.stop - span.start for span in members)
             parts.append(_part(members, first, first + count, cache.shape.device))
             first += count
-        attend = PackedLayout(cache, _places(spans, cache), parts).attend
+        attend = PackedLayout(cache, _cache_rows(spans, cache), parts).attend
         token_ids = [
             token for span in spans for token in span.sequence.token_ids[span.start : span.stop]
         ]
@@ -85,8 +85,8 @@ class ModelRunner:
         self._scheduler.computed(spans)
         return logits
 
-    def _weighed(self, request: Request) -> Advance:
-        """The end of a text that is given."""
+    def _scored(self, request: Request) -> Advance:
+        """Return the completion with the likelihoods of a given continuation."""
         values = tuple(request.log_likelihoods)
         if any(map(math.isnan, values)):
             return self._failed(request, NOT_A_NUMBER)
@@ -95,7 +95,7 @@ class ModelRunner:
         return Advance(request.request_id, ids, completion)
 
     def _next_tokens(self, requests: Sequence[Request], logits: Tensor) -> list[Advance]:
-        """Give each request its next token, and remove those whose texts end."""
+        """Append the next token of each request, and remove those whose texts end."""
         advances = [
             self._failed(request, token)
             if isinstance(token, Failure)
@@ -121,44 +121,44 @@ class ModelRunner:
             try:
                 if request.mask is not None:
                     request.mask.accept(token)
-            except Exception as error:  # noqa: BLE001  the caller's code: it costs this text only
+            except Exception as error:  # noqa: BLE001  the caller's code; only this text fails
                 return self._failed(request, mask_failure(error))
             return Advance(request.request_id, generated)
         text = generated[:-1] if token in request.stop_token_ids else generated
         return Advance(request.request_id, text, Completion(request.request_id, text, reason))
 
     def _failed(self, request: Request, failure: Failure) -> Advance:
-        """The end of a text that cannot go on; what is not a number must not stay in memory."""
+        """Return the end of a text that cannot continue; clear its slot if it may contain NaN."""
         if failure.reason == "invalid_logits":
             self._slots.clear(request)
         return failed(request.request_id, failure)
 
     def _end(self, requests: Sequence[Request]) -> None:
-        """Let requests go that have ended, with the vectors that were kept for them."""
+        """Remove requests that have ended, and release their vectors."""
         self._scheduler.remove(requests)
         for request in requests:
             self._model.vectors.drop(request.prompt)
 
 
 def _kept(span: Span) -> range:
-    """The tokens of a span over a prompt whose logits are needed: they predict what follows it."""
+    """Return the tokens of a span whose logits are needed: those that predict what follows."""
     if not isinstance(span.sequence, Request):
         return range(0)
     return range(max(span.start, span.sequence.num_rest - 1), span.stop)
 
 
 def _positions(spans: Sequence[Span]) -> list[int]:
-    """The positions of a pass's tokens, counted from the beginning of their prompts."""
+    """Return the positions of a pass's tokens in their prompts."""
     positions: list[int] = []
     for span in spans:
-        one = span.sequence
-        offset = len(one.prefix.token_ids) if isinstance(one, Request) else 0
+        sequence = span.sequence
+        offset = len(sequence.prefix.token_ids) if isinstance(sequence, Request) else 0
         positions += range(offset + span.start, offset + span.stop)
     return positions
 
 
-def _places(spans: Sequence[Span], cache: KVCache) -> Tensor:
-    """Where the keys of each token and head go: rows (T * heads,) of a layer of the cache."""
+def _cache_rows(spans: Sequence[Span], cache: KVCache) -> Tensor:
+    """Return the row for each token and head, (T * heads,), in a layer of the cache."""
     heads = cache.shape.num_heads
     firsts: list[int] = []
     lengths: list[int] = []
@@ -173,7 +173,7 @@ def _places(spans: Sequence[Span], cache: KVCache) -> Tensor:
 
 
 def _part(spans: Sequence[Span], first: int, last: int, device: torch.device) -> Part:
-    """The part of attention over spans of one block, which are the tokens `first` to `last`."""
+    """Return the part for the spans of one block, which are the tokens `first` to `last`."""
     counts = [span.stop - span.start for span in spans]
     columns = max(counts)
     starts = torch.tensor([span.start for span in spans], device=device)
@@ -193,10 +193,10 @@ def _part(spans: Sequence[Span], first: int, last: int, device: torch.device) ->
 
 
 def _extent(block: Block, slots: Sequence[int], length: int, device: torch.device) -> Extent:
-    """The first `length` positions, or whole slots where that is not much more.
+    """Return the first `length` positions of slots, or the whole slots if that is not much more.
 
-    A CPU's products copy operands with gaps, which costs them a quarter to a third of their time.
-    Consecutive slots are a slice, so that reading them is a view and no copy.
+    On a CPU, products copy operands with gaps, which takes a quarter to a third of their time.
+    Consecutive slots are a slice, so that reading them does not copy.
     """
     first, stop = slots[0], slots[0] + len(slots)
     if list(slots) != list(range(first, stop)):
@@ -211,16 +211,16 @@ def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefi
         return None
     slots = sorted({request.prefix.slot for request in requests})
     whole = list(range(slots[0], slots[-1] + 1))
-    if 4 * len(whole) <= 5 * len(slots):  # without a gap: a view, of not much more
+    if 4 * len(whole) <= 5 * len(slots):  # include the few slots in gaps, to read a view
         slots = whole
-    place_of = {slot: place for place, slot in enumerate(slots)}
+    index_of = {slot: index for index, slot in enumerate(slots)}
     num_members = Counter(request.prefix.slot for request in requests)
     max_members = max(num_members.values())
     counts: Counter[int] = Counter()
     members = []
     for request in requests:
         slot = request.prefix.slot
-        members.append(place_of[slot] * max_members + counts[slot])
+        members.append(index_of[slot] * max_members + counts[slot])
         counts[slot] += 1
     lengths = [len(request.prefix.token_ids) for request in requests]
     return SharedPrefixes(
@@ -232,8 +232,8 @@ def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefi
     )
 
 
-def _inverse(places: Sequence[int], size: int, device: torch.device) -> Tensor:
-    """The inverse (size,) of `places`: the index that is at each place, and 0 at empty places."""
+def _inverse(cells: Sequence[int], size: int, device: torch.device) -> Tensor:
+    """Return the index in `cells` of each number below `size`, (size,); 0 for missing ones."""
     inverse = torch.zeros(size, dtype=torch.long)
-    inverse[torch.tensor(places)] = torch.arange(len(places))
+    inverse[torch.tensor(cells)] = torch.arange(len(cells))
     return inverse.to(device)

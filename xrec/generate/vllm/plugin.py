@@ -1,7 +1,7 @@
-"""What each of vLLM's processes loads at its start, and which vLLM and models can be used.
+"""The plugin that vLLM loads in each of its processes, and the supported versions and models.
 
-This module must import very little. On CPUs vLLM 0.32 patches its kernels in all modules that are
-loaded, and fails at llvmlite, which most of xrec imports. The models are imported later.
+This module must import very little. On CPUs, vLLM 0.32 patches its kernels in all loaded modules,
+and fails at llvmlite, which most of xrec imports. The models are imported later.
 """
 
 import re
@@ -16,10 +16,10 @@ FAMILIES = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
-"""The architectures of Hugging Face that can have collaborative tokens in vLLM."""
+"""The Hugging Face architectures that support collaborative tokens in vLLM."""
 
 PREFIX = "Collaborative"
-"""What is put before the name of an architecture."""
+"""The prefix of our classes' names, before the name of the architecture."""
 
 _KNOWN_VERSIONS = re.compile(r"0\.(29|30|31|32)\.")
 
@@ -34,29 +34,26 @@ def register() -> None:
 
 
 def unknown_family(architectures: Sequence[str] | None) -> str | None:
-    """Why vLLM cannot run a model of these `architectures` with users and items.
+    """Return why vLLM cannot run a model with users and items; None if it can.
 
-    They are those of its config.json. Returns None if it can.
+    architectures: those in the model's config.json.
     """
     if architectures and len(architectures) == 1 and architectures[0] in FAMILIES:
         return None
-    return (
-        f"its architecture is {architectures}; "
-        f"with vLLM only {', '.join(FAMILIES)} have users and items"
-    )
+    return f"its architecture is {architectures}; vLLM supports only {', '.join(FAMILIES)}"
 
 
 def check_installed_vllm() -> None:
-    """Raise ModelError, with the reason, unless xrec can generate with the installed vLLM.
+    """Raise ModelError unless xrec supports the installed version of vLLM.
 
-    Call it before `xrec.generate.vllm.engine` is imported: its imports are inner modules of vLLM,
-    which other versions have elsewhere. Raises ImportError if vLLM is not installed.
+    Call it before importing `xrec.generate.vllm.engine`, which imports internal modules of vLLM
+    that other versions may not have. Raises ImportError if vLLM is not installed.
     """
     from vllm import __version__ as version
 
     if not _KNOWN_VERSIONS.match(version):
         raise ModelError(
-            f"engine.kind vllm: vLLM {version} is installed; xrec was tested with 0.29 to 0.32; "
+            f"engine.kind=vllm: vLLM {version} is installed; expected 0.29 to 0.32; "
             f"run: {install_command('vllm')}, or set engine.kind=builtin",
             code="vllm_version",
             key="engine.kind",

@@ -74,7 +74,7 @@ def training_of(
     config: CompareConfig, name: str, seed: int, adapter: Location
 ) -> TrainAdapterConfig:
     """Return the config that trains the adapter of an entry and writes it to `adapter`."""
-    own = {
+    own: dict[str, Any] = {
         "artifacts": {**config.artifacts, "adapter": adapter.uri},
         "model": config.model.model_copy(update=_MODEL_CHANGES.get(name)),
         "prompt": _prompt_of(name, config.prompt),

@@ -1,9 +1,9 @@
-// The page asks for a pair, shows its text part by part, then what the text rests on.
-// Everything that it shows is set as text, never as markup.
+// The page requests an explanation, shows its text part by part, then the evidence.
+// Everything is inserted as text, never as markup.
 
 const at = (id) => document.getElementById(id);
-const SOURCES = { backfill: "from the backfill", live: "written now", cached: "written before" };
-let asked = null; // the AbortController of the current request; a new request aborts it
+const SOURCES = { backfill: "from the backfill", live: "written now", cached: "from the cache" };
+let current = null; // the AbortController of the current request; a new request aborts it
 
 function headers() {
   const key = at("key").value || sessionStorage.getItem("xrec-key") || "";
@@ -22,7 +22,7 @@ async function call(path, body, signal) {
   const response = await fetch(path, { ...options, headers: headers(), signal });
   if (!response.ok) {
     const { status } = response;
-    const unreadable = { status, detail: `The endpoint answered ${status}.` };
+    const unreadable = { status, detail: `The endpoint returned status ${status}.` };
     throw new Refused(await response.json().catch(() => unreadable));
   }
   if (at("key").value) sessionStorage.setItem("xrec-key", at("key").value);
@@ -59,7 +59,7 @@ function fail(error) {
     at("key-field").hidden = false;
     at("key").focus();
   }
-  show(error.status ? error.message : "The endpoint does not answer. Is it still running?");
+  show(error.status ? error.message : "The endpoint does not respond. Is it still running?");
 }
 
 function bar(name, share, number) {
@@ -83,7 +83,7 @@ function showEvidence(evidence) {
   at("item-profile").textContent = evidence.item_profile || "No profile.";
   at("user-profile").textContent = evidence.user_profile || "No profile.";
   at("standing").textContent =
-    `The graph ranks this item ${evidence.rank} of ${evidence.num_ranked}, ` +
+    `The graph ranks this item ${evidence.rank} of ${evidence.num_ranked} ` +
     "among the items that the user has not seen.";
   at("near").replaceChildren(
     ...evidence.nearest_history.map((near) =>
@@ -151,8 +151,8 @@ async function writeExplanation(pair, signal) {
 }
 
 async function explain(pair) {
-  asked?.abort();
-  const { signal } = (asked = new AbortController());
+  current?.abort();
+  const { signal } = (current = new AbortController());
   reset();
   at("explain").setAttribute("aria-busy", "true");
   try {
@@ -164,11 +164,11 @@ async function explain(pair) {
     showAspects(answer.aspects, evidence.aspects_from);
     at("facts").textContent =
       answer.kind === "plain"
-        ? "A plain sentence made of the evidence, because the model's text was refused."
+        ? "A plain sentence made from the evidence, because the model's text was refused."
         : `${answer.num_generated_tokens} tokens.`;
     at("model").textContent = `model ${answer.model_fingerprint}`;
   } finally {
-    if (signal === asked?.signal) at("explain").setAttribute("aria-busy", "false");
+    if (signal === current?.signal) at("explain").setAttribute("aria-busy", "false");
   }
 }
 

@@ -260,5 +260,5 @@ def test_memory_is_taken_by_need_and_a_request_beyond_it_fails_alone():
     assert texts(ended, requests) == [greedy_by_hand(model, prompt) for prompt in [long, *short]]
     failures = [ended[request].failure for request in over]
     assert [failure.reason for failure in failures] == ["over_memory_budget"] * 2
-    assert "takes 98,816 bytes, the budget is 98,304" in failures[0].message
+    assert "takes 98,816 bytes, more than the 98,304 of" in failures[0].message
     assert "200 new ones" in failures[1].message

@@ -1,9 +1,6 @@
-"""Reads the rows of JSON Lines and CSV.
+"""Reads the rows of CSV. The header is line 1.
 
-A row that cannot be read keeps its text and its problem. The header of CSV is line 1; so is the
-first line of JSON Lines.
-
-A CSV cell in quotes can span several lines. A quote that is opened but never closed would merge all
+A cell in quotes can span several lines. A quote that is opened but never closed would merge all
 later rows into one cell, so a cell that seems to contain whole rows is an error that reports its
 line. Tab-separated files often use no quoting. There, quotes become plain characters from such a
 cell on, unless an earlier cell needed its quotes because it contains a tab, a line end, or a quote.
@@ -12,85 +9,16 @@ cell on, unless an earlier cell needed its quotes because it contains a tab, a l
 import csv
 import io
 import itertools
-import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from xrec.data.block import MISSING, Block
-from xrec.data.findings import Finding
+from xrec.data.block import Block, Part, block_of
 from xrec.errors import DataError
 
 _BLOCK_RECORDS = 8192  # of CSV with quotes
 _LINE_END = re.compile(r"\r\n?|\n")
 _LEAST_ROWS_IN_CELL = 3  # for two columns: prose, too, may have a comma per line
-
-
-class _Part(NamedTuple):
-    """Consecutive rows: the number of their first line, their text, and their cells.
-
-    problems: the reasons of those that cannot be read, by position; "" for rows without cells.
-    """
-
-    numbers: Sequence[int]
-    texts: Sequence[str]
-    cells: Sequence[Any]
-    problems: Mapping[int, str]
-
-
-def json_blocks(
-    file: str, texts: Iterable[str], wanted: Collection[str]
-) -> tuple[list[str] | None, Iterator[Block]]:
-    """Return the keys in the first block of JSON Lines, None if it has no object, and the rows."""
-    parts = _json_parts(texts)
-    head = next(parts, _Part((), (), (), {}))
-    known = list(
-        dict.fromkeys(key for each in head.cells if isinstance(each, dict) for key in each)
-    )
-    names = wanted or known
-
-    def columns(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        return {name: [row.get(name, MISSING) for row in cells] for name in names}
-
-    blocks = (_block(file, part, columns) for part in itertools.chain([head], parts))
-    return known or None, blocks
-
-
-def _json_parts(texts: Iterable[str]) -> Iterator[_Part]:
-    first = 1
-    for text in texts:
-        lines = enumerate(map(str.strip, text.split("\n")), start=first)
-        numbered = {number: line for number, line in lines if line}
-        objects = [_loaded(line) for line in numbered.values()]
-        problems = {
-            row: "not valid JSON" if each is MISSING else "not a JSON object"
-            for row, each in enumerate(objects)
-            if not isinstance(each, dict)
-        }
-        yield _Part([*numbered], [*numbered.values()], objects, problems)
-        first += text.count("\n")
-
-
-def _loaded(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return MISSING
-
-
-def _block(
-    file: str, part: _Part, columns: Callable[[Sequence[Any]], dict[str, list[Any]]]
-) -> Block:
-    numbers, texts, cells, problems = part
-    findings = [
-        Finding(file, numbers[row], problem, texts[row].rstrip("\r\n"))
-        for row, problem in problems.items()
-        if problem
-    ]
-    if problems:
-        good = [row for row in range(len(cells)) if row not in problems]
-        numbers, texts, cells = ([each[row] for row in good] for each in (numbers, texts, cells))
-    return Block(file, numbers, columns(cells), lambda row: texts[row].rstrip("\r\n"), findings)
 
 
 def csv_blocks(
@@ -102,7 +30,7 @@ def csv_blocks(
     closed.
     """
     parts = _csv_parts(file, texts, delimiter)
-    head = next(parts, _Part((1,), ("",), ([],), {}))
+    head = next(parts, Part((1,), ("",), ([],), {}))
     header: list[str] = head.cells[0]
     if problem := head.problems.get(0):
         raise DataError(
@@ -116,12 +44,12 @@ def csv_blocks(
         by_column = map(list, zip(*cells, strict=True)) if cells else ([] for _ in header)
         return dict(zip(header, by_column, strict=True))
 
-    rest = itertools.chain([_Part(*(each[1:] for each in head[:3]), {})], parts)
+    rest = itertools.chain([Part(*(each[1:] for each in head[:3]), {})], parts)
     checked = (part._replace(problems=_csv_problems(part, len(header))) for part in rest)
-    return header, (_block(file, part, columns) for part in checked)
+    return header, (block_of(file, part, columns) for part in checked)
 
 
-def _csv_problems(part: _Part, num_columns: int) -> dict[int, str]:
+def _csv_problems(part: Part, num_columns: int) -> dict[int, str]:
     sizes = {row: size for row, size in enumerate(map(len, part.cells)) if size != num_columns}
     return {
         **{
@@ -132,7 +60,7 @@ def _csv_problems(part: _Part, num_columns: int) -> dict[int, str]:
     }
 
 
-def _csv_parts(file: str, texts: Iterator[str], delimiter: str) -> Iterator[_Part]:
+def _csv_parts(file: str, texts: Iterator[str], delimiter: str) -> Iterator[Part]:
     """Yield the header and all rows; each line is a row up to the first block where one is not."""
     first, num_columns = 1, 0
     for text in texts:
@@ -145,10 +73,10 @@ def _csv_parts(file: str, texts: Iterator[str], delimiter: str) -> Iterator[_Par
             size = 1  # of the header alone, if it is still to come
             while some := list(itertools.islice(records, size)):
                 numbers, of_rows, cells, problems = zip(*some, strict=True)
-                yield _Part(numbers, of_rows, cells, {n: p for n, p in enumerate(problems) if p})
+                yield Part(numbers, of_rows, cells, {n: p for n, p in enumerate(problems) if p})
                 size = _BLOCK_RECORDS
             return
-        yield _Part(range(first, first + len(lines)), lines, rows, {})
+        yield Part(range(first, first + len(lines)), lines, rows, {})
         first, num_columns = first + len(lines), num_columns or len(rows[0])
 
 
