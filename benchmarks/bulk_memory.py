@@ -29,8 +29,8 @@ from benchmarks.lookup import fill, opened
 from benchmarks.processes import measured
 from benchmarks.report import BENCHMARKS, Output, Record, Results, command_line, write_tables
 from xrec.bulk import Survey, delete_runs, publish, read_takedowns
-from xrec.bulk import plan as plan_module
-from xrec.bulk.takedown import put_on_list
+from xrec.bulk import input as input_module
+from xrec.bulk.takedown import Entry, put_on_list
 from xrec.config import StorageConfig
 from xrec.storage import Forgotten, open_location
 
@@ -107,7 +107,7 @@ def forgets(folder: Path, num_users: int) -> Record:
     location, people = open_location(str(folder / "forgotten")), Forgotten(b"k" * 32)
     for number in range(_NUM_FORGETS):
         users = (people.hash_of(f"gone-{number}"),)
-        put_on_list(location, users=users, key=people.key.hex(), reason="forgotten")
+        put_on_list(location, Entry(users=users, key=people.key.hex(), reason="forgotten"))
     return measure("forget", location.uri, num_users, 1)
 
 
@@ -135,7 +135,7 @@ def run(
 @app.command()
 def step(name: str, uri: str, num_rows: int, num_threads: int) -> None:
     """Do one step in this process; print its time and memory as JSON."""
-    plan_module.THREADS = num_threads
+    input_module.THREADS = num_threads
     began = time.perf_counter()
     STEPS[name](uri, num_rows)
     seconds = round(time.perf_counter() - began, 1)

@@ -45,6 +45,7 @@ from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk import (
     BulkRun,
     Identity,
+    Outcome,
     RunRequest,
     Summary,
     bucket_of,
@@ -91,7 +92,8 @@ def fill(run: BulkRun) -> None:
     def do(chunk: int) -> None:
         planned = whole.plan.rows(chunk)
         failed = EXPLANATIONS.failed_schema.empty_table()
-        rows = EXPLANATIONS.as_results(planned, _explained(planned, aspects, chunk), failed)
+        done = EXPLANATIONS.as_done(Outcome(_explained(planned, aspects, chunk), failed))
+        rows = EXPLANATIONS.as_results(planned, done.rows)
         whole.results.create(chunk, rows, Summary(num_ok=rows.num_rows))
 
     for _ in request_each(do, range(run.record.size.num_chunks)):

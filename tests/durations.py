@@ -16,7 +16,7 @@ import pytest
 
 _SLOW = " (slow)"
 
-# Their tests share what is costly to make, such as a pipeline or three nodes.
+# Their tests share what is costly to make, such as a pipeline or two nodes.
 _GROUPS = ("tests/xrec/jobs/", "tests/xrec/cluster/", "tests/xrec/serve/", "tests/xrec/train/")
 
 

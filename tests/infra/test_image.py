@@ -26,6 +26,9 @@ TINY = [
     *("pretrain-graph.training.num_epochs=1", "train-adapter.training.num_epochs=1"),
     *("train-adapter.training.max_steps=2", "recommend.k=1"),
     *("evaluate.max_pairs=8", "evaluate.encoder=null"),
+    # The language model has learned nothing, so its texts are not checked.
+    *("backfill.max_failed_share=1", "backfill.gate=null", "decoding.max_new_tokens=4"),
+    "decoding.text={max_words: null, refuses_repetition: false}",
 ]
 
 

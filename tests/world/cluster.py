@@ -82,7 +82,7 @@ def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[Loca
     port, dashboard_port, client_port = _free_ports(3)
     head = (
         f"--head --port={port} --dashboard-host=127.0.0.1 --dashboard-port={dashboard_port} "
-        f"--ray-client-server-port={client_port}"
+        f"--ray-client-server-port={client_port} --no-monitor"
     )
     url = f"http://127.0.0.1:{dashboard_port}"
     cluster = LocalCluster(f"127.0.0.2:{port}", url, folder, secrets.token_hex(32))
@@ -208,7 +208,7 @@ def _ray_start(options: Sequence[str], address: str, num_cpus: int, folder: Path
         f"--node-ip-address={address} --num-cpus={num_cpus} --temp-dir={folder} "
         f"--dashboard-agent-listen-port={agent_port} --runtime-env-agent-port={runtime_env_port} "
         "--object-store-memory=200000000 --min-worker-port=0 --max-worker-port=0 "
-        "--disable-usage-stats"
+        "--disable-usage-stats --include-log-monitor=false"
     )
     program = str(Path(sys.executable).with_name("ray"))
     return [program, "start", "--block", *options, *given.split()]

@@ -66,8 +66,7 @@ class PoolHere:
                     break
                 except Killed:
                     worker = self._start(settings, marks)
-            if summary is not None:
-                yield chunk, summary
+            yield chunk, summary
             if marks.is_over(is_over()):
                 return
 

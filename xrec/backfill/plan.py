@@ -101,7 +101,7 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
         name = known.run
     else:
         with request.read_rows() as rows:
-            name = rows.run
+            name = request.name(rows)
     return () if name == commit.run else ("pairs: the published ones differ",)
 
 

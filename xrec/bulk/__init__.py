@@ -8,6 +8,8 @@ version is published. A `ChunkTask` decides what is done with the rows.
     _xrec/runs/<run>/run-<k>.json               names the valid plan; the highest k counts
     _xrec/runs/<run>/<nonce>/plan/, results/    the rows by chunk; a file for each finished chunk
     _xrec/runs/<run>/<nonce>/pass-<p>.json      names the plan of retry p and its results
+    _xrec/runs/<run>/<nonce>/driver.json        who works on the run, and the progress
+    _xrec/runs/<run>/<nonce>/counted.json       counts of results, for the next driver
     _xrec/takedowns/<n>.json                    what later versions must leave out
 
 Tests of rule N are named `test_rule_N_...`, in tests/xrec/bulk. *Creating* a file succeeds only if
@@ -24,8 +26,8 @@ no file of that name exists.
 4. A driver that was suspended while its output was deleted only writes into its abandoned folder.
    Every 15 s a thread renews its lease and ends the driver if another plan is valid. Until the 90 s
    lease expires, no other driver starts and no command deletes the run.
-5. A row that succeeds becomes one or more rows of the table. An error in `row_errors` fails one
-   row, an error that makes the GPU unusable ends the process, and any other error ends the run.
+5. A row that succeeds becomes a row of the table. An error in `row_errors` fails only the row to
+   blame, one that makes the GPU unusable ends the process, and any other error ends the run.
 6. A chunk that killed two processes is divided until one row is left; a row that kills two fails
    (see xrec.bulk.marks). Lost nodes do not count. The run ends after 64 deaths in a row with
    nothing done in between, or if processes keep dying while loading.
@@ -58,24 +60,20 @@ no file of that name exists.
 
 from typing import TYPE_CHECKING, Any
 
-from xrec.bulk.budget import (
-    Amounts,
-    Spent,
+from xrec.bulk.driver import (
+    DriveOptions,
     check_failed_share,
+    complete,
     costs_in_errors,
-    spent_of,
-    use_of,
-    used_up,
+    drive,
+    has_work,
 )
-from xrec.bulk.driver import DriveOptions, complete, drive, has_work
-from xrec.bulk.files import FEW_AT_ONCE, file_errors
+from xrec.bulk.input import clean_keys, first_of
 from xrec.bulk.log import find_published, open_log, read_published
-from xrec.bulk.parts import final_rows
-from xrec.bulk.progress import Progress, Survey, now
-from xrec.bulk.publish import Describe, lacks_lifted, publish
+from xrec.bulk.progress import Progress, Survey
+from xrec.bulk.publisher import Describe, lacks_lifted, publish
 from xrec.bulk.read import Published, export_run, published
 from xrec.bulk.request import ROWS_PER_CHUNK, RunRequest, listing_of, open_run
-from xrec.bulk.results import Summary, added
 from xrec.bulk.rows import (
     AGAIN,
     FAILED,
@@ -83,11 +81,14 @@ from xrec.bulk.rows import (
     ChunkTask,
     Outcome,
     RowFormat,
+    Summary,
+    added,
     bucket_of,
-    clean_keys,
-    first_of,
+    spent_of,
+    use_of,
+    used_up,
 )
-from xrec.bulk.run import Base, BulkRun, Identity, records
+from xrec.bulk.run import Base, BulkRun, Identity, final_rows, now, records
 from xrec.bulk.status import (
     NOTES,
     Preview,
@@ -98,6 +99,7 @@ from xrec.bulk.status import (
     preview,
     read_status,
 )
+from xrec.bulk.table import file_errors
 from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.upkeep import (
     delete_runs,

@@ -5,40 +5,36 @@ The budget, the limit and the share of failed rows are checked after each chunk.
 
 import itertools
 import logging
+import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.budget import Meter, Spent, check_failed_share, costs_in_errors
-from xrec.bulk.parts import final_rows
 from xrec.bulk.plan import ORIGIN
 from xrec.bulk.progress import (
-    REAL,
-    STARTS,
-    Clock,
     Progress,
-    RunBeat,
+    RunLease,
     Survey,
-    costs_of_starts,
     read_progress,
     refuse_live_driver,
-    report,
+    start_costs,
     store_may_fail,
 )
-from xrec.bulk.publish import Describe, publish
-from xrec.bulk.results import BrokenResultError, Summary
-from xrec.bulk.rows import FAILED, ChunkTask, bare
-from xrec.bulk.run import BulkRun, Pass
+from xrec.bulk.publisher import Describe, publish
+from xrec.bulk.results import BrokenResultError
+from xrec.bulk.rows import FAILED, Amounts, ChunkTask, Summary, added, bare
+from xrec.bulk.run import BulkRun, Pass, final_rows
 from xrec.bulk.takedown import read_takedowns
 from xrec.bulk.worker import WorkerSettings
-from xrec.errors import BudgetError, DataError, StorageError
-from xrec.storage import Kind, Manifest, row_groups, this_process, with_backoff
+from xrec.errors import BudgetError, ClusterError, DataError, GateError, StorageError
+from xrec.storage import Kind, Manifest, row_groups, this_process, traffic, with_backoff
 
 if TYPE_CHECKING:
     from xrec.bulk.processes import Pool  # imports Ray, which a status does not need
@@ -55,7 +51,8 @@ class DriveOptions:
     max_failed_share: end the run if a larger share of its rows failed, 0 to 1.
     max_rows: stop once this many rows are done, including those of earlier calls. Chunks are not
         split, so more rows may be done unless the run was planned with this limit.
-    spent: called after each chunk; once it reports a used-up budget, no further chunk starts.
+    spent: called after each chunk with the summary of all work; once it describes a part of a
+        budget that is used up instead of returning "", no further chunk starts.
     on_progress: called every few seconds.
     """
 
@@ -63,7 +60,7 @@ class DriveOptions:
     retry: Sequence[str] = ()
     max_failed_share: float = 1.0
     max_rows: int | None = None
-    spent: Spent = lambda summary: ""
+    spent: Callable[[Summary], str] = lambda summary: ""
     on_progress: Callable[[Progress], None] = lambda progress: None
 
 
@@ -74,7 +71,6 @@ def drive(
     options: DriveOptions = DriveOptions(),
     *,
     then: Callable[[], None] = lambda: None,
-    clock: Clock = REAL,
 ) -> Progress:
     """Do what is left of a run, and then its retry.
 
@@ -91,40 +87,32 @@ def drive(
     if max_rows is not None and (max_rows < 1 or reasons):
         raise ValueError(f"max_rows = {max_rows}: expected at least 1, or None for a retry")
     refuse_live_driver(run.folder, but=this_process())
-    num_wanted = min(run.record.num_rows, max_rows or run.record.num_rows)
-    max_failed_share = options.max_failed_share
-
-    def judge(summary: Summary) -> None:
-        if not reasons:  # a retry may fix what failed
-            check_failed_share(run, summary, max_failed_share, max(num_wanted, summary.num_rows))
-
-    driver = _Driver(run, pool, make_task, options, judge, clock)
-    try:
-        progress = driver.go(reasons, max_rows)
-        check_failed_share(run, progress, max_failed_share)
-        if progress.is_done:
-            then()
-    except KeyboardInterrupt:
-        logger.warning(
-            "stopped: %d of %d rows are done; run the same command again to continue",
-            driver.num_done,
-            run.record.num_rows,
-        )
-        raise
-    except (DataError, StorageError):
-        with store_may_fail():
-            driver.beat.check_is_current()  # report a deleted plan rather than its missing files
-        raise
-    finally:
-        driver.beat.end()
+    driver = _Driver(run, pool, make_task, options, reasons)
+    with driver.lease as lease:
+        try:
+            progress = driver.go()
+            check_failed_share(run, progress, options.max_failed_share)
+            if progress.is_done:
+                then()
+        except KeyboardInterrupt:
+            logger.warning(
+                "stopped: %d of %d rows are done; run the same command again to continue",
+                driver.num_done,
+                run.record.num_rows,
+            )
+            raise
+        except (DataError, StorageError):
+            with store_may_fail():
+                lease.check_is_current()  # report a deleted plan rather than its missing files
+            raise
     if driver.used_up and not progress.is_done:
         raise BudgetError(
-            f"{run.output}: {driver.used_up}; {driver.num_done} of {run.record.num_rows} rows are "
-            "done and kept, and nothing is published. Rerun the same command to continue; raise "
-            "the budget first, unless it was `seconds`",
+            f"{run.output}: {driver.used_up}; {progress.num_rows} of {run.record.num_rows} rows "
+            "are done and kept, and nothing is published. Rerun the same command to continue; "
+            "raise the budget first, unless it was `seconds`",
             code="budget_used_up",
             key=driver.used_up.partition(" ")[0],
-            saw=driver.num_done,
+            saw=progress.num_rows,
         )
     return progress
 
@@ -139,7 +127,6 @@ def complete(
     *,
     republish: bool = False,
     check: Callable[[], None] = lambda: None,
-    clock: Clock = REAL,
 ) -> Manifest | None:
     """Do what is left of a run (`drive`) and publish it (`publish`) under one lease.
 
@@ -150,12 +137,12 @@ def complete(
 
     def finish() -> None:
         nonlocal manifest
-        manifest = publish(run, kind, describe, republish=republish, check=check, clock=clock)
+        manifest = publish(run, kind, describe, republish=republish, check=check)
 
     with costs_in_errors(run):
         while True:  # a result is reported broken once; the second time, another error names it
             try:
-                drive(run, pool, make_task, options, then=finish, clock=clock)
+                drive(run, pool, make_task, options, then=finish)
                 return manifest
             except BrokenResultError as error:
                 logger.warning("%s", error)
@@ -171,142 +158,184 @@ def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = 
     return max_rows is None or survey.summary.num_rows < max_rows
 
 
-@dataclass
+@contextmanager
+def costs_in_errors(run: BulkRun, *before: Amounts) -> Iterator[None]:
+    """Add the costs of a run, and those in `before`, to the metrics of an error that ends it."""
+    try:
+        yield
+    except (BudgetError, ClusterError, GateError) as error:
+        costs = error.metrics.get("costs")  # set by `complete`
+        costs = costs or (Survey(run).summary + start_costs(run.folder)).costs
+        error.metrics = {**error.metrics, "costs": reduce(added, before, costs)}
+        raise
+
+
+def check_failed_share(
+    run: BulkRun, counts: Summary, max_failed_share: float, num_rows: int = 0
+) -> None:
+    """Raise GateError if more than `max_failed_share` of the rows failed.
+
+    num_rows: compare with at least this many rows. Failures for expected reasons do not count.
+    """
+    faults = run.format.faults(counts.failed)
+    num_failed, num_rows = faults.total(), max(num_rows, counts.num_rows)
+    if num_failed <= max_failed_share * num_rows:
+        return
+    reasons = ", ".join(f"{reason} {count}" for reason, count in faults.most_common())
+    raise GateError(
+        f"{num_failed} of {num_rows} rows failed ({reasons}), more than max_failed_share = "
+        f"{max_failed_share}, so nothing is published; {counts.num_ok} succeeded, "
+        f"{run.record.num_rows - counts.num_rows} are left. See the texts and messages of the rows "
+        f"with status=failed in {run.folder}; fix the cause and retry these rows, or raise "
+        "max_failed_share, and run again",
+        code="too_many_failed",
+        key="max_failed_share",
+        saw=num_failed,
+    )
+
+
+class Meter:
+    """The costs of one driver start, excluding those of rows: CPU and GPU hours, store traffic."""
+
+    def __init__(self) -> None:
+        self._costs, self._held, self._since = dict[str, float](), dict[str, float](), 0.0
+        self._lock = threading.Lock()
+
+    def read(self, holding: dict[str, float] | None = None) -> Summary:
+        """Return the costs so far; from now on, count the CPUs and GPUs in `holding`, if given."""
+        with self._lock:
+            now = time.monotonic()
+            hours = {name: n * (now - self._since) / 3600 for name, n in self._held.items()}
+            self._costs = added(self._costs, added(hours, traffic()))
+            self._held, self._since = self._held if holding is None else holding, now
+            return Summary(costs=self._costs)
+
+
 class _Driver:
     """The work of `drive`: doing passes and reporting progress.
 
     used_up: the part of the budget that ended the run, or "".
     """
 
-    run: BulkRun
-    pool: "Pool"
-    make_task: Callable[[], ChunkTask]
-    options: DriveOptions
-    judge: Callable[[Summary], None]
-    clock: Clock
-    used_up: str = ""
-    _meter: Meter = field(default_factory=Meter)
-    _survey: Survey = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._before = costs_of_starts(self.run.folder)
-        self._summary: Summary = read_progress(self.run.folder) or Summary()  # until the survey
+    def __init__(
+        self,
+        run: BulkRun,
+        pool: "Pool",
+        make_task: Callable[[], ChunkTask],
+        options: DriveOptions,
+        reasons: tuple[str, ...],
+    ):
+        self._run, self._pool, self._make_task = run, pool, make_task
+        self._options, self._reasons, self._clock = options, reasons, run.clock
+        self.used_up, self._meter, self._before = "", Meter(), start_costs(run.folder)
+        self._survey: Survey | None = None
+        last, at = read_progress(run.folder), run.clock.now()
+        counts = {name: getattr(last, name) for name in Summary.model_fields} if last else {}
+        self._progress = Progress(**counts, holder=this_process(), written_at=at, started_at=at)
         self._shown_at = time.monotonic()
-        self._name = f"{uuid.uuid4().hex}.json"
-        now = self.clock.now()
-        self._progress = Progress(holder=this_process(), written_at=now, started_at=now)
-        self.beat = RunBeat(self.run, self.clock, self._report)
+        self.lease = RunLease(run, self._now)
 
     @property
     def num_done(self) -> int:
-        return self._summary.num_rows
+        return self._now().num_rows
 
-    def go(self, reasons: tuple[str, ...], max_rows: int | None) -> Progress:
+    def go(self) -> Progress:
         """Do all passes, up to the limit, then the retry.
 
         Passes that another driver adds meanwhile are done too; if one has the same reasons, it
         is the retry.
         """
-        self.beat.begin()
-        self._survey = Survey(self.run)
+        survey = self._survey = Survey(self._run)
         try:
-            return self._do_passes(reasons, max_rows)
+            return self._do_passes(survey)
         finally:
             with store_may_fail():
-                if self.run.is_current():
-                    self._survey.keep()
+                if self._run.is_current():
+                    survey.keep()
 
-    def _do_passes(self, reasons: tuple[str, ...], max_rows: int | None) -> Progress:
-        self._summary = self._survey.summary + self._before
-        passes, num_done = self._survey.passes, 0
+    def _do_passes(self, survey: Survey) -> Progress:
+        passes, num_done = survey.passes, 0
         num_before, newest = len(passes), passes[-1]
-        self._update(
-            pass_number=newest.number, reasons=newest.reasons, num_rows_before=self.num_done
-        )
+        self._update(pass_number=newest.number, reasons=newest.reasons)
+        self._update(num_rows_before=self._progress.num_rows)
         while num_done < len(passes):
             for work in passes[num_done:]:
-                if not self._do(work, max_rows):
-                    return self._progress
+                if not self._do(survey, work):
+                    return self._now()
             num_done = len(passes)
-            if reasons and all(work.reasons != reasons for work in passes[num_before:]):
-                self._begin_retry(reasons, passes)
-            self._summary += self._survey.look()
-        with_backoff(self.beat.check_is_current)
+            wanted = self._reasons
+            if wanted and all(work.reasons != wanted for work in passes[num_before:]):
+                self._begin_retry(passes)
+            survey.look()
+        with_backoff(self.lease.check_is_current)
         self._update(is_done=True)
-        self._report(True)  # writes this start's costs, which the publisher of the run reads
+        self.lease.report()  # with this start's costs, which the publisher of the run reads
         return self._progress
 
-    def _do(self, work: Pass, max_rows: int | None) -> bool:
+    def _do(self, survey: Survey, work: Pass) -> bool:
         """Do the rest of a pass; return False if some of its chunks are not done."""
-        chunks = self._survey.left(work).tolist()
-        num_left = len(chunks)
-        if max_rows is not None:
+        tally = survey.tallies[work.number]
+        chunks = tally.left.tolist()
+        if self._options.max_rows is not None:
             sizes = work.plan.rows_of_chunks[chunks]
-            before = self.num_done + np.cumsum(sizes) - sizes
-            chunks = chunks[: int(np.searchsorted(before, max_rows))]
-        num_done = 0
+            before = survey.summary.num_rows + np.cumsum(sizes) - sizes
+            chunks = chunks[: int(np.searchsorted(before, self._options.max_rows))]
         if chunks and not self._is_over():
             logger.info("%d of %d chunks left", len(chunks), work.size.num_chunks)
             self._update(pass_number=work.number, reasons=work.reasons)
-            at_once = self.options.chunks_at_once
-            settings = WorkerSettings(work, self.run.format, self.make_task, at_once)
-            self._meter.read(self.pool.held(len(chunks)))
-            kept_at = time.monotonic()
-            for chunk, summary in self.pool.summaries(settings, chunks, self._is_over):
-                self._survey.add(work, chunk, summary)
-                self._count(summary)
-                if time.monotonic() - kept_at >= self.clock.seconds_between_signs:
-                    self._survey.keep()
+            at_once, kept_at = self._options.chunks_at_once, time.monotonic()
+            settings = WorkerSettings(work, self._run.format, self._make_task, at_once)
+            self._meter.read(self._pool.held(len(chunks)))
+            for chunk, summary in self._pool.summaries(settings, chunks, self._is_over):
+                tally.add(chunk, summary)
+                self._check()
+                if time.monotonic() - kept_at >= self._clock.seconds_between_signs:
+                    tally.keep()
                     kept_at = time.monotonic()
-                num_done += 1
             self._meter.read({})
             self._show()
-        return num_done == num_left
+        return not len(tally.left)
+
+    def _check(self) -> None:
+        """Note the time of the first result, and raise GateError if too many rows failed."""
+        progress = self._now()
+        if progress.working_since is None:
+            self._update(working_since=self._clock.now(), num_rows_before=progress.num_rows)
+        if not self._reasons:  # a retry may fix what failed
+            num_rows = self._run.record.num_rows
+            num_wanted = min(num_rows, self._options.max_rows or num_rows)
+            check_failed_share(self._run, progress, self._options.max_failed_share, num_wanted)
 
     def _is_over(self) -> bool:
         """Return whether no further chunk may start; raise an error that must end the driver."""
-        if self.beat.error is not None:
-            raise self.beat.error
-        if time.monotonic() - self._shown_at >= self.clock.seconds_between_looks:
+        if self.lease.error is not None:
+            raise self.lease.error
+        if time.monotonic() - self._shown_at >= self._clock.seconds_between_looks:
             self._show()
-        self._meter.read()
-        self.used_up = self.used_up or self.options.spent(self._all)
+        self.used_up = self.used_up or self._options.spent(self._now())
         return bool(self.used_up)
-
-    @property
-    def _all(self) -> Summary:
-        """The counts and costs of rows and of all starts."""
-        return self._summary + self._meter.summary
-
-    def _count(self, summary: Summary) -> None:
-        self._summary += summary
-        if self._progress.working_since is None:
-            self._update(working_since=self.clock.now(), num_rows_before=self.num_done)
-        self.judge(self._summary)
 
     def _show(self) -> None:
         self._shown_at = time.monotonic()
         self._update()
-        self.options.on_progress(self._progress)
+        self._options.on_progress(self._progress)
 
     def _update(self, **changes: Any) -> None:
-        self._progress = self._progress.model_copy(update={**dict(self._all), **changes})
+        self._progress = self._now().model_copy(update=changes)
 
-    def _report(self, is_alive: bool) -> None:
-        """Write the costs of this start, and the progress."""
-        costs = self._meter.read()
-        with store_may_fail():
-            (self.run.folder / STARTS / self._name).write_bytes(costs.to_bytes())
-        progress = self._progress.model_copy(update=dict(self._all))
-        report(self.run, progress, self.clock, is_alive=is_alive)
+    def _now(self) -> Progress:
+        """Return the progress with the counts and costs of all rows and of all starts."""
+        start = self._before + self._meter.read()
+        counts = dict(self._survey.summary + start) if self._survey else {}
+        return self._progress.model_copy(update={**counts, "start_costs": start.costs})
 
-    def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
+    def _begin_retry(self, passes: Sequence[Pass]) -> None:
         """Plan a pass of the rows that last failed for one of the reasons."""
         size = max(1, int(passes[0].plan.rows_of_chunks.max()))
-        rows = map(read_takedowns(self.run.output).without, last_failed(self.run, passes, reasons))
-        chunks = row_groups(rows, size)
+        failed = last_failed(self._run, passes, self._reasons)
+        chunks = row_groups(map(read_takedowns(self._run.output).without, failed), size)
         if (chunk := next(chunks, None)) is not None:
-            self.run.begin_pass(len(passes), reasons, itertools.chain([chunk], chunks))
+            self._run.begin_pass(len(passes), self._reasons, itertools.chain([chunk], chunks))
 
 
 def last_failed(run: BulkRun, passes: Sequence[Pass], reasons: Sequence[str]) -> Iterator[pa.Table]:
@@ -316,7 +345,7 @@ def last_failed(run: BulkRun, passes: Sequence[Pass], reasons: Sequence[str]) ->
     """
     names = ["bucket", *run.format.planned_schema.names, "reason"]
     wanted = pc.field("reason").isin(list(reasons)) & (pc.field("status") == FAILED)
-    all_rows = final_rows(run.format, passes, 0, passes[0].size.num_chunks - 1)
+    all_rows = final_rows(run.format, passes, range(passes[0].size.num_chunks))
     for chunk, (rows, _) in enumerate(all_rows):
         failed = rows.filter(wanted).select(names)
         origin = pa.repeat(pa.scalar(chunk, pa.int64()), failed.num_rows)

@@ -1,15 +1,16 @@
 """The log of a published Delta table: what each version shows, and which commit decided it.
 
-Every version is complete (xrec.bulk.publish), and the newest is the published one. Each commit by
+Every version is complete (xrec.bulk.publisher), and the newest is the published one. Each commit by
 xrec records what it is (`Commit`), with a digest of the files that the version should have. If the
 log lists other files, the table was deleted and made again while its publisher was suspended: the
 version is not sound, readers refuse it, and the next command undoes it. Commits by other programs
 are accepted as they are.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Literal
@@ -19,12 +20,29 @@ import deltalake.exceptions
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
-from xrec.bulk.files import FILES, digest_of, missing_files
 from xrec.errors import ArtifactNotFoundError, StorageError, StorageNotFoundError, TableError
-from xrec.storage import Kind, Location, Manifest, Record, check_manifest, first_line
+from xrec.storage import (
+    Kind,
+    Location,
+    Manifest,
+    Record,
+    check_manifest,
+    first_line,
+    request_each,
+)
 
 logger = logging.getLogger("xrec")
 
+FILES = pa.schema(
+    [
+        ("path", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("min.bucket", pa.int32()),
+        ("max.bucket", pa.int32()),
+    ]
+)
+"""The columns that describe a version's files; files of other programs may have no bounds."""
 LOG = "_delta_log"
 _HINT = "_last_checkpoint"
 COMMIT_KEY = "xrec"
@@ -60,12 +78,6 @@ class Commit(Record):
     left_out: tuple[int, ...] = ()
     counts: dict[str, str] = Field(default_factory=dict)
 
-    def properties(self) -> deltalake.CommitProperties:
-        """Return the properties for deltalake; the commit gets the next version or fails."""
-        return deltalake.CommitProperties(
-            custom_metadata={COMMIT_KEY: self.model_dump_json()}, max_commit_retries=0
-        )
-
 
 class DeltaLog:
     """The table at `location`, whose newest version was `version` when it was opened.
@@ -89,20 +101,11 @@ class DeltaLog:
         """
         file = self._entry(version)
         try:
-            data = file.read_bytes()
-        except StorageNotFoundError as error:
-            raise TableError(
-                f"{self.location}: the Delta log cannot be used: {file} is missing, so the files "
-                "that the table should have are unknown; restore it from a copy",
-                code="broken_log",
-                key=file.name,
-            ) from error
-        try:
-            actions = [json.loads(line) for line in data.splitlines() if line.strip()]
+            actions = [json.loads(line) for line in file.read_bytes().splitlines() if line.strip()]
             infos = (action["commitInfo"] for action in actions if "commitInfo" in action)
             return dict(next(infos, {}))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise self._broken(file, error) from error
+        except (StorageNotFoundError, ValueError, TypeError, RecursionError) as error:
+            raise _broken(self.location, file.name, error) from error
 
     def _commit(self, version: int) -> Commit | None:
         """Return the commit of a version; None for another program's unless it is a RESTORE."""
@@ -111,10 +114,12 @@ class DeltaLog:
             try:
                 return Commit.model_validate_json(str(text))
             except ValidationError as error:
-                raise self._broken(self._entry(version), error) from error
+                raise _broken(self.location, self._entry(version).name, error) from error
         if info.get("operation") != "RESTORE":
             return None
-        target = self._restored(version, info.get("operationParameters") or {})
+        live = digest_of(self.files(version))  # it names its target by number or by time
+        earlier = range(version - 1, -1, -1)
+        target = next((n for n in earlier if digest_of(self.files(n)) == live), None)
         if target is None:
             return None
         return Commit(kind="rollback", table="", live="", target=target)
@@ -122,28 +127,9 @@ class DeltaLog:
     def _entry(self, version: int) -> Location:
         return self.location / LOG / f"{version:020d}.json"
 
-    def _broken(self, file: Location, why: Exception) -> TableError:
-        first = str(why).partition("\n")[0]
-        return TableError(
-            f"{self.location}: the Delta log cannot be used: {file} is not an entry that this xrec "
-            f"can read ({first}); restore it from a copy, or give another output URI",
-            code="broken_log",
-            key=file.name,
-        )
-
-    def _restored(self, version: int, parameters: Mapping[str, Any]) -> int | None:
-        """Return the version that a RESTORE brought back, which it gives by number or time."""
-        if (number := str(parameters.get("version"))).isdigit():
-            return int(number)
-        live = digest_of(self.files(version))
-        earlier = range(version - 1, -1, -1)
-        return next((n for n in earlier if digest_of(self.files(n)) == live), None)
-
     def _files(self, version: int) -> pa.Table:
         """Return the files of a version in the columns of `FILES`, sorted by bucket and path."""
-        with delta_errors(self.location):
-            delta = self.delta if version == self.version else _load(self.location, version)
-        actions = pa.table(delta.get_add_actions(flatten=True))
+        actions = pa.table(self._delta_at(version).get_add_actions(flatten=True))
         columns = [
             actions[name].cast(field.type)
             if name in actions.column_names
@@ -152,6 +138,43 @@ class DeltaLog:
         ]
         files = pa.table(columns, schema=FILES)
         return files.sort_by([("min.bucket", "ascending"), ("path", "ascending")])
+
+    def schema(self, version: int) -> pa.Schema:
+        """Return the columns of a version."""
+        return pa.schema(self._delta_at(version).schema().to_arrow())
+
+    def _delta_at(self, version: int) -> deltalake.DeltaTable:
+        with delta_errors(self.location):
+            return self.delta if version == self.version else _load(self.location, version)
+
+    def manifest(self) -> Manifest:
+        """Return the manifest of what the newest version shows, with the version's number.
+
+        Raises ArtifactNotFoundError if it shows nothing, TableError if it is not sound.
+        """
+        commit = self.decided_by(self.version)
+        if commit is None or commit.manifest is None:
+            why = "nothing was published by xrec" if commit is None else "it was emptied"
+            raise ArtifactNotFoundError(
+                f"{self.location}: {why}; run its job first, or check the URI",
+                code="nothing_published",
+                saw=commit and commit.kind,
+                key=str(self.location),
+            )
+        self.check_sound()
+        return commit.manifest.model_copy(update={"version": self.version})
+
+    def check_sound(self) -> None:
+        """Raise TableError unless the newest version has the files that its writer recorded."""
+        if not self.is_sound(self.version):
+            raise TableError(
+                f"{self.location}: version {self.version} has other files than its writer "
+                "recorded, because the table was deleted while its job ran; run the job again, "
+                "which restores the previous version",
+                code="not_sound",
+                key=str(self.location),
+                saw=self.version,
+            )
 
     def decided_by(self, version: int) -> Commit | None:
         """Return the publish or emptying that decided the version's rows; None if there is none.
@@ -272,30 +295,12 @@ def the_log(location: Location, version: int | None = None) -> DeltaLog:
     return log
 
 
-def manifest_of_log(log: DeltaLog) -> Manifest:
-    """Return the manifest of what the opened version shows, with the version's number.
-
-    Raises ArtifactNotFoundError if it shows nothing, TableError if it is not sound.
-    """
-    commit = log.decided_by(log.version)
-    if commit is None or commit.manifest is None:
-        why = "nothing was published by xrec" if commit is None else "it was emptied"
-        raise ArtifactNotFoundError(
-            f"{log.location}: {why}; run its job first, or check the URI",
-            code="nothing_published",
-            saw=commit and commit.kind,
-            key=str(log.location),
-        )
-    check_sound(log)
-    return commit.manifest.model_copy(update={"version": log.version})
-
-
 def read_published(location: Location, kind: Kind) -> Manifest:
     """Return the manifest of a table's newest version.
 
-    Raises the same errors as `manifest_of_log`, and those of `check_manifest`.
+    Raises the same errors as `DeltaLog.manifest`, and those of `check_manifest`.
     """
-    return check_manifest(location, manifest_of_log(the_log(location)), kind)
+    return check_manifest(location, the_log(location).manifest(), kind)
 
 
 def find_published(location: Location, kind: Kind) -> Manifest | None:
@@ -306,33 +311,26 @@ def find_published(location: Location, kind: Kind) -> Manifest | None:
         return None
 
 
-def check_sound(log: DeltaLog) -> None:
-    """Raise TableError unless the newest version has the files that its writer recorded."""
-    if not log.is_sound(log.version):
-        raise TableError(
-            f"{log.location}: version {log.version} has other files than its writer recorded, "
-            "because the table was deleted while its job ran; run the job again, which restores "
-            "the previous version",
-            code="not_sound",
-            key=str(log.location),
-            saw=log.version,
-        )
-
-
 @contextmanager
 def delta_errors(location: Location) -> Iterator[None]:
     """Turn deltalake's errors into errors of xrec.errors that name the URI."""
     try:
         yield
     except deltalake.exceptions.DeltaError as error:
-        why = f"{first_line(error)}; restore it from a copy, or give another output URI"
-        raise TableError(
-            f"{location}: the Delta log cannot be used: {why}", code="broken_log", key=str(location)
-        ) from error
+        raise _broken(location, str(location), error) from error
     except OSError as error:
         raise StorageError(
             f"{location}: {first_line(error)}", code="store_failed", key=str(location)
         ) from error
+
+
+def _broken(location: Location, key: str, why: Exception) -> TableError:
+    return TableError(
+        f"{location}: the Delta log cannot be used ({key}: {first_line(why)}); restore it from a "
+        "copy, or give another output URI",
+        code="broken_log",
+        key=key,
+    )
 
 
 def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
@@ -348,3 +346,25 @@ def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
         with suppress(StorageNotFoundError):  # another command deleted it
             hint.delete()
         return deltalake.DeltaTable(uri, version=version, storage_options=options)
+
+
+def missing_files(location: Location, files: pa.Table) -> list[str]:
+    """Return the paths of files that do not exist or whose size is not `num_bytes`.
+
+    A listing may be stale, as on NFS, so files that do not match it are looked up by name.
+    """
+    listed = location.sizes()
+    unlisted = [
+        file
+        for file in files.select(["path", "num_bytes"]).to_pylist()
+        if "/" not in file["path"] and listed.get(file["path"]) != file["num_bytes"]
+    ]
+    sizes = request_each(lambda file: (location / file["path"]).size(), unlisted)
+    checked = zip(unlisted, sizes, strict=True)
+    return [file["path"] for file, size in checked if size != file["num_bytes"]]
+
+
+def digest_of(files: pa.Table) -> str:
+    """Return 16 hex digits of a hash of the files' paths and sizes, regardless of their order."""
+    lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

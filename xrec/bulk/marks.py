@@ -11,12 +11,12 @@ row that kills two processes becomes a failed row. Finished parts of a chunk are
 dies. No row is blamed for a lost node.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from xrec.bulk.rows import Outcome
+from xrec.bulk.rows import Done
 from xrec.errors import ClusterError, XRecError
 
 _PARTS = 16
@@ -24,6 +24,8 @@ _MOST_DEATHS_IN_A_ROW = 64
 """Finding several deadly rows of a chunk takes fewer deaths. If this many processes die with
 nothing done in between, no row is to blame: every process dies."""
 _STARTS_PER_ACTOR = 3
+_MOST_NEWS = 1024
+"""No chunk starts while the driver has more results than this to collect."""
 
 Range = tuple[int, int]
 """Rows `start` to `stop` of a chunk."""
@@ -45,7 +47,7 @@ class Attempt:
     stop: int
     is_alone: bool = False
     num_deaths: int = 0
-    kept: Outcome | None = None
+    kept: Done | None = None
 
 
 @dataclass
@@ -55,29 +57,25 @@ class _Chunk:
     worker: str = ""
     begun: dict[Range, tuple[str, str]] = field(default_factory=dict)
     deaths: dict[Range, int] = field(default_factory=dict)
-    kept: dict[Range, Outcome] = field(default_factory=dict)
+    kept: dict[Range, Done] = field(default_factory=dict)
     num_deaths: int = 0
 
 
 class Marks:
     """The marks of one pool of workers.
 
-    max_actors: the maximum number of processes. lost_nodes: returns the IDs of lost nodes. numbers:
-    the chunks to do, in order. slots: how many chunks a worker does at a time.
+    max_actors: the maximum number of processes. numbers: the chunks to do, in order. lost_nodes:
+    the IDs of lost nodes, for the owner to set.
     """
 
     def __init__(
         self,
         max_actors: int,
-        lost_nodes: Callable[[], set[str]] = set,
         numbers: Iterable[int] = (),
-        slots: int = 1,
     ):
-        self._lost_nodes = lost_nodes
+        self.lost_nodes: set[str] = set()
         self._queue = deque(numbers)
         self._left = set(self._queue)
-        self._slots = slots
-        self._most_news = 4 * max_actors * (slots + 1)
         self._chunks: dict[int, _Chunk] = {}
         self._processes: dict[str, tuple[str, str]] = {}  # worker and node of each actor
         self._dead: set[str] = set()
@@ -141,13 +139,15 @@ class Marks:
         """
         if self._is_over or not self._left:
             return None
-        if len(self._news) >= self._most_news:
+        if len(self._news) >= _MOST_NEWS:
             return WAIT
         if not self._queue:
-            self._look_for_lost_nodes()
-        number = self._queue.popleft() if self._queue else self._reserved(worker)
-        if number is None:
+            for other, node in self._processes.values():
+                if node in self.lost_nodes:
+                    self._lose(other)
+        if not self._queue:
             return WAIT
+        number = self._queue.popleft()
         self._chunk(number).worker = worker
         return number
 
@@ -170,21 +170,11 @@ class Marks:
             )
         return list(_attempts(chunk, 0, num_rows, is_whole=True)), chunk.num_deaths
 
-    def begin(self, number: int, rows: Range, worker: str, node: str) -> bool:
-        """Record that a worker starts rows of a chunk; return False if it must not.
+    def begin(self, number: int, rows: Range, worker: str, node: str) -> None:
+        """Record that a worker starts rows of a chunk."""
+        self._chunk(number).begun[rows] = (worker, node)
 
-        It must not if another worker has the chunk, or if the chunk is new and the run is over.
-        """
-        chunk = self._chunk(number)
-        if chunk.worker not in ("", worker):
-            return False
-        if self._is_over and not (chunk.begun or chunk.kept or chunk.deaths):
-            return False
-        chunk.worker = worker
-        chunk.begun[rows] = (worker, node)
-        return True
-
-    def end(self, number: int, rows: Range, kept: Outcome) -> None:
+    def end(self, number: int, rows: Range, kept: Done) -> None:
         """Record that rows of a chunk are done, and keep their outcome until the chunk is done."""
         chunk = self._chunk(number)
         self._alive(chunk, rows)
@@ -203,29 +193,12 @@ class Marks:
     def _chunk(self, number: int) -> _Chunk:
         return self._chunks.setdefault(number, _Chunk())
 
-    def _look_for_lost_nodes(self) -> None:
-        lost = self._lost_nodes()
-        for worker, node in self._processes.values():
-            if node in lost:
-                self._lose(worker)
-
     def _lose(self, worker: str) -> None:
         """Put the chunks of a dead worker back at the front of the queue."""
         for number, chunk in self._chunks.items():
             if worker and chunk.worker == worker:
                 chunk.worker = ""
                 self._queue.appendleft(number)
-
-    def _reserved(self, worker: str) -> int | None:
-        """Return a chunk that is waiting in a full worker, if this worker has room."""
-        taken = Counter(chunk.worker for chunk in self._chunks.values())
-        begun = Counter(chunk.worker for chunk in self._chunks.values() if chunk.begun)
-        if taken[worker] >= self._slots:
-            return None
-        for number, chunk in self._chunks.items():
-            if chunk.worker != worker and not chunk.begun and begun[chunk.worker] >= self._slots:
-                return number
-        return None
 
     def _alive(self, chunk: _Chunk, rows: Range) -> None:
         if chunk.deaths.get(rows, 0) < 2:  # otherwise the rows were given up on, not done
@@ -236,7 +209,7 @@ class Marks:
         is_new = worker not in self._dead
         self._dead.add(worker)
         chunk.num_deaths += is_new
-        if node not in self._lost_nodes():
+        if node not in self.lost_nodes:
             chunk.deaths[rows] = chunk.deaths.get(rows, 0) + 1
             self._num_deaths_in_a_row += is_new
 

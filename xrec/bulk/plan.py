@@ -2,20 +2,15 @@
 
 A piece is an Arrow stream of the chunk's rows. A plan is complete before a record names its folder,
 to which nobody else writes. The record has a digest of the index, and the index has a digest of
-each piece, so a damaged plan raises an error and never yields wrong rows. `Spill` sorts the rows
-before they are planned.
+each piece, so a damaged plan raises an error and never yields wrong rows.
 """
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -23,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xrec.bulk.rows import bare
-from xrec.errors import DataError, StorageError, StorageNotFoundError
-from xrec.storage import Location, Record, content_hash, fingerprint_of, row_groups, write_table
+from xrec.errors import DataError, StorageNotFoundError
+from xrec.storage import Location, Record, content_hash, write_table
 
 PART_BYTES = 64 * 2**20
 _INDEX_FILE, _INDEX_ROWS = "chunks.parquet", 1024
@@ -98,11 +93,19 @@ class Plan:
             raise self._broken(f"{name} was changed at chunk {chunk}")
         return pa.ipc.open_stream(piece).read_all()
 
-    def chunks_of(self, first: int, last: int) -> list[int]:
-        """Return the chunks that have rows from the first plan's chunks `first` to `last`."""
-        starts, ends = (self.index[name].to_numpy() for name in ("first", "last"))
-        chunks: list[int] = np.flatnonzero((starts <= last) & (ends >= first)).tolist()
-        return chunks
+    def chunks_of(self, chunk: int) -> list[tuple[int, bool]]:
+        """Return the chunks that have rows of a chunk of the first plan.
+
+        The second value is whether that is the first such chunk.
+        """
+        starts, ends = self._spans
+        stop = int(np.searchsorted(starts, chunk, side="right"))
+        numbers = range(int(np.searchsorted(ends, chunk)), stop)
+        return [(number, bool(starts[number] == chunk)) for number in numbers]
+
+    @cached_property
+    def _spans(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return self.index["first"].to_numpy(), self.index["last"].to_numpy()
 
     def _broken(self, what: str) -> DataError:
         return DataError(
@@ -173,179 +176,3 @@ def _piece(rows: pa.Table) -> bytes:
 
 def _part_name(part: int) -> str:
     return f"part-{part:05d}.arrow"
-
-
-MEMORY, THREADS = "1GB", 2
-"""DuckDB's limits. Its threads share the memory; by default there is one per core."""
-_NUM_FILES = 256
-"""A power of two. With 1e9 rows and IDs of 10 characters, a file has 4e6 rows: 120 MB."""
-ROWS_AT_ONCE, BYTES_AT_ONCE = 2**16, 2**24
-
-
-class Spill:
-    """The rows of `batches` that are distinct in the columns of `keys`, on the local disk.
-
-    The columns of `given` are kept too. Of rows with the same keys, the one with the least values
-    is kept whole; the first column decides before the second.
-
-    A hash of the first key divides the rows into files, and each file is sorted on its own, so
-    memory use depends neither on the number of rows nor on the number of cores. `fingerprint` is a
-    hash of the set of rows. Raises StorageError if the disk is full.
-    """
-
-    def __init__(
-        self,
-        batches: Iterable[pa.Table],
-        keys: pa.Schema,
-        given: pa.Schema = pa.schema([]),  # noqa: B008  it is immutable
-    ):
-        self._schema = pa.schema([*keys, *given])
-        names, values = ([f'"{name}"' for name in schema.names] for schema in (keys, given))
-        self._keys, self._first = ", ".join(names), names[0]
-        least = f"min(struct_pack({', '.join(f'{value} := {value}' for value in values)}))"
-        kept = (f"struct_extract({least}, '{name}') AS \"{name}\"" for name in given.names)
-        self._rows = ", ".join([self._keys, *kept])
-        self._folder = TemporaryDirectory(prefix="xrec-rows-")
-        self._database = duckdb.connect(
-            config={
-                "memory_limit": MEMORY,
-                "threads": THREADS,
-                "temp_directory": self._folder.name,
-                "preserve_insertion_order": "false",
-            }
-        )
-        for rows in row_groups(
-            (batch.select(self._schema.names) for batch in batches), ROWS_AT_ONCE
-        ):
-            with self._disk_errors():
-                self._append(rows)
-        # The length before each key keeps different rows from becoming the same text.
-        text = " || ".join(
-            [
-                *(f"length({name}) || ' ' || {name}" for name in names),
-                *(f"' ' || coalesce({value}::VARCHAR, '')" for value in values),
-            ]
-        )
-        sql = (
-            f"SELECT count(*), bit_xor(md5_number({text})) "
-            f"FROM (SELECT {self._rows} FROM rows GROUP BY {self._keys})"
-        )
-        self.num_rows, digest = 0, 0
-        for numbers in self._groups(1):
-            with self._disk_errors():
-                self._database.register("rows", self._read(numbers))
-                ((num_rows, digest_of_rows),) = self._database.execute(sql).fetchall()
-            self.num_rows += num_rows
-            digest ^= digest_of_rows or 0
-        self.fingerprint = fingerprint_of([self.num_rows, digest])
-
-    def chunks(
-        self,
-        rows_per_chunk: int,
-        num_buckets: int,
-        prepare: Callable[[pa.Table], pa.Table] = lambda rows: rows,
-    ) -> Iterator[pa.Table]:
-        """Yield chunks of rows, sorted by bucket and keys, with the column `bucket`.
-
-        A chunk has at most `rows_per_chunk` rows. Rows with the same first key are in one chunk
-        unless there are more than that. num_buckets: a power of two. prepare: called with many rows
-        at a time, in order; may drop rows and add columns.
-        """
-        return _chunked(map(prepare, self._sorted(num_buckets)), rows_per_chunk)
-
-    def delete(self) -> None:
-        self._database.close()
-        self._folder.cleanup()
-
-    def _append(self, rows: pa.Table) -> None:
-        """Append rows to the files that their hashes select."""
-        self._database.register("batch", rows)
-        sql = f"SELECT *, md5_number_upper({self._first}) >> 32 AS hash FROM batch ORDER BY hash"
-        rows = self._database.sql(sql).to_arrow_table()
-        self._database.unregister("batch")
-        starts = np.arange(_NUM_FILES + 1, dtype=np.uint64) * np.uint64(2**32 // _NUM_FILES)
-        ends = np.searchsorted(rows["hash"].to_numpy(), starts)
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        for number in np.flatnonzero(np.diff(ends)).tolist():
-            with (
-                open(self._file(number), "ab") as file,
-                pa.ipc.new_stream(file, rows.schema, options=options) as writer,
-            ):
-                writer.write_table(rows.slice(ends[number], ends[number + 1] - ends[number]))
-
-    def _file(self, number: int) -> Path:
-        """Return the path of a file of consecutive Arrow streams."""
-        return Path(self._folder.name) / f"rows-{number:03d}"
-
-    def _groups(self, multiple: int) -> Iterator[range]:
-        """Yield consecutive file numbers in groups that are large enough for a DuckDB query.
-
-        The size of a group is a multiple of `multiple`.
-        """
-        start, num_bytes = 0, 0
-        for stop in range(multiple, _NUM_FILES + 1, multiple):
-            paths = map(self._file, range(stop - multiple, stop))
-            num_bytes += sum(path.stat().st_size for path in paths if path.exists())
-            if num_bytes >= BYTES_AT_ONCE or stop == _NUM_FILES:
-                yield range(start, stop)
-                start, num_bytes = stop, 0
-
-    def _read(self, numbers: Iterable[int]) -> pa.Table:
-        """Return the rows of some files, with duplicates and the column `hash`."""
-        schema = pa.schema([*self._schema, pa.field("hash", pa.uint64())])
-        tables = [schema.empty_table()]
-        for path in filter(Path.exists, map(self._file, numbers)):
-            with pa.OSFile(str(path)) as file:
-                while file.tell() < file.size():
-                    with pa.ipc.open_stream(file) as reader:
-                        tables.append(reader.read_all().cast(schema))
-        return pa.concat_tables(tables).combine_chunks()
-
-    def _sorted(self, num_buckets: int) -> Iterator[pa.Table]:
-        """Yield the distinct rows, sorted by bucket and keys; no bucket spans two groups."""
-        fields = [*self._schema, pa.field("bucket", pa.int32(), nullable=False)]
-        columns = f"{self._rows}, (hash * {num_buckets} >> 32)::INTEGER AS bucket"
-        sql = (
-            f"SELECT {columns} FROM rows GROUP BY {self._keys}, hash ORDER BY bucket, {self._keys}"
-        )
-        for numbers in self._groups(max(1, _NUM_FILES // num_buckets)):
-            with self._disk_errors():
-                self._database.register("rows", self._read(numbers))
-                reader = self._database.sql(sql).to_arrow_reader(ROWS_AT_ONCE)
-            while True:
-                with self._disk_errors():
-                    batch = next(reader, None)
-                if batch is None:
-                    break
-                yield pa.Table.from_batches([batch]).cast(pa.schema(fields))
-
-    @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        """Turn errors of DuckDB and the disk into StorageError."""
-        try:
-            yield
-        except (duckdb.Error, OSError) as error:
-            raise StorageError(
-                f"{self._folder.name}: cannot sort the rows of the run on this disk: "
-                f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk",
-                code="no_room",
-                key="TMPDIR",
-            ) from error
-
-
-def _chunked(tables: Iterable[pa.Table], rows_per_chunk: int) -> Iterator[pa.Table]:
-    rest: pa.Table | None = None
-    for table in tables:
-        rows = table if rest is None else pa.concat_tables([rest, table])
-        ends = pc.run_end_encode(rows.column(0).combine_chunks()).run_ends.to_numpy()
-        start = 0
-        while rows.num_rows - start > rows_per_chunk:
-            last = int(np.searchsorted(ends, start + rows_per_chunk, side="right")) - 1
-            stop = int(ends[last]) if last >= 0 else 0
-            if stop <= start:
-                stop = start + rows_per_chunk
-            yield rows.slice(start, stop - start).combine_chunks()
-            start = stop
-        rest = rows.slice(start)
-    if rest is not None and rest.num_rows:
-        yield rest.combine_chunks()

@@ -29,7 +29,7 @@ from ray.util.client import ray as client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.bulk.marks import WAIT, Marks
-from xrec.bulk.results import Summary
+from xrec.bulk.rows import Summary
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
@@ -37,72 +37,43 @@ from xrec.errors import ClusterError, XRecError
 logger = logging.getLogger("xrec")
 
 
-_SECONDS_WITHOUT_HEAD = 30.0
-_SECONDS_BETWEEN_PINGS = 3.0
-
-
 class RayWatch:
-    """A check of whether Ray has ended, which Ray itself does not report.
+    """A check of whether this machine's raylet has ended, after which Ray must not be called.
 
-    Once the cluster's head is gone, Ray leaves its drivers waiting and ends their processes after a
-    minute. Once this machine's raylet is gone, Ray ends the process when it needs the raylet. A Ray
-    client (ray://) has neither, so nothing is watched.
-
-    has_ended: whether `check` found that Ray has ended; Ray must not be called after that.
+    Ray does not report it, but ends the process that calls it. A Ray client (ray://) has no raylet.
     """
 
     def __init__(self) -> None:
         self.has_ended = False
-        self._head, self._raylet = "", socket.socket(socket.AF_UNIX)
-        self._looked_at = self._seen_at = time.monotonic()
+        self._raylet: socket.socket | None = None
         if client.is_connected():
             return
-        context = ray.get_runtime_context()
-        self._head = str(context.gcs_address)
-        own = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+        node_id = ray.get_runtime_context().get_node_id()
+        own = next(node for node in ray.nodes() if node["NodeID"] == node_id)
+        self._raylet = socket.socket(socket.AF_UNIX)
         try:
             self._raylet.connect(own["ObjectStoreSocketName"])
         except OSError as error:
-            raise ClusterError(
-                f"Ray has ended ({error}); start it and run the job again", code="ray_ended"
-            ) from error
+            raise self._ended() from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._raylet.close()
+        if self._raylet is not None:
+            self._raylet.close()
 
     def check(self) -> None:
-        """Raise ClusterError if the raylet has ended, or the head has been gone for 30 seconds."""
-        if not self._head:
-            return
+        """Raise ClusterError if the raylet has ended."""
         # Nothing is ever sent on this connection, so it is readable once the raylet has ended.
-        if select.select([self._raylet], [], [], 0)[0]:
-            raise self._ended("the raylet of this machine is gone")
-        if time.monotonic() - self._looked_at > _SECONDS_BETWEEN_PINGS:
-            if _responds(self._head):
-                self._seen_at = time.monotonic()
-            self._looked_at = time.monotonic()
-            if self._looked_at - self._seen_at > _SECONDS_WITHOUT_HEAD:
-                raise self._ended(f"{self._head} no longer responds")
+        if self._raylet is not None and select.select([self._raylet], [], [], 0)[0]:
+            raise self._ended()
 
-    def _ended(self, what: str) -> ClusterError:
+    def _ended(self) -> ClusterError:
         self.has_ended = True
-        error = ClusterError(
-            f"Ray has ended: {what}; run the job again to continue", code="ray_ended"
-        )
-        logger.error("%s", error)  # Ray may end this process before the error is seen
-        return error
-
-
-def _responds(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_BETWEEN_PINGS).close()
-    except OSError:
-        return False
-    return True
+        what = "Ray has ended: the raylet of this machine is gone; start Ray and run the job again"
+        logger.error("%s", what)  # Ray may end this process before the error is seen
+        return ClusterError(what, code="ray_ended")
 
 
 T = TypeVar("T")
@@ -148,16 +119,16 @@ class RayPool:
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
     ) -> Iterator[tuple[int, Summary]]:
-        processes = _Processes(
-            make=partial(_chunk_work, settings),
+        yield from _results(
+            partial(_chunk_work, settings),
+            [int(chunk) for chunk in chunks],
+            is_over,
             max_size=min(self.max_actors, len(chunks)),
             min_size=self.min_actors,
             cpus=self.cpus,
             gpus=self.gpus,
-            slots=settings.chunks_at_once,
-            num_threads=settings.chunks_at_once + 1,  # one reads ahead
+            num_threads=settings.chunks_at_once,
         )
-        yield from processes.results([int(chunk) for chunk in chunks], is_over)
 
     def held(self, num_chunks: int) -> dict[str, float]:
         size = min(self.max_actors, num_chunks)
@@ -196,89 +167,86 @@ def map_in_processes(
     """
     if not items:
         return
-    processes = _Processes(
-        make=partial(_item_work, make),
+    made = _results(
+        partial(_item_work, make),
+        range(len(items)),
+        lambda: False,
         max_size=min(num_processes, len(items)),
         cpus=cpus,
         gpus=gpus,
         references=[ray.put(cloudpickle.dumps(item)) for item in items],
     )
-    for index, made in processes.results(range(len(items)), lambda: False):
-        yield index, cloudpickle.loads(made)
+    for index, result in made:
+        yield index, cloudpickle.loads(result)
 
 
-@dataclass(frozen=True)
-class _Processes:
-    """Processes that do numbered pieces of work.
+def _results(
+    make: Callable[..., Callable[[int], object]],
+    numbers: Sequence[int],
+    is_over: Callable[[], bool],
+    *,
+    max_size: int,
+    min_size: int | None = None,
+    cpus: float,
+    gpus: float,
+    num_threads: int = 1,
+    references: Sequence[ray.ObjectRef] = (),
+) -> Iterator[tuple[int, Any]]:
+    """Yield each finished number and its result; see `Pool.summaries`.
 
     make: called with a process's marks, node and name, and `references`; returns the function that
-    does a number. slots: how many numbers a process does at a time. num_threads: how many it takes.
+    does a number. num_threads: how many numbers a process does at a time.
     """
-
-    make: Callable[..., Callable[[int], object]]
-    max_size: int
-    min_size: int | None = None
-    cpus: float = 1
-    gpus: float = 0
-    slots: int = 1
-    num_threads: int = 1
-    references: Sequence[ray.ObjectRef] = ()
-
-    def results(
-        self, numbers: Sequence[int], is_over: Callable[[], bool]
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield each finished number and its result; see `Pool.summaries`."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
-        marks = beside(max_concurrency=2)(_MarksActor).remote(self.max_size, numbers, self.slots)
-        execution = beside()(_Execution).remote()
-        watch = RayWatch()
-        try:
-            with watch:
-                given = (cloudpickle.dumps(self.make), self.num_threads, marks, self.references)
-                fewest = min(self.min_size or self.max_size, self.max_size)
-                running = execution.run.remote(given, fewest, self.max_size, self.cpus, self.gpus)
-                yield from _collected(len(numbers), marks, running, watch, is_over)
-                ray.wait([running], timeout=_SECONDS_TO_END)  # lets processes end by themselves
-        except RayError as error:
-            raise ClusterError(
-                f"Ray could not run the job's processes ({type(error).__name__}: "
-                f"{str(error)[:500]}); run the job again to continue",
-                code="ray_failed",
-            ) from error
-        finally:
-            if not watch.has_ended:
-                for actor in (execution, marks):
-                    ray.kill(actor)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
+    marks = beside(max_concurrency=2)(_MarksActor).remote(max_size, numbers)
+    execution = beside()(_Execution).remote()
+    watch = RayWatch()
+    try:
+        with watch:
+            given = (cloudpickle.dumps(make), num_threads, marks, references)
+            fewest = min(min_size or max_size, max_size)
+            running = execution.run.remote(given, fewest, max_size, cpus, gpus)
+            yield from _collected(len(numbers), marks, running, watch, is_over)
+            ray.wait([running], timeout=_SECONDS_TO_END)  # lets processes end by themselves
+    except RayError as error:
+        raise ClusterError(
+            f"Ray could not run the job's processes ({type(error).__name__}: "
+            f"{str(error)[:500]}); run the job again to continue",
+            code="ray_failed",
+        ) from error
+    finally:
+        if not watch.has_ended:
+            for actor in (execution, marks):
+                ray.kill(actor)
 
 
 def _collected(
     num_left: int, marks: Any, running: ray.ObjectRef, watch: RayWatch, is_over: Callable[[], bool]
 ) -> Iterator[tuple[int, Any]]:
-    news, has_ended = None, False
-    while num_left:
-        if news is None:
-            # Checked before the news, which then include everything done before the end.
-            has_ended = bool(ray.wait([running], timeout=0)[0])
-            news = marks.news.remote(_SECONDS_BETWEEN_LOOKS)
-        ready, _ = ray.wait([news], timeout=_SECONDS_BETWEEN_LOOKS)
+    def look() -> bool:
         watch.check()
-        if is_over():
+        if ends := is_over():
             marks.call.remote("is_over", True)
-        if not ready:
-            continue
+        return ends
+
+    while num_left:
+        # Checked before the news, which then include everything done before the end.
+        has_ended = bool(ray.wait([running], timeout=0)[0])
+        news = marks.news.remote(_SECONDS_BETWEEN_LOOKS)
+        while not ray.wait([news], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
+            look()
         done, error = ray.get(news)
-        news = None
+        look()
         for number, result in done:
             num_left -= 1
             yield number, result
-            if is_over():
-                marks.call.remote("is_over", True)
+            look()
         if error is not None:
             raise error
         if has_ended and not done:
             ray.get(running)  # raises if it failed
-            if is_over():
+            if look():
                 return
             raise ClusterError(
                 f"the job's processes ended before {num_left} pieces of work were done; run the "
@@ -291,8 +259,8 @@ def _collected(
 class _MarksActor:
     """The marks, in an actor on the driver's node; one of its threads waits for news."""
 
-    def __init__(self, max_actors: int, numbers: Sequence[int], slots: int):
-        self._marks = Marks(max_actors, _LostNodes(), numbers, slots)
+    def __init__(self, max_actors: int, numbers: Sequence[int]):
+        self._marks = Marks(max_actors, numbers)
         self._changed = Condition()
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -303,22 +271,11 @@ class _MarksActor:
 
     def news(self, seconds: float) -> tuple[list[tuple[int, Any]], XRecError | None]:
         """Return the news as soon as there is any, or after this many seconds."""
+        lost = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
         with self._changed:
+            self._marks.lost_nodes = lost
             self._changed.wait_for(self._marks.has_news, seconds)
             return self._marks.news()
-
-
-class _LostNodes:
-    """The IDs of lost nodes, as of at most a second ago."""
-
-    def __init__(self) -> None:
-        self._ids, self._seen_at = set[str](), -1.0
-
-    def __call__(self) -> set[str]:
-        if time.monotonic() - self._seen_at > _SECONDS_BETWEEN_LOOKS:
-            self._ids = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-            self._seen_at = time.monotonic()
-        return self._ids
 
 
 class _Execution:
@@ -367,7 +324,11 @@ class DoWork:
         if not self._marks.starting(self._name, context.get_actor_id(), node):
             return
         try:
-            self._do = _unpack(make)(self._marks, node, self._name, references)
+            gc.disable()  # importing torch and transformers takes five seconds, or four without it
+            work = cloudpickle.loads(make)
+            gc.freeze()  # imported modules stay, so later collections can skip them
+            gc.enable()
+            self._do = work(self._marks, node, self._name, references)
         except Exception as error:  # noqa: BLE001  the driver raises it
             self._marks.fail(portable(error))
         else:
@@ -434,25 +395,11 @@ def _item_work(
                 code="processes_died",
                 saw=2,
             )
-        if marks.begin(index, (0, 1), name, node):
-            made = work(cloudpickle.loads(ray.get(items[index])))
-            marks.done(index, cloudpickle.dumps(made))
+        marks.begin(index, (0, 1), name, node)
+        made = work(cloudpickle.loads(ray.get(items[index])))
+        marks.done(index, cloudpickle.dumps(made))
 
     return do
-
-
-def _unpack(packed: bytes) -> Any:
-    """Unpickle the work of a starting process.
-
-    This imports torch and transformers, which takes five seconds, or four without garbage
-    collection.
-    """
-    gc.disable()
-    try:
-        return cloudpickle.loads(packed)
-    finally:
-        gc.freeze()  # imported modules stay, so later collections can skip them
-        gc.enable()
 
 
 def portable(error: Exception) -> XRecError:

@@ -1,27 +1,26 @@
-"""The progress of a run: the counts of its results, and what its driver reports with its lease.
+"""The progress of a run: its results, counted; who works on it; and what that driver reports.
 
-`driver.json` only informs readers and makes other drivers wait; only results decide what is done.
-While a command works on a run, a thread renews the lease, however long a step takes.
+`counted.json` saves the next driver from opening results. `driver.json` informs readers and makes
+other drivers wait; only results decide what is done. While a command works on a run, a thread
+renews its lease, however long a step takes.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime, timedelta
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from xrec.bulk.results import Summary, total
+from xrec.bulk.rows import Summary, total
 from xrec.bulk.run import BulkRun, Pass
 from xrec.errors import StorageError, StorageNotFoundError
 from xrec.storage import DRIVER, Beat, Lease, Location, Record, request_each, this_process
 
 logger = logging.getLogger("xrec")
-
 
 _FOOTERS_AT_ONCE, _MANY = 64, 1024
 """How many results are opened at a time, and after how many new ones the counts are saved."""
@@ -30,13 +29,10 @@ _FOOTERS_AT_ONCE, _MANY = 64, 1024
 class Counted(Record):
     """The content of `counted.json`: counts and costs of some chunks of a pass.
 
-    The file saves the next driver from opening their results; if the results differ, they are
-    counted again. chunks: a bit per chunk of the pass, as hex digits. second: chunks whose first
-    result cannot be read.
+    chunks: a bit per chunk of the pass, as hex digits.
     """
 
     chunks: str
-    second: frozenset[int]
     summary: Summary
 
 
@@ -44,146 +40,109 @@ class Tally:
     """The chunks of a pass that have a result, and their counts; takes a byte per chunk."""
 
     def __init__(self, work: Pass):
-        self._file = work.folder / "counted.json"
-        self._is_counted = np.zeros(work.size.num_chunks, dtype=bool)
-        results, self._broken = work.results, work.results.doubted()
-        sizes = results.sizes()
-        names = {n: name for n, (name, _) in sizes.items() if n < work.size.num_chunks}
-        second = {chunk for chunk, name in names.items() if "~" in name}
-        self._second, self.summary = set[int](), Summary()
-        self._load(names.keys() - self._broken, second)
-        new = [n for n in names if n not in self._broken and not self._is_counted[n]]
-        read = request_each(lambda n: results.summary(names[n]), new, at_once=_FOOTERS_AT_ONCE)
-        for chunk, summary in zip(new, read, strict=True):
-            if summary is None:
-                self._broken.add(chunk)
-            else:
-                self._second |= {chunk} & second
-                self._count(chunk, summary)
-        self._num_new = len(new)
+        self._file, results = work.folder / "counted.json", work.results
+        self._is_done = np.zeros(work.size.num_chunks, dtype=bool)
+        self.summary, self._num_new = Summary(), 0
+        names = {chunk: name for chunk, (name, _) in results.sizes().items()}
+        doubted = results.doubted()
+        if not doubted and not any("~" in name for name in names.values()):
+            self._load(names.keys())
+        new = [
+            chunk
+            for chunk in names.keys() - doubted
+            if chunk < work.size.num_chunks and not self._is_done[chunk]
+        ]
+        files = (names[chunk] for chunk in new)
+        summaries = request_each(results.summary, files, at_once=_FOOTERS_AT_ONCE)
+        for chunk, summary in zip(new, summaries, strict=True):
+            if summary is not None:
+                self.add(chunk, summary)
         if self._num_new >= _MANY:
             self.keep()
 
     @property
     def done(self) -> npt.NDArray[np.int64]:
         """The chunks with a result, sorted."""
-        return np.flatnonzero(self._is_counted)
+        return np.flatnonzero(self._is_done)
 
     @property
     def left(self) -> npt.NDArray[np.int64]:
         """The chunks without a result, sorted."""
-        return np.flatnonzero(~self._is_counted)
+        return np.flatnonzero(~self._is_done)
 
     def add(self, chunk: int, summary: Summary) -> None:
-        """Count a chunk that was finished since, unless it is already counted."""
-        if summary.num_rows and not self._is_counted[chunk]:
-            self._second |= {chunk} & self._broken
-            self._count(chunk, summary)
+        """Count a chunk, unless it is already counted."""
+        if summary.num_rows and not self._is_done[chunk]:
+            self._is_done[chunk] = True
+            self.summary += summary
             self._num_new += 1
 
     def keep(self) -> None:
         """Save new counts; do nothing if the store fails."""
         if self._num_new:
-            chunks, second = np.packbits(self._is_counted), frozenset(self._second)
-            counted = Counted(chunks=chunks.tobytes().hex(), second=second, summary=self.summary)
+            chunks = np.packbits(self._is_done).tobytes().hex()
             with suppress(StorageError):
-                self._file.write_bytes(counted.to_bytes())
+                self._file.write_bytes(Counted(chunks=chunks, summary=self.summary).to_bytes())
                 self._num_new = 0
 
-    def _load(self, readable: Set[int], second: Set[int]) -> None:
-        """Use the saved counts if all of their results still exist unchanged."""
+    def _load(self, chunks: Set[int]) -> None:
+        """Use the saved counts if all of their results still exist."""
         try:
             saved = Counted.model_validate_json(self._file.read_bytes())
             bits = np.frombuffer(bytes.fromhex(saved.chunks), dtype=np.uint8)
         except (StorageNotFoundError, ValueError):
             return
-        is_counted = np.unpackbits(bits)[: len(self._is_counted)].astype(bool)
-        chunks = set(np.flatnonzero(is_counted).tolist())
-        if chunks <= readable and chunks & second == saved.second:
-            self._is_counted[list(chunks)] = True
-            self._second, self.summary = set(saved.second), saved.summary
-
-    def _count(self, chunk: int, summary: Summary) -> None:
-        self._is_counted[chunk] = True
-        self.summary += summary
+        is_done = np.unpackbits(bits)[: len(self._is_done)].astype(bool)
+        counted = np.flatnonzero(is_done)
+        if chunks >= set(counted.tolist()):
+            self._is_done[counted], self.summary = True, saved.summary
 
 
 class Survey:
-    """The results of all passes of a run."""
+    """The results of all passes of a run; `tallies` has one for each of `passes`."""
 
     def __init__(self, run: BulkRun):
         self._run = run
         self.passes: list[Pass] = []
-        self._tallies: list[Tally] = []
-        self.summary = self.look()
+        self.tallies: list[Tally] = []
+        self.look()
 
-    def look(self) -> Summary:
-        """Read the passes added since the last call; return their counts."""
+    def look(self) -> None:
+        """Read the passes added since the last call."""
         new = self._run.passes()[len(self.passes) :]
-        tallies = list(map(Tally, new))
+        self.tallies += map(Tally, new)
         self.passes += new
-        self._tallies += tallies
-        return total(tally.summary for tally in tallies)
 
     @property
-    def done(self) -> list[npt.NDArray[np.int64]]:
-        """The chunks of each pass that have a result, sorted."""
-        return [tally.done for tally in self._tallies]
+    def summary(self) -> Summary:
+        """The counts and costs of all rows, each with its last outcome."""
+        return total(tally.summary for tally in self.tallies)
 
     @property
     def is_done(self) -> bool:
         """Whether every chunk of every pass has a result."""
-        return all(not len(tally.left) for tally in self._tallies)
-
-    def left(self, work: Pass) -> npt.NDArray[np.int64]:
-        return self._tallies[work.number].left
-
-    def add(self, work: Pass, chunk: int, summary: Summary) -> None:
-        """Count a chunk that was finished since, for `keep`."""
-        self._tallies[work.number].add(chunk, summary)
+        return all(not len(tally.left) for tally in self.tallies)
 
     def keep(self) -> None:
         """Save all counts, so that later drivers need not read these results."""
-        for tally in self._tallies:
+        for tally in self.tallies:
             tally.keep()
 
 
 TERM = timedelta(seconds=90)
 """How long a driver that reports nothing is considered alive."""
-STARTS = "starts"
-"""`starts` has a file for each driver start, with its costs excluding those of rows."""
-
-
-def now() -> datetime:
-    """Return the time in UTC."""
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True)
-class Clock:
-    """The current time, and how often a command acts.
-
-    wait: waits for an event for at most this many seconds. seconds_between_signs: between renewals
-    of the lease. seconds_between_looks: between reports of the progress.
-    """
-
-    now: Callable[[], datetime] = now
-    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
-    seconds_between_signs: float = TERM.total_seconds() / 6
-    seconds_between_looks: float = 2.0
-
-
-REAL = Clock()
 
 
 class Progress(Summary, Lease):
     """The counts and costs of everything done, and the state of the driver.
 
-    pass_number, reasons: the newest pass, and why its rows had failed. started_at: when the driver
-    started. working_since: when it had its first result; num_rows_before: rows done by then.
+    start_costs: the part of the costs that is not of rows, of all starts so far. pass_number,
+    reasons: the newest pass, and why its rows had failed. started_at: when the driver started.
+    working_since: when it had its first result; num_rows_before: rows done by then.
     """
 
     written_at: datetime
+    start_costs: dict[str, float] = Field(default_factory=dict)
     pass_number: int = 0
     reasons: tuple[str, ...] = ()
     is_done: bool = False
@@ -212,11 +171,10 @@ def read_progress(folder: Location) -> Progress | None:
         return None
 
 
-def costs_of_starts(folder: Location) -> Summary:
+def start_costs(folder: Location) -> Summary:
     """Return the costs of all driver starts, excluding the costs of rows."""
-    starts = folder / STARTS
-    names = (name for name in starts.sizes() if name.endswith(".json"))  # skip unfinished files
-    return total(request_each(lambda name: Summary.read(starts / name), names))
+    last = read_progress(folder)
+    return Summary(costs=last.start_costs if last else {})
 
 
 def refuse_live_driver(folder: Location, *, but: str = "") -> None:
@@ -225,59 +183,54 @@ def refuse_live_driver(folder: Location, *, but: str = "") -> None:
         last.refuse_others(folder, "driver_at_work", but=but)
 
 
-class RunBeat(Beat):
-    """Renews a run's lease with `report(is_alive)` until the work ends or the plan is gone."""
+class RunLease(Beat):
+    """Holds a run for this process during a `with` block, and reports `progress()` meanwhile.
 
-    def __init__(self, run: BulkRun, clock: Clock, report: Callable[[bool], None]):
-        super().__init__(self._renew_if_current, clock.seconds_between_signs, clock.wait)
-        self._run, self._report = run, report
+    It ends with an error if the run is planned again.
+    """
 
-    def begin(self) -> None:
-        self._report(True)
-        super().begin()
+    def __init__(self, run: BulkRun, progress: Callable[[], Progress]):
+        clock = run.clock
+        super().__init__(self._report_if_current, clock.seconds_between_signs, clock.wait)
+        self._run, self._progress = run, progress
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        self.report()
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Release the lease, so that another command may start at once."""
-        super().end()
+        self.end()
         with store_may_fail():
             if self._run.is_current():
-                self._report(False)
+                self.report(is_alive=False)
+
+    def report(self, *, is_alive: bool = True) -> None:
+        """Write the progress, and whether this process is alive or has ended."""
+        at = self._run.clock.now()
+        times = {"written_at": at, "expires_at": at + TERM if is_alive else None}
+        with store_may_fail():
+            write_progress(self._run, self._progress().model_copy(update=times))
 
     def check_is_current(self) -> None:
         """Raise LeaseError if the plan was deleted and made again."""
         self._run.check_is_current("this driver was at work")
 
-    def _renew_if_current(self) -> None:
+    def _report_if_current(self) -> None:
         with store_may_fail():
             self.check_is_current()
-            self._report(True)
+            self.report()
 
 
-@contextmanager
-def seen_at_work(run: BulkRun, clock: Clock) -> Iterator[None]:
-    """Hold the run's lease during the `with` block, unless a driver already holds it."""
-    last, started_at = read_progress(run.folder), clock.now()
-    if last is not None and last.is_alive(started_at):
-        yield
-        return
-    last = last or Progress(
-        **dict(Survey(run).summary), written_at=started_at, started_at=started_at, is_done=True
-    )
+def lease_if_free(run: BulkRun) -> AbstractContextManager[object]:
+    """Return a lease that keeps the last report, or nothing if a driver already holds one."""
+    last, at = read_progress(run.folder), run.clock.now()
+    if last is not None and last.is_alive(at):
+        return nullcontext()
+    last = last or Progress(**dict(Survey(run).summary), written_at=at, started_at=at, is_done=True)
     own = last.model_copy(update={"holder": this_process()})
-    beat = RunBeat(run, clock, lambda is_alive: report(run, own, clock, is_alive=is_alive))
-    beat.begin()
-    try:
-        yield
-    finally:
-        beat.end()
-
-
-def report(run: BulkRun, progress: Progress, clock: Clock, *, is_alive: bool) -> None:
-    """Write the progress, and whether the driver is alive or has ended."""
-    at = clock.now()
-    times = {"written_at": at, "expires_at": at + TERM if is_alive else None}
-    with store_may_fail():
-        write_progress(run, progress.model_copy(update=times))
+    return RunLease(run, lambda: own)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
-from xrec.bulk.files import FEW_AT_ONCE, file_errors, files_of, missing_files
-from xrec.bulk.log import DeltaLog, manifest_of_log, the_log
+from xrec.bulk.log import DeltaLog, missing_files, the_log
 from xrec.bulk.rows import OK, bucket_of
+from xrec.bulk.table import FEW_AT_ONCE, file_errors, files_of
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, TableError
 from xrec.storage import (
@@ -60,7 +60,7 @@ class Published:
         The columns `status` and `bucket` are always included. A nullable column that is missing
         from the table is filled with nulls.
         """
-        whole = pa.schema(self.log.delta.schema().to_arrow())
+        whole = self.log.schema(self.version)
         if schema is not None:
             needed = {field.name for field in schema if not field.nullable}
             if missing := sorted(needed - set(whole.names)):
@@ -109,7 +109,7 @@ def published(
     is not sound, or lost files to a vacuum.
     """
     log = the_log(open_location(uri, storage), version)
-    table = Published(log, manifest_of_log(log))
+    table = Published(log, log.manifest())
     if version is not None and (gone := missing_files(log.location, log.files(version))):
         raise TableError(
             f"{uri}: version {version} cannot be read because its file {gone[0]} is missing, "

@@ -4,24 +4,25 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.files import FEW_AT_ONCE, file_errors, files_of
-from xrec.bulk.log import LOG, DeltaLog, check_sound, open_log
-from xrec.bulk.plan import EARLIER, Spill, write_plan
+from xrec.bulk.input import Batches, Input, first_of
+from xrec.bulk.log import LOG, DeltaLog, open_log
+from xrec.bulk.plan import EARLIER, write_plan
 from xrec.bulk.progress import read_progress
-from xrec.bulk.rows import TAKEN_DOWN, Batches, Rejected, RowFormat, first_of, good_rows
+from xrec.bulk.rows import TAKEN_DOWN, RowFormat
 from xrec.bulk.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
-from xrec.bulk.table import open_whole, refuse_other_table
+from xrec.bulk.table import FEW_AT_ONCE, file_errors, files_of, open_whole, refuse_other_table
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
-from xrec.storage import Location, open_location, row_groups, with_backoff
+from xrec.schemas import REJECTED
+from xrec.storage import Location, open_location, row_groups, with_backoff, write_table
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
@@ -69,39 +70,42 @@ class RunRequest:
         return next((record for record in self.known() if _is_good(record, self.output)), None)
 
     @contextmanager
-    def read_rows(self) -> "Iterator[ReadRows]":
+    def read_rows(self) -> Iterator[Input]:
         """Copy the input to local disk for a `with` block; raise DataError if no row is good."""
-        forgotten = read_takedowns(self.output).forgotten
-        with ExitStack() as stack:
-            try:
-                rejected = stack.enter_context(Rejected())
-                good = good_rows(self.batches(), rejected, forgotten)
-                spill = Spill(good, self.format.key_schema, self.format.given)
-                stack.callback(spill.delete)
-                if spill.num_rows == 0:
-                    raise DataError(
-                        f"there are no rows to process: {rejected.reasons.total()} were rejected"
-                        f"{first_of(rejected.first)}",
-                        code="no_rows",
-                        key="rejected",
-                        saw=dict(rejected.reasons),
-                    )
-                yield ReadRows(spill, rejected, self.identity.name(spill.fingerprint))
-            except RuntimeError as error:
-                if isinstance(error.__cause__, KeyboardInterrupt):  # during a DuckDB query
-                    raise error.__cause__ from None
-                raise
+        keys, given, forgotten = self.format.key_schema, self.format.given, self._taken.forgotten
+        with closing(Input(self.batches(), keys, given, forgotten)) as rows:
+            if rows.num_rows == 0:
+                raise DataError(
+                    f"there are no rows to process: {sum(rows.rejected.values())} were rejected"
+                    f"{first_of(rows.first_rejected())}",
+                    code="no_rows",
+                    key="rejected",
+                    saw=rows.rejected,
+                )
+            yield rows
+
+    def name(self, rows: Input) -> str:
+        """Return the name of the run of these rows."""
+        return self.identity.name(rows.fingerprint)
+
+    def newest(self, rows: Input) -> tuple[int, RunRecord | None]:
+        """Return the number of the run's next record, and the newest record if its plan is usable.
+
+        Both come from one listing, so a driver that plans in between takes that number.
+        """
+        number, record = newest_record(self.output, self.name(rows)) or (-1, None)
+        is_good = record is not None and _is_good(record, self.output)
+        return number + 1, record if is_good else None
 
     def chunks(
-        self, spill: Spill, takedowns: set[int], *, carrying: bool = True
+        self, rows: Input, takedowns: set[int], *, carrying: bool = True
     ) -> Iterator[pa.Table]:
         """Yield the chunks to plan, without rows that are taken down.
 
         Add the numbers of the takedowns that kept rows out to `takedowns`.
         """
-        size, taken = self._size_of_chunks(spill.num_rows), read_takedowns(self.output)
-        num_buckets = num_buckets_for(spill.num_rows)
-        earlier = None
+        size, taken, earlier = self._size_of_chunks(rows.num_rows), self._taken, None
+        num_buckets = num_buckets_for(rows.num_rows)
         if carrying and self.carry_from is not None:
             location = open_location(self.carry_from, self.storage)
             earlier = open_earlier(location, self.format, self.output)
@@ -109,50 +113,36 @@ class RunRequest:
         def prepared(rows: pa.Table) -> pa.Table:
             left = taken.without(rows)
             if left is not rows:
-                gone = self.format.without(rows, left).select(self.format.keys).to_pylist()
-                takedowns.update(taken.active.keys() & {*map(taken.of_row, gone)})
+                gone = rows.filter(pc.invert(self.format.are_among(rows, left)))
+                numbers = map(taken.of_row, gone.select(self.format.keys).to_pylist())
+                takedowns.update(taken.active.keys() & {*numbers})
             return left if earlier is None else earlier.beside(left, num_buckets)
 
-        chunks = spill.chunks(size, num_buckets, prepared)
+        chunks = rows.chunks(size, num_buckets, prepared)
         if self.limit is None:
             return chunks
         return _cut_until(self.limit, chunks, self._size_of_chunks(self.limit))
+
+    @property
+    def _taken(self) -> Takedowns:
+        return read_takedowns(self.output)
 
     def _size_of_chunks(self, num_rows: int) -> int:
         size = self.rows_per_chunk
         return size if isinstance(size, int) else size(num_rows)
 
 
-@dataclass(frozen=True)
-class ReadRows:
-    """The good and the rejected rows of an input, and the name of their run."""
-
-    spill: Spill
-    rejected: Rejected
-    run: str
-
-    def planned(self, output: Location) -> tuple[int, RunRecord | None]:
-        """Return the number of the run's next record, and the newest record if its plan is usable.
-
-        Both come from one listing, so a driver that plans in between takes that number.
-        """
-        newest = newest_record(output, self.run)
-        if newest is None:
-            return 0, None
-        number, record = newest
-        return number + 1, record if _is_good(record, output) else None
-
-    def left_out(self, num_planned: int) -> dict[str, int]:
-        """Return how many rows a plan leaves out, by reason; raise DataError if none are left."""
-        num_gone = self.spill.num_rows - num_planned
-        if not num_planned:
-            raise DataError(
-                f"there are no rows to process: all {num_gone} are taken down",
-                code="no_rows",
-                key=TAKEN_DOWN,
-                saw=num_gone,
-            )
-        return {**self.rejected.reasons, **({TAKEN_DOWN: num_gone} if num_gone else {})}
+def left_out(rows: Input, num_planned: int) -> dict[str, int]:
+    """Return how many rows a plan leaves out, by reason; raise DataError if none are left."""
+    num_gone = rows.num_rows - num_planned
+    if not num_planned:
+        raise DataError(
+            f"there are no rows to process: all {num_gone} are taken down",
+            code="no_rows",
+            key=TAKEN_DOWN,
+            saw=num_gone,
+        )
+    return {**rows.rejected, **({TAKEN_DOWN: num_gone} if num_gone else {})}
 
 
 def _is_good(record: RunRecord, output: Location) -> bool:
@@ -188,29 +178,29 @@ def open_run(request: RunRequest) -> BulkRun:
     return BulkRun(output, record, request.format, request.storage, base)
 
 
-def _planned(request: RunRequest, rows: ReadRows) -> RunRecord:
+def _planned(request: RunRequest, rows: Input) -> RunRecord:
     """Plan the rows unless another driver has done so first; return the valid record."""
-    output, name = request.output, rows.run
+    output, name = request.output, request.name(rows)
     for _ in range(_CHANCES):
-        number, record = rows.planned(output)
+        number, record = request.newest(rows)
         if record is not None:
             return record
         nonce, takedowns = uuid.uuid4().hex[:16], set[int]()
         folder = output / RUNS / name / nonce / "plan"
-        size = write_plan(folder, request.chunks(rows.spill, takedowns))
+        size = write_plan(folder, request.chunks(rows, takedowns))
         record = RunRecord(
             run=name,
             identity=request.identity,
             nonce=nonce,
-            rows_fingerprint=rows.spill.fingerprint,
+            rows_fingerprint=rows.fingerprint,
             listing=dict(request.listing),
-            rejected=rows.left_out(size.num_rows),
-            num_buckets=num_buckets_for(rows.spill.num_rows),
+            rejected=left_out(rows, size.num_rows),
+            num_buckets=num_buckets_for(rows.num_rows),
             size=size,
             planned_at=time.time(),
             takedowns=tuple(sorted(takedowns)),
         )
-        rows.rejected.write(folder / "rejected.parquet")
+        write_table(folder / "rejected.parquet", rows.rejected_rows(), REJECTED)
         (output / RUNS / name / f"run-{number}.json").create_bytes(record.to_bytes())
     raise TableError(
         f"{output}: the plan of run {name} was deleted while it was being made; make sure that "
@@ -247,10 +237,20 @@ def refuse_other_files(output: Location) -> None:
 
 
 def check_conditional_writes(output: Location) -> None:
-    """Raise TableError if the store of `output` lets the same file be created twice."""
+    """Raise TableError if the store of `output` lets the same file be created twice.
+
+    A process killed in here leaves its file; a vacuum deletes it.
+    """
     for _ in range(_CHANCES):  # someone may delete the file meanwhile
-        if (answer := _create_twice(output)) is None:
-            return
+        probe, answer = output / PROBES / uuid.uuid4().hex, "a file was created twice"
+        try:
+            if probe.create_bytes(b"1") and not probe.create_bytes(b"2"):
+                return
+        except StorageError as error:
+            probe.write_bytes(b"3")  # raises if the store refuses plain writes too
+            answer = str(error)
+        finally:
+            probe.delete()
     raise TableError(
         f"{output}: the store does not support conditional writes (If-None-Match), so two drivers "
         f"could write the same file ({answer}); use a store that does, such as AWS S3 or SeaweedFS",
@@ -258,22 +258,6 @@ def check_conditional_writes(output: Location) -> None:
         key=str(output),
         saw=answer,
     )
-
-
-def _create_twice(output: Location) -> str | None:
-    """Return what went wrong, or None if only the first attempt succeeded.
-
-    A process killed in here leaves its file; a vacuum deletes it.
-    """
-    probe = output / PROBES / uuid.uuid4().hex
-    try:
-        is_created = probe.create_bytes(b"1")
-        return None if is_created and not probe.create_bytes(b"2") else "a file was created twice"
-    except StorageError as error:
-        probe.write_bytes(b"3")  # raises if the store refuses plain writes too
-        return str(error)
-    finally:
-        probe.delete()
 
 
 def num_buckets_for(num_rows: int) -> int:
@@ -357,11 +341,11 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
     """
     if (log := open_log(location)) is None:
         return None
-    check_sound(log)
+    log.check_sound()
     shown = log.decided_by(log.version)
     if shown is None or shown.manifest is None:
         return None
-    schema = pa.schema(log.delta.schema().to_arrow())
+    schema = log.schema(log.version)
     types = dict(zip(schema.names, schema.types, strict=True))
     differing = [
         f"{field.name}: {types.get(field.name, 'none')} there, {field.type} here"

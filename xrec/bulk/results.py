@@ -8,19 +8,15 @@ name; if that result is damaged too, an error names it.
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from xrec.bulk.rows import FAILED, OK, bare, counts_of
+from xrec.bulk.rows import Summary, bare
 from xrec.errors import DataError, StorageNotFoundError
-from xrec.storage import Location, Record, read_footer
+from xrec.storage import Location, read_footer
 
 _NAME = re.compile(r"(\d+)(~1)?\.parquet")
 _SUMMARY, _SUMMARY_DIGEST, _FILE_DIGEST = b"xrec", b"xrec_summary_digest", b"xrec_digest"
@@ -31,58 +27,6 @@ _UNREADABLE = (pa.ArrowException, KeyError, ValueError, TypeError, OSError)
 
 class BrokenResultError(DataError):
     """A result that cannot be read."""
-
-
-class Summary(Record):
-    """Counts and costs of some rows.
-
-    num_ok: number of successful rows. failed: number of failed rows by reason. was_failed: in a
-    retry, the earlier failures of its rows by reason. costs: totals by name; `seconds` is process
-    time, `carried` the number of rows carried over from an earlier run. num_deaths: number of
-    processes that died while working on the rows.
-    """
-
-    num_ok: int = 0
-    failed: dict[str, int] = Field(default_factory=dict)
-    was_failed: dict[str, int] = Field(default_factory=dict)
-    costs: dict[str, float] = Field(default_factory=dict)
-    num_deaths: int = 0
-
-    @property
-    def num_failed(self) -> int:
-        return sum(self.failed.values())
-
-    @property
-    def num_rows(self) -> int:
-        """The number of rows that succeeded or failed."""
-        return self.num_ok + self.num_failed
-
-    def __add__(self, other: "Summary") -> "Summary":
-        """Add two summaries, counting a retried row once, with its last outcome."""
-        retried = {reason: -count for reason, count in other.was_failed.items()}
-        failed = added(added(self.failed, other.failed), retried)
-        return Summary(
-            num_ok=self.num_ok + other.num_ok,
-            failed={reason: round(count) for reason, count in failed.items() if count},
-            costs=added(self.costs, other.costs),
-            num_deaths=self.num_deaths + other.num_deaths,
-        )
-
-
-def added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    """Add two mappings of numbers by name."""
-    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
-
-
-def total(summaries: Iterable[Summary]) -> Summary:
-    return sum(summaries, Summary())
-
-
-def summary_of(rows: pa.Table, **fields: Any) -> Summary:
-    """Return the summary of a result's rows, with `fields` passed through."""
-    failed = counts_of(rows.filter(pc.equal(rows["status"], FAILED))["reason"])
-    num_ok = counts_of(rows["status"]).get(OK, 0)
-    return Summary(num_ok=num_ok, failed=failed, **fields)
 
 
 @dataclass(frozen=True)
@@ -108,24 +52,49 @@ class ResultFolder:
         for name in _names(chunk):
             if (self.location / name).create_bytes(data):
                 return summary
-            if (existing := self._summary_of_all(name)) is not None:
-                return existing
+            if (existing := self._load(name)) is not None:
+                return existing[1]
         raise self._lost(chunk)
 
-    def standing(self, chunk: int) -> Summary | None:
-        """Return the summary of the chunk's result, or None if it has no readable one yet.
+    def find(self, chunk: int) -> tuple[pa.Table, Summary] | None:
+        """Return the rows and the summary of the chunk's result, or None if it has no readable one.
 
         Raise DataError if the chunk has two results and neither can be read.
         """
-        summary = None
+        num_broken = 0
         for name in _names(chunk):
-            try:
-                summary = self._summary_of_all(name)
-            except StorageNotFoundError:
-                return summary
-        if summary is None:
+            with suppress(StorageNotFoundError):
+                if (found := self._load(name)) is not None:
+                    return found
+                num_broken += 1
+        if num_broken == len(_names(chunk)):
             raise self._lost(chunk)
-        return summary
+        return None
+
+    def read(self, chunk: int, schema: pa.Schema) -> tuple[pa.Table, Summary]:
+        """Return the rows, with the columns of `schema`, and the summary of the chunk's result.
+
+        Raise BrokenResultError if the result cannot be read, so that its chunk must be done once
+        more, and StorageNotFoundError if it was deleted.
+        """
+        if (found := self.find(chunk)) is not None:
+            return found[0].select(schema.names).cast(schema), found[1]
+        name, _ = _names(chunk)
+        if not (self.location / name).is_file():
+            raise StorageNotFoundError(
+                f"{self.location / name}: the result of a chunk was deleted; run the job again, "
+                "and make sure that nothing deletes files there",
+                code="lost_result",
+                key=name,
+                saw=chunk,
+            )
+        (self.location / f"{name}{_DOUBTED}").create_bytes(b"")
+        raise BrokenResultError(
+            f"{self.location / name}: the result cannot be read; run the job again to redo its "
+            "chunk",
+            code="broken_result",
+            key=name,
+        )
 
     def summary(self, name: str) -> Summary | None:
         """Return the summary in a result's footer, or None if it cannot be read."""
@@ -134,60 +103,17 @@ class ResultFolder:
         except _UNREADABLE:
             return None
 
-    def read(self, name: str, schema: pa.Schema) -> tuple[pa.Table, Summary]:
-        """Return the rows and the summary of a result.
-
-        Raise BrokenResultError if the result cannot be read, so that its chunk must be done once
-        more, and DataError if it is the chunk's second result and cannot be read either.
-        """
-        data = (self.location / name).read_bytes()
-        try:
-            rows, summary = _parsed(data, _chunk_of(name))
-            return rows.select(schema.names).cast(schema), summary
-        except _UNREADABLE as error:
-            if "~" in name:
-                raise self._lost(_chunk_of(name)) from error
-            (self.location / f"{name}{_DOUBTED}").create_bytes(b"")
-            raise BrokenResultError(
-                f"{self.location / name}: the result cannot be read ({error}); run the job again "
-                "to redo its chunk",
-                code="broken_result",
-                key=name,
-            ) from error
-
-    def of_chunk(self, chunk: int, schema: pa.Schema) -> tuple[pa.Table, Summary]:
-        """Return the rows and the summary of the chunk's valid result without listing the folder.
-
-        Raise the errors of `read`, and StorageNotFoundError if the result was deleted.
-        """
-        first, second = _names(chunk)
-        try:
-            return self.read(first, schema)
-        except (BrokenResultError, StorageNotFoundError) as error:
-            with suppress(StorageNotFoundError):
-                return self.read(second, schema)
-            if isinstance(error, BrokenResultError):
-                raise
-            raise StorageNotFoundError(
-                f"{self.location / first}: the result of a chunk was deleted; run the job again, "
-                "and make sure that nothing deletes files there",
-                code="lost_result",
-                key=first,
-                saw=chunk,
-            ) from error
-
     def doubted(self) -> set[int]:
         """Return the chunks whose only result some reader was unable to read."""
         names = self.location.sizes()
-        doubts = {name.removesuffix(_DOUBTED) for name in names if name.endswith(_DOUBTED)}
-        chunks = {int(match[1]) for match in map(_NAME.fullmatch, doubts) if match and not match[2]}
-        return {chunk for chunk in chunks if _names(chunk)[1] not in names}
+        doubts = {_chunk_of(name) for name in names if name.endswith(_DOUBTED)}
+        return {chunk for chunk in doubts if _names(chunk)[1] not in names}
 
-    def _summary_of_all(self, name: str) -> Summary | None:
-        """Return the summary if every byte of the result is valid, else None."""
+    def _load(self, name: str) -> tuple[pa.Table, Summary] | None:
+        """Return the rows and the summary of a result, or None if a byte of it was changed."""
         data = (self.location / name).read_bytes()
         try:
-            return _parsed(data, _chunk_of(name))[1]
+            return _parsed(data, _chunk_of(name))
         except _UNREADABLE:
             return None
 

@@ -1,25 +1,19 @@
-"""The rows of a bulk run: their columns and IDs, their outcomes, and the task that processes them.
-
-An ID is a string or an integer. Rows with other IDs (null, float, NaN, bytes that are not UTF-8)
-are rejected with a reason, because these have no exact text.
-"""
+"""The rows of a bulk run: columns, outcomes, the task that processes them, counts and costs."""
 
 import hashlib
-import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
-from typing import Literal, Protocol, Self, runtime_checkable
+from functools import reduce
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from pydantic import Field
 
-from xrec.errors import ConfigError, DataError
-from xrec.schemas import REJECTED
-from xrec.storage import FORGOTTEN, Forgotten, Location, check_columns
+from xrec.errors import ConfigError
+from xrec.storage import Record
 
 OK, FAILED = "ok", "failed"
 """The values of the column `status`."""
@@ -27,11 +21,6 @@ AGAIN = "again: "
 """Prefix of the costs that count, by reason, rows that were done again instead of carried over."""
 TAKEN_DOWN = "taken_down"
 """The reason given for rows that a plan leaves out because they are taken down."""
-_TEXT_BYTES = 200  # kept from a rejected row
-
-Rejection = Literal["null_id", "float_id", "nan_id", "invalid_utf8"]
-Batches = Iterable[tuple[pa.Table, pa.Table]]
-"""Pairs of good and rejected rows, as returned by `clean_keys`."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +88,12 @@ class RowFormat:
         )
 
     @property
+    def done_schema(self) -> pa.Schema:
+        """The columns of the table that do not come with the planned rows."""
+        planned = {"bucket", *self.given.names}
+        return pa.schema([field for field in self.table_schema if field.name not in planned])
+
+    @property
     def all_reasons(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
 
@@ -127,21 +122,9 @@ class RowFormat:
         names = [name for name in ("bucket", *self.keys) if name in rows.column_names]
         return rows.sort_by([(name, "ascending") for name in names])
 
-    def by_status(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Split rows of the table into `Outcome.ok` and `Outcome.failed`."""
-        ok, failed = (
-            rows.filter(pc.equal(rows["status"], status)).select(schema.names).cast(schema)
-            for status, schema in ((OK, self.ok_schema), (FAILED, self.failed_schema))
-        )
-        return ok, failed
-
-    def without(self, rows: pa.Table, others: pa.Table) -> pa.Table:
-        """Return the rows whose keys are not in `others`, in any order."""
-        return self._joined(rows, others, "left anti")
-
-    def among(self, rows: pa.Table, others: pa.Table) -> pa.Table:
-        """Return the rows whose keys are in `others`, in any order."""
-        return self._joined(rows, others, "left semi")
+    def are_among(self, rows: pa.Table, others: pa.Table) -> pa.ChunkedArray:
+        """Return, for each row, whether its keys are in `others`."""
+        return pc.is_in(self.joined_keys(rows), value_set=self.joined_keys(others))
 
     def joined_keys(self, rows: pa.Table) -> pa.ChunkedArray:
         """Join each row's keys, with their lengths, into a string that no other keys produce."""
@@ -150,22 +133,20 @@ class RowFormat:
             parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]
         return pc.binary_join_element_wise(*parts, " ")
 
-    def _joined(self, rows: pa.Table, others: pa.Table, join_type: str) -> pa.Table:
-        """Join row numbers, because Arrow cannot join tables that contain lists."""
-        keys = list(self.keys)
-        numbered = rows.select(keys).append_column("", pa.array(range(rows.num_rows), pa.int64()))
-        return rows.take(numbered.join(others.select(keys), keys, join_type=join_type)[""])
-
-    def as_results(self, planned: pa.Table, ok: pa.Table, failed: pa.Table) -> pa.Table:
-        """Combine successful and failed rows in the format of a result.
-
-        Buckets and the columns `given` are taken from `planned`.
-        """
+    def as_done(self, outcome: "Outcome") -> "Done":
+        """Return the rows of an outcome in the columns `done_schema`."""
+        tables = ((outcome.ok, self.ok_schema, OK), (outcome.failed, self.failed_schema, FAILED))
         marked = [
-            rows.append_column("status", pa.repeat(status, rows.num_rows))
-            for rows, status in ((ok, OK), (failed, FAILED))
+            rows.select(schema.names)
+            .cast(schema)
+            .append_column("status", pa.repeat(status, rows.num_rows))
+            for rows, schema, status in tables
         ]
         rows = pa.concat_tables(marked, promote_options="default")
+        return Done(rows.select(self.done_schema.names).cast(self.done_schema), outcome.costs)
+
+    def as_results(self, planned: pa.Table, rows: pa.Table) -> pa.Table:
+        """Add the bucket and the columns `given` of `planned` to rows with `done_schema`."""
         places = pc.index_in(self.joined_keys(rows), value_set=self.joined_keys(planned))
         for name in ("bucket", *self.given.names):
             rows = rows.append_column(name, planned[name].take(places))
@@ -184,6 +165,13 @@ class Outcome:
     ok: pa.Table
     failed: pa.Table
     costs: Mapping[str, float] = field(default_factory=dict)
+
+
+class Done(NamedTuple):
+    """Rows with `RowFormat.done_schema`, and their costs by name."""
+
+    rows: pa.Table
+    costs: Mapping[str, float]
 
 
 class ChunkTask(Protocol):
@@ -219,156 +207,6 @@ class CarryingTask(Protocol):
         ...
 
 
-class Rejected:
-    """Rejected rows (schema REJECTED) in a local file.
-
-    reasons: the number of rows by reason. first: a table with the first row, or an empty table.
-    """
-
-    def __init__(self) -> None:
-        self.reasons = Counter[str]()
-        self.first = REJECTED.empty_table()
-        self._folder = TemporaryDirectory(prefix="xrec-rejected-")
-        self._file = f"{self._folder.name}/rejected.parquet"
-        self._writer = pq.ParquetWriter(self._file, REJECTED, compression="zstd")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._writer.close()
-        self._folder.cleanup()
-
-    def add(self, rows: pa.Table) -> None:
-        if rows.num_rows:
-            self.reasons.update(counts_of(rows["reason"]))
-            self.first = self.first if self.first.num_rows else rows.slice(0, 1)
-            self._writer.write_table(rows.cast(REJECTED))
-
-    def write(self, location: Location) -> None:
-        """Copy the file to `location`; no more rows can be added."""
-        self._writer.close()
-        location.write_file(self._file)
-
-
-def good_rows(
-    batches: Batches, rejected: Rejected, forgotten: Sequence[Forgotten]
-) -> Iterator[pa.Table]:
-    """Yield the good rows, except those of forgotten users, and collect the rejected ones."""
-    for good, bad in batches:
-        num_given = good.num_rows
-        for users in forgotten:
-            good = users.without(good)
-        rejected.add(_anonymous(bad, num_given - good.num_rows) if forgotten else bad)
-        yield good
-
-
-def _anonymous(rejected: pa.Table, num_forgotten: int) -> pa.Table:
-    """Blank the texts of rejected rows, and add `num_forgotten` rows without IDs."""
-    blank = pa.repeat("", rejected.num_rows)
-    rows = rejected.drop_columns("text").append_column("text", blank).select(REJECTED.names)
-    values = {"file": "", "line": 0, "reason": FORGOTTEN, "text": ""}
-    gone = pa.table({name: pa.repeat(value, num_forgotten) for name, value in values.items()})
-    return pa.concat_tables(table.cast(REJECTED) for table in (rows, gone))
-
-
-def first_of(rejected: pa.Table) -> str:
-    """Describe the first rejected row, for the end of a message."""
-    if not rejected.num_rows:
-        return ""
-    row = rejected.slice(0, 1).to_pylist()[0]
-    return f", the first at {row['file']}, line {row['line']}: {row['reason']} ({row['text']})"
-
-
-def clean_keys(
-    table: pa.Table,
-    keys: Sequence[str],
-    *,
-    file: str,
-    first_line: int,
-    given: pa.Schema = pa.schema([]),  # noqa: B008  it is immutable
-) -> tuple[pa.Table, pa.Table]:
-    """Split rows into those with valid IDs and rejected rows (schema REJECTED).
-
-    Good rows have the columns `keys` as strings and the columns `given`, null if the table lacks
-    them. `file` and `first_line` are where the rows were read. Raise DataError if a column of
-    `keys` is missing or contains neither strings nor numbers, or if a column of `given` cannot be
-    cast to its type.
-    """
-    check_columns(file, keys, table.schema.names)
-    ids = [_ids(table[name], f"{file}: column {name}") for name in keys]
-    others = [_given(table, field, f"{file}: column {field.name}") for field in given]
-    ours = [pa.field(name, pa.string(), nullable=False) for name in keys]
-    schema = pa.schema([*ours, *given])
-    if not any(column.null_count or pa.types.is_floating(column.type) for column in ids):
-        with suppress(pa.ArrowInvalid):  # raised if an ID is not UTF-8
-            texts = [column.cast(pa.string()) for column in ids]
-            return pa.table([*texts, *others], schema), REJECTED.empty_table()
-    good, is_good, rejected = list[dict[str, str]](), list[bool](), list[dict[str, str | int]]()
-    rows = zip(*(column.to_pylist() for column in ids), strict=True)
-    for line, row in enumerate(rows, first_line):
-        shown = {name: _shown(value) for name, value in zip(keys, row, strict=True)}
-        reason = next(filter(None, map(_rejection, row)), None)
-        is_good.append(reason is None)
-        if reason is not None:
-            text = ", ".join(f"{name}={value!r}" for name, value in shown.items())[:_TEXT_BYTES]
-            rejected.append({"file": file, "line": line, "reason": reason, "text": text})
-        else:
-            good.append({name: str(value) for name, value in shown.items()})
-    columns = pa.Table.from_pylist(good, pa.schema(ours)).columns
-    kept = [column.filter(pa.array(is_good, pa.bool_())) for column in others]
-    return pa.table([*columns, *kept], schema), pa.Table.from_pylist(rejected, REJECTED)
-
-
-def _given(table: pa.Table, field: pa.Field, name: str) -> pa.ChunkedArray:
-    """Return the column `field`, cast to its type; nulls if the table lacks it."""
-    if field.name not in table.schema.names:
-        return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
-    try:
-        return table[field.name].cast(field.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"{name}: expected {field.type}, saw {table[field.name].type} ({error}); cast the "
-            "column",
-            code="wrong_type",
-            key=name,
-            saw=str(table[field.name].type),
-        ) from error
-
-
-def _ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Return the IDs as integers, floats, or bytes that may not be UTF-8."""
-    type_ = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        return column.cast(type_)
-    if type_ in (pa.null(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
-        return column.cast(type_).cast(pa.large_binary())
-    raise DataError(
-        f"{name}: expected IDs that are strings or integers, saw {type_}; cast the column",
-        code="wrong_type",
-        key=name,
-        saw=str(type_),
-    )
-
-
-def _rejection(value: bytes | float | None) -> Rejection | None:
-    """Return why an ID is rejected, or None if it is valid."""
-    if value is None:
-        return "null_id"
-    if isinstance(value, float):
-        return "nan_id" if math.isnan(value) else "float_id"
-    try:
-        _ = value.decode() if isinstance(value, bytes) else ""
-    except UnicodeDecodeError:
-        return "invalid_utf8"
-    return None
-
-
-def _shown(value: bytes | float | None) -> str | float | None:
-    """Format an ID for a reader; a valid ID becomes its exact text."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-
-
 def bucket_of(key: str, num_buckets: int) -> int:
     """Return a first key's bucket: which of `num_buckets` equal ranges contains its MD5 hash."""
     digest = hashlib.md5(key.encode(), usedforsecurity=False).digest()
@@ -388,3 +226,98 @@ def bare(rows: pa.Table) -> pa.Table:
 def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -> pa.Field:
     metadata = {"comment": comment} if comment else None
     return pa.field(name, type_, nullable=nullable, metadata=metadata)
+
+
+Amounts = Mapping[Any, float]
+_PROMPTS = ("prompt_tokens", "num_prompt_tokens")
+_REPLIES = ("reply_tokens", "num_generated_tokens")
+
+
+class Summary(Record):
+    """Counts and costs of some rows.
+
+    num_ok: number of successful rows. failed: number of failed rows by reason. was_failed: in a
+    retry, the earlier failures of its rows by reason. costs: totals by name; `seconds` is process
+    time, `carried` the number of rows carried over from an earlier run. num_deaths: number of
+    processes that died while working on the rows.
+    """
+
+    num_ok: int = 0
+    failed: dict[str, int] = Field(default_factory=dict)
+    was_failed: dict[str, int] = Field(default_factory=dict)
+    costs: dict[str, float] = Field(default_factory=dict)
+    num_deaths: int = 0
+
+    @property
+    def num_failed(self) -> int:
+        return sum(self.failed.values())
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows that succeeded or failed."""
+        return self.num_ok + self.num_failed
+
+    def __add__(self, other: "Summary") -> "Summary":
+        """Add two summaries, counting a retried row once, with its last outcome."""
+        retried = {reason: -count for reason, count in other.was_failed.items()}
+        failed = added(added(self.failed, other.failed), retried)
+        return Summary(
+            num_ok=self.num_ok + other.num_ok,
+            failed={reason: round(count) for reason, count in failed.items() if count},
+            costs=added(self.costs, other.costs),
+            num_deaths=self.num_deaths + other.num_deaths,
+        )
+
+
+def added(one: Amounts, other: Amounts) -> dict[str, float]:
+    """Add two mappings of numbers by name."""
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
+def total(summaries: Iterable[Summary]) -> Summary:
+    return sum(summaries, Summary())
+
+
+def summary_of(rows: pa.Table, **fields: Any) -> Summary:
+    """Return the summary of a result's rows, with `fields` passed through."""
+    failed = counts_of(rows.filter(pc.equal(rows["status"], FAILED))["reason"])
+    num_ok = counts_of(rows["status"]).get(OK, 0)
+    return Summary(num_ok=num_ok, failed=failed, **fields)
+
+
+def use_of(costs: Amounts, prices: Amounts) -> dict[str, float]:
+    """Convert costs to the units of a budget: gpu_hours, tokens, and money if there are prices."""
+    prompts, replies = (sum(costs.get(n, 0) for n in names) for names in (_PROMPTS, _REPLIES))
+    amounts = {
+        "cpu_hour": costs.get("cpu_hours", 0),
+        "gpu_hour": costs.get("gpu_hours", 0),
+        "million_prompt_tokens": prompts / 1e6,
+        "million_reply_tokens": replies / 1e6,
+        "million_store_requests": costs.get("store_requests", 0) / 1e6,
+    }
+    use = {"gpu_hours": amounts["gpu_hour"], "tokens": prompts + replies}
+    if prices:
+        use["money"] = sum(price * amounts[name] for name, price in prices.items())
+    return use
+
+
+def used_up(budget: Amounts, used: Amounts) -> str:
+    """Describe the first part of a budget that is used up, or return ""."""
+    over = (name for name, most in budget.items() if used.get(name, 0) >= most)
+    texts = (f"budget.{n} = {budget[n]:,.10g} is used up ({used[n]:,.6g})" for n in over)
+    return next(texts, "")
+
+
+def spent_of(
+    budget: Amounts, prices: Amounts, since: float, *before: Amounts
+) -> Callable[[Summary], str]:
+    """Return the function `DriveOptions.spent` of a budget.
+
+    since: time.monotonic() at the start. before: earlier costs to include.
+    """
+
+    def spent(summary: Summary) -> str:
+        used = use_of(reduce(added, before, summary.costs), prices)
+        return used_up(budget, {**used, "seconds": time.monotonic() - since})
+
+    return spent

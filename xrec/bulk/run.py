@@ -1,34 +1,56 @@
-"""A run: its record, its plan and its passes.
+"""A run: its record, its plan, its passes, and its rows as the last pass left them.
 
-_xrec/runs/<run>/run-<k>.json               RunRecord; the highest k is valid
-_xrec/runs/<run>/<nonce>/plan/              the first pass's plan, and rejected.parquet
-_xrec/runs/<run>/<nonce>/results/           a file for each finished chunk of the first pass
-_xrec/runs/<run>/<nonce>/pass-<p>.json      PassRecord of a retry, p = 1, 2, ...
-_xrec/runs/<run>/<nonce>/pass-<p>-<key>/    the plan/ and results/ of that retry
-_xrec/runs/<run>/<nonce>/driver.json        the current or last driver, and the progress
-_xrec/runs/<run>/<nonce>/counted.json       counts of results, so that each is read only once
-_xrec/runs/<run>/<nonce>/starts/            the costs of each driver's start, apart from its rows
+The docstring of xrec.bulk lists the files. `plan/` and `results/` of retry p are in
+`pass-<p>-<key>/`; the plan's folder has the rejected rows too, in `rejected.parquet`.
 """
 
 import re
+import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xrec.bulk.log import Commit, DeltaLog, open_log
 from xrec.bulk.plan import Plan, PlanSize, write_plan
 from xrec.bulk.results import ResultFolder
-from xrec.bulk.rows import TAKEN_DOWN, RowFormat
+from xrec.bulk.rows import TAKEN_DOWN, RowFormat, Summary
 from xrec.config import StorageConfig
 from xrec.errors import LeaseError, StorageNotFoundError, TableError
-from xrec.storage import Location, Record, fingerprint_of, run_fingerprint
+from xrec.storage import Location, Record, fingerprint_of, request_each, run_fingerprint
 
 RUNS = "_xrec/runs"
+_HELD = 16
+"""How many results of a retry are kept in memory while its rows are merged into the first pass."""
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
+
+
+def now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The current time, and how often a command acts.
+
+    wait: waits for an event for at most this many seconds. seconds_between_signs: between renewals
+    of the lease. seconds_between_looks: between reports of the progress.
+    """
+
+    now: Callable[[], datetime] = now
+    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+    seconds_between_signs: float = 15.0
+    seconds_between_looks: float = 2.0
+
+
+REAL = Clock()
 
 
 class Identity(Record):
@@ -154,7 +176,7 @@ class Pass:
 class BulkRun:
     """A planned run, as returned by `xrec.bulk.open_run`.
 
-    base: what was published when this command began.
+    base: what was published when this command began. clock: for tests of drivers that take long.
     """
 
     output: Location
@@ -162,6 +184,7 @@ class BulkRun:
     format: RowFormat
     storage: StorageConfig
     base: Base
+    clock: Clock = REAL
 
     @property
     def folder(self) -> Location:
@@ -230,3 +253,37 @@ def newest_record(output: Location, run: str) -> tuple[int, RunRecord] | None:
         with suppress(StorageNotFoundError):
             return number, RunRecord.read(folder / f"run-{number}.json")
     return None
+
+
+def final_rows(
+    format: RowFormat, passes: Sequence[Pass], chunks: Iterable[int]
+) -> Iterator[tuple[pa.Table, Summary]]:
+    """Yield the rows of chunks of the first pass as the last pass left them.
+
+    The summaries cover all passes and add up to the summary of these rows.
+    """
+    read, *later = (partial(work.results.read, schema=format.table_schema) for work in passes)
+    plans = (work.plan for work in passes[1:])
+    retries = list(zip(plans, map(lru_cache(_HELD), later), strict=True))
+
+    def final(chunk: int) -> tuple[pa.Table, Summary]:
+        rows, summary = read(chunk)
+        for plan, read_retried in retries:
+            for number, begins_here in plan.chunks_of(chunk):
+                retried, of_retry = read_retried(number)
+                rows = _replaced(rows, retried, format)
+                summary += of_retry if begins_here else Summary()
+        return rows, summary
+
+    return request_each(final, chunks)
+
+
+def _replaced(rows: pa.Table, retried: pa.Table, format: RowFormat) -> pa.Table:
+    """Return the rows of a chunk with the retried ones replaced."""
+    least, greatest = (rows["bucket"][index].as_py() for index in (0, -1))
+    near = retried.filter((pc.field("bucket") >= least) & (pc.field("bucket") <= greatest))
+    own = near.filter(format.are_among(near, rows))
+    if not own.num_rows:
+        return rows
+    others = rows.filter(pc.invert(format.are_among(rows, own)))
+    return format.sorted(pa.concat_tables([others, own])).combine_chunks()

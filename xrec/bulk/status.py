@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
-from xrec.bulk.files import missing_files, wrong_bounds
-from xrec.bulk.log import DeltaLog, check_sound, manifest_of_log, open_log, the_log
+from xrec.bulk.log import DeltaLog, missing_files, open_log, the_log
 from xrec.bulk.progress import Progress, read_progress
-from xrec.bulk.request import RunRequest, refuse_other_files
+from xrec.bulk.request import RunRequest, left_out, refuse_other_files
 from xrec.bulk.rows import AGAIN
 from xrec.bulk.run import RUNS, RunRecord, records
+from xrec.bulk.table import wrong_bounds
 from xrec.bulk.takedown import read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import (
@@ -52,8 +52,11 @@ class Status:
     """A run as its last driver reported it, and what is published.
 
     progress: None if no driver has reported. manifest: the published one, with the newest
-    `version`. is_published: whether this run is published. is_outdated: whether only an earlier
-    pass of it is. is_replaced: whether this run was published earlier but no longer is.
+    `version`. is_published: whether it is of this run. phase: the state of the run in one word.
+
+    planned: no driver has started. running: a driver may be alive. silent: the last driver seems
+    dead. stopped: it ended before all rows were done. done: done but never published. replaced:
+    published, then replaced or taken back. published: visible to readers.
     """
 
     uri: str
@@ -61,8 +64,7 @@ class Status:
     progress: Progress | None
     manifest: Manifest | None
     is_published: bool
-    is_replaced: bool = False
-    is_outdated: bool = False
+    phase: Phase
 
     @property
     def num_done(self) -> int:
@@ -72,24 +74,6 @@ class Status:
     @property
     def num_left(self) -> int:
         return self.record.num_rows - self.num_done
-
-    def phase(self, at: datetime | None = None) -> Phase:
-        """Return the state of the run in one word.
-
-        planned: no driver has started. running: a driver may be alive. silent: the last driver
-        seems dead. stopped: it ended before all rows were done. done: done but never published.
-        replaced: published, then replaced or taken back. published: visible to readers.
-        """
-        progress = self.progress
-        if progress is None:
-            return "published" if self.is_published else "planned"
-        if progress.is_alive(at):
-            return "running"
-        if self.is_published and progress.is_done and not self.is_outdated:
-            return "published"
-        if progress.is_done:
-            return "replaced" if self.is_replaced else "done"
-        return "stopped" if progress.expires_at is None else "silent"
 
     @property
     def rows_per_second(self) -> float | None:
@@ -129,18 +113,23 @@ def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
 
 
 def status_of(output: Location, record: RunRecord) -> Status:
-    manifest, is_published, was_published, is_outdated = None, False, False, False
-    progress = read_progress(record.folder(output))
-    if (log := open_log(output)) is not None:
-        was_published = any(record.is_of(commit) for _, commit in log.deciding())
-        shown = log.decided_by(log.version)
-        if shown is not None and shown.manifest is not None:
-            manifest = manifest_of_log(log)
-            is_published = record.is_of(shown)
-            pass_number = 0 if progress is None else progress.pass_number
-            is_outdated = is_published and shown.pass_number < pass_number
-    is_replaced = was_published and not is_published
-    return Status(output.uri, record, progress, manifest, is_published, is_replaced, is_outdated)
+    progress, log = read_progress(record.folder(output)), open_log(output)
+    shown = None if log is None else log.decided_by(log.version)
+    manifest = None if log is None or shown is None or shown.manifest is None else log.manifest()
+    is_published = shown is not None and manifest is not None and record.is_of(shown)
+    if progress is None:
+        phase: Phase = "published" if is_published else "planned"
+    elif progress.is_alive():
+        phase = "running"
+    elif not progress.is_done:
+        phase = "stopped" if progress.expires_at is None else "silent"
+    elif is_published:
+        is_newest = shown is not None and shown.pass_number >= progress.pass_number
+        phase = "published" if is_newest else "done"
+    else:
+        was_published = log and any(record.is_of(commit) for _, commit in log.deciding())
+        phase = "replaced" if was_published else "done"
+    return Status(output.uri, record, progress, manifest, is_published, phase)
 
 
 @dataclass(frozen=True)
@@ -176,13 +165,13 @@ def preview(request: RunRequest) -> Preview:
     record = request.planned()
     if record is None:
         with request.read_rows() as rows:
-            _, record = rows.planned(output)
+            _, record = request.newest(rows)
             if record is None:
                 num_rows, num_chunks = 0, 0
-                for chunk in request.chunks(rows.spill, set(), carrying=False):
+                for chunk in request.chunks(rows, set(), carrying=False):
                     num_rows, num_chunks = num_rows + chunk.num_rows, num_chunks + 1
                 costs = _costs_elsewhere(request, num_rows)
-                return Preview(num_rows, num_chunks, rows.left_out(num_rows), None, *costs)
+                return Preview(num_rows, num_chunks, left_out(rows, num_rows), None, *costs)
     status = status_of(output, record)
     if status.rate is None:
         costs = _costs_elsewhere(request, status.num_left)
@@ -242,7 +231,7 @@ def _findings(output: Location) -> Iterator[Finding]:
 
 
 def _table_findings(log: DeltaLog) -> Iterator[Finding]:
-    check_sound(log)
+    log.check_sound()
     if missing := missing_files(log.location, log.files(log.version)):
         yield Finding(
             "error",
@@ -274,10 +263,9 @@ def _run_findings(output: Location, record: RunRecord, *, is_last: bool) -> Iter
             f"{record.folder(output)}: files of the plan are missing or have the wrong size; run "
             "the job again to make a new plan",
         )
-    phase = status.phase()
-    if is_last and phase in NOTES and phase != "replaced":
+    if is_last and status.phase in NOTES and status.phase != "replaced":
         done = f"{status.num_done} of {record.num_rows} rows done"
-        yield Finding("warning", f"{output}: run {record.run}, {done}: {NOTES[phase]}")
+        yield Finding("warning", f"{output}: run {record.run}, {done}: {NOTES[status.phase]}")
 
 
 def history_of(uri: str, storage: StorageConfig | None = None) -> Iterator[tuple[str, ...]]:

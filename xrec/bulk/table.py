@@ -1,7 +1,7 @@
-"""Commits to the published table: replace its rows, restore or undo a version, remove rows.
+"""The published table: its files, and commits that replace, restore or remove its rows.
 
 A commit either takes the next version number or has no effect, and records what it is
-(`xrec.bulk.log.Commit`). Open the log afterwards to see whether it succeeded.
+(`xrec.bulk.log.Commit`).
 """
 
 import io
@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -18,24 +18,46 @@ import deltalake
 import deltalake.exceptions
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs
 import pyarrow.parquet as pq
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.fs import DeltaStorageHandler
 
-from xrec.bulk.files import FILES, add_action, digest_of, file_errors, files_of, missing_files
-from xrec.bulk.log import COMMIT_KEY, LOG, Commit, DeltaLog, open_log, the_log
-from xrec.bulk.results import Summary
-from xrec.bulk.rows import FAILED, OK, bare, counts_of
+from xrec.bulk.log import (
+    COMMIT_KEY,
+    FILES,
+    LOG,
+    Commit,
+    DeltaLog,
+    digest_of,
+    missing_files,
+    open_log,
+)
+from xrec.bulk.rows import FAILED, OK, Summary, bare, counts_of
 from xrec.bulk.takedown import Takedowns, read_takedowns
-from xrec.errors import StorageError, TableError
-from xrec.storage import Location, fingerprint_of, row_groups
+from xrec.errors import DataError, TableError
+from xrec.storage import (
+    Location,
+    fingerprint_of,
+    read_footer,
+    request_each,
+    row_groups,
+    storage_errors,
+)
 
 logger = logging.getLogger("xrec")
 
 CHANCES = 20
 """The number of attempts to commit to a table that keeps changing."""
+FEW_AT_ONCE: Mapping[str, int] = {
+    "batch_size": 2**14,
+    "batch_readahead": 2,
+    "fragment_readahead": 1,
+}
+"""Settings for streaming a dataset; by default Arrow reads 64 batches of 131,072 rows ahead."""
 ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
-_NOTHING = digest_of(FILES.empty_table())
+_VERSIONS_PER_CHECKPOINT = 100
 _DESCRIPTION = "published by xrec, layout 2"
 _CONFIGURATION: Mapping[str, str | None] = {
     "delta.dataSkippingStatsColumns": "bucket",  # keeps IDs out of the log, which outlives files
@@ -58,12 +80,22 @@ def open_whole(output: Location) -> DeltaLog | None:
             return None
         if log is None:
             # Keep writers that read an older list from creating the first version.
-            commit = Commit(kind="takedown", table="", live=_NOTHING, takedowns=taken.number)
-            replace_content(output, None, [], _LEAST_COLUMNS, commit)
+            live = digest_of(nothing := FILES.empty_table())
+            commit = Commit(kind="takedown", table="", live=live, takedowns=taken.number)
+            commit_files(output, None, nothing, _LEAST_COLUMNS, commit)
             continue
         refuse_other_table(log)
         if not can_be_shown(log, log.version, taken):
-            _undo(log, taken)
+            earlier = range(log.version - 1, -1, -1)
+            version = next((n for n in earlier if can_be_shown(log, n, taken)), -1)
+            logger.warning(
+                "%s: version %d does not have the files its writer recorded; restoring version %d "
+                "(-1 is an empty table)",
+                output,
+                log.version,
+                version,
+            )
+            restore(log, version, "undo", taken)
         elif taken.after(log.takedowns(log.version)).active:
             logger.info("%s: version %d removes rows taken down since", output, log.version + 1)
             restore(log, log.version, "takedown", taken)
@@ -99,178 +131,111 @@ def refuse_other_table(log: DeltaLog) -> None:
         )
 
 
-def write_file(
-    output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
-) -> Mapping[str, Any] | None:
-    """Write sorted rows to a file of the table; return the file's row of `FILES`.
+def commit_files(
+    output: Location, log: DeltaLog | None, files: pa.Table, schema: pa.Schema, commit: Commit
+) -> bool:
+    """Try to make the table's next version, with just these files; return whether it was made.
 
-    Return None if there are no rows.
+    Nothing happens if another command, or another program, made that version first. deltalake's own
+    commit replaces either all files or none, and lists even the files that stay as removed.
     """
-    path, sink = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO()
-    num_rows, bounds = 0, list[Mapping[str, int]]()
-    schema = bare(schema.empty_table()).schema
-    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
-        for rows in row_groups((table for table in tables if table.num_rows), ROWS_PER_GROUP):
-            writer.write_table(bare(rows))
-            num_rows += rows.num_rows
-            bounds.append(pc.min_max(rows["bucket"]).as_py())
-    if not num_rows:
-        return None
-    (output / path).write_bytes(sink.getvalue())
+    number, now = 0 if log is None else log.version + 1, int(time.time() * 1000)
+    before, after = (
+        {row["path"]: row for row in table.to_pylist()}
+        for table in (FILES.empty_table() if log is None else log.files(log.version), files)
+    )
+    info = {"timestamp": now, "operation": commit.kind.upper(), "operationParameters": {}}
+    actions: list[dict[str, Any]] = [
+        {"commitInfo": {**info, COMMIT_KEY: commit.model_dump_json()}},
+        {
+            "metaData": _metadata(log, now)
+            | {"schemaString": deltalake.Schema.from_arrow(schema).to_json()}
+        },
+    ]
+    if log is None:
+        actions.append({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}})
+    for path in sorted(before.keys() - after.keys()):
+        old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
+        actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})
+    for path in sorted(after.keys() - before.keys()):
+        new = {"size": after[path]["num_bytes"], "modificationTime": now, "dataChange": True}
+        stats = json.dumps(_stats(after[path]))
+        actions.append({"add": {"path": quote(path), **new, "stats": stats, "partitionValues": {}}})
+    lines = (json.dumps(action, separators=(",", ":")) for action in actions)
+    data = "".join(f"{line}\n" for line in lines).encode()
+    entry = output / LOG / f"{number:020d}.json"
+    if not entry.create_bytes(data) and entry.read_bytes() != data:  # else an answer was lost
+        logger.info("%s: opening the table again, because version %d exists", output, number)
+        return False
+    if number and number % _VERSIONS_PER_CHECKPOINT == 0:
+        with suppress(deltalake.exceptions.DeltaError, OSError):  # it only makes opening faster
+            options = output.delta_options()
+            deltalake.DeltaTable(output.uri, storage_options=options).create_checkpoint()
+    return True
+
+
+def _metadata(log: DeltaLog | None, now: int) -> dict[str, Any]:
+    """Return the settings of the table, or of a new one, in the format of a log entry."""
+    metadata = None if log is None else log.delta.metadata()
     return {
-        "path": path,
-        "num_bytes": sink.getbuffer().nbytes,
-        "num_rows": num_rows,
-        "min.bucket": min(bound["min"] for bound in bounds),
-        "max.bucket": max(bound["max"] for bound in bounds),
+        "id": str(metadata.id if metadata else uuid.uuid4()),
+        "name": metadata and metadata.name,
+        "description": metadata.description if metadata else _DESCRIPTION,
+        "format": {"provider": "parquet", "options": {}},
+        "partitionColumns": metadata.partition_columns if metadata else [],
+        "createdTime": metadata.created_time if metadata else now,
+        "configuration": metadata.configuration if metadata else _CONFIGURATION,
     }
 
 
-def replace_content(
-    output: Location,
-    log: DeltaLog | None,
-    actions: list[AddAction],
-    schema: pa.Schema,
-    commit: Commit,
-) -> None:
-    """Try to commit a next version with exactly these files, or create the table.
-
-    Another program may commit first, or the answer may get lost: open the log to find out.
-    """
-    delta_schema = deltalake.Schema.from_arrow(schema)
-    with _may_be_late(output):
-        if log is not None:
-            log.delta.create_write_transaction(
-                list(actions),
-                mode="overwrite",
-                schema=delta_schema,
-                commit_properties=commit.properties(),
-            )
-            return
-        create_table_with_add_actions(
-            output.uri,
-            delta_schema,
-            actions,
-            mode="error",
-            description=_DESCRIPTION,
-            configuration=_CONFIGURATION,
-            storage_options=output.delta_options(),
-            commit_properties=commit.properties(),
-        )
-
-
-@contextmanager
-def _may_be_late(output: Location) -> Iterator[None]:
-    """Ignore the error of a commit whose version already exists; raise StorageError for others."""
-    try:
-        yield
-    except (deltalake.exceptions.DeltaError, OSError) as error:
-        is_late = isinstance(error, deltalake.exceptions.CommitFailedError)
-        if not is_late and "already exists" not in str(error):
-            raise StorageError(
-                f"{output}: a commit failed: {error}", code="commit_failed", key=str(output)
-            ) from error
-        logger.info("%s: opening the table again, because a commit failed: %s", output, error)
-
-
-def _undo(log: DeltaLog, taken: Takedowns) -> None:
-    """Restore the newest version that can be shown, or empty the table."""
-    for version in range(log.version - 1, -1, -1):
-        if can_be_shown(log, version, taken):
-            logger.warning(
-                "%s: version %d does not have the files its writer recorded; restoring version %d",
-                log.location,
-                log.version,
-                version,
-            )
-            restore(log, version, "undo", taken)
-            return
-    logger.warning("%s: emptying version %d: no version is whole", log.location, log.version)
-    make_empty(log, "undo", taken, target=-1)
-
-
-def make_empty(
-    log: DeltaLog, kind: Literal["undo", "empty"], taken: Takedowns, target: int | None = None
-) -> None:
-    """Try to commit a next version without rows."""
-    commit = Commit(kind=kind, table=log.id, live=_NOTHING, target=target, takedowns=taken.number)
-    replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
+def _stats(file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Delta's statistics of a file (a row of `FILES`)."""
+    if file["min.bucket"] is None:
+        return {"numRecords": file["num_rows"]}
+    return {
+        "numRecords": file["num_rows"],
+        "minValues": {"bucket": file["min.bucket"]},
+        "maxValues": {"bucket": file["max.bucket"]},
+        "nullCount": {"bucket": 0},
+    }
 
 
 def restore(
-    log: DeltaLog, version: int, kind: Literal["undo", "rollback", "takedown"], taken: Takedowns
-) -> None:
-    """Try to commit a next version with the rows of `version` that were not taken down since.
+    log: DeltaLog,
+    version: int,
+    kind: Literal["undo", "rollback", "empty", "takedown"],
+    taken: Takedowns,
+) -> bool:
+    """Try to make a next version with the rows of `version` that were not taken down since.
 
-    If nothing was taken down, this uses deltalake's RESTORE.
+    Return whether it was made. Files with such rows are rewritten. Version -1 has no rows.
     """
     files, gone = _left_of(log, version, taken)
     commit = Commit(
         kind=kind,
         table=log.id,
         live=digest_of(files),
-        target=None if kind == "takedown" else version,
+        target=version if kind in ("undo", "rollback") else None,
         takedowns=taken.number,
         num_gone=gone.num_rows,
     )
-    if commit.num_gone or kind == "takedown":
-        if not missing_files(log.location, files):
-            _commit_files(log, version, files, _with_counts(commit, log, version, gone))
-    else:
-        with _may_be_late(log.location):
-            log.delta.restore(version, commit_properties=commit.properties())
-
-
-def _commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -> None:
-    """Create the next version with these files and the columns of `version`, unless it exists.
-
-    The log entry is written here because deltalake replaces either all files or none, and lists
-    even the files that stay as removed.
-    """
-    now = int(time.time() * 1000)
-    before = {row["path"]: row for row in log.files(log.version).to_pylist()}
-    after = {row["path"]: row for row in files.to_pylist()}
-    info = {"timestamp": now, "operation": commit.kind.upper(), "operationParameters": {}}
-    actions: list[dict[str, Any]] = [
-        {"commitInfo": {**info, COMMIT_KEY: commit.model_dump_json()}},
-        {"metaData": _metadata(log.location, version)},
-    ]
-    for path in sorted(before.keys() - after.keys()):
-        old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
-        actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})
-    for path in sorted(after.keys() - before.keys()):
-        new = add_action(after[path])
-        made = {"size": new.size, "modificationTime": now, "dataChange": True, "stats": new.stats}
-        actions.append({"add": {"path": quote(path), **made, "partitionValues": {}}})
-    data = "".join(f"{json.dumps(action)}\n" for action in actions)
-    (log.location / LOG / f"{log.version + 1:020d}.json").create_bytes(data.encode())
-
-
-def _metadata(location: Location, version: int) -> dict[str, Any]:
-    """Return the columns and settings of a version in the format of a log entry."""
-    delta = the_log(location, version).delta
-    metadata = delta.metadata()
-    return {
-        "id": str(metadata.id),
-        "name": metadata.name,
-        "description": metadata.description,
-        "format": {"provider": "parquet", "options": {}},
-        "schemaString": delta.schema().to_json(),
-        "partitionColumns": metadata.partition_columns,
-        "createdTime": metadata.created_time,
-        "configuration": metadata.configuration,
-    }
+    if missing_files(log.location, files):
+        return False
+    commit = _with_counts(commit, log, version, gone)
+    schema = log.schema(log.version if version < 0 else version)
+    return commit_files(log.location, log, files, schema, commit)
 
 
 def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Summary]:
     """Return a version's files without rows taken down since, and the counts of those rows.
 
-    Files with such rows are rewritten and sorted, because another program may have reordered them.
+    Rewritten files are sorted, because another program may have reordered their rows.
     """
-    new, files = taken.after(log.takedowns(version)), log.files(version)
+    files = FILES.empty_table() if version < 0 else log.files(version)
+    new = taken.after(log.takedowns(version))
     if not new.active or not files.num_rows:
         return files, Summary()
-    schema = pa.schema(the_log(log.location, version).delta.schema().to_arrow())
+    schema = log.schema(version)
     fragments = {part.path: part for part in files_of(log.location, files, schema).get_fragments()}
     # Only the keys, `status` and `bucket` are not nullable.
     keys = [f.name for f in schema if not f.nullable and f.name not in _LEAST_COLUMNS.names]
@@ -305,3 +270,90 @@ def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> 
     manifest = manifest.model_copy(update={"row_counts": counts, "fingerprint": fingerprint})
     same = {name: getattr(shown, name) for name in ("run", "nonce", "pass_number", "counts")}
     return commit.model_copy(update={**same, "manifest": manifest})
+
+
+def write_file(
+    output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
+) -> Mapping[str, Any] | None:
+    """Write sorted rows to a file of the table; return the file's row of `FILES`.
+
+    Return None if there are no rows.
+    """
+    path, sink, buckets = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO(), set[int]()
+    num_rows, schema = 0, bare(schema.empty_table()).schema
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
+        for rows in row_groups((table for table in tables if table.num_rows), ROWS_PER_GROUP):
+            writer.write_table(bare(rows))
+            num_rows += rows.num_rows
+            buckets |= {*pc.min_max(rows["bucket"]).as_py().values()}
+    if not num_rows:
+        return None
+    (output / path).write_bytes(sink.getvalue())
+    values = (path, sink.getbuffer().nbytes, num_rows, min(buckets), max(buckets))
+    return dict(zip(FILES.names, values, strict=True))
+
+
+def files_of(location: Location, files: pa.Table, schema: pa.Schema) -> pads.Dataset:
+    """Return a dataset of files with the columns of `schema`; a filter by bucket skips files."""
+    rows, bucket, bounds = files.to_pylist(), pc.field("bucket"), []
+    sizes = {file["path"]: file["num_bytes"] for file in rows}
+    for file in rows:
+        least, greatest = file["min.bucket"], file["max.bucket"]
+        is_known = least is not None and "bucket" in schema.names
+        bounds.append((bucket >= least) & (bucket <= greatest) if is_known else pc.scalar(True))
+    return pads.FileSystemDataset.from_paths(
+        list(sizes),
+        schema=schema,
+        format=pads.ParquetFileFormat(),
+        filesystem=_filesystem(location, sizes),
+        partitions=bounds,
+    )
+
+
+def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSystem:
+    """Return a file system of the table's folder; deltalake's on S3, as fsspec reads far ahead."""
+    options = location.delta_options()
+    if options is None:
+        return pyarrow.fs.SubTreeFileSystem(location.path, location.arrow_filesystem())
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.uri, options, sizes))
+
+
+def wrong_bounds(location: Location, files: pa.Table) -> list[str]:
+    """Return the paths of files that are unreadable or have buckets outside the log's bounds.
+
+    Readers that look for such a bucket skip the file. This reads the footer of each file, which
+    other programs also write correctly.
+    """
+
+    def is_wrong(file: Mapping[str, Any]) -> bool:
+        least, greatest = file["min.bucket"], file["max.bucket"]
+        try:
+            footer = read_footer(location / file["path"])
+        except (pa.ArrowException, OSError):
+            return True
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        columns = (group.column(index) for group in groups for index in range(group.num_columns))
+        buckets = [column.statistics for column in columns if column.path_in_schema == "bucket"]
+        known = [bounds for bounds in buckets if bounds is not None and bounds.has_min_max]
+        return least is not None and any(
+            bounds.min < least or bounds.max > greatest for bounds in known
+        )
+
+    own = [file for file in files.to_pylist() if "/" not in file["path"]]
+    checked = zip(own, request_each(is_wrong, own), strict=True)
+    return [file["path"] for file, has_other_buckets in checked if has_other_buckets]
+
+
+@contextmanager
+def file_errors(location: Location) -> Iterator[None]:
+    """Turn errors in reading the table's files into errors of xrec.errors that name the URI."""
+    with storage_errors(location.uri):
+        try:
+            yield
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{location}: a file of the table cannot be read ({error}); restore the previous "
+                "version (xrec table rollback), or run the job again",
+                code="broken_file",
+                key=str(location),
+            ) from error

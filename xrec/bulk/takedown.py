@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from xrec.bulk.log import open_log
 from xrec.errors import TableError
@@ -38,6 +39,10 @@ _TEXT, _LISTED, _QUOTED = "explanation", "aspects", "opinion"
 _SAME = ("rows", "phrase", "lifts", "users", "key")
 _CHANCES = 100
 T = TypeVar("T")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Entry(Record):
@@ -56,7 +61,7 @@ class Entry(Record):
     replaces: int | None = None
     restarts: bool = False
     reason: str
-    at: str
+    at: str = Field(default_factory=_now)
 
     @property
     def takes_down(self) -> bool:
@@ -234,31 +239,30 @@ def _refuse_lost(output: Location, taken: Takedowns, num_honored: int) -> None:
         )
 
 
-def put_on_list(output: Location, **fields: object) -> int:
-    """Add an entry with these fields unless an identical one is active; return its number.
+def put_on_list(output: Location, entry: Entry) -> int:
+    """Add an entry unless an identical one is active; return its number.
 
     Raise TableError if the entry to lift does not exist or takes nothing down, and the errors of
     `read_takedowns`.
     """
-    entry = _entry(**fields)
-    return with_backoff(lambda: _append(output, lambda taken: _unless_listed(output, taken, entry)))
 
+    def unless_listed(taken: Takedowns) -> Entry | int:
+        listed = taken.entries if entry.lifts is not None else taken.active
+        for number, other in listed.items():
+            if all(getattr(other, name) == getattr(entry, name) for name in _SAME):
+                return number  # an earlier command created it, or this one did but got no answer
+        may_be_lifted = [number for number, other in taken.active.items() if not other.users]
+        if entry.lifts is not None and entry.lifts not in may_be_lifted:
+            known = ", ".join(map(str, may_be_lifted)) or "none"
+            raise TableError(
+                f"{output}: there is no takedown {entry.lifts} to lift; expected one of: {known}",
+                code="unknown_takedown",
+                key="lift",
+                saw=entry.lifts,
+            )
+        return entry
 
-def _unless_listed(output: Location, taken: Takedowns, entry: Entry) -> Entry | int:
-    listed = taken.entries if entry.lifts is not None else taken.active
-    for number, other in listed.items():
-        if all(getattr(other, name) == getattr(entry, name) for name in _SAME):
-            return number  # an earlier command created it, or this one did but got no answer
-    may_be_lifted = [number for number, other in taken.active.items() if not other.users]
-    if entry.lifts is not None and entry.lifts not in may_be_lifted:
-        known = ", ".join(map(str, may_be_lifted)) or "none"
-        raise TableError(
-            f"{output}: there is no takedown {entry.lifts} to lift; expected one of: {known}",
-            code="unknown_takedown",
-            key="lift",
-            saw=entry.lifts,
-        )
-    return entry
+    return with_backoff(lambda: _append(output, unless_listed))
 
 
 def forget_on_list(output: Location, forgotten: Forgotten, reason: str) -> int:
@@ -271,11 +275,11 @@ def forget_on_list(output: Location, forgotten: Forgotten, reason: str) -> int:
     def next_entry(taken: Takedowns) -> Entry | Takedowns:
         listed = {user for entry in taken.active.values() for user in entry.users}
         if new := forgotten.hashes - listed:
-            return _entry(users=tuple(sorted(new)), key=forgotten.key.hex(), reason=reason)
+            return Entry(users=tuple(sorted(new)), key=forgotten.key.hex(), reason=reason)
         for number, entry in taken.active.items():
             rows = _without(entry.rows, forgotten)
             if rows and rows != entry.rows:
-                return _entry(rows=rows, replaces=number, reason=reason)
+                return Entry(rows=rows, replaces=number, reason=reason)
         return taken
 
     def forget() -> int:
@@ -304,7 +308,7 @@ def restart_list(output: Location, reason: str) -> int:
 
     def entry(taken: Takedowns) -> Entry | int:
         if taken.lost(num_honored):
-            return _entry(restarts=True, reason=reason)
+            return Entry(restarts=True, reason=reason)
         if taken.entries and taken.entries[taken.number].restarts:
             return taken.number  # another command created it, or this one did but got no answer
         raise TableError(
@@ -340,11 +344,6 @@ def _append(
         key=str(output),
         saw=_CHANCES,
     )
-
-
-def _entry(**fields: object) -> Entry:
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Entry.model_validate({**fields, "at": at})
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:

@@ -2,15 +2,14 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from deltalake.exceptions import CommitFailedError
 
-from xrec.bulk.files import missing_files
-from xrec.bulk.log import DeltaLog, delta_errors, open_log, the_log
+from xrec.bulk.log import delta_errors, missing_files, open_log, the_log
 from xrec.bulk.progress import refuse_live_driver
 from xrec.bulk.request import PROBES, check_conditional_writes, refuse_other_files
 from xrec.bulk.run import RUNS, records
@@ -18,12 +17,11 @@ from xrec.bulk.table import (
     CHANCES,
     can_be_shown,
     changes_too_often,
-    make_empty,
     open_whole,
     refuse_other_table,
     restore,
 )
-from xrec.bulk.takedown import forget_on_list, put_on_list, read_takedowns, restart_list
+from xrec.bulk.takedown import Entry, forget_on_list, put_on_list, read_takedowns, restart_list
 from xrec.config import StorageConfig
 from xrec.errors import LeaseError, TableError
 from xrec.storage import Forgotten, Location, open_location
@@ -40,11 +38,15 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
     not sound, or lost files to a vacuum.
     """
 
-    def commit(log: DeltaLog) -> None:
-        open_log(log.location, version)  # raises if there is no such version
-        taken = read_takedowns(log.location)
+    location = open_location(uri, storage)
+    for _ in range(CHANCES):
+        log = open_whole(location) or the_log(location)
+        open_log(location, version)  # raises if there is no such version
+        if version == log.version:
+            return version
+        taken = read_takedowns(location)
         if not can_be_shown(log, version, taken):
-            missing = missing_files(log.location, log.files(version))
+            missing = missing_files(location, log.files(version))
             what = f"{missing[0]} is missing" if missing else "it is not sound"
             if log.is_whole(version):
                 what = "takedowns that it does not honor are missing from the list"
@@ -54,10 +56,9 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
                 key=uri,
                 saw=version,
             )
-        if version != log.version:
-            restore(log, version, "rollback", taken)
-
-    return _next_version(uri, storage, commit, "rollback", version)
+        if restore(log, version, "rollback", taken):
+            return log.version + 1
+    raise changes_too_often(location)
 
 
 def empty(uri: str, storage: StorageConfig | None = None) -> int:
@@ -65,32 +66,11 @@ def empty(uri: str, storage: StorageConfig | None = None) -> int:
 
     Earlier versions remain until a vacuum. Raise ArtifactNotFoundError if there is no table.
     """
-
-    def commit(log: DeltaLog) -> None:
-        make_empty(log, "empty", read_takedowns(log.location))
-
-    return _next_version(uri, storage, commit, "empty", None)
-
-
-def _next_version(
-    uri: str,
-    storage: StorageConfig | None,
-    commit: Callable[[DeltaLog], None],
-    kind: str,
-    target: int | None,
-) -> int:
-    """Retry the commit until it makes the next version; return that version's number."""
     location = open_location(uri, storage)
     for _ in range(CHANCES):
         log = open_whole(location) or the_log(location)
-        commit(log)
-        if log.version == target:
-            return log.version
-        after = open_log(location)
-        if after is not None and after.version > log.version:
-            made = after.commit(log.version + 1)
-            if made and (made.kind, made.target, made.table) == (kind, target, log.id):
-                return log.version + 1
+        if restore(log, -1, "empty", read_takedowns(location)):
+            return log.version + 1
     raise changes_too_often(location)
 
 
@@ -128,10 +108,11 @@ def take_down(
     refuse_other_files(location)
     check_conditional_writes(location)
     for _ in range(CHANCES):
+        entry = Entry(rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
         number = (
             forget_on_list(location, forgotten, reason)
             if forgotten
-            else put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
+            else put_on_list(location, entry)
         )
         log = open_whole(location)
         if number in read_takedowns(location).entries:
@@ -156,7 +137,7 @@ def lift(uri: str, number: int, reason: str, storage: StorageConfig | None = Non
     The rows come back with the next run, or with a rollback to a version that has them. Raise
     TableError if there is no such takedown, ValueError if the reason is empty, StorageError.
     """
-    return put_on_list(_with_reason(uri, reason, storage), lifts=number, reason=reason)
+    return put_on_list(_with_reason(uri, reason, storage), Entry(lifts=number, reason=reason))
 
 
 def restart_takedowns(uri: str, reason: str, storage: StorageConfig | None = None) -> int:

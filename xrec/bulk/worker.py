@@ -7,9 +7,9 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import NoReturn
 
@@ -18,8 +18,20 @@ import pyarrow.compute as pc
 
 from xrec.bulk.marks import Attempt, Marks
 from xrec.bulk.plan import EARLIER
-from xrec.bulk.results import Summary, added, summary_of
-from xrec.bulk.rows import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
+from xrec.bulk.rows import (
+    AGAIN,
+    FAILED,
+    OK,
+    CarryingTask,
+    ChunkTask,
+    Done,
+    Outcome,
+    RowFormat,
+    Summary,
+    added,
+    counts_of,
+    summary_of,
+)
 from xrec.bulk.run import Pass
 from xrec.errors import ClusterError
 from xrec.storage import traffic, with_backoff
@@ -36,7 +48,7 @@ class WorkerSettings:
     """All settings of a worker process, which reads no others and no environment variables.
 
     work: the pass to do. make_task: called once in each process. chunks_at_once: the number of
-    chunks the task does concurrently, in threads; the process reads one more chunk ahead.
+    chunks that a process does concurrently, in threads.
     """
 
     work: Pass
@@ -53,17 +65,16 @@ class Share:
 
 
 class Room:
-    """Admits up to `size` pieces of work at a time, or a single one that must be alone.
+    """Charges concurrent pieces of work for their time, and lets one be alone.
 
     While n pieces are inside, each is charged 1/n of the time, so the shares add up to the time
     during which the process did any work.
     """
 
-    def __init__(self, size: int):
-        self._size = size
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside: list[Share] = []
-        self._num_waiting_alone = 0
+        self._num_alone = 0  # inside or waiting
         self._charged_until = 0.0
 
     @contextmanager
@@ -71,23 +82,18 @@ class Room:
         """Wait for room; `alone` waits until nobody is inside and admits nobody else."""
         share = Share()
         with self._changed:
-            self._num_waiting_alone += alone
-            self._changed.wait_for(lambda: self._has_room(alone))
+            self._num_alone += alone
+            self._changed.wait_for(lambda: not (self._inside if alone else self._num_alone))
             self._charge()
-            self._inside += [share] * (self._size if alone else 1)
+            self._inside.append(share)
         try:
             yield share
         finally:
             with self._changed:
                 self._charge()
-                self._inside = [other for other in self._inside if other is not share]
-                self._num_waiting_alone -= alone
+                self._inside.remove(share)
+                self._num_alone -= alone
                 self._changed.notify_all()
-
-    def _has_room(self, alone: bool) -> bool:
-        if alone:
-            return not self._inside
-        return not self._num_waiting_alone and len(self._inside) < self._size
 
     def _charge(self) -> None:
         now = time.monotonic()
@@ -96,121 +102,102 @@ class Room:
         self._charged_until = now
 
 
-class _MustNotBeginError(BaseException):
-    """A chunk must not begin. Not an Exception, so that no task mistakes it for a row's error."""
-
-
 class ChunkWorker:
     """Does chunks of a pass, several at a time in threads."""
 
     def __init__(self, settings: WorkerSettings, marks: Marks, node: str = "", name: str = ""):
         self._format = settings.format
         self._plan, self._results = settings.work.plan, settings.work.results
-        self._size, self._room = settings.chunks_at_once, Room(settings.chunks_at_once)
+        self._at_once, self._room = settings.chunks_at_once, Room()
         self._marks = marks
         self._name, self._node = name or uuid.uuid4().hex, node
         self._task = settings.make_task()
 
-    def do(self, number: int) -> Summary | None:
+    def do(self, number: int) -> Summary:
         """Make sure that the chunk has a result; return its summary, and report it to the marks.
-
-        Return None if the chunk must not begin, because the run is over or another worker has it.
 
         Raise StorageError if the store fails for about 20 seconds, ClusterError if too many
         processes died, and any error of the task that is not one of its `row_errors`.
         """
-        summary = with_backoff(lambda: self._results.standing(number))
-        if summary is None:
-            try:
-                summary = self._make_result(number)
-            except _MustNotBeginError:
-                return None
+        found = with_backoff(lambda: self._results.find(number))
+        summary = self._make_result(number) if found is None else found[1]
         self._marks.done(number, summary)
         return summary
 
     def _make_result(self, number: int) -> Summary:
+        """Do the chunk in the attempts given by the marks, and create its result."""
         planned = with_backoff(lambda: self._plan.rows(number))
-        outcome, num_deaths = self._by_attempts(number, planned)
-        rows = self._format.as_results(planned, outcome.ok, outcome.failed)
-        reasons = planned["reason"].to_pylist() if "reason" in planned.column_names else []
-        summary = summary_of(
-            rows,
-            costs=added(outcome.costs, traffic()),
-            was_failed=Counter(reasons),
-            num_deaths=num_deaths,
-        )
-        return with_backoff(lambda: self._results.create(number, rows, summary))
-
-    def _by_attempts(self, number: int, planned: pa.Table) -> tuple[Outcome, int]:
-        """Do the chunk in the attempts given by the marks; return its outcome and death count."""
         answer = self._marks.attempts(number, planned.num_rows, self._name)
         if isinstance(answer, str):
             raise ClusterError(answer, code="processes_died", key=str(number))
         attempts, num_deaths = answer
         parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
-        return joined(parts), num_deaths
+        done = joined(parts)
+        rows = self._format.as_results(planned, done.rows)
+        reasons = planned["reason"].to_pylist() if "reason" in planned.column_names else []
+        summary = summary_of(
+            rows,
+            costs=added(done.costs, traffic()),
+            was_failed=Counter(reasons),
+            num_deaths=num_deaths,
+        )
+        return with_backoff(lambda: self._results.create(number, rows, summary))
 
-    def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Outcome:
-        if attempt.kept is not None:
-            return attempt.kept
-        which = (attempt.start, attempt.stop)
-        rows = planned.slice(attempt.start, attempt.stop - attempt.start)
-
-        def begin() -> None:
-            if not self._marks.begin(number, which, self._name, self._node):
-                raise _MustNotBeginError
-
-        outcome = self._in_room(rows, begin, attempt.num_deaths, alone=attempt.is_alone)
-        if is_part:
-            self._marks.end(number, which, outcome)
-        return outcome
-
-    def _in_room(
-        self, rows: pa.Table, begin: Callable[[], None], num_deaths: int, *, alone: bool
-    ) -> Outcome:
-        """Do rows once there is room.
+    def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Done:
+        """Do some rows of a chunk once there is room.
 
         Concurrent chunks may share an engine that fails for all of them, so rows are blamed for an
         error only if they are done alone.
         """
-        alone = alone or self._size == 1
-        try:
+        if attempt.kept is not None:
+            return attempt.kept
+        which, alone = (attempt.start, attempt.stop), attempt.is_alone or self._at_once == 1
+        rows = planned.slice(attempt.start, attempt.stop - attempt.start)
+        done, seconds = None, 0.0
+        while done is None:
             with self._room.enter(alone=alone) as share:
-                begin()
-                outcome = self._outcome(rows, num_deaths, halve=alone)
-        except self._task.row_errors:
-            if alone:
-                raise
-            outcome = self._in_room(rows, begin, num_deaths, alone=True)
-        return replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
+                self._marks.begin(number, which, self._name, self._node)
+                try:
+                    done = self._done(rows, attempt.num_deaths, halve=alone)
+                except self._task.row_errors:
+                    if alone:
+                        raise
+                    alone = True
+            seconds += share.seconds
+        done = Done(done.rows, added(done.costs, {"seconds": seconds}))
+        if is_part:
+            self._marks.end(number, which, done)
+        return done
 
-    def _outcome(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Outcome:
-        left = rows.select(self._format.planned_schema.names).cast(self._format.planned_schema)
+    def _done(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Done:
+        schema = self._format.planned_schema
+        left = rows.select(schema.names).cast(schema)
+        carried = Done(self._format.done_schema.empty_table(), {})
+        if not num_deaths:
+            carried = self._carried(rows)
+            if carried.rows.num_rows:
+                left = left.filter(pc.invert(self._format.are_among(left, carried.rows)))
+        if not left.num_rows:
+            return carried
         if num_deaths:
             message = f"{num_deaths} processes died while they worked on this row alone"
-            outcome = self._failed(left, self._format.error_reason, message)
-            self._check(left, outcome)
-            return outcome
-        carried, names = self._carried(rows), list(self._format.keys)
-        if len(carried.ok) or len(carried.failed):
-            done = pa.concat_tables([carried.ok.select(names), carried.failed.select(names)])
-            left = self._format.sorted(self._format.without(left, done))
-        do = self._do_or_halve if halve else self._do
-        outcome = do(left) if left.num_rows else self._failed(left, "", "")
-        self._check(left, outcome)
-        return joined([carried, outcome])
+            done = self._failed(left, message)
+        else:
+            done = self._do_or_halve(left) if halve else self._do(left)
+        self._check(left, done.rows)
+        return joined([carried, done])
 
-    def _carried(self, rows: pa.Table) -> Outcome:
+    def _carried(self, rows: pa.Table) -> Done:
         """Return the earlier rows that are carried over, and counts."""
-        counts = Counter({"carried": 0})
-        good = self._format.table_schema.empty_table()
+        counts, schema = Counter({"carried": 0}), self._format.table_schema
+        good = schema.empty_table()
         if EARLIER in rows.schema.names and isinstance(self._task, CarryingTask):
             column = rows[EARLIER].combine_chunks()
             is_earlier = pc.is_valid(column)
             structs = column.filter(is_earlier)
             counts[f"{AGAIN}new"] = rows.num_rows - len(structs)
             if len(structs):
-                earlier = pa.Table.from_struct_array(structs).cast(good.schema)
+                earlier = pa.Table.from_struct_array(structs).cast(schema)
                 for name in self._format.given.names:
                     place = earlier.schema.get_field_index(name)
                     given = rows[name].filter(is_earlier)
@@ -218,13 +205,12 @@ class ChunkWorker:
                 why = self._task.why_again(earlier)
                 counts.update(f"{AGAIN}{reason}" for reason in why.drop_null().to_pylist())
                 good = earlier.filter(pc.is_null(why))
-        ok, failed = self._format.by_status(good)
-        counts["carried"], counts["carried_failed"] = good.num_rows, failed.num_rows
-        return Outcome(ok, failed, counts)
+        counts["carried"] = good.num_rows
+        counts["carried_failed"] = counts_of(good["status"]).get(FAILED, 0)
+        return Done(good.select(self._format.done_schema.names), counts)
 
-    def _do(self, rows: pa.Table) -> Outcome:
+    def _do(self, rows: pa.Table) -> Done:
         """Let the task process rows; end this process if its GPU is no longer usable."""
-        ok, failed = self._format.ok_schema, self._format.failed_schema
         expected: tuple[type[Exception], ...] = (RuntimeError, *self._task.row_errors)
         try:
             outcome = self._task.do(rows)
@@ -232,55 +218,46 @@ class ChunkWorker:
             if is_poisoned(error):
                 end_process(error)
             raise
-        return Outcome(
-            outcome.ok.select(ok.names).cast(ok),
-            outcome.failed.select(failed.names).cast(failed),
-            outcome.costs,
-        )
+        return self._format.as_done(outcome)
 
-    def _do_or_halve(self, rows: pa.Table) -> Outcome:
+    def _do_or_halve(self, rows: pa.Table) -> Done:
         """Do rows; if the task raises one of its `row_errors`, find the row to blame."""
         try:
             return self._do(rows)
         except self._task.row_errors as error:
             if rows.num_rows == 1:
-                message = f"{type(error).__name__}: {error}"
-                return self._failed(rows, self._format.error_reason, message)
+                return self._failed(rows, f"{type(error).__name__}: {error}")
         middle = rows.num_rows // 2
         halves = (rows.slice(0, middle), rows.slice(middle))
         return joined([self._do_or_halve(half) for half in halves])
 
-    def _failed(self, rows: pa.Table, reason: str, message: str) -> Outcome:
-        schema = self._format.failed_schema
-        failed = (
-            self._task.fail(rows, reason, message).select(schema.names).cast(schema)
-            if rows.num_rows
-            else schema.empty_table()
-        )
-        return Outcome(self._format.ok_schema.empty_table(), failed)
+    def _failed(self, rows: pa.Table, message: str) -> Done:
+        failed = self._task.fail(rows, self._format.error_reason, message)
+        return self._format.as_done(Outcome(self._format.ok_schema.empty_table(), failed))
 
-    def _check(self, rows: pa.Table, outcome: Outcome) -> None:
-        """Raise ValueError unless the outcome has each row exactly once, with known reasons."""
+    def _check(self, rows: pa.Table, done: pa.Table) -> None:
+        """Raise ValueError unless each row was done exactly once, with known reasons."""
         keys, task = list(self._format.keys), type(self._task).__name__
-        returned = pa.concat_tables([outcome.ok.select(keys), outcome.failed.select(keys)])
-        if not self._format.sorted(returned).equals(self._format.sorted(rows.select(keys))):
+        if not self._format.sorted(done.select(keys)).equals(
+            self._format.sorted(rows.select(keys))
+        ):
+            num_ok = counts_of(done["status"]).get(OK, 0)
             raise ValueError(
-                f"{task} got {rows.num_rows} rows and returned {outcome.ok.num_rows} that "
-                f"succeeded and {outcome.failed.num_rows} that failed; expected each row once"
+                f"{task} got {rows.num_rows} rows and returned {num_ok} that succeeded and "
+                f"{done.num_rows - num_ok} that failed; expected each row once"
             )
-        if unknown := set(outcome.failed["reason"].to_pylist()) - set(self._format.all_reasons):
+        reasons = set(done["reason"].drop_null().to_pylist())
+        if unknown := reasons - set(self._format.all_reasons):
             raise ValueError(
                 f"{task}: unknown reasons {sorted(unknown)}; expected some of "
                 f"{', '.join(self._format.all_reasons)}"
             )
 
 
-def joined(parts: Sequence[Outcome]) -> Outcome:
-    return Outcome(
-        pa.concat_tables([part.ok for part in parts]),
-        pa.concat_tables([part.failed for part in parts]),
-        reduce(added, (part.costs for part in parts), {}),
-    )
+def joined(parts: Sequence[Done]) -> Done:
+    nothing: Mapping[str, float] = {}
+    costs = reduce(added, (part.costs for part in parts), nothing)
+    return Done(pa.concat_tables([part.rows for part in parts]), costs)
 
 
 def is_poisoned(error: Exception) -> bool:

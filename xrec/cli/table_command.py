@@ -4,7 +4,6 @@ These commands run on any machine that can read the table, and import neither Ra
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -256,19 +255,18 @@ def export(
     )
 
 
-def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
+def status_values(status: "Status") -> dict[str, Any]:
     """Return the status as plain values for JSON and YAML, with times in ISO 8601 and UTC."""
     from xrec.bulk import NOTES
     from xrec.progress import duration
 
     record, progress, manifest = status.record, status.progress, status.manifest
-    phase = status.phase(now or datetime.now(UTC))
     return {
         "uri": status.uri,
         "kind": record.identity.kind,
         "run": record.run,
-        "phase": phase,
-        **({"note": NOTES[phase]} if phase in NOTES else {}),
+        "phase": status.phase,
+        **({"note": NOTES[status.phase]} if status.phase in NOTES else {}),
         "rows": {
             "planned": record.num_rows,
             "ok": progress.num_ok if progress else 0,

@@ -43,7 +43,7 @@ class Block:
             with suppress(pa.ArrowNotImplementedError):  # for lists and objects
                 encoded = cells.dictionary_encode(null_encoding="encode")
                 return self._listed(name, encoded.dictionary), encoded.indices.to_numpy()
-        return self.cells(name), np.arange(len(self.numbers))
+        return self.cells(name), np.arange(len(self.numbers), dtype=np.int64)
 
     def ids(self, name: str) -> pa.Array | None:
         """Return a column as strings; None if not all cells are integers or non-empty strings."""
@@ -110,5 +110,6 @@ def block_of(
     ]
     if problems:
         good = [row for row in range(len(cells)) if row not in problems]
-        numbers, texts, cells = ([each[row] for row in good] for each in (numbers, texts, cells))
+        numbers, texts = [numbers[row] for row in good], [texts[row] for row in good]
+        cells = [cells[row] for row in good]
     return Block(file, numbers, columns(cells), lambda row: texts[row].rstrip("\r\n"), findings)

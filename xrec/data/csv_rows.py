@@ -44,7 +44,8 @@ def csv_blocks(
         by_column = map(list, zip(*cells, strict=True)) if cells else ([] for _ in header)
         return dict(zip(header, by_column, strict=True))
 
-    rest = itertools.chain([Part(*(each[1:] for each in head[:3]), {})], parts)
+    below = Part(head.numbers[1:], head.texts[1:], head.cells[1:], {})
+    rest = itertools.chain([below], parts)
     checked = (part._replace(problems=_csv_problems(part, len(header))) for part in rest)
     return header, (block_of(file, part, columns) for part in checked)
 
@@ -72,8 +73,9 @@ def _csv_parts(file: str, texts: Iterator[str], delimiter: str) -> Iterator[Part
             records = _quoted_records(file, rest, delimiter, first, num_columns)
             size = 1  # of the header alone, if it is still to come
             while some := list(itertools.islice(records, size)):
-                numbers, of_rows, cells, problems = zip(*some, strict=True)
-                yield Part(numbers, of_rows, cells, {n: p for n, p in enumerate(problems) if p})
+                numbers, of_rows = [each[0] for each in some], [each[1] for each in some]
+                problems = {row: each[3] for row, each in enumerate(some) if each[3]}
+                yield Part(numbers, of_rows, [each[2] for each in some], problems)
                 size = _BLOCK_RECORDS
             return
         yield Part(range(first, first + len(lines)), lines, rows, {})

@@ -230,7 +230,7 @@ def _parse_column(block: Block, column: _Column) -> tuple[pa.Array, dict[int, st
     if len(column.sources) > 1:
         parts = [block.cells(name) for name in present]
         joined = (_joined(dict(zip(present, row, strict=True))) for row in zip(*parts, strict=True))
-        cells, places = list(joined), np.arange(len(block.numbers))
+        cells, places = list(joined), np.arange(len(block.numbers), dtype=np.int64)
     elif not present:
         cells, places = [None], np.zeros(len(block.numbers), np.int64)
     elif column.parse is parse_id and (ids := block.ids(present[0])) is not None:
@@ -244,7 +244,7 @@ def _parse_column(block: Block, column: _Column) -> tuple[pa.Array, dict[int, st
         except ValueError as error:
             parsed.append(None)
             reasons[place] = str(error)
-    bad = np.flatnonzero(np.isin(places, list(reasons))) if reasons else ()
+    bad = np.flatnonzero(np.isin(places, list(reasons)))
     taken = pa.array(parsed, pa.large_string()).take(pa.array(places))
     return taken, {int(row): reasons[int(places[row])] for row in bad}
 

@@ -195,7 +195,7 @@ def read_release(staging: Staging, files: Files) -> None:
         if split := _SPLIT_FILES.get(name):
             table = "interactions"
             names = {"user_id": ("user",), "item_id": ("item",), "split": ()}
-            columns = {**_IDS, "split": lambda _, split=split: split}  # the same for all rows
+            columns = {**_IDS, "split": partial(_given, split)}
         staging.read(table, each, partial(stream_rows, columns=columns, names=names))
     staging.fill(
         "explanations",
@@ -204,6 +204,11 @@ def read_release(staging: Staging, files: Files) -> None:
     )
     _describe(staging, "users", "user_id", {"profile": "user_summary"})
     _describe(staging, "items", "item_id", {"title": "title", "profile": "item_summary"})
+
+
+def _given(split: str, _: object) -> str:
+    """Return `split`; the parser for a file whose rows all have the same split."""
+    return split
 
 
 def _describe(staging: Staging, table: str, key: str, texts: Mapping[str, str]) -> None:

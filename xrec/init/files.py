@@ -171,7 +171,7 @@ def _foreign_word(name: str, data: bytes) -> str:
     except UnicodeDecodeError as error:
         around = data[max(0, error.start - 50) : error.start + 50].decode(ENCODING, "replace")
         letter = data[error.start : error.start + 1].decode(ENCODING, "replace")
-        return re.findall(rf"\w*{re.escape(letter)}\w*", around)[0]
+        return str(re.findall(rf"\w*{re.escape(letter)}\w*", around)[0])
     return ""
 
 

@@ -69,7 +69,9 @@ class Guess:
 
     def of_reviews(self, ours: str) -> Column | None:
         """Return the column of the reviews that is ours, if there is one."""
-        return self.reviews and self.reviews.column(self.columns["reviews"].get(ours))
+        if self.reviews is None:
+            return None
+        return self.reviews.column(self.columns["reviews"].get(ours))
 
     @property
     def rating_range(self) -> tuple[float, float] | None:
@@ -271,7 +273,7 @@ def _reviews(
         "user_id": pairs.user.name,
         "item_id": pairs.item.name,
         "review": text.name,
-        **{our: each and each.name for our, each in found.items() if each or our in same},
+        **{our: each.name if each else None for our, each in found.items() if each or our in same},
     }
     if (items := columns.get("items")) is None:
         return Guess({"reviews": pairs.file.name}, {"reviews": of_reviews}, pairs.file)

@@ -43,8 +43,8 @@ def sample_of(run: BulkRun) -> Sample:
     passes, taken, num_chunks = run.passes(), read_takedowns(run.output), run.record.size.num_chunks
     num_wanted = min(num_chunks, -(-SAMPLE_ROWS * num_chunks // run.record.num_rows))
     chosen = np.unique(np.linspace(0, num_chunks - 1, num_wanted).astype(int))
-    chunks = (final_rows(run.format, passes, chunk, chunk) for chunk in chosen.tolist())
-    rows = pa.concat_tables(taken.without(rows) for chunk in chunks for rows, _ in chunk)
+    chunks = final_rows(run.format, passes, chosen.tolist())
+    rows = pa.concat_tables(taken.without(rows) for rows, _ in chunks)
     new = _by_pair(rows.filter(pc.equal(rows["status"], OK)))
     try:
         table = published(run.output.uri, storage=run.storage)

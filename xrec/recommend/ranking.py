@@ -243,9 +243,10 @@ class Ranker:
 
         Users without interactions, whose vectors are zeros, get what the mean user likes.
         """
-        idle = users[~self._graph.users[users].any(dim=1).numpy()]
+        vectors, rows = self._graph.users, torch.from_numpy(users)
+        idle = rows[~vectors[rows].any(dim=1)]
         if len(idle):
-            self._graph.users[idle] = self._mean_user
+            vectors[idle] = self._mean_user
         items = np.full((len(users), self._k), -1)
         scores = np.zeros((len(users), self._k), np.float32)
         groups: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]

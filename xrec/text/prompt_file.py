@@ -48,8 +48,10 @@ class PromptFile:
         system = self.system
         for name, value in values.items():
             system = system.replace(f"{{{name}}}", value)
-        turns: tuple[str, ...] = () if example is None else self.examples[example]
-        shown = map(Message, ("user", "assistant"), turns)
+        shown = []
+        if example is not None:
+            asked, reply = self.examples[example]
+            shown = [Message("user", asked), Message("assistant", reply)]
         question = json.dumps(data, ensure_ascii=False)
         question = _MARKUP.sub(lambda mark: f"\\u{ord(mark[0]):04x}", question)
         return (Message("system", system), *shown, Message("user", question))

@@ -31,8 +31,7 @@ from tests.xrec.bulk.toy_run import IDENTITY, Toy
 from xrec import bulk
 from xrec.bulk.log import open_log
 from xrec.bulk.processes import Pool, RayPool
-from xrec.bulk.progress import Clock
-from xrec.bulk.run import RUNS, records
+from xrec.bulk.run import RUNS, Clock, records
 from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import delete_superseded
 from xrec.cluster import ensure_ray, environment
@@ -200,7 +199,7 @@ def main(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
     requests.WAITS_SECONDS = (0.1, 0.3, 1.0)
     bulk.driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
-    bulk.parts.PART_BYTES = 1 << 15  # several files a version
+    bulk.publisher.PART_BYTES = 1 << 15  # several files a version
     try:
         COMMANDS[what](setting, random.Random(seed), run, republish, retry)
     except XRecError as error:

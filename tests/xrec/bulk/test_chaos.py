@@ -125,7 +125,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def num_done(toy: Toy) -> int:
-    return len(Survey(toy.run).done[0])
+    return len(Survey(toy.run).tallies[0].done)
 
 
 @pytest.mark.slow

@@ -36,9 +36,10 @@ from tests.xrec.bulk.toy_run import (
     toy_request,
     toy_run,
 )
-from xrec.bulk import check_output, open_run, read_status, rollback, take_down, vacuum
+from xrec.bulk import Outcome, check_output, open_run, read_status, rollback, take_down, vacuum
 from xrec.bulk.read import SUCCESS
-from xrec.bulk.results import BrokenResultError, ResultFolder, summary_of
+from xrec.bulk.results import BrokenResultError, ResultFolder
+from xrec.bulk.rows import summary_of
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError, XRecError
 from xrec.storage import LocalLocation, Location
@@ -70,24 +71,25 @@ def test_flipped_bit_of_a_result_is_never_read_as_other_rows(here):
         }
     ).cast(FORMAT.ok_schema)
     planned = ok.select(["user", "item"]).append_column("bucket", pa.array([0] * 128, pa.int32()))
-    rows = FORMAT.as_results(planned, ok, FORMAT.failed_schema.empty_table())
+    outcome = Outcome(ok, FORMAT.failed_schema.empty_table())
+    rows = FORMAT.as_results(planned, FORMAT.as_done(outcome).rows)
     summary = summary_of(rows, costs={"seconds": 2.5})
     folder.create(3, rows, summary)
     name, schema = "0000003.parquet", FORMAT.table_schema
     file = folder.location / name
-    assert folder.read(name, schema) == (rows, summary)
+    assert folder.read(3, schema) == (rows, summary)
     num_in_footers = 0
     footer_bytes = int.from_bytes(file.read_bytes()[-8:-4], "little") + 8
     for from_end in itertools.chain(flips(file), map(len, damages(file))):
         num_in_footers += from_end <= footer_bytes
         with pytest.raises(BrokenResultError):
-            folder.read(name, schema)
+            folder.read(3, schema)
         assert folder.doubted() == {3}
         (folder.location / f"{name}.unreadable").delete()
         assert folder.summary(name) in (None, summary)
-        assert folder.standing(3) is None
+        assert folder.find(3) is None
     assert num_in_footers >= NUM_FLIPS / 10
-    assert folder.standing(3) == summary
+    assert folder.find(3)[1] == summary
 
 
 def test_flipped_bit_of_a_plan_is_an_error_and_never_other_rows(here):
@@ -204,7 +206,7 @@ def test_results_without_a_planned_row_are_not_published(here):
     toy = here("a odd-1")
     toy.drive()
     results, schema = toy.run.passes()[0].results, FORMAT.table_schema
-    rows, _ = results.read("0000001.parquet", schema)
+    rows, _ = results.read(1, schema)
     (results.location / "0000001.parquet").delete()
     fewer = rows.slice(1)
     results.create(1, fewer, summary_of(fewer))
@@ -243,7 +245,7 @@ def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here):
         file.with_name(f".{file.name}.k2j8x").write_bytes(b"")
         file.with_name(f".{file.name}.k2j8y").write_bytes(b"PAR1 half of it")
     assert check_output(here.uri) == []
-    assert read_status(here.uri).phase() == "published"
+    assert read_status(here.uri).phase == "published"
     toy.heal()
     here("a odd-1").complete(retry=["odd"])
     vacuum(here.uri, timedelta(hours=1))

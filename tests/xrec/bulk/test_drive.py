@@ -33,8 +33,9 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk, errors
 from xrec.bulk.driver import has_work
-from xrec.bulk.progress import now, read_progress, refuse_live_driver
+from xrec.bulk.progress import read_progress, refuse_live_driver
 from xrec.bulk.results import ResultFolder
+from xrec.bulk.run import now
 from xrec.storage import Manifest
 
 
@@ -82,10 +83,10 @@ def test_rule_3_driver_is_not_started_beside_one_that_may_live(here):
         kill(toy, 2, name)
         with raises(errors.LeaseError, "driver_at_work", saw=name):
             toy.drive()
-        assert bulk.read_status(here.uri).phase() == "running"
-    assert bulk.read_status(here.uri).phase() == "silent"  # it is no more
+        assert bulk.read_status(here.uri).phase == "running"
+    assert bulk.read_status(here.uri).phase == "silent"  # it is no more
     kill(toy, 0, term=timedelta(0))
-    assert bulk.read_status(here.uri).phase() == "silent"  # its term is over
+    assert bulk.read_status(here.uri).phase == "silent"  # its term is over
     toy.drive()
 
 
@@ -93,7 +94,7 @@ def test_rule_3_interrupted_driver_says_so(here, caplog):
     toy = here()
     interrupt(toy, 2)
     status = bulk.read_status(here.uri)
-    assert (status.phase(), status.num_done) == ("stopped", 12)
+    assert (status.phase, status.num_done) == ("stopped", 12)
     assert bulk.Survey(toy.run).summary.num_rows == 12
     assert "stopped: 12 of 36 rows are done; run the same command again" in caplog.text
     toy.complete()
@@ -162,7 +163,7 @@ def test_rule_4_driver_is_seen_by_everyone_however_long_its_chunks_or_publicatio
             clock.go_on(30, lambda: age() < timedelta(seconds=30))
             ages.append(age())
         # Five minutes after this driver began, its time is everyone's again.
-        assert bulk.read_status(here.uri).phase() == "running"
+        assert bulk.read_status(here.uri).phase == "running"
         assert has_work(toy.run) == (at == "chunk")
         with raises(errors.LeaseError, "driver_at_work"):
             refuse_live_driver(toy.run.folder)
@@ -179,7 +180,7 @@ def test_rule_4_driver_is_seen_by_everyone_however_long_its_chunks_or_publicatio
     assert len(ages) == 10
     assert rows_of(toy.published()) == toy.rows
     refuse_live_driver(toy.run.folder)  # it released its lease
-    assert bulk.read_status(here.uri).phase() == "published"
+    assert bulk.read_status(here.uri).phase == "published"
     assert bulk.delete_runs(here.uri) == 1
 
 
@@ -295,7 +296,7 @@ def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
     assert (progress.is_done, progress.num_rows) == (False, sizes[0] + sizes[1])
     assert limited.done == [0, 1]
     status = bulk.read_status(here.uri)
-    assert (status.phase(), status.num_done) == ("stopped", progress.num_rows)
+    assert (status.phase, status.num_done) == ("stopped", progress.num_rows)
     assert toy.complete(again := PoolHere(), max_rows=progress.num_rows) is None  # is reached
     assert (again.num_starts, toy.publish()) == (0, None)
     assert not has_work(toy.run, max_rows=progress.num_rows)
@@ -345,7 +346,7 @@ def test_rule_10_budget_lets_chunks_at_work_end_and_the_next_driver_goes_on(here
 def test_rule_10_hours_and_money_of_all_starts_end_a_run_and_stand_in_its_manifest(there):
     """A chunk takes ten minutes of as many GPUs as chunks are left, and twice as many CPUs."""
     toy, clock = there(), [0.0]
-    there.patch.setattr(bulk.budget, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    there.patch.setattr(bulk.driver, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     prices = {"gpu_hour": 2.0, "cpu_hour": 0.5, "million_reply_tokens": 1e6 / 36}
 
     class TenMinutes(ToyTask):
@@ -451,7 +452,7 @@ def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(here):
 
 def test_wide_rows_are_carried_over_in_less_memory_than_they_take(here):
     """The product has 1 GB, and 9 GB of earlier rows are 15 million."""
-    here.patch.setattr("xrec.bulk.plan.MEMORY", "16MB")
+    here.patch.setattr("xrec.bulk.input.MEMORY", "16MB")
     settings = {"num_users": 2000, "rows_per_chunk": 500}
     first = here("a c", **settings)
     first.drive(task=first.make_task(mark="x" * 8_000))
@@ -465,7 +466,7 @@ def test_wide_rows_are_carried_over_in_less_memory_than_they_take(here):
 def test_each_row_gets_the_earlier_one_of_its_keys_however_many_buckets_there_are(here, sizes):
     """Tables of few and many buckets, read and planned by small ranges, and in several files."""
     here.in_parts(2000)
-    few = {"plan.BYTES_AT_ONCE": 1, "plan.ROWS_AT_ONCE": 16, "request.ROWS_AT_ONCE": 5}
+    few = {"input.BYTES_AT_ONCE": 1, "input.ROWS_AT_ONCE": 16, "request.ROWS_AT_ONCE": 5}
     for name, value in {**few, "request.ROWS_PER_BUCKET": sizes[0]}.items():
         here.patch.setattr(f"xrec.bulk.{name}", value)
     first = here("a c odd-1", num_users=30)
@@ -504,7 +505,7 @@ def counted_anew(toy: Toy) -> tuple[list[int], bulk.Summary]:
 
 def counted(toy: Toy) -> tuple[list[int], bulk.Summary]:
     survey = bulk.Survey(toy.run)
-    return [len(done) for done in survey.done], survey.summary
+    return [len(tally.done) for tally in survey.tallies], survey.summary
 
 
 def test_driver_that_goes_on_opens_no_result_that_was_counted(here, opened):

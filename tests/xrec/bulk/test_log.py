@@ -1,22 +1,17 @@
 """The log of a table: whose rows a version shows, and whether it has the files that were meant."""
 
-import json
-import os
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import deltalake
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import pytest
-from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from tests.errors import raises
-from xrec.bulk.files import digest_of, files_of
-from xrec.bulk.log import Commit, DeltaLog, open_log, read_published
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, TableError
-from xrec.storage import Location, make_manifest, open_location
+from xrec.bulk.log import FILES, Commit, DeltaLog, digest_of, open_log, read_published
+from xrec.bulk.table import commit_files, files_of
+from xrec.errors import ArtifactNotFoundError, TableError
+from xrec.storage import Location, make_manifest, parquet_bytes
 
 SCHEMA = pa.schema([("bucket", pa.int32()), ("text", pa.string())])
 
@@ -29,47 +24,24 @@ def log_of(location: Location, version: int | None = None) -> DeltaLog:
 
 def commit(location: Location, kind: Any, buckets: list[int], live: str = "", **more: Any) -> int:
     """Let the next version have a file for each bucket, of two rows; returns its number."""
-    log, actions, files = open_log(location), [], []
+    log, files = open_log(location), []
     for bucket in buckets:
         path = f"part-{kind}-{bucket}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"bucket": [bucket] * 2, "text": [path, None]}, SCHEMA), sink)
-        data = sink.getvalue().to_pybytes()
+        data = parquet_bytes(pa.table({"bucket": [bucket] * 2, "text": [path, None]}), SCHEMA)
         (location / path).write_bytes(data)
-        bounds = {"minValues": {"bucket": bucket}, "maxValues": {"bucket": bucket}}
-        stats = json.dumps({"numRecords": 2, **bounds, "nullCount": {"bucket": 0}})
-        actions.append(AddAction(path, len(data), {}, 0, True, stats))
-        files.append({"path": path, "num_bytes": len(data)})
+        files.append([path, len(data), 2, bucket, bucket])
+    table = pa.table([*zip(*files, strict=True)] or [[]] * len(FILES), schema=FILES)
     if kind == "publish":
         more["manifest"] = make_manifest(
             "explanations", config={"of": buckets}, inputs={}, version=7, content=buckets
         )
-    said = Commit(
-        kind=kind,
-        table="" if log is None else log.id,
-        live=live or digest_of(pa.Table.from_pylist(files)),
-        **more,
-    )
-    schema = deltalake.Schema.from_arrow(SCHEMA)
-    settings: dict[str, Any] = {"mode": "overwrite", "commit_properties": said.properties()}
-    if log is None:
-        options = location.delta_options()
-        settings |= {"mode": "error", "storage_options": options}
-        create_table_with_add_actions(location.uri, schema, actions, **settings)
-        return 0
-    log.delta.create_write_transaction(actions, schema=schema, **settings)
-    return log.version + 1
+    said = Commit(kind=kind, table=log.id if log else "", live=live or digest_of(table), **more)
+    assert commit_files(location, log, table, SCHEMA, said)
+    return log.version + 1 if log else 0
 
 
 def dataset_at(location: Location, version: int) -> pads.Dataset:
     return files_of(location, log_of(location).files(version), SCHEMA)
-
-
-def shown_at(location: Location, version: int) -> list[int] | None:
-    """Which publish decides what a version shows."""
-    shown = log_of(location).decided_by(version)
-    manifest = shown.manifest if shown else None
-    return manifest.config["of"] if manifest else None
 
 
 def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output):
@@ -98,39 +70,6 @@ def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output):
         open_log(output)
 
 
-def test_manifest_is_that_of_the_publish_whose_rows_the_newest_version_shows(output):
-    commit(output, "publish", [1])
-    commit(output, "publish", [2, 3])
-    manifest = read_published(output, "explanations")
-    assert (manifest.config, manifest.version) == ({"of": [2, 3]}, 1)
-    with raises(ArtifactMismatchError, "another_kind", saw="explanations"):
-        read_published(output, "recommendations")
-    commit(output, "rollback", [1], target=0)
-    commit(output, "undo", [2, 3], target=1)
-    delta = log_of(output).delta
-    delta.delete("bucket = 2")  # another program
-    assert [shown_at(output, version) for version in range(5)] == [[1], [2, 3], [1], [2, 3], [2, 3]]
-    assert log_of(output).is_sound(4)
-    assert read_published(output, "explanations").version == 4
-    commit(output, "empty", [])
-    with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
-        read_published(output, "explanations")
-
-
-def test_restore_of_another_program_shows_the_version_that_it_names_or_that_was_then(tmp_path):
-    output, begin = open_location(str(tmp_path)), datetime(2026, 1, 1, tzinfo=UTC)
-    for bucket in (1, 2, 3):
-        commit(output, "publish", [bucket])
-    log_of(output).delta.restore(0)
-    for version in range(4):
-        at = (begin + version * timedelta(hours=1)).timestamp()
-        os.utime(tmp_path / "_delta_log" / f"{version:020d}.json", (at, at))
-    log_of(output).delta.restore(begin + timedelta(hours=1.5))
-    assert [shown_at(output, version) for version in (2, 3, 4)] == [[3], [1], [2]]
-    assert log_of(output).delta.to_pyarrow_table()["bucket"].to_pylist() == [2, 2]
-    assert log_of(output).is_sound(4)
-
-
 @pytest.mark.parametrize("wrong", ["files", "table"])
 def test_version_that_is_not_what_its_writer_meant_is_not_sound(output, wrong):
     commit(output, "publish", [1])
@@ -139,9 +78,7 @@ def test_version_that_is_not_what_its_writer_meant_is_not_sound(output, wrong):
     if wrong == "files":
         commit(output, "publish", [2], live="of other files")
     else:  # the table was deleted and made again since its writer opened it
-        log.delta.create_write_transaction(
-            [], "append", deltalake.Schema.from_arrow(SCHEMA), commit_properties=said.properties()
-        )
+        commit_files(output, log, log.files(0), SCHEMA, said)
     log = log_of(output)
     assert (log.is_sound(0), log.is_sound(1)) == (True, False)
     log.delta.alter.set_table_properties({"delta.appendOnly": "false"})

@@ -26,8 +26,9 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk
 from xrec.bulk import plan
-from xrec.bulk.plan import Plan, Spill, write_plan
-from xrec.bulk.rows import bucket_of, clean_keys
+from xrec.bulk.input import Batches, Input, clean_keys
+from xrec.bulk.plan import Plan, write_plan
+from xrec.bulk.rows import bucket_of
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Preview, preview
 from xrec.errors import DataError, LeaseError, TableError
@@ -202,13 +203,12 @@ KEY_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in 
 WIDE = ["", " ", "ü", "e\u0301", "\U0001f642" * 9, "a\x00b", "\uffff", "\U0010ffff", "u-1", "u-10"]
 
 
-def spilled(rows: list[tuple[str, str]]) -> Spill:
+def spilled(rows: list[tuple[str, str]]) -> Input:
     """The rows in random order, some of them twice."""
     shuffled = [*rows, *rows[::7]]
     random.Random(len(rows)).shuffle(shuffled)
     parts = (shuffled[start : start + 50] for start in range(0, len(shuffled), 50))
-    columns = (zip(*part, strict=True) for part in parts)
-    return Spill([pa.table([*map(pa.array, each)], KEY_SCHEMA) for each in columns], KEY_SCHEMA)
+    return Input([batch_of(part) for part in parts], KEY_SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(num_buckets, rows_
     rows = [(user, f"i-{number}") for user, size in sizes.items() for number in range(size)]
     spill = spilled(rows)
     chunks = list(spill.chunks(rows_per_chunk, num_buckets))
-    spill.delete()
+    spill.close()
     table = pa.concat_tables(chunks)
     found = zip(*table.select(KEYS).to_pydict().values(), strict=True)
     assert sorted(found) == sorted(rows)
@@ -281,16 +281,15 @@ def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(here):
 def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
     """As on a machine of many cores; the product has 1 GB for 1e9 rows."""
     for name, value in {"MEMORY": "24MB", "THREADS": 64, "BYTES_AT_ONCE": 2**18}.items():
-        monkeypatch.setattr(f"xrec.bulk.plan.{name}", value)
+        monkeypatch.setattr(f"xrec.bulk.input.{name}", value)
     num_rows = 400_000
 
-    def batches() -> Iterator[pa.Table]:
+    def batches() -> Batches:
         for start in range(0, num_rows, 50_000):
             numbers = range(start, start + 50_000)
-            users = [f"user-{number % 70_001}" for number in numbers]
-            yield pa.table([users, [f"item-{number}" for number in numbers]], KEY_SCHEMA)
+            yield batch_of([(f"user-{n % 70_001}", f"item-{n}") for n in numbers])
 
-    spill = Spill(batches(), KEY_SCHEMA)
+    spill = Input(batches(), KEY_SCHEMA)
     items, last = set(), (-1, "", "")
     for chunk in spill.chunks(1024, 512):
         rows = list(zip(*chunk.select(["bucket", *FORMAT.keys]).to_pydict().values(), strict=True))
@@ -298,7 +297,7 @@ def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
         assert rows[0] > last
         last = rows[-1]
         items.update(chunk["item"].to_pylist())
-    spill.delete()
+    spill.close()
     assert spill.num_rows == len(items) == num_rows
 
 
@@ -307,7 +306,8 @@ def test_given_columns_of_a_row_that_comes_twice_are_those_of_one_row():
     rows = [("u", "a", 3, 0.25), ("u", "a", 1, 0.5), ("u", "b", None, 0.75), ("u", "b", 2, 1.0)]
     columns = map(pa.array, zip(*rows, strict=True))
     table = pa.table([*columns], [*KEY_SCHEMA.names, *given.names])
-    spill = Spill([table.cast(pa.schema([*KEY_SCHEMA, *given]))], KEY_SCHEMA, given)
+    good = table.cast(pa.schema([*KEY_SCHEMA, *given]))
+    spill = Input([(good, REJECTED.empty_table())], KEY_SCHEMA, given)
     (chunk,) = spill.chunks(10, 1)
     kept = chunk.select(["item", "rank", "score"]).to_pylist()
     assert kept == [

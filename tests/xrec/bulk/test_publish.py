@@ -34,7 +34,7 @@ from tests.xrec.bulk.toy_run import (
 from xrec import bulk
 from xrec.bulk import delete_runs, empty, published, rollback, vacuum
 from xrec.bulk.log import Commit, open_log
-from xrec.bulk.table import open_whole, replace_content
+from xrec.bulk.table import commit_files, open_whole
 from xrec.errors import ArtifactNotFoundError, GateError, StorageError, TableError
 from xrec.storage import LocalLocation
 
@@ -185,6 +185,16 @@ def test_rule_8_version_whose_files_are_gone_is_undone(here):
         published(here.uri, version=6, storage=here.storage)
 
 
+def test_some_versions_are_checkpoints_from_which_the_table_is_opened(there):
+    there.patch.setattr("xrec.bulk.table._VERSIONS_PER_CHECKPOINT", 2)
+    for items in ("a", "a b", "a b c"):
+        toy = there(items)
+        toy.complete()
+    log = there.location / "_delta_log"
+    assert [name for name in log.sizes() if "checkpoint" in name]
+    assert rows_of(toy.published()) == toy.rows
+
+
 def test_rule_8_undo_that_is_not_sound_undoes_nothing(here):
     """A sleeper's undo came into the table from another one."""
     first, _ = two_runs(here)
@@ -192,7 +202,7 @@ def test_rule_8_undo_that_is_not_sound_undoes_nothing(here):
     here("c d", identity=OTHER).publish()
     log = open_log(first.run.output)
     commit = Commit(kind="undo", table="of another", live="its files", target=0)
-    replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
+    commit_files(log.location, log, log.files(1), log.schema(1), commit)
     ((version, _), *_) = open_log(log.location).deciding()
     assert version == 1
 

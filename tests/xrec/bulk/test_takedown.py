@@ -356,8 +356,8 @@ def test_rule_13_two_forgets_at_once_leave_no_plain_id_and_no_row(disk, monkeypa
     both = ({"user_id": "anna"}, {"user_id": "ben"}, {"user_id": "carl"})
     for at, is_killed in itertools.product(range(1, 5), (False, True)):
         place = disk.location / f"{at} {is_killed}"
-        put_on_list(place, rows=both, reason="anna and ben lie")
-        put_on_list(place, rows=({"user_id": "ben", "item": "a"},), reason="wrong")
+        put_on_list(place, Entry(rows=both, reason="anna and ben lie"))
+        put_on_list(place, Entry(rows=({"user_id": "ben", "item": "a"},), reason="wrong"))
         came: list[int] = []
 
         def other(place: Any = place, is_killed: bool = is_killed, came: Any = came) -> None:

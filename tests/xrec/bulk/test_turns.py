@@ -44,8 +44,9 @@ from tests.xrec.bulk.chaos import (
     taken_down,
 )
 from tests.xrec.bulk.toy_run import Toy
-from xrec.bulk import Published, read_takedowns, table
-from xrec.bulk.progress import TERM, Clock, now, read_progress
+from xrec.bulk import Published, read_takedowns
+from xrec.bulk.progress import TERM, read_progress
+from xrec.bulk.run import Clock, now
 from xrec.config import StorageConfig
 from xrec.errors import XRecError
 from xrec.storage import LocalLocation, Location, Manifest
@@ -53,8 +54,7 @@ from xrec.storage import LocalLocation, Location, Manifest
 ACCESSES: dict[Any, str] = {
     LocalLocation: "read_bytes read_range write_bytes write_file create_bytes files size sizes "
     "stamps folders details exists is_file stamp delete",
-    deltalake.DeltaTable: "__init__ create_write_transaction restore",
-    table: "create_table_with_add_actions",
+    deltalake.DeltaTable: "__init__",
 }
 UNCHANGED = ("optimize", "z_order", "their_vacuum", "delete_runs", "restart", "lift")
 DOWN = ("takedown", "audit", "forget", "lift")
@@ -140,7 +140,7 @@ class Commands(RuleBasedStateMachine):
         self._stack = ExitStack()
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr("xrec.storage.requests.WAITS_SECONDS", (0.0, 0.0, 0.0))
-        patch.setattr("xrec.bulk.parts.PART_BYTES", 1 << 12)
+        patch.setattr("xrec.bulk.publisher.PART_BYTES", 1 << 12)
         patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
         patch.setattr("xrec.bulk.processes.num_cpus", lambda: 0)  # no actors write the table
         for owner, names in ACCESSES.items():

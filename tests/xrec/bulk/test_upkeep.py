@@ -29,7 +29,6 @@ from xrec.bulk.request import PROBES
 from xrec.bulk.run import RUNS
 from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
-from xrec.storage import LocalLocation
 
 HOUR = timedelta(hours=1)
 
@@ -136,28 +135,14 @@ def test_rollback_that_another_commit_overtakes_goes_back_all_the_same(here):
         here(items, identity=OTHER).complete()
     later, restores = [here("c").complete], bulk.upkeep.restore
 
-    def overtaken(*arguments: Any) -> None:
+    def overtaken(*arguments: Any) -> bool:
         if later:
             later.pop()()
-        restores(*arguments)
+        return restores(*arguments)
 
     here.patch.setattr(bulk.upkeep, "restore", overtaken)
     assert bulk.rollback(here.uri, 0) == 3
     assert rows_of(here("a").published()) == here("a").rows
-
-
-def test_delete_runs_deletes_what_a_driver_wrote_meanwhile(here):
-    here().complete()
-    delete, later = LocalLocation.delete, [lambda: here("x", identity=OTHER).drive(max_rows=1)]
-
-    def deleted(location: LocalLocation) -> None:
-        delete(location)
-        if location.path.endswith(RUNS) and later:
-            later.pop()()
-
-    here.patch.setattr(LocalLocation, "delete", deleted)
-    assert bulk.delete_runs(here.uri) == 2
-    assert not [name for name in here.location.files() if name.startswith(RUNS)]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -197,27 +182,27 @@ def test_read_status_before_during_and_after_a_run(here):
         return bulk.read_status(here.uri)
 
     planned, phases = status(), []
-    assert (planned.phase(), planned.num_left, planned.progress) == ("planned", 24, None)
-    toy.drive(PoolHere(before=lambda chunk: phases.append(status().phase())))
+    assert (planned.phase, planned.num_left, planned.progress) == ("planned", 24, None)
+    toy.drive(PoolHere(before=lambda chunk: phases.append(status().phase)))
     assert set(phases) == {"running"}
     done = status()
-    assert (done.phase(), done.num_left, done.manifest) == ("done", 0, None)
+    assert (done.phase, done.num_left, done.manifest) == ("done", 0, None)
     assert (done.progress.num_ok, done.progress.failed) == (12, {"odd": 12})
     manifest = toy.publish()
-    assert (status().phase(), status().manifest) == ("published", manifest)
+    assert (status().phase, status().manifest) == ("published", manifest)
     with pytest.raises(KeyboardInterrupt):
         toy.drive(stopped_after(1), retry=["odd"])
-    assert (status().phase(), status().num_left) == ("stopped", 0)
+    assert (status().phase, status().num_left) == ("stopped", 0)
     toy.drive()
-    assert status().phase() == "done"  # the retry is not published
+    assert status().phase == "done"  # the retry is not published
     toy.publish()
-    assert status().phase() == "published"
+    assert status().phase == "published"
     other = here("a", identity=OTHER)
-    assert (status().phase(), status().record) == ("planned", other.run.record)
+    assert (status().phase, status().record) == ("planned", other.run.record)
     other.complete()
-    assert status().phase() == "published"
+    assert status().phase == "published"
     bulk.rollback(here.uri, 0)
-    assert (status().phase(), status().is_published) == ("replaced", False)
+    assert (status().phase, status().is_published) == ("replaced", False)
 
 
 def found_by(place: Place) -> list[Finding]:

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,9 @@ import pytest
 from tests.world.here import Killed, Place, PoolHere
 from tests.xrec.bulk.conftest import Toys
 from xrec import bulk
-from xrec.bulk.progress import TERM, Clock, read_progress, write_progress
+from xrec.bulk import publisher
+from xrec.bulk.progress import TERM, read_progress, write_progress
+from xrec.bulk.run import Clock
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(
@@ -31,7 +32,6 @@ FORMAT = bulk.RowFormat(
 )
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
 OTHER = IDENTITY.model_copy(update={"config": {"words": 4}})
-MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
 EAGER = Clock(seconds_between_looks=0.0)
 """That of a driver which looks at its budget and shows its progress after each chunk."""
 
@@ -113,15 +113,19 @@ class Toy:
     def drive(self, pool: Any = None, task: Any = None, **settings: Any) -> bulk.Progress:
         """Do what is left; `task` makes the task of a process."""
         pool, task = pool or PoolHere(), task or self.make_task()
-        return bulk.drive(self.run, pool, task, taken(settings), **settings)
+        return bulk.drive(self._run(settings), pool, task, taken(settings), **settings)
 
     def publish(self, **settings: Any) -> Manifest | None:
-        return bulk.publish(self.run, "explanations", describe, **settings)
+        return bulk.publish(self._run(settings), "explanations", describe, **settings)
 
     def complete(self, pool: Any = None, task: Any = None, **settings: Any) -> Manifest | None:
         pool, task = pool or PoolHere(), task or self.make_task()
-        options = taken(settings)
-        return bulk.complete(self.run, pool, task, "explanations", describe, options, **settings)
+        run, options = self._run(settings), taken(settings)
+        return bulk.complete(run, pool, task, "explanations", describe, options, **settings)
+
+    def _run(self, settings: dict[str, Any]) -> bulk.BulkRun:
+        """Take `clock` out of the settings, and return the run with it."""
+        return replace(self.run, clock=settings.pop("clock", self.run.clock))
 
     def published(self, version: int | None = None) -> bulk.Published:
         return bulk.published(self.run.output.uri, version=version, storage=self.run.storage)
@@ -234,15 +238,16 @@ def commit_once(
     after: Callable[[], object] = lambda: None,
 ) -> None:
     """Do something before and after the next commit of a publisher."""
-    commit, around = MODULE.replace_content, [(before, after)]
+    commit, around = publisher.commit_files, [(before, after)]
 
-    def committed(*arguments: Any) -> None:
+    def committed(*arguments: Any) -> bool:
         first, last = around.pop() if around else (lambda: None, lambda: None)
         first()
-        commit(*arguments)
+        made = commit(*arguments)
         last()
+        return made
 
-    monkeypatch.setattr(MODULE, "replace_content", committed)
+    monkeypatch.setattr(publisher, "commit_files", committed)
 
 
 def files_of(toy: Toy) -> list[str]:

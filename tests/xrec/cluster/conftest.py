@@ -1,4 +1,4 @@
-"""Three nodes for the tests of cluster/."""
+"""Two nodes for the tests of cluster/."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,10 +21,10 @@ def no_other_cluster(monkeypatch):
 
 
 @pytest.fixture
-def three_nodes(request):
-    """A head and two workers with one CPU each, shared by all tests of this folder."""
+def two_nodes(request):
+    """A head and a worker with one CPU each, shared by all tests of this folder."""
     if not _clusters:
-        _clusters.append(_shared.enter_context(local_cluster(num_workers=2)))
+        _clusters.append(_shared.enter_context(local_cluster(num_workers=1)))
         request.session.addfinalizer(_shared.close)  # also when the tests are interrupted
     return _clusters[0]
 

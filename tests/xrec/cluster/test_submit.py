@@ -1,4 +1,4 @@
-"""`xrec submit` to a cluster of a head and two workers, as a user runs it."""
+"""`xrec submit` to a cluster of a head and a worker, as a user runs it."""
 
 import json
 import re
@@ -46,11 +46,11 @@ def submit(tmp_path):
     return run
 
 
-def test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3(three_nodes, s3, submit):
+def test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3(two_nodes, s3, submit):
     workspace = s3.new_bucket()
     words = (f"workspace={workspace}", "prepare.source.num_users=30", "--until", "prepare")
-    variables = {**three_nodes.environment, **s3.environment}
-    done = submit(three_nodes.dashboard_url, "run", *words, **variables)
+    variables = {**two_nodes.environment, **s3.environment}
+    done = submit(two_nodes.dashboard_url, "run", *words, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[1/1] xrec prepare prepare.yaml" in done.stdout
     manifest = read_manifest(open_location(f"{workspace}/dataset", s3.storage), "dataset")
@@ -58,10 +58,10 @@ def test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3(three_nodes, s
 
 
 @pytest.mark.slow
-def test_submit_job_that_fails_exits_as_the_job_with_the_reason(three_nodes, submit, tmp_path):
+def test_submit_job_that_fails_exits_as_the_job_with_the_reason(two_nodes, submit, tmp_path):
     missing = tmp_path / "no-such-folder"
     source = f"source={{kind: tables, uri: {missing}}}"
-    url, variables = three_nodes.dashboard_url, three_nodes.environment
+    url, variables = two_nodes.dashboard_url, two_nodes.environment
     done = submit(url, "prepare", source, **variables)
     assert (done.returncode, str(missing) in done.stdout) == (1, True), done.stdout + done.stderr
     error = done.stderr[done.stderr.index("error: ") :]
@@ -74,10 +74,10 @@ def test_submit_job_that_fails_exits_as_the_job_with_the_reason(three_nodes, sub
 
 
 @pytest.mark.slow
-def test_submit_with_a_key_is_done_once_and_again_if_it_failed(three_nodes, submit, tmp_path):
+def test_submit_with_a_key_is_done_once_and_again_if_it_failed(two_nodes, submit, tmp_path):
     def with_key(*words: str) -> tuple[int, Any, str]:
         keyed = ("--key", "2026-11-28T02:00", "--json", *words)
-        done = submit(three_nodes.dashboard_url, "prepare", *keyed, **three_nodes.environment)
+        done = submit(two_nodes.dashboard_url, "prepare", *keyed, **two_nodes.environment)
         lines = done.stdout.splitlines()
         return done.returncode, json.loads(lines[0]) if len(lines) == 1 else lines, done.stderr
 
@@ -179,8 +179,8 @@ def test_submit_with_what_the_job_cannot_have_is_refused(tmp_path, words, code):
 
 
 @pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.slow)])
-def test_submit_without_the_token_exits_1_and_names_the_variables(three_nodes, mode, submit):
-    url, wrong = three_nodes.dashboard_url, "0" * 64
+def test_submit_without_the_token_exits_1_and_names_the_variables(two_nodes, mode, submit):
+    url, wrong = two_nodes.dashboard_url, "0" * 64
     done = submit(url, "prepare", RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN=wrong)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {url}: Authentication")

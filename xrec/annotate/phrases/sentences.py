@@ -17,7 +17,7 @@ _PAIR = (
     "You are likely to appreciate the {praised} of {name}.",
     "{Name} could win you over with the {praised}.",
     "You would like {name}, especially the {praised}.",
-    "{Name} is a good choice for you because of the {praised}.",
+    "You would probably like the {praised} of {name}.",
     "You should be happy with the {praised} of {name}.",
     "You will like {name} for the {praised}.",
 )

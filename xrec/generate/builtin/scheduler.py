@@ -42,7 +42,7 @@ class Scheduler:
         self._latest: list[int] = []
         self._queue: deque[Request] = deque()
         """The waiting requests, in the order in which they get slots."""
-        self._begun: list[Request] = []
+        self._prefilling: list[Request] = []
         """The requests whose prompts are being computed, in the order in which they got slots."""
         self.ended: dict[int, Request] = {}
         """The requests whose texts have ended and whose prompts are kept, by ID."""
@@ -130,7 +130,7 @@ class Scheduler:
     def _start(self, request: Request) -> None:
         request.prefix.num_waiting -= 1
         request.prefix.requests.append(request)
-        self._begun.append(request)
+        self._prefilling.append(request)
         self.num_rows += 1
 
     def _admit_alone(self, request: Request) -> None:
@@ -149,9 +149,9 @@ class Scheduler:
 
     def next_pass(self, num_tokens: int) -> list[Span]:
         """Return spans of prompts to compute in one pass of at most `num_tokens`; [] if none."""
-        self._begun = [request for request in self._begun if not request.is_computed]
+        self._prefilling = [request for request in self._prefilling if not request.is_computed]
         spans = _PassSpans(num_tokens)
-        for prefix in dict.fromkeys(request.prefix for request in self._begun):
+        for prefix in dict.fromkeys(request.prefix for request in self._prefilling):
             if not spans.is_full:
                 self._fill(spans, prefix)
         return spans.ordered()
@@ -222,7 +222,7 @@ class Scheduler:
             self.ended.pop(request.request_id, None)
             request.prefix.requests.remove(request)
             self._forget(request.prefix)
-        self._begun = [request for request in self._begun if request.block is not None]
+        self._prefilling = [request for request in self._prefilling if request.block is not None]
         self.num_rows -= len(requests)
 
     def cancel(self, request_id: int) -> Request | None:

@@ -1,27 +1,31 @@
 """Publish a finished run: one commit replaces the table's rows with those of the run.
 
-A commit either takes the next version number or fails. Whatever the store answers, the table is
-opened again to see whether the commit is there: see rule 8 of xrec.bulk.
+A file of the table has the results of a range of chunks, which are already in the table's order,
+with retried rows merged in. See rule 8 of xrec.bulk.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from xrec.bulk.files import FILES, add_action, digest_of, missing_files
-from xrec.bulk.log import Commit, DeltaLog, open_log
-from xrec.bulk.parts import Part, Range, ranges, write_parts
-from xrec.bulk.progress import REAL, Clock, costs_of_starts, seen_at_work
-from xrec.bulk.results import Summary, total
-from xrec.bulk.run import BulkRun, Pass
-from xrec.bulk.table import CHANCES, changes_too_often, open_whole, replace_content
+from xrec.bulk.log import FILES, Commit, DeltaLog, digest_of, missing_files, open_log
+from xrec.bulk.progress import lease_if_free, start_costs
+from xrec.bulk.rows import Summary, summary_of, total
+from xrec.bulk.run import BulkRun, Pass, final_rows
+from xrec.bulk.table import CHANCES, changes_too_often, commit_files, open_whole, write_file
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import DataError, GateError, TableError
 from xrec.storage import Kind, Location, Manifest, make_manifest, traffic, with_backoff
 
+PART_BYTES = 96 * 2**20
+"""Approximate size of the results that become one file."""
+Range = tuple[int, int]
+"""The first and last chunk of a range, by their numbers in the first pass."""
 Describe = Callable[[Summary], tuple[Mapping[str, int | str], Mapping[str, Any]]]
 """A function from the total `Summary` of a run to the manifest's row counts and metrics.
 
@@ -36,7 +40,6 @@ def publish(
     *,
     republish: bool = False,
     check: Callable[[], None] = lambda: None,
-    clock: Clock = REAL,
 ) -> Manifest | None:
     """Publish the run's rows as the table's next version, and return its manifest.
 
@@ -55,11 +58,18 @@ def publish(
     with ExitStack() as stack:
 
         def begin() -> None:
-            stack.enter_context(seen_at_work(run, clock))
+            stack.enter_context(lease_if_free(run))
 
         manifest = with_backoff(_Publisher(run, kind, describe, republish, check, begin).publish)
         traffic()  # reset the counts: the manifest has them, or nothing was written
         return manifest
+
+
+class Part(NamedTuple):
+    """A written, uncommitted file, as a row of `FILES`; None if no rows were left for it."""
+
+    file: Mapping[str, Any] | None
+    summary: Summary
 
 
 @dataclass
@@ -101,7 +111,7 @@ class _Publisher:
     def _write(self, passes: Sequence[Pass], taken: Takedowns) -> None:
         """Write the files that do not exist yet."""
         made_of, missing = (len(passes) - 1, taken.number), {*self._missing()}
-        wanted = list(ranges(passes[0]))
+        wanted = list(_ranges(passes[0]))
         self.parts = {
             chunks: part
             for chunks, part in self.parts.items()
@@ -113,7 +123,7 @@ class _Publisher:
         if left := [chunks for chunks in wanted if chunks not in self.parts]:
             self.begin()
             self.check()
-            self.parts.update(write_parts(self.run, passes, taken, left))
+            self.parts.update(_write_parts(self.run, passes, taken, left))
 
     def _missing(self) -> list[str]:
         """Return the paths of written files that are missing or have changed."""
@@ -124,14 +134,14 @@ class _Publisher:
         """Try to commit the next version."""
         run, record = self.run, self.run.record
         parts = [self.parts[chunks] for chunks in sorted(self.parts)]
-        summary = total(part.summary for part in parts) + costs_of_starts(run.folder)
+        summary = total(part.summary for part in parts) + start_costs(run.folder)
         summary += Summary(costs=traffic(take=False))
         row_counts, metrics = self.describe(summary)
         fields = {name: count for name, count in row_counts.items() if isinstance(count, str)}
         numbers = {name: count for name, count in row_counts.items() if isinstance(count, int)}
-        files = [part.file for part in parts if part.file]
+        files = pa.Table.from_pylist([part.file for part in parts if part.file], FILES)
         num_gone = round(summary.costs.get("taken_down", 0))
-        _check_counts(run, summary, sum(file["num_rows"] for file in files), num_gone)
+        _check_counts(run, summary, pc.sum(files["num_rows"]).as_py() or 0, num_gone)
         content = {"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number}
         manifest = make_manifest(
             self.kind,
@@ -145,7 +155,7 @@ class _Publisher:
         commit = Commit(
             kind="publish",
             table="" if log is None else log.id,
-            live=digest_of(pa.Table.from_pylist(files, FILES)),
+            live=digest_of(files),
             run=record.run,
             nonce=record.nonce,
             pass_number=number,
@@ -155,23 +165,94 @@ class _Publisher:
             left_out=record.takedowns,
             counts=fields,
         )
-        actions = [add_action(file) for file in files]
-        replace_content(run.output, log, actions, run.format.table_schema, commit)
+        commit_files(run.output, log, files, run.format.table_schema, commit)
+
+
+def _ranges(first_pass: Pass) -> Iterator[Range]:
+    """Yield ranges of chunks whose results add up to about `PART_BYTES`."""
+    start, num_bytes = 0, 0
+    for chunk, (_, size) in sorted(first_pass.results.sizes().items()):
+        if num_bytes and num_bytes + size > PART_BYTES:
+            yield start, chunk - 1
+            start, num_bytes = chunk, 0
+        num_bytes += size
+    yield start, first_pass.size.num_chunks - 1
+
+
+def _write_parts(
+    run: BulkRun, passes: Sequence[Pass], taken: Takedowns, chunks: Sequence[Range]
+) -> Iterator[tuple[Range, Part]]:
+    """Write a file for each range of chunks, several at a time if Ray is initialized."""
+    write = partial(_write_part, run, tuple(passes), taken)
+    if len(chunks) > 1:
+        from xrec.bulk.processes import map_in_processes, num_cpus  # imports Ray
+
+        if most := num_cpus():
+            parts = map_in_processes(lambda: write, chunks, num_processes=most)
+            yield from ((chunks[index], part) for index, part in parts)
+            return
+    for first_and_last in chunks:
+        yield first_and_last, write(first_and_last)
+
+
+def _write_part(run: BulkRun, passes: Sequence[Pass], taken: Takedowns, chunks: Range) -> Part:
+    summaries: list[Summary] = []
+
+    def rows_of_chunks() -> Iterator[pa.Table]:
+        for rows, summary in final_rows(run.format, passes, range(chunks[0], chunks[1] + 1)):
+            kept = taken.without(rows)
+            summaries.append(summary + _loss(rows, kept))
+            yield kept
+
+    file = write_file(run.output, run.format.table_schema, rows_of_chunks())
+    return Part(file, total([*summaries, Summary(costs=traffic())]))
+
+
+def _loss(rows: pa.Table, kept: pa.Table) -> Summary:
+    """Return what to add to the counts of `rows` if only the rows of `kept` remain."""
+    if kept is rows:
+        return Summary()
+    before, after = summary_of(rows), summary_of(kept)
+    return Summary(
+        num_ok=after.num_ok - before.num_ok,
+        was_failed={why: n - after.failed.get(why, 0) for why, n in before.failed.items()},
+        costs={"taken_down": rows.num_rows - kept.num_rows},
+    )
 
 
 def _existing(
     run: BulkRun, log: DeltaLog, number: int, taken: Takedowns, republish: bool
 ) -> Manifest | None:
-    """Return the manifest if the table already shows this run at this pass or a later one."""
-    if (newest := next(log.deciding(), None)) is None:
-        return None
+    """Return the manifest if the table already shows this run at this pass or a later one.
+
+    Otherwise, raise TableError if something else was published during this job, and GateError if
+    the run was taken back.
+    """
     shown = log.decided_by(log.version)  # not the newest commit after a rollback
     is_shown = shown is not None and run.record.is_of(shown) and shown.pass_number >= number
     if shown is not None and is_shown and not _lacks_lifted(log, taken):
         return shown.manifest
-    version, commit = newest
-    if commit.kind != "publish" or not run.record.is_of(commit):
-        _refuse_newer(run, log, version, commit, republish)
+    version, commit = next(log.deciding(), (-1, None))
+    if commit is None or (commit.kind == "publish" and run.record.is_of(commit)):
+        return None
+    if version > (run.base.version if run.base.table == log.id else -1):
+        raise TableError(
+            f"{run.output}: {_described(version, commit)} was committed while this job was "
+            "running, so its rows were not published; its results are kept: run the same command "
+            "again to publish them",
+            code="table_changed",
+            key=commit.kind,
+            saw=version,
+        )
+    if not republish and (taken_back := _taken_back(log, run.record.run)) is not None:
+        own, by = taken_back
+        raise GateError(
+            f"{run.output}: this run was published as version {own}, and {_described(*by)} took it "
+            f"back; to restore it, run `xrec table rollback {run.output} --version {own}`",
+            code="taken_back",
+            key=by[1].kind,
+            saw=own,
+        )
     return None
 
 
@@ -208,30 +289,6 @@ def _lacks_lifted(log: DeltaLog, taken: Takedowns) -> bool:
     if shown is None or made is None or not shown.num_gone:
         return False
     return any(entry.lifts for n, entry in taken.entries.items() if n > made.takedowns)
-
-
-def _refuse_newer(
-    run: BulkRun, log: DeltaLog, version: int, commit: Commit, republish: bool
-) -> None:
-    """Raise TableError if the commit came during this job, GateError if the run was taken back."""
-    if version > (run.base.version if run.base.table == log.id else -1):
-        raise TableError(
-            f"{run.output}: {_described(version, commit)} was committed while this job was "
-            "running, so its rows were not published; its results are kept: run the same command "
-            "again to publish them",
-            code="table_changed",
-            key=commit.kind,
-            saw=version,
-        )
-    if not republish and (taken_back := _taken_back(log, run.record.run)) is not None:
-        own, by = taken_back
-        raise GateError(
-            f"{run.output}: this run was published as version {own}, and {_described(*by)} took it "
-            f"back; to restore it, run `xrec table rollback {run.output} --version {own}`",
-            code="taken_back",
-            key=by[1].kind,
-            saw=own,
-        )
 
 
 def _described(version: int, commit: Commit) -> str:
