@@ -13,6 +13,7 @@ from tests.xrec.backfill.runs import changed, never, pairs_table, published_rows
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.explain import explain_pairs, why_again
 from xrec.backfill.plan import EXPLANATIONS
+from xrec.bulk import Outcome
 from xrec.config import DecodingConfig, PeopleWords, TextConfig
 from xrec.data import Dataset, PeopleEvidence
 from xrec.generate.engine import Completion
@@ -134,10 +135,10 @@ def test_a_refused_text_is_replaced_by_what_people_did(explainer) -> None:
     assert failed["reason"].to_pylist() == ["empty_text"]
     # A higher step is another key, for this reason alone.
     higher = backed(("u0 i2", ("others", "i1", 50)))
+    ok, none = EXPLANATIONS.ok_schema.names, EXPLANATIONS.failed_schema.empty_table()
     earlier = EXPLANATIONS.as_results(
         higher.append_column("bucket", pa.array([0], pa.int32())),
-        generated.select(EXPLANATIONS.ok_schema.names),
-        EXPLANATIONS.failed_schema.empty_table(),
+        EXPLANATIONS.as_done(Outcome(generated.select(ok), none)).rows,
     )
     assert why_again(silent, earlier, decoding.text, "0").to_pylist() == ["evidence"]
     same = earlier.set_column(
