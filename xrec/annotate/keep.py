@@ -68,8 +68,9 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
             code="no_review",
             saw=dropped,
         )
-    pairs = [frame[name].tolist() for name in _PAIR]
-    frame = frame.assign(split=_by_time(frame) if is_by_time else split_pairs(*pairs, config.split))
+    users, items = (frame[name].tolist() for name in _PAIR)
+    by_hash = [] if is_by_time else split_pairs(users, items, config.split)
+    frame = frame.assign(split=_by_time(frame) if is_by_time else by_hash)
     if not (frame["split"] == _TRAIN).any():
         raise DataError(
             f"no review is left for training: all {len(frame)} are held out; change split",

@@ -6,7 +6,6 @@ when processes and nodes end.
 import os
 import signal
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -18,6 +17,7 @@ import ray
 from tests.fuzz import seed_of_today
 from tests.world.cluster import LocalCluster, add_node, local_cluster, running, stop_nodes
 from tests.world.here import Place
+from tests.world.program import wait_until
 from tests.xrec.bulk.chaos import (
     FORMAT,
     INTERRUPTED,
@@ -79,7 +79,8 @@ def test_commands_in_chaos_leave_a_row_once_at_each_version(bucket_place, tmp_pa
 @pytest.mark.usefixtures("ray_cluster")
 def test_worker_and_driver_on_ray_that_are_killed_leave_each_row_once(tmp_path):
     place, cluster = Place(str(tmp_path / "out"), StorageConfig()), ray.get_runtime_context()
-    setting = Setting(place, tmp_path, 16, 10, 1.0, cluster.gcs_address)
+    # So many chunks that the driver is at work for a while after the fourth.
+    setting = Setting(place, tmp_path, 64, 10, 1.0, cluster.gcs_address)
     toy = setting.open("main")
     with closing(Chaos(setting, 0)) as chaos:
         driver = chaos.start("complete")
@@ -117,13 +118,6 @@ def disk_on_ray(tmp_path):
     return lambda ray, pace=0.5: Setting(place, tmp_path, 400, 20, pace, ray.address, max_actors=6)
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def num_done(toy: Toy) -> int:
     return len(Survey(toy.run).tallies[0].done)
 
@@ -132,7 +126,7 @@ def num_done(toy: Toy) -> int:
 def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray):
     done = 0
     with local_cluster(num_workers=1, cpus_per_node=2) as cluster:
-        setting = disk_on_ray(cluster)
+        setting = disk_on_ray(cluster, pace=2)  # it is not to end by doing all
         toy = setting.open("main")
         with closing(Chaos(setting, 0, cluster)) as chaos:
             for number in (signal.SIGTERM, signal.SIGINT, None):
@@ -164,7 +158,7 @@ def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray):
 @pytest.mark.slow
 def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
     with local_cluster(num_workers=1, cpus_per_node=1) as cluster:
-        setting = disk_on_ray(cluster, pace=2)  # a node may take a minute to be there
+        setting = disk_on_ray(cluster, pace=5)  # a node may take a minute to be there
         toy = setting.open("main")
         toy.heal()
         with closing(Chaos(setting, 0, cluster)) as chaos:
@@ -177,7 +171,7 @@ def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
                 assert running(cluster.nodes[1].processes(), WORKER)
                 cluster.nodes[1].kill()
                 assert num_done(toy) < 80
-                wait_until(lambda: driver.process.exitcode is not None, 300)
+                wait_until(lambda: driver.process.exitcode is not None, 400)
                 assert driver.process.exitcode == 0, chaos.log(driver)
             finally:
                 stop_nodes(cluster.nodes[2:])
