@@ -218,8 +218,8 @@ class TextFinisher:
                 "broken_placeholder",
                 f"it contains the placeholder {made_up!r}; the only valid one is {TITLE!r}",
             )
-        if self._builder.prompt.people and (made_up := self._checker.made_up_numbers(text, texts)):
-            return Failure("unsupported", f"no evidence has the numbers {made_up}", tuple(made_up))
+        if self._builder.prompt.people and (numbers := self._checker.made_up_numbers(text, texts)):
+            return Failure("unsupported", f"no evidence has the numbers {numbers}", tuple(numbers))
         return _failure(self._checker.refusal(text, texts, rules.checks))
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
