@@ -31,6 +31,7 @@ from xrec.annotate.annotator import PairInput, PairText, Review
 from xrec.annotate.language_model.prompts import Prompts, read_prompt
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
+    Kind,
     PairReply,
     ReplyLimits,
     is_quote,
@@ -46,7 +47,7 @@ from xrec.config import (
     LanguageModelConfig,
     parse_config,
 )
-from xrec.text import Prompt, Reply, ask, endpoint_key, load_language_model, parse_reply
+from xrec.text import Prompt, PromptFile, Reply, ask, endpoint_key, load_language_model, parse_reply
 
 app = command_line()
 
@@ -76,7 +77,7 @@ def measure(
     key = endpoint_key(config, os.environ) if isinstance(config, EndpointModelConfig) else None
     model = load_language_model(config, key=key)
     limits = ReplyLimits() if is_endpoint else ReplyLimits.of_tokens(config.sampling.max_tokens)
-    files = {"pair": read_prompt("pair", None, SCHEMAS["pair"], domain)}
+    files: dict[Kind, PromptFile] = {"pair": read_prompt("pair", None, SCHEMAS["pair"], domain)}
     prompts = Prompts(files, limits, _MAX_DATA_TOKENS, domain, "English")
     asked = [
         Prompt(prompts.of(row), reply_schema("pair", limits), partial(quote_problem, row))

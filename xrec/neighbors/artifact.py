@@ -62,8 +62,8 @@ class NeighborTable:
 
     def scores(self, history: SeenItems) -> NeighborScores:
         """Return b times the sums over the histories of users."""
-        names = ("starts", "targets", "weights")
-        return NeighborScores(*(self.arrays[n] for n in names), history, self.weight)
+        starts, targets = self.arrays["starts"], self.arrays["targets"]
+        return NeighborScores(starts, targets, self.arrays["weights"], history, self.weight)
 
     def weighted(self, history: Ints, items: Ints) -> npt.NDArray[np.float32]:
         """Return b w_ji of each pair of `history` and `items`, (M,) float32."""

@@ -243,10 +243,10 @@ class Ranker:
 
         Users without interactions, whose vectors are zeros, get what the mean user likes.
         """
-        vectors, rows = self._graph.users, torch.from_numpy(users)
-        idle = rows[~vectors[rows].any(dim=1)]
+        vectors, rows = self._graph, torch.from_numpy(users)
+        idle = rows[~vectors.users[rows].any(dim=1)]
         if len(idle):
-            vectors[idle] = self._mean_user
+            vectors.users[idle] = self._mean_user
         items = np.full((len(users), self._k), -1)
         scores = np.zeros((len(users), self._k), np.float32)
         groups: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
@@ -257,8 +257,7 @@ class Ranker:
         for group, out in groups:
             lost = torch.from_numpy(np.union1d(self._dataset.lost_items, out))
             seen, of = self._seen.with_lost(lost), torch.from_numpy(group)
-            vectors = self._graph.users, self._graph.items
-            ranked = rank(*vectors, seen, of, self._k, more=self._more)
+            ranked = rank(vectors.users, vectors.items, seen, of, self._k, more=self._more)
             chunks = [each for _, *each in ranked]
             place = np.searchsorted(users, group)
             items[place], scores[place] = (

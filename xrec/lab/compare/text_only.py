@@ -79,6 +79,7 @@ def text_only_texts(
 def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask) -> Explainer:
     """The explainer in an actor's process, whose prompts have no collaborative tokens."""
     sources, device = made.sources, resolve_device(made.config.actors.device)
+    assert sources is not None  # only a backfill without a language model has none
     dataset = read_dataset(open_location(sources.dataset, sources.storage))
     graph = read_graph(open_location(sources.graph, sources.storage))
     folder = resolve_model(sources.llm, sources.storage)
