@@ -213,7 +213,8 @@ def fit_gf_cf(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     powers = [np.maximum(np.asarray(interactions.sum(axis)).ravel(), 1) for axis in (1, 0)]
     left, right = (scipy.sparse.diags(degrees**-0.5) for degrees in powers)
     normalized = (left @ interactions @ right).astype(np.float32).tocsr()
-    vectors = scipy.sparse.linalg.svds(normalized, k=GF_CF_RANK, random_state=0)[2].T
+    rank = min(GF_CF_RANK, *(size - 1 for size in normalized.shape))
+    vectors = scipy.sparse.linalg.svds(normalized, k=rank, random_state=0)[2].T
     linear = (normalized.T @ normalized).toarray()
     scaled = vectors * powers[1][:, None] ** -0.5, vectors.T * powers[1] ** 0.5
     users = torch.from_numpy(interactions.toarray())

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.graph import app, read_data
 from benchmarks.graph_methods import (
-    EASE_REGULARIZATION,
+    EASE_REGULARIZATIONS,
     METHODS,
     Budget,
     RecipeModel,
@@ -46,7 +46,7 @@ def test_ease_scores_equal_a_ridge_regression_of_each_item_on_the_others(data):
     for item in (0, 7, 29):
         others = np.delete(ratings, item, axis=1)
         weights = np.linalg.solve(
-            others.T @ others + EASE_REGULARIZATION * np.eye(others.shape[1]),
+            others.T @ others + EASE_REGULARIZATIONS[0] * np.eye(others.shape[1]),
             others.T @ ratings[:, item],
         )
         np.testing.assert_allclose(scores[:, item], others @ weights, atol=1e-5)

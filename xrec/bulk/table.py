@@ -59,6 +59,8 @@ ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
 _VERSIONS_PER_CHECKPOINT = 100
 _DESCRIPTION = "published by xrec, layout 2"
+_PROTOCOL = (1, 2)
+"""Reader and writer versions: no deletion vectors, column mapping, or other features."""
 _CONFIGURATION: Mapping[str, str | None] = {
     "delta.dataSkippingStatsColumns": "bucket",  # keeps IDs out of the log, which outlives files
     "delta.enableExpiredLogCleanup": "false",  # the log records what each version is
@@ -120,7 +122,7 @@ def changes_too_often(output: Location) -> TableError:
 
 
 def refuse_other_table(log: DeltaLog) -> None:
-    """Raise TableError if the table was not made by xrec or has another layout."""
+    """Raise TableError if the table is not one of xrec, or has another layout or protocol."""
     if (description := log.delta.metadata().description) != _DESCRIPTION:
         raise TableError(
             f"{log.location}: the Delta table was not made by this version of xrec: expected the "
@@ -128,6 +130,15 @@ def refuse_other_table(log: DeltaLog) -> None:
             code="another_table",
             key=str(log.location),
             saw=description,
+        )
+    protocol = log.delta.protocol()
+    if (seen := (protocol.min_reader_version, protocol.min_writer_version)) != _PROTOCOL:
+        raise TableError(
+            f"{log.location}: another program raised the table's Delta protocol: expected reader "
+            f"and writer versions {_PROTOCOL}, saw {seen}; publish to another URI",
+            code="another_protocol",
+            key=str(log.location),
+            saw=seen,
         )
 
 
@@ -153,7 +164,8 @@ def commit_files(
         },
     ]
     if log is None:
-        actions.append({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}})
+        reader, writer = _PROTOCOL
+        actions.append({"protocol": {"minReaderVersion": reader, "minWriterVersion": writer}})
     for path in sorted(before.keys() - after.keys()):
         old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
         actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})

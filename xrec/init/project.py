@@ -132,7 +132,7 @@ def init_project(
         place=_comment(source["uri"]),
         workspace=f"{open_location(directory).uri.rstrip('/')}/workspace",
         source=source,
-        deeds=deeds_of(guess.files["interactions"].partition(".")[0]),
+        deeds=deeds_of(guess.files.get("interactions", "").partition(".")[0]),
         **choose_settings(counts, machine),
     )
     target.write_bytes(text.encode())

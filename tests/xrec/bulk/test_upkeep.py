@@ -81,6 +81,16 @@ def age(place: Place, *spared: str) -> None:
             os.utime(file, (old, old))
 
 
+def test_table_whose_protocol_another_program_raised_is_refused(here):
+    toy = finished(here)
+    table_at(here).alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
+    before = here.location.files()
+    for change in (lambda: bulk.rollback(here.uri, 0), toy.publish, lambda: bulk.empty(here.uri)):
+        with raises(TableError, "another_protocol"):
+            change()
+    assert here.location.files() == before
+
+
 def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(here):
     """Runs: one is published, one was published before it, one planned last, one lost its plan."""
     here("x", identity=OTHER).complete()

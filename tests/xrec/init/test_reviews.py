@@ -132,10 +132,11 @@ def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(tmp_
     )
 
 
-def test_init_of_five_reviews_says_how_many_are_missing_and_writes_no_job_for_texts(tmp_path):
+def test_init_of_five_reviews_says_how_many_are_missing_and_needs_no_model(tmp_path):
     findings, values = _made(tmp_path, write_json_lines(tmp_path / "five.jsonl", _reviews()[:5]))
     assert "recommend" in values
-    assert not values.keys() & {"llm", "train-adapter", "backfill"}
+    assert not values.keys() & {"llm", "train-adapter"}
+    assert values["backfill"]["llm"] is None
     note = next(each for each in findings.notes() if each.startswith("too few explanations"))
     assert "(3 for train, 1 for validation, 1 for test; the minimum: 16 for train, 2 for" in note
 
