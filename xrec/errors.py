@@ -160,3 +160,8 @@ def packages_of(extra: str | None = None) -> list[str]:
 def install_command(extra: str) -> str:
     """Return the command that installs an extra's packages; xrec itself is not on PyPI."""
     return f"pip install {shlex.join(packages_of(extra)) or f'(the extra {extra} of xrec)'}"
+
+
+def first_line_of(error: BaseException) -> str:
+    """Return the first line of the error's message; some libraries add pages of XML or SQL."""
+    return str(error).partition("\n")[0] or type(error).__name__

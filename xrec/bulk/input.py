@@ -16,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.errors import DataError, StorageError
+from xrec.errors import DataError, StorageError, first_line_of
 from xrec.schemas import REJECTED
 from xrec.storage import (
     FORGOTTEN,
     Forgotten,
     check_columns,
     fingerprint_of,
-    first_line,
     row_groups,
 )
 
@@ -310,7 +309,7 @@ class Input:
         except (duckdb.Error, OSError) as error:
             raise StorageError(
                 f"{self._folder.name}: cannot sort the rows of the run on this disk: "
-                f"{first_line(error)}; set TMPDIR to a folder on a larger disk",
+                f"{first_line_of(error)}; set TMPDIR to a folder on a larger disk",
                 code="no_room",
                 key="TMPDIR",
             ) from error

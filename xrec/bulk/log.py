@@ -20,14 +20,19 @@ import deltalake.exceptions
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
-from xrec.errors import ArtifactNotFoundError, StorageError, StorageNotFoundError, TableError
+from xrec.errors import (
+    ArtifactNotFoundError,
+    StorageError,
+    StorageNotFoundError,
+    TableError,
+    first_line_of,
+)
 from xrec.storage import (
     Kind,
     Location,
     Manifest,
     Record,
     check_manifest,
-    first_line,
     request_each,
 )
 
@@ -45,6 +50,8 @@ FILES = pa.schema(
 """The columns that describe a version's files; files of other programs may have no bounds."""
 LOG = "_delta_log"
 _HINT = "_last_checkpoint"
+READER_VERSION = 1
+"""The Delta protocol's version for readers, without deletion vectors or column mapping."""
 COMMIT_KEY = "xrec"
 """The key of the `Commit` (as JSON) in the metadata of a Delta commit."""
 _NAMES = ("path", "size_bytes", "num_records", "min.bucket", "max.bucket")
@@ -263,15 +270,14 @@ def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
         return None
     with delta_errors(location), suppress(deltalake.exceptions.TableNotFoundError):
         delta = _load(location, None)
-        if delta.protocol().min_reader_version > 1:
+        if (seen := delta.protocol().min_reader_version) != READER_VERSION:
             raise TableError(
                 f"{location}: another program turned on a feature of Delta tables that this xrec "
-                "cannot read, such as deletion vectors: expected reader version 1, saw "
-                f"{delta.protocol().min_reader_version}; read the table with another program, and "
-                "give another output URI",
+                f"cannot read, such as deletion vectors: expected reader version {READER_VERSION}, "
+                f"saw {seen}; read the table with another program, and give another output URI",
                 code="unknown_feature",
                 key="minReaderVersion",
-                saw=delta.protocol().min_reader_version,
+                saw=seen,
             )
         if version is not None and not 0 <= version <= delta.version():
             raise TableError(
@@ -320,14 +326,14 @@ def delta_errors(location: Location) -> Iterator[None]:
         raise _broken(location, str(location), error) from error
     except OSError as error:
         raise StorageError(
-            f"{location}: {first_line(error)}", code="store_failed", key=str(location)
+            f"{location}: {first_line_of(error)}", code="store_failed", key=str(location)
         ) from error
 
 
 def _broken(location: Location, key: str, why: Exception) -> TableError:
     return TableError(
-        f"{location}: the Delta log cannot be used ({key}: {first_line(why)}); restore it from a "
-        "copy, or give another output URI",
+        f"{location}: the Delta log cannot be used ({key}: {first_line_of(why)}); restore it "
+        "from a copy, or give another output URI",
         code="broken_log",
         key=key,
     )

@@ -27,6 +27,7 @@ from xrec.bulk.log import (
     COMMIT_KEY,
     FILES,
     LOG,
+    READER_VERSION,
     Commit,
     DeltaLog,
     digest_of,
@@ -59,8 +60,8 @@ ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
 _VERSIONS_PER_CHECKPOINT = 100
 _DESCRIPTION = "published by xrec, layout 2"
-_PROTOCOL = (1, 2)
-"""Reader and writer versions: no deletion vectors, column mapping, or other features."""
+_WRITER_VERSION = 2
+"""The Delta protocol's version for writers, without change data feeds or later features."""
 _CONFIGURATION: Mapping[str, str | None] = {
     "delta.dataSkippingStatsColumns": "bucket",  # keeps IDs out of the log, which outlives files
     "delta.enableExpiredLogCleanup": "false",  # the log records what each version is
@@ -131,11 +132,11 @@ def refuse_other_table(log: DeltaLog) -> None:
             key=str(log.location),
             saw=description,
         )
-    protocol = log.delta.protocol()
-    if (seen := (protocol.min_reader_version, protocol.min_writer_version)) != _PROTOCOL:
+    if (seen := log.delta.protocol().min_writer_version) != _WRITER_VERSION:
         raise TableError(
-            f"{log.location}: another program raised the table's Delta protocol: expected reader "
-            f"and writer versions {_PROTOCOL}, saw {seen}; publish to another URI",
+            f"{log.location}: another program turned on a feature of Delta tables that this xrec "
+            f"cannot write: expected writer version {_WRITER_VERSION}, saw {seen}; publish to "
+            "another URI",
             code="another_protocol",
             key=str(log.location),
             saw=seen,
@@ -164,8 +165,8 @@ def commit_files(
         },
     ]
     if log is None:
-        reader, writer = _PROTOCOL
-        actions.append({"protocol": {"minReaderVersion": reader, "minWriterVersion": writer}})
+        protocol = {"minReaderVersion": READER_VERSION, "minWriterVersion": _WRITER_VERSION}
+        actions.append({"protocol": protocol})
     for path in sorted(before.keys() - after.keys()):
         old = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
         actions.append({"remove": {"path": quote(path), **old, "partitionValues": {}}})

@@ -9,7 +9,7 @@ import typer
 
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option
-from xrec.errors import ArtifactNotFoundError, DataError, StorageError
+from xrec.errors import ArtifactNotFoundError, DataError, StorageError, first_line_of
 from xrec.jobs import ARTIFACT_OF, job_named, run_job
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _outlook(name: str, config: Any) -> Iterator[str]:
     try:
         yield from job_named(name).look_ahead(present(config))  # type: ignore[attr-defined]
     except (ArtifactNotFoundError, DataError, StorageError) as error:
-        yield f"cannot tell yet what the run would do: {str(error).splitlines()[0]}"
+        yield f"cannot tell yet what the run would do: {first_line_of(error)}"
 
 
 def serve(

@@ -22,7 +22,7 @@ from xrec.config import TABLE_COLUMNS, SplitShares
 from xrec.data.findings import Finding, Rejected, rejected_table
 from xrec.data.rows import FileRows
 from xrec.data.splits import split_pairs
-from xrec.errors import StorageError
+from xrec.errors import StorageError, first_line_of
 from xrec.storage import FORGOTTEN, Forgotten, Location, storage_errors
 
 _BATCH_ROWS = 2**16
@@ -87,10 +87,11 @@ class Staging:
         self.database.close()
         self._folder.cleanup()
         is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        if is_full or isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+        is_full |= isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException)
+        if error is not None and is_full:
             raise StorageError(
                 f"{self._folder.name}: not enough space for the rows of the source: "
-                f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk, or "
+                f"{first_line_of(error)}; set TMPDIR to a folder on a larger disk, or "
                 "raise prepare.memory_gb",
                 code="disk_full",
                 key="prepare.memory_gb",

@@ -10,7 +10,7 @@ from typing import Literal
 
 from xrec.backfill import present
 from xrec.config import JobConfig, Project
-from xrec.errors import ArtifactNotFoundError, XRecError
+from xrec.errors import ArtifactNotFoundError, XRecError, first_line_of
 from xrec.jobs import ARTIFACT_OF, job_named
 from xrec.jobs.output import State
 from xrec.storage import Kind, Manifest, check_access, location_of
@@ -71,7 +71,7 @@ def _status(job: str, config: JobConfig) -> ArtifactStatus:
         note = f"its input {str(error).partition(': ')[0]} is missing"
         return replace(status, state="stale", notes=(note,)) if num_bytes else status
     except XRecError as error:
-        return replace(status, state="unusable", notes=(str(error).splitlines()[0],))
+        return replace(status, state="unusable", notes=(first_line_of(error),))
     notes = found.differences
     if found.manifest is not None:
         unchecked = ", ".join(made.unchecked)

@@ -62,13 +62,7 @@ from xrec.storage.parquet import (
     row_groups,
     write_table,
 )
-from xrec.storage.requests import (
-    first_line,
-    request_each,
-    storage_errors,
-    traffic,
-    with_backoff,
-)
+from xrec.storage.requests import request_each, storage_errors, traffic, with_backoff
 from xrec.storage.uri import (
     PYPI,
     check_access,

@@ -18,6 +18,7 @@ from xrec.errors import (
     StorageError,
     StorageNotFoundError,
     StorageUnreachableError,
+    first_line_of,
 )
 
 logger = logging.getLogger("xrec")
@@ -71,7 +72,7 @@ def storage_errors(uri: str) -> Iterator[None]:
         yield
     except _REFUSED as error:
         raise StorageAccessError(
-            f"{uri}: access refused ({first_line(error)}); check the permissions of the path "
+            f"{uri}: access refused ({first_line_of(error)}); check the permissions of the path "
             "or, on S3, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the bucket's policy and "
             "storage.* in the config",
             code="access_refused",
@@ -79,25 +80,22 @@ def storage_errors(uri: str) -> Iterator[None]:
         ) from error
     except _MISSING as error:
         raise StorageNotFoundError(
-            f"{uri}: not found ({first_line(error)}); check the path and, on S3, the bucket and "
+            f"{uri}: not found ({first_line_of(error)}); check the path and, on S3, the bucket and "
             "storage.endpoint_url",
             code="not_found",
             key=uri,
         ) from error
     except _UNREACHABLE as error:
         raise StorageUnreachableError(
-            f"{uri}: the endpoint does not respond ({first_line(error)}); check AWS_ENDPOINT_URL "
-            "or storage.endpoint_url",
+            f"{uri}: the endpoint does not respond ({first_line_of(error)}); check "
+            "AWS_ENDPOINT_URL or storage.endpoint_url",
             code="no_answer",
             key=uri,
         ) from error
     except (OSError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise StorageError(f"{uri}: {first_line(error)}", code="store_failed", key=uri) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; Arrow appends the store's XML response."""
-    return str(error).partition("\n")[0] or type(error).__name__
+        raise StorageError(
+            f"{uri}: {first_line_of(error)}", code="store_failed", key=uri
+        ) from error
 
 
 def request_each(
