@@ -196,7 +196,8 @@ def main(
     for stream in (1, 2):
         os.dup2(log, stream)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
+    for number in (signal.SIGTERM, signal.SIGINT):  # a background job of a shell ignores SIGINT
+        signal.signal(number, signal.default_int_handler)
     requests.WAITS_SECONDS = (0.1, 0.3, 1.0)
     bulk.driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
     bulk.publisher.PART_BYTES = 1 << 15  # several files a version
