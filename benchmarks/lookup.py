@@ -55,7 +55,7 @@ from xrec.bulk import (
     published,
 )
 from xrec.config import StorageConfig
-from xrec.schemas import EVIDENCE, GENERATED, PAIRS, RANKS
+from xrec.schemas import EVIDENCE, GENERATED, PAIRS
 from xrec.storage import request_each
 
 app = command_line()
@@ -77,7 +77,7 @@ def opened(
             users = [_user(number // _ITEMS_OF_A_USER) for number in numbers]
             items = [f"item-{number % _NUM_ITEMS:05d}" for number in numbers]
             rows = pa.table({"user_id": users, "item_id": items})
-            yield clean_keys(rows, PAIRS.names, file="rows", first_line=1, given=RANKS)
+            yield clean_keys(rows, PAIRS.names, file="rows", first_line=1, given=EXPLANATIONS.given)
 
     identity = Identity(kind="explanations", config={"carry_from": carry_from}, inputs={})
     request = partial(RunRequest, rows_per_chunk=_ROWS_PER_CHUNK, storage=storage)
