@@ -22,9 +22,10 @@ from starlette.types import ASGIApp
 
 from xrec.backfill import present
 from xrec.backfill.lookup import Explained
-from xrec.bulk import Base, gpus_each
+from xrec.bulk import Base
 from xrec.config import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError, XRecError
+from xrec.processes import gpus_each
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import (
     PublishedTexts,
