@@ -49,7 +49,7 @@ class LiveExplainer:
         keys: Sized,
         max_waiting_pairs: int = MAX_WAITING_PAIRS,
     ):
-        self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
+        self.explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
         self.engine, core = explainer.engine, explainer.engine.core
@@ -71,7 +71,7 @@ class LiveExplainer:
     @property
     def model_fingerprint(self) -> str:
         """The fingerprint of language model, adapter and graph together."""
-        return self._explainer.model_fingerprint
+        return self.explainer.model_fingerprint
 
     @property
     def num_pending(self) -> int:
@@ -161,7 +161,7 @@ class LiveExplainer:
 
         Raises PairError for an unknown user without a history, and for a known one with a history.
         """
-        user = self._explainer.dataset.user_ids.find(pair.user_id)
+        user = self.explainer.dataset.user_ids.find(pair.user_id)
         if user is None and not pair.history:
             raise unknown_user()
         if user is not None and pair.history:
@@ -180,19 +180,19 @@ class LiveExplainer:
         thread, one pair at a time. Raises PairError, UnknownIdError, DataError or
         PromptTooLongError if the engine cannot complete the request.
         """
-        item = self._explainer.dataset.item_index(pair.item_id)
-        is_known = user < self._explainer.dataset.num_users
+        item = self.explainer.dataset.item_index(pair.item_id)
+        is_known = user < self.explainer.dataset.num_users
         if not is_known:
             self._new_users.set_vector(user, pair.history)
-        stored = self._explainer.pairs.texts(
+        stored = self.explainer.pairs.texts(
             Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
         )
         texts = replace(stored if is_known else replace(stored, user_profile=""), **pair.own_texts)
-        finisher, rules = self._explainer.finisher, self._decoding.text
+        finisher, rules = self.explainer.finisher, self._decoding.text
         if (refused := finisher.failure_of_any(texts, rules)) is not None:
             _raise(finisher.fallback(texts, rules, refused)[1])
         prompt = self._builder.build(user, item, texts)
-        asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
+        asked = Asked(self.explainer.finisher, prompt, texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
         return asked
 
@@ -245,7 +245,7 @@ class LiveExplainer:
     ) -> tuple[Explanation, tuple[NamedEvidence, ...]]:
         """Return a pair's explanation, and its evidence, marked where the text names it."""
         result = asked.explanation(0, completion)
-        return result, self._explainer.checker.evidence(result.text, asked.texts)
+        return result, self.explainer.checker.evidence(result.text, asked.texts)
 
     def _record(self, result: Explanation, first_token_seconds: float, seconds: float) -> None:
         metrics = self._metrics
@@ -335,12 +335,17 @@ class _Advances:
 
 
 def load_live(
-    config: ServeConfig, metrics: Metrics, max_waiting_pairs: int = MAX_WAITING_PAIRS
+    config: ServeConfig,
+    metrics: Metrics,
+    max_waiting_pairs: int = MAX_WAITING_PAIRS,
+    like: LiveExplainer | None = None,
 ) -> LiveExplainer:
     """Load the live explainer; raise what `load_explainer` raises.
 
     This is slow, so call it in a thread. It also indexes all titles and aspects. Otherwise the
     first request would do that on the event loop, and all others would wait.
+
+    like: an explainer of other artifacts, whose language model is used too.
     """
     explainer = load_explainer(
         sources_of(config),
@@ -348,6 +353,7 @@ def load_live(
         engine=config.engine,
         num_reserved_users=config.engine.max_rows + max_waiting_pairs,
         is_streaming=True,
+        like=None if like is None else like.explainer,
     )
     explainer.checker.aspects.build()
     keys = config.keys

@@ -297,7 +297,7 @@ def test_ready_is_told_at_once_and_takes_no_place_of_a_key():
     """The model replicas do not answer: nobody who asks may wait for them."""
     replicas = MagicMock()
     read_through = ReadThrough.__new__(ReadThrough)
-    read_through.model = ModelHandle(replicas, "models")
+    read_through.model = ModelHandle(replicas, "models", {})
     replicas.reset_mock()
     ask = Asked(make_api(lambda: read_through), SHOP, APP)
 

@@ -17,8 +17,8 @@ from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import Codec, LanguageModelTokens, Words
 from xrec.lab.baselines.lora import prompt_examples
 from xrec.lab.baselines.writer import TextBatch
-from xrec.llm.examples import IGNORE
-from xrec.llm.examples import collate as collate_rows
+from xrec.llm.loss import IGNORE
+from xrec.llm.loss import collate as collate_rows
 from xrec.llm.model import load_tokenizer
 
 MAX_VOCABULARY = 20_000

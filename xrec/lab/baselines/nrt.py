@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from xrec.lab.baselines.writer import TextBatch, Writer, draw_uniformly
-from xrec.llm.examples import label_nll
+from xrec.llm.loss import label_nll
 
 
 class NRT(Writer):

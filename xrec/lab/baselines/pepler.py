@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xrec.lab.baselines.writer import TextBatch, Writer, draw_uniformly
-from xrec.llm.examples import label_nll
+from xrec.llm.loss import label_nll
 
 
 class PEPLER(Writer):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xrec.lab.baselines.writer import TextBatch, Writer, draw_uniformly
-from xrec.llm.examples import label_nll
+from xrec.llm.loss import label_nll
 
 USER, ITEM, _BEGIN = range(3)
 """The positions of the user, the item and <bos>."""
