@@ -301,7 +301,7 @@ def test_demo_configs_keep_everything_in_the_workspace_and_fit_together():
     assert models == {"/demo/llm"}
     backfill, evaluate = configs["backfill"], configs["evaluate"]
     assert backfill["decoding"] == evaluate["decoding"]
-    assert (backfill["pairs"]["kind"], evaluate["split"]) == ("recommendations", "test")
+    assert backfill["pairs"]["kind"] == "recommendations"
     assert configs["build-sample-llm"]["prompt"] == configs["train-adapter"]["prompt"]
 
 

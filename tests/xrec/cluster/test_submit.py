@@ -243,7 +243,7 @@ FILES = {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}}
         ),
         (
             AnnotateConfig,
-            {"source": {"kind": "reviews", "uri": "s3://b/a.csv"}, "annotator": PROMPTED},
+            {"source": {"uri": "s3://b/a.csv"}, "annotator": PROMPTED},
             ["annotator.prompts.item"],
         ),
         (BackfillConfig, {"llm": {"model": "a/b"}, "pairs": {"kind": "split"}}, None),

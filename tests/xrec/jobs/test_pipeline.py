@@ -236,8 +236,8 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
 
 def test_evaluate_a_split_of_fewer_than_two_users_says_so(pipeline, monkeypatch):
     monkeypatch.setattr("xrec.evaluate.run.held_out_pairs", lambda dataset, split: [])
-    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation", "split": "validation"}
-    with raises(DataError, "too_few_references", "split", saw=0):
+    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation"}
+    with raises(DataError, "too_few_references", "prepare.splits.test", saw=0):
         xrec.jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere))
     assert not pipeline.location("other-evaluation").exists()
 
