@@ -172,12 +172,18 @@ class Ranker:
         neighbors: NeighborTable | None = None,
     ):
         self._dataset, self._graph, self._k, self._eligibility = dataset, graph, k, eligibility
-        self._seen = seen_items(dataset)
+        self.seen = seen_items(dataset)
         self._more = None if neighbors is None else neighbors.scores(histories(dataset)).of
 
     @cached_property
     def _mean_user(self) -> torch.Tensor:
         return self._graph.users.mean(dim=0)
+
+    def fill_idle(self, users: torch.Tensor) -> None:
+        """Give those of users (N,) without interactions, whose vectors are zeros, the mean one."""
+        idle = users[~self._graph.users[users].any(dim=1)]
+        if len(idle):
+            self._graph.users[idle] = self._mean_user
 
     def rank(
         self, users: npt.NDArray[np.int64], earlier: pa.Table | None = None
@@ -240,14 +246,9 @@ class Ranker:
     def _best(
         self, users: npt.NDArray[np.int64], index: ItemIndex | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return items and scores (N, k) for users (N,), from the index or an exact search.
-
-        Users without interactions, whose vectors are zeros, get what the mean user likes.
-        """
-        vectors, rows = self._graph, torch.from_numpy(users)
-        idle = rows[~vectors.users[rows].any(dim=1)]
-        if len(idle):
-            vectors.users[idle] = self._mean_user
+        """Return items and scores (N, k) for users (N,), from the index or an exact search."""
+        vectors = self._graph
+        self.fill_idle(torch.from_numpy(users))
         items = np.full((len(users), self._k), -1)
         scores = np.zeros((len(users), self._k), np.float32)
         groups: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
@@ -257,7 +258,7 @@ class Ranker:
         rank = top_k_items if index is None else index.top_k
         for group, out in groups:
             lost = torch.from_numpy(np.union1d(self._dataset.lost_items, out))
-            seen, of = self._seen.with_lost(lost), torch.from_numpy(group)
+            seen, of = self.seen.with_lost(lost), torch.from_numpy(group)
             ranked = rank(vectors.users, vectors.items, seen, of, self._k, more=self._more)
             chunks = [each for _, *each in ranked]
             place = np.searchsorted(users, group)

@@ -405,6 +405,7 @@ NEEDS = {
     ("POST", "/v1/explanations/stream"): "explain",
     ("GET", "/v1/explanations/{user_id}/{item_id}"): "explain",
     ("GET", "/v1/users/{user_id:path}/recommendations"): "explain",
+    ("POST", "/v1/recommendations"): "explain",
     ("GET", "/v1/items"): "explain",
     ("POST", "/v1/evidence"): "evidence",
     ("GET", "/v1/users"): "users",
