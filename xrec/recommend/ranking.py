@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from xrec import bulk
 from xrec.config import RecommendConfig
 from xrec.data import EVIDENCE_KINDS, Dataset, index_keys, read_dataset, taken
 from xrec.errors import DataError
@@ -57,6 +56,8 @@ def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) 
     vector is not finite or if no item is left to recommend to any user.
     """
     settings, inputs = identify(config)
+    from xrec.processes import map_in_processes, num_cpus  # Ray, which readers do not need
+
     location = location_of(config, "recommendations")
     dataset = read_dataset(location_of(config, "dataset"))
     read_graph_if_any(config, dataset).check_finite()
@@ -64,9 +65,9 @@ def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) 
     unnamed_items(config, dataset)  # raises for a broken table before any work
     first_users = range(0, dataset.num_users, users_per_part)
     make = partial(_writer, config, eligibility, location, users_per_part)
-    parts, num = dict[str, Part](), max(1, bulk.num_cpus())
+    parts, num = dict[str, Part](), max(1, num_cpus())
     with counter("users ranked", dataset.num_users) as show:
-        for index, part in bulk.map_in_processes(make, first_users, num_processes=num):
+        for index, part in map_in_processes(make, first_users, num_processes=num):
             parts[_name(first_users[index] // users_per_part)] = part
             show(sum(part.num_users for part in parts.values()))
     if not (num_rows := sum(part.num_rows for part in parts.values())):
@@ -171,12 +172,18 @@ class Ranker:
         neighbors: NeighborTable | None = None,
     ):
         self._dataset, self._graph, self._k, self._eligibility = dataset, graph, k, eligibility
-        self._seen = seen_items(dataset)
+        self.seen = seen_items(dataset)
         self._more = None if neighbors is None else neighbors.scores(histories(dataset)).of
 
     @cached_property
     def _mean_user(self) -> torch.Tensor:
         return self._graph.users.mean(dim=0)
+
+    def fill_idle(self, users: torch.Tensor) -> None:
+        """Give those of users (N,) without interactions, whose vectors are zeros, the mean one."""
+        idle = users[~self._graph.users[users].any(dim=1)]
+        if len(idle):
+            self._graph.users[idle] = self._mean_user
 
     def rank(
         self, users: npt.NDArray[np.int64], earlier: pa.Table | None = None
@@ -239,14 +246,9 @@ class Ranker:
     def _best(
         self, users: npt.NDArray[np.int64], index: ItemIndex | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return items and scores (N, k) for users (N,), from the index or an exact search.
-
-        Users without interactions, whose vectors are zeros, get what the mean user likes.
-        """
-        vectors, rows = self._graph, torch.from_numpy(users)
-        idle = rows[~vectors.users[rows].any(dim=1)]
-        if len(idle):
-            vectors.users[idle] = self._mean_user
+        """Return items and scores (N, k) for users (N,), from the index or an exact search."""
+        vectors = self._graph
+        self.fill_idle(torch.from_numpy(users))
         items = np.full((len(users), self._k), -1)
         scores = np.zeros((len(users), self._k), np.float32)
         groups: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
@@ -256,7 +258,7 @@ class Ranker:
         rank = top_k_items if index is None else index.top_k
         for group, out in groups:
             lost = torch.from_numpy(np.union1d(self._dataset.lost_items, out))
-            seen, of = self._seen.with_lost(lost), torch.from_numpy(group)
+            seen, of = self.seen.with_lost(lost), torch.from_numpy(group)
             ranked = rank(vectors.users, vectors.items, seen, of, self._k, more=self._more)
             chunks = [each for _, *each in ranked]
             place = np.searchsorted(users, group)

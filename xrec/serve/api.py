@@ -31,6 +31,7 @@ from xrec.serve.messages import (
     Explanation,
     Explanations,
     ExplanationsRequest,
+    HistoryRequest,
     ItemId,
     ItemList,
     MaxWords,
@@ -249,6 +250,15 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
             for item, answer in zip(items, answers, strict=True):
                 item.answer = _as_visible(http, answer)
         return Recommendations(user_id=user_id, items=items)
+
+    @router.post("/recommendations", responses=_WITH_BODY | _WITH_ID, tags=[_LISTS])
+    async def recommend_from(request: HistoryRequest) -> Recommendations:
+        """Return the k best items for someone who is not in the dataset, by their history.
+
+        They have no explanations; send the history with a pair to get one.
+        """
+        items = await current().recommend_from(request.history, request.k)
+        return Recommendations(user_id=None, items=items)
 
     @router.get("/items", responses=_WITH_ID, tags=[_LISTS])
     async def items(

@@ -11,7 +11,7 @@ from tests.errors import raises
 from xrec.config import BuildSampleLLMConfig, LLMConfig, PromptConfig, SampleSource, parse_config
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.jobs.build_sample_llm import run
-from xrec.llm.examples import Example, collate, token_nll
+from xrec.llm.loss import Example, collate, token_nll
 from xrec.llm.model import load_model, load_tokenizer
 from xrec.llm.source import resolve_model
 from xrec.sample import ASPECTS, generate_language_examples, generate_town, town_tables

@@ -297,7 +297,7 @@ def test_ready_is_told_at_once_and_takes_no_place_of_a_key():
     """The model replicas do not answer: nobody who asks may wait for them."""
     replicas = MagicMock()
     read_through = ReadThrough.__new__(ReadThrough)
-    read_through.model = ModelHandle(replicas, "models")
+    read_through.model = ModelHandle(replicas, "models", {})
     replicas.reset_mock()
     ask = Asked(make_api(lambda: read_through), SHOP, APP)
 
@@ -405,6 +405,7 @@ NEEDS = {
     ("POST", "/v1/explanations/stream"): "explain",
     ("GET", "/v1/explanations/{user_id}/{item_id}"): "explain",
     ("GET", "/v1/users/{user_id:path}/recommendations"): "explain",
+    ("POST", "/v1/recommendations"): "explain",
     ("GET", "/v1/items"): "explain",
     ("POST", "/v1/evidence"): "evidence",
     ("GET", "/v1/users"): "users",

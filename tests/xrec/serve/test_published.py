@@ -283,7 +283,7 @@ def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(ur
             wait_until(lambda number=number + 3: str(number) in seen)
 
     async def ask() -> None:
-        looking = artifacts.again_and_again(read_through.published.look, 0.05)
+        looking = artifacts.repeat(read_through.published.look, 0.05)
         watch = asyncio.create_task(looking)
         changing = asyncio.create_task(asyncio.to_thread(change))
         place = 0
