@@ -23,7 +23,7 @@ from starlette.types import Scope as HTTPScope
 
 from xrec.config import Scope
 from xrec.errors import ConfigError, UnknownIdError
-from xrec.serve.gate import is_public
+from xrec.serve.gate import Caller, is_public
 from xrec.serve.messages import (
     MAX_PAIRS,
     Evidence,
@@ -182,8 +182,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 
         A pair that cannot be explained gets a `problem` instead; the other pairs are not affected.
         """
-        await http.state.caller.charge(len(request.pairs), num_counted=1)
-        pairs = _as_allowed(http, request.pairs)
+        pairs = await _admitted(http, request.pairs)
         answers = await current().explain(pairs, request.max_words, _key(http))
         return Explanations(explanations=[_as_visible(http, answer) for answer in answers])
 
@@ -202,8 +201,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         a text without an `explanation`. `done` ends the stream after the last pair. A line that
         starts with a colon is a comment, which keeps the connection open.
         """
-        await http.state.caller.charge(len(request.pairs), num_counted=1)
-        request.pairs = _as_allowed(http, request.pairs)
+        request.pairs = await _admitted(http, request.pairs)
         return StreamingResponse(
             kept_alive(_events(current, request, http)),
             media_type="text/event-stream",
@@ -220,8 +218,8 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         max_words: Annotated[MaxWords, Query()] = None,
     ) -> Explanation:
         """Explain one pair."""
-        pair = PairRequest(user_id=user_id, item_id=item_id)
-        (found,) = await current().explain([pair], max_words, _key(http))
+        pairs = await _admitted(http, [PairRequest(user_id=user_id, item_id=item_id)])
+        (found,) = await current().explain(pairs, max_words, _key(http))
         answer = _as_visible(http, found)
         if isinstance(answer, NoExplanation):
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
@@ -241,11 +239,12 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 
         Until recommendations are published, return the best items that the user has not seen.
         """
+        http.state.caller.check_user(user_id)
         read_through = current()
         items = await read_through.recommend(user_id, k)
         if explain and items:
-            await http.state.caller.charge(len(items), num_counted=1)
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
+            pairs = await _admitted(http, pairs)
             answers = await read_through.explain(pairs, max_words, _key(http))
             for item, answer in zip(items, answers, strict=True):
                 item.answer = _as_visible(http, answer)
@@ -281,8 +280,9 @@ def _evidence(current: Callable[[], ReadThrough]) -> APIRouter:
     router = _router("evidence", "explanations")
 
     @router.post("/evidence", responses=_WITH_BODY | _WITH_ID)
-    async def evidence(request: EvidenceRequest) -> Evidence:
+    async def evidence(http: Request, request: EvidenceRequest) -> Evidence:
         """Return the evidence behind an explanation: profiles, and similar items from history."""
+        http.state.caller.check_user(request.user_id)
         read_through = current()
         user = read_through.user_index(request.user_id)
         return await asyncio.to_thread(read_through.catalogue.evidence, user, request.item_id)
@@ -331,19 +331,24 @@ def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
     return router
 
 
-def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
-    """Return the pairs without stored profiles, if the key must not see them.
+async def _admitted(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
+    """Count the pairs, and return them without stored profiles if the key must not see them.
 
     A text in the request could make the model repeat the stored user profile. A key without the
-    scope `evidence` therefore gets texts that are written without that profile.
+    scope `evidence` therefore gets texts that are written without that profile. Raises ProblemError
+    if the key may not ask about a user, or asked too often.
     """
-    may_see_profiles = "evidence" in http.state.caller.scopes
+    caller: Caller = http.state.caller
+    for pair in pairs:
+        caller.check_user(pair.user_id)
+    await caller.charge(len(pairs), num_counted=1)
+    may_see_profiles = caller.may_see_history
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
 
 
 def _as_visible(http: Request, answer: Explanation | NoExplanation) -> Explanation | NoExplanation:
-    """Return an answer as the key may see it: only the scope `evidence` shows a user's history."""
-    may_see_history = "evidence" in http.state.caller.scopes
+    """Return an answer as the key may see it: a user's history needs `Caller.may_see_history`."""
+    may_see_history = http.state.caller.may_see_history
     if isinstance(answer, NoExplanation) or answer.people is None or may_see_history:
         return answer
     if answer.people.name is not None and answer.people.name in answer.explanation:

@@ -440,10 +440,10 @@ def test_takedown_is_kept_also_if_the_output_was_deleted_and_made_again(uri):
         ("A quiet garden.", "popular", None),
     ],
 )
-def test_what_a_user_did_needs_a_key_with_evidence(text, kind, support):
-    hashed = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("shop", "desk")}
-    scopes = {"shop": ("explain",), "desk": ("explain", "evidence")}
-    keys = [KeyConfig(name=n, sha256=hashed[n], scopes=scopes[n]) for n in hashed]
+def test_what_a_user_did_needs_a_key_with_evidence_or_of_that_user(text, kind, support):
+    options = {"shop": {}, "desk": {"scopes": ("explain", "evidence")}, "own": {"users": ["u"]}}
+    hashed = {name: hashlib.sha256(name.encode()).hexdigest() for name in options}
+    keys = [KeyConfig(name=n, sha256=hashed[n], **options[n]) for n in hashed]
     model = Writing(text)
     evidence = {"evidence_kind": kind, "evidence_item_id": support, "evidence_at_least": 20}
     model._text = replace(model._text, **evidence)
@@ -459,7 +459,8 @@ def test_what_a_user_did_needs_a_key_with_evidence(text, kind, support):
 
     name = None if support is None else "The Fox"
     people = {"kind": kind, "item_id": support, "name": name, "at_least": 20}
-    assert [answer["people"] for answer in ask("desk")] == [people, people]
+    for name in ("desk", "own"):
+        assert [answer["people"] for answer in ask(name)] == [people, people]
     many, one = ask("shop")
     if "The Fox" in text:
         assert many["problem"]["type"] == one["type"] == "/problems/scope"
