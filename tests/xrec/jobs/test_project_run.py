@@ -236,9 +236,7 @@ def test_job_that_is_done_gives_its_manifest_and_writes_nothing(pipeline, job):
     ("lost", "seen"),
     [
         ({"users": ("resident-1",)}, None),  # some always go
-        ({"users": "half", "interactions": "half", "explanations": "half"}, "users"),
         ({"items": "half", "interactions": "half", "explanations": "half"}, "items"),
-        ({"interactions": "half"}, "interactions"),
         ({"explanations": "all"}, "explanations"),
         ({"users": "the file"}, "users"),  # whose profiles would all be empty
     ],
