@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xrec.config import RecommendConfig, identity_of
@@ -53,27 +52,17 @@ def identify(
     return identity_of(config), {**inputs, **table_inputs(config)}
 
 
-def read_recommendations(location: Location, k: int | None = None) -> Iterator[pa.Table]:
-    """Yield the first k items of each user, or all if k is None, one table per part.
+def read_recommendations(location: Location) -> Iterator[pa.Table]:
+    """Yield the best items of each user, one table per part.
 
     The tables have the schema RECOMMENDATIONS, sorted by user and rank. Raises
     ArtifactNotFoundError if the artifact is not finished, ArtifactMismatchError if a file was
-    changed, ConfigError if k exceeds the k of the recommendations.
+    changed.
     """
     manifest = read_manifest(location, "recommendations")
-    num_items = manifest.config["k"]
-    if k is not None and k > num_items:
-        raise ConfigError(
-            f"k = {k}, but {location} has {num_items} items per user; lower k, or run xrec "
-            "recommend again with a larger one",
-            code="too_large",
-            key="k",
-            saw=k,
-        )
     for name in sorted(manifest.files):
         data = read_content(location, manifest, name, remedy="run xrec recommend again")
-        rows = parse_rows(data)
-        yield rows if k is None else rows.filter(pc.field("rank") <= k)
+        yield parse_rows(data)
 
 
 def parse_rows(data: bytes) -> pa.Table:

@@ -22,7 +22,7 @@ from xrec.neighbors.reasons import Reasons
 from xrec.neighbors.scores import histories, rounded
 from xrec.progress import counter
 from xrec.recommend.artifact import identify, parse_rows
-from xrec.recommend.eligible import Eligibility, excluded_items, read_eligibility
+from xrec.recommend.eligible import Eligibility, read_eligibility, unnamed_items
 from xrec.schemas import RECOMMENDATIONS, SUPPORT
 from xrec.storage import (
     Location,
@@ -62,7 +62,7 @@ def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) 
     dataset = read_dataset(location_of(config, "dataset"))
     read_graph_if_any(config, dataset).check_finite()
     eligibility = read_eligibility(config, dataset)
-    excluded_items(config, dataset)  # raises for a broken table before any work
+    unnamed_items(config, dataset)  # raises for a broken table before any work
     first_users = range(0, dataset.num_users, users_per_part)
     make = partial(_writer, config, eligibility, location, users_per_part)
     parts, num = dict[str, Part](), max(1, num_cpus())
@@ -110,7 +110,7 @@ def _writer(
     graph, neighbors = read_graph_if_any(config, dataset), read_neighbors(config)
     ranker = Ranker(dataset, graph, config.k, eligibility, neighbors)
     if neighbors is not None:
-        ranker.reasons = reasons_of(dataset, graph, neighbors, excluded_items(config, dataset))
+        ranker.reasons = reasons_of(dataset, graph, neighbors, unnamed_items(config, dataset))
     if config.index == "hnsw":
         name = fingerprint_of([dataset.manifest.fingerprint, graph.manifest.fingerprint])
         ranker.index = ItemIndex(name, graph.items, dataset.lost_items)
