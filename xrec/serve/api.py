@@ -5,9 +5,8 @@ start.
 """
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,8 +14,9 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Send
 from starlette.types import Scope as HTTPScope
@@ -53,9 +53,6 @@ from xrec.serve.problems import (
 )
 from xrec.serve.read_through import ReadThrough
 from xrec.version import __version__
-
-KEEP_ALIVE_SECONDS = 15.0
-"""How long a stream may be silent; then it sends a comment, so that no proxy closes it."""
 
 _DESCRIPTION = """The endpoint explains why a user would like an item. It serves texts from a
 finished backfill (`source: backfill`). A language model with the collaborative signal writes texts
@@ -95,10 +92,6 @@ _SECURED = [
 _COMMON = _responses(400, 414)
 _WITH_KEY = _COMMON | _responses(401, 403, 422, 429, 503)
 _WITH_BODY, _WITH_MODEL, _WITH_ID = _responses(408, 413), _responses(500, 504), _responses(404)
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
-}
-
 _LISTS = "users and items"
 _Limit = Annotated[int, Query(ge=1, le=100, description="Number of entries.")]
 
@@ -188,10 +181,12 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 
     @router.post(
         "/explanations/stream",
-        responses=_WITH_BODY | _WITH_MODEL | _STREAM,
-        response_class=StreamingResponse,
+        responses=_WITH_BODY | _WITH_MODEL,
+        response_class=EventSourceResponse,  # comments every 15 s keep the connection open
     )
-    async def stream(http: Request, request: StreamRequest) -> Response:
+    async def stream(
+        http: Request, request: Annotated[StreamRequest, Depends(_admitted_stream)]
+    ) -> AsyncIterator[ServerSentEvent]:
         """Explain pairs one after another; each text is sent sentence by sentence.
 
         Events: `part` {index, text, is_checked} is the next part of the text of pair `index`.
@@ -201,12 +196,20 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         a text without an `explanation`. `done` ends the stream after the last pair. A line that
         starts with a colon is a comment, which keeps the connection open.
         """
-        request.pairs = await _admitted(http, request.pairs)
-        return StreamingResponse(
-            kept_alive(_events(current, request, http)),
-            media_type="text/event-stream",
-            headers={"X-Accel-Buffering": "no"},
-        )
+        try:
+            for index, pair in enumerate(request.pairs):
+                asked = pair, request.max_words, request.parts, _key(http)
+                sent = ""
+                async with aclosing(current().stream(*asked)) as results:
+                    async for event in results:
+                        result = event if isinstance(event, Draft) else _as_visible(http, event)
+                        for name, data in _changes(sent, result):
+                            yield ServerSentEvent(event=name, data={"index": index, **data})
+                        sent = _text_of(result)
+            yield ServerSentEvent(event="done", data={})
+        except ProblemError as error:
+            problem = error.problem.model_dump(exclude_none=True)
+            yield ServerSentEvent(event="problem", data=problem)
 
     @router.get(
         "/explanations/{user_id}/{item_id}", responses=_WITH_ID | _responses(410) | _WITH_MODEL
@@ -346,6 +349,11 @@ async def _admitted(http: Request, pairs: list[PairRequest]) -> list[PairRequest
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
 
 
+async def _admitted_stream(http: Request, request: StreamRequest) -> StreamRequest:
+    """Do what `_admitted` does, before the response starts."""
+    return request.model_copy(update={"pairs": await _admitted(http, request.pairs)})
+
+
 def _as_visible(http: Request, answer: Explanation | NoExplanation) -> Explanation | NoExplanation:
     """Return an answer as the key may see it: a user's history needs `Caller.may_see_history`."""
     may_see_history = http.state.caller.may_see_history
@@ -358,60 +366,8 @@ def _as_visible(http: Request, answer: Explanation | NoExplanation) -> Explanati
     return answer.model_copy(update={"people": None})
 
 
-async def kept_alive(
-    events: AsyncGenerator[str, None], seconds: float = KEEP_ALIVE_SECONDS
-) -> AsyncIterator[str]:
-    """Yield the events, and a comment after each `seconds` without one."""
-    queue = asyncio.Queue[str | Exception | None](1)
-
-    async def produce() -> None:  # in one task, because the timeouts in `events` belong to a task
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    await queue.put(event)
-            await queue.put(None)
-        except Exception as error:  # noqa: BLE001  the reader raises it
-            await queue.put(error)
-
-    producer = asyncio.create_task(produce())
-    try:
-        while True:
-            try:
-                event = await asyncio.wait_for(queue.get(), seconds)
-            except TimeoutError:
-                yield ": keep-alive\n\n"
-                continue
-            if event is None:
-                return
-            if isinstance(event, Exception):
-                raise event
-            yield event
-    finally:
-        producer.cancel()
-        with suppress(asyncio.CancelledError):
-            await producer
-
-
 def _key(http: Request) -> str:
     return str(http.state.caller.name)
-
-
-async def _events(
-    current: Callable[[], ReadThrough], request: StreamRequest, http: Request
-) -> AsyncGenerator[str, None]:
-    options = request.max_words, request.parts, _key(http)
-    try:
-        for index, pair in enumerate(request.pairs):
-            sent = ""
-            async with aclosing(current().stream(pair, *options)) as results:
-                async for event in results:
-                    result = event if isinstance(event, Draft) else _as_visible(http, event)
-                    for name, data in _changes(sent, result):
-                        yield _sse(name, {"index": index, **data})
-                    sent = _text_of(result)
-        yield _sse("done", {})
-    except ProblemError as error:
-        yield _sse("problem", error.problem.model_dump(exclude_none=True))
 
 
 def _changes(sent: str, result: _Result) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -431,7 +387,3 @@ def _text_of(result: _Result) -> str:
     if isinstance(result, Draft):
         return result.text
     return result.explanation if isinstance(result, Explanation) else ""
-
-
-def _sse(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
@@ -68,32 +67,6 @@ def seen(published: PublishedTexts) -> tuple[int, int] | None:
     asyncio.run(published.look())
     lookup = published.lookup
     return None if lookup is None else (lookup.num_rows, lookup.manifest.version)
-
-
-def test_backfill_that_comes_later_grows_is_rolled_back_or_made_again_is_taken_up(backfill):
-    published = backfill.read()
-    assert seen(published) is None
-    backfill.make(1)
-    assert seen(published) == (1, 0)
-    first = published.lookup
-    assert first is not None
-    assert seen(published) == (1, 0)
-    assert published.lookup is first  # nothing was read, because nothing is new
-    backfill.make(2)
-    assert seen(published) == (2, 1)
-    made = datetime.fromisoformat(published.lookup.manifest.created_at)
-    assert backfill.metrics.values == {
-        ("refreshes", "taken"): 2,
-        ("backfill_rows",): 2,
-        ("backfill_time",): made.timestamp(),
-        ("backfill_gate",): 0,  # it was not judged
-    }
-    rollback(backfill.uri, 0)
-    assert seen(published) == (1, 2)
-    shutil.rmtree(backfill.uri)
-    assert seen(published) is None
-    backfill.make(2)
-    assert seen(published) == (2, 0)
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"no parquet"), Path.unlink])
