@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from xrec.config import RecommendConfig, identity_of
 from xrec.errors import ConfigError, install_command
-from xrec.neighbors.identity import find_neighbors, ranking_inputs
+from xrec.neighbors.identity import find_neighbors, fingerprints, ranking_manifests
 from xrec.recommend.eligible import table_inputs
 from xrec.schemas import RECOMMENDATIONS
 from xrec.storage import Location, manifest_of, read_content, read_manifest
@@ -26,7 +26,7 @@ def identify(
     Raises ArtifactNotFoundError if the dataset or both graph and neighbors are missing,
     ArtifactMismatchError if these were made from another dataset, ConfigError if k exceeds the
     number of items or the index's package is not installed, StorageError if a table of eligible or
-    excluded items cannot be read.
+    unnamed items cannot be read.
     """
     if config.index == "hnsw" and find_spec("faiss") is None:
         raise ConfigError(
@@ -36,12 +36,12 @@ def identify(
             key="index",
             saw=config.index,
         )
-    inputs, neighbors = ranking_inputs(config), find_neighbors(config)
-    if neighbors is not None:
-        inputs["neighbors"] = neighbors.fingerprint
-    elif "graph" not in inputs:
+    manifests = ranking_manifests(config)
+    num_items = manifests["dataset"].row_counts["items"]
+    if (neighbors := find_neighbors(config, manifests)) is not None:
+        manifests["neighbors"] = neighbors
+    elif "graph" not in manifests:
         manifest_of(config, "graph")  # raises that there is none
-    num_items = manifest_of(config, "dataset").row_counts["items"]
     if config.k > num_items:
         raise ConfigError(
             f"k = {config.k}, but the dataset has {num_items} items; lower k",
@@ -49,7 +49,7 @@ def identify(
             key="k",
             saw=config.k,
         )
-    return identity_of(config), {**inputs, **table_inputs(config)}
+    return identity_of(config), fingerprints(manifests) | table_inputs(config)
 
 
 def read_recommendations(location: Location) -> Iterator[pa.Table]:

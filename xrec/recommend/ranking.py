@@ -1,6 +1,7 @@
 """Rank items for all users, one part of the users at a time in each process."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -28,6 +29,7 @@ from xrec.storage import (
     Location,
     Manifest,
     fingerprint_of,
+    finished,
     location_of,
     open_location,
     write_manifest,
@@ -49,25 +51,36 @@ class Part:
     recalls: tuple[float, ...]
 
 
-def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) -> Manifest:
+def recommend(
+    config: RecommendConfig,
+    cluster: Callable[[], AbstractContextManager[None]] = nullcontext,
+    *,
+    users_per_part: int = USERS_PER_PART,
+) -> Manifest:
     """Rank items for all users on Ray, write the artifact, and return its manifest.
+
+    If these recommendations exist, their manifest is returned at once.
+
+    cluster: keeps Ray initialized inside its `with` block; by default Ray already is.
 
     Raises what `identify`, `read_eligibility` and `map_in_processes` raise, and DataError if a
     vector is not finite or if no item is left to recommend to any user.
     """
-    settings, inputs = identify(config)
+    location, (settings, inputs) = location_of(config, "recommendations"), identify(config)
+    if (done := finished(location, "recommendations", settings, inputs)) is not None:
+        return done
     from xrec.processes import map_in_processes, num_cpus  # Ray, which readers do not need
 
-    location = location_of(config, "recommendations")
     dataset = read_dataset(location_of(config, "dataset"))
     read_graph_if_any(config, dataset).check_finite()
     eligibility = read_eligibility(config, dataset)
     unnamed_items(config, dataset)  # raises for a broken table before any work
     first_users = range(0, dataset.num_users, users_per_part)
     make = partial(_writer, config, eligibility, location, users_per_part)
-    parts, num = dict[str, Part](), max(1, num_cpus())
-    with counter("users ranked", dataset.num_users) as show:
-        for index, part in map_in_processes(make, first_users, num_processes=num):
+    parts = dict[str, Part]()
+    with cluster(), counter("users ranked", dataset.num_users) as show:
+        num_processes = max(1, num_cpus())
+        for index, part in map_in_processes(make, first_users, num_processes=num_processes):
             parts[_name(first_users[index] // users_per_part)] = part
             show(sum(part.num_users for part in parts.values()))
     if not (num_rows := sum(part.num_rows for part in parts.values())):

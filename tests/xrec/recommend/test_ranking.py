@@ -160,7 +160,8 @@ def test_run_without_anything_to_recommend_says_so_and_is_not_finished(make_conf
     assert _run(config).row_counts["users_without_items"] > 1
     (tmp_path / "stock.csv").write_text("item_id\nno such item\n")
     with raises(DataError, "nothing_eligible", "eligible.items"):
-        _run(make_config(eligible={"items": str(tmp_path / "stock.csv")}))
+        _run(config.with_artifacts({"recommendations": str(tmp_path / "other")}))
+    assert not (tmp_path / "other").exists()
 
 
 STOCK = [("i0", "north", ""), ("i1", "", "adult"), *((f"i{n}", "", "") for n in range(3, 9))]
