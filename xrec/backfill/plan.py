@@ -161,7 +161,7 @@ def _batches(config: BackfillConfig) -> Iterator[Batch]:
         return table_batches(pairs_location(config, source))
     if isinstance(source, RecommendedPairs):
         location = pairs_location(config, source)
-        return _clean(read_recommendations(location, source.k), location.uri)
+        return _clean(read_recommendations(location), location.uri)
     dataset = read_dataset(location_of(config, "dataset"))
     return _clean(_from_split(dataset, source), config.artifact("dataset"))
 

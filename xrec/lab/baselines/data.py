@@ -17,8 +17,8 @@ from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import END, Words
 from xrec.lab.baselines.lora import prompt_examples
 from xrec.lab.baselines.peter import TextBatch
-from xrec.llm.examples import IGNORE
-from xrec.llm.examples import collate as collate_rows
+from xrec.llm.loss import IGNORE
+from xrec.llm.loss import collate as collate_rows
 
 MAX_VOCABULARY = 20_000
 """How many words a model knows, the most frequent ones; others are read as unknown."""

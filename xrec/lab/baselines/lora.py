@@ -19,7 +19,7 @@ from xrec.data import Dataset
 from xrec.errors import DataError, ModelError
 from xrec.lab.baselines.baseline import Baseline
 from xrec.llm.collaborative import Vocabulary
-from xrec.llm.examples import Batch, Example, token_nll
+from xrec.llm.loss import Batch, Example, token_nll
 from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PromptBuilder
 

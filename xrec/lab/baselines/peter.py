@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN
-from xrec.llm.examples import IGNORE, label_nll
+from xrec.llm.loss import IGNORE, label_nll
 
 USER, ITEM, _BEGIN_PLACE = range(3)
 """The places of the user, the item and <bos>."""
