@@ -243,7 +243,7 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(
     may_load.set()
     root, uri = tmp_path / "project", tmp_path / "project" / "explanations"
     shutil.copytree(town, root, ignore=shutil.ignore_patterns("explanations"))
-    nights = [root, make_town(root / "nights" / "1", seed=1)]
+    nights = [root, make_town(root / "nights" / "1", interactions_per_user=7)]
     publish(root, root, uri, 2)
     texts = [publish(root, night, tmp_path / f"all-{night.name}", 5) for night in nights]
     tables = [dataset_of(night).items for night in nights]
