@@ -5,24 +5,20 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, nullcontext, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
-
-import numpy as np
-import torch
 
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, ServeConfig, share_of_key
-from xrec.data import Dataset, NamedEvidence
+from xrec.data import NamedEvidence
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Advance, Completion, Failure, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.generate.shared_engine import EngineRequest
-from xrec.graph.artifact import GraphEmbeddings
-from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PromptTooLongError
+from xrec.serve.catalogue import HistoryVectors
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, PairError, fault_of_pair, unknown_user
@@ -51,7 +47,9 @@ class LiveExplainer:
     ):
         self.explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
-        self._new_users = NewUsers(explainer.dataset, explainer.graph)
+        dataset, graph = explainer.dataset, explainer.graph
+        self._histories = HistoryVectors(dataset, graph)
+        self._free_rows = list(range(dataset.num_users, len(graph.users)))  # one per pending pair
         self.engine, core = explainer.engine, explainer.engine.core
         longest = self._builder.prompt.max_prompt_tokens
         failure = core.refusal([0] * longest, text_params(decoding))
@@ -170,8 +168,12 @@ class LiveExplainer:
                 f"user {pair.user_id!r} is known and has a vector; remove the history, "
                 "or use another user_id",
             )
-        with self._new_users.row() if user is None else nullcontext(user) as index:
+        index = self._free_rows.pop() if user is None else user
+        try:
             yield index
+        finally:
+            if user is None:
+                self._free_rows.append(index)
 
     def _prepare(self, user: int, pair: PairRequest) -> Asked:
         """Return the engine's request for a pair, whose own texts replace the dataset's.
@@ -183,7 +185,7 @@ class LiveExplainer:
         item = self.explainer.dataset.item_index(pair.item_id)
         is_known = user < self.explainer.dataset.num_users
         if not is_known:
-            self._new_users.set_vector(user, pair.history)
+            self.explainer.graph.users[user] = self._histories.vector(pair.history)
         stored = self.explainer.pairs.texts(
             Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
         )
@@ -254,48 +256,6 @@ class LiveExplainer:
             metrics.tokens.inc(result.num_generated_tokens, {"kind": "generated"})
         metrics.first_token_seconds.observe(first_token_seconds)
         metrics.generation_seconds.observe(seconds)
-
-
-class NewUsers:
-    """Vectors of users who only have a history, computed from the items in it.
-
-    They are written to the reserved rows of `graph.users`, from `dataset.num_users` on.
-    """
-
-    def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
-        self._dataset, self._users = dataset, graph.users
-        trained = dataset.interaction_edges("train")
-        users = graph.users[: dataset.num_users]
-        self._fold_in = FoldIn.of(users, graph.items, torch.from_numpy(trained))
-        self._has_vector = np.bincount(trained[1], minlength=dataset.num_items) > 0
-        self._free = list(range(dataset.num_users, len(graph.users)))
-
-    @contextmanager
-    def row(self) -> Iterator[int]:
-        """Yield a user index that is reserved until exit; there is one for every pending pair."""
-        index = self._free.pop()
-        try:
-            yield index
-        finally:
-            self._free.append(index)
-
-    def set_vector(self, index: int, history: Sequence[str]) -> None:
-        """Write the vector of a user with these items to the row `index`.
-
-        Items without training interactions are ignored. Raises UnknownIdError for an unknown item,
-        DataError if all are ignored.
-        """
-        indices = {self._dataset.item_index(item_id) for item_id in history}
-        items = sorted(index for index in indices if self._has_vector[index])
-        if not items:
-            raise DataError(
-                f"none of the {len(indices)} items in the history has training interactions; "
-                "add an item that does",
-                code="no_trained_item",
-                key="history",
-                saw=len(indices),
-            )
-        self._users[index] = self._fold_in.vector(torch.tensor(items))
 
 
 class _Advances:

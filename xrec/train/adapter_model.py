@@ -45,6 +45,7 @@ from xrec.train.ray_worker import (
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
+_WARMUP_SHARE = 0.05  # of all steps; 0.1 was as good on reviews
 TOKENS_PER_FAR_GATHER, TOKENS_PER_NEAR_GATHER = 10_000, 1_000
 """In the time of gathering all weights, between nodes and within one, so many tokens go forward.
 
@@ -109,7 +110,7 @@ def build_engine(
         trainable, lr=training.learning_rate, weight_decay=training.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, learning_rate_share(training.warmup_share, num_steps)
+        optimizer, learning_rate_share(_WARMUP_SHARE, num_steps)
     )
     settings = deepspeed_settings(config, dtype=training_dtype(config), world_size=world_size())
     # By default DeepSpeed's buffer for gradients has 500 million elements; the adapters have few.

@@ -33,7 +33,7 @@ SOURCES: list[dict[str, Any]] = [
     {"kind": "annotations"},
     {"kind": "sample"},
 ]
-REVIEWS = {"kind": "reviews", "uri": "r"}
+REVIEWS = {"uri": "r"}
 EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     "build-sample-llm": [{}],
     "annotate": [
@@ -50,7 +50,7 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     "pretrain-graph": [{}, {"training": {"loss": "bpr"}}],
     "neighbors": [{}],
     "train-adapter": [{"llm": LLM}],
-    "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv", "match": ["region"]}}],
+    "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv"}}],
     "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],
     "evaluate": [{"llm": LLM}],
     "compare": [{"llm": LLM, "judges": JUDGES, "texts": {"x": {"uri": "x.csv"}}}],

@@ -215,7 +215,7 @@ def test_several_mistakes_are_all_listed_and_missing_keys_those_of_the_job_that_
 STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}
 IN_THE_FILE: list[Any] = [
     {"storage": {"secret_access_key": SECRET}},
-    {"storage": {**STORAGE, "max_attempts": "x"}},
+    {"storage": {**STORAGE, "region": 1}},
     {"storage": {**STORAGE, "secret_access_key": [SECRET]}},
     {"storage": {**STORAGE, "access_key_id": 271828182845}},
     {"storage": {"secret_acces_key": SECRET}},

@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
@@ -68,32 +67,6 @@ def seen(published: PublishedTexts) -> tuple[int, int] | None:
     asyncio.run(published.look())
     lookup = published.lookup
     return None if lookup is None else (lookup.num_rows, lookup.manifest.version)
-
-
-def test_backfill_that_comes_later_grows_is_rolled_back_or_made_again_is_taken_up(backfill):
-    published = backfill.read()
-    assert seen(published) is None
-    backfill.make(1)
-    assert seen(published) == (1, 0)
-    first = published.lookup
-    assert first is not None
-    assert seen(published) == (1, 0)
-    assert published.lookup is first  # nothing was read, because nothing is new
-    backfill.make(2)
-    assert seen(published) == (2, 1)
-    made = datetime.fromisoformat(published.lookup.manifest.created_at)
-    assert backfill.metrics.values == {
-        ("refreshes", "taken"): 2,
-        ("backfill_rows",): 2,
-        ("backfill_time",): made.timestamp(),
-        ("backfill_gate",): 0,  # it was not judged
-    }
-    rollback(backfill.uri, 0)
-    assert seen(published) == (1, 2)
-    shutil.rmtree(backfill.uri)
-    assert seen(published) is None
-    backfill.make(2)
-    assert seen(published) == (2, 0)
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"no parquet"), Path.unlink])
@@ -270,7 +243,7 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(
     may_load.set()
     root, uri = tmp_path / "project", tmp_path / "project" / "explanations"
     shutil.copytree(town, root, ignore=shutil.ignore_patterns("explanations"))
-    nights = [root, make_town(root / "nights" / "1", seed=1)]
+    nights = [root, make_town(root / "nights" / "1", interactions_per_user=7)]
     publish(root, root, uri, 2)
     texts = [publish(root, night, tmp_path / f"all-{night.name}", 5) for night in nights]
     tables = [dataset_of(night).items for night in nights]
