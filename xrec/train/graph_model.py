@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -292,37 +293,20 @@ def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEn
         "gradient_clipping": 0.0,  # DeepSpeed's default is 1
         "zero_optimization": {"stage": 1},
     }
-    mpu = RowsApart() if model.partition.blocks.num_blocks > 1 else None
+    mpu = _rows_apart() if model.partition.blocks.num_blocks > 1 else None
     return initialize_engine(model, optimizer, settings, schedule, mpu)
 
 
-class RowsApart:
-    """An `mpu` for DeepSpeed in which each worker alone holds its part of the model."""
-
-    def __init__(self) -> None:
-        # Every process must create all groups.
-        alone: list[dist.ProcessGroup] = [
-            dist.new_group([rank]) for rank in range(dist.get_world_size())
-        ]
-        self._alone: dist.ProcessGroup = alone[dist.get_rank()]
-
-    def get_model_parallel_group(self) -> Any:
-        return dist.group.WORLD
-
-    def get_model_parallel_world_size(self) -> int:
-        return dist.get_world_size()
-
-    def get_model_parallel_rank(self) -> int:
-        return dist.get_rank()
-
-    def get_data_parallel_group(self) -> dist.ProcessGroup:
-        return self._alone
-
-    def get_data_parallel_group_ranks(self) -> list[int]:
-        return [dist.get_rank()]
-
-    def get_data_parallel_world_size(self) -> int:
-        return 1
-
-    def get_data_parallel_rank(self) -> int:
-        return 0
+def _rows_apart() -> SimpleNamespace:
+    """Return an `mpu` for DeepSpeed in which each worker alone holds its part of the model."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    alone = [dist.new_group([each]) for each in range(world_size)]  # all processes create all
+    return SimpleNamespace(
+        get_model_parallel_group=lambda: dist.group.WORLD,
+        get_model_parallel_world_size=lambda: world_size,
+        get_model_parallel_rank=lambda: rank,
+        get_data_parallel_group=lambda: alone[rank],
+        get_data_parallel_group_ranks=lambda: [rank],
+        get_data_parallel_world_size=lambda: 1,
+        get_data_parallel_rank=lambda: 0,
+    )
