@@ -51,6 +51,7 @@ class LiveExplainer:
     ):
         self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
+        assert explainer.graph is not None  # without an adapter, there is no live explainer
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
         self.engine, core = explainer.engine, explainer.engine.core
         longest = self._builder.prompt.max_prompt_tokens
