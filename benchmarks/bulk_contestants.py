@@ -15,7 +15,6 @@ from xrec.bulk import (
     BulkRun,
     Identity,
     Outcome,
-    RayPool,
     RowFormat,
     RunRequest,
     clean_keys,
@@ -24,6 +23,7 @@ from xrec.bulk import (
     publish,
 )
 from xrec.config import RayConfig
+from xrec.processes import RayPool
 
 FORMAT = RowFormat(tuple(PAIRS.names), TEXTS, pa.schema([]))
 _LOGICAL_CPUS = 4  # two processes, and room for whatever else Ray Data starts

@@ -10,9 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from xrec import bulk
-from xrec.bulk.marks import Marks
-from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.config import StorageConfig
+from xrec.processes import Marks
 from xrec.storage import Location, open_location
 
 
@@ -49,24 +48,26 @@ class PoolHere:
     done: list[int] = field(default_factory=list)
     num_starts: int = 0
 
-    def summaries(
+    def run(
         self,
-        settings: WorkerSettings,
-        chunks: Sequence[int],
+        make: Callable[..., Callable[[int], object]],
+        numbers: Sequence[int],
         is_over: Callable[[], bool] = lambda: False,
-    ) -> Iterator[tuple[int, bulk.Summary]]:
-        marks = Marks(1)
-        worker = self._start(settings, marks)
-        for chunk in self.order(chunks):
+        num_threads: int = 1,
+    ) -> Iterator[tuple[int, Any]]:
+        marks = Marks(1, numbers)
+        do = self._start(make, marks)
+        for number in self.order(numbers):
             while True:
-                self.done.append(chunk)
-                self.before(chunk)
+                self.done.append(number)
+                self.before(number)
                 try:
-                    summary = worker.do(chunk)
+                    do(number)
                     break
                 except Killed:
-                    worker = self._start(settings, marks)
-            yield chunk, summary
+                    do = self._start(make, marks)
+            done, _ = marks.news()
+            yield from done
             if marks.is_over(is_over()):
                 return
 
@@ -74,9 +75,11 @@ class PoolHere:
         """Return the hours held, as if all chunks had a GPU at a time."""
         return {"cpu_hours": 2.0 * num_chunks, "gpu_hours": float(num_chunks)}
 
-    def _start(self, settings: WorkerSettings, marks: Marks) -> ChunkWorker:
+    def _start(
+        self, make: Callable[..., Callable[[int], object]], marks: Marks
+    ) -> Callable[[int], object]:
         self.num_starts += 1
-        return ChunkWorker(settings, marks)
+        return make(marks, "", f"process {self.num_starts}")
 
 
 def pool_here(*settings: Any, **more: Any) -> PoolHere:
@@ -112,7 +115,7 @@ def plan_of(
 def map_here(
     make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], **resources: Any
 ) -> Iterator[tuple[int, Any]]:
-    """Do what `xrec.bulk.processes.map_in_processes` does, in this process, the last item first.
+    """Do what `xrec.processes.map_in_processes` does, in this process, the last item first.
 
     What would be sent between processes is pickled, as it is there.
     """

@@ -128,7 +128,7 @@ class _Run:
 
     def complete(self, stage: Stage) -> Manifest | None:
         """Write and publish the texts of a stage; return None if the limit is reached."""
-        from xrec.bulk import RayPool, gpus_each  # other commands do not need Ray
+        from xrec.processes import RayPool, gpus_each  # other commands do not need Ray
 
         config, num_gpus = self.config, self.spec.gpus_per_actor
         num_done = sum(sum(manifest.row_counts.values()) for manifest in self.done.values())

@@ -20,13 +20,11 @@ from xrec.bulk import (
     Describe,
     DriveOptions,
     Progress,
-    RayPool,
     Summary,
     Survey,
     check_failed_share,
     complete,
     costs_in_errors,
-    gpus_each,
     now,
     publish,
     spent_of,
@@ -35,6 +33,7 @@ from xrec.bulk import (
 )
 from xrec.bulk import has_work as rows_are_left
 from xrec.config import BackfillConfig
+from xrec.processes import RayPool, gpus_each
 from xrec.progress import counter, duration
 from xrec.storage import Manifest, with_backoff
 

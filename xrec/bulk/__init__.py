@@ -29,7 +29,7 @@ no file of that name exists.
 5. A row that succeeds becomes a row of the table. An error in `row_errors` fails only the row to
    blame, one that makes the GPU unusable ends the process, and any other error ends the run.
 6. A chunk that killed two processes is divided until one row is left; a row that kills two fails
-   (see xrec.bulk.marks). Lost nodes do not count. The run ends after 64 deaths in a row with
+   (see xrec.processes.marks). Lost nodes do not count. The run ends after 64 deaths in a row with
    nothing done in between, or if processes keep dying while loading.
 7. A retry is the next pass. Once all earlier passes are done, `pass-<p>.json` is created and names
    a plan of the rows whose last attempt failed for one of its reasons. A row's last pass counts.
@@ -57,8 +57,6 @@ no file of that name exists.
     takedown is lifted, plans and versions that lack rows because of it no longer count, and the
     next run brings the rows back.
 """
-
-from typing import TYPE_CHECKING, Any
 
 from xrec.bulk.driver import (
     DriveOptions,
@@ -110,15 +108,3 @@ from xrec.bulk.upkeep import (
     take_down,
     vacuum,
 )
-
-if TYPE_CHECKING:
-    from xrec.bulk.processes import Pool, RayPool, gpus_each, map_in_processes, num_cpus
-
-
-def __getattr__(name: str) -> Any:
-    """Import names that need Ray when they are first used, because most commands do not."""
-    if name not in ("Pool", "RayPool", "gpus_each", "map_in_processes", "num_cpus"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from xrec.bulk import processes
-
-    return getattr(processes, name)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,12 +32,12 @@ from xrec.bulk.results import BrokenResultError
 from xrec.bulk.rows import FAILED, Amounts, ChunkTask, Summary, added, bare
 from xrec.bulk.run import BulkRun, Pass, final_rows
 from xrec.bulk.takedown import read_takedowns
-from xrec.bulk.worker import WorkerSettings
+from xrec.bulk.worker import WorkerSettings, chunk_work
 from xrec.errors import BudgetError, ClusterError, DataError, GateError, StorageError
 from xrec.storage import Kind, Manifest, row_groups, this_process, traffic, with_backoff
 
 if TYPE_CHECKING:
-    from xrec.bulk.processes import Pool  # imports Ray, which a status does not need
+    from xrec.processes import Pool  # which imports Ray, and few commands need it
 
 logger = logging.getLogger("xrec")
 
@@ -286,7 +286,8 @@ class _Driver:
             at_once, kept_at = self._options.chunks_at_once, time.monotonic()
             settings = WorkerSettings(work, self._run.format, self._make_task, at_once)
             self._meter.read(self._pool.held(len(chunks)))
-            for chunk, summary in self._pool.summaries(settings, chunks, self._is_over):
+            work_on = partial(chunk_work, settings)
+            for chunk, summary in self._pool.run(work_on, chunks, self._is_over, at_once):
                 tally.add(chunk, summary)
                 self._check()
                 if time.monotonic() - kept_at >= self._clock.seconds_between_signs:

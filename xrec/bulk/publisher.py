@@ -185,7 +185,7 @@ def _write_parts(
     """Write a file for each range of chunks, several at a time if Ray is initialized."""
     write = partial(_write_part, run, tuple(passes), taken)
     if len(chunks) > 1:
-        from xrec.bulk.processes import map_in_processes, num_cpus  # imports Ray
+        from xrec.processes import map_in_processes, num_cpus  # which imports Ray
 
         if most := num_cpus():
             parts = map_in_processes(lambda: write, chunks, num_processes=most)

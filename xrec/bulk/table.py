@@ -58,7 +58,8 @@ FEW_AT_ONCE: Mapping[str, int] = {
 """Settings for streaming a dataset; by default Arrow reads 64 batches of 131,072 rows ahead."""
 ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
-_VERSIONS_PER_CHECKPOINT = 100
+_VERSIONS_PER_CHECKPOINT = 10
+"""As in Spark; with deltalake's default of 100, readers would open up to 99 log entries."""
 _DESCRIPTION = "published by xrec, layout 2"
 _WRITER_VERSION = 2
 """The Delta protocol's version for writers, without change data feeds or later features."""

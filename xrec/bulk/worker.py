@@ -5,18 +5,16 @@ import os
 import re
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import reduce
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.marks import Attempt, Marks
 from xrec.bulk.plan import EARLIER
 from xrec.bulk.rows import (
     AGAIN,
@@ -35,6 +33,9 @@ from xrec.bulk.rows import (
 from xrec.bulk.run import Pass
 from xrec.errors import ClusterError
 from xrec.storage import traffic, with_backoff
+
+if TYPE_CHECKING:
+    from xrec.processes import Attempt, Marks  # which imports Ray, and few commands need it
 
 logger = logging.getLogger("xrec")
 
@@ -105,12 +106,12 @@ class Room:
 class ChunkWorker:
     """Does chunks of a pass, several at a time in threads."""
 
-    def __init__(self, settings: WorkerSettings, marks: Marks, node: str = "", name: str = ""):
+    def __init__(self, settings: WorkerSettings, marks: "Marks", node: str, name: str):
         self._format = settings.format
         self._plan, self._results = settings.work.plan, settings.work.results
         self._at_once, self._room = settings.chunks_at_once, Room()
         self._marks = marks
-        self._name, self._node = name or uuid.uuid4().hex, node
+        self._name, self._node = name, node
         self._task = settings.make_task()
 
     def do(self, number: int) -> Summary:
@@ -143,7 +144,7 @@ class ChunkWorker:
         )
         return with_backoff(lambda: self._results.create(number, rows, summary))
 
-    def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Done:
+    def _attempt(self, number: int, planned: pa.Table, attempt: "Attempt", is_part: bool) -> Done:
         """Do some rows of a chunk once there is room.
 
         Concurrent chunks may share an engine that fails for all of them, so rows are blamed for an
@@ -252,6 +253,13 @@ class ChunkWorker:
                 f"{task}: unknown reasons {sorted(unknown)}; expected some of "
                 f"{', '.join(self._format.all_reasons)}"
             )
+
+
+def chunk_work(
+    settings: WorkerSettings, marks: "Marks", node: str, name: str
+) -> Callable[[int], Summary]:
+    """Return the function that does a chunk by its number, in a process of a pool."""
+    return ChunkWorker(settings, marks, node, name).do
 
 
 def joined(parts: Sequence[Done]) -> Done:

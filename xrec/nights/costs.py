@@ -115,7 +115,7 @@ def _worker_hours(config: JobConfig, seconds: float) -> dict[str, float]:
     workers, hours = getattr(config, "workers", None), seconds / 3600
     if workers is None:
         return {"cpu_hours": hours}
-    from xrec.bulk import gpus_each  # imports ray
+    from xrec.processes import gpus_each  # which imports Ray
 
     count, gpus = workers.num_processes, gpus_each(workers.device, workers.num_processes)
     return {"cpu_hours": workers.cpus * count * hours, "gpu_hours": gpus * count * hours}

@@ -15,7 +15,7 @@ from xrec.config import RecommendConfig, identity_of
 from xrec.errors import ConfigError, install_command
 from xrec.neighbors.identity import find_neighbors, ranking_inputs
 from xrec.recommend.eligible import table_inputs
-from xrec.schemas import RECOMMENDATIONS, SUPPORT
+from xrec.schemas import RECOMMENDATIONS
 from xrec.storage import Location, manifest_of, read_content, read_manifest
 
 
@@ -77,9 +77,5 @@ def read_recommendations(location: Location, k: int | None = None) -> Iterator[p
 
 
 def parse_rows(data: bytes) -> pa.Table:
-    """Return the rows of a file; without evidence if an older xrec wrote it."""
-    rows = pq.read_table(pa.BufferReader(data))
-    for field in SUPPORT:
-        if field.name not in rows.column_names:
-            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
-    return rows.cast(RECOMMENDATIONS)
+    """Return the rows of a file."""
+    return pq.read_table(pa.BufferReader(data)).cast(RECOMMENDATIONS)

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from xrec import bulk
 from xrec.config import RecommendConfig
 from xrec.data import EVIDENCE_KINDS, Dataset, index_keys, read_dataset, taken
 from xrec.errors import DataError
@@ -57,6 +56,8 @@ def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) 
     vector is not finite or if no item is left to recommend to any user.
     """
     settings, inputs = identify(config)
+    from xrec.processes import map_in_processes, num_cpus  # Ray, which readers do not need
+
     location = location_of(config, "recommendations")
     dataset = read_dataset(location_of(config, "dataset"))
     read_graph_if_any(config, dataset).check_finite()
@@ -64,9 +65,9 @@ def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) 
     excluded_items(config, dataset)  # raises for a broken table before any work
     first_users = range(0, dataset.num_users, users_per_part)
     make = partial(_writer, config, eligibility, location, users_per_part)
-    parts, num = dict[str, Part](), max(1, bulk.num_cpus())
+    parts, num = dict[str, Part](), max(1, num_cpus())
     with counter("users ranked", dataset.num_users) as show:
-        for index, part in bulk.map_in_processes(make, first_users, num_processes=num):
+        for index, part in map_in_processes(make, first_users, num_processes=num):
             parts[_name(first_users[index] // users_per_part)] = part
             show(sum(part.num_users for part in parts.values()))
     if not (num_rows := sum(part.num_rows for part in parts.values())):

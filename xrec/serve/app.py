@@ -21,9 +21,9 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from xrec.backfill.lookup import Explained
-from xrec.bulk import gpus_each
 from xrec.config import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError
+from xrec.processes import gpus_each
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import (
     Followed,

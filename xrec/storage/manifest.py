@@ -17,7 +17,7 @@ from xrec.errors import ArtifactMismatchError
 from xrec.storage.location import Location
 from xrec.version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Kind = Literal[
     "annotations",

@@ -15,7 +15,6 @@ import pyarrow as pa
 from pyarrow import feather
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.bulk import map_in_processes, num_cpus
 from xrec.config import Split, TrainAdapterConfig
 from xrec.data import Dataset, drawn_explanations, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
@@ -24,6 +23,7 @@ from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prefix import num_prefix_tokens
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
+from xrec.processes import map_in_processes, num_cpus
 from xrec.progress import progress
 from xrec.storage import Manifest, content_hash, finished, location_of, manifest_of, write_manifest
 from xrec.train.data import examples_folder, shows_training_vectors

@@ -1,30 +1,29 @@
 """A stage's actor in the test's own process, without Ray; small rows of the three kinds of text."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from ray import cloudpickle
 
 from tests.world.here import PoolHere, map_here
 from xrec.annotate.annotator import ItemInput, ItemText, PairInput, Review, ReviewedItem, UserInput
-from xrec.bulk import Summary
-from xrec.bulk.worker import WorkerSettings
 
 
 class PickledPool(PoolHere):
-    """Gets its settings as bytes, as processes of Ray do."""
+    """A pool whose processes get what they do as bytes, as those of Ray do."""
 
-    def summaries(
-        self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
-    ) -> Iterator[tuple[int, Summary]]:
-        return super().summaries(cloudpickle.loads(cloudpickle.dumps(settings)), chunks, is_over)
+    def run(
+        self, make: Any, numbers: Sequence[int], is_over: Any, num_threads: int = 1
+    ) -> Iterator[tuple[int, Any]]:
+        return super().run(cloudpickle.loads(cloudpickle.dumps(make)), numbers, is_over)
 
 
 @pytest.fixture(scope="module")
 def actor_here():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.bulk.RayPool", lambda **actors: PickledPool())
-        patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
+        patch.setattr("xrec.processes.RayPool", lambda **actors: PickledPool())
+        patch.setattr("xrec.processes.map_in_processes", map_here)
         yield
 
 

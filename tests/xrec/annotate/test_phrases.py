@@ -149,7 +149,7 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
     spec = phrases_spec(config, vocabulary or VocabularyConfig())
     output = open_location(str(folder))
     with pytest.MonkeyPatch.context() as patch:  # no Ray
-        patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
+        patch.setattr("xrec.processes.map_in_processes", map_here)
         spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
     return spec.make(output)
 

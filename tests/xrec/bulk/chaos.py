@@ -30,13 +30,13 @@ from tests.xrec.bulk import toy_run
 from tests.xrec.bulk.toy_run import IDENTITY, Toy
 from xrec import bulk
 from xrec.bulk.log import open_log
-from xrec.bulk.processes import Pool, RayPool
 from xrec.bulk.run import RUNS, Clock, records
 from xrec.bulk.takedown import Entry, Takedowns
 from xrec.bulk.upkeep import delete_superseded
 from xrec.cluster import ensure_ray, environment
 from xrec.config import RayConfig
 from xrec.errors import ArtifactNotFoundError, TableError, XRecError
+from xrec.processes import Pool, RayPool
 from xrec.storage import Forgotten, requests
 
 ITEMS = ("a", "odd-1", "b", "dull-2", "c")

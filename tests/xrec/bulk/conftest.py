@@ -29,7 +29,7 @@ class Toys(Place):
     def in_parts(self, part_bytes: int) -> None:
         """Let tables have several files; this process writes them, also if Ray has been started."""
         self.patch.setattr("xrec.bulk.publisher.PART_BYTES", part_bytes)
-        self.patch.setattr("xrec.bulk.processes.num_cpus", lambda: 0)
+        self.patch.setattr("xrec.processes.num_cpus", lambda: 0)
 
     def at(self, name: str) -> "Toys":
         """The same at another place, below this one."""

@@ -12,9 +12,9 @@ import pytest
 from tests.errors import raises
 from tests.xrec.bulk.toy_run import EAGER, Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
-from xrec.bulk.processes import RayPool, map_in_processes
 from xrec.bulk.run import now
 from xrec.errors import BudgetError, ClusterError, DataError, ModelError
+from xrec.processes import RayPool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -134,36 +134,3 @@ def test_pool_grows_while_all_are_busy_as_far_as_there_is_room(here, pool, fewes
     toy = here("a", num_users=12, rows_per_chunk=1)
     assert on_ray(toy, pool, toy.make_task(CrowdTask, fewest=fewest)).num_ok == 12
     assert fewest <= len(os.listdir(toy.healed.parent / "processes")) <= most
-
-
-def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done(tmp_path):
-    def last_of_four(name: str) -> int:
-        while name == "last" and not (tmp_path / "others_are_here").exists():
-            time.sleep(0.01)
-        return os.getpid()
-
-    assert list(map_in_processes(lambda: last_of_four, [], num_processes=2)) == []
-    items = ["last", "a", "b", "c"]
-    found = []
-    for index, pid in map_in_processes(lambda: last_of_four, items, num_processes=2):
-        found.append((index, pid))
-        if len(found) == 3:
-            (tmp_path / "others_are_here").touch()
-    assert [index for index, _ in found] == [1, 2, 3, 0]
-    assert len({pid for _, pid in found} - {os.getpid()}) == 2
-
-
-@pytest.mark.slow
-def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path):
-    def die(num_times: int) -> int:
-        with (tmp_path / str(num_times)).open("a") as file:
-            file.write("x")
-        if (tmp_path / str(num_times)).stat().st_size <= num_times:
-            os._exit(1)
-        return num_times
-
-    found = map_in_processes(lambda: die, [1, 99], num_processes=1)
-    assert next(found) == (0, 1)
-    with raises(ClusterError, "processes_died"):
-        next(found)
-    assert (tmp_path / "1").read_text() == (tmp_path / "99").read_text() == "xx"

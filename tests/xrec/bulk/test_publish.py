@@ -185,13 +185,15 @@ def test_rule_8_version_whose_files_are_gone_is_undone(here):
         published(here.uri, version=6, storage=here.storage)
 
 
-def test_some_versions_are_checkpoints_from_which_the_table_is_opened(there):
-    there.patch.setattr("xrec.bulk.table._VERSIONS_PER_CHECKPOINT", 2)
-    for items in ("a", "a b", "a b c"):
-        toy = there(items)
-        toy.complete()
-    log = there.location / "_delta_log"
-    assert [name for name in log.sizes() if "checkpoint" in name]
+def test_table_is_opened_from_the_checkpoint_of_every_tenth_version(here):
+    toy, log = here(), here.location / "_delta_log"
+    toy.complete()
+    for version in range(1, 12):
+        empty(here.uri) if version % 2 else rollback(here.uri, 0)
+    rollback(here.uri, 0)
+    for version in range(1, 10):  # older entries are not read
+        (log / f"{version:020d}.json").write_bytes(b"{")
+    assert toy.published().version == 12
     assert rows_of(toy.published()) == toy.rows
 
 

@@ -142,7 +142,7 @@ class Commands(RuleBasedStateMachine):
         patch.setattr("xrec.storage.requests.WAITS_SECONDS", (0.0, 0.0, 0.0))
         patch.setattr("xrec.bulk.publisher.PART_BYTES", 1 << 12)
         patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
-        patch.setattr("xrec.bulk.processes.num_cpus", lambda: 0)  # no actors write the table
+        patch.setattr("xrec.processes.num_cpus", lambda: 0)  # no actors write the table
         for owner, names in ACCESSES.items():
             for name in names.split():
                 patch.setattr(owner, name, in_turns(getattr(owner, name)))

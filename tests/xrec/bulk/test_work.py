@@ -22,11 +22,10 @@ from tests.xrec.bulk.toy_run import FORMAT, ToyTask, die_here, rows_of
 from xrec import errors
 from xrec.bulk import Outcome, Survey, publisher
 from xrec.bulk import worker as worker_module
-from xrec.bulk.marks import WAIT, Attempt, Marks
 from xrec.bulk.plan import Plan
-from xrec.bulk.processes import portable
 from xrec.bulk.results import ResultFolder
 from xrec.bulk.worker import POISONED_EXIT_CODE, ChunkWorker, Room, WorkerSettings, is_poisoned
+from xrec.processes import Marks
 from xrec.storage import requests
 
 
@@ -63,7 +62,7 @@ def test_rule_5_error_that_chunks_at_work_share_fails_only_the_row_to_blame(here
 
     (first,) = toy.run.passes()
     settings = WorkerSettings(first, FORMAT, toy.make_task(Sharing), chunks_at_once=2)
-    worker = ChunkWorker(settings, Marks(1))
+    worker = ChunkWorker(settings, Marks(1), "", "process")
     with ThreadPoolExecutor(2) as pool:
         failed = [each.failed for each in pool.map(worker.do, range(first.size.num_chunks))]
     assert failed == [{"task_error": 1}] * 2
@@ -202,47 +201,6 @@ def test_rule_12_store_that_fails_or_hangs_has_each_row_once(there, hangs):
     assert rows_of(toy.published()) == toy.rows
 
 
-def test_node_that_went_away_counts_for_nothing():
-    marks = Marks(1)
-    marks.lost_nodes = {"there"}
-    for number in range(200):
-        marks.attempts(7, 64, f"w{number}")
-        marks.begin(7, (0, 64), f"w{number}", "there")
-    assert marks.attempts(7, 64, "last") == ([Attempt(0, 64)], 200)
-
-
-def test_process_that_dies_with_many_chunks_is_one_death():
-    marks, chunks = Marks(2), range(64)
-    for number in chunks:
-        marks.attempts(number, 32, f"w{number % 2}")
-        marks.begin(number, (0, 32), f"w{number % 2}", "")
-    again = [marks.attempts(number, 32, f"new{number % 2}") for number in chunks]
-    assert [attempts for attempts, _ in again] == [[Attempt(0, 32, is_alone=True)]] * 64
-    assert sum(num_deaths for _, num_deaths in again) == 2
-
-
-def test_chunks_go_out_once_and_again_when_their_process_was_replaced_or_its_node_lost():
-    marks = Marks(2, range(3))
-    marks.starting("w1", "actor 1", "node 1")
-    marks.starting("w2", "actor 2", "node 2")
-    assert [marks.next(name) for name in ("w1", "w2", "w1")] == [0, 1, 2]
-    marks.begin(0, (0, 8), "w1", "node 1")
-    marks.begin(1, (0, 8), "w2", "node 2")
-    marks.done(1, "result of 1")
-    assert marks.news() == ([(1, "result of 1")], None)
-    assert marks.next("w2") == WAIT  # w1 may die
-    marks.starting("w3", "actor 1", "node 1")  # in place of w1
-    assert [marks.next(name) for name in ("w2", "w3")] == [2, 0]
-    marks.begin(2, (0, 8), "w2", "node 2")
-    assert marks.attempts(0, 8, "w3")[0] == [Attempt(0, 8, is_alone=True)]
-    marks.done(0)
-    marks.lost_nodes = {"node 2"}
-    assert marks.next("w3") == 2
-    assert marks.attempts(2, 8, "w3") == ([Attempt(0, 8)], 1)  # no row is to blame
-    marks.done(2)
-    assert marks.next("w3") is None
-
-
 def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch):
     clock = iter([0.0, 10.0, 30.0, 90.0, 200.0, 201.0, 300.0, 304.0])
     # The module's own: other threads, such as the one of fsspec, look at the time too.
@@ -278,14 +236,3 @@ def test_work_that_is_alone_has_nobody_beside():
     assert len(seen) == 40
     assert max(count for is_alone, count in seen if not is_alone) > 1
     assert {count for is_alone, count in seen if is_alone} == {1}
-
-
-def test_error_of_a_process_is_its_own_or_a_cluster_error_with_its_traceback():
-    own = portable(errors.UnknownIdError("no user x", "user"))
-    assert (str(own), own.reason) == ("no user x", "unknown_user")
-    try:
-        {}["its cause"]
-    except KeyError as cause:
-        error = portable(cause)
-    assert (error.code, error.key) == ("processes_failed", "KeyError")
-    assert '{}["its cause"]' in error.__notes__[0]

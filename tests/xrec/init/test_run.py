@@ -37,8 +37,8 @@ def _write_reviews(path: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster", "actors_here")
 def test_init_and_run_turn_a_few_reviews_into_explanations(tmp_path, monkeypatch):
     """Both trainings run on Ray, everything else in this process; no file is edited."""
-    monkeypatch.setattr("xrec.bulk.RayPool", pool_here)
-    monkeypatch.setattr("xrec.bulk.processes.map_in_processes", map_here)
+    monkeypatch.setattr("xrec.processes.RayPool", pool_here)
+    monkeypatch.setattr("xrec.processes.map_in_processes", map_here)
     _write_reviews(tmp_path / "feedback.csv")
     model = save_toy_model(tmp_path / "llm")
     columns = "user_id=Customer,item_id=Product,rating=Stars,review=Opinion"

@@ -144,10 +144,10 @@ def pipeline(ray_cluster, s3):
 
 def work_here(patch: pytest.MonkeyPatch) -> None:
     """Do the work of bulk jobs in this process."""
-    for pool in ("bulk.RayPool", "backfill.driver.RayPool"):
+    for pool in ("processes.RayPool", "backfill.driver.RayPool"):
         patch.setattr(f"xrec.{pool}", pool_here)
     patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
-    patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
+    patch.setattr("xrec.processes.map_in_processes", map_here)
     for name in ("ensure_ray", "ready_cluster"):
         patch.setattr(f"xrec.cluster.{name}", lambda *arguments: nullcontext())
 

@@ -68,7 +68,7 @@ class Shop:
         given = with_uris({"k": 5, **shared, "recommendations": uri, **values})
         config = parse_config(RecommendConfig, given)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
+            patch.setattr("xrec.processes.map_in_processes", map_here)
             self.manifest = recommend(config, users_per_part=23)
         parts = read_recommendations(location_of(config, "recommendations"))
         return [row for part in parts for row in part.to_pylist()]

@@ -79,7 +79,7 @@ def make_config(workspace, tmp_path):
 def _run(config: Any, users_per_part: int = 5) -> Manifest:
     """In this process, a part of the users after the other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.bulk.processes.map_in_processes", map_here)
+        patch.setattr("xrec.processes.map_in_processes", map_here)
         return recommend(config, users_per_part=users_per_part)
 
 

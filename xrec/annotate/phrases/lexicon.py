@@ -108,7 +108,7 @@ def learn_phrases(
 
     Uses all of Ray's CPUs for parsing, so Ray must be initialized.
     """
-    from xrec.bulk import map_in_processes, num_cpus  # Ray, which `prepare` does not need
+    from xrec.processes import map_in_processes, num_cpus  # Ray, which `prepare` does not need
 
     item_ids, *texts = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
     whole = [joined_text(*parts) for parts in zip(*texts, strict=True)]

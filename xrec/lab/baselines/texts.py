@@ -6,12 +6,12 @@ from functools import partial
 
 import torch
 
-from xrec.bulk import gpus_each, map_in_processes
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import TextExample, collate
 from xrec.lab.baselines.peter import PETER
 from xrec.llm.model import resolve_device
+from xrec.processes import gpus_each, map_in_processes
 from xrec.progress import progress
 
 _AT_ONCE = 64

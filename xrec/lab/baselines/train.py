@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import identity_of
 from xrec.data import read_dataset
 from xrec.lab.baselines.artifact import build_model, write_baseline
@@ -17,6 +16,7 @@ from xrec.lab.baselines.data import BaselineData, build_data
 from xrec.lab.baselines.trainer import BaselineTrainer, Row, best_row
 from xrec.llm.model import resolve_device
 from xrec.llm.source import model_fingerprint
+from xrec.processes import gpus_each, map_in_processes
 from xrec.storage import Manifest, finished, location_of, manifest_of
 from xrec.train.checkpoint import Tensors
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import SecretStr
 
-from xrec.bulk import gpus_each, map_in_processes
 from xrec.config import CompareConfig, EndpointModelConfig
 from xrec.data import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import ComparedPairs, Entry
@@ -22,6 +21,7 @@ from xrec.lab.measures.judge import JudgeAccess
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import load_measures, metrics_identity, of_corpus, score_table
 from xrec.llm.model import resolve_device
+from xrec.processes import gpus_each, map_in_processes
 from xrec.progress import progress
 from xrec.storage import fingerprint_of, location_of, manifest_of, write_table
 

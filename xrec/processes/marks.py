@@ -1,6 +1,7 @@
-"""The marks of a run: which chunks are left, who works on them, and which rows killed a process.
+"""The marks of a pool: which chunks are left, who works on them, and which rows killed a process.
 
-Ray silently retries lost tasks, so chunks are not tasks: workers take chunks from the marks and
+A chunk is a numbered piece of work; its rows are the parts that can be done one by one. Ray
+silently retries lost tasks, so chunks are not tasks: workers take chunks from the marks and
 report what they start and finish, and the driver collects what is done. A replacement process or a
 lost node shows that a worker died; the worker's chunks are handed out again.
 
@@ -16,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from xrec.bulk.rows import Done
 from xrec.errors import ClusterError, XRecError
 
 _PARTS = 16
@@ -47,7 +47,7 @@ class Attempt:
     stop: int
     is_alone: bool = False
     num_deaths: int = 0
-    kept: Done | None = None
+    kept: Any = None
 
 
 @dataclass
@@ -57,7 +57,7 @@ class _Chunk:
     worker: str = ""
     begun: dict[Range, tuple[str, str]] = field(default_factory=dict)
     deaths: dict[Range, int] = field(default_factory=dict)
-    kept: dict[Range, Done] = field(default_factory=dict)
+    kept: dict[Range, Any] = field(default_factory=dict)
     num_deaths: int = 0
 
 
@@ -68,11 +68,7 @@ class Marks:
     the IDs of lost nodes, for the owner to set.
     """
 
-    def __init__(
-        self,
-        max_actors: int,
-        numbers: Iterable[int] = (),
-    ):
+    def __init__(self, max_actors: int, numbers: Iterable[int] = ()):
         self.lost_nodes: set[str] = set()
         self._queue = deque(numbers)
         self._left = set(self._queue)
@@ -134,12 +130,15 @@ class Marks:
     def next(self, worker: str) -> int | None:
         """Return the chunk that `worker` should do next, `WAIT`, or None if there is none.
 
-        A worker waits while others are at work, because they may die, and while the driver has many
-        results to collect.
+        A worker waits while others are at work, because they may die; while it has its share of the
+        chunks left, because others may still be loading; and while the driver has many results to
+        collect.
         """
         if self._is_over or not self._left:
             return None
-        if len(self._news) >= _MOST_NEWS:
+        share = -(-len(self._left) // max(1, len(self._processes)))
+        num_taken = sum(chunk.worker == worker for chunk in self._chunks.values())
+        if len(self._news) >= _MOST_NEWS or num_taken >= share:
             return WAIT
         if not self._queue:
             for other, node in self._processes.values():
@@ -174,7 +173,7 @@ class Marks:
         """Record that a worker starts rows of a chunk."""
         self._chunk(number).begun[rows] = (worker, node)
 
-    def end(self, number: int, rows: Range, kept: Done) -> None:
+    def end(self, number: int, rows: Range, kept: Any) -> None:
         """Record that rows of a chunk are done, and keep their outcome until the chunk is done."""
         chunk = self._chunk(number)
         self._alive(chunk, rows)

@@ -1,4 +1,4 @@
-"""Processes of Ray Data's actor pool that do numbered pieces of work.
+"""A pool of Ray Data's actors: processes that do numbered pieces of work.
 
 Each process loads what it needs once. Then it takes numbers from the marks, an actor on the
 driver's node, and reports results and errors there; nothing else passes between the processes and
@@ -28,11 +28,9 @@ from ray.exceptions import RayError
 from ray.util.client import ray as client
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xrec.bulk.marks import WAIT, Marks
-from xrec.bulk.rows import Summary
-from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.config import Device
 from xrec.errors import ClusterError, XRecError
+from xrec.processes.marks import WAIT, Marks
 
 logger = logging.getLogger("xrec")
 
@@ -78,28 +76,32 @@ class RayWatch:
 
 T = TypeVar("T")
 R = TypeVar("R")
+Make = Callable[..., Callable[[int], object]]
+"""Called in each process with the marks and the names of its node and itself, then with any
+references given to the pool. Returns the function that does a number and reports it as done."""
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_END = 10.0
 
 
 class Pool(Protocol):
-    """A pool of processes, or a substitute, that does the chunks of a pass."""
+    """A pool of processes, or a substitute, that does numbered pieces of work."""
 
-    def summaries(
-        self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
-    ) -> Iterator[tuple[int, Summary]]:
-        """Yield each finished chunk with the summary of its result, in any order.
+    def run(
+        self, make: Make, numbers: Sequence[int], is_over: Callable[[], bool], num_threads: int = 1
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield each finished number with its result, in any order.
 
-        is_over: called after each chunk and about once a second. Once it returns True, no further
-        chunk starts, and started ones are finished. If it raises, the pool ends.
+        is_over: called after each number and about once a second. Once it returns True, no further
+        number starts, and started ones are finished. If it raises, the pool ends. num_threads: how
+        many numbers a process does at a time.
 
         Raise the XRecError that a process raised, or ClusterError.
         """
         ...
 
-    def held(self, num_chunks: int) -> dict[str, float]:
-        """Return the CPUs and GPUs that the pool uses for this many chunks, as costs per hour."""
+    def held(self, num_pieces: int) -> dict[str, float]:
+        """Return the CPUs and GPUs that the pool uses for so many pieces, as costs per hour."""
         ...
 
 
@@ -116,22 +118,41 @@ class RayPool:
     cpus: float = 1
     gpus: float = 0
 
-    def summaries(
-        self, settings: WorkerSettings, chunks: Sequence[int], is_over: Callable[[], bool]
-    ) -> Iterator[tuple[int, Summary]]:
-        yield from _results(
-            partial(_chunk_work, settings),
-            [int(chunk) for chunk in chunks],
-            is_over,
-            max_size=min(self.max_actors, len(chunks)),
-            min_size=self.min_actors,
-            cpus=self.cpus,
-            gpus=self.gpus,
-            num_threads=settings.chunks_at_once,
-        )
+    def run(
+        self,
+        make: Make,
+        numbers: Sequence[int],
+        is_over: Callable[[], bool],
+        num_threads: int = 1,
+        references: Sequence[ray.ObjectRef] = (),
+    ) -> Iterator[tuple[int, Any]]:
+        """See `Pool`; `references` are passed on to `make`."""
+        most = min(self.max_actors, len(numbers))
+        fewest = min(self.min_actors or most, most)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
+        marks = beside(max_concurrency=2)(_MarksActor).remote(most, numbers)
+        execution = beside()(_Execution).remote()
+        watch = RayWatch()
+        try:
+            with watch:
+                given = (cloudpickle.dumps(make), num_threads, marks, references)
+                running = execution.run.remote(given, fewest, most, self.cpus, self.gpus)
+                yield from _collected(len(numbers), marks, running, watch, is_over)
+                ray.wait([running], timeout=_SECONDS_TO_END)  # lets processes end by themselves
+        except RayError as error:
+            raise ClusterError(
+                f"Ray could not run the job's processes ({type(error).__name__}: "
+                f"{str(error)[:500]}); run the job again to continue",
+                code="ray_failed",
+            ) from error
+        finally:
+            if not watch.has_ended:
+                for actor in (execution, marks):
+                    ray.kill(actor)
 
-    def held(self, num_chunks: int) -> dict[str, float]:
-        size = min(self.max_actors, num_chunks)
+    def held(self, num_pieces: int) -> dict[str, float]:
+        size = min(self.max_actors, num_pieces)
         return {"cpu_hours": size * self.cpus, "gpu_hours": size * self.gpus}
 
 
@@ -167,58 +188,11 @@ def map_in_processes(
     """
     if not items:
         return
-    made = _results(
-        partial(_item_work, make),
-        range(len(items)),
-        lambda: False,
-        max_size=min(num_processes, len(items)),
-        cpus=cpus,
-        gpus=gpus,
-        references=[ray.put(cloudpickle.dumps(item)) for item in items],
-    )
-    for index, result in made:
+    references = [ray.put(cloudpickle.dumps(item)) for item in items]
+    pool, numbers = RayPool(num_processes, cpus=cpus, gpus=gpus), range(len(items))
+    work = partial(_item_work, make)
+    for index, result in pool.run(work, numbers, lambda: False, references=references):
         yield index, cloudpickle.loads(result)
-
-
-def _results(
-    make: Callable[..., Callable[[int], object]],
-    numbers: Sequence[int],
-    is_over: Callable[[], bool],
-    *,
-    max_size: int,
-    min_size: int | None = None,
-    cpus: float,
-    gpus: float,
-    num_threads: int = 1,
-    references: Sequence[ray.ObjectRef] = (),
-) -> Iterator[tuple[int, Any]]:
-    """Yield each finished number and its result; see `Pool.summaries`.
-
-    make: called with a process's marks, node and name, and `references`; returns the function that
-    does a number. num_threads: how many numbers a process does at a time.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    beside = partial(ray.remote, num_cpus=0, scheduling_strategy=here)
-    marks = beside(max_concurrency=2)(_MarksActor).remote(max_size, numbers)
-    execution = beside()(_Execution).remote()
-    watch = RayWatch()
-    try:
-        with watch:
-            given = (cloudpickle.dumps(make), num_threads, marks, references)
-            fewest = min(min_size or max_size, max_size)
-            running = execution.run.remote(given, fewest, max_size, cpus, gpus)
-            yield from _collected(len(numbers), marks, running, watch, is_over)
-            ray.wait([running], timeout=_SECONDS_TO_END)  # lets processes end by themselves
-    except RayError as error:
-        raise ClusterError(
-            f"Ray could not run the job's processes ({type(error).__name__}: "
-            f"{str(error)[:500]}); run the job again to continue",
-            code="ray_failed",
-        ) from error
-    finally:
-        if not watch.has_ended:
-            for actor in (execution, marks):
-                ray.kill(actor)
 
 
 def _collected(
@@ -328,7 +302,7 @@ class DoWork:
             work = cloudpickle.loads(make)
             gc.freeze()  # imported modules stay, so later collections can skip them
             gc.enable()
-            self._do = work(self._marks, node, self._name, references)
+            self._do = work(self._marks, node, self._name, *references)
         except Exception as error:  # noqa: BLE001  the driver raises it
             self._marks.fail(portable(error))
         else:
@@ -369,19 +343,12 @@ class RemoteMarks:
         return lambda *arguments: ray.get(self._actor.call.remote(name, *arguments))
 
 
-def _chunk_work(
-    settings: WorkerSettings, marks: Any, node: str, name: str, _: Any
-) -> Callable[[int], object]:
-    """Return the function that does a chunk, by its number, in a process."""
-    return ChunkWorker(settings, marks, node, name).do
-
-
 def _item_work(
     make: Callable[[], Callable[[Any], Any]],
     marks: Any,
     node: str,
     name: str,
-    items: Sequence[ray.ObjectRef],
+    *items: ray.ObjectRef,
 ) -> Callable[[int], object]:
     """Return the function that does an item by its index, unless two processes died on it."""
     work = make()
