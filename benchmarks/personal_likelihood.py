@@ -20,7 +20,7 @@ from xrec.errors import ArtifactMismatchError, DataError
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 from xrec.generate.scoring import token_log_likelihoods
-from xrec.llm.examples import Example
+from xrec.llm.loss import Example
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError
 from xrec.storage import open_location, read_manifest
 

@@ -30,7 +30,7 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.config import AdapterModelConfig, LLMConfig, PromptConfig
 from xrec.data import read_dataset
 from xrec.graph.artifact import read_graph
-from xrec.llm.examples import IGNORE, Example
+from xrec.llm.loss import IGNORE, Example, ExplanationLoss, PrefixCache, num_prefix_tokens
 from xrec.llm.model import (
     load_model,
     load_tokenizer,
@@ -38,11 +38,9 @@ from xrec.llm.model import (
     resolve_device,
     resolve_dtype,
 )
-from xrec.llm.prefix import PrefixCache, num_prefix_tokens
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.storage import open_location
-from xrec.train.adapter_model import ExplanationLoss
 from xrec.train.data import epoch_steps
 
 PROMPT = PromptConfig(

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import generate
 from benchmarks.train_contestants import Contest, Setup, prepare, whole_row_loss
-from xrec.llm.prefix import PrefixCache
+from xrec.llm.loss import PrefixCache
 from xrec.train.adapter_model import ExplanationLoss
 
 

@@ -31,7 +31,7 @@ from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config import AdapterModelConfig, Injection, PromptConfig
 from xrec.llm.collaborative import CollaborativeEmbedding
-from xrec.llm.examples import Example, collate, token_nll
+from xrec.llm.loss import Example, collate, token_nll
 from xrec.sample import generate_language_examples
 from xrec.sample.language_model import train_tokenizer
 

@@ -15,7 +15,7 @@ from xrec.checks import AspectNames
 from xrec.data import AspectEvidence, Dataset, Menus, Opinions
 from xrec.data.language import TitleIndex, composed
 from xrec.errors import DataError
-from xrec.llm.examples import Example
+from xrec.llm.loss import Example
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
 from xrec.llm.title_placeholder import TITLE
 

@@ -34,8 +34,6 @@ class RecommendedPairs(Config):
     """The pairs of the project's recommendations (`xrec recommend`)."""
 
     kind: Literal["recommendations"]
-    k: int | None = Field(None, ge=1)
-    """Number of items per user, best first. If null, all."""
 
 
 _Spent = Literal["seconds", "gpu_hours", "tokens", "money"]
@@ -202,28 +200,10 @@ class EligibleItems(Config):
     items: Uri
     """URI of a Parquet or CSV file with the column item_id; only these items are recommended."""
     users: Uri | None = None
-    """URI of a Parquet or CSV file with the columns user_id and those of `match`. If null, any
-    of these items may be recommended to any user."""
-    match: tuple[str, ...] = ()
-    """Columns of both files, for example [region, age_group]: a row of `items` applies to users
-    with the same values, and an empty cell matches all users. An item may have several rows."""
-
-    @model_validator(mode="after")
-    def _users_are_matched(self) -> Self:
-        if (self.users is None) == bool(self.match):
-            raise ValueError(
-                f"users = {self.users} and match = {list(self.match)}: expected both or neither"
-            )
-        return self
-
-
-class EvidenceConfig(Config):
-    """What reasons by what people did may name (docs/neighbors.md)."""
-
-    exclude: tuple[str, ...] = ()
-    """IDs of items that no reason names, for example gifts or medicine."""
-    exclude_from: Uri | None = None
-    """URI of a Parquet or CSV file with more of them, in the column item_id."""
+    """URI of a Parquet or CSV file with user_id and other columns, for example region and
+    age_group, which `items` must have too: a row of `items` applies to users with the same values,
+    and an empty cell matches all users. An item may have several rows. If null, any of these items
+    may be recommended to any user."""
 
 
 class RecommendConfig(RayJobConfig):
@@ -238,7 +218,9 @@ class RecommendConfig(RayJobConfig):
     """exact: all items are scored. hnsw: only the items that an index finds are scored, for
     catalogs with millions of items (docs/graph.md); it needs faiss, and the manifest has the share
     of the best items that the index found."""
-    evidence: EvidenceConfig = EvidenceConfig()
+    unnamed: Uri | None = None
+    """URI of a Parquet or CSV file with the column item_id: items that no reason names, for example
+    gifts or medicine. If null, a reason may name any item."""
     keeps: Uri | None = None
     """URI of earlier recommendations: a pair keeps its supporting item while it qualifies. A night
     sets it."""

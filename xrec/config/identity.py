@@ -17,7 +17,6 @@ from xrec.config.backfill import (
     BackfillConfig,
     BulkConfig,
     EligibleItems,
-    EvidenceConfig,
     RecommendConfig,
     TablePairs,
 )
@@ -58,8 +57,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
     EligibleItems: "items users",
-    EvidenceConfig: "exclude_from",
-    RecommendConfig: "keeps",
+    RecommendConfig: "unnamed keeps",
     AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts",
     # Training: processes, memory, checkpoints, and trackers.

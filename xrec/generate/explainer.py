@@ -43,10 +43,12 @@ class Explanation:
 class Explainer:
     """Explains the pairs of a dataset with a model.
 
-    model: None with vLLM, which does not expose its model, and with an endpoint.
+    model: the language model with adapters, if there are any; None with vLLM, which does not expose
+        its model, and with an endpoint.
     graph: None if the texts are written from words alone.
     model_fingerprint: identifies the combination of language model, adapter and graph.
     finisher: turns the engine's texts into explanations, which `checker` checks.
+    base: the language model without adapters, which explainers of other adapters can share.
     """
 
     model: PreTrainedModel | None
@@ -56,6 +58,7 @@ class Explainer:
     graph: GraphEmbeddings | None
     model_fingerprint: str
     checker: Checker
+    base: PreTrainedModel | None = None
 
     def __post_init__(self) -> None:
         self.finisher = TextFinisher(self.pairs.builder, self.pairs.titles, self.checker)

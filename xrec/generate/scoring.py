@@ -8,7 +8,7 @@ from xrec.data import HeldOutPair
 from xrec.errors import ModelError
 from xrec.generate.engine import LikelihoodParams
 from xrec.generate.explainer import Explainer, Explanation
-from xrec.llm.examples import Example
+from xrec.llm.loss import Example
 from xrec.llm.prompt import PromptTooLongError
 from xrec.progress import progress
 

@@ -23,7 +23,7 @@ from transformers import (
 from xrec.config import BuildSampleLLMConfig, PromptConfig, identity_of
 from xrec.data.language import title_spans
 from xrec.llm.collaborative import Vocabulary
-from xrec.llm.examples import Batch, Example, collate, token_nll
+from xrec.llm.loss import Batch, Example, collate, token_nll
 from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.title_placeholder import TitlePlaceholder
 from xrec.progress import progress

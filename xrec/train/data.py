@@ -3,7 +3,7 @@
 Global batches are the same for any number of workers. A global batch has M micro-batches. The
 examples are dealt into M lists once, the lanes, and micro-batch m of every step comes from lane m.
 Worker r of W has the lanes r, r + W, and so on: an example stays with one worker in all epochs, and
-so do its keys and values in the worker's cache (xrec.llm.prefix).
+so do its keys and values in the worker's cache (xrec.llm.loss).
 
 `xrec.train.example_shards` wrote the examples. Workers map the files, whose pages all processes of
 a node share; what a process holds itself is some 40 bytes an example.
@@ -24,7 +24,7 @@ from pyarrow import feather
 from xrec.config import TrainAdapterConfig
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, read_training_vectors
-from xrec.llm.examples import Example
+from xrec.llm.loss import Example
 from xrec.storage import (
     CHECKPOINTS,
     LocalLocation,

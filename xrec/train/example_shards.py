@@ -19,8 +19,8 @@ from xrec.config import Split, TrainAdapterConfig
 from xrec.data import Dataset, drawn_explanations, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.llm.collaborative import Vocabulary
+from xrec.llm.loss import num_prefix_tokens
 from xrec.llm.model import load_tokenizer, read_text_config
-from xrec.llm.prefix import num_prefix_tokens
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.processes import map_in_processes, num_cpus

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from xrec.adapter.model import build_adapters
 from xrec.config import TrainAdapterConfig
 from xrec.errors import ConfigError, ModelError
-from xrec.llm.examples import Example
+from xrec.llm.loss import Example
 from xrec.llm.model import read_text_config
 from xrec.llm.source import resolve_model
 from xrec.train.data import AdapterData

@@ -18,13 +18,11 @@ from tests.xrec.train.adapter_town import OFFLOAD, make_config
 from tests.xrec.train.worker import worker_here
 from xrec.config import Injection, TrainAdapterConfig, merged
 from xrec.errors import ConfigError, ModelError, TrainingError
-from xrec.llm.examples import Example, collate
-from xrec.llm.prefix import PrefixCache, num_prefix_tokens
+from xrec.llm.loss import Example, ExplanationLoss, PrefixCache, collate, num_prefix_tokens
 from xrec.storage import location_of
 from xrec.train import memory
 from xrec.train.adapter_model import (
     AdapterPasses,
-    ExplanationLoss,
     build_model,
     checkpoint_layers,
     sum_over_workers,

@@ -13,14 +13,18 @@ from transformers import LlamaForCausalLM
 
 from tests.world.models import NUM_USERS, attach_toy, tiny_decoder, toy_model
 from xrec.config import Injection
-from xrec.llm.examples import IGNORE, Example, collate, label_nll, token_nll
-from xrec.llm.prefix import (
+from xrec.llm.loss import (
+    IGNORE,
+    Example,
     PrefixCache,
     batch_key_values,
     can_split,
+    collate,
     compute_key_values,
     key_value_bytes,
+    label_nll,
     num_prefix_tokens,
+    token_nll,
 )
 
 V = 64
